@@ -1,0 +1,30 @@
+"""The one tree of exceptions.
+
+A guest's mistake is never here: it is an error code to the guest.  What is here is the user's
+mistake (`UserError` and below: one line, the thing, the value, what to do) or our own bug
+(`InternalError`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError", "HfschedError", "ImageError", "InternalError", "UserError"]
+
+
+class HfschedError(Exception):
+    """The root of every exception that this project raises on purpose."""
+
+
+class UserError(HfschedError):
+    """Something the user can mend; the message is one line that says how."""
+
+
+class ImageError(UserError):
+    """A guest image that cannot be loaded."""
+
+
+class ConfigError(UserError):
+    """A manifest or a command line that cannot be used."""
+
+
+class InternalError(HfschedError):
+    """A bug of ours: an invariant that does not hold."""

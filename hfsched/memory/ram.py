@@ -1,0 +1,89 @@
+"""RAM of a VM: a memfd, mapped once, touched only through bounds-checked copies.
+
+The copies release the interpreter lock: a page may be swapped out, and whoever brings it back may
+need the lock.  For the same reason no file I/O is ever done on the memfd's pages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+from hfsched.errors import InternalError
+
+__all__ = ["PAGE_SIZE", "Ram"]
+
+PAGE_SIZE = 4096
+
+# A CFUNCTYPE call releases the interpreter lock, unlike ctypes.string_at or slicing an mmap.
+_copy = ctypes.memmove
+
+
+class Ram:
+    """`size` bytes (a multiple of 4096) of zeroed guest memory.
+
+    `fd` is the memfd, for engines and processes that map it themselves; `address` is where this
+    process has it.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        if size <= 0 or size % PAGE_SIZE:
+            raise InternalError(f"RAM of {name}: {size} is no positive multiple of {PAGE_SIZE}")
+        self.name = name
+        self.size = size
+        self.fd = os.memfd_create(f"hfsched:{name}"[:200], os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self.fd, size)
+            self._map = mmap.mmap(self.fd, size)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        # A child would read zeros from swapped-out pages and put them into the page cache.
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._anchor: ctypes.Array[ctypes.c_char] | None = (ctypes.c_char * size).from_buffer(
+            self._map
+        )
+        self.address = ctypes.addressof(self._anchor)
+
+    def _check(self, offset: int, size: int) -> int:
+        if self._anchor is None:
+            raise InternalError(f"RAM of {self.name} is closed")
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise InternalError(
+                f"RAM of {self.name}: [{offset:#x}, +{size:#x}) is outside {self.size:#x} bytes"
+            )
+        return self.address + offset
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a copy of `size` bytes at `offset`."""
+        source = self._check(offset, size)
+        if not size:
+            return b""
+        out = ctypes.create_string_buffer(size)
+        _copy(out, source, size)
+        return out.raw
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Copy `data` to `offset`."""
+        target = self._check(offset, len(data))
+        if data:
+            _copy(target, data, len(data))
+
+    def copy_to(self, offset: int, target: Ram, target_offset: int, size: int) -> None:
+        """Copy `size` bytes at `offset` to `target_offset` of `target` (which may be this one)."""
+        source = self._check(offset, size)
+        destination = target._check(target_offset, size)
+        if size:
+            _copy(destination, source, size)
+
+    def zero(self, offset: int, size: int) -> None:
+        """Fill `size` bytes at `offset` with zero."""
+        ctypes.memset(self._check(offset, size), 0, size)
+
+    def close(self) -> None:
+        """Unmap and close; engines must have let go of `address` before."""
+        if self._anchor is not None:
+            self._anchor = None
+            self._map.close()
+            os.close(self.fd)

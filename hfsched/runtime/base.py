@@ -1,0 +1,168 @@
+"""The only source of concurrency, processes, time and choice.
+
+Code with concurrency in it takes a `Runtime` and uses nothing else.  Production gives it threads
+and processes (`hfsched.runtime.threads`); an explorer can give it the same operations as
+scheduling points.
+
+Times are integers in nanoseconds on the runtime's own monotonic clock; a deadline is such a time,
+or None for "never".  Names are for traces and for replay: give every object a name that is the
+same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+__all__ = [
+    "Cell",
+    "ChannelClosedError",
+    "End",
+    "Event",
+    "Lock",
+    "Process",
+    "Runtime",
+    "Shared",
+    "Task",
+    "Waitable",
+]
+
+T = TypeVar("T")
+
+
+class ChannelClosedError(Exception):
+    """The other end of a channel is closed, or its process is dead, and nothing is left to read."""
+
+
+class Lock(Protocol):
+    """Mutual exclusion, not reentrant.  Use it in a ``with``."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class Waitable(Protocol):
+    """Something `Runtime.select` can wait for."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable (production only)."""
+
+
+class Event(Waitable, Protocol):
+    """A flag that tasks can sleep on; it stays set until cleared."""
+
+    def set(self) -> None:
+        """Set the flag and wake every sleeper."""
+
+    def clear(self) -> None:
+        """Clear the flag."""
+
+    def is_set(self) -> bool:
+        """Tell whether the flag is set."""
+
+    def wait(self, deadline: int | None = None) -> bool:
+        """Sleep until the flag is set or the deadline (ns) has passed; tell whether it is set."""
+
+    def close(self) -> None:
+        """Free what the event holds; nobody may use it afterwards."""
+
+
+class Cell(Protocol, Generic[T]):
+    """One value with atomic operations; each is a scheduling point."""
+
+    def get(self) -> T: ...
+    def set(self, value: T) -> None: ...
+    def exchange(self, value: T) -> T:
+        """Store `value`, return what was there."""
+
+    def compare_and_set(self, expected: T, value: T) -> bool:
+        """Store `value` if the cell holds `expected`; tell whether it did."""
+
+
+class Shared(Protocol, Generic[T]):
+    """A plain value that a lock or an order of events must protect: no scheduling point.
+
+    The explorer checks every access for data races.
+    """
+
+    value: T
+
+
+class End(Waitable, Protocol):
+    """One end of a channel of whole messages."""
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send one message (at most 64 KiB) with descriptors (at most 32).
+
+        Raises `ChannelClosedError` when the peer is gone.
+        """
+
+    def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
+        """Return the next message and its descriptors, or None when the deadline has passed.
+
+        Raises `ChannelClosedError` when the peer is gone and every message was read.
+        """
+
+    def close(self) -> None:
+        """Close this end; the peer reads what is left and then the end of file."""
+
+
+class Task(Protocol):
+    """What `Runtime.spawn` returns."""
+
+    name: str
+
+    def join(self, deadline: int | None = None) -> bool:
+        """Wait for the end of the task; tell whether it ended before the deadline."""
+
+
+class Process(Protocol):
+    """What `Runtime.process` returns; it can be killed at any point."""
+
+    name: str
+
+    def kill(self) -> None:
+        """End it now, wherever it is."""
+
+    def join(self, deadline: int | None = None) -> bool:
+        """Wait for its end; tell whether it ended before the deadline."""
+
+    @property
+    def exit_status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+
+
+class Runtime(Protocol):
+    """See the module's text.  `state` of a lock returns all that the lock guards, hashable."""
+
+    def lock(
+        self, name: str, *, fair: bool = False, state: Callable[[], object] | None = None
+    ) -> Lock: ...
+    def event(self, name: str) -> Event: ...
+    def cell(self, name: str, value: T) -> Cell[T]: ...
+    def shared(self, name: str, value: T) -> Shared[T]: ...
+    def channel(self, name: str) -> tuple[End, End]: ...
+    def select(self, waitables: Sequence[Waitable], deadline: int | None = None) -> list[Waitable]:
+        """Wait until at least one is ready; return the ready ones, empty at the deadline."""
+
+    def spawn(self, name: str, fn: Callable[[], None]) -> Task:
+        """Start a task.  An exception that leaves `fn` is reported to `on_failure`."""
+
+    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
+        """Start a fresh program that calls the importable `main(runtime, *ends)`.
+
+        The ends are handed over: this process's copies are closed.
+        """
+
+    def choose(self, name: str, n: int) -> int:
+        """Return a number below `n`: 0 in production, any in exploration."""
+
+    def now(self) -> int:
+        """Return the time in nanoseconds."""
+
+    def sleep_until(self, deadline: int) -> None: ...
+    def checkpoint(self, label: str) -> None:
+        """Mark a place in the trace; a scheduling point in exploration."""
+
+    def forget(self, *live: object) -> None:
+        """Say that, of all this task has observed so far, only `live` matters from here on."""

@@ -1,0 +1,192 @@
+"""The engine protocol: one machine a VM (`Space`), its CPUs (`Vcpu`), and why a CPU stopped (`Exit`).
+
+Addresses are intermediate physical addresses (IPA) unless said otherwise; sizes are bytes; times
+are nanoseconds.
+
+A vCPU is owned by one thread, the one that calls `enter` and everything else but `kick`,
+`set_irq` and `close`.  `kick` and `set_irq` may come from any thread, never block, and are never
+lost.
+
+Exceptions that a CPU takes to EL1 by itself (SVC, stage-1 aborts, undefined instructions, IRQs)
+are the engine's business and no exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, IntFlag
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
+
+__all__ = [
+    "Conduit",
+    "Engine",
+    "Exit",
+    "Fault",
+    "Hypercall",
+    "Kicked",
+    "Mmio",
+    "Off",
+    "Permissions",
+    "Space",
+    "Timer",
+    "Vcpu",
+    "Wfi",
+]
+
+
+class Permissions(IntFlag):
+    """What a VM may do with a page at stage 2."""
+
+    READ = 1
+    WRITE = 2
+    EXECUTE = 4
+    RX = READ | EXECUTE
+    RW = READ | WRITE
+    RWX = READ | WRITE | EXECUTE
+
+
+class Conduit(Enum):
+    """The instruction of a hypercall."""
+
+    HVC = "hvc"
+    SMC = "smc"
+
+
+@dataclass(frozen=True, slots=True)
+class Hypercall:
+    """HVC or SMC; the PC is past it.  `args` are x0..x7 (arm64), each 64 bits, unsigned.
+
+    Answer with `Vcpu.reply` before the next `enter`; registers not written keep their values.
+    """
+
+    conduit: Conduit
+    args: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wfi:
+    """The guest waits for an interrupt, and none is up; the PC is past the instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """The virtual timer fired (enabled, unmasked, condition met) while the guest ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kicked:
+    """Somebody called `kick`; nothing else happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """The CPU cannot go on at all: the engine failed, or the guest is stuck in its own vectors.
+
+    `reason` is one line for the user.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mmio:
+    """A stage-2 fault at an address without RAM, decoded.  The PC is at the instruction.
+
+    Answer with `Vcpu.complete_mmio(value)` (which also steps past it) or `Vcpu.inject_abort`.
+    """
+
+    address: int
+    size: int
+    write: bool
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Any other stage-2 fault: no decoded access, a fetch, or a permission.  PC at the instruction.
+
+    `address` is the IPA, `virtual` what the guest used.  Answer with `Vcpu.inject_abort`, or mend
+    the mapping and enter again.
+    """
+
+    address: int
+    virtual: int
+    write: bool
+    fetch: bool
+
+
+Exit: TypeAlias = Hypercall | Wfi | Timer | Kicked | Off | Mmio | Fault
+
+
+class Vcpu(Protocol):
+    """One CPU of a space."""
+
+    index: int
+
+    def reset(self, pc: int, arg: int) -> None:
+        """Put the CPU in its initial state: EL1h, DAIF masked, MMU off, x0 = `arg`, the rest 0."""
+
+    def enter(self) -> Exit:
+        """Run the guest to its next exit.  Blocks; the interpreter lock is free meanwhile."""
+
+    def kick(self) -> None:
+        """Make the running or the next `enter` return `Kicked`.  Any thread; sticky; never lost."""
+
+    def set_irq(self, level: bool) -> None:  # noqa: FBT001
+        """Raise or lower the interrupt line.  Any thread; sticky; never blocks."""
+
+    def reply(self, values: Sequence[int]) -> None:
+        """Write x0, x1, ... (masked to 64 bits); the registers beyond stay."""
+
+    def complete_mmio(self, value: int) -> None:
+        """Finish the last `Mmio` exit: give `value` to a read, and step past the instruction."""
+
+    def inject_abort(self) -> None:
+        """Deliver the last `Mmio` or `Fault` exit to the guest as a synchronous EL1 abort."""
+
+    def timer_remaining(self) -> int | None:
+        """Time until the virtual timer fires, 0 when it has; None when off or masked.  In ns."""
+
+    def mask_timer(self) -> None:
+        """Set the mask bit of the virtual timer."""
+
+    def save(self) -> bytes:
+        """Return every register, in this engine's own encoding."""
+
+    def restore(self, data: bytes) -> None:
+        """Put back what `save` returned."""
+
+    def state_key(self) -> object:
+        """Return a hashable digest of the CPU's state, equal for equal states."""
+
+
+class Space(Protocol):
+    """One VM's machine: guest-physical memory and CPUs.
+
+    `map`, `unmap` and `protect` are called only while no vCPU of the space is inside `enter`.
+    All addresses and sizes are multiples of 4096.
+    """
+
+    def vcpu(self, index: int) -> Vcpu:
+        """Return CPU `index`, made at the first call."""
+
+    def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None: ...
+    def unmap(self, ipa: int, size: int) -> None: ...
+    def protect(self, ipa: int, size: int, permissions: Permissions) -> None: ...
+    def close(self) -> None:
+        """Free the machine; no vCPU may be inside `enter`."""
+
+
+class Engine(Protocol):
+    """A way to make spaces."""
+
+    name: str
+
+    def space(self, name: str, vcpus: int) -> Space:
+        """Return the machine of VM `name` with `vcpus` CPUs and no memory."""
+
+    def close(self) -> None: ...
