@@ -167,8 +167,9 @@ class Vcpu(Protocol):
 class Space(Protocol):
     """One VM's machine: guest-physical memory and CPUs.
 
-    `map`, `unmap` and `protect` are called only while no vCPU of the space is inside `enter`.
-    All addresses and sizes are multiples of 4096.
+    `map`, `unmap` and `protect` may come from any thread while vCPUs run: the engine stops what it
+    must (a guest can ask for it by RXTX_MAP while its other CPUs run), and every vCPU sees the
+    change before its next instruction.  All addresses and sizes are multiples of 4096.
     """
 
     def vcpu(self, index: int) -> Vcpu:

@@ -1,0 +1,120 @@
+"""What a generation of the guest ABI is made of.
+
+A `Dialect` is a table from function ids to operations of the hypervisor, with a decoder for the
+arguments of each, and encoders for what the hypervisor answers.  The hypervisor knows operations
+and answers, and no id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol, TypeAlias
+
+__all__ = ["Args", "Call", "Dialect", "Error", "Op", "Power", "Regs"]
+
+Regs: TypeAlias = tuple[int, ...]
+"""Values for x0, x1, ...; the registers beyond stay as they are."""
+
+Args: TypeAlias = tuple[int, ...]
+
+
+class Op(Enum):
+    """The operations of the hypervisor that a guest can ask for, with their decoded arguments."""
+
+    VERSION = auto()  # (requested,)
+    FEATURES = auto()  # (function id,)
+    ID_GET = auto()  # ()
+    PARTITION_INFO_GET = auto()  # (four words of a UUID)
+    RXTX_MAP = auto()  # (TX address, RX address, pages)
+    RXTX_UNMAP = auto()  # (VM id,)
+    RX_RELEASE = auto()  # ()
+    MSG_SEND = auto()  # (sender, receiver, size in bytes, notify 0 or 1)
+    MSG_WAIT = auto()  # ()
+    MSG_POLL = auto()  # ()
+    YIELD = auto()  # ()
+    RUN = auto()  # (VM, vCPU)
+    DIRECT_REQUEST = auto()  # (sender, receiver)
+    DIRECT_RESPONSE = auto()  # (sender, receiver, w3, ..., w7)
+    NOT_SUPPORTED = auto()  # (): known to the specification, not to this hypervisor
+    WRITABLE_GET = auto()  # ()
+    WAITER_GET = auto()  # (VM,)
+    INTERRUPT_ENABLE = auto()  # (interrupt id, on)
+    INTERRUPT_GET = auto()  # ()
+    INTERRUPT_INJECT = auto()  # (VM, vCPU, interrupt id)
+    DEBUG_LOG = auto()  # (character,)
+    PSCI_VERSION = auto()  # ()
+    PSCI_FEATURES = auto()  # (function id,)
+    CPU_SUSPEND = auto()  # ()
+    CPU_OFF = auto()  # ()
+    CPU_ON = auto()  # (vCPU, entry address, context)
+    AFFINITY_INFO = auto()  # (vCPU, lowest affinity level)
+    PSCI_NOT_SUPPORTED = auto()  # ()
+
+
+class Error(Enum):
+    """Why the hypervisor refuses, in no dialect's numbers."""
+
+    NOT_SUPPORTED = auto()
+    INVALID_PARAMETERS = auto()
+    NO_MEMORY = auto()
+    BUSY = auto()
+    INTERRUPTED = auto()
+    DENIED = auto()
+    RETRY = auto()
+    ABORTED = auto()
+
+
+class Power(Enum):
+    """Answers of the power calls."""
+
+    SUCCESS = auto()
+    OFF = auto()
+    NOT_SUPPORTED = auto()
+    INVALID_PARAMETERS = auto()
+    DENIED = auto()
+    ALREADY_ON = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One function id: what it asks for, how its arguments are read, and by which instructions.
+
+    `decode` gets x0..x7 as unsigned 64-bit numbers and returns the arguments that `Op` names.
+    """
+
+    op: Op
+    decode: Callable[[Regs], Args]
+    smc: bool  # by SMC too; HVC always works
+
+
+class Dialect(Protocol):
+    """One generation of the ABI.  Every encoder returns `Regs`."""
+
+    name: str
+    calls: Mapping[int, Call]  # by the low 32 bits of x0
+    unknown: Regs  # the answer to an id that is not in `calls`
+
+    def __hash__(self) -> int: ...
+
+    def success(self, w2: int = 0) -> Regs: ...
+    def error(self, error: Error) -> Regs: ...
+    def version(self, requested: int) -> Regs: ...
+    def features(self, function: int) -> Regs: ...
+    def message(self, sender: int, receiver: int, size: int) -> Regs:
+        """Encode a message that has arrived (the answer of a wait or a poll)."""
+
+    def direct_request(self, sender: int, receiver: int, words: Args) -> Regs: ...
+    def interrupted_response(self) -> Regs:
+        """Encode what a direct response returns when an interrupt ended the wait after it."""
+
+    def value(self, value: int) -> Regs:
+        """Encode a plain number, -1 included (Hafnium's own calls)."""
+
+    def invalid_intid(self) -> Regs: ...
+    def psci_version(self) -> Regs: ...
+    def psci_features(self, function: int) -> Regs: ...
+    def power(self, power: Power) -> Regs: ...
+    def partition_info(self, partitions: list[tuple[int, int]]) -> bytes:
+        """Encode {VM id, vCPUs} descriptors as they lie in RX."""

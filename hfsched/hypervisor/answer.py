@@ -1,0 +1,27 @@
+"""What a handler of a hypercall returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from hfsched.abi.dialect import Regs
+from hfsched.hypervisor.vm import VcpuState
+
+if TYPE_CHECKING:
+    from hfsched.hypervisor.door import RunResult
+
+__all__ = ["Answer", "Switch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The call ends the RUN: its `result`, the vCPU's state, and what the guest sees when it goes on."""
+
+    regs: Regs
+    result: RunResult
+    state: VcpuState = VcpuState.READY
+
+
+Answer: TypeAlias = Regs | Switch
+"""Registers alone: the guest goes on at once."""

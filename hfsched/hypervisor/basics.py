@@ -1,0 +1,114 @@
+"""The calls about the ABI and the partitions, interrupts of one's own VM, and the debug log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hfsched.abi.dialect import Error
+from hfsched.abi.ffa import HYPERVISOR_ID, MAILBOX_SIZE
+from hfsched.hypervisor.answer import Answer, Switch
+from hfsched.hypervisor.door import WakeUp, Yield
+from hfsched.mailbox.box import Header, RxState
+
+if TYPE_CHECKING:
+    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.vm import Vcpu
+
+__all__ = [
+    "features",
+    "id_get",
+    "interrupt_enable",
+    "interrupt_get",
+    "interrupt_inject",
+    "not_supported",
+    "partition_info_get",
+    "run",
+    "version",
+    "yield_",
+]
+
+
+def version(_: Registry, vcpu: Vcpu, requested: int) -> Answer:
+    """Return the version of the dialect."""
+    return vcpu.vm.dialect.version(requested)
+
+
+def features(_: Registry, vcpu: Vcpu, function: int) -> Answer:
+    """Tell whether a function is there."""
+    return vcpu.vm.dialect.features(function)
+
+
+def not_supported(_: Registry, vcpu: Vcpu) -> Answer:
+    """Refuse what the specification knows and this hypervisor has not."""
+    return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
+
+
+def id_get(_: Registry, vcpu: Vcpu) -> Answer:
+    """Return the caller's VM id."""
+    return vcpu.vm.dialect.success(vcpu.vm.id)
+
+
+def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Answer:
+    """Write descriptors of the partitions with a UUID into the caller's RX, which is then READ."""
+    vm = vcpu.vm
+    abi = vm.dialect
+    # A UUID's bytes 0..3 are the first word's, lowest first (DEN0077A 8.2).
+    uuid = UUID(bytes=b"".join(word.to_bytes(4, "little") for word in words))
+    partitions = registry.partitions(uuid)
+    if not partitions:
+        return abi.error(Error.INVALID_PARAMETERS)
+    data = abi.partition_info(partitions)
+    if len(data) > MAILBOX_SIZE:
+        return abi.error(Error.NO_MEMORY)
+    with vm.lock:
+        if not vm.box.writable:
+            return abi.error(Error.BUSY)
+        vm.store(data)
+        vm.box.write(Header(HYPERVISOR_ID, len(data)), RxState.READ)
+    return abi.success(len(partitions))
+
+
+def yield_(_: Registry, vcpu: Vcpu) -> Answer:
+    """Let others run."""
+    abi = vcpu.vm.dialect
+    if vcpu.direct_origin is not None:
+        return abi.error(Error.DENIED)
+    return Switch(abi.success(), Yield())
+
+
+def run(_: Registry, vcpu: Vcpu, vm: int, index: int) -> Answer:  # noqa: ARG001
+    """Refuse: only the primary may, and it has its own door."""
+    return vcpu.vm.dialect.error(Error.DENIED)
+
+
+def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Answer:
+    """Enable or disable an interrupt id of the calling vCPU."""
+    if not vcpu.interrupts.valid(intid):
+        return vcpu.vm.dialect.value(-1)
+    with vcpu.vm.lock:
+        vcpu.interrupts.enable(intid, on=bool(on))
+        vcpu.update_line()
+    return vcpu.vm.dialect.value(0)
+
+
+def interrupt_get(_: Registry, vcpu: Vcpu) -> Answer:
+    """Take the lowest enabled and pending interrupt of the calling vCPU."""
+    with vcpu.vm.lock:
+        intid = vcpu.interrupts.take()
+        vcpu.update_line()
+    abi = vcpu.vm.dialect
+    return abi.invalid_intid() if intid is None else abi.value(intid)
+
+
+def interrupt_inject(_: Registry, vcpu: Vcpu, vm: int, index: int, intid: int) -> Answer:
+    """Make an interrupt pending in a vCPU of the caller's own VM."""
+    own = vcpu.vm
+    if not vcpu.interrupts.valid(intid) or vm != own.id or index >= len(own.vcpus):
+        return own.dialect.value(-1)
+    target = own.vcpus[index]
+    with own.lock:
+        rose = target.interrupts.inject(intid)
+        target.update_line()
+    done = own.dialect.value(0)
+    return Switch(done, WakeUp(vm, index)) if rose and target is not vcpu else done

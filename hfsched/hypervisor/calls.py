@@ -1,0 +1,83 @@
+"""From a hypercall's registers to the operation that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from hfsched.abi.dialect import Dialect, Op, Regs
+from hfsched.hypervisor import basics, messaging, power
+from hfsched.hypervisor.answer import Answer
+from hfsched.vcpu.engine import Conduit, Hypercall
+
+if TYPE_CHECKING:
+    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.vm import Vcpu
+
+__all__ = ["Calls"]
+
+Handler = Callable[..., Answer]
+
+HANDLERS: dict[Op, Handler] = {
+    Op.VERSION: basics.version,
+    Op.FEATURES: basics.features,
+    Op.ID_GET: basics.id_get,
+    Op.PARTITION_INFO_GET: basics.partition_info_get,
+    Op.YIELD: basics.yield_,
+    Op.RUN: basics.run,
+    Op.NOT_SUPPORTED: basics.not_supported,
+    Op.INTERRUPT_ENABLE: basics.interrupt_enable,
+    Op.INTERRUPT_GET: basics.interrupt_get,
+    Op.INTERRUPT_INJECT: basics.interrupt_inject,
+    Op.RXTX_MAP: messaging.rxtx_map,
+    Op.RXTX_UNMAP: messaging.rxtx_unmap,
+    Op.RX_RELEASE: messaging.rx_release,
+    Op.MSG_SEND: messaging.msg_send,
+    Op.MSG_WAIT: messaging.msg_wait,
+    Op.MSG_POLL: messaging.msg_poll,
+    Op.DIRECT_REQUEST: messaging.direct_request,
+    Op.DIRECT_RESPONSE: messaging.direct_response,
+    Op.WRITABLE_GET: messaging.writable_get,
+    Op.WAITER_GET: messaging.waiter_get,
+    Op.PSCI_VERSION: power.psci_version,
+    Op.PSCI_FEATURES: power.psci_features,
+    Op.PSCI_NOT_SUPPORTED: power.psci_not_supported,
+    Op.CPU_SUSPEND: power.cpu_suspend,
+    Op.CPU_OFF: power.cpu_off,
+    Op.CPU_ON: power.cpu_on,
+    Op.AFFINITY_INFO: power.affinity_info,
+}
+
+
+@cache
+def _bound(dialect: Dialect) -> dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool]]:
+    return {
+        number: (call.decode, HANDLERS[call.op], call.smc)
+        for number, call in dialect.calls.items()
+        if call.op in HANDLERS
+    }
+
+
+class Calls:
+    """Answers hypercalls.  `log(vm name, line)` gets each line of a guest's debug log."""
+
+    def __init__(self, registry: Registry, log: Callable[[Vcpu, int], None]) -> None:
+        self._registry = registry
+        self._log = log
+
+    def answer(self, vcpu: Vcpu, call: Hypercall) -> Answer:
+        """Do what the guest asks for; an id that nobody knows gets the dialect's answer."""
+        dialect = vcpu.vm.dialect
+        number = call.args[0] & 0xFFFF_FFFF
+        bound = _bound(dialect).get(number)
+        if bound is None:
+            known = dialect.calls.get(number)
+            if known is None:
+                return dialect.unknown
+            self._log(vcpu, known.decode(call.args)[0])  # the debug log, the one call with a sink
+            return dialect.value(0)
+        decode, handler, smc = bound
+        if not smc and call.conduit is Conduit.SMC:
+            return dialect.unknown
+        return handler(self._registry, vcpu, *decode(call.args))

@@ -1,0 +1,52 @@
+"""A vCPU's para-virtual interrupt controller: 64 ids, enabled and pending apart.
+
+Plain state: the VM's lock guards it.  Source: TF-Hafnium/hafnium f0701679c0, `struct interrupts`.
+"""
+
+from __future__ import annotations
+
+from hfsched.abi.ffa import INTERRUPT_IDS
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """Bit n of `enabled` and `pending` is interrupt id n."""
+
+    __slots__ = ("enabled", "pending")
+
+    def __init__(self) -> None:
+        self.enabled = 0
+        self.pending = 0
+
+    @property
+    def up(self) -> bool:
+        """The level of the interrupt line: some id is both enabled and pending."""
+        return self.enabled & self.pending != 0
+
+    @staticmethod
+    def valid(intid: int) -> bool:
+        """Tell whether there is such an id."""
+        return 0 <= intid < INTERRUPT_IDS
+
+    def enable(self, intid: int, *, on: bool) -> None:
+        """Enable or disable a valid id.  A pending one stays pending."""
+        if on:
+            self.enabled |= 1 << intid
+        else:
+            self.enabled &= ~(1 << intid)
+
+    def inject(self, intid: int) -> bool:
+        """Make a valid id pending; tell whether the line went up by that."""
+        was_up = self.up
+        self.pending |= 1 << intid
+        return self.up and not was_up
+
+    def take(self) -> int | None:
+        """Return the lowest id that is enabled and pending, no longer pending; None without one."""
+        both = self.enabled & self.pending
+        if not both:
+            return None
+        lowest = both & -both
+        self.pending &= ~lowest
+        return lowest.bit_length() - 1

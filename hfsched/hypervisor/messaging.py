@@ -1,0 +1,194 @@
+"""Messages between VMs: RX and TX, sending, waiting, releasing, who waits for whom.
+
+Each function takes the calling vCPU and decoded arguments and returns an `Answer`.  The order of
+the checks is Hafnium's (f0701679c0, api.c), for it decides which error a guest sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfsched.abi.dialect import Error
+from hfsched.abi.ffa import MAILBOX_SIZE
+from hfsched.hypervisor.answer import Answer, Switch
+from hfsched.hypervisor.door import (
+    DirectResponse,
+    Message,
+    NotifyWaiters,
+    WaitForMessage,
+)
+from hfsched.hypervisor.pages import OWN, Mode
+from hfsched.hypervisor.vm import Primary, Vcpu, VcpuState, Vm
+from hfsched.mailbox.box import Header, RxState
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.vcpu.engine import Permissions
+
+if TYPE_CHECKING:
+    from hfsched.hypervisor.registry import Registry
+
+__all__ = [
+    "direct_request",
+    "direct_response",
+    "msg_poll",
+    "msg_send",
+    "msg_wait",
+    "rx_release",
+    "rxtx_map",
+    "rxtx_unmap",
+    "waiter_get",
+    "writable_get",
+]
+
+_TX = Mode(Permissions.RW, owned=False, exclusive=False)
+_RX = Mode(Permissions.READ, owned=False, exclusive=False)
+
+
+def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Answer:
+    """Take one page each for TX and RX: the VM keeps TX to read and write, RX to read."""
+    vm = vcpu.vm
+    abi = vm.dialect
+    with vm.lock:
+        box = vm.box
+        if box.rx is not None:
+            return abi.error(Error.DENIED)
+        if pages != MAILBOX_SIZE // PAGE_SIZE or tx % PAGE_SIZE or rx % PAGE_SIZE or tx == rx:
+            return abi.error(Error.INVALID_PARAMETERS)
+        if not vm.pages.exclusive(tx, Permissions.RW) or not vm.pages.exclusive(
+            rx, Permissions.READ
+        ):
+            return abi.error(Error.DENIED)
+        _set_mode(vm, tx, _TX)
+        _set_mode(vm, rx, _RX)
+        box.tx = tx - vm.base
+        box.rx = rx - vm.base
+        waiters = bool(box.waiters)
+    return _writable(vcpu, waiters=waiters)
+
+
+def rxtx_unmap(_: Registry, vcpu: Vcpu, owner: int) -> Answer:
+    """Give the pages back; an unread message is lost with them, as DEN0077A 7.2.3 has it.
+
+    `owner` is 0 at a virtual instance (a VM's own id is taken too).
+    """
+    vm = vcpu.vm
+    with vm.lock:
+        box = vm.box
+        if owner not in (0, vm.id) or box.rx is None or box.tx is None:
+            return vm.dialect.error(Error.INVALID_PARAMETERS)
+        _set_mode(vm, vm.base + box.tx, OWN)
+        _set_mode(vm, vm.base + box.rx, OWN)
+        box.rx = box.tx = box.message = None
+        box.state = RxState.EMPTY
+    return vm.dialect.success()
+
+
+def _set_mode(vm: Vm, ipa: int, mode: Mode) -> None:
+    vm.pages.set(ipa, mode)
+    vm.space.protect(ipa, PAGE_SIZE, mode.permissions)
+
+
+def rx_release(_: Registry, vcpu: Vcpu) -> Answer:
+    """Empty RX."""
+    vm = vcpu.vm
+    with vm.lock:
+        if not vm.box.release():
+            return vm.dialect.error(Error.DENIED)
+        waiters = bool(vm.box.waiters)
+    return _writable(vcpu, waiters=waiters)
+
+
+def _writable(vcpu: Vcpu, *, waiters: bool) -> Answer:
+    success = vcpu.vm.dialect.success()
+    return Switch(success, NotifyWaiters()) if waiters else success
+
+
+def msg_send(
+    registry: Registry, vcpu: Vcpu, sender: int, receiver: int, size: int, notify: int
+) -> Answer:
+    """Copy `size` bytes of TX into the receiver's RX."""
+    vm = vcpu.vm
+    abi = vm.dialect
+    if sender != vm.id or receiver == vm.id or size > MAILBOX_SIZE:
+        return abi.error(Error.INVALID_PARAMETERS)
+    if vcpu.direct_origin is not None:
+        return abi.error(Error.DENIED)
+    target = registry.find(receiver)
+    tx = vm.box.tx
+    if target is None or tx is None:
+        return abi.error(Error.INVALID_PARAMETERS)
+    with target.lock:
+        box = target.box
+        if not box.writable:
+            if notify:
+                box.refuse(sender)
+            return abi.error(Error.BUSY)
+        target.store(vm.ram.read(tx, size))
+        if isinstance(target, Primary):
+            box.write(Header(sender, size), target.arrival)
+            result = Message(sender, receiver, size)
+        else:
+            box.write(Header(sender, size))
+            result = Message(sender, receiver, 0)
+    return Switch(abi.success(), result)
+
+
+def msg_wait(_: Registry, vcpu: Vcpu) -> Answer:
+    """Return the unread message, or block until there is one or an interrupt."""
+    vm = vcpu.vm
+    abi = vm.dialect
+    if vcpu.direct_origin is not None:
+        return abi.error(Error.DENIED)
+    with vm.lock:
+        header = vm.box.read()
+        if header is not None:
+            return abi.message(header.sender, vm.id, header.size)
+        interrupted = abi.error(Error.INTERRUPTED)
+        if vcpu.interrupts.up:
+            return interrupted
+    return Switch(interrupted, WaitForMessage(None), VcpuState.BLOCKED_MAILBOX)
+
+
+def msg_poll(_: Registry, vcpu: Vcpu) -> Answer:
+    """Return the unread message, or RETRY."""
+    vm = vcpu.vm
+    abi = vm.dialect
+    if vcpu.direct_origin is not None:
+        return abi.error(Error.DENIED)
+    with vm.lock:
+        header = vm.box.read()
+    if header is None:
+        return abi.error(Error.RETRY)
+    return abi.message(header.sender, vm.id, header.size)
+
+
+def writable_get(_: Registry, vcpu: Vcpu) -> Answer:
+    """Return the next VM whose mailbox became writable for the caller, or -1."""
+    vm = vcpu.vm
+    with vm.lock:
+        ready = vm.box.take_ready()
+    return vm.dialect.value(-1 if ready is None else ready)
+
+
+def waiter_get(_: Registry, vcpu: Vcpu, vm: int) -> Answer:  # noqa: ARG001
+    """Refuse: only the primary may ask, and it has its own door."""
+    return vcpu.vm.dialect.value(-1)
+
+
+def direct_request(_: Registry, vcpu: Vcpu, sender: int, receiver: int) -> Answer:  # noqa: ARG001
+    """Refuse: only the primary may ask, and it has its own door."""
+    return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
+
+
+def direct_response(
+    _: Registry, vcpu: Vcpu, sender: int, receiver: int, *words: int
+) -> Answer:
+    """Answer the direct request being served, and wait for a message."""
+    vm = vcpu.vm
+    abi = vm.dialect
+    if sender != vm.id or receiver == vm.id:
+        return abi.error(Error.INVALID_PARAMETERS)
+    if vcpu.direct_origin is None or vcpu.direct_origin != receiver:
+        return abi.error(Error.DENIED)
+    with vm.lock:
+        vcpu.direct_origin = None
+    return Switch(abi.interrupted_response(), DirectResponse(words), VcpuState.BLOCKED_MAILBOX)

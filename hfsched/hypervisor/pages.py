@@ -1,0 +1,64 @@
+"""Who owns which page of a VM's address space, and what the VM may do with it.
+
+Plain state: the VM's lock guards it.  A VM begins with one region, all of it its own; what differs
+from that is kept page by page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.vcpu.engine import Permissions
+
+__all__ = ["Mode", "Pages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What a VM may do with a page, whether it owns it, and whether nobody else has it."""
+
+    permissions: Permissions
+    owned: bool = True
+    exclusive: bool = True
+
+
+OWN = Mode(Permissions.RWX)
+
+
+class Pages:
+    """The pages of the region [base, base + size) of IPAs."""
+
+    def __init__(self, base: int, size: int) -> None:
+        self.base = base
+        self.size = size
+        self._odd: dict[int, Mode] = {}
+
+    def mode(self, ipa: int) -> Mode | None:
+        """Return the mode of the page that holds `ipa`, None outside the region."""
+        if not self.base <= ipa < self.base + self.size:
+            return None
+        return self._odd.get(ipa // PAGE_SIZE, OWN)
+
+    def set(self, ipa: int, mode: Mode) -> None:
+        """Give the page at `ipa` (in the region) a mode."""
+        if mode == OWN:
+            self._odd.pop(ipa // PAGE_SIZE, None)
+        else:
+            self._odd[ipa // PAGE_SIZE] = mode
+
+    def allows(self, ipa: int, wanted: Permissions) -> bool:
+        """Tell whether the VM may access `ipa` so."""
+        mode = self.mode(ipa)
+        return mode is not None and wanted in mode.permissions
+
+    def exclusive(self, ipa: int, wanted: Permissions) -> bool:
+        """Tell whether the page is the VM's own, nobody else's, and accessible so."""
+        mode = self.mode(ipa)
+        return (
+            mode is not None and mode.owned and mode.exclusive and wanted in mode.permissions
+        )
+
+    def key(self) -> tuple[tuple[int, Mode], ...]:
+        """Return what differs from the beginning, hashable."""
+        return tuple(sorted(self._odd.items(), key=lambda item: item[0]))

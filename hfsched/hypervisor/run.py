@@ -1,0 +1,320 @@
+"""RUN, and the rest of what the primary may do.
+
+RUN claims the vCPU, sets its registers, enters it and answers its hypercalls until one of them (or
+an exit) concerns the scheduler; then it publishes the state and lets the vCPU go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hfsched.abi.dialect import Regs
+from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID, Intid
+from hfsched.errors import InternalError
+from hfsched.hypervisor.answer import Switch
+from hfsched.hypervisor.calls import Calls
+from hfsched.hypervisor.console import Console
+from hfsched.hypervisor.door import (
+    Aborted,
+    Busy,
+    Injection,
+    Invalid,
+    Preempted,
+    RunResult,
+    SendResult,
+    VmInfo,
+    WaitForInterrupt,
+    WaitForMessage,
+)
+from hfsched.hypervisor.registry import Registry
+from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
+from hfsched.mailbox.box import Header
+from hfsched.vcpu.engine import (
+    Fault,
+    Hypercall,
+    Kicked,
+    Mmio,
+    Off,
+    Permissions,
+    Timer,
+    Wfi,
+)
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.engine import Exit
+
+__all__ = ["Hypervisor"]
+
+
+class Hypervisor:
+    """The hypervisor, seen by the scheduler VM through `PrimaryDoor`.
+
+    `log(vm name, line)` gets each line that a guest prints; it must not block.
+    """
+
+    def __init__(self, runtime: Runtime, log: Callable[[str, bytes], None]) -> None:
+        self.registry = Registry(runtime)
+        self.console = Console(log)
+        self._calls = Calls(self.registry, self.console.put)
+
+    def start(self, vm: int, entry: int, argument: int) -> None:
+        """Turn vCPU 0 of a VM on: its first RUN begins at `entry` with x0 = `argument`."""
+        record = self.registry.vms[vm]
+        with record.lock:
+            boot = record.vcpus[0]
+            boot.start = (entry, argument)
+            boot.state = VcpuState.READY
+
+    # The primary's door.
+
+    def run(self, vm: int, vcpu: int) -> RunResult:
+        """See `PrimaryDoor.run`."""
+        target = self._vcpu(vm, vcpu)
+        if target is None:
+            return Invalid()
+        regs: Regs | None = None
+        with target.vm.lock:
+            refusal = self._refusal(target)
+            if refusal is not None:
+                return refusal
+            if target.state is VcpuState.BLOCKED_MAILBOX:
+                header = target.vm.box.read()
+                if header is not None:
+                    dialect = target.vm.dialect
+                    regs = dialect.message(header.sender, target.vm.id, header.size)
+            if regs is None:
+                blocked = self._still_blocked(target)
+                if blocked is not None:
+                    target.vm.spurious += 1
+                    return blocked
+            self._claim(target)
+        return self._resume(target, regs)
+
+    def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
+        """See `PrimaryDoor.direct_request`."""
+        target = self._vcpu(vm, vcpu)
+        if target is None:
+            return Invalid()
+        with target.vm.lock:
+            if target.direct_origin is not None or target.claimed:
+                return Busy()
+            if target.vm.aborting:
+                target.state = VcpuState.ABORTED
+                return Aborted(target.vm.abort_reason or "aborted")
+            if target.state is not VcpuState.BLOCKED_MAILBOX:
+                return Busy()
+            target.direct_origin = PRIMARY_ID
+            self._claim(target)
+        regs = target.vm.dialect.direct_request(PRIMARY_ID, vm, words)
+        return self._resume(target, regs)
+
+    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
+        """See `PrimaryDoor.send`."""
+        target = self.registry.vms.get(to)
+        if target is None or len(message) > MAILBOX_SIZE:
+            return SendResult.INVALID
+        with target.lock:
+            if not target.box.writable:
+                if notify:
+                    target.box.refuse(PRIMARY_ID)
+                return SendResult.BUSY
+            target.store(message)
+            target.box.write(Header(PRIMARY_ID, len(message)))
+        return SendResult.SENT
+
+    def rx_take(self) -> tuple[int, bytes] | None:
+        """See `PrimaryDoor.rx_take`."""
+        primary = self.registry.primary
+        with primary.lock:
+            header = primary.box.message
+            return None if header is None else (header.sender, primary.message)
+
+    def rx_release(self) -> bool:
+        """See `PrimaryDoor.rx_release`."""
+        primary = self.registry.primary
+        with primary.lock:
+            return primary.box.release() and bool(primary.box.waiters)
+
+    def waiter(self, vm: int) -> int | None:
+        """See `PrimaryDoor.waiter`."""
+        target = self.registry.find(vm)
+        if target is None:
+            return None
+        with target.lock:
+            number = target.box.take_waiter()
+        waiter = None if number is None else self.registry.find(number)
+        if waiter is None:
+            return None
+        with waiter.lock:
+            waiter.box.became_writable(vm)
+        return waiter.id
+
+    def writable(self) -> int | None:
+        """See `PrimaryDoor.writable`."""
+        primary = self.registry.primary
+        with primary.lock:
+            return primary.box.take_ready()
+
+    def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
+        """See `PrimaryDoor.inject`."""
+        target = self._vcpu(vm, vcpu)
+        if target is None or not target.interrupts.valid(intid):
+            return Injection.INVALID
+        with target.vm.lock:
+            rose = target.interrupts.inject(intid)
+            target.update_line()
+            if target.state is VcpuState.OFF or not target.interrupts.enabled >> intid & 1:
+                return Injection.DISABLED
+            return Injection.WAKE if rose else Injection.PENDING
+
+    def preempt(self, vm: int, vcpu: int) -> None:
+        """See `PrimaryDoor.preempt`."""
+        target = self._vcpu(vm, vcpu)
+        if target is not None:
+            target.cpu.kick()
+
+    def info(self, vm: int) -> VmInfo | None:
+        """See `PrimaryDoor.info`."""
+        record = self.registry.vms.get(vm)
+        if record is None:
+            return None
+        with record.lock:
+            return VmInfo(
+                record.id,
+                record.name,
+                len(record.vcpus),
+                record.box.state,
+                len(record.box.waiters),
+                record.abort_reason,
+            )
+
+    # Before the guest runs; under its VM's lock.
+
+    def _vcpu(self, vm: int, vcpu: int) -> Vcpu | None:
+        record = self.registry.vms.get(vm)
+        if record is None or not 0 <= vcpu < len(record.vcpus):
+            return None
+        return record.vcpus[vcpu]
+
+    def _refusal(self, vcpu: Vcpu) -> RunResult | None:
+        if vcpu.claimed:
+            return Busy()
+        if vcpu.vm.aborting:
+            vcpu.state = VcpuState.ABORTED
+            return Invalid()
+        return Invalid() if vcpu.state is VcpuState.OFF else None
+
+    def _still_blocked(self, vcpu: Vcpu) -> RunResult | None:
+        if vcpu.state is VcpuState.READY or vcpu.interrupts.up:
+            return None
+        timer = vcpu.cpu.timer_remaining()
+        if timer == 0:
+            return None
+        if vcpu.state is VcpuState.BLOCKED_MAILBOX:
+            return WaitForMessage(timer)
+        return WaitForInterrupt(timer)
+
+    def _claim(self, vcpu: Vcpu) -> None:
+        vcpu.claimed = True
+        vcpu.state = VcpuState.RUNNING
+        vcpu.vm.entries += 1
+
+    # While it runs; no lock.
+
+    def _resume(self, vcpu: Vcpu, regs: Regs | None) -> RunResult:
+        """Set the registers of a claimed vCPU and run it until the scheduler is concerned."""
+        cpu = vcpu.cpu
+        if vcpu.start is not None:
+            entry, argument = vcpu.start
+            cpu.reset(entry, argument)
+            vcpu.start = None
+        elif cpu.timer_remaining() == 0:
+            self._timer_fired(vcpu)
+        if regs is not None:
+            cpu.reply(regs)
+        while True:
+            switch = self._handle(vcpu, cpu.enter())
+            if switch is not None:
+                break
+        result, state = switch
+        with vcpu.vm.lock:
+            vcpu.state = state
+            vcpu.claimed = False
+        return result
+
+    def _timer_fired(self, vcpu: Vcpu) -> None:
+        """Make the timer's interrupt pending, and mask it, or it would fire again at every entry."""
+        with vcpu.vm.lock:
+            vcpu.interrupts.inject(Intid.VIRTUAL_TIMER)
+            vcpu.update_line()
+        vcpu.cpu.mask_timer()
+
+    def _handle(self, vcpu: Vcpu, event: Exit) -> tuple[RunResult, VcpuState] | None:
+        """Deal with an exit; None: the guest goes on."""
+        if isinstance(event, Hypercall):
+            vcpu.fault = None
+            answer = self._calls.answer(vcpu, event)
+            if not isinstance(answer, Switch):
+                vcpu.cpu.reply(answer)
+                return None
+            vcpu.cpu.reply(answer.regs)
+            return self._with_timer(vcpu, answer.result, answer.state)
+        match event:
+            case Kicked() | Timer():
+                return Preempted(), VcpuState.READY
+            case Wfi():
+                with vcpu.vm.lock:
+                    if vcpu.interrupts.up:
+                        return None
+                return self._with_timer(vcpu, WaitForInterrupt(None), VcpuState.BLOCKED_INTERRUPT)
+            case Mmio() | Fault():
+                self._stage_2_fault(vcpu, event)
+                return None
+            case Off(reason):
+                with vcpu.vm.lock:
+                    vcpu.vm.aborting = True
+                    vcpu.vm.abort_reason = reason
+                return Aborted(reason), VcpuState.ABORTED
+            case _:
+                raise InternalError(f"vm {vcpu.vm.name}: no such exit: {event!r}")
+
+    def _with_timer(
+        self, vcpu: Vcpu, result: RunResult, state: VcpuState
+    ) -> tuple[RunResult, VcpuState]:
+        """Put the time left of a running timer into a result that says the vCPU waits."""
+        if state in (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT):
+            timer = vcpu.cpu.timer_remaining()
+            if timer == 0:
+                # The response to a direct request goes out first; the next RUN sees the timer.
+                if type(result) in (WaitForMessage, WaitForInterrupt):
+                    return Preempted(), state
+            elif type(result) is WaitForMessage:
+                return WaitForMessage(timer), state
+            elif type(result) is WaitForInterrupt:
+                return WaitForInterrupt(timer), state
+        return result, state
+
+    def _stage_2_fault(self, vcpu: Vcpu, event: Mmio | Fault) -> None:
+        """Answer an access outside what the VM has with an abort, the PL011's with its register."""
+        if isinstance(event, Mmio):
+            value = self.console.mmio(vcpu, event)
+            if value is not None:
+                vcpu.cpu.complete_mmio(value)
+                return
+        wanted = Permissions.WRITE if event.write else Permissions.READ
+        if isinstance(event, Fault) and event.fetch:
+            wanted = Permissions.EXECUTE
+        with vcpu.vm.lock:
+            allowed = vcpu.vm.pages.allows(event.address, wanted)
+        if not allowed:
+            vcpu.fault = None
+            vcpu.cpu.inject_abort()
+        elif vcpu.fault == event:
+            raise InternalError(
+                f"vm {vcpu.vm.name}: {event.address:#x} faults, and the VM may access it"
+            )
+        else:
+            # Another vCPU changed the page between the fault and now: try once more.
+            vcpu.fault = event

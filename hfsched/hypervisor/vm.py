@@ -1,0 +1,165 @@
+"""The hypervisor's records of a VM and of its vCPUs.  State only; `VmLock` says what guards it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import Enum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hfsched.abi.ffa import PRIMARY_ID
+from hfsched.hypervisor.interrupts import Interrupts
+from hfsched.hypervisor.pages import Pages
+from hfsched.mailbox.box import Box, RxState
+
+if TYPE_CHECKING:
+    from hfsched.abi.dialect import Dialect
+    from hfsched.memory.ram import Ram
+    from hfsched.runtime.base import Runtime
+    from hfsched.vcpu import engine
+
+__all__ = ["NIL_UUID", "Primary", "Vcpu", "VcpuState", "Vm"]
+
+NIL_UUID = UUID(int=0)
+LOG_LINE_MAX = 256  # bytes; a longer line is cut into several, as Hafnium's buffer does
+
+
+class VcpuState(Enum):
+    """What a vCPU is doing."""
+
+    OFF = "off"
+    READY = "ready"
+    RUNNING = "running"
+    BLOCKED_MAILBOX = "blocked on the mailbox"
+    BLOCKED_INTERRUPT = "blocked on an interrupt"
+    ABORTED = "aborted"
+
+
+class Vcpu:
+    """One vCPU of a VM.
+
+    `claimed` is set while somebody runs it, until its registers are saved: the state alone would
+    let a second RUN in too early.  `start` is {entry, argument} of a vCPU that has been turned on
+    and not yet run.  `direct_origin` is the VM whose direct request it serves.
+    """
+
+    __slots__ = (
+        "claimed",
+        "cpu",
+        "direct_origin",
+        "fault",
+        "index",
+        "interrupts",
+        "line",
+        "start",
+        "state",
+        "vm",
+    )
+
+    def __init__(self, vm: Vm, index: int, cpu: engine.Vcpu) -> None:
+        self.vm = vm
+        self.index = index
+        self.cpu = cpu
+        self.state = VcpuState.OFF
+        self.claimed = False
+        self.start: tuple[int, int] | None = None
+        self.direct_origin: int | None = None
+        self.interrupts = Interrupts()
+        self.line = False
+        self.fault: engine.Exit | None = None  # its runner's own: the stage-2 fault just retried
+
+    def update_line(self) -> None:
+        """Tell the engine when the level of the interrupt line has changed."""
+        level = self.interrupts.up
+        if level != self.line:
+            self.line = level
+            self.cpu.set_irq(level)
+
+    def key(self) -> Hashable:
+        """Return all that the VM's lock guards."""
+        interrupts = self.interrupts
+        return (
+            self.state,
+            self.claimed,
+            self.start,
+            self.direct_origin,
+            interrupts.enabled,
+            interrupts.pending,
+        )
+
+
+class Vm:
+    """A secondary VM.  `lock` guards all that changes but `entries` and `spurious`.
+
+    `entries` counts RUNs that entered the guest, `spurious` those that found it still blocked.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        number: int,
+        name: str,
+        dialect: Dialect,
+        space: engine.Space,
+        ram: Ram,
+        base: int,
+        vcpus: int,
+        uuid: UUID,
+    ) -> None:
+        self.id = number
+        self.name = name
+        self.dialect = dialect
+        self.space = space
+        self.ram = ram
+        self.base = base
+        self.uuid = uuid
+        self.box = Box()
+        self.pages = Pages(base, ram.size)
+        self.aborting = False
+        self.abort_reason: str | None = None
+        self.log = bytearray()
+        self.entries = 0
+        self.spurious = 0
+        self.vcpus = [Vcpu(self, index, space.vcpu(index)) for index in range(vcpus)]
+        self.lock = runtime.lock(f"{name}.hv", state=self.key)
+
+    def key(self) -> Hashable:
+        """Return all that the lock guards."""
+        return (
+            self.box.key(),
+            self.pages.key(),
+            self.aborting,
+            tuple(vcpu.key() for vcpu in self.vcpus),
+        )
+
+    def store(self, message: bytes) -> None:
+        """Copy a message into RX; under the lock, while the mailbox is writable."""
+        assert self.box.rx is not None
+        self.ram.write(self.box.rx, message)
+
+
+class Primary:
+    """The scheduler VM, as others see it: a mailbox whose messages need no delivery."""
+
+    id = PRIMARY_ID
+    name = "primary"
+    uuid = NIL_UUID
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.box = Box()
+        self.box.rx = 0  # its RX lies in this process, not in guest memory
+        self.message = b""
+        self.lock = runtime.lock("primary.hv", state=self.key)
+
+    def key(self) -> Hashable:
+        """Return all that the lock guards."""
+        return (self.box.key(), self.message)
+
+    def store(self, message: bytes) -> None:
+        """Copy a message into RX; under the lock, while the mailbox is writable."""
+        self.message = message
+
+    @property
+    def arrival(self) -> RxState:
+        """The state of RX after a message was written: nobody has to ask for it."""
+        return RxState.READ

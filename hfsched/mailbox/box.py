@@ -1,0 +1,101 @@
+"""A VM's mailbox as the hypervisor keeps it: RX, TX, who waits for it, what it waits for.
+
+    EMPTY --write--> RECEIVED --read--> READ --release--> EMPTY
+
+One message, no queue.  Plain state: the VM's lock guards it.  Source: TF-Hafnium/hafnium
+f0701679c0, `struct mailbox`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Box", "Header", "RxState"]
+
+
+class RxState(Enum):
+    """State of the RX buffer."""
+
+    EMPTY = "empty"
+    RECEIVED = "received"  # written, unread
+    READ = "read"  # given to the VM, until it releases
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What lies in RX: the sender's VM id and the size in bytes."""
+
+    sender: int
+    size: int
+
+
+class Box:
+    """The mailbox of one VM.
+
+    `rx` and `tx` are where the VM keeps its buffers (offsets of one page each in its RAM), None
+    while it has none.  `waiters` are VMs refused with BUSY that asked to be told; `ready` are VMs
+    whose mailbox has become writable for this one.  Both are in order and hold an id once.
+    """
+
+    __slots__ = ("message", "ready", "rx", "state", "tx", "waiters")
+
+    def __init__(self) -> None:
+        self.rx: int | None = None
+        self.tx: int | None = None
+        self.state = RxState.EMPTY
+        self.message: Header | None = None
+        self.waiters: list[int] = []
+        self.ready: list[int] = []
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message can be written now."""
+        return self.rx is not None and self.state is RxState.EMPTY
+
+    def refuse(self, sender: int) -> None:
+        """Note that `sender` found the mailbox busy and wants to be told when it is not."""
+        if sender not in self.waiters:
+            self.waiters.append(sender)
+
+    def write(self, message: Header, state: RxState = RxState.RECEIVED) -> None:
+        """Publish what was just copied into RX; call only while `writable`."""
+        self.message = message
+        self.state = state
+
+    def read(self) -> Header | None:
+        """Give the unread message to the VM, or None when there is none."""
+        if self.state is not RxState.RECEIVED:
+            return None
+        self.state = RxState.READ
+        return self.message
+
+    def release(self) -> bool:
+        """Empty RX; tell whether it was READ (else nothing changes)."""
+        if self.state is not RxState.READ:
+            return False
+        self.state = RxState.EMPTY
+        self.message = None
+        return True
+
+    def take_waiter(self) -> int | None:
+        """Remove and return the first waiter, but only while the mailbox is writable.
+
+        Handed out at any other time, a waiter would find the mailbox busy again, register again,
+        and be handed out again, for ever.
+        """
+        return self.waiters.pop(0) if self.writable and self.waiters else None
+
+    def became_writable(self, vm: int) -> None:
+        """Note for this VM, once waiting, that the mailbox of `vm` is writable."""
+        if vm not in self.ready:
+            self.ready.append(vm)
+
+    def take_ready(self) -> int | None:
+        """Remove and return the first VM whose mailbox became writable, or None."""
+        return self.ready.pop(0) if self.ready else None
+
+    def key(self) -> Hashable:
+        """Return all of the state, hashable."""
+        return (self.rx, self.tx, self.state, self.message, (*self.waiters,), (*self.ready,))

@@ -1,0 +1,240 @@
+"""The scheduler's mirror of one VM: which vCPUs sleep, and whether a message may be unread.
+
+The driver cannot see the mailbox; it knows what RUN returned and what it has delivered.  From
+that, three things hold (and make that no wake-up is lost):
+
+1. `unread` implies that no vCPU is parked as waiting for a message;
+2. after a delivery, `unread` is set, or a claimed vCPU owes a RUN, or the message was read;
+3. claiming a vCPU, or clearing `unread`, comes before the RUN that it pays for.
+
+So a vCPU that exits to wait for a message while one is believed unread is run again at once; if
+the guest has read it meanwhile, that RUN costs one spurious exit and says so.
+
+One lock for each VM guards everything here; it is never held across a door or while sleeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Event, Runtime
+
+__all__ = ["Mirror", "Quiet", "Resting"]
+
+
+class Resting(Enum):
+    """What a vCPU's thread does, as far as its VM's mirror knows."""
+
+    RUN = "run"  # in RUN, or about to be
+    WFM = "wait-for-message"
+    WFI = "wait-for-interrupt"
+    OFF = "off"
+    GONE = "gone"  # its thread has left for good
+
+
+class _Slot:
+    __slots__ = ("deadline", "event", "kick", "rest")
+
+    def __init__(self, event: Event) -> None:
+        self.rest = Resting.RUN
+        self.kick = False
+        self.event = event
+        self.deadline: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What `Mirror.quiet` saw: whether all vCPUs rest with no deadline, and the claims so far."""
+
+    resting: bool
+    claims: int
+
+
+class Mirror:
+    """The mirror of VM `name` with `vcpus` vCPUs; every vCPU starts as running.
+
+    `wake_ups` counts claims of a parked vCPU and kicks of a running one.  `on_rest` is called, with
+    no lock held, by a vCPU's thread that goes to sleep or leaves; it must not block.
+    """
+
+    def __init__(
+        self, runtime: Runtime, name: str, vcpus: int, on_rest: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_rest = on_rest
+        self._lock = runtime.lock(f"{name}.mirror", state=self.key)
+        self._slots = [_Slot(runtime.event(f"{name}.{index}.wake")) for index in range(vcpus)]
+        self.unread = False
+        self.dead = False
+        self.stopping = False
+        self._claims = 0
+        self.wake_ups = 0
+
+    def key(self) -> Hashable:
+        """Return all that the lock guards."""
+        slots = tuple((slot.rest, slot.kick, slot.deadline) for slot in self._slots)
+        return (self.unread, self.dead, self.stopping, slots)
+
+    # What others do to the VM.
+
+    def deliver(self) -> bool:
+        """Note that a message was written.  True: a vCPU was claimed, and its RUN will deliver.
+
+        False: nobody waits for a message.  It counts as unread now, and the caller must try to
+        interrupt a vCPU about it.  An earlier unread message must have been read by now, or its
+        sender has not come to its own delivery yet: either way the one flag stands for both.
+        """
+        with self._lock:
+            for slot in self._slots:
+                if slot.rest is Resting.WFM:
+                    self._claim(slot)
+                    return True
+            self.unread = True
+            return False
+
+    def claim_waiting(self, vcpu: int) -> bool:
+        """Claim `vcpu` for a direct request if it is parked waiting for a message."""
+        with self._lock:
+            slot = self._slots[vcpu]
+            if slot.rest is not Resting.WFM:
+                return False
+            self._claim(slot)
+            return True
+
+    def wake(self, vcpu: int) -> None:
+        """Make sure that `vcpu` is run once more from now."""
+        with self._lock:
+            self._wake(self._slots[vcpu])
+
+    def abort(self) -> list[int]:
+        """Note that the VM aborted.  Parked vCPUs are claimed; return the running ones, to kick."""
+        with self._lock:
+            self.dead = True
+            return self._rouse()
+
+    def stop(self) -> list[int]:
+        """Make every vCPU's thread leave.  Parked ones are claimed; return the running ones."""
+        with self._lock:
+            self.stopping = True
+            return self._rouse()
+
+    # What a vCPU's own thread does.
+
+    def before_run(self, vcpu: int) -> bool:
+        """Forget the kicks that the coming RUN pays for; False: leave instead."""
+        with self._lock:
+            slot = self._slots[vcpu]
+            if self.stopping:
+                slot.rest = Resting.GONE
+                return False
+            slot.kick = False
+            return True
+
+    def wait_for_message(self, vcpu: int, deadline: int | None) -> None:
+        """RUN said that the vCPU waits for a message: sleep, unless there is a reason to RUN."""
+        with self._lock:
+            if self.unread:
+                self.unread = False
+                return
+            parked = self._rest(self._slots[vcpu], Resting.WFM, deadline)
+        if parked:
+            self._park(self._slots[vcpu], deadline)
+
+    def wait_for_interrupt(self, vcpu: int, deadline: int | None) -> None:
+        """RUN said that the vCPU waits for an interrupt.  An unread message stays unread."""
+        with self._lock:
+            parked = self._rest(self._slots[vcpu], Resting.WFI, deadline)
+        if parked:
+            self._park(self._slots[vcpu], deadline)
+
+    def switched_off(self, vcpu: int) -> bool:
+        """RUN said that the vCPU cannot run: sleep until it is turned on.  False: leave instead."""
+        with self._lock:
+            slot = self._slots[vcpu]
+            if self.dead:
+                slot.rest = Resting.GONE
+                return False
+            parked = self._rest(slot, Resting.OFF, None)
+        if parked:
+            self._park(slot, None)
+        return True
+
+    def leave(self, vcpu: int) -> None:
+        """Note that the vCPU's thread ends."""
+        with self._lock:
+            self._slots[vcpu].rest = Resting.GONE
+        self._on_rest()
+
+    # What an onlooker asks.
+
+    def quiet(self) -> Quiet:
+        """Tell whether nothing here will happen by itself."""
+        with self._lock:
+            resting = all(
+                slot.rest is not Resting.RUN and slot.deadline is None for slot in self._slots
+            )
+            return Quiet(resting, self._claims)
+
+    def ended(self) -> bool:
+        """Tell whether the VM has aborted or is being stopped."""
+        with self._lock:
+            return self.dead or self.stopping
+
+    def resting(self, vcpu: int) -> Resting:
+        """Return what `vcpu` does now."""
+        with self._lock:
+            return self._slots[vcpu].rest
+
+    def close(self) -> None:
+        """Free the events; every vCPU's thread must have left."""
+        for slot in self._slots:
+            slot.event.close()
+
+    # Under the lock.
+
+    def _claim(self, slot: _Slot) -> None:
+        slot.rest = Resting.RUN
+        slot.deadline = None
+        self._claims += 1
+        self.wake_ups += 1
+        slot.event.set()
+
+    def _wake(self, slot: _Slot) -> None:
+        if slot.rest is Resting.RUN:
+            slot.kick = True
+            self.wake_ups += 1
+        elif slot.rest is not Resting.GONE:
+            self._claim(slot)
+
+    def _rouse(self) -> list[int]:
+        running = [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
+        for slot in self._slots:
+            self._wake(slot)
+        return running
+
+    def _rest(self, slot: _Slot, rest: Resting, deadline: int | None) -> bool:
+        if slot.kick or self.dead or self.stopping:
+            return False
+        slot.rest = rest
+        slot.deadline = deadline
+        return True
+
+    # Without the lock.
+
+    def _park(self, slot: _Slot, deadline: int | None) -> None:
+        self._on_rest()
+        while True:
+            woken = slot.event.wait(deadline)
+            with self._lock:
+                if slot.rest is Resting.RUN:
+                    slot.event.clear()
+                    return
+                if not woken:  # the guest's timer: whoever comes now finds the vCPU running
+                    slot.rest = Resting.RUN
+                    slot.deadline = None
+                    self._claims += 1
+                    return
+                slot.event.clear()

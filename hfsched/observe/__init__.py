@@ -1,0 +1,1 @@
+"""What happened: counters, told by others.  This room asks nobody."""

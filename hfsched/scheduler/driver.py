@@ -1,0 +1,274 @@
+"""The loop of each vCPU's thread, and the delivery of messages and wake-ups.
+
+Written against `Runtime` and `PrimaryDoor`: production runs it on threads over the hypervisor, the
+explorer under every interleaving.  The mirror's text says why no wake-up is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hfsched.abi.ffa import PRIMARY_ID, Intid
+from hfsched.errors import InternalError
+from hfsched.hypervisor.door import (
+    Aborted,
+    Busy,
+    DirectResponse,
+    Injection,
+    Invalid,
+    Message,
+    NotifyWaiters,
+    Preempted,
+    PrimaryDoor,
+    RunResult,
+    WaitForInterrupt,
+    WaitForMessage,
+    WakeUp,
+    Yield,
+)
+from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mirror import Mirror
+from hfsched.observe.counters import VcpuCounters
+
+if TYPE_CHECKING:
+    from hfsched.mailbox.ports import Ports
+    from hfsched.runtime.base import Cell, Runtime, Task
+
+__all__ = ["DirectRequest", "Driver", "DrivenVm"]
+
+
+class DirectRequest:
+    """A direct request on its way: w3..w7, and its result when `done` is set."""
+
+    def __init__(self, runtime: Runtime, words: tuple[int, ...]) -> None:
+        self.words = words
+        self.result: RunResult = Invalid()
+        self.done = runtime.event("direct-request.done")
+
+    def finish(self, result: RunResult) -> None:
+        """Publish the result."""
+        self.result = result
+        self.done.set()
+
+
+def _request_cell(runtime: Runtime, name: str) -> Cell[DirectRequest | None]:
+    return runtime.cell(name, None)
+
+
+class DrivenVm:
+    """What the scheduler keeps of one VM."""
+
+    def __init__(
+        self, runtime: Runtime, number: int, name: str, vcpus: int, on_rest: Callable[[], None]
+    ) -> None:
+        self.id = number
+        self.name = name
+        self.mirror = Mirror(runtime, name, vcpus, on_rest)
+        self.requests = [
+            _request_cell(runtime, f"{name}.{index}.direct") for index in range(vcpus)
+        ]
+        self.counters = [VcpuCounters() for _ in range(vcpus)]
+        # Set when the VM's mailbox became writable for the host, or never will again.
+        self.writable = runtime.event(f"{name}.writable")
+
+
+class Driver:
+    """Runs the vCPUs of all VMs.
+
+    `on_abort(name, reason)` is told once when a VM dies.  `on_rest` is called whenever a vCPU may
+    have come to rest; both on a vCPU's thread, and neither may block.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        door: PrimaryDoor,
+        ports: Ports,
+        on_abort: Callable[[str, str], None] = lambda _name, _reason: None,
+        on_rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._runtime = runtime
+        self._door = door
+        self._ports = ports
+        self._on_abort = on_abort
+        self._on_rest = on_rest
+        self._vms: dict[int, DrivenVm] = {}
+        self._tasks: list[Task] = []
+
+    # Setting up and down.
+
+    def add(self, number: int, *, raw: bool = False) -> DrivenVm:
+        """Take charge of a VM."""
+        info = self._door.info(number)
+        if info is None:
+            raise InternalError(f"no VM {number}")
+        vm = DrivenVm(self._runtime, number, info.name, info.vcpus, self._on_rest)
+        self._vms[number] = vm
+        self._ports.add(number, raw=raw)
+        return vm
+
+    def start(self) -> None:
+        """Start a thread for each vCPU."""
+        for vm in self._vms.values():
+            for index in range(len(vm.counters)):
+                loop = partial(self.vcpu, vm, index)
+                self._tasks.append(self._runtime.spawn(f"{vm.name}.{index}", loop))
+
+    def stop(self, deadline: int | None = None) -> list[str]:
+        """Stop every vCPU; return the names of those that did not stop before the deadline."""
+        self._ports.stop()
+        for vm in self._vms.values():
+            for index in vm.mirror.stop():
+                self._door.preempt(vm.id, index)
+            vm.writable.set()
+        return [task.name for task in self._tasks if not task.join(deadline)]
+
+    @property
+    def vms(self) -> list[DrivenVm]:
+        """All VMs in the order of their ids."""
+        return list(self._vms.values())
+
+    def vm(self, number: int) -> DrivenVm:
+        """Return one VM."""
+        return self._vms[number]
+
+    # The loop.
+
+    def vcpu(self, vm: DrivenVm, index: int) -> None:
+        """Run one vCPU until its VM is stopped or dead."""
+        serving: DirectRequest | None = None
+        counters = vm.counters[index]
+        try:
+            while vm.mirror.before_run(index):
+                self._runtime.forget(serving)
+                request = vm.requests[index].exchange(None)
+                if request is not None:
+                    serving = request
+                    result = self._door.direct_request(vm.id, index, request.words)
+                else:
+                    result = self._door.run(vm.id, index)
+                counters.runs[type(result).__name__] += 1
+                if serving is not None and (
+                    isinstance(result, DirectResponse | Aborted | Invalid)
+                    or (request is not None and isinstance(result, Busy))
+                ):
+                    serving.finish(result)
+                    serving = None
+                if not self._react(vm, index, result):
+                    return
+        finally:
+            vm.mirror.leave(index)
+            for left in (serving, vm.requests[index].exchange(None)):
+                if left is not None:
+                    left.finish(Invalid())
+
+    def _react(self, vm: DrivenVm, index: int, result: RunResult) -> bool:
+        """Do what a result asks for; False: the thread ends."""
+        match result:
+            case WaitForMessage(timer):
+                vm.mirror.wait_for_message(index, self._deadline(timer))
+            case Message(_, receiver, _):
+                if receiver == PRIMARY_ID:
+                    self._to_host(vm, index)
+                else:
+                    vm.counters[index].to_guests += 1
+                    self.deliver(receiver)
+            case WaitForInterrupt(timer):
+                vm.mirror.wait_for_interrupt(index, self._deadline(timer))
+            case NotifyWaiters():
+                self.notify_waiters(vm.id)
+            case WakeUp(number, other):
+                self._vms[number].mirror.wake(other)
+            case Preempted() | DirectResponse():
+                pass
+            case Yield() | Busy():
+                self._runtime.checkpoint("yield")
+            case Aborted(reason):
+                self._abort(vm, index, reason)
+                return False
+            case Invalid():
+                return vm.mirror.switched_off(index)
+        return True
+
+    def _deadline(self, timer: int | None) -> int | None:
+        return None if timer is None else self._runtime.now() + timer
+
+    def _abort(self, vm: DrivenVm, index: int, reason: str) -> None:
+        for other in vm.mirror.abort():
+            if other != index:
+                self._door.preempt(vm.id, other)
+        vm.writable.set()
+        self._on_abort(vm.name, reason)
+        self._on_rest()
+
+    # Messages and wake-ups; any thread.
+
+    def deliver(self, number: int) -> None:
+        """See that a message just written for VM `number` is read: claim a waiter or interrupt."""
+        vm = self._vms[number]
+        if not vm.mirror.deliver():
+            self._interrupt(vm, Intid.MAILBOX_READABLE)
+
+    def recover(self, number: int) -> None:
+        """Deliver what a sender that died between send and deliver may have left.
+
+        Harmless at any time: at worst it costs a spurious RUN.
+        """
+        info = self._door.info(number)
+        if info is not None and info.rx is RxState.RECEIVED:
+            self.deliver(number)
+
+    def notify_waiters(self, number: int) -> None:
+        """Tell everybody who waits for the mailbox of `number` that it is writable."""
+        while (waiter := self._door.waiter(number)) is not None:
+            if waiter == PRIMARY_ID:
+                while (writable := self._door.writable()) is not None:
+                    self._vms[writable].writable.set()
+            else:
+                self._interrupt(self._vms[waiter], Intid.MAILBOX_WRITABLE)
+
+    def direct_request(
+        self, number: int, vcpu: int, words: tuple[int, ...], deadline: int | None = None
+    ) -> RunResult | None:
+        """Give a vCPU a direct request (w3..w7) and wait for its result.
+
+        `DirectResponse`, or `Busy` when the vCPU does not wait for a message, or `Aborted` or
+        `Invalid`; None at the deadline, with the request still running.
+        """
+        vm = self._vms.get(number)
+        if vm is None or not 0 <= vcpu < len(vm.requests):
+            return Invalid()
+        if vm.mirror.ended():
+            return Aborted("it has ended before")
+        request = DirectRequest(self._runtime, words)
+        slot = vm.requests[vcpu]
+        if not slot.compare_and_set(None, request):
+            return Busy()
+        if not vm.mirror.claim_waiting(vcpu) and slot.compare_and_set(request, None):
+            return Busy()
+        return request.result if request.done.wait(deadline) else None
+
+    def _interrupt(self, vm: DrivenVm, intid: int) -> None:
+        """Interrupt the first vCPU that has the interrupt enabled."""
+        for index in range(len(vm.counters)):
+            injection = self._door.inject(vm.id, index, intid)
+            if injection is Injection.WAKE:
+                vm.mirror.wake(index)
+                return
+            if injection is Injection.PENDING:
+                return
+
+    def _to_host(self, vm: DrivenVm, index: int) -> None:
+        """Empty the primary's RX at once; this thread then holds the message until it has room."""
+        taken = self._door.rx_take()
+        if taken is None:
+            raise InternalError(f"vm {vm.name}: a message for the host, and nothing in RX")
+        if self._door.rx_release():
+            self.notify_waiters(PRIMARY_ID)
+        counters = vm.counters[index]
+        if self._ports.put(vm.id, taken[1]):
+            counters.to_host += 1
+        else:
+            counters.lost += 1

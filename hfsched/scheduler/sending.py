@@ -1,0 +1,103 @@
+"""The host's side of a guest's mailbox: senders in the order of arrival, and none is refused.
+
+The mailbox holds one message.  Senders queue here; the first one tries, and when the mailbox is
+busy sleeps until the guest has released it.  Nothing is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from hfsched.errors import InternalError
+from hfsched.hypervisor.door import PrimaryDoor, SendResult
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Event, Runtime
+    from hfsched.scheduler.driver import Driver, DrivenVm
+
+__all__ = ["Outbox", "Sent"]
+
+
+class Sent(Enum):
+    """What became of a send."""
+
+    SENT = "sent"
+    BUSY = "busy"  # not before the deadline
+    DEAD = "dead"  # the VM has aborted, or the machine stops
+
+
+class Outbox:
+    """Where host programs send to one VM."""
+
+    def __init__(
+        self, runtime: Runtime, door: PrimaryDoor, driver: Driver, vm: DrivenVm
+    ) -> None:
+        self._runtime = runtime
+        self._door = door
+        self._driver = driver
+        self._vm = vm
+        self._lock = runtime.lock(f"{vm.name}.outbox", state=lambda: len(self._turns))
+        self._turns: deque[Event | None] = deque()  # the first may try; None: it never waited
+        self.accepted = 0
+
+    def try_send(self, message: bytes) -> Sent:
+        """Send if the mailbox is empty and nobody waits before us; never blocks."""
+        with self._lock:
+            if self._turns:
+                return Sent.BUSY
+            self._turns.append(None)
+        try:
+            return self._attempt(message, notify=False)
+        finally:
+            self._next()
+
+    def send(self, message: bytes, deadline: int | None = None) -> Sent:
+        """Send, and wait for the mailbox until the deadline.  At most 4096 bytes."""
+        with self._lock:
+            turn = self._runtime.event(f"{self._vm.name}.turn") if self._turns else None
+            self._turns.append(turn)
+        if turn is not None and not turn.wait(deadline):
+            return self._give_up(turn)
+        try:
+            while True:
+                self._vm.writable.clear()
+                sent = self._attempt(message, notify=True)
+                if sent is not Sent.BUSY or not self._vm.writable.wait(deadline):
+                    return sent
+        finally:
+            self._next()
+
+    def waiting(self) -> int:
+        """Return how many senders are here."""
+        with self._lock:
+            return len(self._turns)
+
+    def _attempt(self, message: bytes, *, notify: bool) -> Sent:
+        if self._vm.mirror.ended():
+            return Sent.DEAD
+        result = self._door.send(self._vm.id, message, notify=notify)
+        if result is SendResult.INVALID:
+            raise InternalError(f"vm {self._vm.name}: {len(message)} bytes cannot be sent")
+        if result is SendResult.BUSY:
+            return Sent.BUSY
+        self.accepted += 1
+        self._driver.deliver(self._vm.id)
+        return Sent.SENT
+
+    def _give_up(self, turn: Event) -> Sent:
+        with self._lock:
+            if self._turns[0] is not turn:
+                self._turns.remove(turn)
+                return Sent.BUSY
+        self._next()  # our turn came just now: pass it on
+        return Sent.BUSY
+
+    def _next(self) -> None:
+        with self._lock:
+            self._turns.popleft()
+            if self._turns:
+                turn = self._turns[0]
+                assert turn is not None, "only the first sender has no event"
+                turn.set()
