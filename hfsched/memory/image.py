@@ -1,0 +1,278 @@
+"""Guest images: what a file is, what it needs, and how it gets into a VM's RAM.
+
+    image = read_image("service.elf")
+    ram = Ram("service", 2 << 20)
+    entry = place(image, ram, 0x40000000)   # PC of vCPU 0, MMU off
+
+Two kinds boot: a raw file with the arm64 Linux header (`linux`), and a static ELF64 (`elf`).  This
+file has what they share.  Parsing copies nothing and writes nothing; `place` checks everything
+before its first write.  Memory use and time are bounded by the file's size, whatever it claims.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfsched.errors import ImageError
+from hfsched.memory.ram import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
+
+__all__ = [
+    "MAX_FILE",
+    "MAX_MEMORY",
+    "Image",
+    "Segment",
+    "boot_problem",
+    "kind_of",
+    "looks_like",
+    "parse_image",
+    "place",
+    "printable",
+    "read_bytes",
+    "read_image",
+    "refuse",
+]
+
+MAX_FILE = 1 << 30
+"""The largest image file that is read, in bytes."""
+
+MAX_MEMORY = 1 << 40
+"""The most memory that an image may ask for, in bytes: a 40-bit IPA space."""
+
+_CHUNK = 1 << 20
+_WORD = 0xFFFF_FFFF_FFFF_FFFF
+
+# The relocation types that `place` knows: base + addend, and nothing at all.
+_RELATIVE = {"aarch64": 1027, "x86_64": 8}
+_HARMLESS = frozenset(
+    {"R_AARCH64_NONE", "R_AARCH64_RELATIVE", "R_X86_64_NONE", "R_X86_64_RELATIVE"}
+)
+
+# How well-known files begin, and what a user who meant to boot one should do.
+_FIRST_BYTES = (
+    (b"\x1f\x8b", "gzip data: gunzip it first"),
+    (b"\x28\xb5\x2f\xfd", "zstd data: decompress it first"),
+    (b"\xfd7zXZ\0", "xz data: decompress it first"),
+    (b"\x02\x21\x4c\x18", "lz4 data: decompress it first"),
+    (b"\x04\x22\x4d\x18", "lz4 data: decompress it first"),
+    (b"BZh", "bzip2 data: decompress it first"),
+    (b"\xd0\x0d\xfe\xed", "a flattened device tree, or a FIT image"),
+    (b"\x27\x05\x19\x56", "a U-Boot uImage: boot what is in it"),
+    (b"#!", "a script"),
+    (b"!<arch>\n", "an archive of object files: link it first"),
+    (b"BC\xc0\xde", "LLVM bitcode: compile it first"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"ANDROID!", "an Android boot image: boot the kernel in it"),
+    (b"QFI\xfb", "a qcow2 disk image"),
+    (b"070701", "a cpio archive (an initramfs)"),
+    (b"\xcf\xfa\xed\xfe", "a Mach-O file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One stretch of memory that an image fills.
+
+    `address` is an offset in bytes from the base when the image is position independent, an IPA
+    when it is fixed.  `data` goes there; zeros follow up to `memory_size` bytes.  `permissions`
+    is some of the letters of "rwx", in that order.
+    """
+
+    address: int
+    data: memoryview
+    memory_size: int
+    permissions: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A parsed image.  Its segments are sorted and do not overlap.
+
+    `kind` is "linux-raw" or "elf64", `machine` "aarch64" or "x86_64".  `fixed_base` is None for a
+    position-independent image, which may be placed at any page, else the IPA of its first page.
+    `entry` follows the same convention as a segment's address.  `memory_size` is the bytes from
+    the base to the end of the last segment, zeroed memory included.  `relocations` are pairs
+    (type, count).  `text_offset` is what the Linux header says (0 for an ELF) and informs only.
+    `alignment` is the one that the file asks for; `place` insists on a page alone.
+    """
+
+    name: str
+    kind: str
+    machine: str
+    segments: tuple[Segment, ...]
+    entry: int
+    fixed_base: int | None
+    memory_size: int
+    alignment: int
+    text_offset: int = 0
+    relocations: tuple[tuple[str, int], ...] = ()
+    # Elf64_Rela tables as they are in the file, and the address that stands for the base in them.
+    rela: tuple[memoryview, ...] = ()
+    link_base: int = 0
+    # What makes a well-formed image unbootable, where its parser knows.
+    defect: str | None = None
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line, with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def refuse(name: str, why: str) -> ImageError:
+    """Return the error that names the file `name` and says `why`, on one line."""
+    return ImageError(printable(f"{name}: {why}"))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of the regular file at `path`.
+
+    Raises ImageError for anything else there, for what cannot be read, and above `MAX_FILE`.
+    """
+    name = os.fspath(path)
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            return _read(name, descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refuse(name, f"cannot be read: {reason}") from None
+
+
+def _read(name: str, descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise refuse(name, "a directory: an image must be a regular file")
+    if not stat.S_ISREG(status.st_mode):
+        raise refuse(name, "not a regular file: an image must be one")
+    if status.st_size > MAX_FILE:
+        raise refuse(name, f"{status.st_size} bytes; an image has at most {MAX_FILE}")
+    # One byte more than there should be, to see a file that grows.  Mostly one part, not copied.
+    parts: list[bytes] = []
+    wanted = status.st_size + 1
+    while part := os.read(descriptor, wanted):
+        parts.append(part)
+        wanted -= len(part)
+    if wanted != 1:
+        raise refuse(name, "changed while it was read: try again")
+    return b"".join(parts)
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """Read and parse the image at `path`.  Raises ImageError, one line that names the file."""
+    return parse_image(os.fspath(path), read_bytes(path))
+
+
+def kind_of(data: bytes) -> str:
+    """Return "elf64", "linux-raw" or "unknown", by the magic numbers alone."""
+    if data[:5] == b"\x7fELF\x02":
+        return "elf64"
+    return "linux-raw" if data[56:60] == b"ARM\x64" else "unknown"
+
+
+def looks_like(data: bytes) -> str:
+    """Say in a few words what a file that begins with `data` seems to be."""
+    if not data:
+        return "an empty file"
+    if data[:4] == b"\x7fELF":
+        bits = {1: "32-bit ", 2: "64-bit "}.get(data[4] if len(data) > 4 else 0, "")
+        order = {1: "little-endian ", 2: "big-endian "}.get(data[5] if len(data) > 5 else 0, "")
+        return f"{'a' if bits + order else 'an'} {bits}{order}ELF file"
+    if kind_of(data) == "linux-raw":
+        return "an arm64 Linux image"
+    for magic, what in _FIRST_BYTES:
+        if data.startswith(magic):
+            return what
+    if data[56:60] == b"RSC\x05":
+        return "a RISC-V Linux image"
+    if data[0x202:0x206] == b"HdrS":
+        return "an x86 Linux bzImage: boot the vmlinux in it"
+    if data[:2] == b"MZ":
+        return "a PE/EFI executable"
+    if data[510:512] == b"\x55\xaa":
+        return "an x86 boot sector"
+    if not any(data[:4096]):
+        return "zeros"
+    return f"nothing known, first bytes {data[:8].hex(' ')}"
+
+
+def parse_image(name: str, data: bytes) -> Image:
+    """Parse the file content `data`; `name` is for messages.
+
+    Raises ImageError for what is malformed or unknown.  What is well-formed and yet would not boot
+    is returned: see `boot_problem`.  The segments look into `data`.
+    """
+    kind = kind_of(data)
+    if data[:4] == b"\x7fELF":
+        from hfsched.memory import elf  # noqa: PLC0415 - it imports this file
+
+        return elf.parse(name, data)
+    if kind == "linux-raw":
+        from hfsched.memory import linux  # noqa: PLC0415 - it imports this file
+
+        return linux.parse(name, data)
+    raise refuse(
+        name,
+        f"neither an arm64 Linux image nor an ELF64 file ({len(data)} bytes): {looks_like(data)}",
+    )
+
+
+def boot_problem(image: Image) -> str | None:
+    """Say on one line why `image` would not boot, None when it would."""
+    if image.defect is not None:
+        return image.defect
+    for kind, count in image.relocations:
+        if kind not in _HARMLESS:
+            return f"relocation {kind} ({count} times) is not supported: link with -static-pie"
+    if not any(
+        "x" in segment.permissions and 0 <= image.entry - segment.address < len(segment.data)
+        for segment in image.segments
+    ):
+        return f"the entry {image.entry:#x} is in no executable segment"
+    if image.machine == "aarch64" and image.entry % 4:
+        return f"the entry {image.entry:#x} is no multiple of 4"
+    return None
+
+
+def place(image: Image, ram: Ram, base: int) -> int:
+    """Write `image` into `ram`, whose first byte is at IPA `base`; return the entry's IPA.
+
+    A position-independent image goes to the start of the RAM and is relocated (ELF gABI: base plus
+    addend, the addend from the table, so that an image may do the same again by itself).  A fixed
+    one goes where it wants.  Memory that no segment claims stays as it is.  Raises ImageError,
+    with nothing written, when the image would not boot or does not fit.
+    """
+    if problem := boot_problem(image):
+        raise refuse(image.name, problem)
+    if base < 0 or base % PAGE_SIZE:
+        raise refuse(image.name, f"base {base:#x} is no multiple of {PAGE_SIZE}")
+    origin = 0 if image.fixed_base is None else base
+    for segment in image.segments:
+        offset = segment.address - origin
+        if offset < 0 or offset + segment.memory_size > ram.size:
+            where = "" if image.fixed_base is None else f" at {image.fixed_base:#x}"
+            raise refuse(
+                image.name,
+                f"needs {image.memory_size:#x} bytes{where}, the VM has {ram.size:#x} at {base:#x}",
+            )
+    for segment in image.segments:
+        offset = segment.address - origin
+        size = len(segment.data)
+        for start in range(0, size, _CHUNK):
+            ram.write(offset + start, bytes(segment.data[start : start + _CHUNK]))
+        ram.zero(offset + size, segment.memory_size - size)
+    relative = _RELATIVE[image.machine]
+    for table in image.rela:
+        for address, info, addend in struct.iter_unpack("<QQQ", table):
+            if info & 0xFFFF_FFFF == relative:
+                value = (base + addend - image.link_base) & _WORD
+                ram.write(address - image.link_base, value.to_bytes(8, "little"))
+    return image.entry if image.fixed_base is not None else base + image.entry

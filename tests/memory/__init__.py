@@ -1,0 +1,1 @@
+"""Tests of the memory room; the writers here build their inputs."""
