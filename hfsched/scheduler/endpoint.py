@@ -1,0 +1,50 @@
+"""What a host program holds to talk to one port of one VM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfsched.abi.ffa import MAILBOX_SIZE
+from hfsched.errors import UserError
+from hfsched.mailbox.ports import PAYLOAD_MAX, RAW, Letter, Port, frame
+
+if TYPE_CHECKING:
+    from hfsched.scheduler.sending import Outbox, Sent
+
+__all__ = ["Endpoint"]
+
+
+class Endpoint:
+    """A connection between a host port of its own and port `remote` of a VM.
+
+    It reads whatever the VM sends to its host port.  Any thread may use it.
+    """
+
+    def __init__(self, outbox: Outbox, port: Port, remote: int) -> None:
+        self._outbox = outbox
+        self._port = port
+        self.remote = remote
+        self.payload_max = MAILBOX_SIZE if port.number == RAW else PAYLOAD_MAX
+
+    def _framed(self, payload: bytes) -> bytes:
+        if len(payload) > self.payload_max:
+            raise UserError(f"a message of {len(payload)} bytes: at most {self.payload_max}")
+        if self._port.number == RAW:
+            return payload
+        return frame(self._port.number, self.remote, payload)
+
+    def send(self, payload: bytes, deadline: int | None = None) -> Sent:
+        """Send, and wait while the VM's mailbox is full, until the deadline (ns)."""
+        return self._outbox.send(self._framed(payload), deadline)
+
+    def try_send(self, payload: bytes) -> Sent:
+        """Send if that needs no waiting."""
+        return self._outbox.try_send(self._framed(payload))
+
+    def recv(self, deadline: int | None = None) -> Letter | None:
+        """Return the next message; None at the deadline, or when the machine stops."""
+        return self._port.get(deadline)
+
+    def close(self) -> None:
+        """Disconnect; messages that come later are discarded and counted."""
+        self._port.close()

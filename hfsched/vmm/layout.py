@@ -1,0 +1,59 @@
+"""Where VMs lie in the machine's address space: IPA = PA, and no two overlap.
+
+Hafnium places secondaries top-down below the end of memory; so do we, below 2 GiB as on the QEMU
+platform with 1 GiB, and from 4 GiB up once that is full.
+"""
+
+from __future__ import annotations
+
+from hfsched.errors import ConfigError
+
+__all__ = ["Layout"]
+
+_LOW = (0x4000_0000, 0x8000_0000)
+_HIGH = (0x1_0000_0000, 1 << 40)
+
+
+class Layout:
+    """Hands out regions of addresses."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[int, int, str]] = []
+
+    def reserve(self, name: str, base: int, size: int) -> int:
+        """Take [base, base + size) for a VM that must lie there."""
+        for start, end, other in self._taken:
+            if base < end and start < base + size:
+                raise ConfigError(
+                    f"vm {name}: memory [{base:#x}, {base + size:#x}) overlaps that of {other}"
+                )
+        self._taken.append((base, base + size, name))
+        return base
+
+    def place(self, name: str, size: int, alignment: int) -> int:
+        """Take `size` bytes anywhere, at a multiple of `alignment` (a power of two)."""
+        base = self._below(*_LOW, size, alignment)
+        if base is None:
+            base = self._above(*_HIGH, size, alignment)
+        if base is None:
+            raise ConfigError(f"vm {name}: no room for {size} bytes of memory")
+        return self.reserve(name, base, size)
+
+    def _below(self, low: int, high: int, size: int, alignment: int) -> int | None:
+        end = high
+        while end - size >= low:
+            base = (end - size) & -alignment
+            clash = [start for start, stop, _ in self._taken if base < stop and start < base + size]
+            if not clash:
+                return base if base >= low else None
+            end = min(clash)
+        return None
+
+    def _above(self, low: int, high: int, size: int, alignment: int) -> int | None:
+        base = low
+        while base + size <= high:
+            clash = [stop for start, stop, _ in self._taken if base < stop and start < base + size]
+            if not clash:
+                return base
+            base = (max(clash) + alignment - 1) & -alignment
+        return None

@@ -1,0 +1,187 @@
+"""The machine's description: typed, from a TOML file or from the command line.
+
+    name = "demo"                 # optional: how the machine is called on this host
+    engine = "auto"
+
+    [[vm]]
+    name = "trusty"
+    image = "trusty.bin"          # relative to the manifest, else one of the bundled guests
+    memory = "16MiB"
+    vcpus = 1
+    dialect = "ffa-1.0"
+    fdt = "trusty.dtb"            # optional
+    framing = "ports"             # or "raw": no port header on messages to and from the host
+    ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
+    base = 0x7f000000             # optional: IPA of its memory
+    uuid = "..."                  # optional
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from hfsched.errors import ConfigError
+from hfsched.mailbox.ports import FIRST_CONNECTION
+from hfsched.memory.ram import PAGE_SIZE
+
+__all__ = ["DIALECTS", "EngineName", "MachineSpec", "VmSpec", "load", "parse_size"]
+
+DIALECTS = ("ffa-1.0",)
+EngineName = Literal["auto", "unicorn", "kvm", "script"]
+TEXT_PORT = 1
+VCPUS_MAX = 32
+VMS_MAX = 1024
+MEMORY_DEFAULT = 16 << 20
+MEMORY_MAX = 64 << 30
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_ADDRESS_MAX = 1 << 40  # the IPA space of every engine
+
+
+class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One VM.  `memory` is in bytes once checked; addresses and sizes are multiples of 4096."""
+
+    image: str
+    name: str = ""
+    memory: int | str = MEMORY_DEFAULT
+    vcpus: Annotated[int, msgspec.Meta(ge=1, le=VCPUS_MAX)] = 1
+    dialect: str = "ffa-1.0"
+    fdt: str | None = None
+    framing: Literal["ports", "raw"] = "ports"
+    ports: dict[str, int] = {}
+    base: int | None = None
+    uuid: str | None = None
+
+    @property
+    def text_port(self) -> int:
+        """The port that stdin talks to."""
+        return self.ports.get("text", TEXT_PORT)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The size of its memory."""
+        return parse_size(f"vm {self.name}: memory", self.memory)
+
+
+class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A machine.  `folder` is what relative paths are relative to."""
+
+    vm: list[VmSpec]
+    name: str | None = None
+    engine: EngineName = "auto"
+
+    def check(self, source: str) -> None:
+        """Give unnamed VMs a name, and raise ConfigError for what cannot be used."""
+        if not self.vm:
+            raise ConfigError(f"{source}: no VM: name at least one")
+        if len(self.vm) > VMS_MAX:
+            raise ConfigError(f"{source}: {len(self.vm)} VMs: at most {VMS_MAX}")
+        if self.name is not None:
+            _check_name(source, "machine name", self.name)
+        names: set[str] = set()
+        for spec in self.vm:
+            if not spec.name:
+                spec.name = _free_name(spec.image, names)
+            _check_vm(source, spec)
+            if spec.name in names:
+                raise ConfigError(f"{source}: two VMs are called {spec.name!r}: rename one")
+            names.add(spec.name)
+
+
+def _check_name(source: str, what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{source}: {what} {name!r}: use 1 to 63 letters, digits, '.', '_' and '-', "
+            "a letter or digit first"
+        )
+
+
+def _free_name(image: str, taken: set[str]) -> str:
+    """Return a name after the image's file, with a number where that is taken."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(image.partition(":")[0]).stem).lstrip("._-")[:50]
+    stem = stem or "vm"
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def _check_vm(source: str, spec: VmSpec) -> None:
+    _check_name(source, "VM name", spec.name)
+    where = f"{source}: vm {spec.name}"
+    if not spec.image:
+        raise ConfigError(f"{where}: image is empty: name a file")
+    if spec.dialect not in DIALECTS:
+        raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}")
+    size = parse_size(f"{where}: memory", spec.memory)
+    spec.memory = size
+    if spec.base is not None and (
+        spec.base < 0 or spec.base % PAGE_SIZE or spec.base + size > _ADDRESS_MAX
+    ):
+        raise ConfigError(
+            f"{where}: base {spec.base:#x}: a multiple of 4096, with the memory below 2^40"
+        )
+    if spec.uuid is not None:
+        try:
+            UUID(spec.uuid)
+        except ValueError:
+            raise ConfigError(f"{where}: uuid {spec.uuid!r} is none") from None
+    for name, port in spec.ports.items():
+        _check_name(where, "port name", name)
+        if not 0 <= port < FIRST_CONNECTION:
+            raise ConfigError(f"{where}: port {name} = {port}: 0 to {FIRST_CONNECTION - 1}")
+
+
+def parse_size(what: str, text: int | str) -> int:
+    """Return a memory size in bytes, a positive multiple of 4096, from 4096 or "16MiB"."""
+    size = text if isinstance(text, int) else -1
+    if isinstance(text, str):
+        match = _SIZE.fullmatch(text.strip())
+        if match is not None:
+            size = int(match[1]) * _UNITS[match[2][:1]]
+    if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
+        raise ConfigError(
+            f"{what} {text!r}: a multiple of 4096 bytes up to 64GiB, such as 16MiB"
+        )
+    return size
+
+
+def load(path: Path) -> MachineSpec:
+    """Read a manifest; relative images and FDTs become relative to its folder.
+
+    Raises ConfigError, in one line, for a file that cannot be read or used.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"manifest {path}: {exc.strerror}") from None
+    spec = parse(str(path), text)
+    for vm in spec.vm:
+        vm.image = _beside(path, vm.image)
+        if vm.fdt is not None:
+            vm.fdt = _beside(path, vm.fdt)
+    return spec
+
+
+def _beside(manifest: Path, name: str) -> str:
+    beside = manifest.parent / name.partition(":")[0]
+    return str(manifest.parent / name) if beside.exists() else name
+
+
+def parse(source: str, text: bytes) -> MachineSpec:
+    """Parse and check a manifest's text."""
+    try:
+        spec: Any = msgspec.toml.decode(text, type=MachineSpec)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise ConfigError(f"manifest {source}: {reason}") from None
+    assert isinstance(spec, MachineSpec)
+    spec.check(f"manifest {source}")
+    return spec
