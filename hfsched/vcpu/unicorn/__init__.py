@@ -1,0 +1,19 @@
+"""CPUs of arm64 guests on any Linux host, by the Unicorn emulator (the extra `emulator`, GPLv2).
+
+- `library`: finds the shared library, binds the few functions used, and probes its layout.
+- `machine`: one instance of Unicorn seen from EL2: registers, physical memory, flushes, hooks.
+- `stage2`: the translation tables that decide what a VM may touch (pure).
+- `exceptions`: syndromes decoded, and how EL1 takes an exception (pure).
+- `sysregs`: trapped system registers and instructions (pure).
+- `timer`: the virtual timer (pure).
+- `cpu`, `space`, `engine`: what `hfsched.vcpu.engine` asks for.
+
+Two vCPUs never execute at the same moment: Unicorn's atomics are not atomic across threads.  A
+fair lock is the turn, taken for one slice of at most 100 000 instructions.
+
+Unicorn is loaded when the first engine is made, not when this package is imported.
+"""
+
+from hfsched.vcpu.unicorn.engine import UnicornEngine
+
+__all__ = ["UnicornEngine"]

@@ -1,0 +1,116 @@
+"""Exceptions of EL1, pure: syndromes decoded, and what taking one does to the registers.
+
+Sources: Arm ARM D1.10 (entry), D17.2.37 (ESR); Hafnium f0701679c0, handler.c, for what a
+hypervisor injects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "MASKED",
+    "Access",
+    "Ec",
+    "abort_syndrome",
+    "decode_access",
+    "entry",
+    "entry_pstate",
+    "is_write",
+    "sign_extend",
+]
+
+# PSTATE on entry: D, A, I, F set, EL1 with its own stack pointer.
+MASKED = 0x3C5
+_PAN = 1 << 22
+
+_IL = 1 << 25
+_ISV = 1 << 24
+_S1PTW = 1 << 7
+_WRITE = 1 << 6
+_MASK64 = (1 << 64) - 1
+
+
+class Ec:
+    """Exception classes, ESR bits 31 to 26."""
+
+    UNKNOWN = 0x00
+    WFX = 0x01
+    HVC = 0x16
+    SMC = 0x17
+    SYSREG = 0x18
+    FETCH_LOWER = 0x20
+    FETCH_SAME = 0x21
+    PC_ALIGNMENT = 0x22
+    DATA_LOWER = 0x24
+    DATA_SAME = 0x25
+
+    FETCHES = frozenset((FETCH_LOWER, FETCH_SAME))
+    WITH_ADDRESS = frozenset((FETCH_LOWER, FETCH_SAME, PC_ALIGNMENT, DATA_LOWER, DATA_SAME))
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A load or store of one register, as its syndrome tells: `size` bytes, register `target`.
+
+    `signed` and `wide` say how a loaded value is extended, and to 64 or to 32 bits.
+    """
+
+    size: int
+    target: int
+    write: bool
+    signed: bool
+    wide: bool
+
+
+def decode_access(esr: int) -> Access | None:
+    """Decode the syndrome of a data abort; None where the hardware does not tell."""
+    if not esr & _ISV or esr & _S1PTW:
+        return None
+    return Access(
+        size=1 << (esr >> 22 & 3),
+        target=esr >> 16 & 31,
+        write=bool(esr & _WRITE),
+        signed=bool(esr >> 21 & 1),
+        wide=bool(esr >> 15 & 1),
+    )
+
+
+def is_write(esr: int) -> bool:
+    """Tell whether a data abort was a write; a table walk's own access is none of the guest's."""
+    return bool(esr & _WRITE) and not esr & _S1PTW
+
+
+def sign_extend(access: Access, value: int) -> int:
+    """Return what a load leaves in the 64-bit register when memory held `value`."""
+    bits = 8 * access.size
+    value &= (1 << bits) - 1
+    if access.signed and value >> (bits - 1):
+        value -= 1 << bits
+    return value & (_MASK64 if access.wide else 0xFFFF_FFFF)
+
+
+def abort_syndrome(esr: int, *, from_el0: bool) -> int:
+    """Return ESR_EL1 for the stage-2 abort whose syndrome at EL2 was `esr`.
+
+    As in Hafnium the ISS stays and the class tells where it came from.
+    """
+    ec = Ec.FETCH_LOWER if esr >> 26 == Ec.FETCH_LOWER else Ec.DATA_LOWER
+    if not from_el0:
+        ec += 1
+    return ec << 26 | esr & _IL | esr & 0x1FF_FFFF
+
+
+def entry(pstate: int, vbar: int) -> int:
+    """Return the address of the synchronous vector for an exception taken at `pstate`."""
+    if not pstate & 0xC:
+        return vbar + 0x400 & _MASK64
+    return vbar + (0x200 if pstate & 1 else 0) & _MASK64
+
+
+def entry_pstate(pstate: int, sctlr: int, *, has_pan: bool) -> int:
+    """Return PSTATE after the hardware took an exception to EL1 at `pstate`."""
+    # SPAN clear: PAN is set on every exception to EL1.
+    if has_pan and (pstate & _PAN or not sctlr >> 23 & 1):
+        return MASKED | _PAN
+    return MASKED

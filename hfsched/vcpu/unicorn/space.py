@@ -1,0 +1,179 @@
+"""One VM's machine: its stage-2 tables, the RAM they point to, and its CPUs."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from array import array
+from typing import TYPE_CHECKING
+
+from hfsched.errors import InternalError
+from hfsched.vcpu.unicorn.cpu import UnicornVcpu
+from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
+from hfsched.vcpu.unicorn.stage2 import Stage2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hfsched.memory.ram import Ram
+    from hfsched.runtime.base import Lock, Runtime
+    from hfsched.vcpu.engine import Permissions, Vcpu
+    from hfsched.vcpu.unicorn.library import Library
+
+__all__ = ["UnicornSpace"]
+
+_PAGE = 4096
+_BLOCK = 2 << 20
+# The physical map of a machine, which no guest sees: RAM from 0, tables from here.
+_TABLES = 1 << 43
+# Tables come in pieces of 1 MiB; a piece maps at least half a GiB of pages.
+_PIECE = 1 << 20
+
+
+class _TablePages:
+    """Host memory for tables, in `pieces` of (physical, host address)."""
+
+    def __init__(self, on_piece: Callable[[int, int], None]) -> None:
+        self._on_piece = on_piece
+        self.pieces: list[tuple[int, int]] = []
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        if not self._free:
+            self._grow()
+        return self._free.pop()
+
+    def give(self, page: int) -> None:
+        self.entries(page)[:] = array("Q", bytes(_PAGE))
+        self._free.append(page)
+
+    def entries(self, page: int) -> memoryview:
+        piece, offset = divmod(page - _TABLES, _PIECE)
+        return self._views[piece][offset // 8 : (offset + _PAGE) // 8]
+
+    def _grow(self) -> None:
+        memory = mmap.mmap(-1, _PIECE)
+        memory.madvise(mmap.MADV_DONTFORK)
+        physical = _TABLES + len(self._maps) * _PIECE
+        self._maps.append(memory)
+        self._views.append(memoryview(memory).cast("Q"))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.pieces.append((physical, address))
+        self._on_piece(physical, address)
+        self._free += range(physical + _PIECE - _PAGE, physical - 1, -_PAGE)
+
+    def close(self) -> None:
+        for view in self._views:
+            view.release()
+        for memory in self._maps:
+            memory.close()
+        self.pieces, self._maps, self._views, self._free = [], [], [], []
+
+
+class UnicornSpace:
+    """See `hfsched.vcpu.engine.Space`."""
+
+    def __init__(
+        self, runtime: Runtime, library: Library, turn: Lock, name: str, vcpus: int
+    ) -> None:
+        self.name = name
+        self._runtime = runtime
+        self._library = library
+        self._turn = turn
+        self._vcpus: list[UnicornVcpu | None] = [None] * vcpus
+        self._pages = _TablePages(self._add_piece)
+        self._tables = Stage2(self._pages)
+        self._windows: dict[Ram, int] = {}  # where a Ram lies in the physical map
+        self._next_window = 0
+        self.closed = False
+
+    def vcpu(self, index: int) -> Vcpu:
+        """Return CPU `index`, made at the first call."""
+        self._check_open()
+        if not 0 <= index < len(self._vcpus):
+            raise InternalError(f"{self.name} has {len(self._vcpus)} vCPUs, there is no {index}")
+        vcpu = self._vcpus[index]
+        if vcpu is None:
+
+            def make(on_block: BlockHandler, on_timer: TimerHandler) -> Machine:
+                return Machine(
+                    self._library,
+                    index,
+                    self._tables.root,
+                    on_block,
+                    on_timer,
+                    several=len(self._vcpus) > 1,
+                )
+
+            vcpu = UnicornVcpu(self._runtime, self._turn, self, index, make)
+            try:
+                for physical, host in self._pages.pieces:
+                    vcpu.map(physical, _PIECE, host)
+                for ram, physical in self._windows.items():
+                    vcpu.map(physical, ram.size, ram.address)
+            except BaseException:
+                vcpu.close()
+                raise
+            self._vcpus[index] = vcpu
+        return vcpu
+
+    def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
+        """Let the guest see `size` bytes of `ram` at `ipa`, instead of what was there."""
+        self._check_open()
+        if offset < 0 or offset % _PAGE or offset + size > ram.size:
+            raise InternalError(f"{self.name}: [{offset:#x}, +{size:#x}) is not in {ram.name}")
+        window = self._windows.get(ram)
+        if window is None:
+            # As far from a 2 MiB boundary as the guest sees it, so that blocks can be used.
+            window = -(-self._next_window // _BLOCK) * _BLOCK + (ipa - offset) % _BLOCK
+            if window + ram.size > _TABLES:
+                raise InternalError(f"{self.name}: too much RAM for one machine")
+            for vcpu in self._made():
+                vcpu.map(window, ram.size, ram.address)
+            self._next_window = window + ram.size
+            self._windows[ram] = window
+        self._tables.map(ipa, window + offset, size, permissions)
+        self.invalidate(code=True)
+
+    def unmap(self, ipa: int, size: int) -> None:
+        """Let accesses to `size` bytes at `ipa` fault."""
+        self._check_open()
+        self._tables.unmap(ipa, size)
+        self.invalidate(code=False)
+
+    def protect(self, ipa: int, size: int, permissions: Permissions) -> None:
+        """Change what the guest may do with what is mapped in `size` bytes at `ipa`."""
+        self._check_open()
+        self._tables.protect(ipa, size, permissions)
+        self.invalidate(code=False)
+
+    def close(self) -> None:
+        """Free the machines and the tables."""
+        if not self.closed:
+            self.closed = True
+            for vcpu in self._made():
+                vcpu.close()
+            self._pages.close()
+            self._windows.clear()
+
+    def has_ram(self, ipa: int) -> bool:
+        """Tell whether RAM is mapped at `ipa`, whatever the permissions."""
+        return self._tables.find(ipa) is not None
+
+    def invalidate(self, *, code: bool) -> None:
+        """Forget translations of addresses, and (`code`) of instructions, on every CPU."""
+        for vcpu in self._made():
+            vcpu.invalidate(code=code)
+
+    def _add_piece(self, physical: int, host: int) -> None:
+        for vcpu in self._made():
+            vcpu.map(physical, _PIECE, host)
+
+    def _made(self) -> list[UnicornVcpu]:
+        return [vcpu for vcpu in self._vcpus if vcpu is not None]
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InternalError(f"the machine of {self.name} is closed")
