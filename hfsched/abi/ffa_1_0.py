@@ -21,7 +21,7 @@ from hfsched.abi.ffa import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["FFA_1_0"]
 
@@ -168,7 +168,7 @@ _POWER = {
 
 class _Ffa10:
     name = "ffa-1.0"
-    calls = _table()
+    calls: Mapping[int, Call] = _table()
     unknown: Regs = (SMCCC_UNKNOWN,)
 
     def success(self, w2: int = 0) -> Regs:

@@ -42,6 +42,7 @@ __all__ = [
     "Abort",
     "Action",
     "Cpu",
+    "Guest",
     "Hvc",
     "Load",
     "Program",

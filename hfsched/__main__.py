@@ -1,0 +1,5 @@
+"""``python -m hfsched``."""
+
+from hfsched.cli.main import entry
+
+entry()

@@ -1,0 +1,157 @@
+"""Standard input to guests: a line is a message, its answers come out.
+
+Reading and sending are two tasks with a bounded queue between them, so that the end of input is
+seen even while a guest takes no message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hfsched.cli.output import Output, notice
+from hfsched.errors import UserError
+from hfsched.scheduler.sending import Sent
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Event, Runtime, Task
+    from hfsched.scheduler.endpoint import Endpoint
+    from hfsched.vmm.machine import Machine
+
+__all__ = ["Console"]
+
+AHEAD_MAX = 10_000  # lines read and not yet sent
+_CHUNK = 1 << 16
+_LINE_MAX = 1 << 20  # a longer line is refused in pieces
+
+
+class Console:
+    """Talks to the VMs' text ports.
+
+    A line goes to `default`, or to NAME when it begins with ``@NAME `` and there is such a VM.
+    `changed` is set when `ended` or `unsent` has changed, or something was printed.
+    """
+
+    def __init__(
+        self, runtime: Runtime, machine: Machine, output: Output, default: str, changed: Event
+    ) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._output = output
+        self._default = default
+        self._endpoints: dict[str, Endpoint] = {}
+        self._lock = runtime.lock("console")
+        self._lines: deque[bytes] = deque()
+        self._filled = runtime.event("console.filled")
+        self._room = runtime.event("console.room")
+        self.changed = changed
+        self.ended = False
+        self.refused = 0
+        self.progress = runtime.now()  # when the last line was accepted, or the end was seen
+        self._sending = False
+        self._printers: list[Task] = []
+
+    def open(self) -> None:
+        """Connect to every VM's text port and print what comes from it."""
+        for vm in self._machine.vm_names():
+            endpoint = self._machine.endpoint(vm, self._machine.text_port(vm))
+            self._endpoints[vm] = endpoint
+            self._printers.append(self._runtime.spawn(f"console.{vm}", partial(self._print, vm)))
+
+    def drain(self, deadline: int | None) -> None:
+        """Once the machine has stopped: wait until all that came from it has been printed."""
+        for printer in self._printers:
+            printer.join(deadline)
+
+    def listen(self, fd: int) -> None:
+        """Start to read lines from a descriptor."""
+        self._runtime.spawn("console.read", lambda: self._read(fd))
+        self._runtime.spawn("console.send", self._send)
+
+    def unsent(self) -> int:
+        """Return how many lines were read and not yet accepted by their guest."""
+        with self._lock:
+            return len(self._lines) + int(self._sending)
+
+    def _print(self, vm: str) -> None:
+        endpoint = self._endpoints[vm]
+        while (letter := endpoint.recv()) is not None:
+            self._output.answer(vm, letter.source, letter.payload)
+            self.changed.set()
+
+    def _read(self, fd: int) -> None:
+        rest = b""
+        while True:
+            try:
+                data = os.read(fd, _CHUNK)
+            except OSError as exc:
+                notice(f"standard input: {exc.strerror}: taken as its end")
+                data = b""
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._queue(line)
+            if len(rest) > _LINE_MAX or (rest and not data):
+                self._queue(rest)
+                rest = b""
+            if not data:
+                break
+        with self._lock:
+            self.ended = True
+            self.progress = self._runtime.now()
+            self._filled.set()
+        self.changed.set()
+
+    def _queue(self, line: bytes) -> None:
+        while True:
+            with self._lock:
+                if len(self._lines) < AHEAD_MAX:
+                    self._lines.append(line)
+                    self._filled.set()
+                    return
+                self._room.clear()
+            self._room.wait()
+
+    def _send(self) -> None:
+        while True:
+            with self._lock:
+                line = self._lines.popleft() if self._lines else None
+                self._sending = line is not None
+                self._room.set()
+                if line is None:
+                    if self.ended:
+                        return
+                    self._filled.clear()
+            if line is None:
+                self._filled.wait()
+                continue
+            gone = self._send_line(line)
+            with self._lock:
+                self._sending = False
+                self.progress = self._runtime.now()
+            self.changed.set()
+            if gone:
+                return
+
+    def _send_line(self, line: bytes) -> bool:
+        """Send one line; True when no more can be sent at all."""
+        vm, text = self._address(line)
+        try:
+            sent = self._endpoints[vm].send(text)
+        except UserError as exc:
+            self.refused += 1
+            notice(f"vm {vm}: {exc}: the line was not sent")
+            return False
+        if sent is Sent.DEAD:
+            self.refused += 1
+            return all(name in self._machine.aborts for name in self._endpoints)
+        return False
+
+    def _address(self, line: bytes) -> tuple[str, bytes]:
+        if line.startswith(b"@"):
+            name, _, text = line[1:].partition(b" ")
+            vm = name.decode("utf-8", "replace")
+            if vm in self._endpoints:
+                return vm, text
+        return self._default, line

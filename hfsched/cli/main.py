@@ -1,0 +1,71 @@
+"""``hfsched``: find the command, run it, turn errors into one line and a status.
+
+Exit status: 0 good; 1 an error, which is named in one line; 2 misuse; 3 a message was left unread;
+130 and 143 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+from hfsched import __version__
+from hfsched.errors import UserError
+
+__all__ = ["entry", "main"]
+
+COMMANDS = {
+    "run": ("hfsched.cli.run", "boot guests and talk to them"),
+    "image": ("hfsched.cli.image", "say what a guest image is and whether it would boot"),
+}
+_INTERRUPTED = 130
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hfsched",
+        description="Run Hafnium-style secondary VMs in user space and carry their messages.",
+        epilog="hfsched COMMAND --help tells more. Start with: hfsched run --guest trusty.bin",
+    )
+    parser.add_argument("--version", action="version", version=f"hfsched {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module, text) in COMMANDS.items():
+        if name == chosen:  # the others' modules are not even imported
+            importlib.import_module(module).add_parser(commands)
+        else:
+            commands.add_parser(name, help=text)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    args = _parser(chosen).parse_args(arguments)
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"hfsched: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - a bug of ours still gets one line
+        print(f"hfsched: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("hfsched: HFSCHED_TRACEBACK=1 shows where; please report it", file=sys.stderr)
+        if os.environ.get("HFSCHED_TRACEBACK"):
+            traceback.print_exc()
+        return 1
+    assert isinstance(status, int)
+    return status
+
+
+def entry() -> None:
+    """Run as a program."""
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Which engine runs which guest, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from hfsched.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.engine import Engine
+
+__all__ = ["make", "pick"]
+
+_HOSTS = {"arm64": "aarch64", "amd64": "x86_64"}
+
+
+def pick(wanted: str, vm: str, machine: str) -> tuple[str, str]:
+    """Return {engine, why} for a guest of an architecture ("script" for a Python one).
+
+    Raises ConfigError when the engine that was asked for cannot run it.
+    """
+    host = _HOSTS.get(platform.machine(), platform.machine())
+    if machine == "script":
+        if wanted not in ("auto", "script"):
+            raise ConfigError(f"vm {vm}: engine {wanted} cannot run a Python guest: use script")
+        return "script", "the guest is a Python function"
+    if wanted == "script":
+        raise ConfigError(f"vm {vm}: engine script cannot run an {machine} image: use unicorn")
+    why_not_kvm = _no_kvm(host, machine)
+    if wanted == "kvm":
+        raise ConfigError(f"vm {vm}: engine kvm: {why_not_kvm}")
+    if machine != "aarch64":
+        raise ConfigError(
+            f"vm {vm}: no engine here runs {machine} images: kvm: {why_not_kvm}; unicorn: "
+            "aarch64 alone"
+        )
+    if wanted == "unicorn":
+        return "unicorn", "asked for"
+    return "unicorn", f"no KVM for it: {why_not_kvm}"
+
+
+def _no_kvm(host: str, machine: str) -> str:
+    if host != machine:
+        return f"this host is {host}, the guest is {machine}"
+    if not os.path.exists("/dev/kvm"):  # noqa: PTH110
+        return "there is no /dev/kvm"
+    return "this version has no KVM engine"
+
+
+def make(name: str, runtime: Runtime) -> Engine:
+    """Return the engine with a name that `pick` gave."""
+    if name == "script":
+        from hfsched.vcpu.script import ScriptEngine  # noqa: PLC0415 - one engine is enough
+
+        return ScriptEngine(runtime)
+    from hfsched.vcpu.unicorn import UnicornEngine  # noqa: PLC0415 - an extra, and GPLv2
+
+    return UnicornEngine(runtime)

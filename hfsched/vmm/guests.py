@@ -1,0 +1,100 @@
+"""What a VM boots: an image file, a bundled image, or a script guest."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfsched.errors import ConfigError, ImageError
+from hfsched.memory.image import Image, boot_problem, read_image
+from hfsched.vcpu.script import Program
+
+__all__ = ["GuestCode", "bundled_images", "resolve"]
+
+ARCHITECTURES = ("aarch64", "x86_64")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCode:
+    """Either an `image` for a CPU or a `program` for the engine script."""
+
+    image: Image | None
+    program: Program | None
+
+    @property
+    def machine(self) -> str:
+        """The architecture: "aarch64", "x86_64" or "script"."""
+        return "script" if self.image is None else self.image.machine
+
+
+def _folders() -> list[Path]:
+    """Return where bundled images are: in the installed package, or built in the source tree."""
+    package = Path(__file__).resolve().parent.parent
+    return [package / "_guests", package.parent / "guests" / "build"]
+
+
+def bundled_images() -> dict[str, Path]:
+    """Return the bundled images by file name, the first architecture's where two have it."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for architecture in ARCHITECTURES:
+            for suffix in ("bin", "elf"):
+                for path in sorted((folder / architecture).glob(f"*.{suffix}")):
+                    found.setdefault(path.name, path)
+    return found
+
+
+def resolve(vm: str, image: str, engine: str) -> GuestCode:
+    """Find and read what VM `vm` boots.
+
+    With the engine script, or when it names Python: ``FILE.py[:FUNCTION]``, ``MODULE:FUNCTION`` or
+    a bundled program's name.  Else a file, or a bare name among the bundled images.  Raises
+    ImageError or ConfigError, in one line.
+    """
+    path, _, function = image.partition(":")
+    if engine == "script" or path.endswith(".py") or (function and not Path(image).exists()):
+        return GuestCode(None, _program(vm, image, path, function))
+    parsed = read_image(_find(vm, image))
+    problem = boot_problem(parsed)
+    if problem is not None:
+        raise ImageError(f"vm {vm}: {image} would not boot: {problem}")
+    return GuestCode(parsed, None)
+
+
+def _find(vm: str, image: str) -> Path:
+    path = Path(image)
+    if path.exists() or len(path.parts) != 1:
+        return path
+    bundled = bundled_images()
+    if image in bundled:
+        return bundled[image]
+    names = ", ".join(name for name in bundled if name.endswith(".bin"))
+    known = f"bundled: {names}" if names else "the bundled ones are not built: script/guests does"
+    raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known})")
+
+
+def _program(vm: str, image: str, path: str, function: str) -> Program:
+    from hfsched.programs.bundled import PROGRAMS  # noqa: PLC0415 - only these guests need it
+
+    if image in PROGRAMS:
+        return PROGRAMS[image]
+    try:
+        if path.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{path} cannot be loaded")
+            module: Any = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        elif function:
+            module = importlib.import_module(path)
+        else:
+            raise ImportError(f"no bundled program (there are {', '.join(PROGRAMS)})")
+    except Exception as exc:  # the user's code: whatever it raises, its name says where
+        raise ConfigError(f"vm {vm}: script guest {image}: {type(exc).__name__}: {exc}") from exc
+    program = getattr(module, function or "guest", None)
+    if not callable(program):
+        raise ConfigError(f"vm {vm}: script guest {image}: no function {function or 'guest'!r}")
+    return program  # type: ignore[no-any-return]
