@@ -201,7 +201,7 @@ def _whole(data: bytes, size: int) -> bytes:
 def _name(data: bytes, start: int, *, empty: bool = False) -> str:
     """Return the NUL-terminated name at `start`."""
     end = data.find(b"\0", start, start + _MAX_NAME + 1)
-    if start > len(data) or end < 0:
+    if end < 0:
         raise _bad(f"a name without an end in {_MAX_NAME} bytes")
     name = data[start:end].decode("ascii", "replace")
     if not name.isprintable() or not name.isascii() or "/" in name or bool(name) is empty:

@@ -168,6 +168,29 @@ def test_many_program_headers_take_no_time() -> None:
     assert time.process_time() - begin < 5
 
 
+# What is not read or loaded may say anything.
+
+
+def test_other_program_headers_are_not_looked_at() -> None:
+    file = patch(build(TEXT, DATA), "p_type", PT_NOTE, program=1)
+    for field in ("p_offset", "p_filesz", "p_vaddr", "p_paddr", "p_align"):
+        file = patch(file, field, 2**64 - 1, program=1)
+    assert len(parse(file).segments) == 1
+
+
+def test_the_file_offset_of_nothing_does_not_matter() -> None:
+    file = build(TEXT, Load(0x2000, b"", memory_size=8))
+    image = parse(patch(file, "p_offset", 2**64 - 1, program=1))
+    assert (len(image.segments[1].data), image.segments[1].memory_size) == (0, 8)
+
+
+def test_the_address_of_an_interpreter_does_not_matter() -> None:
+    file = build(TEXT, interpreter=b"/ld\0")
+    for field in ("p_vaddr", "p_memsz", "p_align"):
+        file = patch(file, field, 2**64 - 1 if field != "p_memsz" else 0, program=1)
+    assert "PT_INTERP /ld" in (boot_problem(parse(file)) or "")
+
+
 # The entry.
 
 

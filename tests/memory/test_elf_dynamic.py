@@ -144,3 +144,8 @@ def test_plt_entries_inside_the_table_count_once_and_outside_it_too() -> None:
 def test_a_relocation_table_in_zeroed_memory_is_refused() -> None:
     tags = [(DT_RELA, 0x2010), (DT_RELASZ, 24)]
     assert "is in no segment" in refused(build(TEXT, DATA, dynamic=tags))
+
+
+def test_the_kind_of_plt_entries_matters_only_where_there_are_some() -> None:
+    image = parse(build(TEXT, DATA, dynamic=[(DT_PLTREL, 17), (DT_PLTRELSZ, 0)]))
+    assert image.relocations == ()

@@ -125,6 +125,24 @@ def test_what_the_package_drops_is_noticed() -> None:
     assert refused(write(root)).startswith("the package fdt cannot keep all of it")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        write(tree(Node("memory"))),
+        write(tree(), ((1, 2),)),
+        write(tree(Node("memory"), Node("memory@1")), ((1, 2),)),
+        write(tree(Node("memory"), Node("more")), ((1, 2),)),
+    ],
+)
+def test_what_the_package_changes_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, changed: bytes
+) -> None:
+    import fdt  # noqa: PLC0415 - an extra
+
+    monkeypatch.setattr(fdt.FDT, "to_dtb", lambda _: changed)
+    assert refused(write(tree(), ((1, 2),))).startswith("the package fdt cannot keep all of it")
+
+
 def test_what_the_package_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import fdt  # noqa: PLC0415 - an extra
 
