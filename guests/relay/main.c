@@ -25,6 +25,16 @@ struct slot {
 
 static struct slot *slots;
 static size_t slot_count, head, queued;
+static bool blocked; /* the receiver of the queue's head was busy when last asked */
+
+/* MAILBOX_WRITABLE, the only one enabled. */
+void guest_interrupt(u32 intid)
+{
+	(void)intid;
+	while (hf_mailbox_writable_get() >= 0)
+		;
+	blocked = false;
+}
 
 static void swap_ports(void *message, u32 size)
 {
@@ -61,6 +71,7 @@ static s32 pass_on(u32 from, u32 *to, u32 size)
 		log_line("relay: from %u to %u: error %d", from, *to, error);
 		error = 0;
 	}
+	blocked = error == FFA_BUSY;
 	return error;
 }
 
@@ -124,16 +135,13 @@ void guest_main(void)
 	hf_interrupt_enable(HF_INTID_MAILBOX_WRITABLE, true);
 	log_line("relay: up, vm %u, room for %lu messages", mailbox_self, slot_count);
 	for (;;) {
-		while (queued && send_head())
+		while (queued && !blocked && send_head())
 			;
-		if (queued == slot_count) {
+		if (queued == slot_count)
 			arch_wait_for_interrupt();
-		} else if (mailbox_wait(&message)) {
+		else if (mailbox_wait(&message))
 			receive(&message);
-			continue;
-		}
+		/* After messages too: a mailbox that always refills must not keep the queue. */
 		arch_irq_window();
-		while (hf_mailbox_writable_get() >= 0)
-			;
 	}
 }

@@ -62,7 +62,7 @@ static const char *state_name(u32 vcpu)
 static size_t run(u32 self, char *answer)
 {
 	u32 other = self ^ 1;
-	size_t n = format(answer, ANSWER_MAX, "vcpu %u of %u: ", self, VCPUS);
+	size_t n = format(answer, ANSWER_MAX, "vcpu %u of %u: ", self, arch_cpu_state(1) < 0 ? 1 : VCPUS);
 	char *to = answer + n;
 	size_t room = ANSWER_MAX - n;
 
