@@ -51,6 +51,7 @@ class Console:
         self.refused = 0
         self.progress = runtime.now()  # when the last line was accepted, or the end was seen
         self._sending = False
+        self._undeliverable = 0  # their VM was dead, or the machine stopped
         self._printers: list[Task] = []
 
     def open(self) -> None:
@@ -71,9 +72,14 @@ class Console:
         self._runtime.spawn("console.send", self._send)
 
     def unsent(self) -> int:
-        """Return how many lines were read and not yet accepted by their guest."""
+        """Return how many lines wait for their guest to take them."""
         with self._lock:
             return len(self._lines) + int(self._sending)
+
+    def unaccepted(self) -> int:
+        """Return how many lines were read and not accepted by their guest."""
+        with self._lock:
+            return len(self._lines) + int(self._sending) + self._undeliverable
 
     def _print(self, vm: str) -> None:
         endpoint = self._endpoints[vm]
@@ -126,27 +132,23 @@ class Console:
             if line is None:
                 self._filled.wait()
                 continue
-            gone = self._send_line(line)
+            sent = self._send_line(line)
             with self._lock:
                 self._sending = False
-                self.progress = self._runtime.now()
+                if sent is Sent.DEAD:
+                    self._undeliverable += 1
+                else:
+                    self.progress = self._runtime.now()
             self.changed.set()
-            if gone:
-                return
 
-    def _send_line(self, line: bytes) -> bool:
-        """Send one line; True when no more can be sent at all."""
+    def _send_line(self, line: bytes) -> Sent:
         vm, text = self._address(line)
         try:
-            sent = self._endpoints[vm].send(text)
+            return self._endpoints[vm].send(text)
         except UserError as exc:
             self.refused += 1
-            notice(f"vm {vm}: {exc}: the line was not sent")
-            return False
-        if sent is Sent.DEAD:
-            self.refused += 1
-            return all(name in self._machine.aborts for name in self._endpoints)
-        return False
+            notice(f"error: vm {vm}: {exc}: the line was not sent")
+            return Sent.SENT
 
     def _address(self, line: bytes) -> tuple[str, bytes]:
         if line.startswith(b"@"):

@@ -24,6 +24,7 @@ __all__ = ["add_parser", "run"]
 
 _NS = 1_000_000_000
 _UNREAD = 3
+_SPIN_MIN = 0.05  # seconds; below, running is no spinning
 _SWITCH_INTERVAL = 1e-4  # seconds; at Python's 5 ms a busy thread holds a vCPU up for milliseconds
 
 _DESCRIPTION = """\
@@ -171,7 +172,12 @@ class _Session:
         signal.signal(signal.SIGTERM, _terminate)
         status = 0
         with Machine(
-            self._spec, self._runtime, self._output.log, self._notice, self._changed.set
+            self._spec,
+            self._runtime,
+            self._output.log,
+            self._notice,
+            self._aborted,
+            self._changed.set,
         ) as machine:
             console = Console(
                 self._runtime, machine, self._output, self._default, self._changed
@@ -197,7 +203,7 @@ class _Session:
 
     def _wait(self, machine: Machine, console: Console) -> None:
         linger = int(self._args.linger * _NS)
-        runs_at_end: dict[str, int] = {}
+        seen: tuple[int, dict[str, int]] | None = None  # the RUNs so far, half-way to the deadline
         while True:
             self._changed.clear()
             everyone = machine.vm_names()
@@ -207,34 +213,39 @@ class _Session:
                 return
             deadline = None
             if console.ended:
-                runs_at_end = runs_at_end or machine.runs()
                 if console.unsent() == 0 and machine.quiet():
                     return
-                deadline = console.progress + linger
+                progress = console.progress
+                deadline = progress + linger // 2
                 if self._runtime.now() >= deadline:
-                    self._complain(machine, runs_at_end)
+                    deadline = progress + linger
+                    if seen is None or seen[0] != progress:
+                        seen = (progress, machine.runs())
+                if self._runtime.now() >= deadline:
+                    self._complain(machine, seen)
                     return
             self._changed.wait(deadline)
 
-    def _complain(self, machine: Machine, runs_at_end: dict[str, int]) -> None:
-        """Name the vCPUs that have not left the guest since the end of input."""
+    def _complain(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
+        """Name the vCPUs that were inside one RUN for half of the time to linger."""
+        half = self._args.linger / 2
+        if seen is None or half < _SPIN_MIN:
+            return
         for vcpu, runs in machine.runs().items():
-            if runs_at_end.get(vcpu) == runs:
+            if seen[1].get(vcpu) == runs:
                 vm, _, index = vcpu.rpartition(".")
                 self._errors.append(
-                    f"vm {vm}: vCPU {index} never rested in {self._args.linger:g} s after the end"
-                    " of input: it spins"
+                    f"vm {vm}: vCPU {index} spins: it ran for {half:g} s after the end of input and"
+                    " did not once wait, yield or send"
                 )
 
     # The end.
 
     def _verdict(self, machine: Machine, console: Console, summary: list[VmSummary]) -> int:
-        for name, reason in machine.aborts.items():
-            self._errors.append(f"vm {name} aborted: {reason}")
         if self._output.broken.is_set():
             self._errors.append("standard output was closed before the end")
         self._errors += self._failures
-        status = 1 if self._errors or console.refused else 0
+        status = 1 if self._errors or console.refused or machine.aborts else 0
         left = self._left(console, summary)
         if left and not machine.aborts and not self._failures:
             status = _UNREAD
@@ -251,8 +262,8 @@ class _Session:
                 left.append(f"vm {vm.name}: {vm.unclaimed} messages for host ports nobody opened")
             if vm.lost:
                 left.append(f"vm {vm.name}: {vm.lost} messages to the host found no room")
-        if unsent := console.unsent():
-            left.append(f"standard input: {unsent} lines were not accepted by their guest")
+        if lines := console.unaccepted():
+            left.append(f"standard input: {lines} lines were not accepted by their guest")
         return left
 
     def _print_summary(self, summary: list[VmSummary]) -> None:
@@ -276,6 +287,9 @@ class _Session:
     def _notice(self, text: str) -> None:
         if not self._args.quiet:
             notice(escape(text.encode()))
+
+    def _aborted(self, vm: str, reason: str) -> None:
+        print(f"hfsched: error: vm {vm} aborted: {reason}", file=sys.stderr)
 
     def _failed(self, task: str, error: BaseException) -> None:
         if isinstance(error, UserError):

@@ -78,7 +78,8 @@ class Machine:
     """Made from a description, started once, closed once; use it in a ``with``.
 
     `log(vm, line)` gets each line that a guest prints, `notice(text)` what the user may want to
-    know, `on_activity` is called whenever `quiet` may have changed; none of them may block.
+    know, `on_abort(vm, reason)` is told of a VM's death, `on_activity` is called whenever `quiet` may
+    have changed; none of them may block.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
@@ -88,6 +89,7 @@ class Machine:
         runtime: Runtime,
         log: Callable[[str, bytes], None],
         notice: Callable[[str], None] = lambda _text: None,
+        on_abort: Callable[[str, str], None] = lambda _vm, _reason: None,
         on_activity: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = spec.name or f"m{os.getpid()}"
@@ -98,6 +100,7 @@ class Machine:
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, _Part] = {}
         self._started = False
+        self._on_abort = on_abort
         self._on_activity = on_activity
         self.aborts: dict[str, str] = {}
         self.hypervisor = Hypervisor(runtime, log)
@@ -210,7 +213,7 @@ class Machine:
 
     def _aborted(self, name: str, reason: str) -> None:
         self.aborts[name] = reason
-        self._notice(f"vm {name} aborted: {reason}")
+        self._on_abort(name, reason)
         self._on_activity()
 
     # What host programs need.
