@@ -1,0 +1,61 @@
+# Shared by the scripts: a virtual environment of the project's own, with what is asked for in it.
+# Sourced; sets $python.  POSIX sh.
+
+say() { printf '%s\n' "$*" >&2; }
+
+# The system Python, 3.11 or newer, with venv; as root what is missing is installed.
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            system_python=$candidate
+            return 0
+        fi
+    done
+    return 1
+}
+
+apt_install() {
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        say "missing: $*. Install it as root: apt-get install $*"
+        exit 1
+    fi
+    say "installing $* ..."
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+        say "apt-get could not install $*:"
+        tail -n 5 "$log" >&2
+        exit 1
+    fi
+}
+
+# environment EXTRAS...: make .venv if need be, and install the project with these extras.
+environment() {
+    umask 022
+    venv=${HFSCHED_VENV:-$top/.venv}
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    find_python || { apt_install python3 python3-venv && find_python; } || exit 1
+    python=$venv/bin/python
+    if ! "$python" -c 'import pip' 2>/dev/null; then
+        say "making a virtual environment ..."
+        "$system_python" -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+        "$system_python" -m venv --clear "$venv"
+    fi
+    wanted="$(cat "$top/pyproject.toml") $top $*"
+    for extra in "$@"; do
+        if ! grep -qsxF "$(printf '%s' "$wanted" | cksum) $extra" "$venv/installed"; then
+            say "installing the project with: $* ..."
+            if ! "$python" -m pip install --disable-pip-version-check -e "$top[$(echo "$*" | tr ' ' ,)]" \
+                >"$log" 2>&1; then
+                say "pip could not install it:"
+                tail -n 15 "$log" >&2
+                exit 1
+            fi
+            for done in "$@"; do
+                printf '%s %s\n' "$(printf '%s' "$wanted" | cksum)" "$done"
+            done >"$venv/installed"
+            break
+        fi
+    done
+}
