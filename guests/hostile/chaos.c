@@ -9,7 +9,8 @@
  * - A message that a call returns is copied, released, and handled after the last call. With no
  *   room to keep one more, the calls that return messages are skipped.
  * - A call that succeeded with something else in the RX page is followed by a release.
- * - After an unmap the mailbox is mapped again, at once.
+ * - Before an unmap the mailbox is emptied like that, and after it mapped again, at once. What
+ *   arrives in between is lost, where unmapping is supported.
  * - CPU_ON starts its vCPU, if there is one, at code that turns it off again.
  * - TX holds a message for the client's port, from port 99: what is sent is recognised there.
  * - At the end every interrupt is disabled and what is pending is taken.
@@ -73,7 +74,7 @@ static bool is_left_out(u64 function)
 	if (id == PSCI_CPU_OFF || id == FFA_ABORT)
 		return true;
 	return !can_keep_message() && (id == FFA_MSG_WAIT || id == FFA_MSG_POLL ||
-				       id == FFA_MSG_SEND_DIRECT_RESP || id == FFA_RUN);
+				       id == FFA_MSG_SEND_DIRECT_RESP || id == FFA_RXTX_UNMAP);
 }
 
 static void set_timer(void)
@@ -95,6 +96,18 @@ static void calm_down(void)
 		;
 	/* Denied if there is nothing to release. */
 	mailbox_release();
+}
+
+/* What the call would spoil. */
+static void prepare(struct call *call)
+{
+	u32 id = (u32)call->r[0] & ~(u32)FFA_64;
+	struct message message;
+
+	if (id == ((u32)PSCI_CPU_ON & ~(u32)FFA_64))
+		call->r[2] = (u64)arch_cpu_park;
+	if (id == FFA_RXTX_UNMAP && mailbox_poll(&message))
+		keep_message(&message);
 }
 
 /* What the call left in the mailbox. */
@@ -129,8 +142,7 @@ u64 random_calls(u64 seed, u64 count, const struct ports *ports)
 		function = call.r[0];
 		if (is_left_out(function))
 			continue;
-		if (((u32)function & ~(u32)FFA_64) == ((u32)PSCI_CPU_ON & ~(u32)FFA_64))
-			call.r[2] = (u64)arch_cpu_park;
+		prepare(&call);
 		mailbox_compose(&noise, "noise", 5);
 		set_timer();
 		call = random_below(&random, 4) ? arch_hypercall(call) : arch_firmware_call(call);
