@@ -31,6 +31,9 @@ ERR_EXCEPTION = 21  # an exception nobody hooked: ours to handle
 _ARCH_ARM64 = 2
 _CPU_MAX = 3  # UC_CPU_ARM64_MAX: pointer authentication and large system extensions
 
+# How far behind a pointer the CPU's registers are looked for, in bytes.
+_REACH = 1 << 17
+
 _DOC = "pip install 'hfsched[emulator]'"
 
 
@@ -86,6 +89,7 @@ class Layout:
     `cpu` is where the handle keeps the pointer to its CPU, `env` where that CPU's registers begin,
     and the rest are relative to those: x0..x30 and SP, PC, the pending exception (u32 syndrome,
     u32, u64 virtual address, u32 target EL).  `size` is what a snapshot copies, in bytes.
+    `features` is where the CPU keeps ID_AA64PFR0_EL1, by which it translates code.
     """
 
     cpu: int
@@ -94,6 +98,7 @@ class Layout:
     pc: int
     exception: int
     size: int
+    features: int
 
 
 class Library:
@@ -173,6 +178,13 @@ class Library:
         error = self.reg_write(uc, Reg.CP_REG, ctypes.addressof(register))
         self.check(error, f"writing S{op0}_{op1}_C{crn}_C{crm}_{op2}")
 
+    def read_cp(self, uc: int, key: tuple[int, int, int, int, int]) -> int:
+        """Return the system register (op0, op1, CRn, CRm, op2), 0 where Unicorn has none."""
+        op0, op1, crn, crm, op2 = key
+        register = CpReg(crn, crm, op0, op1, op2, 0)
+        error = self.reg_read(uc, Reg.CP_REG, ctypes.addressof(register))
+        return 0 if error else int(register.val)
+
     def _probe(self) -> Layout:
         uc = self.new_handle()
         memory = ctypes.create_string_buffer(3 * 4096)
@@ -211,6 +223,36 @@ class Library:
             "pip install unicorn==2.1.4"
         )
 
+    def _find_features(self, uc: int, cpu: bytes) -> int:
+        # ID_AA64ISAR0, ISAR1, PFR0, PFR1, MMFR0, MMFR1, MMFR2: together, in this order.
+        keys = [(6, 0), (6, 1), (4, 0), (4, 1), (7, 0), (7, 1), (7, 2)]
+        values = [self.read_cp(uc, (3, 0, 0, *key)) for key in keys]
+        at = cpu.find(struct.pack("<7Q", *values))
+        if at < 0 or not all(values[:3]):
+            raise self._unknown("no identification registers")
+        return at + 2 * 8
+
+    def _live(self, uc: int, read: _SafeReader, xs: bytes) -> list[tuple[int, int, int]]:
+        """Return (distance, offset in the handle, pointer) of what holds `xs` and follows x30."""
+        found = []
+        handle = read(uc, 4096)
+        for offset in range(0, len(handle) - 7, 8):
+            (pointer,) = struct.unpack_from("<Q", handle, offset)
+            if pointer < 4096 or pointer % 8:
+                continue
+            block = read(pointer, _REACH)
+            at = block.find(xs)
+            while at >= 0:
+                found.append((at, offset, pointer))
+                at = block.find(xs, at + 8)
+        # Copies (of snapshots, of this program's own) stay when the register changes.
+        last = ctypes.c_uint64.from_buffer_copy(xs, 30 * 8)
+        for changed in (~last.value & (1 << 64) - 1, last.value):
+            self.reg_write(uc, Reg.X30, ctypes.addressof(ctypes.c_uint64(changed)))
+            word = struct.pack("<Q", changed)
+            found = [each for each in found if read(each[2] + each[0] + 240, 8) == word]
+        return found
+
     def _search(self, uc: int, xs: bytes, pc: int, syndrome: int) -> Layout:
         context = ctypes.c_void_p()
         self.check(self.context_alloc(uc, ctypes.byref(context)), "uc_context_alloc")
@@ -227,18 +269,12 @@ class Library:
             raise self._unknown("no registers in a snapshot")
         copy = image[total - size :]
         with _SafeReader() as read:
-            candidates = []
-            handle = read(uc, 4096)
-            for cpu in range(0, len(handle) - 7, 8):
-                (pointer,) = struct.unpack_from("<Q", handle, cpu)
-                if pointer >= 4096 and not pointer % 8:
-                    at = read(pointer, 1 << 17).find(xs)
-                    if at >= x0:
-                        candidates.append((at - x0, cpu, pointer))
-            if not candidates:
-                raise self._unknown("no registers")
             # Objects that merely lie in front of the CPU are farther away than the CPU itself.
-            env, cpu, pointer = min(candidates)
+            env, cpu, pointer = min(self._live(uc, read, xs), default=(0, 0, 0))
+            env -= x0
+            if not pointer or env < 0:
+                raise self._unknown("no registers")
+            features = self._find_features(uc, read(pointer, _REACH))
             if read(pointer + env, size)[: x0 + 400] != copy[: x0 + 400]:
                 raise self._unknown("the registers differ from a snapshot")
         # Behind x0..x30 and SP: PC (u64), PSTATE (u32), 1 for AArch64 (u32).
@@ -251,7 +287,7 @@ class Library:
             raise self._unknown("no syndrome")
         if copy[exception + 16] != 2:
             raise self._unknown("no target exception level")
-        return Layout(cpu, env, x0, where, exception, size)
+        return Layout(cpu, env, x0, where, exception, size, features)
 
 
 class _SafeReader:

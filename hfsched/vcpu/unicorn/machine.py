@@ -57,6 +57,9 @@ _TTLB = 1 << 25
 # TPMCR, TPM, TDA, TDOSA, TDRA: performance monitors and debug registers.
 _MDCR = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11
 
+# Half precision and SVE: Unicorn has unallocated encodings of both that abort the whole process.
+_NO_FEATURES = 0xF << 16 | 0xF << 20 | 0xF << 32
+
 _HOOK_INSN = 2
 _HOOK_EDGE_GENERATED = 1 << 15
 _INSTRUCTIONS = {True: 1, False: 2}  # UC_ARM64_INS_MRS, UC_ARM64_INS_MSR
@@ -99,7 +102,8 @@ _SysHook = ctypes.CFUNCTYPE(
 @cache
 def _warm_up_page() -> tuple[mmap.mmap, int]:
     page = mmap.mmap(-1, 4096)
-    page[:4] = struct.pack("<I", 0xD4000002)  # HVC #0
+    # A branch to the next instruction, so that a block ends by itself, and HVC #0.
+    page[:8] = struct.pack("<2I", 0x14000001, 0xD4000002)
     return page, ctypes.addressof(ctypes.c_char.from_buffer(page))
 
 
@@ -129,6 +133,8 @@ class Machine:
             self._index, self._root = index, root
             cpu = ctypes.c_uint64.from_address(self.uc + layout.cpu).value
             self._registers = cpu + layout.env
+            features = ctypes.c_uint64.from_address(cpu + layout.features)
+            features.value = features.value & ~_NO_FEATURES
             self.x = (ctypes.c_uint64 * 32).from_address(self._registers + layout.x0)
             self.pc = (ctypes.c_uint64 * 1).from_address(self._registers + layout.pc)
             self.aarch64 = (ctypes.c_uint32 * 1).from_address(self._registers + layout.pc + 12)
@@ -150,7 +156,7 @@ class Machine:
         self.map(_WARM_UP, 4096, _warm_up_page()[1])
         self.write_system(Sys.SCR_EL3, _SCR)
         error = self._library.emu_start(self.uc, _WARM_UP, 0, 0, 1000)
-        if error != ERR_EXCEPTION or self.pc[0] != _WARM_UP + 4:
+        if error != ERR_EXCEPTION or self.pc[0] != _WARM_UP + 8:
             raise InternalError(f"engine unicorn: the first instruction ended with {error}")
 
     def close(self) -> None:
@@ -193,10 +199,7 @@ class Machine:
 
     def read_system(self, key: Key) -> int:
         """Read a system register by its encoding, 0 where Unicorn has none."""
-        op0, op1, crn, crm, op2 = key
-        register = CpReg(crn, crm, op0, op1, op2, 0)
-        error = self._library.reg_read(self.uc, Reg.CP_REG, ctypes.addressof(register))
-        return 0 if error else int(register.val)
+        return self._library.read_cp(self.uc, key)
 
     def write_system(self, key: Key, value: int) -> None:
         """Write a system register by its encoding; makes a changed PSTATE take effect."""

@@ -79,7 +79,8 @@ def _field(*shifts: int) -> int:
 
 
 _ID_MASKS = {
-    (3, 0, 0, 4, 0): _field(28, 32),  # ID_AA64PFR0: RAS, SVE
+    # ID_AA64PFR0: RAS, SVE, and half precision (0 is floating point without it)
+    (3, 0, 0, 4, 0): _field(16, 20, 28, 32),
     (3, 0, 0, 4, 4): 0,  # ID_AA64ZFR0: no SVE
     (3, 0, 0, 5, 0): _field(4, 8, 32, 36, 40),  # ID_AA64DFR0: trace, PMU, SPE, double lock, filter
     (3, 0, 0, 7, 1): _field(16, 24),  # ID_AA64MMFR1: LORegions, SpecSEI

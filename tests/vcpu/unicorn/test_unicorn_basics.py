@@ -41,9 +41,7 @@ def test_reset_puts_everything_back() -> None:
             a64.msr(a64.VBAR, 5),
             a64.mov(0, 77),
             a64.hvc(),
-            at_end := a64.NOP,
         )
-        del at_end
         fresh = guest.cpu.state_key()
         assert args(guest.cpu.enter())[0] == 77
         assert guest.cpu.state_key() != fresh

@@ -1,0 +1,105 @@
+"""Several CPUs in several threads: one turn, exact atomics, everybody's progress."""
+
+from __future__ import annotations
+
+import a64
+import pytest
+from a64 import mov, mrs
+from unicorn_guest import BASE, DATA, Guest, args
+
+from hfsched.vcpu.engine import Hypercall, Kicked
+
+ROUNDS = 500_000
+
+
+@pytest.mark.parametrize("kind", ["exclusive", "atomic"])
+def test_two_cpus_count_to_the_last_update(kind: str) -> None:
+    update: list[a64.Item] = (
+        ["again:", a64.ldxr(2, 1), a64.add(2, 2, 1), a64.stxr(3, 2, 1), a64.cbnz(3, "again")]
+        if kind == "exclusive"
+        else [a64.ldadd(5, 2, 1)]
+    )
+    with Guest(vcpus=2) as guest:
+        guest.load(
+            mov(1, DATA),
+            mov(4, ROUNDS),
+            mov(5, 1),
+            "l:",
+            *update,
+            a64.sub(4, 4, 1),
+            a64.cbnz(4, "l"),
+            a64.hvc(),
+        )
+        ends = []
+
+        def run(index: int) -> None:
+            cpu = guest.space.vcpu(index)
+            cpu.reset(BASE, 0)
+            ends.append(cpu.enter())
+
+        tasks = [guest.runtime.spawn(f"cpu {i}", lambda i=i: run(i)) for i in range(2)]  # type: ignore[misc]
+        for task in tasks:
+            assert task.join(guest.runtime.now() + 60 * 10**9)
+        assert [type(end) for end in ends] == [Hypercall, Hypercall]
+        assert guest.word(DATA) == 2 * ROUNDS
+
+
+def test_two_spinning_cpus_both_go_on() -> None:
+    """Each waits for the other, a thousand times: nobody holds the turn for ever."""
+    with Guest(vcpus=2) as guest:
+        # x0 = my word, x1 = the other's word, x2 = round: publish the round, spin for the other's.
+        guest.load(
+            mov(2, 0),
+            "l:",
+            a64.add(2, 2, 1),
+            a64.store(2, 0),
+            "spin:",
+            a64.ldr(3, 1),
+            0xEB02007F,  # cmp x3, x2
+            a64.bcond(3, "spin"),  # b.lo
+            a64.sub(4, 2, 20),
+            a64.cbnz(4, "l"),
+            a64.hvc(),
+        )
+        done = []
+
+        def run(index: int) -> None:
+            cpu = guest.space.vcpu(index)
+            cpu.reset(BASE, 0)
+            cpu.reply([DATA + 8 * index, DATA + 8 * (1 - index)])
+            done.append(cpu.enter())
+
+        tasks = [guest.runtime.spawn(f"cpu {i}", lambda i=i: run(i)) for i in range(2)]  # type: ignore[misc]
+        for task in tasks:
+            assert task.join(guest.runtime.now() + 60 * 10**9)
+        assert [type(end) for end in done] == [Hypercall, Hypercall]
+
+
+def test_a_kick_and_a_line_need_no_turn() -> None:
+    """CPU 0 spins and has the turn; CPU 1 waits for it; both are kicked by a third."""
+    with Guest(vcpus=2) as guest:
+        guest.load("l:", a64.b("l"))
+        cpus = [guest.space.vcpu(i) for i in range(2)]
+        ends: list[object] = []
+
+        def run(index: int) -> None:
+            cpus[index].reset(BASE, 0)
+            ends.append(cpus[index].enter())
+
+        tasks = [guest.runtime.spawn(f"cpu {i}", lambda i=i: run(i)) for i in range(2)]  # type: ignore[misc]
+        for cpu in cpus:
+            cpu.set_irq(True)
+            cpu.kick()
+        for task in tasks:
+            assert task.join(guest.runtime.now() + 30 * 10**9)
+        assert ends == [Kicked(), Kicked()]
+
+
+def test_each_cpu_knows_its_number() -> None:
+    with Guest(vcpus=4) as guest:
+        guest.load(mrs(0, a64.MPIDR), a64.hvc())
+        for i in range(4):
+            cpu = guest.space.vcpu(i)
+            assert cpu.index == i
+            cpu.reset(BASE, 0)
+            assert args(cpu.enter())[0] == 1 << 31 | i
