@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["SLICE", "UnicornVcpu"]
 
 SLICE = 100_000  # instructions: how long a lost stop may last, and another vCPU wait
+NEW_BLOCKS = 500  # translated blocks a slice: these take 20 us each, and a slice may be all new
 
 _KICKED = Kicked()
 _TIMER = Timer()
@@ -67,6 +68,7 @@ class UnicornVcpu:
         self._stale_code = False
         self._running = False
         self._line = False  # what the machine was told of `_irq`
+        self._blocks_left = 0
         self._off: Off | None = None
         self._pending: tuple[int, int, int] | None = None  # ESR, virtual address, IPA of an abort
         self._machine = make(self._on_block, self._on_timer)
@@ -208,6 +210,7 @@ class UnicornVcpu:
                 # A tenth of an instruction a ns is slower than any host: the end comes near in
                 # steps, and is hardly ever passed.
                 count = min(SLICE, 100 + left // 10)
+            self._blocks_left = NEW_BLOCKS
             error = machine.run(count)
         finally:
             self._running = False
@@ -276,7 +279,7 @@ class UnicornVcpu:
         if esr >> 26 == Ec.FETCH_LOWER:
             return Fault(ipa, address, write=False, fetch=True)
         access = exceptions.decode_access(esr)
-        if access is None or self._space.has_ram(ipa):
+        if access is None or exceptions.is_permission(esr):
             return Fault(ipa, address, write=exceptions.is_write(esr), fetch=False)
         value = 0
         if access.write and access.target != 31:
@@ -346,6 +349,8 @@ class UnicornVcpu:
         if fresh:
             # This block was translated without the hook: again, before it runs.
             self._stale_code = self._changed = True
+        self._blocks_left -= 1
+        if fresh or not self._blocks_left:
             machine.stop()
 
     def _on_timer(self, register: int, access: CpReg, *, read: bool) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "decode_access",
     "entry",
     "entry_pstate",
+    "is_permission",
     "is_write",
     "sign_extend",
 ]
@@ -79,6 +80,11 @@ def decode_access(esr: int) -> Access | None:
 def is_write(esr: int) -> bool:
     """Tell whether a data abort was a write; a table walk's own access is none of the guest's."""
     return bool(esr & _WRITE) and not esr & _S1PTW
+
+
+def is_permission(esr: int) -> bool:
+    """Tell whether an abort was for a lack of permission: there is memory, then."""
+    return esr & 0x3C == 0x0C
 
 
 def sign_extend(access: Access, value: int) -> int:

@@ -124,6 +124,10 @@ class Machine:
         several: bool,
     ) -> None:
         self._library = library
+        self._reg_read, self._reg_write = library.reg_read, library.reg_write
+        self._box = ctypes.c_uint64()
+        self._box_address = ctypes.addressof(self._box)
+        self._systems: dict[Key, tuple[CpReg, int]] = {}
         self._keep: list[Any] = []
         self.uc = library.new_handle()
         layout = library.layout
@@ -182,14 +186,14 @@ class Machine:
 
     def read(self, register: int) -> int:
         """Read one register by its Unicorn id (64 bits; 32 bits are zero-extended)."""
-        value = ctypes.c_uint64()
-        self._library.reg_read(self.uc, register, ctypes.addressof(value))
-        return value.value
+        self._box.value = 0
+        self._reg_read(self.uc, register, self._box_address)
+        return self._box.value
 
     def write(self, register: int, value: int) -> None:
         """Write one register by its Unicorn id."""
-        box = ctypes.c_uint64(value)
-        self._library.reg_write(self.uc, register, ctypes.addressof(box))
+        self._box.value = value
+        self._reg_write(self.uc, register, self._box_address)
 
     def read_vector(self, index: int) -> bytes:
         """Read Q0..Q31, 16 bytes."""
@@ -199,11 +203,26 @@ class Machine:
 
     def read_system(self, key: Key) -> int:
         """Read a system register by its encoding, 0 where Unicorn has none."""
-        return self._library.read_cp(self.uc, key)
+        register, address = self._system(key)
+        return register.val if self._reg_read(self.uc, Reg.CP_REG, address) == ERR_OK else 0
 
     def write_system(self, key: Key, value: int) -> None:
         """Write a system register by its encoding; makes a changed PSTATE take effect."""
-        self._library.write_cp(self.uc, key, value)
+        register, address = self._system(key)
+        register.val = value
+        error = self._reg_write(self.uc, Reg.CP_REG, address)
+        if error:
+            self._library.check(error, f"writing the system register {key}")
+
+    def _system(self, key: Key) -> tuple[CpReg, int]:
+        """Return the argument for a system register, and its address: made once a register."""
+        try:
+            return self._systems[key]
+        except KeyError:
+            op0, op1, crn, crm, op2 = key
+            register = CpReg(crn, crm, op0, op1, op2, 0)
+            self._systems[key] = found = register, ctypes.addressof(register)
+            return found
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Set the virtual interrupt line; PSTATE written before takes effect."""

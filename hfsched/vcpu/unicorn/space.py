@@ -8,6 +8,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.unicorn.cpu import UnicornVcpu
 from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
 from hfsched.vcpu.unicorn.stage2 import Stage2
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Lock, Runtime
-    from hfsched.vcpu.engine import Permissions, Vcpu
+    from hfsched.vcpu.engine import Vcpu
     from hfsched.vcpu.unicorn.library import Library
 
 __all__ = ["UnicornSpace"]
@@ -135,7 +136,8 @@ class UnicornSpace:
             self._next_window = window + ram.size
             self._windows[ram] = window
         self._tables.map(ipa, window + offset, size, permissions)
-        self.invalidate(code=True)
+        # The host may have written code there; what cannot be executed is no code.
+        self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
     def unmap(self, ipa: int, size: int) -> None:
         """Let accesses to `size` bytes at `ipa` fault."""
@@ -147,7 +149,7 @@ class UnicornSpace:
         """Change what the guest may do with what is mapped in `size` bytes at `ipa`."""
         self._check_open()
         self._tables.protect(ipa, size, permissions)
-        self.invalidate(code=False)
+        self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
     def close(self) -> None:
         """Free the machines and the tables."""
@@ -157,10 +159,6 @@ class UnicornSpace:
                 vcpu.close()
             self._pages.close()
             self._windows.clear()
-
-    def has_ram(self, ipa: int) -> bool:
-        """Tell whether RAM is mapped at `ipa`, whatever the permissions."""
-        return self._tables.find(ipa) is not None
 
     def invalidate(self, *, code: bool) -> None:
         """Forget translations of addresses, and (`code`) of instructions, on every CPU."""

@@ -8,6 +8,7 @@ from a64 import mov, mrs
 from unicorn_guest import BASE, DATA, Guest, args
 
 from hfsched.vcpu.engine import Hypercall, Kicked
+from hfsched.vcpu.unicorn.cpu import NEW_BLOCKS
 
 ROUNDS = 500_000
 
@@ -103,3 +104,26 @@ def test_each_cpu_knows_its_number() -> None:
             assert cpu.index == i
             cpu.reset(BASE, 0)
             assert args(cpu.enter())[0] == 1 << 31 | i
+
+
+class _CountingTurn:
+    """The turn of a CPU that is alone: counts how often it is taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        self.taken += 1
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+def test_code_that_is_all_new_does_not_keep_the_turn() -> None:
+    """Translating costs a thousand times what executing does."""
+    with Guest() as guest:
+        turn = _CountingTurn()
+        guest.cpu._turn = turn  # type: ignore[attr-defined]
+        guest.start([a64.add(0, 0, 1), 0x14000001] * 3000, a64.hvc())
+        assert args(guest.cpu.enter())[0] == 3000
+        assert 3000 // NEW_BLOCKS <= turn.taken <= 3000 // NEW_BLOCKS + 3
