@@ -125,6 +125,7 @@ class Machine:
     ) -> None:
         self._library = library
         self._reg_read, self._reg_write = library.reg_read, library.reg_write
+        self._emu_start = library.emu_start
         self._box = ctypes.c_uint64()
         self._box_address = ctypes.addressof(self._box)
         self._systems: dict[Key, tuple[CpReg, int]] = {}
@@ -262,7 +263,8 @@ class Machine:
 
     def run(self, count: int) -> int:
         """Run up to `count` instructions from the PC; ERR_EXCEPTION, or ERR_OK at the end."""
-        return int(self._library.emu_start(self.uc, self.pc[0], 0, 0, count))
+        error: int = self._emu_start(self.uc, self.pc[0], 0, 0, count)
+        return error
 
     def stop(self) -> None:
         """Make the running `run` return; lost when none is running."""

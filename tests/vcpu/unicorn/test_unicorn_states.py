@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import a64
@@ -112,10 +113,11 @@ def test_a_thousand_machines_leave_nothing_behind() -> None:
             space.close()
 
     use(20)
+    gc.collect()
     fds, maps = count()
     use(1000)
     fds_after, maps_after = count()
-    assert fds_after == fds
+    assert fds_after <= fds
     assert maps_after < maps + 20
     engine.close()
     ram.close()
