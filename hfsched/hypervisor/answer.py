@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Switch"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Switch:
     """The call ends the RUN: its `result`, the vCPU's state, and what the guest sees when it goes on."""
 

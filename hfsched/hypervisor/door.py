@@ -49,14 +49,14 @@ class WaitForInterrupt:
     timer: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WaitForMessage:
     """The guest waits for a message (or an interrupt)."""
 
     timer: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """The guest sent `size` bytes to `receiver`; the size is 0 but for the primary itself."""
 

@@ -32,6 +32,7 @@ class Pages:
     def __init__(self, base: int, size: int) -> None:
         self.base = base
         self.size = size
+        self.changes = 0  # how often a mode was set
         self._odd: dict[int, Mode] = {}
 
     def mode(self, ipa: int) -> Mode | None:
@@ -42,6 +43,7 @@ class Pages:
 
     def set(self, ipa: int, mode: Mode) -> None:
         """Give the page at `ipa` (in the region) a mode."""
+        self.changes += 1
         if mode == OWN:
             self._odd.pop(ipa // PAGE_SIZE, None)
         else:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Hypervisor"]
 
+_BLOCKED = (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT)
+
 
 class Hypervisor:
     """The hypervisor, seen by the scheduler VM through `PrimaryDoor`.
@@ -234,11 +236,23 @@ class Hypervisor:
             self._timer_fired(vcpu)
         if regs is not None:
             cpu.reply(regs)
+        answer = self._calls.answer
         while True:
-            switch = self._handle(vcpu, cpu.enter())
-            if switch is not None:
+            event = cpu.enter()
+            if type(event) is Hypercall:
+                reply = answer(vcpu, event)
+                if type(reply) is not Switch:
+                    cpu.reply(reply)  # type: ignore[arg-type]  # Regs, then
+                    continue
+                cpu.reply(reply.regs)
+                result, state = reply.result, reply.state
+                if state in _BLOCKED:
+                    result = self._with_timer(vcpu, result)
                 break
-        result, state = switch
+            switch = self._handle(vcpu, event)
+            if switch is not None:
+                result, state = switch
+                break
         with vcpu.vm.lock:
             vcpu.state = state
             vcpu.claimed = False
@@ -252,15 +266,7 @@ class Hypervisor:
         vcpu.cpu.mask_timer()
 
     def _handle(self, vcpu: Vcpu, event: Exit) -> tuple[RunResult, VcpuState] | None:
-        """Deal with an exit; None: the guest goes on."""
-        if isinstance(event, Hypercall):
-            vcpu.fault = None
-            answer = self._calls.answer(vcpu, event)
-            if not isinstance(answer, Switch):
-                vcpu.cpu.reply(answer)
-                return None
-            vcpu.cpu.reply(answer.regs)
-            return self._with_timer(vcpu, answer.result, answer.state)
+        """Deal with an exit that is no hypercall; None: the guest goes on."""
         match event:
             case Kicked() | Timer():
                 return Preempted(), VcpuState.READY
@@ -268,7 +274,8 @@ class Hypervisor:
                 with vcpu.vm.lock:
                     if vcpu.interrupts.up:
                         return None
-                return self._with_timer(vcpu, WaitForInterrupt(None), VcpuState.BLOCKED_INTERRUPT)
+                result = self._with_timer(vcpu, WaitForInterrupt(None))
+                return result, VcpuState.BLOCKED_INTERRUPT
             case Mmio() | Fault():
                 self._stage_2_fault(vcpu, event)
                 return None
@@ -280,21 +287,16 @@ class Hypervisor:
             case _:
                 raise InternalError(f"vm {vcpu.vm.name}: no such exit: {event!r}")
 
-    def _with_timer(
-        self, vcpu: Vcpu, result: RunResult, state: VcpuState
-    ) -> tuple[RunResult, VcpuState]:
-        """Put the time left of a running timer into a result that says the vCPU waits."""
-        if state in (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT):
+    def _with_timer(self, vcpu: Vcpu, result: RunResult) -> RunResult:
+        """Put the time left of a running timer into a result that says the vCPU waits.
+
+        A timer that has fired makes it no wait at all; a direct response goes out first.
+        """
+        if isinstance(result, WaitForMessage | WaitForInterrupt):
             timer = vcpu.cpu.timer_remaining()
-            if timer == 0:
-                # The response to a direct request goes out first; the next RUN sees the timer.
-                if type(result) in (WaitForMessage, WaitForInterrupt):
-                    return Preempted(), state
-            elif type(result) is WaitForMessage:
-                return WaitForMessage(timer), state
-            elif type(result) is WaitForInterrupt:
-                return WaitForInterrupt(timer), state
-        return result, state
+            if timer is not None:
+                return Preempted() if timer == 0 else type(result)(timer)
+        return result
 
     def _stage_2_fault(self, vcpu: Vcpu, event: Mmio | Fault) -> None:
         """Answer an access outside what the VM has with an abort, the PL011's with its register."""
@@ -306,15 +308,15 @@ class Hypervisor:
         wanted = Permissions.WRITE if event.write else Permissions.READ
         if isinstance(event, Fault) and event.fetch:
             wanted = Permissions.EXECUTE
+        pages = vcpu.vm.pages
         with vcpu.vm.lock:
-            allowed = vcpu.vm.pages.allows(event.address, wanted)
+            allowed = pages.allows(event.address, wanted)
+            seen = (event, pages.changes)
         if not allowed:
-            vcpu.fault = None
             vcpu.cpu.inject_abort()
-        elif vcpu.fault == event:
+        elif vcpu.fault == seen:
             raise InternalError(
                 f"vm {vcpu.vm.name}: {event.address:#x} faults, and the VM may access it"
             )
         else:
-            # Another vCPU changed the page between the fault and now: try once more.
-            vcpu.fault = event
+            vcpu.fault = seen  # another vCPU changed the page before we looked: try once more

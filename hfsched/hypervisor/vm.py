@@ -66,7 +66,8 @@ class Vcpu:
         self.direct_origin: int | None = None
         self.interrupts = Interrupts()
         self.line = False
-        self.fault: engine.Exit | None = None  # its runner's own: the stage-2 fault just retried
+        # Its runner's own: the stage-2 fault last retried, and the pages' changes by then.
+        self.fault: tuple[engine.Exit, int] | None = None
 
     def update_line(self) -> None:
         """Tell the engine when the level of the interrupt line has changed."""

@@ -18,6 +18,17 @@ PAGE_SIZE = 4096
 
 # A CFUNCTYPE call releases the interpreter lock, unlike ctypes.string_at or slicing an mmap.
 _copy = ctypes.memmove
+_Page = ctypes.c_char * PAGE_SIZE
+# Idle page buffers, each with its address: making one costs more than a short copy.
+_idle: list[tuple[memoryview, int]] = []
+
+
+def _page_buffer() -> tuple[memoryview, int]:
+    try:
+        return _idle.pop()
+    except IndexError:
+        page = _Page()
+        return memoryview(page).cast("B"), ctypes.addressof(page)
 
 
 class Ram:
@@ -58,8 +69,13 @@ class Ram:
     def read(self, offset: int, size: int) -> bytes:
         """Return a copy of `size` bytes at `offset`."""
         source = self._check(offset, size)
-        if not size:
-            return b""
+        if size <= PAGE_SIZE:
+            buffer = _page_buffer()
+            view, address = buffer
+            _copy(address, source, size)
+            data = bytes(view[:size])
+            _idle.append(buffer)
+            return data
         out = ctypes.create_string_buffer(size)
         _copy(out, source, size)
         return out.raw

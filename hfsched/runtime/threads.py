@@ -77,29 +77,40 @@ def _poll_until(fds: Sequence[int], deadline: int | None) -> list[int]:
 
 
 class _FairLock:
-    """A lock that is handed over in the order of arrival."""
+    """A lock that is handed over in the order of arrival.
+
+    `_lock` is held whenever somebody has the lock.  A thread that finds it held queues a lock of
+    its own to sleep on; whoever lets go hands over to the first of the queue, with `_lock` still
+    held.  Both look once more after their own step, so that neither misses the other.
+    """
+
+    __slots__ = ("_guard", "_lock", "_queue")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._guard = threading.Lock()
-        self._held = False
-        self._queue: deque[threading.Lock] = deque()
+        self._queue: deque[LockType] = deque()
 
     def __enter__(self) -> None:
+        if not self._queue and self._lock.acquire(blocking=False):
+            return
+        turn = threading.Lock()
+        turn.acquire()
         with self._guard:
-            if not self._held:
-                self._held = True
-                return
-            turn = threading.Lock()
-            turn.acquire()
             self._queue.append(turn)
+            self._hand_over()
         turn.acquire()
 
     def __exit__(self, *exc: object) -> None:
-        with self._guard:
-            if self._queue:
-                self._queue.popleft().release()  # stays held: it is the next one's now
-            else:
-                self._held = False
+        self._lock.release()
+        if self._queue:
+            with self._guard:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the lock to the first of the queue if nobody has it; under the guard."""
+        if self._queue and self._lock.acquire(blocking=False):
+            self._queue.popleft().release()
 
 
 class _Event:

@@ -140,11 +140,12 @@ class Driver:
         """Run one vCPU until its VM is stopped or dead."""
         serving: DirectRequest | None = None
         counters = vm.counters[index]
+        slot = vm.requests[index]
         try:
             while vm.mirror.before_run(index):
                 self._runtime.forget(serving)
-                request = vm.requests[index].exchange(None)
-                if request is not None:
+                request = None
+                if slot.get() is not None and (request := slot.exchange(None)) is not None:
                     serving = request
                     result = self._door.direct_request(vm.id, index, request.words)
                 else:
@@ -160,7 +161,7 @@ class Driver:
                     return
         finally:
             vm.mirror.leave(index)
-            for left in (serving, vm.requests[index].exchange(None)):
+            for left in (serving, slot.exchange(None)):
                 if left is not None:
                     left.finish(Invalid())
 
