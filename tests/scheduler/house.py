@@ -1,0 +1,196 @@
+"""A whole house for a test: the real hypervisor with script guests, ports, a driver, outboxes.
+
+It runs on any runtime.  Between the scheduler and the hypervisor stands a `Threshold`, which says
+at each crossing of the door where it is, and can be told to answer in the hypervisor's place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.hypervisor.run import Hypervisor
+from hfsched.mailbox.ports import Ports, frame
+from hfsched.memory.ram import Ram
+from hfsched.scheduler.driver import DrivenVm, Driver
+from hfsched.scheduler.endpoint import Endpoint
+from hfsched.scheduler.sending import Outbox
+from hfsched.vcpu.engine import Permissions
+from hfsched.vcpu.script import ScriptEngine
+
+from .guests import NOTES, notes
+from .world import World
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from hfsched.hypervisor.door import Injection, RunResult, SendResult, VmInfo
+    from hfsched.hypervisor.vm import Vm
+    from hfsched.mailbox.box import RxState
+    from hfsched.mailbox.mirror import Mirror
+    from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.script import Program
+
+MEMORY = 1 << 16
+BASE = 0x4000_0000
+
+
+class Threshold:
+    """The primary's door; `answers` holds what RUN of {vm, vcpu} returns instead, once each."""
+
+    def __init__(self, door: Hypervisor, point: Callable[[str], None]) -> None:
+        self._door = door
+        self._point = point
+        self.answers: dict[tuple[int, int], deque[RunResult]] = {}
+        self.preempted: list[tuple[int, int]] = []
+        self.injected: list[tuple[int, int, int]] = []
+
+    def run(self, vm: int, vcpu: int) -> RunResult:
+        self._point(f"run {vm}.{vcpu}")
+        planned = self.answers.get((vm, vcpu))
+        result = planned.popleft() if planned else self._door.run(vm, vcpu)
+        self._point(f"ran {vm}.{vcpu} {type(result).__name__}")
+        return result
+
+    def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
+        self._point(f"request {vm}.{vcpu}")
+        result = self._door.direct_request(vm, vcpu, words)
+        self._point(f"requested {vm}.{vcpu} {type(result).__name__}")
+        return result
+
+    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
+        self._point(f"send {to}")
+        result = self._door.send(to, message, notify=notify)
+        self._point(f"sent {to} {result.name}")
+        return result
+
+    def rx_take(self) -> tuple[int, bytes] | None:
+        self._point("rx_take")
+        return self._door.rx_take()
+
+    def rx_release(self) -> bool:
+        self._point("rx_release")
+        return self._door.rx_release()
+
+    def waiter(self, vm: int) -> int | None:
+        self._point(f"waiter {vm}")
+        return self._door.waiter(vm)
+
+    def writable(self) -> int | None:
+        self._point("writable")
+        return self._door.writable()
+
+    def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
+        self._point(f"inject {vm}.{vcpu} {intid}")
+        self.injected.append((vm, vcpu, intid))
+        return self._door.inject(vm, vcpu, intid)
+
+    def preempt(self, vm: int, vcpu: int) -> None:
+        self._point(f"preempt {vm}.{vcpu}")
+        self.preempted.append((vm, vcpu))
+        self._door.preempt(vm, vcpu)
+
+    def info(self, vm: int) -> VmInfo | None:
+        return self._door.info(vm)
+
+
+class Guest:
+    """One VM of the house, from all sides."""
+
+    def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox) -> None:
+        self.vm = vm
+        self.driven = driven
+        self.outbox = outbox
+        self.id = vm.id
+        self.name = vm.name
+
+    @property
+    def rx(self) -> RxState:
+        return self.vm.box.state
+
+    @property
+    def notes(self) -> list[bytes]:
+        """What the guest has noted of its messages."""
+        return notes(self.vm.ram.read(NOTES, 4096))
+
+    @property
+    def mirror(self) -> Mirror:
+        return self.driven.mirror
+
+
+class House:
+    """Use it in a ``with``: what is left of a `World` is thrown away, and RAM freed."""
+
+    def __init__(self, runtime: Runtime, driver: type[Driver] = Driver) -> None:
+        self.runtime = runtime
+        self.world = runtime if isinstance(runtime, World) else World()
+        self.lines: list[tuple[str, bytes]] = []
+        self.hypervisor = Hypervisor(runtime, lambda name, line: self.lines.append((name, line)))
+        self.door = Threshold(self.hypervisor, self.world.point)
+        self.ports = Ports(runtime)
+        self.aborts: list[tuple[str, str]] = []
+        self.rests = 0
+        self.driver = driver(
+            runtime,
+            self.door,
+            self.ports,
+            on_abort=lambda name, reason: self.aborts.append((name, reason)),
+            on_rest=self._rested,
+        )
+        self._engine = ScriptEngine(runtime)
+        self._rams: list[Ram] = []
+
+    def _rested(self) -> None:
+        self.rests += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.world.close()
+        for ram in self._rams:
+            ram.close()
+
+    def vm(
+        self,
+        name: str,
+        program: Program,
+        *,
+        vcpus: int = 1,
+        raw: bool = False,
+        mirror: type[Mirror] | None = None,
+    ) -> Guest:
+        """Add a VM that boots into `program`; `mirror` takes the place of the shipped one."""
+        space = self._engine.space(name, vcpus)
+        ram = Ram(name, MEMORY)
+        self._rams.append(ram)
+        space.map(BASE, ram, 0, MEMORY, Permissions.RWX)
+        vm = self.hypervisor.registry.add(name, FFA_1_0, space, ram, BASE, vcpus)
+        self.hypervisor.start(vm.id, space.address_of(program), MEMORY)
+        driven = self.driver.add(vm.id, raw=raw)
+        if mirror is not None:
+            driven.mirror = mirror(self.runtime, name, vcpus, self._rested)
+        return Guest(vm, driven, Outbox(self.runtime, self.door, self.driver, driven))
+
+    def start(self) -> None:
+        self.driver.start()
+
+    def connect(self, guest: Guest, remote: int = 1) -> Endpoint:
+        """Open a connection to a guest's port."""
+        return Endpoint(guest.outbox, self.ports.open(guest.id), remote)
+
+    def runs(self, guest: Guest) -> int:
+        """Return how often the vCPUs of a guest were run."""
+        return sum(sum(counters.runs.values()) for counters in guest.driven.counters)
+
+
+def letter(text: bytes, source: int = 1, destination: int = 1) -> bytes:
+    """Return a message with a header, as a guest or the host sends it."""
+    return frame(source, destination, text)
+
+
+__all__ = ["BASE", "MEMORY", "Guest", "House", "Threshold", "letter"]

@@ -1,0 +1,537 @@
+"""The loop of a vCPU's thread: what each result of RUN leads to, and how it all ends."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
+from hfsched.errors import InternalError
+from hfsched.hypervisor.door import (
+    Busy,
+    DirectResponse,
+    Invalid,
+    Message,
+    NotifyWaiters,
+    Preempted,
+    RunResult,
+    WaitForInterrupt,
+    WaitForMessage,
+    WakeUp,
+    Yield,
+)
+from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mirror import Resting
+from hfsched.mailbox.ports import QUEUE_MAX, Letter
+from hfsched.scheduler.driver import Driver
+from hfsched.scheduler.sending import Sent
+from hfsched.vcpu.script import Cpu, Hvc, Program, Step, Wfi
+
+from .guests import (
+    Run,
+    cpu_on,
+    echo,
+    enable,
+    map_buffers,
+    note,
+    reader,
+    send,
+    send_until_sent,
+    sink,
+    sleeper,
+    spinner,
+    talker,
+    ticking_sink,
+    waiter,
+    with_second,
+    yielder,
+)
+from .house import Guest, House, letter
+from .world import World
+
+
+def planned(house: House, *results: RunResult, vm: int = 2, vcpu: int = 0) -> None:
+    """Let the next RUNs of a vCPU return these."""
+    house.door.answers[vm, vcpu] = deque(results)
+
+
+def one(house: House, world: World, result: RunResult) -> tuple[Guest, str]:
+    """Answer the first RUN; return where the thread stops: before its second, or asleep."""
+    guest = house.vm("g", sink, vcpus=2)
+    planned(house, result)
+    house.start()
+    world.go("g.0", "run 2.0")
+    return guest, world.go("g.0", "run 2.0")
+
+
+@pytest.mark.parametrize(
+    "result", [Preempted(), Yield(), Busy(), NotifyWaiters(), DirectResponse((1, 2, 3, 4, 5))]
+)
+def test_results_after_which_the_vcpu_is_run_again(result: RunResult) -> None:
+    world = World()
+    with House(world) as house:
+        guest, stopped = one(house, world, result)
+        assert stopped == "run 2.0"
+        assert guest.driven.counters[0].runs == {type(result).__name__: 1}
+        assert house.rests == 0
+
+
+@pytest.mark.parametrize(
+    ("result", "rest"),
+    [
+        (WaitForMessage(None), Resting.WFM),
+        (WaitForInterrupt(None), Resting.WFI),
+        (Invalid(), Resting.OFF),
+    ],
+)
+def test_results_after_which_the_vcpu_sleeps_for_good(result: RunResult, rest: Resting) -> None:
+    world = World()
+    with House(world) as house:
+        guest, stopped = one(house, world, result)
+        assert stopped == "asleep g.0.wake"
+        assert guest.mirror.resting(0) is rest
+        assert house.rests == 1
+        world.advance(1 << 62)
+        assert world.go("g.0") == "asleep g.0.wake"
+
+
+@pytest.mark.parametrize("result", [WaitForMessage(700), WaitForInterrupt(700)])
+def test_a_timer_counts_from_when_run_returned(result: RunResult) -> None:
+    world = World()
+    with House(world) as house:
+        _, stopped = one(house, world, result)
+        assert stopped == "asleep g.0.wake"
+        world.advance(699)
+        assert world.go("g.0", "run 2.0") == "asleep g.0.wake"
+        world.advance(1)
+        assert world.go("g.0", "run 2.0") == "run 2.0"
+
+
+@pytest.mark.parametrize("result", [Yield(), Busy()])
+def test_others_have_their_turn_after_a_yield(result: RunResult) -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", sink)
+        planned(house, result)
+        house.start()
+        assert world.go("g.0", "checkpoint yield") == "checkpoint yield"
+
+
+def test_a_wake_up_of_another_vm_claims_its_vcpu() -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", sink)
+        other = house.vm("other", sink, vcpus=2)
+        house.start()
+        world.settle()
+        assert other.mirror.resting(1) is Resting.OFF
+        planned(house, WakeUp(3, 1))
+        house.driver.vm(2).mirror.wake(0)
+        world.go("g.0")
+        assert other.mirror.resting(1) is Resting.RUN
+
+
+def test_an_unknown_result_of_a_message_is_our_bug() -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", sink)
+        planned(house, Message(2, 1, 5))
+        house.start()
+        with pytest.raises(
+            InternalError, match=r"^vm g: a message for the host, and nothing in RX"
+        ):
+            world.settle()
+
+
+def test_vms_are_found_by_id() -> None:
+    with House(World()) as house:
+        first, second = house.vm("a", sink), house.vm("b", sink)
+        assert house.driver.vms == [first.driven, second.driven]
+        assert house.driver.vm(3) is second.driven
+        with pytest.raises(InternalError, match=r"^no VM 9$"):
+            house.driver.add(9)
+
+
+# Messages.
+
+
+def test_a_message_for_the_host_leaves_the_primarys_rx_before_it_waits_for_room() -> None:
+    world = World()
+    with House(world) as house:
+        texts = [b"%d" % number for number in range(QUEUE_MAX + 1)]
+        guest = house.vm("g", talker(2, 1, *[letter(text, 1, 5) for text in texts]))
+        house.start()
+        world.settle()
+        assert world.asleep() == ["g.0"]
+        assert house.hypervisor.registry.primary.box.state is RxState.EMPTY
+        assert house.ports.counts(2) == (QUEUE_MAX, 0, 0)
+        assert house.runs(guest) == QUEUE_MAX + 1
+        assert house.driver.vm(2).counters[0].to_host == QUEUE_MAX
+        port = house.ports.open(2, 5)
+        world.settle()
+        assert port.get(0) == Letter(1, b"0")
+        world.settle()
+        assert [port.get(0) for _ in texts[1:]] == [Letter(1, text) for text in texts[1:]]
+        assert house.driver.vm(2).counters[0].to_host == QUEUE_MAX + 1
+
+
+def test_a_guest_held_for_room_holds_no_other() -> None:
+    world = World()
+    with House(world) as house:
+        flood = [letter(b"%d" % number, 1, 5) for number in range(QUEUE_MAX + 3)]
+        house.vm("loud", talker(2, 1, *flood))
+        polite = house.vm("polite", echo)
+        end = house.connect(polite)
+        house.start()
+        world.settle()
+        for text in (b"a", b"b", b"c"):
+            assert end.send(text) is Sent.SENT
+            world.settle()
+            got = end.recv(0)
+            assert got is not None
+            assert got.payload == text
+
+
+def test_releasing_the_primarys_rx_tells_the_guests_that_wait_for_it() -> None:
+    world = World()
+    with House(world) as house:
+        first = house.vm("first", talker(2, 1, letter(b"one", 1, 5)))
+        second = house.vm("second", talker(3, 1, letter(b"two", 1, 5)))
+        house.start()
+        world.go("first.0", "rx_take")
+        world.go("second.0")
+        assert second.mirror.resting(0) is Resting.WFI
+        assert house.hypervisor.registry.primary.box.waiters == [3]
+        world.settle()
+        port = house.ports.open(2, 5), house.ports.open(3, 5)
+        assert [p.get(0) for p in port] == [Letter(1, b"one"), Letter(1, b"two")]
+        assert (3, 0, Intid.MAILBOX_WRITABLE) in house.door.injected
+        assert first.driven.counters[0].to_host == second.driven.counters[0].to_host == 1
+
+
+def test_guest_to_guest_messages_are_delivered_and_counted() -> None:
+    world = World()
+    with House(world) as house:
+        to = house.vm("g", sink, raw=True)
+        by = house.vm("s", talker(3, 2, b"one", b"two", b"three"))
+        house.start()
+        world.settle()
+        assert to.notes == [b"one", b"two", b"three"]
+        assert by.driven.counters[0].to_guests == 3
+        assert by.driven.counters[0].to_host == 0
+
+
+def told_on(index: int, text: bytes) -> Program:
+    """Send to VM 2 on vCPU 0, and hear of WRITABLE on vCPU `index` alone."""
+
+    def listener(cpu: Cpu) -> Run:
+        yield from enable(Intid.MAILBOX_WRITABLE)
+        cpu.write(cpu.base + 0x4000, b"\1")
+        while True:
+            yield Wfi()
+            yield Hvc(HfId.INTERRUPT_GET)
+            if (yield Hvc(HfId.MAILBOX_WRITABLE_GET))[0] == 2:
+                yield from send_until_sent(cpu, 3, 2, text)
+
+    def guest(cpu: Cpu) -> Run:
+        yield from map_buffers(cpu)
+        yield from cpu_on(cpu, index, listener)
+        while cpu.read(cpu.base + 0x4000, 1) == b"\0":
+            yield Hvc(FfaId.YIELD)
+        assert (yield from send(cpu, 3, 2, text, notify=True))[0] == FfaId.ERROR
+        yield from sleeper(cpu)
+
+    return guest
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_writable_reaches_the_vcpu_that_enabled_it(index: int) -> None:
+    world = World()
+    with House(world) as house:
+        to = house.vm("g", sink, raw=True)
+        house.vm("s", told_on(index, b"from s"), vcpus=3)
+        house.start()
+        world.go("g.0")
+        to.outbox.send(b"host")
+        for vcpu in range(index + 1):
+            world.go(f"s.{vcpu}", "checkpoint yield")
+        for _ in range(10):
+            world.go(f"s.{index}")
+            world.go("s.0", "checkpoint yield")
+        assert to.vm.box.waiters == [3]
+        world.settle()
+        assert to.notes == [b"host", b"from s"]
+
+
+def test_a_pending_interrupt_ends_the_search_for_a_vcpu() -> None:
+    world = World()
+
+    def told(cpu: Cpu) -> Run:
+        yield from enable(Intid.MAILBOX_READABLE)
+        yield from sleeper(cpu)
+
+    with House(world) as house:
+        guest = house.vm("g", with_second(told, told), vcpus=2)
+        house.start()
+        world.settle()
+        house.driver.deliver(guest.id)
+        house.driver.deliver(guest.id)
+        assert house.door.injected == [(2, 0, 1), (2, 0, 1)]
+        assert guest.mirror.wake_ups == 2  # CPU_ON's, and one interrupt's
+
+
+# Power.
+
+
+def test_cpu_on_off_and_on_again() -> None:
+    world = World()
+
+    def second(cpu: Cpu) -> Run:
+        note(cpu, b"%d" % cpu.arg)
+        yield Hvc(PsciId.CPU_OFF)
+
+    def first(cpu: Cpu) -> Run:
+        yield from map_buffers(cpu)
+        for arg in (5, 6):
+            yield Hvc(PsciId.CPU_ON | CONVENTION_64, 1, cpu.address_of(second), arg)
+            while (yield Hvc(PsciId.AFFINITY_INFO | CONVENTION_64, 1, 0))[0] != 1:
+                yield Hvc(FfaId.YIELD)
+        yield from sleeper(cpu)
+
+    for early in (False, True):
+        world = World()
+        with House(world) as house:
+            guest = house.vm("g", first, vcpus=2)
+            house.start()
+            if early:  # the wake-up overtakes the first RUN's "off"
+                world.go("g.1", "ran 2.1 Invalid")
+            for _ in range(20):
+                world.go("g.0", "checkpoint yield")
+                world.go("g.1")
+            world.settle()
+            assert guest.notes == [b"5", b"6"]
+            assert guest.mirror.quiet().resting
+
+
+def test_the_timer_of_a_guest_that_waits_for_a_message() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", ticking_sink(1000), raw=True)
+        house.start()
+        world.settle()
+        world.advance(999)
+        world.settle()
+        assert guest.notes == []
+        world.advance(1)
+        world.settle()
+        assert guest.notes == [b"tick"]
+        guest.outbox.send(b"after")
+        world.settle()
+        assert guest.notes == [b"tick", b"after"]
+
+
+# Abort.
+
+
+def returns(cpu: Cpu) -> Run:
+    yield Hvc(FfaId.YIELD)
+
+
+def test_an_abort_is_told_and_ends_its_vm_alone() -> None:
+    world = World()
+    with House(world) as house:
+        bad = house.vm("bad", returns)
+        good = house.vm("good", echo)
+        end = house.connect(good)
+        house.start()
+        world.settle()
+        assert house.aborts == [("bad", "the guest function returned")]
+        assert world.tasks["bad.0"].state == "done"
+        assert bad.mirror.ended()
+        assert not good.mirror.ended()
+        assert end.send(b"x") is Sent.SENT
+        world.settle()
+        got = end.recv(0)
+        assert got is not None
+        assert got.payload == b"x"
+
+
+@pytest.mark.parametrize("second", [sleeper, waiter, spinner, yielder])
+def test_an_abort_takes_a_sibling_along_in_every_state(second: Program) -> None:
+    world = World()
+
+    def first(cpu: Cpu) -> Run:
+        yield from with_second(returns, second)(cpu)
+
+    with House(world) as house:
+        house.vm("g", first, vcpus=2)
+        house.start()
+        world.go("g.0", "ran 2.0 Yield")
+        if second is spinner:
+            world.go("g.1", "run 2.1")
+            world.go("g.1", "get g.1.kick")
+        elif second is yielder:
+            world.go("g.1", "ran 2.1 Yield")
+        else:
+            world.go("g.1")
+        world.go("g.0")
+        world.settle()
+        assert {task.state for task in world.tasks.values()} == {"done"}
+        assert len(house.aborts) == 1
+
+
+def test_an_abort_between_a_siblings_run_and_its_sleep() -> None:
+    for exit_ in ("WaitForMessage", "WaitForInterrupt"):
+        world = World()
+        second = waiter if exit_ == "WaitForMessage" else sleeper
+        with House(world) as house:
+            house.vm("g", with_second(returns, second), vcpus=2)
+            house.start()
+            world.go("g.0", "ran 2.0 Yield")
+            world.go("g.1", f"ran 2.1 {exit_}")
+            world.go("g.0")
+            world.settle()
+            assert world.asleep() == []
+
+
+def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", with_second(returns, yielder), vcpus=2)
+        house.start()
+        world.go("g.0", "ran 2.0 Yield")
+        world.go("g.1", "ran 2.1 Yield")
+        world.go("g.0", "ran 2.0 Aborted")
+        world.go("g.1")
+        assert world.asleep() == ["g.1"]
+        world.settle()
+        assert world.asleep() == []
+
+
+@pytest.mark.xfail(reason="on_abort is told again by each vCPU that ends by itself")
+def test_a_death_is_told_once_when_two_vcpus_die_together() -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", with_second(returns, returns), vcpus=2)
+        house.start()
+        world.go("g.0", "ran 2.0 Yield")
+        world.go("g.1", "ran 2.1 Yield")
+        world.go("g.1", "get g.1.kick")
+        world.go("g.1", "lock g.hv")  # the guest function has returned, and nobody knows yet
+        world.go("g.0")
+        world.settle()
+        assert house.aborts == [("g", "the guest function returned")]
+
+
+# Stop.
+
+
+def held(cpu: Cpu) -> Run:
+    """Fill a port that nobody reads."""
+    flood = [letter(b"x", 1, 5) for _ in range(QUEUE_MAX + 1)]
+    yield from talker(2, 1, *flood)(cpu)
+
+
+def timed(cpu: Cpu) -> Run:
+    yield from enable(Intid.VIRTUAL_TIMER)
+    cpu.arm(1 << 50)
+    yield from sleeper(cpu)
+
+
+STATES = [sink, sleeper, spinner, yielder, held, timed, reader, returns]
+
+
+@pytest.mark.parametrize("program", STATES)
+def test_a_stop_ends_every_thread_in_every_state(program: Program) -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", program, vcpus=2)
+        house.start()
+        world.go("g.1")
+        for _ in range(100):
+            world.go("g.0", "get g.0.kick")
+        assert house.driver.stop() == []
+        assert [task.state for task in world.tasks.values()] == ["done", "done"]
+
+
+@pytest.mark.parametrize("program", STATES)
+def test_a_stop_at_any_moment(program: Program) -> None:
+    for moment in range(1, 40):
+        world = World()
+        with House(world) as house:
+            house.vm("g", program)
+            house.start()
+            for _ in range(moment):
+                world.go("g.0", "")
+            assert house.driver.stop() == []
+
+
+def test_a_stop_before_the_first_run() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink)
+        house.start()
+        assert house.driver.stop() == []
+        assert house.runs(guest) == 0
+
+
+def test_a_held_message_is_counted_as_lost_at_a_stop() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", held)
+        house.start()
+        world.settle()
+        house.driver.stop()
+        assert (guest.driven.counters[0].to_host, guest.driven.counters[0].lost) == (QUEUE_MAX, 1)
+
+
+def test_stop_names_who_did_not_stop() -> None:
+    world = World()
+    with House(world) as house:
+        house.vm("g", sink)
+        house.start()
+        world.settle()
+        world.tasks["g.0"].join = lambda deadline=None: False  # type: ignore[method-assign]
+        assert house.driver.stop(world.now()) == ["g.0"]
+
+
+def test_stop_lets_a_waiting_sender_go() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", spinner)
+        house.start()
+        outcome: list[Sent] = []
+        for name in ("a", "b"):
+            world.spawn(name, lambda: outcome.append(guest.outbox.send(b"x")))
+            world.go(name)
+        assert world.asleep() == ["a", "b"]
+        house.driver.stop()
+        assert outcome == [Sent.DEAD, Sent.DEAD]
+
+
+def test_a_driver_needs_no_callbacks() -> None:
+    world = World()
+    with House(world) as house:
+        plain = Driver(world, house.door, house.ports)
+        house.driver = plain
+        house.vm("g", returns)
+        house.start()
+        world.settle()
+        assert world.tasks["g.0"].state == "done"
+
+
+def steps(cpu: Cpu) -> Run:
+    while True:
+        yield Step()
+
+
+def test_a_kick_before_run_ends_the_run() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", steps)
+        house.start()
+        world.go("g.0", "run 2.0")
+        house.door.preempt(2, 0)
+        assert world.go("g.0", "ran 2.0") == "ran 2.0 Preempted"
+        assert guest.mirror.resting(0) is Resting.RUN
