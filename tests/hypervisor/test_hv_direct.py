@@ -103,6 +103,35 @@ def test_a_dead_vm_says_aborted() -> None:
     assert vm.run() == Invalid()
 
 
+def test_one_that_serves_a_request_is_busy_even_when_its_vm_is_dead() -> None:
+    bench, vm = waiting(vcpus=2)
+    assert bench.hv.direct_request(vm.id, 0, WORDS) == Preempted()
+
+    def raises(cpu: Cpu) -> Action:
+        raise RuntimeError("oops")
+
+    assert isinstance(vm.run(raises, vcpu=1), Aborted)
+    assert bench.hv.direct_request(vm.id, 0, WORDS) == Busy()
+
+
+def test_one_that_runs_is_busy_even_when_its_vm_is_dead() -> None:
+    bench = Bench()
+    vm = bench.vm(vcpus=2)
+    results = []
+
+    def raises(cpu: Cpu) -> Action:
+        raise RuntimeError("oops")
+
+    def meanwhile(cpu: Cpu) -> Action:
+        results.append(vm.run(raises, vcpu=1))
+        results.append(bench.hv.direct_request(vm.id, 0, WORDS))
+        return Hvc(FfaId.YIELD)
+
+    assert vm.run(meanwhile) == Yield()
+    assert isinstance(results[0], Aborted)
+    assert results[1] == Busy()
+
+
 def test_an_abort_while_serving_is_told_to_the_requester() -> None:
     def dies(cpu: Cpu) -> Guest:
         yield Hvc(FfaId.MSG_WAIT)

@@ -14,6 +14,7 @@ from hv_bench import (
     WAYS,
     Bench,
     Machine,
+    Regs,
     Way,
     error,
     full,
@@ -24,7 +25,9 @@ from hv_bench import (
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId
 from hfsched.hypervisor.door import Message, Preempted, SendResult, WaitForMessage
+from hfsched.hypervisor.pages import Mode
 from hfsched.mailbox.box import RxState
+from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Hvc, Load, Store
 
 MAP = FfaId.RXTX_MAP | CONVENTION_64
@@ -90,6 +93,36 @@ def test_map_of_pages_that_are_not_the_vms_own_memory_is_denied(tx: int, rx: int
     vm = Bench().vm(mapped=False)
     assert vm.call(MAP, tx, rx, 1) == error(FfaError.DENIED)
     vm.map()
+
+
+READ_ONLY = Mode(Permissions.READ)
+NO_ACCESS = Mode(Permissions(0))
+SHARED = Mode(Permissions.RWX, exclusive=False)
+BORROWED = Mode(Permissions.RWX, owned=False)
+
+
+@pytest.mark.parametrize(
+    ("page", "mode", "expected"),
+    [
+        (TX, READ_ONLY, error(FfaError.DENIED)),
+        (RX, READ_ONLY, ok()),
+        (TX, Mode(Permissions.WRITE), error(FfaError.DENIED)),
+        (RX, Mode(Permissions.WRITE), error(FfaError.DENIED)),
+        (TX, NO_ACCESS, error(FfaError.DENIED)),
+        (RX, NO_ACCESS, error(FfaError.DENIED)),
+        (TX, SHARED, error(FfaError.DENIED)),
+        (RX, SHARED, error(FfaError.DENIED)),
+        (TX, BORROWED, error(FfaError.DENIED)),
+        (RX, BORROWED, error(FfaError.DENIED)),
+        (TX, Mode(Permissions.RW), ok()),
+    ],
+)
+def test_map_wants_exclusively_owned_pages_tx_writable_and_rx_readable(
+    page: int, mode: Mode, expected: Regs
+) -> None:
+    vm = Bench().vm(mapped=False)
+    vm.record.pages.set(page, mode)  # as memory sharing would
+    assert vm.call(MAP, TX, RX, 1) == expected
 
 
 @pytest.mark.parametrize("way", WAYS, ids=ids)
@@ -395,6 +428,8 @@ def test_unmap_loses_the_message_and_makes_the_mailbox_busy() -> None:
     assert bench.hv.send(vm.id, b"x", notify=False) is SendResult.BUSY
     vm.map()
     assert vm.call(FfaId.MSG_POLL) == error(FfaError.RETRY)
+    assert bench.hv.send(vm.id, b"new", notify=False) is SendResult.SENT
+    assert vm.call(FfaId.MSG_POLL) == message(1, vm.id, 3)
 
 
 def test_the_answer_of_a_call_that_switched_waits_for_the_next_run() -> None:

@@ -21,6 +21,8 @@ from hfsched.hypervisor.door import (
     WakeUp,
     Yield,
 )
+from hfsched.hypervisor.pages import OWN, Mode
+from hfsched.vcpu.engine import Exit, Permissions
 from hfsched.vcpu.script import Action, Cpu, Guest, Hvc, Load, Step, Store
 
 END = BASE + PAGES * 4096
@@ -260,6 +262,12 @@ def test_an_access_that_straddles_allowed_and_forbidden_memory_is_an_abort(
     assert vm.call(FfaId.ID_GET) == ok(vm.id)
 
 
+def test_no_access_of_a_guest_raises_an_exception_out_of_the_hypervisor() -> None:
+    vm = Bench().vm()
+    assert vm.run(Load(END - 4), Load(END - 4)) == Preempted()
+    assert vm.abort() >= END - 4
+
+
 def test_the_other_cpus_of_a_vm_do_not_see_its_faults() -> None:
     vm = Bench().vm(vcpus=2)
     assert vm.wait(1) == WaitForMessage(None)
@@ -274,6 +282,29 @@ def test_an_unmapped_page_of_ones_own_is_a_bug_of_ours_and_no_guests() -> None:
     vm.space.unmap(BASE, 4096)
     with pytest.raises(InternalError, match=f"{BASE:#x} faults"):
         vm.run(Load(BASE), Load(BASE))
+
+
+@pytest.mark.parametrize("between", [Hvc(FfaId.ID_GET), Load(0)])
+def test_a_fault_on_a_page_that_is_back_by_then_is_tried_again_each_time(
+    between: Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = Bench().vm()
+    cpu = vm.space.vcpu(0)
+    enter = cpu.enter
+
+    def mended() -> Exit:
+        event = enter()
+        vm.record.pages.set(BASE, OWN)  # as another CPU's call would, meanwhile
+        vm.space.protect(BASE, 4096, Permissions.RWX)
+        return event
+
+    def absent(cpu: Cpu) -> Action:
+        vm.record.pages.set(BASE, Mode(Permissions(0)))
+        vm.space.unmap(BASE, 4096)
+        return Load(BASE)
+
+    monkeypatch.setattr(cpu, "enter", mended)
+    assert vm.run(absent, between, absent) == Preempted()
 
 
 def test_what_a_pending_call_returns_survives_a_fault_before_it() -> None:

@@ -21,6 +21,8 @@ from hfsched.hypervisor.door import (
     Yield,
 )
 from hfsched.hypervisor.vm import NIL_UUID, VcpuState
+from hfsched.vcpu.engine import Exit
+from hfsched.vcpu.engine import Wfi as WfiExit
 from hfsched.vcpu.script import Action, Cpu, Guest, Hvc, Step, Wfi
 
 
@@ -222,6 +224,25 @@ def test_wfi_with_an_enabled_pending_interrupt_is_nothing() -> None:
     vm.enable(5)
     bench.hv.inject(vm.id, 0, 5)
     assert vm.run(Wfi(), Wfi(), Hvc(FfaId.YIELD)) == Yield()
+
+
+def test_an_interrupt_between_the_wfi_and_the_look_at_it_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    vm = bench.vm()
+    vm.enable(5)
+    cpu = vm.space.vcpu(0)
+    enter = cpu.enter
+
+    def late() -> Exit:
+        event = enter()
+        if event == WfiExit():
+            bench.hv.inject(vm.id, 0, 5)
+        return event
+
+    monkeypatch.setattr(cpu, "enter", late)
+    assert vm.run(Wfi(), Hvc(FfaId.YIELD)) == Yield()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=ids)

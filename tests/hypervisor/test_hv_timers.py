@@ -81,6 +81,19 @@ def test_expired_at_the_switch_run_says_preempted_and_the_next_one_enters(
     del result
 
 
+def test_expired_at_the_switch_the_vcpu_waits_all_the_same() -> None:
+    bench, vm = armed()
+
+    def at_the_last_moment(cpu: Cpu) -> Action:
+        bench.clock.time += 500
+        return Hvc(FfaId.MSG_WAIT)
+
+    assert vm.run(at_the_last_moment) == Preempted()
+    bench.hv.send(vm.id, b"x", notify=False)
+    assert vm.resume() == message(1, vm.id, 1)
+    assert vm.call(GET) == hf(TIMER)
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 def test_expired_at_run_id_3_becomes_pending_and_the_timer_is_masked(*, enabled: bool) -> None:
     bench, vm = armed(enabled=enabled)
@@ -91,6 +104,7 @@ def test_expired_at_run_id_3_becomes_pending_and_the_timer_is_masked(*, enabled:
     assert cpu.timer_masked
     assert cpu.timer is not None
     assert vm.record.vcpus[0].interrupts.pending == 1 << TIMER
+    assert cpu._line.get() is enabled
     assert vm.call(GET)[0] == (TIMER if enabled else 0xFFFF_FFFF)
 
 

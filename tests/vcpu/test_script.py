@@ -390,11 +390,13 @@ def test_reset_starts_the_program_at_the_address_anew() -> None:
     def one(cpu: Cpu) -> Guest:
         cpu.handler, cpu.masked = one, False
         cpu.arm(5)
+        cpu.mask_timer()
         while True:
             yield Hvc(1, cpu.arg)
 
     def two(cpu: Cpu) -> Guest:
-        assert (cpu.handler, cpu.masked, cpu.timer) == (None, True, None)
+        state = (cpu.handler, cpu.masked, cpu.timer, cpu.timer_masked)
+        assert state == (None, True, None, False)
         yield Hvc(2, cpu.arg)
 
     entries = [space.address_of(program) for program in (one, two, one)]
@@ -463,14 +465,16 @@ def test_equal_states_have_equal_keys_and_different_ones_do_not() -> None:
         for cpu in cpus:
             cpu.enter()
             cpu.reply((9,))
-    cpus[0].kick()
-    keys.append(cpus[0].state_key())
-    cpus[0].set_irq(True)
-    keys.append(cpus[0].state_key())
-    cpus[1].arm(10)
-    keys.append(cpus[1].state_key())
-    cpus[1].reply((10,))
-    keys.append(cpus[1].state_key())
+    for change in (
+        lambda cpu: None,
+        lambda cpu: cpu.kick(),
+        lambda cpu: cpu.set_irq(True),
+        lambda cpu: cpu.arm(10),
+        lambda cpu: cpu.mask_timer(),
+        lambda cpu: cpu.reply((10,)),
+    ):
+        change(cpus[0])
+        keys.append(cpus[0].state_key())
     assert len(set(keys)) == len(keys)
 
 
