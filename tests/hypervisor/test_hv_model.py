@@ -262,10 +262,10 @@ class Beside(RuleBasedStateMachine):
         self.tick(delay)
         self.run(vm, cpu)
 
-    @rule(vm=vms, cpu=cpus)
-    def restart(self, vm: int, cpu: int) -> None:
+    @rule(vm=vms, cpu=cpus, entry=st.sampled_from([1] * 15 + [0]))
+    def restart(self, vm: int, cpu: int, entry: int) -> None:
         self.call(vm, cpu, 0x8400_0002)
-        self.cpu_on(vm, 1 - cpu, cpu, 1)
+        self.cpu_on(vm, 1 - cpu, cpu, entry)
         self.run(vm, cpu)
 
     # The primary, and time.
