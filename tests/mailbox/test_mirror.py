@@ -480,6 +480,22 @@ def test_a_timer_that_fires_counts_as_a_claim_and_clears_its_deadline() -> None:
     assert case.mirror.quiet() == Quiet(resting=True, claims=1)
 
 
+@pytest.mark.parametrize("fired", [False, True])
+def test_a_sleep_that_is_over_leaves_no_deadline(fired: bool) -> None:
+    case = Case(RUN)
+
+    def end_it() -> None:
+        if fired:
+            case.runtime.time = 10
+        else:
+            case.mirror.wake(0)
+
+    case.runtime.steps.append(end_it)
+    case.mirror.wait_for_interrupt(0, 10)
+    case.mirror.leave(0)
+    assert case.mirror.quiet().resting
+
+
 def test_the_key_tells_states_apart() -> None:
     keys = set()
     for rests in ((RUN,), (WFM,), (WFI,), (OFF,), (GONE,)):

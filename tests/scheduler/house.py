@@ -14,7 +14,7 @@ from hfsched.mailbox.ports import Ports, frame
 from hfsched.memory.ram import Ram
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.endpoint import Endpoint
-from hfsched.scheduler.sending import Outbox
+from hfsched.scheduler.sending import Outbox, Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import ScriptEngine
 
@@ -188,9 +188,15 @@ class House:
         return sum(sum(counters.runs.values()) for counters in guest.driven.counters)
 
 
+def send_all(guest: Guest, texts: list[bytes]) -> None:
+    """Send from the host, waiting for room."""
+    for text in texts:
+        assert guest.outbox.send(text) is Sent.SENT
+
+
 def letter(text: bytes, source: int = 1, destination: int = 1) -> bytes:
     """Return a message with a header, as a guest or the host sends it."""
     return frame(source, destination, text)
 
 
-__all__ = ["BASE", "MEMORY", "Guest", "House", "Threshold", "letter"]
+__all__ = ["BASE", "MEMORY", "Guest", "House", "Threshold", "letter", "send_all"]

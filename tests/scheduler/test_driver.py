@@ -24,9 +24,8 @@ from hfsched.hypervisor.door import (
 from hfsched.mailbox.box import RxState
 from hfsched.mailbox.mirror import Resting
 from hfsched.mailbox.ports import QUEUE_MAX, Letter
-from hfsched.scheduler.driver import Driver
 from hfsched.scheduler.sending import Sent
-from hfsched.vcpu.script import Cpu, Hvc, Program, Step, Wfi
+from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
 
 from .guests import (
     Run,
@@ -35,17 +34,13 @@ from .guests import (
     enable,
     map_buffers,
     note,
-    reader,
     send,
     send_until_sent,
     sink,
     sleeper,
-    spinner,
     talker,
     ticking_sink,
-    waiter,
     with_second,
-    yielder,
 )
 from .house import Guest, House, letter
 from .world import World
@@ -329,209 +324,3 @@ def test_the_timer_of_a_guest_that_waits_for_a_message() -> None:
         guest.outbox.send(b"after")
         world.settle()
         assert guest.notes == [b"tick", b"after"]
-
-
-# Abort.
-
-
-def returns(cpu: Cpu) -> Run:
-    yield Hvc(FfaId.YIELD)
-
-
-def test_an_abort_is_told_and_ends_its_vm_alone() -> None:
-    world = World()
-    with House(world) as house:
-        bad = house.vm("bad", returns)
-        good = house.vm("good", echo)
-        end = house.connect(good)
-        house.start()
-        world.settle()
-        assert house.aborts == [("bad", "the guest function returned")]
-        assert world.tasks["bad.0"].state == "done"
-        assert bad.mirror.ended()
-        assert not good.mirror.ended()
-        assert end.send(b"x") is Sent.SENT
-        world.settle()
-        got = end.recv(0)
-        assert got is not None
-        assert got.payload == b"x"
-
-
-@pytest.mark.parametrize("second", [sleeper, waiter, spinner, yielder])
-def test_an_abort_takes_a_sibling_along_in_every_state(second: Program) -> None:
-    world = World()
-
-    def first(cpu: Cpu) -> Run:
-        yield from with_second(returns, second)(cpu)
-
-    with House(world) as house:
-        house.vm("g", first, vcpus=2)
-        house.start()
-        world.go("g.0", "ran 2.0 Yield")
-        if second is spinner:
-            world.go("g.1", "run 2.1")
-            world.go("g.1", "get g.1.kick")
-        elif second is yielder:
-            world.go("g.1", "ran 2.1 Yield")
-        else:
-            world.go("g.1")
-        world.go("g.0")
-        world.settle()
-        assert {task.state for task in world.tasks.values()} == {"done"}
-        assert len(house.aborts) == 1
-
-
-def test_an_abort_between_a_siblings_run_and_its_sleep() -> None:
-    for exit_ in ("WaitForMessage", "WaitForInterrupt"):
-        world = World()
-        second = waiter if exit_ == "WaitForMessage" else sleeper
-        with House(world) as house:
-            house.vm("g", with_second(returns, second), vcpus=2)
-            house.start()
-            world.go("g.0", "ran 2.0 Yield")
-            world.go("g.1", f"ran 2.1 {exit_}")
-            world.go("g.0")
-            world.settle()
-            assert world.asleep() == []
-
-
-def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
-    world = World()
-    with House(world) as house:
-        house.vm("g", with_second(returns, yielder), vcpus=2)
-        house.start()
-        world.go("g.0", "ran 2.0 Yield")
-        world.go("g.1", "ran 2.1 Yield")
-        world.go("g.0", "ran 2.0 Aborted")
-        world.go("g.1")
-        assert world.asleep() == ["g.1"]
-        world.settle()
-        assert world.asleep() == []
-
-
-@pytest.mark.xfail(reason="on_abort is told again by each vCPU that ends by itself")
-def test_a_death_is_told_once_when_two_vcpus_die_together() -> None:
-    world = World()
-    with House(world) as house:
-        house.vm("g", with_second(returns, returns), vcpus=2)
-        house.start()
-        world.go("g.0", "ran 2.0 Yield")
-        world.go("g.1", "ran 2.1 Yield")
-        world.go("g.1", "get g.1.kick")
-        world.go("g.1", "lock g.hv")  # the guest function has returned, and nobody knows yet
-        world.go("g.0")
-        world.settle()
-        assert house.aborts == [("g", "the guest function returned")]
-
-
-# Stop.
-
-
-def held(cpu: Cpu) -> Run:
-    """Fill a port that nobody reads."""
-    flood = [letter(b"x", 1, 5) for _ in range(QUEUE_MAX + 1)]
-    yield from talker(2, 1, *flood)(cpu)
-
-
-def timed(cpu: Cpu) -> Run:
-    yield from enable(Intid.VIRTUAL_TIMER)
-    cpu.arm(1 << 50)
-    yield from sleeper(cpu)
-
-
-STATES = [sink, sleeper, spinner, yielder, held, timed, reader, returns]
-
-
-@pytest.mark.parametrize("program", STATES)
-def test_a_stop_ends_every_thread_in_every_state(program: Program) -> None:
-    world = World()
-    with House(world) as house:
-        house.vm("g", program, vcpus=2)
-        house.start()
-        world.go("g.1")
-        for _ in range(100):
-            world.go("g.0", "get g.0.kick")
-        assert house.driver.stop() == []
-        assert [task.state for task in world.tasks.values()] == ["done", "done"]
-
-
-@pytest.mark.parametrize("program", STATES)
-def test_a_stop_at_any_moment(program: Program) -> None:
-    for moment in range(1, 40):
-        world = World()
-        with House(world) as house:
-            house.vm("g", program)
-            house.start()
-            for _ in range(moment):
-                world.go("g.0", "")
-            assert house.driver.stop() == []
-
-
-def test_a_stop_before_the_first_run() -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink)
-        house.start()
-        assert house.driver.stop() == []
-        assert house.runs(guest) == 0
-
-
-def test_a_held_message_is_counted_as_lost_at_a_stop() -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", held)
-        house.start()
-        world.settle()
-        house.driver.stop()
-        assert (guest.driven.counters[0].to_host, guest.driven.counters[0].lost) == (QUEUE_MAX, 1)
-
-
-def test_stop_names_who_did_not_stop() -> None:
-    world = World()
-    with House(world) as house:
-        house.vm("g", sink)
-        house.start()
-        world.settle()
-        world.tasks["g.0"].join = lambda deadline=None: False  # type: ignore[method-assign]
-        assert house.driver.stop(world.now()) == ["g.0"]
-
-
-def test_stop_lets_a_waiting_sender_go() -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", spinner)
-        house.start()
-        outcome: list[Sent] = []
-        for name in ("a", "b"):
-            world.spawn(name, lambda: outcome.append(guest.outbox.send(b"x")))
-            world.go(name)
-        assert world.asleep() == ["a", "b"]
-        house.driver.stop()
-        assert outcome == [Sent.DEAD, Sent.DEAD]
-
-
-def test_a_driver_needs_no_callbacks() -> None:
-    world = World()
-    with House(world) as house:
-        plain = Driver(world, house.door, house.ports)
-        house.driver = plain
-        house.vm("g", returns)
-        house.start()
-        world.settle()
-        assert world.tasks["g.0"].state == "done"
-
-
-def steps(cpu: Cpu) -> Run:
-    while True:
-        yield Step()
-
-
-def test_a_kick_before_run_ends_the_run() -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", steps)
-        house.start()
-        world.go("g.0", "run 2.0")
-        house.door.preempt(2, 0)
-        assert world.go("g.0", "ran 2.0") == "ran 2.0 Preempted"
-        assert guest.mirror.resting(0) is Resting.RUN

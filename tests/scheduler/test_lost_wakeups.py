@@ -6,7 +6,6 @@ into it (or the story would prove nothing), and of the shipped one, which must n
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ from .guests import (
     enable,
     map_buffers,
     note,
-    reader,
     sink,
     sleeper,
     take,
@@ -36,7 +34,7 @@ from .guests import (
     with_second,
     yielder,
 )
-from .house import Guest, House
+from .house import Guest, House, send_all
 from .world import SpinningError, World
 
 if TYPE_CHECKING:
@@ -449,112 +447,3 @@ def test_recovery_beside_a_living_sender_costs_one_spurious_run() -> None:
         world.settle()
         assert guest.notes == [b"one"]
         assert guest.vm.spurious == 1
-
-
-# What it costs.
-
-
-def test_a_message_for_a_parked_vcpu_costs_no_spurious_run() -> None:
-    world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.settle()
-        for number in range(10):
-            guest.outbox.send(b"%d" % number)
-            world.settle()
-        assert len(guest.notes) == 10
-        assert guest.vm.spurious == 0
-        assert house.runs(guest) == 11
-
-
-def test_a_message_in_the_window_costs_no_spurious_run() -> None:
-    world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        for number in range(10):
-            world.go("g.0", "ran 2.0 WaitForMessage")
-            guest.outbox.send(b"%d" % number)
-        world.settle()
-        assert len(guest.notes) == 10
-        assert guest.vm.spurious == 0
-
-
-def test_a_message_read_before_its_delivery_costs_one_spurious_run() -> None:
-    world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.go("g.0", "ran 2.0 WaitForMessage")
-        world.spawn("host", partial(send_all, guest, [b"one"]))
-        world.go("host", "sent 2 SENT")
-        guest.mirror.wake(0)
-        world.go("g.0", "ran 2.0 WaitForMessage")
-        world.settle()
-        assert guest.notes == [b"one"]
-        assert guest.vm.spurious <= 1
-
-
-def test_a_wake_up_without_a_cause_costs_one_spurious_run() -> None:
-    world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.settle()
-        for expected in range(1, 6):
-            guest.mirror.wake(0)
-            world.settle()
-            assert guest.vm.spurious == expected
-
-
-@pytest.mark.parametrize("vcpus", [1, 2])
-@pytest.mark.parametrize("seed", range(40))
-def test_any_order_of_steps_loses_nothing_and_stays_cheap(seed: int, vcpus: int) -> None:
-    """Two host senders and a guest sender; the task changes at any point."""
-    order = random.Random(seed)
-    world = World()
-    with house_of(world) as house:
-        program = sink if vcpus == 1 else with_second(sink, waiter)
-        guest = house.vm("g", program, vcpus=vcpus, raw=True)
-        house.vm("sender", talker(3, 2, b"g1", b"g2", b"g3"))
-        house.start()
-        for name in ("a", "b"):
-            texts = [f"{name}{number}".encode() for number in range(3)]
-            world.spawn(name, partial(send_all, guest, texts))
-        world.shuffle(order)
-        got = guest.notes
-        assert sorted(got) == [
-            *sorted(f"{name}{n}".encode() for name in "ab" for n in range(3)),
-            b"g1",
-            b"g2",
-            b"g3",
-        ]
-        for prefix in (b"a", b"b", b"g") if vcpus == 1 else ():
-            mine = [text for text in got if text.startswith(prefix)]
-            assert mine == sorted(mine)
-        assert guest.vm.spurious <= 2 * len(got) + guest.mirror.wake_ups
-        assert set(world.asleep()) == {f"g.{index}" for index in range(vcpus)} | {"sender.0"}
-
-
-def send_all(guest: Guest, texts: list[bytes]) -> None:
-    for text in texts:
-        assert guest.outbox.send(text) is Sent.SENT
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_an_interrupt_driven_reader_in_any_order(seed: int) -> None:
-    world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", reader)
-        end = house.connect(guest)
-        house.start()
-        texts = [b"%d" % number for number in range(4)]
-
-        def host() -> None:
-            for text in texts:
-                end.send(text)
-
-        world.spawn("host", host)
-        world.shuffle(random.Random(seed))
-        assert [got.payload for _ in texts if (got := end.recv(0))] == texts
