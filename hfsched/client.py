@@ -1,0 +1,231 @@
+"""Talk to a VM of a running machine from another program.
+
+::
+
+    import hfsched
+
+    with hfsched.connect("trusty", port=1) as trusty:
+        trusty.send(b"hello")
+        print(trusty.recv(timeout=5))
+
+Messages are whole: one `send` here is one message there.  Nothing is dropped: while the VM's
+mailbox is full, `send` waits (or raises BlockingIOError), after some messages that the socket
+holds; and a program that does not `recv` holds up the guest that writes to it.
+
+`hfsched.client_asyncio` is the same for asyncio.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from hfsched.control import wire
+from hfsched.control.dialing import dial, find, readable
+from hfsched.control.wire import RefusedError
+from hfsched.errors import HfschedError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["CONNECT_WITHIN", "Connection", "ConnectionClosed", "RefusedError", "connect"]
+
+CONNECT_WITHIN = 10.0  # seconds
+
+
+class ConnectionClosed(HfschedError, EOFError):  # noqa: N818 - an end, and often no error
+    """The connection has ended; the text is why."""
+
+
+class Connection:
+    """A connection to a port of a VM.  Made by `connect`; use it in a ``with``.
+
+    `machine` and `vm` are names, `port` is the VM's port, `host_port` ours (-1 for a VM without
+    framing), `payload_max` the longest message in bytes.  `reason` is why the connection ended,
+    as far as that is known.  One thread may send while another receives; any may close.
+    """
+
+    def __init__(self, sock: socket.socket, welcome: wire.Welcome, port: int) -> None:
+        self.machine = welcome.machine
+        self.vm = welcome.vm
+        self.port = port
+        self.host_port = welcome.host_port
+        self.payload_max = welcome.payload_max
+        self.reason: str | None = None
+        self._sock = sock
+        self._guard = threading.RLock()
+        self._users = 0  # calls inside: the last one out closes the socket of a closed connection
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.machine}/{self.vm} port {self.port}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield messages until the connection ends; `reason` says why it did."""
+        while True:
+            try:
+                message = self.recv()
+            except ConnectionClosed:
+                return
+            yield message
+
+    def fileno(self) -> int:
+        """Return the descriptor, for ``select``: readable when `recv` would not wait."""
+        return self._sock.fileno()
+
+    def send(self, data: bytes, *, block: bool = True, timeout: float | None = None) -> None:
+        """Send one message of at most `payload_max` bytes; it may be empty.
+
+        Waits while there is no room, at most `timeout` seconds (None: for ever), and then raises
+        TimeoutError; with `block` False it raises BlockingIOError at once.  A message is sent whole
+        or not at all.  Raises UserError for one that is too long, ConnectionClosed at the end.
+        """
+        if len(data) > self.payload_max:
+            raise UserError(f"a message of {len(data)} bytes: at most {self.payload_max}")
+        packet = wire.DATA + data
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with _Use(self):
+            while True:
+                try:
+                    self._sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    if not block:
+                        raise
+                except ConnectionResetError:
+                    continue  # said once
+                except OSError as exc:
+                    raise self._end(f"{self} takes no more: {exc.strerror}") from None
+                else:
+                    return
+                if not self._writable(deadline):
+                    raise TimeoutError(f"{self}: no room within {timeout} s")
+
+    def recv(self, timeout: float | None = None, *, block: bool = True) -> bytes:
+        """Return the next message of the VM.
+
+        Waits at most `timeout` seconds (None: for ever), and then raises TimeoutError; with `block`
+        False it raises BlockingIOError at once.  Raises ConnectionClosed at the end, and
+        RefusedError when the machine did not deliver a message, after which all goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with _Use(self):
+            while True:
+                try:
+                    packet = self._sock.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    if not block:
+                        raise
+                    if not readable(self._sock, deadline):
+                        raise TimeoutError(f"{self}: no message within {timeout} s") from None
+                except ConnectionResetError:
+                    continue  # said once: the machine left something unread; what it said comes
+                except OSError as exc:
+                    raise self._end(f"{self} is broken: {exc.strerror}") from None
+                else:
+                    message = self._message(packet)
+                    if message is not None:
+                        return message
+
+    def shutdown(self) -> None:
+        """Say that nothing more will be sent; `recv` goes on."""
+        with _Use(self), suppress(OSError):  # the machine has gone: recv says so
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Disconnect, and end calls in other threads; what was sent before is delivered."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            self.reason = self.reason or "closed by this program"
+            if not self._users:
+                self._sock.close()
+                return
+        with suppress(OSError):  # the machine has gone
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    # Inside.
+
+    def _message(self, packet: bytes) -> bytes | None:
+        """Return a packet's message, None for a packet without one; raise what it says."""
+        kind = packet[:1]
+        if kind == wire.DATA:
+            return packet[1:]
+        if kind == wire.REFUSED:
+            raise RefusedError("message", wire.text_of(packet))
+        if kind == wire.CLOSING:
+            self.reason = self.reason or wire.text_of(packet)
+            return None
+        if packet:
+            raise self._end(f"machine {self.machine} sent a packet of type {kind!r}")
+        raise self._end(f"machine {self.machine} has gone without a word")
+
+    def _end(self, otherwise: str) -> ConnectionClosed:
+        return ConnectionClosed(self.reason or otherwise)
+
+    def _writable(self, deadline: float | None) -> bool:
+        waiter = select.poll()
+        waiter.register(self._sock, select.POLLOUT)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        return bool(waiter.poll(left))
+
+
+class _Use:
+    """A call inside a connection: as long as one is, the descriptor stays what it is."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        connection = self._connection
+        with connection._guard:
+            if connection._closed:
+                raise connection._end("closed")
+            connection._users += 1
+
+    def __exit__(self, *exc: object) -> None:
+        connection = self._connection
+        with connection._guard:
+            connection._users -= 1
+            if connection._closed and not connection._users:
+                connection._sock.close()
+
+
+def connect(
+    vm: str,
+    port: int = 1,
+    machine: str | None = None,
+    timeout: float | None = None,
+    *,
+    local: int | None = None,
+) -> Connection:
+    """Connect to a port of a VM of a machine that this user runs on this host.
+
+    `vm` is a VM's name, or "machine/vm".  `machine` is a machine's name, or the path of its socket
+    (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
+    that number (below 2**32), to hear what the VM sends there; None takes a new one, to which the
+    VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.
+
+    Raises UserError when there is no such VM or more than one, RefusedError (a UserError with a
+    `code`) when the machine says no, TimeoutError when it does not answer.
+    """
+    if "/" in vm:
+        if machine is not None:
+            raise UserError(f"{vm!r} and machine={machine!r}: name the machine once")
+        machine, _, vm = vm.rpartition("/")
+    deadline = time.monotonic() + (CONNECT_WITHIN if timeout is None else timeout)
+    path = find(vm, machine, deadline)
+    sock, welcome = dial(path, wire.Hello(vm, port, local), deadline)
+    return Connection(sock, welcome, port)

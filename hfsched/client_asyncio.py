@@ -1,0 +1,174 @@
+"""`hfsched.client` for asyncio.
+
+::
+
+    async with await hfsched.connect_async("trusty", port=1) as trusty:
+        await trusty.send(b"hello")
+        async for message in trusty:
+            ...
+
+Cancelling is safe: a cancelled `recv` has taken no message, a cancelled `send` sent the whole
+message or none of it.  Use ``asyncio.timeout`` for time limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from hfsched.client import Connection, ConnectionClosed, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+__all__ = ["AsyncConnection", "connect_async"]
+
+
+class AsyncConnection:
+    """A connection to a port of a VM, in one event loop.  Made by `connect_async`.
+
+    The names are those of `hfsched.client.Connection`.  Any number of tasks may send and receive;
+    they take turns.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.machine = connection.machine
+        self.vm = connection.vm
+        self.port = connection.port
+        self.host_port = connection.host_port
+        self.payload_max = connection.payload_max
+        self._sending = asyncio.Lock()
+        self._receiving = asyncio.Lock()
+        self._waiting: dict[asyncio.Future[None], Callable[[int], Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.machine}/{self.vm} port {self.port}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield messages until the connection ends; `reason` says why it did."""
+        while True:
+            try:
+                message = await self.recv()
+            except ConnectionClosed:
+                return
+            yield message
+
+    @property
+    def reason(self) -> str | None:
+        """Why the connection ended, as far as that is known."""
+        return self._connection.reason
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._connection.fileno()
+
+    async def send(self, data: bytes) -> None:
+        """Send one message of at most `payload_max` bytes; waits while there is no room.
+
+        Raises UserError for one that is too long, ConnectionClosed at the end.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._sending:
+            while True:
+                try:
+                    return self._connection.send(data, block=False)
+                except BlockingIOError:
+                    await self._ready(loop.add_writer, loop.remove_writer)
+
+    async def recv(self) -> bytes:
+        """Return the next message of the VM.
+
+        Raises ConnectionClosed at the end, and RefusedError when the machine did not deliver a
+        message, after which all goes on.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._receiving:
+            while True:
+                try:
+                    return self._connection.recv(block=False)
+                except BlockingIOError:
+                    await self._ready(loop.add_reader, loop.remove_reader)
+
+    def shutdown(self) -> None:
+        """Say that nothing more will be sent; `recv` goes on."""
+        self._connection.shutdown()
+
+    async def close(self) -> None:
+        """Disconnect, and end calls in other tasks; what was sent before is delivered."""
+        # Before the descriptor can become somebody else's.
+        for future, remove in self._waiting.items():
+            remove(self.fileno())
+            _wake(future)
+        self._waiting.clear()
+        self._connection.close()
+
+    async def _ready(self, add: Callable[..., Any], remove: Callable[[int], Any]) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[future] = remove
+        add(self.fileno(), _wake, future)
+        try:
+            await future
+        finally:
+            if self._waiting.pop(future, None) is not None:
+                remove(self.fileno())
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def connect_async(
+    vm: str,
+    port: int = 1,
+    machine: str | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - it bounds the machine's answers
+    *,
+    local: int | None = None,
+) -> AsyncConnection:
+    """Connect as `hfsched.connect` does; see there.
+
+    A thread of the loop's executor asks; cancelled meanwhile, it disconnects again.
+    """
+    asking = _Asking(partial(connect, vm, port, machine, timeout, local=local))
+    try:
+        connection = await asyncio.get_running_loop().run_in_executor(None, asking.run)
+    except asyncio.CancelledError:
+        asking.abandon()
+        raise
+    return AsyncConnection(connection)
+
+
+class _Asking:
+    """A connection being made in a thread; made or abandoned, somebody closes it."""
+
+    def __init__(self, make: Callable[[], Connection]) -> None:
+        self._make = make
+        self._guard = threading.Lock()
+        self._abandoned = False
+        self._connection: Connection | None = None
+
+    def run(self) -> Connection:
+        """Make it; the thread's part."""
+        connection = self._make()
+        with self._guard:
+            self._connection = connection
+            if self._abandoned:
+                connection.close()
+        return connection
+
+    def abandon(self) -> None:
+        """Close it now, or as soon as it is made; the loop's part."""
+        with self._guard:
+            self._abandoned = True
+            if self._connection is not None:
+                self._connection.close()

@@ -1,0 +1,137 @@
+"""The client's way to a machine: which one has the VM, and the first words.
+
+Blocking, with deadlines in seconds of `time.monotonic`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from hfsched.control import places, wire
+from hfsched.errors import UserError
+
+__all__ = ["dial", "find", "readable"]
+
+_ASK_WITHIN = 1.0  # seconds for one machine's answer, when several are asked
+_TIMEVAL = struct.Struct("@ll")
+_GONE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
+
+
+class _GoneError(UserError):
+    """Nobody listens there."""
+
+
+def readable(sock: socket.socket, deadline: float | None) -> bool:
+    """Wait until a socket can be read; False: not before the deadline."""
+    return _wait(sock, select.POLLIN, deadline)
+
+
+def _wait(sock: socket.socket, what: int, deadline: float | None) -> bool:
+    waiter = select.poll()
+    waiter.register(sock, what)
+    if deadline is None:
+        return bool(waiter.poll())
+    # poll() rounds a fraction of a millisecond up, and minus means "for ever".
+    return bool(waiter.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def _open(path: Path, deadline: float) -> socket.socket:
+    """Return a non-blocking socket connected to `path`, whose owner may be talked to."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wire.SEND_BUFFER)
+        # The kernel's own time limit: a non-blocking connect() fails when many call at once.
+        left = max(0.001, deadline - time.monotonic())
+        limit = _TIMEVAL.pack(int(left), int(left % 1 * 1e6) or 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        try:
+            sock.connect(os.fspath(path))
+        except BlockingIOError:
+            raise TimeoutError(f"{path}: the machine does not answer") from None
+        except OSError as exc:
+            kind = _GoneError if exc.errno in _GONE else UserError
+            raise kind(f"{path}: {exc.strerror or exc}") from None
+        wire.check_peer(sock)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _converse(sock: socket.socket, path: Path, hello: bytes, deadline: float) -> bytes:
+    with suppress(OSError):  # refused before we spoke: the answer says why
+        sock.send(hello, socket.MSG_NOSIGNAL)
+    while readable(sock, deadline):
+        try:
+            answer = sock.recv(wire.ANSWER_MAX + 1)
+        except ConnectionResetError:
+            continue  # said once: it did not read our hello, and what it said comes next
+        except BlockingIOError:
+            continue
+        if not answer:
+            raise _GoneError(f"{path}: the machine closed the connection without a word")
+        return answer
+    raise TimeoutError(f"{path}: the machine does not answer")
+
+
+def dial(path: Path, hello: wire.Hello, deadline: float) -> tuple[socket.socket, wire.Welcome]:
+    """Connect; return the non-blocking socket, the caller's now, and what it is connected to.
+
+    Raises UserError (RefusedError when the machine said no) or TimeoutError.
+    """
+    sock = _open(path, deadline)
+    try:
+        return sock, wire.parse_welcome(_converse(sock, path, hello.encode(), deadline))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _has(path: Path, vm: str, deadline: float) -> bool:
+    with _open(path, deadline) as sock:
+        answer = wire.parse_answer(_converse(sock, path, wire.Ask(vm).encode(), deadline))
+    return answer.get("has") is True
+
+
+def find(vm: str, machine: str | None, deadline: float) -> Path:
+    """Return the socket of `machine` (a name, or a socket's path), or of the one that has `vm`.
+
+    Raises UserError, which names the machines there are, when there is none or more than one.
+    """
+    if machine is not None and "/" in machine:
+        return Path(machine)
+    living = places.living()
+    if machine is not None:
+        if machine not in living:
+            raise UserError(f"no machine {machine!r} runs: {_listed(list(living))}")
+        return living[machine]
+    having, running, silent = [], [], []
+    for asked, (name, path) in enumerate(living.items()):
+        # A machine that hangs takes its share of the time, not that of the others.
+        share = (deadline - time.monotonic()) / (len(living) - asked + 1)
+        try:
+            if _has(path, vm, time.monotonic() + min(share, _ASK_WITHIN)):
+                having.append(name)
+            running.append(name)
+        except _GoneError:
+            continue
+        except (TimeoutError, UserError) as exc:
+            silent.append(f"; {name} could not be asked: {exc}")
+    if len(having) == 1:
+        return living[having[0]]
+    if having:
+        found = ", ".join(f"{name}/{vm}" for name in having)
+        raise UserError(f"several machines have a VM {vm!r}: say which: {found}")
+    raise UserError(f"no machine has a VM {vm!r}: {_listed(running)}{''.join(silent)}")
+
+
+def _listed(names: list[str]) -> str:
+    return f"there runs {', '.join(names)}" if names else "none runs"

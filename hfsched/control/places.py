@@ -1,0 +1,202 @@
+"""Where a running machine's sockets lie, and whose they are.
+
+::
+
+    with claim("demo") as place:            # raises UserError while another "demo" runs
+        listener = place.listen("ports")    # .../hfsched/demo/ports, mode 0600
+
+The user's runtime directory is ``$XDG_RUNTIME_DIR/hfsched`` where that is usable, else
+``/tmp/hfsched-<uid>``; mode 0700.  Each machine has a directory in it, called like the machine, so
+two machines never share a socket whatever their VMs are called.
+
+Implementation note.  A machine holds a file lock on ``lock`` in its directory for as long as it
+lives; the kernel lets go of it with the process, so a directory whose lock is free is a leftover.
+Whoever takes a lock looks whether the file still has its name: its last holder may have removed
+it in between.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from hfsched.errors import UserError
+
+__all__ = ["PORTS", "Place", "claim", "living", "roots", "runtime_directory"]
+
+PORTS = "ports"
+_LOCK = "lock"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_PATH_MAX = 107  # bytes: sockaddr_un has 108, and a zero ends it
+_BACKLOG = 128
+
+
+def _problem(path: Path, *, follow: bool = False) -> str | None:
+    """Say in a few words why a directory is not safe to use; None: it is."""
+    try:
+        status = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - Path.lstat has no flag
+    except OSError as exc:
+        return exc.strerror or "cannot be looked at"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is no directory"
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others"
+    return None
+
+
+def roots() -> list[Path]:
+    """Return where this user's machines may be, the preferred one first; they need not exist.
+
+    Both are searched: a login session has XDG_RUNTIME_DIR, and a job of cron has not.
+    """
+    found = [Path("/tmp") / f"hfsched-{os.geteuid()}"]  # noqa: S108 - checked before it is used
+    xdg = Path(os.environ.get("XDG_RUNTIME_DIR") or ".")
+    if xdg.is_absolute() and _problem(xdg, follow=True) is None:
+        found.insert(0, xdg / "hfsched")
+    return found
+
+
+def _make(path: Path) -> None:
+    """Make a directory of ours, or check the one that is there."""
+    try:
+        path.mkdir(0o700)
+        path.chmod(0o700)  # whatever the umask is
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise UserError(f"{path} cannot be made: {exc.strerror}: set XDG_RUNTIME_DIR") from None
+    problem = _problem(path)
+    if problem is not None:
+        raise UserError(f"{path} {problem}: remove it, or set XDG_RUNTIME_DIR to a place of yours")
+
+
+def runtime_directory() -> Path:
+    """Return the user's runtime directory, made if need be; raises UserError if it is not safe."""
+    root = roots()[0]
+    _make(root)
+    return root
+
+
+class Place:
+    """A machine's directory, while its lock is held.  Made by `claim`; use it in a ``with``."""
+
+    def __init__(self, name: str, path: Path, lock: int) -> None:
+        self.name = name
+        self.path = path
+        self._lock = lock
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def listen(self, what: str) -> socket.socket:
+        """Return a listening, non-blocking seqpacket socket, mode 0600; the caller closes it.
+
+        Raises UserError when the path is too long for a socket, or cannot be made.
+        """
+        path = self.path / what
+        length = len(os.fsencode(path))
+        if length > _PATH_MAX:
+            raise UserError(
+                f"{path}: {length} bytes, and a socket's path has at most {_PATH_MAX}: "
+                "use a shorter machine name or XDG_RUNTIME_DIR"
+            )
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            os.fchmod(sock.fileno(), 0o600)  # before it has a name: it is never wider
+            sock.bind(os.fspath(path))
+            self._made.append(path)
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+        except OSError as exc:
+            sock.close()
+            raise UserError(f"{path}: no socket can be made: {exc.strerror}") from None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def close(self) -> None:
+        """Remove the sockets, the lock and the directory.  The second call does nothing."""
+        if self._lock < 0:
+            return
+        for path in (*self._made, self.path / _LOCK):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody put something there, or claims the name just now
+            self.path.rmdir()
+        os.close(self._lock)
+        self._lock = -1
+
+
+def claim(name: str | None = None) -> Place:
+    """Make the directory of machine `name` (None: ``m<pid>``); replace what a dead one left.
+
+    Raises UserError when a machine of that name runs, or for a directory that is not safe.
+    """
+    name = name or f"m{os.getpid()}"
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"machine name {name!r}: use 1 to 63 letters, digits, '.', '_' and '-', "
+            "a letter or digit first"
+        )
+    path = runtime_directory() / name
+    while True:
+        try:
+            lock = _take(path, name)
+        except OSError as exc:
+            raise UserError(f"{path}: {exc.strerror}: set XDG_RUNTIME_DIR") from None
+        if lock is not None:
+            break
+    for left in path.iterdir():
+        if left.name != _LOCK and not left.is_dir():
+            left.unlink(missing_ok=True)
+    return Place(name, path, lock)
+
+
+def _take(path: Path, name: str) -> int | None:
+    """Return the lock's descriptor; None: it was removed under our hands, so try again."""
+    _make(path)
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(path / _LOCK, flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), (path / _LOCK).lstat()):
+            return lock
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"a machine {name!r} runs already ({path}): choose another name") from None
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def living() -> dict[str, Path]:
+    """Return the sockets `PORTS` of this user's machines by machine name.
+
+    A dead machine's socket may be among them: connecting tells.  Directories that are not safe are
+    passed over.
+    """
+    found: dict[str, Path] = {}
+    for root in roots():
+        if _problem(root) is None:
+            for path in sorted(root.glob(f"*/{PORTS}")):
+                found.setdefault(path.parent.name, path)
+    return found

@@ -1,0 +1,204 @@
+"""A machine's host ports for other programs: the socket `ports`, and a session for each client.
+
+::
+
+    with claim(machine.name) as place, PortServer(runtime, machine, place) as server:
+        machine.start()
+        ...
+        machine.stop()      # first, so that nobody waits for a mailbox any more
+
+`hfsched.control.wire` says what is spoken, `hfsched.client` is the other side.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from hfsched.control import wire
+from hfsched.control.places import PORTS
+from hfsched.control.session import PortMachine, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hfsched.control.places import Place
+    from hfsched.runtime.base import Runtime, Task
+
+__all__ = ["CLIENTS_MAX", "PATIENCE", "PortMachine", "PortServer"]
+
+CLIENTS_MAX = 256
+PATIENCE = 5_000_000_000  # ns
+_CLOSE_WITHIN = 5_000_000_000  # ns
+_RETRY_AFTER = 100_000_000  # ns; when the process has no descriptor left for a client
+
+
+class PortServer:
+    """Serves the host ports of `machine` in `place` from its making until `close`.
+
+    A client has `patience` ns to say what it wants; of more than `clients_max` clients, the
+    others are refused.  `on_rest` is called whenever `pending` may have turned False, on a
+    client's task; it must not block.  Raises UserError when the socket cannot be made.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        machine: PortMachine,
+        place: Place,
+        *,
+        patience: int = PATIENCE,
+        clients_max: int = CLIENTS_MAX,
+        on_rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._name = place.name
+        self._patience = patience
+        self._clients_max = clients_max
+        self._on_rest = on_rest
+        self._closing = runtime.event("ports.closing")
+        self._lock = runtime.lock("ports.sessions", state=self.key)
+        self._sessions: dict[int, Session] = {}
+        self._tasks: dict[int, Task] = {}
+        self._ended: dict[str, str] = {}
+        self._discarded = 0
+        self._count = 0
+        self._closed = False
+        self._listener = place.listen(PORTS)
+        self._acceptor = runtime.spawn("ports.accept", self._accept)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def key(self) -> object:
+        """Return all that the lock guards."""
+        return (tuple(self._sessions), tuple(self._ended), self._discarded, self._closed)
+
+    # For the machine.
+
+    def vm_ended(self, vm: str, reason: str) -> None:
+        """Tell the VM's clients, present and to come, that it has ended.  Does not block."""
+        with self._lock:
+            self._ended.setdefault(vm, reason)
+            concerned = [session for session in self._sessions.values() if session.vm == vm]
+        for session in concerned:
+            session.end(f"vm {vm} has ended: {reason}")
+
+    def pending(self) -> bool:
+        """Tell whether some client's message was sent and not yet accepted by its VM.
+
+        Ask this before asking whether the machine is quiet: what is no longer pending is the
+        machine's.  Messages for a VM that has ended do not count.
+        """
+        return any(session.pending() for session in self._current())
+
+    def clients(self) -> int:
+        """Return how many clients there are."""
+        return len(self._current())
+
+    @property
+    def discarded(self) -> int:
+        """Messages taken from a port's queue for a client that had gone; ports count the others."""
+        with self._lock:
+            return self._discarded
+
+    def close(self, deadline: int | None = None) -> list[str]:
+        """Refuse new clients, end all present ones and wait for their tasks until `deadline` (ns).
+
+        Each client gets what lies in its port's queue, as far as its socket has room, the reason
+        and end of file.  What clients sent and the VM did not accept is lost: see `pending`.
+        Returns the names of tasks that did not end: a sender that waits for a full mailbox ends
+        with the machine only.  The default deadline is five seconds from now.
+        """
+        if deadline is None:
+            deadline = self._runtime.now() + _CLOSE_WITHIN
+        with self._lock:
+            if self._closed:
+                return []
+            self._closed = True
+        self._closing.set()
+        stuck = [] if self._acceptor.join(deadline) else [self._acceptor.name]
+        self._listener.close()
+        with self._lock:
+            tasks = list(self._tasks.values())
+        for session in self._current():
+            session.end(f"machine {self._name} stops")
+        stuck += [task.name for task in tasks if not task.join(deadline)]
+        if not stuck:
+            self._closing.close()
+        return stuck
+
+    def _current(self) -> list[Session]:
+        with self._lock:
+            return list(self._sessions.values())
+
+    # The accepting task.
+
+    def _accept(self) -> None:
+        while self._closing not in self._runtime.select([self._listener, self._closing]):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError):
+                continue  # it went away again
+            except OSError:
+                self._closing.wait(self._runtime.now() + _RETRY_AFTER)
+                continue
+            try:
+                self._admit(sock)
+            except wire.RefusedError as exc:
+                with sock:
+                    _say(sock, wire.error(exc.code, str(exc)))
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wire.SEND_BUFFER)
+        with self._lock:
+            if len(self._sessions) >= self._clients_max:
+                text = f"machine {self._name} has {self._clients_max} clients already"
+                raise wire.RefusedError("too-many", text)
+            self._count += 1
+            number = self._count
+            session = Session(
+                self._runtime,
+                self._machine,
+                (self._name, f"ports.{number}"),
+                sock,
+                closing=self._closing,
+                why_ended=self._why_ended,
+                on_rest=self._on_rest,
+                patience=self._patience,
+            )
+            try:
+                # Under the lock: it must be known before it can be forgotten.
+                self._tasks[number] = self._runtime.spawn(
+                    f"ports.{number}.reader", partial(self._serve, number, session)
+                )
+            except RuntimeError as exc:
+                raise wire.RefusedError("too-many", f"no thread for this client: {exc}") from None
+            self._sessions[number] = session
+
+    def _why_ended(self, vm: str) -> str | None:
+        with self._lock:
+            return self._ended.get(vm)
+
+    # A client's task.
+
+    def _serve(self, number: int, session: Session) -> None:
+        try:
+            session.run()
+        finally:
+            with self._lock:
+                del self._sessions[number], self._tasks[number]
+                self._discarded += session.discarded
+            self._on_rest()
+
+
+def _say(sock: socket.socket, packet: bytes) -> None:
+    with suppress(OSError):  # it does not listen
+        sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

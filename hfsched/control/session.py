@@ -1,0 +1,285 @@
+"""One client of a machine's host ports, from its hello to its end.
+
+Two tasks: the reader (which is also the owner) brings the client's packets to the VM and waits as
+long as the mailbox is full; the writer brings the VM's messages to the client and waits as long
+as the client does not read.  So a full mailbox is felt by its senders alone, and a slow client by
+the guest that writes to it alone.
+
+Implementation note.  How each kind of end comes about:
+
+- the client says end of file: the reader delivers what came before, then waits for the hang-up;
+- the client is gone: the reader sees the hang-up, or the writer an error.  The writer closes the
+  endpoint at once, so that a guest which answers is not held, while the reader still delivers;
+- the VM is dead or the server closes: `end` makes the client's sending fail and wakes both; what
+  lies in the port's queue still goes out (without waiting, if the server closes), then the reason.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import socket
+import struct
+import termios
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from hfsched.control import wire
+from hfsched.errors import UserError
+from hfsched.scheduler.sending import Sent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hfsched.mailbox.ports import Letter
+    from hfsched.runtime.base import Event, Runtime
+    from hfsched.scheduler.endpoint import Endpoint
+
+__all__ = ["PortMachine", "Session"]
+
+_NS = 1_000_000_000
+_REASON_WITHIN = _NS  # the reason of an abort follows the first refused message
+_PASSED = 0  # a deadline that has passed: look, do not wait
+_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+class PortMachine(Protocol):
+    """What the host ports need of a machine."""
+
+    def vm_names(self) -> list[str]:
+        """Return the names of all VMs; constant."""
+
+    def endpoint(self, vm: str, port: int, local: int | None = None) -> Endpoint:
+        """Connect to a port of a VM that `vm_names` has, from host port `local` (None: a new one).
+
+        Raises UserError when the host port is in use.
+        """
+
+
+class Session:
+    """A client on the accepted socket `sock`, which the session owns from here on.
+
+    `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
+    before `end`, when the server closes.  `on_rest` is called on the reader's task each time that
+    bytes were dealt with; it must not block.  `patience` is in ns.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        machine: PortMachine,
+        names: tuple[str, str],
+        sock: socket.socket,
+        *,
+        closing: Event,
+        why_ended: Callable[[str], str | None],
+        on_rest: Callable[[], None],
+        patience: int,
+    ) -> None:
+        self.vm: str | None = None
+        self._runtime = runtime
+        self._machine = machine
+        self._machine_name, self._name = names
+        self._sock = sock
+        self._closing = closing
+        self._why_ended = why_ended
+        self._on_rest = on_rest
+        self._patience = patience
+        self._leaving = runtime.event(f"{self._name}.leaving")
+        self._held = runtime.cell(f"{self._name}.held", value=False)
+        self._lock = runtime.lock(f"{self._name}.end", state=self.key)
+        self._reason = ""
+        self._deaf = False  # nothing more is taken from the client
+        self._over = False  # the socket is closed, or about to be
+        self.discarded = 0  # messages in the writer's hand when the client went
+
+    def key(self) -> object:
+        """Return all that the lock guards."""
+        return (self._reason, self._deaf, self._over)
+
+    # For the server; any thread.
+
+    def end(self, reason: str) -> None:
+        """Take nothing more from the client, give it what is left, the reason and end of file."""
+        with self._lock:
+            if self._over:
+                return
+            self._reason = self._reason or reason
+            self._deaf = True
+            _shutdown(self._sock, socket.SHUT_RD)
+            self._leaving.set()
+
+    def pending(self) -> bool:
+        """Tell whether the client has sent something that the VM has yet to accept."""
+        # The socket first: what has left it by then is held.
+        with self._lock:
+            if self._deaf or self._over:
+                return False
+            raw = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
+            return struct.unpack("i", raw)[0] > 0 or self._held.get()
+
+    # The reader's task.
+
+    def run(self) -> None:
+        """Serve the client to its end."""
+        try:
+            endpoint = self._greet()
+            if endpoint is not None:
+                self._serve(endpoint)
+        except wire.RefusedError as exc:
+            self._push(wire.error(exc.code, str(exc)))
+        except ConnectionError:
+            pass  # gone before it was served
+        finally:
+            with self._lock:
+                self._over = True
+                self._sock.close()
+                self._leaving.close()
+
+    def _greet(self) -> Endpoint | None:
+        """Hear the hello and connect; None: the client wanted nothing more."""
+        wire.check_peer(self._sock)
+        ready = self._runtime.select(
+            [self._sock, self._closing], self._runtime.now() + self._patience
+        )
+        if self._sock not in ready:
+            if self._closing in ready:
+                raise wire.RefusedError("stopping", f"machine {self._machine_name} stops")
+            raise wire.RefusedError("silent", f"no hello within {self._patience / _NS:g} s")
+        data = self._sock.recv(wire.HELLO_MAX + 1)
+        if not data:
+            return None
+        hello = wire.parse_hello(data)
+        vms = self._machine.vm_names()
+        if isinstance(hello, wire.Ask):
+            answer = {"ok": True, "machine": self._machine_name, "has": hello.vm in vms}
+            self._push(wire.encode(answer))
+            return None
+        if hello.vm not in vms:
+            known = ", ".join(vms[:8]) + (", ..." if len(vms) > 8 else "")
+            raise wire.RefusedError(
+                "no-vm", f"no VM {hello.vm!r} in machine {self._machine_name}: it has {known}"
+            )
+        return self._connect(hello)
+
+    def _connect(self, hello: wire.Hello) -> Endpoint:
+        # The name before the question: whoever reports a VM's end asks in the other order.
+        self.vm = hello.vm
+        ended = self._why_ended(hello.vm)
+        if ended is not None:
+            raise wire.RefusedError("vm-ended", f"vm {hello.vm} has ended: {ended}")
+        try:
+            return self._machine.endpoint(hello.vm, hello.port, hello.local)
+        except UserError as exc:
+            raise wire.RefusedError("port-in-use", str(exc)) from None
+
+    def _serve(self, endpoint: Endpoint) -> None:
+        assert self.vm is not None
+        try:
+            try:
+                self._leaving.fileno()
+                endpoint._port.filled.fileno()
+            except OSError as exc:
+                raise wire.RefusedError("too-many", f"no descriptor: {exc.strerror}") from None
+            number, limit = endpoint._port.number, endpoint.payload_max
+            self._push(wire.Welcome(self._machine_name, self.vm, number, limit).encode())
+            writer = self._runtime.spawn(f"{self._name}.writer", lambda: self._write(endpoint))
+            try:
+                self._read(endpoint)
+            finally:
+                self._leaving.set()
+                writer.join()
+        finally:
+            endpoint.close()
+
+    def _read(self, endpoint: Endpoint) -> None:
+        room = 1 + endpoint.payload_max + 1  # one byte more tells that a message is too long
+        while self._recv(1, socket.MSG_PEEK):
+            self._held.set(True)
+            packet = self._recv(room)
+            going_on = not self._closing.is_set() and self._deliver(endpoint, packet)
+            self._held.set(False)
+            self._on_rest()
+            if not going_on:
+                return
+        hang_up = select.poll()
+        hang_up.register(self._sock, 0)
+        hang_up.poll()
+
+    def _recv(self, size: int, flags: int = 0) -> bytes:
+        try:
+            return self._sock.recv(size, flags)
+        except ConnectionResetError:  # said once: the client left something unread, and is gone
+            return self._sock.recv(size, flags)
+
+    def _deliver(self, endpoint: Endpoint, packet: bytes) -> bool:
+        """Bring a packet to the VM; False: the VM takes nothing more."""
+        if packet[:1] != wire.DATA:
+            self._push(wire.REFUSED + b"a packet of an unknown type")
+            return True
+        if len(packet) - 1 > endpoint.payload_max:
+            text = f"a message of more than {endpoint.payload_max} bytes"
+            self._push(wire.REFUSED + text.encode())
+            return True
+        if endpoint.send(packet[1:]) is not Sent.DEAD:
+            return True
+        with self._lock:
+            self._deaf = True
+        if not self._leaving.wait(self._runtime.now() + _REASON_WITHIN):
+            self.end(f"vm {self.vm} has ended")
+        return False
+
+    # The writer's task.
+
+    def _write(self, endpoint: Endpoint) -> None:
+        try:
+            for letter in self._letters(endpoint):
+                if not self._push(wire.DATA + letter.payload):
+                    self.discarded += 1
+                    return
+            with self._lock:
+                reason = self._reason or "the machine stops"
+            self._push(wire.CLOSING + wire.one_line(reason).encode())
+        finally:
+            endpoint.close()
+            _shutdown(self._sock, socket.SHUT_RDWR)
+
+    def _letters(self, endpoint: Endpoint) -> Iterator[Letter]:
+        """Yield the VM's messages until no more will come."""
+        filled = endpoint._port.filled
+        while True:
+            last = self._leaving.is_set()
+            while (letter := endpoint.recv(_PASSED)) is not None:
+                yield letter
+            if last:
+                return
+            if filled in self._runtime.select([filled, self._leaving]):
+                letter = endpoint.recv(_PASSED)
+                if letter is None:
+                    return  # filled, and nothing there: the machine stops
+                yield letter
+
+    # Both.
+
+    def _push(self, packet: bytes) -> bool:
+        """Send a packet, waiting for the client unless the server closes; False: not sent."""
+        while True:
+            closing = self._closing.is_set()
+            try:
+                self._sock.send(packet, _SEND)
+            except BlockingIOError:
+                if closing:
+                    return False
+            except OSError:
+                return False
+            else:
+                return True
+            room = select.poll()
+            room.register(self._sock, select.POLLOUT)
+            room.register(self._closing, select.POLLIN)
+            room.poll()
+
+
+def _shutdown(sock: socket.socket, how: int) -> None:
+    with suppress(OSError):  # nobody is connected any more
+        sock.shutdown(how)

@@ -1,0 +1,217 @@
+"""What is said on a machine's socket `ports`.
+
+The socket is AF_UNIX, SOCK_SEQPACKET: one packet is one message.  The client speaks first, in JSON
+of at most `HELLO_MAX` bytes; the server answers in JSON of at most `ANSWER_MAX` bytes::
+
+    {"v": 1, "vm": "trusty", "port": 1, "local": null}       connect to port 1 of that VM
+        {"ok": true, "machine": "m12", "vm": "trusty", "host_port": 4294967296, "payload_max": 4080}
+    {"v": 1, "ask": "trusty"}                                 is there such a VM?
+        {"ok": true, "machine": "m12", "has": true}           and the server closes
+    anything else, or no luck
+        {"error": "no VM 'x' in machine m12: ...", "code": "no-vm"}      and the server closes
+
+`port` is any u64; `local` asks for a host port below 2**32 instead of a new one.  After the first
+form, each packet is a type byte and the rest, so that an empty message differs from the end of
+file: `DATA` (both ways) and a payload; `REFUSED` (from the server) and why it did not deliver a
+message, after which the connection goes on; `CLOSING` (from the server) and why the end of file
+follows.  Texts are UTF-8, at most `TEXT_MAX` characters, and may come from a guest.
+
+A client's end of file ends its sending; everything it sent before is delivered.
+
+Both sides ask the kernel who the other one is, and talk to nobody but the same user and root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from typing import Any, NamedTuple
+
+from hfsched.errors import UserError
+
+__all__ = [
+    "ANSWER_MAX",
+    "CLOSING",
+    "DATA",
+    "HELLO_MAX",
+    "LOCAL_PORTS",
+    "PACKET_MAX",
+    "REFUSED",
+    "SEND_BUFFER",
+    "TEXT_MAX",
+    "VERSION",
+    "Ask",
+    "Hello",
+    "RefusedError",
+    "Welcome",
+    "check_peer",
+    "encode",
+    "error",
+    "one_line",
+    "parse_answer",
+    "parse_hello",
+    "parse_welcome",
+    "text_of",
+]
+
+VERSION = 1
+HELLO_MAX = 1024  # bytes
+ANSWER_MAX = 4096  # bytes
+TEXT_MAX = 500  # characters
+PACKET_MAX = 1 << 16  # bytes; more than any mailbox holds, and any text
+LOCAL_PORTS = 1 << 32  # host ports below this are named by users
+SEND_BUFFER = 16 << 10  # bytes; the kernel doubles it: about 4 messages of 4 KiB, 40 short ones
+
+DATA = b"D"
+REFUSED = b"E"
+CLOSING = b"C"
+
+_U64 = 1 << 64
+_PEERCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+
+
+class RefusedError(UserError):
+    """The other side said no; `code` is one of these words.
+
+    "bad-hello", "version", "silent", "peer", "too-many", "no-vm", "vm-ended", "port-in-use",
+    "stopping"; "message" for one message of a connection that goes on; "bad-answer" for a machine
+    that speaks another language.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Hello(NamedTuple):
+    """Connect to `port` of `vm`, from host port `local` (None: a new one)."""
+
+    vm: str
+    port: int
+    local: int | None
+
+    def encode(self) -> bytes:
+        """Return the packet."""
+        return encode({"v": VERSION, "vm": self.vm, "port": self.port, "local": self.local})
+
+
+class Ask(NamedTuple):
+    """Ask whether there is a VM of that name."""
+
+    vm: str
+
+    def encode(self) -> bytes:
+        """Return the packet."""
+        return encode({"v": VERSION, "ask": self.vm})
+
+
+class Welcome(NamedTuple):
+    """What a client is connected to; `payload_max` is in bytes, `host_port` -1 without framing."""
+
+    machine: str
+    vm: str
+    host_port: int
+    payload_max: int
+
+    def encode(self) -> bytes:
+        """Return the packet."""
+        return encode({"ok": True, **self._asdict()})
+
+
+def encode(value: dict[str, Any]) -> bytes:
+    """Return an object as a packet."""
+    return json.dumps(value).encode()
+
+
+def error(code: str, text: str) -> bytes:
+    """Return the answer that says no."""
+    return encode({"error": one_line(text), "code": code})
+
+
+def one_line(text: str) -> str:
+    """Return a text cut to `TEXT_MAX` characters, what a terminal could take amiss escaped."""
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:TEXT_MAX])
+    return safe if len(safe) <= TEXT_MAX else safe[: TEXT_MAX - 3] + "..."
+
+
+def text_of(packet: bytes) -> str:
+    """Return the text of a `REFUSED` or `CLOSING` packet."""
+    return one_line(packet[1:].decode(errors="replace"))
+
+
+def _object(code: str, data: bytes, limit: int) -> dict[str, Any]:
+    if len(data) > limit:
+        raise RefusedError(code, f"a first packet of more than {limit} bytes")
+    try:
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        raise RefusedError(code, "the first packet is no JSON") from None
+    if not isinstance(value, dict):
+        raise RefusedError(code, "the first packet is no JSON object")
+    return value
+
+
+def _name(value: dict[str, Any], key: str) -> str:
+    name = value.get(key)
+    if not isinstance(name, str) or not 1 <= len(name) <= 64:
+        raise RefusedError("bad-hello", f"{key!r} must be a name of 1 to 64 characters")
+    return name
+
+
+def _number(value: dict[str, Any], key: str, limit: int) -> int:
+    number = value.get(key)
+    if type(number) is not int or not 0 <= number < limit:  # True is an int, and no port
+        raise RefusedError("bad-hello", f"{key!r} must be a number from 0 to {limit - 1}")
+    return number
+
+
+def parse_hello(data: bytes) -> Hello | Ask:
+    """Parse a client's first packet, whatever it holds; raises RefusedError."""
+    value = _object("bad-hello", data, HELLO_MAX)
+    version = value.get("v")
+    if type(version) is not int or version != VERSION:
+        raise RefusedError("version", f"this machine speaks version {VERSION} of the protocol")
+    if "ask" in value:
+        return Ask(_name(value, "ask"))
+    local = None if value.get("local") is None else _number(value, "local", LOCAL_PORTS)
+    return Hello(_name(value, "vm"), _number(value, "port", _U64), local)
+
+
+def parse_answer(data: bytes) -> dict[str, Any]:
+    """Parse a server's answer to an `Ask`; raises RefusedError, also for what the server refused."""
+    value = _object("bad-answer", data, ANSWER_MAX)
+    if "error" in value:
+        text, code = value["error"], value.get("code")
+        raise RefusedError(one_line(str(code)), one_line(str(text)))
+    if value.get("ok") is not True:
+        raise RefusedError("bad-answer", "the machine's answer is neither ok nor an error")
+    return value
+
+
+def parse_welcome(data: bytes) -> Welcome:
+    """Parse a server's answer to a `Hello`; raises RefusedError, also for what it refused."""
+    value = parse_answer(data)
+    machine, vm = value.get("machine"), value.get("vm")
+    host_port, payload_max = value.get("host_port"), value.get("payload_max")
+    if (
+        not isinstance(machine, str)
+        or not isinstance(vm, str)
+        or type(host_port) is not int
+        or type(payload_max) is not int
+        or not 0 < payload_max < PACKET_MAX
+    ):
+        raise RefusedError("bad-answer", "the machine's answer makes no sense")
+    return Welcome(one_line(machine), one_line(vm), host_port, payload_max)
+
+
+def check_peer(sock: socket.socket) -> None:
+    """Raise RefusedError unless the other side is this user, or root.
+
+    The kernel says who connected or, at the client, who listens.
+    """
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    uid = _PEERCRED.unpack(raw)[1]
+    if uid not in (os.geteuid(), 0):
+        raise RefusedError("peer", f"user {os.geteuid()} does not talk to user {uid}")

@@ -1,0 +1,136 @@
+"""A running machine of script guests with its port server, in a runtime directory of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from hfsched.control.places import Place, claim
+from hfsched.control.portserver import PortServer
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.vmm.machine import Machine
+from hfsched.vmm.manifest import MachineSpec, VmSpec
+
+from . import guests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WITHIN = 20.0  # seconds: far above what anything here takes
+REPOSITORY = Path(__file__).parents[2]
+
+
+@contextmanager
+def runtime_directory() -> Iterator[Path]:
+    """Set XDG_RUNTIME_DIR to a new directory; its path is short, for a socket's has a limit."""
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    path = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
+    os.environ["XDG_RUNTIME_DIR"] = str(path)
+    try:
+        yield path
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+        shutil.rmtree(path)
+
+
+class House:
+    """Machine `name` with VMs {name: guest}; a guest is a bundled one or one of `guests`."""
+
+    def __init__(self, name: str, vms: dict[str, str], **options: Any) -> None:
+        self.failures: list[str] = []
+        self.runtime = ThreadRuntime(lambda task, exc: self.failures.append(f"{task}: {exc!r}"))
+        self._changed = threading.Event()
+        self._vms = list(vms)
+        self._raw = options.pop("raw", False)
+        spec = MachineSpec(
+            vm=[self._spec(vm, guest) for vm, guest in vms.items()], name=name, engine="script"
+        )
+        for vm in vms:
+            guests.GATES[vm].clear()
+        self.machine = Machine(
+            spec,
+            self.runtime,
+            lambda _vm, _line: None,
+            on_abort=self._aborted,
+            on_activity=self._changed.set,
+        )
+        self.place: Place = claim(name)
+        self.server = PortServer(
+            self.runtime, self.machine, self.place, on_rest=self._changed.set, **options
+        )
+        self.socket = self.place.path / "ports"
+        self._stopped = False
+
+    def _aborted(self, vm: str, reason: str) -> None:
+        self.server.vm_ended(vm, reason)
+
+    def _spec(self, vm: str, guest: str) -> VmSpec:
+        image = f"{guests.__name__}:{guest}" if hasattr(guests, guest) else guest
+        framing: Any = "raw" if self._raw else "ports"
+        return VmSpec(image=image, name=vm, memory=1 << 16, framing=framing)
+
+    def __enter__(self) -> Self:
+        self.machine.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self.place.close()
+        self.machine.close()
+        assert self.failures == []
+
+    def stop(self) -> None:
+        """Stop the machine, then the server; nothing may be left running."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for vm in self._vms:
+            guests.GATES[vm].set()
+        assert self.machine.stop() == []
+        assert self.server.close() == []
+
+    def open(self, vm: str) -> None:
+        """Open a guest's gate."""
+        guests.GATES[vm].set()
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds, looking each time that the machine or the server moved."""
+        deadline = time.monotonic() + WITHIN
+        while True:
+            self._changed.clear()
+            if holds():
+                return
+            assert self._changed.wait(deadline - time.monotonic()), "it never came to hold"
+
+    def call(self, *packets: bytes) -> socket.socket:
+        """Connect without the client's code, and send packets; the server may have refused us."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(WITHIN)
+        sock.connect(str(self.socket))
+        with suppress(ConnectionError):
+            for packet in packets:
+                sock.send(packet)
+        return sock
+
+
+def server_threads() -> list[threading.Thread]:
+    """Return the threads of port servers, once those on their way out are out."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("ports."):
+            thread.join(0.5)
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ports.")]
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))

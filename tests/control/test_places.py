@@ -1,0 +1,176 @@
+"""Where sockets lie: one directory for each machine, the user's own, and nothing left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hfsched.control import places
+from hfsched.errors import UserError
+
+from .house import WITHIN, runtime_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def xdg() -> Iterator[Path]:
+    with runtime_directory() as path:
+        yield path
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_directories_are_0700_and_the_socket_is_0600_whatever_the_umask(xdg: Path) -> None:
+    before = os.umask(0)
+    try:
+        with places.claim("demo") as place, place.listen("ports"):
+            assert place.path == xdg / "hfsched" / "demo"
+            assert mode(xdg / "hfsched") == 0o700
+            assert mode(place.path) == 0o700
+            assert mode(place.path / "ports") == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_nothing_is_left_at_the_end(xdg: Path) -> None:
+    with places.claim("demo") as place, place.listen("ports"):
+        assert places.living()["demo"] == place.path / "ports"
+    assert list((xdg / "hfsched").iterdir()) == []
+
+
+def test_a_machine_without_a_name_is_called_after_its_process() -> None:
+    with places.claim() as place:
+        assert place.name == f"m{os.getpid()}"
+
+
+def test_a_running_machine_keeps_its_name() -> None:
+    with places.claim("demo") as first, first.listen("ports"):
+        with pytest.raises(UserError, match="'demo' runs already"):
+            places.claim("demo")
+        assert (first.path / "ports").exists()
+
+
+def test_a_dead_machines_leftovers_are_replaced(xdg: Path) -> None:
+    left = xdg / "hfsched" / "demo"
+    left.mkdir(0o700, parents=True)
+    (left / "lock").touch()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+        dead.bind(str(left / "ports"))
+    with places.claim("demo") as place:
+        assert not (left / "ports").exists()
+        with place.listen("ports") as listener, socket.socket(*FAMILY) as client:
+            client.connect(str(left / "ports"))
+            listener.accept()[0].close()
+
+
+FAMILY = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(xdg: Path) -> None:
+    """Its last holder removes the file just after we opened it: the lock we get is nobody's."""
+    with places.claim("demo") as place:
+        late = os.open(place.path / "lock", os.O_RDWR)
+    fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with places.claim("demo"):
+        assert (xdg / "hfsched" / "demo" / "lock").exists()
+    os.close(late)
+
+
+def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:
+    holders, most, refused, taken = 0, 0, 0, 0
+    guard = threading.Lock()
+    start = threading.Barrier(4)
+
+    def worker() -> None:
+        nonlocal holders, most, refused, taken
+        start.wait(WITHIN)
+        for _ in range(60):
+            try:
+                place = places.claim("demo")
+            except UserError:
+                with guard:
+                    refused += 1
+                continue
+            with guard:
+                holders += 1
+                taken += 1
+                most = max(most, holders)
+            os.sched_yield()
+            with guard:
+                holders -= 1
+            place.close()
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WITHIN)
+    assert most == 1
+    assert taken + refused == 240
+
+
+@pytest.mark.parametrize("name", ["../demo", "a/b", ".hidden", "a b", "x" * 64, "\u00e4"])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="machine name"):
+        places.claim(name)
+
+
+def test_a_path_too_long_for_a_socket_is_refused_in_words(xdg: Path) -> None:
+    long = xdg / ("d" * 60)
+    long.mkdir(0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(long)
+    with places.claim("n" * 40) as place, pytest.raises(UserError, match="at most 107"):
+        place.listen("ports")
+    assert list((long / "hfsched").iterdir()) == []
+
+
+def test_a_directory_that_others_can_write_is_refused(xdg: Path) -> None:
+    (xdg / "hfsched").mkdir()
+    (xdg / "hfsched").chmod(0o770)
+    with pytest.raises(UserError, match="can be written by others"):
+        places.claim("demo")
+    assert "demo" not in places.living()
+
+
+def test_a_symbolic_link_is_refused(xdg: Path) -> None:
+    (xdg / "elsewhere").mkdir(0o700)
+    (xdg / "hfsched").symlink_to("elsewhere")
+    with pytest.raises(UserError, match="is no directory"):
+        places.claim("demo")
+
+
+def test_a_symbolic_link_as_the_machines_directory_is_refused(xdg: Path) -> None:
+    (xdg / "elsewhere").mkdir(0o700)
+    (xdg / "hfsched").mkdir(0o700)
+    (xdg / "hfsched" / "demo").symlink_to("../elsewhere")
+    with pytest.raises(UserError, match="is no directory"):
+        places.claim("demo")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_another_users_directory_is_refused(xdg: Path) -> None:
+    (xdg / "hfsched").mkdir(0o700)
+    os.chown(xdg / "hfsched", 65534, 65534)
+    with pytest.raises(UserError, match="belongs to user 65534"):
+        places.claim("demo")
+
+
+@pytest.mark.parametrize("value", ["", "relative", "/nowhere/at/all"])
+def test_without_a_usable_xdg_runtime_dir_there_is_tmp(value: str) -> None:
+    os.environ["XDG_RUNTIME_DIR"] = value
+    assert places.roots() == [Path(f"/tmp/hfsched-{os.geteuid()}")]
+
+
+def test_a_client_also_looks_where_a_machine_without_xdg_lies(xdg: Path) -> None:
+    assert places.roots() == [xdg / "hfsched", Path(f"/tmp/hfsched-{os.geteuid()}")]

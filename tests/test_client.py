@@ -1,0 +1,557 @@
+"""The public client, blocking and asyncio, against real machines of script guests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from control import guests
+from control.house import (
+    REPOSITORY,
+    WITHIN,
+    House,
+    descriptors,
+    runtime_directory,
+    server_threads,
+)
+
+import hfsched
+from hfsched.client import Connection, ConnectionClosed, RefusedError, connect
+from hfsched.control import wire
+from hfsched.errors import HfschedError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hfsched.client_asyncio import AsyncConnection
+
+
+@pytest.fixture(autouse=True)
+def xdg() -> Iterator[Path]:
+    with runtime_directory() as path:
+        yield path
+
+
+def in_turn(count: int) -> list[bytes]:
+    return [b"message %d" % number for number in range(count)]
+
+
+def fill(connection: Connection) -> list[bytes]:
+    """Send without waiting until there is no room; return what was sent."""
+    sent: list[bytes] = []
+    while True:
+        message = b"message %d" % len(sent)
+        try:
+            connection.send(message, block=False)
+        except BlockingIOError:
+            return sent
+        sent.append(message)
+
+
+# Finding a VM.
+
+
+def test_a_message_goes_to_the_vm_and_back() -> None:
+    with House("demo", {"alpha": "echo"}), hfsched.connect("alpha", port=1) as alpha:
+        alpha.send(b"hello")
+        assert alpha.recv(timeout=WITHIN) == b"hello"
+        assert (alpha.machine, alpha.vm, alpha.port) == ("demo", "alpha", 1)
+        assert (alpha.host_port, alpha.payload_max) == (1 << 32, 4080)
+
+
+def test_three_clients_at_once_each_hear_their_own() -> None:
+    with House("demo", {"alpha": "echo"}):
+        heard: dict[int, list[bytes]] = {}
+
+        def talk(number: int) -> None:
+            with connect("alpha", timeout=WITHIN) as alpha:
+                heard[number] = []
+                for turn in range(100):
+                    alpha.send(b"%d.%d" % (number, turn), timeout=WITHIN)
+                    heard[number].append(alpha.recv(timeout=WITHIN))
+
+        threads = [threading.Thread(target=talk, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WITHIN)
+        assert heard == {n: [b"%d.%d" % (n, turn) for turn in range(100)] for n in range(3)}
+
+
+def test_two_machines_with_one_vm_name_do_not_meet() -> None:
+    with House("one", {"alpha": "echo"}) as one, House("two", {"alpha": "echo"}) as two:
+        with pytest.raises(UserError, match="say which: one/alpha, two/alpha"):
+            connect("alpha")
+        with connect("one/alpha") as first, connect("alpha", machine="two") as second:
+            first.send(b"to one")
+            assert first.recv(timeout=WITHIN) == b"to one"
+            assert second.machine == "two"
+        with connect("alpha", machine=str(two.socket)) as by_path:
+            assert by_path.machine == "two"
+        with connect(f"{one.socket}/alpha") as by_path:
+            assert by_path.machine == "one"
+        assert [house.machine.summary()[0].from_host for house in (one, two)] == [1, 0]
+
+
+def test_an_unknown_vm_is_answered_with_the_machines_there_are() -> None:
+    with House("one", {"alpha": "echo"}), House("two", {"alpha": "echo"}):
+        with pytest.raises(UserError, match=r"no machine has a VM 'omega': there runs .*one, two"):
+            connect("omega")
+        with pytest.raises(UserError, match=r"no machine 'six' runs: there runs .*one, two"):
+            connect("alpha", machine="six")
+        with pytest.raises(RefusedError, match="no VM 'omega' in machine one") as caught:
+            connect("one/omega")
+        assert caught.value.code == "no-vm"
+        with pytest.raises(UserError, match="name the machine once"):
+            connect("one/alpha", machine="two")
+
+
+def test_a_dead_machines_socket_is_passed_over(xdg: Path) -> None:
+    with House("live", {"alpha": "echo"}):
+        left = xdg / "hfsched" / "dead"
+        left.mkdir(0o700)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+            dead.bind(str(left / "ports"))
+        with connect("alpha") as alpha:
+            assert alpha.machine == "live"
+        with pytest.raises(UserError, match="refused"):
+            connect("dead/alpha")
+
+
+def test_a_machine_that_does_not_answer_is_passed_over_or_timed_out(xdg: Path) -> None:
+    with House("live", {"alpha": "echo"}):
+        (xdg / "hfsched" / "hung").mkdir(0o700)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as hung:
+            hung.bind(str(xdg / "hfsched" / "hung" / "ports"))
+            hung.listen()
+            with pytest.raises(TimeoutError, match="does not answer"):
+                connect("hung/alpha", timeout=0.05)
+            with connect("alpha", timeout=0.6) as alpha:
+                assert alpha.machine == "live"
+            with pytest.raises(UserError, match="hung could not be asked"):
+                connect("omega", timeout=0.6)
+
+
+@pytest.mark.parametrize(
+    ("machine", "port", "code"), [("demo", -1, "bad-hello"), ("demo", 1 << 64, "bad-hello")]
+)
+def test_a_port_that_is_no_u64_is_refused(machine: str, port: int, code: str) -> None:
+    with House("demo", {"alpha": "echo"}), pytest.raises(RefusedError) as caught:
+        connect("alpha", port, machine)
+    assert caught.value.code == code
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_server_of_another_user_is_not_trusted(xdg: Path) -> None:
+    """The kernel keeps the credentials of whoever called listen()."""
+    xdg.chmod(0o777)
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()  # no thread runs yet
+    if child == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.bind(str(xdg / "trap"))
+                sock.listen()
+                os.write(ready[1], b"x")
+                os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    try:
+        os.read(ready[0], 1)
+        with pytest.raises(RefusedError, match="does not talk to user 65534"):
+            connect("alpha", machine=str(xdg / "trap"))
+    finally:
+        os.write(done[1], b"x")
+        os.waitpid(child, 0)
+        for end in (*ready, *done):
+            os.close(end)
+
+
+# Messages.
+
+
+def test_an_empty_message_is_a_message() -> None:
+    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+        alpha.send(b"")
+        assert alpha.recv(timeout=WITHIN) == b""
+
+
+def test_a_message_that_is_too_long_is_refused_here_and_all_goes_on() -> None:
+    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+        with pytest.raises(UserError, match="4081 bytes: at most 4080"):
+            alpha.send(bytes(4081))
+        alpha.send(bytes(4080))
+        assert alpha.recv(timeout=WITHIN) == bytes(4080)
+
+
+def test_what_the_machine_refuses_is_said_once_and_all_goes_on() -> None:
+    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+        alpha.payload_max = 5000  # a client that believes otherwise
+        alpha.send(bytes(4081))
+        alpha.send(b"short")
+        with pytest.raises(RefusedError, match="more than 4080 bytes"):
+            alpha.recv(timeout=WITHIN)
+        assert alpha.recv(timeout=WITHIN) == b"short"
+
+
+def test_a_full_mailbox_is_felt_and_nothing_is_lost() -> None:
+    with House("demo", {"alpha": "gated"}) as house, connect("alpha") as alpha:
+        house.until(lambda: house.server.clients() == 1)
+        sent = fill(alpha)
+        with pytest.raises(TimeoutError, match="no room"):
+            alpha.send(b"never sent", timeout=0.01)
+        waiting = threading.Thread(target=alpha.send, args=(b"patient",))
+        waiting.start()
+        house.open("alpha")
+        assert [alpha.recv(timeout=WITHIN) for _ in sent] == sent
+        assert alpha.recv(timeout=WITHIN) == b"patient"
+        waiting.join(WITHIN)
+        assert not waiting.is_alive()
+
+
+def test_without_a_message_recv_does_not_wait_longer_than_told() -> None:
+    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+        with pytest.raises(BlockingIOError):
+            alpha.recv(block=False)
+        with pytest.raises(TimeoutError, match="no message"):
+            alpha.recv(timeout=0)
+        alpha.send(b"x")
+        assert select.select([alpha], [], [], WITHIN)[0] == [alpha]
+        assert alpha.recv(block=False) == b"x"
+
+
+def test_a_named_host_port_hears_what_the_vm_sends_there() -> None:
+    with House("demo", {"alpha": "echo"}), connect("alpha", local=9) as alpha:
+        assert alpha.host_port == 9
+        alpha.send(b"x")
+        assert alpha.recv(timeout=WITHIN) == b"x"
+        with pytest.raises(RefusedError, match="port 9 is in use"):
+            connect("alpha", local=9)
+
+
+# Ends.
+
+
+def test_everything_sent_before_closing_is_delivered() -> None:
+    with House("demo", {"alpha": "sink"}) as house:
+        with connect("alpha") as alpha:
+            sent = fill(alpha)
+        house.open("alpha")
+        house.until(lambda: house.server.clients() == 0)
+        assert house.machine.summary()[0].from_host == len(sent)
+
+
+def test_after_shutdown_the_answers_still_come() -> None:
+    with House("demo", {"alpha": "gated"}) as house, connect("alpha") as alpha:
+        for message in in_turn(20):
+            alpha.send(message)
+        alpha.shutdown()
+        house.open("alpha")
+        assert [alpha.recv(timeout=WITHIN) for _ in range(20)] == in_turn(20)
+        with pytest.raises(ConnectionClosed, match="takes no more"):
+            alpha.send(b"x")
+
+
+def test_a_killed_client_loses_what_it_did_not_read_and_nothing_that_it_sent() -> None:
+    program = """
+import hfsched, sys
+alpha = hfsched.connect("alpha")
+for number in range(20):
+    alpha.send(b"%d" % number)
+print("sent", flush=True)
+alpha.recv()
+"""
+    with House("demo", {"alpha": "gated"}) as house:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"sent\n"
+            child.send_signal(signal.SIGKILL)
+        with connect("alpha") as other:
+            other.send(b"after it")
+            house.open("alpha")
+            assert other.recv(timeout=WITHIN) == b"after it"
+            house.until(lambda: house.machine.summary()[0].from_host == 21)
+            house.until(lambda: house.server.clients() == 1)
+
+
+def test_a_vms_last_words_come_before_the_reason_of_its_end() -> None:
+    with House("demo", {"alpha": "dying"}), connect("alpha") as alpha:
+        alpha.send(b"adieu")
+        assert list(alpha) == [b"adieu"] * 3
+        assert alpha.reason == "vm alpha has ended: the guest function returned"
+        for attempt in (alpha.recv, lambda: alpha.send(b"x")):
+            with pytest.raises(ConnectionClosed, match="the guest function returned"):
+                attempt()
+        with pytest.raises(RefusedError, match="the guest function returned"):
+            connect("alpha")
+
+
+def test_when_the_machine_stops_a_waiting_client_is_told() -> None:
+    with House("demo", {"alpha": "echo"}) as house, connect("alpha") as alpha:
+        heard: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                alpha.recv()
+            except ConnectionClosed as exc:
+                heard.append(exc)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        house.stop()
+        waiting.join(WITHIN)
+        assert "stops" in str(heard[0])
+
+
+def test_a_machine_that_vanishes_is_an_end_too(xdg: Path) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock,
+    ):
+        listener.bind(str(xdg / "s"))
+        listener.listen()
+        sock.connect(str(xdg / "s"))
+        server = listener.accept()[0]
+        sock.setblocking(False)
+        alpha = Connection(sock, wire.Welcome("demo", "alpha", 1, 4080), 1)
+        alpha.send(b"unread: so the kernel says reset first")
+        server.send(wire.DATA + b"last")
+        server.close()
+        assert alpha.recv(timeout=WITHIN) == b"last"
+        with pytest.raises(ConnectionClosed, match="gone without a word"):
+            alpha.recv(timeout=WITHIN)
+
+
+def test_closing_ends_a_call_in_another_thread_and_then_frees_the_descriptor() -> None:
+    with House("demo", {"alpha": "echo"}):
+        alpha = connect("alpha")
+        ended = threading.Event()
+
+        def wait() -> None:
+            with pytest.raises(ConnectionClosed, match="closed by this program"):
+                alpha.recv()
+            ended.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        alpha.close()
+        assert ended.wait(WITHIN)
+        assert alpha.fileno() == -1
+        with pytest.raises(ConnectionClosed, match="closed by this program"):
+            alpha.send(b"x")
+        alpha.close()
+
+
+def test_a_hundred_clients_leave_no_descriptor_and_no_thread() -> None:
+    with House("demo", {"alpha": "echo"}) as house:
+        with connect("alpha") as alpha:
+            alpha.send(b"warm")
+            alpha.recv(timeout=WITHIN)
+        house.until(lambda: house.server.clients() == 0)
+        before = (descriptors(), len(server_threads()))
+        for number in range(100):
+            with connect("demo/alpha") as alpha:
+                alpha.send(b"x")
+                if number % 2:
+                    alpha.recv(timeout=WITHIN)
+        house.until(lambda: house.server.clients() == 0)
+        assert (descriptors(), len(server_threads())) == before
+        house.stop()
+        assert server_threads() == []
+
+
+def test_the_end_is_an_end_of_file_and_one_of_our_errors() -> None:
+    assert issubclass(ConnectionClosed, EOFError)
+    assert issubclass(ConnectionClosed, HfschedError)
+
+
+def test_importing_is_cheap() -> None:
+    program = """
+import sys, hfsched
+assert "socket" not in sys.modules
+hfsched.connect
+print([name for name in ("asyncio", "msgspec", "dataclasses", "subprocess") if name in sys.modules])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=environment, check=True
+    )
+    assert out.stdout == b"[]\n"
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'disconnect'"):
+        _ = hfsched.disconnect
+    assert {"connect", "connect_async"} <= set(dir(hfsched))
+
+
+# asyncio.
+
+
+async def soon(awaitable: asyncio.Task[bytes]) -> bytes:
+    return await asyncio.wait_for(awaitable, WITHIN)
+
+
+async def waits(alpha: AsyncConnection) -> None:
+    """Return once a call of `alpha` waits for its socket."""
+    async with asyncio.timeout(WITHIN):
+        while not alpha._waiting:  # noqa: ASYNC110 - it has no event for this
+            await asyncio.sleep(0)
+
+
+def test_asyncio_messages_go_to_the_vm_and_back() -> None:
+    async def story() -> None:
+        async with await hfsched.connect_async("alpha", port=1) as alpha:
+            assert (alpha.machine, alpha.vm, alpha.payload_max) == ("demo", "alpha", 4080)
+            await alpha.send(b"hello")
+            await alpha.send(b"")
+            async with asyncio.timeout(WITHIN):
+                assert [await alpha.recv(), await alpha.recv()] == [b"hello", b""]
+
+    with House("demo", {"alpha": "echo"}):
+        asyncio.run(story())
+
+
+def test_asyncio_a_cancelled_recv_has_taken_no_message() -> None:
+    async def story(house: House) -> None:
+        async with await hfsched.connect_async("alpha") as alpha:
+            for message in in_turn(30):
+                await alpha.send(message)
+            house.open("alpha")
+            heard: list[bytes] = []
+            cancelled = 0
+            while len(heard) < 30:
+                receiving = asyncio.create_task(alpha.recv())
+                await asyncio.sleep(0)
+                if len(heard) % 2 == cancelled % 2:
+                    receiving.cancel()
+                    cancelled += 1
+                try:
+                    heard.append(await soon(receiving))
+                except asyncio.CancelledError:
+                    continue
+            assert heard == in_turn(30)
+            assert cancelled
+
+    with House("demo", {"alpha": "gated"}) as house:
+        asyncio.run(story(house))
+
+
+def test_asyncio_a_cancelled_send_sent_nothing_and_the_order_is_kept() -> None:
+    async def story(house: House) -> None:
+        async with await hfsched.connect_async("alpha") as alpha:
+            sent: list[bytes] = []
+
+            async def send_on() -> None:
+                while True:
+                    message = b"message %d" % len(sent)
+                    await alpha.send(message)
+                    sent.append(message)
+
+            for _ in range(2):
+                sending = asyncio.create_task(send_on())
+                await waits(alpha)
+                sending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+            assert sent
+            house.open("alpha")
+            async with asyncio.timeout(WITHIN):
+                assert [await alpha.recv() for _ in sent] == sent
+                await alpha.send(b"last")
+                assert await alpha.recv() == b"last"
+
+    with House("demo", {"alpha": "gated"}) as house:
+        asyncio.run(story(house))
+
+
+def test_asyncio_a_full_mailbox_makes_the_sender_wait_and_the_loop_goes_on() -> None:
+    async def story(house: House) -> None:
+        async with await hfsched.connect_async("alpha") as alpha:
+
+            async def send_all() -> None:
+                for message in in_turn(200):
+                    await alpha.send(message)
+
+            sending = asyncio.create_task(send_all())
+            await waits(alpha)
+            assert not sending.done()
+            house.open("alpha")
+            async with asyncio.timeout(WITHIN):
+                assert [await alpha.recv() for _ in range(200)] == in_turn(200)
+                await sending
+
+    with House("demo", {"alpha": "gated"}) as house:
+        asyncio.run(story(house))
+
+
+def test_asyncio_iteration_ends_with_the_vm() -> None:
+    async def story() -> None:
+        async with await hfsched.connect_async("alpha") as alpha, asyncio.timeout(WITHIN):
+            await alpha.send(b"adieu")
+            assert [message async for message in alpha] == [b"adieu"] * 3
+            assert alpha.reason == "vm alpha has ended: the guest function returned"
+
+    with House("demo", {"alpha": "dying"}):
+        asyncio.run(story())
+
+
+def test_asyncio_two_receivers_take_turns_and_closing_ends_both() -> None:
+    async def story() -> None:
+        alpha = await hfsched.connect_async("alpha")
+        first, second = (asyncio.create_task(alpha.recv()) for _ in range(2))
+        await waits(alpha)
+        await alpha.send(b"one")
+        assert await soon(first) == b"one"
+        await waits(alpha)
+        await alpha.close()
+        with pytest.raises(ConnectionClosed, match="closed by this program"):
+            await soon(second)
+        assert alpha.fileno() == -1
+
+    with House("demo", {"alpha": "echo"}):
+        asyncio.run(story())
+
+
+def test_asyncio_a_cancelled_connect_disconnects_again() -> None:
+    async def story(house: House) -> None:
+        connecting = asyncio.create_task(hfsched.connect_async("demo/alpha"))
+        await asyncio.sleep(0)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+
+    with House("demo", {"alpha": "echo"}) as house:
+        asyncio.run(story(house))
+        house.until(lambda: house.server.clients() == 0)
+
+
+def test_asyncio_errors_of_connecting_come_through() -> None:
+    async def story() -> None:
+        with pytest.raises(UserError, match="no machine 'six' runs"):
+            await hfsched.connect_async("alpha", machine="six")
+
+    asyncio.run(story())
+
+
+def test_a_flood_is_numbered_without_a_gap() -> None:
+    with House("demo", {"alpha": "flood"}), connect("alpha") as alpha:
+        alpha.send(b"go")
+        heard = [
+            int.from_bytes(alpha.recv(timeout=WITHIN)[:4], "little") for _ in range(guests.FLOOD)
+        ]
+        assert heard == list(range(guests.FLOOD))
