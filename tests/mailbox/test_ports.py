@@ -17,14 +17,29 @@ from hfsched.mailbox.ports import (
     Ports,
     frame,
 )
-from hfsched.runtime.threads import ThreadRuntime
+from hfsched.runtime.threads import ThreadRuntime, _Event
 
 VM, OTHER, BARE = 2, 3, 4
 
 
+class AwakeEvent(_Event):
+    __slots__ = ()
+
+    def wait(self, deadline: int | None = None) -> bool:
+        assert self.is_set() or deadline is not None, f"would sleep on {self.name} for ever"
+        return super().wait(deadline)
+
+
+class AwakeRuntime(ThreadRuntime):
+    """Whoever would sleep for ever has a bug."""
+
+    def event(self, name: str) -> AwakeEvent:
+        return AwakeEvent(name)
+
+
 @pytest.fixture
 def ports() -> Ports:
-    made = Ports(ThreadRuntime())
+    made = Ports(AwakeRuntime())
     made.add(VM, raw=False)
     made.add(OTHER, raw=False)
     made.add(BARE, raw=True)
@@ -159,7 +174,7 @@ def test_waiting_counts_what_lies_in_open_ports(ports: Ports) -> None:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), st.binary(max_size=20)), max_size=60))
 def test_hostile_port_numbers_do_not_grow_memory(messages: list[tuple[int, bytes]]) -> None:
-    ports = Ports(ThreadRuntime())
+    ports = Ports(AwakeRuntime())
     ports.add(VM, raw=False)
     ports.open(VM).close()
     for number, payload in messages[:QUEUE_MAX]:
