@@ -179,7 +179,6 @@ def main() -> None:
         for name, part in parts.items():
             times[name].append(microseconds(part.trips, args.trips))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    bare = medians["bare"]
     print(f"{'way':8} {'us':>8} {'trips/s':>9} {'of bare':>8}   (median of {args.rounds})")
     for name, value in medians.items():
         ratios = [b / v for b, v in zip(times["bare"], times[name], strict=True)]

@@ -179,9 +179,7 @@ class _Session:
             self._aborted,
             self._changed.set,
         ) as machine:
-            console = Console(
-                self._runtime, machine, self._output, self._default, self._changed
-            )
+            console = Console(self._runtime, machine, self._output, self._default, self._changed)
             try:
                 console.open()
                 machine.start()

@@ -177,7 +177,7 @@ class PrimaryDoor(Protocol):
         """Make an interrupt pending."""
 
     def preempt(self, vm: int, vcpu: int) -> None:
-        """Make the running or the next RUN of the vCPU return `Preempted`."""
+        """Make the running RUN of the vCPU, or the next that enters it, return `Preempted`."""
 
     def info(self, vm: int) -> VmInfo | None:
         """Describe a VM, or None when there is no such."""

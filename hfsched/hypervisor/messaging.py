@@ -179,9 +179,7 @@ def direct_request(_: Registry, vcpu: Vcpu, sender: int, receiver: int) -> Answe
     return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
 
 
-def direct_response(
-    _: Registry, vcpu: Vcpu, sender: int, receiver: int, *words: int
-) -> Answer:
+def direct_response(_: Registry, vcpu: Vcpu, sender: int, receiver: int, *words: int) -> Answer:
     """Answer the direct request being served, and wait for a message."""
     vm = vcpu.vm
     abi = vm.dialect

@@ -57,9 +57,7 @@ class Pages:
     def exclusive(self, ipa: int, wanted: Permissions) -> bool:
         """Tell whether the page is the VM's own, nobody else's, and accessible so."""
         mode = self.mode(ipa)
-        return (
-            mode is not None and mode.owned and mode.exclusive and wanted in mode.permissions
-        )
+        return mode is not None and mode.owned and mode.exclusive and wanted in mode.permissions
 
     def key(self) -> tuple[tuple[int, Mode], ...]:
         """Return what differs from the beginning, hashable."""

@@ -49,9 +49,7 @@ def cpu_suspend(_: Registry, vcpu: Vcpu) -> Answer:
 
 def cpu_off(_: Registry, vcpu: Vcpu) -> Answer:
     """Turn the calling vCPU off."""
-    return Switch(
-        vcpu.vm.dialect.power(Power.DENIED), WaitForInterrupt(None), VcpuState.OFF
-    )
+    return Switch(vcpu.vm.dialect.power(Power.DENIED), WaitForInterrupt(None), VcpuState.OFF)
 
 
 def cpu_on(_: Registry, vcpu: Vcpu, index: int, entry: int, context: int) -> Answer:

@@ -28,7 +28,7 @@ from hfsched.hypervisor.door import (
     WaitForMessage,
 )
 from hfsched.hypervisor.registry import Registry
-from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
+from hfsched.hypervisor.vm import Vcpu, VcpuState
 from hfsched.mailbox.box import Header
 from hfsched.vcpu.engine import (
     Fault,
@@ -281,6 +281,8 @@ class Hypervisor:
                 return None
             case Off(reason):
                 with vcpu.vm.lock:
+                    if vcpu.vm.aborting:  # another vCPU's exit has said it
+                        return Invalid(), VcpuState.ABORTED
                     vcpu.vm.aborting = True
                     vcpu.vm.abort_reason = reason
                 return Aborted(reason), VcpuState.ABORTED

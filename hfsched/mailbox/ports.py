@@ -32,7 +32,7 @@ FIRST_CONNECTION = 1 << 32  # ports below are named by users, those from here by
 RAW = -1  # the one port of a VM without framing
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Letter:
     """A message as the host reads it: the guest's port (`RAW` without framing) and the payload."""
 

@@ -64,4 +64,3 @@ def _drain(box: Mailbox) -> Call[None]:
 
 
 PROGRAMS: dict[str, Program] = {"echo": echo, "reader": reader, "relay": relay}
-

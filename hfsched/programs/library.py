@@ -100,9 +100,7 @@ class Mailbox:
         """Send; return the error, None for success."""
         self._cpu.write(self.tx, data)
         flags = _NOTIFY if notify else 0
-        return error_of(
-            (yield Hvc(FfaId.MSG_SEND, self.id << 16 | to, 0, len(data), flags))
-        )
+        return error_of((yield Hvc(FfaId.MSG_SEND, self.id << 16 | to, 0, len(data), flags)))
 
     def send(self, to: int, data: bytes) -> Call[None]:
         """Send; while the receiver's mailbox is full, let others run and try again."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hfsched.mailbox.ports import Ports
     from hfsched.runtime.base import Cell, Runtime, Task
 
-__all__ = ["DirectRequest", "Driver", "DrivenVm"]
+__all__ = ["DirectRequest", "DrivenVm", "Driver"]
 
 
 class DirectRequest:
@@ -66,9 +66,7 @@ class DrivenVm:
         self.id = number
         self.name = name
         self.mirror = Mirror(runtime, name, vcpus, on_rest)
-        self.requests = [
-            _request_cell(runtime, f"{name}.{index}.direct") for index in range(vcpus)
-        ]
+        self.requests = [_request_cell(runtime, f"{name}.{index}.direct") for index in range(vcpus)]
         self.counters = [VcpuCounters() for _ in range(vcpus)]
         # Set when the VM's mailbox became writable for the host, or never will again.
         self.writable = runtime.event(f"{name}.writable")

@@ -15,7 +15,7 @@ from hfsched.hypervisor.door import PrimaryDoor, SendResult
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
-    from hfsched.scheduler.driver import Driver, DrivenVm
+    from hfsched.scheduler.driver import DrivenVm, Driver
 
 __all__ = ["Outbox", "Sent"]
 
@@ -31,9 +31,7 @@ class Sent(Enum):
 class Outbox:
     """Where host programs send to one VM."""
 
-    def __init__(
-        self, runtime: Runtime, door: PrimaryDoor, driver: Driver, vm: DrivenVm
-    ) -> None:
+    def __init__(self, runtime: Runtime, door: PrimaryDoor, driver: Driver, vm: DrivenVm) -> None:
         self._runtime = runtime
         self._door = door
         self._driver = driver

@@ -20,7 +20,7 @@ from hfsched.mailbox.ports import Ports
 from hfsched.memory.fdt import place_fdt, with_memory
 from hfsched.memory.image import Image, place, read_bytes
 from hfsched.memory.ram import PAGE_SIZE, Ram
-from hfsched.scheduler.driver import Driver, DrivenVm
+from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.endpoint import Endpoint
 from hfsched.scheduler.sending import Outbox
 from hfsched.vcpu.engine import Engine, Permissions, Space

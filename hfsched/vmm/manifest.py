@@ -1,19 +1,19 @@
 """The machine's description: typed, from a TOML file or from the command line.
 
-    name = "demo"                 # optional: how the machine is called on this host
-    engine = "auto"
+name = "demo"                 # optional: how the machine is called on this host
+engine = "auto"
 
-    [[vm]]
-    name = "trusty"
-    image = "trusty.bin"          # relative to the manifest, else one of the bundled guests
-    memory = "16MiB"
-    vcpus = 1
-    dialect = "ffa-1.0"
-    fdt = "trusty.dtb"            # optional
-    framing = "ports"             # or "raw": no port header on messages to and from the host
-    ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
-    base = 0x7f000000             # optional: IPA of its memory
-    uuid = "..."                  # optional
+[[vm]]
+name = "trusty"
+image = "trusty.bin"          # relative to the manifest, else one of the bundled guests
+memory = "16MiB"
+vcpus = 1
+dialect = "ffa-1.0"
+fdt = "trusty.dtb"            # optional
+framing = "ports"             # or "raw": no port header on messages to and from the host
+ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
+base = 0x7f000000             # optional: IPA of its memory
+uuid = "..."                  # optional
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ def parse_size(what: str, text: int | str) -> int:
         if match is not None:
             size = int(match[1]) * _UNITS[match[2][:1]]
     if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
-        raise ConfigError(
-            f"{what} {text!r}: a multiple of 4096 bytes up to 64GiB, such as 16MiB"
-        )
+        raise ConfigError(f"{what} {text!r}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
 
 

@@ -343,7 +343,7 @@ def test_loads_and_stores_are_little_endian_and_cut_to_their_size() -> None:
         (Store(BASE + SIZE, 0x1FF, 1), Mmio(BASE + SIZE, 1, write=True, value=0xFF)),
         (Load(BASE + 2 * 4096), Mmio(BASE + 2 * 4096, 8, write=False, value=0)),
         (Store(BASE + 4096, 1), Mmio(BASE + 4096, 8, write=True, value=1)),
-        (Store(BASE + 4092, 1), Mmio(BASE + 4092, 8, write=True, value=1)),
+        (Store(BASE + 4092, 1), Mmio(BASE + 4096, 8, write=True, value=1)),
     ],
 )
 def test_what_stage_2_does_not_allow_leaves_as_mmio(action: Load | Store, expected: Exit) -> None:
@@ -355,7 +355,7 @@ def test_what_stage_2_does_not_allow_leaves_as_mmio(action: Load | Store, expect
     assert cpu.enter() == expected
     cpu.inject_abort()
     assert cpu.enter() == WfiExit()
-    assert got[0] == (0x55,)
+    assert got[0] == ((0x55,) if isinstance(action, Load) else ())
     assert isinstance(got[1], Abort)
     assert got[1].address == action.address
 

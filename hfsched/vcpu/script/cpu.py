@@ -1,0 +1,247 @@
+"""One CPU of a script guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from hfsched.errors import InternalError, UserError
+from hfsched.vcpu.engine import Exit, Hypercall, Kicked, Mmio, Off, Permissions, Timer
+from hfsched.vcpu.engine import Wfi as WfiExit
+from hfsched.vcpu.script.actions import (
+    REGISTERS,
+    WORD,
+    Abort,
+    Action,
+    Hvc,
+    Load,
+    Step,
+    Store,
+    Wfi,
+)
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.script.space import ScriptSpace
+
+__all__ = ["Cpu", "Guest", "Program"]
+
+Guest: TypeAlias = Generator[Action, tuple[int, ...], None]
+Program: TypeAlias = Callable[["Cpu"], Guest]
+
+
+class _Frame:
+    """A generator that runs, its registers, and what it is owed when it goes on.
+
+    `owed` is what `send` will give it (None starts it), an `Abort` to raise in it, the list of the
+    registers themselves after a call, or an access that is still to be done.
+    """
+
+    __slots__ = ("guest", "owed", "regs")
+
+    def __init__(self, guest: Guest, arg: int) -> None:
+        self.guest = guest
+        self.regs = [arg] + [0] * (REGISTERS - 1)
+        self.owed: tuple[int, ...] | Abort | list[int] | Load | Store | None = None
+
+    def key(self) -> Hashable:
+        owed = self.owed
+        if isinstance(owed, Abort):
+            return (_frames(self.guest), (*self.regs,), "abort", owed.address)
+        if isinstance(owed, list):
+            return (_frames(self.guest), (*self.regs,), "call")
+        return (_frames(self.guest), (*self.regs,), owed)
+
+
+class Cpu:
+    """One CPU of a `ScriptSpace`: the guest's side (public), and the engine's `Vcpu`."""
+
+    def __init__(self, runtime: Runtime, space: ScriptSpace, index: int) -> None:
+        self._runtime = runtime
+        self._space = space
+        self.index = index
+        self.arg = 0
+        self.masked = True
+        self.handler: Program | None = None
+        self.timer: int | None = None
+        self.timer_masked = False
+        name = f"{space.name}.{index}"
+        self._kick = runtime.cell(f"{name}.kick", value=False)
+        self._line = runtime.cell(f"{name}.irq", value=False)
+        self._stack: list[_Frame] = []  # the guest, and a handler that interrupted it
+        self._missing = "it was never started"  # why the stack is empty
+
+    # For the guest.
+
+    @property
+    def base(self) -> int:
+        """The IPA of the VM's memory."""
+        return self._space.base
+
+    @property
+    def size(self) -> int:
+        """The size of the VM's memory in bytes."""
+        return self._space.ram.size
+
+    def read(self, ipa: int, size: int) -> bytes:
+        """Read the VM's memory; no permission is checked (yield `Load` for that)."""
+        return self._space.ram.read(ipa - self._space.base, size)
+
+    def write(self, ipa: int, data: bytes) -> None:
+        """Write the VM's memory; no permission is checked (yield `Store` for that)."""
+        self._space.ram.write(ipa - self._space.base, data)
+
+    def arm(self, delay: int | None) -> None:
+        """Set the virtual timer to fire in `delay` ns, unmasked; None switches it off."""
+        self.timer = None if delay is None else self._runtime.now() + delay
+        self.timer_masked = False
+
+    def address_of(self, program: Program) -> int:
+        """Return an entry address for CPU_ON."""
+        return self._space.address_of(program)
+
+    # The engine's side: see hfsched.vcpu.engine.Vcpu.
+
+    def reset(self, pc: int, arg: int) -> None:
+        program = self._space.program_at(pc)
+        self.arg = arg
+        self.masked = True
+        self.handler = None
+        self.timer = None
+        self.timer_masked = False
+        self._missing = f"no code at {pc:#x}"
+        self._stack = [] if program is None else [_Frame(program(self), arg)]
+
+    def enter(self) -> Exit:
+        while True:
+            if self._kick.get() and self._kick.exchange(False):
+                return Kicked()
+            if self.timer_remaining() == 0:
+                return Timer()
+            if not self._stack:
+                return Off(self._missing)
+            if self.handler is not None and not self.masked and self._line.get():
+                self.masked = True
+                self._stack.append(_Frame(self.handler(self), 0))
+            frame = self._stack[-1]
+            action = self._resume(frame)
+            leave = None if action is None else self._act(frame, action)
+            if leave is not None:
+                return leave
+
+    def kick(self) -> None:
+        self._kick.set(True)
+
+    def set_irq(self, level: bool) -> None:  # noqa: FBT001
+        self._line.set(level)
+
+    def reply(self, values: Sequence[int]) -> None:
+        if self._stack:
+            self._stack[-1].regs[: len(values)] = [value & WORD for value in values]
+
+    def complete_mmio(self, value: int) -> None:
+        action = self._accessing().owed
+        self._accessing().owed = (value,) if isinstance(action, Load) else ()
+
+    def inject_abort(self) -> None:
+        frame = self._accessing()
+        assert isinstance(frame.owed, Load | Store)
+        frame.owed = Abort(frame.owed.address)
+
+    def _accessing(self) -> _Frame:
+        if not self._stack or not isinstance(self._stack[-1].owed, Load | Store):
+            raise InternalError(f"vm {self._space.name}: no Mmio exit to answer")
+        return self._stack[-1]
+
+    def timer_remaining(self) -> int | None:
+        if self.timer is None or self.timer_masked:
+            return None
+        return max(0, self.timer - self._runtime.now())
+
+    def mask_timer(self) -> None:
+        self.timer_masked = True
+
+    def save(self) -> bytes:
+        raise UserError(f"vm {self._space.name}: engine script cannot save a Python generator")
+
+    def restore(self, data: bytes) -> None:  # noqa: ARG002
+        raise UserError(f"vm {self._space.name}: engine script cannot restore a Python generator")
+
+    def state_key(self) -> Hashable:
+        frames = tuple(frame.key() for frame in self._stack)
+        timer = (self.timer, self.timer_masked)
+        flags = (self.masked, self.handler, self.arg, self._missing)
+        return (frames, timer, flags, self._kick.get(), self._line.get())
+
+    # Inside.
+
+    def _resume(self, frame: _Frame) -> Action | None:
+        """Run a generator to its next action; None: it ended, or nothing came of it."""
+        owed, frame.owed = frame.owed, ()
+        try:
+            if isinstance(owed, Load | Store):
+                return owed
+            if isinstance(owed, Abort):
+                return frame.guest.throw(owed)
+            if isinstance(owed, list):
+                owed = tuple(owed)
+            return frame.guest.send(owed)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration:
+            self._stack.pop()
+            self._missing = "the guest function returned"
+            self.masked = False
+        except Exception as exc:  # noqa: BLE001 - whatever a guest does, it is the guest's
+            self._stack.clear()
+            self._missing = f"the guest function raised {exc!r}"
+        return None
+
+    def _act(self, frame: _Frame, action: Action) -> Exit | None:
+        if isinstance(action, Hvc):
+            frame.regs[:] = action.args
+            frame.owed = frame.regs
+            return Hypercall(action.conduit, action.args)
+        if isinstance(action, Wfi):
+            return None if self._line.get() else WfiExit()
+        if isinstance(action, Step):
+            return None
+        if isinstance(action, Load | Store):
+            return self._access(frame, action)
+        raise InternalError(f"vm {self._space.name}: a guest yielded {action!r}")
+
+    def _access(self, frame: _Frame, action: Load | Store) -> Exit | None:
+        write = isinstance(action, Store)
+        wanted = Permissions.WRITE if write else Permissions.READ
+        fault = self._space.first_fault(action.address, action.size, wanted)
+        if fault is not None:
+            frame.owed = action  # done again unless the exit is answered otherwise
+            value = action.masked() if isinstance(action, Store) else 0
+            return Mmio(fault, action.size, write, value)
+        if isinstance(action, Store):
+            self.write(action.address, action.masked().to_bytes(action.size, "little"))
+        else:
+            frame.owed = (int.from_bytes(self.read(action.address, action.size), "little"),)
+        return None
+
+
+def _frames(guest: Guest) -> Hashable:
+    """Return where a generator (and those it delegates to) stands, with its locals, hashable."""
+    out = []
+    inner: object = guest
+    while isinstance(inner, Generator):
+        frame = getattr(inner, "gi_frame", None)
+        if frame is None:
+            break
+        local = tuple((name, _plain(value)) for name, value in sorted(frame.f_locals.items()))
+        out.append((frame.f_code.co_qualname, frame.f_lasti, local))
+        inner = getattr(inner, "gi_yieldfrom", None)
+    return tuple(out)
+
+
+def _plain(value: object) -> Hashable:
+    if isinstance(value, (int, str, bytes, bool, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((_plain(key), _plain(item)) for key, item in value.items())
+    return type(value).__qualname__
