@@ -103,7 +103,6 @@ def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
         assert world.asleep() == []
 
 
-@pytest.mark.xfail(reason="on_abort is told again by each vCPU that ends by itself")
 def test_a_death_is_told_once_when_two_vcpus_die_together() -> None:
     world = World()
     with House(world) as house:

@@ -136,6 +136,36 @@ def test_a_sender_in_the_middle_gives_up_its_place(world: World) -> None:
         assert first == third == [Sent.SENT]
 
 
+def test_a_sender_that_gives_up_does_not_try_out_of_turn(world: World) -> None:
+    with House(world) as house:
+        guest = blocked(house, world)
+        first = sender(world, guest, "s0", b"0")
+        second = sender(world, guest, "s1", b"1", world.now() + 100)
+        world.go("s0")
+        world.go("s1")
+        world.go("g.0")  # the mailbox is empty, and s0, who is first, told so
+        world.advance(100)
+        world.go("s1")
+        assert second == [Sent.BUSY]
+        world.settle()
+        assert first == [Sent.SENT]
+        assert guest.notes == [b"first", b"0"]
+
+
+def test_a_sender_that_gives_up_wakes_nobody_before_his_turn(world: World) -> None:
+    with House(world) as house:
+        guest = blocked(house, world)
+        for index, deadline in enumerate((None, None, world.now() + 100)):
+            sender(world, guest, f"s{index}", b"%d" % index, deadline)
+            world.go(f"s{index}")
+        world.advance(100)
+        world.go("s2")
+        assert world.go("s1") == "asleep g.turn"
+        assert world.asleep() == ["s0", "s1"]
+        world.settle()
+        assert guest.notes == [b"first", b"0", b"1"]
+
+
 def test_a_sender_that_gives_up_at_its_turn_passes_it_on(world: World) -> None:
     with House(world) as house:
         guest = blocked(house, world)
