@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hfsched.cli.console import Console
-from hfsched.cli.output import Output, escape, notice
-from hfsched.errors import ConfigError, UserError
-from hfsched.runtime.threads import ThreadRuntime
-from hfsched.vmm.machine import Machine, VmSummary
+from hfsched.cli.session import RunSession
+from hfsched.errors import ConfigError
 from hfsched.vmm.manifest import DIALECTS, MachineSpec, VmSpec, load
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 __all__ = ["add_parser", "run"]
 
-_NS = 1_000_000_000
-_UNREAD = 3
-_SPIN_MIN = 0.05  # seconds; below, running is no spinning
 _SWITCH_INTERVAL = 1e-4  # seconds; at Python's 5 ms a busy thread holds a vCPU up for milliseconds
 
 _DESCRIPTION = """\
@@ -46,10 +34,6 @@ The run ends at the end of input, as soon as every message is read and released 
 or after --linger seconds; Ctrl-C ends it at once. Exit status: 0 nothing was lost and no guest
 aborted; 1 an error; 2 misuse; 3 a message was left unread; 130 interrupted.
 """
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -107,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.to is not None and args.to not in names:
         raise ConfigError(f"--to {args.to}: no such VM: there are {', '.join(names)}")
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    return _Session(args, spec, names).run()
+    return RunSession(args, spec, names).run()
 
 
 def _spec(args: argparse.Namespace) -> MachineSpec:
@@ -150,154 +134,3 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
     if args.framing is not None:
         vm.framing = args.framing
     return vm
-
-
-class _Session:
-    """One run of a machine, from its building to its summary."""
-
-    def __init__(self, args: argparse.Namespace, spec: MachineSpec, names: list[str]) -> None:
-        self._args = args
-        self._spec = spec
-        self._failures: list[str] = []
-        self._runtime = ThreadRuntime(self._failed)
-        self._changed = self._runtime.event("changed")
-        self._began = self._runtime.now()
-        self._errors: list[str] = []
-        self._output = Output(
-            self._runtime, sys.stdout.fileno(), names, as_json=args.json, changed=self._changed
-        )
-        self._default = args.to or names[0]
-
-    def run(self) -> int:
-        signal.signal(signal.SIGTERM, _terminate)
-        status = 0
-        with Machine(
-            self._spec,
-            self._runtime,
-            self._output.log,
-            self._notice,
-            self._aborted,
-            self._changed.set,
-        ) as machine:
-            console = Console(self._runtime, machine, self._output, self._default, self._changed)
-            try:
-                console.open()
-                machine.start()
-                if not self._args.no_stdin:
-                    console.listen(sys.stdin.fileno())
-                self._wait(machine, console)
-            except KeyboardInterrupt as interrupt:
-                status = 143 if isinstance(interrupt, _Terminated) else 130
-            stuck = machine.stop()
-            self._errors += [f"vCPU {name} did not stop: please report it" for name in stuck]
-            limit = None if status == 0 else self._runtime.now() + _NS
-            console.drain(limit)
-            summary = machine.summary()
-            self._print_summary(summary)
-            self._output.close(limit)
-            return status or self._verdict(machine, console, summary)
-
-    # Waiting for the end.
-
-    def _wait(self, machine: Machine, console: Console) -> None:
-        linger = int(self._args.linger * _NS)
-        seen: tuple[int, dict[str, int]] | None = None  # the RUNs so far, half-way to the deadline
-        while True:
-            self._changed.clear()
-            everyone = machine.vm_names()
-            if self._failures or self._output.broken.is_set():
-                return
-            if all(name in machine.aborts for name in everyone):
-                return
-            deadline = None
-            if console.ended:
-                if console.unsent() == 0 and machine.quiet():
-                    return
-                progress = console.progress
-                deadline = progress + linger // 2
-                if self._runtime.now() >= deadline:
-                    deadline = progress + linger
-                    if seen is None or seen[0] != progress:
-                        seen = (progress, machine.runs())
-                if self._runtime.now() >= deadline:
-                    self._complain(machine, seen)
-                    return
-            self._changed.wait(deadline)
-
-    def _complain(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
-        """Name the vCPUs that were inside one RUN for half of the time to linger."""
-        half = self._args.linger / 2
-        if seen is None or half < _SPIN_MIN:
-            return
-        for vcpu, runs in machine.runs().items():
-            if seen[1].get(vcpu) == runs:
-                vm, _, index = vcpu.rpartition(".")
-                self._errors.append(
-                    f"vm {vm}: vCPU {index} spins: it ran for {half:g} s after the end of input and"
-                    " did not once wait, yield or send"
-                )
-
-    # The end.
-
-    def _verdict(self, machine: Machine, console: Console, summary: list[VmSummary]) -> int:
-        if self._output.broken.is_set():
-            self._errors.append("standard output was closed before the end")
-        self._errors += self._failures
-        status = 1 if self._errors or console.refused or machine.aborts else 0
-        left = self._left(console, summary)
-        if left and not machine.aborts and not self._failures:
-            status = _UNREAD
-        for text in self._errors + left:
-            print(f"hfsched: error: {text}", file=sys.stderr)
-        return status
-
-    def _left(self, console: Console, summary: list[VmSummary]) -> list[str]:
-        left = []
-        for vm in summary:
-            if vm.unread:
-                left.append(f"vm {vm.name}: a message was left unread in its mailbox")
-            if vm.unclaimed:
-                left.append(f"vm {vm.name}: {vm.unclaimed} messages for host ports nobody opened")
-            if vm.lost:
-                left.append(f"vm {vm.name}: {vm.lost} messages to the host found no room")
-        if lines := console.unaccepted():
-            left.append(f"standard input: {lines} lines were not accepted by their guest")
-        return left
-
-    def _print_summary(self, summary: list[VmSummary]) -> None:
-        seconds = (self._runtime.now() - self._began) / _NS
-        vms = [asdict(vm) for vm in summary]
-        self._output.event({"event": "summary", "seconds": round(seconds, 6), "vms": vms})
-        if self._args.quiet:
-            return
-        lines = [f"summary after {seconds:.2f} s"]
-        for vm in summary:
-            runs = ", ".join(f"{count} {name}" for name, count in vm.runs.items())
-            lines.append(
-                f"  {vm.name}: messages {vm.from_host} from the host, {vm.to_host} to it,"
-                f" {vm.to_guests} to guests; {sum(vm.runs.values())} RUNs ({runs});"
-                f" {vm.wake_ups} wake-ups, {vm.spurious} spurious RUNs"
-            )
-            odd = {"discarded": vm.discarded, "malformed": vm.malformed}
-            lines += [f"    {count} {what}" for what, count in odd.items() if count]
-        notice("\n".join(lines))
-
-    def _notice(self, text: str) -> None:
-        if not self._args.quiet:
-            notice(escape(text.encode()))
-
-    def _aborted(self, vm: str, reason: str) -> None:
-        print(f"hfsched: error: vm {vm} aborted: {reason}", file=sys.stderr)
-
-    def _failed(self, task: str, error: BaseException) -> None:
-        if isinstance(error, UserError):
-            self._failures.append(str(error))
-        else:
-            self._failures.append(f"internal error in {task}: {type(error).__name__}: {error}")
-            if os.environ.get("HFSCHED_TRACEBACK"):
-                sys.excepthook(type(error), error, error.__traceback__)
-        self._changed.set()
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
