@@ -178,6 +178,25 @@ def test_a_server_of_another_user_is_not_trusted(xdg: Path) -> None:
             os.close(end)
 
 
+def test_a_refusal_before_our_hello_was_read_is_heard(xdg: Path) -> None:
+    """The kernel says "connection reset" first in that case, and only then what was said."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(xdg / "full"))
+        listener.listen()
+
+        def refuse() -> None:
+            with listener.accept()[0] as sock:
+                sock.recv(1, socket.MSG_PEEK)
+                sock.send(wire.error("too-many", "machine demo is full"))
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        with pytest.raises(RefusedError, match="machine demo is full") as caught:
+            connect("alpha", machine=str(xdg / "full"))
+        refusing.join(WITHIN)
+        assert caught.value.code == "too-many"
+
+
 # Messages.
 
 
@@ -446,6 +465,7 @@ def test_asyncio_a_cancelled_recv_has_taken_no_message() -> None:
                     continue
             assert heard == in_turn(30)
             assert cancelled
+            assert not asyncio.get_running_loop().remove_reader(alpha.fileno())
 
     with House("demo", {"alpha": "gated"}) as house:
         asyncio.run(story(house))

@@ -10,8 +10,9 @@ Implementation note.  How each kind of end comes about:
 - the client says end of file: the reader delivers what came before, then waits for the hang-up;
 - the client is gone: the reader sees the hang-up, or the writer an error.  The writer closes the
   endpoint at once, so that a guest which answers is not held, while the reader still delivers;
-- the VM is dead or the server closes: `end` makes the client's sending fail and wakes both; what
-  lies in the port's queue still goes out (without waiting, if the server closes), then the reason.
+- the VM is dead or the server closes: `end` makes the client's sending fail and wakes both.  The
+  reader throws away what is there.  What lies in the port's queue still goes out (without waiting,
+  if the server closes), then the reason.
 """
 
 from __future__ import annotations
@@ -142,9 +143,9 @@ class Session:
         ready = self._runtime.select(
             [self._sock, self._closing], self._runtime.now() + self._patience
         )
+        if self._closing in ready:  # first, for closing makes the socket readable too
+            raise wire.RefusedError("stopping", f"machine {self._machine_name} stops")
         if self._sock not in ready:
-            if self._closing in ready:
-                raise wire.RefusedError("stopping", f"machine {self._machine_name} stops")
             raise wire.RefusedError("silent", f"no hello within {self._patience / _NS:g} s")
         data = self._sock.recv(wire.HELLO_MAX + 1)
         if not data:
@@ -201,7 +202,10 @@ class Session:
             self._held.set(False)
             self._on_rest()
             if not going_on:
-                return
+                break
+        # What nobody takes makes room: a client that waits for that learns that it is over.
+        while self._recv(1):
+            pass
         hang_up = select.poll()
         hang_up.register(self._sock, 0)
         hang_up.poll()

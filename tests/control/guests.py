@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hfsched.vcpu.script import Cpu, Guest
 
 FLOOD = 400
+LAST_WORDS = 14  # at most as many as a port's queue holds
 
 # By VM name: a guest that is `gated` takes no message before its gate is open.
 GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
@@ -50,6 +51,16 @@ def flood(cpu: Cpu) -> Guest:
         header = swap_ports(data)[: HEADER.size]
         for number in range(FLOOD):
             yield from box.send(sender, header + struct.pack("<I", number) * 200)
+
+
+def drowning(cpu: Cpu) -> Guest:
+    """Answer one message with `LAST_WORDS` long ones, more than a socket holds, and end."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    sender, data = yield from box.wait()
+    header = swap_ports(data)[: HEADER.size]
+    for number in range(LAST_WORDS):
+        yield from box.send(sender, header + bytes([number]) * 4080)
 
 
 def dying(cpu: Cpu) -> Guest:

@@ -77,14 +77,23 @@ def test_a_dead_machines_leftovers_are_replaced(xdg: Path) -> None:
 FAMILY = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(xdg: Path) -> None:
+def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, xdg: Path
+) -> None:
     """Its last holder removes the file just after we opened it: the lock we get is nobody's."""
-    with places.claim("demo") as place:
-        late = os.open(place.path / "lock", os.O_RDWR)
-    fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with places.claim("demo"):
-        assert (xdg / "hfsched" / "demo" / "lock").exists()
-    os.close(late)
+    calls: list[int] = []
+    flock = fcntl.flock
+
+    def late(lock: int, how: int) -> None:
+        if not calls:
+            (xdg / "hfsched" / "demo" / "lock").unlink()
+        calls.append(lock)
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with places.claim("demo"), pytest.raises(UserError, match="runs already"):
+        places.claim("demo")
+    assert len(calls) == 3
 
 
 def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:

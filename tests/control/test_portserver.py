@@ -342,6 +342,30 @@ def test_messages_for_a_vm_that_ended_are_not_pending() -> None:
         assert said[4] == b""
 
 
+def test_a_dead_vm_takes_no_more_and_a_slow_client_still_gets_all_its_last_words() -> None:
+    with House("demo", {"alpha": "drowning"}) as house, house.call(HELLO) as sock:
+        answer(sock)
+        with suppress(ConnectionError):  # which comes, though nobody reads
+            while sock.send(wire.DATA + b"x"):
+                pass
+        house.until(lambda: "alpha" in house.machine.aborts)
+        house.until(lambda: not house.server.pending())
+        for number in range(guests.LAST_WORDS):
+            assert heard(sock) == wire.DATA + bytes([number]) * 4080
+        assert heard(sock)[:1] == wire.CLOSING
+        assert heard(sock) == b""
+
+
+def test_a_client_that_does_not_read_holds_up_no_closing() -> None:
+    with House("demo", {"alpha": "drowning"}) as house, house.call(HELLO) as sock:
+        answer(sock)
+        sock.send(wire.DATA + b"x")
+        house.until(lambda: "alpha" in house.machine.aborts)
+        house.stop()
+        assert server_threads() == []
+        assert heard(sock) == wire.DATA + bytes(4080)
+
+
 def test_when_the_machine_stops_every_client_is_told() -> None:
     with House("demo", {"alpha": "echo", "beta": "gated", "gamma": "flood"}) as house:
         idle, stuck, slow, dumb = (
