@@ -31,7 +31,7 @@ from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.mailbox.ports import HEADER, Letter, frame
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import Ram
-from hfsched.runtime.threads import ThreadRuntime
+from hfsched.runtime.threads import ThreadRuntime, tune_process
 from hfsched.vcpu.engine import Hypercall, Permissions
 from hfsched.vcpu.unicorn import UnicornEngine
 from hfsched.vmm.guests import bundled_images
@@ -169,9 +169,13 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     os.sched_setaffinity(0, {args.cpu})
-    sys.setswitchinterval(1e-4)
+    tune_process()
     runtime = ThreadRuntime()
-    parts = {"bare": Bare(runtime), "inline": Inline(runtime), "threads": Threads(runtime)}
+    parts: dict[str, Bare | Inline | Threads] = {
+        "bare": Bare(runtime),
+        "inline": Inline(runtime),
+        "threads": Threads(runtime),
+    }
     times: dict[str, list[float]] = {name: [] for name in parts}
     for part in parts.values():
         part.trips(args.trips)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from hfsched.cli.session import RunSession
 from hfsched.errors import ConfigError
+from hfsched.runtime.threads import tune_process
 from hfsched.vmm.manifest import DIALECTS, MachineSpec, VmSpec, load
 
 __all__ = ["add_parser", "run"]
 
-_SWITCH_INTERVAL = 1e-4  # seconds; at Python's 5 ms a busy thread holds a vCPU up for milliseconds
 
 _DESCRIPTION = """\
 Boot guests and talk to them. A guest's log appears with its VM's name in brackets. A line typed on
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         raise ConfigError(f"--to {args.to}: no such VM: there are {', '.join(names)}")
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    tune_process()
     return RunSession(args, spec, names).run()
 
 

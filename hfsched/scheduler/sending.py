@@ -59,11 +59,13 @@ class Outbox:
         if turn is not None and not turn.wait(deadline):
             return self._give_up(turn)
         try:
-            while True:
-                self._vm.writable.clear()
+            sent = self._attempt(message, notify=False)
+            while sent is Sent.BUSY:
+                self._vm.writable.clear()  # before the try that it pays for
                 sent = self._attempt(message, notify=True)
-                if sent is not Sent.BUSY or not self._vm.writable.wait(deadline):
-                    return sent
+                if sent is Sent.BUSY and not self._vm.writable.wait(deadline):
+                    break
+            return sent
         finally:
             self._next()
 
