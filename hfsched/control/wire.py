@@ -58,7 +58,7 @@ __all__ = [
 
 VERSION = 1
 HELLO_MAX = 1024  # bytes
-ANSWER_MAX = 4096  # bytes
+ANSWER_MAX = 8192  # bytes; a text of TEXT_MAX characters takes at most 12 each
 TEXT_MAX = 500  # characters
 PACKET_MAX = 1 << 16  # bytes; more than any mailbox holds, and any text
 LOCAL_PORTS = 1 << 32  # host ports below this are named by users

@@ -115,6 +115,11 @@ def test_a_text_is_one_short_printable_line(text: str) -> None:
     assert len(line) <= wire.TEXT_MAX
 
 
+@pytest.mark.parametrize("text", ["\U0001f600" * 9999, "\x00" * 9999, "\ud800" * 9999])
+def test_any_refusal_fits_into_an_answer(text: str) -> None:
+    assert len(wire.error("no-vm", text)) <= wire.ANSWER_MAX
+
+
 def test_a_text_keeps_what_a_terminal_can_show() -> None:
     assert wire.one_line("vm a: \x1b[2J gr\u00fcn\n") == "vm a: \\x1b[2J gr\u00fcn\\n"
 
