@@ -179,10 +179,10 @@ class Session:
         try:
             try:
                 self._leaving.fileno()
-                endpoint._port.filled.fileno()
+                endpoint.arrived.fileno()
             except OSError as exc:
                 raise wire.RefusedError("too-many", f"no descriptor: {exc.strerror}") from None
-            number, limit = endpoint._port.number, endpoint.payload_max
+            number, limit = endpoint.host_port, endpoint.payload_max
             self._push(wire.Welcome(self._machine_name, self.vm, number, limit).encode())
             writer = self._runtime.spawn(f"{self._name}.writer", lambda: self._write(endpoint))
             try:
@@ -250,17 +250,17 @@ class Session:
 
     def _letters(self, endpoint: Endpoint) -> Iterator[Letter]:
         """Yield the VM's messages until no more will come."""
-        filled = endpoint._port.filled
+        arrived = endpoint.arrived
         while True:
             last = self._leaving.is_set()
             while (letter := endpoint.recv(_PASSED)) is not None:
                 yield letter
             if last:
                 return
-            if filled in self._runtime.select([filled, self._leaving]):
+            if arrived in self._runtime.select([arrived, self._leaving]):
                 letter = endpoint.recv(_PASSED)
                 if letter is None:
-                    return  # filled, and nothing there: the machine stops
+                    return  # set, and nothing there: the machine stops
                 yield letter
 
     # Both.

@@ -91,8 +91,8 @@ class Hypervisor:
                 if blocked is not None:
                     target.vm.spurious += 1
                     return blocked
-            self._claim(target)
-        return self._resume(target, regs)
+            start = self._claim(target)
+        return self._resume(target, start, regs)
 
     def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
         """See `PrimaryDoor.direct_request`."""
@@ -108,9 +108,9 @@ class Hypervisor:
             if target.state is not VcpuState.BLOCKED_MAILBOX:
                 return Busy()
             target.direct_origin = PRIMARY_ID
-            self._claim(target)
+            start = self._claim(target)
         regs = target.vm.dialect.direct_request(PRIMARY_ID, vm, words)
-        return self._resume(target, regs)
+        return self._resume(target, start, regs)
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
         """See `PrimaryDoor.send`."""
@@ -218,20 +218,21 @@ class Hypervisor:
             return WaitForMessage(timer)
         return WaitForInterrupt(timer)
 
-    def _claim(self, vcpu: Vcpu) -> None:
+    def _claim(self, vcpu: Vcpu) -> tuple[int, int] | None:
+        """Claim a vCPU; return {entry, argument} where it starts anew."""
         vcpu.claimed = True
         vcpu.state = VcpuState.RUNNING
         vcpu.vm.entries += 1
+        start, vcpu.start = vcpu.start, None
+        return start
 
     # While it runs; no lock.
 
-    def _resume(self, vcpu: Vcpu, regs: Regs | None) -> RunResult:
+    def _resume(self, vcpu: Vcpu, start: tuple[int, int] | None, regs: Regs | None) -> RunResult:
         """Set the registers of a claimed vCPU and run it until the scheduler is concerned."""
         cpu = vcpu.cpu
-        if vcpu.start is not None:
-            entry, argument = vcpu.start
-            cpu.reset(entry, argument)
-            vcpu.start = None
+        if start is not None:
+            cpu.reset(*start)
         elif cpu.timer_remaining() == 0:
             self._timer_fired(vcpu)
         if regs is not None:

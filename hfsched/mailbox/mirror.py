@@ -37,11 +37,12 @@ class Resting(Enum):
 
 
 class _Slot:
-    __slots__ = ("deadline", "event", "kick", "rest")
+    __slots__ = ("asked", "deadline", "event", "kick", "rest")
 
     def __init__(self, event: Event) -> None:
         self.rest = Resting.RUN
         self.kick = False
+        self.asked = False  # claimed for a direct request, which is still to be taken
         self.event = event
         self.deadline: int | None = None
 
@@ -75,7 +76,7 @@ class Mirror:
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        slots = tuple((slot.rest, slot.kick, slot.deadline) for slot in self._slots)
+        slots = tuple((slot.rest, slot.kick, slot.asked, slot.deadline) for slot in self._slots)
         return (self.unread, self.dead, self.stopping, slots)
 
     # What others do to the VM.
@@ -101,17 +102,32 @@ class Mirror:
             slot = self._slots[vcpu]
             if slot.rest is not Resting.WFM:
                 return False
+            slot.asked = True
             self._claim(slot)
             return True
+
+    def take_asked(self, vcpu: int) -> bool:
+        """Tell, once, whether `vcpu` was claimed for a direct request.
+
+        A RUN that is owed to a message must not be spent on a request that has claimed nothing.
+        """
+        with self._lock:
+            asked, self._slots[vcpu].asked = self._slots[vcpu].asked, False
+            return asked
 
     def wake(self, vcpu: int) -> None:
         """Make sure that `vcpu` is run once more from now."""
         with self._lock:
             self._wake(self._slots[vcpu])
 
-    def abort(self) -> list[int]:
-        """Note that the VM aborted.  Parked vCPUs are claimed; return the running ones, to kick."""
+    def abort(self) -> list[int] | None:
+        """Note that the VM aborted.  Parked vCPUs are claimed; return the running ones, to kick.
+
+        None: it was known before, and nothing is left to do.
+        """
         with self._lock:
+            if self.dead:
+                return None
             self.dead = True
             return self._rouse()
 

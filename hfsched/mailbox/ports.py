@@ -14,14 +14,14 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.ffa import MAILBOX_SIZE
 from hfsched.errors import UserError
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime
+    from hfsched.runtime.base import Event, Runtime
 
 __all__ = ["FIRST_CONNECTION", "HEADER", "PAYLOAD_MAX", "RAW", "Letter", "Port", "Ports", "frame"]
 
@@ -44,12 +44,15 @@ Key: TypeAlias = tuple[int, int]  # {VM id, host port}
 Handler: TypeAlias = Callable[[Letter], None]
 
 
-@dataclass(slots=True)
 class _Vm:
-    raw: bool
-    unclaimed: deque[tuple[int, Letter]] = field(default_factory=deque)
-    discarded: int = 0
-    malformed: int = 0
+    """What the ports keep of a VM; `room` is set when the unclaimed queue may have room."""
+
+    def __init__(self, room: Event, *, raw: bool) -> None:
+        self.raw = raw
+        self.unclaimed: deque[tuple[int, Letter]] = deque()
+        self.room = room
+        self.discarded = 0
+        self.malformed = 0
 
 
 def frame(source: int, destination: int, payload: bytes) -> bytes:
@@ -58,14 +61,23 @@ def frame(source: int, destination: int, payload: bytes) -> bytes:
 
 
 class Port:
-    """An open port: the reader's end of a queue.  Made by `Ports.open`."""
+    """An open port: the reader's end of a queue.  Made by `Ports.open`.
 
-    def __init__(self, ports: Ports, key: Key, handler: Handler | None) -> None:
+    `arrived` is set while there is something to get, and for good when the port is closed or all
+    is stopped.
+    """
+
+    def __init__(self, ports: Ports, key: Key, letters: list[Letter]) -> None:
         self._ports = ports
         self.key = key
-        self.handler = handler
-        self.letters: deque[Letter] = deque()
-        self.filled = ports.runtime.event(f"port.{key[0]}.{key[1]}.filled")
+        self.handler: Handler | None = None
+        self.letters = deque(letters)
+        self.closed = False
+        name = f"port.{key[0]}.{key[1]}"
+        self.arrived = ports.runtime.event(f"{name}.arrived")
+        self.room = ports.runtime.event(f"{name}.room")
+        if letters:
+            self.arrived.set()
 
     @property
     def number(self) -> int:
@@ -73,12 +85,15 @@ class Port:
         return self.key[1]
 
     def get(self, deadline: int | None = None) -> Letter | None:
-        """Return the next message; None at the deadline, or when all is stopped."""
+        """Return the next message; None at the deadline, or when it is closed or all is stopped.
+
+        What lies in the queue when all is stopped can still be had.
+        """
         while True:
             letter = self._ports.take(self)
             if letter is not None:
                 return letter
-            if self._ports.stopped or not self.filled.wait(deadline):
+            if self._ports.ended(self) or not self.arrived.wait(deadline):
                 return None
 
     def close(self) -> None:
@@ -94,7 +109,6 @@ class Ports:
         self._lock = runtime.lock("ports", state=self.key)
         self._vms: dict[int, _Vm] = {}
         self._open: dict[Key, Port] = {}
-        self._room = runtime.event("ports.room")
         self._next = FIRST_CONNECTION
         self.stopped = False
 
@@ -105,7 +119,7 @@ class Ports:
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Know a VM."""
-        self._vms[vm] = _Vm(raw)
+        self._vms[vm] = _Vm(self.runtime.event(f"port.{vm}.unclaimed.room"), raw=raw)
 
     def open(self, vm: int, number: int | None = None, handler: Handler | None = None) -> Port:
         """Listen on a port, a new connection's own without a number.
@@ -114,31 +128,43 @@ class Ports:
         brought it, and must not block.  Raises UserError when the port is taken.
         """
         with self._lock:
-            entry = self._vms[vm]
-            if entry.raw:
-                number = RAW
-            elif number is None:
-                number = self._next
-                self._next += 1
-            elif not 0 <= number < FIRST_CONNECTION:
-                raise UserError(f"port {number}: not between 0 and {FIRST_CONNECTION - 1}")
-            key = (vm, number)
-            if key in self._open:
-                what = "its only port (framing raw)" if entry.raw else f"port {number}"
-                raise UserError(f"vm {vm}: {what} is in use by another connection")
-            port = Port(self, key, handler)
-            self._open[key] = port
-            mine = [letter for wanted, letter in entry.unclaimed if wanted == number]
-            entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
-            if handler is None:
-                port.letters.extend(mine)
-            if port.letters:
-                port.filled.set()
-            self._room.set()
+            port = self._open_port(vm, number)
         if handler is not None:
-            for letter in mine:
-                handler(letter)
+            self._hand_over(port, handler)
         return port
+
+    def _open_port(self, vm: int, number: int | None) -> Port:
+        entry = self._vms[vm]
+        if entry.raw:
+            number = RAW
+        elif number is None:
+            number = self._next
+            self._next += 1
+        elif not 0 <= number < FIRST_CONNECTION:
+            raise UserError(f"port {number}: not between 0 and {FIRST_CONNECTION - 1}")
+        key = (vm, number)
+        if key in self._open:
+            what = "its only port (framing raw)" if entry.raw else f"port {number}"
+            raise UserError(f"vm {vm}: {what} is in use by another connection")
+        mine = [letter for wanted, letter in entry.unclaimed if wanted == number]
+        entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
+        port = Port(self, key, mine)
+        self._open[key] = port
+        entry.room.set()
+        if self.stopped:
+            port.arrived.set()
+        return port
+
+    def _hand_over(self, port: Port, handler: Handler) -> None:
+        """Give the handler what waits; once nothing does, it gets the rest where it is brought."""
+        while True:
+            with self._lock:
+                letter = self._take(port)
+                if letter is None:
+                    port.handler = handler
+                    port.room.set()
+                    return
+            handler(letter)
 
     def put(self, vm: int, message: bytes) -> bool:
         """Bring a message from a VM to its port; wait for room.  False: stopped meanwhile.
@@ -160,39 +186,49 @@ class Ports:
                 if self.stopped:
                     return False
                 port = self._open.get((vm, number))
-                if port is not None and port.handler is not None:
-                    break
-                if self._put(entry, port, number, letter):
-                    return True
-                self._room.clear()
-            self._room.wait()
-        port.handler(letter)
-        return True
+                handler = None if port is None else port.handler
+                room = None if handler is not None else self._put(entry, port, number, letter)
+            if handler is not None:
+                handler(letter)
+                return True
+            if room is None:
+                return True
+            room.wait()
 
-    def _put(self, entry: _Vm, port: Port | None, number: int, letter: Letter) -> bool:
+    def _put(self, entry: _Vm, port: Port | None, number: int, letter: Letter) -> Event | None:
+        """Queue a letter; or return the event, cleared, that tells of room for it."""
         if port is not None:
             if len(port.letters) >= QUEUE_MAX:
-                return False
+                port.room.clear()
+                return port.room
             port.letters.append(letter)
-            port.filled.set()
+            port.arrived.set()
         elif FIRST_CONNECTION <= number < self._next:
             entry.discarded += 1
         elif len(entry.unclaimed) >= QUEUE_MAX:
-            return False
+            entry.room.clear()
+            return entry.room
         else:
             entry.unclaimed.append((number, letter))
-        return True
+        return None
 
     def take(self, port: Port) -> Letter | None:
         """Take a port's next message, None without one."""
         with self._lock:
-            if not port.letters:
-                if not self.stopped:
-                    port.filled.clear()
-                return None
-            if len(port.letters) >= QUEUE_MAX:
-                self._room.set()
-            return port.letters.popleft()
+            return self._take(port)
+
+    def _take(self, port: Port) -> Letter | None:
+        if not port.letters:
+            if not self.stopped and not port.closed:
+                port.arrived.clear()
+            return None
+        port.room.set()
+        return port.letters.popleft()
+
+    def ended(self, port: Port) -> bool:
+        """Tell whether nothing will come to the port any more."""
+        with self._lock:
+            return self.stopped or port.closed
 
     def close(self, port: Port) -> None:
         """See `Port.close`."""
@@ -201,15 +237,19 @@ class Ports:
                 del self._open[port.key]
                 self._vms[port.key[0]].discarded += len(port.letters)
                 port.letters.clear()
-                self._room.set()
+                port.closed = True
+                port.room.set()
+                port.arrived.set()
 
     def stop(self) -> None:
         """Let go of every thread that waits here; queues can still be emptied."""
         with self._lock:
             self.stopped = True
-            self._room.set()
+            for entry in self._vms.values():
+                entry.room.set()
             for port in self._open.values():
-                port.filled.set()
+                port.room.set()
+                port.arrived.set()
 
     def waiting(self) -> int:
         """Return how many messages lie in open ports' queues."""

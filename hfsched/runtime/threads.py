@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -42,6 +43,7 @@ T = TypeVar("T")
 MESSAGE_MAX = 1 << 16
 _FDS_MAX = 32
 _NS = 1_000_000_000
+_INT = struct.Struct("i")
 
 
 _SWITCH_INTERVAL = 1e-4  # seconds
@@ -117,7 +119,16 @@ class _FairLock:
         with self._guard:
             self._queue.append(turn)
             self._hand_over()
-        turn.acquire()
+        try:
+            turn.acquire()
+        except BaseException:  # interrupted: give the place up, or what came with it
+            with self._guard:
+                waiting = turn in self._queue
+                if waiting:
+                    self._queue.remove(turn)
+            if not waiting:
+                self.__exit__()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         self._lock.release()
@@ -156,9 +167,9 @@ class _Event:
 
     def set(self) -> None:
         with self._guard:
-            if self._fd >= 0 and not self._flag:
+            was_set, self._flag = self._flag, True  # first: `select` may return at once
+            if self._fd >= 0 and not was_set:
                 os.eventfd_write(self._fd, 1)
-            self._flag = True
             for sleeper in self._sleepers:
                 sleeper.release()
             self._sleepers.clear()
@@ -266,11 +277,24 @@ class SocketEnd:
         if deadline is not None and not _poll_until((self._sock.fileno(),), deadline):
             return None
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_MAX, _FDS_MAX)
-        except ConnectionResetError as exc:
-            raise ChannelClosedError from exc
+            data, fds = self._receive()
+        except ConnectionResetError:
+            # The peer went without reading all of ours; said once, before what it wrote is read.
+            data, fds = self._receive()
         if not data:  # empty messages are never sent
             raise ChannelClosedError
+        return data, fds
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        # socket.recv_fds forgets its flags in Python 3.11.
+        data, ancillary, _, _ = self._sock.recvmsg(
+            MESSAGE_MAX, socket.CMSG_SPACE(_FDS_MAX * _INT.size), socket.MSG_CMSG_CLOEXEC
+        )
+        fds: list[int] = []
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(content) - len(content) % _INT.size
+                fds += [fd for (fd,) in _INT.iter_unpack(content[:whole])]
         return data, fds
 
     def close(self) -> None:

@@ -143,8 +143,9 @@ class Driver:
             while vm.mirror.before_run(index):
                 self._runtime.forget(serving)
                 request = None
-                if slot.get() is not None and (request := slot.exchange(None)) is not None:
-                    serving = request
+                if slot.get() is not None and vm.mirror.take_asked(index):
+                    serving = request = slot.exchange(None)
+                if request is not None:
                     result = self._door.direct_request(vm.id, index, request.words)
                 else:
                     result = self._door.run(vm.id, index)
@@ -157,6 +158,9 @@ class Driver:
                     serving = None
                 if not self._react(vm, index, result):
                     return
+        except BaseException:
+            self._dead(vm, index)  # a bug of ours: whoever waits for the VM must not wait for ever
+            raise
         finally:
             vm.mirror.leave(index)
             for left in (serving, slot.exchange(None)):
@@ -195,12 +199,20 @@ class Driver:
         return None if timer is None else self._runtime.now() + timer
 
     def _abort(self, vm: DrivenVm, index: int, reason: str) -> None:
-        for other in vm.mirror.abort():
+        if self._dead(vm, index):
+            self._on_abort(vm.name, reason)
+            self._on_rest()
+
+    def _dead(self, vm: DrivenVm, index: int) -> bool:
+        """Stop all of a VM, told by vCPU `index`; False: it was known before."""
+        running = vm.mirror.abort()
+        if running is None:
+            return False
+        for other in running:
             if other != index:
                 self._door.preempt(vm.id, other)
         vm.writable.set()
-        self._on_abort(vm.name, reason)
-        self._on_rest()
+        return True
 
     # Messages and wake-ups; any thread.
 
@@ -245,7 +257,8 @@ class Driver:
         slot = vm.requests[vcpu]
         if not slot.compare_and_set(None, request):
             return Busy()
-        if not vm.mirror.claim_waiting(vcpu) and slot.compare_and_set(request, None):
+        if not vm.mirror.claim_waiting(vcpu):
+            slot.set(None)
             return Busy()
         return request.result if request.done.wait(deadline) else None
 

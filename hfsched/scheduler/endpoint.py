@@ -9,6 +9,7 @@ from hfsched.errors import UserError
 from hfsched.mailbox.ports import PAYLOAD_MAX, RAW, Letter, Port, frame
 
 if TYPE_CHECKING:
+    from hfsched.runtime.base import Event
     from hfsched.scheduler.sending import Outbox, Sent
 
 __all__ = ["Endpoint"]
@@ -25,6 +26,16 @@ class Endpoint:
         self._port = port
         self.remote = remote
         self.payload_max = MAILBOX_SIZE if port.number == RAW else PAYLOAD_MAX
+
+    @property
+    def host_port(self) -> int:
+        """The host port that the VM answers to (`RAW` without framing)."""
+        return self._port.number
+
+    @property
+    def arrived(self) -> Event:
+        """Set while there is something to receive, and when nothing will come any more."""
+        return self._port.arrived
 
     def _framed(self, payload: bytes) -> bytes:
         if len(payload) > self.payload_max:

@@ -56,8 +56,14 @@ class Outbox:
         with self._lock:
             turn = self._runtime.event(f"{self._vm.name}.turn") if self._turns else None
             self._turns.append(turn)
-        if turn is not None and not turn.wait(deadline):
-            return self._give_up(turn)
+        if turn is not None:
+            try:
+                its_turn = turn.wait(deadline)
+            except BaseException:  # interrupted: nobody may wait behind a place nobody holds
+                self._give_up(turn)
+                raise
+            if not its_turn:
+                return self._give_up(turn)
         try:
             sent = self._attempt(message, notify=False)
             while sent is Sent.BUSY:

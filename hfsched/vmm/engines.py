@@ -45,7 +45,7 @@ def pick(wanted: str, vm: str, machine: str) -> tuple[str, str]:
 def _no_kvm(host: str, machine: str) -> str:
     if host != machine:
         return f"this host is {host}, the guest is {machine}"
-    if not os.path.exists("/dev/kvm"):  # noqa: PTH110
+    if not os.path.exists("/dev/kvm"):
         return "there is no /dev/kvm"
     return "this version has no KVM engine"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def resolve(vm: str, image: str, engine: str) -> GuestCode:
     ImageError or ConfigError, in one line.
     """
     path, _, function = image.partition(":")
-    if engine == "script" or path.endswith(".py") or (function and not Path(image).exists()):
+    if engine == "script" or path.endswith(".py") or (function and not os.path.exists(image)):
         return GuestCode(None, _program(vm, image, path, function))
     parsed = read_image(_find(vm, image))
     problem = boot_problem(parsed)
@@ -66,7 +67,7 @@ def resolve(vm: str, image: str, engine: str) -> GuestCode:
 
 def _find(vm: str, image: str) -> Path:
     path = Path(image)
-    if path.exists() or len(path.parts) != 1:
+    if os.path.exists(path) or len(path.parts) != 1:
         return path
     bundled = bundled_images()
     if image in bundled:

@@ -50,7 +50,7 @@ class Layout:
         return None
 
     def _above(self, low: int, high: int, size: int, alignment: int) -> int | None:
-        base = low
+        base = (low + alignment - 1) & -alignment
         while base + size <= high:
             clash = [stop for start, stop, _ in self._taken if base < stop and start < base + size]
             if not clash:

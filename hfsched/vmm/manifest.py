@@ -18,6 +18,7 @@ uuid = "..."                  # optional
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,10 +85,13 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError(f"{source}: {len(self.vm)} VMs: at most {VMS_MAX}")
         if self.name is not None:
             _check_name(source, "machine name", self.name)
-        names: set[str] = set()
+        asked = {spec.name for spec in self.vm if spec.name}
         for spec in self.vm:
             if not spec.name:
-                spec.name = _free_name(spec.image, names)
+                spec.name = _free_name(spec.image, asked)
+                asked.add(spec.name)
+        names: set[str] = set()
+        for spec in self.vm:
             _check_vm(source, spec)
             if spec.name in names:
                 raise ConfigError(f"{source}: two VMs are called {spec.name!r}: rename one")
@@ -118,6 +122,8 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     where = f"{source}: vm {spec.name}"
     if not spec.image:
         raise ConfigError(f"{where}: image is empty: name a file")
+    if spec.fdt == "":
+        raise ConfigError(f"{where}: fdt is empty: name a file, or leave it out")
     if spec.dialect not in DIALECTS:
         raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}")
     size = parse_size(f"{where}: memory", spec.memory)
@@ -126,7 +132,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
         spec.base < 0 or spec.base % PAGE_SIZE or spec.base + size > _ADDRESS_MAX
     ):
         raise ConfigError(
-            f"{where}: base {spec.base:#x}: a multiple of 4096, with the memory below 2^40"
+            f"{where}: base {_shown(spec.base, 'x')}: a multiple of 4096, with the memory below 2^40"
         )
     if spec.uuid is not None:
         try:
@@ -136,7 +142,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
         if not 0 <= port < FIRST_CONNECTION:
-            raise ConfigError(f"{where}: port {name} = {port}: 0 to {FIRST_CONNECTION - 1}")
+            raise ConfigError(f"{where}: port {name} = {_shown(port)}: 0 to {FIRST_CONNECTION - 1}")
 
 
 def parse_size(what: str, text: int | str) -> int:
@@ -147,8 +153,16 @@ def parse_size(what: str, text: int | str) -> int:
         if match is not None:
             size = int(match[1]) * _UNITS[match[2][:1]]
     if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
-        raise ConfigError(f"{what} {text!r}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
+        shown = _shown(text) if isinstance(text, int) else repr(text[:80])
+        raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
+
+
+def _shown(number: int, form: str = "d") -> str:
+    """Return a number for a message; Python refuses to write very long ones in decimal."""
+    if abs(number) >= 1 << 128:
+        return f"of {number.bit_length()} bits"
+    return f"{number:#{form}}"
 
 
 def load(path: Path) -> MachineSpec:
@@ -160,6 +174,8 @@ def load(path: Path) -> MachineSpec:
         text = path.read_bytes()
     except OSError as exc:
         raise ConfigError(f"manifest {path}: {exc.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"manifest {str(path)!r}: no file can have this name") from None
     spec = parse(str(path), text)
     for vm in spec.vm:
         vm.image = _beside(path, vm.image)
@@ -170,7 +186,8 @@ def load(path: Path) -> MachineSpec:
 
 def _beside(manifest: Path, name: str) -> str:
     beside = manifest.parent / name.partition(":")[0]
-    return str(manifest.parent / name) if beside.exists() else name
+    # os.path.exists says no where Path.exists would raise: too long a name, a NUL.
+    return str(manifest.parent / name) if os.path.exists(beside) else name
 
 
 def parse(source: str, text: bytes) -> MachineSpec:

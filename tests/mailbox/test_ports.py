@@ -138,16 +138,16 @@ def test_messages_for_a_port_never_opened_wait_for_it(ports: Ports) -> None:
     assert ports.open(VM, 8).get(now()) == Letter(1, b"b")
 
 
-def test_filled_shows_what_waits(ports: Ports) -> None:
-    assert not ports.open(VM, 6).filled.is_set()
+def test_arrived_shows_what_waits(ports: Ports) -> None:
+    assert not ports.open(VM, 6).arrived.is_set()
     ports.put(VM, frame(1, 7, b"early"))
     port = ports.open(VM, 7)
-    assert port.filled.is_set()
+    assert port.arrived.is_set()
     port.get(now())
     port.get(now())
-    assert not port.filled.is_set()
+    assert not port.arrived.is_set()
     ports.put(VM, frame(1, 7, b"late"))
-    assert port.filled.is_set()
+    assert port.arrived.is_set()
 
 
 def test_a_closed_port_has_nothing_to_read(ports: Ports) -> None:

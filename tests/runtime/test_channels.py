@@ -102,7 +102,6 @@ def test_thirty_two_descriptors(pair: tuple[End, End]) -> None:
         os.close(fd)
 
 
-@pytest.mark.xfail(reason="MSG_CMSG_CLOEXEC is not asked for")
 def test_descriptors_received_are_not_inherited(pair: tuple[End, End]) -> None:
     pair[0].send(b"x", [0])
     got = pair[1].recv()
@@ -127,7 +126,6 @@ def test_what_was_sent_before_the_close_is_read_before_the_end(rt: ThreadRuntime
     right.close()
 
 
-@pytest.mark.xfail(reason="ECONNRESET comes before what is left to read, and is taken for the end")
 def test_a_peer_that_goes_without_reading_does_not_take_its_last_words_along(
     pair: tuple[End, End],
 ) -> None:

@@ -296,7 +296,6 @@ class InterruptedError_(BaseException):
     """What a signal's handler raises."""
 
 
-@pytest.mark.xfail(reason="a sender interrupted in its wait keeps its place, and blocks the rest")
 def test_a_sender_that_is_interrupted_gives_up_its_place(world: World) -> None:
     with House(world) as house:
         guest = blocked(house, world)
