@@ -17,12 +17,13 @@ from hfsched.mailbox.ports import (
     Ports,
     frame,
 )
-from hfsched.runtime.threads import ThreadRuntime, _Event
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.runtime.threads.sync import FlagEvent
 
 VM, OTHER, BARE = 2, 3, 4
 
 
-class AwakeEvent(_Event):
+class AwakeEvent(FlagEvent):
     __slots__ = ()
 
     def wait(self, deadline: int | None = None) -> bool:

@@ -1,0 +1,101 @@
+"""Waiting for descriptors, and channels between tasks and processes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from hfsched.runtime.base import ChannelClosedError
+
+__all__ = ["MESSAGE_MAX", "SocketEnd", "poll_until"]
+
+MESSAGE_MAX = 1 << 16
+_FDS_MAX = 32
+_NS = 1_000_000_000
+_INT = struct.Struct("i")
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("sec", ctypes.c_long), ("nsec", ctypes.c_long))
+
+
+class _Pollfd(ctypes.Structure):
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+# Python's poll() rounds to milliseconds; a guest's timer deserves better.
+_ppoll = ctypes.CDLL(None, use_errno=True).ppoll
+_ppoll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p)
+
+
+def poll_until(fds: Sequence[int], deadline: int | None) -> list[int]:
+    """Return the positions of the readable (or broken) descriptors, empty at the deadline."""
+    array = (_Pollfd * len(fds))(*[_Pollfd(fd, select.POLLIN, 0) for fd in fds])
+    while True:
+        timeout = None
+        if deadline is not None:
+            left = max(0, deadline - time.monotonic_ns())
+            timeout = ctypes.byref(_Timespec(left // _NS, left % _NS))
+        count = _ppoll(array, len(fds), timeout, None)
+        if count > 0:
+            return [i for i, entry in enumerate(array) if entry.revents]
+        if count < 0:
+            # A signal: its Python handler runs (and may raise) before the next round.
+            if ctypes.get_errno() != 4:  # EINTR
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error))
+        elif deadline is not None and time.monotonic_ns() >= deadline:
+            return []
+
+
+class SocketEnd:
+    """One end of a channel: an AF_UNIX seqpacket socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        if not data or len(data) > MESSAGE_MAX or len(fds) > _FDS_MAX:
+            raise ValueError(f"a message has 1 to {MESSAGE_MAX} bytes and at most {_FDS_MAX} fds")
+        try:
+            if fds:
+                socket.send_fds(self._sock, [data], list(fds))
+            else:
+                self._sock.send(data)
+        except (BrokenPipeError, ConnectionResetError) as exc:
+            raise ChannelClosedError from exc
+
+    def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
+        if deadline is not None and not poll_until((self._sock.fileno(),), deadline):
+            return None
+        try:
+            data, fds = self._receive()
+        except ConnectionResetError:
+            # The peer went without reading all of ours; said once, before what it wrote is read.
+            data, fds = self._receive()
+        if not data:  # empty messages are never sent
+            raise ChannelClosedError
+        return data, fds
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        # socket.recv_fds forgets its flags in Python 3.11.
+        data, ancillary, _, _ = self._sock.recvmsg(
+            MESSAGE_MAX, socket.CMSG_SPACE(_FDS_MAX * _INT.size), socket.MSG_CMSG_CLOEXEC
+        )
+        fds: list[int] = []
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(content) - len(content) % _INT.size
+                fds += [fd for (fd,) in _INT.iter_unpack(content[:whole])]
+        return data, fds
+
+    def close(self) -> None:
+        self._sock.close()

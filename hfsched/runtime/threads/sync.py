@@ -1,0 +1,179 @@
+"""Locks, events and cells of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+__all__ = ["AtomicCell", "FairLock", "FlagEvent", "PlainShared"]
+
+T = TypeVar("T")
+
+_NS = 1_000_000_000
+
+
+class FairLock:
+    """A lock that is handed over in the order of arrival.
+
+    `_lock` is held whenever somebody has the lock.  A thread that finds it held queues a lock of
+    its own to sleep on; whoever lets go hands over to the first of the queue, with `_lock` still
+    held.  Both look once more after their own step, so that neither misses the other.
+    """
+
+    __slots__ = ("_guard", "_lock", "_queue")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._queue: deque[LockType] = deque()
+
+    def __enter__(self) -> None:
+        if not self._queue and self._lock.acquire(blocking=False):
+            return
+        turn = threading.Lock()
+        turn.acquire()
+        with self._guard:
+            self._queue.append(turn)
+            self._hand_over()
+        try:
+            turn.acquire()
+        except BaseException:  # interrupted: give the place up, or what came with it
+            with self._guard:
+                waiting = turn in self._queue
+                if waiting:
+                    self._queue.remove(turn)
+            if not waiting:
+                self.__exit__()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+        if self._queue:
+            with self._guard:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the lock to the first of the queue if nobody has it; under the guard."""
+        if self._queue and self._lock.acquire(blocking=False):
+            self._queue.popleft().release()
+
+
+class FlagEvent:
+    """A flag; each sleeper waits for a lock of its own, which is one futex.
+
+    Setting it is no system call unless somebody sleeps: a system call gives the interpreter lock
+    away, and gets it back only when the one just woken lets go.  The eventfd is made for `select`
+    alone.
+    """
+
+    __slots__ = ("_fd", "_flag", "_guard", "_sleepers", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._guard = threading.Lock()
+        self._flag = False
+        self._sleepers: list[LockType] = []
+        self._fd = -1
+
+    def fileno(self) -> int:
+        with self._guard:
+            if self._fd < 0:
+                self._fd = os.eventfd(int(self._flag), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return self._fd
+
+    def set(self) -> None:
+        with self._guard:
+            was_set, self._flag = self._flag, True  # first: `select` may return at once
+            if self._fd >= 0 and not was_set:
+                os.eventfd_write(self._fd, 1)
+            for sleeper in self._sleepers:
+                sleeper.release()
+            self._sleepers.clear()
+
+    def clear(self) -> None:
+        with self._guard:
+            if self._fd >= 0 and self._flag:
+                os.eventfd_read(self._fd)
+            self._flag = False
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    def wait(self, deadline: int | None = None) -> bool:
+        with self._guard:
+            if self._flag:
+                return True
+            sleeper = threading.Lock()
+            sleeper.acquire()
+            self._sleepers.append(sleeper)
+        try:
+            if deadline is None:
+                sleeper.acquire()
+                return True
+            left = max(0, deadline - time.monotonic_ns()) / _NS
+            if sleeper.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+                return True
+        except BaseException:
+            self._forget(sleeper)
+            raise
+        return self._forget(sleeper)
+
+    def _forget(self, sleeper: LockType) -> bool:
+        """Stop waiting; tell whether the event was set all the same."""
+        with self._guard:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+                return False
+        return True
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class AtomicCell(Generic[T]):
+    """A `Cell`: changes take a lock, looks do not."""
+
+    __slots__ = ("_guard", "_value")
+
+    def __init__(self, value: T) -> None:
+        self._guard = threading.Lock()
+        self._value = value
+
+    def get(self) -> T:
+        return self._value
+
+    def set(self, value: T) -> None:
+        with self._guard:
+            self._value = value
+
+    def exchange(self, value: T) -> T:
+        with self._guard:
+            old, self._value = self._value, value
+        return old
+
+    def compare_and_set(self, expected: T, value: T) -> bool:
+        with self._guard:
+            if self._value != expected:
+                return False
+            self._value = value
+        return True
+
+
+class PlainShared(Generic[T]):
+    """A `Shared`: a plain attribute."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
