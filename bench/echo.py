@@ -9,15 +9,13 @@ pinned to one CPU, medians over the rounds:
 - inline: the whole stack, with the host's endpoint as a handler on the vCPU's thread;
 - threads: the whole stack, a host thread that sends and waits for the answer.
 
-`--profile` says where the time of `inline` goes, function by function.
+`--where` says where the time of `inline` goes.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
 import os
-import pstats
 import statistics
 import sys
 import time
@@ -100,18 +98,19 @@ class Bare:
 class Inline:
     """The whole stack; the endpoint answers on the vCPU's thread."""
 
-    def __init__(self, runtime: ThreadRuntime) -> None:
+    def __init__(self, runtime: ThreadRuntime, *, start: bool = True) -> None:
         spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="inline")])
         self.machine = Machine(spec, runtime, lambda _vm, _line: None)
         self._door = self.machine.hypervisor
         self._driver = self.machine.driver
         self._done = runtime.event("done")
         self._left = 0
-        self._port = self.machine.ports.open(VM, None, self._handle)
-        self._message = frame(self._port.number, 1, PAYLOAD)
-        self.machine.start()
+        self.port = self.machine.ports.open(VM, None, self._handle)
+        self._message = frame(self.port.number, 1, PAYLOAD)
+        if start:
+            self.machine.start()
 
-    def _send(self) -> None:
+    def send(self) -> None:
         self._door.send(VM, self._message, notify=False)
         self._driver.deliver(VM)
 
@@ -119,14 +118,14 @@ class Inline:
         assert letter.payload == PAYLOAD
         self._left -= 1
         if self._left:
-            self._send()
+            self.send()
         else:
             self._done.set()
 
     def trips(self, count: int) -> None:
         self._left = count
         self._done.clear()
-        self._send()
+        self.send()
         self._done.wait()
 
     def close(self) -> None:
@@ -166,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--trips", type=int, default=400)
     parser.add_argument("--cpu", type=int, default=min(os.sched_getaffinity(0)))
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--where", action="store_true", help="where the time goes")
     args = parser.parse_args()
     os.sched_setaffinity(0, {args.cpu})
     tune_process()
@@ -187,30 +186,85 @@ def main() -> None:
     for name, value in medians.items():
         ratios = [b / v for b, v in zip(times["bare"], times[name], strict=True)]
         print(f"{name:8} {value:8.1f} {1e6 / value:9.0f} {statistics.median(ratios):8.2f}")
-    if args.profile:
-        profile(parts["inline"])
     for part in parts.values():
         part.close()
+    if args.where:
+        where()
 
 
-def profile(part: Inline | Bare | Threads) -> None:
-    """Print where the time goes, on every thread (cProfile's own cost is in it)."""
-    assert isinstance(part, Inline)
-    profiler = cProfile.Profile()
-    send = part._send
-    started = False
+class Stopwatch:
+    """Exclusive time of wrapped methods, less what the wrapping itself costs."""
 
-    def hooked() -> None:
-        nonlocal started
-        if not started:
-            started = True
-            profiler.enable()
-        send()
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._inner = [0.0]
+        self.toll = self.inside = 0.0
+        probe = argparse.Namespace(call=lambda: None)
+        self.wrap(probe, "call", "probe")
+        count = 20_000
+        began = time.perf_counter_ns()
+        for _ in range(count):
+            probe.call()
+        self.toll = (time.perf_counter_ns() - began) / count
+        self.inside = self.spent.pop("probe") / count
 
-    part._send = hooked  # type: ignore[method-assign]
-    part.trips(5000)
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+    def wrap(self, owner: object, method: str, name: str) -> None:
+        """Count the time in `owner.method` under `name`."""
+        inner, spent, clock = self._inner, self.spent, time.perf_counter_ns
+        call = getattr(owner, method)
+        spent.setdefault(name, 0.0)
+
+        def timed(*args: object, **kwargs: object) -> object:
+            inner.append(0.0)
+            began = clock()
+            result = call(*args, **kwargs)
+            took = clock() - began
+            spent[name] += took - inner.pop() - (self.inside if self.toll else 0)
+            inner[-1] += took + (self.toll - self.inside)
+            return result
+
+        setattr(owner, method, timed)
+
+
+def where(trips: int = 5000) -> None:
+    """Print where the time of `inline` goes: the same stack, the vCPU's loop on this thread."""
+    part = Inline(ThreadRuntime(), start=False)
+    driver = part.machine.driver
+    driven = driver.vm(VM)
+    vcpu = part.machine.hypervisor.registry.vms[VM].vcpus[0]
+    watch = Stopwatch()
+    watch.wrap(vcpu.cpu._machine, "run", "emulation (emu_start)")  # type: ignore[attr-defined]
+    watch.wrap(vcpu.cpu, "enter", "engine: turn, slice, exit decoded")
+    watch.wrap(vcpu.cpu, "reply", "engine: reply written")
+    watch.wrap(part.machine.hypervisor._calls, "answer", "hypercalls answered")
+    watch.wrap(part.machine.hypervisor, "run", "RUN: claim, loop, publish")
+    watch.wrap(part.machine.hypervisor, "send", "send into the mailbox")
+    watch.wrap(driver, "deliver", "delivery: mirror, injection")
+    watch.wrap(part.machine.ports, "put", "port: header, handler")
+    watch.wrap(driver, "_react", "driver: RX taken and released")
+    left = trips
+
+    def handle(_letter: Letter) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            part.send()
+        else:
+            driven.mirror.stop()
+
+    part.port.handler = handle
+    driven.mirror._on_rest = part.send  # once: the guest waits for the first message
+    began = time.perf_counter_ns()
+    driver.vcpu(driven, 0)
+    total = time.perf_counter_ns() - began - watch._inner[0]
+    watch.spent["the vCPU's loop, and what is left"] = total
+    print(
+        f"\n{'where':36} {'us a trip':>9}   ({trips} trips, exclusive, the watch's cost taken off)"
+    )
+    for name, spent in sorted(watch.spent.items(), key=lambda item: -item[1]):
+        print(f"{name:36} {spent / trips / 1000:9.2f}")
+    print(f"{'sum':36} {sum(watch.spent.values()) / trips / 1000:9.2f}")
+    part.close()
 
 
 if __name__ == "__main__":
