@@ -78,23 +78,24 @@ _FFA: dict[FfaId, tuple[Op, Callable[[Regs], Args]]] = {
     FfaId.MEM_FRAG_TX: (Op.NOT_SUPPORTED, _none),
 }
 
+# Ids of VMs and vCPUs are 16 bits wide, and Hafnium drops the rest: a guest may pass its raw MPIDR.
 _PSCI: dict[PsciId, tuple[Op, Callable[[Regs], Args]]] = {
     PsciId.VERSION: (Op.PSCI_VERSION, _none),
     PsciId.FEATURES: (Op.PSCI_FEATURES, _w1),
     PsciId.CPU_SUSPEND: (Op.CPU_SUSPEND, _none),
     PsciId.CPU_OFF: (Op.CPU_OFF, _none),
-    PsciId.CPU_ON: (Op.CPU_ON, lambda x: (x[1], x[2], x[3])),
-    PsciId.AFFINITY_INFO: (Op.AFFINITY_INFO, lambda x: (x[1], x[2] & _W)),
+    PsciId.CPU_ON: (Op.CPU_ON, lambda x: (x[1] & 0xFFFF, x[2], x[3])),
+    PsciId.AFFINITY_INFO: (Op.AFFINITY_INFO, lambda x: (x[1] & 0xFFFF, x[2] & _W)),
 }
 
 _HF: dict[HfId, tuple[Op, Callable[[Regs], Args]]] = {
     HfId.MAILBOX_WRITABLE_GET: (Op.WRITABLE_GET, _none),
-    HfId.MAILBOX_WAITER_GET: (Op.WAITER_GET, lambda x: (x[1],)),
+    HfId.MAILBOX_WAITER_GET: (Op.WAITER_GET, lambda x: (x[1] & 0xFFFF,)),
     HfId.INTERRUPT_ENABLE: (Op.INTERRUPT_ENABLE, lambda x: (x[1] & _W, int(x[2] != 0))),
     HfId.INTERRUPT_GET: (Op.INTERRUPT_GET, _none),
     HfId.INTERRUPT_INJECT: (
         Op.INTERRUPT_INJECT,
-        lambda x: (x[1], x[2], x[3] & _W),
+        lambda x: (x[1] & 0xFFFF, x[2] & 0xFFFF, x[3] & _W),
     ),
     HfId.DEBUG_LOG: (Op.DEBUG_LOG, lambda x: (x[1] & 0xFF,)),
 }

@@ -125,7 +125,7 @@ def _text(report: dict[str, Any]) -> str:
     if report["kind"] == "linux-raw":
         rows.append(("text_offset", f"{report['text_offset']:#x}"))
     rows += [
-        ("relocations", ", ".join(relocations) or "none"),
+        ("relocations", ", ".join(relocations) or _no_relocations(report["kind"])),
         ("boots", f"yes: {', '.join(engines)}" if engines else f"no: {report['problem']}"),
     ]
     table = [("address", "file", "memory", "access")]
@@ -135,6 +135,10 @@ def _text(report: dict[str, Any]) -> str:
         table.append((f"{segment['address']:#x}", *sizes, flags))
     head = f"{report['name']}: {kind} for {report['machine']}, {place}"
     return "\n".join([head, *_aligned(rows), "", *_aligned(table)])
+
+
+def _no_relocations(kind: str) -> str:
+    return "unknown: a flat image does not show its own" if kind == "linux-raw" else "none"
 
 
 def _aligned(rows: list[Any]) -> list[str]:

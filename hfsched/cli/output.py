@@ -13,10 +13,12 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
+from hfsched.mailbox.ports import RAW
+
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["Output", "escape"]
+__all__ = ["Output", "count", "escape", "notice"]
 
 QUEUE_MAX = 1000  # lines
 _COLOURS = (36, 32, 33, 35, 34, 31)
@@ -81,7 +83,8 @@ class Output:
     def answer(self, vm: str, source: int, payload: bytes) -> None:
         """Print a message from a guest; waits for room."""
         if self._json:
-            event = {"event": "message", "vm": vm, "port": source, **_payload("text", payload)}
+            port = None if source == RAW else source
+            event = {"event": "message", "vm": vm, "port": port, **_payload("text", payload)}
             text = self._object(event)
         else:
             text = self._prefixed(vm, f"{vm}:", payload.rstrip(b"\n"))
@@ -116,10 +119,11 @@ class Output:
         return json.dumps(event).encode() + b"\n"
 
     def _loss(self) -> bytes:
-        count, self._dropped = self._dropped, 0
+        lines, self._dropped = self._dropped, 0
         if self._json:
-            return self._object({"event": "log-lost", "lines": count})
-        return f"hfsched: {count} lines of guests' logs were lost: nobody read them\n".encode()
+            return self._object({"event": "log-lost", "lines": lines})
+        lost = f"{count(lines, 'line')} of guests' logs"
+        return f"hfsched: {lost} lost: nobody read them\n".encode()
 
     def _put(self, text: bytes) -> None:
         while True:
@@ -167,6 +171,11 @@ def _payload(name: str, data: bytes) -> dict[str, object]:
         return {name: data.decode()}
     except UnicodeDecodeError:
         return {"data": base64.b64encode(data).decode()}
+
+
+def count(number: int, what: str) -> str:
+    """Return "1 line", "2 lines"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def notice(text: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hfsched.cli.console import Console
-from hfsched.cli.output import Output, escape, notice
+from hfsched.cli.output import Output, count, escape, notice
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vmm.machine import Machine, VmSummary
@@ -171,15 +171,17 @@ class RunSession:
         left = []
         for vm in summary:
             if vm.unread:
-                left.append(f"vm {vm.name}: a message was left unread in its mailbox")
+                doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
+                left.append(f"vm {vm.name}: a message was left unread in its mailbox ({doing})")
             if vm.unclaimed:
-                left.append(f"vm {vm.name}: {vm.unclaimed} messages for host ports nobody opened")
+                messages = count(vm.unclaimed, "message")
+                left.append(f"vm {vm.name}: {messages} for host ports that nobody opened")
             if vm.lost:
-                left.append(f"vm {vm.name}: {vm.lost} messages to the host found no room")
+                left.append(f"vm {vm.name}: {count(vm.lost, 'message')} to the host found no room")
         if self._unaccepted:
             left.append("host programs: messages were not accepted by their guest")
         if lines := console.unaccepted():
-            left.append(f"standard input: {lines} lines were not accepted by their guest")
+            left.append(f"standard input: {count(lines, 'line')} not accepted by their guest")
         return left
 
     def _print_summary(self, summary: list[VmSummary]) -> None:
@@ -190,14 +192,16 @@ class RunSession:
             return
         lines = [f"summary after {seconds:.2f} s"]
         for vm in summary:
-            runs = ", ".join(f"{count} {name}" for name, count in vm.runs.items())
+            runs = ", ".join(f"{number} {name}" for name, number in vm.runs.items())
             lines.append(
                 f"  {vm.name}: messages {vm.from_host} from the host, {vm.to_host} to it,"
-                f" {vm.to_guests} to guests; {sum(vm.runs.values())} RUNs ({runs});"
-                f" {vm.wake_ups} wake-ups, {vm.spurious} spurious RUNs"
+                f" {vm.to_guests} to guests; {count(sum(vm.runs.values()), 'RUN')} ({runs});"
+                f" {count(vm.wake_ups, 'wake-up')}, {count(vm.spurious, 'spurious RUN')}"
             )
-            odd = {"discarded": vm.discarded, "malformed": vm.malformed}
-            lines += [f"    {count} {what}" for what, count in odd.items() if count]
+            if vm.discarded:
+                lines.append(f"    {count(vm.discarded, 'message')} for a host that had gone")
+            if vm.malformed:
+                lines.append(f"    {count(vm.malformed, 'message')} to the host without a header")
         notice("\n".join(lines))
 
     def _notice(self, text: str) -> None:

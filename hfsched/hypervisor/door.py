@@ -136,7 +136,10 @@ class Injection(Enum):
 
 @dataclass(frozen=True, slots=True)
 class VmInfo:
-    """What the primary may know of a VM.  `abort_reason` is None while it lives."""
+    """What the primary may know of a VM.
+
+    `abort_reason` is None while it lives; `states` says of each vCPU what it does, in words.
+    """
 
     id: int
     name: str
@@ -144,6 +147,7 @@ class VmInfo:
     rx: RxState
     waiters: int
     abort_reason: str | None
+    states: tuple[str, ...]
 
 
 class PrimaryDoor(Protocol):

@@ -190,6 +190,7 @@ class Hypervisor:
                 record.box.state,
                 len(record.box.waiters),
                 record.abort_reason,
+                tuple(vcpu.state.value for vcpu in record.vcpus),
             )
 
     # Before the guest runs; under its VM's lock.

@@ -58,7 +58,11 @@ def resolve(vm: str, image: str, engine: str) -> GuestCode:
     path, _, function = image.partition(":")
     if engine == "script" or path.endswith(".py") or (function and not os.path.exists(image)):
         return GuestCode(None, _program(vm, image, path, function))
-    parsed = read_image(_find(vm, image))
+    try:
+        parsed = read_image(_find(vm, image))
+    except ImageError as exc:
+        hint = ": give it with --fdt" if "device tree" in str(exc) else ""
+        raise ImageError(f"vm {vm}: {str(exc).removeprefix(f'vm {vm}: ')}{hint}") from None
     problem = boot_problem(parsed)
     if problem is not None:
         raise ImageError(f"vm {vm}: {image} would not boot: {problem}")

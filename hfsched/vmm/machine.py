@@ -46,7 +46,7 @@ class VmSummary:
 
     Messages: accepted from the host, brought to the host, sent to other VMs; unread in the mailbox
     at the end; for a host port that nobody opened, for a connection that had gone, without a
-    header, and not brought anywhere because the machine stopped.
+    header, and not brought anywhere because the machine stopped.  `vcpus` says what each does.
     """
 
     name: str
@@ -62,6 +62,7 @@ class VmSummary:
     wake_ups: int
     spurious: int
     abort: str | None
+    vcpus: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -300,6 +301,7 @@ class Machine:
             wake_ups=driven.mirror.wake_ups,
             spurious=part.spurious(),
             abort=info.abort_reason,
+            vcpus=info.states,
         )
 
 

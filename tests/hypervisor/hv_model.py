@@ -13,6 +13,7 @@ __all__ = ["Access", "Arm", "Call", "Model", "ModelCpu", "ModelVm", "Todo"]
 
 X = (1 << 64) - 1
 W = (1 << 32) - 1
+H = 0xFFFF  # ids of VMs and vCPUs
 PAGE = 4096
 OFF, READY, MAIL, IRQ, DEAD = "off", "ready", "blocked on mailbox", "blocked on irq", "aborted"
 EMPTY, RECEIVED, READ = "empty", "received", "read"
@@ -306,17 +307,17 @@ class Model:
         if number == 2:
             raise Switch("WaitForInterrupt(timer=None)", (X - 2, *x[1:]), OFF)
         if number == 3:
-            if x[1] > 1:
+            if x[1] & H > 1:
                 return -2
-            target = vm.cpus[x[1]]
+            target = vm.cpus[x[1] & H]
             if target.state != OFF:
                 return -4
             target.state, target.start = READY, (x[2], x[3])
-            raise Switch(f"WakeUp(vm={vm.id}, vcpu={x[1]})", (0, *x[1:]))
+            raise Switch(f"WakeUp(vm={vm.id}, vcpu={x[1] & H})", (0, *x[1:]))
         if number == 4:
-            if x[1] > 1 or x[2] & W:
+            if x[1] & H > 1 or x[2] & W:
                 return -2
-            return int(vm.cpus[x[1]].state == OFF)
+            return int(vm.cpus[x[1] & H].state == OFF)
         if number == 10:
             asked = x[1] & W & ~(1 << 30)
             known = {0: 0, 1: 2, 2: 0, 3: 0, 4: 0, 10: 0}
@@ -440,11 +441,11 @@ class Model:
             cpu.pending -= {min(both, default=-1)}
             return min(both, default=W)
         intid = x[3] & W
-        if intid > 63 or x[1] != vm.id or x[2] > 1:
+        if intid > 63 or x[1] & H != vm.id or x[2] & H > 1:
             return -1
-        target = vm.cpus[x[2]]
+        target = vm.cpus[x[2] & H]
         was_up = target.up
         target.pending.add(intid)
         if target.up and not was_up and target is not cpu:
-            raise Switch(f"WakeUp(vm={vm.id}, vcpu={x[2]})", (0, *x[1:]))
+            raise Switch(f"WakeUp(vm={vm.id}, vcpu={x[2] & H})", (0, *x[1:]))
         return 0

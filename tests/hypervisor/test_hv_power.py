@@ -83,7 +83,7 @@ def test_cpu_on_twice_before_the_first_run_is_refused_the_second_time() -> None:
     assert vm.space.vcpu(1).arg == 1
 
 
-@pytest.mark.parametrize("target", [2, 0xFFFF, 1 << 63])
+@pytest.mark.parametrize("target", [2, 0xFFFF, 1 << 63 | 3])
 def test_cpu_on_of_a_vcpu_that_is_not_there_is_invalid(target: int) -> None:
     vm = Bench().vm(vcpus=2)
     assert vm.call(PsciId.CPU_ON, target, vm.entry, 0) == hf(INVALID, target, vm.entry, 0)
@@ -148,10 +148,17 @@ def test_affinity_info_is_0_on_and_1_off(way: Way) -> None:
         assert vm.call(function, target, 0, by=way[0]) == hf(expected, target, 0)
 
 
-@pytest.mark.parametrize(("target", "level"), [(2, 0), (1 << 40, 0), (0, 1), (1, 3)])
+@pytest.mark.parametrize(("target", "level"), [(2, 0), (1 << 40 | 2, 0), (0, 1), (1, 3)])
 def test_affinity_info_of_a_wrong_index_or_level_is_invalid(target: int, level: int) -> None:
     vm = Bench().vm(vcpus=2)
     assert vm.call(PsciId.AFFINITY_INFO, target, level) == hf(INVALID, target, level)
+
+
+def test_a_target_is_16_bits_wide_so_that_a_raw_mpidr_will_do() -> None:
+    vm = Bench().vm(vcpus=2)
+    vm.switch(PsciId.CPU_OFF, vcpu=1)
+    for target, expected in ((0x8000_0000, 0), (0x8000_0001, 1)):
+        assert vm.call(PsciId.AFFINITY_INFO, target, 0) == hf(expected, target, 0)
 
 
 def test_affinity_info_sees_a_cpu_on_as_soon_as_it_was_asked_for() -> None:

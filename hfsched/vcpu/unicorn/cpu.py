@@ -296,7 +296,11 @@ class UnicornVcpu:
         # No instruction was executed since the last time, and none ever will be.
         if pc == vector and pstate & 0x3CF == MASKED and (ec in Ec.FETCHES or ec == Ec.UNKNOWN):
             what = "fetched" if ec in Ec.FETCHES else "executed"
-            return Off(f"the guest's exception vector at {pc:#x} cannot be {what}")
+            return Off(
+                f"the guest's exception vector at {pc:#x} cannot be {what}, after"
+                f" {exceptions.describe(machine.read(Reg.ESR_EL1), machine.read(Reg.FAR_EL1))}"
+                f" at pc {machine.read(Reg.ELR_EL1):#x}"
+            )
         machine.write(Reg.ELR_EL1, pc)
         machine.write(Reg.ESR_EL1, esr)
         if address is not None:

@@ -50,6 +50,23 @@ class Ec:
     WITH_ADDRESS = frozenset((FETCH_LOWER, FETCH_SAME, PC_ALIGNMENT, DATA_LOWER, DATA_SAME))
 
 
+_NAMES = {
+    Ec.UNKNOWN: "an undefined instruction",
+    0x15: "an SVC",
+    Ec.FETCH_LOWER: "a fetch abort",
+    Ec.FETCH_SAME: "a fetch abort",
+    Ec.DATA_LOWER: "a data abort",
+    Ec.DATA_SAME: "a data abort",
+}
+
+
+def describe(esr: int, far: int) -> str:
+    """Say what exception ESR_EL1 and FAR_EL1 tell of."""
+    ec = esr >> 26
+    name = _NAMES.get(ec, f"an exception of class {ec:#x}")
+    return f"{name}, address {far:#x}," if ec in Ec.WITH_ADDRESS else name
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """A load or store of one register, as its syndrome tells: `size` bytes, register `target`.
