@@ -1,0 +1,315 @@
+"""`hfsched` as a user has it: a process of its own, and a deadline on everything one waits for."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS))  # for the ELF and FDT writers of tests/memory
+
+WITHIN = 30.0  # seconds: far above what anything here takes
+PIPE = subprocess.PIPE
+
+# Guests for these tests; each test's directory has them in guests.py.
+GUESTS = '''
+from hfsched.abi.ffa import HfId, Intid
+from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get, log, swap_ports
+from hfsched.vcpu.script import Hvc, Step, Wfi
+
+
+def echo(cpu):
+    """Answer every message with itself, after a line of log."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    yield from log("up")
+    while True:
+        sender, data = yield from box.wait()
+        yield from box.release()
+        yield from box.send(sender, swap_ports(data))
+
+
+def boot(cpu):
+    """Say what it found, and then what comes to which port."""
+    yield from log(f"{cpu.size} bytes, argument at {cpu.arg - cpu.base:#x}")
+    box = Mailbox(cpu)
+    yield from box.map()
+    while True:
+        _, data = yield from box.wait()
+        yield from box.release()
+        yield from log(f"port {data[8]}: {data[16:]!r}")
+
+
+def bare(cpu):
+    """Answer a message without a header."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    while True:
+        sender, data = yield from box.wait()
+        yield from box.release()
+        yield from box.send(sender, b"bare " + data)
+
+
+def deaf(cpu):
+    """Have a mailbox and never look into it."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    while True:
+        yield Wfi()
+
+
+def stray(cpu):
+    """Answer to host port 77."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    while True:
+        sender, data = yield from box.wait()
+        yield from box.release()
+        yield from box.send(sender, data[8:16] + (77).to_bytes(8, "little") + data[16:])
+
+
+def later(cpu):
+    """Answer a quarter of a second later, from the timer's interrupt."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    yield from interrupt_enable(Intid.VIRTUAL_TIMER)
+    sender, data = yield from box.wait()
+    yield from box.release()
+    cpu.arm(250_000_000)
+    yield Wfi()
+    yield from interrupt_get()
+    cpu.arm(None)
+    yield from box.send(sender, swap_ports(data))
+    while True:
+        yield from box.wait()
+
+
+def ugly(cpu):
+    """Log and send what a terminal would obey."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    for byte in b"red \\x1b[31m bell \\x07 not text \\xff\\n":
+        yield Hvc(HfId.DEBUG_LOG, byte)
+    while True:
+        sender, data = yield from box.wait()
+        yield from box.release()
+        yield from box.send(sender, swap_ports(data[:16] + b"clear \\x1b[2J"))
+
+
+def loud(cpu):
+    """Log for ever; tell the FIFO `heard` once it is far beyond any queue."""
+    yield from loudly("xxxx", lines=5000)
+    with open("heard", "w") as heard:
+        heard.write("all of it\\n")
+    while True:
+        yield from log("more")
+
+
+def loudly(text, lines):
+    for _ in range(lines):
+        yield from log(text)
+
+
+def witness(cpu):
+    """Write every message into the FIFO `seen`."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    while True:
+        _, data = yield from box.wait()
+        yield from box.release()
+        with open("seen", "wb") as seen:
+            seen.write(data[16:] + b"\\n")
+
+
+def spin(cpu):
+    while True:
+        yield Step()
+
+
+def returns(cpu):
+    yield Step()
+
+
+def raises(cpu):
+    yield Step()
+    raise ValueError("broken\\nin two")
+'''
+
+
+class Process:
+    """One `hfsched` in a process; every method fails the test at the deadline."""
+
+    def __init__(self, arguments: tuple[str, ...], folder: Path, options: dict[str, Any]) -> None:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(map(str, [*options.pop("paths", ()), TESTS.parent])),
+            "XDG_RUNTIME_DIR": str(folder),
+            **options.pop("environment", {}),
+        }
+        self._ends: float = time.monotonic() + options.pop("within", WITHIN)
+        streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE} | options
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+        self._popen = popen(
+            [sys.executable, "-m", "hfsched", *arguments], env=environment, **streams
+        )
+        self._texts = {"out": b"", "err": b""}
+        self._streams: dict[int, tuple[str, IO[bytes]]] = {}
+        for name, stream in (("out", self._popen.stdout), ("err", self._popen.stderr)):
+            if stream is not None:
+                self._streams[stream.fileno()] = (name, stream)
+
+    @property
+    def out(self) -> str:
+        """All of stdout that was read."""
+        return self._texts["out"].decode("utf-8", "backslashreplace")
+
+    @property
+    def err(self) -> str:
+        """All of stderr that was read."""
+        return self._texts["err"].decode("utf-8", "backslashreplace")
+
+    @property
+    def raw(self) -> bytes:
+        """All of stdout that was read."""
+        return self._texts["out"]
+
+    def watch(self, descriptor: int) -> None:
+        """Take what comes from a descriptor (a terminal's other end) for stdout."""
+        stream = os.fdopen(descriptor, "rb", buffering=0)
+        self._streams[descriptor] = ("out", stream)
+
+    def type(self, text: str | bytes) -> None:
+        """Write to stdin; little enough for a pipe."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(text.encode() if isinstance(text, str) else text)
+        self._popen.stdin.flush()
+
+    def end_input(self) -> None:
+        """Close stdin."""
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+
+    def until(self, pattern: str, stream: str = "out") -> re.Match[bytes]:
+        """Read until a stream has the pattern."""
+        wanted = re.compile(pattern.encode(), re.MULTILINE)
+        while (found := wanted.search(self._texts[stream])) is None:
+            if not self._read():
+                pytest.fail(f"no {pattern!r} before the end: {self._state()}")
+        return found
+
+    def first_line_then_close(self) -> str:
+        """Read the first line of stdout, and no more: what ``| head -1`` does."""
+        self.until(r"\n")
+        assert self._popen.stdout is not None
+        del self._streams[self._popen.stdout.fileno()]
+        self._popen.stdout.close()
+        return self.out.partition("\n")[0]
+
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        """Send a signal."""
+        self._popen.send_signal(number)
+
+    def wait(self) -> int:
+        """Close stdin, read all that comes and return the exit status."""
+        self.end_input()
+        while self._read():
+            pass
+        try:
+            status = self._popen.wait(self._left())
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running: {self._state()}")
+        assert "Traceback" not in self.err
+        assert "internal error" not in self.err
+        return status
+
+    def wait_unread(self) -> int:
+        """Return the exit status; stdout is left unread, stderr is read to its end."""
+        assert self._popen.stdout is not None
+        self._streams.pop(self._popen.stdout.fileno(), None)
+        return self.wait()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._popen.kill()
+        self._popen.wait()
+        for _, stream in self._streams.values():
+            stream.close()
+        for own in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if own is not None:
+                own.close()
+
+    def _read(self) -> bool:
+        """Read once; False: there is no stream left."""
+        if not self._streams:
+            return False
+        poll = select.poll()
+        for descriptor in self._streams:
+            poll.register(descriptor, select.POLLIN)
+        ready = poll.poll(max(0.0, self._left()) * 1000)
+        if not ready:
+            pytest.fail(f"nothing came before the deadline: {self._state()}")
+        for descriptor, _ in ready:
+            name, stream = self._streams[descriptor]
+            try:
+                data = os.read(descriptor, 1 << 16)
+            except OSError:  # a terminal whose last program has gone
+                data = b""
+            self._texts[name] += data
+            if not data:
+                del self._streams[descriptor]
+                stream.close()
+        return True
+
+    def _left(self) -> float:
+        return self._ends - time.monotonic()
+
+    def _state(self) -> str:
+        return f"stdout {self.raw[-1000:]!r}, stderr {self._texts['err'][-1000:]!r}"
+
+
+Start: TypeAlias = Callable[..., Process]
+
+
+@pytest.fixture(scope="session")
+def runtime_directory() -> Iterator[Path]:
+    """A place for sockets; its path is short, for a socket's has a limit."""
+    path = Path(tempfile.mkdtemp(prefix="hf-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def hfsched(
+    tmp_path: Path, runtime_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Start]:
+    """Start `hfsched ARGUMENTS...` in a directory that has guests.py; options go to Popen."""
+    started: list[Process] = []
+    (tmp_path / "guests.py").write_text(GUESTS)
+    monkeypatch.chdir(tmp_path)
+
+    def start(*arguments: str, **options: Any) -> Process:
+        process = Process(arguments, runtime_directory, options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def run(hfsched: Start) -> Start:
+    """Start `hfsched run ARGUMENTS...`."""
+    return lambda *arguments, **options: hfsched("run", *arguments, **options)

@@ -1,0 +1,88 @@
+"""`hfsched`: commands, help, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hfsched import __version__
+from hfsched.cli.main import COMMANDS
+
+if TYPE_CHECKING:
+    from conftest import Start
+
+
+def test_the_version(hfsched: Start) -> None:
+    version = hfsched("--version")
+    assert version.wait() == 0
+    assert version.out == f"hfsched {__version__}\n"
+
+
+def test_help_names_every_command(hfsched: Start) -> None:
+    told = hfsched("--help")
+    assert told.wait() == 0
+    for command, (_, text) in COMMANDS.items():
+        assert re.search(rf"^ +{command} +{re.escape(text)}$", told.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(hfsched: Start, command: str) -> None:
+    told = hfsched(command, "--help")
+    assert told.wait() == 0
+    assert told.out.startswith(f"usage: hfsched {command}")
+
+
+def test_help_is_plain_ascii_and_fits_a_terminal(hfsched: Start) -> None:
+    told = hfsched("run", "--help", environment={"COLUMNS": "100"})
+    assert told.wait() == 0
+    assert told.out.isascii()
+    assert max(map(len, told.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["--fly", "run"], "--fly"),
+        (["image"], "required: FILE"),
+    ],
+)
+def test_misuse(hfsched: Start, arguments: list[str], why: str) -> None:
+    misuse = hfsched(*arguments)
+    assert misuse.wait() == 2
+    assert misuse.out == ""
+    assert why in misuse.err.splitlines()[-1]
+
+
+def test_a_word_after_an_option_is_not_taken_for_a_command(hfsched: Start) -> None:
+    echo = hfsched("run", "--guest", "image=guests.py:echo")
+    assert echo.wait() == 0
+    assert echo.out == "[image] up\n"
+
+
+def test_a_missing_file_is_one_line(hfsched: Start) -> None:
+    image = hfsched("image", "absent")
+    assert image.wait() == 2
+    assert image.err == "hfsched: error: absent: cannot be read: No such file or directory\n"
+
+
+def test_nobody_reads_the_output(hfsched: Start) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    image = hfsched("image", "guests.py", stdout=writer)
+    os.close(writer)
+    assert image.wait() == 1
+    assert image.err == ""
+
+
+@pytest.mark.xfail(reason="called an internal error")
+def test_the_output_has_no_room(hfsched: Start) -> None:
+    with Path("/dev/full").open("wb") as full:
+        image = hfsched("image", "guests.py", stdout=full)
+        assert image.wait() == 1
+    assert "No space left on device" in image.err

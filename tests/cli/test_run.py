@@ -1,0 +1,358 @@
+"""`hfsched run`: what a user types, and what comes out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pty
+import re
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from memory.fdt_writer import tree, write
+
+from hfsched.vmm.guests import bundled_images
+
+if TYPE_CHECKING:
+    from conftest import Process, Start
+
+with_images = pytest.mark.skipif(
+    "trusty.bin" not in bundled_images(), reason="the bundled guests are not built: script/guests"
+)
+
+
+def events(process: Process) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in process.raw.splitlines()]
+
+
+def terminal(run: Start, *arguments: str, **environment: str) -> Process:
+    """Run with stdout on a terminal; stdin is a pipe."""
+    ours, theirs = pty.openpty()
+    process = run(*arguments, stdout=theirs, environment={"TERM": "xterm", **environment})
+    os.close(theirs)
+    process.watch(ours)
+    return process
+
+
+# One guest.
+
+
+@with_images
+def test_a_bundled_image_boots_logs_and_answers(run: Start) -> None:
+    pytest.importorskip("unicorn")
+    trusty = run("--guest", "trusty.bin")
+    trusty.until(r"^\[trusty\] trusty: up, 16384 KiB")
+    trusty.type("version\n")
+    trusty.until(r"^trusty: hfsched trusty guest 1$")
+    assert trusty.wait() == 0
+    assert re.search(r"^hfsched: engine (unicorn|kvm): \w", trusty.err, re.MULTILINE)
+    assert "trusty: messages 1 from the host, 1 to it, 0 to guests" in trusty.err
+
+
+@with_images
+def test_the_engine_that_was_asked_for(run: Start) -> None:
+    pytest.importorskip("unicorn")
+    echo = run("--guest", "echo.bin", "--engine", "unicorn")
+    echo.type("hello\n")
+    assert echo.wait() == 0
+    assert echo.out.endswith("echo: hello\n")
+    assert "hfsched: engine unicorn: asked for\n" in echo.err
+
+
+@with_images
+def test_an_answer_that_takes_its_time_is_waited_for(run: Start) -> None:
+    pytest.importorskip("unicorn")
+    trusty = run("--guest", "trusty.bin", "--linger", "60")
+    trusty.type("sleep 300\n")
+    assert trusty.wait() == 0
+    slept = re.search(r"^trusty: slept (\d+) ms$", trusty.out, re.MULTILINE)
+    assert slept is not None
+    assert int(slept[1]) >= 300
+
+
+@with_images
+def test_two_vcpus(run: Start) -> None:
+    pytest.importorskip("unicorn")
+    smp = run("--guest", "smp.bin", "--vcpus", "2")
+    smp.type("one\ntwo\n")
+    assert smp.wait() == 0
+    assert {"smp: vcpu 0 of 2: one", "smp: vcpu 1 of 2: two"} <= set(smp.out.splitlines())
+
+
+def test_a_python_guest_says_which_engine_took_it(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo")
+    echo.type("hello\n")
+    assert echo.wait() == 0
+    assert echo.out == "[guests] up\nguests: hello\n"
+    assert "hfsched: engine script: the guest is a Python function\n" in echo.err
+
+
+def test_the_summary_counts(run: Start) -> None:
+    echo = run("--guest", "e=guests.py:echo")
+    echo.type("one\ntwo\nthree\n")
+    assert echo.wait() == 0
+    summary = re.search(
+        r"^hfsched: summary after \d+\.\d\d s\n"
+        r"  e: messages 3 from the host, 3 to it, 0 to guests; (\d+) RUNs \((.*)\);"
+        r" (\d+) wake-ups, \d+ spurious RUNs$",
+        echo.err,
+        re.MULTILINE,
+    )
+    assert summary is not None, echo.err
+    kinds = {kind: int(count) for count, kind in re.findall(r"(\d+) (\w+)", summary[2])}
+    assert sum(kinds.values()) == int(summary[1])
+    assert kinds["Message"] == 3
+    assert int(summary[3]) >= 1
+
+
+def test_quiet_says_nothing_on_stderr(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", "--quiet")
+    echo.type("hello\n")
+    assert echo.wait() == 0
+    assert echo.err == ""
+
+
+def test_bytes_that_are_no_text_come_back_as_they_went(run: Start) -> None:
+    data = bytes(byte for byte in range(256) if byte != 10)
+    echo = run("--guest", "guests.py:echo")
+    echo.type(data + b"\n")
+    assert echo.wait() == 0
+    assert echo.raw == b"[guests] up\nguests: " + data + b"\n"
+
+
+def test_a_last_line_without_its_newline_is_a_line(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo")
+    echo.type("first\nlast")
+    assert echo.wait() == 0
+    assert echo.out.endswith("guests: first\nguests: last\n")
+
+
+def test_the_longest_message_fits_and_the_next_does_not(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo")
+    echo.type("x" * 4080 + "\n" + "y" * 4081 + "\nafter\n")
+    assert echo.wait() == 1
+    assert echo.out == f"[guests] up\nguests: {'x' * 4080}\nguests: after\n"
+    assert (
+        "hfsched: error: vm guests: a message of 4081 bytes: at most 4080: the line was not sent\n"
+        in echo.err
+    )
+
+
+def test_thousands_of_lines_keep_their_order(run: Start, tmp_path: Path) -> None:
+    lines = [f"line {number}" for number in range(3000)]
+    with (tmp_path / "lines").open("w+b") as file:
+        file.write("\n".join(lines).encode())
+        file.seek(0)
+        echo = run("--guest", "guests.py:echo", stdin=file)
+        assert echo.wait() == 0
+    assert echo.out.splitlines() == ["[guests] up", *(f"guests: {line}" for line in lines)]
+
+
+# For programs.
+
+
+def test_json_is_one_object_a_line(run: Start) -> None:
+    echo = run("--guest", "e=guests.py:echo", "--json")
+    echo.type(b"text\n\xff\n")
+    assert echo.wait() == 0
+    log, text, data, summary = events(echo)
+    assert log == {"event": "log", "vm": "e", "line": "up"}
+    assert (text["event"], text["vm"], text["port"], text["text"]) == ("message", "e", 1, "text")
+    assert base64.b64decode(str(data["data"])) == b"\xff"
+    assert "text" not in data
+    assert summary["event"] == "summary"
+    (vm,) = summary["vms"]
+    assert (vm["name"], vm["from_host"], vm["to_host"], vm["unread"]) == ("e", 2, 2, 0)
+    assert vm["runs"]["Message"] == 2
+
+
+def test_json_of_an_interrupted_run_ends_with_its_summary(run: Start) -> None:
+    echo = run("--guest", "e=guests.py:echo", "--json")
+    echo.until("up")
+    echo.interrupt()
+    assert echo.wait() == 130
+    assert events(echo)[-1]["event"] == "summary"
+
+
+# Several guests.
+
+
+def test_a_line_finds_its_guest(run: Start) -> None:
+    two = run("--guest", "a=guests.py:echo", "--guest", "b=guests.py:echo")
+    two.type("first\n@b second\n@a third\n@nobody fourth\n@b\n")
+    assert two.wait() == 0
+    answers = sorted(line for line in two.out.splitlines() if not line.startswith("["))
+    assert answers == ["a: @nobody fourth", "a: first", "a: third", "b: ", "b: second"]
+
+
+def test_another_guest_can_be_the_one_that_is_talked_to(run: Start) -> None:
+    two = run("--guest", "a=guests.py:echo", "--guest", "b=guests.py:echo", "--to", "b")
+    two.type("hello\n")
+    assert two.wait() == 0
+    assert "b: hello\n" in two.out
+
+
+def test_guests_without_names_are_called_after_their_files(run: Start) -> None:
+    two = run("--engine", "script", "--guest", "echo", "--guest", "echo")
+    two.type("one\n@echo-2 two\n")
+    assert two.wait() == 0
+    assert sorted(two.out.splitlines()) == ["echo-2: two", "echo: one"]
+
+
+def test_guests_pass_messages_on(run: Start) -> None:
+    chain = run("--engine", "script", *("--guest", "relay") * 3, "--guest", "echo")
+    chain.type("round\n")
+    assert chain.wait() == 0
+    assert chain.out == "relay: round\n"
+    assert re.search(
+        r"^  relay-2: messages 0 from the host, 0 to it, 2 to guests", chain.err, re.MULTILINE
+    )
+
+
+def test_one_guest_dies_and_the_other_answers(run: Start) -> None:
+    two = run("--guest", "dead=guests.py:returns", "--guest", "e=guests.py:echo", "--to", "e")
+    two.until("vm dead aborted: the guest function returned\n", "err")
+    two.type("still there?\n")
+    assert two.wait() == 1
+    assert two.out.endswith("e: still there?\n")
+
+
+# Manifests.
+
+
+def test_a_manifest_says_all(run: Start, tmp_path: Path) -> None:
+    Path("board.dtb").write_bytes(write(tree()))
+    Path("demo.toml").write_text(
+        """
+            name = "demo"
+            engine = "script"
+            [[vm]]
+            name = "small"
+            image = "guests.py:boot"
+            memory = "1MiB"
+            ports = { text = 9 }
+            [[vm]]
+            name = "board"
+            image = "guests.py:boot"
+            memory = 2097152
+            fdt = "board.dtb"
+            dialect = "ffa-1.0"
+            [[vm]]
+            name = "raw"
+            image = "guests.py:bare"
+            framing = "raw"
+            """
+    )
+    Path("elsewhere").mkdir()
+    demo = run(str(tmp_path / "demo.toml"), cwd="elsewhere")
+    demo.type("to small\n@board to board\n@raw to raw\n")
+    assert demo.wait() == 0, demo.err
+    lines = demo.out.splitlines()
+    assert "[small] 1048576 bytes, argument at " in demo.out
+    assert "[small] port 9: b'to small'" in lines
+    board = re.search(r"^\[board\] 2097152 bytes, argument at (0x\w+)$", demo.out, re.MULTILINE)
+    assert board is not None
+    assert 0 < int(board[1], 16) < 2097152, "the FDT is in the guest's memory"
+    assert "[board] port 1: b'to board'" in lines
+    assert "raw: bare to raw" in lines
+
+
+# Terminals.
+
+
+def test_a_pipe_gets_no_colour_and_what_the_guest_wrote(run: Start) -> None:
+    ugly = run("--guest", "guests.py:ugly")
+    ugly.type("go\n")
+    assert ugly.wait() == 0
+    assert ugly.raw == (b"[guests] red \x1b[31m bell \x07 not text \xff\nguests: clear \x1b[2J\n")
+
+
+def test_a_terminal_gets_colour_and_no_control_character_of_a_guest(run: Start) -> None:
+    ugly = terminal(run, "--guest", "guests.py:ugly")
+    ugly.type("go\n")
+    assert ugly.wait() == 0
+    assert ugly.out == (
+        "\x1b[36m[guests]\x1b[0m red \\x1b[31m bell \\x07 not text \\xff\r\n"
+        "\x1b[36mguests:\x1b[0m clear \\x1b[2J\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"NO_COLOR": "1"},
+        pytest.param(
+            {"TERM": "dumb"},
+            marks=pytest.mark.xfail(reason="TERM=dumb switches the escaping off, too"),
+        ),
+    ],
+)
+def test_a_terminal_without_colour(run: Start, environment: dict[str, str]) -> None:
+    ugly = terminal(run, "--guest", "guests.py:ugly", **environment)
+    ugly.type("go\n")
+    assert ugly.wait() == 0
+    assert "\x1b" not in ugly.out
+    assert ugly.out.startswith("[guests] red \\x1b[31m bell \\x07")
+
+
+# The end.
+
+
+def test_the_end_comes_with_the_last_release_and_not_with_the_linger(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", "--linger", "3600")
+    echo.type("one\ntwo\n")
+    assert echo.wait() == 0
+    assert echo.out.endswith("guests: two\n")
+
+
+def test_no_input_at_all_is_a_good_end(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", "--linger", "3600")
+    assert echo.wait() == 0
+    assert echo.out == "[guests] up\n"
+
+
+def test_a_guest_that_sleeps_until_a_deadline_is_waited_for(run: Start) -> None:
+    later = run("--guest", "guests.py:later", "--linger", "3600")
+    later.type("in a while\n")
+    assert later.wait() == 0
+    assert later.out == "guests: in a while\n"
+
+
+def test_a_guest_that_sleeps_longer_than_the_linger_is_not(run: Start) -> None:
+    later = run("--guest", "guests.py:later", "--linger", "0.01")
+    later.type("in a while\n")
+    later.wait()
+    assert later.out == ""
+
+
+def test_an_unread_message_is_status_3(run: Start) -> None:
+    deaf = run("--guest", "guests.py:deaf", "--linger", "0.2")
+    deaf.type("anybody?\n")
+    assert deaf.wait() == 3
+    assert "hfsched: error: vm guests: a message was left unread in its mailbox\n" in deaf.err
+
+
+def test_lines_that_wait_behind_an_unread_message_are_counted(run: Start) -> None:
+    deaf = run("--guest", "guests.py:deaf", "--linger", "0.2")
+    deaf.type("one\ntwo\nthree\n")
+    assert deaf.wait() == 3
+    assert "hfsched: error: standard input: 2 lines were not accepted by their guest" in deaf.err
+
+
+def test_an_answer_to_a_port_that_nobody_opened_is_status_3(run: Start) -> None:
+    stray = run("--guest", "guests.py:stray", "--linger", "0.2")
+    stray.type("one\ntwo\n")
+    assert stray.wait() == 3
+    assert "hfsched: error: vm guests: 2 messages for host ports nobody opened\n" in stray.err
+
+
+def test_without_stdin_it_runs_until_it_is_told_to_stop(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", "--no-stdin", "--linger", "0")
+    echo.end_input()
+    echo.until("up")
+    echo.interrupt(signal.SIGINT)
+    assert echo.wait() == 130
+    assert "summary after" in echo.err

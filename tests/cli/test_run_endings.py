@@ -1,0 +1,330 @@
+"""How `hfsched run` ends when a guest, a signal or the other end of a pipe ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from memory.elf_writer import Load, build
+
+from hfsched.vmm.guests import bundled_images
+
+if TYPE_CHECKING:
+    from conftest import Process, Start
+
+with_images = pytest.mark.skipif(
+    "hostile.bin" not in bundled_images(), reason="the bundled guests are not built: script/guests"
+)
+
+
+def errors(process: Process) -> list[str]:
+    """Return the lines of stderr that name an error."""
+    start = "hfsched: error: "
+    return [line[len(start) :] for line in process.err.splitlines() if line.startswith(start)]
+
+
+def small_pipe() -> tuple[int, int]:
+    """Return the ends {read, write} of a pipe that holds one page."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    return reader, writer
+
+
+def machine_code(*words: int) -> bytes:
+    """Return an image of arm64 instructions."""
+    return build(Load(0, struct.pack(f"<{len(words)}I", *words), 0x1000))
+
+
+# The guest.
+
+
+def test_a_guest_that_raises(run: Start) -> None:
+    guest = run("--guest", "guests.py:raises")
+    assert guest.wait() == 1
+    assert errors(guest) == [
+        r"vm guests aborted: the guest function raised ValueError('broken\nin two')"
+    ]
+
+
+def test_a_guest_that_returns(run: Start) -> None:
+    guest = run("--guest", "guests.py:returns")
+    assert guest.wait() == 1
+    assert errors(guest) == ["vm guests aborted: the guest function returned"]
+
+
+def test_the_run_ends_when_every_guest_has(run: Start) -> None:
+    guests = run(
+        *("--guest", "a=guests.py:returns", "--guest", "b=guests.py:returns"), "--no-stdin"
+    )
+    assert guests.wait() == 1
+    assert sorted(errors(guests)) == [
+        f"vm {name} aborted: the guest function returned" for name in "ab"
+    ]
+
+
+def test_a_line_for_a_dead_guest_is_not_lost_in_silence(run: Start) -> None:
+    two = run("--guest", "dead=guests.py:returns", "--guest", "e=guests.py:echo")
+    two.until("dead aborted", "err")
+    two.type("@dead hello\n")
+    assert two.wait() == 1
+    assert "standard input: 1 lines were not accepted by their guest" in errors(two)
+
+
+def test_a_guest_that_spins_is_named_at_the_end_of_input(run: Start) -> None:
+    spin = run("--guest", "guests.py:spin", "--linger", "0.4")
+    assert spin.wait() == 1
+    (error,) = errors(spin)
+    assert error.startswith("vm guests: vCPU 0 spins: ")
+
+
+@pytest.mark.parametrize("line", ["", "hello\n"])
+def test_an_image_that_spins(run: Start, line: str) -> None:
+    pytest.importorskip("unicorn")
+    Path("spin.elf").write_bytes(machine_code(0x1400_0000))  # b .
+    spin = run("--guest", "spin.elf", "--linger", "0.4")
+    spin.type(line)
+    assert spin.wait() == (3 if line else 1)
+    assert errors(spin)[0].startswith("vm spin: vCPU 0 spins: ")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        0x0000_0000,  # udf
+        0xF940_0010,  # ldr x16, [x0]: x0 is the size, where nothing is
+    ],
+)
+def test_an_image_that_faults_at_its_first_instruction(run: Start, word: int) -> None:
+    pytest.importorskip("unicorn")
+    Path("fault.elf").write_bytes(machine_code(word, 0x1400_0000))
+    fault = run("--guest", "fault.elf", "--linger", "0.4")
+    assert fault.wait() == 1
+    assert len(errors(fault)) == 1
+    assert errors(fault)[0].startswith("vm fault")
+
+
+@with_images
+@pytest.mark.parametrize("command", ["die", "spin"])
+def test_an_image_that_ends_or_spins_when_told_to(run: Start, command: str) -> None:
+    pytest.importorskip("unicorn")
+    hostile = run("--guest", "hostile.bin", "--linger", "0.4")
+    hostile.type(command + "\n")
+    hostile.until("^hostile: (dying|spinning)$")
+    assert hostile.wait() == 1
+    assert len(errors(hostile)) == 1
+    assert errors(hostile)[0].startswith("vm hostile")
+
+
+# Signals.
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("guest", ["echo", "spin", "loud", "deaf"])
+def test_a_signal_ends_the_run_with_a_summary(
+    run: Start, guest: str, number: int, status: int
+) -> None:
+    first = run("--guest", "e=guests.py:echo", "--guest", f"g=guests.py:{guest}", "--linger", "60")
+    first.until(r"^\[e\] up$")
+    first.interrupt(number)
+    assert first.wait() == status
+    assert "hfsched: summary after " in first.err
+    assert errors(first) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_end_it_just_as_well(run: Start, number: int) -> None:
+    echo = run("--guest", "guests.py:echo")
+    echo.until("up")
+    echo.interrupt(number)
+    echo.interrupt(number)
+    assert echo.wait() != 0
+
+
+GATED = """
+open("loading", "w").close()  # waits for a reader
+open("never").read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(
+            signal.SIGTERM, 143, marks=pytest.mark.xfail(reason="taken for a Ctrl-C until it runs")
+        ),
+    ],
+)
+def test_a_signal_while_the_machine_is_built(run: Start, number: int, status: int) -> None:
+    os.mkfifo("loading")
+    os.mkfifo("never")
+    Path("slow.py").write_text(GATED)
+    slow = run("--guest", "slow.py")
+    with Path("loading").open():
+        slow.interrupt(number)
+        assert slow.wait() == status
+
+
+@pytest.mark.xfail(reason="a Ctrl-C while the program is loaded shows a traceback")
+def test_a_ctrl_c_while_the_program_is_loaded(run: Start) -> None:
+    Path("early").mkdir()
+    Path("early/argparse.py").write_text(
+        "raise KeyboardInterrupt\n"
+    )  # the first Ctrl-C that anybody sees
+    early = run("--guest", "guests.py:echo", paths=["early"])
+    assert early.wait() in (130, -signal.SIGINT)
+
+
+# Standard output.
+
+
+def test_nobody_reads_any_more(run: Start) -> None:
+    loud = run("--guest", "guests.py:loud")
+    assert loud.first_line_then_close() == "[guests] xxxx"
+    assert loud.wait() == 1
+    assert "standard output was closed before the end" in errors(loud)
+
+
+def test_an_answer_finds_standard_output_closed(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo")
+    assert echo.first_line_then_close() == "[guests] up"
+    echo.type("hello\n")
+    assert echo.wait() == 1
+    assert "standard output was closed before the end" in errors(echo)
+
+
+def test_a_full_device_as_standard_output(run: Start) -> None:
+    with Path("/dev/full").open("wb") as full:
+        echo = run("--guest", "guests.py:echo", stdout=full)
+        echo.type("hello\n")
+        assert echo.wait() == 1
+    assert len(errors(echo)) >= 1
+    assert errors(echo)[0].startswith("standard output")
+
+
+@pytest.mark.xfail(reason="every error of a write is called a closed stdout")
+def test_a_full_device_is_called_full(run: Start) -> None:
+    with Path("/dev/full").open("wb") as full:
+        echo = run("--guest", "guests.py:echo", stdout=full)
+        assert echo.wait() == 1
+    assert "No space left on device" in echo.err
+
+
+def test_a_blocked_stdout_stops_no_vcpu_and_no_ctrl_c(run: Start) -> None:
+    os.mkfifo("heard")
+    os.mkfifo("seen")
+    reader, writer = small_pipe()
+    two = run("--guest", "guests.py:loud", "--guest", "w=guests.py:witness", stdout=writer)
+    os.close(writer)
+    with Path("heard").open() as heard:  # far more log than the pipe and all queues hold
+        assert heard.read() == "all of it\n"
+    two.type("@w still there?\n")
+    with Path("seen").open() as seen:
+        assert seen.read() == "still there?\n"
+    two.interrupt()
+    assert two.wait() == 130
+    assert "  w: messages 1 from the host, " in two.err
+    os.close(reader)
+
+
+def test_an_answer_that_finds_stdout_blocked_does_not_keep_ctrl_c_from_working(run: Start) -> None:
+    os.mkfifo("heard")
+    reader, writer = small_pipe()
+    two = run("--guest", "guests.py:loud", "--guest", "e=guests.py:echo", stdout=writer)
+    os.close(writer)
+    with Path("heard").open() as heard:
+        assert heard.read() == "all of it\n"
+    two.type("@e hello\n" * 100)
+    two.interrupt()
+    assert two.wait() == 130
+    assert "hfsched: summary after " in two.err
+    os.close(reader)
+
+
+def test_lost_lines_of_the_log_are_counted_once_somebody_reads_again(run: Start) -> None:
+    os.mkfifo("heard")
+    reader, writer = small_pipe()
+    loud = run("--guest", "guests.py:loud", stdout=writer)
+    os.close(writer)
+    with Path("heard").open() as heard:
+        assert heard.read() == "all of it\n"
+    loud.watch(reader)
+    lost = loud.until(r"^hfsched: (\d+) lines of guests' logs were lost: nobody read them$")
+    assert int(lost[1]) > 1
+    loud.interrupt()
+    assert loud.wait() == 130
+
+
+@pytest.mark.xfail(reason="a pipe that is full for a moment counts as closed")
+def test_a_stdout_that_does_not_block_is_waited_for(run: Start) -> None:
+    reader, writer = small_pipe()
+    os.set_blocking(writer, False)
+    echo = run("--guest", "guests.py:echo", stdout=writer)
+    os.close(writer)
+    echo.type(b"x" * 3000 + b"\n" + b"y" * 3000 + b"\n")
+    echo.end_input()
+    echo.until(" from the host", "err")  # the summary: by now the pipe was found full
+    echo.watch(reader)
+    assert echo.wait() == 0
+    assert echo.out.endswith("y\n")
+
+
+@pytest.mark.xfail(reason="a read that would block counts as the end of input", strict=False)
+def test_a_stdin_that_does_not_block_is_waited_for(run: Start) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    echo = run("--guest", "guests.py:echo", stdin=reader)
+    os.close(reader)
+    echo.until("up")
+    os.write(writer, b"hello\n")
+    os.close(writer)
+    assert echo.wait() == 0
+    assert echo.out.endswith("guests: hello\n")
+
+
+# Descriptors that are not there.
+
+
+def closing(*descriptors: int) -> dict[str, object]:
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return {"preexec_fn": close}
+
+
+@pytest.mark.xfail(reason="an internal error: there is no sys.stdin")
+def test_a_closed_stdin_is_an_empty_one(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", **closing(0))
+    assert echo.wait() == 0
+    assert echo.out == "[guests] up\n"
+
+
+@pytest.mark.xfail(reason="an internal error: there is no sys.stdout")
+def test_a_closed_stdout_is_an_error(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", **closing(1))
+    echo.type("hello\n")
+    assert echo.wait() == 1
+    assert "standard output" in errors(echo)[0]
+
+
+@pytest.mark.xfail(reason="an internal error: there is no sys.stderr")
+def test_a_closed_stderr_harms_nobody(run: Start) -> None:
+    echo = run("--guest", "guests.py:echo", **closing(2))
+    echo.type("hello\n")
+    assert echo.wait() == 0
+    assert echo.out == "[guests] up\nguests: hello\n"
+
+
+@pytest.mark.xfail(reason="a notice that cannot be written ends the run")
+def test_a_full_stderr_harms_nobody(run: Start) -> None:
+    with Path("/dev/full").open("wb") as full:
+        echo = run("--guest", "guests.py:echo", stderr=full)
+        echo.type("hello\n")
+        assert echo.wait() == 0
+    assert echo.out == "[guests] up\nguests: hello\n"

@@ -1,0 +1,141 @@
+"""Python guests, and what they can do wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Start
+
+MISTAKES = """
+from hfsched.vcpu.script import Abort, Hvc, Load, Step, Wfi
+
+
+def rubbish(cpu):
+    yield 5
+
+
+def rubbish_call(cpu):
+    yield Hvc("text")
+
+
+def no_generator(cpu):
+    return None
+
+
+def no_parameter():
+    yield Step()
+
+
+def raises_at_once(cpu):
+    raise ValueError("at once")
+
+
+def exits(cpu):
+    yield Step()
+    raise SystemExit(0)
+
+
+def outside(cpu):
+    cpu.write(cpu.base - 1, b"x")
+    yield Step()
+
+
+class Ugly(Exception):
+    def __repr__(self):
+        return "two\\nlines \\x1b[31m"
+
+
+def ugly(cpu):
+    yield Step()
+    raise Ugly
+
+
+class Unspeakable(Exception):
+    def __repr__(self):
+        raise ValueError("no name")
+
+
+def unspeakable(cpu):
+    yield Step()
+    raise Unspeakable
+
+
+def bad_handler(cpu):
+    cpu.handler = "text"
+    cpu.masked = False
+    yield Wfi()
+"""
+
+
+@pytest.fixture
+def mistake(run: Start) -> Start:
+    """Run a guest of MISTAKES; return the line that names its mistake."""
+    Path("mistakes.py").write_text(MISTAKES)
+
+    def story(name: str) -> str:
+        guest = run("--guest", f"g=mistakes.py:{name}", "--linger", "0.2", "--quiet")
+        assert guest.wait() == 1
+        (line,) = guest.err.splitlines()
+        assert line.isprintable()
+        assert line.startswith("hfsched: error: vm g")
+        return line
+
+    return story  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("guest", ["guests.py:echo", "guests:echo", "echo", "reader"])
+def test_where_a_python_guest_may_be(run: Start, guest: str) -> None:
+    options = [] if ":" in guest else ["--engine", "script"]
+    echo = run("--guest", f"g={guest}", *options)
+    echo.type("hello\n")
+    assert echo.wait() == 0, echo.err
+    assert echo.out.endswith("g: hello\n")
+
+
+def test_a_function_called_guest_need_not_be_named(run: Start) -> None:
+    Path("alone.py").write_text("from hfsched.programs.bundled import echo as guest\n")
+    alone = run("--guest", "alone.py")
+    alone.type("hello\n")
+    assert alone.wait() == 0
+    assert alone.out == "alone: hello\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("rubbish_call", "TypeError"),
+        ("no_generator", ""),
+        ("outside", "is outside"),
+    ],
+)
+def test_a_mistake_ends_the_guest(mistake: Start, name: str, why: str) -> None:
+    assert why in str(mistake(name))
+
+
+@pytest.mark.xfail(reason="called an internal error, or printed as it is")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("rubbish", "5"),
+        ("no_parameter", "TypeError"),
+        ("raises_at_once", "at once"),
+        ("exits", "SystemExit"),
+        ("ugly", r"\x1b"),
+        ("unspeakable", "Unspeakable"),
+    ],
+)
+def test_a_mistake_is_the_guests_and_not_ours(mistake: Start, name: str, why: str) -> None:
+    assert why in str(mistake(name))
+
+
+def test_a_mistake_does_not_reach_the_other_guest(run: Start) -> None:
+    Path("mistakes.py").write_text(MISTAKES)
+    two = run("--guest", "bad=mistakes.py:outside", "--guest", "e=guests.py:echo", "--to", "e")
+    two.until("vm bad aborted", "err")
+    two.type("hello\n")
+    assert two.wait() == 1
+    assert two.out.endswith("e: hello\n")

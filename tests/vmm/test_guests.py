@@ -1,0 +1,114 @@
+"""What a VM boots: a file before a bundled guest, and Python where it is named."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from hfsched.errors import ConfigError, ImageError
+from hfsched.programs.bundled import PROGRAMS
+from hfsched.vmm.guests import bundled_images, resolve
+
+with_images = pytest.mark.skipif(
+    "echo.bin" not in bundled_images(), reason="the bundled guests are not built: script/guests"
+)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def raw_image() -> bytes:
+    """Return an arm64 Linux image of one page."""
+    header = struct.pack("<IIQQQQQQ4sI", 0x1400_0010, 0, 0, 0x1000, 0, 0, 0, 0, b"ARMd", 0)
+    return header.ljust(0x1000, b"\0")
+
+
+@with_images
+def test_every_bundled_image_would_boot() -> None:
+    images = bundled_images()
+    assert {"trusty.bin", "echo.bin", "relay.bin", "smp.bin", "stress.bin"} <= images.keys()
+    for name in images:
+        if name.endswith(".bin"):
+            assert resolve("vm", name, "auto").machine == "aarch64"
+
+
+@with_images
+@pytest.mark.xfail(reason="PT_DYNAMIC of some bundled guests is no multiple of 16 bytes")
+def test_every_bundled_image_would_boot_as_an_elf_file() -> None:
+    for name in bundled_images():
+        if name.endswith(".elf"):
+            assert resolve("vm", name, "auto").machine == "aarch64"
+
+
+@with_images
+def test_a_file_here_comes_before_a_bundled_image() -> None:
+    Path("echo.bin").write_bytes(raw_image())
+    code = resolve("vm", "echo.bin", "auto")
+    assert code.image is not None
+    assert code.image.memory_size == 0x1000
+
+
+@with_images
+def test_a_bundled_image_has_no_folder() -> None:
+    with pytest.raises(ImageError, match=r"^x/echo\.bin: cannot be read: No such file"):
+        resolve("vm", "./x/echo.bin", "auto")
+
+
+def test_an_image_with_a_colon_in_its_name() -> None:
+    Path("odd:name").write_bytes(raw_image())
+    assert resolve("vm", "odd:name", "auto").machine == "aarch64"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_bundled_program_by_its_name(name: str) -> None:
+    code = resolve("vm", name, "script")
+    assert code.program is PROGRAMS[name]
+    assert code.machine == "script"
+
+
+def test_a_function_of_a_module() -> None:
+    code = resolve("vm", "hfsched.programs.bundled:relay", "auto")
+    assert code.program is PROGRAMS["relay"]
+
+
+def test_a_function_of_a_file_and_the_one_called_guest() -> None:
+    Path("mine.py").write_text("def guest(cpu): yield 'guest'\ndef other(cpu): yield 'other'\n")
+    names = [resolve("vm", image, "auto").program for image in ("mine.py", "mine.py:other")]
+    assert [getattr(program, "__name__", "") for program in names] == ["guest", "other"]
+
+
+def test_two_files_of_one_name_are_two_modules() -> None:
+    programs = []
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "same.py").write_text(f"def guest(cpu):\n    {folder!r}\n")
+        programs.append(resolve("vm", f"{folder}/same.py", "auto").program)
+    assert [getattr(program, "__doc__", "") for program in programs] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        ("absent.py", "FileNotFoundError"),
+        ("absent:fn", "No module named 'absent'"),
+        ("json:absent", "no function 'absent'"),
+        ("hfsched.programs.bundled:PROGRAMS", "no function 'PROGRAMS'"),
+    ],
+)
+def test_python_that_is_not_there(image: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve("box", image, "auto")
+    message = str(caught.value)
+    assert message.startswith(f"vm box: script guest {image}: ")
+    assert why in message
+    assert "\n" not in message
+
+
+def test_an_image_that_would_not_boot_is_refused_with_its_reason() -> None:
+    Path("data").write_bytes(b"\x7fELF" + bytes(100))
+    with pytest.raises(ImageError, match=r"^data: "):
+        resolve("vm", "data", "auto")

@@ -1,0 +1,234 @@
+"""A machine from its description to its end: many VMs answer, and nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hfsched.errors import ConfigError, ImageError, UserError
+from hfsched.hypervisor.vm import Vm
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.scheduler.sending import Sent
+from hfsched.vmm.guests import bundled_images
+from hfsched.vmm.machine import Machine
+from hfsched.vmm.manifest import MachineSpec, VmSpec
+
+WITHIN = 30_000_000_000  # ns: far above what anything here takes
+
+
+class House:
+    """Makes machines and keeps what they tell."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.lines: list[tuple[str, bytes]] = []
+        self.notices: list[str] = []
+        self.runtime = ThreadRuntime(lambda task, error: self.failures.append(f"{task}: {error!r}"))
+        self.rested = threading.Event()
+
+    def machine(self, spec: MachineSpec) -> Machine:
+        spec.check("test")
+        return Machine(
+            spec,
+            self.runtime,
+            lambda vm, line: self.lines.append((vm, line)),
+            self.notices.append,
+            on_activity=self.rested.set,
+        )
+
+    def deadline(self) -> int:
+        return self.runtime.now() + WITHIN
+
+    def until_quiet(self, machine: Machine) -> None:
+        ends = time.monotonic() + WITHIN / 1e9
+        while True:
+            self.rested.clear()
+            if machine.quiet():
+                return
+            assert self.rested.wait(ends - time.monotonic()), "never quiet"
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    built = House()
+    yield built
+    assert built.failures == []
+
+
+def script(*vms: VmSpec) -> MachineSpec:
+    return MachineSpec(vm=[*vms], engine="script", name="test")
+
+
+def echoes(count: int, memory: int = 1 << 16) -> MachineSpec:
+    return script(*(VmSpec(image="echo", memory=memory) for _ in range(count)))
+
+
+def belongings() -> tuple[int, list[str], int]:
+    """Return what this process has: {descriptors, threads, mappings of guests' memory}."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text()
+    threads = sorted(thread.name for thread in threading.enumerate())
+    return len([*Path("/proc/self/fd").iterdir()]), threads, maps.count("/memfd:hfsched")
+
+
+def test_64_vms_all_answer(house: House) -> None:
+    with house.machine(echoes(64)) as machine:
+        machine.start()
+        ends = {vm: machine.endpoint(vm, 1) for vm in machine.vm_names()}
+        assert len(ends) == 64
+        for _ in range(3):
+            for vm, end in ends.items():
+                assert end.send(vm.encode(), house.deadline()) is Sent.SENT
+            for vm, end in ends.items():
+                letter = end.recv(house.deadline())
+                assert letter is not None
+                assert letter.payload == vm.encode()
+        house.until_quiet(machine)
+        assert machine.stop() == []
+        for summary in machine.summary():
+            assert (summary.from_host, summary.to_host, summary.unread) == (3, 3, 0)
+            assert summary.abort is None
+
+
+def test_a_message_through_a_chain_of_64_vms(house: House) -> None:
+    relays = [VmSpec(image="relay", memory=1 << 16) for _ in range(63)]
+    with house.machine(script(*relays, VmSpec(image="echo", memory=1 << 16))) as machine:
+        machine.start()
+        end = machine.endpoint("relay", 1)
+        assert end.send(b"round", house.deadline()) is Sent.SENT
+        letter = end.recv(house.deadline())
+        assert letter is not None
+        assert letter.payload == b"round"
+        assert machine.stop() == []
+
+
+def test_50_starts_and_stops_leave_nothing_behind(house: House) -> None:
+    def life() -> None:
+        with house.machine(echoes(2)) as machine:
+            machine.start()
+            end = machine.endpoint("echo-2", 1)
+            assert end.send(b"hello", house.deadline()) is Sent.SENT
+            assert end.recv(house.deadline()) is not None
+            assert belongings()[2] >= 2, "the memory of the guests is a mapped memfd"
+
+    life()  # what is made once, is made
+    before = belongings()
+    for _ in range(50):
+        life()
+    assert belongings() == before
+
+
+@pytest.mark.skipif("trusty.bin" not in bundled_images(), reason="script/guests was not run")
+def test_emulated_machines_leave_nothing_behind(house: House) -> None:
+    pytest.importorskip("unicorn")
+
+    def life() -> None:
+        with house.machine(MachineSpec(vm=[VmSpec(image="trusty.bin", memory=1 << 20)])) as machine:
+            machine.start()
+            end = machine.endpoint("trusty", 1)
+            assert end.send(b"version", house.deadline()) is Sent.SENT
+            assert end.recv(house.deadline()) is not None
+
+    life()
+    before = belongings()
+    for _ in range(20):
+        life()
+    assert belongings() == before
+
+
+def test_a_machine_that_cannot_be_built_leaves_nothing_behind(house: House) -> None:
+    before = belongings()
+    for _ in range(10):
+        with pytest.raises(ImageError):
+            house.machine(
+                MachineSpec(
+                    vm=[VmSpec(image="hfsched.programs.bundled:echo"), VmSpec(image="absent.bin")]
+                )
+            )
+    assert belongings() == before
+
+
+def test_one_that_was_never_started_can_be_stopped_and_closed_twice(house: House) -> None:
+    before = belongings()
+    machine = house.machine(echoes(1))
+    assert machine.stop() == []
+    machine.close()
+    machine.close()
+    assert belongings() == before
+
+
+def test_before_the_start_a_mailbox_is_busy_and_the_machine_is_not_quiet(house: House) -> None:
+    with house.machine(echoes(1)) as machine:
+        end = machine.endpoint("echo", 1)
+        assert end.try_send(b"early") is Sent.BUSY
+        assert not machine.quiet()
+        machine.start()
+        assert end.send(b"in time", house.deadline()) is Sent.SENT
+        letter = end.recv(house.deadline())
+        assert letter is not None
+        assert letter.payload == b"in time"
+
+
+def test_it_is_quiet_only_when_the_answer_was_taken(house: House) -> None:
+    with house.machine(echoes(1)) as machine:
+        machine.start()
+        house.until_quiet(machine)
+        end = machine.endpoint("echo", 1)
+        assert end.send(b"hello", house.deadline()) is Sent.SENT
+        assert not machine.quiet()
+        assert end.recv(house.deadline()) is not None
+        house.until_quiet(machine)
+
+
+def test_no_send_after_the_stop(house: House) -> None:
+    with house.machine(echoes(1)) as machine:
+        machine.start()
+        end = machine.endpoint("echo", 1)
+        assert machine.stop() == []
+        assert end.send(b"late", house.deadline()) is Sent.DEAD
+        assert end.recv(house.deadline()) is None
+
+
+def test_an_unknown_vm_names_those_there_are(house: House) -> None:
+    with (
+        house.machine(echoes(2)) as machine,
+        pytest.raises(UserError, match=r"no VM 'nobody' here: there are echo, echo-2$"),
+    ):
+        machine.endpoint("nobody", 1)
+
+
+def test_a_host_port_has_one_user(house: House) -> None:
+    with house.machine(echoes(1)) as machine:
+        machine.endpoint("echo", 1, local=5)
+        with pytest.raises(UserError, match="port 5 is in use"):
+            machine.endpoint("echo", 1, local=5)
+
+
+def test_memory_that_overlaps_is_refused(house: House) -> None:
+    low = VmSpec(name="low", image="echo", base=0x4000_0000)
+    high = VmSpec(name="high", image="echo", base=0x40FF_F000)
+    with pytest.raises(ConfigError, match=r"vm high: memory .* overlaps that of low"):
+        house.machine(script(low, high))
+
+
+def test_what_has_a_place_of_its_own_gets_it_first(house: House) -> None:
+    top = 0x8000_0000 - (16 << 20)  # where the first would go
+    spec = script(VmSpec(name="any", image="echo"), VmSpec(name="top", image="echo", base=top))
+    with house.machine(spec) as machine:
+        places = {}
+        for driven in machine.driver.vms:
+            vm = machine.hypervisor.registry.find(driven.id)
+            assert isinstance(vm, Vm)
+            places[driven.name] = vm.base
+        assert places["top"] == top
+        assert places["any"] + (16 << 20) <= top
+
+
+def test_the_engine_is_told_once(house: House) -> None:
+    with house.machine(echoes(3)):
+        assert house.notices == ["engine script: the guest is a Python function"]
