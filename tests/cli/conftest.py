@@ -257,9 +257,10 @@ class Process:
         poll = select.poll()
         for descriptor in self._streams:
             poll.register(descriptor, select.POLLIN)
-        ready = poll.poll(max(0.0, self._left()) * 1000)
+        left = self._left()
+        ready = poll.poll(left * 1000) if left > 0 else []
         if not ready:
-            pytest.fail(f"nothing came before the deadline: {self._state()}")
+            pytest.fail(f"not before the deadline: {self._state()}")
         for descriptor, _ in ready:
             name, stream = self._streams[descriptor]
             try:

@@ -72,7 +72,7 @@ def test_a_line_for_a_dead_guest_is_not_lost_in_silence(run: Start) -> None:
     two.until("dead aborted", "err")
     two.type("@dead hello\n")
     assert two.wait() == 1
-    assert "standard input: 1 lines were not accepted by their guest" in errors(two)
+    assert "standard input: 1 line not accepted by their guest" in errors(two)
 
 
 def test_a_guest_that_spins_is_named_at_the_end_of_input(run: Start) -> None:
@@ -254,7 +254,7 @@ def test_lost_lines_of_the_log_are_counted_once_somebody_reads_again(run: Start)
     with Path("heard").open() as heard:
         assert heard.read() == "all of it\n"
     loud.watch(reader)
-    lost = loud.until(r"^hfsched: (\d+) lines of guests' logs were lost: nobody read them$")
+    lost = loud.until(r"^hfsched: (\d+) lines of guests' logs lost: nobody read them$")
     assert int(lost[1]) > 1
     loud.interrupt()
     assert loud.wait() == 130

@@ -54,7 +54,7 @@ def test_a_file_here_comes_before_a_bundled_image() -> None:
 
 @with_images
 def test_a_bundled_image_has_no_folder() -> None:
-    with pytest.raises(ImageError, match=r"^x/echo\.bin: cannot be read: No such file"):
+    with pytest.raises(ImageError, match=r"^vm vm: x/echo\.bin: cannot be read: No such file"):
         resolve("vm", "./x/echo.bin", "auto")
 
 
@@ -110,5 +110,5 @@ def test_python_that_is_not_there(image: str, why: str) -> None:
 
 def test_an_image_that_would_not_boot_is_refused_with_its_reason() -> None:
     Path("data").write_bytes(b"\x7fELF" + bytes(100))
-    with pytest.raises(ImageError, match=r"^data: "):
+    with pytest.raises(ImageError, match=r"^vm vm: data: "):
         resolve("vm", "data", "auto")
