@@ -217,6 +217,22 @@ class Process:
         self._popen.stdout.close()
         return self.out.partition("\n")[0]
 
+    def from_fifo(self, name: str) -> bytes:
+        """Return all that the next writer of a FIFO in this directory writes."""
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+        data = b""
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            while poll.poll(max(0.0, self._left()) * 1000):
+                part = os.read(descriptor, 1 << 16)
+                if not part:
+                    return data
+                data += part
+        finally:
+            os.close(descriptor)
+        pytest.fail(f"nobody wrote to {name}: {self._state()}")
+
     def interrupt(self, number: int = signal.SIGINT) -> None:
         """Send a signal."""
         self._popen.send_signal(number)

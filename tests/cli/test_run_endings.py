@@ -165,9 +165,9 @@ def test_a_signal_while_the_machine_is_built(run: Start, number: int, status: in
     os.mkfifo("never")
     Path("slow.py").write_text(GATED)
     slow = run("--guest", "slow.py")
-    with Path("loading").open():
-        slow.interrupt(number)
-        assert slow.wait() == status
+    slow.from_fifo("loading")
+    slow.interrupt(number)
+    assert slow.wait() == status
 
 
 @pytest.mark.xfail(reason="a Ctrl-C while the program is loaded shows a traceback")
@@ -221,11 +221,11 @@ def test_a_blocked_stdout_stops_no_vcpu_and_no_ctrl_c(run: Start) -> None:
     reader, writer = small_pipe()
     two = run("--guest", "guests.py:loud", "--guest", "w=guests.py:witness", stdout=writer)
     os.close(writer)
-    with Path("heard").open() as heard:  # far more log than the pipe and all queues hold
-        assert heard.read() == "all of it\n"
+    assert (
+        two.from_fifo("heard") == b"all of it\n"
+    )  # far more log than the pipe and all queues hold
     two.type("@w still there?\n")
-    with Path("seen").open() as seen:
-        assert seen.read() == "still there?\n"
+    assert two.from_fifo("seen") == b"still there?\n"
     two.interrupt()
     assert two.wait() == 130
     assert "  w: messages 1 from the host, " in two.err
@@ -237,8 +237,7 @@ def test_an_answer_that_finds_stdout_blocked_does_not_keep_ctrl_c_from_working(r
     reader, writer = small_pipe()
     two = run("--guest", "guests.py:loud", "--guest", "e=guests.py:echo", stdout=writer)
     os.close(writer)
-    with Path("heard").open() as heard:
-        assert heard.read() == "all of it\n"
+    assert two.from_fifo("heard") == b"all of it\n"
     two.type("@e hello\n" * 100)
     two.interrupt()
     assert two.wait() == 130
@@ -251,8 +250,7 @@ def test_lost_lines_of_the_log_are_counted_once_somebody_reads_again(run: Start)
     reader, writer = small_pipe()
     loud = run("--guest", "guests.py:loud", stdout=writer)
     os.close(writer)
-    with Path("heard").open() as heard:
-        assert heard.read() == "all of it\n"
+    assert loud.from_fifo("heard") == b"all of it\n"
     loud.watch(reader)
     lost = loud.until(r"^hfsched: (\d+) lines of guests' logs lost: nobody read them$")
     assert int(lost[1]) > 1
