@@ -57,6 +57,7 @@ class Hypervisor:
     """
 
     def __init__(self, runtime: Runtime, log: Callable[[str, bytes], None]) -> None:
+        self._runtime = runtime
         self.registry = Registry(runtime)
         self.console = Console(log)
         self._calls = Calls(self.registry, self.console.put)
@@ -239,7 +240,9 @@ class Hypervisor:
         if regs is not None:
             cpu.reply(regs)
         answer = self._calls.answer
+        forget = self._runtime.forget
         while True:
+            forget(level=1)
             event = cpu.enter()
             if type(event) is Hypercall:
                 reply = answer(vcpu, event)

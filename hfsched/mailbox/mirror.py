@@ -65,6 +65,7 @@ class Mirror:
     def __init__(
         self, runtime: Runtime, name: str, vcpus: int, on_rest: Callable[[], None] = lambda: None
     ) -> None:
+        self._runtime = runtime
         self._on_rest = on_rest
         self._lock = runtime.lock(f"{name}.mirror", state=self.key)
         self._slots = [_Slot(runtime.event(f"{name}.{index}.wake")) for index in range(vcpus)]
@@ -243,6 +244,7 @@ class Mirror:
     def _park(self, slot: _Slot, deadline: int | None) -> None:
         self._on_rest()
         while True:
+            self._runtime.forget(level=1)
             woken = slot.event.wait(deadline)
             with self._lock:
                 if slot.rest is Resting.RUN:

@@ -47,6 +47,10 @@ class DirectRequest:
         self.result: RunResult = Invalid()
         self.done = runtime.event("direct-request.done")
 
+    def key(self) -> object:
+        """Return what tells it from others, hashable."""
+        return self.words
+
     def finish(self, result: RunResult) -> None:
         """Publish the result."""
         self.result = result
@@ -141,15 +145,16 @@ class Driver:
         slot = vm.requests[index]
         try:
             while vm.mirror.before_run(index):
-                self._runtime.forget(serving)
                 request = None
                 if slot.get() is not None and vm.mirror.take_asked(index):
                     serving = request = slot.exchange(None)
+                self._runtime.forget(serving, request is not None)
                 if request is not None:
                     result = self._door.direct_request(vm.id, index, request.words)
                 else:
                     result = self._door.run(vm.id, index)
                 counters.runs[type(result).__name__] += 1
+                self._runtime.forget(serving, request is not None, result)
                 if serving is not None and (
                     isinstance(result, DirectResponse | Aborted | Invalid)
                     or (request is not None and isinstance(result, Busy))
@@ -265,6 +270,7 @@ class Driver:
     def _interrupt(self, vm: DrivenVm, intid: int) -> None:
         """Interrupt the first vCPU that has the interrupt enabled."""
         for index in range(len(vm.counters)):
+            self._runtime.forget(vm.id, index, intid, level=2)
             injection = self._door.inject(vm.id, index, intid)
             if injection is Injection.WAKE:
                 vm.mirror.wake(index)

@@ -64,9 +64,11 @@ class Outbox:
                 raise
             if not its_turn:
                 return self._give_up(turn)
+            turn.close()
         try:
             sent = self._attempt(message, notify=False)
             while sent is Sent.BUSY:
+                self._runtime.forget(message, level=1)
                 self._vm.writable.clear()  # before the try that it pays for
                 sent = self._attempt(message, notify=True)
                 if sent is Sent.BUSY and not self._vm.writable.wait(deadline):
@@ -89,6 +91,7 @@ class Outbox:
         if result is SendResult.BUSY:
             return Sent.BUSY
         self.accepted += 1
+        self._runtime.forget(level=1)
         self._driver.deliver(self._vm.id)
         return Sent.SENT
 

@@ -137,7 +137,7 @@ class ScriptedRuntime:
     def checkpoint(self, label: str) -> None:
         raise NotImplementedError
 
-    def forget(self, *live: Any) -> None:
+    def forget(self, *live: Any, level: int = 0) -> None:
         raise NotImplementedError
 
 

@@ -238,10 +238,12 @@ def _frames(guest: Guest) -> Hashable:
 
 
 def _plain(value: object) -> Hashable:
+    """Return something hashable for a guest's local; an object may say its state by `key()`."""
     if isinstance(value, (int, str, bytes, bool, type(None))):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(_plain(item) for item in value)
     if isinstance(value, dict):
         return tuple((_plain(key), _plain(item)) for key, item in value.items())
-    return type(value).__qualname__
+    key = getattr(value, "key", None)
+    return (type(value).__qualname__, key() if callable(key) else None)

@@ -1,0 +1,110 @@
+"""One execution of a scenario under a strategy, and a whole search of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfsched.explore.runtime import ExploreRuntime
+
+if TYPE_CHECKING:
+    from hfsched.explore.races import Races
+    from hfsched.explore.scenario import Scenario
+    from hfsched.explore.strategy import Strategy
+
+__all__ = ["Outcome", "Result", "execute", "search"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an execution ended.
+
+    `failure` is None for a good end; `cut` says that the strategy ended it.  `final` is the end's
+    state as the scenario tells it, None where it did not end by itself.
+    """
+
+    steps: int
+    cut: bool = False
+    failure: BaseException | None = None
+    task: str | None = None
+    final: object = None
+    trace: list[str] | None = None
+    trace_hash: str | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """What a search came to: `complete` when the strategy had nothing left to try."""
+
+    executions: int = 0
+    steps: int = 0
+    complete: bool = False
+    failure: Outcome | None = None
+
+
+def execute(
+    scenario: Scenario,
+    strategy: Strategy,
+    *,
+    tracing: bool = False,
+    races: Callable[[], Races] | None = None,
+    forgetting: bool = True,
+) -> Outcome:
+    """Run one schedule, decided by `strategy`, from beginning to end."""
+    runtime = ExploreRuntime(
+        strategy,
+        tracing=tracing,
+        races=None if races is None else races(),
+        forgetting=forgetting,
+    )
+    world = scenario.build(runtime)
+    if not world.timers:
+        runtime.stop_clock()
+    runtime.invariant = world.invariant
+    try:
+        runtime.explore()
+        outcome = Outcome(runtime.steps, cut=runtime.cut)
+        failure = runtime.failure
+        if failure is None and not runtime.cut:
+            try:
+                world.check()
+                outcome.final = world.final()
+            except Exception as exc:  # noqa: BLE001 - a finding, whatever it is
+                failure = exc
+        if failure is not None:
+            outcome.failure = failure
+            outcome.task = None if runtime.failed_task is None else runtime.failed_task.name
+        if tracing:
+            outcome.trace = runtime.trace
+            outcome.trace_hash = runtime.trace_hash()
+        return outcome
+    finally:
+        runtime.close()
+        world.close()
+
+
+def search(
+    scenario: Scenario,
+    strategy: Strategy,
+    *,
+    until: Callable[[Result], bool] = lambda _result: False,
+    on_end: Callable[[Outcome], None] = lambda _outcome: None,
+    forgetting: bool = True,
+    races: Callable[[], Races] | None = None,
+) -> Result:
+    """Run schedules until one fails, the strategy has none left, or `until` says so."""
+    result = Result()
+    while not until(result):
+        if not strategy.begin():
+            result.complete = True
+            break
+        outcome = execute(scenario, strategy, forgetting=forgetting, races=races)
+        result.executions += 1
+        result.steps += outcome.steps
+        strategy.end(outcome)
+        on_end(outcome)
+        if outcome.failure is not None:
+            result.failure = outcome
+            break
+    return result

@@ -1,0 +1,250 @@
+"""Locks, events, cells, shared values and channels of the exploring runtime.
+
+Every operation first calls `ExploreRuntime.point`, which lets others go first; what follows is
+atomic up to the task's next operation.  Letting go of a lock is no point of its own: nobody can
+tell whether it came before or after what the task does next.
+
+`key` of a thing is its state, hashable; it is computed only for strategies that compare states.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from hfsched.runtime.base import ChannelClosedError
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["Torn", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
+
+T = TypeVar("T")
+
+
+class Torn(Exception):  # noqa: N818 - a finding, not an error of the tool
+    """Guarded state changed while nobody held its lock."""
+
+
+class Thing:
+    """What operations are about."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str) -> None:
+        self.runtime = runtime
+        self.name = name
+        self.clock: dict[int, int] = {}  # what it passes on from task to task
+        runtime.things.append(self)
+
+    def key(self) -> Hashable:
+        """Return the state."""
+        return None
+
+
+class XLock(Thing):
+    """A lock; `state` returns all that it guards."""
+
+    def __init__(
+        self, runtime: ExploreRuntime, name: str, state: Callable[[], object] | None
+    ) -> None:
+        super().__init__(runtime, name)
+        self.owner: Task | None = None
+        self._state = state
+        self._seen: int | None = None  # the digest of the state when the lock was last let go
+
+    def _free(self) -> bool:
+        return self.owner is None
+
+    def __enter__(self) -> None:
+        runtime = self.runtime
+        runtime.point("lock", self, write=True, guard=self._free)
+        self.owner = runtime.current
+        if runtime.stateful and self._state is not None:
+            now = hash(self._state())
+            if self._seen is not None and self._seen != now:
+                raise Torn(f"what {self.name} guards changed while nobody held it")
+            runtime.observe(now)
+        if runtime.races is not None:
+            runtime.races.acquire(self)
+
+    def __exit__(self, *exc: object) -> None:
+        runtime = self.runtime
+        if runtime.stopping:
+            return
+        self.owner = None
+        if runtime.stateful and self._state is not None:
+            self._seen = hash(self._state())
+        if runtime.races is not None:
+            runtime.races.release(self)
+
+    def key(self) -> Hashable:
+        return (None if self.owner is None else self.owner.index, self._seen)
+
+
+class XEvent(Thing):
+    """An event."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str) -> None:
+        super().__init__(runtime, name)
+        self._flag = False
+
+    def ready(self) -> bool:
+        """Tell whether `select` would return it; no point."""
+        return self._flag
+
+    def fileno(self) -> int:
+        raise NotImplementedError("an explored event has no descriptor: use Runtime.select")
+
+    def set(self) -> None:
+        self.runtime.point("set", self, write=True)
+        self.runtime.pass_on(self)
+        self._flag = True
+
+    def clear(self) -> None:
+        self.runtime.point("clear", self, write=True)
+        self._flag = False
+
+    def is_set(self) -> bool:
+        self.runtime.point("is_set", self)
+        self.runtime.observe(self._flag)
+        return self._flag
+
+    def wait(self, deadline: int | None = None) -> bool:
+        self.runtime.point("wait", self, guard=self.ready, deadline=deadline)
+        self.runtime.take_over(self)
+        self.runtime.observe(self._flag)
+        return self._flag
+
+    def close(self) -> None:
+        if not self.runtime.stopping:
+            self.runtime.things.remove(self)
+
+    def key(self) -> Hashable:
+        return self._flag
+
+
+class XCell(Thing, Generic[T]):
+    """A cell; every operation is a point, and passes on what happened before."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, value: T) -> None:
+        super().__init__(runtime, name)
+        self._value = value
+
+    def get(self) -> T:
+        self.runtime.point("get", self)
+        self.runtime.take_over(self)
+        self.runtime.observe(plain(self._value))
+        return self._value
+
+    def set(self, value: T) -> None:
+        self.runtime.point("put", self, write=True)
+        self.runtime.pass_on(self)
+        self._value = value
+
+    def exchange(self, value: T) -> T:
+        self.runtime.point("exchange", self, write=True)
+        self.runtime.take_over(self)
+        self.runtime.pass_on(self)
+        old, self._value = self._value, value
+        self.runtime.observe(plain(old))
+        return old
+
+    def compare_and_set(self, expected: T, value: T) -> bool:
+        self.runtime.point("compare_and_set", self, write=True)
+        self.runtime.take_over(self)
+        self.runtime.pass_on(self)
+        same = self._value == expected
+        if same:
+            self._value = value
+        self.runtime.observe(same)
+        return same
+
+    def key(self) -> Hashable:
+        return plain(self._value)
+
+
+class XShared(Thing, Generic[T]):
+    """A plain value: no point, and every access is looked at for races."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, value: T) -> None:
+        super().__init__(runtime, name)
+        self._value = value
+
+    @property
+    def value(self) -> T:
+        if self.runtime.races is not None:
+            self.runtime.races.read(self)
+        self.runtime.observe(plain(self._value))
+        return self._value
+
+    @value.setter
+    def value(self, value: T) -> None:
+        if self.runtime.races is not None:
+            self.runtime.races.write(self)
+        self._value = value
+
+    def key(self) -> Hashable:
+        return plain(self._value)
+
+
+class XEnd(Thing):
+    """One end of a channel; `inbox` holds what the other end has sent."""
+
+    peer: XEnd
+
+    def __init__(self, runtime: ExploreRuntime, name: str) -> None:
+        super().__init__(runtime, name)
+        self.inbox: deque[tuple[bytes, list[int]]] = deque()
+        self.closed = False
+
+    def ready(self) -> bool:
+        """Tell whether there is something to read, or the end; no point."""
+        return bool(self.inbox) or self.peer.closed
+
+    def fileno(self) -> int:
+        raise NotImplementedError("an explored channel has no descriptor: use Runtime.select")
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        self.runtime.point("send", self.peer, write=True)
+        if self.peer.closed:
+            raise ChannelClosedError
+        self.runtime.pass_on(self.peer)
+        self.peer.inbox.append((data, list(fds)))
+
+    def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
+        self.runtime.point("recv", self, write=True, guard=self.ready, deadline=deadline)
+        self.runtime.take_over(self)
+        if self.inbox:
+            message = self.inbox.popleft()
+            self.runtime.observe((message[0], *message[1]))
+            return message
+        self.runtime.observe(self.peer.closed)
+        if self.peer.closed:
+            raise ChannelClosedError
+        return None
+
+    def close(self) -> None:
+        self.runtime.point("close", self.peer, write=True)
+        self.cut()
+
+    def cut(self) -> None:
+        """Close without a point: the process that had it died."""
+        self.closed = True
+
+    def key(self) -> Hashable:
+        return (self.closed, tuple((data, *fds) for data, fds in self.inbox))
+
+
+def plain(value: Any) -> Hashable:
+    """Return something hashable that is equal for equal values in every run."""
+    if isinstance(value, int | str | bytes | float | bool | type(None)):
+        return value
+    if isinstance(value, tuple | list):
+        return tuple(plain(item) for item in value)
+    if is_dataclass(value):
+        values = (getattr(value, field.name) for field in fields(value))
+        return (type(value).__name__, *map(plain, values))
+    key = getattr(value, "key", None)
+    return (type(value).__name__, key() if callable(key) else None)

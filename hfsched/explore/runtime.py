@@ -1,0 +1,465 @@
+"""The second runtime: greenlets, virtual time, and a strategy that decides who goes next.
+
+The code explored is the production code; only its `Runtime` differs.  A schedule is decided at
+*points*: before each operation, among the tasks whose operation can be done.  Between two points a
+task runs alone.
+
+Implementation note.  There is no hub on the way from task to task: the task that reaches a point
+asks the strategy in its own greenlet and switches straight to the one chosen, which costs half a
+microsecond; when it chooses itself, nothing is switched.  The greenlet that called `explore` gets
+control when no task can go on, when the strategy cuts the execution short, or when one fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from hfsched.errors import InternalError, UserError
+from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared, plain
+from hfsched.explore.task import Group, Task
+
+try:
+    import greenlet
+except ImportError as exc:  # pragma: no cover - named by whoever explores
+    raise UserError(
+        "exploring needs the package 'greenlet': pip install 'hfsched[explore]'"
+    ) from exc
+
+if TYPE_CHECKING:
+    from hfsched.explore.races import Races
+    from hfsched.explore.strategy import Strategy
+    from hfsched.runtime.base import End, Waitable
+
+__all__ = ["Cut", "ExploreRuntime", "TaskHandle"]
+
+T = TypeVar("T")
+
+STEPS_MAX = 20_000
+
+
+class Cut(Exception):  # noqa: N818 - no error
+    """The strategy has seen what follows already."""
+
+
+class StepsExceededError(Exception):
+    """An execution that does not end: a livelock, or a bound that is too low."""
+
+
+class TaskHandle:
+    """What `spawn` returns."""
+
+    def __init__(self, runtime: ExploreRuntime, task: Task) -> None:
+        self._runtime = runtime
+        self.task = task
+        self.name = task.name
+
+    def join(self, deadline: int | None = None) -> bool:
+        task = self.task
+        self._runtime.point("join", None, guard=lambda: task.done, deadline=deadline)
+        self._runtime.observe(task.done)
+        return task.done
+
+
+class ProcessHandle:
+    """What `process` returns."""
+
+    def __init__(self, runtime: ExploreRuntime, group: Group) -> None:
+        self._runtime = runtime
+        self.group = group
+        self.name = group.name
+
+    def kill(self) -> None:
+        self._runtime.point("anything", None, write=True)
+        self._runtime.kill(self.group)
+
+    def _ended(self) -> bool:
+        return self.group.dead or all(task.done for task in self.group.tasks)
+
+    def join(self, deadline: int | None = None) -> bool:
+        self._runtime.point("anything", None, guard=self._ended, deadline=deadline)
+        self._runtime.observe(self._ended())
+        return self._ended()
+
+    @property
+    def exit_status(self) -> int | None:
+        if not self._ended():
+            return None
+        return -9 if self.group.dead else 0
+
+
+class ExploreRuntime:
+    """One execution's runtime; see `hfsched.runtime.base.Runtime`.
+
+    `tracing` records every step; `races` looks for unordered accesses to shared values.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        tracing: bool = False,
+        races: Races | None = None,
+        forgetting: bool = True,
+        steps_max: int = STEPS_MAX,
+    ) -> None:
+        self._strategy = strategy
+        self.stateful = strategy.stateful
+        self._every_point = strategy.every_point
+        self.races = races
+        if races is not None:
+            races.attach(self)
+        self._forgetting = forgetting
+        self._steps_max = steps_max
+        self.tasks: list[Task] = []
+        self.things: list[Thing] = []
+        self.current: Task | None = None
+        self.previous: Task | None = None  # who went last
+        self.steps = 0
+        self.stopping = False
+        self.time = 0
+        self.cut = False
+        self.failure: BaseException | None = None
+        self.failed_task: Task | None = None
+        self.trace: list[str] | None = [] if tracing else None
+        self._hub = greenlet.getcurrent()
+        self._clock: Task | None = self._pseudo("clock", "clock", self._tick)
+        self.invariant: Callable[[], None] | None = None
+
+    # The protocol.
+
+    def lock(
+        self,
+        name: str,
+        *,
+        fair: bool = False,  # noqa: ARG002 - any order may come, so also the fair one
+        state: Callable[[], object] | None = None,
+    ) -> XLock:
+        return XLock(self, name, state)
+
+    def event(self, name: str) -> XEvent:
+        return XEvent(self, name)
+
+    def cell(self, name: str, value: T) -> XCell[T]:
+        return XCell(self, name, value)
+
+    def shared(self, name: str, value: T) -> XShared[T]:
+        return XShared(self, name, value)
+
+    def channel(self, name: str) -> tuple[XEnd, XEnd]:
+        left, right = XEnd(self, f"{name}.left"), XEnd(self, f"{name}.right")
+        left.peer, right.peer = right, left
+        return left, right
+
+    def select(self, waitables: Sequence[Waitable], deadline: int | None = None) -> list[Waitable]:
+        def ready() -> list[int]:
+            return [i for i, each in enumerate(waitables) if each.ready()]  # type: ignore[attr-defined]
+
+        self.point("anything", None, guard=lambda: bool(ready()), deadline=deadline)
+        found = ready()
+        for i in found:
+            self.take_over(waitables[i])  # type: ignore[arg-type]
+        self.observe(tuple(found))
+        return [waitables[i] for i in found]
+
+    def spawn(self, name: str, fn: Callable[[], None]) -> TaskHandle:
+        group = None if self.current is None else self.current.group
+        return TaskHandle(self, self._task(name, fn, group))
+
+    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
+        group = Group(name)
+        group.closers = [end.cut for end in ends if isinstance(end, XEnd)]
+        self._task(name, lambda: main(self, *ends), group)
+        return ProcessHandle(self, group)
+
+    def choose(self, name: str, n: int) -> int:
+        if n < 1:
+            raise InternalError(f"choose {name}: nothing to choose from")
+        if n == 1 or self.current is None:
+            return 0
+        picked = self._strategy.value(self, name, n)
+        self.observe(picked)
+        self._record(f"{self.current.name}: choose {name}: {picked} of {n}")
+        return picked
+
+    def now(self) -> int:
+        self.point("now", None)
+        self.observe(self.time)
+        return self.time
+
+    def sleep_until(self, deadline: int) -> None:
+        self.point("sleep", None, guard=lambda: False, deadline=deadline)
+
+    def checkpoint(self, label: str) -> None:
+        self.point(f"checkpoint {label}", None)
+
+    def forget(self, *live: object, level: int = 0) -> None:
+        task = self.current
+        if self._forgetting and task is not None and self.stateful:
+            task.kept[level:] = [hash(plain(live))]
+            task.history = hash(tuple(task.kept))
+
+    # For scenarios.
+
+    def event_of(self, name: str, act: Callable[[], None]) -> None:
+        """Let something happen once, at any point: a death, a fault, a time-out of the outside."""
+        task = self._pseudo(name, "anything", lambda: None)
+
+        def once() -> None:
+            task.done = True
+            act()
+
+        task.act = once
+
+    def kill(self, group: Group) -> None:
+        """End every task of a process where it is; the kernel closes its channels."""
+        group.dead = True
+        for task in group.tasks:
+            task.done = True
+            task.key = None
+        for close in group.closers:
+            close()
+        if self.current is not None and self.current.group is group:
+            self._leave(self.current)
+
+    def may_die(self, process: ProcessHandle) -> None:
+        """Let a process die at any point."""
+        self.event_of(f"death of {process.name}", lambda: self.kill(process.group))
+
+    def attach(self, task: str, state: Callable[[], object]) -> None:
+        """Say that `state` (hashable, touched by that task alone) belongs to the task's state."""
+        for each in self.tasks:
+            if each.name == task:
+                each.extra = state
+                return
+        raise InternalError(f"no task {task}")
+
+    def stop_clock(self) -> None:
+        """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
+        self._clock = None
+
+    # Points.
+
+    def point(
+        self,
+        kind: str,
+        thing: Thing | None,
+        *,
+        write: bool = False,
+        guard: Callable[[], bool] | None = None,
+        deadline: int | None = None,
+    ) -> None:
+        """Let the strategy decide who goes next; return when it is this task's turn."""
+        task = self.current
+        if task is None:
+            return  # the scenario is being built, or looked at
+        if self.stopping:
+            raise greenlet.GreenletExit
+        task.kind = kind
+        task.thing = thing
+        task.write = write
+        task.guard = guard
+        task.deadline = deadline
+        task.key = None
+        chosen = self._next()
+        if chosen is not task:
+            if chosen is None:
+                self._hub.switch()
+            else:
+                chosen.glet.switch()
+            if self.stopping:
+                raise greenlet.GreenletExit
+        task.guard = None
+        task.deadline = None
+        task.steps += 1
+        if self.trace is not None:
+            self._record(task.describe())
+
+    def observe(self, value: object) -> None:
+        """Note what the current task has learnt."""
+        if self.stateful and self.current is not None:
+            self.current.history = hash((self.current.history, value))
+
+    def pass_on(self, thing: Thing) -> None:
+        """Let whoever takes over from `thing` know all that happened before."""
+        if self.races is not None:
+            self.races.release(thing)
+
+    def take_over(self, thing: Thing) -> None:
+        """See `pass_on`."""
+        if self.races is not None:
+            self.races.acquire(thing)
+
+    # Deciding.
+
+    def _next(self) -> Task | None:
+        """Choose the next task and make it the current one; None: back to the hub."""
+        while True:
+            self.steps += 1
+            if self.steps > self._steps_max:
+                return self._give_up(
+                    StepsExceededError(f"{self._steps_max} steps and no end: a livelock?")
+                )
+            try:
+                if self.invariant is not None:
+                    self._look(self.invariant)
+                enabled = self._enabled()
+                if not enabled:
+                    self.current = None
+                    return None
+                chosen = enabled[0]
+                if self._every_point or len(enabled) > 1:
+                    chosen = self._strategy.pick(self, self.current_task(enabled), enabled)
+            except Cut:
+                self.cut = True
+                self.current = None
+                return None
+            except Exception as exc:  # noqa: BLE001 - a finding, whatever it is
+                return self._give_up(exc)
+            if chosen.act is None:
+                self.previous = self.current = chosen
+                return chosen
+            self._record(chosen.name)
+            chosen.steps += 1
+            try:
+                chosen.act()
+            except Exception as exc:  # noqa: BLE001 - likewise
+                return self._give_up(exc)
+
+    def _look(self, look: Callable[[], None]) -> None:
+        """Call something that looks at everything; no operation in it is a point."""
+        task, self.current = self.current, None
+        try:
+            look()
+        finally:
+            self.current = task
+
+    def current_task(self, enabled: list[Task]) -> Task | None:
+        """Return the task that went last if it can go on."""
+        return self.previous if self.previous in enabled else None
+
+    def _enabled(self) -> list[Task]:
+        now = self.time
+        enabled = [
+            task
+            for task in self.tasks
+            if not task.done and task.kind != "clock" and (task.guard is None or task.enabled(now))
+        ]
+        if self._clock is not None and self._next_deadline() is not None:
+            enabled.append(self._clock)
+        return enabled
+
+    def _next_deadline(self) -> int | None:
+        times = [
+            task.deadline
+            for task in self.tasks
+            if not task.done and task.deadline is not None and task.deadline > self.time
+        ]
+        return min(times, default=None)
+
+    def _tick(self) -> None:
+        deadline = self._next_deadline()
+        assert deadline is not None
+        self.time = deadline
+
+    def _give_up(self, failure: BaseException) -> Task | None:
+        self.failure = failure
+        self.failed_task = self.current
+        self.current = None
+        return None
+
+    # Tasks.
+
+    def _pseudo(self, name: str, kind: str, act: Callable[[], None]) -> Task:
+        task = Task(len(self.tasks), name, None)
+        task.kind = kind
+        task.write = True
+        task.act = act
+        self.tasks.append(task)
+        return task
+
+    def _task(self, name: str, fn: Callable[[], None], group: Group | None) -> Task:
+        task = Task(len(self.tasks), name, group)
+        if group is not None:
+            group.tasks.append(task)
+        if self.races is not None:
+            self.races.born(task, self.current)
+
+        def body(*_: object) -> None:
+            try:
+                fn()
+            except greenlet.GreenletExit:
+                return
+            except BaseException as exc:  # noqa: BLE001 - a finding, whatever it is
+                if not self.stopping:
+                    self._give_up(exc)
+                    task.glet.parent = self._hub
+                return
+            self._leave(task)
+
+        task.glet = greenlet.greenlet(body, self._hub)
+        self.tasks.append(task)
+        return task
+
+    def _leave(self, task: Task) -> None:
+        """End a task: whoever is next goes on when its greenlet returns."""
+        task.done = True
+        task.key = None
+        if self.stopping:
+            return
+        chosen = self._next()
+        task.glet.parent = self._hub if chosen is None else chosen.glet
+        if task.glet is greenlet.getcurrent() and task.group is not None and task.group.dead:
+            raise greenlet.GreenletExit
+
+    # One execution.
+
+    def explore(self) -> None:
+        """Run the tasks that were spawned until none can go on, one fails, or the strategy cuts."""
+        self.current = None
+        chosen = self._next()
+        if chosen is not None:
+            chosen.glet.switch()
+
+    def close(self) -> None:
+        """Unwind every task that has not ended."""
+        self.stopping = True
+        for task in self.tasks:
+            if task.glet is not None and not task.glet.dead:
+                self.current = task
+                task.glet.parent = self._hub
+                with contextlib.suppress(Exception):  # what is unwound may say what it likes
+                    task.glet.throw(greenlet.GreenletExit)
+        self.current = None
+
+    # States and traces.
+
+    def state_key(self) -> int:
+        """Return a 64-bit digest of the whole state (a collision is as likely as n^2 / 2^65)."""
+        task, self.current = self.current, None  # looking is no operation
+        try:
+            return self._state_key()
+        finally:
+            self.current = task
+
+    def _state_key(self) -> int:
+        parts: list[object] = [self.time if self._clock is not None else 0]
+        for task in self.tasks:
+            if task.key is None:
+                extra = None if task.extra is None else task.extra()
+                what = None if task.thing is None else task.thing.name
+                task.key = hash((task.done, task.history, task.kind, what, task.deadline, extra))
+            parts.append(task.key)
+        parts += [thing.key() for thing in self.things]
+        return hash(tuple(parts))
+
+    def _record(self, line: str) -> None:
+        if self.trace is not None:
+            self.trace.append(line)
+
+    def trace_hash(self) -> str:
+        """Return a digest of the trace, the same in every process."""
+        assert self.trace is not None
+        return hashlib.blake2b("\n".join(self.trace).encode(), digest_size=8).hexdigest()

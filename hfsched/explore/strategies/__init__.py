@@ -1,0 +1,1 @@
+"""Strategies: who goes next.  One file each, with its source."""

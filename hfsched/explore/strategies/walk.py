@@ -1,0 +1,45 @@
+"""Random walk: at each point any enabled task, all alike.
+
+The plainest of all; Thomson, Donaldson, Betts, "Concurrency Testing Using Controlled Schedulers: An
+Empirical Study", TOPC 2016, is where it did better than its name.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["RandomWalk"]
+
+
+class RandomWalk:
+    """Executions without end, decided by a seed."""
+
+    name = "random"
+    stateful = False
+    every_point = False
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
+
+    def begin(self) -> bool:
+        return True
+
+    def pick(
+        self,
+        runtime: ExploreRuntime,  # noqa: ARG002
+        current: Task | None,  # noqa: ARG002
+        enabled: list[Task],
+    ) -> Task:
+        return self._random.choice(enabled)
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        return self._random.randrange(n)
+
+    def end(self, outcome: Outcome) -> None:
+        pass

@@ -1,0 +1,39 @@
+"""What decides schedules: the protocol of `hfsched.explore.strategies`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["Strategy"]
+
+
+class Strategy(Protocol):
+    """Decides a series of executions; one object serves a whole search.
+
+    `stateful` asks the runtime for digests of states, `every_point` to be asked where there is but
+    one task too.
+    """
+
+    name: str
+    stateful: bool
+    every_point: bool
+
+    def begin(self) -> bool:
+        """Prepare for the next execution; False: there is none left."""
+
+    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        """Choose among the tasks that can go; `current` is the one that went last, if it still can.
+
+        May raise `hfsched.explore.runtime.Cut` to end the execution here.
+        """
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+        """Choose a number below `n`, at least 2."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Learn how the execution ended."""

@@ -1,0 +1,100 @@
+"""Tasks of the exploring runtime, and what they are about to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfsched.explore.objects import Thing
+
+__all__ = ["Group", "Task", "dependent"]
+
+
+class Group:
+    """The tasks of one process; None stands for the first process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dead = False
+        self.tasks: list[Task] = []
+        self.closers: list[Callable[[], None]] = []  # what the kernel closes when it dies
+
+
+class Task:
+    """A task: its greenlet, and its pending operation.
+
+    `kind`, `thing` and `write` say what it will do when it is chosen (a task that has not begun
+    will "start"); `guard` tells whether it can, None for always; `deadline` is the time at which it
+    can in any case.  `history` is a digest of all that it has observed and still depends on.
+    `act` makes it a pseudo-task: choosing it calls `act`, and no greenlet runs.
+    """
+
+    __slots__ = (
+        "act",
+        "clock",
+        "deadline",
+        "done",
+        "extra",
+        "glet",
+        "group",
+        "guard",
+        "history",
+        "index",
+        "kept",
+        "key",
+        "kind",
+        "name",
+        "steps",
+        "thing",
+        "write",
+    )
+
+    def __init__(self, index: int, name: str, group: Group | None) -> None:
+        self.index = index
+        self.name = name
+        self.group = group
+        self.glet: Any = None
+        self.done = False
+        self.kind = "start"
+        self.thing: Thing | None = None
+        self.write = False
+        self.guard: Callable[[], bool] | None = None
+        self.deadline: int | None = None
+        self.history = 0
+        self.kept: list[int] = []  # for each level of loops, a digest of what it keeps alive
+        self.steps = 0
+        self.act: Callable[[], None] | None = None
+        self.extra: Callable[[], object] | None = None  # more of its state, hashable
+        self.key: object = None  # its part of the state's key; None: to be computed
+        self.clock: dict[int, int] = {}  # vector clock, for the race detector
+
+    def enabled(self, now: int) -> bool:
+        """Tell whether the pending operation can be done."""
+        return (
+            self.guard is None
+            or self.guard()
+            or (self.deadline is not None and now >= self.deadline)
+        )
+
+    def describe(self) -> str:
+        """Return "task: operation on thing"."""
+        what = f" {self.thing.name}" if self.thing is not None else ""
+        return f"{self.name}: {self.kind}{what}"
+
+
+def dependent(one: Task, two: Task) -> bool:
+    """Tell whether the order of two pending operations can matter.
+
+    Time is a thing too: the clock's step touches every operation that has a deadline.
+    """
+    if one.kind == "clock" or two.kind == "clock":
+        return (
+            one.kind == two.kind
+            or one.deadline is not None
+            or two.deadline is not None
+            or ("now" in (one.kind, two.kind))
+        )
+    if one.kind == "anything" or two.kind == "anything":
+        return True
+    return one.thing is not None and one.thing is two.thing and (one.write or two.write)
