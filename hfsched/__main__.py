@@ -1,5 +1,5 @@
 """``python -m hfsched``."""
 
-from hfsched.cli.main import entry
+from hfsched.cli.entry import entry
 
 entry()

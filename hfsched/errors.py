@@ -7,7 +7,7 @@ mistake (`UserError` and below: one line, the thing, the value, what to do) or o
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "HfschedError", "ImageError", "InternalError", "UserError"]
+__all__ = ["ConfigError", "HfschedError", "ImageError", "InternalError", "UserError", "describe"]
 
 
 class HfschedError(Exception):
@@ -28,3 +28,13 @@ class ConfigError(UserError):
 
 class InternalError(HfschedError):
     """A bug of ours: an invariant that does not hold."""
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and text, whatever somebody else's class makes of that."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a guest's author may have written anything
+        text = ""
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name

@@ -7,6 +7,7 @@ seen even while a guest takes no message.
 from __future__ import annotations
 
 import os
+import select
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ __all__ = ["Console"]
 
 AHEAD_MAX = 10_000  # lines read and not yet sent
 _CHUNK = 1 << 16
-_LINE_MAX = 1 << 20  # a longer line is refused in pieces
+_LINE_MAX = 1 << 20  # bytes; what follows up to the newline is dropped
 
 
 class Console:
@@ -89,16 +90,19 @@ class Console:
 
     def _read(self, fd: int) -> None:
         rest = b""
+        skipping = False  # the rest of a line that was refused
         while True:
-            try:
-                data = os.read(fd, _CHUNK)
-            except OSError as exc:
-                notice(f"standard input: {exc.strerror}: taken as its end")
-                data = b""
+            data = self._chunk(fd)
             *lines, rest = (rest + data).split(b"\n")
+            if lines and skipping:
+                del lines[0]
+                skipping = False
             for line in lines:
                 self._queue(line)
-            if len(rest) > _LINE_MAX or (rest and not data):
+            if skipping:
+                rest = b""
+            elif len(rest) > _LINE_MAX or (rest and not data):
+                skipping = len(rest) > _LINE_MAX
                 self._queue(rest)
                 rest = b""
             if not data:
@@ -108,6 +112,17 @@ class Console:
             self.progress = self._runtime.now()
             self._filled.set()
         self.changed.set()
+
+    def _chunk(self, fd: int) -> bytes:
+        """Read some bytes; none is the end of input."""
+        while True:
+            try:
+                return os.read(fd, _CHUNK)
+            except BlockingIOError:
+                select.select([fd], [], [])
+            except OSError as exc:
+                notice(f"standard input: {exc.strerror}: taken as its end")
+                return b""
 
     def _queue(self, line: bytes) -> None:
         while True:

@@ -13,15 +13,16 @@ import sys
 import traceback
 
 from hfsched import __version__
+from hfsched.cli.output import notice
 from hfsched.errors import UserError
+from hfsched.memory.image import printable
 
-__all__ = ["entry", "main"]
+__all__ = ["main"]
 
 COMMANDS = {
     "run": ("hfsched.cli.run", "boot guests and talk to them"),
     "image": ("hfsched.cli.image", "say what a guest image is and whether it would boot"),
 }
-_INTERRUPTED = 130
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -47,25 +48,22 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser(chosen).parse_args(arguments)
     try:
         status = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"hfsched: error: {error}", file=sys.stderr)
+        notice(f"error: {printable(str(error))}")
         return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of our own output: files are named where they are opened
+        if sys.stdout is not None:  # what is left in its buffer would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            notice(f"error: standard output: {error.strerror}")
         return 1
     except Exception as error:  # noqa: BLE001 - a bug of ours still gets one line
-        print(f"hfsched: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("hfsched: HFSCHED_TRACEBACK=1 shows where; please report it", file=sys.stderr)
+        notice(f"internal error: {type(error).__name__}: {printable(str(error))}")
+        notice("HFSCHED_TRACEBACK=1 shows where; please report it")
         if os.environ.get("HFSCHED_TRACEBACK"):
             traceback.print_exc()
         return 1
     assert isinstance(status, int)
     return status
-
-
-def entry() -> None:
-    """Run as a program."""
-    sys.exit(main())

@@ -1,18 +1,14 @@
-"""The one writer of standard output: a bounded queue and a task that empties it.
-
-A guest's log must never stop its vCPU, not even when nobody reads our output: a line that finds the
-queue full is counted, and the loss is said in its place.  Answers wait for room instead.
-"""
+"""What the user sees: guests' lines on standard output, ours on standard error."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
-import sys
-from collections import deque
 from typing import TYPE_CHECKING
 
+from hfsched.cli.lines import Lines, write_all
 from hfsched.mailbox.ports import RAW
 
 if TYPE_CHECKING:
@@ -20,9 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "count", "escape", "notice"]
 
-QUEUE_MAX = 1000  # lines
 _COLOURS = (36, 32, 33, 35, 34, 31)
-_CHUNK = 1 << 16
 
 
 def escape(text: bytes) -> str:
@@ -35,76 +29,51 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _is_terminal(fd: int) -> bool:
-    return os.isatty(fd) and os.environ.get("TERM") != "dumb"
-
-
 class Output:
-    """Writes lines about VMs to a descriptor, as text or as JSON objects, one a line.
+    """Says what guests say: lines about VMs on a descriptor, as text or as JSON objects.
 
-    `broken`, and then `changed`, is set when nobody reads any more.
+    `error` is the OSError that ended it, None while it works; `changed` is set with it.
     """
 
     def __init__(
         self, runtime: Runtime, fd: int, names: list[str], *, as_json: bool, changed: Event
     ) -> None:
-        self._fd = fd
         self._json = as_json
-        self._changed = changed
         self._names = names
-        self._terminal = _is_terminal(fd)
-        self._colour = self._terminal and "NO_COLOR" not in os.environ
-        self._lock = runtime.lock("output")
-        self._lines: deque[bytes] = deque()
-        self._filled = runtime.event("output.filled")
-        self._room = runtime.event("output.room")
-        self._dropped = 0
-        self._closing = False
-        self.broken = runtime.event("output.broken")
-        self._task = runtime.spawn("output", self._write)
+        self._terminal = os.isatty(fd)
+        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        self._colour = self._terminal and not plain
+        self._lines = Lines(runtime, "output", fd, self._loss, changed)
 
-    # What to say.
+    @property
+    def error(self) -> OSError | None:
+        """What ended it."""
+        return self._lines.error
 
     def log(self, vm: str, line: bytes) -> None:
         """Print a line of a guest's log; never blocks."""
         if self._json:
-            text = self._object({"event": "log", "vm": vm, **_payload("line", line)})
+            self._lines.offer(_object({"event": "log", "vm": vm, **_payload("line", line)}))
         else:
-            text = self._prefixed(vm, f"[{vm}]", line)
-        with self._lock:
-            if len(self._lines) >= QUEUE_MAX:
-                self._dropped += 1
-                return
-            if self._dropped:
-                self._lines.append(self._loss())
-            self._lines.append(text)
-            self._filled.set()
+            self._lines.offer(self._prefixed(vm, f"[{vm}]", line))
 
     def answer(self, vm: str, source: int, payload: bytes) -> None:
         """Print a message from a guest; waits for room."""
         if self._json:
             port = None if source == RAW else source
             event = {"event": "message", "vm": vm, "port": port, **_payload("text", payload)}
-            text = self._object(event)
+            self._lines.put(_object(event))
         else:
-            text = self._prefixed(vm, f"{vm}:", payload.rstrip(b"\n"))
-        self._put(text)
+            self._lines.put(self._prefixed(vm, f"{vm}:", payload.rstrip(b"\n")))
 
     def event(self, event: dict[str, object]) -> None:
         """Print a JSON object; nothing without --json."""
         if self._json:
-            self._put(self._object(event))
+            self._lines.put(_object(event))
 
     def close(self, deadline: int | None = None) -> bool:
         """Write what is left; tell whether all of it was written before the deadline."""
-        with self._lock:
-            if self._dropped:
-                self._lines.append(self._loss())
-            self._closing = True
-            self._filled.set()
-        return self._task.join(deadline) and not self.broken.is_set()
-
-    # How.
+        return self._lines.close(deadline)
 
     def _prefixed(self, vm: str, prefix: str, line: bytes) -> bytes:
         if not self._terminal:
@@ -115,54 +84,15 @@ class Output:
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
         return f"{prefix} {text}\n".encode()
 
-    def _object(self, event: dict[str, object]) -> bytes:
-        return json.dumps(event).encode() + b"\n"
-
-    def _loss(self) -> bytes:
-        lines, self._dropped = self._dropped, 0
+    def _loss(self, lines: int) -> bytes:
         if self._json:
-            return self._object({"event": "log-lost", "lines": lines})
+            return _object({"event": "log-lost", "lines": lines})
         lost = f"{count(lines, 'line')} of guests' logs"
         return f"hfsched: {lost} lost: nobody read them\n".encode()
 
-    def _put(self, text: bytes) -> None:
-        while True:
-            with self._lock:
-                if len(self._lines) < QUEUE_MAX or self.broken.is_set():
-                    self._lines.append(text)
-                    self._filled.set()
-                    return
-                self._room.clear()
-            self._room.wait()
 
-    def _write(self) -> None:
-        while True:
-            with self._lock:
-                chunk = b"".join(self._lines)
-                self._lines.clear()
-                self._room.set()
-                if not chunk:
-                    if self._closing:
-                        return
-                    self._filled.clear()
-            if not chunk:
-                self._filled.wait()
-                continue
-            try:
-                for start in range(0, len(chunk), _CHUNK):
-                    _write_all(self._fd, chunk[start : start + _CHUNK])
-            except OSError:
-                with self._lock:
-                    self.broken.set()
-                    self._room.set()
-                self._changed.set()
-                return
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _object(event: dict[str, object]) -> bytes:
+    return json.dumps(event).encode() + b"\n"
 
 
 def _payload(name: str, data: bytes) -> dict[str, object]:
@@ -179,6 +109,6 @@ def count(number: int, what: str) -> str:
 
 
 def notice(text: str) -> None:
-    """Tell the user something, on standard error."""
-    sys.stderr.write(f"hfsched: {text}\n")
-    sys.stderr.flush()
+    """Tell the user something, on standard error, which may be full, closed or missing."""
+    with contextlib.suppress(OSError):
+        write_all(2, f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hfsched.cli.console import Console
-from hfsched.cli.output import Output, count, escape, notice
+from hfsched.cli.lines import Lines
+from hfsched.cli.output import Output, count
+from hfsched.cli.signals import Signals
 from hfsched.errors import UserError
+from hfsched.memory.image import printable
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from hfsched.control.places import Place
     from hfsched.control.portserver import PortServer
 
@@ -27,10 +27,6 @@ __all__ = ["RunSession"]
 _NS = 1_000_000_000
 _UNREAD = 3
 _SPIN_MIN = 0.05  # seconds; below, running is no spinning
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
 
 
 class RunSession:
@@ -44,9 +40,15 @@ class RunSession:
         self._changed = self._runtime.event("changed")
         self._began = self._runtime.now()
         self._errors: list[str] = []
-        self._output = Output(
-            self._runtime, sys.stdout.fileno(), names, as_json=args.json, changed=self._changed
+        self._output = Output(self._runtime, 1, names, as_json=args.json, changed=self._changed)
+        self._notices = Lines(
+            self._runtime,
+            "notices",
+            2,
+            lambda lost: f"hfsched: {count(lost, 'notice')} lost: nobody read them\n".encode(),
+            self._runtime.event("notices.broken"),
         )
+        self._signals: Signals | None = None
         self._default = args.to or names[0]
         self._place: Place | None = None
         self._server: PortServer | None = None
@@ -55,52 +57,68 @@ class RunSession:
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
         try:
-            return self._run()
+            with Machine(
+                self._spec,
+                self._runtime,
+                self._output.log,
+                self._notice,
+                self._aborted,
+                self._changed.set,
+            ) as machine:
+                self._signals = Signals(self._runtime, self._changed)
+                if self._spec.name is not None and not self._args.no_sockets:
+                    self._claim()  # before anything boots: the name may be in use
+                return self._run(machine)
         finally:
             if self._place is not None:
                 self._place.close()
+            self._notices.close(self._runtime.now() + _NS)
 
-    def _run(self) -> int:
-        signal.signal(signal.SIGTERM, _terminate)
-        status = 0
-        with Machine(
-            self._spec,
-            self._runtime,
-            self._output.log,
-            self._notice,
-            self._aborted,
-            self._changed.set,
-        ) as machine:
-            console = Console(self._runtime, machine, self._output, self._default, self._changed)
-            try:
-                console.open()
-                machine.start()
-                if not self._args.no_stdin:
-                    console.listen(sys.stdin.fileno())
-                if not self._args.no_sockets:
-                    self._serve(machine)
-                self._wait(machine, console)
-            except KeyboardInterrupt as interrupt:
-                status = 143 if isinstance(interrupt, _Terminated) else 130
-            self._unaccepted = self._server is not None and self._server.pending()
-            stuck = machine.stop()
-            if self._server is not None:
-                stuck += self._server.close()
-            self._errors += [f"task {name} did not stop: please report it" for name in stuck]
-            limit = None if status == 0 else self._runtime.now() + _NS
-            console.drain(limit)
-            summary = machine.summary()
-            self._print_summary(summary)
-            self._output.close(limit)
-            return status or self._verdict(machine, console, summary)
+    def _run(self, machine: Machine) -> int:
+        console = Console(self._runtime, machine, self._output, self._default, self._changed)
+        console.open()
+        machine.start()
+        if not self._args.no_stdin:
+            console.listen(0)
+        if not self._args.no_sockets:
+            self._serve(machine)
+        self._wait(machine, console)
+        interrupted = self._interrupted()
+        self._unaccepted = self._server is not None and self._server.pending()
+        for name in machine.stop():
+            vm, _, index = name.rpartition(".")
+            self._errors.append(
+                f"vm {vm}: vCPU {index} did not stop: its guest never gives it back"
+            )
+        if self._server is not None:
+            for task in self._server.close():
+                self._errors.append(f"{task} did not stop: please report it")
+        limit = None if interrupted is None else self._runtime.now() + _NS
+        console.drain(limit)
+        summary = machine.summary()
+        self._print_summary(summary)
+        self._output.close(limit)
+        status = self._verdict(machine, console, summary) if interrupted is None else 0
+        interrupted = self._interrupted()
+        return status if interrupted is None else 128 + interrupted
+
+    def _interrupted(self) -> int | None:
+        """Return the signal that came, None without one."""
+        return None if self._signals is None else self._signals.number
+
+    def _claim(self) -> None:
+        from hfsched.control.places import claim  # noqa: PLC0415 - only where it is needed
+
+        self._place = claim(self._spec.name)
 
     def _serve(self, machine: Machine) -> None:
         """Open the ports to host programs; without a place for the socket, go on without it."""
-        from hfsched.control.places import claim  # noqa: PLC0415 - after the guests have started
-        from hfsched.control.portserver import PortServer  # noqa: PLC0415
+        from hfsched.control.portserver import PortServer  # noqa: PLC0415 - the guests come first
 
         try:
-            self._place = claim(self._spec.name)
+            if self._place is None:
+                self._claim()
+            assert self._place is not None
             self._server = PortServer(
                 self._runtime, machine, self._place, on_rest=self._changed.set
             )
@@ -120,7 +138,7 @@ class RunSession:
         while True:
             self._changed.clear()
             everyone = machine.vm_names()
-            if self._failures or self._output.broken.is_set():
+            if self._failures or self._output.error or self._interrupted() is not None:
                 return
             if all(name in machine.aborts for name in everyone):
                 return
@@ -156,15 +174,17 @@ class RunSession:
     # The end.
 
     def _verdict(self, machine: Machine, console: Console, summary: list[VmSummary]) -> int:
-        if self._output.broken.is_set():
-            self._errors.append("standard output was closed before the end")
+        if (error := self._output.error) is not None:
+            closed = isinstance(error, BrokenPipeError)
+            what = " was closed before the end" if closed else f": {error.strerror}"
+            self._errors.append(f"standard output{what}")
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
         left = self._left(console, summary)
         if left and not machine.aborts and not self._failures:
             status = _UNREAD
         for text in self._errors + left:
-            print(f"hfsched: error: {text}", file=sys.stderr)
+            self._say(f"error: {text}")
         return status
 
     def _left(self, console: Console, summary: list[VmSummary]) -> list[str]:
@@ -202,14 +222,19 @@ class RunSession:
                 lines.append(f"    {count(vm.discarded, 'message')} for a host that had gone")
             if vm.malformed:
                 lines.append(f"    {count(vm.malformed, 'message')} to the host without a header")
-        notice("\n".join(lines))
+        text = "\n".join(printable(line) for line in lines)
+        self._notices.offer(f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))
+
+    def _say(self, text: str) -> None:
+        """Tell the user something, on standard error; never blocks."""
+        self._notices.offer(f"hfsched: {printable(text)}\n".encode("utf-8", "backslashreplace"))
 
     def _notice(self, text: str) -> None:
         if not self._args.quiet:
-            notice(escape(text.encode()))
+            self._say(text)
 
     def _aborted(self, vm: str, reason: str) -> None:
-        print(f"hfsched: error: vm {vm} aborted: {reason}", file=sys.stderr)
+        self._say(f"error: vm {vm} aborted: {reason}")
         if self._server is not None:
             self._server.vm_ended(vm, reason)
 
@@ -221,7 +246,3 @@ class RunSession:
             if os.environ.get("HFSCHED_TRACEBACK"):
                 sys.excepthook(type(error), error, error.__traceback__)
         self._changed.set()
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated

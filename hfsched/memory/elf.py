@@ -222,9 +222,10 @@ def _dynamic(name: str, data: bytes, programs: list[_Program]) -> tuple[str | No
     if len(dynamic) > 1:
         raise refuse(name, f"{len(dynamic)} PT_DYNAMIC segments: there may be one")
     for p in dynamic:
-        if p.file_size > _MAX_DYNAMIC * 16 or p.file_size % 16:
+        if p.file_size > _MAX_DYNAMIC * 16:
             raise refuse(name, f"PT_DYNAMIC of {p.file_size:#x} bytes: at most {_MAX_DYNAMIC} x 16")
-        content = memoryview(data)[p.offset : p.offset + p.file_size]
+        whole = p.file_size - p.file_size % 16  # a linker may put more than the table there
+        content = memoryview(data)[p.offset : p.offset + whole]
         for tag, value in struct.iter_unpack("<QQ", content):
             if tag == _DT_NULL:
                 break

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfsched.errors import ConfigError, ImageError
-from hfsched.memory.image import Image, boot_problem, read_image
+from hfsched.errors import ConfigError, ImageError, describe
+from hfsched.memory.image import Image, boot_problem, read_bytes, read_image
 from hfsched.vcpu.script import Program
 
 __all__ = ["GuestCode", "bundled_images", "resolve"]
@@ -88,6 +88,7 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
         return PROGRAMS[image]
     try:
         if path.endswith(".py"):
+            read_bytes(path)  # refuses what is no regular file, which an import would wait for
             spec = importlib.util.spec_from_file_location(Path(path).stem, path)
             if spec is None or spec.loader is None:
                 raise ImportError(f"{path} cannot be loaded")
@@ -97,8 +98,10 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
             module = importlib.import_module(path)
         else:
             raise ImportError(f"no bundled program (there are {', '.join(PROGRAMS)})")
-    except Exception as exc:  # the user's code: whatever it raises, its name says where
-        raise ConfigError(f"vm {vm}: script guest {image}: {type(exc).__name__}: {exc}") from exc
+    except ImageError as exc:
+        raise ConfigError(f"vm {vm}: script guest {exc}") from None
+    except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the user's code may raise anything
+        raise ConfigError(f"vm {vm}: script guest {image}: {describe(exc)}") from exc
     program = getattr(module, function or "guest", None)
     if not callable(program):
         raise ConfigError(f"vm {vm}: script guest {image}: no function {function or 'guest'!r}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from hfsched.errors import ConfigError
 
-__all__ = ["Layout"]
+__all__ = ["ADDRESS_MAX", "Layout"]
 
+ADDRESS_MAX = 1 << 40  # the IPA space of every engine
 _LOW = (0x4000_0000, 0x8000_0000)
-_HIGH = (0x1_0000_0000, 1 << 40)
+_HIGH = (0x1_0000_0000, ADDRESS_MAX)
 
 
 class Layout:
@@ -22,6 +23,10 @@ class Layout:
 
     def reserve(self, name: str, base: int, size: int) -> int:
         """Take [base, base + size) for a VM that must lie there."""
+        if base + size > ADDRESS_MAX:
+            raise ConfigError(
+                f"vm {name}: memory [{base:#x}, {base + size:#x}) is not below {ADDRESS_MAX:#x}"
+            )
         for start, end, other in self._taken:
             if base < end and start < base + size:
                 raise ConfigError(

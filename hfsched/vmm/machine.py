@@ -101,6 +101,7 @@ class Machine:
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, _Part] = {}
         self._started = False
+        self._stuck: list[str] | None = None  # once stopped: the vCPUs whose threads did not end
         self._on_abort = on_abort
         self._on_activity = on_activity
         self.aborts: dict[str, str] = {}
@@ -134,7 +135,11 @@ class Machine:
             fixed = None if code.image is None else code.image.fixed_base
             wanted = vm.base if vm.base is not None else fixed
             if wanted is not None:
-                bases[vm.name] = self._layout.reserve(vm.name, wanted, vm.memory_bytes)
+                try:
+                    bases[vm.name] = self._layout.reserve(vm.name, wanted, vm.memory_bytes)
+                except ConfigError as exc:
+                    why = f" ({vm.image} is linked to be there)" if vm.base is None else ""
+                    raise ConfigError(f"{exc}{why}") from None
         for vm, code in zip(spec.vm, codes, strict=True):
             if vm.name not in bases:
                 alignment = _BLOCK if vm.memory_bytes % _BLOCK == 0 else PAGE_SIZE
@@ -202,15 +207,14 @@ class Machine:
 
     def stop(self) -> list[str]:
         """Stop every vCPU; return the names of those whose threads did not end (a bug of ours)."""
-        return self.driver.stop(self._runtime.now() + _STOP_WITHIN) if self._started else []
+        if self._started and self._stuck is None:
+            self._stuck = self.driver.stop(self._runtime.now() + _STOP_WITHIN)
+        return self._stuck or []
 
     def close(self) -> None:
-        """Stop, and free everything."""
-        if self._started:
-            for name in self.stop():
-                self._notice(f"vCPU {name} did not stop")
-                return  # its thread still uses what would be freed
-        self._stack.close()
+        """Stop, and free everything, unless a thread that did not stop still uses it."""
+        if not self.stop():
+            self._stack.close()
 
     def _aborted(self, name: str, reason: str) -> None:
         self.aborts[name] = reason

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -29,6 +30,7 @@ import msgspec
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.vmm.layout import ADDRESS_MAX
 
 __all__ = ["DIALECTS", "EngineName", "MachineSpec", "VmSpec", "load", "parse_size"]
 
@@ -37,12 +39,12 @@ EngineName = Literal["auto", "unicorn", "kvm", "script"]
 TEXT_PORT = 1
 VCPUS_MAX = 32
 VMS_MAX = 1024
+TEXT_MAX = 1 << 24  # bytes
 MEMORY_DEFAULT = 16 << 20
 MEMORY_MAX = 64 << 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_ADDRESS_MAX = 1 << 40  # the IPA space of every engine
 
 
 class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -122,6 +124,8 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     where = f"{source}: vm {spec.name}"
     if not spec.image:
         raise ConfigError(f"{where}: image is empty: name a file")
+    if not 1 <= spec.vcpus <= VCPUS_MAX:
+        raise ConfigError(f"{where}: vcpus {_shown(spec.vcpus)}: 1 to {VCPUS_MAX}")
     if spec.fdt == "":
         raise ConfigError(f"{where}: fdt is empty: name a file, or leave it out")
     if spec.dialect not in DIALECTS:
@@ -129,7 +133,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     size = parse_size(f"{where}: memory", spec.memory)
     spec.memory = size
     if spec.base is not None and (
-        spec.base < 0 or spec.base % PAGE_SIZE or spec.base + size > _ADDRESS_MAX
+        spec.base < 0 or spec.base % PAGE_SIZE or spec.base + size > ADDRESS_MAX
     ):
         raise ConfigError(
             f"{where}: base {_shown(spec.base, 'x')}: a multiple of 4096, with the memory below 2^40"
@@ -171,7 +175,13 @@ def load(path: Path) -> MachineSpec:
     Raises ConfigError, in one line, for a file that cannot be read or used.
     """
     try:
-        text = path.read_bytes()
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading it could last for ever
+            raise ConfigError(f"manifest {path}: is no regular file")
+        with path.open("rb") as file:
+            text = file.read(TEXT_MAX + 1)
+        if len(text) > TEXT_MAX:
+            raise ConfigError(f"manifest {path}: longer than {TEXT_MAX} bytes")
     except OSError as exc:
         raise ConfigError(f"manifest {path}: {exc.strerror}") from None
     except ValueError:

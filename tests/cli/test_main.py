@@ -80,7 +80,6 @@ def test_nobody_reads_the_output(hfsched: Start) -> None:
     assert image.err == ""
 
 
-@pytest.mark.xfail(reason="called an internal error")
 def test_the_output_has_no_room(hfsched: Start) -> None:
     with Path("/dev/full").open("wb") as full:
         image = hfsched("image", "guests.py", stdout=full)

@@ -141,7 +141,6 @@ def test_the_longest_message_fits_and_the_next_does_not(run: Start) -> None:
     )
 
 
-@pytest.mark.xfail(reason="a line above 1 MiB is cut, and its last piece may fit into a message")
 def test_the_end_of_a_line_that_is_too_long_is_no_message(run: Start, tmp_path: Path) -> None:
     with (tmp_path / "lines").open("w+b") as file:
         file.write(b"x" * (17 << 16) + b"the end of it\nafter\n")
@@ -270,7 +269,6 @@ def test_a_manifest_says_all(run: Start, tmp_path: Path) -> None:
     assert "raw: bare to raw" in lines
 
 
-@pytest.mark.xfail(reason="the name is looked at when the guests run already")
 def test_a_name_in_use_is_refused_before_anything_boots(run: Start) -> None:
     first = run("--guest", "guests.py:echo", "--name", "taken")
     first.type("hello\n")
@@ -317,10 +315,7 @@ def test_a_terminal_gets_colour_and_no_control_character_of_a_guest(run: Start) 
     "environment",
     [
         {"NO_COLOR": "1"},
-        pytest.param(
-            {"TERM": "dumb"},
-            marks=pytest.mark.xfail(reason="TERM=dumb switches the escaping off, too"),
-        ),
+        pytest.param({"TERM": "dumb"}),
     ],
 )
 def test_a_terminal_without_colour(run: Start, environment: dict[str, str]) -> None:

@@ -99,7 +99,6 @@ def test_any_guests_and_memory(guests: list[str], memory: int) -> None:
         assert {vm.memory_bytes for vm in spec.vm} == {memory}
 
 
-@pytest.mark.xfail(reason="--vcpus is only looked at in a manifest")
 @settings(max_examples=50, deadline=None)
 @given(st.integers(-10, 100))
 def test_any_number_of_vcpus(number: int) -> None:

@@ -155,9 +155,7 @@ open("never").read()
     ("number", "status"),
     [
         (signal.SIGINT, 130),
-        pytest.param(
-            signal.SIGTERM, 143, marks=pytest.mark.xfail(reason="taken for a Ctrl-C until it runs")
-        ),
+        pytest.param(signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_while_the_machine_is_built(run: Start, number: int, status: int) -> None:
@@ -170,7 +168,6 @@ def test_a_signal_while_the_machine_is_built(run: Start, number: int, status: in
     assert slow.wait() == status
 
 
-@pytest.mark.xfail(reason="a Ctrl-C while the program is loaded shows a traceback")
 def test_a_ctrl_c_while_the_program_is_loaded(run: Start) -> None:
     Path("early").mkdir()
     Path("early/argparse.py").write_text(
@@ -207,7 +204,6 @@ def test_a_full_device_as_standard_output(run: Start) -> None:
     assert errors(echo)[0].startswith("standard output")
 
 
-@pytest.mark.xfail(reason="every error of a write is called a closed stdout")
 def test_a_full_device_is_called_full(run: Start) -> None:
     with Path("/dev/full").open("wb") as full:
         echo = run("--guest", "guests.py:echo", stdout=full)
@@ -258,7 +254,6 @@ def test_lost_lines_of_the_log_are_counted_once_somebody_reads_again(run: Start)
     assert loud.wait() == 130
 
 
-@pytest.mark.xfail(reason="a pipe that is full for a moment counts as closed")
 def test_a_stdout_that_does_not_block_is_waited_for(run: Start) -> None:
     reader, writer = small_pipe()
     os.set_blocking(writer, False)
@@ -272,7 +267,6 @@ def test_a_stdout_that_does_not_block_is_waited_for(run: Start) -> None:
     assert echo.out.endswith("y\n")
 
 
-@pytest.mark.xfail(reason="a read that would block counts as the end of input", strict=False)
 def test_a_stdin_that_does_not_block_is_waited_for(run: Start) -> None:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
@@ -296,14 +290,12 @@ def closing(*descriptors: int) -> dict[str, object]:
     return {"preexec_fn": close}
 
 
-@pytest.mark.xfail(reason="an internal error: there is no sys.stdin")
 def test_a_closed_stdin_is_an_empty_one(run: Start) -> None:
     echo = run("--guest", "guests.py:echo", **closing(0))
     assert echo.wait() == 0
     assert echo.out == "[guests] up\n"
 
 
-@pytest.mark.xfail(reason="an internal error: there is no sys.stdout")
 def test_a_closed_stdout_is_an_error(run: Start) -> None:
     echo = run("--guest", "guests.py:echo", **closing(1))
     echo.type("hello\n")
@@ -311,7 +303,6 @@ def test_a_closed_stdout_is_an_error(run: Start) -> None:
     assert "standard output" in errors(echo)[0]
 
 
-@pytest.mark.xfail(reason="an internal error: there is no sys.stderr")
 def test_a_closed_stderr_harms_nobody(run: Start) -> None:
     echo = run("--guest", "guests.py:echo", **closing(2))
     echo.type("hello\n")
@@ -319,7 +310,6 @@ def test_a_closed_stderr_harms_nobody(run: Start) -> None:
     assert echo.out == "[guests] up\nguests: hello\n"
 
 
-@pytest.mark.xfail(reason="a notice that cannot be written ends the run")
 def test_a_full_stderr_harms_nobody(run: Start) -> None:
     with Path("/dev/full").open("wb") as full:
         echo = run("--guest", "guests.py:echo", stderr=full)

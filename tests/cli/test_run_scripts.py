@@ -116,7 +116,6 @@ def test_a_mistake_ends_the_guest(mistake: Start, name: str, why: str) -> None:
     assert why in str(mistake(name))
 
 
-@pytest.mark.xfail(reason="called an internal error, or printed as it is")
 @pytest.mark.parametrize(
     ("name", "why"),
     [

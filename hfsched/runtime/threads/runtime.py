@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from hfsched.errors import UserError
 from hfsched.runtime.base import Cell, End, Event, Lock, Process, Shared, Task, Waitable
 from hfsched.runtime.threads.channel import SocketEnd, poll_until
 from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainShared
@@ -119,7 +120,12 @@ class ThreadRuntime:
                 self._on_failure(name, exc)
 
         thread = threading.Thread(target=body, name=name, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            raise UserError(
+                f"no thread for {name}: this process may have no more of them, or no more memory"
+            ) from None
         return _Task(name, thread)
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Cpu", "Guest", "Program"]
 
+# Whatever a guest does is the guest's; a greenlet that is unwound is none of these.
+GUESTS_MISTAKES = (Exception, SystemExit, KeyboardInterrupt)
+
 Guest: TypeAlias = Generator[Action, tuple[int, ...], None]
 Program: TypeAlias = Callable[["Cpu"], Guest]
 
@@ -110,7 +113,9 @@ class Cpu:
         self.timer = None
         self.timer_masked = False
         self._missing = f"no code at {pc:#x}"
-        self._stack = [] if program is None else [_Frame(program(self), arg)]
+        self._stack = []
+        if program is not None:
+            self._push(program, arg)
 
     def enter(self) -> Exit:
         while True:
@@ -122,7 +127,8 @@ class Cpu:
                 return Off(self._missing)
             if self.handler is not None and not self.masked and self._line.get():
                 self.masked = True
-                self._stack.append(_Frame(self.handler(self), 0))
+                self._push(self.handler, 0)
+                continue
             frame = self._stack[-1]
             action = self._resume(frame)
             leave = None if action is None else self._act(frame, action)
@@ -175,6 +181,22 @@ class Cpu:
 
     # Inside.
 
+    def _push(self, program: Program, arg: int) -> None:
+        """Begin a guest or a handler."""
+        try:
+            guest = program(self)
+        except GUESTS_MISTAKES as exc:
+            self._die(f"the guest function raised {_shown(exc)}")
+            return
+        if isinstance(guest, Generator):
+            self._stack.append(_Frame(guest, arg))
+        else:
+            self._die(f"the guest function is no generator: it returned a {type(guest).__name__}")
+
+    def _die(self, why: str) -> None:
+        self._stack.clear()
+        self._missing = why
+
     def _resume(self, frame: _Frame) -> Action | None:
         """Run a generator to its next action; None: it ended, or nothing came of it."""
         owed, frame.owed = frame.owed, ()
@@ -190,9 +212,8 @@ class Cpu:
             self._stack.pop()
             self._missing = "the guest function returned"
             self.masked = False
-        except Exception as exc:  # noqa: BLE001 - whatever a guest does, it is the guest's
-            self._stack.clear()
-            self._missing = f"the guest function raised {exc!r}"
+        except GUESTS_MISTAKES as exc:
+            self._die(f"the guest function raised {_shown(exc)}")
         return None
 
     def _act(self, frame: _Frame, action: Action) -> Exit | None:
@@ -206,7 +227,8 @@ class Cpu:
             return None
         if isinstance(action, Load | Store):
             return self._access(frame, action)
-        raise InternalError(f"vm {self._space.name}: a guest yielded {action!r}")
+        self._die(f"the guest function yielded {_shown(action)}")
+        return None
 
     def _access(self, frame: _Frame, action: Load | Store) -> Exit | None:
         write = isinstance(action, Store)
@@ -221,6 +243,13 @@ class Cpu:
         else:
             frame.owed = (int.from_bytes(self.read(action.address, action.size), "little"),)
         return None
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:200]
+    except Exception:  # noqa: BLE001 - a guest's author may have written anything
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _frames(guest: Guest) -> Hashable:

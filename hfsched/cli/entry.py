@@ -1,0 +1,41 @@
+"""The first lines of the program, before anything slow is imported.
+
+A Ctrl-C ends it at once from here on, with no traceback, until a command takes signals over.
+Missing standard descriptors are replaced, so that nothing else is opened in their place: reading
+finds the end of input, writing to a missing standard output is an error, standard error may be
+missing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+__all__ = ["entry"]
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _descriptors() -> None:
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free descriptor is this one
+
+
+def entry() -> None:
+    """Run as a program."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _leave)
+        _descriptors()
+        from hfsched.cli.main import main  # noqa: PLC0415 - see above
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        os._exit(130)
