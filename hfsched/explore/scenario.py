@@ -54,7 +54,9 @@ class World:
 class Scenario(Protocol):
     """Something to explore; every call of `build` makes the same world anew."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called, with all that matters."""
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Spawn tasks; nothing runs before all of this has returned."""

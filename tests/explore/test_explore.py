@@ -1,0 +1,219 @@
+"""The exploring runtime and its first strategies, on worlds small enough to count by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from hfsched.explore.execution import Outcome, Result, execute, search
+from hfsched.explore.races import RaceError, Races
+from hfsched.explore.runtime import ExploreRuntime
+from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.mailbox import MailboxScenario
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.scheduler.driver import Driver
+
+
+@dataclass
+class Counter:
+    """Tasks that add to a cell in two steps, with a lock or without."""
+
+    locked: bool
+    tasks: int = 2
+    name: str = "counter"
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        cell = runtime.cell("n", 0)
+        lock = runtime.lock("lock", state=lambda: None)
+
+        def add() -> None:
+            if self.locked:
+                with lock:
+                    cell.set(cell.get() + 1)
+            else:
+                cell.set(cell.get() + 1)
+
+        for number in range(self.tasks):
+            runtime.spawn(f"add.{number}", add)
+
+        def check() -> None:
+            assert cell.get() == self.tasks, "an update was lost"
+
+        return World(check, final=cell.get)
+
+
+def finals(scenario: Counter | MailboxScenario, strategy: Exhaustive) -> tuple[Result, set[object]]:
+    found: set[object] = set()
+
+    def on_end(outcome: Outcome) -> None:
+        if not outcome.cut:
+            found.add(outcome.final)
+
+    return search(scenario, strategy, on_end=on_end), found
+
+
+@pytest.mark.parametrize("strategy", [RandomWalk(3), Exhaustive(), Exhaustive(1)])
+def test_a_lost_update_is_found(strategy: RandomWalk | Exhaustive) -> None:
+    result = search(Counter(locked=False), strategy)
+    assert result.failure is not None
+    assert "an update was lost" in str(result.failure.failure)
+
+
+def test_no_update_is_lost_without_a_preemption() -> None:
+    result = search(Counter(locked=False), Exhaustive(0))
+    assert result.complete
+    assert result.failure is None
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("sleep", [True, False])
+def test_the_lock_is_proved(*, cache: bool, sleep: bool) -> None:
+    result, found = finals(Counter(locked=True, tasks=3), Exhaustive(cache=cache, sleep=sleep))
+    assert result.complete
+    assert result.failure is None
+    assert found == {3}
+
+
+def test_sleep_sets_and_the_cache_spare_executions() -> None:
+    plain = search(Counter(locked=True, tasks=3), Exhaustive(cache=False, sleep=False))
+    spared = search(Counter(locked=True, tasks=3), Exhaustive())
+    assert spared.executions * 5 < plain.executions
+
+
+def test_the_same_seed_is_the_same_schedule() -> None:
+    one, two = (execute(Counter(locked=True), RandomWalk(7), tracing=True) for _ in range(2))
+    assert one.trace == two.trace
+    assert one.trace_hash == two.trace_hash
+
+
+def test_a_shared_value_that_nothing_orders_is_a_race() -> None:
+    class Racy:
+        name = "racy"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            shared = runtime.shared("flag", value=False)
+
+            def write() -> None:
+                runtime.checkpoint("before")
+                shared.value = True
+
+            runtime.spawn("a", write)
+            runtime.spawn("b", write)
+            return World()
+
+    outcome = execute(Racy(), RandomWalk(1), races=Races)
+    assert isinstance(outcome.failure, RaceError)
+
+
+def test_guarded_state_that_changes_without_its_lock_is_found() -> None:
+    class Torn:
+        name = "torn"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            box = [0]
+            lock = runtime.lock("box", state=lambda: tuple(box))
+
+            def work() -> None:
+                with lock:
+                    box[0] += 1
+                box[0] += 1
+                with lock:
+                    pass
+
+            runtime.spawn("a", work)
+            return World()
+
+    result = search(Torn(), Exhaustive())
+    assert result.failure is not None
+    assert "while nobody held it" in str(result.failure.failure)
+
+
+def test_a_timer_hides_a_sleep_that_its_absence_shows() -> None:
+    @dataclass
+    class Sleeper:
+        timers: bool
+        name: str = "sleeper"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            event = runtime.event("never")
+            woken: list[bool] = []
+            runtime.spawn("a", lambda: woken.append(event.wait(10)))
+
+            def check() -> None:
+                assert woken, "it sleeps for ever"
+
+            return World(check, timers=self.timers)
+
+    assert search(Sleeper(timers=True), Exhaustive()).failure is None
+    assert search(Sleeper(timers=False), Exhaustive()).failure is not None
+
+
+def test_a_process_may_die_at_any_point_and_its_peer_reads_the_end() -> None:
+    ends: set[tuple[bytes, ...]] = set()
+
+    class Death:
+        name = "death"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            here, there = runtime.channel("c")
+            got: list[bytes] = []
+
+            def child(_: ExploreRuntime, end: object) -> None:
+                assert end is there
+                there.send(b"1")
+                there.send(b"2")
+
+            def parent() -> None:
+                try:
+                    while (message := here.recv()) is not None:
+                        got.append(message[0])
+                except ChannelClosedError:
+                    ends.add(tuple(got))
+
+            process = runtime.process("child", child, [there])
+            runtime.may_die(process)
+            runtime.spawn("parent", parent)
+            return World()
+
+    assert search(Death(), Exhaustive()).failure is None
+    assert ends == {(), (b"1",), (b"1", b"2")}
+
+
+@pytest.mark.parametrize(
+    ("receiver", "vcpus", "messages"),
+    [("echo", 1, 1), ("echo", 1, 2), ("disabled", 1, 2), ("trusty", 1, 1)],
+)
+def test_messages_are_read_whatever_the_order(receiver: str, vcpus: int, messages: int) -> None:
+    """The production hypervisor, driver and mirror, every interleaving."""
+    result, found = finals(MailboxScenario(receiver, vcpus, messages), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+    assert len(found) == 1
+
+
+class Forgetful(Driver):
+    """Delivers as upstream does: whom it does not see waiting it interrupts, and that is all."""
+
+    def deliver(self, number: int) -> None:
+        super().deliver(number)
+        mirror = self.vm(number).mirror
+        with mirror._lock:
+            mirror.unread = False
+
+
+@pytest.mark.parametrize("strategy", [RandomWalk(1), Exhaustive(), Exhaustive(1)])
+def test_the_lost_wake_up_of_the_upstream_driver_is_found(
+    strategy: RandomWalk | Exhaustive,
+) -> None:
+    result = search(MailboxScenario("echo", 1, 1, driver=Forgetful), strategy)
+    assert result.failure is not None
+    assert "all sleep beside a mailbox that is received" in str(result.failure.failure)
+
+
+def test_the_lost_wake_up_needs_a_preemption() -> None:
+    result = search(MailboxScenario("echo", 1, 1, driver=Forgetful), Exhaustive(0))
+    assert result.complete
+    assert result.failure is None
