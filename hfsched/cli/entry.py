@@ -8,16 +8,19 @@ missing.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # built in; `signal` is slow to import
 import os
-import signal
 import sys
-from types import FrameType
 
 __all__ = ["entry"]
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _leave(number: int, _frame: object) -> None:
     os._exit(128 + number)
+
+
+for _number in (_signal.SIGINT, _signal.SIGTERM):
+    _signal.signal(_number, _leave)
 
 
 def _descriptors() -> None:
@@ -31,8 +34,6 @@ def _descriptors() -> None:
 def entry() -> None:
     """Run as a program."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave)
         _descriptors()
         from hfsched.cli.main import main  # noqa: PLC0415 - see above
 
