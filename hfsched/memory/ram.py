@@ -103,3 +103,8 @@ class Ram:
             self._anchor = None
             self._map.close()
             os.close(self.fd)
+
+    def __del__(self) -> None:
+        """Let go of what nobody closed; a half-made one has closed it already."""
+        if getattr(self, "_anchor", None) is not None:
+            self.close()

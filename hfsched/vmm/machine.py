@@ -152,8 +152,9 @@ class Machine:
         engine = self._engine(wanted, vm, code)
         try:
             ram = Ram(vm.name, vm.memory_bytes)
-        except (OSError, MemoryError) as exc:
-            raise ConfigError(f"vm {vm.name}: {vm.memory_bytes} bytes of memory: {exc}") from None
+        except OSError as exc:
+            why = f"{vm.memory_bytes} bytes of memory: {exc.strerror}"
+            raise ConfigError(f"vm {vm.name}: {why}") from None
         self._stack.callback(ram.close)
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
