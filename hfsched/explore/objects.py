@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from hfsched.errors import InternalError
 from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class XEvent(Thing):
         return self._flag
 
     def fileno(self) -> int:
-        raise NotImplementedError("an explored event has no descriptor: use Runtime.select")
+        raise InternalError("an explored event has no descriptor: use Runtime.select")
 
     def set(self) -> None:
         self.runtime.point("set", self, write=True)
@@ -204,7 +205,7 @@ class XEnd(Thing):
         return bool(self.inbox) or self.peer.closed
 
     def fileno(self) -> int:
-        raise NotImplementedError("an explored channel has no descriptor: use Runtime.select")
+        raise InternalError("an explored channel has no descriptor: use Runtime.select")
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         self.runtime.point("send", self.peer, write=True)
