@@ -222,12 +222,12 @@ class RunSession:
                 lines.append(f"    {count(vm.discarded, 'message')} for a host that had gone")
             if vm.malformed:
                 lines.append(f"    {count(vm.malformed, 'message')} to the host without a header")
-        text = "\n".join(printable(line) for line in lines)
-        self._notices.offer(f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))
+        self._say(*lines)
 
-    def _say(self, text: str) -> None:
+    def _say(self, *lines: str) -> None:
         """Tell the user something, on standard error; never blocks."""
-        self._notices.offer(f"hfsched: {printable(text)}\n".encode("utf-8", "backslashreplace"))
+        text = "\n".join(map(printable, lines))
+        self._notices.offer(f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))
 
     def _notice(self, text: str) -> None:
         if not self._args.quiet:

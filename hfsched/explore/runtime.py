@@ -273,7 +273,6 @@ class ExploreRuntime:
                 raise greenlet.GreenletExit
         task.guard = None
         task.deadline = None
-        task.steps += 1
         if self.trace is not None:
             self._record(task.describe())
 
@@ -322,7 +321,6 @@ class ExploreRuntime:
                 self.previous = self.current = chosen
                 return chosen
             self._record(chosen.name)
-            chosen.steps += 1
             try:
                 chosen.act()
             except Exception as exc:  # noqa: BLE001 - likewise

@@ -45,7 +45,6 @@ class Task:
         "key",
         "kind",
         "name",
-        "steps",
         "thing",
         "write",
     )
@@ -63,7 +62,6 @@ class Task:
         self.deadline: int | None = None
         self.history = 0
         self.kept: list[int] = []  # for each level of loops, a digest of what it keeps alive
-        self.steps = 0
         self.act: Callable[[], None] | None = None
         self.extra: Callable[[], object] | None = None  # more of its state, hashable
         self.key: object = None  # its part of the state's key; None: to be computed

@@ -30,14 +30,13 @@ __all__ = ["Exhaustive"]
 
 
 class _Node:
-    __slots__ = ("asleep", "choice", "done", "left", "preemptions")
+    __slots__ = ("asleep", "choice", "done", "left")
 
-    def __init__(self, left: list[int], asleep: frozenset[int], preemptions: int) -> None:
+    def __init__(self, left: list[int], asleep: frozenset[int]) -> None:
         self.left = left  # what is still to be explored, the next one last
         self.asleep = asleep
         self.done: list[int] = []  # what was explored from here
         self.choice = left.pop()
-        self.preemptions = preemptions  # so far, before the choice
 
 
 class Exhaustive:
@@ -134,13 +133,13 @@ class Exhaustive:
             raise Cut
         # The one that keeps the current task comes first, that is last in the list.
         candidates.sort(key=lambda index: (current is not None and index == current.index, -index))
-        return _Node(candidates, asleep, self._preemptions)
+        return _Node(candidates, asleep)
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
         if self._depth < len(self._path):
             node = self._path[self._depth]
         else:
-            node = _Node(list(range(n - 1, -1, -1)), frozenset(), self._preemptions)
+            node = _Node(list(range(n - 1, -1, -1)), frozenset())
             self._path.append(node)
         self._depth += 1
         return node.choice
