@@ -14,7 +14,6 @@ from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.scheduler.driver import Driver
 
 
 @dataclass
@@ -194,26 +193,16 @@ def test_messages_are_read_whatever_the_order(receiver: str, vcpus: int, message
     assert len(found) == 1
 
 
-class Forgetful(Driver):
-    """Delivers as upstream does: whom it does not see waiting it interrupts, and that is all."""
-
-    def deliver(self, number: int) -> None:
-        super().deliver(number)
-        mirror = self.vm(number).mirror
-        with mirror._lock:
-            mirror.unread = False
-
-
 @pytest.mark.parametrize("strategy", [RandomWalk(1), Exhaustive(), Exhaustive(1)])
 def test_the_lost_wake_up_of_the_upstream_driver_is_found(
     strategy: RandomWalk | Exhaustive,
 ) -> None:
-    result = search(MailboxScenario("echo", 1, 1, driver=Forgetful), strategy)
+    result = search(MailboxScenario("echo", 1, 1, variant="upstream"), strategy)
     assert result.failure is not None
     assert "all sleep beside a mailbox that is received" in str(result.failure.failure)
 
 
 def test_the_lost_wake_up_needs_a_preemption() -> None:
-    result = search(MailboxScenario("echo", 1, 1, driver=Forgetful), Exhaustive(0))
+    result = search(MailboxScenario("echo", 1, 1, variant="upstream"), Exhaustive(0))
     assert result.complete
     assert result.failure is None

@@ -13,21 +13,21 @@ with an empty mailbox.  Receivers:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.abi.ffa import FfaId, Intid
 from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.explore.memory import HeapRam
+from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.vm import Vm
 from hfsched.mailbox.box import RxState
 from hfsched.mailbox.ports import Ports
 from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get
-from hfsched.scheduler.driver import Driver
 from hfsched.scheduler.sending import Outbox, Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, ScriptSpace, Wfi
@@ -119,32 +119,35 @@ def _guest_state(vm: Vm, index: int) -> Hashable:
     return (vm.vcpus[index].cpu.state_key(), vm.spurious)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MailboxScenario:
-    """`senders` host tasks send `messages` each to a `receiver` with `vcpus` vCPUs."""
+    """`hosts` host tasks send `messages` each to a `receiver` with `vcpus` vCPUs."""
 
     receiver: str = "echo"
     vcpus: int = 1
     messages: int = 2
-    senders: int = 1
-    driver: type[Driver] = Driver
-    hypervisor: type[Hypervisor] = Hypervisor
+    hosts: int = 1
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = VARIANTS
 
     @property
     def name(self) -> str:
-        """The scenario with all that matters."""
-        return f"mailbox:{self.receiver},{self.vcpus},{self.messages},{self.senders}"
+        """The canonical spec."""
+        return spec_of("mailbox", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Make the machine; the guest's start-up is not explored."""
         notes = Notes()
-        hypervisor = self.hypervisor(runtime, lambda _vm, _line: None)
+        parts = PARTS[self.variant]
+        hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
         ports = Ports(runtime)
-        driver = self.driver(runtime, hypervisor, ports)
+        driver = parts.driver(runtime, hypervisor, ports)
         space = ScriptSpace(runtime, "g", self.vcpus)
         ram = HeapRam("g", SIZE)
         space.map(BASE, ram, 0, SIZE, Permissions.RWX)
         vm = hypervisor.registry.add("g", FFA_1_0, space, ram, BASE, self.vcpus)
+        vm.box = parts.box()
         vm.box.rx, vm.box.tx = 0x1000, 0x2000
         programs: list[Program] = [partial(one, notes) for one in RECEIVERS[self.receiver]]
         for index in range(self.vcpus):
@@ -163,19 +166,19 @@ class MailboxScenario:
                 assert outbox.send(message) is Sent.SENT
                 sent.append(message)
 
-        for number in range(self.senders):
+        for number in range(self.hosts):
             runtime.spawn(f"host.{number}", partial(host, number))
         for index in range(self.vcpus):
             runtime.attach(f"g.{index}", partial(_guest_state, vm, index))
 
         def check() -> None:
-            expected = self.senders * self.messages
+            expected = self.hosts * self.messages
             assert len(sent) == expected, f"{len(sent)} of {expected} messages were accepted"
             assert vm.box.state is RxState.EMPTY, (
                 f"all sleep beside a mailbox that is {vm.box.state.value}"
             )
             assert sorted(notes.read) == sorted(sent), f"read {notes.read}, sent {sent}"
-            for number in range(self.senders):
+            for number in range(self.hosts):
                 mine = [data for data in notes.read if data[0] == number]
                 assert mine == sorted(mine), f"sender {number}: read in the order {mine}"
             limit = 2 * expected + driven.mirror.wake_ups

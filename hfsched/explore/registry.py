@@ -1,0 +1,159 @@
+"""Scenarios by name: what ``hfsched fuzz SCENARIO`` and tokens refer to.
+
+A *spec* is ``NAME[+VARIANT][,PARAMETER=VALUE]...``, as in ``mailbox+upstream,receiver=echo``.  NAME
+is one of `BUILT_IN`, or ``FILE.py::CLASS`` or ``package.module::CLASS`` for a scenario of one's own.
+
+A scenario is a dataclass whose fields are its parameters (int, str or bool, each with a default).  A
+field ``variant`` names the faulty code to explore, empty for the code that ships; the class
+attribute ``variants`` says which there are, and with what parameters each shows best.  The
+canonical spec has every parameter: two scenarios with the same one are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfsched.errors import UserError
+
+if TYPE_CHECKING:
+    from hfsched.explore.scenario import Scenario
+
+__all__ = ["BUILT_IN", "Variant", "find", "kind_of", "spec_of", "variants_of"]
+
+# name -> "module::class"; the module is imported when its scenario is asked for.
+BUILT_IN: dict[str, str] = {
+    "mailbox": "hfsched.explore.scenarios.mailbox::MailboxScenario",
+}
+
+Value = int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A faulty variant: what is wrong with it, and the parameters that show it best."""
+
+    text: str
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+
+
+def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario:
+    """Make the scenario that `spec` describes; `variant` and `parameters` go before its own.
+
+    Raises UserError that names what is not known, and what is.
+    """
+    name, inner, values = _split(spec)
+    kind = kind_of(name)
+    chosen = inner if variant is None else variant
+    known = variants_of(kind)
+    if chosen and chosen not in known:
+        raise UserError(f"scenario {name}: no variant {chosen}: {_list(known)}")
+    given: dict[str, Any] = dict(known[chosen].parameters) if chosen else {}
+    given |= {key: _parse(kind, name, key, value) for key, value in values.items()}
+    given |= parameters
+    if chosen:
+        given["variant"] = chosen
+    try:
+        scenario: Scenario = kind(**given)
+    except (TypeError, ValueError) as exc:
+        raise UserError(f"scenario {name}: {exc}") from exc
+    return scenario
+
+
+def kind_of(name: str) -> type:
+    """Return the class of the scenario called `name`; see `find`."""
+    where = BUILT_IN.get(name, name)
+    path, found, attribute = where.partition("::")
+    if not found:
+        raise UserError(
+            f"no scenario {name!r}: {_list(BUILT_IN)}; your own is FILE.py::CLASS or MODULE::CLASS"
+        )
+    module = _load_file(path) if path.endswith(".py") else _load_module(path)
+    kind = getattr(module, attribute, None)
+    if not isinstance(kind, type) or not is_dataclass(kind) or not hasattr(kind, "build"):
+        raise UserError(f"scenario {name}: {attribute} is no dataclass with a method build")
+    return kind
+
+
+def variants_of(kind: type) -> Mapping[str, Variant]:
+    """Return the faulty variants of a scenario's class."""
+    found: Mapping[str, Variant] = getattr(kind, "variants", {})
+    return found
+
+
+def spec_of(name: str, scenario: Any) -> str:
+    """Return the canonical spec of a scenario that is called `name`."""
+    values = {each.name: getattr(scenario, each.name) for each in fields(scenario)}
+    variant = values.pop("variant", "")
+    head = f"{name}+{variant}" if variant else name
+    return ",".join([head, *(f"{key}={_shown(value)}" for key, value in values.items())])
+
+
+def _split(spec: str) -> tuple[str, str, dict[str, str]]:
+    """Take a spec apart: name, variant, parameters as text."""
+    path, colons, rest = spec.rpartition("::")
+    head, *pairs = rest.split(",")
+    head, _, variant = head.partition("+")
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"scenario {spec}: {pair!r} is not PARAMETER=VALUE")
+        if key in values:
+            raise UserError(f"scenario {spec}: {key} is given twice")
+        values[key] = value
+    return path + colons + head, variant, values
+
+
+def _parse(kind: type, name: str, key: str, text: str) -> Value:
+    known: dict[str, Field[Any]] = {each.name: each for each in fields(kind)}
+    if key not in known or key == "variant":
+        raise UserError(f"scenario {name}: no parameter {key}: {_list(set(known) - {'variant'})}")
+    default = known[key].default
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text]
+        return int(text) if isinstance(default, int) else text
+    except (KeyError, ValueError):
+        wanted = "true or false" if isinstance(default, bool) else "a number"
+        raise UserError(f"scenario {name}: {key}={text}: not {wanted}") from None
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _list(names: Any) -> str:
+    return "known: " + (", ".join(sorted(names)) or "none")
+
+
+def _load_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as exc:
+        raise UserError(f"scenario module {name}: {exc}") from exc
+
+
+def _load_file(path: str) -> Any:
+    """Import a file once, under a name of its own that workers can use too."""
+    file = Path(path).resolve()
+    name = f"hfsched_scenario_{file.stem}_{blake2b(bytes(file), digest_size=8).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"scenario file {path}: no such file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as exc:
+        del sys.modules[name]
+        raise UserError(f"scenario file {path}: {type(exc).__name__}: {exc}") from exc
+    return module

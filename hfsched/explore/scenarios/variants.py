@@ -1,0 +1,204 @@
+"""Schedulers and hypervisors as they were, each with its historical mistake.
+
+Written from what is known of TF-Hafnium/hafnium-driver-linux (`main.c`, cc100f6) and of Hafnium
+before the mistakes were mended; each differs from the shipped code in the mistake alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfsched.abi.ffa import Intid
+from hfsched.explore.registry import Variant
+from hfsched.hypervisor.door import (
+    Aborted,
+    Busy,
+    Injection,
+    Invalid,
+    Message,
+    NotifyWaiters,
+    RunResult,
+    WaitForInterrupt,
+    WaitForMessage,
+    WakeUp,
+    Yield,
+)
+from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.vm import Vcpu, VcpuState
+from hfsched.mailbox.box import Box
+from hfsched.scheduler.driver import DrivenVm, Driver
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Cell, Event
+
+__all__ = ["PARTS", "VARIANTS", "Parts"]
+
+
+class _Thread:
+    """What the upstream driver keeps of one vCPU's thread."""
+
+    waiting: Cell[bool]  # waiting_for_message
+    abort_sleep: Cell[bool]
+    wake: Event
+
+
+class Upstream(Driver):
+    """The Linux driver: a flag says who waits for a message, and it is set after RUN has returned.
+
+    A sender that looks in between finds nobody, falls back to an interrupt of vCPU 0, and does
+    nothing more when that is not enabled or pending already (b/131434148).
+    """
+
+    first_flags = (False, False, False, False)  # waiting_for_message, before it is first set
+
+    def _thread(self, vm: DrivenVm, index: int) -> _Thread:
+        if not hasattr(self, "_threads"):
+            self._threads: dict[tuple[int, int], _Thread] = {}
+        found = self._threads.get((vm.id, index))
+        if found is None:
+            found = self._threads[vm.id, index] = _Thread()
+            name = f"{vm.name}.{index}"
+            found.waiting = self._runtime.cell(f"{name}.waiting", self.first_flags[index])
+            found.abort_sleep = self._runtime.cell(f"{name}.abort_sleep", value=False)
+            found.wake = self._runtime.event(f"{name}.thread")
+        return found
+
+    def start(self) -> None:
+        """See `Driver.start`."""
+        for vm in self.vms:
+            for index in range(len(vm.counters)):
+                self._thread(vm, index)
+        super().start()
+
+    def vcpu(self, vm: DrivenVm, index: int) -> None:
+        """See `Driver.vcpu`."""
+        me = self._thread(vm, index)
+        while True:
+            self._runtime.forget()
+            me.abort_sleep.set(False)
+            result = self._door.run(vm.id, index)
+            self._runtime.forget(result)
+            if not self._after(vm, index, result):
+                return
+
+    def _after(self, vm: DrivenVm, index: int, result: RunResult) -> bool:
+        me = self._thread(vm, index)
+        match result:
+            case WaitForMessage():
+                me.waiting.set(True)
+                self._sleep(me)
+                me.waiting.set(False)
+            case WaitForInterrupt():
+                self._sleep(me)
+            case Message(_, receiver, _):
+                self.deliver(receiver)
+            case NotifyWaiters():
+                self.notify_waiters(vm.id)
+            case WakeUp(number, other):
+                self._wake(self._vms[number], other)
+            case Yield() | Busy():
+                self._runtime.checkpoint("yield")
+            case Aborted() | Invalid():
+                return False
+        return True
+
+    def _sleep(self, me: _Thread) -> None:
+        """Mark oneself as sleeping, look at abort_sleep, block."""
+        me.wake.clear()
+        if not me.abort_sleep.get():
+            me.wake.wait()
+
+    def _wake(self, vm: DrivenVm, index: int) -> None:
+        me = self._thread(vm, index)
+        me.abort_sleep.set(True)
+        me.wake.set()
+
+    def deliver(self, number: int) -> None:
+        """See `Driver.deliver`."""
+        vm = self._vms[number]
+        for index in range(len(vm.counters)):
+            if self._thread(vm, index).waiting.get():
+                self._wake(vm, index)
+                return
+        self._interrupt(vm, Intid.MAILBOX_READABLE)
+
+    def _interrupt(self, vm: DrivenVm, intid: int) -> None:
+        if self._door.inject(vm.id, 0, intid) is Injection.WAKE:
+            self._wake(vm, 0)
+
+
+class Uninitialised(Upstream):
+    """The same before its flag was initialised for vCPUs other than 0: it may say anything."""
+
+    first_flags = (False, True, True, True)
+
+
+class WakeVcpu0(Driver):
+    """Wakes vCPU 0 whatever happens, whoever waits for the message."""
+
+    def deliver(self, number: int) -> None:
+        """See `Driver.deliver`."""
+        self._vms[number].mirror.wake(0)
+
+
+class FixedTarget(Driver):
+    """The mirror, but only vCPU 0 is ever interrupted about a message."""
+
+    def _interrupt(self, vm: DrivenVm, intid: int) -> None:
+        if self._door.inject(vm.id, 0, intid) is Injection.WAKE:
+            vm.mirror.wake(0)
+
+
+class AlwaysHandsOut(Box):
+    """Waiters are handed out although the mailbox has filled again."""
+
+    def take_waiter(self) -> int | None:
+        """See `Box.take_waiter`."""
+        return self.waiters.pop(0) if self.waiters else None
+
+
+class EarlyRun(Hypervisor):
+    """The state of a vCPU that waits is published before its registers are saved."""
+
+    def _refusal(self, vcpu: Vcpu) -> RunResult | None:
+        if vcpu.claimed and vcpu.state is VcpuState.BLOCKED_MAILBOX:
+            return None
+        return super()._refusal(vcpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a scenario is put together from."""
+
+    driver: type[Driver] = Driver
+    hypervisor: type[Hypervisor] = Hypervisor
+    box: type[Box] = Box
+
+
+PARTS: Mapping[str, Parts] = {
+    "": Parts(),
+    "upstream": Parts(driver=Upstream),
+    "uninitialised": Parts(driver=Uninitialised),
+    "wake-vcpu0": Parts(driver=WakeVcpu0),
+    "fixed-target": Parts(driver=FixedTarget),
+    "waiter-livelock": Parts(box=AlwaysHandsOut),
+    "early-run": Parts(hypervisor=EarlyRun),
+}
+
+VARIANTS: Mapping[str, Variant] = {
+    "upstream": Variant("the Linux driver: a wake-up is lost between RUN and its flag"),
+    "uninitialised": Variant(
+        "the Linux driver before its flag was initialised: the wrong vCPU is woken",
+        {"receiver": "echo-off", "vcpus": 2, "messages": 1},
+    ),
+    "wake-vcpu0": Variant(
+        "vCPU 0 is woken whatever happens, also when vCPU 1 waits",
+        {"receiver": "wfi-echo", "vcpus": 2, "messages": 1},
+    ),
+    "fixed-target": Variant(
+        "only vCPU 0 is ever interrupted about a message",
+        {"receiver": "reader-1", "vcpus": 2, "messages": 1},
+    ),
+}
