@@ -50,8 +50,12 @@ def execute(
     tracing: bool = False,
     races: Callable[[], Races] | None = None,
     forgetting: bool = True,
+    look: Callable[[ExploreRuntime], None] = lambda _runtime: None,
 ) -> Outcome:
-    """Run one schedule, decided by `strategy`, from beginning to end."""
+    """Run one schedule, decided by `strategy`, from beginning to end.
+
+    `look` is called at the end, before anything is torn down.
+    """
     runtime = ExploreRuntime(
         strategy,
         tracing=tracing,
@@ -80,6 +84,7 @@ def execute(
             outcome.trace_hash = runtime.trace_hash()
         return outcome
     finally:
+        look(runtime)
         runtime.close()
         world.close()
 

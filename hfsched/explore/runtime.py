@@ -29,6 +29,7 @@ except ImportError as exc:  # pragma: no cover - named by whoever explores
     ) from exc
 
 if TYPE_CHECKING:
+    from hfsched.explore.explain.teller import Teller
     from hfsched.explore.races import Races
     from hfsched.explore.strategy import Strategy
     from hfsched.runtime.base import End, Waitable
@@ -127,6 +128,7 @@ class ExploreRuntime:
         self._hub = greenlet.getcurrent()
         self._clock: Task | None = self._pseudo("clock", "clock", self._tick)
         self.invariant: Callable[[], None] | None = None
+        self.teller: Teller | None = None  # who tells the story of this execution
 
     # The protocol.
 
@@ -239,6 +241,14 @@ class ExploreRuntime:
     def stop_clock(self) -> None:
         """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
         self._clock = None
+
+    def note(self, text: str, *, lane: str | None = None, to: str | None = None) -> None:
+        """Say what was just done, for a story (`hfsched.explore.explain`); else nothing happens.
+
+        `lane` is the actor, by default the current task; `to` makes it an arrow to another actor.
+        """
+        if self.teller is not None:
+            self.teller.note(text, lane=lane, to=to)
 
     # Points.
 

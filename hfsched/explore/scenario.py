@@ -22,7 +22,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,7 +41,8 @@ class World:
     """What `Scenario.build` returns.
 
     `check` is called when no task can go on, and raises (AssertionError) for an end that must not
-    be; `invariant` before every step; `close` frees what was built.  None of them is scheduled.
+    be; `invariant` before every step; `close` frees what was built; `watch` says, in short words
+    by name, what a story shows beside each step.  None of them is scheduled.
     """
 
     check: Callable[[], None] = _nothing
@@ -49,6 +50,7 @@ class World:
     close: Callable[[], None] = _nothing
     timers: bool = True
     final: Callable[[], object] = _nothing  # the end's state, hashable, for comparing searches
+    watch: Callable[[], Mapping[str, str]] = dict
 
 
 class Scenario(Protocol):

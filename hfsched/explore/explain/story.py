@@ -1,0 +1,184 @@
+"""A story, and how it is told: the execution is run once more with a listener.
+
+::
+
+    story = tell(scenario, RandomWalk(17))
+    print(draw(story, width=100))
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hfsched.explore.execution import Outcome, execute
+from hfsched.explore.explain.doom import Replayed, point_of_no_return
+from hfsched.explore.explain.teller import Row, Teller
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.scenario import Scenario, World
+    from hfsched.explore.strategy import Strategy
+
+__all__ = ["Arrow", "Step", "Story", "tell"]
+
+NO_RETURN = "from here on every schedule fails"
+THE_END = "here it failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """Something that goes from one lane to another; `label` says what."""
+
+    source: str
+    target: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a story.
+
+    `lane` is who does it, empty for what concerns all; `text` what it does, empty when `arrow`
+    says it all.  `state` is what is beside it after the step, a value for each of the story's
+    columns, and `changed` names those that the step has changed.  `preempts` names the lane that
+    could have gone on when this step's took its place.  `marked` says, where not empty, that this
+    is where it went wrong.
+    """
+
+    index: int
+    lane: str
+    text: str
+    arrow: Arrow | None = None
+    state: Mapping[str, str] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    preempts: str = ""
+    marked: str = ""
+
+    @property
+    def says(self) -> str:
+        """What happens, in words."""
+        return self.arrow.label if self.arrow is not None else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What happened in one execution.
+
+    `steps` are numbered from 1 and without those that say nothing; `points` is how many there were
+    with them.  `failure` says how it failed, None when it did not; `detail` has the traceback of an
+    exception that is no broken promise of the scenario.
+    """
+
+    title: str
+    lanes: tuple[str, ...]
+    columns: tuple[str, ...]
+    steps: tuple[Step, ...]
+    failure: str | None
+    detail: str = ""
+    token: str = ""
+    points: int = 0
+
+    @property
+    def preemptions(self) -> int:
+        """How often a lane took the place of one that could have gone on."""
+        return sum(bool(step.preempts) for step in self.steps)
+
+
+class _Listening:
+    """A scenario with a teller in its runtime."""
+
+    def __init__(self, scenario: Scenario, teller: Teller) -> None:
+        self.name = scenario.name
+        self._scenario = scenario
+        self._teller = teller
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        self._teller.listen(runtime)
+        world = self._scenario.build(runtime)
+        self._teller.built(world)
+        return world
+
+
+def tell(scenario: Scenario, strategy: Strategy, *, token: str = "") -> Story:
+    """Run `scenario` as `strategy` decides, and tell what happened.
+
+    A failing execution is run some more, to find the step after which no schedule could end well.
+    `token` is only quoted.
+    """
+    strategy.begin()
+    teller, outcome = _listen(scenario, strategy, None)
+    turning = None
+    if outcome.failure is not None:
+        turning = point_of_no_return(scenario, teller.decisions)
+        if turning is not None:
+            # Once more, for that step must not be folded.
+            teller, outcome = _listen(scenario, Replayed(teller.decisions), turning)
+    return _story(scenario.name, teller, outcome, turning, token)
+
+
+def _listen(scenario: Scenario, strategy: Strategy, turning: int | None) -> tuple[Teller, Outcome]:
+    teller = Teller(strategy, turning)
+    return teller, execute(_Listening(scenario, teller), teller, look=teller.finish)
+
+
+def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, token: str) -> Story:
+    failure, detail = None, ""
+    if outcome.failure is not None:
+        failure = _words(outcome.failure)
+        if not isinstance(outcome.failure, AssertionError):
+            detail = "".join(traceback.format_exception(outcome.failure))
+    marked = _marked(teller.rows, outcome, turning)
+    columns = _columns(teller.rows)
+    lanes = teller.lanes()
+    steps = []
+    before: Mapping[str, str] = {}
+    for index, row in enumerate(teller.rows, 1):
+        state = {name: row.state.get(name, "") for name in columns}
+        lane = teller.name_of(row.lane)
+        arrow = None
+        if row.to is not None:
+            arrow = Arrow(lane, teller.name_of(row.to), row.text)
+        steps.append(
+            Step(
+                index,
+                lane,
+                "" if arrow is not None else row.text,
+                arrow,
+                state,
+                tuple(name for name in columns if index > 1 and state[name] != before[name]),
+                teller.name_of(row.preempts),
+                marked.get(index - 1, ""),
+            )
+        )
+        before = state
+    return Story(title, lanes, columns, tuple(steps), failure, detail, token, len(teller.decisions))
+
+
+def _words(failure: BaseException) -> str:
+    text = str(failure)
+    if isinstance(failure, AssertionError) and text:
+        return text
+    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
+
+
+def _marked(rows: list[Row], outcome: Outcome, turning: int | None) -> dict[int, str]:
+    """Say which rows are to be marked, and with what words."""
+    if outcome.failure is None or not rows:
+        return {}
+    if turning is not None:
+        for place, row in enumerate(rows):
+            if row.point == turning and not row.asleep:
+                return {place: NO_RETURN}
+    return {len(rows) - 1: THE_END}
+
+
+def _columns(rows: list[Row]) -> tuple[str, ...]:
+    """Return what is worth a column: what ever changes, in order of appearance."""
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.state.items():
+            seen.setdefault(name, set()).add(value)
+    return tuple(name for name, values in seen.items() if len(values) > 1)
