@@ -43,9 +43,9 @@ class Step:
 
     `lane` is who does it, empty for what concerns all; `text` what it does, empty when `arrow`
     says it all.  `state` is what is beside it after the step, a value for each of the story's
-    columns, and `changed` names those that the step has changed.  `preempts` names the lane that
-    could have gone on when this step's took its place.  `marked` says, where not empty, that this
-    is where it went wrong.
+    columns, and `changed` names those that the step has changed.  `preemption` says, where not
+    empty, who goes on here in whose place.  `marked` says, where not empty, that this is where it
+    went wrong.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Step:
     arrow: Arrow | None = None
     state: Mapping[str, str] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
-    preempts: str = ""
+    preemption: str = ""
     marked: str = ""
 
     @property
@@ -68,7 +68,7 @@ class Story:
     """What happened in one execution.
 
     `steps` are numbered from 1 and without those that say nothing; `points` is how many there were
-    with them.  `failure` says how it failed, None when it did not; `detail` has the traceback of an
+    with them, `preemptions` how often a task went on instead of one that could have.  `failure` says how it failed, None when it did not; `detail` has the traceback of an
     exception that is no broken promise of the scenario.
     """
 
@@ -80,11 +80,7 @@ class Story:
     detail: str = ""
     token: str = ""
     points: int = 0
-
-    @property
-    def preemptions(self) -> int:
-        """How often a lane took the place of one that could have gone on."""
-        return sum(bool(step.preempts) for step in self.steps)
+    preemptions: int = 0
 
 
 class _Listening:
@@ -149,12 +145,29 @@ def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, to
                 arrow,
                 state,
                 tuple(name for name in columns if index > 1 and state[name] != before[name]),
-                teller.name_of(row.preempts),
+                _preemption(teller, row),
                 marked.get(index - 1, ""),
             )
         )
         before = state
-    return Story(title, lanes, columns, tuple(steps), failure, detail, token, len(teller.decisions))
+    return Story(
+        title,
+        lanes,
+        columns,
+        tuple(steps),
+        failure,
+        detail,
+        token,
+        len(teller.decisions),
+        teller.preemptions,
+    )
+
+
+def _preemption(teller: Teller, row: Row) -> str:
+    if row.instead is None:
+        return ""
+    now, before = map(teller.name_of, row.instead)
+    return f"preemption: {now} goes on instead of {before}"
 
 
 def _words(failure: BaseException) -> str:

@@ -39,7 +39,7 @@ class Row:
     text: str
     to: str | None = None
     state: Mapping[str, str] = field(default_factory=dict)
-    preempts: str = ""
+    instead: tuple[str, str] | None = None  # who goes on, and who could have
     point: int = -1  # the decision that it belongs to
     asleep: bool = False  # it says that the task fell asleep, which is no operation
     words: Callable[[], str] | None = None  # its text, once it is done
@@ -65,7 +65,8 @@ class Teller:
         self._asleep: set[int] = set()
         self._ahead: dict[int, list[Row]] = {}
         self._inside: dict[int, list[str]] = {}
-        self._preempts = ""
+        self._instead: tuple[str, str] | None = None  # not shown yet
+        self.preemptions = 0
         # For `machine` and its like.
         self.names: dict[str, str] = {}  # task -> lane
         self.ranks: dict[str, int] = {}  # lane -> where it stands, 0 for what is not here
@@ -141,7 +142,10 @@ class Teller:
             chosen = self._strategy.pick(runtime, current, enabled)
         self.decisions.append(chosen.index)
         if current is not None and chosen is not current:
-            self._preempts = current.name
+            # What is folded shows nothing: from the first who was kept waiting to the last who goes.
+            first = current.name if self._instead is None else self._instead[1]
+            self._instead = (chosen.name, first)
+            self.preemptions += 1
         self._chosen(chosen)
         return chosen
 
@@ -199,7 +203,7 @@ class Teller:
         """Write what the chosen task's operation says before it is done."""
         slept = task.index in self._asleep
         self._asleep.discard(task.index)
-        self._quiet_row = Row(self._lane_of(task), task.describe().partition(": ")[2])
+        self._quiet_row = Row(self._lane_of(task), _quietly(task))
         self._quiet_row.point = len(self.decisions) - 1
         for row in self._ahead.pop(task.index, []):
             self._write(row)
@@ -230,9 +234,9 @@ class Teller:
         self._open = row
 
     def _append(self, row: Row) -> None:
-        row.preempts, self._preempts = self._preempts, ""
-        if row.preempts == row.lane:
-            row.preempts = ""
+        row.instead, self._instead = self._instead, None
+        if row.instead is not None and row.instead[0] == row.instead[1]:
+            row.instead = None
         self.rows.append(row)
 
     def _close(self) -> None:
@@ -334,6 +338,14 @@ _CELLS = {
     "compare_and_set": "compares and sets {}: now {}",
 }
 _EVENTS = {"set": "sets {}", "clear": "clears {}", "is_set": "looks at {}: {}"}
+
+
+def _quietly(task: Task) -> str:
+    """Say an operation that says nothing, for once."""
+    name = "" if task.thing is None else task.thing.name
+    if task.kind == "lock":
+        return f"looks at what {name} guards"
+    return f"{task.kind} {name}".rstrip()
 
 
 def _sleep(task: Task) -> str:

@@ -1,0 +1,270 @@
+"""A hypervisor, its guests and its scheduler as actors of a story of their own.
+
+One task of a scenario plays three: a vCPU's thread of the scheduler, inside RUN the hypervisor, and
+inside that the guest.  `told` stands between them and says what passes: RUN and what it returned,
+hypercalls and their answers, sends and injections.  `machine_words` is what is shown beside.
+
+    primary = told(runtime, hypervisor, hypervisor.registry)
+    ...
+    World(check, watch=partial(machine_words, hypervisor.registry, driver))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hfsched.abi.ffa import CONVENTION_64, PRIMARY_ID, FfaError, FfaId, HfId, Intid, PsciId
+from hfsched.hypervisor.door import (
+    Aborted,
+    Message,
+    PrimaryDoor,
+    RunResult,
+    SendResult,
+    WaitForInterrupt,
+    WaitForMessage,
+    WakeUp,
+)
+from hfsched.programs.library import error_of
+from hfsched.vcpu.engine import Hypercall
+
+if TYPE_CHECKING:
+    from hfsched.explore.explain.teller import Teller
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.hypervisor.door import Injection, VmInfo
+    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.vm import Vcpu
+    from hfsched.scheduler.driver import Driver
+    from hfsched.vcpu.engine import Exit
+
+__all__ = ["machine_words", "told"]
+
+HYPERVISOR = "hypervisor"
+_QUIET = (".kick", ".irq", ".direct", ".hv", ".mirror")
+
+
+def told(runtime: ExploreRuntime, door: PrimaryDoor, registry: Registry) -> PrimaryDoor:
+    """Return `door`, and when a story is told, one that tells it as well."""
+    if runtime.teller is None:
+        return door
+    return _Door(runtime.teller, door, registry)
+
+
+def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
+    """Return what a story shows of each VM: the hypervisor's state, then the scheduler's mirror."""
+    words: dict[str, str] = {}
+    for vm in registry.vms.values():
+        words[f"{vm.name} mailbox"] = vm.box.state.value
+        for vcpu in vm.vcpus:
+            words[f"vCPU {vm.name}.{vcpu.index}"] = vcpu.state.value
+        for vcpu in vm.vcpus:
+            words[f"{vm.name}.{vcpu.index} pending"] = _interrupts(vcpu.interrupts.pending)
+        if vm.box.waiters:
+            words[f"{vm.name} waiters"] = str(vm.box.waiters)
+    for driven in driver.vms:
+        words[f"{driven.name} mirror"] = "a message unread" if driven.mirror.unread else "-"
+        for index, slot in enumerate(driven.mirror._slots):
+            kicked = ", kicked" if slot.kick else ""
+            words[f"{driven.name}.{index} mirror"] = slot.rest.value + kicked
+    return words
+
+
+class _Door:
+    """See `PrimaryDoor`; says what passes through it."""
+
+    def __init__(self, teller: Teller, door: PrimaryDoor, registry: Registry) -> None:
+        self._teller = teller
+        self._door = door
+        self._registry = registry
+        quiet = teller.quiet
+        teller.quiet = lambda name: name.endswith(_QUIET) or quiet(name)
+        teller.ranks[HYPERVISOR] = 2
+
+    def run(self, vm: int, vcpu: int) -> RunResult:
+        return self._entered(vm, vcpu, "RUN", lambda: self._door.run(vm, vcpu))
+
+    def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
+        return self._entered(
+            vm, vcpu, "direct request", lambda: self._door.direct_request(vm, vcpu, words)
+        )
+
+    def _entered(self, vm: int, vcpu: int, what: str, call: Any) -> RunResult:
+        teller = self._teller
+        name = f"{self._name(vm)}.{vcpu}"
+        thread = teller.lane
+        self._listen(vm, vcpu, thread)
+        teller.announce(f"{what} {name}", to=HYPERVISOR)
+        with teller.inside(HYPERVISOR):
+            result: RunResult = call()
+        teller.note(self._result(result), lane=HYPERVISOR, to=thread)
+        return result
+
+    def _listen(self, vm: int, vcpu: int, thread: str) -> None:
+        """Stand between the hypervisor and a vCPU, the first time that it is run."""
+        record = self._registry.vms.get(vm)
+        if record is None or not 0 <= vcpu < len(record.vcpus):
+            return
+        found = record.vcpus[vcpu]
+        if not isinstance(found.cpu, _Cpu):
+            self._teller.names[thread] = f"thread {record.name}.{vcpu}"
+            self._teller.ranks[f"thread {record.name}.{vcpu}"] = 1
+            self._teller.ranks[f"guest {record.name}.{vcpu}"] = 3
+            found.cpu = _Cpu(self._teller, found, self._name)
+
+    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
+        with self._teller.inside(HYPERVISOR):
+            result = self._door.send(to, message, notify=notify)
+        self._say(f"send {len(message)} bytes to {self._name(to)}: {result.value}")
+        return result
+
+    def rx_take(self) -> tuple[int, bytes] | None:
+        with self._teller.inside(HYPERVISOR):
+            taken = self._door.rx_take()
+        if taken is not None:
+            self._say(f"take {len(taken[1])} bytes of {self._name(taken[0])} from RX")
+        return taken
+
+    def rx_release(self) -> bool:
+        with self._teller.inside(HYPERVISOR):
+            waited = self._door.rx_release()
+        self._say("RX_RELEASE" + (": others wait" if waited else ""))
+        return waited
+
+    def waiter(self, vm: int) -> int | None:
+        with self._teller.inside(HYPERVISOR):
+            waiter = self._door.waiter(vm)
+        if waiter is not None:
+            self._say(f"who waits for {self._name(vm)}? {self._name(waiter)}")
+        return waiter
+
+    def writable(self) -> int | None:
+        with self._teller.inside(HYPERVISOR):
+            vm = self._door.writable()
+        if vm is not None:
+            self._say(f"what became writable? {self._name(vm)}")
+        return vm
+
+    def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
+        with self._teller.inside(HYPERVISOR):
+            result = self._door.inject(vm, vcpu, intid)
+        what = _interrupt(intid)
+        self._say(f"inject {what} into {self._name(vm)}.{vcpu}: {_INJECTION[result.value]}")
+        return result
+
+    def preempt(self, vm: int, vcpu: int) -> None:
+        with self._teller.inside(HYPERVISOR):
+            self._door.preempt(vm, vcpu)
+        self._say(f"preempt {self._name(vm)}.{vcpu}")
+
+    def info(self, vm: int) -> VmInfo | None:
+        return self._door.info(vm)
+
+    def _say(self, text: str) -> None:
+        self._teller.note(text, to=HYPERVISOR)
+
+    def _name(self, number: int) -> str:
+        found = self._registry.find(number)
+        if number == PRIMARY_ID:
+            return "host"
+        return f"VM {number}" if found is None else found.name
+
+    def _result(self, result: RunResult) -> str:
+        match result:
+            case WaitForMessage():
+                return "waits for a message"
+            case WaitForInterrupt():
+                return "waits for an interrupt"
+            case Message(_, receiver, _):
+                return f"sent a message to {self._name(receiver)}"
+            case WakeUp(vm, vcpu):
+                return f"wake {self._name(vm)}.{vcpu}"
+            case Aborted(reason):
+                return f"aborted: {reason}"
+        return _RESULTS.get(type(result).__name__, type(result).__name__)
+
+
+_RESULTS = {
+    "Preempted": "preempted",
+    "Yield": "yields",
+    "DirectResponse": "answered the direct request",
+    "NotifyWaiters": "its mailbox is writable: notify waiters",
+    "Busy": "busy",
+    "Invalid": "invalid",
+}
+_INJECTION = {
+    "wake": "wake it",
+    "pending": "one was pending",
+    "disabled": "not enabled",
+    "invalid": "invalid",
+}
+
+
+class _Cpu:
+    """A vCPU's engine, seen by the hypervisor; says what the guest does and is told."""
+
+    def __init__(self, teller: Teller, vcpu: Vcpu, name: Any) -> None:
+        self._teller = teller
+        self._cpu: Any = vcpu.cpu
+        self._lane = f"guest {vcpu.vm.name}.{vcpu.index}"
+        self._name = name
+        self._reply = "runs"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cpu, name)
+
+    def enter(self) -> Exit:
+        teller = self._teller
+        teller.note(self._reply, lane=HYPERVISOR, to=self._lane)
+        self._reply = "goes on"
+        with teller.inside(self._lane):
+            event: Exit = self._cpu.enter()
+        what = _call(event.args, self._name) if isinstance(event, Hypercall) else _exit(event)
+        teller.note(what, lane=self._lane, to=HYPERVISOR)
+        return event
+
+    def reply(self, values: Any) -> None:
+        self._reply = _answer(tuple(values), self._name)
+        self._cpu.reply(values)
+
+
+def _exit(event: Exit) -> str:
+    name = type(event).__name__
+    return {"Wfi": "WFI", "Kicked": "preempted", "Timer": "its timer fired"}.get(name, name)
+
+
+def _call(args: tuple[int, ...], name: Any) -> str:
+    function = args[0] & ~CONVENTION_64
+    for ids in (FfaId, PsciId, HfId):
+        if function in ids._value2member_map_:
+            what = ids(function).name
+            break
+    else:
+        return f"HVC {args[0]:#x}"
+    if function == FfaId.MSG_SEND:
+        return f"MSG_SEND {args[3]} bytes to {name(args[1] & 0xFFFF)}"
+    if function == HfId.INTERRUPT_ENABLE:
+        return f"INTERRUPT_{'ENABLE' if args[2] else 'DISABLE'} {_interrupt(args[1])}"
+    return what
+
+
+def _answer(regs: tuple[int, ...], name: Any) -> str:
+    """Say what a call returned."""
+    if regs[0] == FfaId.ERROR:
+        code = error_of(regs)
+        return code.name if isinstance(code, FfaError) else "ERROR"
+    if regs[0] == FfaId.MSG_SEND:
+        return f"a message of {regs[3]} bytes from {name(regs[1] >> 16 & 0xFFFF)}"
+    if regs[0] in FfaId._value2member_map_:
+        return FfaId(regs[0]).name
+    number = regs[0] & 0xFFFF_FFFF
+    if number in Intid._value2member_map_ and number:
+        return Intid(number).name
+    return "-1" if number == 0xFFFF_FFFF else str(number)
+
+
+def _interrupt(intid: int) -> str:
+    return Intid(intid).name if intid in Intid._value2member_map_ else f"interrupt {intid}"
+
+
+def _interrupts(bits: int) -> str:
+    return ", ".join(_interrupt(i) for i in range(bits.bit_length()) if bits >> i & 1) or "-"
