@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.abi.ffa import FfaId, Intid
 from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.explore.explain.machine import machine_words, told
 from hfsched.explore.memory import HeapRam
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
@@ -141,8 +142,9 @@ class MailboxScenario:
         notes = Notes()
         parts = PARTS[self.variant]
         hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
+        primary = told(runtime, hypervisor, hypervisor.registry)
         ports = Ports(runtime)
-        driver = parts.driver(runtime, hypervisor, ports)
+        driver = parts.driver(runtime, primary, ports)
         space = ScriptSpace(runtime, "g", self.vcpus)
         ram = HeapRam("g", SIZE)
         space.map(BASE, ram, 0, SIZE, Permissions.RWX)
@@ -155,7 +157,7 @@ class MailboxScenario:
             vcpu.start = (space.address_of(programs[index]), SIZE)
             vcpu.state = type(vcpu.state).READY
         driven = driver.add(vm.id, raw=True)
-        outbox = Outbox(runtime, hypervisor, driver, driven)
+        outbox = Outbox(runtime, primary, driver, driven)
         driver.start()
         sent: list[bytes] = []
 
@@ -187,4 +189,5 @@ class MailboxScenario:
         def final() -> Hashable:
             return (tuple(notes.read), vm.box.state.value)
 
-        return World(check, final=final, timers=False)
+        watch = partial(machine_words, hypervisor.registry, driver)
+        return World(check, final=final, timers=False, watch=watch)
