@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hfsched.errors import InternalError
@@ -37,6 +38,8 @@ class Thing:
         self.runtime = runtime
         self.name = name
         self.clock: dict[int, int] = {}  # what it passes on from task to task
+        self.private = False  # one task alone uses it, `user` once it has
+        self.user: Task | None = None
         runtime.things.append(self)
 
     def key(self) -> Hashable:
@@ -61,7 +64,9 @@ class XLock(Thing):
     def __enter__(self) -> None:
         runtime = self.runtime
         runtime.point("lock", self, write=True, guard=self._free)
-        self.owner = runtime.current
+        self.owner = task = runtime.current
+        if task is not None:
+            task.entered = True
         if runtime.stateful and self._state is not None:
             now = hash(self._state())
             if self._seen is not None and self._seen != now:
@@ -74,6 +79,8 @@ class XLock(Thing):
         runtime = self.runtime
         if runtime.stopping:
             return
+        if self.owner is not None:
+            self.owner.entered = False
         self.owner = None
         if runtime.stateful and self._state is not None:
             self._seen = hash(self._state())
@@ -239,13 +246,18 @@ class XEnd(Thing):
 
 
 def plain(value: Any) -> Hashable:
-    """Return something hashable that is equal for equal values in every run."""
-    if isinstance(value, int | str | bytes | float | bool | type(None)):
+    """Return something hashable that is equal for equal values in every run.
+
+    An object of another type must tell its state by a method `key`.
+    """
+    if isinstance(value, int | str | bytes | float | bool | type(None) | Enum):
         return value
     if isinstance(value, tuple | list):
-        return tuple(plain(item) for item in value)
+        return tuple(map(plain, value))
+    key = getattr(value, "key", None)
+    if callable(key):
+        return (type(value).__name__, key())
     if is_dataclass(value):
         values = (getattr(value, field.name) for field in fields(value))
         return (type(value).__name__, *map(plain, values))
-    key = getattr(value, "key", None)
-    return (type(value).__name__, key() if callable(key) else None)
+    raise InternalError(f"a {type(value).__name__} cannot tell its state: give it a method key")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from hfsched.errors import InternalError, UserError
@@ -112,14 +113,18 @@ class ExploreRuntime:
         self.races = races
         if races is not None:
             races.attach(self)
-        self._forgetting = forgetting
+        self.forgetting = forgetting and strategy.stateful  # doors and `forget` have effect
         self._steps_max = steps_max
         self.tasks: list[Task] = []
         self.things: list[Thing] = []
         self.current: Task | None = None
         self.previous: Task | None = None  # who went last
         self.steps = 0
+        self.touched: list[
+            tuple[str, bool]
+        ] = []  # more that the last step has touched: (name, write)
         self.stopping = False
+        self._settling = False
         self.time = 0
         self.cut = False
         self.failure: BaseException | None = None
@@ -179,7 +184,7 @@ class ExploreRuntime:
     def choose(self, name: str, n: int) -> int:
         if n < 1:
             raise InternalError(f"choose {name}: nothing to choose from")
-        if n == 1 or self.current is None:
+        if n == 1 or self.current is None or self._settling:
             return 0
         picked = self._strategy.value(self, name, n)
         self.observe(picked)
@@ -199,7 +204,7 @@ class ExploreRuntime:
 
     def forget(self, *live: object, level: int = 0) -> None:
         task = self.current
-        if self._forgetting and task is not None and self.stateful:
+        if self.forgetting and task is not None:
             task.kept[level:] = [hash(plain(live))]
             task.history = hash(tuple(task.kept))
 
@@ -214,6 +219,18 @@ class ExploreRuntime:
             act()
 
         task.act = once
+
+    def settle(self) -> None:
+        """Run what was spawned so far until it rests, in one fixed order that is not explored.
+
+        For the start-up of what is explored afterwards; call it from `Scenario.build`.
+        """
+        self._settling = True
+        try:
+            self.explore()
+        finally:
+            self._settling = False
+            self.previous = None
 
     def kill(self, group: Group) -> None:
         """End every task of a process where it is; the kernel closes its channels."""
@@ -237,6 +254,14 @@ class ExploreRuntime:
                 each.extra = state
                 return
         raise InternalError(f"no task {task}")
+
+    def keep_private(self, *names: str) -> None:
+        """Promise that each thing with such a name (``*`` for any text) has one user.
+
+        Its operations are no points then.  A second user is a failure.
+        """
+        for thing in self.things:
+            thing.private = any(fnmatchcase(thing.name, name) for name in names) or thing.private
 
     def stop_clock(self) -> None:
         """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
@@ -267,6 +292,9 @@ class ExploreRuntime:
             return  # the scenario is being built, or looked at
         if self.stopping:
             raise greenlet.GreenletExit
+        if thing is not None and guard is None and self._joins(task, kind, thing, write):
+            return
+        task.entered = False
         task.kind = kind
         task.thing = thing
         task.write = write
@@ -286,10 +314,35 @@ class ExploreRuntime:
         if self.trace is not None:
             self._record(task.describe())
 
+    def _joins(self, task: Task, kind: str, thing: Thing, write: bool) -> bool:  # noqa: FBT001
+        """Tell whether an operation that never blocks belongs to the step before it.
+
+        What one task alone touches is nobody's business.  And taking a lock can be put off until
+        just before the first operation inside, for nobody can tell them apart: lock, operation
+        and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).
+        """
+        if thing.private:
+            if thing.user is not None and thing.user is not task:
+                raise InternalError(f"{thing.name} is private, and {task.name} uses it too")
+            thing.user = task
+        elif task.entered:
+            task.entered = False
+            self.touched.append((thing.name, write))
+        else:
+            return False
+        if self.trace is not None:
+            self._record(f"{task.name}: {kind} {thing.name}")
+        return True
+
     def observe(self, value: object) -> None:
         """Note what the current task has learnt."""
         if self.stateful and self.current is not None:
             self.current.history = hash((self.current.history, value))
+
+    def observe_plain(self, value: object) -> None:
+        """Note what the current task has been given, whatever its type."""
+        if self.stateful and self.current is not None:
+            self.current.history = hash((self.current.history, plain(value)))
 
     def pass_on(self, thing: Thing) -> None:
         """Let whoever takes over from `thing` know all that happened before."""
@@ -319,7 +372,9 @@ class ExploreRuntime:
                     self.current = None
                     return None
                 chosen = enabled[0]
-                if self._every_point or len(enabled) > 1:
+                if self._settling:
+                    chosen = self.current_task(enabled) or chosen
+                elif self._every_point or len(enabled) > 1:
                     chosen = self._strategy.pick(self, self.current_task(enabled), enabled)
             except Cut:
                 self.cut = True
@@ -327,6 +382,8 @@ class ExploreRuntime:
                 return None
             except Exception as exc:  # noqa: BLE001 - a finding, whatever it is
                 return self._give_up(exc)
+            if self.touched:
+                self.touched = []
             if chosen.act is None:
                 self.previous = self.current = chosen
                 return chosen
@@ -355,7 +412,7 @@ class ExploreRuntime:
             for task in self.tasks
             if not task.done and task.kind != "clock" and (task.guard is None or task.enabled(now))
         ]
-        if self._clock is not None and self._next_deadline() is not None:
+        if self._clock is not None and not self._settling and self._next_deadline() is not None:
             enabled.append(self._clock)
         return enabled
 
@@ -427,6 +484,8 @@ class ExploreRuntime:
     def explore(self) -> None:
         """Run the tasks that were spawned until none can go on, one fails, or the strategy cuts."""
         self.current = None
+        if self.failure is not None:
+            return  # what settled has failed
         chosen = self._next()
         if chosen is not None:
             chosen.glet.switch()

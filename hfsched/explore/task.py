@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfsched.explore.objects import Thing
 
-__all__ = ["Group", "Task", "dependent"]
+__all__ = ["Group", "Task", "dependent", "touches"]
 
 
 class Group:
@@ -35,6 +35,7 @@ class Task:
         "clock",
         "deadline",
         "done",
+        "entered",
         "extra",
         "glet",
         "group",
@@ -60,6 +61,7 @@ class Task:
         self.write = False
         self.guard: Callable[[], bool] | None = None
         self.deadline: int | None = None
+        self.entered = False  # it has taken a lock, and done nothing since
         self.history = 0
         self.kept: list[int] = []  # for each level of loops, a digest of what it keeps alive
         self.act: Callable[[], None] | None = None
@@ -79,6 +81,16 @@ class Task:
         """Return "task: operation on thing"."""
         what = f" {self.thing.name}" if self.thing is not None else ""
         return f"{self.name}: {self.kind}{what}"
+
+
+def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
+    """Tell whether the order of a pending operation and of accesses (name, write) can matter."""
+    if task.kind == "anything":
+        return True
+    thing = task.thing
+    return thing is not None and any(
+        name == thing.name and (write or task.write) for name, write in things
+    )
 
 
 def dependent(one: Task, two: Task) -> bool:

@@ -187,7 +187,7 @@ def test_a_process_may_die_at_any_point_and_its_peer_reads_the_end() -> None:
 )
 def test_messages_are_read_whatever_the_order(receiver: str, vcpus: int, messages: int) -> None:
     """The production hypervisor, driver and mirror, every interleaving."""
-    result, found = finals(MailboxScenario(receiver, vcpus, messages), Exhaustive())
+    result, found = finals(MailboxScenario(receiver, vcpus, messages, boot=True), Exhaustive())
     assert result.failure is None
     assert result.complete
     assert len(found) == 1
@@ -197,12 +197,12 @@ def test_messages_are_read_whatever_the_order(receiver: str, vcpus: int, message
 def test_the_lost_wake_up_of_the_upstream_driver_is_found(
     strategy: RandomWalk | Exhaustive,
 ) -> None:
-    result = search(MailboxScenario("echo", 1, 1, variant="upstream"), strategy)
+    result = search(MailboxScenario(variant="upstream"), strategy)
     assert result.failure is not None
     assert "all sleep beside a mailbox that is received" in str(result.failure.failure)
 
 
 def test_the_lost_wake_up_needs_a_preemption() -> None:
-    result = search(MailboxScenario("echo", 1, 1, variant="upstream"), Exhaustive(0))
+    result = search(MailboxScenario(variant="upstream"), Exhaustive(0))
     assert result.complete
     assert result.failure is None

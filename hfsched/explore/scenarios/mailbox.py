@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.abi.ffa import FfaId, Intid
 from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.explore.door import door
 from hfsched.explore.explain.machine import machine_words, told
 from hfsched.explore.memory import HeapRam
 from hfsched.explore.registry import Variant, spec_of
@@ -122,12 +123,16 @@ def _guest_state(vm: Vm, index: int) -> Hashable:
 
 @dataclass(frozen=True)
 class MailboxScenario:
-    """`hosts` host tasks send `messages` each to a `receiver` with `vcpus` vCPUs."""
+    """`hosts` host tasks send `messages` each to a `receiver` with `vcpus` vCPUs.
+
+    With `boot` the guests' start-up is explored too; else they rest when the first message comes.
+    """
 
     receiver: str = "echo"
     vcpus: int = 1
     messages: int = 2
     hosts: int = 1
+    boot: bool = False
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
@@ -142,7 +147,8 @@ class MailboxScenario:
         notes = Notes()
         parts = PARTS[self.variant]
         hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
-        primary = told(runtime, hypervisor, hypervisor.registry)
+        hypervisor._calls = door(runtime, hypervisor._calls)
+        primary = told(runtime, door(runtime, hypervisor), hypervisor.registry)
         ports = Ports(runtime)
         driver = parts.driver(runtime, primary, ports)
         space = ScriptSpace(runtime, "g", self.vcpus)
@@ -157,8 +163,14 @@ class MailboxScenario:
             vcpu.start = (space.address_of(programs[index]), SIZE)
             vcpu.state = type(vcpu.state).READY
         driven = driver.add(vm.id, raw=True)
+        driven.mirror = door(runtime, driven.mirror)
         outbox = Outbox(runtime, primary, driver, driven)
         driver.start()
+        for index in range(self.vcpus):
+            runtime.attach(f"g.{index}", partial(_guest_state, vm, index))
+        runtime.keep_private("g.*.kick", "g.*.direct")  # nobody preempts, and nobody requests
+        if not self.boot:
+            runtime.settle()
         sent: list[bytes] = []
 
         def host(number: int) -> None:
@@ -170,8 +182,6 @@ class MailboxScenario:
 
         for number in range(self.hosts):
             runtime.spawn(f"host.{number}", partial(host, number))
-        for index in range(self.vcpus):
-            runtime.attach(f"g.{index}", partial(_guest_state, vm, index))
 
         def check() -> None:
             expected = self.hosts * self.messages

@@ -16,10 +16,11 @@ off, for a task that sleeps may have been explored at a higher price.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.explore.runtime import Cut
-from hfsched.explore.task import dependent
+from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
@@ -29,14 +30,19 @@ if TYPE_CHECKING:
 __all__ = ["Exhaustive"]
 
 
-class _Node:
-    __slots__ = ("asleep", "choice", "done", "left")
+Touched = tuple[tuple[str, bool], ...]  # what a step touches besides its first operation
+Sleepers = dict[int, Touched]  # tasks by index, with what their next step touches
 
-    def __init__(self, left: list[int], asleep: frozenset[int]) -> None:
+
+class _Node:
+    __slots__ = ("asleep", "choice", "done", "left", "touched")
+
+    def __init__(self, left: list[int], asleep: Sleepers) -> None:
         self.left = left  # what is still to be explored, the next one last
         self.asleep = asleep
-        self.done: list[int] = []  # what was explored from here
+        self.done: Sleepers = {}  # what was explored from here
         self.choice = left.pop()
+        self.touched: Touched = ()  # by the step of `choice`
 
 
 class Exhaustive:
@@ -57,7 +63,9 @@ class Exhaustive:
         self._path: list[_Node] = []
         self._depth = 0
         self._preemptions = 0
-        self._asleep: frozenset[int] = frozenset()
+        self._asleep: Sleepers = {}
+        self._node: _Node | None = None  # the one that the last step was chosen at
+        self._runtime: ExploreRuntime | None = None
         self.began = False
 
     @property
@@ -71,14 +79,15 @@ class Exhaustive:
         self.began = True
         self._depth = 0
         self._preemptions = 0
-        self._asleep = frozenset()
+        self._asleep = {}
+        self._node = None
         return True
 
     def _advance(self) -> bool:
         """Take the next choice of the deepest node that has one; False: none has."""
         while self._path:
             node = self._path[-1]
-            node.done.append(node.choice)
+            node.done[node.choice] = node.touched
             if node.left:
                 node.choice = node.left.pop()
                 return True
@@ -86,6 +95,9 @@ class Exhaustive:
         return False
 
     def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        self._runtime = runtime
+        if self._sleeping:
+            self._look_back(runtime)
         if len(enabled) == 1:
             if enabled[0].index in self._asleep:
                 raise Cut
@@ -102,19 +114,33 @@ class Exhaustive:
         if current is not None and chosen is not current:
             self._preemptions += 1
         if self._sleeping:
-            self._fall_asleep(runtime, node.asleep.union(node.done), chosen)
+            self._node = node
+            self._fall_asleep(runtime, node.asleep | node.done, chosen)
         return chosen
 
-    def _fall_asleep(
-        self, runtime: ExploreRuntime, candidates: frozenset[int], chosen: Task
-    ) -> None:
-        """Keep asleep what the step of `chosen` does not touch."""
-        self._asleep = frozenset(
-            index for index in candidates if not dependent(runtime.tasks[index], chosen)
-        )
+    def _look_back(self, runtime: ExploreRuntime) -> None:
+        """Learn what the last step has touched besides its first operation; wake whom it concerns."""
+        touched = runtime.touched
+        if self._node is not None:
+            self._node.touched = tuple(touched)
+            self._node = None
+        if touched and self._asleep:
+            self._asleep = {
+                index: theirs
+                for index, theirs in self._asleep.items()
+                if not touches(runtime.tasks[index], touched) and not _meet(theirs, touched)
+            }
+
+    def _fall_asleep(self, runtime: ExploreRuntime, candidates: Sleepers, chosen: Task) -> None:
+        """Keep asleep what the step of `chosen` does not touch, as far as its operation tells."""
+        self._asleep = {
+            index: theirs
+            for index, theirs in candidates.items()
+            if not dependent(runtime.tasks[index], chosen) and not touches(chosen, theirs)
+        }
 
     def _visit(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> _Node:
-        asleep = self._asleep
+        asleep = frozenset(self._asleep)
         candidates = [task.index for task in enabled if task.index not in asleep]
         if self._caching:
             key = runtime.state_key()
@@ -133,16 +159,23 @@ class Exhaustive:
             raise Cut
         # The one that keeps the current task comes first, that is last in the list.
         candidates.sort(key=lambda index: (current is not None and index == current.index, -index))
-        return _Node(candidates, asleep)
+        return _Node(candidates, self._asleep)
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
         if self._depth < len(self._path):
             node = self._path[self._depth]
         else:
-            node = _Node(list(range(n - 1, -1, -1)), frozenset())
+            node = _Node(list(range(n - 1, -1, -1)), {})
             self._path.append(node)
         self._depth += 1
         return node.choice
 
-    def end(self, outcome: Outcome) -> None:
-        pass
+    def end(self, outcome: Outcome) -> None:  # noqa: ARG002
+        if self._sleeping and self._runtime is not None:
+            self._look_back(self._runtime)
+            self._runtime = None
+
+
+def _meet(one: Sequence[tuple[str, bool]], two: Sequence[tuple[str, bool]]) -> bool:
+    """Tell whether two steps access the same thing, one of them writing."""
+    return any(a == b and (write or writes) for a, write in one for b, writes in two)

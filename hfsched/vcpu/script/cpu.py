@@ -176,7 +176,8 @@ class Cpu:
     def state_key(self) -> Hashable:
         frames = tuple(frame.key() for frame in self._stack)
         timer = (self.timer, self.timer_masked)
-        flags = (self.masked, self.handler, self.arg, self._missing)
+        handler = getattr(self.handler, "__qualname__", None)
+        flags = (self.masked, handler, self.arg, self._missing)
         return (frames, timer, flags, self._kick.get(), self._line.get())
 
     # Inside.

@@ -1,0 +1,52 @@
+"""Doors: after a call through one, the caller knows what it returned, and nothing else.
+
+A search that compares states keeps for each task a digest of all that it has observed.  What a call
+into another party has looked at on its way matters no longer once it has returned: only the result
+does.  `door` puts that into effect without a word in the code explored.  It is trusted like
+`Runtime.forget`: the party must keep nothing for the caller but in state that a lock reports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+
+__all__ = ["door"]
+
+T = TypeVar("T")
+
+
+def door(runtime: ExploreRuntime, party: T) -> T:
+    """Return `party`, seen through a door; the party itself when states do not matter."""
+    if not runtime.forgetting:
+        return party
+    return _Door(runtime, party)  # type: ignore[return-value]  # it has every attribute of it
+
+
+class _Door:
+    """Stands for a party; a method is wrapped when it is first asked for."""
+
+    def __init__(self, runtime: ExploreRuntime, party: Any) -> None:
+        self._runtime = runtime
+        self._party = party
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._party, name)
+        if name.startswith("_") or not callable(found):
+            return found
+        runtime = self._runtime
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            task = runtime.current
+            if task is None:
+                return found(*args, **kwargs)
+            history, kept = task.history, task.kept[:]
+            result = found(*args, **kwargs)
+            task.history, task.kept = history, kept
+            runtime.observe_plain(result)
+            return result
+
+        self.__dict__[name] = call
+        return call
