@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario, World
     from hfsched.explore.strategy import Strategy
 
-__all__ = ["Arrow", "Step", "Story", "tell"]
+__all__ = ["Arrow", "Listening", "Step", "Story", "tell"]
 
 NO_RETURN = "from here on every schedule fails"
 THE_END = "here it failed"
@@ -83,8 +83,8 @@ class Story:
     preemptions: int = 0
 
 
-class _Listening:
-    """A scenario with a teller in its runtime."""
+class Listening:
+    """A scenario whose executions a teller hears."""
 
     def __init__(self, scenario: Scenario, teller: Teller) -> None:
         self.name = scenario.name
@@ -92,6 +92,7 @@ class _Listening:
         self._teller = teller
 
     def build(self, runtime: ExploreRuntime) -> World:
+        """See `Scenario.build`."""
         self._teller.listen(runtime)
         world = self._scenario.build(runtime)
         self._teller.built(world)
@@ -117,7 +118,7 @@ def tell(scenario: Scenario, strategy: Strategy, *, token: str = "") -> Story:
 
 def _listen(scenario: Scenario, strategy: Strategy, turning: int | None) -> tuple[Teller, Outcome]:
     teller = Teller(strategy, turning)
-    return teller, execute(_Listening(scenario, teller), teller, look=teller.finish)
+    return teller, execute(Listening(scenario, teller), teller, look=teller.finish)
 
 
 def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, token: str) -> Story:

@@ -218,10 +218,10 @@ class Teller:
         thing = task.thing
         if thing is not None and self.quiet(thing.name):
             return None
-        if slept:
-            return Row(lane, "wakes up")
         words = _doing(task.kind, thing)
-        return None if words is None else Row(lane, "", words=words)
+        if words is None:
+            return Row(lane, "wakes up") if slept else None
+        return Row(lane, "", words=words)
 
     # Rows.
 
@@ -255,7 +255,7 @@ class Teller:
         state: dict[str, str] = {}
 
         def look() -> None:
-            state.update(world.watch())
+            state.update((name, _cut(words)) for name, words in world.watch().items())
             for thing in runtime.things:
                 if not self.quiet(thing.name):
                     value = _value(thing)
@@ -376,5 +376,8 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= VALUE_MAX else text[: VALUE_MAX - 1] + "…"

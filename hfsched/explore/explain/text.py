@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hfsched.explore.explain.characters import visible
 
 if TYPE_CHECKING:
     from hfsched.explore.explain.story import Arrow, Step, Story
@@ -16,7 +17,6 @@ __all__ = ["draw"]
 NUMBER = 5  # columns for a step's number and mark
 PITCH_MIN = 12  # columns from lane to lane; with fewer, the story becomes a list
 BESIDE_MIN = 18  # columns for what is beside
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LINES = ("│", "─", "▶", "◀", "├", "┤", "●")
 _ASCII = ("|", "-", ">", "<", "|", "|", "*")
 _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
@@ -33,11 +33,6 @@ def draw(story: Story, width: int, *, color: bool = False, ascii_only: bool = Fa
     lines = [*pen.head(), "", *body, "", *pen.foot()]
     text = "".join(line.rstrip() + "\n" for line in lines)
     return text.encode("ascii", "replace").decode() if ascii_only else text
-
-
-def _clean(text: str) -> str:
-    """Return what may be shown: no control characters, which a terminal would obey."""
-    return _CONTROL.sub("?", text)
 
 
 @dataclass
@@ -61,12 +56,12 @@ class _Pen:
 
     def head(self) -> list[str]:
         story = self.story
-        lines = self._wrap(_clean(story.title), "", self._bold)
+        lines = self._wrap(visible(story.title), "", self._bold)
         how = f"{len(story.steps)} steps of {story.points} points, preemptions: "
         lines += self._wrap(how + str(story.preemptions), "")
         if story.token:
             lines.append(
-                f"again: hfsched fuzz replay {_clean(story.token)}"
+                f"again: hfsched fuzz replay {visible(story.token)}"
             )  # to be copied: one line
         return lines
 
@@ -77,23 +72,23 @@ class _Pen:
         lines = [
             line
             for part in story.failure.splitlines() or [""]
-            for line in self._wrap(f"FAILED: {_clean(part)}", "    ", self._red)
+            for line in self._wrap(f"FAILED: {visible(part)}", "    ", self._red)
         ]
         for step in story.steps:
             if step.marked:
                 lines += self._wrap(f"It went wrong at step {step.index}: {step.marked}.", "    ")
-        return lines + [_clean(line) for line in story.detail.splitlines()]
+        return lines + [visible(line) for line in story.detail.splitlines()]
 
     # Lanes as columns.
 
     def columns(self) -> Iterator[str]:
         title = " " * NUMBER
         for lane in self.story.lanes:
-            title += _clean(lane).ljust(self.pitch)
+            title += visible(lane).ljust(self.pitch)
         yield self._bold(title + ("beside" if self.story.columns else ""))
         for step in self.story.steps:
             if step.preemption:
-                yield self._note(_clean(step.preemption))
+                yield self._note(visible(step.preemption))
             yield from self._step(step)
             if step.marked:
                 yield self._red(self._note(f"^ {step.marked}", mark=True))
@@ -112,7 +107,7 @@ class _Pen:
         room = self.width - NUMBER - self.area - 1
         lines = []
         for name in step.changed:
-            lines += textwrap.wrap(_clean(f"{name}: {step.state[name]}"), max(room, 8))
+            lines += textwrap.wrap(visible(f"{name}: {step.state[name]}"), max(room, 8))
         return lines
 
     def _life(self) -> str:
@@ -128,7 +123,7 @@ class _Pen:
         return row[:start] + text + row[start + len(text) :]
 
     def _words(self, step: Step) -> list[str]:
-        text = _clean(step.text)
+        text = visible(step.text)
         if not step.lane:
             return [self._over(part, 0) for part in textwrap.wrap(text, self.area - 1)]
         start = self.center[step.lane]
@@ -146,7 +141,7 @@ class _Pen:
     def _arrow(self, arrow: Arrow) -> list[str]:
         source, target = self.center[arrow.source], self.center[arrow.target]
         low, high = min(source, target), max(source, target)
-        label = _clean(arrow.label)
+        label = visible(arrow.label)
         line, right, left = self.lines[1], self.lines[2], self.lines[3]
         inner = high - low - 1
         if len(label) + 4 <= inner:
@@ -176,16 +171,16 @@ class _Pen:
     def listed(self) -> Iterator[str]:
         for step in self.story.steps:
             if step.preemption:
-                yield from self._wrap(f"     -- {_clean(step.preemption)}", "        ")
+                yield from self._wrap(f"     -- {visible(step.preemption)}", "        ")
             who = step.lane
             if step.arrow is not None:
                 who = f"{step.arrow.source} -> {step.arrow.target}"
-            text = f"{_clean(who)}: {_clean(step.says)}" if who else _clean(step.text)
+            text = f"{visible(who)}: {visible(step.says)}" if who else visible(step.text)
             number = f"{'>' if step.marked else ' '}{step.index:>3} "
             color = self._red if step.marked else None
             yield from self._wrap(number + text, " " * NUMBER, color)
             for name in step.changed:
-                line = f"{' ' * NUMBER}[{_clean(name)}: {_clean(step.state[name])}]"
+                line = f"{' ' * NUMBER}[{visible(name)}: {visible(step.state[name])}]"
                 yield from self._wrap(line, " " * NUMBER, self._dim)
             if step.marked:
                 yield from self._wrap(f"     ^ {step.marked}", "       ", self._red)
