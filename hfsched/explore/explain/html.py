@@ -39,6 +39,7 @@ code, pre, .what, .state, .beside { font-family: ui-monospace, "DejaVu Sans Mono
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 .failure { border-left: 4px solid var(--bad); background: var(--bad-paper); padding: .6rem .9rem;
   margin: .8rem 0; }
+.failure { white-space: pre-line; }
 .failure strong { color: var(--bad); }
 .good { border-color: var(--new); background: var(--new-paper); }
 .again { background: var(--faint); padding: .6rem .9rem; margin: .8rem 0; }
@@ -146,7 +147,7 @@ def _head(story: Story) -> list[str]:
             if step.marked
         )
         lines.append(
-            f'<div class="failure"><strong>Failed:</strong> {_text(story.failure)}{where}</div>'
+            f'<div class="failure"><strong>Failed:</strong> {_text(story.failure, lines=True)}{where}</div>'
         )
     if story.token:
         token = _text(story.token)

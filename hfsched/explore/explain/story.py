@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.explain.doom import Replayed, point_of_no_return
+from hfsched.explore.explain.long import shortened
 from hfsched.explore.explain.teller import Row, Teller
+from hfsched.explore.runtime import StepsExceededError
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -67,9 +69,10 @@ class Step:
 class Story:
     """What happened in one execution.
 
-    `steps` are numbered from 1 and without those that say nothing; `points` is how many there were
-    with them, `preemptions` how often a task went on instead of one that could have.  `failure` says how it failed, None when it did not; `detail` has the traceback of an
-    exception that is no broken promise of the scenario.
+    `steps` are numbered from 1, without those that say nothing; of a very long story some are left
+    out.  `points` is how many there were with them, `preemptions` how often a task went on instead
+    of one that could have.  `failure` says how it failed, None when it did not; `detail` has the
+    traceback of an exception that is no broken promise of the scenario.
     """
 
     title: str
@@ -96,6 +99,8 @@ class Listening:
         self._teller.listen(runtime)
         world = self._scenario.build(runtime)
         self._teller.built(world)
+        if world.invariant is not None:
+            world = replace(world, invariant=self._teller.guard(world.invariant))
         return world
 
 
@@ -125,7 +130,7 @@ def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, to
     failure, detail = None, ""
     if outcome.failure is not None:
         failure = _words(outcome.failure)
-        if not isinstance(outcome.failure, AssertionError):
+        if not isinstance(outcome.failure, AssertionError | StepsExceededError):
             detail = "".join(traceback.format_exception(outcome.failure))
     marked = _marked(teller.rows, outcome, turning)
     columns = _columns(teller.rows)
@@ -155,7 +160,7 @@ def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, to
         title,
         lanes,
         columns,
-        tuple(steps),
+        tuple(shortened(steps)),
         failure,
         detail,
         token,

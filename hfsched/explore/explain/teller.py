@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hfsched.errors import InternalError
 from hfsched.explore.objects import XCell, XEnd, XEvent, XShared
+from hfsched.explore.runtime import StepsExceededError
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
@@ -67,6 +69,7 @@ class Teller:
         self._inside: dict[int, list[str]] = {}
         self._instead: tuple[str, str] | None = None  # not shown yet
         self.preemptions = 0
+        self.broken = False  # the world's invariant
         # For `machine` and its like.
         self.names: dict[str, str] = {}  # task -> lane
         self.ranks: dict[str, int] = {}  # lane -> where it stands, 0 for what is not here
@@ -110,6 +113,18 @@ class Teller:
 
     # The course of an execution.
 
+    def guard(self, invariant: Callable[[], None]) -> Callable[[], None]:
+        """Return the world's invariant, which says here when it is broken."""
+
+        def look() -> None:
+            try:
+                invariant()
+            except Exception:
+                self.broken = True
+                raise
+
+        return look
+
     def listen(self, runtime: ExploreRuntime) -> None:
         """Belong to an execution; its world is about to be built."""
         self._runtime = runtime
@@ -117,7 +132,8 @@ class Teller:
 
     def built(self, world: World) -> None:
         """Begin: what was done up to now is the start-up, the same in every schedule."""
-        assert self._runtime is not None
+        if self._runtime is None:
+            raise InternalError("a teller is told of a world before its runtime")
         self._world = world
         started = bool(self.rows) or bool(self._ahead)
         self.rows.clear()
@@ -163,11 +179,15 @@ class Teller:
     def finish(self, runtime: ExploreRuntime) -> None:
         """Take in the end of the execution."""
         self._arrived()
-        failed = runtime.failed_task
-        if failed is not None and runtime.failure is not None:
-            lane = self._lane_of(failed)
-            self._write(Row(lane, f"raises {type(runtime.failure).__name__}"))
-        elif not runtime.cut and runtime.failure is None:
+        failure, failed = runtime.failure, runtime.failed_task
+        if self.broken:
+            self._write(Row("", "the invariant does not hold"))
+        elif isinstance(failure, StepsExceededError):
+            self._write(Row("", "given up: no end in sight"))
+        elif failure is not None:
+            lane = "" if failed is None else self._lane_of(failed)
+            self._write(Row(lane, f"raises {type(failure).__name__}"))
+        elif not runtime.cut:
             self._write(Row("", self._ending(runtime)))
         self._close()
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-NUMBER = 5  # columns for a step's number and mark
 PITCH_MIN = 12  # columns from lane to lane; with fewer, the story becomes a list
 BESIDE_MIN = 18  # columns for what is beside
 _LINES = ("│", "─", "▶", "◀", "├", "┤", "●")
@@ -44,9 +43,12 @@ class _Pen:
 
     def __post_init__(self) -> None:
         lanes = max(len(self.story.lanes), 1)
+        last = max((step.index for step in self.story.steps), default=1)
+        self.digits = max(3, len(str(last)))
+        self.margin = self.digits + 2  # columns for a step's number and mark
         longest = max((len(lane) for lane in self.story.lanes), default=0)
         beside = BESIDE_MIN if self.story.columns else 0
-        self.pitch = min((self.width - NUMBER - beside) // lanes, max(20, longest + 2))
+        self.pitch = min((self.width - self.margin - beside) // lanes, max(20, longest + 2))
         if longest + 1 > self.pitch:
             self.pitch = 0
         self.area = self.pitch * lanes  # columns of all lanes
@@ -69,11 +71,9 @@ class _Pen:
         story = self.story
         if story.failure is None:
             return ["It ended well."]
-        lines = [
-            line
-            for part in story.failure.splitlines() or [""]
-            for line in self._wrap(f"FAILED: {visible(part)}", "    ", self._red)
-        ]
+        lines = []
+        for part in f"FAILED: {story.failure}".splitlines():
+            lines += self._wrap(visible(part), "    ", self._red)
         for step in story.steps:
             if step.marked:
                 lines += self._wrap(f"It went wrong at step {step.index}: {step.marked}.", "    ")
@@ -82,7 +82,7 @@ class _Pen:
     # Lanes as columns.
 
     def columns(self) -> Iterator[str]:
-        title = " " * NUMBER
+        title = " " * self.margin
         for lane in self.story.lanes:
             title += visible(lane).ljust(self.pitch)
         yield self._bold(title + ("beside" if self.story.columns else ""))
@@ -96,15 +96,15 @@ class _Pen:
     def _step(self, step: Step) -> Iterator[str]:
         beside = self._beside(step)
         rows = self._arrow(step.arrow) if step.arrow is not None else self._words(step)
-        number = f"{'>' if step.marked else ' '}{step.index:>3} "
+        number = f"{'>' if step.marked else ' '}{step.index:>{self.digits}} "
         for index in range(max(len(rows), len(beside))):
             left = rows[index] if index < len(rows) else self._life()
             right = beside[index] if index < len(beside) else ""
-            line = f"{number if index == 0 else ' ' * NUMBER}{left:<{self.area}}"
+            line = f"{number if index == 0 else ' ' * self.margin}{left:<{self.area}}"
             yield (self._red(line) if step.marked else line) + self._dim(right)
 
     def _beside(self, step: Step) -> list[str]:
-        room = self.width - NUMBER - self.area - 1
+        room = self.width - self.margin - self.area - 1
         lines = []
         for name in step.changed:
             lines += textwrap.wrap(visible(f"{name}: {step.state[name]}"), max(room, 8))
@@ -162,8 +162,8 @@ class _Pen:
 
     def _note(self, text: str, *, mark: bool = False) -> str:
         dash = " " if mark else self.lines[1]
-        return f"{' ' * NUMBER}{dash * 2} {text} ".ljust(
-            min(self.width, NUMBER + self.area) - 1, dash
+        return f"{' ' * self.margin}{dash * 2} {text} ".ljust(
+            min(self.width, self.margin + self.area) - 1, dash
         )
 
     # A list.
@@ -176,12 +176,12 @@ class _Pen:
             if step.arrow is not None:
                 who = f"{step.arrow.source} -> {step.arrow.target}"
             text = f"{visible(who)}: {visible(step.says)}" if who else visible(step.text)
-            number = f"{'>' if step.marked else ' '}{step.index:>3} "
+            number = f"{'>' if step.marked else ' '}{step.index:>{self.digits}} "
             color = self._red if step.marked else None
-            yield from self._wrap(number + text, " " * NUMBER, color)
+            yield from self._wrap(number + text, " " * self.margin, color)
             for name in step.changed:
-                line = f"{' ' * NUMBER}[{visible(name)}: {visible(step.state[name])}]"
-                yield from self._wrap(line, " " * NUMBER, self._dim)
+                line = f"{' ' * self.margin}[{visible(name)}: {visible(step.state[name])}]"
+                yield from self._wrap(line, " " * self.margin, self._dim)
             if step.marked:
                 yield from self._wrap(f"     ^ {step.marked}", "       ", self._red)
 

@@ -232,3 +232,96 @@ def test_the_point_of_no_return_is_the_first() -> None:
         for seed in range(50)
     ]
     assert not any(bad)
+
+
+def test_a_broken_invariant_is_told_after_the_step_that_broke_it() -> None:
+    class Guarded:
+        name = "guarded"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            cell = runtime.cell("n", 0)
+
+            def work() -> None:
+                cell.set(1)
+                cell.set(7)
+                cell.set(2)
+
+            def hold() -> None:
+                assert cell.get() < 5, "n has grown too large"
+
+            runtime.spawn("worker", work)
+            return World(invariant=hold)
+
+    story = tell(Guarded(), RandomWalk(1))
+    assert story.failure is not None
+    assert story.failure.startswith("n has grown too large")
+    assert [step.says for step in story.steps[-2:]] == ["n = 7", "the invariant does not hold"]
+
+
+class Spinning:
+    """One spins until the other tells it to stop, which it does only if it looks in time."""
+
+    name = "spinning"
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        turn = runtime.cell("turn", 0)
+        stop = runtime.cell("stop", value=False)
+
+        def spin() -> None:
+            while not stop.get():
+                turn.set(1 - turn.get())
+
+        def other() -> None:
+            if turn.get() == 0:
+                stop.set(True)
+
+        runtime.spawn("spin", spin)
+        runtime.spawn("other", other)
+        return World()
+
+
+def test_a_livelock_goes_round_once() -> None:
+    story = next(
+        story
+        for seed in range(50)
+        if (story := tell(Spinning(), RandomWalk(seed))).failure is not None
+    )
+    assert len(story.steps) < 40
+    assert story.points > 10_000
+    (wrong,) = [step for step in story.steps if step.marked]
+    assert wrong.text == "reads turn: 1"
+    assert wrong.lane == "other"
+    again, end = story.steps[-2:]
+    assert again.text.startswith("the last 6 steps again, ")
+    assert end.text == "given up: no end in sight"
+    assert end.index > 10_000
+
+
+def test_a_very_long_story_keeps_its_beginning_its_end_and_its_mark() -> None:
+    class Long:
+        name = "long"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            cell = runtime.cell("n", 0)
+            doors: list[int] = []
+
+            def work() -> None:
+                for number in range(2000):
+                    cell.set(number)
+                    if number == 1000:
+                        doors.append(runtime.choose("door", 2))
+
+            def check() -> None:
+                assert doors == [0], "it went through the other door"
+
+            runtime.spawn("worker", work)
+            return World(check)
+
+    story = next(
+        story for seed in range(50) if (story := tell(Long(), RandomWalk(seed))).failure is not None
+    )
+    assert len(story.steps) < 500
+    assert story.steps[0].text == "n = 0"
+    assert any("steps are left out here" in step.text for step in story.steps)
+    assert [step.text for step in story.steps if step.marked] == ["chooses door: 1 of 2"]
+    assert story.steps[-2].text == "n = 1999"
