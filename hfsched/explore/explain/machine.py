@@ -25,6 +25,8 @@ from hfsched.hypervisor.door import (
     WaitForMessage,
     WakeUp,
 )
+from hfsched.hypervisor.vm import VcpuState
+from hfsched.mailbox.mirror import Resting
 from hfsched.programs.library import error_of
 from hfsched.vcpu.engine import Hypercall
 
@@ -56,7 +58,7 @@ def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
     for vm in registry.vms.values():
         words[f"{vm.name} mailbox"] = vm.box.state.value
         for vcpu in vm.vcpus:
-            words[f"vCPU {vm.name}.{vcpu.index}"] = vcpu.state.value
+            words[f"vCPU {vm.name}.{vcpu.index}"] = _STATES.get(vcpu.state, vcpu.state.value)
         for vcpu in vm.vcpus:
             words[f"{vm.name}.{vcpu.index} pending"] = _interrupts(vcpu.interrupts.pending)
         if vm.box.waiters:
@@ -65,8 +67,13 @@ def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
         words[f"{driven.name} mirror"] = "a message unread" if driven.mirror.unread else "-"
         for index, slot in enumerate(driven.mirror._slots):
             kicked = ", kicked" if slot.kick else ""
-            words[f"{driven.name}.{index} mirror"] = slot.rest.value + kicked
+            words[f"{driven.name}.{index} mirror"] = _RESTS.get(slot.rest, slot.rest.value) + kicked
     return words
+
+
+# Of what waits, for a message and for an interrupt, the short names.
+_STATES = {VcpuState.BLOCKED_MAILBOX: "WFM", VcpuState.BLOCKED_INTERRUPT: "WFI"}
+_RESTS = {Resting.WFM: "WFM", Resting.WFI: "WFI"}
 
 
 class _Door:

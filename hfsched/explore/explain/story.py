@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrow", "Listening", "Step", "Story", "tell"]
 
 NO_RETURN = "from here on every schedule fails"
-THE_END = "here it failed"
+THE_END = "it failed here, and does in every schedule"
 
 
 @dataclass(frozen=True, slots=True)

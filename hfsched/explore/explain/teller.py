@@ -302,13 +302,13 @@ class Teller:
         return self.names.get(lane, lane)
 
     def lanes(self) -> tuple[str, ...]:
-        """Return all lanes that have a step, in their order."""
+        """Return the lanes in their order: one for each task, and for whoever else has a step."""
         found: dict[str, None] = {}
         runtime = self._runtime
         assert runtime is not None
         used = {self.name_of(name) for row in self.rows for name in (row.lane, row.to) if name}
         for task in runtime.tasks:
-            if self.name_of(task.name) in used:
+            if task.act is None or self.name_of(task.name) in used:
                 found[self.name_of(task.name)] = None
         found |= dict.fromkeys(sorted(used))
         return tuple(sorted(found, key=lambda lane: self.ranks.get(lane, 0)))
