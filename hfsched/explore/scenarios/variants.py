@@ -6,12 +6,14 @@ before the mistakes were mended; each differs from the shipped code in the mista
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hfsched.abi.ffa import Intid
 from hfsched.explore.registry import Variant
+from hfsched.hypervisor.answer import Answer, Switch
+from hfsched.hypervisor.calls import Calls
 from hfsched.hypervisor.door import (
     Aborted,
     Busy,
@@ -25,13 +27,15 @@ from hfsched.hypervisor.door import (
     WakeUp,
     Yield,
 )
+from hfsched.hypervisor.registry import Registry
 from hfsched.hypervisor.run import Hypervisor
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 from hfsched.mailbox.box import Box
 from hfsched.scheduler.driver import DrivenVm, Driver
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Cell, Event
+    from hfsched.runtime.base import Cell, Event, Runtime
+    from hfsched.vcpu.engine import Hypercall
 
 __all__ = ["PARTS", "VARIANTS", "Parts"]
 
@@ -162,10 +166,26 @@ class AlwaysHandsOut(Box):
 class EarlyRun(Hypervisor):
     """The state of a vCPU that waits is published before its registers are saved."""
 
-    def _refusal(self, vcpu: Vcpu) -> RunResult | None:
-        if vcpu.claimed and vcpu.state is VcpuState.BLOCKED_MAILBOX:
-            return None
-        return super()._refusal(vcpu)
+    def __init__(self, runtime: Runtime, log: Callable[[str, bytes], None]) -> None:
+        super().__init__(runtime, log)
+        self._calls = _EarlyCalls(runtime, self.registry, self.console.put)
+
+
+class _EarlyCalls(Calls):
+    def __init__(
+        self, runtime: Runtime, registry: Registry, log: Callable[[Vcpu, int], None]
+    ) -> None:
+        super().__init__(registry, log)
+        self._runtime = runtime
+
+    def answer(self, vcpu: Vcpu, call: Hypercall) -> Answer:
+        answer = super().answer(vcpu, call)
+        if isinstance(answer, Switch) and answer.state is VcpuState.BLOCKED_MAILBOX:
+            with vcpu.vm.lock:
+                vcpu.state = answer.state
+                vcpu.claimed = False
+            self._runtime.checkpoint("registers are about to be saved")
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +211,7 @@ VARIANTS: Mapping[str, Variant] = {
     "upstream": Variant("the Linux driver: a wake-up is lost between RUN and its flag"),
     "uninitialised": Variant(
         "the Linux driver before its flag was initialised: the wrong vCPU is woken",
-        {"receiver": "echo-off", "vcpus": 2, "messages": 1},
+        {"receiver": "disabled", "vcpus": 2, "messages": 1, "boot": True},
     ),
     "wake-vcpu0": Variant(
         "vCPU 0 is woken whatever happens, also when vCPU 1 waits",
@@ -200,5 +220,13 @@ VARIANTS: Mapping[str, Variant] = {
     "fixed-target": Variant(
         "only vCPU 0 is ever interrupted about a message",
         {"receiver": "reader-1", "vcpus": 2, "messages": 1},
+    ),
+    "waiter-livelock": Variant(
+        "waiters are told that a mailbox is writable when it has filled again",
+        {"guests": 1, "messages": 2},
+    ),
+    "early-run": Variant(
+        "RUN is answered before the registers of the last one are saved",
+        {"runners": 1},
     ),
 }

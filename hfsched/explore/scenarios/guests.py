@@ -1,0 +1,177 @@
+"""Guests of the scenarios, for the engine `script`: who reads, who sleeps, who sends.
+
+Each takes `Notes`, where it says what it has done, and its CPU.  Receivers, by name:
+
+- ``echo``: waits for messages, never enables an interrupt;
+- ``disabled``: the same on vCPU 0; the others sleep in WFI with everything disabled;
+- ``trusty``: MAILBOX_READABLE enabled; reads in a handler, and right after an MSG_WAIT that gave a
+  message it leaves the interrupt pending (a fast call);
+- ``wfi-echo``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 waits for messages;
+- ``reader-1``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 in WFI with it enabled;
+- ``ticking``: an echo whose first wait has a time-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+
+from hfsched.abi.ffa import FfaError, FfaId, Intid
+from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get
+from hfsched.vcpu.script import Cpu, Guest, Hvc, Wfi
+
+__all__ = ["GO", "RECEIVERS", "Notes", "Patience", "ender", "sender"]
+
+GO = 9  # an interrupt that lets a waiting guest begin
+TICK = 1000  # ns
+
+
+class Patience:
+    """Whether a sender that waits for a mailbox is told in vain.
+
+    It may be: another was quicker.  But a mailbox that has not been empty since the sender was
+    refused cannot have become writable; telling the sender so, and refusing it, may go on for ever.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.empty_since = False  # kept by whoever watches the mailbox
+        self.in_vain = False
+
+    def refused(self) -> None:
+        """Note a refusal after which the sender waits to be told."""
+        self.in_vain |= self.waiting and not self.empty_since
+        self.waiting = True
+        self.empty_since = False
+
+    def served(self) -> None:
+        """Note a send that succeeded."""
+        self.waiting = False
+
+    def key(self) -> Hashable:
+        """Return all of it."""
+        return (self.waiting, self.empty_since, self.in_vain)
+
+
+class Notes:
+    """What one VM's guest has done; its vCPUs share it."""
+
+    def __init__(self) -> None:
+        self.read: list[bytes] = []
+        self.patience = Patience()
+        self.sent = 0
+        self.ticks = 0
+
+    def key(self) -> Hashable:
+        """Return all of it, for the state of the guest."""
+        return (tuple(self.read), self.patience.key(), self.sent, self.ticks)
+
+
+Program = Callable[[Notes, Cpu], Guest]
+
+
+def _echo(notes: Notes, cpu: Cpu) -> Guest:
+    box = Mailbox(cpu)
+    while True:
+        _, data = yield from box.wait()
+        notes.read.append(data)
+        yield from box.release()
+
+
+def _ticking(notes: Notes, cpu: Cpu) -> Guest:
+    box = Mailbox(cpu)
+    yield from interrupt_enable(Intid.VIRTUAL_TIMER)
+    cpu.arm(TICK)
+    while True:
+        found = box.message((yield Hvc(FfaId.MSG_WAIT)))
+        if found is not None:
+            notes.read.append(found[1])
+            yield from box.release()
+        elif (yield from interrupt_get()) == Intid.VIRTUAL_TIMER:
+            notes.ticks += 1
+
+
+def _sleeper(_: Notes, cpu: Cpu) -> Guest:  # noqa: ARG001
+    while True:
+        yield Wfi()
+
+
+def _drain(notes: Notes, box: Mailbox) -> Guest:
+    while (found := (yield from box.poll())) is not None:
+        notes.read.append(found[1])
+        yield from box.release()
+
+
+def _handler(notes: Notes, box: Mailbox) -> Callable[[Cpu], Guest]:
+    def handle(_: Cpu) -> Guest:
+        while (yield from interrupt_get()) == Intid.MAILBOX_READABLE:
+            yield from _drain(notes, box)
+
+    return handle
+
+
+def _trusty(notes: Notes, cpu: Cpu) -> Guest:
+    box = Mailbox(cpu)
+    yield from interrupt_enable(Intid.MAILBOX_READABLE)
+    cpu.handler = _handler(notes, box)
+    while True:
+        found = box.message((yield Hvc(FfaId.MSG_WAIT)))
+        if found is not None:  # a fast call: interrupts stay masked, the pending one stays
+            notes.read.append(found[1])
+            yield from box.release()
+        else:
+            cpu.masked = False
+            yield Hvc(FfaId.ID_GET)  # the window
+            cpu.masked = True
+
+
+def _reader(notes: Notes, cpu: Cpu) -> Guest:
+    box = Mailbox(cpu)
+    yield from interrupt_enable(Intid.MAILBOX_READABLE)
+    cpu.handler = _handler(notes, box)
+    cpu.masked = False
+    while True:
+        yield Wfi()
+
+
+def sender(own: int, to: int, messages: int) -> Program:
+    """Return a guest that sends {own id, n} to VM `to` once it is told to `GO`.
+
+    Refused, it sleeps until its own MAILBOX_WRITABLE.
+    """
+    return partial(_sender, own, to, messages)
+
+
+def _sender(own: int, to: int, messages: int, notes: Notes, cpu: Cpu) -> Guest:
+    box = Mailbox(cpu)
+    box.id = own
+    yield from interrupt_enable(Intid.MAILBOX_WRITABLE)
+    yield from interrupt_enable(GO)
+    yield Wfi()
+    yield from interrupt_get()
+    while notes.sent < messages:
+        if (yield from box.try_send(to, bytes((own, notes.sent)), notify=True)) is FfaError.BUSY:
+            notes.patience.refused()
+            yield Wfi()
+            yield from interrupt_get()
+        else:
+            notes.patience.served()
+            notes.sent += 1
+    while True:
+        yield Wfi()
+
+
+def ender(_: Notes, cpu: Cpu) -> Guest:  # noqa: ARG001
+    """Wait for `GO`, and end: the VM aborts."""
+    yield from interrupt_enable(GO)
+    yield Wfi()
+
+
+RECEIVERS: dict[str, tuple[Program, Program]] = {  # vCPU 0, and all others
+    "echo": (_echo, _echo),
+    "disabled": (_echo, _sleeper),
+    "trusty": (_trusty, _trusty),
+    "wfi-echo": (_sleeper, _echo),
+    "reader-1": (_sleeper, _reader),
+    "ticking": (_ticking, _sleeper),
+}

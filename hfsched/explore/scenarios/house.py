@@ -1,0 +1,171 @@
+"""A machine to explore: the production hypervisor, driver, mirror and outbox over script guests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.explore.door import door
+from hfsched.explore.explain.machine import machine_words, told
+from hfsched.explore.memory import HeapRam
+from hfsched.explore.scenarios.guests import GO, Notes, Patience
+from hfsched.explore.scenarios.variants import Parts
+from hfsched.hypervisor.door import Injection, SendResult
+from hfsched.mailbox.ports import Ports
+from hfsched.scheduler.sending import Outbox, Sent
+from hfsched.vcpu.engine import Permissions
+from hfsched.vcpu.script import Program, ScriptSpace
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.hypervisor.door import PrimaryDoor
+    from hfsched.hypervisor.vm import Vm
+    from hfsched.scheduler.driver import DrivenVm, Driver
+
+__all__ = ["Guest", "Host", "House"]
+
+BASE = 0x1000_0000
+SIZE = 0x4000
+RX, TX = 0x1000, 0x2000
+
+
+class Guest:
+    """One VM of the house, with what its guest noted."""
+
+    def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox, notes: Notes) -> None:
+        self.vm = vm
+        self.driven = driven
+        self.outbox = outbox
+        self.notes = notes
+
+    def state(self, index: int) -> Hashable:
+        """Return what vCPU `index` alone touches; RUNs in vain count, or a livelock hides."""
+        return (self.vm.vcpus[index].cpu.state_key(), self.notes.key(), self.vm.spurious)
+
+
+class Host:
+    """A host program that sends {number, n} for n below `messages`."""
+
+    @property
+    def name(self) -> str:
+        """Its task's name."""
+        return f"host.{self.number}"
+
+    def state(self) -> Hashable:
+        """Return what it alone touches."""
+        return self.patience.key()
+
+    def __init__(self, house: House, number: int, to: Guest, messages: int) -> None:
+        self._house = house
+        self.number = number
+        self._to = to
+        self._messages = messages
+        self.sent: list[bytes] = []
+        self.ended = False
+        self.patience = Patience()
+        house.hosts[self.name] = self
+
+    def run(self) -> None:
+        """Send them all; the end of the VM ends it too."""
+        for index in range(self._messages):
+            self._house.runtime.forget(index)
+            message = bytes((self.number, index))
+            if self._to.outbox.send(message) is not Sent.SENT:
+                break
+            self.sent.append(message)
+        self.ended = True
+
+
+class House:
+    """The machine.  VMs are added, `start` boots them, then hosts and other tasks are spawned."""
+
+    def __init__(self, runtime: ExploreRuntime, parts: Parts) -> None:
+        self.runtime = runtime
+        self._parts = parts
+        self.hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
+        self.hypervisor._calls = door(runtime, self.hypervisor._calls)
+        self.hosts: dict[str, Host] = {}  # by task
+        seen = told(runtime, door(runtime, self.hypervisor), self.hypervisor.registry)
+        self.primary: PrimaryDoor = _Watched(self, seen)
+        self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
+        self.guests: list[Guest] = []
+        self.aborts: list[tuple[str, str]] = []
+        self.driver._on_abort = lambda name, why: self.aborts.append((name, why))
+
+    def vm(
+        self,
+        name: str,
+        vcpus: int,
+        programs: Callable[[Notes, int], Sequence[Program]],
+        ram: HeapRam | None = None,
+    ) -> Guest:
+        """Add a VM with mapped buffers; `programs(notes, id)` gives vCPU 0's and the others'."""
+        space = ScriptSpace(self.runtime, name, vcpus)
+        memory = HeapRam(name, SIZE) if ram is None else ram
+        space.map(BASE, memory, 0, SIZE, Permissions.RWX)
+        vm = self.hypervisor.registry.add(name, FFA_1_0, space, memory, BASE, vcpus)
+        vm.box = self._parts.box()
+        vm.box.rx, vm.box.tx = RX, TX
+        notes = Notes()
+        made = programs(notes, vm.id)
+        for index, vcpu in enumerate(vm.vcpus):
+            program = made[min(index, len(made) - 1)]
+            vcpu.start = (space.address_of(program), SIZE)
+            vcpu.state = type(vcpu.state).READY
+        driven = self.driver.add(vm.id, raw=True)
+        driven.mirror = door(self.runtime, driven.mirror)
+        outbox = Outbox(self.runtime, self.primary, self.driver, driven)
+        guest = Guest(vm, driven, outbox, notes)
+        self.guests.append(guest)
+        return guest
+
+    def start(self, *, boot: bool, kicks: bool = False) -> None:
+        """Start the vCPUs' threads; without `boot` they come to rest, and that is not explored.
+
+        `kicks` says that somebody may preempt a vCPU.
+        """
+        self.driver.start()
+        for guest in self.guests:
+            for index in range(len(guest.vm.vcpus)):
+                self.runtime.attach(f"{guest.vm.name}.{index}", partial(guest.state, index))
+        self.runtime.keep_private("*.direct")  # nobody makes direct requests here
+        if not kicks:
+            self.runtime.keep_private("*.kick")
+        if not boot:
+            self.runtime.settle()
+
+    def go(self, guest: Guest, vcpu: int = 0) -> None:
+        """Let a guest that waits for `GO` begin."""
+        if self.primary.inject(guest.vm.id, vcpu, GO) is Injection.WAKE:
+            guest.driven.mirror.wake(vcpu)
+
+    def words(self) -> dict[str, str]:
+        """Return what a story shows beside each step."""
+        return dict(machine_words(self.hypervisor.registry, self.driver))
+
+
+class _Watched:
+    """The primary's door; notes for each host whether it is told in vain."""
+
+    def __init__(self, house: House, primary: PrimaryDoor) -> None:
+        self._house = house
+        self._primary = primary
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._primary, name)
+        self.__dict__[name] = found
+        return found
+
+    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
+        """See `PrimaryDoor.send`."""
+        result = self._primary.send(to, message, notify=notify)
+        task = self._house.runtime.current
+        host = None if task is None else self._house.hosts.get(task.name)
+        if host is not None:
+            if result is not SendResult.BUSY:
+                host.patience.served()
+            elif notify:
+                host.patience.refused()
+        return result
