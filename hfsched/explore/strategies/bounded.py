@@ -1,0 +1,71 @@
+"""Iterative context bounding: every interleaving without preemption, then with one, with two ...
+
+Source: M. Musuvathi and S. Qadeer, "Iterative Context Bounding for Systematic Testing of
+Multithreaded Programs", PLDI 2007.  The first failure found has the fewest preemptions possible.
+
+Where this differs: each bound is searched from the beginning (see `exhaustive`), instead of from what
+the one before had put off; it costs a part of the next, and nothing has to be kept.
+
+It ends by itself when a bound took no more executions than the one before: every choice that the
+lower bound allows is tried by the higher one too, and one that it does not would be an execution
+more; so no interleaving has that many preemptions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfsched.explore.strategies.exhaustive import Exhaustive
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["Bounded"]
+
+
+class Bounded:
+    """One search after the other, each complete before the next.
+
+    `bound` is that of the current search, `complete_to` the last one that is complete (None: not
+    even 0); `states` is the most that one of them has seen.
+    """
+
+    name = "bounded"
+
+    def __init__(self) -> None:
+        self._search = Exhaustive(0)
+        self.stateful = self._search.stateful
+        self.every_point = self._search.every_point
+        self.bound = 0
+        self.complete_to: int | None = None
+        self._states = 0
+        self._executions = 0
+        self._before = 0  # executions of the search before this one
+
+    @property
+    def states(self) -> int:
+        """How many states were seen."""
+        return max(self._states, self._search.states)
+
+    def begin(self) -> bool:
+        while not self._search.begin():
+            self.complete_to = self.bound
+            if self._executions == self._before:
+                return False
+            self._before, self._executions = self._executions, 0
+            self._states = self.states
+            self.bound += 1
+            self._search = Exhaustive(self.bound)
+        self._executions += 1
+        return True
+
+    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        return self._search.pick(runtime, current, enabled)
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+        return self._search.value(runtime, name, n)
+
+    def end(self, outcome: Outcome) -> None:
+        self._search.end(outcome)

@@ -1,0 +1,96 @@
+"""PCT: priorities, and few points at which the highest one becomes the lowest.
+
+Source: S. Burckhardt, P. Kothari, M. Musuvathi, S. Nagarakatte, "A Randomized Scheduler with
+Probabilistic Guarantees of Finding Bugs", ASPLOS 2010: a bug of depth d in a program of n tasks and
+k steps is found by each execution with a probability of at least 1 / (n k^(d-1)).
+
+Where this differs:
+
+- k is not given but learnt: it is the most that an earlier execution had.  The guarantee holds from
+  when k has been seen; the first execution has no change point at all.
+- A step is a point at which more than one task can go (section 4.1 of the paper: a change during a
+  sequential phase has the effect of one at its end).  The first one needs no change either.
+- The task is lowered before it does the step of a change point, and another goes at that step.
+- A task that yields goes below all others, and beyond `PATIENCE` steps whoever has gone does (the
+  paper leaves tasks that spin to a heuristic): else a task that waits by spinning would never see
+  what it waits for.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from hfsched.explore.strategies import PATIENCE, YIELD
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["PCT"]
+
+
+class PCT:
+    """Executions without end, decided by a seed; each has `depth` - 1 change points."""
+
+    name = "pct"
+    stateful = False
+    every_point = False
+
+    def __init__(self, seed: int, depth: int = 3) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self.depth = depth
+        self._longest = 0  # the estimate of k, at most PATIENCE
+        self._step = 0
+        self._changes: dict[int, int] = {}  # step -> the priority that it gives
+        # By the task's index.  First ones are in [depth, depth + 1), those that change points give in
+        # [1, depth), and tasks that have yielded are below, the last one lowest.
+        self._priorities: list[float] = []
+        self._lowest = 0
+
+    def begin(self) -> bool:
+        self._step = 0
+        self._priorities.clear()
+        self._lowest = 0
+        steps = range(1, self._longest)
+        points = self._random.sample(steps, min(self.depth - 1, len(steps)))
+        self._changes = {step: priority for priority, step in enumerate(points, 1)}
+        return True
+
+    def pick(
+        self,
+        runtime: ExploreRuntime,
+        current: Task | None,  # noqa: ARG002
+        enabled: list[Task],
+    ) -> Task:
+        priorities = self._priorities
+        while len(priorities) < len(runtime.tasks):
+            priorities.append(self.depth + self._random.random())
+        best = self._highest(enabled)
+        step = self._step
+        self._step = step + 1
+        change = self._changes.get(step)
+        if change is not None:
+            priorities[best.index] = change
+            best = self._highest(enabled)
+        if best.kind == YIELD or step >= PATIENCE:
+            self._lowest -= 1
+            priorities[best.index] = self._lowest
+        return best
+
+    def _highest(self, enabled: list[Task]) -> Task:
+        priorities = self._priorities
+        best = enabled[0]
+        highest = priorities[best.index]
+        for task in enabled:
+            if priorities[task.index] > highest:
+                best = task
+                highest = priorities[task.index]
+        return best
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        return self._random.randrange(n)
+
+    def end(self, outcome: Outcome) -> None:  # noqa: ARG002
+        self._longest = max(self._longest, min(self._step, PATIENCE))

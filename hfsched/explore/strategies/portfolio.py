@@ -1,0 +1,109 @@
+"""All strategies by turns: no single one is the best on every scenario.
+
+The idea is that of algorithm portfolios (B. Huberman, R. Lukose, T. Hogg, "An Economics Approach to
+Hard Computational Problems", Science 275, 1997): with members that take turns, the first failure
+costs at most their number times what the best of them needs.  A turn is one execution, and goes to
+the member that has used the fewest steps so far, so one with long executions gets fewer of them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from hfsched.explore.strategies.bounded import Bounded
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.strategies.pct import PCT
+from hfsched.explore.strategies.pos import POS
+from hfsched.explore.strategies.urw import UniformWalk
+from hfsched.explore.strategies.walk import RandomWalk
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.task import Task
+
+__all__ = ["Portfolio"]
+
+
+class _Member:
+    def __init__(self, name: str, strategy: Strategy) -> None:
+        self.name = name
+        self.strategy = strategy
+        self.steps = 0
+
+
+class Portfolio:
+    """Executions until every interleaving has been seen; the random members' are decided by a seed.
+
+    `states` is what the search without a bound has seen, and `complete` whether it has seen all;
+    `complete_to` is the preemption bound that is complete (None: not even 0); `found_by` is the
+    member whose execution was the last one that failed.
+    """
+
+    name = "portfolio"
+
+    def __init__(self, seed: int) -> None:
+        seeds = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self._bounded = Bounded()
+        self._exhaustive = Exhaustive()
+        # Those that find a shallow failure in the fewest executions come first.
+        self._members = [
+            _Member("bounded", self._bounded),
+            _Member("exhaustive", self._exhaustive),
+            _Member("pos", POS(seeds.getrandbits(64))),
+            _Member("urw", UniformWalk(seeds.getrandbits(64))),
+            _Member("random", RandomWalk(seeds.getrandbits(64))),
+            _Member("pct 2", PCT(seeds.getrandbits(64), 2)),
+            _Member("pct 3", PCT(seeds.getrandbits(64), 3)),
+        ]
+        self._turn = self._members[0]
+        self.stateful = self._turn.strategy.stateful
+        self.every_point = self._turn.strategy.every_point
+        self.complete = False
+        self.found_by: str | None = None
+
+    @property
+    def states(self) -> int:
+        """How many states the search without a bound has seen."""
+        return self._exhaustive.states
+
+    @property
+    def complete_to(self) -> int | None:
+        """The preemption bound that is complete so far."""
+        return self._bounded.complete_to
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """How many steps each member has used."""
+        return {member.name: member.steps for member in self._members}
+
+    def begin(self) -> bool:
+        while not self.complete:
+            turn = min(self._members, key=lambda member: member.steps)  # the first of equals
+            if turn.strategy.begin():
+                self._turn = turn
+                self.stateful = turn.strategy.stateful
+                self.every_point = turn.strategy.every_point
+                return True
+            if turn.strategy is self._exhaustive:
+                self.complete = True
+            else:
+                self._members.remove(turn)
+        return False
+
+    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        return self._turn.strategy.pick(runtime, current, enabled)
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+        return self._turn.strategy.value(runtime, name, n)
+
+    def end(self, outcome: Outcome) -> None:
+        turn = self._turn
+        turn.strategy.end(outcome)
+        turn.steps += outcome.steps
+        if outcome.failure is not None:
+            self.found_by = turn.name
+            if turn.strategy is self._bounded:
+                self.found_by += f" {self._bounded.bound}"

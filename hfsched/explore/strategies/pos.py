@@ -1,0 +1,83 @@
+"""POS: a random priority for each pending operation, and a new one when it has lost a race.
+
+Source: X. Yuan, J. Yang, R. Gu, "Partial Order Aware Concurrency Sampling", CAV 2018 (POS, without
+the variant that is told a bound on the depth).  Operations that race with none are ordered once, so
+the partial orders are sampled more evenly than by a random walk, which favours short tasks.
+
+Where this differs:
+
+- A step here can be more than its operation (a lock and the first access inside it); what else it
+  has touched is known after it, and what races with that is drawn anew then.
+- A yield races with everything, and so does each step beyond `PATIENCE`.  A pending operation would
+  else wait n rounds for a task that spins with a probability of 1 / (n + 1): too often for long ones.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from hfsched.explore.strategies import PATIENCE, YIELD
+from hfsched.explore.task import dependent, touches
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["POS"]
+
+
+class POS:
+    """Executions without end, decided by a seed."""
+
+    name = "pos"
+    stateful = False
+    every_point = True  # an operation that is alone has a successor too
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self._step = 0
+        self._priorities: list[float] = []  # of the task's pending operation, by the task's index
+
+    def begin(self) -> bool:
+        self._step = 0
+        self._priorities.clear()
+        return True
+
+    def pick(
+        self,
+        runtime: ExploreRuntime,
+        current: Task | None,  # noqa: ARG002
+        enabled: list[Task],
+    ) -> Task:
+        priorities = self._priorities
+        draw = self._random.random
+        while len(priorities) < len(runtime.tasks):
+            priorities.append(draw())
+        if len(enabled) == 1:
+            priorities[enabled[0].index] = draw()  # that of its next operation
+            return enabled[0]
+        touched = runtime.touched
+        if touched:
+            for task in enabled:
+                if touches(task, touched):
+                    priorities[task.index] = draw()
+        best = enabled[0]
+        highest = priorities[best.index]
+        for task in enabled:
+            if priorities[task.index] > highest:
+                best = task
+                highest = priorities[task.index]
+        self._step += 1
+        everything = best.kind == YIELD or self._step > PATIENCE
+        for task in enabled:
+            if task is best or everything or dependent(task, best):
+                priorities[task.index] = draw()
+        return best
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        return self._random.randrange(n)
+
+    def end(self, outcome: Outcome) -> None:
+        pass

@@ -1,0 +1,90 @@
+"""URW: a random walk that is uniform over interleavings, as far as it knows the tasks' lengths.
+
+Source: H. Zhao, D. Wolff, U. Mathur, A. Roychoudhury, "Selectively Uniform Concurrency Testing",
+ASPLOS 2025 (URW, its first algorithm; nothing is selected).  A task goes with a probability that is
+proportional to the steps that it has left: of all interleavings, that share begins with it.
+
+Where this differs:
+
+- The lengths are not given, nor counted in one trial run: they are the means over all earlier
+  executions of this search.  Before there is one, every task counts alike.
+- A task that has more steps than estimated counts as one that has one step left.
+- The steps of a task that is not yet spawned count for nobody, in the paper for its parent:
+  scenarios spawn their tasks before the first step.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["UniformWalk"]
+
+
+class UniformWalk:
+    """Executions without end, decided by a seed and by the lengths of those before."""
+
+    name = "urw"
+    stateful = False
+    every_point = True  # steps without a choice are counted too
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self._seen: dict[str, tuple[int, int]] = {}  # by name: steps, and tasks that did them
+        # By the task's index, in this execution.
+        self._names: list[str] = []
+        self._left: list[float] = []  # at least 1: the weight
+        self._steps: list[int] = []
+
+    def begin(self) -> bool:
+        self._names.clear()
+        self._left.clear()
+        self._steps.clear()
+        return True
+
+    def pick(
+        self,
+        runtime: ExploreRuntime,
+        current: Task | None,  # noqa: ARG002
+        enabled: list[Task],
+    ) -> Task:
+        left = self._left
+        if len(left) < len(runtime.tasks):
+            self._meet(runtime.tasks[len(left) :])
+        chosen = enabled[-1]
+        if len(enabled) > 1:
+            total = 0.0
+            for task in enabled:
+                total += left[task.index]
+            at = self._random.random() * total
+            for task in enabled:
+                at -= left[task.index]
+                if at < 0:
+                    chosen = task
+                    break
+        index = chosen.index
+        self._steps[index] += 1
+        left[index] = max(left[index] - 1, 1)
+        return chosen
+
+    def _meet(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            steps, count = self._seen.get(task.name, (1, 1))
+            self._names.append(task.name)
+            self._left.append(max(steps / count, 1))
+            self._steps.append(0)
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        return self._random.randrange(n)
+
+    def end(self, outcome: Outcome) -> None:
+        if outcome.cut:
+            return
+        for name, steps in zip(self._names, self._steps, strict=True):
+            before, count = self._seen.get(name, (0, 0))
+            self._seen[name] = (before + steps, count + 1)
