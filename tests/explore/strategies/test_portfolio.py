@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfsched.explore.execution import Outcome, search
-from hfsched.explore.registry import find
+from hfsched.explore.registry import find, kind_of, variants_of
 from hfsched.explore.scenario import Scenario
 from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.exhaustive import Exhaustive
@@ -13,14 +13,13 @@ from hfsched.explore.strategies.portfolio import Portfolio
 
 from .worlds import Adders, run
 
-FAULTY = ["mailbox+upstream", "mailbox+wake-vcpu0", "mailbox+fixed-target"]
 
-
-@pytest.mark.parametrize("spec", FAULTY)
-def test_each_fault_is_found_from_any_seed(spec: str) -> None:
-    for seed in range(10):
+@pytest.mark.parametrize("variant", sorted(variants_of(kind_of("mailbox"))))
+def test_each_fault_is_found_from_any_seed(variant: str) -> None:
+    for seed in range(5):
         strategy = Portfolio(seed)
-        result = search(find(spec), strategy, until=lambda result: result.executions == 1000)
+        scenario = find("mailbox", variant)
+        result = search(scenario, strategy, until=lambda result: result.executions == 3000)
         assert result.failure is not None
         assert strategy.found_by is not None
 
