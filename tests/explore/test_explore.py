@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, Result, execute, search
 from hfsched.explore.races import RaceError, Races
 from hfsched.explore.runtime import ExploreRuntime
@@ -148,6 +149,37 @@ def test_a_timer_hides_a_sleep_that_its_absence_shows() -> None:
 
     assert search(Sleeper(timers=True), Exhaustive()).failure is None
     assert search(Sleeper(timers=False), Exhaustive()).failure is not None
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_two_that_wait_for_each_other_for_ever_are_a_livelock(*, polite: bool) -> None:
+    """Each yields while the other's flag is up; with a third who lowers one, they get through."""
+
+    class Polite:
+        name = "polite"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            flags = [runtime.cell(f"flag.{n}", value=True) for n in range(2)]
+
+            def wait(own: int, other: int) -> None:
+                while flags[other].get():
+                    runtime.forget()
+                    runtime.checkpoint("yield")
+                flags[own].set(False)
+
+            runtime.spawn("a", lambda: wait(0, 1))
+            runtime.spawn("b", lambda: wait(1, 0))
+            if not polite:
+                runtime.spawn("c", lambda: flags[0].set(False))
+            return World()
+
+    result = search(Polite(), Exhaustive())
+    if polite:
+        assert result.failure is not None
+        assert isinstance(result.failure.failure, LivelockError)
+    else:
+        assert result.complete
+        assert result.failure is None
 
 
 def test_a_process_may_die_at_any_point_and_its_peer_reads_the_end() -> None:

@@ -9,6 +9,11 @@ above, and nothing since has touched it) and which remain.  The cache holds for 
 64-bit digest, the sleep set with which it was explored: coming again with a sleep set that holds all
 of that one, nothing is left to do; else only what slept then and does not sleep now.
 
+A schedule that comes back to a state of its own path can go round for ever: a livelock if that is
+fair (`hfsched.explore.cycles`).  An unfair cycle may be part of a fair one that the search, which
+does not go over the same states twice, would not see: so from there, once, everybody is let run in
+turn, and the cycle either ends or closes fairly.
+
 With a `bound`, no schedule has more than that many preemptions (M. Musuvathi and S. Qadeer,
 "Iterative Context Bounding", PLDI 2007); the count is then part of the state, and sleep sets are
 off, for a task that sleeps may have been explored at a higher price.
@@ -19,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hfsched.explore.cycles import Cycles, LivelockError, fair, words
 from hfsched.explore.runtime import Cut
 from hfsched.explore.task import dependent, touches
 
@@ -30,12 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["Exhaustive"]
 
 
+CHASE_MAX = 400  # points: how long everybody is let run in turn
+
 Touched = tuple[tuple[str, bool], ...]  # what a step touches besides its first operation
 Sleepers = dict[int, Touched]  # tasks by index, with what their next step touches
 
 
 class _Node:
-    __slots__ = ("asleep", "choice", "done", "left", "touched")
+    __slots__ = ("asleep", "chased", "choice", "done", "enabled", "key", "left", "steps", "touched")
 
     def __init__(self, left: list[int], asleep: Sleepers) -> None:
         self.left = left  # what is still to be explored, the next one last
@@ -43,6 +51,10 @@ class _Node:
         self.done: Sleepers = {}  # what was explored from here
         self.choice = left.pop()
         self.touched: Touched = ()  # by the step of `choice`
+        self.enabled: frozenset[int] | None = None  # who could go on; None: it chose a number
+        self.key = 0  # of the state
+        self.steps = 0  # how many came before
+        self.chased = False  # a cycle through it was looked at
 
 
 class Exhaustive:
@@ -66,6 +78,10 @@ class Exhaustive:
         self._asleep: Sleepers = {}
         self._node: _Node | None = None  # the one that the last step was chosen at
         self._runtime: ExploreRuntime | None = None
+        self._on_path: dict[int, int] = {}  # state's key -> where its node is on the path
+        self._ran: list[int] = []  # the tasks that ran in this execution, step by step
+        self._chase: Cycles | None = None
+        self._chased = 0
         self.began = False
 
     @property
@@ -81,6 +97,9 @@ class Exhaustive:
         self._preemptions = 0
         self._asleep = {}
         self._node = None
+        self._ran = []
+        self._chase = None
+        self._chased = 0
         return True
 
     def _advance(self) -> bool:
@@ -92,13 +111,18 @@ class Exhaustive:
                 node.choice = node.left.pop()
                 return True
             self._path.pop()
+            if node.enabled is not None and self._on_path.get(node.key) == len(self._path):
+                del self._on_path[node.key]
         return False
 
     def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
         self._runtime = runtime
+        if self._chase is not None:
+            return self._go_on(self._chase, runtime, enabled)
         if self._sleeping:
             self._look_back(runtime)
         if len(enabled) == 1:
+            self._ran.append(enabled[0].index)
             if enabled[0].index in self._asleep:
                 raise Cut
             if self._asleep:
@@ -108,14 +132,27 @@ class Exhaustive:
             node = self._path[self._depth]
         else:
             node = self._visit(runtime, current, enabled)
+            if self._chase is not None:
+                return self._go_on(self._chase, runtime, enabled)
             self._path.append(node)
         self._depth += 1
+        self._ran.append(node.choice)
         chosen = runtime.tasks[node.choice]
         if current is not None and chosen is not current:
             self._preemptions += 1
         if self._sleeping:
             self._node = node
             self._fall_asleep(runtime, node.asleep | node.done, chosen)
+        return chosen
+
+    def _go_on(self, chase: Cycles, runtime: ExploreRuntime, enabled: list[Task]) -> Task:
+        """Let everybody run in turn, behind what the search covers."""
+        self._chased += 1
+        if self._chased > CHASE_MAX:
+            raise Cut
+        chase.look(runtime, enabled)
+        chosen = chase.waited_longest(enabled)
+        chase.went(chosen)
         return chosen
 
     def _look_back(self, runtime: ExploreRuntime) -> None:
@@ -142,6 +179,7 @@ class Exhaustive:
     def _visit(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> _Node:
         asleep = frozenset(self._asleep)
         candidates = [task.index for task in enabled if task.index not in asleep]
+        key = 0
         if self._caching:
             key = runtime.state_key()
             if self.bound is not None:
@@ -151,6 +189,9 @@ class Exhaustive:
             if known is None:
                 self._cache[key] = asleep
             else:
+                self._go_round(runtime, key)
+                if self._chase is not None:
+                    return _Node([0], {})  # not used: the search goes no further here
                 candidates = [index for index in candidates if index in known]
                 self._cache[key] = known & asleep
         if self.bound is not None and self._preemptions >= self.bound and current is not None:
@@ -159,9 +200,28 @@ class Exhaustive:
             raise Cut
         # The one that keeps the current task comes first, that is last in the list.
         candidates.sort(key=lambda index: (current is not None and index == current.index, -index))
-        return _Node(candidates, self._asleep)
+        node = _Node(candidates, self._asleep)
+        node.enabled = frozenset(task.index for task in enabled)
+        node.key = key
+        node.steps = len(self._ran)
+        self._on_path[key] = len(self._path)
+        return node
+
+    def _go_round(self, runtime: ExploreRuntime, key: int) -> None:
+        """Look whether a known state closes a fair cycle."""
+        start = self._on_path.get(key)
+        if start is None or self._path[start].chased:
+            return
+        nodes = self._path[start:]
+        ran = self._ran[nodes[0].steps :]
+        if fair([node.enabled for node in nodes if node.enabled is not None], ran):
+            raise LivelockError(words(runtime, ran))
+        nodes[0].chased = True
+        self._chase = Cycles()
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        if self._chase is not None:
+            return 0
         if self._depth < len(self._path):
             node = self._path[self._depth]
         else:
