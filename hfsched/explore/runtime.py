@@ -258,7 +258,8 @@ class ExploreRuntime:
     def keep_private(self, *names: str) -> None:
         """Promise that each thing with such a name (``*`` for any text) has one user.
 
-        Its operations are no points then.  A second user is a failure.
+        Its operations are no points then.  A second user is a failure.  For cells and locks, and
+        for events that nobody waits for.
         """
         for thing in self.things:
             thing.private = any(fnmatchcase(thing.name, name) for name in names) or thing.private
@@ -292,7 +293,7 @@ class ExploreRuntime:
             return  # the scenario is being built, or looked at
         if self.stopping:
             raise greenlet.GreenletExit
-        if thing is not None and guard is None and self._joins(task, kind, thing, write):
+        if thing is not None and self._joins(task, kind, thing, write, guard is None):
             return
         task.entered = False
         task.kind = kind
@@ -314,8 +315,8 @@ class ExploreRuntime:
         if self.trace is not None:
             self._record(task.describe())
 
-    def _joins(self, task: Task, kind: str, thing: Thing, write: bool) -> bool:  # noqa: FBT001
-        """Tell whether an operation that never blocks belongs to the step before it.
+    def _joins(self, task: Task, kind: str, thing: Thing, write: bool, free: bool) -> bool:  # noqa: FBT001
+        """Tell whether an operation, which never blocks if `free`, belongs to the step before it.
 
         What one task alone touches is nobody's business.  And taking a lock can be put off until
         just before the first operation inside, for nobody can tell them apart: lock, operation
@@ -325,7 +326,7 @@ class ExploreRuntime:
             if thing.user is not None and thing.user is not task:
                 raise InternalError(f"{thing.name} is private, and {task.name} uses it too")
             thing.user = task
-        elif task.entered:
+        elif free and task.entered:
             task.entered = False
             self.touched.append((thing.name, write))
         else:

@@ -72,6 +72,8 @@ class MailboxScenario:
             for number in range(self.guests)
         ]
         house.start(boot=self.boot, kicks=self.runners > 0)
+        if self.hosts == 1:
+            runtime.keep_private("g.outbox")
         for guest in senders:
             house.go(guest)
         hosts = [Host(house, number, receiver, self.messages) for number in range(self.hosts)]
