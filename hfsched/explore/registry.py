@@ -6,7 +6,8 @@ is one of `BUILT_IN`, or ``FILE.py::CLASS`` or ``package.module::CLASS`` for a s
 A scenario is a dataclass whose fields are its parameters (int, str or bool, each with a default).  A
 field ``variant`` names the faulty code to explore, empty for the code that ships; the class
 attribute ``variants`` says which there are, and with what parameters each shows best.  The
-canonical spec has every parameter: two scenarios with the same one are the same.
+canonical spec names the parameters that differ from those: two scenarios with the same one are the
+same.
 """
 
 from __future__ import annotations
@@ -88,11 +89,16 @@ def variants_of(kind: type) -> Mapping[str, Variant]:
 
 
 def spec_of(name: str, scenario: Any) -> str:
-    """Return the canonical spec of a scenario that is called `name`."""
-    values = {each.name: getattr(scenario, each.name) for each in fields(scenario)}
-    variant = values.pop("variant", "")
-    head = f"{name}+{variant}" if variant else name
-    return ",".join([head, *(f"{key}={_shown(value)}" for key, value in values.items())])
+    """Return the canonical spec of a scenario that is called `name`: what differs from default."""
+    kind = type(scenario)
+    variant = getattr(scenario, "variant", "")
+    usual = dict(variants_of(kind)[variant].parameters) if variant else {}
+    parts = [f"{name}+{variant}" if variant else name]
+    for each in fields(kind):
+        value = getattr(scenario, each.name)
+        if each.name != "variant" and value != usual.get(each.name, each.default):
+            parts.append(f"{each.name}={_shown(value)}")
+    return ",".join(parts)
 
 
 def _split(spec: str) -> tuple[str, str, dict[str, str]]:

@@ -19,9 +19,17 @@ class Strategy(Protocol):
     one task too.
     """
 
-    name: str
-    stateful: bool
-    every_point: bool
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def stateful(self) -> bool:
+        """See the class's text; asked when an execution begins."""
+
+    @property
+    def every_point(self) -> bool:
+        """See the class's text; asked when an execution begins."""
 
     def begin(self) -> bool:
         """Prepare for the next execution; False: there is none left."""

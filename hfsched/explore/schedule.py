@@ -1,0 +1,172 @@
+"""Schedules: what was decided in one execution, so that it can be decided again.
+
+A decision is made wherever there was a choice: among tasks that could go on, or of a number
+(`Runtime.choose`).  The default is to keep the task that went last if it can go on, else to take
+the first in the order of the runtime's list; of numbers, 0.  A schedule lists only where an
+execution deviates from that, which is what a person would say of it: "and there the host came in
+between".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfsched.explore.cycles import Cycles
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.task import Task
+
+__all__ = ["MisfitError", "Recording", "Replay", "Schedule"]
+
+
+class MisfitError(Exception):
+    """A schedule that this scenario, or this code, cannot follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`deviations` are {number of the decision, task's index or value}, in order.
+
+    `stateful`, `cycles` and `races` say what was looked for besides the scenario's own oracles:
+    guarded state that changes without its lock, fair cycles, data races.
+    """
+
+    deviations: tuple[tuple[int, int], ...] = ()
+    stateful: bool = False
+    cycles: bool = False
+    races: bool = False
+
+    def without(self, dropped: set[int]) -> Schedule:
+        """Return a schedule without the deviations at these places of the list."""
+        left = tuple(each for i, each in enumerate(self.deviations) if i not in dropped)
+        return Schedule(left, self.stateful, self.cycles, self.races)
+
+
+class Recording:
+    """Decides as `inner` does, and knows the last execution's deviations and preemptions."""
+
+    def __init__(self, inner: Strategy) -> None:
+        self.inner = inner
+        self.deviations: list[tuple[int, int]] = []
+        self.decisions = 0
+        self.preemptions = 0
+
+    @property
+    def name(self) -> str:
+        """See `Strategy`."""
+        return self.inner.name
+
+    @property
+    def stateful(self) -> bool:
+        """See `Strategy`."""
+        return self.inner.stateful
+
+    @property
+    def every_point(self) -> bool:
+        """See `Strategy`."""
+        return self.inner.every_point
+
+    def begin(self) -> bool:
+        """See `Strategy`."""
+        self.deviations = []
+        self.decisions = 0
+        self.preemptions = 0
+        return self.inner.begin()
+
+    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        """See `Strategy`."""
+        chosen = self.inner.pick(runtime, current, enabled)
+        if len(enabled) > 1:
+            if chosen is not (current or enabled[0]):
+                self.deviations.append((self.decisions, chosen.index))
+                if current is not None:
+                    self.preemptions += 1
+            self.decisions += 1
+        return chosen
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+        """See `Strategy`."""
+        chosen = self.inner.value(runtime, name, n)
+        if chosen:
+            self.deviations.append((self.decisions, chosen))
+        self.decisions += 1
+        return chosen
+
+    def end(self, outcome: Outcome) -> None:
+        """See `Strategy`."""
+        self.inner.end(outcome)
+
+    def schedule(self, *, stateful: bool, cycles: bool = False, races: bool = False) -> Schedule:
+        """Return the last execution's schedule."""
+        return Schedule(tuple(self.deviations), stateful, cycles, races)
+
+
+class Replay:
+    """Decides one execution as a schedule says.
+
+    Not `strict`, it passes over deviations that cannot be followed; else they raise `MisfitError`.
+    """
+
+    name = "replay"
+
+    def __init__(self, schedule: Schedule, *, strict: bool = True) -> None:
+        self.stateful = schedule.stateful or schedule.cycles
+        self.every_point = schedule.cycles
+        self._schedule = schedule
+        self._strict = strict
+        self._at = dict(schedule.deviations)
+        self._cycles: Cycles | None = None
+        self._begun = False
+        self.decisions = 0
+
+    def begin(self) -> bool:
+        """See `Strategy`: there is one execution."""
+        again, self._begun = self._begun, True
+        return not again
+
+    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        """See `Strategy`."""
+        if self._schedule.cycles:
+            if self._cycles is None:
+                self._cycles = Cycles()
+            self._cycles.look(runtime, enabled)
+        chosen = enabled[0]
+        if len(enabled) > 1:
+            chosen = self._chosen(runtime, current, enabled)
+            self.decisions += 1
+        if self._cycles is not None:
+            self._cycles.went(chosen)
+        return chosen
+
+    def _chosen(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        wanted = self._at.get(self.decisions)
+        if wanted is not None:
+            for task in enabled:
+                if task.index == wanted:
+                    return task
+            if self._strict:
+                name = runtime.tasks[wanted].name if wanted < len(runtime.tasks) else "nobody"
+                raise MisfitError(f"decision {self.decisions}: task {wanted} ({name}) cannot go on")
+        return current or enabled[0]
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        """See `Strategy`."""
+        wanted = self._at.get(self.decisions, 0)
+        if wanted >= n:
+            if self._strict:
+                raise MisfitError(f"decision {self.decisions}: {name} has no choice {wanted}")
+            wanted = 0
+        self.decisions += 1
+        return wanted
+
+    def end(self, outcome: Outcome) -> None:
+        """See `Strategy`."""
+
+    @property
+    def left_over(self) -> bool:
+        """Whether the execution ended before the schedule did."""
+        return any(at >= self.decisions for at, _ in self._schedule.deviations)
