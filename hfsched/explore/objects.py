@@ -40,6 +40,7 @@ class Thing:
         self.clock: dict[int, int] = {}  # what it passes on from task to task
         self.private = False  # one task alone uses it, `user` once it has
         self.user: Task | None = None
+        self.alone: tuple[str, Callable[[], bool]] | None = None  # see `keep_alone`
         runtime.things.append(self)
 
     def key(self) -> Hashable:
@@ -245,13 +246,16 @@ class XEnd(Thing):
         return (self.closed, tuple((data, *fds) for data, fds in self.inbox))
 
 
+_PLAIN = frozenset((int, str, bytes, float, bool, type(None)))
+
+
 def plain(value: Any) -> Hashable:
     """Return something hashable that is equal for equal values in every run.
 
     An object of another type must tell its state by a method `key`.
     """
-    if isinstance(value, int | str | bytes | float | bool | type(None) | Enum):
-        return value
+    if type(value) in _PLAIN or isinstance(value, Enum | int):
+        return value  # type: ignore[no-any-return]
     if isinstance(value, tuple | list):
         return tuple(map(plain, value))
     key = getattr(value, "key", None)

@@ -264,6 +264,17 @@ class ExploreRuntime:
         for thing in self.things:
             thing.private = any(fnmatchcase(thing.name, name) for name in names) or thing.private
 
+    def keep_alone(self, task: str, names: str, alone: Callable[[], bool]) -> None:
+        """Promise that nobody but `task` can come to use such a thing while `alone()` holds.
+
+        Nobody, that is, before `task` itself does something else.  Its operations on them are no
+        points meanwhile.  `alone` looks at what it likes; it is trusted, so compare the final
+        states with and without it.
+        """
+        for thing in self.things:
+            if fnmatchcase(thing.name, names):
+                thing.alone = (task, alone)
+
     def stop_clock(self) -> None:
         """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
         self._clock = None
@@ -293,7 +304,7 @@ class ExploreRuntime:
             return  # the scenario is being built, or looked at
         if self.stopping:
             raise greenlet.GreenletExit
-        if thing is not None and self._joins(task, kind, thing, write, guard is None):
+        if thing is not None and self._joins(task, kind, thing, write, guard):
             return
         task.entered = False
         task.kind = kind
@@ -315,18 +326,28 @@ class ExploreRuntime:
         if self.trace is not None:
             self._record(task.describe())
 
-    def _joins(self, task: Task, kind: str, thing: Thing, write: bool, free: bool) -> bool:  # noqa: FBT001
-        """Tell whether an operation, which never blocks if `free`, belongs to the step before it.
+    def _joins(
+        self,
+        task: Task,
+        kind: str,
+        thing: Thing,
+        write: bool,  # noqa: FBT001
+        guard: Callable[[], bool] | None,
+    ) -> bool:
+        """Tell whether an operation belongs to the step before it.
 
         What one task alone touches is nobody's business.  And taking a lock can be put off until
-        just before the first operation inside, for nobody can tell them apart: lock, operation
-        and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).
+        just before the first operation inside that never blocks, for nobody can tell them apart:
+        lock, operation and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).
         """
         if thing.private:
             if thing.user is not None and thing.user is not task:
                 raise InternalError(f"{thing.name} is private, and {task.name} uses it too")
             thing.user = task
-        elif free and task.entered:
+        elif thing.alone is not None and thing.alone[0] == task.name and thing.alone[1]():
+            if guard is not None and not guard():
+                return False
+        elif guard is None and task.entered:
             task.entered = False
             self.touched.append((thing.name, write))
         else:

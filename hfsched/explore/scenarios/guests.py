@@ -46,7 +46,7 @@ class Patience:
 
     def served(self) -> None:
         """Note a send that succeeded."""
-        self.waiting = False
+        self.waiting = self.empty_since = False
 
     def key(self) -> Hashable:
         """Return all of it."""
@@ -64,7 +64,11 @@ class Notes:
 
     def key(self) -> Hashable:
         """Return all of it, for the state of the guest."""
-        return (tuple(self.read), self.patience.key(), self.sent, self.ticks)
+        return (self.by_sender(), self.patience.key(), self.sent, self.ticks)
+
+    def by_sender(self) -> Hashable:
+        """Return what was read from each sender; how senders mix is nobody's business."""
+        return tuple(sorted(self.read, key=lambda message: message[0]))
 
 
 Program = Callable[[Notes, Cpu], Guest]
@@ -73,8 +77,7 @@ Program = Callable[[Notes, Cpu], Guest]
 def _echo(notes: Notes, cpu: Cpu) -> Guest:
     box = Mailbox(cpu)
     while True:
-        _, data = yield from box.wait()
-        notes.read.append(data)
+        notes.read.append((yield from box.wait())[1])
         yield from box.release()
 
 

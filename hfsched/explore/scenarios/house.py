@@ -41,8 +41,8 @@ class Guest:
         self.notes = notes
 
     def state(self, index: int) -> Hashable:
-        """Return what vCPU `index` alone touches; RUNs in vain count, or a livelock hides."""
-        return (self.vm.vcpus[index].cpu.state_key(), self.notes.key(), self.vm.spurious)
+        """Return what vCPU `index` alone touches."""
+        return (self.vm.vcpus[index].cpu.state_key(), self.notes.key())
 
 
 class Host:
@@ -87,6 +87,7 @@ class House:
         self.hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
         self.hypervisor._calls = door(runtime, self.hypervisor._calls)
         self.hosts: dict[str, Host] = {}  # by task
+        self.notifying: set[str] = set()  # tasks that are telling waiters
         seen = told(runtime, door(runtime, self.hypervisor), self.hypervisor.registry)
         self.primary: PrimaryDoor = _Watched(self, seen)
         self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
@@ -141,6 +142,17 @@ class House:
         if self.primary.inject(guest.vm.id, vcpu, GO) is Injection.WAKE:
             guest.driven.mirror.wake(vcpu)
 
+    def keep_alone(self, guest: Guest, receiver: Guest) -> None:
+        """Say when nobody but its own thread touches a sending guest's VM.
+
+        It is told by whoever tells the receiver's waiters, and that only if it is one of them.
+        """
+
+        def alone() -> bool:
+            return not self.notifying and guest.vm.id not in receiver.vm.box.waiters
+
+        self.runtime.keep_alone(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
+
     def words(self) -> dict[str, str]:
         """Return what a story shows beside each step."""
         return dict(machine_words(self.hypervisor.registry, self.driver))
@@ -157,6 +169,16 @@ class _Watched:
         found = getattr(self._primary, name)
         self.__dict__[name] = found
         return found
+
+    def waiter(self, vm: int) -> int | None:
+        """See `PrimaryDoor.waiter`."""
+        task = self._house.runtime.current
+        name = "" if task is None else task.name
+        self._house.notifying.add(name)
+        waiter = self._primary.waiter(vm)
+        if waiter is None:
+            self._house.notifying.discard(name)
+        return waiter
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
         """See `PrimaryDoor.send`."""

@@ -76,6 +76,7 @@ class MailboxScenario:
             runtime.keep_private("g.outbox")
         for guest in senders:
             house.go(guest)
+            house.keep_alone(guest, receiver)
         hosts = [Host(house, number, receiver, self.messages) for number in range(self.hosts)]
         for host in hosts:
             runtime.spawn(host.name, host.run)
@@ -91,7 +92,7 @@ class MailboxScenario:
             assert spurious <= limit + claims, f"{spurious} RUNs in vain: a livelock"
             empty = receiver.vm.box.state is RxState.EMPTY
             for patience in patiences:
-                patience.empty_since |= empty
+                patience.empty_since |= empty and patience.waiting
                 assert not patience.in_vain, (
                     "a sender is told that the mailbox is writable, which has not been empty since "
                     "it was refused: a livelock"
@@ -101,7 +102,7 @@ class MailboxScenario:
             self._check(receiver, hosts, senders)
 
         def final() -> Hashable:
-            return (tuple(receiver.notes.read), receiver.vm.box.state.value)
+            return (receiver.notes.by_sender(), receiver.vm.box.state.value)
 
         return World(check, invariant=invariant, final=final, timers=False, watch=house.words)
 
