@@ -31,6 +31,7 @@ __all__ = ["BUILT_IN", "Variant", "find", "kind_of", "spec_of", "variants_of"]
 # name -> "module::class"; the module is imported when its scenario is asked for.
 BUILT_IN: dict[str, str] = {
     "mailbox": "hfsched.explore.scenarios.mailbox::MailboxScenario",
+    "events": "hfsched.explore.scenarios.events::EventsScenario",
 }
 
 Value = int | str | bool

@@ -37,12 +37,13 @@ class Resting(Enum):
 
 
 class _Slot:
-    __slots__ = ("asked", "deadline", "event", "kick", "rest")
+    __slots__ = ("asked", "deadline", "event", "held", "kick", "rest")
 
     def __init__(self, event: Event) -> None:
         self.rest = Resting.RUN
         self.kick = False
         self.asked = False  # claimed for a direct request, which is still to be taken
+        self.held = False  # its thread waits for the end of a suspension before its next RUN
         self.event = event
         self.deadline: int | None = None
 
@@ -72,13 +73,19 @@ class Mirror:
         self.unread = False
         self.dead = False
         self.stopping = False
+        self.suspended = False
+        self._resumed = runtime.event(f"{name}.resumed")
+        self._resumed.set()
+        self._still = runtime.event(f"{name}.still")  # suspended, and nobody is in RUN
         self._claims = 0
         self.wake_ups = 0
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        slots = tuple((slot.rest, slot.kick, slot.asked, slot.deadline) for slot in self._slots)
-        return (self.unread, self.dead, self.stopping, slots)
+        slots = tuple(
+            (slot.rest, slot.kick, slot.asked, slot.held, slot.deadline) for slot in self._slots
+        )
+        return (self.unread, self.dead, self.stopping, self.suspended, slots)
 
     # What others do to the VM.
 
@@ -136,19 +143,51 @@ class Mirror:
         """Make every vCPU's thread leave.  Parked ones are claimed; return the running ones."""
         with self._lock:
             self.stopping = True
+            self._resumed.set()
             return self._rouse()
+
+    def suspend(self) -> list[int]:
+        """Let no RUN begin until `resume`; return the vCPUs that may be in one, to kick.
+
+        What comes meanwhile is kept: in `unread`, in kicks, in claims.
+        """
+        with self._lock:
+            self.suspended = True
+            self._resumed.clear()
+            self._look_still()
+            return [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
+
+    def wait_still(self, deadline: int | None) -> bool:
+        """Wait until no vCPU of a suspended VM is in RUN; tell whether that came in time."""
+        return self._still.wait(deadline)
+
+    def resume(self) -> None:
+        """Let RUNs begin again."""
+        with self._lock:
+            self.suspended = False
+            self._still.clear()
+            self._resumed.set()
 
     # What a vCPU's own thread does.
 
     def before_run(self, vcpu: int) -> bool:
-        """Forget the kicks that the coming RUN pays for; False: leave instead."""
-        with self._lock:
-            slot = self._slots[vcpu]
-            if self.stopping:
-                slot.rest = Resting.GONE
-                return False
-            slot.kick = False
-            return True
+        """Forget the kicks that the coming RUN pays for; False: leave instead.
+
+        Waits for the end of a suspension.
+        """
+        slot = self._slots[vcpu]
+        while True:
+            with self._lock:
+                slot.held = self.suspended and not self.stopping
+                if self.stopping:
+                    slot.rest = Resting.GONE
+                    return False
+                if not self.suspended:
+                    slot.kick = False
+                    return True
+                self._look_still()
+            self._runtime.forget(level=1)
+            self._resumed.wait()
 
     def wait_for_message(self, vcpu: int, deadline: int | None) -> None:
         """RUN said that the vCPU waits for a message: sleep, unless there is a reason to RUN."""
@@ -183,6 +222,7 @@ class Mirror:
         """Note that the vCPU's thread ends."""
         with self._lock:
             self._slots[vcpu].rest = Resting.GONE
+            self._look_still()
         self._on_rest()
 
     # What an onlooker asks.
@@ -207,8 +247,8 @@ class Mirror:
 
     def close(self) -> None:
         """Free the events; every vCPU's thread must have left."""
-        for slot in self._slots:
-            slot.event.close()
+        for event in (self._resumed, self._still, *(slot.event for slot in self._slots)):
+            event.close()
 
     # Under the lock.
 
@@ -237,7 +277,15 @@ class Mirror:
             return False
         slot.rest = rest
         slot.deadline = deadline
+        self._look_still()
         return True
+
+    def _look_still(self) -> None:
+        """Say so if nobody is in RUN, nor can be before `resume`."""
+        if self.suspended and all(
+            slot.held or slot.rest is not Resting.RUN for slot in self._slots
+        ):
+            self._still.set()
 
     # Without the lock.
 

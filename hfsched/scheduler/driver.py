@@ -127,6 +127,22 @@ class Driver:
             vm.writable.set()
         return [task.name for task in self._tasks if not task.join(deadline)]
 
+    def suspend(self, deadline: int | None = None) -> bool:
+        """Let no RUN begin until `resume`; tell whether every RUN ended before the deadline.
+
+        Messages may still be sent; they are delivered afterwards.  A vCPU whose thread holds a
+        message that its port has no room for is in no RUN, but it is not still either.
+        """
+        for vm in self._vms.values():
+            for index in vm.mirror.suspend():
+                self._door.preempt(vm.id, index)
+        return all(vm.mirror.wait_still(deadline) for vm in self._vms.values())
+
+    def resume(self) -> None:
+        """End a suspension."""
+        for vm in self._vms.values():
+            vm.mirror.resume()
+
     @property
     def vms(self) -> list[DrivenVm]:
         """All VMs in the order of their ids."""

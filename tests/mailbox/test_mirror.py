@@ -94,7 +94,8 @@ class ScriptedRuntime:
         self.time = 0
         self.steps: deque[Callable[[], object]] = deque()
         self.locks: list[ScriptedLock] = []
-        self.events: list[ScriptedEvent] = []
+        self.everything: list[ScriptedEvent] = []
+        self.events: list[ScriptedEvent] = []  # those that wake a vCPU's thread, in its order
 
     def lock(
         self, name: str, *, fair: bool = False, state: Callable[[], object] | None = None
@@ -104,8 +105,11 @@ class ScriptedRuntime:
         return self.locks[-1]
 
     def event(self, name: str) -> ScriptedEvent:
-        self.events.append(ScriptedEvent(self, name))
-        return self.events[-1]
+        made = ScriptedEvent(self, name)
+        self.everything.append(made)
+        if name.endswith(".wake"):
+            self.events.append(made)
+        return made
 
     def now(self) -> int:
         return self.time
@@ -520,4 +524,43 @@ def test_the_key_tells_states_apart() -> None:
 def test_close_closes_every_event() -> None:
     case = Case(GONE, GONE)
     case.mirror.close()
-    assert all(event.closed for event in case.runtime.events)
+    assert all(event.closed for event in case.runtime.everything)
+
+
+# Suspension.
+
+
+def test_no_run_begins_while_the_vm_is_suspended() -> None:
+    case = Case(RUN, RUN)
+    assert case.mirror.suspend() == [0, 1]
+    assert not case.mirror.wait_still(0), "both may be in RUN"
+    for vcpu in (0, 1):
+        with pytest.raises(ParkedError):
+            case.mirror.before_run(vcpu)
+    assert case.mirror.wait_still(0)
+    case.mirror.resume()
+    assert case.mirror.before_run(0)
+
+
+def test_what_comes_during_a_suspension_is_kept() -> None:
+    case = Case(WFM, RUN)
+    assert case.mirror.suspend() == [1]
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(1)
+    assert case.mirror.wait_still(0)
+    assert case.mirror.deliver(), "the vCPU that waits is claimed for the message"
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(0)
+    assert not case.mirror.deliver()
+    assert case.mirror.unread
+    case.mirror.wake(1)
+    case.mirror.resume()
+    assert case.mirror.before_run(0)
+    case.mirror.wait_for_message(0, None)  # at once: one is unread
+
+
+def test_a_stop_ends_a_suspension() -> None:
+    case = Case(RUN)
+    case.mirror.suspend()
+    case.mirror.stop()
+    assert not case.mirror.before_run(0)

@@ -1,0 +1,207 @@
+"""What else can happen while messages are on their way, at any point of them.
+
+Each `event` happens once, whenever the controller lets it:
+
+- ``suspend``: the machine is suspended and resumed; in between no vCPU may be in RUN;
+- ``abort``: the guest's last vCPU ends, and the VM with it: nobody may sleep on, senders are told;
+- ``timer``: the guest waits for a message with a time-out, which may expire before any of them;
+- ``fault``: the page of the mailbox is taken away, and a pager brings it back when it is touched;
+- ``death``: the host program that sends dies; what it has handed over must be read all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.explore.memory import HeapRam
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.guests import RECEIVERS, Notes, ender
+from hfsched.explore.scenarios.house import SIZE, Guest, Host, House
+from hfsched.explore.scenarios.variants import PARTS
+from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mirror import Resting
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.scheduler.sending import Sent
+from hfsched.vcpu.script import Program
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.runtime.base import End
+
+__all__ = ["EVENTS", "EventsScenario"]
+
+EVENTS = ("suspend", "abort", "timer", "fault", "death")
+
+
+class PagedRam(HeapRam):
+    """RAM that a pager may have taken away: whoever touches it waits until it is back."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
+        super().__init__(name, size)
+        self.present = runtime.event(f"{name}.present")
+        self.present.set()
+        self.fault = runtime.event(f"{name}.fault")
+
+    def _touch(self) -> None:
+        while not self.present.is_set():
+            self.fault.set()
+            self.present.wait()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `Ram.read`."""
+        self._touch()
+        return super().read(offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """See `Ram.write`."""
+        self._touch()
+        super().write(offset, data)
+
+
+@dataclass(frozen=True)
+class EventsScenario:
+    """One host sends `messages` to a `receiver` while an `event` happens.
+
+    The variant ``locked-pager`` has a pager that looks at the VM before it brings a page back, as
+    one that shares a lock with those who fault.
+    """
+
+    event: str = "suspend"
+    receiver: str = "echo"
+    vcpus: int = 1
+    messages: int = 2
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "locked-pager": Variant(
+            "a page fault is served by somebody who takes the lock that the faulting thread holds",
+            {"event": "fault", "messages": 1},
+        ),
+    }
+
+    def __post_init__(self) -> None:
+        if self.event not in EVENTS:
+            raise ValueError(f"event={self.event}: known: {', '.join(EVENTS)}")
+        if self.receiver not in RECEIVERS:
+            raise ValueError(f"receiver={self.receiver}: known: {', '.join(RECEIVERS)}")
+        if not (2 if self.receiver in ("wfi-echo", "reader-1") else 1) <= self.vcpus <= 4:
+            raise ValueError(f"vcpus={self.vcpus}: too few or more than 4 for {self.receiver}")
+        if not 1 <= self.messages <= 100:
+            raise ValueError(f"messages={self.messages}: not in 1..100")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("events", self)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Make the machine, the sender, and whoever lets the event happen."""
+        house = House(runtime, PARTS[""])
+        vcpus = self.vcpus + (self.event == "abort")
+        ram = PagedRam(runtime, "g", SIZE) if self.event == "fault" else None
+        guest = house.vm("g", vcpus, self._programs, ram)
+        house.start(boot=False, kicks=self.event in ("suspend", "abort"))
+        host = Host(house, 0, guest, self.messages)
+        if self.event == "death":
+            self._client(house, guest, host)
+        else:
+            runtime.spawn(host.name, host.run)
+        runtime.attach(host.name, host.state)
+        suspended: list[bool] = []
+        if self.event == "suspend":
+            runtime.spawn("suspender", partial(_suspend, house, suspended))
+        elif self.event == "abort":
+            runtime.spawn("fate", partial(house.go, guest, vcpus - 1))
+        elif ram is not None:
+            runtime.spawn("pager", partial(self._page, house, guest, ram))
+            runtime.event_of("eviction", partial(_evict, ram))
+
+        def invariant() -> None:
+            if suspended:
+                running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]
+                assert not running, f"vCPU {running[0]} is in RUN though the machine is suspended"
+
+        def check() -> None:
+            if self.event == "abort":
+                self._check_abort(house, guest, host)
+            else:
+                self._check(guest, host)
+
+        def final() -> Hashable:
+            return (guest.notes.key(), guest.vm.box.state, tuple(host.sent), host.ended)
+
+        timers = self.event == "timer"
+        return World(check, invariant=invariant, final=final, timers=timers, watch=house.words)
+
+    def _programs(self, notes: Notes, _id: int) -> Sequence[Program]:
+        receiver = "ticking" if self.event == "timer" else self.receiver
+        first, rest = (partial(program, notes) for program in RECEIVERS[receiver])
+        programs: list[Program] = [first, *[rest] * (self.vcpus - 1)]
+        if self.event == "abort":
+            programs.append(partial(ender, notes))
+        return programs
+
+    def _page(self, house: House, guest: Guest, ram: PagedRam) -> None:
+        while True:
+            house.runtime.forget()
+            ram.fault.wait()
+            ram.fault.clear()
+            if self.variant:
+                with guest.vm.lock:
+                    pass
+            ram.present.set()
+
+    def _client(self, house: House, guest: Guest, host: Host) -> None:
+        """Let a process send, which may die, and a session of ours that hands its messages on."""
+        here, there = house.runtime.channel("client")
+
+        def program(_: ExploreRuntime, end: End) -> None:
+            for index in range(self.messages):
+                end.send(bytes((host.number, index)))
+
+        def session() -> None:
+            try:
+                while True:
+                    house.runtime.forget(len(host.sent))
+                    received = here.recv()
+                    assert received is not None
+                    host.sent.append(received[0])
+                    assert guest.outbox.send(received[0]) is Sent.SENT
+            except ChannelClosedError:
+                host.ended = True
+
+        process = house.runtime.process("client", program, [there])
+        house.runtime.may_die(process)
+        house.runtime.spawn(host.name, session)
+
+    def _check(self, guest: Guest, host: Host) -> None:
+        state, read = guest.vm.box.state, guest.notes.read
+        assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
+        assert host.ended, f"the host sleeps for ever after {len(host.sent)} messages"
+        assert read == host.sent, f"read {read}, sent {host.sent}"
+        if self.event == "timer":
+            assert guest.notes.ticks == 1, f"{guest.notes.ticks} time-outs of 1"
+
+    def _check_abort(self, house: House, guest: Guest, host: Host) -> None:
+        assert len(house.aborts) == 1, f"{len(house.aborts)} aborts were reported"
+        for vcpu in guest.vm.vcpus:
+            rest = guest.driven.mirror.resting(vcpu.index)
+            assert rest is Resting.GONE, f"the thread of vCPU {vcpu.index} is left: {rest.value}"
+        assert host.ended, "the host waits for a VM that is dead"
+        assert guest.notes.read == host.sent[: len(guest.notes.read)], "not in order"
+
+
+def _suspend(house: House, suspended: list[bool]) -> None:
+    assert house.driver.suspend()
+    suspended.append(True)
+    house.runtime.checkpoint("suspended")
+    suspended.clear()
+    house.driver.resume()
+
+
+def _evict(ram: PagedRam) -> None:
+    ram.present._flag = False

@@ -1,0 +1,44 @@
+"""Suspend, abort, time-out, page fault and death, at any point of messages on their way."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import search
+from hfsched.explore.registry import find
+from hfsched.explore.scenarios.events import EVENTS
+from hfsched.explore.strategies.exhaustive import Exhaustive
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("receiver", ["echo", "trusty"])
+def test_an_event_may_come_at_any_point(event: str, receiver: str) -> None:
+    result = search(find(f"events,event={event},receiver={receiver},messages=1"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+@pytest.mark.parametrize("event", ["suspend", "timer", "fault", "death"])
+def test_an_event_may_come_between_messages(event: str) -> None:
+    result = search(find(f"events,event={event},messages=2"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+@pytest.mark.parametrize("receiver", ["wfi-echo", "reader-1"])
+def test_a_machine_with_sleepers_is_suspended(receiver: str) -> None:
+    result = search(find(f"events,receiver={receiver},vcpus=2,messages=1"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+def test_a_pager_that_shares_a_lock_with_those_who_fault_is_found() -> None:
+    result = search(find("events+locked-pager"), Exhaustive())
+    assert result.failure is not None
+    assert "sleeps for ever" in str(result.failure.failure)
+
+
+def test_an_event_that_nobody_knows_is_named() -> None:
+    with pytest.raises(UserError, match="event=flood: known: suspend, abort"):
+        find("events,event=flood")

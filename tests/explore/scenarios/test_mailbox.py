@@ -1,0 +1,80 @@
+"""The code that ships, under every interleaving of small machines; and the code as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import Outcome, search
+from hfsched.explore.registry import find, variants_of
+from hfsched.explore.scenarios.mailbox import MailboxScenario
+from hfsched.explore.strategies.choose import make
+from hfsched.explore.strategies.exhaustive import Exhaustive
+
+ONE_VCPU = ("echo", "disabled", "trusty")
+TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(f"receiver={receiver},messages=3" for receiver in ONE_VCPU),
+        *(f"receiver={receiver},vcpus=2,messages=2" for receiver in TWO_VCPUS),
+        *(f"receiver={receiver},vcpus=2,messages=1,hosts=2" for receiver in TWO_VCPUS),
+        *(f"receiver={receiver},vcpus=2,messages=1,guests=1" for receiver in TWO_VCPUS),
+        *(f"receiver={receiver},messages=1,hosts=2" for receiver in ONE_VCPU),
+        *(f"receiver={receiver},messages=1,guests=1" for receiver in ONE_VCPU),
+        *(f"receiver={receiver},messages=2,boot=true" for receiver in ONE_VCPU),
+        "receiver=echo,messages=2,runners=1",
+    ],
+)
+def test_every_message_is_read_whatever_the_order(spec: str) -> None:
+    result = search(find(f"mailbox,{spec}"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
+    found: set[object] = set()
+
+    def on_end(outcome: Outcome) -> None:
+        if not outcome.cut:
+            found.add(outcome.final)
+
+    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
+    assert result.complete
+    assert result.failure is None
+    return found
+
+
+@pytest.mark.parametrize(
+    "spec", ["mailbox", "mailbox,messages=1,hosts=2", "mailbox,messages=1,boot=true"]
+)
+def test_what_spares_states_changes_no_end(spec: str) -> None:
+    """With `forget` and doors, or without; with the cache, or without."""
+    ends = finals(spec, Exhaustive(), forgetting=True)
+    assert ends == finals(spec, Exhaustive(), forgetting=False)
+    assert ends == finals(spec, Exhaustive(cache=False), forgetting=False)
+
+
+@pytest.mark.parametrize("variant", sorted(variants_of(MailboxScenario)))
+def test_every_mistake_of_the_past_is_found(variant: str) -> None:
+    result = search(find("mailbox", variant), make("portfolio", 1))
+    assert result.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("receiver=nobody", "receiver"),
+        ("vcpus=0", "vcpus"),
+        ("vcpus=5", "vcpus"),
+        ("receiver=reader-1,vcpus=1", "vcpus"),
+        ("messages=0", "messages"),
+        ("hosts=-1", "hosts"),
+        ("runners=9", "runners"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"scenario mailbox: {name}="):
+        find(f"mailbox,{spec}")
