@@ -4,6 +4,8 @@ The idea is that of algorithm portfolios (B. Huberman, R. Lukose, T. Hogg, "An E
 Hard Computational Problems", Science 275, 1997): with members that take turns, the first failure
 costs at most their number times what the best of them needs.  A turn is one execution, and goes to
 the member that has used the fewest steps so far, so one with long executions gets fewer of them.
+After `EARLY` steps each, it is less and less likely that a shallow failure is left, and the search
+that can prove that there is none gets most of the turns.
 """
 
 from __future__ import annotations
@@ -27,11 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["Portfolio"]
 
 
+EARLY = 100_000  # steps
+LATE = 12  # by how much dearer a step is for all but the exhaustive search after that
+
+
 class _Member:
     def __init__(self, name: str, strategy: Strategy) -> None:
         self.name = name
         self.strategy = strategy
         self.steps = 0
+
+    def used(self) -> int:
+        """Return what counts for whose turn it is."""
+        return self.steps + (LATE - 1) * max(0, self.steps - EARLY)
 
 
 class Portfolio:
@@ -79,9 +89,12 @@ class Portfolio:
         """How many steps each member has used."""
         return {member.name: member.steps for member in self._members}
 
+    def _used(self, member: _Member) -> int:
+        return member.steps if member.strategy is self._exhaustive else member.used()
+
     def begin(self) -> bool:
         while not self.complete:
-            turn = min(self._members, key=lambda member: member.steps)  # the first of equals
+            turn = min(self._members, key=self._used)  # the first of equals
             if turn.strategy.begin():
                 self._turn = turn
                 self.stateful = turn.strategy.stateful

@@ -1,0 +1,191 @@
+"""The tables of exploration: what is proved, how soon mistakes are found, and how fast it goes.
+
+    python bench/explore.py proofs [--large] [--only TEXT]
+    python bench/explore.py failures [--seeds N]
+    python bench/explore.py speed [--rounds N]
+
+`proofs` searches every interleaving of the shipped code on small machines and prints states,
+executions and seconds; `--large` adds the machines that take minutes.  `failures` prints for each
+historical variant and strategy the median and worst number of schedules to the first failure over
+seeds, and for the default strategy the worst time.  `speed` prints steps and schedules a second.
+All are pinned to one CPU; exit status 1 when something fails that must hold, or is not found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hfsched.explore.execution import Result, search
+from hfsched.explore.registry import find, variants_of
+from hfsched.explore.scenarios.mailbox import MailboxScenario
+from hfsched.explore.strategies.choose import make
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.strategies.walk import RandomWalk
+
+ONE_VCPU = ("echo", "disabled", "trusty")
+TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
+SCHEDULES_MAX = 3000  # to the first failure; then it counts as not found
+
+
+def small() -> list[tuple[str, int | None]]:
+    """Return {spec, bound} of what is proved in seconds."""
+    specs = [f"mailbox,receiver={each},messages=3" for each in ONE_VCPU]
+    specs += [f"mailbox,receiver={each},vcpus=2,messages=2" for each in TWO_VCPUS]
+    for senders in ("hosts=2", "guests=1"):
+        specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
+    specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
+    specs += ["mailbox,runners=1"]
+    for event in ("suspend", "abort", "timer", "fault", "death"):
+        specs += [f"events,event={event}"]
+    return [(spec, None) for spec in specs]
+
+
+def large() -> list[tuple[str, int | None]]:
+    """Return {spec, bound} of what takes minutes."""
+    specs = [f"mailbox,receiver={each},vcpus=2,messages=3" for each in TWO_VCPUS]
+    specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
+    specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
+    specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]
+    bounded = [
+        f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
+        for senders in ("hosts=2", "guests=1")
+        for each in TWO_VCPUS
+    ]
+    return [(spec, None) for spec in specs] + [(spec, 3) for spec in bounded]
+
+
+def proofs(args: argparse.Namespace) -> int:
+    """Print the table of what holds under every interleaving."""
+    rows = small() + (large() if args.large else [])
+    print("| scenario | bound | states | executions | seconds | |")
+    print("|---|---|---|---|---|---|")
+    bad = 0
+    for spec, bound in rows:
+        if args.only not in spec:
+            continue
+        scenario = find(spec)
+        strategy = Exhaustive(bound)
+        start = time.process_time()
+        result = search(scenario, strategy)
+        seconds = time.process_time() - start
+        held = result.complete and result.failure is None
+        bad += not held
+        words = "holds" if held else f"FAILS: {result.failure and result.failure.failure}"
+        limit = "none" if bound is None else str(bound)
+        print(
+            f"| {scenario.name} | {limit} | {strategy.states} | {result.executions} "
+            f"| {seconds:.1f} | {words} |",
+            flush=True,
+        )
+    return 1 if bad else 0
+
+
+def failures(args: argparse.Namespace) -> int:
+    """Print the table of schedules to the first failure."""
+    columns: list[tuple[str, str, int | None, int | None]] = [
+        ("random", "random", None, None),
+        ("PCT 2", "pct", None, 2),
+        ("PCT 3", "pct", None, 3),
+        ("POS", "pos", None, None),
+        ("URW", "urw", None, None),
+        ("bounded", "bounded", None, None),
+        ("exhaustive", "exhaustive", None, None),
+        ("portfolio", "portfolio", None, None),
+    ]
+    heads = [label for label, *_ in columns]
+    print("| variant | " + " | ".join(heads) + " | portfolio, worst seconds |")
+    print("|" + "---|" * (len(heads) + 2))
+    bad = 0
+    for variant in variants_of(MailboxScenario):
+        scenario = find("mailbox", variant)
+        cells = []
+        worst = 0.0
+        for label, name, bound, depth in columns:
+            counts = []
+            seeds = args.seeds if name not in ("bounded", "exhaustive") else 1
+            for seed in range(seeds):
+                start = time.process_time()
+                result = search(
+                    scenario, make(name, seed, bound=bound, depth=depth), until=_long_enough
+                )
+                if label == "portfolio":
+                    worst = max(worst, time.process_time() - start)
+                    bad += result.failure is None
+                counts.append(result.executions if result.failure is not None else None)
+            cells.append(_shown(counts))
+        print(f"| {variant} | " + " | ".join(cells) + f" | {worst:.2f} |", flush=True)
+    return 1 if bad else 0
+
+
+def _long_enough(result: Result) -> bool:
+    return result.executions >= SCHEDULES_MAX
+
+
+def _after(end: float) -> Callable[[Result], bool]:
+    return lambda _: time.process_time() >= end
+
+
+def _shown(counts: list[int | None]) -> str:
+    """Return "median / worst", or just the number where no seed is in play."""
+    known = sorted(SCHEDULES_MAX + 1 if count is None else count for count in counts)
+    texts = [
+        f"> {SCHEDULES_MAX}" if count > SCHEDULES_MAX else f"{count:.0f}"
+        for count in (statistics.median(known), known[-1])
+    ]
+    return texts[0] if len(counts) == 1 else " / ".join(texts)
+
+
+def speed(args: argparse.Namespace) -> int:
+    """Print steps and schedules a second, medians over the rounds."""
+    print("| scenario | strategy | steps/s | schedules/s | steps each |")
+    print("|---|---|---|---|---|")
+    for spec in ("mailbox", "mailbox,receiver=trusty,vcpus=2,messages=3"):
+        for label in ("random", "pos", "pct", "urw", "exhaustive"):
+            rates, schedules, length = [], [], 0.0
+            for seed in range(args.rounds):
+                strategy = RandomWalk(seed) if label == "random" else make(label, seed)
+                start = time.process_time()
+                result = search(find(spec), strategy, until=_after(start + 1))
+                seconds = time.process_time() - start
+                rates.append(result.steps / seconds)
+                schedules.append(result.executions / seconds)
+                length = result.steps / result.executions
+            print(
+                f"| {spec} | {label} | {statistics.median(rates):,.0f} "
+                f"| {statistics.median(schedules):,.0f} | {length:.0f} |",
+                flush=True,
+            )
+    return 0
+
+
+def main() -> int:
+    """Parse the command line and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    tables = parser.add_subparsers(required=True, metavar="TABLE")
+    one = tables.add_parser("proofs", help="what holds under every interleaving")
+    one.add_argument("--large", action="store_true", help="with what takes minutes")
+    one.add_argument("--only", default="", metavar="TEXT", help="scenarios with TEXT in them")
+    one.set_defaults(run=proofs)
+    two = tables.add_parser("failures", help="schedules to the first failure")
+    two.add_argument("--seeds", type=int, default=100)
+    two.set_defaults(run=failures)
+    three = tables.add_parser("speed", help="steps and schedules a second")
+    three.add_argument("--rounds", type=int, default=5)
+    three.set_defaults(run=speed)
+    args = parser.parse_args()
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[-1]})
+    status: int = args.run(args)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
