@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "run": ("hfsched.cli.run", "boot guests and talk to them"),
+    "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "say what a guest image is and whether it would boot"),
 }
 

@@ -9,14 +9,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.explain.doom import Replayed, point_of_no_return
 from hfsched.explore.explain.long import shortened
 from hfsched.explore.explain.teller import Row, Teller
+from hfsched.explore.races import RaceError, Races
 from hfsched.explore.runtime import StepsExceededError
 
 if TYPE_CHECKING:
@@ -104,16 +106,23 @@ class Listening:
         return world
 
 
-def tell(scenario: Scenario, strategy: Strategy, *, token: str = "") -> Story:
+def tell(
+    scenario: Scenario,
+    strategy: Strategy,
+    *,
+    token: str = "",
+    races: Callable[[], Races] | None = None,
+) -> Story:
     """Run `scenario` as `strategy` decides, and tell what happened.
 
     A failing execution is run some more, to find the step after which no schedule could end well.
-    `token` is only quoted.
+    `token` is only quoted; `races` looks for data races as in `execute`.
     """
     strategy.begin()
-    teller, outcome = _listen(scenario, strategy, None)
+    teller, outcome = _listen(scenario, strategy, None, races)
     turning = None
-    if outcome.failure is not None:
+    # What is found by looking on, and not by how it ends, has no point of no return.
+    if outcome.failure is not None and not isinstance(outcome.failure, LivelockError | RaceError):
         turning = point_of_no_return(scenario, teller.decisions)
         if turning is not None:
             # Once more, for that step must not be folded.
@@ -121,9 +130,15 @@ def tell(scenario: Scenario, strategy: Strategy, *, token: str = "") -> Story:
     return _story(scenario.name, teller, outcome, turning, token)
 
 
-def _listen(scenario: Scenario, strategy: Strategy, turning: int | None) -> tuple[Teller, Outcome]:
+def _listen(
+    scenario: Scenario,
+    strategy: Strategy,
+    turning: int | None,
+    races: Callable[[], Races] | None = None,
+) -> tuple[Teller, Outcome]:
     teller = Teller(strategy, turning)
-    return teller, execute(Listening(scenario, teller), teller, look=teller.finish)
+    listening = Listening(scenario, teller)
+    return teller, execute(listening, teller, look=teller.finish, races=races)
 
 
 def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, token: str) -> Story:

@@ -62,16 +62,28 @@ class Exhaustive:
 
     `states` counts the different states seen at points where there was a choice.  Without `cache`
     no state is remembered, and without `sleep` no task sleeps: slower, for comparison.
+
+    `root` are choices at the first points with one: the search stays below them.  `seen` is the
+    cache of searches of other sub-trees that are complete.
     """
 
-    def __init__(self, bound: int | None = None, *, cache: bool = True, sleep: bool = True) -> None:
+    def __init__(
+        self,
+        bound: int | None = None,
+        *,
+        cache: bool = True,
+        sleep: bool = True,
+        root: Sequence[int] = (),
+        seen: dict[int, frozenset[int]] | None = None,
+    ) -> None:
         self.name = "exhaustive" if bound is None else "bounded"
         self.bound = bound
         self._caching = cache
         self._sleeping = sleep and bound is None
         self.every_point = self._sleeping  # every step can wake a sleeper
         self.stateful = cache
-        self._cache: dict[int, frozenset[int]] = {}
+        self._root = root
+        self._cache: dict[int, frozenset[int]] = {} if seen is None else seen
         self._path: list[_Node] = []
         self._depth = 0
         self._preemptions = 0
@@ -130,6 +142,9 @@ class Exhaustive:
             return enabled[0]
         if self._depth < len(self._path):
             node = self._path[self._depth]
+        elif self._depth < len(self._root):
+            node = _Node([self._root[self._depth]], {})
+            self._path.append(node)
         else:
             node = self._visit(runtime, current, enabled)
             if self._chase is not None:
@@ -225,7 +240,9 @@ class Exhaustive:
         if self._depth < len(self._path):
             node = self._path[self._depth]
         else:
-            node = _Node(list(range(n - 1, -1, -1)), {})
+            rooted = self._depth < len(self._root)
+            left = [self._root[self._depth]] if rooted else list(range(n - 1, -1, -1))
+            node = _Node(left, {})
             self._path.append(node)
         self._depth += 1
         return node.choice

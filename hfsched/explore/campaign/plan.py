@@ -1,0 +1,198 @@
+"""How a search is divided into tasks that any worker can do.
+
+- Random strategies: chunks of executions, each with a seed of its own, without end.
+- Bounded search: one task a bound, 0, 1, 2 ...
+- Exhaustive search: sub-trees.  Each worker remembers the states that it has covered, so a state may
+  be explored once by each; the search is complete when every sub-tree is.
+- Portfolio: all of these in turn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hfsched.explore.campaign.tasks import Report, Task
+from hfsched.explore.execution import execute
+from hfsched.explore.registry import find
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task as RuntimeTask
+
+__all__ = ["Plan", "roots"]
+
+CHUNK = 500  # executions of a random strategy in one task
+RANDOM = ("pos", "urw", "random", "pct")
+
+
+class _Scout:
+    """Follows choices, and says what there is to choose next."""
+
+    name = "scout"
+    stateful = False
+    every_point = False
+
+    def __init__(self, root: tuple[int, ...]) -> None:
+        self._root = root
+        self._depth = 0
+        self.next: tuple[int, ...] = ()
+
+    def begin(self) -> bool:
+        """See `Strategy`."""
+        return True
+
+    def pick(
+        self, runtime: ExploreRuntime, current: RuntimeTask | None, enabled: list[RuntimeTask]
+    ) -> RuntimeTask:
+        """See `Strategy`."""
+        if len(enabled) == 1:
+            return enabled[0]
+        self._choices(tuple(task.index for task in enabled))
+        if self._depth <= len(self._root):
+            return runtime.tasks[self._root[self._depth - 1]]
+        return current or enabled[0]
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        """See `Strategy`."""
+        self._choices(tuple(range(n)))
+        return self._root[self._depth - 1] if self._depth <= len(self._root) else 0
+
+    def _choices(self, choices: tuple[int, ...]) -> None:
+        if self._depth == len(self._root):
+            self.next = choices
+        self._depth += 1
+
+    def end(self, outcome: Outcome) -> None:
+        """See `Strategy`."""
+
+
+def roots(spec: str, wanted: int) -> list[tuple[int, ...]]:
+    """Divide a scenario's tree into about `wanted` sub-trees, given by the choices that lead there.
+
+    A branch that ends before it divides is a sub-tree too.
+    """
+    scenario = find(spec)
+    open_: deque[tuple[int, ...]] = deque([()])
+    closed: list[tuple[int, ...]] = []
+    while open_ and len(open_) + len(closed) < wanted:
+        root = open_.popleft()
+        scout = _Scout(root)
+        execute(scenario, scout)
+        if scout.next:
+            open_.extend((*root, choice) for choice in scout.next)
+        else:
+            closed.append(root)
+    return closed + list(open_)
+
+
+class Plan:
+    """The tasks of one search, and what is known of them.
+
+    `take` gives the next task to do, None for none at present; `give_back` takes one whose worker
+    was lost; `note` takes a report.
+    """
+
+    def __init__(
+        self, spec: str, strategy: str, seed: int, bound: int | None, parallel: int
+    ) -> None:
+        self.spec = spec
+        self.strategy = strategy
+        self._seeds = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self._bound = bound
+        self._again: deque[Task] = deque()
+        self._number = 0
+        self._trees: set[int] | None = None  # sub-trees that are not complete yet
+        self._bounds: dict[int, int] = {}  # task -> bound
+        self._clean: set[int] = set()  # bounds that are complete
+        self._last_bound: int | None = None
+        self._executions: dict[int, int] = {}  # bound -> executions
+        self.reports: dict[int, Report] = {}
+        self._streams = list(self._all_streams(parallel))
+
+    def _all_streams(self, parallel: int) -> Iterator[Iterator[Task]]:
+        if self.strategy in ("exhaustive", "portfolio"):
+            trees = [self._task("exhaustive", root=root) for root in roots(self.spec, 8 * parallel)]
+            self._trees = {task.number for task in trees}
+            yield iter(trees)
+        if self.strategy in ("bounded", "portfolio"):
+            yield self._bounded()
+        if self.strategy in RANDOM or self.strategy == "portfolio":
+            yield self._random()
+
+    def _task(self, strategy: str, **more: int | tuple[int, ...]) -> Task:
+        self._number += 1
+        return Task(self._number, self.spec, strategy, **more)  # type: ignore[arg-type]
+
+    def _bounded(self) -> Iterator[Task]:
+        bound = 0 if self._bound is None else self._bound
+        while self._last_bound is None or bound <= self._last_bound:
+            task = self._task("bounded", bound=bound)
+            self._bounds[task.number] = bound
+            yield task
+            if self._bound is not None:
+                return
+            bound += 1
+
+    def _random(self) -> Iterator[Task]:
+        names = RANDOM if self.strategy == "portfolio" else (self.strategy,)
+        while True:
+            for name in names:
+                yield self._task(name, seed=self._seeds.getrandbits(63), executions=CHUNK)
+
+    def take(self) -> Task | None:
+        """Return the next task."""
+        if self._again:
+            return self._again.popleft()
+        while self._streams:
+            stream = self._streams.pop(0)
+            task = next(stream, None)
+            if task is not None:
+                self._streams.append(stream)
+                return task
+        return None
+
+    def give_back(self, task: Task) -> None:
+        """Take back a task whose worker was lost: it counts for nothing until it is done again."""
+        self.reports.pop(task.number, None)
+        self._again.appendleft(task)
+
+    def note(self, report: Report) -> None:
+        """Take a report; a later one of the same task replaces it."""
+        self.reports[report.number] = report
+        if not report.complete or report.found is not None:
+            return
+        if self._trees is not None:
+            self._trees.discard(report.number)
+        bound = self._bounds.get(report.number)
+        if bound is not None:
+            self._clean.add(bound)
+            self._executions[bound] = report.executions
+            if self._executions.get(bound - 1) == report.executions:
+                self._last_bound = bound  # no interleaving has more preemptions
+
+    @property
+    def complete(self) -> bool:
+        """Whether every interleaving was covered."""
+        return self._trees is not None and not self._trees
+
+    @property
+    def complete_to(self) -> int | None:
+        """The highest preemption bound below which all is covered."""
+        if self._bound is not None:
+            return self._bound if self._bound in self._clean else None
+        bound = -1
+        while bound + 1 in self._clean:
+            bound += 1
+        return bound if bound >= 0 else None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left that could tell more."""
+        if self.strategy == "bounded":
+            wanted = self._bound if self._bound is not None else self._last_bound
+            return wanted is not None and wanted in self._clean
+        return self.complete
