@@ -1,11 +1,15 @@
-"""RAM for explored machines: plain bytes, quick to make and to throw away."""
+"""RAM for explored machines: quick to make and to throw away, or quick to put back."""
 
 from __future__ import annotations
+
+import ctypes
+import mmap
+import os
 
 from hfsched.errors import InternalError
 from hfsched.memory.ram import Ram
 
-__all__ = ["HeapRam"]
+__all__ = ["HeapRam", "RewindRam"]
 
 
 class HeapRam(Ram):
@@ -44,3 +48,32 @@ class HeapRam(Ram):
 
     def close(self) -> None:
         """See `Ram.close`."""
+
+
+class RewindRam(Ram):
+    """A `Ram` that can be put back to what it was, at a cost for each page written since.
+
+    It is a private mapping of a memfd: writes make copies of pages, and `rewind` drops them.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(name, size)
+        self._anchor = None
+        self._map.close()
+        self._map = mmap.mmap(self.fd, size, flags=mmap.MAP_PRIVATE)
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._anchor = (ctypes.c_char * size).from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+
+    def keep(self) -> None:
+        """Let what is there now be what `rewind` puts back."""
+        os.pwrite(self.fd, self.read(0, self.size), 0)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Forget all that was written since `keep`."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def digest(self) -> int:
+        """Return a 64-bit digest of all bytes."""
+        return hash(self.read(0, self.size))

@@ -32,6 +32,7 @@ __all__ = ["BUILT_IN", "Variant", "find", "kind_of", "spec_of", "variants_of"]
 BUILT_IN: dict[str, str] = {
     "mailbox": "hfsched.explore.scenarios.mailbox::MailboxScenario",
     "events": "hfsched.explore.scenarios.events::EventsScenario",
+    "images": "hfsched.explore.scenarios.images::ImagesScenario",
 }
 
 Value = int | str | bool

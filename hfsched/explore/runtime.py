@@ -116,6 +116,7 @@ class ExploreRuntime:
         self.forgetting = forgetting and strategy.stateful  # doors and `forget` have effect
         self._steps_max = steps_max
         self.tasks: list[Task] = []
+        self._live: list[Task] = []  # those that have not ended, without the clock
         self.things: list[Thing] = []
         self.current: Task | None = None
         self.previous: Task | None = None  # who went last
@@ -124,7 +125,7 @@ class ExploreRuntime:
             tuple[str, bool]
         ] = []  # more that the last step has touched: (name, write)
         self.stopping = False
-        self._settling = False
+        self.settling = False
         self.time = 0
         self.cut = False
         self.failure: BaseException | None = None
@@ -184,7 +185,7 @@ class ExploreRuntime:
     def choose(self, name: str, n: int) -> int:
         if n < 1:
             raise InternalError(f"choose {name}: nothing to choose from")
-        if n == 1 or self.current is None or self._settling:
+        if n == 1 or self.current is None or self.settling:
             return 0
         picked = self._strategy.value(self, name, n)
         self.observe(picked)
@@ -215,7 +216,7 @@ class ExploreRuntime:
         task = self._pseudo(name, "anything", lambda: None)
 
         def once() -> None:
-            task.done = True
+            self._end(task)
             act()
 
         task.act = once
@@ -225,19 +226,18 @@ class ExploreRuntime:
 
         For the start-up of what is explored afterwards; call it from `Scenario.build`.
         """
-        self._settling = True
+        self.settling = True
         try:
             self.explore()
         finally:
-            self._settling = False
+            self.settling = False
             self.previous = None
 
     def kill(self, group: Group) -> None:
         """End every task of a process where it is; the kernel closes its channels."""
         group.dead = True
         for task in group.tasks:
-            task.done = True
-            task.key = None
+            self._end(task)
         for close in group.closers:
             close()
         if self.current is not None and self.current.group is group:
@@ -304,7 +304,11 @@ class ExploreRuntime:
             return  # the scenario is being built, or looked at
         if self.stopping:
             raise greenlet.GreenletExit
-        if thing is not None and self._joins(task, kind, thing, write, guard):
+        if (
+            thing is not None
+            and (thing.private or thing.alone is not None or (task.entered and guard is None))
+            and self._joins(task, kind, thing, write, guard)
+        ):
             return
         task.entered = False
         task.kind = kind
@@ -321,8 +325,9 @@ class ExploreRuntime:
                 chosen.glet.switch()
             if self.stopping:
                 raise greenlet.GreenletExit
-        task.guard = None
-        task.deadline = None
+        if guard is not None:
+            task.guard = None
+            task.deadline = None
         if self.trace is not None:
             self._record(task.describe())
 
@@ -390,14 +395,17 @@ class ExploreRuntime:
                 if self.invariant is not None:
                     self._look(self.invariant)
                 enabled = self._enabled()
-                if not enabled:
+                many = len(enabled)
+                if not many:
                     self.current = None
                     return None
                 chosen = enabled[0]
-                if self._settling:
-                    chosen = self.current_task(enabled) or chosen
-                elif self._every_point or len(enabled) > 1:
-                    chosen = self._strategy.pick(self, self.current_task(enabled), enabled)
+                if many > 1 or self._every_point:
+                    current = self.previous if self.previous in enabled else None
+                    if not self.settling:
+                        chosen = self._strategy.pick(self, current, enabled)
+                    elif current is not None:
+                        chosen = current
             except Cut:
                 self.cut = True
                 self.current = None
@@ -423,26 +431,24 @@ class ExploreRuntime:
         finally:
             self.current = task
 
-    def current_task(self, enabled: list[Task]) -> Task | None:
-        """Return the task that went last if it can go on."""
-        return self.previous if self.previous in enabled else None
-
     def _enabled(self) -> list[Task]:
         now = self.time
         enabled = [
             task
-            for task in self.tasks
-            if not task.done and task.kind != "clock" and (task.guard is None or task.enabled(now))
+            for task in self._live
+            if (guard := task.guard) is None
+            or guard()
+            or ((deadline := task.deadline) is not None and now >= deadline)
         ]
-        if self._clock is not None and not self._settling and self._next_deadline() is not None:
+        if self._clock is not None and not self.settling and self._next_deadline() is not None:
             enabled.append(self._clock)
         return enabled
 
     def _next_deadline(self) -> int | None:
         times = [
             task.deadline
-            for task in self.tasks
-            if not task.done and task.deadline is not None and task.deadline > self.time
+            for task in self._live
+            if task.deadline is not None and task.deadline > self.time
         ]
         return min(times, default=None)
 
@@ -465,7 +471,16 @@ class ExploreRuntime:
         task.write = True
         task.act = act
         self.tasks.append(task)
+        if kind != "clock":
+            self._live.append(task)
         return task
+
+    def _end(self, task: Task) -> None:
+        """Note that a task has ended."""
+        if not task.done:
+            task.done = True
+            task.key = None
+            self._live.remove(task)
 
     def _task(self, name: str, fn: Callable[[], None], group: Group | None) -> Task:
         task = Task(len(self.tasks), name, group)
@@ -488,12 +503,12 @@ class ExploreRuntime:
 
         task.glet = greenlet.greenlet(body, self._hub)
         self.tasks.append(task)
+        self._live.append(task)
         return task
 
     def _leave(self, task: Task) -> None:
         """End a task: whoever is next goes on when its greenlet returns."""
-        task.done = True
-        task.key = None
+        self._end(task)
         if self.stopping:
             return
         chosen = self._next()
@@ -545,7 +560,7 @@ class ExploreRuntime:
         return hash(tuple(parts))
 
     def _record(self, line: str) -> None:
-        if self.trace is not None:
+        if self.trace is not None and not self.settling:
             self.trace.append(line)
 
     def trace_hash(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hfsched.abi.ffa import Intid
+from hfsched.abi.ffa import PRIMARY_ID, Intid
 from hfsched.explore.registry import Variant
 from hfsched.hypervisor.answer import Answer, Switch
 from hfsched.hypervisor.calls import Calls
@@ -97,7 +97,10 @@ class Upstream(Driver):
             case WaitForInterrupt():
                 self._sleep(me)
             case Message(_, receiver, _):
-                self.deliver(receiver)
+                if receiver == PRIMARY_ID:
+                    self._to_host(vm, index)
+                else:
+                    self.deliver(receiver)
             case NotifyWaiters():
                 self.notify_waiters(vm.id)
             case WakeUp(number, other):

@@ -26,6 +26,7 @@ class RandomWalk:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self._draw = self._random.random
 
     def begin(self) -> bool:
         return True
@@ -36,7 +37,7 @@ class RandomWalk:
         current: Task | None,  # noqa: ARG002
         enabled: list[Task],
     ) -> Task:
-        return self._random.choice(enabled)
+        return enabled[int(self._draw() * len(enabled))]  # quicker than choice()
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
         return self._random.randrange(n)

@@ -69,6 +69,8 @@ class UnicornVcpu:
         self._running = False
         self._line = False  # what the machine was told of `_irq`
         self._blocks_left = 0
+        # How many instructions the next slice may have; None: SLICE.  For explorers.
+        self.cut: Callable[[], int] | None = None
         self._off: Off | None = None
         self._pending: tuple[int, int, int] | None = None  # ESR, virtual address, IPA of an abort
         self._machine = make(self._on_block, self._on_timer)
@@ -98,6 +100,7 @@ class UnicornVcpu:
     def reset(self, pc: int, arg: int) -> None:
         """Put the CPU in its initial state."""
         self._load(None)
+        self.invalidate(code=True)
         self._timer.set(0, 0)
         self._pending = None
         self._machine.pc[0] = pc
@@ -154,6 +157,19 @@ class UnicornVcpu:
 
     def restore(self, data: bytes) -> None:
         """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
+        self._restore(data)
+        self.invalidate(code=True)
+
+    def rewind(self, data: bytes, *, irq: bool) -> None:
+        """Put back what this very CPU has saved; the guest's code must be what it was.
+
+        Nobody may be using the CPU.  Kicks are forgotten, and the line is `irq`.
+        """
+        self._kicked = False
+        self._irq = irq
+        self._restore(data)
+
+    def _restore(self, data: bytes) -> None:
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
             raise InternalError("engine unicorn: no saved CPU state")
         _, ctl, cval, *pending = _HEADER.unpack_from(data)
@@ -174,6 +190,12 @@ class UnicornVcpu:
         self._stale_code |= code
         self._changed = True
 
+    def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
+        """Serve another runtime from here on, with its turn and its clock."""
+        self._turn = turn
+        self._now = now
+        self._guard = runtime.lock(f"unicorn {self._space.name}/{self.index}")
+
     def map(self, physical: int, size: int, host: int) -> None:
         """Let host memory be at a physical address."""
         self._machine.map(physical, size, host)
@@ -190,7 +212,6 @@ class UnicornVcpu:
         self._off = None
         self._line = self._irq
         self._machine.load(image, irq=self._line)
-        self.invalidate(code=True)
 
     def _slice(self) -> Exit | None:
         machine = self._machine
@@ -202,14 +223,14 @@ class UnicornVcpu:
                 return _KICKED
             if self._changed:
                 self._update()
-            count = SLICE
+            count = SLICE if self.cut is None else self.cut()
             if self._timer.armed:
                 left = self._timer.remaining(self._now())
                 if not left:
                     return _TIMER
                 # A tenth of an instruction a ns is slower than any host: the end comes near in
                 # steps, and is hardly ever passed.
-                count = min(SLICE, 100 + left // 10)
+                count = min(count, 100 + left // 10)
             self._blocks_left = NEW_BLOCKS
             error = machine.run(count)
         finally:

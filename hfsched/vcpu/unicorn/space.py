@@ -151,6 +151,13 @@ class UnicornSpace:
         self._tables.protect(ipa, size, permissions)
         self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
+    def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
+        """Serve another runtime from here on: its turn, and a clock that is no point (`now`)."""
+        self._runtime = runtime
+        self._turn = turn
+        for vcpu in self._made():
+            vcpu.belong(runtime, turn, now)
+
     def close(self) -> None:
         """Free the machines and the tables."""
         if not self.closed:

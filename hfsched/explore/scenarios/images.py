@@ -1,0 +1,311 @@
+"""Real guest images on the engine unicorn, switched after any number of instructions.
+
+The production hypervisor, driver, mirror and ports, over CPUs that run the bundled images.  Hosts
+send numbered texts and wait for nothing; each must get its answers, each once, in order.  Guests:
+
+- ``echo``: answers with what it got; never enables an interrupt;
+- ``trusty``: threads, MAILBOX_READABLE, fast and slow calls: asked to echo texts;
+- ``smp``: two vCPUs that take turns at the mailbox;
+- ``relay``: two VMs, relay and echo: messages go through both and come back;
+- ``pair``: two VMs, echo and echo: hosts send to the one and to the other;
+- ``twins``: two VMs, trusty and trusty, likewise.
+
+`cuts` slices of an execution end after a number of instructions that the strategy decides; all
+others end at the guest's next exit.  So others get their turn in the middle of a guest's work.
+
+Implementation note.  A machine is booted once in a process, and kept; each execution begins with it
+put back to where it rested then: the pages that were written, the registers, the hypervisor's
+records.  Its clock stands still.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.explore.door import door
+from hfsched.explore.explain.machine import machine_words, told
+from hfsched.explore.memory import RewindRam
+from hfsched.explore.objects import Thing
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.runtime import ExploreRuntime
+from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.variants import PARTS, VARIANTS, Parts
+from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
+from hfsched.mailbox.box import RxState
+from hfsched.mailbox.ports import Letter, Ports, frame
+from hfsched.memory.image import place, read_image
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.scheduler.sending import Outbox, Sent
+from hfsched.vcpu.engine import Permissions
+from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
+from hfsched.vcpu.unicorn.library import load
+from hfsched.vcpu.unicorn.space import UnicornSpace
+from hfsched.vmm.guests import bundled_images
+
+if TYPE_CHECKING:
+    from hfsched.scheduler.driver import Driver
+
+__all__ = ["GUESTS", "ImagesScenario", "Stage"]
+
+BASE = 0x7F00_0000
+MEMORY = 1 << 20
+GUESTS: Mapping[str, tuple[str, ...]] = {
+    "echo": ("echo",),
+    "trusty": ("trusty",),
+    "smp": ("smp",),
+    "relay": ("relay", "echo"),
+    "pair": ("echo", "echo"),
+    "twins": ("trusty", "trusty"),
+}
+APART = ("pair", "twins")  # hosts send to the one and to the other
+VCPUS = {"smp": 2}
+TEXT_PORT = 1
+SLICES_EACH = 12  # about as many slices as a guest takes for a message
+CUT_MAX = 256  # instructions
+
+
+class _Machine:
+    """One VM's CPUs and RAM, and how they and the hypervisor's records were after the boot."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, image: str) -> None:
+        self.name = name
+        self.vcpus = VCPUS.get(image, 1)
+        self.space = UnicornSpace(runtime, load(), runtime.lock("unicorn"), name, self.vcpus)
+        self.ram = RewindRam(name, MEMORY)
+        self.space.map(BASE, self.ram, 0, MEMORY, Permissions.RWX)
+        self.cpus = [self.space.vcpu(index) for index in range(self.vcpus)]
+        self.entry = place(read_image(bundled_images()[f"{image}.bin"]), self.ram, BASE)
+        self._saved: list[bytes] = []
+        self._vcpus: list[tuple[VcpuState, int, int]] = []
+        self._vm: Vm | None = None
+        self._last: Vm | None = None  # of the execution before
+
+    def keep(self, vm: Vm) -> None:
+        """Let what is there now be what `rewind` puts back."""
+        self._vm = vm
+        self._saved = [cpu.save() for cpu in self.cpus]
+        self._vcpus = [
+            (vcpu.state, vcpu.interrupts.enabled, vcpu.interrupts.pending) for vcpu in vm.vcpus
+        ]
+        self.ram.keep()
+
+    def rewind(self, vm: Vm) -> None:
+        """Put everything back, with `vm` as the hypervisor's new record."""
+        assert self._vm is not None
+        self.ram.rewind()
+        vm.box.rx, vm.box.tx = self._vm.box.rx, self._vm.box.tx
+        self._put_pages_back(vm)
+        for vcpu, cpu, saved, state in zip(
+            vm.vcpus, self.cpus, self._saved, self._vcpus, strict=True
+        ):
+            vcpu.state, vcpu.interrupts.enabled, vcpu.interrupts.pending = state
+            vcpu.line = vcpu.interrupts.up
+            assert isinstance(cpu, UnicornVcpu)
+            cpu.rewind(saved, irq=vcpu.line)
+
+    def _put_pages_back(self, vm: Vm) -> None:
+        """Undo in the tables what the last execution's guest changed, if anything."""
+        assert self._vm is not None
+        if self._last is not None and self._last.pages.key() != self._vm.pages.key():
+            self.space.protect(BASE, MEMORY, Permissions.RWX)
+            for page, mode in self._vm.pages.key():
+                self.space.protect(page * PAGE_SIZE, PAGE_SIZE, mode.permissions)
+        vm.pages = copy.copy(self._vm.pages)
+        vm.pages._odd = dict(self._vm.pages._odd)
+        self._last = vm
+
+
+class Stage:
+    """The machines of one `guest`, booted; `set_up` begins an execution with them."""
+
+    def __init__(self, guest: str) -> None:
+        runtime = ExploreRuntime(RandomWalk(0))
+        self.machines = [_Machine(runtime, f"g{n}", image) for n, image in enumerate(GUESTS[guest])]
+        hypervisor, driver, _ = self._parts(runtime, PARTS[""])
+        for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
+            hypervisor.start(vm.id, machine.entry, MEMORY)
+        driver.start()
+        runtime.stop_clock()
+        runtime.settle()
+        failure = runtime.failure
+        if failure is not None:
+            raise failure
+        for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
+            machine.keep(vm)
+        runtime.close()
+
+    def _parts(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
+        turn = runtime.lock("unicorn")
+        hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
+        hypervisor._calls = door(runtime, hypervisor._calls)
+        primary = told(runtime, door(runtime, hypervisor), hypervisor.registry)
+        ports = Ports(runtime)
+        driver = parts.driver(runtime, primary, ports)
+        for machine in self.machines:
+            machine.space.belong(runtime, turn, lambda: runtime.time)
+            vm = hypervisor.registry.add(
+                machine.name, FFA_1_0, machine.space, machine.ram, BASE, machine.vcpus
+            )
+            vm.box = parts.box()
+            driver.add(vm.id)
+        return hypervisor, driver, ports
+
+    def set_up(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
+        """Put the machines back and start their threads; they rest when this returns."""
+        hypervisor, driver, ports = self._parts(runtime, parts)
+        for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
+            machine.rewind(vm)
+            _Memory(runtime, f"{machine.name}.ram", machine.ram)
+        driver.start()
+        for vm in hypervisor.registry.vms.values():
+            for vcpu in vm.vcpus:
+                runtime.attach(f"{vm.name}.{vcpu.index}", partial(_state, vcpu))
+        runtime.keep_private("*.direct")
+        runtime.settle()
+        for vm in hypervisor.registry.vms.values():
+            vm.spurious = 0
+        return hypervisor, driver, ports
+
+    def close(self) -> None:
+        """Free the machines."""
+        for machine in self.machines:
+            machine.space.close()
+            machine.ram.close()
+
+
+class _Memory(Thing):
+    """A VM's memory as part of the state."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, ram: RewindRam) -> None:
+        super().__init__(runtime, name)
+        self._ram = ram
+
+    def key(self) -> Hashable:
+        return self._ram.digest()
+
+
+def _state(vcpu: Vcpu) -> Hashable:
+    return vcpu.cpu.state_key()
+
+
+class _Cuts:
+    """Where guests are interrupted: drawn when the first one runs, {slice, instructions} each."""
+
+    def __init__(self, runtime: ExploreRuntime, count: int, slices: int) -> None:
+        self._runtime = runtime
+        self._count = count
+        self._among = 1 + slices
+        self._at: dict[int, int] | None = None
+        self._slices = 0
+
+    def __call__(self) -> int:
+        """Return how many instructions the next slice may have."""
+        if self._runtime.settling:
+            return SLICE
+        if self._at is None:
+            choose = self._runtime.choose
+            drawn = [
+                (choose("slice to cut", self._among), 1 + choose("instructions", CUT_MAX))
+                for _ in range(self._count)
+            ]
+            self._at = {at: instructions for at, instructions in drawn if at}
+        self._slices += 1
+        return self._at.get(self._slices, SLICE)
+
+
+@cache
+def _stage(guest: str) -> Stage:
+    return Stage(guest)
+
+
+@dataclass(frozen=True)
+class ImagesScenario:
+    """`hosts` host tasks send `messages` texts each to a bundled `guest` image."""
+
+    guest: str = "echo"
+    messages: int = 2
+    hosts: int = 1
+    cuts: int = 2
+    variant: str = ""
+
+    engine: ClassVar[str] = "unicorn"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "upstream": VARIANTS["upstream"],
+    }
+
+    def __post_init__(self) -> None:
+        if self.guest not in GUESTS:
+            raise ValueError(f"guest={self.guest}: known: {', '.join(GUESTS)}")
+        for name, low, high in (("messages", 1, 100), ("hosts", 1, 100), ("cuts", 0, 16)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("images", self)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Put the booted machines back, and make the hosts."""
+        stage = _stage(self.guest)
+        hypervisor, driver, ports = stage.set_up(runtime, PARTS[self.variant])
+        each = SLICES_EACH * len(stage.machines)
+        cuts = _Cuts(runtime, self.cuts, each * self.messages * self.hosts)
+        for machine in stage.machines:
+            for cpu in machine.cpus:
+                assert isinstance(cpu, UnicornVcpu)
+                cpu.cut = cuts if self.cuts else None
+        targets = driver.vms if self.guest in APART else driver.vms[:1]
+        outboxes = [Outbox(runtime, driver._door, driver, vm) for vm in targets]
+        answers: dict[int, list[str]] = {number: [] for number in range(self.hosts)}
+        ended: list[int] = []
+
+        def host(number: int, port: int) -> None:
+            outbox = outboxes[number % len(outboxes)]
+            for index in range(self.messages):
+                runtime.forget(index)
+                text = self._text(number, index)
+                assert outbox.send(frame(port, TEXT_PORT, text.encode())) is Sent.SENT
+            ended.append(number)
+
+        def arrived(number: int, letter: Letter) -> None:
+            answers[number].append(letter.payload.decode())
+
+        if self.hosts == 1 or (self.hosts == 2 and len(outboxes) == 2):
+            runtime.keep_private("*.outbox")
+        for number in range(self.hosts):
+            target = targets[number % len(targets)]
+            port = ports.open(target.id, None, partial(arrived, number))
+            runtime.spawn(f"host.{number}", partial(host, number, port.number))
+
+        def check() -> None:
+            for vm in hypervisor.registry.vms.values():
+                state = vm.box.state
+                assert state is RxState.EMPTY, (
+                    f"all sleep beside {vm.name}'s mailbox, which is {state.value}"
+                )
+            for number, got in answers.items():
+                assert number in ended, f"host {number} sleeps for ever"
+                wanted = [self._answer(number, index) for index in range(self.messages)]
+                seen = [text.rpartition(": ")[2] for text in got]
+                assert seen == wanted, f"host {number}: {len(wanted)} sent, answered {got}"
+
+        def final() -> Hashable:
+            return tuple(tuple(got) for got in answers.values())
+
+        watch = partial(machine_words, hypervisor.registry, driver)
+        return World(check, final=final, timers=False, watch=watch)
+
+    def _text(self, number: int, index: int) -> str:
+        text = self._answer(number, index)
+        return f"echo {text}" if self.guest in ("trusty", "twins") else text
+
+    def _answer(self, number: int, index: int) -> str:
+        return f"{number}/{index}"

@@ -1,0 +1,86 @@
+"""Real guest images, interrupted after any number of instructions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import execute, search
+from hfsched.explore.registry import find
+from hfsched.explore.replay import confirm, replay, schedule_of
+from hfsched.explore.scenarios import images
+from hfsched.explore.scenarios.images import GUESTS
+from hfsched.explore.schedule import Recording
+from hfsched.explore.strategies.pos import POS
+from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.vcpu.unicorn.cpu import SLICE
+
+SCHEDULES = 120
+
+
+@pytest.mark.parametrize("guest", sorted(GUESTS))
+def test_every_text_is_answered(guest: str) -> None:
+    scenario = find(f"images,guest={guest},hosts=2")
+    for strategy in (RandomWalk(1), POS(1)):
+        result = search(scenario, strategy, until=lambda r: r.executions >= SCHEDULES)
+        assert result.failure is None
+
+
+def hashes(guest: str, seeds: range) -> list[str | None]:
+    scenario = find(f"images,guest={guest},hosts=2")
+    return [execute(scenario, RandomWalk(seed), tracing=True).trace_hash for seed in seeds]
+
+
+@pytest.mark.parametrize("guest", ["trusty", "smp", "relay"])
+def test_a_machine_put_back_is_as_good_as_a_new_one(guest: str) -> None:
+    images._stage.cache_clear()
+    used = hashes(guest, range(12))
+    assert len(set(used)) > 6, "the schedules are all the same"
+    for seed in (11, 5, 0):  # each on a machine just booted
+        images._stage.cache_clear()
+        assert hashes(guest, range(seed, seed + 1)) == used[seed : seed + 1]
+
+
+def test_guests_are_cut_where_the_strategy_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    real = images._Cuts.__call__
+
+    def call(self: images._Cuts) -> int:
+        count = real(self)
+        seen.add(count)
+        return count
+
+    monkeypatch.setattr(images._Cuts, "__call__", call)
+    search(find("images,cuts=4"), RandomWalk(1), until=lambda r: r.executions >= 60)
+    assert len(seen) > 40
+    assert SLICE in seen
+
+
+def test_the_lost_wake_up_shows_on_a_real_image_and_its_token_repeats_it() -> None:
+    scenario = find("images+upstream")
+    recording = Recording(RandomWalk(1))
+    result = search(scenario, recording, until=lambda r: r.executions >= 3000)
+    assert result.failure is not None
+    assert "which is received" in str(result.failure.failure)
+    token = confirm(scenario, schedule_of(recording, result.failure)).token
+    _, outcome = replay(token)
+    assert outcome.failure is not None
+    env = {**os.environ, "PYTHONHASHSEED": "5"}
+    command = [sys.executable, "-m", "hfsched", "fuzz", "replay", token, "--engine", "unicorn"]
+    again = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert again.returncode == 1
+    assert "which is received" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [("guest=nobody", "guest"), ("hosts=0", "hosts"), ("cuts=17", "cuts")]
+)
+def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"scenario images: {name}="):
+        find(f"images,{spec}")
