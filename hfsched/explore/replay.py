@@ -5,24 +5,45 @@ from __future__ import annotations
 import re
 import traceback
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from hfsched.errors import UserError
+from hfsched.errors import UserError, describe
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.races import RaceError, Races
 from hfsched.explore.registry import find
-from hfsched.explore.schedule import MisfitError, Recording, Replay, Schedule
-from hfsched.explore.token import Token, decode, encode
+from hfsched.explore.runtime import StepsExceededError
+from hfsched.explore.schedule import Recording, Replay, Schedule
+from hfsched.explore.token import END, Token, decode, encode
 
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
 
-__all__ = ["Finding", "NondeterminismError", "confirm", "kind", "replay", "run", "schedule_of"]
+__all__ = [
+    "DriftError",
+    "Finding",
+    "NondeterminismError",
+    "Run",
+    "confirm",
+    "kind",
+    "replay",
+    "run",
+    "scenario_of",
+    "schedule_of",
+]
 
 
 class NondeterminismError(Exception):
     """The same schedule did not do the same twice: something is decided outside the runtime."""
+
+
+class DriftError(UserError):
+    """This code no longer does what a token has recorded."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this code no longer does what the token recorded: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +63,26 @@ class Finding:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A schedule run again: `misfit` says where it could not be followed, None when it could."""
+
+    outcome: Outcome
+    recording: Recording
+    misfit: str | None
+
+
 def kind(failure: BaseException) -> str:
-    """Return what tells failures apart: the type, and its text but for numbers."""
-    return f"{type(failure).__name__}: " + re.sub(r"\d+", "#", str(failure))
+    """Return what tells failures apart: the type, and its text but for numbers.
+
+    An execution that is seen to go round and one that is given up after too many steps are the same
+    failure: the code does not end.
+    """
+    if isinstance(failure, LivelockError | StepsExceededError):
+        return LivelockError.__name__
+    if isinstance(failure, NondeterminismError):
+        return NondeterminismError.__name__
+    return re.sub(r"\b0x[0-9a-fA-F]+|\d+", "#", describe(failure))
 
 
 def schedule_of(recording: Recording, outcome: Outcome, *, races: bool = False) -> Schedule:
@@ -58,79 +96,129 @@ def schedule_of(recording: Recording, outcome: Outcome, *, races: bool = False) 
 
 
 def run(
-    scenario: Scenario, schedule: Schedule, *, strict: bool = True
-) -> tuple[Outcome, Recording, bool]:
-    """Run a schedule; return the outcome, what was decided, and whether it ended too early."""
+    scenario: Scenario, schedule: Schedule, *, strict: bool = True, tracing: bool = True
+) -> Run:
+    """Run a schedule; what cannot be followed ends it (`strict`), or is passed over."""
     replayed = Replay(schedule, strict=strict)
     recording = Recording(replayed)
     recording.begin()
-    outcome = execute(scenario, recording, tracing=True, races=Races if schedule.races else None)
-    return outcome, recording, replayed.left_over
+    races = Races if schedule.races else None
+    outcome = execute(scenario, recording, tracing=tracing, races=races)
+    recording.end(outcome)
+    return Run(outcome, recording, replayed.misfit)
 
 
-def confirm(scenario: Scenario, schedule: Schedule) -> Finding:
-    """Run a failing schedule twice; what differs is a failure of its own."""
-    one, recording, _ = run(scenario, schedule)
-    two, _, _ = run(scenario, schedule)
-    same = one.trace_hash == two.trace_hash and _said(one.failure) == _said(two.failure)
-    failure = one.failure
-    if failure is None or not same:
-        failure = NondeterminismError(_difference(one, two))
-    final = schedule_of(recording, one, races=schedule.races)
-    assert one.trace_hash is not None
-    repeats = not isinstance(failure, NondeterminismError)
+def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None = None) -> Finding:
+    """Run a failing schedule twice; what differs is a failure of its own (NondeterminismError).
+
+    `found` is the failure that the schedule was recorded with: it has to be of that kind again.
+    """
+    one, two = run(scenario, schedule), run(scenario, schedule)
+    failure = one.outcome.failure
+    trouble = _difference(one.outcome, two.outcome) or _trouble(one, found)
+    if failure is None or trouble is not None:
+        failure = NondeterminismError(trouble)
+    final = schedule
+    if trouble is None:
+        final = schedule_of(one.recording, one.outcome, races=schedule.races)
     return Finding(
         scenario.name,
         final,
-        recording.preemptions,
+        one.recording.preemptions,
         failure,
-        f"{type(failure).__name__}: {failure}" if _raised(failure) else str(failure),
-        _detail(failure),
-        encode(Token(scenario.name, final, one.trace_hash)) if repeats else "",
+        " ".join((describe(failure) if _raised(failure) else str(failure)).split()),
+        "".join(traceback.format_exception(failure)) if _raised(failure) else "",
+        encode(_token(scenario, final, one.outcome)) if trouble is None else "",
     )
 
 
-def replay(token: str, scenario: Scenario | None = None) -> tuple[Scenario, Outcome]:
-    """Run a token's schedule; the trace must be the recorded one, step for step.
+def replay(token: str | Schedule, scenario: Scenario | None = None) -> tuple[Scenario, Outcome]:
+    """Run a token's schedule; the trace must be the recorded one, step for step, and so its end.
 
-    Raises UserError for a token of another scenario than the one given, and for one whose schedule
-    this code does not follow any more.
+    A bare schedule needs its scenario, and has no trace to compare.
+
+    Raises DriftError for a token that this code does not follow any more, and UserError for one that
+    cannot be read, or is of another scenario than the one given.
     """
-    read = decode(token)
-    known = find(read.spec) if scenario is None else scenario
-    if known.name != read.spec:
-        raise UserError(f"the token is of the scenario {read.spec}, not of {known.name}")
-    outcome, _, left_over = run(known, read.schedule)
-    if isinstance(outcome.failure, MisfitError):
-        raise UserError(f"this code does not do what the token recorded: {outcome.failure}")
-    if left_over:
-        raise UserError("this code does not do what the token recorded: it ends earlier")
-    if outcome.trace_hash != read.trace:
-        raise UserError(
-            f"this code does not do what the token recorded: trace {outcome.trace_hash}, not "
-            f"{read.trace}"
-        )
-    return known, outcome
+    if isinstance(token, Schedule):
+        if scenario is None:
+            raise UserError("a schedule without a token: of which scenario?")
+        again = run(scenario, token)
+        if again.misfit is not None:
+            raise UserError(f"this schedule is of another scenario or code: {again.misfit}")
+        return scenario, again.outcome
+    read = decode(token, None if scenario is None else scenario.name)
+    known = scenario_of(read) if scenario is None else scenario
+    again = run(known, read.schedule)
+    now = f"{again.outcome.steps} steps, {_said(again.outcome.failure)}"
+    if again.misfit is not None:
+        raise DriftError(again.misfit)
+    if again.outcome.trace_hash != read.trace:
+        raise DriftError(f"trace {again.outcome.trace_hash}, not {read.trace}; now {now}")
+    if _end(again.outcome.failure) != read.end:
+        raise DriftError(f"the steps are the same, but they end in another way; now {now}")
+    return known, again.outcome
 
 
-def _said(failure: BaseException | None) -> str | None:
-    return None if failure is None else f"{type(failure).__name__}: {failure}"
+def scenario_of(token: Token) -> Scenario:
+    """Make a token's scenario; raises UserError for one that is not known here."""
+    try:
+        scenario = find(token.spec)
+    except Exception as exc:
+        said = exc if isinstance(exc, UserError) else describe(exc)
+        said = " ".join(str(said).split())
+        raise UserError(f"the token's scenario is not known here: {said}") from exc
+    if scenario.name != token.spec:
+        raise UserError(f"the token's scenario {token.spec!r} is called {scenario.name!r} here")
+    return scenario
+
+
+def _token(scenario: Scenario, schedule: Schedule, outcome: Outcome) -> Token:
+    assert outcome.trace_hash is not None
+    return Token(scenario.name, schedule, outcome.trace_hash, _end(outcome.failure))
+
+
+def _end(failure: BaseException | None) -> str:
+    """Return what a token says of an execution's end: a digest of the failure's type."""
+    if failure is None:
+        return "00" * END
+    return blake2b(type(failure).__name__.encode(), digest_size=END).hexdigest()
+
+
+def _said(failure: BaseException | None) -> str:
+    """Return a failure in one line, the same in every execution: without addresses."""
+    if failure is None:
+        return "no failure"
+    return re.sub(r"\b0x[0-9a-fA-F]+", "0x#", " ".join(describe(failure).split()))
 
 
 def _raised(failure: BaseException) -> bool:
     """Tell whether a failure is an exception of the code under test, not an oracle's word."""
-    return not isinstance(failure, AssertionError | LivelockError | RaceError | NondeterminismError)
+    known = (AssertionError, LivelockError, RaceError, StepsExceededError, NondeterminismError)
+    return not isinstance(failure, known) or not str(failure)
 
 
-def _detail(failure: BaseException) -> str:
-    return "".join(traceback.format_exception(failure)) if _raised(failure) else ""
-
-
-def _difference(one: Outcome, two: Outcome) -> str:
+def _difference(one: Outcome, two: Outcome) -> str | None:
+    """Return where two executions of a schedule part; None: nowhere."""
     assert one.trace is not None
     assert two.trace is not None
-    for number, (first, second) in enumerate(zip(one.trace, two.trace, strict=False)):
+    for number, (first, second) in enumerate(zip_longest(one.trace, two.trace)):
         if first != second:
-            return f"the same schedule went two ways: step {number} is {first!r}, then {second!r}"
-    ways = " and ".join(_said(each.failure) or "no failure" for each in (one, two))
-    return f"the same schedule ended in two ways after {len(one.trace)} steps: {ways}"
+            ways = " then ".join("the end" if way is None else repr(way) for way in (first, second))
+            return f"the same schedule went two ways: step {number} was first {ways}"
+    said = [_said(each.failure) for each in (one, two)]
+    if said[0] != said[1]:
+        ends = " then ".join(said)
+        return f"the same schedule ended in two ways after {len(one.trace)} steps: first {ends}"
+    return None
+
+
+def _trouble(again: Run, found: BaseException | None) -> str | None:
+    """Return why a run that repeats is still not what was found; None: it is."""
+    if again.misfit is not None:
+        return f"a schedule could not be followed again: {again.misfit}"
+    failure = again.outcome.failure
+    if failure is None or (found is not None and kind(failure) != kind(found)):
+        before = "" if found is None else f" ({_said(found)})"
+        return f"a schedule that failed{before} did not fail so again: {_said(failure)}"
+    return None

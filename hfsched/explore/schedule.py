@@ -9,7 +9,7 @@ between".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hfsched.explore.cycles import Cycles
@@ -40,14 +40,16 @@ class Schedule:
     cycles: bool = False
     races: bool = False
 
-    def without(self, dropped: set[int]) -> Schedule:
-        """Return a schedule without the deviations at these places of the list."""
-        left = tuple(each for i, each in enumerate(self.deviations) if i not in dropped)
-        return Schedule(left, self.stateful, self.cycles, self.races)
+    def without(self, start: int, stop: int) -> Schedule:
+        """Return a schedule that lacks the deviations from place `start` of the list to `stop`."""
+        return replace(self, deviations=self.deviations[:start] + self.deviations[stop:])
 
 
 class Recording:
-    """Decides as `inner` does, and knows the last execution's deviations and preemptions."""
+    """Decides as `inner` does, and knows the last execution's deviations and preemptions.
+
+    A preemption is another task's turn while the one that went last could have gone on.
+    """
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
@@ -108,7 +110,8 @@ class Recording:
 class Replay:
     """Decides one execution as a schedule says.
 
-    Not `strict`, it passes over deviations that cannot be followed; else they raise `MisfitError`.
+    Where it cannot be followed, the execution ends (`strict`), or the default is taken.  `misfit`
+    is the first such place, in words: ask there, for the code under test may catch what is raised.
     """
 
     name = "replay"
@@ -116,12 +119,13 @@ class Replay:
     def __init__(self, schedule: Schedule, *, strict: bool = True) -> None:
         self.stateful = schedule.stateful or schedule.cycles
         self.every_point = schedule.cycles
+        self.misfit: str | None = None
+        self.decisions = 0
         self._schedule = schedule
         self._strict = strict
         self._at = dict(schedule.deviations)
-        self._cycles: Cycles | None = None
+        self._cycles = Cycles() if schedule.cycles else None
         self._begun = False
-        self.decisions = 0
 
     def begin(self) -> bool:
         """See `Strategy`: there is one execution."""
@@ -130,9 +134,7 @@ class Replay:
 
     def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""
-        if self._schedule.cycles:
-            if self._cycles is None:
-                self._cycles = Cycles()
+        if self._cycles is not None:
             self._cycles.look(runtime, enabled)
         chosen = enabled[0]
         if len(enabled) > 1:
@@ -148,25 +150,31 @@ class Replay:
             for task in enabled:
                 if task.index == wanted:
                     return task
-            if self._strict:
-                name = runtime.tasks[wanted].name if wanted < len(runtime.tasks) else "nobody"
-                raise MisfitError(f"decision {self.decisions}: task {wanted} ({name}) cannot go on")
+            known = wanted < len(runtime.tasks)
+            name = f"{runtime.tasks[wanted].name} cannot go on" if known else "there is none"
+            self._miss(f"decision {self.decisions} is for task {wanted}, but {name}")
         return current or enabled[0]
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
         """See `Strategy`."""
         wanted = self._at.get(self.decisions, 0)
         if wanted >= n:
-            if self._strict:
-                raise MisfitError(f"decision {self.decisions}: {name} has no choice {wanted}")
+            self._miss(f"decision {self.decisions} is {wanted}, but {name} is below {n}")
             wanted = 0
         self.decisions += 1
         return wanted
 
-    def end(self, outcome: Outcome) -> None:
-        """See `Strategy`."""
+    def _miss(self, text: str) -> None:
+        if self.misfit is None:
+            self.misfit = text
+        if self._strict:
+            raise MisfitError(text)
 
-    @property
-    def left_over(self) -> bool:
-        """Whether the execution ended before the schedule did."""
-        return any(at >= self.decisions for at, _ in self._schedule.deviations)
+    def end(self, outcome: Outcome) -> None:
+        """See `Strategy`; what was not reached is a misfit too."""
+        left = sum(at >= self.decisions for at, _ in self._schedule.deviations)
+        if left and self.misfit is None:
+            self.misfit = (
+                f"it ends after {outcome.steps} steps and {self.decisions} decisions, with {left} "
+                f"of {len(self._schedule.deviations)} deviations to come"
+            )

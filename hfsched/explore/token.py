@@ -1,87 +1,132 @@
 """Tokens: a scenario and a failing schedule of it, as one word to copy and to send.
 
-``hf1-`` and url-safe base64, without padding, of: flags; the scenario's spec; the deviations, each
-{decisions since the last one, choice}; the trace's hash; a checksum.  Numbers are varints.
+``hf1-`` and url-safe base64, without padding, of: the number of bytes that follow; flags; the
+scenario's spec with its size; the deviations with their number, each {decisions since the last one,
+choice}; how it ended; the trace's hash; a checksum.  Numbers are varints.
+
+The size comes first so that a token that was cut short is told from a damaged one.  The checksum is
+a CRC because that is certain to notice any change of up to 32 bits in a row.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import re
+import zlib
 from dataclasses import dataclass
-from hashlib import blake2b
 
-from hfsched.errors import UserError
+from hfsched.errors import InternalError, UserError
 from hfsched.explore.schedule import Schedule
 
 __all__ = ["Token", "decode", "encode"]
 
 VERSION = 1
+END = 2  # bytes that say how it ended
 HASH = 8  # bytes of a trace's hash
 CHECK = 4  # bytes of the checksum
-SIZE_MAX = 1 << 16  # bytes of a token
+SIZE_MAX = 1 << 20  # characters of a token
 BITS_MAX = 35  # of a varint
 _FLAGS = ("stateful", "cycles", "races")
+_OTHER = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says; `trace` is the hash of the execution's trace, in hex."""
+    """What a token says.
+
+    `trace` is the hash of the execution's trace and `end` tells failures apart ("0000": none), both
+    in hex.
+    """
 
     spec: str
     schedule: Schedule
     trace: str
+    end: str = "00" * END
 
 
 def encode(token: Token) -> str:
-    """Return the token's text."""
+    """Return the token's text; raises UserError for a schedule too long for one."""
     schedule = token.schedule
     out = bytearray([sum(getattr(schedule, name) << i for i, name in enumerate(_FLAGS))])
-    spec = token.spec.encode()
+    spec = token.spec.encode(errors="surrogateescape")  # it can be the path of a file
     _put(out, len(spec))
     out += spec
     last = 0
     _put(out, len(schedule.deviations))
-    for at, choice in schedule.deviations:
+    for count, (at, choice) in enumerate(schedule.deviations):
+        if count and at <= last:
+            raise InternalError(f"deviations out of order: decision {at} after {last}")
         _put(out, at - last)
         _put(out, choice)
         last = at
-    out += bytes.fromhex(token.trace)
-    out += _check(out)
-    return f"hf{VERSION}-" + base64.urlsafe_b64encode(out).rstrip(b"=").decode()
+    digests = bytes.fromhex(token.end + token.trace)
+    if len(digests) != END + HASH:
+        raise InternalError(f"no digests of a trace: {token.end} {token.trace}")
+    out += digests
+    whole = bytearray()
+    _put(whole, len(out) + CHECK)
+    whole += out
+    whole += _check(whole)
+    if _characters(len(whole)) > SIZE_MAX:
+        raise UserError(f"a schedule of {len(schedule.deviations)} deviations is too long a token")
+    return f"hf{VERSION}-" + _text(whole)
 
 
-def decode(text: str) -> Token:
-    """Read a token; raises UserError that says what is wrong with it."""
+def decode(text: str, spec: str | None = None) -> Token:
+    """Read a token, of the scenario `spec` if one is named.
+
+    Raises UserError that says what is wrong with it.
+    """
     text = text.strip()
     head, dash, body = text.partition("-")
-    if not dash or not head.startswith("hf") or not head[2:].isascii() or not head[2:].isdigit():
-        raise UserError(f"not a token: {_short(text)!r} (a token begins with hf{VERSION}-)")
+    if not dash or not re.fullmatch(r"hf[0-9]{1,9}", head):
+        raise UserError(f"not a token: {_short(text)}: one begins with hf{VERSION}-")
     if head != f"hf{VERSION}":
-        raise UserError(f"token {_short(text)}: of format {head[2:]}, not {VERSION}")
-    if len(body) > SIZE_MAX:
-        raise UserError(f"token {_short(text)}: {len(body)} characters, more than {SIZE_MAX}")
+        raise UserError(f"token {_short(text)}: of format {head[2:]}, this reads {VERSION}")
     try:
-        data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise UserError(f"token {_short(text)}: damaged: no base64; copy all of it") from None
-    whole = base64.urlsafe_b64encode(data).rstrip(b"=").decode() == body
-    content, check = data[:-CHECK], data[-CHECK:]
-    if not whole or len(data) <= CHECK or _check(content) != check:
-        raise UserError(f"token {_short(text)}: damaged or cut short (checksum); copy all of it")
+        content = _open(body)
+    except ValueError as exc:
+        raise UserError(f"token {_short(text)}: {exc}; copy it again") from None
     try:
-        return _parse(content)
+        token = _parse(content)
     except (ValueError, IndexError):
-        raise UserError(f"token {_short(text)}: made by something else: no schedule") from None
+        raise UserError(f"token {_short(text)}: intact, but no schedule: what made it?") from None
+    if spec is not None and token.spec != spec:
+        raise UserError(f"token {_short(text)}: of scenario {token.spec!r}, not of {spec!r}")
+    return token
+
+
+def _open(body: str) -> bytes:
+    """Return what is between the size and the checksum; ValueError says what is wrong."""
+    if len(body) > SIZE_MAX:
+        raise ValueError(f"{len(body)} characters, more than {SIZE_MAX}")
+    other = _OTHER.search(body)
+    if other is not None:
+        raise ValueError(f"damaged: {other[0]!a} cannot be in a token")
+    used = len(body) - (len(body) % 4 == 1)  # one character more is no byte
+    data = base64.urlsafe_b64decode(body[:used] + "=" * (-used % 4))
+    try:
+        size, at = _get(data, 0)
+    except IndexError:
+        raise ValueError("cut short: nothing is left of it") from None
+    expected = _characters(at + size)
+    if size < CHECK or expected > SIZE_MAX:
+        raise ValueError("damaged: a size that cannot be")
+    if len(body) < expected:
+        raise ValueError(f"cut short: {len(body)} of {expected} characters")
+    if len(body) > expected:
+        raise ValueError(f"{len(body) - expected} characters too many at its end")
+    if _text(data) != body or _check(data[:-CHECK]) != data[-CHECK:]:
+        raise ValueError("damaged: the checksum is wrong")
+    return data[at:-CHECK]
 
 
 def _parse(data: bytes) -> Token:
     flags = data[0]
     if flags >> len(_FLAGS):
         raise ValueError("unknown flags")
-    at = 1
-    size, at = _get(data, at)
-    spec, at = _slice(data, at, size).decode(), at + size
+    size, at = _get(data, 1)
+    spec, at = _slice(data, at, size).decode(errors="surrogateescape"), at + size
     count, at = _get(data, at)
     deviations: list[tuple[int, int]] = []
     last = -1
@@ -93,14 +138,17 @@ def _parse(data: bytes) -> Token:
             raise ValueError("deviations out of order")
         deviations.append((where, choice))
         last = where
-    trace = _slice(data, at, HASH)
-    if at + HASH != len(data):
+    end = _slice(data, at, END)
+    trace = _slice(data, at + END, HASH)
+    if at + END + HASH != len(data):
         raise ValueError("more behind it")
     chosen = {name: bool(flags >> i & 1) for i, name in enumerate(_FLAGS)}
-    return Token(spec, Schedule(tuple(deviations), **chosen), trace.hex())
+    return Token(spec, Schedule(tuple(deviations), **chosen), trace.hex(), end.hex())
 
 
 def _put(out: bytearray, number: int) -> None:
+    if not 0 <= number < 1 << BITS_MAX:
+        raise InternalError(f"a token cannot have the number {number}")
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
         number >>= 7
@@ -109,26 +157,36 @@ def _put(out: bytearray, number: int) -> None:
 
 def _get(data: bytes, at: int) -> tuple[int, int]:
     number = shift = 0
-    while True:
+    while shift < BITS_MAX:
         byte = data[at]
         at += 1
         number |= (byte & 0x7F) << shift
         if not byte & 0x80:
+            if shift and not byte:
+                break  # one byte less would have done
             return number, at
         shift += 7
-        if shift >= BITS_MAX:
-            raise ValueError("a number too long")
+    raise ValueError("damaged: a number that cannot be")
 
 
 def _slice(data: bytes, at: int, size: int) -> bytes:
     if at + size > len(data):
-        raise ValueError("cut short")
+        raise ValueError("ends too early")
     return data[at : at + size]
 
 
 def _check(data: bytes | bytearray) -> bytes:
-    return blake2b(bytes([VERSION]) + data, digest_size=CHECK).digest()
+    return zlib.crc32(data, VERSION).to_bytes(CHECK, "big")
+
+
+def _text(data: bytes | bytearray) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _characters(size: int) -> int:
+    """Return how many characters so many bytes take."""
+    return -(-size * 4 // 3)
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 24 else text[:20] + "..."
+    return ascii(text if len(text) <= 24 else text[:20] + "...")
