@@ -153,10 +153,13 @@ def _tell_failure(found: Found, summary: Summary) -> None:
         for line in found.detail.rstrip().splitlines():
             print(f"    {printable(line)}")
     if found.token:
-        many = "preemption" if found.preemptions == 1 else "preemptions"
-        print(f"{found.preemptions} {many}; {summary.seconds:.1f} s")
+        print(f"{_preemptions(found.preemptions)}; {summary.seconds:.1f} s")
         print(f"token: {found.token}")
         print("next:  hfsched fuzz shrink TOKEN, then hfsched fuzz explain TOKEN")
+
+
+def _preemptions(count: int) -> str:
+    return f"{count} preemption" + ("" if count == 1 else "s")
 
 
 class _Stop:
@@ -270,7 +273,7 @@ def _shrink(args: argparse.Namespace) -> int:
         proof = f"the least: the search with {fewer} is complete and clean"
     else:
         proof = "perhaps not the least: the search with fewer was not finished"
-    print(f"{finding.preemptions} preemptions -> {best.preemptions} ({proof})")
+    print(f"{_preemptions(finding.preemptions)} -> {best.preemptions} ({proof})")
     print(f"{shrunk.executions} executions")
     print(f"token: {best.token}")
     return 1

@@ -48,7 +48,8 @@ class Schedule:
 class Recording:
     """Decides as `inner` does, and knows the last execution's deviations and preemptions.
 
-    A preemption is another task's turn while the one that went last could have gone on.
+    A preemption is another task's turn while the one that went last could have gone on; a number
+    other than 0 counts as one.
     """
 
     def __init__(self, inner: Strategy) -> None:
@@ -95,6 +96,7 @@ class Recording:
         chosen = self.inner.value(runtime, name, n)
         if chosen:
             self.deviations.append((self.decisions, chosen))
+            self.preemptions += 1
         self.decisions += 1
         return chosen
 

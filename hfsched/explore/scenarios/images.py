@@ -98,8 +98,12 @@ class _Machine:
 
     def rewind(self, vm: Vm) -> None:
         """Put everything back, with `vm` as the hypervisor's new record."""
-        assert self._vm is not None
         self.ram.rewind()
+        with vm.lock:
+            self._put_records_back(vm)
+
+    def _put_records_back(self, vm: Vm) -> None:
+        assert self._vm is not None
         vm.box.rx, vm.box.tx = self._vm.box.rx, self._vm.box.tx
         self._put_pages_back(vm)
         for vcpu, cpu, saved, state in zip(

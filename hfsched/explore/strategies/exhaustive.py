@@ -14,7 +14,8 @@ fair (`hfsched.explore.cycles`).  An unfair cycle may be part of a fair one that
 does not go over the same states twice, would not see: so from there, once, everybody is let run in
 turn, and the cycle either ends or closes fairly.
 
-With a `bound`, no schedule has more than that many preemptions (M. Musuvathi and S. Qadeer,
+With a `bound`, no schedule has more than that many preemptions, and `Runtime.choose` other than 0
+counts as one: a guest that is cut short is interrupted too (M. Musuvathi and S. Qadeer,
 "Iterative Context Bounding", PLDI 2007); the count is then part of the state, and sleep sets are
 off, for a task that sleeps may have been explored at a higher price.
 """
@@ -241,10 +242,13 @@ class Exhaustive:
             node = self._path[self._depth]
         else:
             rooted = self._depth < len(self._root)
-            left = [self._root[self._depth]] if rooted else list(range(n - 1, -1, -1))
+            most = n if self.bound is None or self._preemptions < self.bound else 1
+            left = [self._root[self._depth]] if rooted else list(range(most - 1, -1, -1))
             node = _Node(left, {})
             self._path.append(node)
         self._depth += 1
+        if node.choice:
+            self._preemptions += 1
         return node.choice
 
     def end(self, outcome: Outcome) -> None:  # noqa: ARG002

@@ -15,6 +15,7 @@ from hfsched.explore.replay import confirm, replay, schedule_of
 from hfsched.explore.scenarios import images
 from hfsched.explore.scenarios.images import GUESTS
 from hfsched.explore.schedule import Recording
+from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.pos import POS
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.vcpu.unicorn.cpu import SLICE
@@ -25,7 +26,7 @@ SCHEDULES = 120
 @pytest.mark.parametrize("guest", sorted(GUESTS))
 def test_every_text_is_answered(guest: str) -> None:
     scenario = find(f"images,guest={guest},hosts=2")
-    for strategy in (RandomWalk(1), POS(1)):
+    for strategy in (RandomWalk(1), POS(1), Exhaustive()):
         result = search(scenario, strategy, until=lambda r: r.executions >= SCHEDULES)
         assert result.failure is None
 
