@@ -38,6 +38,7 @@ class Thing:
         self.runtime = runtime
         self.name = name
         self.clock: dict[int, int] = {}  # what it passes on from task to task
+        self.blind = False  # it orders no accesses to shared values
         self.private = False  # one task alone uses it, `user` once it has
         self.user: Task | None = None
         self.alone: tuple[str, Callable[[], bool]] | None = None  # see `keep_alone`

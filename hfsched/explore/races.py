@@ -47,6 +47,8 @@ class Races:
     def attach(self, runtime: ExploreRuntime) -> None:
         """Belong to an execution."""
         self._runtime = runtime
+        for task in runtime.tasks:
+            task.clock[task.index] = 1
 
     def _current(self) -> Task | None:
         return None if self._runtime is None else self._runtime.current
@@ -61,13 +63,13 @@ class Races:
     def acquire(self, thing: Thing) -> None:
         """Learn what `thing` passes on."""
         task = self._current()
-        if task is not None and not self._blind(thing.name):
+        if task is not None and not (thing.blind or self._blind(thing.name)):
             _join(task.clock, thing.clock)
 
     def release(self, thing: Thing) -> None:
         """Pass on through `thing` what the current task knows."""
         task = self._current()
-        if task is not None and not self._blind(thing.name):
+        if task is not None and not (thing.blind or self._blind(thing.name)):
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
 

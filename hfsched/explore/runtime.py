@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hfsched.errors import InternalError, UserError
 from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared, plain
+from hfsched.explore.races import Races
 from hfsched.explore.task import Group, Task
 
 try:
@@ -31,7 +32,6 @@ except ImportError as exc:  # pragma: no cover - named by whoever explores
 
 if TYPE_CHECKING:
     from hfsched.explore.explain.teller import Teller
-    from hfsched.explore.races import Races
     from hfsched.explore.strategy import Strategy
     from hfsched.runtime.base import End, Waitable
 
@@ -95,7 +95,8 @@ class ProcessHandle:
 class ExploreRuntime:
     """One execution's runtime; see `hfsched.runtime.base.Runtime`.
 
-    `tracing` records every step; `races` looks for unordered accesses to shared values.
+    `tracing` records every step; `races` looks for unordered accesses to shared values in its own
+    way, else the first shared value brings a detector along.
     """
 
     def __init__(
@@ -154,6 +155,9 @@ class ExploreRuntime:
         return XCell(self, name, value)
 
     def shared(self, name: str, value: T) -> XShared[T]:
+        if self.races is None:  # from the first one on, every access is looked at
+            self.races = Races()
+            self.races.attach(self)
         return XShared(self, name, value)
 
     def channel(self, name: str) -> tuple[XEnd, XEnd]:
@@ -263,6 +267,14 @@ class ExploreRuntime:
         """
         for thing in self.things:
             thing.private = any(fnmatchcase(thing.name, name) for name in names) or thing.private
+
+    def orders_nothing(self, *names: str) -> None:
+        """Let such things order no accesses to shared values.
+
+        Another party's locks do by accident only: a race that they hide is one all the same.
+        """
+        for thing in self.things:
+            thing.blind = any(fnmatchcase(thing.name, name) for name in names) or thing.blind
 
     def keep_alone(self, task: str, names: str, alone: Callable[[], bool]) -> None:
         """Promise that nobody but `task` can come to use such a thing while `alone()` holds.

@@ -8,10 +8,11 @@ import pytest
 
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, Result, execute, search
-from hfsched.explore.races import RaceError, Races
+from hfsched.explore.races import RaceError
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.mailbox import MailboxScenario
+from hfsched.explore.schedule import Replay, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.runtime.base import ChannelClosedError
@@ -104,8 +105,35 @@ def test_a_shared_value_that_nothing_orders_is_a_race() -> None:
             runtime.spawn("b", write)
             return World()
 
-    outcome = execute(Racy(), RandomWalk(1), races=Races)
+    outcome = execute(Racy(), RandomWalk(1))
     assert isinstance(outcome.failure, RaceError)
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_another_partys_lock_orders_accesses_unless_it_is_blind(*, blind: bool) -> None:
+    class Hidden:
+        name = "hidden"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            flag = runtime.shared("flag", value=False)
+            lock = runtime.lock("hypervisor")
+
+            def write() -> None:
+                with lock:
+                    pass
+                flag.value = True
+                with lock:
+                    pass
+
+            runtime.spawn("a", write)
+            runtime.spawn("b", write)
+            if blind:
+                runtime.orders_nothing("hyper*")
+            return World()
+
+    ordered = Replay(Schedule())  # one after the other: the lock orders them
+    outcome = execute(Hidden(), ordered)
+    assert isinstance(outcome.failure, RaceError) is blind
 
 
 def test_guarded_state_that_changes_without_its_lock_is_found() -> None:
