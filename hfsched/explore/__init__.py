@@ -3,6 +3,86 @@
 `runtime` implements `hfsched.runtime.base.Runtime` with greenlets; each operation is a scheduling
 point at which a `strategies` object decides who goes next.  `objects` are its locks, events, cells
 and channels; `task` its tasks; `execution` runs one schedule of a scenario and says how it ended.
+`schedule`, `token`, `replay` and `shrink` make failures that can be sent, `explain` tells them, and
+`campaign` spreads a search over processes.  `scenarios` are the project's own, by name in `registry`.
 
-It needs the package greenlet (the extra `explore`).  It knows no terminal.
+It is for users too, to explore schedulers of their own: what is named below is public, and is
+imported when it is asked for.  It needs the package greenlet (the extra `explore`).  It knows no
+terminal, and nothing in production imports it.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfsched.explore.door import door
+    from hfsched.explore.execution import Outcome, Result, execute, search
+    from hfsched.explore.explain.html import page
+    from hfsched.explore.explain.story import tell
+    from hfsched.explore.explain.text import draw
+    from hfsched.explore.registry import Variant, find
+    from hfsched.explore.replay import Finding, confirm, replay
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.scenario import Scenario, World
+    from hfsched.explore.shrink import shrink
+    from hfsched.explore.strategies.choose import make
+    from hfsched.explore.testing import Report, check, test
+
+__all__ = [
+    "ExploreRuntime",
+    "Finding",
+    "Outcome",
+    "Report",
+    "Result",
+    "Scenario",
+    "Variant",
+    "World",
+    "check",
+    "confirm",
+    "door",
+    "draw",
+    "execute",
+    "find",
+    "make",
+    "page",
+    "replay",
+    "search",
+    "shrink",
+    "tell",
+    "test",
+]
+
+_WHERE = {
+    "ExploreRuntime": "runtime",
+    "Finding": "replay",
+    "Outcome": "execution",
+    "Report": "testing",
+    "Result": "execution",
+    "Scenario": "scenario",
+    "Variant": "registry",
+    "World": "scenario",
+    "check": "testing",
+    "confirm": "replay",
+    "door": "door",
+    "draw": "explain.text",
+    "execute": "execution",
+    "find": "registry",
+    "make": "strategies.choose",
+    "page": "explain.html",
+    "replay": "replay",
+    "search": "execution",
+    "shrink": "shrink",
+    "tell": "explain.story",
+    "test": "testing",
+}
+
+
+def __getattr__(name: str) -> object:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(f"{__name__}.{where}"), name)
+    globals()[name] = found
+    return found

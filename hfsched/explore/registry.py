@@ -79,6 +79,7 @@ def kind_of(name: str) -> type:
         )
     module = _load_file(path) if path.endswith(".py") else _load_module(path)
     kind = getattr(module, attribute, None)
+    kind = getattr(kind, "hfsched_scenario", kind)  # a function that is a test
     if not isinstance(kind, type) or not is_dataclass(kind) or not hasattr(kind, "build"):
         raise UserError(f"scenario {name}: {attribute} is no dataclass with a method build")
     return kind

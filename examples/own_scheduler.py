@@ -1,0 +1,50 @@
+"""A scheduler of one's own, with the classic lost wake-up, and mended.
+
+hfsched fuzz examples/own_scheduler.py::sleepy     finds it
+pytest examples/own_scheduler.py                   proves the mended one
+"""
+
+import hfsched.explore
+
+
+def scheduler(runtime, *, careful):
+    """Two producers put jobs into a list; a worker takes them, and sleeps when there is none."""
+    jobs, done = [], []
+    lock, wake = runtime.lock("jobs", state=lambda: tuple(jobs)), runtime.event("wake")
+
+    def work():
+        while len(done) < 2:
+            runtime.forget(tuple(done))
+            if careful:
+                wake.clear()  # before looking
+            with lock:
+                job = jobs.pop() if jobs else None
+            if job is not None:
+                done.append(job)
+                continue
+            if not careful:
+                wake.clear()  # a job that came since the look is never seen
+            wake.wait()
+
+    def produce(job):
+        with lock:
+            jobs.append(job)
+        wake.set()
+
+    for name, task in (("worker", work), ("one", lambda: produce(1)), ("two", lambda: produce(2))):
+        runtime.spawn(name, task)
+
+    def check():
+        assert sorted(done) == [1, 2], f"asleep with {jobs} to do"
+
+    return hfsched.explore.World(check)
+
+
+@hfsched.explore.test()
+def sleepy(runtime):
+    return scheduler(runtime, careful=False)
+
+
+@hfsched.explore.test(strategy="exhaustive")
+def test_careful(runtime):
+    return scheduler(runtime, careful=True)
