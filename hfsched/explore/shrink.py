@@ -5,10 +5,11 @@ Input", TSE 28(2), 2002) first, since it is quick; it sticks at schedules from w
 left out.  Then preemption-bounded search from 0 upward (see `strategies.exhaustive`): the first
 bound with a failure is the least, and the bounds below it, complete and clean, are the proof.
 
-What counts as the same failure is `replay.kind`.  Two kinds need care in the search.  Data races
-depend on who knows of what, which is no part of a state, so there it runs without the state cache.
-And of code that does not end, a bounded search sees some cycles only, those without a preemption; it
-may find a shorter schedule, but that it finds none proves nothing.
+What counts as the same failure is `replay.kind`.  Three kinds need care.  Data races depend on who
+knows of what, which is no part of a state, so there the search runs without the state cache.  Of
+livelocks it sees those that go round without a preemption; it may find a shorter schedule, but that
+it finds none proves nothing.  And an execution given up after too many steps is one only if it comes
+back to a state: else, leaving out what lets others go on would starve them, and "fail" too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import execute
-from hfsched.explore.races import RaceError, Races
+from hfsched.explore.races import RaceError
 from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of
 from hfsched.explore.runtime import StepsExceededError
 from hfsched.explore.schedule import Recording, Schedule
@@ -30,13 +31,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Shrunk", "shrink"]
 
+CONFIRM = 2  # executions that `confirm` takes
+# An execution that has not come round after so many times the steps that it took, and so many more,
+# is not tried to its end.
+LONGER = 4
+PLENTY = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
     """The shortest failure; `clean` is the highest bound proved to have none, -1 without any.
 
-    `executions` is what all of it took, `searched` what the searches below the bounds took, and
-    `states` the most that one of them has seen.
+    `executions` is what all of it took; `searched` of them, which have seen `states`, are the search
+    that proves `clean`.
     """
 
     finding: Finding
@@ -60,8 +67,10 @@ class Shrunk:
                 f"the least: complete and clean at {self.clean} preemptions, "
                 f"{self.searched} executions, {self.states} states"
             )
-        if _endless(self.finding.failure):
-            return "perhaps not the least: of code that does not end that is not proved"
+        if isinstance(self.finding.failure, StepsExceededError):
+            return "not shrunk: given up after too many steps, and not seen to come back to a state"
+        if isinstance(self.finding.failure, LivelockError):
+            return "perhaps not the least: of a livelock that is not proved"
         return f"perhaps not the least: the search at {self.clean + 1} preemptions was not finished"
 
 
@@ -76,6 +85,7 @@ class _Shrinker:
         self.states = 0
         self._over = over
         self._tried: set[Schedule] = set()
+        self._limit: int | None = None  # points of an execution
 
     def over(self) -> bool:
         return self._over(self.executions)
@@ -89,7 +99,7 @@ class _Shrinker:
             return None
         self._tried.add(schedule)
         self.executions += 1
-        again = run(self.scenario, schedule, strict=False, tracing=False)
+        again = run(self.scenario, schedule, strict=False, tracing=False, limit=self._limit)
         if not self.is_wanted(again.outcome.failure):
             return None
         went = schedule_of(again.recording, again.outcome, races=self.racing)
@@ -97,22 +107,28 @@ class _Shrinker:
 
     def take(self, schedule: Schedule) -> bool:
         """Confirm a schedule and make it the best; False: it does not repeat."""
-        self.executions += 2
+        self.executions += CONFIRM
         finding = confirm(self.scenario, schedule)
         if not self.is_wanted(finding.failure):
             return False
         self.best = finding
         return True
 
-    def look_closer(self) -> None:
-        """Look only for what has failed; where code does not end, for where it begins to go round."""
-        schedule = replace(self.best.schedule, races=self.racing)
-        if isinstance(self.best.failure, StepsExceededError):
-            schedule = replace(schedule, stateful=True, cycles=True)
-        if schedule != self.best.schedule and not self.over():
-            found = self.fails(schedule)
-            if found is not None:
-                self.take(found[0])
+    def look_closer(self) -> bool:
+        """Find out where code that does not end begins to go round; False: that cannot be said."""
+        failure = self.best.failure
+        if not isinstance(failure, LivelockError | StepsExceededError):
+            return True
+        schedule = replace(self.best.schedule, stateful=True, cycles=True)
+        if self.over():
+            return False
+        self.executions += 1
+        again = run(self.scenario, schedule, strict=False, tracing=False)
+        if not isinstance(again.outcome.failure, LivelockError):
+            return False
+        self.wanted = kind(again.outcome.failure)
+        self._limit = LONGER * again.outcome.steps + PLENTY
+        return self.take(schedule_of(again.recording, again.outcome))
 
     def leave_out(self) -> None:
         """Leave out what can be left out, in ever smaller parts."""
@@ -137,44 +153,43 @@ class _Shrinker:
 
     def search(self) -> int:
         """Search with 0, 1, 2 ... preemptions; return the highest bound that is clean."""
-        clean = -1
-        for bound in range(self.best.preemptions):
-            if not self._search(bound):
-                break
-            if not _endless(self.best.failure):
+        clean, bound = -1, 0
+        while bound < self.best.preemptions and self._search(bound):
+            if not isinstance(self.best.failure, LivelockError):
                 clean = bound
+            bound += 1
         return clean
 
     def _search(self, bound: int) -> bool:
-        """Search with one bound, and take what fails; tell whether it is complete and clean."""
+        """Search with one bound, and take what fails; tell whether it is complete and clean.
+
+        Where it looks into a cycle it lets everybody run in turn, beyond the bound; what fails there
+        is worth taking if it is better, but is no failure within the bound.
+        """
         search = Exhaustive(bound, cache=not self.racing)
         strategy = Recording(search)
-        races = Races if self.racing else None
-        try:
-            while not self.over():
-                if not strategy.begin():
-                    return True
-                self.executions += 1
-                self.searched += 1
-                outcome = execute(self.scenario, strategy, races=races)
-                strategy.end(outcome)
-                # Where code does not end, what is found may have more preemptions than the bound.
-                if self.is_wanted(outcome.failure) and (
-                    strategy.preemptions < self.best.preemptions
-                ):
-                    self.take(schedule_of(strategy, outcome, races=self.racing))
-                    return False
-            return False
-        finally:
-            self.states = max(self.states, search.states)
+        before = self.executions
+        taken = 0  # executions that confirm
+        while not self.over():
+            if not strategy.begin():
+                self.searched, self.states = self.executions - before - taken, search.states
+                return True
+            self.executions += 1
+            outcome = execute(self.scenario, strategy)
+            strategy.end(outcome)
+            if not self.is_wanted(outcome.failure):
+                continue
+            within = strategy.preemptions <= bound
+            if within or strategy.preemptions < self.best.preemptions:
+                self.take(schedule_of(strategy, outcome, races=self.racing))
+                taken += CONFIRM
+            if within:
+                return False
+        return False
 
 
 def _weight(schedule: Schedule, preemptions: int) -> tuple[int, int]:
     return preemptions, len(schedule.deviations)
-
-
-def _endless(failure: BaseException) -> bool:
-    return isinstance(failure, LivelockError | StepsExceededError)
 
 
 def shrink(
@@ -194,8 +209,9 @@ def shrink(
         finding,
         until if budget is None else lambda n: n >= budget or until(n),
     )
-    shrinker.look_closer()
-    shrinker.leave_out()
-    clean = shrinker.search()
-    shrinker.leave_out()  # what is no preemption and need not be
+    clean = -1
+    if shrinker.look_closer():
+        shrinker.leave_out()
+        clean = shrinker.search()
+        shrinker.leave_out()  # what is no preemption and need not be
     return Shrunk(shrinker.best, clean, shrinker.executions, shrinker.searched, shrinker.states)
