@@ -126,7 +126,7 @@ def _parse(data: bytes) -> Token:
     if flags >> len(_FLAGS):
         raise ValueError("unknown flags")
     size, at = _get(data, 1)
-    spec, at = _slice(data, at, size).decode(errors="surrogateescape"), at + size
+    spec, at = data[at : at + size].decode(errors="surrogateescape"), at + size
     count, at = _get(data, at)
     deviations: list[tuple[int, int]] = []
     last = -1
@@ -138,10 +138,9 @@ def _parse(data: bytes) -> Token:
             raise ValueError("deviations out of order")
         deviations.append((where, choice))
         last = where
-    end = _slice(data, at, END)
-    trace = _slice(data, at + END, HASH)
-    if at + END + HASH != len(data):
-        raise ValueError("more behind it")
+    end, trace = data[at : at + END], data[at + END :]
+    if len(end + trace) != END + HASH:
+        raise ValueError("more behind it, or less")
     chosen = {name: bool(flags >> i & 1) for i, name in enumerate(_FLAGS)}
     return Token(spec, Schedule(tuple(deviations), **chosen), trace.hex(), end.hex())
 
@@ -167,12 +166,6 @@ def _get(data: bytes, at: int) -> tuple[int, int]:
             return number, at
         shift += 7
     raise ValueError("damaged: a number that cannot be")
-
-
-def _slice(data: bytes, at: int, size: int) -> bytes:
-    if at + size > len(data):
-        raise ValueError("ends too early")
-    return data[at : at + size]
 
 
 def _check(data: bytes | bytearray) -> bytes:

@@ -10,7 +10,6 @@ from worlds import (
     UPSTREAM,
     Counter,
     Polite,
-    Racy,
     Rounds,
     Spins,
     Values,
@@ -25,7 +24,7 @@ from hfsched.explore.registry import find
 from hfsched.explore.replay import confirm, kind, replay, run
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
-from hfsched.explore.schedule import Schedule
+from hfsched.explore.schedule import Recording, Schedule
 from hfsched.explore.shrink import shrink
 from hfsched.explore.strategies.exhaustive import Exhaustive
 
@@ -160,12 +159,74 @@ def test_numbers_that_the_failure_needs_stay() -> None:
 # What is no oracle's word.
 
 
-def test_a_race_is_shrunk_with_the_detector_and_without_the_cache() -> None:
-    finding = failing(Racy(), 1)
-    shrunk = shrink(Racy(), finding)
+def test_a_race_is_shrunk_without_the_cache() -> None:
+    """They race only if the second comes while the first has said that it writes."""
+
+    class Rare:
+        name = "rare"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            shared, writing = runtime.shared("value", 0), runtime.cell("writing", value=False)
+
+            def first() -> None:
+                writing.set(True)
+                shared.value = 1
+                writing.set(False)
+
+            def second() -> None:
+                if writing.get():
+                    shared.value = 2
+
+            runtime.spawn("a", first)
+            runtime.spawn("b", second)
+            for name in ("c", "d"):
+                runtime.spawn(name, lambda: runtime.checkpoint("beside"))
+            return World()
+
+    finding = failing(Rare(), 3)
+    assert isinstance(finding.failure, RaceError)
+    shrunk = shrink(Rare(), finding)
     assert isinstance(shrunk.finding.failure, RaceError)
-    assert shrunk.finding.preemptions == 0
+    assert shrunk.finding.preemptions == 1
+    assert shrunk.least
+    assert shrunk.searched > 0
     assert shrunk.states == 0
+
+
+def test_what_fails_beyond_the_bound_does_not_end_its_search() -> None:
+    """The search looks into the cycle of one that waits, and the other comes in between twice.
+
+    Once would do: that is found only if the search with 1 is reached.
+    """
+
+    @dataclass
+    class Waits:
+        name: str = "waits"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            go = runtime.cell("go", 0)
+
+            def wait() -> None:
+                while (seen := go.get()) != 2:
+                    assert seen != 1, "half done"
+                    runtime.forget()
+                    runtime.checkpoint("yield")
+
+            def work() -> None:
+                go.set(1)
+                runtime.checkpoint("half")
+                go.set(2)
+
+            runtime.spawn("a", wait)
+            runtime.spawn("b", work)
+            return World()
+
+    beyond = Recording(Exhaustive(0))
+    assert search(Waits(), beyond).failure is not None
+    assert beyond.preemptions > 1
+    shrunk = shrink(Waits(), failing(Waits(), 3))
+    assert shrunk.finding.preemptions == 1
+    assert shrunk.least
 
 
 def test_an_exception_is_shrunk_even_where_races_were_looked_for_too() -> None:
@@ -203,6 +264,12 @@ def test_without_a_budget_left_it_is_what_it_was_and_nothing_is_proved() -> None
     assert shrunk.executions == 0
     assert not shrunk.least
     assert "the search at 0 preemptions was not finished" in shrunk.proof
+
+
+def test_leaving_out_comes_first_and_is_quick() -> None:
+    finding = failing(find(UPSTREAM), 6)
+    shrunk = shrink(find(UPSTREAM), finding, budget=4)
+    assert shrunk.finding.preemptions < finding.preemptions
 
 
 def test_a_budget_that_ends_in_the_search_proves_nothing_of_that_bound() -> None:
