@@ -29,6 +29,7 @@ STRATEGIES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio
 VERBS = ("replay", "shrink", "explain")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 SHRINK_MAX = 50_000  # executions
+PROGRAMS = 500  # drawn between two looks at the clock
 WIDTH = 100  # columns, where no terminal says
 
 USAGE = """hfsched fuzz SCENARIO [options]
@@ -108,6 +109,8 @@ def _search(args: argparse.Namespace) -> int:
     from hfsched.explore.strategies.choose import make  # noqa: PLC0415
 
     scenario = find(args.what, args.variant)
+    if scenario.name.partition("+")[0] == "programs":
+        return _draw(args, args.variant or scenario.name.partition("+")[2])
     seed = secrets.randbits(32) if args.seed is None else args.seed
     make(args.strategy, seed, bound=args.bound)  # says what does not go together
     stopped = _Stop()
@@ -125,6 +128,38 @@ def _search(args: argparse.Namespace) -> int:
     _sum_up(summary, args.bound)
     if summary.found is not None:
         return 1
+    return 0 if stopped.number is None else 128 + stopped.number
+
+
+def _draw(args: argparse.Namespace, variant: str) -> int:
+    """Draw programs as well as schedules, until one fails or the time is over."""
+    import time  # noqa: PLC0415
+
+    from hfsched.explore.scenarios.drawing import find_failure  # noqa: PLC0415
+    from hfsched.explore.scenarios.programs import describe  # noqa: PLC0415
+
+    for name in ("bound", "cluster"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: programs are drawn; give one (programs,program=...) first")
+    seed = secrets.randbits(31) if args.seed is None else args.seed
+    notice(f"drawing programs and schedules, seed {seed}")
+    stopped = _Stop()
+    start = time.monotonic()
+    programs = 0
+    while stopped.number is None and (programs == 0 or time.monotonic() - start < args.budget):
+        hunt = find_failure(PROGRAMS, seed, variant)
+        seed, programs = seed + 1, programs + hunt.examples
+        if hunt.found is not None:
+            print(f"FAILED after {programs} programs: {printable(hunt.found.text)}")
+            for line in describe(hunt.program):
+                print(f"    {line}")
+            print(f"{_preemptions(hunt.found.preemptions)}; {time.monotonic() - start:.1f} s")
+            print(f"token: {hunt.found.token}")
+            print("next:  hfsched fuzz explain TOKEN")
+            return 1
+    seconds = time.monotonic() - start
+    print(f"no failure in {programs} programs, each with a schedule of its own")
+    print(f"{seconds:.1f} s, {programs / max(seconds, 1e-3):.0f} programs/s")
     return 0 if stopped.number is None else 128 + stopped.number
 
 

@@ -33,6 +33,7 @@ BUILT_IN: dict[str, str] = {
     "mailbox": "hfsched.explore.scenarios.mailbox::MailboxScenario",
     "events": "hfsched.explore.scenarios.events::EventsScenario",
     "images": "hfsched.explore.scenarios.images::ImagesScenario",
+    "programs": "hfsched.explore.scenarios.programs::ProgramsScenario",
 }
 
 Value = int | str | bool

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
 
-__all__ = ["EVENTS", "EventsScenario"]
+__all__ = ["EVENTS", "EventsScenario", "suspend"]
 
 EVENTS = ("suspend", "abort", "timer", "fault", "death")
 
@@ -110,10 +110,9 @@ class EventsScenario:
             self._client(house, guest, host)
         else:
             runtime.spawn(host.name, host.run)
-        runtime.attach(host.name, host.state)
         suspended: list[bool] = []
         if self.event == "suspend":
-            runtime.spawn("suspender", partial(_suspend, house, suspended))
+            runtime.spawn("suspender", partial(suspend, house, suspended))
         elif self.event == "abort":
             runtime.spawn("fate", partial(house.go, guest, vcpus - 1))
         elif ram is not None:
@@ -195,7 +194,8 @@ class EventsScenario:
         assert guest.notes.read == host.sent[: len(guest.notes.read)], "not in order"
 
 
-def _suspend(house: House, suspended: list[bool]) -> None:
+def suspend(house: House, suspended: list[bool]) -> None:
+    """Suspend the machine and resume it; `suspended` is not empty in between."""
     assert house.driver.suspend()
     suspended.append(True)
     house.runtime.checkpoint("suspended")

@@ -20,37 +20,10 @@ from hfsched.abi.ffa import FfaError, FfaId, Intid
 from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Wfi
 
-__all__ = ["GO", "RECEIVERS", "Notes", "Patience", "ender", "sender"]
+__all__ = ["GO", "RECEIVERS", "Notes", "ender", "sender"]
 
 GO = 9  # an interrupt that lets a waiting guest begin
 TICK = 1000  # ns
-
-
-class Patience:
-    """Whether a sender that waits for a mailbox is told in vain.
-
-    It may be: another was quicker.  But a mailbox that has not been empty since the sender was
-    refused cannot have become writable; telling the sender so, and refusing it, may go on for ever.
-    """
-
-    def __init__(self) -> None:
-        self.waiting = False
-        self.empty_since = False  # kept by whoever watches the mailbox
-        self.in_vain = False
-
-    def refused(self) -> None:
-        """Note a refusal after which the sender waits to be told."""
-        self.in_vain |= self.waiting and not self.empty_since
-        self.waiting = True
-        self.empty_since = False
-
-    def served(self) -> None:
-        """Note a send that succeeded."""
-        self.waiting = self.empty_since = False
-
-    def key(self) -> Hashable:
-        """Return all of it."""
-        return (self.waiting, self.empty_since, self.in_vain)
 
 
 class Notes:
@@ -58,13 +31,14 @@ class Notes:
 
     def __init__(self) -> None:
         self.read: list[bytes] = []
-        self.patience = Patience()
+        self.waits = False  # to be told that a mailbox is writable
         self.sent = 0
         self.ticks = 0
+        self.told = 0  # interrupts MAILBOX_READABLE taken
 
     def key(self) -> Hashable:
         """Return all of it, for the state of the guest."""
-        return (self.by_sender(), self.patience.key(), self.sent, self.ticks)
+        return (self.by_sender(), self.waits, self.sent, self.ticks, self.told)
 
     def by_sender(self) -> Hashable:
         """Return what was read from each sender; how senders mix is nobody's business."""
@@ -154,11 +128,11 @@ def _sender(own: int, to: int, messages: int, notes: Notes, cpu: Cpu) -> Guest:
     yield from interrupt_get()
     while notes.sent < messages:
         if (yield from box.try_send(to, bytes((own, notes.sent)), notify=True)) is FfaError.BUSY:
-            notes.patience.refused()
+            notes.waits = True
             yield Wfi()
             yield from interrupt_get()
         else:
-            notes.patience.served()
+            notes.waits = False
             notes.sent += 1
     while True:
         yield Wfi()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,11 @@ from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.explore.door import door
 from hfsched.explore.explain.machine import machine_words, told
 from hfsched.explore.memory import HeapRam
-from hfsched.explore.scenarios.guests import GO, Notes, Patience
+from hfsched.explore.objects import Thing
+from hfsched.explore.scenarios.guests import GO, Notes
 from hfsched.explore.scenarios.variants import Parts
-from hfsched.hypervisor.door import Injection, SendResult
+from hfsched.hypervisor.door import Injection
+from hfsched.mailbox.box import RxState
 from hfsched.mailbox.ports import Ports
 from hfsched.scheduler.sending import Outbox, Sent
 from hfsched.vcpu.engine import Permissions
@@ -53,26 +55,20 @@ class Host:
         """Its task's name."""
         return f"host.{self.number}"
 
-    def state(self) -> Hashable:
-        """Return what it alone touches."""
-        return self.patience.key()
-
     def __init__(self, house: House, number: int, to: Guest, messages: int) -> None:
         self._house = house
         self.number = number
-        self._to = to
+        self.to = to
         self._messages = messages
         self.sent: list[bytes] = []
         self.ended = False
-        self.patience = Patience()
-        house.hosts[self.name] = self
 
     def run(self) -> None:
         """Send them all; the end of the VM ends it too."""
         for index in range(self._messages):
             self._house.runtime.forget(index)
             message = bytes((self.number, index))
-            if self._to.outbox.send(message) is not Sent.SENT:
+            if self.to.outbox.send(message) is not Sent.SENT:
                 break
             self.sent.append(message)
         self.ended = True
@@ -86,8 +82,8 @@ class House:
         self._parts = parts
         self.hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
         self.hypervisor._calls = door(runtime, self.hypervisor._calls)
-        self.hosts: dict[str, Host] = {}  # by task
         self.notifying: set[str] = set()  # tasks that are telling waiters
+        self._waiters = _Waiters(runtime)
         seen = told(runtime, door(runtime, self.hypervisor), self.hypervisor.registry)
         self.primary: PrimaryDoor = _Watched(self, seen)
         self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
@@ -153,13 +149,49 @@ class House:
 
         self.runtime.keep_alone(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
 
+    def look_at_waiters(self) -> None:
+        """Look, before every step, whether a waiter was told in vain.
+
+        It may be: another was quicker.  But a mailbox that has not been empty since the waiter was
+        refused cannot have become writable; told so and refused again, it may go on for ever.
+        """
+        self._waiters.look(self.hypervisor.registry.vms.values())
+
     def words(self) -> dict[str, str]:
         """Return what a story shows beside each step."""
         return dict(machine_words(self.hypervisor.registry, self.driver))
 
 
+class _Waiters(Thing):
+    """{VM, waiter} for who waits, with whether the mailbox has been empty since."""
+
+    def __init__(self, runtime: ExploreRuntime) -> None:
+        super().__init__(runtime, "waiters")
+        self._empty: dict[tuple[int, int], bool] = {}
+
+    def key(self) -> Hashable:
+        return tuple(sorted(self._empty.items()))
+
+    def look(self, vms: Iterable[Vm]) -> None:
+        seen = self._empty
+        for vm in vms:
+            empty = vm.box.state is RxState.EMPTY
+            for waiter in vm.box.waiters:
+                seen[vm.id, waiter] = seen.get((vm.id, waiter), False) or empty
+        if seen:
+            self._check({vm.id: vm for vm in vms})
+
+    def _check(self, vms: dict[int, Vm]) -> None:
+        for number, waiter in list(self._empty):
+            if waiter not in vms[number].box.waiters:
+                assert self._empty.pop((number, waiter)), (
+                    f"{waiter} is told that {vms[number].name} is writable, and it has not been "
+                    "empty since it was refused: a livelock"
+                )
+
+
 class _Watched:
-    """The primary's door; notes for each host whether it is told in vain."""
+    """The primary's door; notes who is telling waiters."""
 
     def __init__(self, house: House, primary: PrimaryDoor) -> None:
         self._house = house
@@ -179,15 +211,3 @@ class _Watched:
         if waiter is None:
             self._house.notifying.discard(name)
         return waiter
-
-    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
-        """See `PrimaryDoor.send`."""
-        result = self._primary.send(to, message, notify=notify)
-        task = self._house.runtime.current
-        host = None if task is None else self._house.hosts.get(task.name)
-        if host is not None:
-            if result is not SendResult.BUSY:
-                host.patience.served()
-            elif notify:
-                host.patience.refused()
-        return result

@@ -107,7 +107,12 @@ class Upstream(Driver):
                 self._wake(self._vms[number], other)
             case Yield() | Busy():
                 self._runtime.checkpoint("yield")
-            case Aborted() | Invalid():
+            case Aborted():
+                self._dead(vm, index)
+                for other in range(len(vm.counters)):
+                    self._wake(vm, other)
+                return False
+            case Invalid():
                 return False
         return True
 

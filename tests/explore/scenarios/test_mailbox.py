@@ -48,7 +48,7 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
 
 
 @pytest.mark.parametrize(
-    "spec", ["mailbox", "mailbox,messages=1,hosts=2", "mailbox,messages=1,boot=true"]
+    "spec", ["mailbox", "mailbox,receiver=trusty,messages=1,boot=true", "events,messages=1"]
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:
     """With `forget` and doors, or without; with the cache, or without."""

@@ -1,0 +1,154 @@
+"""Mailbox race fuzzing: Hypothesis draws a program and a schedule, and shrinks both together.
+
+A schedule is drawn as deviations from the default, each {decisions to pass over, which of those who can
+go on}; so what Hypothesis drops or makes smaller is what a person would want to be without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import execute
+from hfsched.explore.replay import Finding, confirm, schedule_of
+from hfsched.explore.scenarios.programs import ACTIONS, LASTS, ProgramsScenario
+from hfsched.explore.schedule import Recording
+from hfsched.explore.shrink import shrink
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.task import Task
+
+__all__ = ["Drawn", "Hunt", "find_failure"]
+
+GAP_MAX = 24  # decisions
+WIDE = 4  # tasks among which a deviation chooses
+DEVIATIONS_MAX = 12
+SHRINK_MAX = 2000  # executions
+
+
+class Drawn:
+    """Decides one execution by drawn deviations."""
+
+    name = "drawn"
+    stateful = False
+    every_point = False
+
+    def __init__(self, deviations: list[tuple[int, int]]) -> None:
+        self._at: dict[int, int] = {}
+        at = -1
+        for gap, choice in deviations:
+            at += 1 + gap
+            self._at[at] = choice
+        self._decisions = 0
+
+    def begin(self) -> bool:
+        """See `Strategy`."""
+        return True
+
+    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:  # noqa: ARG002
+        """See `Strategy`."""
+        if len(enabled) == 1:
+            return enabled[0]
+        choice = self._at.get(self._decisions)
+        self._decisions += 1
+        usual = current or enabled[0]
+        if choice is None:
+            return usual
+        others = [task for task in enabled if task is not usual]
+        return others[choice % len(others)]
+
+    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+        """See `Strategy`."""
+        choice = self._at.get(self._decisions, 0)
+        self._decisions += 1
+        return choice % n
+
+    def end(self, outcome: Outcome) -> None:
+        """See `Strategy`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What a series of drawn programs came to."""
+
+    examples: int
+    found: Finding | None = None
+    program: str = ""
+
+
+def find_failure(examples: int, seed: int, variant: str = "") -> Hunt:
+    """Draw up to `examples` programs and schedules; return the smallest failure, if any.
+
+    Raises UserError without the package hypothesis.
+    """
+    try:
+        import hypothesis  # noqa: PLC0415 - an extra
+        from hypothesis import strategies as st  # noqa: PLC0415
+    except ImportError as exc:
+        raise UserError(
+            "drawing programs needs the package 'hypothesis': pip install 'hfsched[explore]'"
+        ) from exc
+    count = 0
+    last: tuple[ProgramsScenario, Recording, Any] | None = None
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        report_multiple_bugs=False,
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        suppress_health_check=list(hypothesis.HealthCheck),
+        verbosity=hypothesis.Verbosity.quiet,
+    )
+    @hypothesis.given(_programs(st), _schedules(st))
+    def hunt(program: str, deviations: list[tuple[int, int]]) -> None:
+        nonlocal count, last
+        count += 1
+        scenario = ProgramsScenario(program, variant)
+        recording = Recording(Drawn(deviations))
+        recording.begin()
+        outcome = execute(scenario, recording)
+        if outcome.failure is not None:
+            last = scenario, recording, outcome
+            raise outcome.failure
+
+    try:
+        hunt()
+    except Exception:
+        if last is None:
+            raise
+    if last is None:
+        return Hunt(count)
+    scenario, recording, outcome = last
+    found = confirm(scenario, schedule_of(recording, outcome), outcome.failure)
+    if found.token:
+        found = shrink(scenario, found, lambda executions: executions >= SHRINK_MAX).finding
+    return Hunt(count, found, scenario.program)
+
+
+def _programs(st: Any) -> Any:
+    """Return the strategy of programs; simple ones first, for that is where shrinking goes."""
+    word = st.builds(
+        lambda actions, end: "".join(actions) + end,
+        st.lists(st.sampled_from(ACTIONS), max_size=4),
+        st.sampled_from(LASTS),
+    )
+    vm = st.lists(word, min_size=1, max_size=2).map("_".join)
+    vms = st.lists(vm, min_size=1, max_size=2)
+    senders = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3)), max_size=2)
+
+    def text(vms: list[str], senders: list[tuple[int, int]], suspend: bool) -> str:  # noqa: FBT001
+        hosts = "".join(f"{vm % len(vms)}{count}" for vm, count in senders)
+        return f"{'-'.join(vms)};{hosts};{'S' if suspend else ''}"
+
+    return st.builds(text, vms, senders, st.booleans())
+
+
+def _schedules(st: Any) -> Any:
+    deviation = st.tuples(st.integers(0, GAP_MAX), st.integers(0, WIDE - 1))
+    return st.lists(deviation, max_size=DEVIATIONS_MAX)

@@ -1,0 +1,300 @@
+"""Programs: who waits, sends, sleeps and dies, as short texts that Hypothesis can draw and shrink.
+
+A program is ``VMS;HOSTS;EVENTS``.  VMs are separated by ``-``, a VM's vCPUs by ``_``; a vCPU is a word
+of letters, one action each, the last one (a capital) for ever:
+
+    w  MSG_WAIT; a message is read and released        e d  enable, disable MAILBOX_READABLE
+    p  MSG_POLL, likewise                              f    enable the interrupt that siblings inject
+    i  WFI                                             j    inject it into the next vCPU of the VM
+    g  INTERRUPT_GET                                   y    YIELD
+    0 1 2  send to that VM, and do without if busy     n    send to the next VM, and wait for WRITABLE
+           (vCPU 0 alone sends: the VM has one TX, and one vCPU is told)
+    x  end, and the VM with it (the last action)
+    W  waits for messages      I  sleeps in WFI      R  sleeps in WFI, and reads in a handler
+
+HOSTS has two digits for each host program: the VM that it sends to, and how many messages.  EVENTS
+are ``S``: the machine is suspended and resumed.
+
+What a guest does may be foolish: it may sleep with everything disabled beside a message.  So what must
+hold at the end, when nobody can go on, is what RUN would undo, and what the others were promised:
+
+- no vCPU waits for a message in a living VM whose mailbox is RECEIVED;
+- no vCPU is blocked with an enabled interrupt pending;
+- beside a RECEIVED mailbox, no vCPU is blocked with MAILBOX_READABLE enabled of a VM in which none has
+  ever taken it: somebody should have been interrupted;
+- no host, and no guest that asked to be told, waits for a mailbox that is EMPTY;
+- messages are read once, in their senders' order, and none that was not sent;
+- the threads of a dead VM have left, and whoever sends to it has been told;
+- nobody is in RUN while the machine is suspended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.abi.ffa import FIRST_SECONDARY_ID, FfaError, FfaId, HfId, Intid
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.events import suspend
+from hfsched.explore.scenarios.guests import GO, Notes
+from hfsched.explore.scenarios.house import Guest, Host, House
+from hfsched.explore.scenarios.variants import PARTS, VARIANTS
+from hfsched.hypervisor.vm import VcpuState
+from hfsched.mailbox.box import RxState
+from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get
+from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
+from hfsched.vcpu.script import Guest as Script
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+
+__all__ = ["ACTIONS", "LASTS", "ProgramsScenario", "describe"]
+
+ACTIONS = "wpigedfjy012n"
+LASTS = "WIRx"
+VMS_MAX, VCPUS_MAX, ACTIONS_MAX, HOSTS_MAX = 3, 3, 12, 4
+_SHAPE = re.compile(
+    rf"(?:[{ACTIONS}]*[{LASTS}][_-])*[{ACTIONS}]*[{LASTS}];(?:[0-{VMS_MAX - 1}][1-9])*;S?"
+)
+_READABLE = 1 << Intid.MAILBOX_READABLE
+_BLOCKED = (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT)
+_WORDS = {
+    "w": "MSG_WAIT", "p": "MSG_POLL", "i": "WFI", "g": "INTERRUPT_GET", "e": "enable READABLE",
+    "d": "disable READABLE", "f": "enable GO", "j": "inject GO into the next vCPU", "y": "YIELD",
+    "0": "send to VM 0", "1": "send to VM 1", "2": "send to VM 2", "n": "send to the next VM, wait",
+    "x": "end", "W": "wait for messages for ever", "I": "WFI for ever",
+    "R": "WFI for ever, read in a handler",
+}  # fmt: skip
+
+
+def describe(program: str) -> list[str]:
+    """Return a program in words, a line for each vCPU, host and event."""
+    vms, hosts, events = program.split(";")
+    lines = [
+        f"vm g{vm}, vCPU {index}: " + ", ".join(_WORDS[action] for action in word)
+        for vm, words in enumerate(vms.split("-"))
+        for index, word in enumerate(words.split("_"))
+    ]
+    for number, (vm, count) in enumerate(zip(hosts[::2], hosts[1::2], strict=True)):
+        lines.append(f"host {number}: {count} message(s) to g{vm}")
+    return lines + ["the machine is suspended and resumed"] * len(events)
+
+
+class _Vcpu:
+    """The guest of one vCPU, from its word."""
+
+    def __init__(self, word: str, vm: int, index: int, siblings: int, vms: int) -> None:
+        self._word = word
+        self._own = FIRST_SECONDARY_ID + vm
+        self._next = FIRST_SECONDARY_ID + (vm + 1) % vms
+        self._vms = vms
+        self._index = index
+        self._sibling = (index + 1) % siblings
+
+    def __call__(self, notes: Notes, cpu: Cpu) -> Script:
+        box = Mailbox(cpu)
+        box.id = self._own
+        for action in self._word:
+            yield from self._act(action, notes, box, cpu)
+
+    def _act(self, action: str, notes: Notes, box: Mailbox, cpu: Cpu) -> Script:
+        match action:
+            case "w" | "p":
+                call = FfaId.MSG_WAIT if action == "w" else FfaId.MSG_POLL
+                yield from self._take(box.message((yield Hvc(call))), notes, box)
+            case "i":
+                yield Wfi()
+            case "g":
+                yield from self._get(notes)
+            case "e" | "d":
+                yield from interrupt_enable(Intid.MAILBOX_READABLE, on=action == "e")
+            case "f":
+                yield from interrupt_enable(GO)
+            case "j":
+                yield Hvc(HfId.INTERRUPT_INJECT, self._own, self._sibling, GO)
+            case "y":
+                yield Hvc(FfaId.YIELD)
+            case "0" | "1" | "2":
+                to = FIRST_SECONDARY_ID + int(action) % self._vms
+                yield from self._send(to, notes, box, patient=False)
+            case "n":
+                yield from self._send(self._next, notes, box, patient=True)
+            case "x":
+                return
+            case _:
+                yield from self._rest(action, notes, box, cpu)
+
+    def _rest(self, action: str, notes: Notes, box: Mailbox, cpu: Cpu) -> Script:
+        if action == "R":
+            yield from interrupt_enable(Intid.MAILBOX_READABLE)
+            cpu.handler = partial(self._handle, notes, box)
+            cpu.masked = False
+        while True:
+            if action == "W":
+                yield from self._take(box.message((yield Hvc(FfaId.MSG_WAIT))), notes, box)
+                yield from self._get(notes)
+            else:
+                yield Wfi()
+                if action == "I":
+                    yield from self._get(notes)  # else it would never sleep again
+
+    def _handle(self, notes: Notes, box: Mailbox, _: Cpu) -> Script:
+        yield from self._get(notes)
+        while (found := (yield from box.poll())) is not None:
+            yield from self._take(found, notes, box)
+
+    def _get(self, notes: Notes) -> Script:
+        if (yield from interrupt_get()) == Intid.MAILBOX_READABLE:
+            notes.told += 1
+
+    def _take(self, found: tuple[int, bytes] | None, notes: Notes, box: Mailbox) -> Script:
+        if found is not None:
+            notes.read.append(found[1])
+            yield from box.release()
+
+    def _send(self, to: int, notes: Notes, box: Mailbox, *, patient: bool) -> Script:
+        """Send {own id, to, n}; nothing to oneself."""
+        if to == self._own or self._index:
+            return
+        message = bytes((self._own, to, notes.sent))
+        if patient:
+            yield from interrupt_enable(Intid.MAILBOX_WRITABLE)
+        while (error := (yield from box.try_send(to, message, notify=patient))) is not None:
+            if error is not FfaError.BUSY or not patient:
+                notes.waits = False
+                return
+            notes.waits = True
+            yield Wfi()
+            yield from self._get(notes)
+        notes.waits = False
+        notes.sent += 1
+
+
+@dataclass(frozen=True)
+class ProgramsScenario:
+    """A `program` for guests and hosts; without one, Hypothesis draws them."""
+
+    program: str = ""
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = {
+        name: Variant(VARIANTS[name].text)
+        for name in ("upstream", "uninitialised", "wake-vcpu0", "fixed-target", "waiter-livelock")
+    }
+
+    def __post_init__(self) -> None:
+        if not self.program:
+            return
+        vms = self.program.partition(";")[0].split("-")
+        if (
+            not _SHAPE.fullmatch(self.program)
+            or len(vms) > VMS_MAX
+            or any(len(vm.split("_")) > VCPUS_MAX for vm in vms)
+            or any(len(word) > ACTIONS_MAX for vm in vms for word in vm.split("_"))
+            or any(int(vm) >= len(vms) for vm in self.program.split(";")[1][::2])
+            or len(self.program.split(";")[1]) > 2 * HOSTS_MAX
+        ):
+            raise ValueError(f"program={self.program}: no program, as in weW_iI-R;0211;S")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("programs", self)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Make the machine, the hosts and the events."""
+        texts, senders, events = (self.program or "W;01;").split(";")
+        house = House(runtime, PARTS[self.variant])
+        vms = texts.split("-")
+        guests = [
+            house.vm(f"g{vm}", len(words.split("_")), partial(self._words, vm, words, len(vms)))
+            for vm, words in enumerate(vms)
+        ]
+        house.start(boot=True, kicks=True)
+        hosts = []
+        for number, (vm, count) in enumerate(zip(senders[::2], senders[1::2], strict=True)):
+            host = Host(house, number, guests[int(vm)], int(count))
+            hosts.append(host)
+            runtime.spawn(host.name, host.run)
+        suspended: list[bool] = []
+        if events:
+            runtime.spawn("suspender", partial(suspend, house, suspended))
+        invariant = partial(_always, house, guests, suspended)
+
+        def check() -> None:
+            ended = {task.name for task in runtime.tasks if task.done}
+            for guest in guests:
+                _check_guest(guest, guests, ended)
+            for host in hosts:
+                _check_host(host)
+            _check_messages(guests, hosts)
+
+        def final() -> Hashable:
+            return tuple((guest.notes.key(), guest.vm.box.state) for guest in guests)
+
+        return World(check, invariant=invariant, final=final, timers=False, watch=house.words)
+
+    def _words(self, vm: int, words: str, vms: int, notes: Notes, _id: int) -> Sequence[Program]:
+        each = words.split("_")
+        return [
+            partial(_Vcpu(word, vm, index, len(each), vms), notes)
+            for index, word in enumerate(each)
+        ]
+
+
+def _always(house: House, guests: list[Guest], suspended: list[bool]) -> None:
+    house.look_at_waiters()
+    if suspended:
+        for guest in guests:
+            running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]
+            assert not running, f"{guest.vm.name}.{running[0]} is in RUN while suspended"
+
+
+def _check_guest(guest: Guest, guests: list[Guest], ended: set[str]) -> None:
+    vm = guest.vm
+    if vm.aborting:
+        for vcpu in vm.vcpus:
+            thread = f"{vm.name}.{vcpu.index}"
+            assert thread in ended, f"{vm.name} is dead, and the thread of {thread} is not"
+        return
+    for vcpu in vm.vcpus:
+        who = f"{vm.name}.{vcpu.index}"
+        if vcpu.state is VcpuState.BLOCKED_MAILBOX:
+            assert vm.box.state is not RxState.RECEIVED, f"{who} waits for a message that is there"
+        if vcpu.state in _BLOCKED:
+            assert not vcpu.interrupts.up, f"{who} sleeps with an interrupt pending"
+            if vm.box.state is RxState.RECEIVED and vcpu.interrupts.enabled & _READABLE:
+                assert guest.notes.told, f"{who} sleeps, and was not interrupted for a message"
+        assert vcpu.state is not VcpuState.READY, f"{who} could run, and nobody runs it"
+    target = guests[(guests.index(guest) + 1) % len(guests)].vm
+    if guest.notes.waits and not target.aborting:
+        state = target.box.state
+        assert state is not RxState.EMPTY, f"{vm.name} waits for {target.name}, which is empty"
+
+
+def _check_host(host: Host) -> None:
+    if host.ended:
+        return
+    vm = host.to.vm
+    assert not vm.aborting, f"{host.name} waits for {vm.name}, which is dead"
+    assert vm.box.state is not RxState.EMPTY, f"{host.name} waits for {vm.name}, which is empty"
+
+
+def _check_messages(guests: list[Guest], hosts: list[Host]) -> None:
+    for guest in guests:
+        read = guest.notes.read
+        assert len(set(read)) == len(read), f"{guest.vm.name} has read a message twice: {read}"
+        for sender in {message[0] for message in read}:
+            mine = [message for message in read if message[0] == sender]
+            assert mine == sorted(mine), f"{guest.vm.name} has read {mine}: not in order"
+        for host in hosts:
+            mine = [message for message in read if message[0] == host.number and len(message) == 2]
+            tried = [bytes((host.number, n)) for n in range(len(host.sent) + 1)]
+            if host.to is guest:
+                assert mine == tried[: len(mine)], f"{guest.vm.name} has read {mine} of {tried}"
+            else:
+                assert not mine or host.number >= FIRST_SECONDARY_ID, "a message went astray"

@@ -1,0 +1,57 @@
+"""Programs that Hypothesis draws: the mistakes of the past are found and shrunk, ours holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import search
+from hfsched.explore.registry import find
+from hfsched.explore.replay import replay
+from hfsched.explore.scenarios.drawing import find_failure
+from hfsched.explore.scenarios.programs import describe
+from hfsched.explore.strategies.exhaustive import Exhaustive
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("variant", ["upstream", "wake-vcpu0", "fixed-target", "waiter-livelock"])
+def test_a_mistake_is_found_and_shrunk_to_what_a_person_can_read(variant: str, seed: int) -> None:
+    hunt = find_failure(3000, seed, variant)
+    assert hunt.found is not None
+    assert hunt.found.preemptions <= 1
+    assert len(describe(hunt.program)) <= 4
+    assert len(hunt.program) <= 12
+    _, outcome = replay(hunt.found.token)
+    assert outcome.failure is not None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_code_that_ships_holds(seed: int) -> None:
+    hunt = find_failure(500, seed)
+    assert hunt.found is None, (hunt.program, hunt.found)
+    assert hunt.examples >= 500
+
+
+@pytest.mark.parametrize("program", ["W;01;", "x;02;", "R;02;", "fI_jW;;", "eW;01;S", "nI-W;;"])
+def test_a_program_holds_under_every_interleaving(program: str) -> None:
+    result = search(find(f"programs,program={program}"), Exhaustive())
+    assert result.complete
+    assert result.failure is None
+
+
+def test_a_program_is_told_in_words() -> None:
+    assert describe("weW_x-nI;02;S") == [
+        "vm g0, vCPU 0: MSG_WAIT, enable READABLE, wait for messages for ever",
+        "vm g0, vCPU 1: end",
+        "vm g1, vCPU 0: send to the next VM, wait, WFI for ever",
+        "host 0: 2 message(s) to g0",
+        "the machine is suspended and resumed",
+    ]
+
+
+@pytest.mark.parametrize(
+    "program", ["W", "W;0;", "W;11;", ";01;", "w;01;", "W;01;SS", "W-W-W-W;;", "q;;", "W_W_W_W;;"]
+)
+def test_what_is_no_program_is_named(program: str) -> None:
+    with pytest.raises(UserError, match="no program"):
+        find(f"programs,program={program}")
