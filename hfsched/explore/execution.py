@@ -62,7 +62,11 @@ def execute(
         races=None if races is None else races(),
         forgetting=forgetting,
     )
-    world = scenario.build(runtime)
+    try:
+        world = scenario.build(runtime)
+    except BaseException:
+        runtime.close()
+        raise
     if not world.timers:
         runtime.stop_clock()
     runtime.invariant = world.invariant
@@ -70,6 +74,8 @@ def execute(
         runtime.explore()
         outcome = Outcome(runtime.steps, cut=runtime.cut)
         failure = runtime.failure
+        if isinstance(failure, KeyboardInterrupt | SystemExit):
+            raise failure  # the user's, and no finding
         if failure is None and not runtime.cut:
             try:
                 world.check()

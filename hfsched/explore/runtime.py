@@ -112,8 +112,6 @@ class ExploreRuntime:
         self.stateful = strategy.stateful
         self._every_point = strategy.every_point
         self.races = races
-        if races is not None:
-            races.attach(self)
         self.forgetting = forgetting and strategy.stateful  # doors and `forget` have effect
         self._steps_max = steps_max
         self.tasks: list[Task] = []
@@ -134,6 +132,8 @@ class ExploreRuntime:
         self.trace: list[str] | None = [] if tracing else None
         self._hub = greenlet.getcurrent()
         self._clock: Task | None = self._pseudo("clock", "clock", self._tick)
+        if races is not None:
+            races.attach(self)
         self.invariant: Callable[[], None] | None = None
         self.teller: Teller | None = None  # who tells the story of this execution
 
