@@ -1,7 +1,7 @@
 """The tables of exploration: what is proved, how soon mistakes are found, and how fast it goes.
 
     python bench/explore.py proofs [--large] [--only TEXT]
-    python bench/explore.py failures [--seeds N]
+    python bench/explore.py failures [--seeds N] [--only TEXT]
     python bench/explore.py speed [--rounds N]
 
 `proofs` searches every interleaving of the shipped code on small machines and prints states,
@@ -105,6 +105,8 @@ def failures(args: argparse.Namespace) -> int:
     print("|" + "---|" * (len(heads) + 2))
     bad = 0
     for variant in variants_of(MailboxScenario):
+        if args.only not in variant:
+            continue
         scenario = find("mailbox", variant)
         cells = []
         worst = 0.0
@@ -176,6 +178,7 @@ def main() -> int:
     one.set_defaults(run=proofs)
     two = tables.add_parser("failures", help="schedules to the first failure")
     two.add_argument("--seeds", type=int, default=100)
+    two.add_argument("--only", default="", metavar="TEXT", help="variants with TEXT in them")
     two.set_defaults(run=failures)
     three = tables.add_parser("speed", help="steps and schedules a second")
     three.add_argument("--rounds", type=int, default=5)

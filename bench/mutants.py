@@ -256,7 +256,7 @@ def run_mistake(name: str) -> str:
 
     faulty = getattr(importlib.import_module("tests.scheduler.test_lost_wakeups"), name)
     if issubclass(faulty, Mirror):
-        driver.Mirror = faulty  # type: ignore[misc]
+        setattr(driver, "Mirror", faulty)  # noqa: B010 - it is imported there, not exported
     elif issubclass(faulty, Box):
         variants.PARTS[""] = variants.Parts(box=faulty)  # type: ignore[index]
     else:
