@@ -74,8 +74,7 @@ class Mirror:
         self.dead = False
         self.stopping = False
         self.suspended = False
-        self._resumed = runtime.event(f"{name}.resumed")
-        self._resumed.set()
+        self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
         self._still = runtime.event(f"{name}.still")  # suspended, and nobody is in RUN
         self._claims = 0
         self.wake_ups = 0

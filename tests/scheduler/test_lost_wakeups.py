@@ -70,6 +70,9 @@ class ClearsAfterTheRun(Mirror):
 
     owed = False
 
+    def key(self) -> object:
+        return (super().key(), self.owed)
+
     def wait_for_message(self, vcpu: int, deadline: int | None) -> None:
         with self._lock:
             if self.owed:
