@@ -7,6 +7,7 @@ and 143 when interrupted, with what was covered so far.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import secrets
@@ -15,7 +16,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from hfsched.cli.output import notice
+from hfsched.cli.lines import write_all
+from hfsched.cli.output import count, notice
 from hfsched.errors import UserError
 from hfsched.memory.image import printable
 
@@ -27,7 +29,9 @@ __all__ = ["add_parser", "run"]
 
 STRATEGIES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
 VERBS = ("replay", "shrink", "explain")
+SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+BUDGET = 60.0  # seconds
 SHRINK_MAX = 50_000  # executions
 PROGRAMS = 500  # drawn between two looks at the clock
 WIDTH = 100  # columns, where no terminal says
@@ -60,17 +64,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("token", metavar="TOKEN", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--variant", metavar="V", help="faulty code in place of what ships")
     parser.add_argument(
-        "--strategy", choices=STRATEGIES, default="portfolio", help="default: portfolio"
+        "--strategy",
+        choices=STRATEGIES,
+        metavar="S",
+        help=f"{', '.join(STRATEGIES)} (all of them by turns, the default)",
     )
     parser.add_argument(
-        "--bound", type=_bound, metavar="N", help="preemptions at most (strategy bounded)"
-    )
-    parser.add_argument("--seed", type=_seed, metavar="S", help="default: a fresh one, printed")
-    parser.add_argument(
-        "--budget", type=_budget, default=60.0, metavar="TIME", help="such as 500ms, 10s, 5m"
+        "--bound", type=_bound, metavar="N", help="preemptions at most; makes the strategy bounded"
     )
     parser.add_argument(
-        "--jobs", type=_jobs, default=1, metavar="N", help="worker processes; 1: this one alone"
+        "--seed", type=_seed, metavar="N", help="of what is random; default: a fresh one, printed"
+    )
+    parser.add_argument(
+        "--budget", type=_budget, metavar="TIME", help="such as 500ms, 10s, 5m; default: 60s"
+    )
+    parser.add_argument(
+        "--jobs", type=_jobs, metavar="N", help="worker processes; default: 1, this one alone"
     )
     parser.add_argument(
         "--cluster", metavar="tcp://...", help="use the workers of a Dask scheduler"
@@ -83,6 +92,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for; return the exit status."""
     try:
+        if not __debug__:
+            raise UserError("python -O and PYTHONOPTIMIZE leave out what scenarios assert")
         if args.what == "list":
             return _list(args)
         if args.what in VERBS:
@@ -99,46 +110,64 @@ def run(args: argparse.Namespace) -> int:
 def _search(args: argparse.Namespace) -> int:
     if args.token is not None:
         raise UserError(f"{args.token}: one scenario at a time")
-    for name in ("engine", "html"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name} is for {'replay' if name == 'engine' else 'explain'}")
-    if args.bound is not None and args.strategy == "portfolio":
-        args.strategy = "bounded"
+    _refuse(args, "engine", "html")
+    if args.jobs is not None and args.cluster is not None:
+        raise UserError("--jobs is for this machine: a cluster has workers of its own")
+    strategy = args.strategy or ("portfolio" if args.bound is None else "bounded")
+    budget = BUDGET if args.budget is None else args.budget
     from hfsched.explore.campaign.run import Campaign  # noqa: PLC0415 - slow to import
     from hfsched.explore.registry import find  # noqa: PLC0415
     from hfsched.explore.strategies.choose import make  # noqa: PLC0415
 
-    scenario = find(args.what, args.variant)
+    with _printing_aside():
+        scenario = find(args.what, args.variant)
     if scenario.name.partition("+")[0] == "programs":
-        return _draw(args, args.variant or scenario.name.partition("+")[2])
+        return _draw(args, args.variant or scenario.name.partition("+")[2], budget)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    make(args.strategy, seed, bound=args.bound)  # says what does not go together
+    make(strategy, seed, bound=args.bound)  # says what does not go together
     stopped = _Stop()
     shown = _Progress()
-    seeded = args.strategy not in ("bounded", "exhaustive")
+    seeded = strategy not in ("bounded", "exhaustive")
     notice(
-        f"exploring {printable(scenario.name)}, strategy {args.strategy}"
+        f"exploring {printable(scenario.name)}, strategy {strategy}"
         + (f", seed {seed}" if seeded else "")
     )
     campaign = Campaign(
-        scenario.name, args.strategy, args.bound, seed, args.budget, args.jobs, args.cluster
+        scenario.name, strategy, args.bound, seed, budget, args.jobs or 1, args.cluster
     )
-    summary = campaign.run(shown.show, lambda: stopped.number is not None)
-    shown.clear()
-    _sum_up(summary, args.bound)
+    try:
+        with _printing_aside():
+            summary = campaign.run(shown.show, lambda: stopped.number is not None)
+    finally:
+        shown.clear()
+    _sum_up(summary, args.bound, budget)
     if summary.found is not None:
         return 1
     return 0 if stopped.number is None else 128 + stopped.number
 
 
-def _draw(args: argparse.Namespace, variant: str) -> int:
+def _printing_aside() -> contextlib.AbstractContextManager[object]:
+    """Have what a scenario prints go to standard error, as that of worker processes does."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _refuse(args: argparse.Namespace, *names: str) -> None:
+    """Refuse options that the verb, or a search, has no use for."""
+    what = "a search" if args.what not in (*VERBS, "list") else args.what
+    for name in names:
+        if getattr(args, name) is not None:
+            owner = {"html": "explain", "engine": "replay"}.get(name, "a search")
+            raise UserError(f"--{name} is for {owner}, not for {what}")
+
+
+def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
     """Draw programs as well as schedules, until one fails or the time is over."""
     import time  # noqa: PLC0415
 
     from hfsched.explore.scenarios.drawing import find_failure  # noqa: PLC0415
     from hfsched.explore.scenarios.programs import describe  # noqa: PLC0415
 
-    for name in ("bound", "cluster"):
+    for name in ("bound", "cluster", "jobs", "strategy"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name}: programs are drawn; give one (programs,program=...) first")
     seed = secrets.randbits(31) if args.seed is None else args.seed
@@ -146,7 +175,7 @@ def _draw(args: argparse.Namespace, variant: str) -> int:
     stopped = _Stop()
     start = time.monotonic()
     programs = 0
-    while stopped.number is None and (programs == 0 or time.monotonic() - start < args.budget):
+    while stopped.number is None and (programs == 0 or time.monotonic() - start < budget):
         hunt = find_failure(PROGRAMS, seed, variant)
         seed, programs = seed + 1, programs + hunt.examples
         if hunt.found is not None:
@@ -163,27 +192,35 @@ def _draw(args: argparse.Namespace, variant: str) -> int:
     return 0 if stopped.number is None else 128 + stopped.number
 
 
-def _sum_up(summary: Summary, bound: int | None) -> None:
-    covered = f"{summary.states} states, {summary.executions} executions"
+def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
+    schedules = count(summary.executions, "schedule")
+    covered = f"{count(summary.states, 'state')}, {count(summary.executions, 'execution')}"
     if summary.found is not None:
         _tell_failure(summary.found, summary)
         return
-    rate = f"{summary.executions / max(summary.seconds, 1e-3):.0f} schedules/s"
     if summary.complete:
         print(f"complete: every interleaving of this scenario holds ({covered})")
     elif bound is not None and summary.complete_to == bound:
         print(f"complete to preemption bound {bound} ({covered})")
     else:
-        how = "interrupted" if summary.interrupted else "the budget is spent"
-        print(f"no failure in {summary.executions} schedules, {summary.states} states: {how}")
+        how = "not all was searched"
+        if summary.interrupted:
+            how = "interrupted"
+        elif summary.seconds >= budget:
+            how = f"the budget of {budget:g} s is spent"
+        print(f"no failure in {schedules}, {count(summary.states, 'state')}: {how}")
         if summary.complete_to is not None:
             print(f"complete to preemption bound {summary.complete_to}")
-    print(f"{summary.seconds:.1f} s, {rate}")
+    print(f"{summary.seconds:.1f} s, {_rate(summary)}")
+
+
+def _rate(summary: Summary) -> str:
+    return f"{summary.executions / max(summary.seconds, 1e-3):.0f} schedules/s"
 
 
 def _tell_failure(found: Found, summary: Summary) -> None:
-    schedules = f"{summary.executions} schedule{'s' if summary.executions != 1 else ''}"
-    print(f"FAILED after {schedules}: {printable(found.text)}")
+    after = f" after {count(summary.executions, 'schedule')}" if summary.executions else ""
+    print(f"FAILED{after}: {printable(found.text)}")
     if found.detail:
         for line in found.detail.rstrip().splitlines():
             print(f"    {printable(line)}")
@@ -193,8 +230,8 @@ def _tell_failure(found: Found, summary: Summary) -> None:
         print("next:  hfsched fuzz shrink TOKEN, then hfsched fuzz explain TOKEN")
 
 
-def _preemptions(count: int) -> str:
-    return f"{count} preemption" + ("" if count == 1 else "s")
+def _preemptions(number: int) -> str:
+    return count(number, "preemption")
 
 
 class _Stop:
@@ -215,30 +252,36 @@ class _Progress:
     """A line on standard error: rewritten on a terminal, else now and then."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._terminal = os.isatty(2) and os.environ.get("TERM") != "dumb"
         self._every = 0.2 if self._terminal else 5.0
         self._next = 0.3 if self._terminal else 5.0
         self._shown = False
 
     def show(self, summary: Summary) -> None:
-        if sys.stderr is None or summary.seconds < self._next:
+        if summary.seconds < self._next:
             return
         self._next = summary.seconds + self._every
         line = (
-            f"{summary.seconds:.0f} s: {summary.executions} schedules "
-            f"({summary.executions / summary.seconds:.0f}/s), {summary.states} states"
+            f"{summary.seconds:.0f} s: {count(summary.executions, 'schedule')} "
+            f"({summary.executions / summary.seconds:.0f}/s), {count(summary.states, 'state')}"
         )
         if summary.complete_to is not None:
             line += f", complete to bound {summary.complete_to}"
         if self._terminal:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            columns = shutil.get_terminal_size((WIDTH, 24)).columns
+            self._write(f"\r\x1b[K{line[: columns - 1]}")
             self._shown = True
         else:
             notice(line)
 
     def clear(self) -> None:
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._write("\r\x1b[K")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        with contextlib.suppress(OSError):  # it may have gone
+            write_all(2, text.encode())
 
 
 # What was found.
@@ -247,34 +290,27 @@ class _Progress:
 def _with_token(args: argparse.Namespace) -> int:
     if args.token is None:
         raise UserError(f"{args.what}: of which token?")
-    if args.html is not None and args.what != "explain":
-        raise UserError("--html is for explain")
-    if args.engine is not None and args.what != "replay":
-        raise UserError("--engine is for replay")
-    if args.what == "replay":
-        return _replay(args)
-    return _shrink(args) if args.what == "shrink" else _explain(args)
+    others = {"replay": ("html",), "explain": ("engine",)}.get(args.what, ("html", "engine"))
+    _refuse(args, *SEARCHING, *others)
+    return {"replay": _replay, "shrink": _shrink, "explain": _explain}[args.what](args)
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from hfsched.explore.replay import replay  # noqa: PLC0415
+    from hfsched.explore.replay import replay, words  # noqa: PLC0415
     from hfsched.explore.token import decode  # noqa: PLC0415
 
     token = decode(args.token)
     if args.engine is not None:
         _check_engine(token.spec, args.engine)
-    scenario, outcome = replay(args.token)
+    with _printing_aside():
+        scenario, outcome = replay(args.token)
     print(
         f"{printable(scenario.name)}: {outcome.steps} steps, trace {outcome.trace_hash} as recorded"
     )
     if outcome.failure is None:
         print("no failure")
         return 0
-    kind = type(outcome.failure).__name__
-    said = printable(str(outcome.failure))
-    print(
-        f"FAILED again: {said if isinstance(outcome.failure, AssertionError) else f'{kind}: {said}'}"
-    )
+    print(f"FAILED again: {printable(words(outcome.failure))}")
     return 1
 
 
@@ -292,26 +328,22 @@ def _shrink(args: argparse.Namespace) -> int:
     from hfsched.explore.shrink import shrink  # noqa: PLC0415
     from hfsched.explore.token import decode  # noqa: PLC0415
 
-    scenario, _ = replay(args.token)
-    stopped = _Stop()
-    finding = confirm(scenario, decode(args.token).schedule)
-    if not finding.token:
-        raise UserError(finding.text)
-    over = lambda executions: executions >= SHRINK_MAX or stopped.number is not None  # noqa: E731
-    shrunk = shrink(scenario, finding, over)
+    with _printing_aside():
+        scenario, outcome = replay(args.token)
+        if outcome.failure is None:
+            raise UserError("the token's schedule does not fail: there is nothing to shrink")
+        stopped = _Stop()
+        finding = confirm(scenario, decode(args.token).schedule, outcome.failure)
+        if not finding.token:
+            raise UserError(finding.text)
+        shrunk = shrink(scenario, finding, lambda _n: stopped.number is not None, budget=SHRINK_MAX)
     best = shrunk.finding
     print(f"FAILED: {printable(best.text)}")
-    fewer = best.preemptions - 1
-    if best.preemptions == 0:
-        proof = "no preemption is needed"
-    elif shrunk.least:
-        proof = f"the least: the search with {fewer} is complete and clean"
-    else:
-        proof = "perhaps not the least: the search with fewer was not finished"
-    print(f"{_preemptions(finding.preemptions)} -> {best.preemptions} ({proof})")
-    print(f"{shrunk.executions} executions")
+    print(f"{_preemptions(finding.preemptions)} -> {best.preemptions}, {shrunk.proof}")
+    how = "" if stopped.number is None else "; interrupted"
+    print(f"{count(shrunk.executions, 'execution')}{how}")
     print(f"token: {best.token}")
-    return 1
+    return 1 if stopped.number is None else 128 + stopped.number
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -323,10 +355,11 @@ def _explain(args: argparse.Namespace) -> int:
     from hfsched.explore.schedule import Replay  # noqa: PLC0415
     from hfsched.explore.token import decode  # noqa: PLC0415
 
-    scenario, _ = replay(args.token)
-    schedule = decode(args.token).schedule
-    races = Races if schedule.races else None
-    story = tell(scenario, Replay(schedule), token=args.token.strip(), races=races)
+    with _printing_aside():
+        scenario, _ = replay(args.token)
+        schedule = decode(args.token).schedule
+        races = Races if schedule.races else None
+        story = tell(scenario, Replay(schedule), token=args.token.strip(), races=races)
     if args.html is None:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
@@ -334,17 +367,18 @@ def _explain(args: argparse.Namespace) -> int:
         print(draw(story, width, color=colour, ascii_only=not utf8))
         return 1 if story.failure else 0
     try:
-        with open(args.html, "w", encoding="utf-8") as file:  # noqa: PTH123
+        with open(args.html, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
             file.write(page(story))
     except OSError as error:
-        raise UserError(f"{args.html}: {error.strerror}") from error
-    print(f"written: {args.html}")
+        raise UserError(f"--html {args.html}: {error.strerror}") from error
+    print(f"written: {printable(args.html)}")
     return 1 if story.failure else 0
 
 
 def _list(args: argparse.Namespace) -> int:
     if args.token is not None:
         raise UserError(f"{args.token}: list takes nothing more")
+    _refuse(args, *SEARCHING, "engine", "html")
     from dataclasses import fields  # noqa: PLC0415
 
     from hfsched.explore.registry import BUILT_IN, kind_of, variants_of  # noqa: PLC0415

@@ -12,16 +12,18 @@ same.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfsched.errors import UserError
+from hfsched.errors import UserError, describe
 
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
@@ -67,6 +69,13 @@ def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario
         scenario: Scenario = kind(**given)
     except (TypeError, ValueError) as exc:
         raise UserError(f"scenario {name}: {exc}") from exc
+    except Exception as exc:
+        raise UserError(f"scenario {name}: {' '.join(describe(exc).split())}") from exc
+    if name not in BUILT_IN:
+        # Whatever name it has given itself, tokens and workers need one by which it is found; a
+        # property is left alone, and so are slots.
+        with contextlib.suppress(AttributeError):
+            object.__setattr__(scenario, "name", spec_of(name, scenario))
     return scenario
 
 
@@ -100,7 +109,9 @@ def spec_of(name: str, scenario: Any) -> str:
     parts = [f"{name}+{variant}" if variant else name]
     for each in fields(kind):
         value = getattr(scenario, each.name)
-        if each.name != "variant" and value != usual.get(each.name, each.default):
+        if each.name in ("variant", "name"):
+            continue
+        if value != usual.get(each.name, each.default):
             parts.append(f"{each.name}={_shown(value)}")
     return ",".join(parts)
 
@@ -123,8 +134,9 @@ def _split(spec: str) -> tuple[str, str, dict[str, str]]:
 
 def _parse(kind: type, name: str, key: str, text: str) -> Value:
     known: dict[str, Field[Any]] = {each.name: each for each in fields(kind)}
-    if key not in known or key == "variant":
-        raise UserError(f"scenario {name}: no parameter {key}: {_list(set(known) - {'variant'})}")
+    if key not in known or key in ("variant", "name"):
+        others = set(known) - {"variant", "name"}
+        raise UserError(f"scenario {name}: no parameter {key}: {_list(others)}")
     default = known[key].default
     try:
         if isinstance(default, bool):
@@ -148,6 +160,8 @@ def _load_module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as exc:
         raise UserError(f"scenario module {name}: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        raise UserError(f"scenario module {name}: {_raised(exc)}") from exc
 
 
 def _load_file(path: str) -> Any:
@@ -163,7 +177,16 @@ def _load_file(path: str) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         del sys.modules[name]
-        raise UserError(f"scenario file {path}: {type(exc).__name__}: {exc}") from exc
+        raise UserError(f"scenario file {path}: {_raised(exc)}") from exc
     return module
+
+
+def _raised(error: BaseException) -> str:
+    """Return what a module has raised while it was imported, and where, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        "" if isinstance(error, SyntaxError) else f" ({frames[-1].filename}:{frames[-1].lineno})"
+    )
+    return " ".join(describe(error).split()) + where

@@ -34,6 +34,7 @@ __all__ = [
     "run",
     "scenario_of",
     "schedule_of",
+    "words",
 ]
 
 
@@ -83,6 +84,19 @@ def kind(failure: BaseException) -> str:
     if isinstance(failure, LivelockError | NondeterminismError):
         return type(failure).__name__
     return re.sub(r"\b0x[0-9a-fA-F]+|\d+", "#", describe(failure).partition("\n")[0])
+
+
+def words(failure: BaseException) -> str:
+    """Return a failure in one line: an oracle's own words, else the exception's type and text.
+
+    Of an assertion it is the first line: pytest adds values below, in modules that it rewrites.
+    """
+    if _raised(failure):
+        return " ".join(describe(failure).split())
+    text = str(failure)
+    if isinstance(failure, AssertionError):
+        text = text.partition("\n")[0]
+    return " ".join(text.split())
 
 
 def schedule_of(recording: Recording, outcome: Outcome, *, races: bool = False) -> Schedule:
@@ -151,7 +165,7 @@ def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None 
         final,
         one.recording.preemptions,
         failure,
-        " ".join((describe(failure) if _raised(failure) else str(failure)).split()),
+        words(failure),
         "".join(traceback.format_exception(failure)) if _raised(failure) else "",
         encode(_token(scenario, final, one.outcome)) if trouble is None else "",
     )

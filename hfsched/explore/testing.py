@@ -31,7 +31,7 @@ from hfsched.explore.execution import Result, search
 from hfsched.explore.explain.story import tell
 from hfsched.explore.explain.text import draw
 from hfsched.explore.races import Races
-from hfsched.explore.replay import Finding, confirm, replay, schedule_of
+from hfsched.explore.replay import Finding, confirm, replay, schedule_of, words
 from hfsched.explore.schedule import Recording, Replay
 from hfsched.explore.shrink import Shrunk, shrink
 from hfsched.explore.strategies.choose import make
@@ -155,7 +155,7 @@ def run(scenario: Scenario, settings: Settings) -> None:
     if OPTIONS.token is not None:
         _, outcome = replay(OPTIONS.token, scenario)
         if outcome.failure is not None:
-            raise ScenarioFailedError(f"{scenario.name}: {outcome.failure}")
+            raise ScenarioFailedError(f"{scenario.name}: {words(outcome.failure)}")
         return
     report = check(scenario, settings)
     if report.found is not None:

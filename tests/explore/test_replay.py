@@ -29,6 +29,7 @@ from hfsched.explore.replay import (
     kind,
     replay,
     run,
+    words,
 )
 from hfsched.explore.runtime import ExploreRuntime, StepsExceededError
 from hfsched.explore.scenario import World
@@ -56,9 +57,9 @@ def test_a_tokens_failure_comes_again(strategy: str) -> None:
 def test_a_replay_is_the_same_in_another_process_and_hash_seed(seed: str) -> None:
     finding = find_failure(find(UPSTREAM), Exhaustive())
     code = (
-        "import sys; from hfsched.explore.replay import replay\n"
+        "import sys; from hfsched.explore.replay import replay, words\n"
         "_, outcome = replay(sys.argv[1])\n"
-        "print(outcome.trace_hash, outcome.steps, outcome.failure)"
+        "print(outcome.trace_hash, outcome.steps, words(outcome.failure))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, finding.token],
@@ -68,7 +69,9 @@ def test_a_replay_is_the_same_in_another_process_and_hash_seed(seed: str) -> Non
         check=True,
     )
     _, outcome = replay(finding.token)
-    assert done.stdout == f"{outcome.trace_hash} {outcome.steps} {outcome.failure}\n"
+    assert outcome.failure is not None
+    said = words(outcome.failure)
+    assert done.stdout == f"{outcome.trace_hash} {outcome.steps} {said}\n"
 
 
 def test_a_scenario_of_ones_own_may_be_given() -> None:

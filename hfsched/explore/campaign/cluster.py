@@ -1,27 +1,52 @@
 """Workers of a Dask cluster: the same tasks, wherever its workers run.
 
-A task that loses its worker is given to another by Dask itself (`retries`).
+A task that loses its worker is given to another by Dask itself (`retries`).  A worker may have
+started long ago, from other files: each task names the code it is about (`fingerprint`).  One that
+nobody waits for any more ends by itself.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
 from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
+import hfsched
 from hfsched.errors import UserError
 from hfsched.explore.campaign.plan import Plan
-from hfsched.explore.campaign.tasks import Found, Report, Task, work
+from hfsched.explore.campaign.tasks import Caches, Found, Report, Task, failed, perform
+from hfsched.explore.registry import find
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "fingerprint", "work"]
 
 RETRIES = 3
 TICK = 0.25  # seconds between two looks at the clock
 CONNECT = 10  # seconds
 
 
+@functools.cache
+def fingerprint(spec: str) -> str:
+    """Return a digest of this package and of the scenario's file, as they are at the first call."""
+    digest = blake2b(digest_size=8)
+    own = inspect.getsourcefile(type(find(spec)))
+    files = sorted(Path(hfsched.__file__).parent.rglob("*.py"))
+    for file in [*files, *([Path(own)] if own else [])]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 class Cluster:
-    """The cluster whose scheduler listens at `address`, such as ``tcp://host:8786``."""
+    """The cluster whose scheduler listens at `address`, such as ``tcp://host:8786``.
+
+    Raises UserError when it is not there.
+    """
 
     def __init__(self, address: str) -> None:
         try:
@@ -30,27 +55,38 @@ class Cluster:
             raise UserError(
                 "--cluster needs the package 'distributed': pip install 'hfsched[cluster]'"
             ) from exc
+        self._address = address
         try:
-            self._client = Client(address, timeout=CONNECT, set_as_default=False)
+            self._client: Any = Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as exc:
-            raise UserError(f"cluster {address}: {exc or type(exc).__name__}") from exc
+            raise UserError(f"--cluster {address}: {exc or type(exc).__name__}") from exc
+        self.jobs = sum(self._client.nthreads().values())
+        if not self.jobs:
+            self._client.close()
+            raise UserError(f"--cluster {address}: it has no workers")
 
-    @property
-    def jobs(self) -> int:
-        """How many tasks can be done at once."""
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, sum(threads.values()))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
 
     def run(self, plan: Plan, over: Callable[[], bool]) -> None:
         """See `Pool.run`."""
         from distributed import FIRST_COMPLETED, wait  # noqa: PLC0415
 
-        running: dict[object, Task] = {}
+        code = fingerprint(plan.spec)
+        running: dict[Any, Task] = {}
         try:
             while not over() and not plan.done:
                 while len(running) < 2 * self.jobs and (task := plan.take()) is not None:
                     data = msgspec.msgpack.encode(task)
-                    future = self._client.submit(work, data, pure=False, retries=RETRIES)
+                    future = self._client.submit(work, data, code, pure=False, retries=RETRIES)
                     running[future] = task
                 if not running:
                     return
@@ -59,18 +95,47 @@ class Cluster:
                 except TimeoutError:
                     continue
                 for future in done:
-                    task = running.pop(future)
-                    plan.note(_report(future, task))
-                if any(report.found is not None for report in plan.reports.values()):
-                    return
+                    plan.note(self._report(future, running.pop(future)))
         finally:
-            self._client.cancel(list(running))
-            self._client.close()
+            self._client.cancel(list(running), force=True)
+
+    def _report(self, future: Any, task: Task) -> Report:
+        error = future.exception()
+        if error is None:
+            return msgspec.msgpack.decode(future.result(), type=Report)
+        if type(error).__name__ == "KilledWorker":
+            text = f"the cluster's workers ended again and again during {task.strategy} of this"
+            return Report(task.number, ended=True, found=Found(text))
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return Report(task.number, ended=True, error=f"--cluster {self._address}: {said}")
 
 
-def _report(future: object, task: Task) -> Report:
-    error = future.exception()  # type: ignore[attr-defined]
-    if error is not None:
-        text = f"the cluster could not do {task.strategy} of this: {type(error).__name__}: {error}"
-        return Report(task.number, ended=True, found=Found(text))
-    return msgspec.msgpack.decode(future.result(), type=Report)  # type: ignore[attr-defined]
+def work(data: bytes, code: str) -> bytes:
+    """Do an encoded task and return the encoded report, in a cluster's worker.
+
+    `code` is the campaign's `fingerprint`.
+    """
+    from distributed import get_worker  # noqa: PLC0415
+
+    task = msgspec.msgpack.decode(data, type=Task)
+    worker: Any = get_worker()
+    key = worker.get_current_task()
+
+    def unwanted(_report: Report) -> bool:
+        known = worker.state.tasks.get(key)
+        return known is None or known.state != "executing"
+
+    try:
+        same = fingerprint(os.fsdecode(task.spec)) == code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the scenario's
+        report = failed(task.number, error)
+    else:
+        if same:
+            report = perform(task, unwanted, _CACHES)
+        else:
+            text = f"the worker at {worker.address} has other code than this: start it again"
+            report = Report(task.number, ended=True, error=text)
+    return msgspec.msgpack.encode(report)
+
+
+_CACHES: Caches = {}

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from hfsched.explore.campaign.tasks import Report, Task
+from hfsched.explore.campaign.tasks import Found, Report, Task
 from hfsched.explore.execution import execute
 from hfsched.explore.registry import find
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "roots"]
 
 CHUNK = 500  # executions of a random strategy in one task
+ROOTS = 8  # sub-trees for each worker
 RANDOM = ("pos", "urw", "random", "pct")
 
 
@@ -70,15 +72,17 @@ class _Scout:
         """See `Strategy`."""
 
 
-def roots(spec: str, wanted: int) -> list[tuple[int, ...]]:
+def roots(
+    spec: str, wanted: int, over: Callable[[], bool] = lambda: False
+) -> list[tuple[int, ...]]:
     """Divide a scenario's tree into about `wanted` sub-trees, given by the choices that lead there.
 
-    A branch that ends before it divides is a sub-tree too.
+    A branch that ends before it divides is a sub-tree too.  When it is `over`, there are fewer.
     """
     scenario = find(spec)
     open_: deque[tuple[int, ...]] = deque([()])
     closed: list[tuple[int, ...]] = []
-    while open_ and len(open_) + len(closed) < wanted:
+    while open_ and len(open_) + len(closed) < wanted and not over():
         root = open_.popleft()
         scout = _Scout(root)
         execute(scenario, scout)
@@ -93,29 +97,40 @@ class Plan:
     """The tasks of one search, and what is known of them.
 
     `take` gives the next task to do, None for none at present; `give_back` takes one whose worker
-    was lost; `note` takes a report.
+    was lost; `note` takes a report.  `found` is the first failure, `error` why a task could not be
+    done.  `executions`, `steps` and `states` are of all tasks together.
     """
 
     def __init__(
-        self, spec: str, strategy: str, seed: int, bound: int | None, parallel: int
+        self,
+        spec: str,
+        strategy: str,
+        seed: int,
+        bound: int | None,
+        parallel: int,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         self.spec = spec
         self.strategy = strategy
+        self.found: Found | None = None
+        self.error: str | None = None
         self._seeds = random.Random(seed)  # noqa: S311 - schedules, no secrets
+        self._campaign = random.SystemRandom().getrandbits(63)
         self._bound = bound
         self._again: deque[Task] = deque()
         self._number = 0
         self._trees: set[int] | None = None  # sub-trees that are not complete yet
         self._bounds: dict[int, int] = {}  # task -> bound
-        self._clean: set[int] = set()  # bounds that are complete
+        self._clean: dict[int, int] = {}  # bound that is complete -> its executions
         self._last_bound: int | None = None
-        self._executions: dict[int, int] = {}  # bound -> executions
-        self.reports: dict[int, Report] = {}
-        self._streams = list(self._all_streams(parallel))
+        self._ended = [0, 0, 0]  # executions, steps and states of the tasks that have ended
+        self._running: dict[int, Report] = {}  # the last report of those that have not
+        self._streams = list(self._all_streams(parallel, over))
 
-    def _all_streams(self, parallel: int) -> Iterator[Iterator[Task]]:
+    def _all_streams(self, parallel: int, over: Callable[[], bool]) -> Iterator[Iterator[Task]]:
         if self.strategy in ("exhaustive", "portfolio"):
-            trees = [self._task("exhaustive", root=root) for root in roots(self.spec, 8 * parallel)]
+            found = roots(self.spec, ROOTS * parallel, over)
+            trees = [self._task("exhaustive", root=root) for root in found]
             self._trees = {task.number for task in trees}
             yield iter(trees)
         if self.strategy in ("bounded", "portfolio"):
@@ -125,7 +140,8 @@ class Plan:
 
     def _task(self, strategy: str, **more: int | tuple[int, ...]) -> Task:
         self._number += 1
-        return Task(self._number, self.spec, strategy, **more)  # type: ignore[arg-type]
+        spec = os.fsencode(self.spec)
+        return Task(self._number, spec, strategy, campaign=self._campaign, **more)  # type: ignore[arg-type]
 
     def _bounded(self) -> Iterator[Task]:
         bound = 0 if self._bound is None else self._bound
@@ -157,27 +173,56 @@ class Plan:
 
     def give_back(self, task: Task) -> None:
         """Take back a task whose worker was lost: it counts for nothing until it is done again."""
-        self.reports.pop(task.number, None)
+        self._running.pop(task.number, None)
         self._again.appendleft(task)
 
     def note(self, report: Report) -> None:
         """Take a report; a later one of the same task replaces it."""
-        self.reports[report.number] = report
-        if not report.complete or report.found is not None:
+        if not report.ended:
+            self._running[report.number] = report
+            return
+        self._running.pop(report.number, None)
+        for index, number in enumerate((report.executions, report.steps, report.states)):
+            self._ended[index] += number
+        if self.found is None:
+            self.found = report.found
+        if self.error is None:
+            self.error = report.error
+        if not report.complete or report.found is not None or report.error is not None:
             return
         if self._trees is not None:
             self._trees.discard(report.number)
         bound = self._bounds.get(report.number)
         if bound is not None:
-            self._clean.add(bound)
-            self._executions[bound] = report.executions
-            if self._executions.get(bound - 1) == report.executions:
-                self._last_bound = bound  # no interleaving has more preemptions
+            self._note_bound(bound, report.executions)
+
+    def _note_bound(self, bound: int, executions: int) -> None:
+        self._clean[bound] = executions
+        for lower in (bound - 1, bound):  # reports come in any order
+            if lower in self._clean and self._clean[lower] == self._clean.get(lower + 1):
+                self._last_bound = lower  # no interleaving has more preemptions
+
+    @property
+    def executions(self) -> int:
+        """How many schedules were run."""
+        return self._ended[0] + sum(report.executions for report in self._running.values())
+
+    @property
+    def steps(self) -> int:
+        """How many steps they took."""
+        return self._ended[1] + sum(report.steps for report in self._running.values())
+
+    @property
+    def states(self) -> int:
+        """How many states were seen; one may count for each task that has seen it."""
+        return self._ended[2] + sum(report.states for report in self._running.values())
 
     @property
     def complete(self) -> bool:
-        """Whether every interleaving was covered."""
-        return self._trees is not None and not self._trees
+        """Whether every interleaving was covered, and holds."""
+        if self.found is not None or self.error is not None:
+            return False
+        return self._last_bound is not None or (self._trees is not None and not self._trees)
 
     @property
     def complete_to(self) -> int | None:
@@ -192,7 +237,6 @@ class Plan:
     @property
     def done(self) -> bool:
         """Whether nothing is left that could tell more."""
-        if self.strategy == "bounded":
-            wanted = self._bound if self._bound is not None else self._last_bound
-            return wanted is not None and wanted in self._clean
-        return self.complete
+        if self.found is not None or self.error is not None or self.complete:
+            return True
+        return self._bound is not None and self._bound in self._clean

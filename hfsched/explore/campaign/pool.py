@@ -14,9 +14,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
+from hfsched.errors import UserError
 from hfsched.explore.campaign.plan import Plan
 from hfsched.explore.campaign.tasks import Found, Report, Task
 from hfsched.explore.campaign.worker import MESSAGE_MAX
@@ -24,17 +27,31 @@ from hfsched.explore.campaign.worker import MESSAGE_MAX
 __all__ = ["Pool"]
 
 ATTEMPTS = 3
-TICK = 0.25  # seconds between two looks at the clock
+TICK = 0.1  # seconds between two looks at the clock
+END = 1.0  # seconds to end in, for a process that has closed its output
 LENGTH = struct.Struct("<I")
+# A worker imports from where this process does, and not from its working directory besides.
+START = (
+    "import sys; sys.path[:] = sys.argv[1:]; "
+    "from hfsched.explore.campaign.worker import main; main()"
+)
 
 
 class _Worker:
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hfsched.explore.campaign.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        # A Ctrl-C goes to all processes of a terminal: it has to wait until the worker ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, "-P", "-c", START, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise UserError(f"--jobs: no worker process: {error.strerror}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.input = self.process.stdin
@@ -47,9 +64,10 @@ class _Worker:
         """Give it a task; False: it is dead."""
         self.task = task
         data = msgspec.msgpack.encode(task)
+        view = memoryview(LENGTH.pack(len(data)) + data)
         try:
-            self.input.write(LENGTH.pack(len(data)) + data)
-            self.input.flush()
+            while view:
+                view = view[self.input.write(view) :]
         except OSError:
             return False
         return True
@@ -75,22 +93,41 @@ class _Worker:
                 return None
         return reports
 
-    def end(self) -> None:
-        """End it now."""
-        self.process.kill()
-        self.process.wait()
+    def end(self, within: float = 0.0) -> None:
+        """End it now, or let it end by itself."""
+        try:
+            self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.input.close()
         self.output.close()
 
 
 class Pool:
-    """`jobs` local workers."""
+    """`jobs` local workers; they are ended when it is left."""
 
     def __init__(self, jobs: int) -> None:
-        self._jobs = jobs
+        self.jobs = jobs
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._lost: Counter[int] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            worker.process.kill()  # all of them, before waiting for any
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+        self._selector.close()
 
     @property
     def pids(self) -> list[int]:
@@ -98,29 +135,26 @@ class Pool:
         return [worker.process.pid for worker in self._workers]
 
     def run(self, plan: Plan, over: Callable[[], bool]) -> None:
-        """Have the plan's tasks done until it is done, something is found, or `over` says so."""
-        try:
-            while not over() and not plan.done and not self._step(plan):
-                pass
-        finally:
-            for worker in self._workers:
-                worker.end()
-            self._workers.clear()
-            self._selector.close()
+        """Have the plan's tasks done until it is done, nothing is left to do, or `over` says so."""
+        while not over() and not plan.done and self._step(plan):
+            pass
 
     def _step(self, plan: Plan) -> bool:
-        """Wait for reports, and keep everybody busy; True: a failure, or nothing left to do."""
-        while len(self._workers) < self._jobs:
+        """Keep everybody busy, and wait for reports; False: there is nothing left to do."""
+        while len(self._workers) < self.jobs:
             worker = _Worker()
             self._workers.append(worker)
             self._selector.register(worker.output, selectors.EVENT_READ, worker)
         for worker in list(self._workers):
             if worker.task is None:
                 task = plan.take()
-                if task is not None and not worker.ask(task):
+                if task is None:
+                    break
+                if not worker.ask(task):
                     self._replace(worker, plan)
+                    return True
         if all(worker.task is None for worker in self._workers):
-            return True
+            return False
         for key, _ in self._selector.select(TICK):
             worker = key.data
             reports = worker.answers()
@@ -131,13 +165,13 @@ class Pool:
                 plan.note(report)
                 if report.ended:
                     worker.task = None
-        return any(report.found is not None for report in plan.reports.values())
+        return True
 
     def _replace(self, worker: _Worker, plan: Plan) -> None:
-        """Put a new worker in the place of one that has ended."""
+        """Make room for a new worker in the place of one that has ended."""
         self._selector.unregister(worker.output)
         self._workers.remove(worker)
-        worker.end()
+        worker.end(END)
         task = worker.task
         if task is None:
             return
@@ -145,7 +179,15 @@ class Pool:
         if self._lost[task.number] < ATTEMPTS:
             plan.give_back(task)
             return
-        status = worker.process.returncode
-        how = f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        how = _how(worker.process.returncode)
         text = f"the worker process ended ({how}) {ATTEMPTS} times during {task.strategy} of this"
         plan.note(Report(task.number, ended=True, found=Found(text)))
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"signal {-status}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hfsched.errors import UserError
 from hfsched.explore.campaign.plan import Plan
-from hfsched.explore.campaign.tasks import Found, Report, Task, perform
+from hfsched.explore.campaign.tasks import Found, Report, Task, failed, perform
 
 __all__ = ["Campaign", "Summary"]
 
@@ -16,7 +18,8 @@ __all__ = ["Campaign", "Summary"]
 class Summary:
     """What was covered, up to now or in all; `seconds` since the beginning.
 
-    `states` is the most that one search has seen; with several workers a state may count for each.
+    A state may count in `states` for each worker that has seen it.  `complete`: every interleaving;
+    `complete_to`: every one with at most so many preemptions.
     """
 
     executions: int = 0
@@ -31,7 +34,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What to search, how, and for how long (seconds; executions 0 for no limit)."""
+    """What to search, how, and for how long (`budget`, in seconds).
+
+    `jobs` is the number of local worker processes, 1 for none beside this process; `cluster` is the
+    address of a Dask scheduler, whose workers are used instead.
+    """
 
     spec: str
     strategy: str = "portfolio"
@@ -49,81 +56,76 @@ class Campaign:
         """Search until all is covered, something fails, or the time is over.
 
         `progress` is called several times a second.  `interrupted` ends the campaign early.
+
+        Raises UserError for a scenario that cannot be made, and for workers that cannot be had.
         """
         start = time.monotonic()
-        if self.cluster is None and self.jobs == 1:
-            return self._alone(start, progress, interrupted)
-        return self._together(start, progress, interrupted)
 
-    def _alone(
-        self,
-        start: float,
-        progress: Callable[[Summary], None],
-        interrupted: Callable[[], bool],
-    ) -> Summary:
-        task = Task(1, self.spec, self.strategy, self.seed, self.bound)
-
-        def tell(report: Report) -> bool:
-            progress(_summary([report], start, report.complete_to, complete=False))
+        def over() -> bool:
             return interrupted() or time.monotonic() - start >= self.budget
 
+        if self.cluster is None and self.jobs == 1:
+            summary = self._alone(start, progress, over)
+        else:
+            summary = self._together(start, progress, over)
+        return replace(summary, interrupted=interrupted())
+
+    def _alone(
+        self, start: float, progress: Callable[[Summary], None], over: Callable[[], bool]
+    ) -> Summary:
+        task = Task(1, os.fsencode(self.spec), self.strategy, self.seed, self.bound)
+
+        def tell(report: Report) -> bool:
+            progress(self._summary(report, start))
+            return over()
+
         report = perform(task, tell)
-        unbounded = self.strategy in ("exhaustive", "portfolio")
-        return _summary(
-            [report],
-            start,
+        if report.error is not None:
+            raise UserError(report.error)
+        return self._summary(report, start)
+
+    def _summary(self, report: Report, start: float) -> Summary:
+        return Summary(
+            report.executions,
+            report.steps,
+            report.states,
+            time.monotonic() - start,
+            report.complete and report.found is None and self.bound is None,
             report.complete_to,
-            complete=report.complete and unbounded and report.found is None,
-            interrupted=interrupted(),
+            report.found,
         )
 
     def _together(
-        self,
-        start: float,
-        progress: Callable[[Summary], None],
-        interrupted: Callable[[], bool],
+        self, start: float, progress: Callable[[Summary], None], over: Callable[[], bool]
     ) -> Summary:
         from hfsched.explore.campaign.cluster import Cluster  # noqa: PLC0415 - slow to import
         from hfsched.explore.campaign.pool import Pool  # noqa: PLC0415
 
-        workers = Pool(self.jobs) if self.cluster is None else Cluster(self.cluster)
-        parallel = self.jobs if isinstance(workers, Pool) else workers.jobs
-        plan = Plan(self.spec, self.strategy, self.seed, self.bound, parallel)
+        with Pool(self.jobs) if self.cluster is None else Cluster(self.cluster) as workers:
+            try:
+                plan = Plan(self.spec, self.strategy, self.seed, self.bound, workers.jobs, over)
+            except (Exception, SystemExit) as error:  # the scenario's, as in a task
+                report = failed(0, error)
+                if report.found is None:
+                    raise
+                return self._summary(report, start)
 
-        def summary() -> Summary:
-            return _summary(
-                list(plan.reports.values()), start, plan.complete_to, complete=plan.complete
-            )
+            def summary() -> Summary:
+                return Summary(
+                    plan.executions,
+                    plan.steps,
+                    plan.states,
+                    time.monotonic() - start,
+                    plan.complete,
+                    plan.complete_to,
+                    plan.found,
+                )
 
-        def over() -> bool:
-            progress(summary())
-            return interrupted() or time.monotonic() - start >= self.budget
+            def tell() -> bool:
+                progress(summary())
+                return over()
 
-        workers.run(plan, over)
-        return _summary(
-            list(plan.reports.values()),
-            start,
-            plan.complete_to,
-            complete=plan.complete,
-            interrupted=interrupted(),
-        )
-
-
-def _summary(
-    reports: list[Report],
-    start: float,
-    complete_to: int | None,
-    *,
-    complete: bool,
-    interrupted: bool = False,
-) -> Summary:
-    return Summary(
-        sum(report.executions for report in reports),
-        sum(report.steps for report in reports),
-        sum(report.states for report in reports),
-        time.monotonic() - start,
-        complete,
-        complete_to,
-        next((report.found for report in reports if report.found is not None), None),
-        interrupted,
-    )
+            workers.run(plan, tell)
+            if plan.found is None and plan.error is not None:
+                raise UserError(plan.error)
+            return summary()

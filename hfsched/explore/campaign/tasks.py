@@ -5,12 +5,14 @@ A task is complete in itself: any worker can do it, and do it again when another
 
 from __future__ import annotations
 
+import os
+import time
 import traceback
 from collections.abc import Callable
 
 import msgspec
 
-from hfsched.errors import UserError
+from hfsched.errors import UserError, describe
 from hfsched.explore.execution import Result, search
 from hfsched.explore.registry import find
 from hfsched.explore.replay import Finding, confirm, schedule_of
@@ -19,21 +21,29 @@ from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategy import Strategy
 
-__all__ = ["Found", "Report", "Task", "perform", "work"]
+__all__ = ["Caches", "Found", "Report", "Task", "failed", "perform"]
 
-LOOK_EVERY = 16  # executions between two looks at the clock
+LOOK_EVERY = 0.05  # seconds between two reports of a task
+TEXT_MAX = 100_000  # characters of a traceback: a message between processes has a limit
+CAMPAIGNS = 4  # whose covered states are kept
+
+Caches = dict[int, dict[int, frozenset[int]]]  # campaign -> state -> see `Exhaustive`
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A part of a search; `executions` 0 for until its end, `root` the choices that lead to it."""
+    """A part of a search; `executions` 0 for until its end, `root` the choices that lead to it.
+
+    `spec` is in bytes, as a file's name is; `campaign` is a number of the whole search's own.
+    """
 
     number: int
-    spec: str
+    spec: bytes
     strategy: str
     seed: int = 0
     bound: int | None = None
     executions: int = 0
     root: tuple[int, ...] = ()
+    campaign: int = 0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -46,7 +56,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How far a task is; `complete` when nothing of it is left, `ended` when it is done with."""
+    """How far a task is; `complete` when nothing of it is left, `ended` when it is done with.
+
+    `error` is why it could not be done at all, which tells nothing about the code under test.
+    """
 
     number: int
     executions: int = 0
@@ -56,48 +69,74 @@ class Report(msgspec.Struct, frozen=True):
     complete_to: int | None = None
     ended: bool = False
     found: Found | None = None
+    error: str | None = None
 
 
 def found_of(finding: Finding) -> Found:
     """Return what is told of a confirmed failure."""
-    return Found(finding.text, finding.detail, finding.token, finding.preemptions)
+    text, detail = _sendable(finding.text), _sendable(finding.detail)
+    return Found(text, detail, finding.token, finding.preemptions)
+
+
+def failed(number: int, error: BaseException) -> Report:
+    """Return the report of a task that has raised: the scenario's own code, or what it needs."""
+    if isinstance(error, UserError):
+        return Report(number, ended=True, error=_sendable(str(error)))
+    text = " ".join(describe(error).split())
+    detail = "".join(traceback.format_exception(error))
+    return Report(number, ended=True, found=Found(_sendable(text), _sendable(detail)))
+
+
+def _sendable(text: str) -> str:
+    """Return text that fits into a message: not too long, and without halves of characters."""
+    if len(text) > TEXT_MAX:
+        text = f"{text[: TEXT_MAX // 2]} ... {text[-TEXT_MAX // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def perform(
     task: Task,
     tell: Callable[[Report], bool] = lambda _report: False,
-    caches: dict[tuple[str, str], dict[int, frozenset[int]]] | None = None,
+    caches: Caches | None = None,
 ) -> Report:
-    """Do a task.
+    """Do a task; what the scenario raises is a finding.
 
-    `tell` is called now and then and may end it by returning True.  `caches` keeps, for sub-trees of
-    one search, the states that earlier ones have covered.
+    `tell` is called several times a second and may end it by returning True; what it raises itself
+    comes out here.  `caches` keeps, for sub-trees of one search, the states that earlier ones have
+    covered.
     """
+    own: list[BaseException] = []
+    report: Report | None = None
+
+    def guarded(report: Report) -> bool:
+        try:
+            return tell(report)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            own.append(error)
+            return True
+
     try:
-        return _perform(task, tell, caches)
-    except UserError as error:
-        return Report(task.number, ended=True, found=Found(str(error)))
-    except Exception as error:  # noqa: BLE001 - a scenario that cannot even be built
-        text = f"{type(error).__name__}: {error}"
-        return Report(task.number, ended=True, found=Found(text, traceback.format_exc()))
+        report = _perform(task, guarded, caches)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a scenario that cannot be built
+        report = failed(task.number, error)
+    if own:
+        raise own[0]
+    return report
 
 
-def _perform(
-    task: Task,
-    tell: Callable[[Report], bool],
-    caches: dict[tuple[str, str], dict[int, frozenset[int]]] | None,
-) -> Report:
-    scenario = find(task.spec)
+def _perform(task: Task, tell: Callable[[Report], bool], caches: Caches | None) -> Report:
+    scenario = find(os.fsdecode(task.spec))
     strategy: Strategy
     cache: dict[int, frozenset[int]] | None = None
     if task.strategy == "exhaustive":
         if caches is not None:  # taken out: a task that does not end leaves no half-covered states
-            cache = caches.pop((task.spec, task.strategy), {})
+            cache = caches.pop(task.campaign, {})
         strategy = Exhaustive(root=task.root, seen=cache)
     else:
         strategy = make(task.strategy, task.seed, bound=task.bound)
     recording = Recording(strategy)
     known = len(cache or ())
+    told: float | None = None
 
     def report(result: Result, *, ended: bool = False, found: Found | None = None) -> Report:
         return Report(
@@ -112,16 +151,24 @@ def _perform(
         )
 
     def until(result: Result) -> bool:
+        nonlocal told
         if task.executions and result.executions >= task.executions:
             return True
-        return result.executions % LOOK_EVERY == 0 and tell(report(result))
+        now = time.monotonic()
+        if told is not None and now - told < LOOK_EVERY:
+            return False
+        told = now
+        return tell(report(result))
 
     result = search(scenario, recording, until=until)
     found = None
     if result.failure is not None:
-        found = found_of(confirm(scenario, schedule_of(recording, result.failure)))
+        failure = result.failure
+        found = found_of(confirm(scenario, schedule_of(recording, failure), failure.failure))
     elif result.complete and caches is not None and cache is not None:
-        caches[task.spec, task.strategy] = cache
+        while len(caches) >= CAMPAIGNS:
+            caches.pop(next(iter(caches)), None)
+        caches[task.campaign] = cache
     return report(result, ended=True, found=found)
 
 
@@ -130,11 +177,3 @@ def _complete_to(strategy: Strategy, task: Task, result: Result) -> int | None:
         return task.bound if result.complete else None
     to: int | None = getattr(strategy, "complete_to", None)
     return to
-
-
-def work(data: bytes) -> bytes:
-    """Do an encoded task and return the encoded report: what a cluster's worker calls."""
-    return msgspec.msgpack.encode(perform(msgspec.msgpack.decode(data, type=Task), caches=_CACHES))
-
-
-_CACHES: dict[tuple[str, str], dict[int, frozenset[int]]] = {}

@@ -1,25 +1,27 @@
 """A worker process: tasks on standard input, reports on standard output.
 
-Each message is four bytes of length, little endian, and msgpack.  It ends when its input does.
+Each message is four bytes of length, little endian, and msgpack.  It ends when its input does, at
+once: whoever asked has gone.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import struct
-import sys
+import threading
 import time
 from typing import BinaryIO
 
 import msgspec
 
-from hfsched.explore.campaign.tasks import Report, Task, perform
+from hfsched.explore.campaign.tasks import Caches, Report, Task, perform
 
 __all__ = ["MESSAGE_MAX", "main", "read_message", "write_message"]
 
 LENGTH = struct.Struct("<I")
-MESSAGE_MAX = 1 << 20  # bytes
+MESSAGE_MAX = 1 << 22  # bytes: a token of the greatest size, and text
 TELL_EVERY = 0.25  # seconds between two reports of one task
 
 
@@ -41,31 +43,42 @@ def write_message(stream: BinaryIO, data: bytes) -> None:
     stream.flush()
 
 
+def _listen(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
+    """Read tasks; at the end of the input, or of sense in it, end the process, whatever it does."""
+    try:
+        while (data := read_message(source)) is not None:
+            tasks.put(msgspec.msgpack.decode(data, type=Task))
+    finally:
+        os._exit(1)
+
+
 def main() -> None:
     """Work until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the campaign's own process decides
-    # What a scenario prints must not get between the reports.
-    out = os.fdopen(os.dup(1), "wb")
+    # The campaign's own process decides what an interrupt means; it has blocked it until here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # What a scenario prints or reads must not get between the messages.
+    source, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     os.dup2(2, 1)
-    source = sys.stdin.buffer
-    caches: dict[tuple[str, str], dict[int, frozenset[int]]] = {}
-    while (data := read_message(source)) is not None:
-        task = msgspec.msgpack.decode(data, type=Task)
-        last = time.monotonic()
+    tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()
+    caches: Caches = {}
+    last = time.monotonic()
 
-        def tell(report: Report) -> bool:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= TELL_EVERY:
-                last = now
-                write_message(out, msgspec.msgpack.encode(report))
-            return False
+    def tell(report: Report) -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= TELL_EVERY:
+            last = now
+            write_message(out, msgspec.msgpack.encode(report))
+        return False
 
-        write_message(out, msgspec.msgpack.encode(perform(task, tell, caches)))
-
-
-if __name__ == "__main__":
     try:
-        main()
-    except (BrokenPipeError, KeyboardInterrupt):
+        while True:
+            last = time.monotonic()
+            write_message(out, msgspec.msgpack.encode(perform(tasks.get(), tell, caches)))
+    except BrokenPipeError:
         os._exit(1)

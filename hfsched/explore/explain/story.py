@@ -19,6 +19,7 @@ from hfsched.explore.explain.doom import Replayed, point_of_no_return
 from hfsched.explore.explain.long import shortened
 from hfsched.explore.explain.teller import Row, Teller
 from hfsched.explore.races import RaceError, Races
+from hfsched.explore.replay import words
 from hfsched.explore.runtime import StepsExceededError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _listen(
 def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, token: str) -> Story:
     failure, detail = None, ""
     if outcome.failure is not None:
-        failure = _words(outcome.failure)
+        failure = words(outcome.failure)
         if not isinstance(outcome.failure, AssertionError | StepsExceededError):
             detail = "".join(traceback.format_exception(outcome.failure))
     marked = _marked(teller.rows, outcome, turning)
@@ -189,13 +190,6 @@ def _preemption(teller: Teller, row: Row) -> str:
         return ""
     now, before = map(teller.name_of, row.instead)
     return f"preemption: {now} goes on instead of {before}"
-
-
-def _words(failure: BaseException) -> str:
-    text = str(failure)
-    if isinstance(failure, AssertionError) and text:
-        return text
-    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
 
 
 def _marked(rows: list[Row], outcome: Outcome, turning: int | None) -> dict[int, str]:
