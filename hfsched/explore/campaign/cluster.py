@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["Cluster", "fingerprint", "work"]
 RETRIES = 3
 TICK = 0.25  # seconds between two looks at the clock
 CONNECT = 10  # seconds
+ADDRESS = re.compile(r"(tcp|tls|ucx|wss?)://[^/\s]+:[0-9]{1,5}")
 
 
 @functools.cache
@@ -56,6 +58,8 @@ class Cluster:
                 "--cluster needs the package 'distributed': pip install 'hfsched[cluster]'"
             ) from exc
         self._address = address
+        if not ADDRESS.fullmatch(address):  # a client without one would wait for it at its end
+            raise UserError(f"--cluster {address}: not an address such as tcp://host:8786")
         try:
             self._client: Any = Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as exc:
@@ -78,7 +82,7 @@ class Cluster:
 
     def run(self, plan: Plan, over: Callable[[], bool]) -> None:
         """See `Pool.run`."""
-        from distributed import FIRST_COMPLETED, wait  # noqa: PLC0415
+        from distributed import wait  # noqa: PLC0415
 
         code = fingerprint(plan.spec)
         running: dict[Any, Task] = {}
@@ -91,7 +95,8 @@ class Cluster:
                 if not running:
                     return
                 try:
-                    done = wait(list(running), timeout=TICK, return_when=FIRST_COMPLETED).done
+                    with self._client.as_current():  # `wait` asks for it
+                        done = wait(list(running), TICK, "FIRST_COMPLETED").done
                 except TimeoutError:
                     continue
                 for future in done:
