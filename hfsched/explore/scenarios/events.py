@@ -2,7 +2,7 @@
 
 Each `event` happens once, whenever the controller lets it:
 
-- ``suspend``: the machine is suspended and resumed; in between no vCPU may be in RUN;
+- ``suspend``: the machine is suspended and resumed, twice; meanwhile no vCPU may be in RUN;
 - ``abort``: the guest's last vCPU ends, and the VM with it: nobody may sleep on, senders are told;
 - ``timer``: the guest waits for a message with a time-out, which may expire before any of them;
 - ``fault``: the page of the mailbox is taken away, and a pager brings it back when it is touched;
@@ -111,8 +111,9 @@ class EventsScenario:
         else:
             runtime.spawn(host.name, host.run)
         suspended: list[bool] = []
+        resumed: list[bool] = []
         if self.event == "suspend":
-            runtime.spawn("suspender", partial(suspend, house, suspended))
+            runtime.spawn("suspender", partial(_suspend_twice, house, suspended, resumed))
         elif self.event == "abort":
             runtime.spawn("fate", partial(house.go, guest, vcpus - 1))
         elif ram is not None:
@@ -129,6 +130,8 @@ class EventsScenario:
                 self._check_abort(house, guest, host)
             else:
                 self._check(guest, host)
+                if self.event == "suspend":
+                    assert len(resumed) == 2, "the suspender sleeps for ever"
 
         def final() -> Hashable:
             return (guest.notes.key(), guest.vm.box.state, tuple(host.sent), host.ended)
@@ -192,6 +195,13 @@ class EventsScenario:
             assert rest is Resting.GONE, f"the thread of vCPU {vcpu.index} is left: {rest.value}"
         assert host.ended, "the host waits for a VM that is dead"
         assert guest.notes.read == host.sent[: len(guest.notes.read)], "not in order"
+
+
+def _suspend_twice(house: House, suspended: list[bool], resumed: list[bool]) -> None:
+    for _ in range(2):
+        suspend(house, suspended)
+        resumed.append(True)
+        house.runtime.forget(len(resumed))
 
 
 def suspend(house: House, suspended: list[bool]) -> None:
