@@ -82,6 +82,7 @@ MISTAKES = (
 TESTS = ("tests/mailbox", "tests/scheduler", "tests/hypervisor")
 EXECUTIONS = 3000  # of one scenario
 HANG = 150  # seconds after which a mutant counts as killed: it does not end
+FOR_SEARCHES = "key"  # the method by which states are told apart
 FLIPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -125,11 +126,12 @@ class _Places(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self._inside.append(node.name)
-        if self._wanted is None or self._inside[0] in self._wanted or node.name in self._wanted:
+        wanted = self._wanted is None or {self._inside[0], node.name} & set(self._wanted)
+        if wanted and node.name != FOR_SEARCHES:
             for statement in _statements(node):
                 if _worth(statement):
                     self._add("delete", statement)
-            for inner in ast.walk(node):
+            for inner in _expressions(node):
                 if isinstance(inner, ast.Compare) and type(inner.ops[0]) in FLIPS:
                     self._add("flip", inner)
                 elif isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not):
@@ -162,6 +164,18 @@ def _statements(function: ast.FunctionDef) -> Iterator[ast.stmt]:
             ]
 
 
+def _expressions(node: ast.AST) -> Iterator[ast.AST]:
+    """Return all that is inside a node but for what only searches look at."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.Call) and _is_for_searches(child)):
+            yield child
+            yield from _expressions(child)
+
+
+def _is_for_searches(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr in ("forget", "checkpoint")
+
+
 def _worth(statement: ast.stmt) -> bool:
     """Tell whether deleting it is a mistake of behaviour: no docstring, nothing for searches only."""
     if isinstance(statement, ast.Pass | ast.Assert | ast.Raise | ast.ImportFrom):
@@ -171,8 +185,7 @@ def _worth(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Expr):
         if isinstance(statement.value, ast.Constant):
             return False
-        text = ast.unparse(statement)
-        return "forget(" not in text and "checkpoint(" not in text
+        return not isinstance(statement.value, ast.Call) or not _is_for_searches(statement.value)
     return True
 
 

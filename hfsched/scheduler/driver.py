@@ -101,8 +101,8 @@ class Driver:
 
     # Setting up and down.
 
-    def add(self, number: int, *, raw: bool = False) -> DrivenVm:
-        """Take charge of a VM."""
+    def add(self, number: int, *, raw: bool) -> DrivenVm:
+        """Take charge of a VM; `raw` as `Ports.add` has it."""
         info = self._door.info(number)
         if info is None:
             raise InternalError(f"no VM {number}")

@@ -562,5 +562,8 @@ def test_what_comes_during_a_suspension_is_kept() -> None:
 def test_a_stop_ends_a_suspension() -> None:
     case = Case(RUN)
     case.mirror.suspend()
+    with pytest.raises(ParkedError) as parked:
+        case.mirror.before_run(0)
     case.mirror.stop()
+    assert {event.name: event.is_set() for event in case.runtime.everything}[str(parked.value)]
     assert not case.mirror.before_run(0)

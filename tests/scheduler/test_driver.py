@@ -145,7 +145,28 @@ def test_vms_are_found_by_id() -> None:
         assert house.driver.vms == [first.driven, second.driven]
         assert house.driver.vm(3) is second.driven
         with pytest.raises(InternalError, match=r"^no VM 9$"):
-            house.driver.add(9)
+            house.driver.add(9, raw=False)
+
+
+def test_a_suspension_kicks_those_in_run_and_holds_them_until_the_end() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink, vcpus=2)
+        house.vm("other", sink)
+        house.start()
+        world.settle()
+        guest.mirror.wake(0)
+        world.go("g.0", "run 2.0")
+        assert not house.driver.suspend(0)
+        assert house.door.preempted == [(2, 0)], "the others sleep"
+        runs = house.runs(guest)
+        world.settle()
+        assert house.driver.suspend(0)
+        assert house.runs(guest) == runs + 1
+        house.driver.resume()
+        guest.mirror.wake(0)
+        world.settle()
+        assert house.runs(guest) > runs + 1
 
 
 # Messages.

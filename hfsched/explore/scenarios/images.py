@@ -158,7 +158,7 @@ class Stage:
                 machine.name, FFA_1_0, machine.space, machine.ram, BASE, machine.vcpus
             )
             vm.box = parts.box()
-            driver.add(vm.id)
+            driver.add(vm.id, raw=False)
         return hypervisor, driver, ports
 
     def set_up(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
