@@ -222,7 +222,6 @@ class Driver:
     def _abort(self, vm: DrivenVm, index: int, reason: str) -> None:
         if self._dead(vm, index):
             self._on_abort(vm.name, reason)
-            self._on_rest()
 
     def _dead(self, vm: DrivenVm, index: int) -> bool:
         """Stop all of a VM, told by vCPU `index`; False: it was known before."""

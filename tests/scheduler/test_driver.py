@@ -9,6 +9,7 @@ import pytest
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
 from hfsched.errors import InternalError
 from hfsched.hypervisor.door import (
+    Aborted,
     Busy,
     DirectResponse,
     Invalid,
@@ -89,6 +90,15 @@ def test_results_after_which_the_vcpu_sleeps_for_good(result: RunResult, rest: R
         assert house.rests == 1
         world.advance(1 << 62)
         assert world.go("g.0") == "asleep g.0.wake"
+
+
+def test_an_abort_is_the_last_run() -> None:
+    world = World()
+    with House(world) as house:
+        guest, stopped = one(house, world, Aborted("gone"))
+        assert stopped == "done"
+        assert guest.driven.counters[0].runs == {"Aborted": 1}
+        assert house.aborts == [("g", "gone")]
 
 
 @pytest.mark.parametrize("result", [WaitForMessage(700), WaitForInterrupt(700)])
