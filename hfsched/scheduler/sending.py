@@ -64,7 +64,7 @@ class Outbox:
                 raise
             if not its_turn:
                 return self._give_up(turn)
-            turn.close()
+            turn.close()  # it is set, and nobody sets it again
         try:
             sent = self._attempt(message, notify=False)
             while sent is Sent.BUSY:
@@ -97,10 +97,12 @@ class Outbox:
 
     def _give_up(self, turn: Event) -> Sent:
         with self._lock:
-            if self._turns[0] is not turn:
+            came = self._turns[0] is turn
+            if not came:
                 self._turns.remove(turn)
-                return Sent.BUSY
-        self._next()  # our turn came just now: pass it on
+        if came:
+            self._next()  # our turn came just now: pass it on
+        turn.close()
         return Sent.BUSY
 
     def _next(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from hfsched.hypervisor.door import Aborted, Busy, DirectResponse, Invalid, RunResult
 from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mirror import Resting
 from hfsched.scheduler.sending import Sent
 
 from .guests import BELL, servant, sleeper, waiter, with_second
@@ -93,6 +94,18 @@ def test_busy_when_the_vcpu_does_not_wait_for_a_message(world: World, program: P
         assert house.driver.direct_request(2, 0, WORDS) == Busy()
         world.settle()
         assert house.runs(guest) == runs
+
+
+def test_a_request_that_was_refused_leaves_no_trace(world: World) -> None:
+    with House(world) as house:
+        guest = house.vm("g", servant)
+        house.start()
+        assert house.driver.direct_request(2, 0, WORDS) == Busy(), "it has not begun"
+        world.settle()
+        assert guest.mirror.resting(0) is Resting.WFM
+        got = ask(house, "host", WORDS)
+        world.settle()
+        assert got == [plus_one(WORDS)]
 
 
 def test_busy_while_another_request_waits_to_be_taken(world: World) -> None:

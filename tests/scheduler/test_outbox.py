@@ -318,6 +318,22 @@ def test_a_sender_that_is_interrupted_gives_up_its_place(world: World) -> None:
         assert first == third == [Sent.SENT]
 
 
+def test_no_event_is_left_of_senders_that_waited(world: World) -> None:
+    with House(world) as house:
+        guest = blocked(house, world)
+        sender(world, guest, "s0", b"0")
+        sender(world, guest, "s1", b"1", world.now() + 100)
+        sender(world, guest, "s2", b"2")
+        for name in ("s0", "s1", "s2"):
+            world.go(name)
+        world.advance(100)
+        world.go("s1")
+        world.settle()
+        assert guest.notes == [b"first", b"0", b"2"]
+        turns = [event for event in world.events if event.name == "g.turn"]
+        assert [event.closed for event in turns] == [True, True]
+
+
 # Endpoints.
 
 

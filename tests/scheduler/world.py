@@ -101,6 +101,7 @@ class WorldEvent:
         self.name = name
         self._world = world
         self._flag = False
+        self.closed = False
         self._sleepers: list[WorldTask] = []
 
     def fileno(self) -> int:
@@ -127,6 +128,7 @@ class WorldEvent:
 
     def close(self) -> None:
         assert not self._sleepers, f"{self.name} is closed, and somebody sleeps on it"
+        self.closed = True
 
 
 class WorldCell(Generic[T]):
@@ -167,6 +169,7 @@ class World:
     def __init__(self, limit: int = 20_000) -> None:
         self.hub = greenlet.getcurrent()
         self.time = 1_000_000
+        self.events: list[WorldEvent] = []
         self.tasks: dict[str, WorldTask] = {}
         self.current: WorldTask | None = None
         self.steps = 0
@@ -251,12 +254,14 @@ class World:
         task.state = "asleep"
         task.deadline = deadline
         task.label = label
-        self.hub.switch()
-        task.deadline = None
-        if task in sleepers:
-            sleepers.remove(task)
-            return False
-        return True
+        try:
+            self.hub.switch()
+        finally:
+            task.deadline = None
+            woken = task not in sleepers
+            if not woken:
+                sleepers.remove(task)
+        return woken
 
     # The runtime.
 
@@ -266,7 +271,9 @@ class World:
         return WorldLock(self, name, state)
 
     def event(self, name: str) -> WorldEvent:
-        return WorldEvent(self, name)
+        event = WorldEvent(self, name)
+        self.events.append(event)
+        return event
 
     def cell(self, name: str, value: T) -> WorldCell[T]:
         return WorldCell(self, name, value)
