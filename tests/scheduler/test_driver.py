@@ -140,13 +140,15 @@ def test_a_wake_up_of_another_vm_claims_its_vcpu() -> None:
 def test_an_unknown_result_of_a_message_is_our_bug() -> None:
     world = World()
     with House(world) as house:
-        house.vm("g", sink)
+        guest = house.vm("g", sink)
         planned(house, Message(2, 1, 5))
         house.start()
         with pytest.raises(
             InternalError, match=r"^vm g: a message for the host, and nothing in RX"
         ):
             world.settle()
+        assert guest.mirror.ended()
+        assert guest.outbox.send(b"x") is Sent.DEAD, "nobody must wait for it"
 
 
 def test_vms_are_found_by_id() -> None:
