@@ -11,7 +11,7 @@ from hfsched.explore.scenario import World
 
 __all__ = ["CLEAN", "HERE", "UPSTREAM", "Dice", "Fresh", "mortal"]
 
-CLEAN = "mailbox,hosts=2,messages=1"
+CLEAN = "mailbox"
 UPSTREAM = "mailbox+upstream"
 HERE = "campaign.worlds"
 
@@ -34,7 +34,7 @@ DEATHS = Path(__file__).with_suffix(".deaths")
 
 @dataclass
 class Mortal:
-    boss: int
+    boss: int = 0
     how: str = "SIGKILL"
     at: int = 1
     deaths: int = 1000
@@ -53,10 +53,13 @@ class Mortal:
         return World(final=cell.get)
 
     def die(self):
+        os.write(2, f"{os.getpid()}\\n".encode())
         with DEATHS.open("a") as file:
             file.write(f"{os.getpid()}\\n")
         if len(DEATHS.read_text().split()) > self.deaths:
             return
+        while self.how == "stuck":
+            pass
         if self.how.isdigit():
             os._exit(int(self.how))
         os.kill(os.getpid(), signal.Signals[self.how])
