@@ -30,6 +30,8 @@ __all__ = ["add_parser", "run"]
 STRATEGIES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
 VERBS = ("replay", "shrink", "explain")
 SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
+ENGINES = ("script", "unicorn")
+NUMBERS = {"bound": (0, 1000), "seed": (0, (1 << 63) - 1), "jobs": (1, 256)}
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BUDGET = 60.0  # seconds
 SHRINK_MAX = 50_000  # executions
@@ -65,26 +67,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--variant", metavar="V", help="faulty code in place of what ships")
     parser.add_argument(
         "--strategy",
-        choices=STRATEGIES,
         metavar="S",
         help=f"{', '.join(STRATEGIES)} (all of them by turns, the default)",
     )
     parser.add_argument(
-        "--bound", type=_bound, metavar="N", help="preemptions at most; makes the strategy bounded"
+        "--bound", metavar="N", help="preemptions at most; makes the strategy bounded"
     )
     parser.add_argument(
-        "--seed", type=_seed, metavar="N", help="of what is random; default: a fresh one, printed"
+        "--seed", metavar="N", help="of what is random; default: a fresh one, printed"
     )
-    parser.add_argument(
-        "--budget", type=_budget, metavar="TIME", help="such as 500ms, 10s, 5m; default: 60s"
-    )
-    parser.add_argument(
-        "--jobs", type=_jobs, metavar="N", help="worker processes; default: 1, this one alone"
-    )
+    parser.add_argument("--budget", metavar="TIME", help="such as 500ms, 10s, 5m; default: 60s")
+    parser.add_argument("--jobs", metavar="N", help="worker processes; default: 1, this one alone")
     parser.add_argument(
         "--cluster", metavar="tcp://...", help="use the workers of a Dask scheduler"
     )
-    parser.add_argument("--engine", choices=("script", "unicorn"), help="for replay: the engine")
+    parser.add_argument("--engine", metavar="ENGINE", help="for replay: script or unicorn")
     parser.add_argument("--html", metavar="FILE", help="for explain: write a page")
     parser.set_defaults(run=run)
 
@@ -94,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not __debug__:
             raise UserError("python -O and PYTHONOPTIMIZE leave out what scenarios assert")
+        _read(args)
         if args.what == "list":
             return _list(args)
         if args.what in VERBS:
@@ -399,26 +397,25 @@ def _list(args: argparse.Namespace) -> int:
 # Arguments.
 
 
+def _read(args: argparse.Namespace) -> None:
+    """Read the options' values; argparse would say its usage about one of them, in many lines."""
+    for name, (least, most) in NUMBERS.items():
+        text = getattr(args, name)
+        if text is None:
+            continue
+        if not re.fullmatch(r"[0-9]{1,20}", text) or not least <= int(text) <= most:
+            raise UserError(f"--{name} {text}: not a number from {least} to {most}")
+        setattr(args, name, int(text))
+    if args.budget is not None:
+        args.budget = _budget(args.budget)
+    for name, known in (("strategy", STRATEGIES), ("engine", ENGINES)):
+        text = getattr(args, name)
+        if text is not None and text not in known:
+            raise UserError(f"--{name} {text}: known: {', '.join(known)}")
+
+
 def _budget(text: str) -> float:
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", text)
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text)
     if found is None or float(found[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: not a time such as 500ms, 10s or 5m")
+        raise UserError(f"--budget {text}: not a time such as 500ms, 10s or 5m")
     return float(found[1]) * UNITS[found[2]]
-
-
-def _number(text: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"\d{1,20}", text) or not low <= int(text) <= high:
-        raise argparse.ArgumentTypeError(f"{text!r}: not a number from {low} to {high}")
-    return int(text)
-
-
-def _bound(text: str) -> int:
-    return _number(text, 0, 1000)
-
-
-def _seed(text: str) -> int:
-    return _number(text, 0, (1 << 63) - 1)
-
-
-def _jobs(text: str) -> int:
-    return _number(text, 1, 256)
