@@ -59,7 +59,7 @@ def is_ready(descriptor: int) -> bool:
 # What is found, and proved.
 
 
-@pytest.mark.parametrize("strategy", ["portfolio", "exhaustive", "pos"])
+@pytest.mark.parametrize("strategy", ["portfolio", "exhaustive"])
 def test_a_failure_has_a_token_that_replays_here(strategy: str) -> None:
     summary = search(UPSTREAM, strategy)
     assert summary.found is not None
