@@ -311,9 +311,11 @@ def _tested() -> str:
                 self.first = report.nodeid
 
     watch = Watch()
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hfsched", *TESTS]
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hfsched", "--assert=plain", *TESTS]
     os.chdir(TOP)
     status = pytest.main(arguments, plugins=[watch])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest ended with {status}")
     return f"test {watch.first}" if status else ""
 
 
@@ -336,7 +338,9 @@ def _child(what: list[str]) -> str:
             os.killpg(process.pid, signal.SIGKILL)
             return f"it does not end within {HANG} s"
     line = next((line for line in out.splitlines() if line.startswith("killer: ")), None)
-    return f"the process ended with {process.returncode}" if line is None else line[8:]
+    if line is None:
+        raise RuntimeError(f"the check itself ended with {process.returncode}: {' '.join(command)}")
+    return line[8:]
 
 
 def _equivalents() -> dict[str, str]:

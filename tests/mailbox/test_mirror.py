@@ -559,6 +559,26 @@ def test_what_comes_during_a_suspension_is_kept() -> None:
     case.mirror.wait_for_message(0, None)  # at once: one is unread
 
 
+def test_a_second_suspension_is_like_the_first() -> None:
+    case = Case(RUN)
+    for _ in range(2):
+        case.mirror.suspend()
+        assert not case.mirror.wait_still(0)
+        with pytest.raises(ParkedError):
+            case.mirror.before_run(0)
+        assert case.mirror.wait_still(0)
+        case.mirror.resume()
+        assert case.mirror.before_run(0)
+
+
+def test_who_leaves_during_a_suspension_is_waited_for_no_more() -> None:
+    case = Case(RUN, WFM)
+    case.mirror.suspend()
+    assert not case.mirror.wait_still(0)
+    case.mirror.leave(0)
+    assert case.mirror.wait_still(0)
+
+
 def test_a_stop_ends_a_suspension() -> None:
     case = Case(RUN)
     case.mirror.suspend()
