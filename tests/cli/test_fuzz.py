@@ -37,7 +37,7 @@ class Raises:
 
         def add():
             cell.set(cell.get() + 1)
-            print("printed")
+            print("printed", flush=True)
             if cell.get() == 1:
                 raise KeyError("only one has come")
 
