@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("hfsched.cli.run", "boot guests and talk to them"),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "say what a guest image is and whether it would boot"),
+    "doctor": ("hfsched.cli.doctor", "say what this machine can do, and what it lacks"),
 }
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from typing import TYPE_CHECKING
 
 from hfsched.errors import ConfigError
+from hfsched.vcpu.kvm import device
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -14,22 +13,21 @@ if TYPE_CHECKING:
 
 __all__ = ["make", "pick"]
 
-_HOSTS = {"arm64": "aarch64", "amd64": "x86_64"}
-
 
 def pick(wanted: str, vm: str, machine: str) -> tuple[str, str]:
     """Return {engine, why} for a guest of an architecture ("script" for a Python one).
 
     Raises ConfigError when the engine that was asked for cannot run it.
     """
-    host = _HOSTS.get(platform.machine(), platform.machine())
     if machine == "script":
         if wanted not in ("auto", "script"):
             raise ConfigError(f"vm {vm}: engine {wanted} cannot run a Python guest: use script")
         return "script", "the guest is a Python function"
     if wanted == "script":
         raise ConfigError(f"vm {vm}: engine script cannot run an {machine} image: use unicorn")
-    why_not_kvm = _no_kvm(host, machine)
+    why_not_kvm = _no_kvm(machine) if wanted != "unicorn" else "another was asked for"
+    if why_not_kvm is None:
+        return "kvm", "asked for" if wanted == "kvm" else "the guest is of this machine's kind"
     if wanted == "kvm":
         raise ConfigError(f"vm {vm}: engine kvm: {why_not_kvm}")
     if machine != "aarch64":
@@ -42,12 +40,11 @@ def pick(wanted: str, vm: str, machine: str) -> tuple[str, str]:
     return "unicorn", f"no KVM for it: {why_not_kvm}"
 
 
-def _no_kvm(host: str, machine: str) -> str:
-    if host != machine:
-        return f"this host is {host}, the guest is {machine}"
-    if not os.path.exists("/dev/kvm"):
-        return "there is no /dev/kvm"
-    return "this version has no KVM engine"
+def _no_kvm(machine: str) -> str | None:
+    """Say why KVM cannot run guests of an architecture; None: it can."""
+    if machine != device.MACHINE:
+        return f"this host is {device.MACHINE}, the guest is {machine}"
+    return device.problem()
 
 
 def make(name: str, runtime: Runtime) -> Engine:
@@ -56,6 +53,10 @@ def make(name: str, runtime: Runtime) -> Engine:
         from hfsched.vcpu.script import ScriptEngine  # noqa: PLC0415 - one engine is enough
 
         return ScriptEngine(runtime)
+    if name == "kvm":
+        from hfsched.vcpu.kvm.engine import KvmEngine  # noqa: PLC0415
+
+        return KvmEngine(runtime)
     from hfsched.vcpu.unicorn import UnicornEngine  # noqa: PLC0415 - an extra, and GPLv2
 
     return UnicornEngine(runtime)

@@ -1,0 +1,40 @@
+"""Whether this process may serve page faults (userfaultfd): the way guest memory is swapped out."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+
+__all__ = ["problem"]
+
+_NUMBERS = {"x86_64": 323, "aarch64": 282}  # of the system call; Linux, asm/unistd.h
+_USER_MODE_ONLY = 1
+
+
+def problem() -> str | None:
+    """Say in a line what is missing for faults of every kind, KVM's among them; None: nothing."""
+    error = _open(os.O_CLOEXEC)
+    if error == 0:
+        return None
+    if error != errno.EPERM:
+        return f"userfaultfd: {os.strerror(error)}: the kernel needs CONFIG_USERFAULTFD"
+    remedy = "as root: sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd"
+    if _open(os.O_CLOEXEC | _USER_MODE_ONLY) == 0:
+        return f"for guests on unicorn alone, not under KVM; {remedy}"
+    return f"not permitted; {remedy}"
+
+
+def _open(flags: int) -> int:
+    """Try the system call; return its error, 0 for none."""
+    number = _NUMBERS.get(platform.machine())
+    if number is None:
+        return errno.ENOSYS
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    fd = call(ctypes.c_long(number), ctypes.c_int(flags))
+    if fd < 0:
+        return ctypes.get_errno()
+    os.close(fd)
+    return 0

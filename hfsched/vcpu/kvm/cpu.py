@@ -1,0 +1,204 @@
+"""A vCPU under KVM: what the C core tells, as exits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from hfsched.errors import InternalError
+from hfsched.vcpu.engine import Conduit, Exit, Fault, Hypercall, Kicked, Mmio, Off, Timer, Wfi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["KvmVcpu"]
+
+_KICKED, _TIMER, _WFI = Kicked(), Timer(), Wfi()
+_WORD = (1 << 64) - 1
+
+# KVM_EXIT_*, Linux include/uapi/linux/kvm.h, where the guest is at its end.
+_REASONS = {
+    0: "the CPU cannot be run",
+    8: "a triple fault: no handler can be entered",
+    9: "the CPU could not be entered",
+    17: "KVM met an instruction that it cannot do",
+    24: "the kernel ended the machine",
+}
+
+
+class KvmVcpu:
+    """See `hfsched.vcpu.engine.Vcpu`.
+
+    `gate` is called, on the owner's thread, when the space wants the CPU out of the guest.
+    """
+
+    def __init__(
+        self, core: Any, kvm: int, vm: int, index: int, run_size: int, gate: Callable[[], None]
+    ) -> None:
+        self.index = index
+        self._ffi, self._lib = core.ffi, core.lib
+        self._gate = gate
+        self._cpu = core.ffi.new("struct hf_cpu *")
+        self._exit = self._cpu.exit
+        self._args = self._cpu.exit.args
+        self._left = core.ffi.new("int64_t *")
+        self._off: Off | None = None
+        self._fault: Mmio | Fault | None = None
+        self._open = False
+        self._check(self._lib.hf_open(self._cpu, vm, index, run_size), "no vCPU can be made")
+        self._open = True
+        error = self._lib.hf_features(self._cpu, kvm)
+        if error:
+            self.close()
+            self._check(error, "the CPU's features")
+
+    def _check(self, result: int, what: str) -> None:
+        if result < 0:
+            raise InternalError(f"engine kvm: {what}: {os.strerror(-result)}")
+
+    # The protocol, any thread
+
+    def kick(self) -> None:
+        """Make the running or the next `enter` return `Kicked`."""
+        if self._open:
+            self._lib.hf_kick(self._cpu)
+
+    def set_irq(self, level: bool) -> None:  # noqa: FBT001
+        """Raise or lower the interrupt line."""
+        if self._open:
+            self._check(self._lib.hf_set_line(self._cpu, level), "the interrupt line")
+
+    # The protocol, the owner
+
+    def reset(self, pc: int, arg: int) -> None:
+        """Put the CPU in its initial state."""
+        self._off = None
+        self._fault = None
+        self._check(self._lib.hf_reset(self._cpu, pc, arg), "reset")
+
+    def enter(self) -> Exit:
+        """Run to the next exit."""
+        if self._off is not None:
+            return self._off
+        lib = self._lib
+        while True:
+            kind = lib.hf_enter(self._cpu)
+            if kind == lib.HF_HVC:
+                return Hypercall(Conduit.HVC, tuple(self._args))
+            if kind == lib.HF_SMC:
+                return Hypercall(Conduit.SMC, tuple(self._args))
+            if kind != lib.HF_POKED:
+                return self._other(kind)
+            self._gate()
+
+    def _other(self, kind: int) -> Exit:
+        lib = self._lib
+        said = self._exit
+        if kind == lib.HF_KICKED:
+            return _KICKED
+        if kind == lib.HF_TIMER:
+            return _TIMER
+        if kind == lib.HF_WFI:
+            return _WFI
+        if kind == lib.HF_MMIO:
+            self._fault = Mmio(said.address, said.size, bool(said.write), said.value)
+            return self._fault
+        if kind in (lib.HF_FETCH, lib.HF_ODD):
+            fetch = kind == lib.HF_FETCH
+            write = not fetch and bool(said.write)
+            self._fault = Fault(said.address, said.virtual_address, write=write, fetch=fetch)
+            return self._fault
+        self._off = Off(f"engine kvm: {self._reason(kind)}")
+        return self._off
+
+    def _reason(self, kind: int) -> str:
+        if kind < 0:
+            return os.strerror(-(kind + 1000))
+        said = self._exit
+        if said.reason == 0 and said.detail:
+            why = os.strerror(said.detail)
+        else:
+            why = _REASONS.get(said.reason, f"exit {said.reason}")
+            if said.detail:
+                why += f" ({said.detail:#x})"
+        return f"{why} at {said.address:#x}"
+
+    def reply(self, values: Sequence[int]) -> None:
+        """Write x0, x1, ..."""
+        cpu = self._cpu
+        try:
+            cpu.reply[0 : len(values)] = values
+        except OverflowError:
+            cpu.reply[0 : len(values)] = [value & _WORD for value in values]
+        cpu.replies = len(values)
+
+    def complete_mmio(self, value: int) -> None:
+        """Finish the last `Mmio` exit."""
+        if not isinstance(self._fault, Mmio):
+            raise InternalError("complete_mmio without an Mmio exit")
+        self._fault = None
+        self._check(self._lib.hf_complete_mmio(self._cpu, value & _WORD), "MMIO")
+
+    def inject_abort(self) -> None:
+        """Deliver the last `Mmio` or `Fault` exit as an abort."""
+        fault, self._fault = self._fault, None
+        if fault is None:
+            raise InternalError("no Mmio or Fault exit to answer")
+        fetch = isinstance(fault, Fault) and fault.fetch
+        self._check(self._lib.hf_inject_abort(self._cpu, fetch), "an abort")
+
+    def timer_remaining(self) -> int | None:
+        """Time in ns until the virtual timer fires."""
+        result = self._lib.hf_timer_remaining(self._cpu, self._left)
+        self._check(result, "the timer")
+        return self._left[0] if result else None
+
+    def mask_timer(self) -> None:
+        """Set the mask bit of the virtual timer."""
+        self._check(self._lib.hf_mask_timer(self._cpu), "the timer")
+
+    def save(self) -> bytes:
+        """Return every register; only a KVM of the same architecture can use it."""
+        size = self._lib.hf_saved_size(self._cpu)
+        out = self._ffi.new("uint8_t[]", size)
+        self._check(self._lib.hf_save(self._cpu, out, size), "save")
+        return bytes(self._ffi.buffer(out, size))
+
+    def restore(self, data: bytes) -> None:
+        """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
+        self._off = None
+        self._fault = None
+        self._check(self._lib.hf_restore(self._cpu, data, len(data)), "restore")
+
+    def state_key(self) -> object:
+        """Return a digest of the registers."""
+        return hashlib.blake2b(self.save(), digest_size=16).digest()
+
+    # The space's
+
+    @property
+    def pc(self) -> int:
+        """The program counter."""
+        out = self._ffi.new("uint64_t *")
+        self._check(self._lib.hf_program_counter(self._cpu, out), "the program counter")
+        return int(out[0])
+
+    def set_tables(self, address: int) -> None:
+        """Say where the first page tables lie (x86-64)."""
+        self._cpu.tables = address
+
+    def poke(self) -> None:
+        """Make the CPU leave the guest and come to the gate, now or before it enters."""
+        self._lib.hf_poke(self._cpu)
+
+    def wait_out(self) -> None:
+        """Wait until it has left."""
+        self._lib.hf_wait_out(self._cpu)
+
+    def close(self) -> None:
+        """Free the vCPU; later kicks do nothing."""
+        if self._open:
+            self._open = False
+            self._off = Off("the machine is closed")
+            self._lib.hf_close(self._cpu)

@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * x86-64: the ABI is in docs/x86-abi.md.  Hypercalls are `out` to a port, with the registers in
+ * the shared page (KVM_SYNC_X86_REGS): one ioctl a hypercall.
+ */
+#define PORT_HVC 0x48
+#define PORT_SMC 0x53
+#define PORT_TIMER 0x54
+#define VECTOR 0x20
+#define ABORT (1U << 16)
+
+int hf_signal(void);
+int hf_self(void);
+int hf_settle(struct hf_cpu *cpu);
+
+static int64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+static struct kvm_regs *registers(struct hf_cpu *cpu)
+{
+	return &cpu->run->s.regs.regs;
+}
+
+/* The register that is x0, x1, ... of the calling convention. */
+static uint64_t *argument(struct kvm_regs *regs, int index)
+{
+	switch (index) {
+	case 0: return (uint64_t *)&regs->rax;
+	case 1: return (uint64_t *)&regs->rdi;
+	case 2: return (uint64_t *)&regs->rsi;
+	case 3: return (uint64_t *)&regs->rdx;
+	case 4: return (uint64_t *)&regs->rcx;
+	case 5: return (uint64_t *)&regs->r8;
+	case 6: return (uint64_t *)&regs->r9;
+	default: return (uint64_t *)&regs->r10;
+	}
+}
+
+int hf_arch_open(struct hf_cpu *cpu, int index)
+{
+	(void)index;
+	cpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
+	return 0;
+}
+
+void hf_arch_close(struct hf_cpu *cpu)
+{
+	if (cpu->alarm_thread)
+		timer_delete(cpu->alarm);
+	cpu->alarm_thread = 0;
+}
+
+static int set_alarm(struct hf_cpu *cpu, int64_t deadline)
+{
+	struct itimerspec when = {0};
+
+	if (cpu->alarm_thread && cpu->alarm_thread != hf_self())
+		hf_arch_close(cpu);
+	if (cpu->alarm_thread && cpu->alarm_set == deadline)
+		return 0;
+	if (!cpu->alarm_thread) {
+		struct sigevent event;
+
+		memset(&event, 0, sizeof(event));
+		event.sigev_notify = SIGEV_THREAD_ID;
+		event.sigev_signo = hf_signal();
+		event._sigev_un._tid = hf_self();
+		if (timer_create(CLOCK_MONOTONIC, &event, &cpu->alarm))
+			return -errno;
+		cpu->alarm_thread = hf_self();
+	}
+	if (deadline >= 0) {
+		when.it_value.tv_sec = deadline / 1000000000;
+		when.it_value.tv_nsec = deadline % 1000000000;
+	}
+	if (timer_settime(cpu->alarm, TIMER_ABSTIME, &when, NULL))
+		return -errno;
+	cpu->alarm_set = deadline;
+	return 0;
+}
+
+static void write_reply(struct hf_cpu *cpu)
+{
+	int index;
+
+	for (index = 0; index < cpu->replies; index++)
+		*argument(registers(cpu), index) = cpu->reply[index];
+	cpu->replies = 0;
+	cpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+
+int hf_arch_before(struct hf_cpu *cpu)
+{
+	struct kvm_run *run = cpu->run;
+
+	if (cpu->replies)
+		write_reply(cpu);
+	if (cpu->deadline >= 0) {
+		int error;
+
+		if (now() >= cpu->deadline)
+			return HF_TIMER;
+		error = set_alarm(cpu, cpu->deadline);
+		if (error)
+			return error - 1000;
+	}
+	run->request_interrupt_window = 0;
+	if (atomic_load(&cpu->line)) {
+		if (run->ready_for_interrupt_injection && run->if_flag) {
+			struct kvm_interrupt interrupt = {.irq = VECTOR};
+
+			/* Again only when KVM has said that it can take one. */
+			run->ready_for_interrupt_injection = 0;
+			if (ioctl(cpu->fd, KVM_INTERRUPT, &interrupt))
+				return -errno - 1000;
+		} else {
+			run->request_interrupt_window = 1;
+		}
+	}
+	return -1;
+}
+
+/* The clock and the timer; RAX says what. */
+static void timer_call(struct hf_cpu *cpu)
+{
+	struct kvm_regs *regs = registers(cpu);
+
+	switch (regs->rax) {
+	case 0:
+		regs->rax = (uint64_t)now();
+		regs->rdi = 1000000000;
+		break;
+	case 1:
+		cpu->deadline = regs->rdi > INT64_MAX ? INT64_MAX : (int64_t)regs->rdi;
+		regs->rax = 0;
+		break;
+	case 2:
+		cpu->deadline = -1;
+		regs->rax = 0;
+		break;
+	default:
+		regs->rax = ~0ULL;
+	}
+	cpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+
+static int port(struct hf_cpu *cpu)
+{
+	struct kvm_run *run = cpu->run;
+	int index;
+
+	if (run->io.direction == KVM_EXIT_IO_IN) {
+		memset((uint8_t *)run + run->io.data_offset, 0xff,
+		       (size_t)run->io.size * run->io.count);
+		return -1;
+	}
+	if (run->io.size != 4 || run->io.count != 1)
+		return -1;
+	if (run->io.port == PORT_TIMER) {
+		timer_call(cpu);
+		return -1;
+	}
+	if (run->io.port != PORT_HVC && run->io.port != PORT_SMC)
+		return -1;
+	for (index = 0; index < 8; index++)
+		cpu->exit.args[index] = *argument(registers(cpu), index);
+	return run->io.port == PORT_HVC ? HF_HVC : HF_SMC;
+}
+
+static int failed(struct hf_cpu *cpu)
+{
+	struct kvm_run *run = cpu->run;
+
+	cpu->exit.reason = run->exit_reason;
+	cpu->exit.detail = 0;
+	cpu->exit.address = registers(cpu)->rip;
+	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR) {
+		struct kvm_translation where = {.linear_address = registers(cpu)->rip};
+
+		cpu->exit.detail = run->internal.suberror;
+		/* A fetch where no memory is: the emulator has nothing to emulate. */
+		if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
+		    !ioctl(cpu->fd, KVM_TRANSLATE, &where) && where.valid) {
+			cpu->exit.virtual_address = registers(cpu)->rip;
+			cpu->exit.address = where.physical_address;
+			return HF_FETCH;
+		}
+	} else if (run->exit_reason == KVM_EXIT_FAIL_ENTRY) {
+		cpu->exit.detail = run->fail_entry.hardware_entry_failure_reason;
+	}
+	return HF_FAILED;
+}
+
+int hf_arch_after(struct hf_cpu *cpu, int error)
+{
+	struct kvm_run *run = cpu->run;
+
+	if (error == EINTR || error == EAGAIN)
+		return -1; /* the flags say why */
+	if (error) {
+		cpu->exit.reason = 0;
+		cpu->exit.detail = (uint64_t)error;
+		cpu->exit.address = registers(cpu)->rip;
+		return HF_FAILED;
+	}
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		return port(cpu);
+	case KVM_EXIT_HLT:
+		return atomic_load(&cpu->line) ? -1 : HF_WFI;
+	case KVM_EXIT_IRQ_WINDOW_OPEN:
+	case KVM_EXIT_INTR:
+		return -1;
+	case KVM_EXIT_MMIO:
+		cpu->exit.address = run->mmio.phys_addr;
+		cpu->exit.virtual_address = run->mmio.phys_addr; /* KVM does not tell it */
+		cpu->exit.size = run->mmio.len;
+		cpu->exit.write = run->mmio.is_write;
+		cpu->exit.value = 0;
+		if (run->mmio.is_write)
+			memcpy(&cpu->exit.value, run->mmio.data, run->mmio.len & 8 ? 8 : run->mmio.len & 7);
+		return HF_MMIO;
+	default:
+		return failed(cpu);
+	}
+}
+
+int hf_set_line(struct hf_cpu *cpu, int level)
+{
+	/* Falling needs no exit: the guest asks for the number, and is told that there is none. */
+	if (!atomic_exchange(&cpu->line, level) && level)
+		prod(cpu);
+	return 0;
+}
+
+static void flat(struct kvm_segment *segment, int code)
+{
+	memset(segment, 0, sizeof(*segment));
+	segment->limit = 0xffffffff;
+	segment->selector = code ? 0x08 : 0x10;
+	segment->type = code ? 11 : 3;
+	segment->present = 1;
+	segment->s = 1;
+	segment->g = 1;
+	segment->l = code;
+	segment->db = !code;
+}
+
+int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	struct kvm_fpu fpu;
+	struct kvm_vcpu_events events;
+
+	if (ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
+		return -errno;
+	flat(&sregs.cs, 1);
+	flat(&sregs.ds, 0);
+	sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
+	memset(&sregs.ldt, 0, sizeof(sregs.ldt));
+	sregs.ldt.unusable = 1;
+	sregs.ldt.type = 2;
+	memset(&sregs.tr, 0, sizeof(sregs.tr));
+	sregs.tr.type = 11;
+	sregs.tr.present = 1;
+	sregs.tr.limit = 0xffff;
+	memset(&sregs.gdt, 0, sizeof(sregs.gdt));
+	memset(&sregs.idt, 0, sizeof(sregs.idt));
+	sregs.cr0 = 0x80010031; /* PG WP NE ET PE */
+	sregs.cr2 = 0;
+	sregs.cr3 = cpu->tables;
+	sregs.cr4 = 0x20; /* PAE */
+	sregs.cr8 = 0;
+	sregs.efer = 0xd00; /* LME LMA NXE */
+	memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+	if (ioctl(cpu->fd, KVM_SET_SREGS, &sregs))
+		return -errno;
+	memset(&regs, 0, sizeof(regs));
+	regs.rip = pc;
+	regs.rdi = argument;
+	regs.rflags = 2;
+	if (ioctl(cpu->fd, KVM_SET_REGS, &regs))
+		return -errno;
+	memset(&fpu, 0, sizeof(fpu));
+	fpu.fcw = 0x37f;
+	fpu.mxcsr = 0x1f80;
+	if (ioctl(cpu->fd, KVM_SET_FPU, &fpu))
+		return -errno;
+	memset(&events, 0, sizeof(events));
+	if (ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events))
+		return -errno;
+	cpu->run->s.regs.regs = regs;
+	cpu->run->kvm_dirty_regs = 0;
+	cpu->run->ready_for_interrupt_injection = 0;
+	cpu->run->if_flag = 0;
+	cpu->replies = 0;
+	cpu->deadline = -1;
+	return 0;
+}
+
+int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
+{
+	if (!cpu->run->mmio.is_write)
+		memcpy(cpu->run->mmio.data, &value, 8);
+	return 0;
+}
+
+/* A page fault that no CPU makes: see the ABI. */
+int hf_inject_abort(struct hf_cpu *cpu, int fetch)
+{
+	struct kvm_regs before = *registers(cpu);
+	struct kvm_sregs sregs;
+	struct kvm_vcpu_events events;
+	int error;
+
+	if (!fetch) {
+		error = hf_settle(cpu);
+		if (error)
+			return error;
+		if (!cpu->exit.write && ioctl(cpu->fd, KVM_SET_REGS, &before))
+			return -errno;
+	}
+	if (ioctl(cpu->fd, KVM_GET_REGS, registers(cpu)) ||
+	    ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
+		return -errno;
+	sregs.cr2 = cpu->exit.address;
+	if (ioctl(cpu->fd, KVM_SET_SREGS, &sregs) || ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events))
+		return -errno;
+	events.exception.injected = 1;
+	events.exception.nr = 14;
+	events.exception.has_error_code = 1;
+	events.exception.error_code =
+		ABORT | (fetch ? 1U << 4 : cpu->exit.write ? 1U << 1 : 0);
+	return ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events) ? -errno : 0;
+}
+
+int hf_timer_remaining(struct hf_cpu *cpu, int64_t *left)
+{
+	if (cpu->deadline < 0)
+		return 0;
+	*left = cpu->deadline - now();
+	if (*left < 0)
+		*left = 0;
+	return 1;
+}
+
+int hf_mask_timer(struct hf_cpu *cpu)
+{
+	cpu->deadline = -1;
+	return 0;
+}
+
+/* What a guest may know of the CPU: nothing of KVM. */
+static struct kvm_cpuid2 *features(int kvm_fd)
+{
+	enum { ENTRIES = 256 };
+	struct kvm_cpuid2 *all = calloc(1, sizeof(*all) + ENTRIES * sizeof(all->entries[0]));
+	unsigned int index, kept = 0;
+
+	if (!all)
+		return NULL;
+	all->nent = ENTRIES;
+	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, all)) {
+		free(all);
+		return NULL;
+	}
+	for (index = 0; index < all->nent; index++)
+		if (all->entries[index].function >> 16 != 0x4000)
+			all->entries[kept++] = all->entries[index];
+	all->nent = kept;
+	return all;
+}
+
+int hf_features(struct hf_cpu *cpu, int kvm_fd)
+{
+	struct kvm_cpuid2 *known = features(kvm_fd);
+	int error = 0;
+
+	if (!known)
+		return errno ? -errno : -ENOMEM;
+	if (ioctl(cpu->fd, KVM_SET_CPUID2, known))
+		error = -errno;
+	free(known);
+	return error;
+}
+
+int hf_prepare_vm(int kvm_fd, int vm_fd)
+{
+	(void)kvm_fd;
+	/* Three pages that some Intel CPUs need; others do not know the call. */
+	ioctl(vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000UL);
+	return 0;
+}
+
+int hf_program_counter(struct hf_cpu *cpu, uint64_t *pc)
+{
+	struct kvm_regs regs;
+
+	if (ioctl(cpu->fd, KVM_GET_REGS, &regs))
+		return -errno;
+	*pc = regs.rip;
+	return 0;
+}
+
+static const uint32_t msrs[] = {
+	0x174, 0x175, 0x176,			/* SYSENTER_CS, _ESP, _EIP */
+	0x277,					/* PAT */
+	0xc0000081, 0xc0000082, 0xc0000083,	/* STAR, LSTAR, CSTAR */
+	0xc0000084, 0xc0000102,			/* SFMASK, KERNEL_GS_BASE */
+};
+
+struct saved {
+	uint8_t magic[8];
+	int64_t left; /* ns until the timer fires; negative: stopped */
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debug;
+	struct kvm_xsave xsave;
+	uint32_t has_xsave;
+	uint32_t known[sizeof(msrs) / sizeof(msrs[0])];
+	uint64_t values[sizeof(msrs) / sizeof(msrs[0])];
+};
+
+static const uint8_t magic[8] = "hfs-kx1";
+
+struct one_msr {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entry;
+};
+
+int hf_saved_size(struct hf_cpu *cpu)
+{
+	(void)cpu;
+	return sizeof(struct saved);
+}
+
+int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
+{
+	struct saved *saved = (struct saved *)out;
+	unsigned int index;
+
+	if (size != sizeof(*saved))
+		return -EINVAL;
+	memset(saved, 0, sizeof(*saved));
+	memcpy(saved->magic, magic, sizeof(magic));
+	saved->left = -1;
+	if (hf_timer_remaining(cpu, &saved->left) < 0)
+		return -EIO;
+	if (cpu->replies) {
+		write_reply(cpu);
+		cpu->run->kvm_dirty_regs = 0;
+		if (ioctl(cpu->fd, KVM_SET_REGS, registers(cpu)))
+			return -errno;
+	}
+	if (ioctl(cpu->fd, KVM_GET_REGS, &saved->regs) ||
+	    ioctl(cpu->fd, KVM_GET_SREGS, &saved->sregs) ||
+	    ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &saved->events) ||
+	    ioctl(cpu->fd, KVM_GET_DEBUGREGS, &saved->debug))
+		return -errno;
+	saved->has_xsave = !ioctl(cpu->fd, KVM_GET_XSAVE, &saved->xsave);
+	for (index = 0; index < sizeof(msrs) / sizeof(msrs[0]); index++) {
+		struct one_msr one = {.header = {.nmsrs = 1}, .entry = {.index = msrs[index]}};
+
+		saved->known[index] = ioctl(cpu->fd, KVM_GET_MSRS, &one) == 1;
+		saved->values[index] = one.entry.data;
+	}
+	return 0;
+}
+
+int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
+{
+	struct saved saved;
+	unsigned int index;
+
+	if (size != sizeof(saved))
+		return -EINVAL;
+	memcpy(&saved, in, sizeof(saved));
+	if (memcmp(saved.magic, magic, sizeof(magic)))
+		return -EINVAL;
+	if (ioctl(cpu->fd, KVM_SET_SREGS, &saved.sregs) ||
+	    ioctl(cpu->fd, KVM_SET_REGS, &saved.regs) ||
+	    ioctl(cpu->fd, KVM_SET_DEBUGREGS, &saved.debug) ||
+	    (saved.has_xsave && ioctl(cpu->fd, KVM_SET_XSAVE, &saved.xsave)) ||
+	    ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &saved.events))
+		return -errno;
+	for (index = 0; index < sizeof(msrs) / sizeof(msrs[0]); index++) {
+		struct one_msr one = {.header = {.nmsrs = 1},
+				      .entry = {.index = msrs[index], .data = saved.values[index]}};
+
+		if (saved.known[index] && ioctl(cpu->fd, KVM_SET_MSRS, &one) != 1)
+			return -EIO;
+	}
+	cpu->run->s.regs.regs = saved.regs;
+	cpu->run->kvm_dirty_regs = 0;
+	cpu->run->ready_for_interrupt_injection = 0;
+	cpu->run->if_flag = 0;
+	cpu->replies = 0;
+	cpu->deadline = saved.left < 0 ? -1 : now() + saved.left;
+	return 0;
+}
