@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * arm64: what the portable code asks of the processor. Another architecture
+ * arm64: what the portable code asks of the processor. Each architecture
  * provides a header of this name with the same functions, and the same files.
  */
 #ifndef GUESTS_ARCH_H
