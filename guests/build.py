@@ -35,12 +35,18 @@ COMMON_FLAGS = [
     "-Wall", "-Wextra", "-Werror",
 ]  # fmt: skip
 
-# No floating point, so that no vCPU has any to keep; no unaligned access, since images start with
-# the MMU off. Armv8.0 has no SVE and no LSE atomics.
+# No floating point, so that no vCPU has any to keep. On arm64 no unaligned access, since images
+# start with the MMU off; Armv8.0 has no SVE and no LSE atomics. On x86-64 nothing later than the
+# first processors had, for engines that emulate it, and no red zone: interrupts are taken on the
+# stack in use.
 ARCHITECTURES = {
     "aarch64": [
         "-target", "aarch64-freestanding-none", "-mcpu=generic+v8a+el3", "-mgeneral-regs-only",
         "-mstrict-align",
+    ],
+    "x86_64": [
+        "-target", "x86_64-freestanding-none", "-mcpu=x86_64-x87-mmx-sse-sse2-fxsr+soft_float",
+        "-mgeneral-regs-only", "-mno-red-zone",
     ],
 }  # fmt: skip
 
@@ -105,17 +111,18 @@ def flatten(elf: bytes) -> bytes:
 def build(
     output_dir: Path,
     *,
-    architecture: str = "aarch64",
+    architecture: str | None = None,
     guests: Iterable[str] | None = None,
     jobs: int = 2,
     report: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Build guests into ``output_dir/architecture`` and return the images made or found current.
+    """Build guests into ``output_dir/ARCHITECTURE`` and return the images made or found current.
 
-    ``guests`` names those to build (all when None), ``jobs`` bounds the compilers that run at
-    once, and ``report`` is told one line for each file made. Raises :class:`BuildError`.
+    ``architecture`` is the one to build for (every one when None), ``guests`` names those to build
+    (all when None), ``jobs`` bounds the compilers that run at once, and ``report`` is told one line
+    for each file made. Raises :class:`BuildError`.
     """
-    if architecture not in ARCHITECTURES:
+    if architecture is not None and architecture not in ARCHITECTURES:
         msg = f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}"
         raise BuildError(msg)
     if find_spec("ziglang") is None:
@@ -126,16 +133,46 @@ def build(
     if unknown:
         msg = f"no such guest: {', '.join(unknown)}; there are {', '.join(guest_names())}"
         raise BuildError(msg)
-    return _Build(output_dir, architecture, jobs, report or (lambda _line: None)).run(names)
+    report = report or (lambda _line: None)
+    compiler = _Compiler(output_dir.resolve() / ".cache")
+    images = []
+    for each in [architecture] if architecture else ARCHITECTURES:
+        images += _Build(compiler, output_dir, each, jobs, report).run(names)
+    return images
+
+
+class _Compiler:
+    """zig, which is clang and lld; what it keeps of its own is in ``cache``."""
+
+    def __init__(self, cache: Path) -> None:
+        self._environment = dict(
+            os.environ, ZIG_GLOBAL_CACHE_DIR=str(cache), ZIG_LOCAL_CACHE_DIR=str(cache)
+        )
+        self.version = self.run("version").strip()
+
+    def run(self, *arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-m", "ziglang", *arguments],
+            env=self._environment, check=False, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if result.returncode:
+            raise BuildError(f"{result.stdout.strip()}\nfailed: zig {shlex.join(arguments)}")
+        return result.stdout
 
 
 class _Build:
     def __init__(
-        self, output_dir: Path, architecture: str, jobs: int, report: Callable[[str], None]
+        self,
+        compiler: _Compiler,
+        output_dir: Path,
+        architecture: str,
+        jobs: int,
+        report: Callable[[str], None],
     ) -> None:
+        self._compiler = compiler
         self._architecture = architecture
         self._arch_dir = HERE / "arch" / architecture
-        self._cache = output_dir.resolve() / ".cache"
         self._out = output_dir.resolve() / architecture
         self._jobs = jobs
         self._report = report
@@ -152,7 +189,7 @@ class _Build:
         every = shared + [item for items in own.values() for item in items]
         stale = [item for item in every if self._is_stale(item)]
         for item in stale:
-            self._report(f"compile {item.source.relative_to(HERE)}")
+            self._say(f"compile {item.source.relative_to(HERE)}")
         with ThreadPoolExecutor(self._jobs) as pool:
             list(pool.map(self._compile, stale))
         return [image for name in names for image in self._link(name, shared + own[name])]
@@ -164,8 +201,7 @@ class _Build:
 
     def _discard_other_flags(self) -> None:
         """Forget every object that other flags, or another compiler, made."""
-        version = self._zig("version").strip()
-        wanted = shlex.join([version, *self._flags, *LINK_FLAGS])
+        wanted = shlex.join([self._compiler.version, *self._flags, *LINK_FLAGS])
         stamp = self._out / "flags"
         if stamp.is_file() and stamp.read_text() == wanted:
             return
@@ -184,19 +220,19 @@ class _Build:
 
     def _compile(self, item: Object) -> None:
         item.path.parent.mkdir(parents=True, exist_ok=True)
-        self._zig(
+        self._compiler.run(
             "cc", *self._flags, "-MMD", "-MF", str(item.dependencies),
             "-c", str(item.source), "-o", str(item.path),
         )  # fmt: skip
 
     def _link(self, name: str, objects: Sequence[Object]) -> list[Path]:
         elf, image = self._out / f"{name}.elf", self._out / f"{name}.bin"
-        script = self._arch_dir / "image.ld"
+        script = HERE / "common" / "image.ld"
         inputs = [script, *(item.path for item in objects)]
         if not _is_newer(elf, inputs):
-            self._report(f"link {name}")
+            self._say(f"link {name}")
             arguments = [*LINK_FLAGS, "-T", str(script), "-o", str(elf)]
-            self._zig("ld.lld", *arguments, *(str(item.path) for item in objects))
+            self._compiler.run("ld.lld", *arguments, *(str(item.path) for item in objects))
         if not _is_newer(image, [elf]):
             # Written aside first: nobody loads half an image.
             partial = image.with_suffix(".part")
@@ -204,20 +240,8 @@ class _Build:
             partial.replace(image)
         return [elf, image]
 
-    def _zig(self, *arguments: str) -> str:
-        environment = dict(
-            os.environ,
-            ZIG_GLOBAL_CACHE_DIR=str(self._cache),
-            ZIG_LOCAL_CACHE_DIR=str(self._cache),
-        )
-        result = subprocess.run(
-            [sys.executable, "-m", "ziglang", *arguments],
-            env=environment, check=False, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        if result.returncode:
-            raise BuildError(f"{result.stdout.strip()}\nfailed: zig {shlex.join(arguments)}")
-        return result.stdout
+    def _say(self, what: str) -> None:
+        self._report(f"{self._architecture}: {what}")
 
 
 def _is_newer(path: Path, inputs: Iterable[Path]) -> bool:
@@ -233,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="guests", description="Build the guest images.")
     parser.add_argument("guests", nargs="*", metavar="GUEST", help="default: every guest")
     parser.add_argument("--output", type=Path, default=HERE / "build", metavar="DIRECTORY")
-    parser.add_argument("--arch", default="aarch64", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), help="default: every one")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
     try:

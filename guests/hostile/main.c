@@ -52,8 +52,8 @@ static void reply(u32 to, const struct ports *ports, const char *text)
 
 static void format_fault(char *answer, const struct fault *fault)
 {
-	format(answer, ANSWER_MAX, "abort esr=0x%lx far=0x%lx elr=0x%lx", fault->syndrome,
-	       fault->address, fault->pc);
+	format(answer, ANSWER_MAX, "abort " ARCH_FAULT_FORMAT, fault->syndrome, fault->address,
+	       fault->pc);
 }
 
 /* Commands that are one instruction. */

@@ -31,7 +31,7 @@ static void vcpu_loop(void *index);
 
 static void wake(u32 vcpu)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	arch_barrier();
 	hf_interrupt_inject(mailbox_self, vcpu, WAKE);
 }
 

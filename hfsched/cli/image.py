@@ -30,7 +30,12 @@ _ENGINES = {
     "aarch64": (("unicorn", "any host"), ("kvm", "an arm64 host")),
     "x86_64": (("kvm", "an x86-64 host"),),
 }
-_KINDS = {"linux-raw": "arm64 Linux image", "elf64": "ELF64 image", "unknown": "unknown kind"}
+_KINDS = {
+    "linux-raw": "arm64 Linux image",
+    "hfx-raw": "x86-64 flat image",
+    "elf64": "ELF64 image",
+    "unknown": "unknown kind",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Say what a guest image is, what memory it needs and whether it would boot.",
         epilog="Exit status: 0 it would boot, 1 it would not, 2 the file cannot be read.",
     )
-    parser.add_argument("file", metavar="FILE", help="a raw arm64 Linux image or an ELF64 file")
+    parser.add_argument(
+        "file", metavar="FILE", help="a flat image (arm64 Linux, x86-64) or an ELF64 file"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -122,7 +129,7 @@ def _text(report: dict[str, Any]) -> str:
         ("memory", f"{report['memory_size']} bytes ({report['memory_size']:#x}){note}"),
         ("alignment", f"{report['alignment']:#x}"),
     ]
-    if report["kind"] == "linux-raw":
+    if report["kind"] != "elf64":
         rows.append(("text_offset", f"{report['text_offset']:#x}"))
     rows += [
         ("relocations", ", ".join(relocations) or _no_relocations(report["kind"])),
@@ -138,7 +145,7 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _no_relocations(kind: str) -> str:
-    return "unknown: a flat image does not show its own" if kind == "linux-raw" else "none"
+    return "unknown: a flat image does not show its own" if kind != "elf64" else "none"
 
 
 def _aligned(rows: list[Any]) -> list[str]:

@@ -4,8 +4,8 @@
     ram = Ram("service", 2 << 20)
     entry = place(image, ram, 0x40000000)   # PC of vCPU 0, MMU off
 
-Two kinds boot: a raw file with the arm64 Linux header (`linux`), and a static ELF64 (`elf`).  This
-file has what they share.  Parsing copies nothing and writes nothing; `place` checks everything
+Two kinds boot: a flat file with the arm64 Linux header or its like for x86-64 (`linux`), and a
+static ELF64 (`elf`).  This file has what they share.  Parsing copies nothing and writes nothing; `place` checks everything
 before its first write.  Memory use and time are bounded by the file's size, whatever it claims.
 """
 
@@ -54,6 +54,12 @@ _HARMLESS = frozenset(
     {"R_AARCH64_NONE", "R_AARCH64_RELATIVE", "R_X86_64_NONE", "R_X86_64_RELATIVE"}
 )
 
+# The flat images: the magic at byte 56 of their header, the kind, and what a user calls it.
+_FLAT = {
+    b"ARM\x64": ("linux-raw", "an arm64 Linux image"),
+    b"HFX\x64": ("hfx-raw", "an x86-64 flat image"),
+}
+
 # How well-known files begin, and what a user who meant to boot one should do.
 _FIRST_BYTES = (
     (b"\x1f\x8b", "gzip data: gunzip it first"),
@@ -94,11 +100,12 @@ class Segment:
 class Image:
     """A parsed image.  Its segments are sorted and do not overlap.
 
-    `kind` is "linux-raw" or "elf64", `machine` "aarch64" or "x86_64".  `fixed_base` is None for a
-    position-independent image, which may be placed at any page, else the IPA of its first page.
+    `kind` is "linux-raw" (arm64), "hfx-raw" (x86-64) or "elf64", `machine` "aarch64" or "x86_64".
+    `fixed_base` is None for a position-independent image, which may be placed at any page, else the
+    IPA of its first page.
     `entry` follows the same convention as a segment's address.  `memory_size` is the bytes from
     the base to the end of the last segment, zeroed memory included.  `relocations` are pairs
-    (type, count).  `text_offset` is what the Linux header says (0 for an ELF) and informs only.
+    (type, count).  `text_offset` is what a flat image's header says (0 for an ELF) and informs only.
     `alignment` is the one that the file asks for; `place` insists on a page alone.
     """
 
@@ -172,10 +179,11 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 
 def kind_of(data: bytes) -> str:
-    """Return "elf64", "linux-raw" or "unknown", by the magic numbers alone."""
+    """Return "elf64", "linux-raw", "hfx-raw" or "unknown", by the magic numbers alone."""
     if data[:5] == b"\x7fELF\x02":
         return "elf64"
-    return "linux-raw" if data[56:60] == b"ARM\x64" else "unknown"
+    kind, _ = _FLAT.get(data[56:60], ("unknown", ""))
+    return kind
 
 
 def looks_like(data: bytes) -> str:
@@ -186,8 +194,8 @@ def looks_like(data: bytes) -> str:
         bits = {1: "32-bit ", 2: "64-bit "}.get(data[4] if len(data) > 4 else 0, "")
         order = {1: "little-endian ", 2: "big-endian "}.get(data[5] if len(data) > 5 else 0, "")
         return f"{'a' if bits + order else 'an'} {bits}{order}ELF file"
-    if kind_of(data) == "linux-raw":
-        return "an arm64 Linux image"
+    if data[56:60] in _FLAT:
+        return _FLAT[data[56:60]][1]
     for magic, what in _FIRST_BYTES:
         if data.startswith(magic):
             return what
@@ -210,18 +218,19 @@ def parse_image(name: str, data: bytes) -> Image:
     Raises ImageError for what is malformed or unknown.  What is well-formed and yet would not boot
     is returned: see `boot_problem`.  The segments look into `data`.
     """
-    kind = kind_of(data)
     if data[:4] == b"\x7fELF":
         from hfsched.memory import elf  # noqa: PLC0415 - it imports this file
 
         return elf.parse(name, data)
-    if kind == "linux-raw":
+    kind = kind_of(data)
+    if kind != "unknown":
         from hfsched.memory import linux  # noqa: PLC0415 - it imports this file
 
-        return linux.parse(name, data)
+        return linux.parse(name, data, kind)
     raise refuse(
         name,
-        f"neither an arm64 Linux image nor an ELF64 file ({len(data)} bytes): {looks_like(data)}",
+        "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file"
+        f" ({len(data)} bytes): {looks_like(data)}",
     )
 
 

@@ -1,7 +1,9 @@
-"""Raw images with the arm64 Linux header (Linux, Documentation/arch/arm64/booting).
+"""Flat images with a 64-byte header: the arm64 Linux one, and the same for x86-64.
 
-Hafnium's own guests carry it too.  The header's `text_offset` informs only: as Hafnium does, the
-whole file goes to the start of the VM's memory and is entered at its first byte.
+Source: Linux, Documentation/arch/arm64/booting; `docs/x86-abi.md` for the other, which differs in
+the magic alone.  Hafnium's own guests carry the first too.  The header's `text_offset` informs
+only: as Hafnium does, the whole file goes to the start of the VM's memory and is entered at its
+first byte.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ _BIG_ENDIAN = 1 << 0
 _TWO_MIB = 2 << 20
 
 
-def parse(name: str, data: bytes) -> Image:
-    """Return the image that `data`, with the magic "ARMd" at byte 56, describes.
+def parse(name: str, data: bytes, kind: str = "linux-raw") -> Image:
+    """Return the image that `data`, of the `kind` that its magic says, describes.
 
     An `image_size` that is 0 (kernels before 3.17) or less than the file counts as the file's
     size; what it has beyond is memory that starts as zeros.  Raises ImageError.
     """
+    linux = kind == "linux-raw"
     if len(data) < HEADER.size:
-        raise refuse(
-            name, f"truncated: {len(data)} bytes, the arm64 Linux header has {HEADER.size}"
-        )
+        header = "the arm64 Linux header" if linux else "an x86-64 flat image's header"
+        raise refuse(name, f"truncated: {len(data)} bytes, {header} has {HEADER.size}")
     _, _, text_offset, image_size, flags, *_ = HEADER.unpack_from(data)
     if image_size > MAX_MEMORY:
         raise refuse(
@@ -38,15 +40,15 @@ def parse(name: str, data: bytes) -> Image:
     size = max(image_size, len(data))
     return Image(
         name=name,
-        kind="linux-raw",
-        machine="aarch64",
+        kind=kind,
+        machine="aarch64" if linux else "x86_64",
         segments=(Segment(0, memoryview(data), size, "rwx"),),
         entry=0,
         fixed_base=None,
         memory_size=size,
         # The header asks for text_offset bytes past a 2 MiB boundary.  At the start of a region
         # only an offset of 0 can have that; the others are Hafnium's guests, content with a page.
-        alignment=PAGE_SIZE if text_offset else _TWO_MIB,
+        alignment=_TWO_MIB if linux and not text_offset else PAGE_SIZE,
         text_offset=text_offset,
         defect="a big-endian kernel: vCPUs start little-endian" if flags & _BIG_ENDIAN else None,
     )

@@ -64,6 +64,14 @@ def test_a_raw_image(command: Command) -> None:
     )
 
 
+def test_a_flat_x86_image(command: Command) -> None:
+    status, out, path = command(RAW.replace(b"ARMd", b"HFXd"))
+    assert status == 0
+    assert out.startswith(f"{path}: x86-64 flat image for x86_64, position independent\n")
+    assert "  text_offset  0x1000\n  relocations  unknown: a flat image" in out
+    assert "  boots        yes: kvm on an x86-64 host\n" in out
+
+
 def test_a_fixed_elf(command: Command) -> None:
     status, out, path = command(elf())
     assert status == 0
@@ -159,7 +167,8 @@ def test_json_of_an_unknown_file(command: Command) -> None:
         "file_size": 0,
         "looks_like": "an empty file",
         "boots": False,
-        "problem": "neither an arm64 Linux image nor an ELF64 file (0 bytes): an empty file",
+        "problem": "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file (0 bytes):"
+        " an empty file",
         "engines": [],
     }
 

@@ -42,7 +42,10 @@ TWO = build(Load(0, SPIN, 0x1000), Load(0x1000, SPIN, 0x1000))
 
 IMAGES = {
     "empty": (b"", "an empty file"),
-    "text": (b"hello\n" * 100, "neither an arm64 Linux image nor an ELF64 file"),
+    "text": (
+        b"hello\n" * 100,
+        "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file",
+    ),
     "zeros": (bytes(4096), "zeros"),
     "gzip": (b"\x1f\x8b" + bytes(100), "gunzip it first"),
     "script": (b"#!/bin/sh\n", "a script"),

@@ -5,9 +5,11 @@ No engine is needed: everything is read from the files.
 
 import importlib.util
 import os
+import re
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +18,23 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
+from hfsched.memory.image import boot_problem, read_image
+
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ["echo", "hostile", "relay", "smp", "stress", "trusty"]
-R_AARCH64_RELATIVE = 1027
 PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Architecture:
+    name: str
+    elf_machine: str
+    relative: int
+    magic: bytes
+
+
+AARCH64 = Architecture("aarch64", "EM_AARCH64", 1027, b"ARM\x64")
+X86_64 = Architecture("x86_64", "EM_X86_64", 8, b"HFX\x64")
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None,
@@ -47,9 +62,16 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(params=[AARCH64, X86_64], ids=lambda architecture: architecture.name)
+def architecture(request: pytest.FixtureRequest) -> Architecture:
+    found = request.param
+    assert isinstance(found, Architecture)
+    return found
+
+
 @pytest.fixture
-def images(output: Path) -> Path:
-    return output / "aarch64"
+def images(output: Path, architecture: Architecture) -> Path:
+    return output / architecture.name
 
 
 def relocate(image: bytes, elf: ELFFile, base: int) -> bytes:
@@ -74,14 +96,18 @@ def test_every_guest_has_both_files(images: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("name", GUESTS)
-def test_header_is_the_arm64_one(images: Path, name: str) -> None:
+def test_header(images: Path, architecture: Architecture, name: str) -> None:
     image = (images / f"{name}.bin").read_bytes()
     with (images / f"{name}.elf").open("rb") as file:
         segments = [s for s in ELFFile(file).iter_segments() if s["p_type"] == "PT_LOAD"]
         end = max(s["p_vaddr"] + s["p_memsz"] for s in segments)
     code, _, text_offset, size, flags = struct.unpack_from("<IIQQQ", image)
-    assert code >> 26 == 0b000101, "an unconditional branch"
-    assert image[56:60] == b"ARM\x64"
+    if architecture is AARCH64:
+        assert code >> 26 == 0b000101, "an unconditional branch"
+    else:
+        assert image[0] == 0xE9, "a jump"
+        assert struct.unpack_from("<i", image, 1)[0] + 5 >= 64, "over the header"
+    assert image[56:60] == architecture.magic
     assert text_offset == 0
     assert flags == 0b1010, "little-endian, 4 KiB pages, anywhere"
     assert size == end
@@ -91,12 +117,13 @@ def test_header_is_the_arm64_one(images: Path, name: str) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("name", GUESTS)
-def test_elf_and_flat_image_agree(images: Path, name: str) -> None:
+def test_elf_and_flat_image_agree(images: Path, architecture: Architecture, name: str) -> None:
     image = (images / f"{name}.bin").read_bytes()
     covered = bytearray(len(image))
     with (images / f"{name}.elf").open("rb") as file:
         elf = ELFFile(file)
-        assert (elf.elfclass, elf["e_machine"], elf["e_type"]) == (64, "EM_AARCH64", "ET_DYN")
+        assert (elf.elfclass, elf["e_type"]) == (64, "ET_DYN")
+        assert elf["e_machine"] == architecture.elf_machine
         assert elf["e_entry"] == 0
         for segment in elf.iter_segments():
             if segment["p_type"] != "PT_LOAD":
@@ -110,7 +137,7 @@ def test_elf_and_flat_image_agree(images: Path, name: str) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("name", GUESTS)
-def test_runs_at_any_address(images: Path, name: str) -> None:
+def test_runs_at_any_address(images: Path, architecture: Architecture, name: str) -> None:
     """Every relocation is RELATIVE, to somewhere in the image, in memory that may be written."""
     image = (images / f"{name}.bin").read_bytes()
     with (images / f"{name}.elf").open("rb") as file:
@@ -120,7 +147,7 @@ def test_runs_at_any_address(images: Path, name: str) -> None:
         assert isinstance(section, RelocationSection)
         size = struct.unpack_from("<Q", image, 16)[0]
         for entry in section.iter_relocations():
-            assert entry["r_info_type"] == R_AARCH64_RELATIVE
+            assert entry["r_info_type"] == architecture.relative
             assert entry["r_offset"] % 8 == 0
             assert entry["r_addend"] <= size
             assert struct.unpack_from("<Q", image, entry["r_offset"])[0] in (0, entry["r_addend"])
@@ -140,37 +167,82 @@ def test_no_symbol_is_undefined(images: Path, name: str) -> None:
 
 
 @needs_compiler
-def test_second_build_does_nothing(output: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (output / "aarch64").iterdir()}
-    told: list[str] = []
-    guests_build.build(output, report=told.append)
-    assert told == []
-    assert {path: path.stat().st_mtime_ns for path in (output / "aarch64").iterdir()} == before
+@pytest.mark.parametrize("name", GUESTS)
+def test_the_image_parser_takes_both_files(
+    images: Path, architecture: Architecture, name: str
+) -> None:
+    for suffix in ("bin", "elf"):
+        image = read_image(images / f"{name}.{suffix}")
+        assert (image.machine, image.fixed_base, image.entry) == (architecture.name, None, 0)
+        assert boot_problem(image) is None
 
 
 @needs_compiler
-def test_builds_only_what_is_asked_for(tmp_path: Path) -> None:
+def test_second_build_does_nothing(output: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
     told: list[str] = []
-    made = guests_build.build(tmp_path, guests=["echo"], report=told.append)
-    assert [path.name for path in made] == ["echo.elf", "echo.bin"]
-    assert sorted(path.name for path in (tmp_path / "aarch64").glob("*.bin")) == ["echo.bin"]
-    assert "compile echo/main.c" in told
+    made = guests_build.build(output, report=told.append)
+    assert told == []
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*/*")} == before
+    assert made == [
+        output / architecture / f"{name}.{suffix}"
+        for architecture in ("aarch64", "x86_64")
+        for name in GUESTS
+        for suffix in ("elf", "bin")
+    ]
+
+
+@needs_compiler
+def test_builds_only_what_is_asked_for(tmp_path: Path, architecture: Architecture) -> None:
+    told: list[str] = []
+    made = guests_build.build(
+        tmp_path, architecture=architecture.name, guests=["echo"], report=told.append
+    )
+    place = tmp_path / architecture.name
+    assert made == [place / "echo.elf", place / "echo.bin"]
+    assert sorted(path.name for path in tmp_path.glob("*/*.bin")) == ["echo.bin"]
+    assert f"{architecture.name}: compile echo/main.c" in told
     assert not any("trusty" in line for line in told)
+
+
+@needs_compiler
+def test_x86_flags_keep_to_the_first_processors(tmp_path: Path) -> None:
+    """No floating point, no SSE, no POPCNT; a function without calls makes room on the stack."""
+    source, assembly = tmp_path / "flags.c", tmp_path / "flags.s"
+    flags = [*guests_build.ARCHITECTURES["x86_64"], *guests_build.COMMON_FLAGS]
+    compiler = guests_build._Compiler(tmp_path / "cache")
+
+    def compiled(text: str) -> str:
+        source.write_text(text)
+        compiler.run("cc", *flags, "-S", "-o", str(assembly), str(source))
+        return assembly.read_text()
+
+    # A call of what is not there, so that it cannot be linked.
+    assert "__adddf3" in compiled("double twice(double x) { return x + x; }")
+    copy = "struct s { long a[4]; }; void copy(struct s *to, struct s *from) { *to = *from; }"
+    assert "xmm" not in compiled(copy)
+    fence = "int n; void fence(void) { __atomic_store_n(&n, 1, __ATOMIC_SEQ_CST); }"
+    assert "xchg" in compiled(fence)
+    leaf = "int leaf(int i) { volatile int a[4] = {1, 2, 3, 4}; return a[i]; }"
+    assert re.search(r"-\d+\(%rsp\)", compiled(leaf)) is None, "nothing below the stack pointer"
+    assert "popcnt" not in compiled("int ones(int n) { return __builtin_popcount(n); }")
 
 
 @needs_compiler
 def test_rebuilds_what_a_touched_object_feeds(tmp_path: Path) -> None:
     guests_build.build(tmp_path, guests=["echo"])
-    (tmp_path / "aarch64" / "obj" / "echo" / "main.c.o").unlink()
+    (tmp_path / "x86_64" / "obj" / "echo" / "main.c.o").unlink()
     told: list[str] = []
     guests_build.build(tmp_path, guests=["echo"], report=told.append)
-    assert told == ["compile echo/main.c", "link echo"]
+    assert told == ["x86_64: compile echo/main.c", "x86_64: link echo"]
 
 
 @needs_compiler
-def test_two_builds_are_the_same_bytes(images: Path, tmp_path: Path) -> None:
-    guests_build.build(tmp_path, guests=["relay"])
-    again = tmp_path / "aarch64" / "relay.bin"
+def test_two_builds_are_the_same_bytes(
+    images: Path, architecture: Architecture, tmp_path: Path
+) -> None:
+    guests_build.build(tmp_path, architecture=architecture.name, guests=["relay"])
+    again = tmp_path / architecture.name / "relay.bin"
     assert again.read_bytes() == (images / "relay.bin").read_bytes()
 
 
@@ -178,6 +250,11 @@ def test_two_builds_are_the_same_bytes(images: Path, tmp_path: Path) -> None:
 def test_unknown_guest_is_named() -> None:
     with pytest.raises(guests_build.BuildError, match="no such guest: nobody"):
         guests_build.build(Path("unused"), guests=["nobody"])
+
+
+def test_unknown_architecture_is_named() -> None:
+    with pytest.raises(guests_build.BuildError, match=r"'riscv64'; known: aarch64, x86_64"):
+        guests_build.build(Path("unused"), architecture="riscv64")
 
 
 def test_missing_compiler_is_one_clear_line(tmp_path: Path) -> None:

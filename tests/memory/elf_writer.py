@@ -150,11 +150,16 @@ def patch(file: bytes, field: str, value: int, program: int = 0) -> bytes:
 
 
 def linux_header(
-    size: int = 64, *, text_offset: int = 0x1000, image_size: int = 0, flags: int = 0
+    size: int = 64,
+    *,
+    text_offset: int = 0x1000,
+    image_size: int = 0,
+    flags: int = 0,
+    magic: bytes = b"ARMd",
 ) -> bytes:
-    """A raw arm64 image of `size` bytes, at least its header."""
+    """A flat image of `size` bytes, at least its header."""
     header = struct.pack(
-        "<IIQQQQQQ4sI", 0x1400_0010, 0, text_offset, image_size, flags, 0, 0, 0, b"ARMd", 0
+        "<IIQQQQQQ4sI", 0x1400_0010, 0, text_offset, image_size, flags, 0, 0, 0, magic, 0
     )
     return header + bytes(i % 251 + 1 for i in range(size - len(header)))
 

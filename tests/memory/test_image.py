@@ -162,10 +162,18 @@ def test_a_kernel_with_an_efi_stub_is_a_linux_image() -> None:
     assert parse_image("Image", data).kind == "linux-raw"
 
 
-def test_elf_goes_before_the_linux_magic() -> None:
+def test_a_flat_x86_image_is_told_from_an_arm64_one() -> None:
+    data = linux_header(magic=b"HFXd")
+    assert (kind_of(data), looks_like(data)) == ("hfx-raw", "an x86-64 flat image")
+    assert (kind_of(data[:59]), kind_of(data[:60])) == ("unknown", "hfx-raw")
+
+
+@pytest.mark.parametrize("magic", [b"ARMd", b"HFXd"])
+def test_elf_goes_before_a_flat_image_s_magic(magic: bytes) -> None:
     file = bytearray(build(TEXT))
-    file[56:60] = b"ARMd"
+    file[56:60] = magic
     assert kind_of(bytes(file)) == "elf64"
+    assert looks_like(bytes(file)) == "a 64-bit little-endian ELF file"
 
 
 # Placing.

@@ -41,6 +41,7 @@ VALID = {
         Load(0x1000, b"\x01" * 64, physical=BASE + 0x1000), kind=ET_EXEC, interpreter=b"/ld\0"
     ),
     "raw": linux_header(200, image_size=0x2000),
+    "raw-x86": linux_header(200, image_size=0x2000, magic=b"HFXd"),
 }
 
 # Numbers near every edge that a field may have.
@@ -151,11 +152,17 @@ def test_dynamic_tags_with_edge_values(tags: list[tuple[int, int]]) -> None:
     check(build(TEXT, DATA, relocations=[(0x2010, 1027, 0)], dynamic=tags, tables_at=0x4000))
 
 
-@given(EDGES, EDGES, EDGES, st.integers(64, 300))
-def test_linux_header_fields_with_edge_values(
-    text_offset: int, image_size: int, flags: int, size: int
+@given(EDGES, EDGES, EDGES, st.integers(64, 300), st.sampled_from([b"ARMd", b"HFXd"]))
+def test_flat_header_fields_with_edge_values(
+    text_offset: int, image_size: int, flags: int, size: int, magic: bytes
 ) -> None:
-    check(linux_header(size, text_offset=text_offset, image_size=image_size, flags=flags))
+    fields = {"text_offset": text_offset, "image_size": image_size, "flags": flags}
+    check(linux_header(size, magic=magic, **fields))
+
+
+@given(st.binary(min_size=56, max_size=56), st.sampled_from([b"ARMd", b"HFXd"]), st.binary())
+def test_random_bytes_around_a_flat_magic(before: bytes, magic: bytes, after: bytes) -> None:
+    check(before + magic + after)
 
 
 @given(

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * arm64: what the portable code asks of the processor. Another architecture
+ * arm64: what the portable code asks of the processor. Each architecture
  * provides a header of this name with the same functions, and the same files.
  */
 #ifndef GUESTS_ARCH_H
@@ -88,6 +88,12 @@ static inline void arch_irq_window(void)
 	__asm__ volatile("msr daifclr, #2\n\tisb\n\tmsr daifset, #2" ::: "memory");
 }
 
+/* What is stored before is seen before what is stored after. */
+static inline void arch_barrier(void)
+{
+	__asm__ volatile("dmb ish" ::: "memory");
+}
+
 /* Sleep until an interrupt is pending, masked or not. */
 static inline void arch_wait_for_interrupt(void)
 {
@@ -144,6 +150,9 @@ struct fault {
 	u64 pc;       /* ELR */
 };
 
+/* How a fault is written: its three numbers. */
+#define ARCH_FAULT_FORMAT "esr=0x%lx far=0x%lx elr=0x%lx"
+
 /* One instruction that may fault. Most look at neither argument, or only at the first. */
 typedef int arch_probe(u64 address, u64 value);
 
@@ -151,12 +160,15 @@ typedef int arch_probe(u64 address, u64 value);
  * interrupt mask is as before either way. */
 bool arch_try(arch_probe *probe, u64 address, u64 value, struct fault *fault);
 
-/* Names of the syndrome's classes, for tables of expected faults. */
+/* Kinds of fault, for tables of expected ones: the syndrome's classes. */
 enum fault_class {
+	FAULT_NONE = -1, /* the probe does not fault */
 	FAULT_UNKNOWN = 0x00,
 	FAULT_CALL = 0x15,
 	FAULT_FETCH = 0x21,
 	FAULT_DATA = 0x25,
+	FAULT_MISALIGNED = FAULT_DATA,
+	FAULT_REGISTER = FAULT_UNKNOWN,
 };
 
 static inline enum fault_class arch_fault_class(const struct fault *fault)
@@ -169,5 +181,10 @@ arch_probe arch_probe_read, arch_probe_write, arch_probe_exec;
 arch_probe arch_probe_undef, arch_probe_svc, arch_probe_align;
 arch_probe arch_probe_debug, arch_probe_pmu, arch_probe_gic, arch_probe_lor;
 _Noreturn void arch_die(void);
+
+/* Registers that belong to the machine's owner: {name, probe}. */
+#define ARCH_REGISTERS                                                                             \
+	{"debug register", arch_probe_debug}, {"performance monitor", arch_probe_pmu},             \
+		{"interrupt controller", arch_probe_gic}, {"limited ordering", arch_probe_lor}
 
 #endif

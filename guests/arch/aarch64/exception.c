@@ -56,8 +56,8 @@ void arch_exception(struct frame *frame, u64 kind)
 		frame->x[0] = 1;
 		return;
 	}
-	log_line("%s: fault esr=0x%lx far=0x%lx elr=0x%lx, image at 0x%lx", guest_name,
-		 fault.syndrome, fault.address, fault.pc, (u64)image_start);
+	log_line("%s: fault " ARCH_FAULT_FORMAT ", image at 0x%lx", guest_name, fault.syndrome,
+		 fault.address, fault.pc, (u64)image_start);
 	for (;;)
 		arch_cpu_off();
 }
