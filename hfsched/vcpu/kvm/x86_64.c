@@ -7,7 +7,7 @@
 #define PORT_SMC 0x53
 #define PORT_TIMER 0x54
 #define VECTOR 0x20
-#define ABORT (1U << 16)
+#define ABORT (1U << 16 | 1U << 14) /* some KVMs keep 16 bits of an error code */
 
 int hf_signal(void);
 int hf_self(void);

@@ -28,7 +28,9 @@ needs_kvm = pytest.mark.skipif(WHY_NOT is not None, reason=f"engine kvm: {WHY_NO
 class Guest:
     """One VM with its code; `prologue` sets up descriptor tables and a stack."""
 
-    def __init__(self, code: bytes = b"", *, vcpus: int = 1, handlers: dict[int, bytes] | None = None) -> None:
+    def __init__(
+        self, code: bytes = b"", *, vcpus: int = 1, handlers: dict[int, bytes] | None = None
+    ) -> None:
         self.runtime = ThreadRuntime()
         self.engine = KvmEngine(self.runtime)
         self.ram = Ram("test", SIZE)
@@ -64,8 +66,10 @@ class Guest:
         self.ram.write(GDT + 0x110, struct.pack("<HQ", 4095, BASE + IDT))
         return (
             x64.mov("rsp", BASE + STACK)
-            + x64.mov("rax", BASE + GDT + 0x100) + x64.lgdt("rax")
-            + x64.mov("rax", BASE + GDT + 0x110) + x64.lidt("rax")
+            + x64.mov("rax", BASE + GDT + 0x100)
+            + x64.lgdt("rax")
+            + x64.mov("rax", BASE + GDT + 0x110)
+            + x64.lidt("rax")
         )
 
     def enter(self) -> Exit:
