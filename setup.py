@@ -9,6 +9,6 @@ from setuptools import setup
 
 # By file: importing the package would ask for what is only being installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "hfsched" / "vcpu" / "kvm"))
-import build_core  # noqa: E402
+import build_core
 
 setup(ext_modules=[build_core.builder().distutils_extension("build/cffi")])

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+import x64
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
@@ -14,8 +15,6 @@ from hfsched.vcpu.engine import Exit, Permissions
 from hfsched.vcpu.kvm import device
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 from hfsched.vcpu.kvm.engine import KvmEngine
-
-import x64
 
 BASE = 0x7F00_0000
 SIZE = 1 << 20
