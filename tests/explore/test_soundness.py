@@ -155,6 +155,7 @@ GET = Do("get", "c0")
 EITHER = Do("either", "", 0, (GET, Do("get", "c1")))
 STEP = Do("checkpoint")
 NOW = Do("now")
+AFTER = (Do("join", "0"), Do("join", "1"), Do("spawn", "", 0, (STEP,)), STEP)  # states are compared
 SMALL = {
     "a step that reads what it chose": Program(((within("l0", EITHER),), (put("c0"),))),
     "a step within a lock": Program(((within("l0", GET),), (put("c0"),))),
@@ -169,14 +170,7 @@ SMALL = {
         (
             (Do("send", "left"),),
             (Do("send", "left"),),
-            (
-                Do("recv", "right"),
-                Do("close", "right"),
-                Do("join", "0"),
-                Do("join", "1"),
-                Do("spawn", "", 0, (STEP,)),
-                STEP,
-            ),
+            (Do("recv", "right"), Do("close", "right"), *AFTER),
         )
     ),
     "a deadline that comes earlier": Program(
@@ -192,7 +186,7 @@ SMALL = {
     "what a lock guards": Program(
         ((within("l0", GET, Do("bump", "l0")),), (within("l0", Do("bump", "l0"), put("c0")),))
     ),
-    "calls through a door": Program(((Do("ask"),), (Do("ask"), Do("ask")))),
+    "calls through a door": Program(((Do("ask"),), (Do("ask"),), AFTER)),
     "a loop that forgets": Program(((Do("twice", "", 0, (GET,)), GET), (put("c0"), put("c0", 2)))),
 }
 
