@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["Mirror", "Quiet", "Resting"]
+__all__ = ["Entry", "Mirror", "Quiet", "Resting"]
 
 
 class Resting(Enum):
@@ -36,6 +36,14 @@ class Resting(Enum):
     GONE = "gone"  # its thread has left for good
 
 
+class Entry(Enum):
+    """Whether a host sender may try now."""
+
+    OPEN = "open"  # and it has begun: `Mirror.end_send`, or the delivery, ends it
+    HELD = "held"  # not before the end of a suspension
+    ENDED = "ended"  # never again
+
+
 class _Slot:
     __slots__ = ("asked", "deadline", "event", "held", "kick", "rest")
 
@@ -43,7 +51,7 @@ class _Slot:
         self.rest = Resting.RUN
         self.kick = False
         self.asked = False  # claimed for a direct request, which is still to be taken
-        self.held = False  # its thread waits for the end of a suspension before its next RUN
+        self.held = False  # its thread is in no RUN, and in none before a suspension's end
         self.event = event
         self.deadline: int | None = None
 
@@ -74,8 +82,9 @@ class Mirror:
         self.dead = False
         self.stopping = False
         self.suspended = False
+        self._senders = 0  # of the host, between looking and delivering
         self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
-        self._still = runtime.event(f"{name}.still")  # suspended, and nobody is in RUN
+        self._still = runtime.event(f"{name}.still")  # suspended, nobody in RUN or sending
         self._claims = 0
         self.wake_ups = 0
 
@@ -84,23 +93,47 @@ class Mirror:
         slots = tuple(
             (slot.rest, slot.kick, slot.asked, slot.held, slot.deadline) for slot in self._slots
         )
-        return (self.unread, self.dead, self.stopping, self.suspended, slots)
+        return (self.unread, self.dead, self.stopping, self.suspended, self._senders, slots)
 
     # What others do to the VM.
 
-    def deliver(self) -> bool:
+    def begin_send(self) -> Entry:
+        """Ask, for a host sender, whether it may try now."""
+        with self._lock:
+            if self.dead or self.stopping:
+                return Entry.ENDED
+            if self.suspended:
+                return Entry.HELD
+            self._senders += 1
+            return Entry.OPEN
+
+    def end_send(self) -> None:
+        """Note that a sender's try came to nothing."""
+        with self._lock:
+            self._senders -= 1
+            self._look_still()
+
+    def wait_resumed(self, deadline: int | None) -> bool:
+        """Wait for the end of a suspension; False at the deadline."""
+        return self._resumed.wait(deadline)
+
+    def deliver(self, *, ends_send: bool = False) -> bool:
         """Note that a message was written.  True: a vCPU was claimed, and its RUN will deliver.
+
+        `ends_send` says that a host sender wrote it, which `begin_send` has let in.
 
         False: nobody waits for a message.  It counts as unread now, and the caller must try to
         interrupt a vCPU about it.  An earlier unread message must have been read by now, or its
         sender has not come to its own delivery yet: either way the one flag stands for both.
         """
         with self._lock:
+            self._senders -= ends_send
             for slot in self._slots:
                 if slot.rest is Resting.WFM:
                     self._claim(slot)
                     return True
             self.unread = True
+            self._look_still()
             return False
 
     def claim_waiting(self, vcpu: int) -> bool:
@@ -146,7 +179,7 @@ class Mirror:
             return self._rouse()
 
     def suspend(self) -> list[int]:
-        """Let no RUN begin until `resume`; return the vCPUs that may be in one, to kick.
+        """Let no RUN and no send begin until `resume`; return the vCPUs that may be in RUN, to kick.
 
         What comes meanwhile is kept: in `unread`, in kicks, in claims.
         """
@@ -157,11 +190,11 @@ class Mirror:
             return [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
 
     def wait_still(self, deadline: int | None) -> bool:
-        """Wait until no vCPU of a suspended VM is in RUN; tell whether that came in time."""
+        """Wait until no vCPU of a suspended VM is in RUN, and nobody sending; False at the deadline."""
         return self._still.wait(deadline)
 
     def resume(self) -> None:
-        """Let RUNs begin again."""
+        """Let RUNs and senders begin again."""
         with self._lock:
             self.suspended = False
             self._still.clear()
@@ -185,6 +218,23 @@ class Mirror:
                     slot.kick = False
                     return True
                 self._look_still()
+            self._runtime.forget(level=1)
+            self._resumed.wait()
+
+    def hold(self, vcpu: int) -> None:
+        """Note that the vCPU's thread waits for something else, in no RUN, until `go_on`."""
+        with self._lock:
+            self._slots[vcpu].held = True
+            self._look_still()
+
+    def go_on(self, vcpu: int) -> None:
+        """End what `hold` began; waits for the end of a suspension."""
+        slot = self._slots[vcpu]
+        while True:
+            with self._lock:
+                slot.held = self.suspended and not self.stopping
+                if not slot.held:
+                    return
             self._runtime.forget(level=1)
             self._resumed.wait()
 
@@ -280,10 +330,10 @@ class Mirror:
         return True
 
     def _look_still(self) -> None:
-        """Say so if nobody is in RUN, nor can be before `resume`."""
-        if self.suspended and all(
-            slot.held or slot.rest is not Resting.RUN for slot in self._slots
-        ):
+        """Say so if nobody is in RUN or sending, nor can be before `resume`."""
+        if not self.suspended or self._senders:
+            return
+        if all(slot.held or slot.rest is not Resting.RUN for slot in self._slots):
             self._still.set()
 
     # Without the lock.

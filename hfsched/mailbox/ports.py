@@ -166,8 +166,16 @@ class Ports:
                     return
             handler(letter)
 
-    def put(self, vm: int, message: bytes) -> bool:
+    def put(
+        self,
+        vm: int,
+        message: bytes,
+        hold: Callable[[], object] = lambda: None,
+        go_on: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Bring a message from a VM to its port; wait for room.  False: stopped meanwhile.
+
+        `hold` and `go_on` are called before and after each wait; the second may wait itself.
 
         A message without a whole header is counted as malformed, and gone.
         """
@@ -193,7 +201,9 @@ class Ports:
                 return True
             if room is None:
                 return True
+            hold()
             room.wait()
+            go_on()
 
     def _put(self, entry: _Vm, port: Port | None, number: int, letter: Letter) -> Event | None:
         """Queue a letter; or return the event, cleared, that tells of room for it."""

@@ -130,8 +130,7 @@ class Driver:
     def suspend(self, deadline: int | None = None) -> bool:
         """Let no RUN begin until `resume`; tell whether every RUN ended before the deadline.
 
-        Messages may still be sent; they are delivered afterwards.  A vCPU whose thread holds a
-        message that its port has no room for is in no RUN, but it is not still either.
+        Host senders wait, and none is half-way through.  A thread that holds a message for a port without room keeps it until `resume`.
         """
         for vm in self._vms.values():
             for index in vm.mirror.suspend():
@@ -236,10 +235,10 @@ class Driver:
 
     # Messages and wake-ups; any thread.
 
-    def deliver(self, number: int) -> None:
+    def deliver(self, number: int, *, ends_send: bool = False) -> None:
         """See that a message just written for VM `number` is read: claim a waiter or interrupt."""
         vm = self._vms[number]
-        if not vm.mirror.deliver():
+        if not vm.mirror.deliver(ends_send=ends_send):
             self._interrupt(vm, Intid.MAILBOX_READABLE)
 
     def recover(self, number: int) -> None:
@@ -301,7 +300,8 @@ class Driver:
         if self._door.rx_release():
             self.notify_waiters(PRIMARY_ID)
         counters = vm.counters[index]
-        if self._ports.put(vm.id, taken[1]):
+        hold, go_on = partial(vm.mirror.hold, index), partial(vm.mirror.go_on, index)
+        if self._ports.put(vm.id, taken[1], hold, go_on):
             counters.to_host += 1
         else:
             counters.lost += 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
 from hfsched.hypervisor.door import PrimaryDoor, SendResult
+from hfsched.mailbox.mirror import Entry
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
@@ -47,7 +48,7 @@ class Outbox:
                 return Sent.BUSY
             self._turns.append(None)
         try:
-            return self._attempt(message, notify=False)
+            return self._attempt(message, self._runtime.now(), notify=False)
         finally:
             self._next()
 
@@ -66,11 +67,11 @@ class Outbox:
                 return self._give_up(turn)
             turn.close()  # it is set, and nobody sets it again
         try:
-            sent = self._attempt(message, notify=False)
+            sent = self._attempt(message, deadline, notify=False)
             while sent is Sent.BUSY:
                 self._runtime.forget(message, level=1)
                 self._vm.writable.clear()  # before the try that it pays for
-                sent = self._attempt(message, notify=True)
+                sent = self._attempt(message, deadline, notify=True)
                 if sent is Sent.BUSY and not self._vm.writable.wait(deadline):
                     break
             return sent
@@ -82,17 +83,29 @@ class Outbox:
         with self._lock:
             return len(self._turns)
 
-    def _attempt(self, message: bytes, *, notify: bool) -> Sent:
-        if self._vm.mirror.ended():
+    def _attempt(self, message: bytes, deadline: int | None, *, notify: bool) -> Sent:
+        """Try once; the end of a suspension is waited for."""
+        mirror = self._vm.mirror
+        while (entry := mirror.begin_send()) is Entry.HELD:
+            self._runtime.forget(message, level=2)
+            if not mirror.wait_resumed(deadline):
+                return Sent.BUSY
+        if entry is Entry.ENDED:
             return Sent.DEAD
-        result = self._door.send(self._vm.id, message, notify=notify)
+        try:
+            result = self._door.send(self._vm.id, message, notify=notify)
+        except BaseException:
+            mirror.end_send()
+            raise
+        if result is not SendResult.SENT:
+            mirror.end_send()
         if result is SendResult.INVALID:
             raise InternalError(f"vm {self._vm.name}: {len(message)} bytes cannot be sent")
         if result is SendResult.BUSY:
             return Sent.BUSY
         self.accepted += 1
         self._runtime.forget(level=1)
-        self._driver.deliver(self._vm.id)
+        self._driver.deliver(self._vm.id, ends_send=True)
         return Sent.SENT
 
     def _give_up(self, turn: Event) -> Sent:

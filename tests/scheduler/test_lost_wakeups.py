@@ -56,8 +56,9 @@ def lost(guest: Guest) -> bool:
 class NoBelief(Mirror):
     """Upstream: a sender that finds no waiter notes nothing."""
 
-    def deliver(self) -> bool:
+    def deliver(self, *, ends_send: bool = False) -> bool:
         with self._lock:
+            self._senders -= ends_send
             for slot in self._slots:
                 if slot.rest is Resting.WFM:
                     self._claim(slot)
@@ -138,10 +139,10 @@ class AbortWakesNobody(Mirror):
 class OneDeliveryAtATime(Mirror):
     """Step 4 of the mirror as an assertion."""
 
-    def deliver(self) -> bool:
+    def deliver(self, *, ends_send: bool = False) -> bool:
         with self._lock:
             assert not self.unread, "the message before was not read"
-        return super().deliver()
+        return super().deliver(ends_send=ends_send)
 
 
 class BusyIsASleep(Driver):

@@ -2,7 +2,8 @@
 
 Each `event` happens once, whenever the controller lets it:
 
-- ``suspend``: the machine is suspended and resumed, twice; meanwhile no vCPU may be in RUN;
+- ``suspend``: the machine is suspended and resumed, twice; meanwhile no vCPU may be in RUN, and
+  nothing may come into the mailbox;
 - ``abort``: the guest's last vCPU ends, and the VM with it: nobody may sleep on, senders are told;
 - ``timer``: the guest waits for a message with a time-out, which may expire before any of them;
 - ``fault``: the page of the mailbox is taken away, and a pager brings it back when it is touched;
@@ -110,10 +111,10 @@ class EventsScenario:
             self._client(house, guest, host)
         else:
             runtime.spawn(host.name, host.run)
-        suspended: list[bool] = []
+        suspended: list[RxState] = []
         resumed: list[bool] = []
         if self.event == "suspend":
-            runtime.spawn("suspender", partial(_suspend_twice, house, suspended, resumed))
+            runtime.spawn("suspender", partial(_suspend_twice, house, guest, suspended, resumed))
         elif self.event == "abort":
             runtime.spawn("fate", partial(house.go, guest, vcpus - 1))
         elif ram is not None:
@@ -122,6 +123,8 @@ class EventsScenario:
 
         def invariant() -> None:
             if suspended:
+                state = guest.vm.box.state
+                assert state is suspended[0], f"the mailbox becomes {state.value} while suspended"
                 running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]
                 assert not running, f"vCPU {running[0]} is in RUN though the machine is suspended"
 
@@ -197,20 +200,24 @@ class EventsScenario:
         assert guest.notes.read == host.sent[: len(guest.notes.read)], "not in order"
 
 
-def _suspend_twice(house: House, suspended: list[bool], resumed: list[bool]) -> None:
+def _suspend_twice(
+    house: House, guest: Guest, suspended: list[RxState], resumed: list[bool]
+) -> None:
     for _ in range(2):
-        suspend(house, suspended)
+        with house.guard.held():
+            suspended.append(guest.vm.box.state)
+            house.runtime.checkpoint("suspended")
+            suspended.clear()
         resumed.append(True)
         house.runtime.forget(len(resumed))
 
 
 def suspend(house: House, suspended: list[bool]) -> None:
     """Suspend the machine and resume it; `suspended` is not empty in between."""
-    assert house.driver.suspend()
-    suspended.append(True)
-    house.runtime.checkpoint("suspended")
-    suspended.clear()
-    house.driver.resume()
+    with house.guard.held():
+        suspended.append(True)
+        house.runtime.checkpoint("suspended")
+        suspended.clear()
 
 
 def _evict(ram: PagedRam) -> None:

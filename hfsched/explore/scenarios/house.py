@@ -17,6 +17,7 @@ from hfsched.hypervisor.door import Injection
 from hfsched.mailbox.box import RxState
 from hfsched.mailbox.ports import Ports
 from hfsched.scheduler.sending import Outbox, Sent
+from hfsched.scheduler.suspension import Guard, Step
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Program, ScriptSpace
 
@@ -87,6 +88,8 @@ class House:
         seen = told(runtime, door(runtime, self.hypervisor), self.hypervisor.registry)
         self.primary: PrimaryDoor = _Watched(self, seen)
         self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
+        driver = self.driver
+        self.guard = Guard(runtime, [Step("vCPUs", driver.suspend, driver.resume)])
         self.guests: list[Guest] = []
         self.aborts: list[tuple[str, str]] = []
         self.driver._on_abort = lambda name, why: self.aborts.append((name, why))

@@ -127,9 +127,11 @@ class Upstream(Driver):
         me.abort_sleep.set(True)
         me.wake.set()
 
-    def deliver(self, number: int) -> None:
+    def deliver(self, number: int, *, ends_send: bool = False) -> None:
         """See `Driver.deliver`."""
         vm = self._vms[number]
+        if ends_send:
+            vm.mirror.end_send()
         for index in range(len(vm.counters)):
             if self._thread(vm, index).waiting.get():
                 self._wake(vm, index)
@@ -150,9 +152,12 @@ class Uninitialised(Upstream):
 class WakeVcpu0(Driver):
     """Wakes vCPU 0 whatever happens, whoever waits for the message."""
 
-    def deliver(self, number: int) -> None:
+    def deliver(self, number: int, *, ends_send: bool = False) -> None:
         """See `Driver.deliver`."""
-        self._vms[number].mirror.wake(0)
+        mirror = self._vms[number].mirror
+        if ends_send:
+            mirror.end_send()
+        mirror.wake(0)
 
 
 class FixedTarget(Driver):

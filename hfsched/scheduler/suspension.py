@@ -1,0 +1,111 @@
+"""The suspend guard: a machine brought to a standstill in a fixed order, and back in reverse.
+
+What stands still: no message is on its way into a mailbox, no vCPU is in RUN, no guest's clock goes on.
+Whoever wants to look at a machine or change it beneath its guests (swap, snapshots) does it in
+between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hfsched.errors import HfschedError
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+
+__all__ = ["Guard", "Held", "Step", "SuspendError"]
+
+
+class SuspendError(HfschedError):
+    """The machine could not be suspended; it runs as before.  The text says which step it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to stop: `stop(deadline)` tells whether that came in time, `go_on` undoes it.
+
+    `go_on` is called also after a `stop` that failed.
+    """
+
+    name: str
+    stop: Callable[[int | None], bool]
+    go_on: Callable[[], None]
+
+
+class Guard:
+    """Suspends by `steps`, in their order.  One suspension at a time; others wait for its end."""
+
+    def __init__(self, runtime: Runtime, steps: Sequence[Step]) -> None:
+        self._runtime = runtime
+        self._steps = tuple(steps)
+        self._lock = runtime.lock("suspension", state=lambda: self._taken)
+        self._taken = False
+        self._free = runtime.event("suspension.free")
+
+    def suspend(self, deadline: int | None = None) -> None:
+        """Stop everything, by the deadline; else raise SuspendError, with nothing left stopped."""
+        self._take(deadline)
+        done: list[Step] = []
+        try:
+            for step in self._steps:
+                done.append(step)
+                if not step.stop(deadline):
+                    raise SuspendError(f"suspend: {step.name} did not stop in time")
+        except BaseException:
+            self._undo(done)
+            raise
+
+    def resume(self) -> None:
+        """Let everything go on."""
+        self._undo(list(self._steps))
+
+    def held(self, deadline: int | None = None) -> Held:
+        """Return a context in which the machine is suspended."""
+        return Held(self, deadline)
+
+    def _take(self, deadline: int | None) -> None:
+        while True:
+            with self._lock:
+                if not self._taken:
+                    self._taken = True
+                    self._free.clear()
+                    return
+            self._runtime.forget(level=1)
+            if not self._free.wait(deadline):
+                raise SuspendError("suspend: another suspension did not end in time")
+
+    def _undo(self, done: list[Step]) -> None:
+        """Undo steps in reverse, all of them whatever one raises, and let others suspend."""
+        with ExitStack() as stack:
+            stack.callback(self._give)
+            for step in done:
+                stack.callback(step.go_on)
+
+    def _give(self) -> None:
+        with self._lock:
+            self._taken = False
+            self._free.set()
+
+
+class Held:
+    """A suspended machine, in a ``with``."""
+
+    def __init__(self, guard: Guard, deadline: int | None) -> None:
+        self._guard = guard
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._guard.suspend(self._deadline)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._guard.resume()

@@ -1,0 +1,206 @@
+"""The suspend guard: its order, its failures, and two who suspend at once; all interleavings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from hfsched.explore.execution import search
+from hfsched.explore.runtime import ExploreRuntime
+from hfsched.explore.scenario import World as Explored
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scheduler.suspension import Guard, Step, SuspendError
+
+from .guests import sink, talker
+from .house import House, letter
+from .world import World
+
+
+class Machine:
+    """Three things to stop; `late` is the one that never stops, `broken` the one that raises."""
+
+    def __init__(self, late: str = "", broken: str = "") -> None:
+        self.late = late
+        self.broken = broken
+        self.did: list[str] = []
+        self.steps = [Step(name, self._stop(name), self._go_on(name)) for name in "abc"]
+
+    def _stop(self, name: str) -> Callable[[int | None], bool]:
+        def stop(_deadline: int | None) -> bool:
+            self.did.append(f"stop {name}")
+            if name == self.broken:
+                raise OSError(name)
+            return name != self.late
+
+        return stop
+
+    def _go_on(self, name: str) -> Callable[[], None]:
+        return lambda: self.did.append(f"go on {name}")
+
+
+def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
+    machine = Machine()
+    guard = Guard(World(), machine.steps)
+    for _ in range(2):
+        machine.did.clear()
+        with guard.held():
+            assert machine.did == ["stop a", "stop b", "stop c"]
+        assert machine.did[3:] == ["go on c", "go on b", "go on a"]
+
+
+@pytest.mark.parametrize("kind", ["late", "broken"])
+def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
+    machine = Machine(**{kind: "b"})
+    guard = Guard(World(), machine.steps)
+    with pytest.raises(SuspendError if kind == "late" else OSError, match="b"):
+        guard.suspend(100)
+    assert machine.did == ["stop a", "stop b", "go on b", "go on a"]
+    machine.late = machine.broken = ""
+    guard.suspend(100)  # nobody holds it
+
+
+def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
+    machine = Machine()
+
+    def broken() -> None:
+        raise OSError("c")
+
+    machine.steps[2] = Step("c", machine.steps[2].stop, broken)
+    guard = Guard(World(), machine.steps)
+    guard.suspend()
+    with pytest.raises(OSError, match="c"):
+        guard.resume()
+    assert machine.did[3:] == ["go on b", "go on a"]
+    guard.suspend()
+
+
+def test_the_second_gives_up_at_its_deadline() -> None:
+    world = World()
+    guard = Guard(world, Machine().steps)
+    guard.suspend()
+    with pytest.raises(SuspendError, match="another suspension"):
+        guard.suspend(world.now())
+    guard.resume()
+    guard.suspend(world.now())
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """`tasks` suspend a machine, each twice; one at a time must hold it."""
+
+    tasks: int = 3
+
+    @property
+    def name(self) -> str:
+        return f"rivals,tasks={self.tasks}"
+
+    def build(self, runtime: ExploreRuntime) -> Explored:
+        inside: list[int] = []
+        ended: list[int] = []
+        stopped = runtime.cell("stopped", False)
+
+        def stop(_deadline: int | None) -> bool:
+            assert stopped.compare_and_set(False, True), "stopped twice"
+            return True
+
+        guard = Guard(runtime, [Step("it", stop, lambda: stopped.set(False))])
+
+        def rival(number: int) -> None:
+            for _ in range(2):
+                with guard.held():
+                    inside.append(number)
+                    runtime.checkpoint("inside")
+                    assert inside == [number]
+                    inside.clear()
+            ended.append(number)
+
+        for number in range(self.tasks):
+            runtime.spawn(f"rival.{number}", partial(rival, number))
+
+        def check() -> None:
+            assert len(ended) == self.tasks, "somebody waits for ever"
+
+        return Explored(check)
+
+
+def test_one_suspends_at_a_time_in_every_interleaving() -> None:
+    result = search(Rivals(2), Exhaustive())
+    assert result.failure is None, result.failure
+    assert result.complete
+
+
+# The driver's step.
+
+
+def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink, raw=True)
+        house.start()
+        world.settle()
+        assert house.driver.suspend(0)
+        sent: list[object] = []
+        world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
+        assert world.go("host") == "asleep g.resumed"
+        assert guest.outbox.try_send(b"y").name == "BUSY"
+        assert guest.vm.box.writable
+        house.driver.resume()
+        world.settle()
+        assert guest.notes == [b"x"]
+        assert [each.name for each in sent] == ["SENT"]  # type: ignore[attr-defined]
+
+
+def test_a_sender_gives_up_at_its_deadline_during_a_suspension() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink, raw=True)
+        house.start()
+        world.settle()
+        assert house.driver.suspend(0)
+        assert guest.outbox.send(b"x", world.now()).name == "BUSY"
+        assert guest.outbox.waiting() == 0
+
+
+def test_a_suspension_waits_for_a_sender_that_has_begun() -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink, raw=True)
+        house.start()
+        world.settle()
+        sent: list[object] = []
+        world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
+        world.go("host", "sent 2")
+        assert not house.driver.suspend(0), "written, and not delivered yet"
+        world.go("host")
+        world.settle()
+        assert house.driver.suspend(0)
+        house.driver.resume()
+        world.settle()
+        assert guest.notes == [b"x"]
+
+
+def test_a_message_without_room_is_held_over_a_suspension() -> None:
+    world = World()
+    with House(world) as house:
+        texts = [b"%d" % number for number in range(18)]
+        guest = house.vm("g", talker(2, 1, *[letter(text, 1, 5) for text in texts]))
+        house.start()
+        world.settle()
+        assert house.driver.suspend(0), "the thread that waits for room is in no RUN"
+        port = house.ports.open(2, 5)
+        assert port.get(0) is not None
+        world.settle()
+        assert len(port.letters) == 15, "nothing is put meanwhile"
+        house.driver.resume()
+        got = [b"0"]
+        while True:
+            world.settle()
+            here = port.get(0)
+            if here is None:
+                break
+            got.append(here.payload)
+        assert got == texts
+        assert guest.driven.counters[0].lost == 0
