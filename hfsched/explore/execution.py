@@ -50,6 +50,7 @@ def execute(
     tracing: bool = False,
     races: Callable[[], Races] | None = None,
     forgetting: bool = True,
+    joining: bool = True,
     look: Callable[[ExploreRuntime], None] = lambda _runtime: None,
 ) -> Outcome:
     """Run one schedule, decided by `strategy`, from beginning to end.
@@ -61,6 +62,7 @@ def execute(
         tracing=tracing,
         races=None if races is None else races(),
         forgetting=forgetting,
+        joining=joining,
     )
     try:
         world = scenario.build(runtime)
@@ -102,6 +104,7 @@ def search(
     until: Callable[[Result], bool] = lambda _result: False,
     on_end: Callable[[Outcome], None] = lambda _outcome: None,
     forgetting: bool = True,
+    joining: bool = True,
     races: Callable[[], Races] | None = None,
 ) -> Result:
     """Run schedules until one fails, the strategy has none left, or `until` says so."""
@@ -110,7 +113,7 @@ def search(
         if not strategy.begin():
             result.complete = True
             break
-        outcome = execute(scenario, strategy, forgetting=forgetting, races=races)
+        outcome = execute(scenario, strategy, forgetting=forgetting, joining=joining, races=races)
         result.executions += 1
         result.steps += outcome.steps
         strategy.end(outcome)

@@ -66,9 +66,7 @@ class XLock(Thing):
     def __enter__(self) -> None:
         runtime = self.runtime
         runtime.point("lock", self, write=True, guard=self._free)
-        self.owner = task = runtime.current
-        if task is not None:
-            task.entered = True
+        self.owner = runtime.current
         if runtime.stateful and self._state is not None:
             now = hash(self._state())
             if self._seen is not None and self._seen != now:
@@ -218,6 +216,7 @@ class XEnd(Thing):
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         self.runtime.point("send", self.peer, write=True)
+        self.runtime.observe(self.peer.closed)
         if self.peer.closed:
             raise ChannelClosedError
         self.runtime.pass_on(self.peer)

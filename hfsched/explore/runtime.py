@@ -87,9 +87,10 @@ class ProcessHandle:
 
     @property
     def exit_status(self) -> int | None:
-        if not self._ended():
-            return None
-        return -9 if self.group.dead else 0
+        self._runtime.point("anything", None)
+        status = (-9 if self.group.dead else 0) if self._ended() else None
+        self._runtime.observe(status)
+        return status
 
 
 class ExploreRuntime:
@@ -106,6 +107,7 @@ class ExploreRuntime:
         tracing: bool = False,
         races: Races | None = None,
         forgetting: bool = True,
+        joining: bool = True,
         steps_max: int = STEPS_MAX,
     ) -> None:
         self._strategy = strategy
@@ -113,6 +115,7 @@ class ExploreRuntime:
         self._every_point = strategy.every_point
         self.races = races
         self.forgetting = forgetting and strategy.stateful  # doors and `forget` have effect
+        self.joining = joining  # an operation may belong to the step before it
         self._steps_max = steps_max
         self.tasks: list[Task] = []
         self._live: list[Task] = []  # those that have not ended, without the clock
@@ -318,11 +321,16 @@ class ExploreRuntime:
             raise greenlet.GreenletExit
         if (
             thing is not None
+            and self.joining
             and (thing.private or thing.alone is not None or (task.entered and guard is None))
             and self._joins(task, kind, thing, write, guard)
         ):
             return
-        task.entered = False
+        if self.stateful:
+            task.history = hash((task.history, kind))  # that it has come this far
+        if deadline is not None:
+            self.touched.append(("clock", False))  # time may stop here now
+        task.entered = kind == "lock"
         task.kind = kind
         task.thing = thing
         task.write = write

@@ -83,10 +83,22 @@ class Task:
         return f"{self.name}: {self.kind}{what}"
 
 
+def _wide(task: Task) -> bool:
+    """Tell whether the order of a pending operation and of any other can matter.
+
+    Closing an end of a channel concerns both; a join that may be too late, any step that may be the
+    other's last.
+    """
+    kind = task.kind
+    return kind in ("anything", "close") or (kind == "join" and task.deadline is not None)
+
+
 def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
     """Tell whether the order of a pending operation and of accesses (name, write) can matter."""
-    if task.kind == "anything":
+    if _wide(task):
         return True
+    if task.kind == "clock":
+        return any(name == "clock" for name, _ in things)
     thing = task.thing
     return thing is not None and any(
         name == thing.name and (write or task.write) for name, write in things
@@ -98,6 +110,8 @@ def dependent(one: Task, two: Task) -> bool:
 
     Time is a thing too: the clock's step touches every operation that has a deadline.
     """
+    if _wide(one) or _wide(two):
+        return True
     if one.kind == "clock" or two.kind == "clock":
         return (
             one.kind == two.kind
@@ -105,6 +119,4 @@ def dependent(one: Task, two: Task) -> bool:
             or two.deadline is not None
             or ("now" in (one.kind, two.kind))
         )
-    if one.kind == "anything" or two.kind == "anything":
-        return True
     return one.thing is not None and one.thing is two.thing and (one.write or two.write)

@@ -51,7 +51,7 @@ class _Node:
         self.asleep = asleep
         self.done: Sleepers = {}  # what was explored from here
         self.choice = left.pop()
-        self.touched: Touched = ()  # by the step of `choice`
+        self.touched: Touched = ()  # by the step of `choice`, whatever numbers it chose
         self.enabled: frozenset[int] | None = None  # who could go on; None: it chose a number
         self.key = 0  # of the state
         self.steps = 0  # how many came before
@@ -122,6 +122,7 @@ class Exhaustive:
             node.done[node.choice] = node.touched
             if node.left:
                 node.choice = node.left.pop()
+                node.touched = ()
                 return True
             self._path.pop()
             if node.enabled is not None and self._on_path.get(node.key) == len(self._path):
@@ -175,7 +176,7 @@ class Exhaustive:
         """Learn what the last step has touched besides its first operation; wake whom it concerns."""
         touched = runtime.touched
         if self._node is not None:
-            self._node.touched = tuple(touched)
+            self._node.touched = tuple({*self._node.touched, *touched})
             self._node = None
         if touched and self._asleep:
             self._asleep = {
