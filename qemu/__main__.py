@@ -16,6 +16,7 @@ from .command import CPUS, Settings
 from .image import KERNELS, Image
 from .machine import TIMED_OUT, run, shell
 
+_LEAST_MEMORY = 384  # MiB: the file system, and its archive beside it at the start
 _FAILED = 125  # ours, not the command's: as env and timeout do
 
 
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if bool(options.command) == options.shell:
         parser.error("give a command after --, or --shell")
+    if options.memory < _LEAST_MEMORY:
+        parser.error(f"--memory {options.memory}: at least {_LEAST_MEMORY}")
     settings = Settings(options.cpu, options.smp, options.memory, options.kernel, options.icount)
     extra = {}
     for text in options.add:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 from .image import PROJECT
 
-__all__ = ["CPUS", "OUTPUTS", "Settings", "arguments", "environment_script", "run_script"]
+__all__ = [
+    "CPUS",
+    "OUTPUTS",
+    "PROGRAM",
+    "Settings",
+    "arguments",
+    "environment_script",
+    "run_script",
+]
 
 # Name on our command line: QEMU's. nVHE, nVHE, VHE; pointer authentication is slow to emulate.
 CPUS = {"neoverse-n1": "neoverse-n1", "cortex-a57": "cortex-a57", "max": "max,pauth=off"}
