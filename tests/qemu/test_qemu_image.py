@@ -155,11 +155,11 @@ def test_the_newest_kernel_is_that_with_the_highest_numbers() -> None:
 # PyPI
 
 
-def test_the_machine_gets_what_the_project_needs_but_no_linters() -> None:
+def test_the_machine_gets_what_the_project_needs_but_no_linters_nor_emulator() -> None:
     wanted = wheels.requirements(Path(__file__).parents[2] / "pyproject.toml")
     found = {text.partition(">")[0].partition("=")[0] for text in wanted}
     assert {"cffi", "msgspec", "pyelftools", "pytest", "hypothesis", "greenlet"} <= found
-    assert not {"mypy", "ruff"} & found
+    assert not {"mypy", "ruff", "unicorn"} & found
 
 
 def test_a_wheel_is_unpacked_without_what_a_machine_has_no_use_for(tmp_path: Path) -> None:
