@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu",
         choices=CPUS,
         default=defaults.cpu,
-        help="max has VHE, the others have not (%(default)s)",
+        help="cortex-a57 has no VHE, the others have (%(default)s)",
     )
     parser.add_argument(
         "--smp", type=int, default=defaults.smp, metavar="N", help="CPUs (%(default)s)"

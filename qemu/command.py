@@ -19,7 +19,7 @@ __all__ = [
     "run_script",
 ]
 
-# Name on our command line: QEMU's. nVHE, nVHE, VHE; pointer authentication is slow to emulate.
+# Name on our command line: QEMU's. VHE, nVHE, VHE; pointer authentication is slow to emulate.
 CPUS = {"neoverse-n1": "neoverse-n1", "cortex-a57": "cortex-a57", "max": "max,pauth=off"}
 # virtio-serial ports; init.sh knows that hf.err is the last.
 OUTPUTS = ("hf.out", "hf.err")
