@@ -17,6 +17,7 @@ from .cross import extensions
 from .image import KERNELS, Image
 from .machine import TIMED_OUT, run, shell
 
+_LEAST_MEMORY = 384  # MiB: the file system, and its archive beside it at the start
 _FAILED = 125  # ours, not the command's: as env and timeout do
 
 
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu",
         choices=CPUS,
         default=defaults.cpu,
-        help="max has VHE, the others have not (%(default)s)",
+        help="cortex-a57 has no VHE, the others have (%(default)s)",
     )
     parser.add_argument(
         "--smp", type=int, default=defaults.smp, metavar="N", help="CPUs (%(default)s)"
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if bool(options.command) == options.shell:
         parser.error("give a command after --, or --shell")
+    if options.memory < _LEAST_MEMORY:
+        parser.error(f"--memory {options.memory}: at least {_LEAST_MEMORY}")
     settings = Settings(options.cpu, options.smp, options.memory, options.kernel, options.icount)
     extra = {}
     for text in options.add:

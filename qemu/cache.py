@@ -70,7 +70,7 @@ class Cache:
         finally:
             os.close(descriptor)
 
-    def entry(self, name: str, key: str, make: Callable[[Path], None], *, keep: int = 0) -> Path:
+    def entry(self, name: str, key: str, make: Callable[[Path], object], *, keep: int = 0) -> Path:
         """Return the entry, made now by `make` (which fills an empty directory) if need be.
 
         With `keep`, only so many entries of this name stay, those used last.
@@ -85,7 +85,7 @@ class Cache:
         os.utime(path)
         return path
 
-    def _make(self, path: Path, name: str, make: Callable[[Path], None]) -> None:
+    def _make(self, path: Path, name: str, make: Callable[[Path], object]) -> None:
         for left in self.directory.glob(f".{name}-*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         began = time.monotonic()

@@ -9,9 +9,17 @@ from dataclasses import dataclass
 
 from .image import PROJECT
 
-__all__ = ["CPUS", "OUTPUTS", "Settings", "arguments", "environment_script", "run_script"]
+__all__ = [
+    "CPUS",
+    "OUTPUTS",
+    "PROGRAM",
+    "Settings",
+    "arguments",
+    "environment_script",
+    "run_script",
+]
 
-# Name on our command line: QEMU's. nVHE, nVHE, VHE; pointer authentication is slow to emulate.
+# Name on our command line: QEMU's. VHE, nVHE, VHE; pointer authentication is slow to emulate.
 CPUS = {"neoverse-n1": "neoverse-n1", "cortex-a57": "cortex-a57", "max": "max,pauth=off"}
 # virtio-serial ports; init.sh knows that hf.err is the last.
 OUTPUTS = ("hf.out", "hf.err")

@@ -132,8 +132,8 @@ Dir::Etc::preferencesparts "/dev/null";
 
 
 def newest(names: Sequence[str]) -> str:
-    """Return the name with the highest numbers in it."""
-    return max(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+    """Return the name with the highest numbers in it, apart from the last, which is arm64's."""
+    return max(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)[:-1]])
 
 
 def unpack(package: Path, directory: Path) -> None:

@@ -43,7 +43,7 @@ _PACKAGES = (
 )  # fmt: skip
 _NOT_INSIDE = (
     "usr/share", "usr/lib/aarch64-linux-gnu/gconv",
-    "usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/pydoc_data",
+    "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/test",
 )  # fmt: skip
 _SITE = "usr/local/lib/python3.11/dist-packages"
 _FOLDERS = ("hfsched", "guests", "tests", "bench", "examples", "qemu")

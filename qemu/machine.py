@@ -85,6 +85,8 @@ def run(
             stack, image, settings, extra, {"run.sh": text, "environment.sh": script}
         )
         deadline = None if timeout is None else time.monotonic() + timeout
+        errors = os.memfd_create("errors")
+        stack.callback(os.close, errors)
         names = ("console", *command.OUTPUTS)
         ports: Ports = (
             SocketPorts(stack, names, stdin) if settings.icount is None else FilePorts(stack, names)
@@ -93,10 +95,10 @@ def run(
             stack,
             command.arguments(settings, kernel, _path(initrd), ports.devices()),
             [initrd, *ports.descriptors()],
-            own_session=True,
+            errors,
         )
         ports.started(process)
-        console = _Console()
+        console = _Console(errors)
         streams = {
             name: Marked(mark.encode(), sink)
             for name, sink in zip(command.OUTPUTS, (out, err), strict=True)
@@ -130,9 +132,7 @@ def shell(image: Image, settings: Settings, extra: Mapping[str, Path] | None = N
         if sys.stdin.isatty():  # QEMU does so itself, unless it is killed
             modes = termios.tcgetattr(sys.stdin)
             stack.callback(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, modes)
-        process = _start(
-            stack, command.arguments(settings, kernel, _path(initrd)), [initrd], own_session=False
-        )
+        process = _start(stack, command.arguments(settings, kernel, _path(initrd)), [initrd])
         return process.wait()
 
 
@@ -143,7 +143,11 @@ def _boot_files(
     extra: Mapping[str, Path] | None,
     scripts: Mapping[str, bytes],
 ) -> tuple[str, int]:
-    """Return the kernel's path, and a descriptor of the archives on end, in memory only."""
+    """Return the kernel's path and a descriptor of the archives on end, in memory only."""
+    if shutil.which(command.PROGRAM) is None:
+        raise MachineError(
+            f"missing: {command.PROGRAM}. Install it as root: apt-get install qemu-system-arm"
+        )
     kernel = image.kernel(settings.kernel)
     parts = [image.base(), kernel / "modules.cpio", image.project(extra)]
     initrd = os.memfd_create("initrd")
@@ -168,9 +172,9 @@ def _path(descriptor: int) -> str:
 
 
 def _start(
-    stack: ExitStack, words: list[str], descriptors: list[int], *, own_session: bool
+    stack: ExitStack, words: list[str], descriptors: list[int], errors: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start QEMU, which does not outlive us."""
+    """Start QEMU, which does not outlive us, on the terminal or with its `errors` in a file."""
     parent = os.getpid()
 
     def die_with_us() -> None:
@@ -178,39 +182,34 @@ def _start(
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if shutil.which(words[0]) is None:
-        raise MachineError(
-            f"missing: {words[0]}. Install it as root: apt-get install qemu-system-arm"
-        )
-    quiet = subprocess.DEVNULL if own_session else None
+    hidden = None if errors is None else subprocess.DEVNULL
     process = subprocess.Popen(
         words,
-        stdin=quiet,
-        stdout=quiet,
-        stderr=subprocess.PIPE if own_session else None,
+        stdin=hidden,
+        stdout=hidden,
+        stderr=errors,
         pass_fds=descriptors,
-        start_new_session=own_session,
+        start_new_session=errors is not None,  # or Ctrl-C would reach it beside us
         preexec_fn=die_with_us,  # noqa: PLW1509 - we have one thread
     )
 
     def end() -> None:
         process.kill()
         process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
 
     stack.callback(end)
     return process
 
 
 class _Console:
-    """The last of what the machine's kernel said."""
+    """The last of what the machine's kernel said, for when it dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: int) -> None:
         self._said = b""
+        self._errors = errors  # the file of what QEMU itself said
 
     def feed(self, data: bytes) -> None:
-        self._said = (self._said + data)[-4096:]
+        self._said = (self._said + data)[-8192:]
 
     def obituary(self, process: subprocess.Popen[bytes], ports: Ports) -> str:
         """Tell what is known of a machine that died."""
@@ -218,11 +217,13 @@ class _Console:
             status = process.wait(5)
         except subprocess.TimeoutExpired:
             return "QEMU closed a port of the machine"
-        assert process.stderr is not None
-        said = process.stderr.read().decode(errors="replace").strip()
         while more := [data for name, data in ports.wait(0) if name == "console" and data]:
             for data in more:
                 self.feed(data)
         lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
-        message = f"the machine died before the command ended (QEMU: {said or f'status {status}'})"
+        reasons = [line.partition("] ")[2] for line in lines if "Kernel panic" in line]
+        if not reasons:
+            reasons = os.pread(self._errors, 8192, 0).decode(errors="replace").splitlines()
+        reason = reasons[0] if reasons else f"QEMU ended with status {status}"
+        message = f"the machine died before the command ended: {reason}"
         return message + "".join(f"\n    {line}" for line in lines[-20:])
