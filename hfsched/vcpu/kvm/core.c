@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 
 static int kick_signal;
 static __thread struct hf_cpu *volatile inside; /* what this thread is about to run */
+static __thread int self; /* its number, 0 before somebody asks */
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -34,6 +36,12 @@ static void on_signal(int number, siginfo_t *info, void *context)
 int hf_signal(void)
 {
 	return kick_signal;
+}
+
+/* The thread that lives on in a child has another number there. */
+static void in_child(void)
+{
+	self = 0;
 }
 
 /* Take a real-time signal that nobody uses, once for the process. */
@@ -54,6 +62,8 @@ int hf_prepare(void)
 		action.sa_flags = SA_SIGINFO | SA_RESTART;
 		if (sigaction(number, &action, NULL))
 			return -errno;
+		if (pthread_atfork(NULL, NULL, in_child))
+			return -ENOMEM;
 		kick_signal = number;
 		return 0;
 	}
@@ -89,22 +99,29 @@ int hf_open(struct hf_cpu *cpu, int vm_fd, int index, uint64_t run_size)
 
 void hf_close(struct hf_cpu *cpu)
 {
-	if (!cpu->run)
+	if (!cpu->run || cpu->fd < 0)
 		return;
 	hf_arch_close(cpu);
-	munmap(cpu->run, cpu->run_size);
-	cpu->run = NULL;
+	/* A kick that is just under way may still write there: an empty page takes its place. */
+	mmap(cpu->run, cpu->run_size, PROT_READ | PROT_WRITE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	close(cpu->fd);
 	cpu->fd = -1;
 }
 
+void hf_free(struct hf_cpu *cpu)
+{
+	hf_close(cpu);
+	if (cpu->run)
+		munmap(cpu->run, cpu->run_size);
+	cpu->run = NULL;
+}
+
 int hf_self(void)
 {
-	static __thread int id;
-
-	if (!id)
-		id = (int)syscall(SYS_gettid);
-	return id;
+	if (!self)
+		self = (int)syscall(SYS_gettid);
+	return self;
 }
 
 static void prod(struct hf_cpu *cpu)
