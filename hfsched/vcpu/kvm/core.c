@@ -24,13 +24,19 @@ static int kick_signal;
 static __thread struct hf_cpu *volatile inside; /* what this thread is about to run */
 static __thread int self; /* its number, 0 before somebody asks */
 
+/* KVM_RUN looks at it as it begins: 1 makes it end at once. */
+static void set_immediate_exit(struct hf_cpu *cpu, uint8_t value)
+{
+	__atomic_store_n(&cpu->run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
 static void on_signal(int number, siginfo_t *info, void *context)
 {
 	(void)number;
 	(void)context;
 	/* An alarm: the flag is looked at by the ioctl that may be about to begin. */
 	if (info->si_code == SI_TIMER && inside)
-		inside->run->immediate_exit = 1;
+		set_immediate_exit(inside, 1);
 }
 
 int hf_signal(void)
@@ -128,8 +134,7 @@ static void prod(struct hf_cpu *cpu)
 {
 	int thread;
 
-	cpu->run->immediate_exit = 1;
-	atomic_thread_fence(memory_order_seq_cst);
+	set_immediate_exit(cpu, 1);
 	thread = atomic_load(&cpu->thread);
 	if (thread && thread != hf_self())
 		syscall(SYS_tgkill, getpid(), thread, kick_signal);
@@ -165,8 +170,7 @@ int hf_enter(struct hf_cpu *cpu)
 	atomic_store(&cpu->thread, hf_self());
 	inside = cpu;
 	for (;;) {
-		cpu->run->immediate_exit = 0;
-		atomic_thread_fence(memory_order_seq_cst);
+		set_immediate_exit(cpu, 0);
 		if (atomic_load(&cpu->poked)) {
 			atomic_store(&cpu->poked, 0);
 			result = HF_POKED;
@@ -198,7 +202,7 @@ int hf_settle(struct hf_cpu *cpu)
 	int parts = 0;
 
 	for (;;) {
-		cpu->run->immediate_exit = 1;
+		set_immediate_exit(cpu, 1);
 		if (!ioctl(cpu->fd, KVM_RUN, 0)) {
 			if (parts++ < 16)
 				continue; /* the next part of an access that is wider than 8 bytes */
