@@ -247,15 +247,23 @@ def test_two_hundred_machines_leave_nothing_behind() -> None:
                     assert isinstance(space.vcpu(index).enter(), Hypercall)
                 space.close()
 
-        def count() -> tuple[int, int, int]:
+        def count() -> tuple[int, int, int, int]:
             gc.collect()
             here = Path("/proc/self")
             maps = len((here / "maps").read_text().splitlines())
-            return len(list((here / "fd").iterdir())), len(list((here / "task").iterdir())), maps
+            pages = int((here / "statm").read_text().split()[0])
+            return (
+                len(list((here / "fd").iterdir())),
+                len(list((here / "task").iterdir())),
+                maps,
+                pages,
+            )
 
-        use(5)
-        fds, tasks, maps = count()
+        use(20)
+        before = count()
         use(200)
-        after = count()
-        assert after[:2] <= (fds, tasks)
-        assert after[2] < maps + 20  # the allocator's own
+        fds, tasks, maps, pages = (now - then for now, then in zip(count(), before, strict=True))
+        assert fds <= 0
+        assert tasks <= 0
+        assert maps < 20  # the allocator's own
+        assert pages < 400  # one of each CPU would be that much
