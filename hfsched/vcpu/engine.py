@@ -139,6 +139,9 @@ class Vcpu(Protocol):
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line.  Any thread; sticky; never blocks."""
 
+    def waits(self) -> bool:
+        """Tell whether the guest waits for an interrupt inside `enter`.  Any thread; a hint."""
+
     def reply(self, values: Sequence[int]) -> None:
         """Write x0, x1, ... (masked to 64 bits); the registers beyond stay."""
 
@@ -178,6 +181,12 @@ class Space(Protocol):
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None: ...
     def unmap(self, ipa: int, size: int) -> None: ...
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None: ...
+    def freeze(self) -> None:
+        """Stop the guests' counters and timers; no vCPU may be inside `enter` until `thaw`."""
+
+    def thaw(self) -> None:
+        """Let them go on, from where they stopped."""
+
     def close(self) -> None:
         """Free the machine; no vCPU may be inside `enter`."""
 

@@ -169,14 +169,11 @@ int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
 	return 0;
 }
 
-/* The kernel makes the abort, with the address that the guest used; the access is called off. */
-int hf_inject_abort(struct hf_cpu *cpu, int fetch)
+int hf_call_off(struct hf_cpu *cpu)
 {
-	struct kvm_vcpu_events events;
 	uint64_t before[31], pc;
 	int index, error;
 
-	(void)fetch;
 	error = get(cpu, CORE(regs.pc), &pc);
 	for (index = 0; !error && index < 31; index++)
 		error = get(cpu, GENERAL(index), &before[index]);
@@ -186,6 +183,16 @@ int hf_inject_abort(struct hf_cpu *cpu, int fetch)
 		error = put(cpu, GENERAL(index), before[index]);
 	if (!error)
 		error = put(cpu, CORE(regs.pc), pc);
+	return error;
+}
+
+/* The kernel makes the abort, with the address that the guest used; the access is called off. */
+int hf_inject_abort(struct hf_cpu *cpu, int fetch)
+{
+	struct kvm_vcpu_events events;
+	int error = hf_call_off(cpu);
+
+	(void)fetch;
 	if (error)
 		return error;
 	if (ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events))

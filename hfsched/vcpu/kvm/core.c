@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,13 @@
 
 static int kick_signal;
 static __thread struct hf_cpu *volatile inside; /* what this thread is about to run */
+static __thread int self; /* its number, 0 before somebody asks */
+
+/* KVM_RUN looks at it as it begins: 1 makes it end at once. */
+static void set_immediate_exit(struct hf_cpu *cpu, uint8_t value)
+{
+	__atomic_store_n(&cpu->run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -28,12 +36,18 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	(void)context;
 	/* An alarm: the flag is looked at by the ioctl that may be about to begin. */
 	if (info->si_code == SI_TIMER && inside)
-		inside->run->immediate_exit = 1;
+		set_immediate_exit(inside, 1);
 }
 
 int hf_signal(void)
 {
 	return kick_signal;
+}
+
+/* The thread that lives on in a child has another number there. */
+static void in_child(void)
+{
+	self = 0;
 }
 
 /* Take a real-time signal that nobody uses, once for the process. */
@@ -54,6 +68,8 @@ int hf_prepare(void)
 		action.sa_flags = SA_SIGINFO | SA_RESTART;
 		if (sigaction(number, &action, NULL))
 			return -errno;
+		if (pthread_atfork(NULL, NULL, in_child))
+			return -ENOMEM;
 		kick_signal = number;
 		return 0;
 	}
@@ -89,30 +105,36 @@ int hf_open(struct hf_cpu *cpu, int vm_fd, int index, uint64_t run_size)
 
 void hf_close(struct hf_cpu *cpu)
 {
-	if (!cpu->run)
+	if (!cpu->run || cpu->fd < 0)
 		return;
 	hf_arch_close(cpu);
-	munmap(cpu->run, cpu->run_size);
-	cpu->run = NULL;
+	/* A kick that is just under way may still write there: an empty page takes its place. */
+	mmap(cpu->run, cpu->run_size, PROT_READ | PROT_WRITE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	close(cpu->fd);
 	cpu->fd = -1;
 }
 
+void hf_free(struct hf_cpu *cpu)
+{
+	hf_close(cpu);
+	if (cpu->run)
+		munmap(cpu->run, cpu->run_size);
+	cpu->run = NULL;
+}
+
 int hf_self(void)
 {
-	static __thread int id;
-
-	if (!id)
-		id = (int)syscall(SYS_gettid);
-	return id;
+	if (!self)
+		self = (int)syscall(SYS_gettid);
+	return self;
 }
 
 static void prod(struct hf_cpu *cpu)
 {
 	int thread;
 
-	cpu->run->immediate_exit = 1;
-	atomic_thread_fence(memory_order_seq_cst);
+	set_immediate_exit(cpu, 1);
 	thread = atomic_load(&cpu->thread);
 	if (thread && thread != hf_self())
 		syscall(SYS_tgkill, getpid(), thread, kick_signal);
@@ -148,8 +170,7 @@ int hf_enter(struct hf_cpu *cpu)
 	atomic_store(&cpu->thread, hf_self());
 	inside = cpu;
 	for (;;) {
-		cpu->run->immediate_exit = 0;
-		atomic_thread_fence(memory_order_seq_cst);
+		set_immediate_exit(cpu, 0);
 		if (atomic_load(&cpu->poked)) {
 			atomic_store(&cpu->poked, 0);
 			result = HF_POKED;
@@ -181,7 +202,7 @@ int hf_settle(struct hf_cpu *cpu)
 	int parts = 0;
 
 	for (;;) {
-		cpu->run->immediate_exit = 1;
+		set_immediate_exit(cpu, 1);
 		if (!ioctl(cpu->fd, KVM_RUN, 0)) {
 			if (parts++ < 16)
 				continue; /* the next part of an access that is wider than 8 bytes */

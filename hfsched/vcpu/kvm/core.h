@@ -49,11 +49,13 @@ struct hf_cpu {
 	atomic_int thread; /* inside hf_enter, else 0 */
 	atomic_int awaited; /* somebody waits for `thread` to become 0 */
 	struct hf_exit exit;
+	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */
 	/* A reply that is still to be written: the first registers. */
 	uint64_t reply[8];
 	int replies;
 	/* x86-64: the paravirtual timer, which the kernel knows nothing of. */
-	int64_t deadline; /* ns of CLOCK_MONOTONIC; negative: stopped */
+	int64_t deadline; /* ns of the guest's clock; negative: stopped */
+	int64_t behind;	  /* the guest's clock, behind CLOCK_MONOTONIC */
 	timer_t alarm;
 	int alarm_thread; /* 0: there is none */
 	int64_t alarm_set;
@@ -63,7 +65,8 @@ struct hf_cpu {
 
 int hf_prepare(void);
 int hf_open(struct hf_cpu *cpu, int vm_fd, int index, uint64_t run_size);
-void hf_close(struct hf_cpu *cpu);
+void hf_close(struct hf_cpu *cpu); /* kicks may come until hf_free */
+void hf_free(struct hf_cpu *cpu);
 int hf_enter(struct hf_cpu *cpu);
 void hf_kick(struct hf_cpu *cpu);
 void hf_poke(struct hf_cpu *cpu);
@@ -72,10 +75,13 @@ int hf_set_line(struct hf_cpu *cpu, int level);
 int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument);
 int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value);
 int hf_inject_abort(struct hf_cpu *cpu, int fetch);
+int hf_call_off(struct hf_cpu *cpu); /* 0: the access is made again; 1: all but its write is done */
 int hf_timer_remaining(struct hf_cpu *cpu, int64_t *left);
 int hf_mask_timer(struct hf_cpu *cpu);
 int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64_t size,
 		  uint64_t host);
+int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
+int hf_set_clock(struct hf_cpu *cpu, uint64_t count);
 int hf_saved_size(struct hf_cpu *cpu);
 int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
 int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hfsched.errors import InternalError
 from hfsched.vcpu.engine import Conduit, Exit, Fault, Hypercall, Kicked, Mmio, Off, Timer, Wfi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["KvmVcpu"]
 
@@ -27,24 +27,37 @@ _REASONS = {
 }
 
 
-class KvmVcpu:
-    """See `hfsched.vcpu.engine.Vcpu`.
+class Machine(Protocol):
+    """What a CPU asks of its space, on the thread of its owner."""
 
-    `gate` is called, on the owner's thread, when the space wants the CPU out of the guest.
-    """
+    changes: int  # of memory, so far
+
+    def wait(self) -> None:
+        """Wait until CPUs may be in the guest."""
+
+    def has(self, ipa: int) -> bool:
+        """Say whether the guest may read and execute there."""
+
+    def store(self, ipa: int, data: bytes) -> bool:
+        """Write for the guest, inside one page; False where the guest may not."""
+
+
+class KvmVcpu:
+    """See `hfsched.vcpu.engine.Vcpu`."""
 
     def __init__(
-        self, core: Any, kvm: int, vm: int, index: int, run_size: int, gate: Callable[[], None]
+        self, core: Any, kvm: int, vm: int, index: int, run_size: int, machine: Machine
     ) -> None:
         self.index = index
         self._ffi, self._lib = core.ffi, core.lib
-        self._gate = gate
-        self._cpu = core.ffi.new("struct hf_cpu *")
+        self._machine = machine
+        self._cpu = core.ffi.gc(core.ffi.new("struct hf_cpu *"), core.lib.hf_free)
         self._exit = self._cpu.exit
         self._args = self._cpu.exit.args
         self._left = core.ffi.new("int64_t *")
         self._off: Off | None = None
         self._fault: Mmio | Fault | None = None
+        self._odd: tuple[int, int] | None = None  # an instruction that KVM could not do, when
         self._open = False
         self._check(self._lib.hf_open(self._cpu, vm, index, run_size), "no vCPU can be made")
         self._open = True
@@ -75,12 +88,15 @@ class KvmVcpu:
         """Put the CPU in its initial state."""
         self._off = None
         self._fault = None
+        self._odd = None
         self._check(self._lib.hf_reset(self._cpu, pc, arg), "reset")
 
     def enter(self) -> Exit:
         """Run to the next exit."""
         if self._off is not None:
             return self._off
+        if self._fault is not None and not self._again():
+            return self._fault
         lib = self._lib
         while True:
             kind = lib.hf_enter(self._cpu)
@@ -88,11 +104,26 @@ class KvmVcpu:
                 return Hypercall(Conduit.HVC, tuple(self._args))
             if kind == lib.HF_SMC:
                 return Hypercall(Conduit.SMC, tuple(self._args))
-            if kind != lib.HF_POKED:
-                return self._other(kind)
-            self._gate()
+            if kind == lib.HF_POKED:
+                self._machine.wait()
+                continue
+            stop = self._other(kind)
+            if stop is not None:
+                return stop
 
-    def _other(self, kind: int) -> Exit:
+    def _again(self) -> bool:
+        """Make an access that nobody answered once more; False where only `Mmio` can say it."""
+        fault = self._fault
+        if isinstance(fault, Mmio):
+            result = self._lib.hf_call_off(self._cpu)
+            self._check(result, "MMIO")
+            data = fault.value.to_bytes(8, "little")[: fault.size]
+            if result and not self._machine.store(fault.address, data):
+                return False
+        self._fault = None
+        return True
+
+    def _other(self, kind: int) -> Exit | None:
         lib = self._lib
         said = self._exit
         if kind == lib.HF_KICKED:
@@ -104,13 +135,30 @@ class KvmVcpu:
         if kind == lib.HF_MMIO:
             self._fault = Mmio(said.address, said.size, bool(said.write), said.value)
             return self._fault
-        if kind in (lib.HF_FETCH, lib.HF_ODD):
-            fetch = kind == lib.HF_FETCH
-            write = not fetch and bool(said.write)
-            self._fault = Fault(said.address, said.virtual_address, write=write, fetch=fetch)
+        if kind == lib.HF_ODD:
+            write = bool(said.write)
+            self._fault = Fault(said.address, said.virtual_address, write=write, fetch=False)
             return self._fault
+        if kind == lib.HF_FETCH:
+            return self._fetch()
         self._off = Off(f"engine kvm: {self._reason(kind)}")
         return self._off
+
+    def _fetch(self) -> Exit | None:
+        """Tell an instruction that is not there from one that KVM cannot do; None: try again."""
+        said = self._exit
+        start = said.virtual_address
+        for address, virtual in ((said.address, start), (said.value, (start | 4095) + 1)):
+            if not self._machine.has(address):
+                said.address = address
+                self._fault = Fault(address, virtual, write=False, fetch=True)
+                return self._fault
+        odd = (start, self._machine.changes)
+        if odd == self._odd:
+            self._off = Off(f"engine kvm: {self._reason(self._lib.HF_FAILED)}")
+            return self._off
+        self._odd = odd  # perhaps the memory came a moment too late
+        return None
 
     def _reason(self, kind: int) -> str:
         if kind < 0:
@@ -169,6 +217,7 @@ class KvmVcpu:
         """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
         self._off = None
         self._fault = None
+        self._odd = None
         self._check(self._lib.hf_restore(self._cpu, data, len(data)), "restore")
 
     def state_key(self) -> object:

@@ -16,11 +16,11 @@ _HOSTS = {"arm64": "aarch64", "amd64": "x86_64"}
 MACHINE = _HOSTS.get(platform.machine(), platform.machine())
 
 _REMEDIES = {
-    errno.ENOENT: "there is no /dev/kvm: load the module kvm, or turn virtualisation on",
-    errno.EACCES: "no permission for /dev/kvm: join its group (usually kvm)",
-    errno.EPERM: "no permission for /dev/kvm: join its group (usually kvm)",
-    errno.ENODEV: "/dev/kvm has no driver behind it: load kvm_intel or kvm_amd",
-    errno.ENXIO: "/dev/kvm has no driver behind it: load kvm_intel or kvm_amd",
+    errno.ENOENT: "there is no {device}: load the module kvm, or turn virtualisation on",
+    errno.EACCES: "no permission for {device}: join its group (usually kvm)",
+    errno.EPERM: "no permission for {device}: join its group (usually kvm)",
+    errno.ENODEV: "{device} has no driver behind it: load kvm_intel or kvm_amd",
+    errno.ENXIO: "{device} has no driver behind it: load kvm_intel or kvm_amd",
 }
 
 
@@ -29,14 +29,19 @@ def core() -> Any:
     return importlib.import_module("hfsched.vcpu.kvm._core")
 
 
-def problem(device: str = DEVICE) -> str | None:
-    """Say in a line why KVM cannot run guests of this machine's architecture; None: it can."""
+def problem(device: str | None = None) -> str | None:
+    """Say in a line why KVM cannot run guests of this machine's architecture; None: it can.
+
+    `device` is a path, `DEVICE` when it is None.
+    """
+    device = DEVICE if device is None else device
     if MACHINE not in ("aarch64", "x86_64"):
         return f"no KVM engine for {MACHINE}: aarch64 and x86_64"
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as exc:
-        return _REMEDIES.get(exc.errno or 0, f"{device} cannot be opened: {exc.strerror}")
+        remedy = _REMEDIES.get(exc.errno or 0, "{device} cannot be opened: {error}")
+        return remedy.format(device=device, error=exc.strerror)
     try:
         return _missing(fd, device)
     finally:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hfsched.errors import ConfigError
-from hfsched.vcpu.kvm.device import DEVICE, core, problem
+from hfsched.vcpu.kvm import device
 from hfsched.vcpu.kvm.space import KvmSpace
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ class KvmEngine:
     def __init__(self, runtime: Runtime) -> None:
         self.name = "kvm"
         self._runtime = runtime
-        why_not = problem()
+        why_not = device.problem()
         if why_not is not None:
             raise ConfigError(f"engine kvm: {why_not}")
-        self._core = core()
+        self._core = device.core()
         error = self._core.lib.hf_prepare()
         if error:
             raise ConfigError(f"engine kvm: no signal is left for kicks: {os.strerror(-error)}")
-        self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(device.DEVICE, os.O_RDWR | os.O_CLOEXEC)
         self._run_size = self._core.lib.hf_ioctl(self._fd, self._core.lib.KVM_GET_VCPU_MMAP_SIZE, 0)
         self._spaces: list[KvmSpace] = []
 

@@ -42,6 +42,7 @@ class KvmSpace:
         self._gate = runtime.event(f"{name}.gate")  # set: CPUs may enter the guest
         self._gate.set()
         self._first: mmap.mmap | None = None  # the first page tables
+        self.changes = 0
         self.closed = False
         self._vm = core.lib.hf_ioctl(kvm, core.lib.KVM_CREATE_VM, 0)
         if self._vm < 0:
@@ -59,12 +60,13 @@ class KvmSpace:
         self._check_open()
         if not 0 <= index < len(self._vcpus):
             raise InternalError(f"{self.name} has {len(self._vcpus)} vCPUs, there is no {index}")
-        vcpu = self._vcpus[index]
-        if vcpu is None:
-            vcpu = KvmVcpu(self._core, self._kvm, self._vm, index, self._run_size, self._wait)
-            vcpu.set_tables(tables.ADDRESS)
-            self._vcpus[index] = vcpu
-        return vcpu
+        with self._lock:  # not while memory changes: nobody would keep it out of the guest
+            vcpu = self._vcpus[index]
+            if vcpu is None:
+                vcpu = KvmVcpu(self._core, self._kvm, self._vm, index, self._run_size, self)
+                vcpu.set_tables(tables.ADDRESS)
+                self._vcpus[index] = vcpu
+            return vcpu
 
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
         """Let the guest see `size` bytes of `ram` at `ipa`, instead of what was there."""
@@ -72,10 +74,13 @@ class KvmSpace:
         if offset < 0 or offset % 4096 or offset + size > ram.size:
             raise InternalError(f"{self.name}: [{offset:#x}, +{size:#x}) is not in {ram.name}")
         with self._lock:
-            self._slots.map(Region(ipa, size, ram.address + offset, permissions))
+            old = self._first  # a slot points there until the change is made
             if MACHINE == "x86_64":
-                self._map_tables()
+                self._map_tables(ipa, ipa + size)
+            self._slots.map(Region(ipa, size, ram.address + offset, permissions))
             self._apply()
+            if old is not None and old is not self._first:
+                old.close()
 
     def unmap(self, ipa: int, size: int) -> None:
         """Let accesses to `size` bytes at `ipa` fault."""
@@ -103,28 +108,45 @@ class KvmSpace:
             self._first.close()
         self._gate.close()
 
-    def _wait(self) -> None:
+    # What a CPU asks for
+
+    def wait(self) -> None:
+        """Wait until CPUs may be in the guest."""
         self._gate.wait()
 
-    def _map_tables(self) -> None:
-        """Make the first page tables, which reach as far as the memory does."""
-        old = None if self._first is None else len(self._first)
-        if old is not None:
-            self._slots.unmap(tables.ADDRESS, old)
-        data = tables.identity(self._slots.top())
-        for start, end in self._slots.top():
-            if start < tables.ADDRESS + len(data) and end > tables.ADDRESS:
+    def has(self, ipa: int) -> bool:
+        """Say whether the guest may read and execute there."""
+        with self._lock:
+            region = self._slots.find(ipa)
+            return region is not None and Permissions.READ in region.permissions
+
+    def store(self, ipa: int, data: bytes) -> bool:
+        """Write for the guest, inside one page; False where the guest may not."""
+        with self._lock:
+            region = self._slots.find(ipa)
+            if region is None or Permissions.RW not in region.permissions:
+                return False
+            ctypes.memmove(region.host + ipa - region.ipa, data, len(data))
+            return True
+
+    def _map_tables(self, start: int, end: int) -> None:
+        """Make the first page tables, which reach as far as the memory does, [start, end) too."""
+        memory = [each for each in self._slots.top() if each[0] != tables.ADDRESS]
+        memory.append((start, end))
+        data = tables.identity(memory)
+        for first, last in memory:
+            if first < tables.ADDRESS + len(data) and last > tables.ADDRESS:
                 raise ConfigError(
-                    f"vm {self.name}: memory [{start:#x}, {end:#x}) overlaps the first page tables"
+                    f"vm {self.name}: memory [{first:#x}, {last:#x}) overlaps the first page tables"
                     f" at {tables.ADDRESS:#x}: give it another base"
                 )
-        if old == len(data) and self._first is not None:
-            self._first[:] = data
-        else:
-            # The old ones stay until the machine has gone: a slot still points there.
-            self._first = mmap.mmap(-1, len(data))
-            self._first.madvise(mmap.MADV_DONTFORK)
-            self._first[:] = data
+        if self._first is not None:
+            if self._first[:] == data:
+                return
+            self._slots.unmap(tables.ADDRESS, len(self._first))
+        self._first = mmap.mmap(-1, len(data))
+        self._first.madvise(mmap.MADV_DONTFORK)
+        self._first[:] = data
         host = ctypes.addressof(ctypes.c_char.from_buffer(self._first))
         self._slots.map(Region(tables.ADDRESS, len(data), host, Permissions.RX))
 
@@ -142,6 +164,7 @@ class KvmSpace:
                 vcpu.wait_out()
             for change in changes:
                 self._set(change.slot, change.region, read_only=change.read_only)
+            self.changes += 1
         finally:
             self._gate.set()
 

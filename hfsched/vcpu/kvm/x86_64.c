@@ -7,7 +7,12 @@
 #define PORT_SMC 0x53
 #define PORT_TIMER 0x54
 #define VECTOR 0x20
+<<<<<<< HEAD
 #define ABORT (1U << 16 | 1U << 14) /* some KVMs keep 16 bits of an error code */
+=======
+#define MAX_INSTRUCTION 15 /* bytes */
+#define ABORT (1U << 14) /* not 16, which VMX has no room for */
+>>>>>>> b9c06618f6c613b7ee33236d43bb39f3e4a299eb
 
 int hf_signal(void);
 int hf_self(void);
@@ -172,6 +177,23 @@ static int port(struct hf_cpu *cpu)
 	return run->io.port == PORT_HVC ? HF_HVC : HF_SMC;
 }
 
+/* Where the instruction that KVM could not emulate lies: perhaps there is no memory. */
+static bool fetched_from(struct hf_cpu *cpu)
+{
+	uint64_t rip = registers(cpu)->rip, beyond = (rip | 4095) + 1;
+	struct kvm_translation first = {.linear_address = rip};
+	struct kvm_translation next = {.linear_address = beyond};
+
+	if (ioctl(cpu->fd, KVM_TRANSLATE, &first) || !first.valid)
+		return false;
+	cpu->exit.virtual_address = rip;
+	cpu->exit.address = cpu->exit.value = first.physical_address;
+	if (beyond - rip < MAX_INSTRUCTION && !ioctl(cpu->fd, KVM_TRANSLATE, &next) && next.valid)
+		cpu->exit.value = next.physical_address;
+	/* KVM has made it an undefined instruction; this takes that back. */
+	return !ioctl(cpu->fd, KVM_SET_REGS, registers(cpu));
+}
+
 static int failed(struct hf_cpu *cpu)
 {
 	struct kvm_run *run = cpu->run;
@@ -180,16 +202,9 @@ static int failed(struct hf_cpu *cpu)
 	cpu->exit.detail = 0;
 	cpu->exit.address = registers(cpu)->rip;
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR) {
-		struct kvm_translation where = {.linear_address = registers(cpu)->rip};
-
 		cpu->exit.detail = run->internal.suberror;
-		/* A fetch where no memory is: the emulator has nothing to emulate. */
-		if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
-		    !ioctl(cpu->fd, KVM_TRANSLATE, &where) && where.valid) {
-			cpu->exit.virtual_address = registers(cpu)->rip;
-			cpu->exit.address = where.physical_address;
+		if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && fetched_from(cpu))
 			return HF_FETCH;
-		}
 	} else if (run->exit_reason == KVM_EXIT_FAIL_ENTRY) {
 		cpu->exit.detail = run->fail_entry.hardware_entry_failure_reason;
 	}
@@ -217,13 +232,14 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 	case KVM_EXIT_INTR:
 		return -1;
 	case KVM_EXIT_MMIO:
+		cpu->unanswered = 1;
 		cpu->exit.address = run->mmio.phys_addr;
 		cpu->exit.virtual_address = run->mmio.phys_addr; /* KVM does not tell it */
 		cpu->exit.size = run->mmio.len;
 		cpu->exit.write = run->mmio.is_write;
 		cpu->exit.value = 0;
 		if (run->mmio.is_write)
-			memcpy(&cpu->exit.value, run->mmio.data, run->mmio.len & 8 ? 8 : run->mmio.len & 7);
+			memcpy(&cpu->exit.value, run->mmio.data, run->mmio.len);
 		return HF_MMIO;
 	default:
 		return failed(cpu);
@@ -236,6 +252,19 @@ int hf_set_line(struct hf_cpu *cpu, int level)
 	if (!atomic_exchange(&cpu->line, level) && level)
 		prod(cpu);
 	return 0;
+}
+
+/* Let go of what KVM holds half-done; the general registers are lost. */
+static int drop(struct hf_cpu *cpu)
+{
+	struct kvm_regs regs = *registers(cpu);
+
+	regs.rcx = 1; /* so that no string instruction goes on */
+	cpu->unanswered = 0;
+	if (ioctl(cpu->fd, KVM_SET_REGS, &regs))
+		return -errno;
+	cpu->run->kvm_dirty_regs = 0;
+	return hf_settle(cpu);
 }
 
 static void flat(struct kvm_segment *segment, int code)
@@ -257,7 +286,10 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 	struct kvm_regs regs;
 	struct kvm_fpu fpu;
 	struct kvm_vcpu_events events;
+	int error = drop(cpu);
 
+	if (error)
+		return error;
 	if (ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
 		return -errno;
 	flat(&sregs.cs, 1);
@@ -306,32 +338,47 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 
 int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
 {
+	cpu->unanswered = 0;
 	if (!cpu->run->mmio.is_write)
 		memcpy(cpu->run->mmio.data, &value, 8);
 	return 0;
 }
 
+/* A write's instruction is over when KVM tells of it, and only the write is left to do. */
+int hf_call_off(struct hf_cpu *cpu)
+{
+	struct kvm_regs before = *registers(cpu);
+	int error;
+
+	if (cpu->exit.write) {
+		cpu->unanswered = 0;
+		return 1;
+	}
+	error = drop(cpu);
+	if (error)
+		return error;
+	*registers(cpu) = before;
+	return ioctl(cpu->fd, KVM_SET_REGS, &before) ? -errno : 0;
+}
+
 /* A page fault that no CPU makes: see the ABI. */
 int hf_inject_abort(struct hf_cpu *cpu, int fetch)
 {
-	struct kvm_regs before = *registers(cpu);
 	struct kvm_sregs sregs;
 	struct kvm_vcpu_events events;
-	int error;
+	int error = fetch ? 0 : hf_call_off(cpu);
 
-	if (!fetch) {
+	if (error == 1)
 		error = hf_settle(cpu);
-		if (error)
-			return error;
-		if (!cpu->exit.write && ioctl(cpu->fd, KVM_SET_REGS, &before))
-			return -errno;
-	}
-	if (ioctl(cpu->fd, KVM_GET_REGS, registers(cpu)) ||
-	    ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
+	if (error)
+		return error;
+	cpu->run->ready_for_interrupt_injection = 0;
+	if (ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
 		return -errno;
 	sregs.cr2 = cpu->exit.address;
 	if (ioctl(cpu->fd, KVM_SET_SREGS, &sregs) || ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events))
 		return -errno;
+	events.interrupt.injected = 0; /* the line is still up: it comes after the abort */
 	events.exception.injected = 1;
 	events.exception.nr = 14;
 	events.exception.has_error_code = 1;
@@ -451,6 +498,12 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 	memset(saved, 0, sizeof(*saved));
 	memcpy(saved->magic, magic, sizeof(magic));
 	saved->left = -1;
+	if (!cpu->unanswered) {
+		int error = hf_settle(cpu);
+
+		if (error)
+			return error;
+	}
 	if (hf_timer_remaining(cpu, &saved->left) < 0)
 		return -EIO;
 	if (cpu->replies) {
@@ -478,12 +531,16 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 {
 	struct saved saved;
 	unsigned int index;
+	int error;
 
 	if (size != sizeof(saved))
 		return -EINVAL;
 	memcpy(&saved, in, sizeof(saved));
 	if (memcmp(saved.magic, magic, sizeof(magic)))
 		return -EINVAL;
+	error = drop(cpu);
+	if (error)
+		return error;
 	if (ioctl(cpu->fd, KVM_SET_SREGS, &saved.sregs) ||
 	    ioctl(cpu->fd, KVM_SET_REGS, &saved.regs) ||
 	    ioctl(cpu->fd, KVM_SET_DEBUGREGS, &saved.debug) ||

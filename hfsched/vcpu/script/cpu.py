@@ -96,7 +96,7 @@ class Cpu:
 
     def arm(self, delay: int | None) -> None:
         """Set the virtual timer to fire in `delay` ns, unmasked; None switches it off."""
-        self.timer = None if delay is None else self._runtime.now() + delay
+        self.timer = None if delay is None else self._space.clock.read() + delay
         self.timer_masked = False
 
     def address_of(self, program: Program) -> int:
@@ -162,7 +162,10 @@ class Cpu:
     def timer_remaining(self) -> int | None:
         if self.timer is None or self.timer_masked:
             return None
-        return max(0, self.timer - self._runtime.now())
+        return max(0, self.timer - self._space.clock.read())
+
+    def waits(self) -> bool:
+        return False
 
     def mask_timer(self) -> None:
         self.timer_masked = True

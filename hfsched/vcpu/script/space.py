@@ -24,6 +24,7 @@ class ScriptSpace:
         self._ram: Ram | None = None
         self._pages: dict[int, Permissions] = {}
         self._programs: list[Program] = []
+        self.clock = Clock(runtime.now)
         self._cpus = [Cpu(runtime, self, index) for index in range(vcpus)]
 
     @property
@@ -50,6 +51,12 @@ class ScriptSpace:
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None:
         for page in range(ipa // PAGE_SIZE, (ipa + size) // PAGE_SIZE):
             self._pages[page] = permissions
+
+    def freeze(self) -> None:
+        self.clock.freeze()
+
+    def thaw(self) -> None:
+        self.clock.thaw()
 
     def close(self) -> None:
         for cpu in self._cpus:

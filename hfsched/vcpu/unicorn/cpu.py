@@ -55,7 +55,7 @@ class UnicornVcpu:
     ) -> None:
         self.index = index
         self._space = space
-        self._now = runtime.now
+        self._now = space.clock.read
         self._turn = turn
         # Keeps `stop` and the end of the machine apart; held for a microsecond.
         self._guard = runtime.lock(f"unicorn {space.name}/{index}")
@@ -143,6 +143,10 @@ class UnicornVcpu:
         """Time in ns until the virtual timer fires."""
         return self._timer.remaining(self._now())
 
+    def waits(self) -> bool:
+        """Return False: WFI is an exit."""
+        return False
+
     def mask_timer(self) -> None:
         """Set the mask bit of the virtual timer."""
         self._timer.mask()
@@ -190,10 +194,9 @@ class UnicornVcpu:
         self._stale_code |= code
         self._changed = True
 
-    def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
-        """Serve another runtime from here on, with its turn and its clock."""
+    def belong(self, runtime: Runtime, turn: Lock) -> None:
+        """Serve another runtime from here on, with its turn."""
         self._turn = turn
-        self._now = now
         self._guard = runtime.lock(f"unicorn {self._space.name}/{self.index}")
 
     def map(self, physical: int, size: int, host: int) -> None:

@@ -8,6 +8,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.unicorn.cpu import UnicornVcpu
 from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
@@ -83,6 +84,7 @@ class UnicornSpace:
         self._runtime = runtime
         self._library = library
         self._turn = turn
+        self.clock = Clock(runtime.now)
         self._vcpus: list[UnicornVcpu | None] = [None] * vcpus
         self._pages = _TablePages(self._add_piece)
         self._tables = Stage2(self._pages)
@@ -151,12 +153,21 @@ class UnicornSpace:
         self._tables.protect(ipa, size, permissions)
         self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
+    def freeze(self) -> None:
+        """Stop the guests' counters and timers."""
+        self.clock.freeze()
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self.clock.thaw()
+
     def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
         """Serve another runtime from here on: its turn, and a clock that is no point (`now`)."""
         self._runtime = runtime
         self._turn = turn
+        self.clock.now = now
         for vcpu in self._made():
-            vcpu.belong(runtime, turn, now)
+            vcpu.belong(runtime, turn)
 
     def close(self) -> None:
         """Free the machines and the tables."""

@@ -1,9 +1,10 @@
-"""A small x86-64 guest for tests of the engine: code at its start, an IDT, a stack."""
+"""A small x86-64 guest for tests of the engine: code at its start, an IDT, stacks."""
 
 from __future__ import annotations
 
 import struct
-from types import TracebackType
+import threading
+from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -11,7 +12,7 @@ import x64
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.vcpu.engine import Exit, Permissions
+from hfsched.vcpu.engine import Exit, Hypercall, Permissions
 from hfsched.vcpu.kvm import device
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 from hfsched.vcpu.kvm.engine import KvmEngine
@@ -19,13 +20,32 @@ from hfsched.vcpu.kvm.engine import KvmEngine
 BASE = 0x7F00_0000
 SIZE = 1 << 20
 GDT, IDT, HANDLERS, STACK = 0x8000, 0x9000, 0xA000, 0xC000
+DATA = BASE + 0x1_0000
+HOLE = 0x3000_0000  # where nothing is
+SECOND = 1_000_000_000
+WITHIN = 20 * SECOND  # far above what anything here takes
 
 WHY_NOT = device.problem() if device.MACHINE == "x86_64" else "this is no x86-64 machine"
 needs_kvm = pytest.mark.skipif(WHY_NOT is not None, reason=f"engine kvm: {WHY_NOT}")
 
+# Handlers.  Of an interrupt: RAX = the vector, and no other register changes.
+TELL = x64.mov("rax", 0x20) + x64.out(x64.HVC) + x64.IRETQ
+# Of an exception with an error code: one call with the registers as they were, then one with
+# RDI = the error code, RSI = RIP, RDX = CR2, R8 = the flags, R9 = RSP.
+TELL_ALL = (
+    x64.out(x64.HVC)
+    + b"".join(x64.pop(register) for register in ("rdi", "rsi", "rcx", "r8", "r9"))
+    + x64.mov_from_cr2("rdx")
+    + x64.out(x64.HVC)
+)
+PAGE_FAULT, INTERRUPT = 14, 0x20
+
 
 class Guest:
-    """One VM with its code; `prologue` sets up descriptor tables and a stack."""
+    """One VM, all of whose CPUs are at its code.  Whoever hangs is kicked in the end.
+
+    With `handlers`, by vector, the code runs with a GDT, an IDT and a stack.
+    """
 
     def __init__(
         self, code: bytes = b"", *, vcpus: int = 1, handlers: dict[int, bytes] | None = None
@@ -35,13 +55,21 @@ class Guest:
         self.ram = Ram("test", SIZE)
         self.space = self.engine.space("test", vcpus)
         self.space.map(BASE, self.ram, 0, SIZE, Permissions.RWX)
-        setup = b""
-        if handlers is not None:
-            setup = self._tables(handlers)
+        setup = b"" if handlers is None else self._tables(handlers)
         self.ram.write(0, setup + code)
         self.start = BASE + len(setup)
         self.vcpus = [self._vcpu(index) for index in range(vcpus)]
         self.cpu = self.vcpus[0]
+        self._done = threading.Event()
+        self._dog = threading.Thread(target=self._watch)
+        self._dog.start()
+
+    def _watch(self) -> None:
+        wait = WITHIN / SECOND
+        while not self._done.wait(wait):
+            wait = 0.1
+            for vcpu in self.vcpus:
+                vcpu.kick()
 
     def _vcpu(self, index: int) -> KvmVcpu:
         vcpu = self.space.vcpu(index)
@@ -74,11 +102,42 @@ class Guest:
     def enter(self) -> Exit:
         return self.cpu.enter()
 
+    def call(self) -> tuple[int, ...]:
+        """Enter CPU 0, which makes a hypercall; return its arguments."""
+        return args(self.cpu.enter())
+
+    def word(self, address: int) -> int:
+        return int.from_bytes(self.ram.read(address - BASE, 8), "little")
+
+    def together(self, *bodies: Callable[[], object]) -> None:
+        """Run each in a thread of its own, to the end; what one raises is raised."""
+        errors: list[BaseException] = []
+
+        def guarded(body: Callable[[], object]) -> None:
+            try:
+                body()
+            except BaseException as exc:  # noqa: BLE001 - raised below
+                errors.append(exc)
+
+        threads = [threading.Thread(target=guarded, args=(body,)) for body in bodies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * WITHIN / SECOND)
+            assert not thread.is_alive()
+        if errors:
+            raise errors[0]
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._dog.join()
         self.engine.close()
         self.ram.close()
+
+
+def args(stop: Exit) -> tuple[int, ...]:
+    assert isinstance(stop, Hypercall), stop
+    return stop.args

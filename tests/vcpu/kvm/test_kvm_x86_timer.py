@@ -1,0 +1,150 @@
+"""The x86-64 guest's clock and timer (docs/x86-abi.md) under KVM."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import x64
+from kvm_guest import INTERRUPT, SECOND, TELL, Guest, needs_kvm
+
+from hfsched.vcpu.engine import Exit, Kicked, Timer, Wfi
+
+pytestmark = needs_kvm
+
+CALL = x64.out(x64.HVC)
+CLOCK = x64.mov("rax", 0) + x64.out(x64.TIMER)
+STOP = x64.mov("rax", 2) + x64.out(x64.TIMER)
+
+
+def arm(after: int) -> bytes:
+    """Set the timer `after` ns from now."""
+    code = CLOCK + x64.copy("rdi", "rax") + x64.mov("rsi", after) + x64.add("rdi", "rsi")
+    return code + x64.mov("rax", 1) + x64.out(x64.TIMER)
+
+
+def test_the_counter_is_the_hosts_monotonic_clock() -> None:
+    with Guest(x64.forever(CLOCK + CALL)) as guest:
+        before = time.monotonic_ns()
+        reads = [guest.call()[:2] for _ in range(3)]
+        after = time.monotonic_ns()
+        assert [frequency for _, frequency in reads] == [1_000_000_000] * 3
+        assert before <= reads[0][0] <= reads[1][0] <= reads[2][0] <= after
+
+
+def test_an_unknown_request_is_refused() -> None:
+    with Guest(x64.mov("rax", 3) + x64.out(x64.TIMER) + CALL) as guest:
+        assert guest.call()[0] == (1 << 64) - 1
+
+
+def test_a_timer_ends_a_spin_and_not_too_early() -> None:
+    with Guest(arm(2_000_000) + x64.SPIN) as guest:
+        assert guest.cpu.timer_remaining() is None
+        begin = time.monotonic_ns()
+        assert guest.enter() == Timer()
+        assert time.monotonic_ns() >= begin + 2_000_000
+        assert guest.cpu.timer_remaining() == 0
+        assert guest.enter() == Timer()  # until it is masked
+        guest.cpu.mask_timer()
+        assert guest.cpu.timer_remaining() is None
+        guest.cpu.kick()
+        assert guest.enter() == Kicked()
+
+
+def test_a_timer_becomes_an_interrupt_by_the_line() -> None:
+    """What the hypervisor makes of it."""
+    with Guest(arm(1_000_000) + x64.STI + x64.SPIN, handlers={INTERRUPT: TELL}) as guest:
+        assert guest.enter() == Timer()
+        guest.cpu.mask_timer()
+        guest.cpu.set_irq(True)
+        assert guest.call()[0] == 0x20
+
+
+def test_the_time_that_is_left() -> None:
+    with Guest(arm(3_000_000_000) + CALL + arm(2_000_000_000) + x64.HLT + STOP + CALL) as guest:
+        guest.call()
+        left = guest.cpu.timer_remaining()
+        assert left is not None
+        assert 0 < left <= 3_000_000_000
+        assert guest.enter() == Wfi()  # the second replaces the first
+        left = guest.cpu.timer_remaining()
+        assert left is not None
+        assert 0 < left <= 2_000_000_000
+        guest.call()
+        assert guest.cpu.timer_remaining() is None
+
+
+def test_a_deadline_that_has_passed_fires_at_once() -> None:
+    code = x64.mov("rdi", 0) + x64.mov("rax", 1) + x64.out(x64.TIMER) + CALL
+    with Guest(code) as guest:
+        assert guest.enter() == Timer()
+        guest.cpu.mask_timer()
+        guest.call()
+
+
+def test_a_deadline_beyond_all_times_never_fires() -> None:
+    code = x64.mov("rdi", -1) + x64.mov("rax", 1) + x64.out(x64.TIMER) + CALL + x64.SPIN
+    with Guest(code) as guest:
+        guest.call()
+        left = guest.cpu.timer_remaining()
+        assert left is not None
+        assert left > 1 << 60
+        guest.together(lambda: pytest.fail("fired") if guest.enter() != Kicked() else None,
+                       guest.cpu.kick)  # fmt: skip
+
+
+def test_a_timer_of_a_guest_that_waits_fires_when_it_is_entered_again() -> None:
+    with Guest(x64.forever(arm(200_000) + x64.HLT)) as guest:
+        for _ in range(20):
+            stop = guest.enter()
+            if stop == Wfi():  # a slow machine may be late
+                while left := guest.cpu.timer_remaining():
+                    time.sleep(left / SECOND)
+                stop = guest.enter()
+            assert stop == Timer()
+            guest.cpu.mask_timer()
+
+
+def test_a_timer_goes_with_its_cpu_to_another_thread() -> None:
+    with Guest(CALL + arm(300_000) + x64.forever(CALL + x64.SPIN)) as guest:
+        guest.together(guest.call)
+        guest.together(guest.call)  # armed here, and this thread is gone
+        ends: list[Exit] = []
+        guest.together(lambda: ends.append(guest.enter()))
+        assert ends == [Timer()]
+
+
+def test_each_cpu_has_a_timer_and_a_thread_may_have_two_cpus() -> None:
+    with Guest(arm(1_000_000) + CALL + x64.SPIN, vcpus=2) as guest:
+        for cpu in guest.vcpus:
+            cpu.enter()
+        assert [cpu.enter() for cpu in guest.vcpus] == [Timer(), Timer()]
+
+
+def test_reset_stops_the_timer() -> None:
+    with Guest(arm(50_000_000) + CALL) as guest:
+        guest.call()
+        guest.cpu.reset(guest.start, 0)
+        assert guest.cpu.timer_remaining() is None
+
+
+def test_kicks_and_timers_that_come_together_both_come() -> None:
+    with Guest(x64.forever(arm(100_000) + x64.until_zero(x64.dec("rcx")))) as guest:
+        over = threading.Event()
+        counts = {Timer(): 0, Kicked(): 0}
+
+        def run() -> None:
+            while min(counts.values()) < 50:
+                stop = guest.enter()
+                assert isinstance(stop, Timer | Kicked)
+                counts[stop] += 1
+                if stop == Timer():
+                    guest.cpu.reset(guest.start, 0)
+            over.set()
+
+        def storm() -> None:
+            while not over.wait(0.0001):
+                guest.cpu.kick()
+
+        guest.together(run, storm)
