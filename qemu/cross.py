@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def extensions(image: Image) -> dict[str, Path]:
     room = TOP / "hfsched" / "vcpu" / "kvm"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "_core.c"
-        ffi.emit_c_code(str(source))
+        with redirect_stdout(sys.stderr):  # stdout is the command's
+            ffi.emit_c_code(str(source))
         module = cross_build(
             image, source, "hfsched.vcpu.kvm._core", [room], ["-std=gnu17"], [room / "core.c"]
         )

@@ -126,6 +126,16 @@ static void tidy(u64 function, const struct call *result)
 	}
 }
 
+struct call tidy_call(struct call call, bool firmware)
+{
+	u64 function = call.r[0];
+
+	prepare(&call);
+	call = firmware ? arch_firmware_call(call) : arch_hypercall(call);
+	tidy(function, &call);
+	return call;
+}
+
 u64 random_calls(u64 seed, u64 count, const struct ports *ports)
 {
 	const struct ports noise = {.source = ports->source, .destination = PORT_NOISE};
@@ -135,18 +145,14 @@ u64 random_calls(u64 seed, u64 count, const struct ports *ports)
 	random_seed(&random, seed);
 	while (made < count) {
 		struct call call = {{random_function(&random)}};
-		u64 function;
 
 		for (unsigned int i = 1; i < 8; i++)
 			call.r[i] = random_argument(&random);
-		function = call.r[0];
-		if (is_left_out(function))
+		if (is_left_out(call.r[0]))
 			continue;
-		prepare(&call);
 		mailbox_compose(&noise, "noise", 5);
 		set_timer();
-		call = random_below(&random, 4) ? arch_hypercall(call) : arch_firmware_call(call);
-		tidy(function, &call);
+		tidy_call(call, !random_below(&random, 4));
 		made++;
 	}
 	calm_down();

@@ -43,7 +43,8 @@ void keep_message(const struct message *message)
 }
 
 static const char help[] = "all, sysregs, random SEED COUNT, read ADDR, write ADDR, exec ADDR, "
-			   "undef, svc, align, die, spin, log, pl011 TEXT";
+			   "undef, svc, align, die, spin, log, pl011 TEXT, hvc ID ARG..., "
+			   "smc ID ARG..., cpuid LEAF";
 
 static void reply(u32 to, const struct ports *ports, const char *text)
 {
@@ -86,6 +87,38 @@ static bool run_probe(const char *text, char *answer)
 	return false;
 }
 
+static bool run_call(const char *text, char *answer)
+{
+	struct call call = {{0}};
+	bool firmware = text_word(&text, "smc");
+	size_t n = 0;
+
+	if (!firmware && !text_word(&text, "hvc"))
+		return false;
+	for (unsigned int i = 0; i < 8 && text_number(&text, &call.r[i]); i++)
+		;
+	if (*text)
+		return false;
+	call = tidy_call(call, firmware);
+	for (unsigned int i = 0; i < 8; i++)
+		n += format(answer + n, ANSWER_MAX - n, "%s0x%lx", i ? " " : "", call.r[i]);
+	return true;
+}
+
+static bool run_cpuid(const char *text, char *answer)
+{
+	u32 out[4];
+	u64 leaf;
+
+	if (!text_word(&text, "cpuid") || !text_number(&text, &leaf))
+		return false;
+	if (arch_cpuid((u32)leaf, out))
+		format(answer, ANSWER_MAX, "0x%x 0x%x 0x%x 0x%x", out[0], out[1], out[2], out[3]);
+	else
+		format(answer, ANSWER_MAX, "no such instruction");
+	return true;
+}
+
 static void command(u32 sender, const struct ports *ports, const char *text)
 {
 	char answer[ANSWER_MAX];
@@ -119,7 +152,8 @@ static void command(u32 sender, const struct ports *ports, const char *text)
 		reply(sender, ports, "spinning");
 		for (;;)
 			__asm__ volatile("");
-	} else if (!run_probe(text, answer)) {
+	} else if (!run_probe(text, answer) && !run_call(text, answer) &&
+		   !run_cpuid(text, answer)) {
 		format(answer, ANSWER_MAX, "%s", help);
 	}
 	reply(sender, ports, answer);

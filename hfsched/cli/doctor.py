@@ -103,7 +103,7 @@ def _extra(name: str) -> Finding:
 
 
 def _guests() -> Finding:
-    names = [name for name in bundled_images() if name.endswith(".bin")]
+    names = [n for n in bundled_images() if n.endswith(".bin") and "/" not in n]
     if not names:
         return Finding("guests", ok=False, text="the bundled images are not built: script/guests")
     return Finding("guests", ok=True, text=", ".join(names))

@@ -11,6 +11,7 @@ from typing import Any
 
 from hfsched.errors import ConfigError, ImageError, describe
 from hfsched.memory.image import Image, boot_problem, read_bytes, read_image
+from hfsched.vcpu.kvm import device
 from hfsched.vcpu.script import Program
 
 __all__ = ["GuestCode", "bundled_images", "resolve"]
@@ -37,14 +38,16 @@ def _folders() -> list[Path]:
     return [package / "_guests", package.parent / "guests" / "build"]
 
 
-def bundled_images() -> dict[str, Path]:
-    """Return the bundled images by file name, the first architecture's where two have it."""
+def bundled_images(engine: str = "auto") -> dict[str, Path]:
+    """Return the bundled images as ``ARCHITECTURE/FILE``, and as ``FILE`` the one for an engine."""
     found: dict[str, Path] = {}
-    for folder in _folders():
-        for architecture in ARCHITECTURES:
+    first = device.MACHINE if engine == "kvm" else ARCHITECTURES[0]
+    for architecture in sorted(ARCHITECTURES, key=lambda name: name != first):
+        for folder in _folders():
             for suffix in ("bin", "elf"):
                 for path in sorted((folder / architecture).glob(f"*.{suffix}")):
                     found.setdefault(path.name, path)
+                    found.setdefault(f"{architecture}/{path.name}", path)
     return found
 
 
@@ -52,14 +55,14 @@ def resolve(vm: str, image: str, engine: str) -> GuestCode:
     """Find and read what VM `vm` boots.
 
     With the engine script, or when it names Python: ``FILE.py[:FUNCTION]``, ``MODULE:FUNCTION`` or
-    a bundled program's name.  Else a file, or a bare name among the bundled images.  Raises
-    ImageError or ConfigError, in one line.
+    a bundled program's name.  Else a file, or a name of `bundled_images`.  Raises ImageError or
+    ConfigError, in one line.
     """
     path, _, function = image.partition(":")
     if engine == "script" or path.endswith(".py") or (function and not os.path.exists(image)):
         return GuestCode(None, _program(vm, image, path, function))
     try:
-        parsed = read_image(_find(vm, image))
+        parsed = read_image(_find(vm, image, engine))
     except ImageError as exc:
         hint = ": give it with --fdt" if "device tree" in str(exc) else ""
         raise ImageError(f"vm {vm}: {str(exc).removeprefix(f'vm {vm}: ')}{hint}") from None
@@ -69,15 +72,19 @@ def resolve(vm: str, image: str, engine: str) -> GuestCode:
     return GuestCode(parsed, None)
 
 
-def _find(vm: str, image: str) -> Path:
+def _find(vm: str, image: str, engine: str) -> Path:
     path = Path(image)
-    if os.path.exists(path) or len(path.parts) != 1:
+    if os.path.exists(path):
         return path
-    bundled = bundled_images()
+    bundled = bundled_images(engine)
     if image in bundled:
         return bundled[image]
-    names = ", ".join(name for name in bundled if name.endswith(".bin"))
-    known = f"bundled: {names}" if names else "the bundled ones are not built: script/guests does"
+    if len(path.parts) != 1 and path.parts[0] not in ARCHITECTURES:
+        return path
+    names = ", ".join(name for name in bundled if name.endswith(".bin") and "/" not in name)
+    known = "the bundled ones are not built: script/guests does"
+    if names:
+        known = f"bundled: {names}, each also as {' and '.join(f'{a}/...' for a in ARCHITECTURES)}"
     raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known})")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from hfsched.errors import ConfigError, ImageError
 from hfsched.programs.bundled import PROGRAMS
+from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images, resolve
 
 with_images = pytest.mark.skipif(
@@ -28,19 +29,35 @@ def raw_image() -> bytes:
 
 
 @with_images
-def test_every_bundled_image_would_boot() -> None:
-    images = bundled_images()
-    assert {"trusty.bin", "echo.bin", "relay.bin", "smp.bin", "stress.bin"} <= images.keys()
-    for name in images:
-        if name.endswith(".bin"):
-            assert resolve("vm", name, "auto").machine == "aarch64"
+@pytest.mark.parametrize("architecture", ["aarch64", "x86_64"])
+@pytest.mark.parametrize("suffix", ["bin", "elf"])
+def test_every_bundled_image_would_boot(architecture: str, suffix: str) -> None:
+    names = [f"{name}.{suffix}" for name in ("echo", "hostile", "relay", "smp", "stress", "trusty")]
+    assert {f"{architecture}/{name}" for name in names} <= bundled_images().keys()
+    for name in names:
+        assert resolve("vm", f"{architecture}/{name}", "auto").machine == architecture
 
 
 @with_images
-def test_every_bundled_image_would_boot_as_an_elf_file() -> None:
-    for name in bundled_images():
-        if name.endswith(".elf"):
-            assert resolve("vm", name, "auto").machine == "aarch64"
+@pytest.mark.parametrize("name", ["echo.bin", "echo.elf"])
+def test_a_bare_name_is_the_arm64_image_but_for_kvm(name: str) -> None:
+    assert resolve("vm", name, "auto").machine == "aarch64"
+    assert resolve("vm", name, "unicorn").machine == "aarch64"
+    if device.MACHINE in ("aarch64", "x86_64"):
+        assert resolve("vm", name, "kvm").machine == device.MACHINE
+
+
+@pytest.mark.parametrize("name", ["absent.bin", "x86_64/absent.bin"])
+def test_no_such_bundled_image(name: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        resolve("vm", name, "auto")
+    message = str(caught.value)
+    assert message.startswith(f"vm vm: image {name}: no such file, and no bundled guest (")
+    if "echo.bin" in bundled_images():
+        assert message.endswith(
+            "(bundled: echo.bin, hostile.bin, relay.bin, smp.bin, stress.bin, trusty.bin, each also"
+            " as aarch64/... and x86_64/...)"
+        )
 
 
 @with_images

@@ -100,6 +100,14 @@ static inline void arch_wait_for_interrupt(void)
 	__asm__ volatile("dsb sy\n\twfi" ::: "memory");
 }
 
+/* What a leaf of x86's CPUID says; false: there is no such instruction. */
+static inline bool arch_cpuid(u32 leaf, u32 out[4])
+{
+	(void)leaf;
+	(void)out;
+	return false;
+}
+
 static inline u64 arch_counter(void)
 {
 	u64 value;

@@ -104,6 +104,15 @@ static inline void arch_wait_for_interrupt(void)
 	__asm__ volatile("hlt" ::: "memory");
 }
 
+/* CPUID: EAX, EBX, ECX, EDX of a leaf, subleaf 0. */
+static inline bool arch_cpuid(u32 leaf, u32 out[4])
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
+			 : "a"(leaf), "c"(0));
+	return true;
+}
+
 /* The clock: RAX says what is wanted, RDI has the argument, and the second result. */
 #define ARCH_CLOCK_READ 0UL
 #define ARCH_CLOCK_SET 1UL

@@ -236,9 +236,10 @@ class Library:
         """Return (distance, offset in the handle, pointer) of what holds `xs` and follows x30."""
         found = []
         handle = read(uc, 4096)
-        for offset in range(0, len(handle) - 7, 8):
+        idle = self._idle_handle(read)
+        for offset in range(0, min(len(handle), len(idle)) - 7, 8):
             (pointer,) = struct.unpack_from("<Q", handle, offset)
-            if pointer < 4096 or pointer % 8:
+            if pointer < 4096 or pointer % 8 or idle[offset : offset + 8] == bytes(8):
                 continue
             block = read(pointer, _REACH)
             at = block.find(xs)
@@ -252,6 +253,14 @@ class Library:
             word = struct.pack("<Q", changed)
             found = [each for each in found if read(each[2] + each[0] + 240, 8) == word]
         return found
+
+    def _idle_handle(self, read: _SafeReader) -> bytes:
+        """Return a handle whose CPU never ran: there are no registers of ours saved in it."""
+        uc = self.new_handle()
+        try:
+            return read(uc, 4096)
+        finally:
+            self.close(uc)
 
     def _search(self, uc: int, xs: bytes, pc: int, syndrome: int) -> Layout:
         context = ctypes.c_void_p()

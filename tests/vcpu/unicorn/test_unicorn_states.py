@@ -129,6 +129,16 @@ def test_a_missing_package_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch)
         library.load.__wrapped__()
 
 
+def test_a_cpu_that_never_ran_is_found_by_the_layout() -> None:
+    """A jump buffer of the handle, too, may hold an address in a CPU that has run."""
+    known = library.load()
+    handle = known.new_handle()
+    with library._SafeReader() as read:
+        cpu = int.from_bytes(read(handle + known.layout.cpu, 8), "little")
+        assert len(read(cpu, known.layout.size)) == known.layout.size
+    known.close(handle)
+
+
 def test_an_unknown_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     known = library.load()
     monkeypatch.setattr(library._SafeReader, "__call__", lambda *_: bytes(4096))
