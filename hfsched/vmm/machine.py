@@ -23,6 +23,7 @@ from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.endpoint import Endpoint
 from hfsched.scheduler.sending import Outbox
+from hfsched.scheduler.suspension import Guard, Step
 from hfsched.vcpu.engine import Engine, Permissions, Space
 from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
@@ -73,6 +74,7 @@ class _Part:
     driven: DrivenVm
     outbox: Outbox
     spurious: Callable[[], int]
+    waits: Callable[[int], bool]
 
 
 class Machine:
@@ -108,6 +110,14 @@ class Machine:
         self.hypervisor = Hypervisor(runtime, log)
         self.ports = Ports(runtime)
         self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_activity)
+        self._spaces: list[Space] = []
+        self.guard = Guard(
+            runtime,
+            [
+                Step("vCPUs and senders", self.driver.suspend, self.driver.resume),
+                Step("clocks", self._freeze, self._thaw),
+            ],
+        )
         try:
             self._build(spec)
         except BaseException:
@@ -158,6 +168,7 @@ class Machine:
         self._stack.callback(ram.close)
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
+        self._spaces.append(space)
         space.map(base, ram, 0, ram.size, Permissions.RWX)
         entry = self._load(vm, code, space, ram, base)
         argument = self._device_tree(vm, code, ram, base)
@@ -168,7 +179,13 @@ class Machine:
         self.hypervisor.start(record.id, entry, argument)
         driven = self.driver.add(record.id, raw=vm.framing == "raw")
         outbox = Outbox(self._runtime, self.hypervisor, self.driver, driven)
-        self._parts[vm.name] = _Part(vm, driven, outbox, lambda: record.spurious)
+        self._parts[vm.name] = _Part(
+            vm,
+            driven,
+            outbox,
+            lambda: record.spurious,
+            lambda index: record.vcpus[index].cpu.waits(),
+        )
 
     def _engine(self, wanted: str, vm: VmSpec, code: GuestCode) -> Engine:
         name, why = engines.pick(wanted, vm.name, code.machine)
@@ -216,6 +233,15 @@ class Machine:
         """Stop, and free everything, unless a thread that did not stop still uses it."""
         if not self.stop():
             self._stack.close()
+
+    def _freeze(self, _deadline: int | None) -> bool:
+        for space in self._spaces:
+            space.freeze()
+        return True
+
+    def _thaw(self) -> None:
+        for space in self._spaces:
+            space.thaw()
 
     def _aborted(self, name: str, reason: str) -> None:
         self.aborts[name] = reason
@@ -272,12 +298,15 @@ class Machine:
         )
 
     def runs(self) -> dict[str, int]:
-        """Return for each vCPU inside a RUN the number of RUNs so far: it spins if that stays."""
+        """Return for each vCPU inside a RUN the number of RUNs so far: it spins if that stays.
+
+        A guest that waits for an interrupt there (arm64 under KVM) is left out.
+        """
         return {
             f"{part.spec.name}.{index}": sum(counters.runs.values())
             for part in self._parts.values()
             for index, counters in enumerate(part.driven.counters)
-            if part.driven.mirror.resting(index) is Resting.RUN
+            if part.driven.mirror.resting(index) is Resting.RUN and not part.waits(index)
         }
 
     def summary(self) -> list[VmSummary]:

@@ -374,3 +374,17 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	cpu->replies = 0;
 	return 0;
 }
+
+/* One count for the whole machine: setting it for one vCPU sets it for all. */
+int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
+{
+	return get(cpu, KVM_REG_ARM_TIMER_CNT, count);
+}
+
+int hf_put_back(struct hf_cpu *cpu, uint64_t ticks)
+{
+	uint64_t count;
+	int error = get(cpu, KVM_REG_ARM_TIMER_CNT, &count);
+
+	return error ? error : put(cpu, KVM_REG_ARM_TIMER_CNT, count - ticks);
+}

@@ -58,8 +58,9 @@ int hf_timer_remaining(struct hf_cpu *cpu, int64_t *left);
 int hf_mask_timer(struct hf_cpu *cpu);
 int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64_t size,
                   uint64_t host);
+int hf_stats(struct hf_cpu *cpu);
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
-int hf_set_clock(struct hf_cpu *cpu, uint64_t count);
+int hf_put_back(struct hf_cpu *cpu, uint64_t ticks);
 int hf_saved_size(struct hf_cpu *cpu);
 int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
 int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);

@@ -236,6 +236,12 @@ int hf_ioctl(int fd, unsigned long request, unsigned long argument)
 	return result < 0 ? -errno : result;
 }
 
+/* The file of the vCPU's statistics, or -1. */
+int hf_stats(struct hf_cpu *cpu)
+{
+	return ioctl(cpu->fd, KVM_GET_STATS_FD, 0);
+}
+
 /* The baseline of benchmarks: so many exits, answered with nothing. */
 int hf_bare_loop(struct hf_cpu *cpu, int exits)
 {

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hfsched.errors import InternalError
 from hfsched.vcpu.engine import Conduit, Exit, Fault, Hypercall, Kicked, Mmio, Off, Timer, Wfi
+from hfsched.vcpu.kvm.device import MACHINE
+from hfsched.vcpu.kvm.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,9 @@ class KvmVcpu:
         if error:
             self.close()
             self._check(error, "the CPU's features")
+        # Where WFI stays in the kernel, only this tells of it; opened before the first run, which
+        # would make it wait.
+        self._stats = Stats(self._lib.hf_stats(self._cpu)) if MACHINE == "aarch64" else None
 
     def _check(self, result: int, what: str) -> None:
         if result < 0:
@@ -202,6 +207,10 @@ class KvmVcpu:
         self._check(result, "the timer")
         return self._left[0] if result else None
 
+    def waits(self) -> bool:
+        """Tell whether the guest waits in the kernel for an interrupt (arm64)."""
+        return self._open and self._stats is not None and self._stats.blocking()
+
     def mask_timer(self) -> None:
         """Set the mask bit of the virtual timer."""
         self._check(self._lib.hf_mask_timer(self._cpu), "the timer")
@@ -237,6 +246,16 @@ class KvmVcpu:
         """Say where the first page tables lie (x86-64)."""
         self._cpu.tables = address
 
+    def clock(self) -> int:
+        """Return the guest's counter, in its own units."""
+        out = self._ffi.new("uint64_t *")
+        self._check(self._lib.hf_read_clock(self._cpu, out), "the clock")
+        return int(out[0])
+
+    def put_back(self, ticks: int) -> None:
+        """Put the guest's counter back; on arm64 it is that of all vCPUs."""
+        self._check(self._lib.hf_put_back(self._cpu, ticks), "the clock")
+
     def poke(self) -> None:
         """Make the CPU leave the guest and come to the gate, now or before it enters."""
         self._lib.hf_poke(self._cpu)
@@ -251,3 +270,5 @@ class KvmVcpu:
             self._open = False
             self._off = Off("the machine is closed")
             self._lib.hf_close(self._cpu)
+            if self._stats is not None:
+                self._stats.close()

@@ -43,6 +43,7 @@ class KvmSpace:
         self._gate.set()
         self._first: mmap.mmap | None = None  # the first page tables
         self.changes = 0
+        self._stood: int | None = None  # the guests' counter while it stands still
         self.closed = False
         self._vm = core.lib.hf_ioctl(kvm, core.lib.KVM_CREATE_VM, 0)
         if self._vm < 0:
@@ -95,6 +96,21 @@ class KvmSpace:
         with self._lock:
             self._slots.protect(ipa, size, permissions)
             self._apply()
+
+    def freeze(self) -> None:
+        """Stop the guests' counters and timers."""
+        made = self._made()
+        if self._stood is None and made:
+            self._stood = made[0].clock()
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        if self._stood is not None:
+            made = self._made()
+            ticks = made[0].clock() - self._stood
+            for vcpu in made[:1] if MACHINE == "aarch64" else made:
+                vcpu.put_back(ticks)
+            self._stood = None
 
     def close(self) -> None:
         """Free the machine."""

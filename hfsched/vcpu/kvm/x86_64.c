@@ -7,12 +7,8 @@
 #define PORT_SMC 0x53
 #define PORT_TIMER 0x54
 #define VECTOR 0x20
-<<<<<<< HEAD
-#define ABORT (1U << 16 | 1U << 14) /* some KVMs keep 16 bits of an error code */
-=======
 #define MAX_INSTRUCTION 15 /* bytes */
 #define ABORT (1U << 14) /* not 16, which VMX has no room for */
->>>>>>> b9c06618f6c613b7ee33236d43bb39f3e4a299eb
 
 int hf_signal(void);
 int hf_self(void);
@@ -24,6 +20,24 @@ static int64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+/* What the guest's clock shows. */
+static int64_t guest_now(const struct hf_cpu *cpu)
+{
+	return now() - cpu->behind;
+}
+
+int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
+{
+	*count = (uint64_t)guest_now(cpu);
+	return 0;
+}
+
+int hf_put_back(struct hf_cpu *cpu, uint64_t ticks)
+{
+	cpu->behind += (int64_t)ticks;
+	return 0;
 }
 
 static struct kvm_regs *registers(struct hf_cpu *cpu)
@@ -108,9 +122,11 @@ int hf_arch_before(struct hf_cpu *cpu)
 	if (cpu->deadline >= 0) {
 		int error;
 
-		if (now() >= cpu->deadline)
+		if (guest_now(cpu) >= cpu->deadline)
 			return HF_TIMER;
-		error = set_alarm(cpu, cpu->deadline);
+		error = set_alarm(cpu, cpu->deadline > INT64_MAX - cpu->behind ?
+						INT64_MAX :
+						cpu->deadline + cpu->behind);
 		if (error)
 			return error - 1000;
 	}
@@ -137,7 +153,7 @@ static void timer_call(struct hf_cpu *cpu)
 
 	switch (regs->rax) {
 	case 0:
-		regs->rax = (uint64_t)now();
+		regs->rax = (uint64_t)guest_now(cpu);
 		regs->rdi = 1000000000;
 		break;
 	case 1:
@@ -391,7 +407,7 @@ int hf_timer_remaining(struct hf_cpu *cpu, int64_t *left)
 {
 	if (cpu->deadline < 0)
 		return 0;
-	*left = cpu->deadline - now();
+	*left = cpu->deadline - guest_now(cpu);
 	if (*left < 0)
 		*left = 0;
 	return 1;
@@ -559,6 +575,6 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	cpu->run->ready_for_interrupt_injection = 0;
 	cpu->run->if_flag = 0;
 	cpu->replies = 0;
-	cpu->deadline = saved.left < 0 ? -1 : now() + saved.left;
+	cpu->deadline = saved.left < 0 ? -1 : guest_now(cpu) + saved.left;
 	return 0;
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
 from hfsched.memory.ram import PAGE_SIZE, Ram
+from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script.cpu import Cpu, Program
 
