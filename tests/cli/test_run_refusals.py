@@ -52,7 +52,6 @@ IMAGES = {
     "half-elf-header": (TWO[:40], "truncated"),
     "half-elf-segment": (TWO[:-2], "truncated"),
     "half-linux-header": (linux_header()[:60], ""),
-    "x86_64": (build(Load(0, SPIN, 0x1000), machine="x86_64"), "x86_64"),
     "riscv": (patch(TWO, "machine", 243), "RISCV"),
     "elf32": (patch(TWO, "class", 1), "32"),
     "big-endian": (patch(TWO, "data", 2), "big-endian"),
@@ -75,6 +74,13 @@ def test_an_image_that_cannot_be_booted(run: Start, name: str) -> None:
     line = refusal(run, "--guest", name)
     assert name in line
     assert why in line
+
+
+def test_an_image_of_an_architecture_that_the_engine_does_not_run(run: Start) -> None:
+    write("other.elf", build(Load(0, SPIN, 0x1000), machine="x86_64"))
+    line = refusal(run, "--guest", "other.elf", "--engine", "unicorn")
+    assert "no engine here runs x86_64 images" in line
+    assert "unicorn: aarch64 alone" in line
 
 
 def test_an_image_that_is_linked_above_all_addresses(run: Start) -> None:
