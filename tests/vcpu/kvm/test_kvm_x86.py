@@ -56,6 +56,13 @@ def test_a_reply_writes_as_many_registers_as_it_has(count: int) -> None:
         assert guest.call()[:count] == tuple(v & MASK for v in values)
 
 
+def test_a_reply_is_written_once() -> None:
+    with Guest(x64.forever(x64.inc("rdi") + CALL)) as guest:
+        guest.call()
+        guest.cpu.reply((0, 5))
+        assert [guest.call()[1] for _ in range(3)] == [6, 7, 8]
+
+
 def test_other_ports_do_nothing_and_read_as_ones() -> None:
     narrow = b"\xe6\x48" + b"\x66\xe7\x48"  # out %al and %ax: no calls
     read = x64.mov("rax", 0x1_0000_0000) + b"\xe5\x60" + CALL  # in $0x60, %eax

@@ -13,7 +13,7 @@ from kvm_guest import BASE, DATA, PAGE_FAULT, SIZE, TELL_ALL, Guest, args, needs
 
 from hfsched.errors import ConfigError, InternalError
 from hfsched.memory.ram import Ram
-from hfsched.vcpu.engine import Exit, Fault, Hypercall, Mmio, Permissions
+from hfsched.vcpu.engine import Exit, Fault, Hypercall, Kicked, Mmio, Off, Permissions
 from hfsched.vcpu.kvm import tables
 
 pytestmark = needs_kvm
@@ -105,7 +105,7 @@ def _beside(guest: Guest, change: Callable[[int], object], rounds: int) -> list[
     stops: list[Exit] = []
 
     def run() -> None:
-        while not isinstance(stop := guest.enter(), Hypercall):
+        while not isinstance(stop := guest.enter(), Hypercall | Off | Kicked):
             stops.append(stop)
             time.sleep(0)  # a fault that nobody mends yet
         stops.append(stop)
@@ -197,6 +197,32 @@ def test_the_code_of_a_running_cpu_goes_and_comes_back() -> None:
             assert isinstance(fault, Fault)
             assert fault.fetch
             assert fault.address & ~0xFFF == CODE
+
+
+def test_code_that_comes_back_while_its_fetch_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no instruction that KVM cannot do, as it would be if it failed with nothing changed."""
+    with Guest(x64.mov("rbx", CODE) + x64.jump_to("rbx")) as guest:
+        guest.ram.write(CODE - BASE, CALL)
+        guest.space.unmap(CODE, 0x1000)
+        looks = 0
+
+        def has(ipa: int) -> bool:
+            nonlocal looks
+            looks += 1
+            # Each failure looks at two pages; at the third the right one comes.
+            place = CODE if looks > 4 else 0x4000_0000 + 0x1000 * looks
+            guest.space.map(place, guest.ram, CODE - BASE, 0x1000, Permissions.RX)
+            return True
+
+        monkeypatch.setattr(guest.space, "has", has)
+        guest.call()
+        assert looks > 4
+        guest.space.unmap(CODE, 0x1000)
+        monkeypatch.setattr(guest.space, "has", lambda _ipa: True)
+        guest.cpu.reset(BASE, 0)
+        end = guest.enter()
+        assert isinstance(end, Off)
+        assert "cannot do" in end.reason
 
 
 def test_the_first_page_tables_grow_under_a_running_cpu() -> None:

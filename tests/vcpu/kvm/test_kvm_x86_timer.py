@@ -33,6 +33,18 @@ def test_the_counter_is_the_hosts_monotonic_clock() -> None:
         assert before <= reads[0][0] <= reads[1][0] <= reads[2][0] <= after
 
 
+def test_what_a_call_gave_is_in_the_state_when_a_kick_comes_with_it() -> None:
+    frequency = x64.mov("rsi", 1_000_000_000)
+    body = x64.mov("rdi", 0) + CLOCK + frequency + b"\x48\x39\xf7"  # cmp %rsi, %rdi
+    body += x64.jump_if_not_zero(6 + 5)  # to the call: that was not it
+    with Guest(x64.forever(body) + CALL) as guest:
+        for _ in range(50):
+            ends: list[Exit] = []
+            guest.together(lambda e=ends: e.append(guest.enter()), guest.cpu.kick)  # type: ignore[misc]
+            assert ends == [Kicked()]
+            guest.cpu.restore(guest.cpu.save())
+
+
 def test_an_unknown_request_is_refused() -> None:
     with Guest(x64.mov("rax", 3) + x64.out(x64.TIMER) + CALL) as guest:
         assert guest.call()[0] == (1 << 64) - 1
