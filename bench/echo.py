@@ -34,7 +34,7 @@ from hfsched.vcpu.engine import Hypercall, Permissions
 from hfsched.vcpu.unicorn import UnicornEngine
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
-from hfsched.vmm.manifest import MachineSpec, VmSpec
+from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
 
 BASE = 0x7F00_0000
 MEMORY = 16 << 20
@@ -98,8 +98,10 @@ class Bare:
 class Inline:
     """The whole stack; the endpoint answers on the vCPU's thread."""
 
-    def __init__(self, runtime: ThreadRuntime, *, start: bool = True) -> None:
-        spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="inline")])
+    def __init__(
+        self, runtime: ThreadRuntime, engine: EngineName = "unicorn", *, start: bool = True
+    ) -> None:
+        spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="inline")], engine=engine)
         self.machine = Machine(spec, runtime, lambda _vm, _line: None)
         self._door = self.machine.hypervisor
         self._driver = self.machine.driver
@@ -135,8 +137,8 @@ class Inline:
 class Threads:
     """The whole stack; a host thread sends and waits."""
 
-    def __init__(self, runtime: ThreadRuntime) -> None:
-        spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="threads")])
+    def __init__(self, runtime: ThreadRuntime, engine: EngineName = "unicorn") -> None:
+        spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="threads")], engine=engine)
         self.machine = Machine(spec, runtime, lambda _vm, _line: None)
         self._endpoint = self.machine.endpoint("threads", 1)
         self.machine.start()
