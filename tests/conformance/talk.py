@@ -49,6 +49,10 @@ class Target:
             return "the bundled guests are not built: script/guests"
         return None
 
+    def image(self, guest: str) -> str:
+        """Return what a VM names as its image."""
+        return f"{self.architecture}/{guest}.bin"
+
 
 UNICORN = Target("unicorn", "aarch64")
 KVM_ARM64 = Target("kvm", "aarch64")
@@ -70,8 +74,7 @@ class Talk:
             lambda task, error: self._failures.append(f"{task}: {error!r}")
         )
         vms = [
-            VmSpec(image=f"{target.architecture}/{guest}.bin", memory=memory, vcpus=vcpus)
-            for guest in guests
+            VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus) for guest in guests
         ]
         spec = MachineSpec(vm=vms, engine=target.engine, name="conformance")
         spec.check("conformance")
