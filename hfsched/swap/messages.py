@@ -23,7 +23,9 @@ __all__ = [
     "MEMBERS_MAX",
     "NO_NUMBER",
     "REGIONS_MAX",
+    "RESOURCES_MAX",
     "Answer",
+    "Begin",
     "Collect",
     "Collected",
     "Disable",
@@ -54,6 +56,8 @@ __all__ = [
 NO_NUMBER = 0  # of an answer to a request that has none
 MEMBERS_MAX = 1 << 10
 REGIONS_MAX = 64
+RESOURCES_MAX = 32
+EVENTS_MAX = 64
 TEXT_MAX = 500  # characters
 _HEAD = 8  # bytes
 _WORD = 1 << 63  # one more than the greatest number, address or size
@@ -61,6 +65,7 @@ _WORD = 1 << 63  # one more than the greatest number, address or size
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Address: TypeAlias = Annotated[int, Meta(ge=0)]
 Member: TypeAlias = Annotated[int, Meta(ge=0, lt=MEMBERS_MAX)]
+Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
 
 
@@ -99,8 +104,19 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a region that does not end below 2**63")
 
 
+class Begin(_Message, frozen=True, tag="begin"):
+    """The first request: work with these resources, whose descriptors come along in this order.
+
+    `fresh` is false for a monitor that takes over from a dead one: then the page table says where
+    every page is.
+    """
+
+    fresh: bool
+    resources: Annotated[tuple[Word, ...], Meta(max_length=RESOURCES_MAX)]
+
+
 class Register(_Message, frozen=True, tag="register"):
-    """Serve the faults of a process too; its uffd comes along, and a dynamic one's pidfd.
+    """Serve the faults of a process too; its uffd comes along, and for a dynamic one its pidfd.
 
     A dynamic member may die, and is collected then.  `zapped` says that nothing that is staged is
     mapped there: it is new, or it has zapped its page tables since the last enable.
@@ -149,7 +165,7 @@ class Exit(_Message, frozen=True, tag="exit"):
 
 
 Request: TypeAlias = (
-    Register | Enable | Zapped | Trim | SwapOut | Disable | GetStatus | Collect | Exit
+    Begin | Register | Enable | Zapped | Trim | SwapOut | Disable | GetStatus | Collect | Exit
 )
 
 
@@ -179,18 +195,19 @@ class Transition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pages by where they are, then what faults have met since the monitor began."""
+    """Pages by where they are (see `hfsched.swap.pages.Counts`); bytes of the compressed tier."""
 
+    pages: Count = 0
     resident: Count = 0
     staged: Count = 0
-    compressed: Count = 0
+    busy: Count = 0
     file: Count = 0
+    compressed: Count = 0
     zero: Count = 0
-    copied_from_staging: Count = 0
-    copied_from_compressed: Count = 0
-    copied_from_file: Count = 0
-    zeroed: Count = 0
-    redundant: Count = 0
+    stale: Count = 0
+    tier_used: Count = 0
+    tier_size: Count = 0
+    events: Annotated[dict[Word, Count], Meta(max_length=EVENTS_MAX)] = {}
 
 
 class Status(_Message, frozen=True, tag="state"):

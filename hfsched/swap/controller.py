@@ -1,0 +1,370 @@
+"""The monitor's state machine: what each request does in each state, and the moves of pages.
+
+A plain class that one task uses.  `Controller.answer` answers a request, `Controller.work` moves one
+bounded chunk of pages; whoever calls them (`hfsched.swap.serving`) looks for requests between any
+two chunks, so none waits for a move to end, and aborting a move is not going on with it.
+
+The commands are those of crosvm's vmm-swap.  What differs: a page table has been zapped by each
+member before anything that is staged may move (`State.ENABLING`), a failed move leaves the pages
+where they were, and a monitor may begin with a page table that a dead one has left.
+
+Implementation note.  Trim and swap-out are safe only for pages that nobody has mapped, so they run
+only while every member has said `Zapped` since the last enable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from hfsched.errors import UserError, describe
+from hfsched.swap.messages import (
+    Answer,
+    Begin,
+    Collect,
+    Collected,
+    Disable,
+    Done,
+    Enable,
+    Exit,
+    GetStatus,
+    Metrics,
+    Refused,
+    Register,
+    Request,
+    State,
+    Status,
+    SwapOut,
+    Transition,
+    Trim,
+    Zapped,
+    name_of,
+    one_line,
+)
+from hfsched.swap.pages import Phase
+
+if TYPE_CHECKING:
+    from hfsched.swap.pages import Counts, Pages, Progress
+
+__all__ = ["Controller", "Members"]
+
+TRIM_CHUNK = 1024  # pages
+MOVE_CHUNK = 512  # pages: 2 MiB
+CLEAN_CHUNK = 16384  # pages: 64 MiB
+CLEAN_EVERY = 5_000_000_000  # ns
+WAIT = 1_000_000  # ns: how long faults that wait hold a move up before it looks again
+_NS_PER_MS = 1_000_000
+
+_MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
+
+
+class Members(Protocol):
+    """The processes whose faults the monitor serves; each method may raise OSError."""
+
+    def add(self, register: Register, fds: Sequence[int]) -> None:
+        """Serve a process's faults, and wake all that wait there; it owns `fds` from here on.
+
+        Its ranges are registered with its uffd if those of the others are.
+        """
+
+    def dead(self) -> Sequence[int]:
+        """Return the members that live no longer."""
+
+    def drop(self, member: int) -> None:
+        """Forget a dead member."""
+
+
+@dataclass(slots=True)
+class _Member:
+    dynamic: bool
+    zapped: bool
+
+
+class Controller:
+    """See the module's text.  It begins in the state that `pages` tells; `now` returns ns."""
+
+    def __init__(self, now: Callable[[], int], pages: Pages, members: Members) -> None:
+        self._now = now
+        self._pages = pages
+        self._processes = members
+        self._members: dict[int, _Member] = {}
+        self._error = ""
+        self._moved = 0  # pages, since the last transition began
+        self._began = 0  # ns
+        self._ms = 0
+        self._wait_until = 0  # ns: no chunk is moved before
+        self._slow = False  # how the file is given back
+        self._clean_at: int | None = None  # when the next part of the file is given back
+        self._exiting = False
+        self.ended = False  # everything is back, and Exit wants an end
+        self.state = self._found()
+
+    def key(self) -> object:
+        """Return all that is known here, hashable."""
+        members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
+        transition = (self._moved, self._began, self._ms, self._error)
+        cleaning = (self._slow, self._clean_at, self._wait_until)
+        return (self.state.value, members, transition, cleaning, self._exiting, self.ended)
+
+    @property
+    def due(self) -> int | None:
+        """When `work` has something to do: a time (ns), 0 for now, None for not before a request."""
+        return self._wait_until if self.state in _MOVING else self._clean_at
+
+    # Requests.
+
+    def answer(self, request: Request, fds: Sequence[int] = ()) -> Answer | None:
+        """Do what a request wants; None: the answer comes later, from `work` (Exit alone).
+
+        Who calls closes `fds` if the answer is `Refused`, or the request is no `Register`.
+        """
+        try:
+            return self._answer(request, fds)
+        except (OSError, UserError) as exc:
+            return Refused(text=one_line(f"{name_of(request)}: {exc}"))
+        except Exception as exc:  # noqa: BLE001 - a bug must not end who serves the faults
+            return self._fail(exc)
+
+    def _answer(self, request: Request, fds: Sequence[int]) -> Answer | None:
+        if isinstance(request, GetStatus):
+            return self.status()
+        if isinstance(request, Collect):
+            return self._collect()
+        if self.state is State.FAILED:
+            return _refuse(request, f"the monitor has failed: {self._error}")
+        if self._exiting:
+            return _refuse(request, "the monitor is about to end")
+        match request:
+            case Begin():
+                return _refuse(request, "the monitor has begun already")
+            case Register():
+                return self._register(request, fds)
+            case Enable():
+                return self._enable()
+            case Zapped(member=number):
+                return self._zapped(request, number)
+            case Trim():
+                return self._move(request, State.TRIMMING)
+            case SwapOut():
+                return self._move(request, State.SWAPPING_OUT)
+            case Disable(slow_file_cleanup=slow):
+                return self._disable(slow=slow)
+            case Exit():
+                self._disable(slow=False)
+                self._exiting = True
+                return None if self.state in _MOVING else self._exited()
+
+    def status(self) -> Status:
+        """Say how things are."""
+        try:
+            metrics = _metrics(self._pages.counts())
+        except Exception as exc:  # noqa: BLE001 - it is answered whatever is wrong
+            self._fail(exc)
+            metrics = Metrics()
+        ms = self._elapsed() if self.state in _MOVING else self._ms
+        return Status(
+            state=self.state,
+            transition=Transition(self._moved, ms),
+            metrics=metrics,
+            members=len(self._members),
+            error=self._error,
+        )
+
+    def _register(self, request: Register, fds: Sequence[int]) -> Answer:
+        if request.member in self._members:
+            return _refuse(request, f"there is a member {request.member} already")
+        self._processes.add(request, fds)
+        self._members[request.member] = _Member(request.dynamic, request.zapped)
+        self._look_at_members()
+        return Done()
+
+    def _enable(self) -> Answer:
+        """Stage all that is in memory; a move that is under way has ended with its last chunk."""
+        self._begin()
+        self._clean_at = None
+        try:
+            staged = self._pages.stage()
+        except (OSError, UserError):
+            self.state = self._found()
+            raise
+        for member in self._members.values():
+            member.zapped = False
+        self.state = State.ENABLING
+        self._note(staged)
+        self._look_at_members()
+        return Done(pages=staged)
+
+    def _zapped(self, request: Request, number: int) -> Answer:
+        member = self._members.get(number)
+        if member is None:
+            return _refuse(request, f"there is no member {number}")
+        if self.state in (State.READY, State.SWAPPING_IN):
+            return _refuse(request, f"swap is being enabled no longer: it is {self.state.value}")
+        member.zapped = True
+        self._look_at_members()
+        return Done()
+
+    def _move(self, request: Request, state: State) -> Answer:
+        if self.state is not State.PENDING:
+            why = f"it begins only when swap is pending, and it is {self.state.value}"
+            return _refuse(request, why)
+        self._begin()
+        self.state = state
+        return Done()
+
+    def _disable(self, *, slow: bool) -> Answer:
+        self._slow = slow
+        if self._clean_at is not None and not slow:
+            self._clean_at = None
+            self._pages.release()
+        if self.state not in (State.READY, State.SWAPPING_IN):
+            self._begin()
+            self.state = State.SWAPPING_IN
+        return Done()
+
+    def _collect(self) -> Answer:
+        gone = []
+        for number in self._processes.dead():
+            member = self._members.get(number)
+            if member is None:
+                continue
+            if member.dynamic:
+                self._processes.drop(number)
+                del self._members[number]
+                gone.append(number)
+            elif self.state is not State.FAILED:
+                self._fail(RuntimeError(f"member {number} is dead, and it is a static one"))
+        self._look_at_members()
+        return Collected(members=tuple(gone))
+
+    def abandon(self) -> bool:
+        """Bring everything back since main is gone; False when nobody lives, or nothing is away.
+
+        `work` says how that goes, as for Exit.
+        """
+        for number in self._processes.dead():
+            if self._members.pop(number, None) is not None:
+                self._processes.drop(number)
+        if not self._members or self.state is State.READY:
+            return False
+        if self.state is not State.FAILED:
+            self._disable(slow=False)
+            self._exiting = True
+        return True
+
+    def _look_at_members(self) -> None:
+        """Let pages move only while no member may have mapped what is staged."""
+        ready = all(member.zapped for member in self._members.values())
+        if self.state is State.ENABLING and ready:
+            self._pages.zapped()
+            self.state = State.PENDING
+        elif self.state in (State.PENDING, State.TRIMMING, State.SWAPPING_OUT) and not ready:
+            self.state = State.ENABLING
+
+    # Moves.
+
+    def work(self) -> Answer | None:
+        """Move one chunk of pages, or give a part of the file back; return the answer to Exit."""
+        try:
+            return self._work()
+        except Exception as exc:  # noqa: BLE001 - likewise
+            return self._fail(exc)
+
+    def _work(self) -> Answer | None:
+        match self.state:
+            case State.TRIMMING:
+                return self._advance(self._pages.trim(TRIM_CHUNK), State.PENDING)
+            case State.SWAPPING_OUT:
+                return self._advance(self._pages.swap_out(MOVE_CHUNK), State.ACTIVE)
+            case State.SWAPPING_IN:
+                return self._advance(self._pages.swap_in(MOVE_CHUNK), State.READY)
+            case State.FAILED:
+                return Refused(text=self._error)
+            case _:
+                self._clean()
+                return None
+
+    def _advance(self, progress: Progress, end: State) -> Answer | None:
+        """Count what was moved; the last of it leads to the state `end`."""
+        self._note(progress.moved)
+        self._wait_until = 0
+        if progress.problem is not None:
+            return self._give_up(progress.problem)
+        if progress.done:
+            if end is State.READY:
+                self._release()
+            self.state = end
+            return self._exited() if self._exiting else None
+        if not progress.moved:  # faults go first
+            self._wait_until = self._now() + WAIT
+        return None
+
+    def _release(self) -> None:
+        self._pages.release(slow=self._slow)
+        if self._slow:
+            self._clean_at = self._now() + CLEAN_EVERY
+
+    def _clean(self) -> None:
+        """Give a part of the file back."""
+        progress = self._pages.shrink(CLEAN_CHUNK)
+        self._clean_at = None if progress.done else self._now() + CLEAN_EVERY
+        if progress.problem is not None:
+            self._error = one_line(progress.problem)
+
+    def _give_up(self, text: str) -> Answer | None:
+        """End a move before its time: the pages are where they were."""
+        self._error = one_line(text)
+        self.state = self._found()
+        self._look_at_members()
+        if self._exiting:
+            self._exiting = False
+            return Refused(text=self._error)
+        return None
+
+    def _exited(self) -> Answer:
+        self.ended = True
+        return Done()
+
+    def _fail(self, exc: Exception) -> Answer:
+        """Move nothing any more: something is not as it must be."""
+        self._error = one_line(describe(exc))
+        self.state = State.FAILED
+        self._exiting = False
+        return Refused(text=self._error)
+
+    def _found(self) -> State:
+        """Return the state that the page table tells."""
+        counts = self._pages.counts()
+        match counts.phase:
+            case Phase.OFF:
+                return State.READY
+            case Phase.MARKED:
+                return State.ENABLING
+            case Phase.SETTLED:
+                return State.PENDING if counts.staged else State.ACTIVE
+
+    # Transitions.
+
+    def _begin(self) -> None:
+        self._moved = 0
+        self._ms = 0
+        self._wait_until = 0
+        self._error = ""
+        self._began = self._now()
+
+    def _note(self, pages: int) -> None:
+        self._moved += pages
+        self._ms = self._elapsed()
+
+    def _elapsed(self) -> int:
+        return (self._now() - self._began) // _NS_PER_MS
+
+
+def _refuse(request: Request, why: str) -> Refused:
+    return Refused(text=one_line(f"{name_of(request)}: {why}"))
+
+
+def _metrics(counts: Counts) -> Metrics:
+    fields = {name: getattr(counts, name) for name in Metrics.__struct_fields__}
+    return Metrics(**fields)

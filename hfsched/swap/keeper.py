@@ -1,0 +1,268 @@
+"""A monitor kept alive: its process, its channel, and all that must outlive it.  One task uses it.
+
+A monitor that dies is replaced by another one, which gets the same resources and the same members.
+What was under way is repeated: each request is refused, or done again without harm.  And the last
+move that was accepted, and that no later request has undone, is asked for again; it is
+done at once if it was done before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from hfsched.errors import HfschedError
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.swap.messages import (
+    Answer,
+    Begin,
+    Collected,
+    Disable,
+    Done,
+    Enable,
+    ProtocolError,
+    Refused,
+    Region,
+    Register,
+    Request,
+    SwapOut,
+    Trim,
+    Zapped,
+    decode_answer,
+    encode,
+    name_of,
+)
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import End, Process, Runtime
+
+__all__ = ["Job", "Keeper", "Known", "LostError", "Member", "Resources", "SwapError", "refusal"]
+
+ATTEMPTS = 3  # monitors in a row that may die of the same thing
+START_WITHIN = 10_000_000_000  # ns, for each request of a take-over
+
+
+class SwapError(HfschedError):
+    """A request was not done; the text is one line, and says why.  The guest runs on."""
+
+
+class LostError(SwapError):
+    """There is no monitor any more, and none could be started."""
+
+
+class Member(Protocol):
+    """A process that maps guest memory, as main knows it.
+
+    A static one lives as long as the VM; a dynamic one may die.
+    """
+
+    @property
+    def number(self) -> int:
+        """Its number, below `hfsched.swap.messages.MEMBERS_MAX`; no two have the same."""
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it may die."""
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """Where it maps guest memory; constant."""
+
+    def descriptors(self) -> Sequence[int]:
+        """Return its uffd, then its pidfd if it is dynamic: duplicates that main keeps open."""
+
+    def zap(self) -> None:
+        """Have it zap its page tables over its regions; raises OSError, ESRCH when it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What every monitor gets: words that it knows, and a descriptor for each; main keeps them."""
+
+    words: tuple[str, ...] = ()
+    fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A member that the monitor was told of, and whether it has zapped since the last enable."""
+
+    member: Member
+    zapped: bool = True
+
+    def request(self) -> Register:
+        """Return the request that tells of it."""
+        return Register(
+            member=self.member.number,
+            dynamic=self.member.dynamic,
+            zapped=self.zapped,
+            regions=tuple(self.member.regions),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request, until when it may take (ns), and the member to register if it is that."""
+
+    request: Request
+    deadline: int | None = None
+    member: Member | None = None
+
+
+class Keeper:
+    """See the module's text.  `lost(why)` is told of a static member that a new monitor refuses."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        program: Callable[..., None],
+        resources: Resources,
+        start_within: int | None = START_WITHIN,
+        lost: Callable[[str], None] = lambda _why: None,
+    ) -> None:
+        self._runtime = runtime
+        self._program = program
+        self._resources = resources
+        self._start_within = start_within
+        self._lost = lost
+        self._process: Process | None = None
+        self._number = 0  # of the last request to this monitor
+        self._promise: Request | None = None  # the move that was accepted last
+        self._begun = False  # a monitor has begun with the resources
+        self.end: End | None = None  # the channel to a monitor that has begun; None: there is none
+        self.members: tuple[Known, ...] = ()
+
+    def key(self) -> object:
+        """Return all that is known here, hashable."""
+        members = tuple((known.member.number, known.zapped) for known in self.members)
+        promise = None if self._promise is None else name_of(self._promise)
+        return (self.end is None, self._begun, self._number, promise, members)
+
+    def perform(self, job: Job) -> Answer:
+        """Have a request answered; raises SwapError."""
+        if isinstance(job.request, Enable):
+            self._promise = None
+            self.members = tuple(replace(known, zapped=False) for known in self.members)
+        for attempt in range(ATTEMPTS):
+            self._runtime.forget(self.key(), attempt, encode(0, job.request), job.deadline, level=1)
+            self.ensure()
+            try:
+                answer = self._ask(job)
+            except ChannelClosedError:
+                self._bury()
+            else:
+                self._learn(job, answer)
+                return answer
+        raise SwapError(f"{name_of(job.request)}: {ATTEMPTS} monitors have died of it")
+
+    def ensure(self) -> End:
+        """Start a monitor if there is none; return the channel to it; raises LostError."""
+        for attempt in range(ATTEMPTS):
+            if self.end is not None:
+                return self.end
+            self._runtime.forget(self.key(), attempt, level=2)
+            try:
+                self._start()
+            except ChannelClosedError:
+                self._bury()
+            except SwapError as exc:
+                self._bury()
+                raise LostError(f"swap: the monitor does not start: {exc}") from exc
+        if self.end is None:
+            raise LostError(f"swap: the monitor does not start: {ATTEMPTS} have died")
+        return self.end
+
+    def listen(self) -> None:
+        """Look at what the monitor says unasked: that it is dead, or an answer that is too late."""
+        assert self.end is not None
+        try:
+            self.end.recv()
+        except ChannelClosedError:
+            self._bury()
+
+    def close(self) -> None:
+        """Let go of a monitor that has answered Exit, and wait for its end."""
+        if self.end is not None:
+            self.end.close()
+            self.end = None
+        if self._process is not None:
+            self._process.join()
+            self._process = None
+
+    def _bury(self) -> None:
+        """Make sure that a monitor is dead: no two may ever work on the same pages."""
+        if self._process is not None:
+            self._process.kill()
+        self.close()
+
+    def _start(self) -> None:
+        """Start a monitor and tell it all that the last one knew."""
+        self._number = 0
+        self.end, theirs = self._runtime.channel("swap.monitor")
+        self._process = self._runtime.process("monitor", self._program, [theirs])
+        begin = Begin(fresh=not self._begun, resources=self._resources.words)
+        self._check(self._tell(begin, self._resources.fds))
+        self._begun = True
+        for known in self.members:
+            answer = self._tell(known.request(), known.member.descriptors())
+            if isinstance(answer, Refused):
+                self._drop(known.member.number)
+                if not known.member.dynamic:
+                    self._lost(answer.text)
+        if self._promise is not None:
+            self._tell(self._promise, ())  # if it is refused, then since it was done
+
+    def _tell(self, request: Request, fds: Sequence[int]) -> Answer:
+        limit = self._start_within
+        deadline = None if limit is None else self._runtime.now() + limit
+        return self._say(request, fds, deadline)
+
+    def _check(self, answer: Answer) -> None:
+        if not isinstance(answer, Done):
+            raise SwapError(refusal(answer))
+
+    def _ask(self, job: Job) -> Answer:
+        fds = () if job.member is None else job.member.descriptors()
+        return self._say(job.request, fds, job.deadline)
+
+    def _say(self, request: Request, fds: Sequence[int], deadline: int | None) -> Answer:
+        """Send a request and return its answer; raises ChannelClosedError for a dead monitor."""
+        assert self.end is not None
+        self._number += 1
+        self.end.send(encode(self._number, request), fds)
+        while True:
+            received = self.end.recv(deadline)
+            if received is None:
+                raise SwapError(f"{name_of(request)}: the monitor did not answer in time")
+            try:
+                number, answer = decode_answer(received[0])
+            except ProtocolError:
+                raise ChannelClosedError from None  # it is out of its mind: as good as dead
+            if number == self._number:
+                return answer
+
+    def _learn(self, job: Job, answer: Answer) -> None:
+        """Note what a new monitor will have to know."""
+        match job.request, answer:
+            case Register(), Done():
+                assert job.member is not None
+                self.members = (*self.members, Known(job.member))
+            case Zapped(member=number), Done():
+                self.members = tuple(
+                    replace(known, zapped=known.zapped or known.member.number == number)
+                    for known in self.members
+                )
+            case ((Trim() | SwapOut() | Disable()), Done()):
+                self._promise = job.request
+            case _, Collected(members=gone):
+                for number in gone:
+                    self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        self.members = tuple(known for known in self.members if known.member.number != number)
+
+
+def refusal(answer: Answer) -> str:
+    """Return the text of an answer that is not what was asked for."""
+    return answer.text if isinstance(answer, Refused) else f"an answer of the wrong kind: {answer}"

@@ -1,0 +1,264 @@
+"""Main's side of swap: the owner of the monitor.
+
+One task, the owner's, has the channel to the monitor.  It sends what others ask for, one request at a
+time, each with a deadline and an answer; and the end of the channel wakes it when the monitor dies, so
+that another one takes over at once (`hfsched.swap.keeper`) though nobody asks for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from hfsched.swap.keeper import Job, Keeper, Known, LostError, Member, Resources, SwapError, refusal
+from hfsched.swap.messages import (
+    Answer,
+    Collect,
+    Collected,
+    Disable,
+    Done,
+    Enable,
+    Exit,
+    GetStatus,
+    State,
+    Status,
+    SwapOut,
+    Trim,
+    Zapped,
+    name_of,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+
+__all__ = ["LostError", "Member", "Owner", "Resources", "Standstill", "SwapError"]
+
+PATIENCE = 10_000_000_000  # ns
+
+
+class Standstill(Protocol):
+    """Brings vCPUs and devices to a standstill: one at a time, others wait for its end."""
+
+    def suspend(self, deadline: int | None = None) -> None:
+        """Stop everything, by the deadline; else raise, with nothing left stopped."""
+
+    def resume(self) -> None:
+        """Let everything go on."""
+
+
+class Owner:
+    """See the module's text.  Any task may call its methods; a deadline is in ns.
+
+    `program(runtime, end)` is the monitor's.  `patience` (ns) makes the deadline of a request that
+    has none; None for no limit.  `on_lost(why)` is called on the owner's task when no monitor could
+    be started: nobody serves faults from then on, and whoever touches memory that is not
+    there waits for ever.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        program: Callable[..., None],
+        standstill: Standstill,
+        resources: Resources | None = None,
+        *,
+        patience: int | None = PATIENCE,
+        on_lost: Callable[[str], None] = lambda _why: None,
+    ) -> None:
+        self._runtime = runtime
+        self._standstill = standstill
+        self._patience = patience
+        self._on_lost = on_lost
+        # The owner's task alone, once it runs.
+        self._keeper = Keeper(runtime, program, resources or Resources(), patience, on_lost)
+        # Everybody's, under the lock.
+        self._lock = runtime.lock("swap", state=self.key)
+        self._taken = False  # somebody's request is under way
+        self._job: Job | None = None
+        self._result: tuple[Answer, tuple[Known, ...]] | SwapError | None = None
+        self._over = ""  # why no request is taken any more,
+        self._lost = False  # and whether that is since the monitor is lost
+        self._free = runtime.event("swap.free")
+        self._posted = runtime.event("swap.posted")
+        self._done = runtime.event("swap.done")
+
+    def key(self) -> object:
+        """Return all that the lock guards."""
+        job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
+        return (self._taken, job, repr(self._result), self._over, self._lost)
+
+    def start(self) -> None:
+        """Start the monitor and the owner's task; raises LostError."""
+        self._keeper.ensure()
+        self._runtime.spawn("swap.owner", self._run)
+
+    def add(self, member: Member, deadline: int | None = None) -> None:
+        """Have the faults of a process served; what is staged or out it has not mapped yet.
+
+        It must not touch guest memory before this returns.
+        """
+        self._do(Job(Known(member).request(), deadline, member))
+
+    def enable(self, deadline: int | None = None) -> int:
+        """Stage all memory, while the machine stands still; return how many pages.
+
+        When a step fails, swap is disabled again, and the machine goes on.
+        """
+        self._standstill.suspend(deadline)
+        try:
+            return self._stage(deadline)
+        finally:
+            self._standstill.resume()
+
+    def trim(self, deadline: int | None = None) -> None:
+        """Begin to drop what need not be written."""
+        self._do(Job(Trim(), deadline))
+
+    def swap_out(self, deadline: int | None = None) -> None:
+        """Begin to move what is staged out of memory."""
+        self._do(Job(SwapOut(), deadline))
+
+    def disable(self, *, slow_file_cleanup: bool = False, deadline: int | None = None) -> None:
+        """Begin to bring everything back."""
+        self._do(Job(Disable(slow_file_cleanup=slow_file_cleanup), deadline))
+
+    def status(self, deadline: int | None = None) -> Status:
+        """Say how things are; `State.FAILED` when the monitor is lost."""
+        try:
+            answer, _ = self._ask(Job(GetStatus(), deadline))
+        except LostError as exc:
+            return Status(state=State.FAILED, error=one_line(str(exc)))
+        if isinstance(answer, Status):
+            return answer
+        raise SwapError(refusal(answer))
+
+    def collect(self, deadline: int | None = None) -> tuple[int, ...]:
+        """Forget the dynamic members that are dead; return their numbers."""
+        answer, _ = self._ask(Job(Collect(), deadline))
+        if isinstance(answer, Collected):
+            return answer.members
+        raise SwapError(refusal(answer))
+
+    def close(self, deadline: int | None = None) -> None:
+        """Bring everything back and end the monitor; when that fails, it serves on."""
+        self._do(Job(Exit(), deadline))
+
+    # Enabling.
+
+    def _stage(self, deadline: int | None) -> int:
+        try:
+            staged, members = self._do(Job(Enable(), deadline))
+            for known in members:
+                self._zap(known.member, deadline)
+        except BaseException:
+            with suppress(SwapError):
+                self.disable()
+            raise
+        return staged
+
+    def _zap(self, member: Member, deadline: int | None) -> None:
+        try:
+            member.zap()
+        except OSError as exc:
+            if member.dynamic and member.number in self.collect(deadline):
+                return
+            raise SwapError(one_line(f"enable: member {member.number}: {exc}")) from exc
+        self._do(Job(Zapped(member=member.number), deadline))
+
+    # Requests, on anybody's task.
+
+    def _do(self, job: Job) -> tuple[int, tuple[Known, ...]]:
+        """Have a request done; return a number of pages, and the members there were then."""
+        answer, members = self._ask(job)
+        if isinstance(answer, Done):
+            return answer.pages, members
+        raise SwapError(refusal(answer))
+
+    def _ask(self, job: Job) -> tuple[Answer, tuple[Known, ...]]:
+        if job.deadline is None and self._patience is not None:
+            job = Job(job.request, self._runtime.now() + self._patience, job.member)
+        self._take(job)
+        self._done.wait()  # the owner's task always answers
+        with self._lock:
+            self._done.clear()
+            result, self._result = self._result, None
+            self._taken = False
+            self._free.set()
+        assert result is not None
+        if isinstance(result, SwapError):
+            raise result
+        return result
+
+    def _take(self, job: Job) -> None:
+        while True:
+            with self._lock:
+                if self._over:
+                    raise (LostError if self._lost else SwapError)(self._over)
+                if not self._taken:
+                    self._taken = True
+                    self._job = job
+                    self._free.clear()
+                    self._posted.set()
+                    return
+            if not self._free.wait(job.deadline):
+                raise SwapError(f"{name_of(job.request)}: another request did not end in time")
+
+    # The owner's task.
+
+    def _run(self) -> None:
+        why = "swap: the owner's task has failed"
+        try:
+            self._serve()
+            why = ""
+        except LostError as exc:
+            why = str(exc)
+            self._on_lost(why)
+        finally:
+            if why:
+                self._end(why)
+
+    def _end(self, why: str) -> None:
+        """Answer all requests, also those that are under way: there is nobody to do them."""
+        with self._lock:
+            self._over = why
+            self._lost = True
+            if self._taken and self._result is None:
+                self._job = None
+                self._result = LostError(why)
+                self._done.set()
+
+    def _serve(self) -> None:
+        keeper = self._keeper
+        ended = False
+        while not ended:
+            self._runtime.forget(keeper.key())
+            end = keeper.ensure()
+            if self._posted in self._runtime.select([end, self._posted]):
+                ended = self._next()
+            else:
+                keeper.listen()
+        keeper.close()
+
+    def _next(self) -> bool:
+        """Do what somebody has asked for; tell whether that was the end."""
+        with self._lock:
+            self._posted.clear()
+            job, self._job = self._job, None
+        assert job is not None
+        result: tuple[Answer, tuple[Known, ...]] | SwapError
+        try:
+            answer = self._keeper.perform(job)
+            result = (answer, self._keeper.members)
+        except LostError:
+            raise
+        except SwapError as exc:
+            result = exc
+        ended = isinstance(job.request, Exit) and result == (Done(), self._keeper.members)
+        with self._lock:
+            self._result = result
+            if ended:
+                self._over = "swap has ended"
+            self._done.set()
+        return ended

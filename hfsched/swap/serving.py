@@ -1,0 +1,129 @@
+"""The monitor's control loop: requests from main, and chunks of work between them.
+
+The faults are served beside it, by somebody who never waits for this loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from hfsched.errors import describe
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.swap.controller import Controller
+from hfsched.swap.messages import (
+    Answer,
+    Begin,
+    Done,
+    ProtocolError,
+    Refused,
+    Register,
+    decode_request,
+    encode,
+    number_of,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import End, Runtime
+
+__all__ = ["Maker", "serve"]
+
+RETRY_AFTER = 1_000_000_000  # ns
+
+Maker = Callable[[Begin, Sequence[int]], Controller]
+
+
+def serve(runtime: Runtime, end: End, make: Maker) -> None:
+    """Answer main's requests until Exit, or until main is gone and nobody needs the monitor.
+
+    `make(begin, fds)` makes the controller from what the first request brings, and serves faults
+    from then on; it owns the descriptors, also when it raises.
+    """
+    loop = _Loop(end, make)
+    try:
+        while not loop.ended:
+            runtime.forget(loop.key())
+            loop.turn()
+    except ChannelClosedError:
+        if loop.controller is not None:
+            _leave(runtime, loop.controller)
+    finally:
+        end.close()
+
+
+class _Loop:
+    def __init__(self, end: End, make: Maker) -> None:
+        self._end = end
+        self._make = make
+        self._exiting = 0  # the number of the request Exit, which is answered when all is back
+        self.controller: Controller | None = None
+
+    def key(self) -> object:
+        return (self._exiting, None if self.controller is None else self.controller.key())
+
+    @property
+    def ended(self) -> bool:
+        return self.controller is not None and self.controller.ended
+
+    def turn(self) -> None:
+        """Answer a request or, when there is none, do a chunk of work."""
+        received = self._end.recv(None if self.controller is None else self.controller.due)
+        if received is not None:
+            self._take(*received)
+        elif self.controller is not None:
+            answer = self.controller.work()
+            if answer is not None and self._exiting:
+                self._say(self._exiting, answer)
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        try:
+            number, request = decode_request(data)
+        except ProtocolError as exc:
+            _close(fds)
+            self._say(number_of(data), Refused(text=str(exc)))
+            return
+        if self.controller is None:
+            if isinstance(request, Begin):
+                self._say(number, self._begin(request, fds))
+                return
+            answer: Answer | None = Refused(text="the first request must be: begin")
+        else:
+            answer = self.controller.answer(request, fds)
+        if isinstance(answer, Refused) or not isinstance(request, Register):
+            _close(fds)
+        if answer is None:
+            self._exiting = number
+        else:
+            self._say(number, answer)
+
+    def _begin(self, request: Begin, fds: list[int]) -> Answer:
+        try:
+            self.controller = self._make(request, fds)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, main must hear of it
+            return Refused(text=one_line(f"begin: {describe(exc)}"))
+        return Done()
+
+    def _say(self, number: int, answer: Answer) -> None:
+        if number == self._exiting:
+            self._exiting = 0
+        self._end.send(encode(number, answer))
+
+
+def _leave(runtime: Runtime, controller: Controller) -> None:
+    """Bring everything back for members that outlive main; serve their faults while it fails."""
+    while controller.abandon():
+        runtime.forget(controller.key())
+        answer = controller.work()
+        if controller.ended:
+            return
+        if isinstance(answer, Refused):
+            runtime.sleep_until(runtime.now() + RETRY_AFTER)
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
