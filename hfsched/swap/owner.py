@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from hfsched.swap.keeper import Job, Keeper, Known, LostError, Member, Resources, SwapError, refusal
 from hfsched.swap.messages import (
@@ -26,6 +26,7 @@ from hfsched.swap.messages import (
     SwapOut,
     Trim,
     Zapped,
+    encode,
     name_of,
     one_line,
 )
@@ -46,6 +47,9 @@ class Standstill(Protocol):
 
     def resume(self) -> None:
         """Let everything go on."""
+
+
+_Result: TypeAlias = tuple[Answer, tuple[Known, ...]]  # an answer, and the members there were then
 
 
 class Owner:
@@ -77,7 +81,7 @@ class Owner:
         self._lock = runtime.lock("swap", state=self.key)
         self._taken = False  # somebody's request is under way
         self._job: Job | None = None
-        self._result: tuple[Answer, tuple[Known, ...]] | SwapError | None = None
+        self._result: _Result | SwapError | None = None
         self._over = ""  # why no request is taken any more,
         self._lost = False  # and whether that is since the monitor is lost
         self._free = runtime.event("swap.free")
@@ -87,7 +91,7 @@ class Owner:
     def key(self) -> object:
         """Return all that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
-        return (self._taken, job, repr(self._result), self._over, self._lost)
+        return (self._taken, job, _key(self._result), self._over, self._lost)
 
     def start(self) -> None:
         """Start the monitor and the owner's task; raises LostError."""
@@ -176,7 +180,7 @@ class Owner:
             return answer.pages, members
         raise SwapError(refusal(answer))
 
-    def _ask(self, job: Job) -> tuple[Answer, tuple[Known, ...]]:
+    def _ask(self, job: Job) -> _Result:
         if job.deadline is None and self._patience is not None:
             job = Job(job.request, self._runtime.now() + self._patience, job.member)
         self._take(job)
@@ -247,7 +251,7 @@ class Owner:
             self._posted.clear()
             job, self._job = self._job, None
         assert job is not None
-        result: tuple[Answer, tuple[Known, ...]] | SwapError
+        result: _Result | SwapError
         try:
             answer = self._keeper.perform(job)
             result = (answer, self._keeper.members)
@@ -262,3 +266,10 @@ class Owner:
                 self._over = "swap has ended"
             self._done.set()
         return ended
+
+
+def _key(result: _Result | SwapError | None) -> object:
+    if isinstance(result, tuple):
+        answer, members = result
+        return (encode(0, answer), tuple((each.member.number, each.zapped) for each in members))
+    return None if result is None else str(result)

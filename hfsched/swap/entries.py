@@ -1,0 +1,240 @@
+"""What a page of guest memory can be, and how it changes.
+
+Everything here is plain: no memory is touched and no system call made.  `PageTable` is the table as
+Python sees it; `hfsched.swap.table` has the one in C, atomic and in shared memory, with the same
+methods, the same encoding and the same answers.
+
+An entry is one 64-bit word, and a change is one compare-and-swap of it.  Two threads change
+entries: the one that serves faults, and the worker (stage, trim, swap out, swap in), which alone
+allocates slots and space and punches guest memory.  The order that keeps data safe: write the data,
+publish the state, free the source.  A page that is in memory wins over every copy of it.
+
+Staging is `MINOR` (a staged page stays in the guest's memfd, and nobody has it mapped) or `COPY` (it
+is moved to a memfd of its own).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
+
+__all__ = ["Answer", "Entry", "PageTable", "Staging", "State"]
+
+
+class Staging(Enum):
+    """Where a page waits to be swapped out."""
+
+    MINOR = "minor"
+    COPY = "copy"
+
+
+class State(IntEnum):
+    """What a page is.  In `RESIDENT` and `STAGED` a copy in the file may be held as *stale*."""
+
+    RESIDENT = 0  # in the guest's memory, or never touched
+    STAGED = 1  # mapped by nobody, waits to be swapped out
+    WRITING = 2  # the worker is writing or compressing it; a fault takes it back
+    PUNCHING = 3  # its copy is complete, its memory is being given back; a fault waits
+    FILE = 4  # in slot `location` of the swap file
+    COMPRESSED = 5  # `length` bytes at `location` of the compressed tier
+    ZERO = 6  # all zero, or never touched: kept nowhere
+    MOVING = (
+        7  # copied to the staging memory, its guest's memory is being given back; a fault waits
+    )
+
+
+class Answer(IntEnum):
+    """What a fault on a page needs."""
+
+    CONTINUE = 0  # map what is in memory; if nothing is, a zero page
+    ZERO_PAGE = 1
+    READ_FILE = 2
+    DECOMPRESS = 3
+    COPY_STAGED = 4
+    WAIT = 5  # until the worker has published the page
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: the state, which copy there is besides, and where.
+
+    `copy` is FILE, COMPRESSED, ZERO, or RESIDENT for none.  A RESIDENT, STAGED or MOVING page may
+    have a copy FILE, which is the stale one; PUNCHING has the copy it is about to become.
+    """
+
+    state: State = State.RESIDENT
+    copy: State = State.RESIDENT
+    length: int = 0  # bytes, of a compressed copy
+    location: int = 0  # a slot (in pages), or an offset (in bytes) into the compressed tier
+
+    def encode(self) -> int:
+        """Return the word: state 4 bits, copy 4, length 16, location 40."""
+        return self.state | self.copy << 4 | self.length << 8 | self.location << 24
+
+    @classmethod
+    def decode(cls, word: int) -> Entry:
+        """Return the entry of a word."""
+        return cls(State(word & 15), State(word >> 4 & 15), word >> 8 & 0xFFFF, word >> 24)
+
+
+_RESIDENT = Entry()
+_ZERO = Entry(State.ZERO, State.ZERO)
+
+
+class PageTable:
+    """The entries of `pages` pages, and the changes that are possible.
+
+    A method that returns False (or None) has changed nothing: the page is not in a state for it,
+    most often since a fault came first.
+    """
+
+    def __init__(self, pages: int, staging: Staging = Staging.MINOR) -> None:
+        self.staging = staging
+        self.entries = [_RESIDENT] * pages
+
+    def entry(self, page: int) -> Entry:
+        """Return the entry of a page."""
+        return self.entries[page]
+
+    # Staging, by the worker
+
+    def stage(self, page: int) -> bool:
+        """RESIDENT becomes STAGED (minor staging; the page is in memory, and is unmapped next)."""
+        return self._move(page, (State.RESIDENT,), State.STAGED)
+
+    def absent(self, page: int) -> bool:
+        """RESIDENT becomes ZERO: nothing is in memory.  A stale copy is let go."""
+        return self._become(page, (State.RESIDENT,), _ZERO)
+
+    def move(self, page: int) -> bool:
+        """RESIDENT becomes MOVING: its copy in the staging memory is complete (copy staging)."""
+        return self._move(page, (State.RESIDENT,), State.MOVING)
+
+    def moved(self, page: int) -> bool:
+        """Turn MOVING into STAGED: the guest's memory is punched."""
+        return self._move(page, (State.MOVING,), State.STAGED)
+
+    def unstage(self, page: int) -> bool:
+        """STAGED becomes RESIDENT (for minor staging alone: the page is in memory)."""
+        return self._move(page, (State.STAGED,), State.RESIDENT)
+
+    # Out, by the worker
+
+    def claim(self, page: int) -> bool:
+        """STAGED becomes WRITING, and a stale copy is let go."""
+        return self._become(page, (State.STAGED,), Entry(State.WRITING))
+
+    def unclaim(self, page: int) -> bool:
+        """Turn WRITING into STAGED: it could not be written."""
+        return self._become(page, (State.WRITING,), Entry(State.STAGED))
+
+    def publish(self, page: int, copy: State, location: int = 0, length: int = 0) -> bool:
+        """Turn WRITING into PUNCHING: its copy is complete, at `location`."""
+        return self._become(page, (State.WRITING,), Entry(State.PUNCHING, copy, length, location))
+
+    def drop_zero(self, page: int) -> bool:
+        """STAGED becomes PUNCHING: its bytes are zero.  A stale copy is let go."""
+        return self._become(page, (State.STAGED,), Entry(State.PUNCHING, State.ZERO))
+
+    def drop_clean(self, page: int) -> bool:
+        """STAGED with a stale copy that equals it becomes PUNCHING: the copy is good again."""
+        if self.entries[page].copy is not State.FILE:
+            return False
+        return self._move(page, (State.STAGED,), State.PUNCHING)
+
+    def punched(self, page: int) -> bool:
+        """PUNCHING becomes what its copy is."""
+        return self._move(page, (State.PUNCHING,), self.entries[page].copy)
+
+    def restored(self, page: int) -> bool:
+        """PUNCHING becomes STAGED: its memory could not be given back, and has its bytes again."""
+        return self._become(page, (State.PUNCHING,), Entry(State.STAGED))
+
+    # Faults, by the thread that serves them; and in, by the worker
+
+    def fault(self, page: int) -> Answer:
+        """Return what a fault needs.
+
+        CONTINUE has changed the state to RESIDENT; after the others (not WAIT) `arrived` does it.
+        """
+        state = self.entries[page].state
+        if state in (State.PUNCHING, State.MOVING):
+            return Answer.WAIT
+        if state in _ANSWERS:
+            return _ANSWERS[state]
+        if state is not State.RESIDENT and self.staging is Staging.COPY:
+            return Answer.COPY_STAGED
+        self._move(page, (State.STAGED, State.WRITING), State.RESIDENT)
+        return Answer.CONTINUE
+
+    def arrived(self, page: int) -> bool:
+        """Whatever it was becomes RESIDENT, since it is in memory; False: it has to be waited for.
+
+        A copy in the file is kept as stale, one in the compressed tier is let go.
+        """
+        entry = self.entries[page]
+        if entry.state in (State.PUNCHING, State.MOVING):
+            return False
+        self.entries[page] = _arrived(entry)
+        return True
+
+    # The end of a time of swapping, and of a monitor
+
+    def release(self, page: int) -> bool:
+        """RESIDENT or ZERO becomes RESIDENT without a copy; False: it is still somewhere else."""
+        return self._become(page, (State.RESIDENT, State.ZERO), _RESIDENT)
+
+    def take_over(self, page: int, *, in_memory: bool) -> None:
+        """Make good what a dead monitor left half done.
+
+        PUNCHING and MOVING pages are punched first, so that `in_memory` (the page is in the guest's
+        memfd) is False for them.
+        """
+        entry = self.entries[page]
+        if entry.state is State.PUNCHING:
+            self.punched(page)
+        elif entry.state is State.MOVING:
+            self.moved(page)
+        elif entry.state is State.WRITING:
+            self.unclaim(page)
+        entry = self.entries[page]
+        minor = self.staging is Staging.MINOR and entry.state is State.STAGED
+        if in_memory and not minor:
+            self.entries[page] = _arrived(entry)
+
+    # What is derived from the entries
+
+    def slots(self) -> dict[int, int]:
+        """Return the pages of slots in use; a new monitor's allocator starts from this."""
+        return {e.location: page for page, e in enumerate(self.entries) if e.copy is State.FILE}
+
+    def spans(self) -> dict[int, int]:
+        """Return the lengths of spans in use in the compressed tier, by their offset."""
+        return {e.location: e.length for e in self.entries if e.copy is State.COMPRESSED}
+
+    def states(self) -> Counter[State]:
+        """Return how many pages are in each state."""
+        return Counter(entry.state for entry in self.entries)
+
+    def _move(self, page: int, before: tuple[State, ...], after: State) -> bool:
+        return self._become(page, before, replace(self.entries[page], state=after))
+
+    def _become(self, page: int, before: tuple[State, ...], after: Entry) -> bool:
+        if self.entries[page].state not in before:
+            return False
+        self.entries[page] = after
+        return True
+
+
+_ANSWERS = {
+    State.FILE: Answer.READ_FILE,
+    State.COMPRESSED: Answer.DECOMPRESS,
+    State.ZERO: Answer.ZERO_PAGE,
+}
+
+
+def _arrived(entry: Entry) -> Entry:
+    if entry.copy is State.FILE:
+        return replace(entry, state=State.RESIDENT)
+    return _RESIDENT
