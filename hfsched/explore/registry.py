@@ -35,6 +35,7 @@ BUILT_IN: dict[str, str] = {
     "mailbox": "hfsched.explore.scenarios.mailbox::MailboxScenario",
     "events": "hfsched.explore.scenarios.events::EventsScenario",
     "images": "hfsched.explore.scenarios.images::ImagesScenario",
+    "swap": "hfsched.explore.scenarios.swap::SwapScenario",
     "programs": "hfsched.explore.scenarios.programs::ProgramsScenario",
 }
 

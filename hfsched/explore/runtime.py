@@ -172,7 +172,8 @@ class ExploreRuntime:
         def ready() -> list[int]:
             return [i for i, each in enumerate(waitables) if each.ready()]  # type: ignore[attr-defined]
 
-        self.point("anything", None, guard=lambda: bool(ready()), deadline=deadline)
+        things: Sequence[Thing] = waitables  # type: ignore[assignment]  # all are this runtime's
+        self.point("select", None, guard=lambda: bool(ready()), deadline=deadline, also=things)
         found = ready()
         for i in found:
             self.take_over(waitables[i])  # type: ignore[arg-type]
@@ -312,8 +313,12 @@ class ExploreRuntime:
         write: bool = False,
         guard: Callable[[], bool] | None = None,
         deadline: int | None = None,
+        also: Sequence[Thing] = (),
     ) -> None:
-        """Let the strategy decide who goes next; return when it is this task's turn."""
+        """Let the strategy decide who goes next; return when it is this task's turn.
+
+        `also` are things that the operation and its guard look at, besides `thing`.
+        """
         task = self.current
         if task is None:
             return  # the scenario is being built, or looked at
@@ -333,6 +338,7 @@ class ExploreRuntime:
         task.entered = kind == "lock"
         task.kind = kind
         task.thing = thing
+        task.also = also
         task.write = write
         task.guard = guard
         task.deadline = deadline

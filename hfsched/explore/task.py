@@ -25,13 +25,14 @@ class Task:
     """A task: its greenlet, and its pending operation.
 
     `kind`, `thing` and `write` say what it will do when it is chosen (a task that has not begun
-    will "start"); `guard` tells whether it can, None for always; `deadline` is the time at which it
+    will "start"), `also` what else it looks at; `guard` tells whether it can, None for always; `deadline` is the time at which it
     can in any case.  `history` is a digest of all that it has observed and still depends on.
     `act` makes it a pseudo-task: choosing it calls `act`, and no greenlet runs.
     """
 
     __slots__ = (
         "act",
+        "also",
         "clock",
         "deadline",
         "done",
@@ -58,6 +59,7 @@ class Task:
         self.done = False
         self.kind = "start"
         self.thing: Thing | None = None
+        self.also: Sequence[Thing] = ()
         self.write = False
         self.guard: Callable[[], bool] | None = None
         self.deadline: int | None = None
@@ -99,6 +101,10 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
         return True
     if task.kind == "clock":
         return any(name == "clock" for name, _ in things)
+    if task.also and any(
+        write and name == each.name for each in task.also for name, write in things
+    ):
+        return True
     thing = task.thing
     return thing is not None and any(
         name == thing.name and (write or task.write) for name, write in things
@@ -119,4 +125,6 @@ def dependent(one: Task, two: Task) -> bool:
             or two.deadline is not None
             or ("now" in (one.kind, two.kind))
         )
+    if (two.write and two.thing in one.also) or (one.write and one.thing in two.also):
+        return True
     return one.thing is not None and one.thing is two.thing and (one.write or two.write)

@@ -349,8 +349,8 @@ def _channel(kind: str, end: XEnd) -> Callable[[], str]:
     return lambda: f"{kind} {end.name}"
 
 
-# What says nothing by itself.  "anything" and "sleep" do when they were waited for.
-_SILENT = frozenset({"lock", "start", "join", "now", "sleep", "wait", "anything"})
+# What says nothing by itself.  "select" and "sleep" do when they were waited for.
+_SILENT = frozenset({"lock", "start", "join", "now", "sleep", "wait", "select", "anything"})
 _CELLS = {
     "get": "reads {}: {}",
     "put": "{} = {}",

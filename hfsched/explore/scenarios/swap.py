@@ -1,0 +1,270 @@
+"""Guest memory swapped out and in while guests touch it, commands come, and the monitor dies.
+
+What ships is main's owner and keeper, the monitor's loop and state machine, the page table's changes;
+the kernel and the moves of bytes are a model (`swapped`).  Of each page the guest must find what it
+wrote last, every fault is served in the end, and every request is answered; what was accepted
+is carried out, whoever dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfsched.explore.door import door
+from hfsched.explore.objects import Thing
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.swapped import Memory
+from hfsched.explore.scenarios.swapvariants import PARTS, VARIANTS, deadlock
+from hfsched.scheduler.suspension import Guard, Step
+from hfsched.swap.entries import State
+from hfsched.swap.messages import Region
+from hfsched.swap.owner import Owner, SwapError
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime, ProcessHandle
+    from hfsched.runtime.base import End
+
+__all__ = ["COMMANDS", "SwapScenario"]
+
+COMMANDS: Mapping[str, Callable[[Owner], object]] = {
+    "enable": Owner.enable,
+    "status": Owner.status,
+    "trim": Owner.trim,
+    "out": Owner.swap_out,
+    "disable": Owner.disable,
+    "close": Owner.close,
+}
+
+
+class _Gate(Thing):
+    """Where guests can be stopped: between two touches, never in a fault."""
+
+    def __init__(self, runtime: ExploreRuntime) -> None:
+        super().__init__(runtime, "gate")
+        self.stopped = False
+        self.aborted = False
+        self.inside: set[str] = set()
+
+    def key(self) -> Hashable:
+        return (self.stopped, self.aborted, tuple(sorted(self.inside)))
+
+    def enter(self, guest: str) -> bool:
+        """Begin to run; False: the VM has aborted."""
+        self.runtime.point("enter", self, write=True, guard=lambda: not self.stopped)
+        self.runtime.observe(self.aborted)
+        if not self.aborted:
+            self.inside.add(guest)
+        return not self.aborted
+
+    def leave(self, guest: str) -> None:
+        """Run no longer."""
+        self.runtime.point("leave", self, write=True)
+        self.inside.discard(guest)
+
+    def stop(self, _deadline: int | None) -> bool:
+        """Stop all guests."""
+        self.runtime.point("stop", self, write=True)
+        self.stopped = True
+        self.runtime.point("stopped", self, write=True, guard=lambda: not self.inside)
+        return True
+
+    def go_on(self) -> None:
+        """Undo `stop`."""
+        self.runtime.point("go on", self, write=True)
+        self.stopped = False
+
+
+class _Mortal:
+    """A runtime whose first `deaths` processes may die."""
+
+    def __init__(self, runtime: ExploreRuntime, deaths: int) -> None:
+        self._runtime = runtime
+        self._left = deaths
+        self._early: list[ProcessHandle] | None = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._runtime, name)
+        self.__dict__[name] = found
+        return found
+
+    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
+        """See `Runtime.process`."""
+        process = self._runtime.process(name, main, ends)
+        if self._early is not None:
+            self._early.append(process)
+        else:
+            self._arm(process)
+        return process
+
+    def begin(self) -> None:
+        """Let them die from here on."""
+        early, self._early = self._early, None
+        for process in early or ():
+            self._arm(process)
+
+    def _arm(self, process: ProcessHandle) -> None:
+        if self._left:
+            self._left -= 1
+            self._runtime.may_die(process)
+
+
+@dataclass(frozen=True)
+class _Main:
+    """Main as a member: its guests touch the memory."""
+
+    memory: Memory
+    number: int = 0
+    dynamic: bool = False
+    regions: tuple[Region, ...] = (Region(0, 0, 1),)
+
+    def descriptors(self) -> Sequence[int]:
+        return ()
+
+    def zap(self) -> None:
+        self.memory.zap()
+
+
+@dataclass(frozen=True)
+class SwapScenario:
+    """Main gives `commands`, another task those of `beside`, while `guests` touch `pages`.
+
+    Commands are joined by ``-``: ``enable-out-disable``.  Each guest touches pages `touches` times.
+    The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
+    main closes swap.
+    """
+
+    commands: str = "enable-out-disable"
+    beside: str = ""
+    guests: int = 1
+    touches: int = 1
+    pages: int = 1
+    deaths: int = 0
+    abort: bool = False
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = VARIANTS
+
+    def __post_init__(self) -> None:
+        for words in (self.commands, self.beside):
+            for word in words.split("-") if words else ():
+                if word not in COMMANDS:
+                    raise ValueError(f"no command {word}: known: {', '.join(COMMANDS)}")
+        for name, low, high in (
+            ("guests", 0, 4),
+            ("touches", 0, 20),
+            ("pages", 1, 3),
+            ("deaths", 0, 4),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("swap", self)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Make main and its monitor, the guests, and who gives commands."""
+        if self.variant == "enable-deadlock":
+            return deadlock(runtime, self.commands.split("-"))
+        return _Machine(self, runtime).world()
+
+
+class _Machine:
+    """One execution's machine."""
+
+    def __init__(self, scenario: SwapScenario, runtime: ExploreRuntime) -> None:
+        self._scenario = scenario
+        self._runtime = runtime
+        parts = PARTS[scenario.variant]
+        self.memory = parts.memory(runtime, scenario.pages)
+        self.gate = _Gate(runtime)
+        self._mortal = _Mortal(runtime, scenario.deaths)
+        monitor = parts.monitor(self.memory)
+        guard = Guard(runtime, [Step("guests", self.gate.stop, self.gate.go_on)])
+        owner = Owner(self._mortal, monitor, guard, patience=None, on_lost=self._lost)
+        self.owner = door(runtime, owner)
+        self.lost: list[str] = []
+        self.begun: dict[str, int] = {}  # task -> requests made,
+        self.ended: dict[str, list[str]] = {}  # and what came of them
+        self._accepted: list[str] = []  # commands that were, in their order
+        self._start(owner)
+        if not scenario.beside and not scenario.abort:  # main alone has requests
+            runtime.keep_private("swap.free", "suspension*")
+
+    def _lost(self, why: str) -> None:
+        self.lost.append(why)
+
+    def _start(self, owner: Owner) -> None:
+        def start() -> None:
+            owner.start()
+            owner.add(_Main(self.memory))
+
+        self._runtime.spawn("start", start)
+        self._runtime.settle()
+        self._mortal.begin()
+
+    def world(self) -> World:
+        scenario, runtime = self._scenario, self._runtime
+        for number in range(scenario.guests):
+            runtime.spawn(f"guest.{number}", partial(self._guest, f"guest.{number}", number))
+        for name, words in (("main", scenario.commands), ("beside", scenario.beside)):
+            if words:
+                self.ended[name] = []
+                runtime.spawn(name, partial(self._command, name, words.split("-")))
+        if scenario.abort:
+            runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
+            self.ended["end"] = []
+            runtime.spawn("end", self._close)
+        return World(self._check, invariant=self.memory.look, final=self._final, timers=False)
+
+    def _guest(self, name: str, first: int) -> None:
+        pages = self.memory.pages
+        for count in range(self._scenario.touches):
+            self._runtime.forget(count)
+            if not self.gate.enter(name):
+                return
+            self.memory.touch(name, pages[(first + count) % len(pages)])
+            self.gate.leave(name)
+
+    def _command(self, task: str, words: Sequence[str]) -> None:
+        for index, word in enumerate(words):
+            self._runtime.forget(index, tuple(self.ended[task]))
+            self.begun[task] = index + 1
+            self._do(task, word)
+
+    def _do(self, task: str, word: str) -> None:
+        try:
+            COMMANDS[word](self.owner)
+        except SwapError as exc:
+            self.ended[task].append(f"{word}: {exc}")
+        else:
+            self.ended[task].append(word)
+            self._accepted.append(word)
+
+    def _close(self) -> None:
+        self._runtime.point("aborted", self.gate, guard=lambda: self.gate.aborted)
+        self.begun["end"] = 1
+        self._do("end", "close")
+
+    # Oracles.
+
+    def _check(self) -> None:
+        assert not self.lost, f"the monitor is lost: {self.lost[0]}"
+        for task, begun in self.begun.items():
+            assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
+        self.memory.check()
+        assert not self.gate.inside, "a guest is held for ever"
+        last = [word for word in self._accepted if word in ("enable", "disable", "close")][-1:]
+        if last and last != ["enable"]:
+            for page in self.memory.pages:
+                back = page.entry.state is State.RESIDENT and not page.registered
+                assert back, f"{last[0]} was accepted, and {page.name} is not back"
+
+    def _final(self) -> Hashable:
+        ended = tuple((task, tuple(said)) for task, said in sorted(self.ended.items()))
+        return (ended, tuple(page.key() for page in self.memory.pages))

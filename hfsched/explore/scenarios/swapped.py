@@ -1,0 +1,398 @@
+"""Guest memory that is swapped, in a model: the kernel's part, and the monitor's data plane.
+
+A page's contents are one number.  `Memory` is what the kernel and the descriptors that main holds keep
+alive, whoever dies: pages, page tables of the guest's process, faults that wait, swap file, page table
+and phase.  `Store` is what a monitor does with it, in steps each of which may be the last before it
+dies; the entries change as `hfsched.swap.entries` says.  Each operation is atomic, as the system call
+or the compare-and-swap that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from hfsched.explore.objects import Thing
+from hfsched.swap.controller import Controller
+from hfsched.swap.entries import Answer, Entry, PageTable, State
+from hfsched.swap.pages import Counts, Phase, Progress
+from hfsched.swap.serving import serve
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.runtime.base import End
+    from hfsched.swap.messages import Begin, Register
+
+__all__ = ["Memory", "Monitor", "Page", "Store"]
+
+
+class Page(Thing):
+    """One page of the guest, in the memfd, in the file, or nowhere; and who waits for it."""
+
+    def __init__(self, runtime: ExploreRuntime, number: int, table: PageTable) -> None:
+        super().__init__(runtime, f"page.{number}")
+        self.number = number
+        self._table = table
+        self.memory: int | None = 1  # what the memfd has; None: a hole
+        self.mapped = True  # in the guest's process
+        self.registered = False  # with the uffd
+        self.slots: dict[int, int] = {}  # of the file
+        self.waiting: set[str] = set()  # guests in a fault
+        self.latest = 1  # what was written last: no part of the system
+
+    @property
+    def entry(self) -> Entry:
+        """Its entry in the page table."""
+        return self._table.entry(self.number)
+
+    def key(self) -> Hashable:
+        """See `Thing.key`."""
+        slots, waiting = tuple(sorted(self.slots.items())), tuple(sorted(self.waiting))
+        place = (self.memory, self.mapped, self.registered, self.latest)
+        return (*place, self.entry.encode(), slots, waiting)
+
+    def contents(self) -> int | None:
+        """Return what a guest would find, None when that is lost."""
+        entry = self.entry
+        if self.memory is not None:
+            return self.memory
+        if State.FILE in (entry.state, entry.copy) and entry.state is not State.RESIDENT:
+            return self.slots.get(entry.location)
+        return 0
+
+    def punch(self) -> None:
+        """Give the memory back."""
+        self.memory = None
+        self.mapped = False
+
+
+class _Uffd(Thing):
+    """Faults that nobody has read yet, and what else outlives a monitor."""
+
+    def __init__(self, runtime: ExploreRuntime) -> None:
+        super().__init__(runtime, "uffd")
+        self.faults: list[int] = []
+        self.reader = 0  # the monitor that serves them, 0 for none
+        self.serving = False  # it has read a fault, and is not done with it
+
+    def key(self) -> Hashable:
+        return (tuple(self.faults), self.reader, self.serving)
+
+
+class _Phase(Thing):
+    def __init__(self, runtime: ExploreRuntime) -> None:
+        super().__init__(runtime, "phase")
+        self.phase = Phase.OFF
+
+    def key(self) -> Hashable:
+        return self.phase.value
+
+
+class Memory:
+    """See the module's text."""
+
+    def __init__(self, runtime: ExploreRuntime, pages: int) -> None:
+        self.runtime = runtime
+        self.table = PageTable(pages)
+        self.pages = [Page(runtime, number, self.table) for number in range(pages)]
+        self.uffd = _Uffd(runtime)
+        self.phase = _Phase(runtime)
+        self.monitors = 0
+
+    def at(self, what: str, thing: Thing, guard: Callable[[], bool] | None = None) -> None:
+        """Let others go first: what follows, up to the next such point, is one step."""
+        self.runtime.point(what, thing, write=True, guard=guard)
+
+    def touch(self, guest: str, page: Page) -> None:
+        """Read what the guest wrote last, and write the next number."""
+        while True:
+            self.at("touch", page)
+            if not page.mapped and not page.registered:
+                page.memory = page.memory or 0
+                page.mapped = True
+            if page.mapped:
+                assert page.memory == page.latest, (
+                    f"{guest} reads {page.memory} from {page.name}, {page.latest} was written"
+                )
+                page.latest += 1
+                page.memory = page.latest
+                return
+            page.waiting.add(guest)
+            if page.number not in self.uffd.faults:
+                self.uffd.faults.append(page.number)
+                self.runtime.touched.append((self.uffd.name, True))
+            self.at("fault", page, lambda: guest not in page.waiting)
+
+    def arrive(self, page: Page, value: int) -> None:
+        """Put a page there unless one is, map it, and wake who waits: UFFDIO_COPY or CONTINUE."""
+        if page.memory is None:
+            page.memory = value
+        page.mapped = True
+        self.wake(page)
+
+    def wake(self, page: Page) -> None:
+        """Wake who waits for a page: a fault that nobody has read is gone then."""
+        page.waiting.clear()
+        if page.number in self.uffd.faults:
+            self.uffd.faults.remove(page.number)
+            self.runtime.touched.append((self.uffd.name, True))
+
+    def zap(self) -> None:
+        """Zap the page tables of the guest's process."""
+        for page in self.pages:
+            self.at("zap", page)
+            page.mapped = False
+
+    def look(self) -> None:
+        """Check that no page is lost; for every step."""
+        for page in self.pages:
+            found = page.contents()
+            assert found == page.latest, (
+                f"{page.name} is lost: {page.entry.state.name} has {found}, "
+                f"{page.latest} was written"
+            )
+
+    def check(self) -> None:
+        """Check, when all is at rest, that each page is in one place, and nobody waits for it."""
+        for page in self.pages:
+            entry = page.entry
+            assert not page.waiting, f"a fault on {page.name} is served by nobody"
+            away = entry.state in (State.FILE, State.ZERO)
+            assert not (away and page.memory is not None), f"{page.name} is in two places"
+            used = {entry.location} if entry.copy is State.FILE else set[int]()
+            assert set(page.slots) == used, f"{page.name}: slots {set(page.slots)} in use: {used}"
+
+
+class Store:
+    """The monitor's `Pages` and `Members`, and who serves its faults."""
+
+    def __init__(self, memory: Memory, *, wakes: bool = True, quiesces: bool = True) -> None:
+        self._memory = memory
+        self._runtime = memory.runtime
+        self._wakes = wakes
+        self._quiesces = quiesces
+        self._number = 0
+
+    # Members.
+
+    def add(self, register: Register, fds: Sequence[int]) -> None:  # noqa: ARG002 - one there is
+        """See `Members.add`."""
+        memory = self._memory
+        memory.at("open", memory.uffd)
+        memory.monitors += 1
+        self._number = memory.uffd.reader = memory.monitors
+        memory.uffd.serving = False
+        self._runtime.spawn("faults", self._serve_faults)
+        for page in memory.pages if self._wakes else ():
+            memory.at("wake", page)
+            memory.wake(page)
+
+    def dead(self) -> Sequence[int]:
+        """See `Members.dead`."""
+        return ()
+
+    def drop(self, member: int) -> None:
+        """See `Members.drop`."""
+
+    def close(self) -> None:
+        """Serve no faults any more."""
+        self._memory.at("close", self._memory.uffd)
+        self._memory.uffd.reader = 0
+
+    # Faults.
+
+    def _serve_faults(self) -> None:
+        uffd = self._memory.uffd
+        while True:
+            self._runtime.forget(self._number)
+            self._memory.at("read", uffd, lambda: bool(uffd.faults) or uffd.reader != self._number)
+            if uffd.reader != self._number:
+                return
+            uffd.serving = True
+            number = uffd.faults.pop(0)
+            self._runtime.observe(number)
+            self._serve(self._memory.pages[number])
+            self._memory.at("served", uffd)
+            uffd.serving = False
+
+    def _serve(self, page: Page) -> None:
+        while True:
+            self._memory.at("look up", page)
+            entry, answer = page.entry, self._memory.table.fault(page.number)
+            self._runtime.observe((answer.value, entry.location))
+            if answer is not Answer.WAIT:
+                break
+            self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
+        if answer is Answer.CONTINUE:
+            self._memory.at("continue", page)
+            self._memory.arrive(page, 0)
+        else:
+            self._bring(page, entry)
+
+    def _bring(self, page: Page, entry: Entry) -> None:
+        """Bring a page in that is kept elsewhere, whoever else may do so too."""
+        value = 0
+        if entry.state is State.FILE:
+            self._memory.at("read file", page)
+            value = page.slots.get(entry.location, -1)
+            self._runtime.observe(value)
+        self._memory.at("copy", page)
+        self._memory.arrive(page, value)
+        self._memory.at("arrived", page)
+        assert self._memory.table.arrived(page.number), "a page arrives while it is being punched"
+
+    # Pages.
+
+    def take_over(self) -> None:
+        """Make good what a dead monitor left half done."""
+        table = self._memory.table
+        for page in self._memory.pages:
+            self._memory.at("punch again", page)
+            if page.entry.state is State.PUNCHING:
+                page.punch()
+            self._memory.at("take over", page)
+            table.take_over(page.number, in_memory=page.memory is not None)
+            self._free_slots(page)
+
+    def stage(self) -> int:
+        """See `Pages.stage`."""
+        memory = self._memory
+        staged = 0
+        for page in memory.pages:
+            memory.at("register", page)
+            page.registered = True
+        if self._quiesces:  # a fault may have read an entry from before pages came in again
+            memory.at("quiesce", memory.uffd, lambda: not memory.uffd.serving)
+        memory.at("mark", memory.phase)
+        memory.phase.phase = Phase.MARKED
+        for page in memory.pages:
+            memory.at("stage", page)
+            if page.memory is None:
+                memory.table.absent(page.number)
+                self._free_slots(page)
+            else:
+                staged += memory.table.stage(page.number)
+        self._runtime.observe(staged)
+        return staged
+
+    def zapped(self) -> None:
+        """See `Pages.zapped`."""
+        self._memory.at("settle", self._memory.phase)
+        self._memory.phase.phase = Phase.SETTLED
+
+    def trim(self, limit: int) -> Progress:  # noqa: ARG002 - there are few
+        """See `Pages.trim`."""
+        moved = 0
+        for page in self._memory.pages:
+            self._memory.at("trim", page)
+            if page.memory == 0:
+                dropped = self._memory.table.drop_zero(page.number)
+                self._free_slots(page)
+            elif page.memory == page.slots.get(page.entry.location):
+                dropped = self._memory.table.drop_clean(page.number)
+            else:
+                dropped = False
+            self._runtime.observe(dropped)
+            if dropped:
+                self._punch(page)
+                moved += 1
+        return Progress(moved, done=True)
+
+    def swap_out(self, limit: int) -> Progress:  # noqa: ARG002 - one at a time
+        """See `Pages.swap_out`."""
+        memory = self._memory
+        for page in memory.pages:
+            memory.at("claim", page)
+            claimed = memory.table.claim(page.number)
+            self._runtime.observe(claimed)
+            if not claimed:
+                continue
+            self._free_slots(page)
+            memory.at("write", page)
+            value, slot = page.memory, 1 + max(page.slots, default=0)
+            assert value is not None, f"{page.name} is written, and is not there"
+            page.slots[slot] = value
+            memory.at("publish", page)
+            published = memory.table.publish(page.number, State.FILE, slot)
+            self._runtime.observe(published)
+            if published:
+                self._punch(page)
+            else:
+                self._free_slots(page)
+            return Progress(int(published), done=False)
+        return Progress(0, done=True)
+
+    def swap_in(self, limit: int) -> Progress:  # noqa: ARG002 - likewise
+        """See `Pages.swap_in`."""
+        for page in self._memory.pages:
+            self._memory.at("look", page)
+            entry = page.entry
+            self._runtime.observe(entry.encode())
+            if entry.state is State.STAGED:
+                self._memory.table.unstage(page.number)
+                return Progress(1, done=False)
+            if entry.state is State.FILE:
+                self._bring(page, entry)
+                return Progress(1, done=False)
+        return Progress(0, done=True)
+
+    def release(self, *, slow: bool = False) -> None:  # noqa: ARG002 - all at once
+        """See `Pages.release`."""
+        for page in self._memory.pages:
+            self._memory.at("release", page)
+            assert self._memory.table.release(page.number), f"{page.name} is released, and away"
+            page.registered = False
+            self._memory.wake(page)
+            self._free_slots(page)
+        self._memory.at("over", self._memory.phase)
+        self._memory.phase.phase = Phase.OFF
+
+    def shrink(self, limit: int) -> Progress:  # noqa: ARG002
+        """See `Pages.shrink`."""
+        return Progress(0, done=True)
+
+    def unstage(self) -> None:
+        """See `Pages.unstage`."""
+        raise NotImplementedError
+
+    def counts(self) -> Counts:
+        """See `Pages.counts`."""
+        memory = self._memory
+        self._runtime.point("count", None, also=(memory.phase, *memory.pages))
+        found, phase = memory.table.states(), memory.phase.phase
+        self._runtime.observe((found[State.STAGED], phase.value))
+        return Counts(0, 0, found[State.STAGED], 0, 0, 0, 0, 0, phase)
+
+    def _punch(self, page: Page) -> None:
+        self._memory.at("punch", page)
+        page.punch()
+        self._memory.at("punched", page)
+        self._memory.table.punched(page.number)
+
+    def _free_slots(self, page: Page) -> None:
+        entry = page.entry
+        kept = entry.location if entry.copy is State.FILE else None
+        page.slots = {slot: value for slot, value in page.slots.items() if slot == kept}
+
+
+class Monitor:
+    """A monitor's program over a `Memory`."""
+
+    controller: type[Controller] = Controller
+    wakes = True
+    quiesces = True
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def __call__(self, runtime: ExploreRuntime, end: End) -> None:
+        """Run it."""
+        store = Store(self._memory, wakes=self.wakes, quiesces=self.quiesces)
+
+        def make(begin: Begin, _fds: Sequence[int]) -> Controller:
+            if not begin.fresh:
+                store.take_over()
+            return self.controller(lambda: 0, store, store)
+
+        serve(runtime, end, make)
+        store.close()

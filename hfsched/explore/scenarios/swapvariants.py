@@ -1,0 +1,135 @@
+"""Swap with one mistake each; and the protocol that once deadlocked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hfsched.explore.registry import Variant
+from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.swapped import Memory, Monitor
+from hfsched.swap.messages import (
+    Answer,
+    Done,
+    Enable,
+    GetStatus,
+    Request,
+    State,
+    Status,
+    decode_answer,
+    decode_request,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.runtime.base import End
+
+__all__ = ["PARTS", "VARIANTS", "Parts", "deadlock"]
+
+
+class _NoWake(Monitor):
+    wakes = False
+
+
+class _NoQuiesce(Monitor):
+    quiesces = False
+
+
+class _Unzapped(Memory):
+    def zap(self) -> None:
+        """Leave the page tables as they are."""
+
+
+class Parts:
+    """What a machine is put together from."""
+
+    def __init__(self, monitor: type[Monitor] = Monitor, memory: type[Memory] = Memory) -> None:
+        self.monitor = monitor
+        self.memory = memory
+
+
+PARTS: Mapping[str, Parts] = {
+    "": Parts(),
+    "no-wake": Parts(_NoWake),
+    "no-quiesce": Parts(_NoQuiesce),
+    "no-zap": Parts(memory=_Unzapped),
+}
+
+VARIANTS: Mapping[str, Variant] = {
+    "enable-deadlock": Variant(
+        "main goes on after Enable, and the monitor asks it back to suspend the machine",
+        {"commands": "enable-status"},
+    ),
+    "no-wake": Variant(
+        "a monitor that takes over does not wake those who wait for the dead one",
+        {"commands": "enable", "deaths": 1},
+    ),
+    "no-quiesce": Variant(
+        "pages are staged again while a fault from before they came in is being served",
+        {"commands": "enable-out-disable-enable-out", "touches": 2},
+    ),
+    "no-zap": Variant(
+        "a member says that it has zapped its page tables, and has not",
+        {"commands": "enable-out"},
+    ),
+}
+
+
+def deadlock(runtime: ExploreRuntime, words: Sequence[str]) -> World:
+    """Return the world of the monitor that crosvm had before its change 4387662.
+
+    Main sends Enable and goes on; the monitor asks back, on another channel, for the machine to be
+    suspended, and main does that when it has nothing else to do.
+    """
+    here, there = runtime.channel("requests")
+    asked, asks = runtime.channel("questions")
+    answered: list[str] = []
+    waits = {"main": "", "monitor": ""}  # what each waits for
+
+    def answer_of(number: int, word: str) -> None:
+        while True:
+            waits["main"] = f"the answer to {word}"
+            received = here.recv()
+            waits["main"] = ""
+            assert received is not None
+            if decode_answer(received[0])[0] == number:
+                return
+
+    def questions(deadline: int | None) -> None:
+        while asked.recv(deadline) is not None:
+            asked.send(b"suspended")
+
+    def main() -> None:
+        for number, word in enumerate(words):
+            questions(0)
+            here.send(encode(number, Enable() if word == "enable" else GetStatus()))
+            if word != "enable":
+                answer_of(number, word)
+            answered.append(word)
+        questions(None)
+
+    def answer(request: Request, back: End) -> Answer:
+        if not isinstance(request, Enable):
+            return Status(state=State.READY)
+        back.send(b"suspend the machine")
+        waits["monitor"] = "the machine to be suspended"
+        back.recv()
+        waits["monitor"] = ""
+        return Done()
+
+    def monitor(_: ExploreRuntime, end: End, back: End) -> None:
+        while True:
+            received = end.recv()
+            assert received is not None
+            number, request = decode_request(received[0])
+            end.send(encode(number, answer(request, back)))
+
+    def check() -> None:
+        assert len(answered) == len(words), (
+            f"main waits for {waits['main']}, the monitor for {waits['monitor'] or 'a request'}"
+        )
+
+    runtime.process("monitor", monitor, [there, asks])
+    runtime.spawn("main", main)
+    return World(check, timers=False)
