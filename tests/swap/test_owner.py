@@ -1,0 +1,340 @@
+"""Main's side: the order of an enable, and monitors that die, say nothing, or talk nonsense."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.messages import State
+from hfsched.swap.owner import LostError, Owner, Resources, SwapError
+
+from . import programs
+from .fakes import FakeMember, House, Plan
+
+SECOND = 1_000_000_000
+ENABLE = ["suspend", "enable", "zap 0", "zapped 0", "zap 1", "zapped 1", "resume"]
+
+
+class Standstill:
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.error: Exception | None = None
+
+    def suspend(self, deadline: int | None = None) -> None:
+        self.house.note("suspend")
+        if self.error is not None:
+            raise self.error
+
+    def resume(self) -> None:
+        self.house.note("resume")
+
+
+class World:
+    """An owner with a static member 0 and a dynamic member 1; `log` is what came after that."""
+
+    def __init__(self, *plans: Plan, patience: int | None = 20 * SECOND) -> None:
+        self.house = House(*plans)
+        self.standstill = Standstill(self.house)
+        self.lost: list[str] = []
+        self.owner = Owner(
+            self.house,
+            self.house.monitor,
+            self.standstill,
+            patience=patience,
+            on_lost=self.lost.append,
+        )
+        self.members = [
+            FakeMember(0, self.house.note),
+            FakeMember(1, self.house.note, dynamic=True),
+        ]
+
+    def start(self) -> World:
+        self.owner.start()
+        for member in self.members:
+            self.owner.add(member)
+        self.house.log.clear()
+        return self
+
+    @property
+    def log(self) -> list[str]:
+        return self.house.log
+
+    def wait_until(self, state: State) -> None:
+        while self.owner.status().state is not state:
+            pass
+
+    def close(self) -> None:
+        for monitor in self.house.monitors:
+            monitor.kill()
+
+
+@pytest.fixture
+def worlds() -> Iterator[list[World]]:
+    made: list[World] = []
+    yield made
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(worlds: list[World]) -> World:
+    worlds.append(World())
+    return worlds[0].start()
+
+
+def begin(worlds: list[World], *plans: Plan) -> World:
+    worlds.append(World(*plans))
+    return worlds[-1].start()
+
+
+def test_an_enable_suspends_marks_zaps_and_resumes_in_this_order(world: World) -> None:
+    assert world.owner.enable() == 1500
+    assert world.log == ENABLE
+    assert world.owner.status().state is State.PENDING
+
+
+def test_pages_go_out_and_come_back(world: World) -> None:
+    world.owner.enable()
+    world.owner.trim()
+    world.wait_until(State.PENDING)
+    world.owner.swap_out()
+    world.wait_until(State.ACTIVE)
+    assert world.owner.status().metrics.file == 1500
+    world.owner.disable(slow_file_cleanup=True)
+    world.wait_until(State.READY)
+    assert world.house.pages.releases == [True]
+
+
+def test_a_machine_that_cannot_be_suspended_is_left_alone(world: World) -> None:
+    world.standstill.error = SwapError("no")
+    with pytest.raises(SwapError, match="no"):
+        world.owner.enable()
+    assert world.log == ["suspend"]
+
+
+def test_an_enable_that_is_refused_is_undone(world: World) -> None:
+    world.house.pages.problem = "no uffd for these pages"
+    with pytest.raises(SwapError, match="enable: no uffd for these pages"):
+        world.owner.enable()
+    assert world.log == ["suspend", "enable", "disable", "resume"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_member_that_cannot_zap_undoes_the_enable(world: World, number: int) -> None:
+    world.members[number].error = PermissionError(1, "not here")
+    with pytest.raises(SwapError, match=f"enable: member {number}: .*not here"):
+        world.owner.enable()
+    assert world.log[-2:] == ["disable", "resume"]
+    world.wait_until(State.READY)
+    assert world.house.pages.resident == 1500
+
+
+def test_a_dynamic_member_that_is_dead_is_collected_on_the_way(world: World) -> None:
+    world.members[1].error = ProcessLookupError(3, "no such process")
+    world.house.gone.append(1)
+    world.owner.enable()
+    assert world.log == [*ENABLE[:5], "collect", "resume"]
+    assert world.owner.status().members == 1
+    world.log.clear()
+    world.owner.enable()
+    assert "zap 1" not in world.log
+
+
+def test_a_static_member_must_be_there(world: World) -> None:
+    world.members[0].error = ProcessLookupError(3, "no such process")
+    with pytest.raises(SwapError, match="member 0"):
+        world.owner.enable()
+    assert "collect" not in world.log
+    assert world.log[-2:] == ["disable", "resume"]
+
+
+def test_a_refusal_says_why_and_changes_nothing(world: World) -> None:
+    with pytest.raises(SwapError, match=r"^out: it begins only when swap is pending"):
+        world.owner.swap_out()
+    with pytest.raises(SwapError, match=r"^register: there is a member 0 already"):
+        world.owner.add(world.members[0])
+
+
+# Deaths.
+
+
+DEATHS = [
+    (request, when)
+    for request in ("enable", "zapped", "out", "disable", "status", "exit")
+    for when in ("before", "after", "mad")
+    if (request, when) != ("exit", "after")  # that is its end
+]
+
+
+@pytest.mark.parametrize(("request_", "when"), DEATHS)
+def test_a_monitor_may_die_of_any_request(worlds: list[World], request_: str, when: str) -> None:
+    world = begin(worlds, Plan(request_, when))
+    assert world.owner.enable() == 1500
+    assert world.owner.status().state is State.PENDING
+    world.owner.swap_out()
+    world.house.wait_for("out")
+    world.owner.disable()
+    world.wait_until(State.READY)
+    world.owner.close()
+    assert world.log.count("take-over") == 1
+    assert world.house.pages.resident == 1500
+
+
+def test_a_death_that_nobody_asks_about_is_noticed(worlds: list[World]) -> None:
+    world = begin(worlds, Plan("status", "after"))
+    world.owner.status()
+    world.house.wait_for("register 1 zapped")
+    assert world.log == ["status", "begin", "take-over", "register 0 zapped", "register 1 zapped"]
+
+
+def test_who_takes_over_is_told_who_has_zapped(worlds: list[World]) -> None:
+    world = begin(worlds, Plan("zapped", "after"))
+    world.owner.enable()
+    assert "register 0 zapped" in world.log
+    assert "register 1" in world.log
+    assert world.owner.status().state is State.PENDING
+
+
+@pytest.mark.parametrize("promise", ["trim", "out", "disable"])
+def test_a_move_that_was_accepted_is_asked_for_again(worlds: list[World], promise: str) -> None:
+    world = begin(worlds, Plan(promise, "after"))
+    world.owner.enable()
+    if promise == "trim":
+        world.owner.trim()
+    elif promise == "out":
+        world.owner.swap_out()
+    else:
+        world.owner.disable()
+    world.house.wait_for(promise, 2)
+    ends = {"trim": State.PENDING, "out": State.ACTIVE, "disable": State.READY}
+    world.wait_until(ends[promise])
+
+
+def test_an_enable_takes_a_promise_back(worlds: list[World]) -> None:
+    world = begin(worlds, Plan("collect", "after"))
+    world.owner.enable()
+    world.owner.swap_out()
+    world.wait_until(State.ACTIVE)
+    world.owner.enable()
+    world.owner.collect()
+    world.house.wait_for("register 1 zapped")
+    assert world.owner.status().state is State.ACTIVE  # nothing was left to stage
+    assert world.log.count("out") == 1
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, 1), (1, 0)])
+def test_a_member_that_a_new_monitor_refuses_is_let_go(
+    worlds: list[World], number: int, told: int
+) -> None:
+    world = begin(worlds, Plan("status", "before"))
+    world.house.refuses.add(number)
+    assert world.owner.status().members == 1
+    assert len(world.lost) == told
+
+
+def test_a_request_that_kills_every_monitor_is_an_error(worlds: list[World]) -> None:
+    world = begin(worlds, *[Plan("trim", "before")] * 3)
+    with pytest.raises(SwapError, match="trim: 3 monitors have died of it"):
+        world.owner.trim()
+    assert world.owner.status().state is State.READY
+    assert not world.lost
+
+
+def test_without_a_monitor_everything_is_an_error_and_the_status_says_so(
+    worlds: list[World],
+) -> None:
+    world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * 3)
+    status = world.owner.status()
+    assert status.state is State.FAILED
+    assert status.error == "swap: the monitor does not start: 3 have died"
+    assert world.lost == [status.error]
+    with pytest.raises(LostError):
+        world.owner.enable()
+    assert world.log[-1] == "resume"
+    assert world.owner.status().state is State.FAILED
+
+
+def test_a_monitor_that_cannot_begin_is_said(worlds: list[World]) -> None:
+    worlds.append(World())
+    worlds[0].house.cannot_begin = OSError(24, "too many open files")
+    with pytest.raises(LostError, match=r"does not start: begin: OSError: .*too many open files"):
+        worlds[0].start()
+
+
+def test_a_monitor_is_a_process_that_gets_the_same_descriptors_as_its_successor() -> None:
+    runtime = ThreadRuntime()
+    reader, writer = os.pipe()
+    standstill = Standstill(House())
+    owner = Owner(runtime, programs.monitor, standstill, Resources(("log",), (writer,)))
+    owner.start()
+    process = owner._keeper._process
+    assert process is not None
+    assert owner.status().state is State.READY
+    process.kill()
+    assert process.join(runtime.now() + 20 * SECOND)
+    assert owner.status().state is State.READY
+    owner.close()
+    os.close(writer)
+    assert os.read(reader, 9) == b"FT"
+    os.close(reader)
+
+
+# Time.
+
+
+def test_an_answer_that_is_too_late_is_not_taken_for_another(worlds: list[World]) -> None:
+    world = begin(worlds, Plan("trim", "deaf"))
+    world.owner.enable()
+    with pytest.raises(SwapError, match="trim: the monitor did not answer in time"):
+        world.owner.trim(world.house.now() + SECOND // 20)
+    world.wait_until(State.PENDING)
+    assert world.owner.collect() == ()
+    assert "begin" not in world.log
+
+
+def test_requests_come_one_at_a_time(worlds: list[World]) -> None:
+    world = begin(worlds, Plan("trim", "deaf"))
+    world.owner.enable()
+    soon = world.house.now() + SECOND
+
+    def trim() -> None:
+        with pytest.raises(SwapError, match="in time"):
+            world.owner.trim(soon)
+
+    first = threading.Thread(target=trim)
+    first.start()
+    world.house.wait_for("trim")
+    with pytest.raises(SwapError, match="status: another request did not end in time"):
+        world.owner.status(world.house.now() + SECOND // 20)
+    assert world.owner.status().members == 2  # and this one waited
+    first.join()
+
+
+# The end.
+
+
+def test_close_brings_everything_back_and_ends_the_monitor(world: World) -> None:
+    world.owner.enable()
+    world.owner.swap_out()
+    world.owner.close()
+    assert world.house.pages.resident == 1500
+    assert world.house.monitors[0].join(world.house.now() + 20 * SECOND)
+    for request in (world.owner.status, world.owner.close, world.owner.enable):
+        with pytest.raises(SwapError, match="swap has ended"):
+            request()
+    assert not world.lost
+    assert "begin" not in world.log
+
+
+def test_close_that_fails_leaves_all_as_it_was(world: World) -> None:
+    world.owner.enable()
+    world.house.pages.problem = "swap file: input/output error"
+    with pytest.raises(SwapError, match="input/output error"):
+        world.owner.close()
+    assert world.owner.status().state is State.PENDING
+    world.house.pages.problem = None
+    world.owner.close()
