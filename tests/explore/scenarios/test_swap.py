@@ -1,0 +1,98 @@
+"""Swap's control plane under every interleaving; and with one mistake each."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import Outcome, search
+from hfsched.explore.registry import find, variants_of
+from hfsched.explore.scenarios.swap import SwapScenario
+from hfsched.explore.strategies.choose import make
+from hfsched.explore.strategies.exhaustive import Exhaustive
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "commands=enable-out-disable",
+        "commands=enable-disable,pages=2",
+        "commands=enable-trim-status",
+        "commands=enable-close",
+        "commands=enable,deaths=1",
+    ],
+)
+def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
+    result = search(find(f"swap,{spec}"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "deaths=1",
+        "deaths=2,commands=enable-out-close",
+        "beside=status",
+        "beside=disable-enable,touches=2",
+        "abort=true",
+        "commands=enable-out-disable-enable-out,touches=2",
+        "commands=enable-out-enable-trim-out-disable,touches=2,pages=2,guests=2",
+    ],
+)
+def test_larger_machines_are_sampled(spec: str) -> None:
+    strategy = make("portfolio", 1)
+    result = search(find(f"swap,{spec}"), strategy, until=lambda so_far: so_far.executions >= 300)
+    assert result.failure is None
+
+
+@pytest.mark.parametrize("variant", sorted(variants_of(SwapScenario)))
+def test_every_mistake_is_found(variant: str) -> None:
+    result = search(
+        find("swap", variant), make("portfolio", 1), until=lambda so_far: so_far.executions > 20_000
+    )
+    assert result.failure is not None
+
+
+def test_the_deadlock_is_told_for_what_it_is() -> None:
+    result = search(find("swap", "enable-deadlock"), Exhaustive())
+    assert result.failure is not None
+    assert str(result.failure.failure) == (
+        "main waits for the answer to status, the monitor for the machine to be suspended"
+    )
+
+
+def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
+    found: set[object] = set()
+
+    def on_end(outcome: Outcome) -> None:
+        if not outcome.cut:
+            found.add(outcome.final)
+
+    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
+    assert result.complete
+    assert result.failure is None
+    return found
+
+
+@pytest.mark.parametrize("spec", ["swap,commands=enable", "swap,commands=enable-out,touches=0"])
+def test_what_spares_states_changes_no_end(spec: str) -> None:
+    """With `forget` and doors, or without; with sleep sets, or without."""
+    ends = finals(spec, Exhaustive(), forgetting=True)
+    assert ends == finals(spec, Exhaustive(), forgetting=False)
+    assert ends == finals(spec, Exhaustive(sleep=False), forgetting=False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("commands=enable-flood", "no command flood: known: enable, status"),
+        ("beside=out-", "no command : known"),
+        ("guests=5", "guests=5: not in 0..4"),
+        ("pages=0", "pages=0: not in 1..3"),
+        ("deaths=-1", "deaths=-1: not in 0..4"),
+    ],
+)
+def test_what_cannot_be_is_named(spec: str, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        find(f"swap,{spec}")
