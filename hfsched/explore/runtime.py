@@ -187,6 +187,7 @@ class ExploreRuntime:
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         group = Group(name)
         group.closers = [end.cut for end in ends if isinstance(end, XEnd)]
+        group.ends = [each for end in ends if isinstance(end, XEnd) for each in (end, end.peer)]
         self._task(name, lambda: main(self, *ends), group)
         return ProcessHandle(self, group)
 
@@ -219,7 +220,7 @@ class ExploreRuntime:
 
     # For scenarios.
 
-    def event_of(self, name: str, act: Callable[[], None]) -> None:
+    def event_of(self, name: str, act: Callable[[], None]) -> Task:
         """Let something happen once, at any point: a death, a fault, a time-out of the outside."""
         task = self._pseudo(name, "anything", lambda: None)
 
@@ -228,6 +229,7 @@ class ExploreRuntime:
             act()
 
         task.act = once
+        return task
 
     def settle(self) -> None:
         """Run what was spawned so far until it rests, in one fixed order that is not explored.
@@ -242,10 +244,16 @@ class ExploreRuntime:
             self.previous = None
 
     def kill(self, group: Group) -> None:
-        """End every task of a process where it is; the kernel closes its channels."""
+        """End every task of a process where it is; the kernel closes its channels.
+
+        What they knew is gone with them: two states that differ in that alone are the same.
+        """
         group.dead = True
         for task in group.tasks:
             self._end(task)
+            task.history, task.kept = 0, []
+            task.kind, task.thing, task.deadline = "dead", None, None
+            task.key = None
         for close in group.closers:
             close()
         if self.current is not None and self.current.group is group:
@@ -253,7 +261,15 @@ class ExploreRuntime:
 
     def may_die(self, process: ProcessHandle) -> None:
         """Let a process die at any point."""
-        self.event_of(f"death of {process.name}", lambda: self.kill(process.group))
+        group = process.group
+
+        def die() -> None:
+            self.touched += [(end.name, True) for end in group.ends]
+            self.kill(group)
+
+        task = self.event_of(f"death of {process.name}", die)
+        task.kind = "death"
+        task.dooms = group
 
     def attach(self, task: str, state: Callable[[], object]) -> None:
         """Say that `state` (hashable, touched by that task alone) belongs to the task's state."""

@@ -19,6 +19,7 @@ class Group:
         self.dead = False
         self.tasks: list[Task] = []
         self.closers: list[Callable[[], None]] = []  # what the kernel closes when it dies
+        self.ends: list[Thing] = []  # both ends of every channel that it has
 
 
 class Task:
@@ -36,6 +37,7 @@ class Task:
         "clock",
         "deadline",
         "done",
+        "dooms",
         "entered",
         "extra",
         "glet",
@@ -67,6 +69,7 @@ class Task:
         self.history = 0
         self.kept: list[int] = []  # for each level of loops, a digest of what it keeps alive
         self.act: Callable[[], None] | None = None
+        self.dooms: Group | None = None  # the process whose death this pseudo-task is
         self.extra: Callable[[], object] | None = None  # more of its state, hashable
         self.key: object = None  # its part of the state's key; None: to be computed
         self.clock: dict[int, int] = {}  # vector clock, for the race detector
@@ -101,6 +104,8 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
         return True
     if task.kind == "clock":
         return any(name == "clock" for name, _ in things)
+    if task.dooms is not None:
+        return any(name == end.name for end in task.dooms.ends for name, _ in things)
     if task.also and any(
         write and name == each.name for each in task.also for name, write in things
     ):
@@ -109,6 +114,15 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
     return thing is not None and any(
         name == thing.name and (write or task.write) for name, write in things
     )
+
+
+def _ends(death: Task, other: Task) -> bool:
+    """Tell whether `death` ends what `other` is about to do, or closes what that looks at."""
+    group = death.dooms
+    if group is None:
+        return False
+    ends = group.ends
+    return other.group is group or other.thing in ends or any(each in ends for each in other.also)
 
 
 def dependent(one: Task, two: Task) -> bool:
@@ -125,6 +139,8 @@ def dependent(one: Task, two: Task) -> bool:
             or two.deadline is not None
             or ("now" in (one.kind, two.kind))
         )
+    if one.dooms is not None or two.dooms is not None:
+        return _ends(one, two) or _ends(two, one)
     if (two.write and two.thing in one.also) or (one.write and one.thing in two.also):
         return True
     return one.thing is not None and one.thing is two.thing and (one.write or two.write)
