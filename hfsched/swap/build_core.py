@@ -73,6 +73,7 @@ int64_t hfs_in_memory(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 int hfs_start(struct hfs *swap);
 void hfs_stop(struct hfs *swap);
+void hfs_quiesce(struct hfs *swap);
 int64_t hfs_stage(struct hfs *swap);
 int hfs_zapped(struct hfs *swap);
 int hfs_unstage(struct hfs *swap);

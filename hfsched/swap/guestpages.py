@@ -221,6 +221,10 @@ class GuestPages:
         self._check(min(pages, 0), "counting")
         return pages
 
+    def quiesce(self) -> None:
+        """Wait until every fault that was being served has been, and is counted."""
+        self._lib.hfs_quiesce(self._open())
+
     def phase(self) -> Phase:
         """Return how far enabling has come."""
         return _PHASES[self._counted().phase]
