@@ -8,6 +8,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
+from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import GuestPages, Region, zap
@@ -43,7 +44,12 @@ def monitor(_: Runtime, end: End) -> None:
     pages.take_over()
     pages.start()
     end.send(b"ready")
-    while (got := end.recv()) is not None and got[0]:
+    while True:
+        try:
+            got = end.recv()
+        except ChannelClosedError:
+            break
+        assert got is not None
         name, *limit = got[0].decode().split()
         done: Any = None
         if limit:
@@ -52,6 +58,7 @@ def monitor(_: Runtime, end: End) -> None:
         else:
             done = getattr(pages, name)()
         end.send(json.dumps(done if name == "stage" else None).encode())
+    pages.close()
 
 
 def start_monitor(

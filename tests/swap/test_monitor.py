@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ from .house import MIB, Guest, needs_userfault, userfault
 pytestmark = needs_userfault
 
 both = pytest.mark.parametrize("staging", Staging)
-PAGES = 1024
+PAGES = 4096
 KILLS = 12
-TIER = 0 if tier_problem() else MIB
+ON_THE_WAY = (State.WRITING, State.PUNCHING, State.MOVING, State.TAKING)
+TIER = 0 if tier_problem() else 2 * MIB
 
 
 class Served:
@@ -31,7 +33,7 @@ class Served:
 
     def __init__(self, directory: Path, staging: Staging) -> None:
         self.staging = staging
-        self.guest = Guest(PAGES, filled=900)
+        self.guest = Guest(PAGES, filled=4000)
         self.stores = Stores.create(directory, PAGES, staging, TIER)
         self.table = CoreTable(self.stores.table, PAGES, staging)
         self.uffd = userfault()  # held here: a fault outlives a monitor
@@ -91,7 +93,7 @@ def test_a_monitor_serves_two_processes(tmp_path: Path, staging: Staging) -> Non
         other.ask(b"zap")
         served.ask("zapped")
     served.ask("swap_out 100")
-    for page in range(0, PAGES, 7):
+    for page in range(0, PAGES, 37):
         expected = served.guest.content(page, served.guest.versions[page])
         assert other.read(page) == expected
         served.guest.check(page)
@@ -105,20 +107,35 @@ def test_a_monitor_serves_two_processes(tmp_path: Path, staging: Staging) -> Non
 
 
 class Moment:
-    """When to kill: the work is over, or the table looks as wanted."""
+    """When to kill: so many pages have moved, or some are just on the way.
+
+    States on the way are short; so the monitor is stopped, and looked at, again and again.
+    """
 
     def __init__(self, served: Served, choose: random.Random) -> None:
         self.served = served
-        self.wanted = choose.choice(
-            [State.WRITING, State.PUNCHING, State.MOVING, State.TAKING, None, None]
-        )
-        self.moved = choose.randrange(400)
+        self.way = choose.random() < 0.7
+        self.moved = choose.randrange(3000)
         self.before = served.out()
 
-    def come(self) -> bool:
-        if self.wanted is not None and self.served.table.states()[self.wanted]:
+    def on_the_way(self) -> bool:
+        states = self.served.table.states()
+        return any(states[state] for state in ON_THE_WAY)
+
+    def stopped(self) -> bool:
+        """Stop it while pages are on the way; False: they were there already."""
+        pid = self.served.process._popen.pid  # type: ignore[attr-defined]
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED)
+        if self.on_the_way():
             return True
-        return self.wanted is None and abs(self.served.out() - self.before) >= self.moved
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    def come(self) -> bool:
+        if self.way:
+            return self.on_the_way() and self.stopped()
+        return abs(self.served.out() - self.before) >= self.moved
 
     def await_it(self) -> None:
         while not self.come():
@@ -127,19 +144,29 @@ class Moment:
 
 
 @both
-@pytest.mark.parametrize("work", ["swap_out 64", "trim 64", "swap_in 64", "stage"])
-def test_nothing_is_lost_with_a_monitor(tmp_path: Path, staging: Staging, work: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "work"),
+    [
+        ([], "swap_out 512"),
+        (["swap_out 512", "swap_in 512", "enable"], "trim 512"),
+        (["swap_out 512"], "swap_in 512"),
+        ([], "swap_in 512"),
+        (["swap_in 512"], "stage"),
+    ],
+    ids=["out", "trim", "in", "unstage", "stage"],
+)
+def test_nothing_is_lost_with_a_monitor(
+    tmp_path: Path, staging: Staging, before: list[str], work: str
+) -> None:
     seed = secrets.randbits(32)
     choose = random.Random(seed)
     served = Served(tmp_path, staging)
     with served.guest.running():
         for _ in range(KILLS):
+            for each in ("enable", *before):
+                served.enable() if each == "enable" else served.ask(each)
             if work == "stage":
                 served.guest.frozen.acquire()
-            else:
-                served.enable()
-            if work == "swap_in 64":
-                served.ask("swap_out 64")
             moment = Moment(served, choose)
             served.end.send(work.encode())
             moment.await_it()
@@ -150,8 +177,8 @@ def test_nothing_is_lost_with_a_monitor(tmp_path: Path, staging: Staging, work: 
                 served.guest.frozen.release()
             assert served.guest.bad == [], f"seed {seed}"
         served.enable()
-        served.ask("swap_out 64")
-        served.ask("swap_in 64")
+        served.ask("swap_out 512")
+        served.ask("swap_in 512")
         served.ask("release")
     served.guest.check_all()
     served.close()
