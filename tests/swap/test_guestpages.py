@@ -12,6 +12,7 @@ from hfsched.swap import device
 from hfsched.swap.entries import Staging, State
 from hfsched.swap.guestpages import GuestPages, Region
 from hfsched.swap.pages import EVENTS, Phase, Progress
+from hfsched.swap.table import CoreTable
 
 from .house import MIB, PAGE, World, needs_lz4, needs_userfault, through
 
@@ -224,6 +225,40 @@ def test_one_page_faulted_by_many_at_once(tmp_path: Path, staging: Staging) -> N
             for thread in threads:
                 thread.join()
         assert world.guest.bad == []
+
+
+def test_a_fault_waits_until_a_page_is_published(tmp_path: Path) -> None:
+    with World(tmp_path, pages=16) as world:
+        table = CoreTable(world.stores.table, 16)
+        world.enable()
+        assert table.claim(5)
+        assert table.publish(5, State.ZERO)
+        reader = threading.Thread(target=world.guest.check, args=(5,), daemon=True)
+        reader.start()
+        while not world.events("waited"):
+            pass
+        assert table.entry(5).state is State.PUNCHING
+        table.punched(5)
+        world.out()  # whatever the worker publishes, it looks for those who wait
+        reader.join()
+        assert table.entry(5).state is State.RESIDENT
+        table.close()
+        world.guest.check_all()
+
+
+@needs_lz4
+def test_what_faults_bring_in_leaves_room_in_the_compressed_tier(tmp_path: Path) -> None:
+    pages = range(0, 600, 6)  # all of these repeat, and need 128 bytes each
+    with World(tmp_path, pages=600, tier=4 * PAGE, filled=0) as world:
+        for page in pages:
+            world.guest.write(page, 1)
+        for turn in range(1, 5):
+            world.enable()
+            world.out()
+            assert world.events("squeezed") == turn * len(pages)
+            assert world.swap.counts().tier_used == 128 * len(pages)
+            world.guest.check_all()
+            assert world.swap.counts().tier_used == 0
 
 
 def test_nobody_else_can_open_the_file_or_see_it(tmp_path: Path) -> None:
