@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
-# By file: importing the package would ask for what is only being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parent / "hfsched" / "vcpu" / "kvm"))
-import build_core
+_TOP = Path(__file__).resolve().parent
+_BUILDERS = ("hfsched/vcpu/kvm/build_core.py", "hfsched/swap/build_core.py")
 
-setup(ext_modules=[build_core.builder().distutils_extension("build/cffi")])
+
+def _extension(builder: str) -> Extension:
+    """Load by file: importing the package would ask for what is only being installed."""
+    spec = importlib.util.spec_from_file_location("build_core", _TOP / builder)
+    if spec is None or spec.loader is None:
+        raise ImportError(builder)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Extension = module.builder().distutils_extension("build/cffi")
+    return made
+
+
+setup(ext_modules=[_extension(each) for each in _BUILDERS])

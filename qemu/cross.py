@@ -74,17 +74,24 @@ def cross_build(
 
 def extensions(image: Image) -> dict[str, Path]:
     """Return the project's own compiled modules, by their paths in it."""
-    build_core = _load(TOP / "hfsched" / "vcpu" / "kvm" / "build_core.py")
-    ffi = build_core.builder(TOP)
-    room = TOP / "hfsched" / "vcpu" / "kvm"
+    return dict(
+        _extension(image, room, package, sources)
+        for room, package, sources in (
+            (TOP / "hfsched" / "vcpu" / "kvm", "hfsched.vcpu.kvm", ("core.c",)),
+            (TOP / "hfsched" / "swap", "hfsched.swap", ("*.c",)),
+        )
+    )
+
+
+def _extension(image: Image, room: Path, package: str, patterns: Sequence[str]) -> tuple[str, Path]:
+    ffi = _load(room / "build_core.py").builder(TOP)
+    sources = sorted(path for pattern in patterns for path in room.glob(pattern))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "_core.c"
         with redirect_stdout(sys.stderr):  # stdout is the command's
             ffi.emit_c_code(str(source))
-        module = cross_build(
-            image, source, "hfsched.vcpu.kvm._core", [room], ["-std=gnu17"], [room / "core.c"]
-        )
-    return {f"hfsched/vcpu/kvm/{module.name}": module}
+        module = cross_build(image, source, f"{package}._core", [room], ["-std=gnu17"], sources)
+    return f"{package.replace('.', '/')}/{module.name}", module
 
 
 def _load(path: Path) -> Any:

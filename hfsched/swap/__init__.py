@@ -1,13 +1,20 @@
 """Guest memory out of RAM and back while guests run: userfaultfd, a swap file, a compressed tier.
 
 Main, the process that runs the VM, starts a monitor, a fresh program that serves the page faults of
-every process that maps guest memory.
+every process that maps guest memory, and moves pages.
 
 - `entries`: what a page can be and how it changes (pure).
 - `pages`: what the controller asks of the page store, and is told.
 - `messages`: what main and the monitor say to each other.
 - `controller`: the monitor's state machine; `serving`: its loop.
 - `owner`: main's side; `keeper`: how it keeps a monitor alive.
+- `device`: whether the extension is there, and the compressed tier's library.
+- `table`: the page table in C, as `entries` has it.
+- `stores`: the swap file and the memory that outlives whoever serves the pages.
+- `guestpages`: `pages` in production, over the C core.
+- `core.h` with `table.c`, `uffd.c`, `stores.c`, `swap.c`, `serve.c` (the thread that serves faults),
+  `enable.c`, `out.c`, `in.c` (the worker).  Mechanism alone.
+- `build_core`: the cffi extension `_core` made of them.
 
 This room knows memory, the runtime and what is observed.  It knows no hypervisor and no scheduler.
 """

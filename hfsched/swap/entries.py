@@ -38,10 +38,9 @@ class State(IntEnum):
     PUNCHING = 3  # its copy is complete, its memory is being given back; a fault waits
     FILE = 4  # in slot `location` of the swap file
     COMPRESSED = 5  # `length` bytes at `location` of the compressed tier
-    ZERO = 6  # all zero, or never touched: kept nowhere
-    MOVING = (
-        7  # copied to the staging memory, its guest's memory is being given back; a fault waits
-    )
+    ZERO = 6  # all zero: kept nowhere
+    MOVING = 7  # copied to the staging memory, its own is being given back; a fault waits
+    TAKING = 8  # one is copying it back from the staging memory; all others wait
 
 
 class Answer(IntEnum):
@@ -59,8 +58,8 @@ class Answer(IntEnum):
 class Entry:
     """One entry: the state, which copy there is besides, and where.
 
-    `copy` is FILE, COMPRESSED, ZERO, or RESIDENT for none.  A RESIDENT, STAGED or MOVING page may
-    have a copy FILE, which is the stale one; PUNCHING has the copy it is about to become.
+    `copy` is FILE, COMPRESSED, ZERO, or RESIDENT for none.  A RESIDENT, STAGED, MOVING or TAKING
+    page may have a copy FILE, which is the stale one; PUNCHING has the copy it is about to become.
     """
 
     state: State = State.RESIDENT
@@ -79,7 +78,6 @@ class Entry:
 
 
 _RESIDENT = Entry()
-_ZERO = Entry(State.ZERO, State.ZERO)
 
 
 class PageTable:
@@ -102,10 +100,6 @@ class PageTable:
     def stage(self, page: int) -> bool:
         """RESIDENT becomes STAGED (minor staging; the page is in memory, and is unmapped next)."""
         return self._move(page, (State.RESIDENT,), State.STAGED)
-
-    def absent(self, page: int) -> bool:
-        """RESIDENT becomes ZERO: nothing is in memory.  A stale copy is let go."""
-        return self._become(page, (State.RESIDENT,), _ZERO)
 
     def move(self, page: int) -> bool:
         """RESIDENT becomes MOVING: its copy in the staging memory is complete (copy staging)."""
@@ -157,16 +151,20 @@ class PageTable:
         """Return what a fault needs.
 
         CONTINUE has changed the state to RESIDENT; after the others (not WAIT) `arrived` does it.
+        COPY_STAGED has made it TAKING, so that the staging memory stays until then.
         """
         state = self.entries[page].state
-        if state in (State.PUNCHING, State.MOVING):
-            return Answer.WAIT
         if state in _ANSWERS:
             return _ANSWERS[state]
-        if state is not State.RESIDENT and self.staging is Staging.COPY:
+        if self.staging is Staging.COPY:
+            self._move(page, (State.STAGED, State.WRITING), State.TAKING)
             return Answer.COPY_STAGED
         self._move(page, (State.STAGED, State.WRITING), State.RESIDENT)
         return Answer.CONTINUE
+
+    def untake(self, page: int) -> bool:
+        """Turn TAKING into STAGED: it could not be copied."""
+        return self._move(page, (State.TAKING,), State.STAGED)
 
     def arrived(self, page: int) -> bool:
         """Whatever it was becomes RESIDENT, since it is in memory; False: it has to be waited for.
@@ -185,22 +183,20 @@ class PageTable:
         """RESIDENT or ZERO becomes RESIDENT without a copy; False: it is still somewhere else."""
         return self._become(page, (State.RESIDENT, State.ZERO), _RESIDENT)
 
-    def take_over(self, page: int, *, in_memory: bool) -> None:
+    def take_over(self, page: int, *, in_memory: bool, settled: bool = True) -> None:
         """Make good what a dead monitor left half done.
 
-        PUNCHING and MOVING pages are punched first, so that `in_memory` (the page is in the guest's
-        memfd) is False for them.
+        PUNCHING and MOVING pages are punched before.  `in_memory`: the page is in the guest's memfd
+        (after that).  Not `settled`: somebody may have a staged page mapped.
         """
+        for change in (self.punched, self.moved, self.unclaim, self.untake):
+            if change(page):
+                break
         entry = self.entries[page]
-        if entry.state is State.PUNCHING:
-            self.punched(page)
-        elif entry.state is State.MOVING:
-            self.moved(page)
-        elif entry.state is State.WRITING:
-            self.unclaim(page)
-        entry = self.entries[page]
-        minor = self.staging is Staging.MINOR and entry.state is State.STAGED
-        if in_memory and not minor:
+        if self.staging is Staging.MINOR and entry.state is State.STAGED:
+            if not settled:
+                self.unstage(page)
+        elif in_memory:
             self.entries[page] = _arrived(entry)
 
     # What is derived from the entries
@@ -228,6 +224,10 @@ class PageTable:
 
 
 _ANSWERS = {
+    State.RESIDENT: Answer.CONTINUE,
+    State.PUNCHING: Answer.WAIT,
+    State.MOVING: Answer.WAIT,
+    State.TAKING: Answer.WAIT,
     State.FILE: Answer.READ_FILE,
     State.COMPRESSED: Answer.DECOMPRESS,
     State.ZERO: Answer.ZERO_PAGE,

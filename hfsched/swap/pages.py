@@ -59,7 +59,8 @@ EVENTS = (
     "from_file",  # pages brought by faults: read from the file,
     "from_staging",  # given back from staging,
     "decompressed",  # from the compressed tier,
-    "zeroed",  # as zero pages
+    "zeroed",  # as zero pages,
+    "mapped",  # that were in memory, but not for the one who asked
     "around",  # of all these: not asked for, but beside one that was
     "redundant",  # faults on a page that was there already
     "waited",  # faults that waited for a page to be published

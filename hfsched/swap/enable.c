@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The worker, where a time of swapping begins and ends: stage, unstage, take over, release.
+ */
+#define _GNU_SOURCE
+#include "worker.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static void set_phase(struct hfs *swap, enum hfs_phase phase)
+{
+	atomic_store(&swap->table.header->phase, phase);
+}
+
+static void reset_cursors(struct hfs *swap)
+{
+	swap->trim_cursor = swap->out_cursor = swap->in_cursor = 0;
+	swap->in_part = 0;
+}
+
+/* Register every member, or none. */
+static int register_all(struct hfs *swap)
+{
+	int number, error = 0;
+
+	for (number = 0; number < HFS_MEMBERS && !error; number++)
+		if (atomic_load(&swap->members[number].state) == HFS_ALIVE)
+			error = hfs_register(swap, number, 1);
+	if (error)
+		while (number-- > 0)
+			if (atomic_load(&swap->members[number].state) == HFS_ALIVE)
+				hfs_register(swap, number, 0);
+	return error;
+}
+
+static uint8_t *guest_page(struct hfs *swap, uint64_t page)
+{
+	struct hfs_region *region = hfs_region_of(swap, page);
+
+	return region->map + (page - region->first) * HFS_PAGE;
+}
+
+/* Copy resident pages [first, end) of one region to the staging memory, and punch them. */
+static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
+{
+	uint64_t size = (end - first) * HFS_PAGE, page;
+	int error;
+
+	memcpy(swap->staging + first * HFS_PAGE, guest_page(swap, first), size);
+	for (page = first; page < end; page++)
+		hfs_move(&swap->table, page); /* nobody else changes a RESIDENT page */
+	error = hfs_punch(swap, first, end - first, true);
+	if (error == -EBUSY)
+		memcpy(guest_page(swap, first), swap->staging + first * HFS_PAGE, size);
+	for (page = first; page < end; page++) {
+		hfs_moved(&swap->table, page);
+		if (error)
+			hfs_page_arrived(swap, page, 1u << HFS_STAGED);
+	}
+	hfs_published(swap);
+	return error ? error : (int64_t)(end - first);
+}
+
+/* The end of a run of pages, from `page`, that are RESIDENT and in one region. */
+static uint64_t run_end(struct hfs *swap, struct hfs_bits *present, uint64_t page)
+{
+	struct hfs_region *region = hfs_region_of(swap, page);
+	uint64_t end = page;
+
+	while (end < region->first + region->pages && end < page + HFS_RUN &&
+	       hfs_bit(present, end) && hfs_state(hfs_entry(&swap->table, end)) == HFS_RESIDENT)
+		end++;
+	return end;
+}
+
+static int64_t stage_pages(struct hfs *swap, struct hfs_bits *present)
+{
+	struct hfs_table *table = &swap->table;
+	uint64_t page = 0, end;
+	int64_t staged = 0, result;
+
+	while (page < table->pages) {
+		if (!table->copy) {
+			staged += hfs_bit(present, page) && hfs_stage_page(table, page);
+			page++;
+			continue;
+		}
+		end = run_end(swap, present, page);
+		if (end == page) {
+			page++;
+			continue;
+		}
+		result = move_run(swap, page, end);
+		if (result < 0)
+			return result;
+		staged += result;
+		page = end;
+	}
+	return staged;
+}
+
+int64_t hfs_stage(struct hfs *swap)
+{
+	bool first = atomic_load(&swap->table.header->phase) == HFS_OFF;
+	struct hfs_bits present;
+	int64_t result;
+
+	result = hfs_begin(swap);
+	if (result)
+		return result;
+	result = hfs_bits_open(&present, swap->table.pages);
+	if (result)
+		goto end;
+	if (first) {
+		result = register_all(swap);
+		if (result)
+			goto end;
+	}
+	/* A fault that is under way may have read an entry from before pages came in again. */
+	hfs_quiesce(swap);
+	reset_cursors(swap);
+	set_phase(swap, HFS_MARKED);
+	result = hfs_resident(swap, &present);
+	if (!result)
+		result = stage_pages(swap, &present);
+end:
+	hfs_bits_close(&present);
+	hfs_end(swap);
+	return result;
+}
+
+int hfs_zapped(struct hfs *swap)
+{
+	if (atomic_load(&swap->table.header->phase) == HFS_OFF)
+		return -EINVAL;
+	set_phase(swap, HFS_SETTLED);
+	return 0;
+}
+
+/* With minor staging alone; what was copied comes back by hfs_swap_in. */
+int hfs_unstage(struct hfs *swap)
+{
+	uint64_t page;
+	int error = hfs_begin(swap);
+
+	if (error)
+		return error;
+	for (page = 0; page < swap->table.pages && !swap->table.copy; page++)
+		hfs_unstage_page(&swap->table, page);
+	reset_cursors(swap);
+	if (atomic_load(&swap->table.header->phase) == HFS_MARKED)
+		set_phase(swap, HFS_SETTLED);
+	hfs_end(swap);
+	return 0;
+}
+
+/* Punch again what a dead monitor may have been punching. */
+static void punch_again(struct hfs *swap, struct hfs_bits *present)
+{
+	uint64_t page, old;
+	int state, error;
+	bool guest;
+
+	for (page = 0; page < swap->table.pages; page++) {
+		state = hfs_state(hfs_entry(&swap->table, page));
+		if (state != HFS_PUNCHING && state != HFS_MOVING)
+			continue;
+		guest = state == HFS_MOVING || !swap->table.copy;
+		error = hfs_punch(swap, page, 1, guest);
+		if (!error) {
+			if (guest)
+				hfs_bits_clear(present, page, 1);
+		} else if (state == HFS_MOVING) {
+			memcpy(guest_page(swap, page), swap->staging + page * HFS_PAGE, HFS_PAGE);
+			hfs_bits_set(present, page, 1);
+		} else if (!hfs_restore(swap, page)) {
+			hfs_restored(&swap->table, page, &old);
+		}
+	}
+}
+
+/* What is in the staging memory of pages that are not staged is of no use. */
+static void clean_staging(struct hfs *swap)
+{
+	uint64_t page, first, pages = swap->table.pages;
+
+	for (page = 0; page < pages; page++) {
+		for (first = page;
+		     page < pages && hfs_state(hfs_entry(&swap->table, page)) != HFS_STAGED; page++)
+			;
+		if (page > first)
+			hfs_punch(swap, first, page - first, false);
+	}
+}
+
+static void mark_places(struct hfs *swap)
+{
+	uint64_t page, entry;
+
+	for (page = 0; page < swap->table.pages; page++) {
+		entry = hfs_entry(&swap->table, page);
+		if (hfs_copy(entry) == HFS_FILE)
+			hfs_bits_set(&swap->slots, hfs_location(entry), 1);
+		else if (hfs_copy(entry) == HFS_COMPRESSED && swap->tier)
+			hfs_bits_set(&swap->spans, hfs_location(entry) / HFS_UNIT,
+				     (hfs_length(entry) + HFS_UNIT - 1) / HFS_UNIT);
+	}
+}
+
+/* Before hfs_start, with a table that another monitor has left. */
+int hfs_take_over(struct hfs *swap)
+{
+	struct hfs_table *table = &swap->table;
+	bool settled = atomic_load(&table->header->phase) == HFS_SETTLED;
+	struct hfs_bits present;
+	uint64_t page;
+	int error;
+
+	error = hfs_bits_open(&present, table->pages);
+	if (error)
+		return error;
+	error = hfs_resident(swap, &present);
+	if (error)
+		goto end;
+	punch_again(swap, &present);
+	for (page = 0; page < table->pages; page++)
+		hfs_take_over_page(table, page, hfs_bit(&present, page), settled);
+	mark_places(swap);
+	if (table->copy && swap->staging)
+		clean_staging(swap);
+	reset_cursors(swap);
+end:
+	hfs_bits_close(&present);
+	return error;
+}
+
+int hfs_release(struct hfs *swap, int slow)
+{
+	struct hfs_table *table = &swap->table;
+	int number, state, error = hfs_begin(swap);
+	uint64_t page, old;
+
+	if (error)
+		return error;
+	for (page = 0; page < table->pages; page++) {
+		state = hfs_state(hfs_entry(table, page));
+		if (state != HFS_RESIDENT && state != HFS_ZERO) {
+			hfs_end(swap);
+			return -EBUSY;
+		}
+	}
+	for (number = 0; number < HFS_MEMBERS; number++)
+		if (atomic_load(&swap->members[number].state) == HFS_ALIVE)
+			hfs_register(swap, number, 0);
+	for (page = 0; page < table->pages; page++)
+		if (hfs_release_page(table, page, &old))
+			hfs_let_go(swap, old);
+	set_phase(swap, HFS_OFF);
+	reset_cursors(swap);
+	if (swap->tier)
+		hfs_give_back(swap);
+	if (swap->staging)
+		hfs_punch(swap, 0, table->pages, false);
+	if (!slow && swap->file_out >= 0 && ftruncate(swap->file_out, 0))
+		error = -errno;
+	hfs_end(swap);
+	return error;
+}

@@ -1,0 +1,257 @@
+"""`hfsched.swap.pages.Pages` in production: the C core over memfds, userfaultfd and the stores.
+
+One thread of the owner calls the work; another one, in C, serves faults between `start` and
+`close`, without the interpreter lock.  Whoever maps guest memory is a *member*: a process (a
+userfaultfd of its own) with the addresses at which it has the regions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from hfsched.errors import InternalError, UserError
+from hfsched.swap.device import core, tier_problem
+from hfsched.swap.entries import Staging, State
+from hfsched.swap.pages import EVENTS, Counts, Phase, Progress
+from hfsched.swap.stores import Stores
+
+__all__ = ["AROUND", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
+
+_PAGE = 4096
+AROUND = 8  # pages: what is brought with a fault
+_WORTH = 3072  # bytes: a page that is longer than this when compressed goes to the file
+_PLACES = ("swap file", "guest memory", "giving back guest memory", "compressed tier")
+_PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
+
+
+class Liveness(IntEnum):
+    """Whether a member's process is there."""
+
+    GONE = 0  # removed
+    ALIVE = 1
+    DEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The memfd of one VM's RAM; `pages` of it, from its start."""
+
+    fd: int
+    pages: int
+
+
+def open_userfault(*, user_mode_only: bool = False) -> int:
+    """Return a userfaultfd of this process; raises UserError.
+
+    `user_mode_only`: without privileges; no access from inside the kernel (KVM, system calls) is
+    served then, it fails.
+    """
+    fd: int = core().lib.hfs_uffd_open(user_mode_only)
+    if fd < 0:
+        why = os.strerror(-fd)
+        raise UserError(f"userfaultfd: {why}; as root: sysctl vm.unprivileged_userfaultfd=1")
+    return fd
+
+
+def zap(address: int, size: int) -> None:
+    """Unmap a part of a shared mapping of this process; its pages stay in the memfd."""
+    error = core().lib.hfs_zap(address, size)
+    if error:
+        raise InternalError(f"unmapping [{address:#x}, +{size:#x}): {os.strerror(-error)}")
+
+
+class GuestPages:
+    """See `hfsched.swap.pages.Pages`.
+
+    `regions` follow each other in the numbering of pages and fill the stores' table.  `around`:
+    pages (a power of two, at most 64) that are brought together if they are kept alike; 1 turns
+    that off.  The descriptors stay the caller's, and must stay open until `close`.
+    """
+
+    def __init__(self, stores: Stores, regions: Sequence[Region], *, around: int = AROUND) -> None:
+        if sum(region.pages for region in regions) != stores.pages:
+            raise InternalError(f"{regions} do not have the {stores.pages} pages of the table")
+        self._core: Any = core()
+        self._lib = self._core.lib
+        self._stores = stores
+        self._regions = tuple(regions)
+        self.tier_problem = tier_problem() if stores.tier is not None else "not wanted"
+        copy = stores.staging is Staging.COPY
+        self._swap = self._lib.hfs_new(stores.table, stores.pages, copy, around)
+        if self._swap == self._core.ffi.NULL:
+            raise InternalError(f"swap: {os.strerror(self._core.ffi.errno)}")
+        try:
+            self._put_together()
+        except BaseException:
+            self.close()
+            raise
+
+    def _put_together(self) -> None:
+        for region in self._regions:
+            self._check(self._lib.hfs_add_region(self._swap, region.fd, region.pages), "a region")
+        file = self._stores.file
+        self._lib.hfs_set_file(self._swap, file.out, file.into)
+        if self._stores.staged is not None:
+            self._check(self._lib.hfs_set_staging(self._swap, self._stores.staged), "staging")
+        if self.tier_problem is None:
+            self._check(
+                self._lib.hfs_set_tier(
+                    self._swap, self._stores.tier, self._stores.tier_size, _WORTH
+                ),
+                "the compressed tier",
+            )
+
+    # Members
+
+    def add_member(self, uffd: int, bases: Sequence[int | None], *, dynamic: bool = False) -> int:
+        """Serve a process; return its number here.
+
+        `bases`: where it has each region mapped, None for one that it has not.  `dynamic`: it may
+        die.  While pages are swapped it is registered at once, else by `stage`.
+        """
+        if len(bases) != len(self._regions):
+            raise InternalError(f"{len(bases)} addresses for {len(self._regions)} regions")
+        given = self._core.ffi.new("uint64_t[]", [base or 0 for base in bases])
+        number: int = self._lib.hfs_add_member(self._open(), uffd, dynamic, given)
+        if number < 0:
+            raise UserError(f"swap: a process's memory cannot be watched: {os.strerror(-number)}")
+        return number
+
+    def remove_member(self, member: int) -> None:
+        """Serve it no more; its userfaultfd may be closed then."""
+        self._lib.hfs_remove_member(self._open(), self._member(member))
+
+    def liveness(self, member: int) -> Liveness:
+        """Say whether it is there; it is looked after."""
+        return Liveness(self._lib.hfs_member_state(self._open(), self._member(member)))
+
+    # The serving thread
+
+    def take_over(self) -> None:
+        """Make good what a dead monitor left half done; before `start`, after its death."""
+        self._check(self._lib.hfs_take_over(self._open()), "taking over")
+
+    def start(self) -> None:
+        """Start to serve faults, those that waited before too."""
+        self._check(self._lib.hfs_start(self._open()), "the thread that serves faults")
+
+    def close(self) -> None:
+        """Stop serving and let go of everything; faults then wait for whoever takes over."""
+        if self._swap is not None and self._swap != self._core.ffi.NULL:
+            self._lib.hfs_free(self._swap)
+        self._swap = None
+
+    # The work; see `hfsched.swap.pages.Pages`
+
+    def stage(self) -> int:
+        """See `Pages.stage`."""
+        first = self.phase() is Phase.OFF
+        staged: int = self._lib.hfs_stage(self._open())
+        if staged < 0:
+            if self.phase() is not Phase.OFF:
+                self.unstage()
+                if first:
+                    self.release()
+            hint = ": it is in huge pages" if staged == -16 else ""
+            raise UserError(f"swap: staging guest memory: {os.strerror(-staged)}{hint}")
+        return staged
+
+    def zapped(self) -> None:
+        """See `Pages.zapped`."""
+        self._check(self._lib.hfs_zapped(self._open()), "zapped before stage")
+
+    def unstage(self) -> None:
+        """See `Pages.unstage`."""
+        self._check(self._lib.hfs_unstage(self._open()), "unstaging")
+        if self._stores.staging is Staging.COPY:
+            while self.counts().staged:
+                progress = self.swap_in(512)
+                if progress.problem is not None:
+                    raise UserError(f"swap: unstaging: {progress.problem}")
+
+    def trim(self, limit: int) -> Progress:
+        """See `Pages.trim`."""
+        return self._work(self._lib.hfs_trim, limit)
+
+    def swap_out(self, limit: int) -> Progress:
+        """See `Pages.swap_out`."""
+        return self._work(self._lib.hfs_swap_out, limit)
+
+    def swap_in(self, limit: int) -> Progress:
+        """See `Pages.swap_in`."""
+        return self._work(self._lib.hfs_swap_in, limit)
+
+    def release(self, *, slow: bool = False) -> None:
+        """See `Pages.release`."""
+        self._check(self._lib.hfs_release(self._open(), slow), "releasing pages that are out")
+
+    def shrink(self, limit: int) -> Progress:
+        """See `Pages.shrink`."""
+        return self._work(self._lib.hfs_shrink, limit)
+
+    def counts(self) -> Counts:
+        """See `Pages.counts`."""
+        made = self._counted()
+        states = made.states
+        return Counts(
+            pages=self._stores.pages,
+            resident=states[State.RESIDENT],
+            staged=states[State.STAGED],
+            busy=sum(
+                states[state]
+                for state in (State.WRITING, State.PUNCHING, State.MOVING, State.TAKING)
+            ),
+            file=states[State.FILE],
+            compressed=states[State.COMPRESSED],
+            zero=states[State.ZERO],
+            stale=made.stale,
+            phase=_PHASES[made.phase],
+            tier_used=made.tier_used,
+            tier_size=self._stores.tier_size if self.tier_problem is None else 0,
+            events={name: made.events[number] for number, name in enumerate(EVENTS)},
+        )
+
+    def in_memory(self) -> int:
+        """Return how many pages the guests' memfds hold now."""
+        pages: int = self._lib.hfs_in_memory(self._open())
+        self._check(min(pages, 0), "counting")
+        return pages
+
+    def quiesce(self) -> None:
+        """Wait until every fault that was being served has been, and is counted."""
+        self._lib.hfs_quiesce(self._open())
+
+    def phase(self) -> Phase:
+        """Return how far enabling has come."""
+        return _PHASES[self._counted().phase]
+
+    def _counted(self) -> Any:
+        made = self._core.ffi.new("struct hfs_counts *")
+        self._lib.hfs_count(self._core.ffi.addressof(self._open(), "table"), made)
+        return made
+
+    def _work(self, function: Any, limit: int) -> Progress:
+        made = self._core.ffi.new("struct hfs_progress *")
+        self._check(function(self._open(), limit, made), "work that cannot be done now")
+        problem = None
+        if made.error:
+            problem = f"{_PLACES[made.place]}: {os.strerror(made.error)}"
+        return Progress(made.moved, bool(made.done), problem, made.zero, made.clean)
+
+    def _open(self) -> Any:
+        if self._swap is None:
+            raise InternalError("swap is closed")
+        return self._swap
+
+    def _member(self, member: int) -> int:
+        if not 0 <= member < self._lib.HFS_MEMBERS:
+            raise InternalError(f"there is no member {member}")
+        return member
+
+    def _check(self, result: int, what: str) -> None:
+        if result < 0:
+            raise InternalError(f"swap: {what}: {os.strerror(-result)}")

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The worker's way in: first what is staged, then what is compressed, then the file.
+ */
+#define _GNU_SOURCE
+#include "worker.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+bool hfs_page_arrived(struct hfs *swap, uint64_t page, unsigned int states)
+{
+	uint64_t old;
+
+	if (!(states & 1u << hfs_state(hfs_entry(&swap->table, page))))
+		return false;
+	if (!hfs_arrived(&swap->table, page, &old))
+		return false;
+	if (hfs_copy(old) == HFS_COMPRESSED)
+		hfs_let_go(swap, old);
+	return states & 1u << hfs_state(old);
+}
+
+/* Where a page can be copied to: somebody who has it mapped, best somebody who stays. */
+static int target(struct hfs *swap, uint64_t page, uint64_t *address)
+{
+	struct hfs_region *region = hfs_region_of(swap, page);
+	struct hfs_member *member;
+	int number, dynamic;
+
+	for (dynamic = 0; dynamic < 2; dynamic++) {
+		for (number = 0; number < HFS_MEMBERS; number++) {
+			member = &swap->members[number];
+			if (atomic_load(&member->state) != HFS_ALIVE ||
+			    member->dynamic != dynamic || !member->base[region - swap->regions])
+				continue;
+			*address = member->base[region - swap->regions] +
+				   (page - region->first) * HFS_PAGE;
+			return number;
+		}
+	}
+	return -ESRCH;
+}
+
+/* Copy neighbours of one region in, and say so; 0 or -errno. */
+static int copy_in(struct hfs *swap, uint64_t first, int count, const uint8_t *source,
+		   unsigned int states, uint64_t *moved)
+{
+	uint64_t address, done = 0, page, size = (uint64_t)count * HFS_PAGE;
+	int number, error;
+
+	do {
+		number = target(swap, first, &address);
+		if (number < 0)
+			return number;
+		error = hfs_uffd_copy(swap->members[number].uffd, address, source, size, &done);
+		if (error == -ESRCH)
+			hfs_lost(swap, &swap->members[number]);
+	} while (error == -ESRCH);
+	if (error == -EEXIST) { /* it was the only one */
+		done = size;
+		error = 0;
+	}
+	for (page = first; page < first + done / HFS_PAGE; page++)
+		*moved += hfs_page_arrived(swap, page, states);
+	return error;
+}
+
+static bool same_region(struct hfs *swap, uint64_t one, uint64_t other)
+{
+	return hfs_region_of(swap, one) == hfs_region_of(swap, other);
+}
+
+/* Part 0 with minor staging: the pages are in memory already. */
+static int unstage_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	for (; swap->in_cursor < swap->table.pages && progress->moved < limit; swap->in_cursor++)
+		progress->moved += hfs_unstage_page(&swap->table, swap->in_cursor);
+	return 0;
+}
+
+/* Part 0 with copy staging. */
+static int copy_staged(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	struct hfs_table *table = &swap->table;
+	uint64_t first, page, before, old;
+	int error = 0;
+
+	while (swap->in_cursor < table->pages && progress->moved < limit && !error) {
+		first = swap->in_cursor;
+		for (page = first; page < table->pages && page - first < HFS_RUN &&
+				   page - first < limit - progress->moved &&
+				   same_region(swap, first, page) &&
+				   hfs_state(hfs_entry(table, page)) == HFS_STAGED &&
+				   hfs_fault(table, page, &old) == HFS_COPY_STAGED;
+		     page++)
+			;
+		if (page == first) {
+			swap->in_cursor++;
+			continue;
+		}
+		before = progress->moved;
+		error = copy_in(swap, first, page - first, swap->staging + first * HFS_PAGE,
+				1u << HFS_TAKING, &progress->moved);
+		before = first + (progress->moved - before); /* the first that has not arrived */
+		if (before > first)
+			hfs_punch(swap, first, before - first, false);
+		for (swap->in_cursor = before; before < page; before++)
+			hfs_untake(table, before);
+		hfs_published(swap);
+	}
+	return error;
+}
+
+/* Part 1. */
+static int expand_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	struct hfs_table *table = &swap->table;
+	uint64_t first, page, entry;
+	int error = 0;
+
+	while (swap->in_cursor < table->pages && progress->moved < limit && !error) {
+		first = swap->in_cursor;
+		for (page = first; page < table->pages && page - first < HFS_RUN &&
+				   page - first < limit - progress->moved &&
+				   same_region(swap, first, page);
+		     page++) {
+			entry = hfs_entry(table, page);
+			if (hfs_state(entry) != HFS_COMPRESSED)
+				break;
+			/* If a fault is first, the place may be somebody else's already. */
+			error = hfs_expand(swap, entry, swap->buffer + (page - first) * HFS_PAGE);
+			if (error && hfs_entry(table, page) == entry)
+				break;
+			error = 0;
+		}
+		if (page > first) {
+			int result = copy_in(swap, first, page - first, swap->buffer,
+					     1u << HFS_COMPRESSED, &progress->moved);
+
+			if (!error)
+				error = result;
+		}
+		if (!error)
+			swap->in_cursor = page > first ? page : page + 1;
+		progress->place = error == -EIO ? HFS_IN_TIER : HFS_IN_MEMORY;
+	}
+	if (swap->tier && swap->in_cursor == table->pages)
+		hfs_give_back(swap);
+	return error;
+}
+
+/* Pages whose slots are neighbours, from the cursor on, whatever lies between them. */
+static int gather(struct hfs *swap, uint64_t limit, uint64_t *pages, uint64_t *slot)
+{
+	uint64_t page, entry;
+	int count = 0;
+
+	for (page = swap->in_cursor; page < swap->table.pages && (uint64_t)count < limit &&
+				     count < HFS_RUN;
+	     page++) {
+		entry = hfs_entry(&swap->table, page);
+		if (hfs_state(entry) != HFS_FILE)
+			continue;
+		if (!count)
+			*slot = hfs_location(entry);
+		else if (hfs_location(entry) != *slot + count)
+			break;
+		pages[count++] = page;
+	}
+	swap->in_cursor = count ? pages[count - 1] + 1 : page;
+	return count;
+}
+
+/* Part 2. */
+static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	uint64_t pages[HFS_RUN], slot = 0, start;
+	int count, first, end, error = 0;
+
+	while (swap->in_cursor < swap->table.pages && progress->moved < limit) {
+		start = swap->in_cursor;
+		count = gather(swap, limit - progress->moved, pages, &slot);
+		if (!count)
+			break;
+		progress->place = HFS_IN_FILE;
+		error = hfs_read(swap, slot, count, swap->buffer);
+		for (first = 0; first < count && !error; first = end) {
+			for (end = first + 1; end < count && pages[end] == pages[end - 1] + 1 &&
+					      same_region(swap, pages[first], pages[end]);
+			     end++)
+				;
+			progress->place = HFS_IN_MEMORY;
+			error = copy_in(swap, pages[first], end - first,
+					swap->buffer + (uint64_t)first * HFS_PAGE, 1u << HFS_FILE,
+					&progress->moved);
+		}
+		if (error) {
+			swap->in_cursor = start;
+			break;
+		}
+		/* What is in memory now need not be in the page cache too. */
+		posix_fadvise(swap->file_in, slot * HFS_PAGE, (off_t)count * HFS_PAGE,
+			      POSIX_FADV_DONTNEED);
+	}
+	return error;
+}
+
+int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	int error = hfs_begin(swap);
+
+	memset(progress, 0, sizeof(*progress));
+	if (error)
+		return error;
+	progress->place = HFS_IN_MEMORY;
+	while (!error && progress->moved < limit && !progress->done) {
+		if (swap->in_part == 0)
+			error = swap->table.copy ? copy_staged(swap, limit, progress) :
+						   unstage_some(swap, limit, progress);
+		else if (swap->in_part == 1)
+			error = expand_some(swap, limit, progress);
+		else
+			error = read_some(swap, limit, progress);
+		if (!error && swap->in_cursor == swap->table.pages) {
+			swap->in_cursor = 0;
+			progress->done = ++swap->in_part == 3;
+			if (progress->done)
+				swap->in_part = 0;
+		}
+	}
+	progress->error = -error;
+	hfs_end(swap);
+	return 0;
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * Where pages go: slots of the swap file, spans of the compressed tier.  Which are in use follows
+ * from the table alone.  The worker takes; both threads let go.
+ */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int hfs_bits_open(struct hfs_bits *bits, uint64_t count)
+{
+	bits->count = count;
+	bits->cursor = 0;
+	bits->words = calloc(count / 64 + 1, sizeof(uint64_t));
+	return bits->words ? 0 : -ENOMEM;
+}
+
+void hfs_bits_close(struct hfs_bits *bits)
+{
+	free((void *)bits->words);
+	bits->words = NULL;
+	bits->count = 0;
+}
+
+static bool used(struct hfs_bits *bits, uint64_t bit)
+{
+	return atomic_load(&bits->words[bit / 64]) >> bit % 64 & 1;
+}
+
+/* The first run of at least `least` free ones in [from, to), cut to `most`; its length, or 0. */
+static uint64_t find(struct hfs_bits *bits, uint64_t from, uint64_t to, uint64_t least,
+		     uint64_t most, uint64_t *start)
+{
+	uint64_t bit = from, run = 0;
+
+	while (bit < to) {
+		if (bit % 64 == 0 && ~atomic_load(&bits->words[bit / 64]) == 0) {
+			if (run >= least)
+				break;
+			run = 0;
+			bit += 64;
+			continue;
+		}
+		if (used(bits, bit)) {
+			if (run >= least)
+				break;
+			run = 0;
+		} else {
+			if (!run)
+				*start = bit;
+			if (++run == most)
+				break;
+		}
+		bit++;
+	}
+	return run >= least ? run : 0;
+}
+
+/* Take between `least` and `most` free neighbours, from where the last ones were taken. */
+uint64_t hfs_bits_take(struct hfs_bits *bits, uint64_t least, uint64_t most, uint64_t *start)
+{
+	uint64_t run = find(bits, bits->cursor, bits->count, least, most, start);
+
+	if (!run)
+		run = find(bits, 0, bits->count, least, most, start);
+	if (run) {
+		hfs_bits_set(bits, *start, run);
+		bits->cursor = *start + run;
+	}
+	return run;
+}
+
+void hfs_bits_set(struct hfs_bits *bits, uint64_t start, uint64_t count)
+{
+	for (; count; start++, count--)
+		atomic_fetch_or(&bits->words[start / 64], 1ull << start % 64);
+}
+
+void hfs_bits_clear(struct hfs_bits *bits, uint64_t start, uint64_t count)
+{
+	for (; count; start++, count--)
+		atomic_fetch_and(&bits->words[start / 64], ~(1ull << start % 64));
+}
+
+uint64_t hfs_bits_used(struct hfs_bits *bits)
+{
+	uint64_t word, sum = 0;
+
+	for (word = 0; bits->words && word <= bits->count / 64; word++)
+		sum += __builtin_popcountll(atomic_load(&bits->words[word]));
+	return sum;
+}
+
+/* LZ4, without its header: liblz4's interface has been the same since 1.7. */
+static int (*lz4_compress)(const char *, char *, int, int);
+static int (*lz4_decompress)(const char *, char *, int, int);
+static pthread_once_t lz4_once = PTHREAD_ONCE_INIT;
+
+static void lz4_load(void)
+{
+	void *library = dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);
+
+	if (!library)
+		return;
+	*(void **)&lz4_compress = dlsym(library, "LZ4_compress_default");
+	*(void **)&lz4_decompress = dlsym(library, "LZ4_decompress_safe");
+}
+
+const char *hfs_tier_problem(void)
+{
+	pthread_once(&lz4_once, lz4_load);
+	return lz4_compress && lz4_decompress ? NULL : "liblz4.so.1 is not installed";
+}
+
+static uint64_t units(uint32_t length)
+{
+	return (length + HFS_UNIT - 1) / HFS_UNIT;
+}
+
+/* Put a page into the tier: 0, or -ENOSPC if that does not pay or there is no room. */
+int hfs_squeeze(struct hfs *swap, const uint8_t *page, uint64_t *location, uint32_t *length)
+{
+	char small[HFS_PAGE];
+	uint64_t start;
+	int size;
+
+	if (!swap->tier)
+		return -ENOSPC;
+	size = lz4_compress((const char *)page, small, HFS_PAGE, (int)swap->tier_limit);
+	if (size <= 0)
+		return -ENOSPC;
+	if (!hfs_bits_take(&swap->spans, units(size), units(size), &start))
+		return -ENOSPC;
+	memcpy(swap->tier + start * HFS_UNIT, small, size);
+	*location = start * HFS_UNIT;
+	*length = size;
+	return 0;
+}
+
+int hfs_expand(struct hfs *swap, uint64_t entry, uint8_t *page)
+{
+	const char *from = (const char *)swap->tier + hfs_location(entry);
+	int size;
+
+	if (!swap->tier)
+		return -EIO;
+	size = lz4_decompress(from, (char *)page, (int)hfs_length(entry), HFS_PAGE);
+	return size == (int)HFS_PAGE ? 0 : -EIO;
+}
+
+int hfs_read(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
+{
+	uint64_t done = 0, size = count * HFS_PAGE;
+	ssize_t result;
+
+	while (done < size) {
+		result = pread(swap->file_in, buffer + done, size - done, slot * HFS_PAGE + done);
+		if (result < 0 && errno == EINTR)
+			continue;
+		if (result <= 0)
+			return result ? -errno : -EIO;
+		done += result;
+	}
+	return 0;
+}
+
+void hfs_let_go(struct hfs *swap, uint64_t entry)
+{
+	if (hfs_copy(entry) == HFS_FILE)
+		hfs_bits_clear(&swap->slots, hfs_location(entry), 1);
+	else if (hfs_copy(entry) == HFS_COMPRESSED)
+		hfs_bits_clear(&swap->spans, hfs_location(entry) / HFS_UNIT,
+			       units(hfs_length(entry)));
+}
+
+/* A page of the tier is 32 units: half a word. */
+static bool empty(struct hfs *swap, uint64_t page)
+{
+	return !(atomic_load(&swap->spans.words[page / 2]) >> page % 2 * 32 & UINT32_MAX);
+}
+
+void hfs_give_back(struct hfs *swap)
+{
+	uint64_t pages = swap->spans.count * HFS_UNIT / HFS_PAGE, page, first;
+
+	for (page = 0; page < pages; page++) {
+		for (first = page; page < pages && empty(swap, page); page++)
+			;
+		if (page > first)
+			fallocate(swap->tier_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				  first * HFS_PAGE, (page - first) * HFS_PAGE);
+	}
+}
+
+/* Cut unused slots from the end of the file. */
+int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	uint64_t size, least = swap->slots.count, after;
+	struct stat status;
+
+	memset(progress, 0, sizeof(*progress));
+	if (fstat(swap->file_out, &status))
+		return -errno;
+	while (least && !used(&swap->slots, least - 1))
+		least--;
+	size = (status.st_size + HFS_PAGE - 1) / HFS_PAGE;
+	if (size > least) {
+		after = size - least > limit ? size - limit : least;
+		if (ftruncate(swap->file_out, after * HFS_PAGE))
+			return -errno;
+		progress->moved = size - after;
+		size = after;
+	}
+	progress->done = size <= least;
+	return 0;
+}

@@ -1,0 +1,161 @@
+"""Where swapped pages are: a file, a compressed tier, the staging memory; and the page table.
+
+The process that runs the VM makes them and keeps their descriptors; a monitor is handed the same
+ones, and so is the one that takes its place.  Which slots and which space are in use is nowhere but
+in the table.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfsched.errors import UserError
+from hfsched.swap.entries import Staging
+from hfsched.swap.table import table_size
+
+__all__ = ["Stores", "SwapFile", "open_swap_file"]
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SwapFile:
+    """A file without a name that nobody else can open: one descriptor to write, one to read.
+
+    `direct`: what is written goes past the page cache.
+    """
+
+    out: int
+    into: int
+    direct: bool
+
+
+def open_swap_file(directory: str | Path) -> SwapFile:
+    """Make a swap file in `directory`; raises UserError where there can be none."""
+    where = f"swap file in {directory}"
+    try:
+        made = _unnamed(str(directory))
+    except OSError as exc:
+        raise UserError(f"{where}: {_remedy(exc)}") from exc
+    with ExitStack() as undo:
+        undo.callback(os.close, made)
+        # By way of /proc: the file has no name.  Mode 0 only then, since that asks for permission.
+        mine = f"/proc/self/fd/{made}"
+        try:
+            into = os.open(mine, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise UserError(f"{where}: it cannot be opened for reading: {exc.strerror}") from exc
+        undo.callback(os.close, into)
+        try:
+            out = os.open(mine, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError:
+            out = os.dup(made)
+            direct = False
+        else:
+            direct = True
+        undo.callback(os.close, out)
+        os.fchmod(made, 0)
+        undo.pop_all()
+        os.close(made)
+        return SwapFile(out, into, direct)
+
+
+def _unnamed(directory: str) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_EXCL
+    try:
+        return os.open(directory, flags | os.O_TMPFILE, 0o600)
+    except OSError as exc:
+        # EISDIR: a kernel, EOPNOTSUPP: a file system, that knows no such files.
+        if exc.errno not in (errno.EISDIR, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    name = Path(directory) / f".hfsched-swap-{os.getpid()}-{os.urandom(8).hex()}"
+    made = os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        name.unlink()
+    except OSError:
+        os.close(made)
+        raise
+    return made
+
+
+def _remedy(exc: OSError) -> str:
+    remedies = {
+        errno.ENOENT: "there is no such directory",
+        errno.ENOTDIR: "this is no directory",
+        errno.EROFS: "the file system is read-only: choose another directory",
+        errno.EACCES: "no permission to write there: choose another directory",
+        errno.EPERM: "no permission to write there: choose another directory",
+        errno.ENOSPC: "no space is left there: choose another directory",
+    }
+    return remedies.get(exc.errno or 0, exc.strerror or str(exc))
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The descriptors of everything that outlives a monitor, and what they are for."""
+
+    pages: int
+    staging: Staging
+    table: int
+    file: SwapFile
+    staged: int | None  # the staging memory, for `Staging.COPY`
+    tier: int | None  # the compressed tier
+    tier_size: int  # bytes
+
+    @classmethod
+    def create(
+        cls, directory: str | Path, pages: int, staging: Staging, tier_size: int = 0
+    ) -> Stores:
+        """Make all of them, empty; raises UserError.  `tier_size` 0: no compressed tier."""
+        tier_size -= tier_size % _PAGE
+        with ExitStack() as undo:
+
+            def memory(what: str, size: int) -> int:
+                fd = os.memfd_create(f"hfsched:swap-{what}", os.MFD_CLOEXEC)
+                undo.callback(os.close, fd)
+                os.ftruncate(fd, size)
+                return fd
+
+            try:
+                table = memory("table", table_size(pages))
+                staged = memory("staging", pages * _PAGE) if staging is Staging.COPY else None
+                tier = memory("tier", tier_size) if tier_size else None
+            except OSError as exc:
+                raise UserError(f"swap: no memory for its tables: {exc.strerror}") from exc
+            file = open_swap_file(directory)
+            undo.pop_all()
+        return cls(pages, staging, table, file, staged, tier, tier_size)
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors to pass to another process, in the order that `adopt` wants."""
+        return list(self._each())
+
+    def adopt(self, descriptors: list[int]) -> Stores:
+        """Return the same stores with these descriptors, which another process has been given."""
+        rest = iter(descriptors)
+        return Stores(
+            self.pages,
+            self.staging,
+            next(rest),
+            SwapFile(next(rest), next(rest), self.file.direct),
+            None if self.staged is None else next(rest),
+            None if self.tier is None else next(rest),
+            self.tier_size,
+        )
+
+    def close(self) -> None:
+        """Close them; the file and the memory go with the last of their descriptors."""
+        for fd in self._each():
+            os.close(fd)
+
+    def _each(self) -> Iterator[int]:
+        yield from (self.table, self.file.out, self.file.into)
+        if self.staged is not None:
+            yield self.staged
+        if self.tier is not None:
+            yield self.tier

@@ -1,0 +1,127 @@
+"""The page table in C, with the methods of `hfsched.swap.entries.PageTable`.
+
+It lives in a memfd, so that it outlives whoever serves its pages.  The controller's work goes
+through `hfsched.swap.guestpages`; single changes from here are for tests and for a look at it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from hfsched.errors import InternalError
+from hfsched.swap.device import core
+from hfsched.swap.entries import Answer, Entry, Staging, State
+
+__all__ = ["CoreTable", "table_size"]
+
+_HEADER = 4096
+
+
+def table_size(pages: int) -> int:
+    """Return the bytes that the memfd of a table of `pages` pages must have."""
+    return _HEADER + 8 * pages
+
+
+class CoreTable:
+    """The table in the memfd `fd`, all zero at first; `fd` may be closed afterwards."""
+
+    def __init__(self, fd: int, pages: int, staging: Staging = Staging.MINOR) -> None:
+        self.staging = staging
+        self._core: Any = core()
+        self._lib = self._core.lib
+        self._old = self._core.ffi.new("uint64_t *")
+        self._table = self._core.ffi.new("struct hfs_table *")
+        error = self._lib.hfs_table_open(self._table, fd, pages, staging is Staging.COPY)
+        if error:
+            raise InternalError(f"page table of {pages} pages: {os.strerror(-error)}")
+        self.pages = pages
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._lib.hfs_table_close(self._table)
+        self.pages = 0
+
+    def entry(self, page: int) -> Entry:
+        """See `PageTable.entry`."""
+        return Entry.decode(self._lib.hfs_entry(self._table, self._check(page)))
+
+    def set_entry(self, page: int, entry: Entry) -> None:
+        """Make an entry what it should be at the start of a test."""
+        self._lib.hfs_set_entry(self._table, self._check(page), entry.encode())
+
+    def stage(self, page: int) -> bool:
+        """See `PageTable.stage`."""
+        return bool(self._lib.hfs_stage_page(self._table, self._check(page)))
+
+    def move(self, page: int) -> bool:
+        """See `PageTable.move`."""
+        return bool(self._lib.hfs_move(self._table, self._check(page)))
+
+    def moved(self, page: int) -> bool:
+        """See `PageTable.moved`."""
+        return bool(self._lib.hfs_moved(self._table, self._check(page)))
+
+    def unstage(self, page: int) -> bool:
+        """See `PageTable.unstage`."""
+        return bool(self._lib.hfs_unstage_page(self._table, self._check(page)))
+
+    def claim(self, page: int) -> bool:
+        """See `PageTable.claim`."""
+        return bool(self._lib.hfs_claim(self._table, self._check(page), self._old))
+
+    def unclaim(self, page: int) -> bool:
+        """See `PageTable.unclaim`."""
+        return bool(self._lib.hfs_unclaim(self._table, self._check(page)))
+
+    def publish(self, page: int, copy: State, location: int = 0, length: int = 0) -> bool:
+        """See `PageTable.publish`."""
+        return bool(self._lib.hfs_publish(self._table, self._check(page), copy, location, length))
+
+    def drop_zero(self, page: int) -> bool:
+        """See `PageTable.drop_zero`."""
+        return bool(self._lib.hfs_drop_zero(self._table, self._check(page), self._old))
+
+    def drop_clean(self, page: int) -> bool:
+        """See `PageTable.drop_clean`."""
+        return bool(self._lib.hfs_drop_clean(self._table, self._check(page)))
+
+    def punched(self, page: int) -> bool:
+        """See `PageTable.punched`."""
+        return bool(self._lib.hfs_punched(self._table, self._check(page)))
+
+    def restored(self, page: int) -> bool:
+        """See `PageTable.restored`."""
+        return bool(self._lib.hfs_restored(self._table, self._check(page), self._old))
+
+    def fault(self, page: int) -> Answer:
+        """See `PageTable.fault`."""
+        return Answer(self._lib.hfs_fault(self._table, self._check(page), self._old))
+
+    def untake(self, page: int) -> bool:
+        """See `PageTable.untake`."""
+        return bool(self._lib.hfs_untake(self._table, self._check(page)))
+
+    def arrived(self, page: int) -> bool:
+        """See `PageTable.arrived`."""
+        return bool(self._lib.hfs_arrived(self._table, self._check(page), self._old))
+
+    def release(self, page: int) -> bool:
+        """See `PageTable.release`."""
+        return bool(self._lib.hfs_release_page(self._table, self._check(page), self._old))
+
+    def take_over(self, page: int, *, in_memory: bool, settled: bool = True) -> None:
+        """See `PageTable.take_over`."""
+        self._lib.hfs_take_over_page(self._table, self._check(page), in_memory, settled)
+
+    def states(self) -> Counter[State]:
+        """See `PageTable.states`."""
+        counts = self._core.ffi.new("struct hfs_counts *")
+        self._lib.hfs_count(self._table, counts)
+        return Counter({state: counts.states[state] for state in State if counts.states[state]})
+
+    def _check(self, page: int) -> int:
+        if not 0 <= page < self.pages:
+            raise InternalError(f"page {page} is not one of {self.pages}")
+        return page

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * userfaultfd's requests.  COPY and CONTINUE over a range may stop part-way: then they go on from
+ * there; a page that is there already (EEXIST) or is not in memory (EFAULT of CONTINUE) is skipped,
+ * or is the result when it is the only one.
+ */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define RETRIES 256 /* of a request that says EAGAIN without progress */
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+static int new_uffd(int user_mode_only)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK, device, uffd;
+
+	uffd = (int)syscall(SYS_userfaultfd, flags | (user_mode_only ? UFFD_USER_MODE_ONLY : 0));
+	if (uffd >= 0 || user_mode_only || errno != EPERM)
+		return uffd < 0 ? -errno : uffd;
+	device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (device < 0)
+		return -EPERM;
+	uffd = ioctl(device, USERFAULTFD_IOC_NEW, flags);
+	if (uffd < 0)
+		uffd = -errno;
+	close(device);
+	return uffd;
+}
+
+/* A descriptor for this process, with what is needed of it agreed on. */
+int hfs_uffd_open(int user_mode_only)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM,
+	};
+	int uffd = new_uffd(user_mode_only);
+
+	if (uffd >= 0 && ioctl(uffd, UFFDIO_API, &api)) {
+		int error = -errno;
+
+		close(uffd);
+		return error;
+	}
+	return uffd;
+}
+
+int hfs_uffd_register(int uffd, uint64_t address, uint64_t size)
+{
+	struct uffdio_register request = {
+		.range = { .start = address, .len = size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR,
+	};
+	uint64_t wanted = 1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE |
+			  1ull << _UFFDIO_CONTINUE | 1ull << _UFFDIO_WAKE;
+
+	if (ioctl(uffd, UFFDIO_REGISTER, &request))
+		return -errno;
+	return (request.ioctls & wanted) == wanted ? 0 : -EOPNOTSUPP;
+}
+
+int hfs_uffd_unregister(int uffd, uint64_t address, uint64_t size)
+{
+	struct uffdio_range range = { .start = address, .len = size };
+
+	return ioctl(uffd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
+}
+
+/* At an address where nothing can be registered a living process says ENOENT. */
+int hfs_uffd_probe(int uffd)
+{
+	struct uffdio_zeropage request = { .range = { .start = 0, .len = HFS_PAGE } };
+
+	return ioctl(uffd, UFFDIO_ZEROPAGE, &request) && errno == ESRCH ? -ESRCH : 0;
+}
+
+int hfs_uffd_wake(int uffd, uint64_t address, uint64_t size)
+{
+	struct uffdio_range range = { .start = address, .len = size };
+
+	return ioctl(uffd, UFFDIO_WAKE, &range) ? -errno : 0;
+}
+
+struct request {
+	int uffd;
+	uint64_t address;
+	uint64_t size;
+	const uint8_t *source; /* NULL: CONTINUE */
+};
+
+/* Bytes done, or -errno. */
+static int64_t once(const struct request *request, uint64_t done)
+{
+	uint64_t address = request->address + done, size = request->size - done;
+	int64_t result;
+
+	if (request->source) {
+		struct uffdio_copy copy = {
+			.dst = address,
+			.src = (uintptr_t)request->source + done,
+			.len = size,
+		};
+
+		result = ioctl(request->uffd, UFFDIO_COPY, &copy) ? -errno : (int64_t)size;
+		return copy.copy > 0 ? copy.copy : result;
+	} else {
+		struct uffdio_continue more = { .range = { .start = address, .len = size } };
+
+		result = ioctl(request->uffd, UFFDIO_CONTINUE, &more) ? -errno : (int64_t)size;
+		return more.mapped > 0 ? more.mapped : result;
+	}
+}
+
+/* `done`: bytes that are there now. */
+static int whole(const struct request *request, uint64_t *done)
+{
+	int left = RETRIES;
+	int64_t result;
+
+	*done = 0;
+	while (*done < request->size) {
+		result = once(request, *done);
+		if (result > 0) {
+			*done += result;
+			left = RETRIES;
+		} else if (result == -EAGAIN && left-- > 0) {
+			sched_yield();
+		} else if (request->size > HFS_PAGE && (result == -EEXIST || result == -EFAULT)) {
+			*done += HFS_PAGE;
+		} else {
+			return result ? (int)result : -EAGAIN;
+		}
+	}
+	return 0;
+}
+
+int hfs_uffd_continue(int uffd, uint64_t address, uint64_t size)
+{
+	struct request request = { .uffd = uffd, .address = address, .size = size };
+	uint64_t done;
+
+	return whole(&request, &done);
+}
+
+int hfs_uffd_copy(int uffd, uint64_t address, const void *source, uint64_t size, uint64_t *done)
+{
+	struct request request = {
+		.uffd = uffd, .address = address, .size = size, .source = source
+	};
+
+	return whole(&request, done);
+}
+
+int hfs_uffd_zero(int uffd, uint64_t address)
+{
+	struct uffdio_zeropage request = { .range = { .start = address, .len = HFS_PAGE } };
+	int left = RETRIES;
+
+	while (ioctl(uffd, UFFDIO_ZEROPAGE, &request)) {
+		if (errno != EAGAIN || left-- == 0)
+			return -errno;
+		sched_yield();
+	}
+	return 0;
+}
+
+/* Unmap pages of a shared mapping: they stay in its file. */
+int hfs_zap(uint64_t address, uint64_t size)
+{
+	return madvise((void *)(uintptr_t)address, size, MADV_DONTNEED) ? -errno : 0;
+}
