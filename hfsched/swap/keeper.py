@@ -130,6 +130,7 @@ class Keeper:
         self._number = 0  # of the last request to this monitor
         self._promise: Request | None = None  # the move that was accepted last
         self._begun = False  # a monitor has begun with the resources
+        self.takeovers = 0
         self.end: End | None = None  # the channel to a monitor that has begun; None: there is none
         self.members: tuple[Known, ...] = ()
 
@@ -137,7 +138,8 @@ class Keeper:
         """Return all that is known here, hashable."""
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._promise is None else name_of(self._promise)
-        return (self.end is None, self._begun, self._number, promise, members)
+        monitor = (self.end is None, self._begun, self.takeovers, self._number)
+        return (*monitor, promise, members)
 
     def perform(self, job: Job) -> Answer:
         """Have a request answered; raises SwapError."""
@@ -203,6 +205,7 @@ class Keeper:
         self._process = self._runtime.process("monitor", self._program, [theirs])
         begin = Begin(fresh=not self._begun, resources=self._resources.words)
         self._check(self._tell(begin, self._resources.fds))
+        self.takeovers += self._begun
         self._begun = True
         for known in self.members:
             answer = self._tell(known.request(), known.member.descriptors())

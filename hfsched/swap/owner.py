@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from hfsched.swap.keeper import Job, Keeper, Known, LostError, Member, Resources, SwapError, refusal
+from hfsched.swap.keeper import (
+    ATTEMPTS,
+    Job,
+    Keeper,
+    Known,
+    LostError,
+    Member,
+    Resources,
+    SwapError,
+    refusal,
+)
 from hfsched.swap.messages import (
     Answer,
     Collect,
@@ -49,7 +60,23 @@ class Standstill(Protocol):
         """Let everything go on."""
 
 
-_Result: TypeAlias = tuple[Answer, tuple[Known, ...]]  # an answer, and the members there were then
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """An answer, the members that there were then, and how many monitors had taken over."""
+
+    answer: Answer
+    members: tuple[Known, ...]
+    takeovers: int
+
+    @property
+    def pages(self) -> int:
+        """The number in the answer `Done`."""
+        return self.answer.pages if isinstance(self.answer, Done) else 0
+
+    def key(self) -> object:
+        """Return all of it, hashable."""
+        members = tuple((known.member.number, known.zapped) for known in self.members)
+        return (encode(0, self.answer), members, self.takeovers)
 
 
 class Owner:
@@ -91,7 +118,8 @@ class Owner:
     def key(self) -> object:
         """Return all that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
-        return (self._taken, job, _key(self._result), self._over, self._lost)
+        result = self._result.key() if isinstance(self._result, _Result) else str(self._result)
+        return (self._taken, job, result, self._over, self._lost)
 
     def start(self) -> None:
         """Start the monitor and the owner's task; raises LostError."""
@@ -131,7 +159,7 @@ class Owner:
     def status(self, deadline: int | None = None) -> Status:
         """Say how things are; `State.FAILED` when the monitor is lost."""
         try:
-            answer, _ = self._ask(Job(GetStatus(), deadline))
+            answer = self._ask(Job(GetStatus(), deadline)).answer
         except LostError as exc:
             return Status(state=State.FAILED, error=one_line(str(exc)))
         if isinstance(answer, Status):
@@ -140,7 +168,7 @@ class Owner:
 
     def collect(self, deadline: int | None = None) -> tuple[int, ...]:
         """Forget the dynamic members that are dead; return their numbers."""
-        answer, _ = self._ask(Job(Collect(), deadline))
+        answer = self._ask(Job(Collect(), deadline)).answer
         if isinstance(answer, Collected):
             return answer.members
         raise SwapError(refusal(answer))
@@ -153,32 +181,45 @@ class Owner:
 
     def _stage(self, deadline: int | None) -> int:
         try:
-            staged, members = self._do(Job(Enable(), deadline))
-            for known in members:
-                self._zap(known.member, deadline)
+            for _ in range(ATTEMPTS):
+                staged = self._mark_and_zap(deadline)
+                if staged is not None:
+                    return staged
+            raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
         except BaseException:
             with suppress(SwapError):
                 self.disable()
             raise
-        return staged
 
-    def _zap(self, member: Member, deadline: int | None) -> None:
+    def _mark_and_zap(self, deadline: int | None) -> int | None:
+        """Stage, and have every member zap; None: a monitor died on the way.
+
+        Whoever takes over then has taken back what was marked.
+        """
+        first = self._do(Job(Enable(), deadline))
+        last = first
+        for known in first.members:
+            last = self._zap(known.member, deadline)
+        return first.pages if last.takeovers == first.takeovers else None
+
+    def _zap(self, member: Member, deadline: int | None) -> _Result:
         try:
             member.zap()
         except OSError as exc:
-            if member.dynamic and member.number in self.collect(deadline):
-                return
+            gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
+            if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
+                return gone
             raise SwapError(one_line(f"enable: member {member.number}: {exc}")) from exc
-        self._do(Job(Zapped(member=member.number), deadline))
+        return self._do(Job(Zapped(member=member.number), deadline))
 
     # Requests, on anybody's task.
 
-    def _do(self, job: Job) -> tuple[int, tuple[Known, ...]]:
-        """Have a request done; return a number of pages, and the members there were then."""
-        answer, members = self._ask(job)
-        if isinstance(answer, Done):
-            return answer.pages, members
-        raise SwapError(refusal(answer))
+    def _do(self, job: Job) -> _Result:
+        """Have a request done."""
+        result = self._ask(job)
+        if isinstance(result.answer, Done):
+            return result
+        raise SwapError(refusal(result.answer))
 
     def _ask(self, job: Job) -> _Result:
         if job.deadline is None and self._patience is not None:
@@ -254,12 +295,12 @@ class Owner:
         result: _Result | SwapError
         try:
             answer = self._keeper.perform(job)
-            result = (answer, self._keeper.members)
+            result = _Result(answer, self._keeper.members, self._keeper.takeovers)
         except LostError:
             raise
         except SwapError as exc:
             result = exc
-        ended = isinstance(job.request, Exit) and result == (Done(), self._keeper.members)
+        ended = isinstance(job.request, Exit) and _is_done(result)
         with self._lock:
             self._result = result
             if ended:
@@ -268,8 +309,5 @@ class Owner:
         return ended
 
 
-def _key(result: _Result | SwapError | None) -> object:
-    if isinstance(result, tuple):
-        answer, members = result
-        return (encode(0, answer), tuple((each.member.number, each.zapped) for each in members))
-    return None if result is None else str(result)
+def _is_done(result: _Result | SwapError) -> bool:
+    return isinstance(result, _Result) and isinstance(result.answer, Done)

@@ -197,6 +197,7 @@ def test_who_takes_over_is_told_who_has_zapped(worlds: list[World]) -> None:
     world.owner.enable()
     assert "register 0 zapped" in world.log
     assert "register 1" in world.log
+    assert world.log.count("enable") == 2  # who takes over has unstaged what was marked
     assert world.owner.status().state is State.PENDING
 
 

@@ -246,12 +246,15 @@ class Store:
     def take_over(self) -> None:
         """Make good what a dead monitor left half done."""
         table = self._memory.table
+        self._memory.at("phase", self._memory.phase)
+        settled = self._memory.phase.phase is Phase.SETTLED
+        self._runtime.observe(settled)
         for page in self._memory.pages:
             self._memory.at("punch again", page)
             if page.entry.state is State.PUNCHING:
                 page.punch()
             self._memory.at("take over", page)
-            table.take_over(page.number, in_memory=page.memory is not None)
+            table.take_over(page.number, in_memory=page.memory is not None, settled=settled)
             self._free_slots(page)
 
     def stage(self) -> int:
@@ -267,10 +270,7 @@ class Store:
         memory.phase.phase = Phase.MARKED
         for page in memory.pages:
             memory.at("stage", page)
-            if page.memory is None:
-                memory.table.absent(page.number)
-                self._free_slots(page)
-            else:
+            if page.memory is not None:
                 staged += memory.table.stage(page.number)
         self._runtime.observe(staged)
         return staged
