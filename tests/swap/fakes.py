@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hfsched.errors import UserError
 from hfsched.runtime.base import End, Process, Runtime, Task
 from hfsched.runtime.threads import SocketEnd, ThreadRuntime
 from hfsched.swap.controller import Controller
@@ -20,7 +19,7 @@ __all__ = ["FakeMember", "FakeMembers", "FakePages", "House", "Machine", "Plan",
 
 
 class FakePages:
-    """`resident`, `staged` and `away` pages; `problem` and `error` are what goes wrong next."""
+    """`resident`, `staged` and `away` pages; `problem`, `error`, `stage_error` are what goes wrong next."""
 
     def __init__(self, resident: int = 1500) -> None:
         self.resident = resident
@@ -31,13 +30,14 @@ class FakePages:
         self.phase = Phase.OFF
         self.problem: str | None = None
         self.error: Exception | None = None
+        self.stage_error: Exception | None = None
         self.held_up = False  # faults wait
         self.releases: list[bool] = []
 
     def stage(self) -> int:
         self._raise()
-        if self.problem is not None:
-            raise UserError(self.problem)
+        if self.stage_error is not None:
+            raise self.stage_error
         self.staged += self.resident
         self.resident = 0
         self.phase = Phase.MARKED

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hfsched.errors import UserError
 from hfsched.swap.controller import CLEAN_EVERY, WAIT
 from hfsched.swap.messages import (
     Begin,
@@ -235,17 +236,20 @@ def test_a_move_that_fails_leaves_the_pages_and_says_why(
     assert machine.pages.resident == 1500
 
 
-@pytest.mark.parametrize("state", [READY, PENDING, ACTIVE])
-def test_an_enable_that_fails_changes_nothing(machine: Machine, state: State) -> None:
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [(READY, READY), (PENDING, PENDING), (ACTIVE, ACTIVE), (OUT, PENDING), (IN, ACTIVE)],
+)
+def test_an_enable_that_fails_ends_a_move_and_nothing_else(
+    machine: Machine, state: State, after: State
+) -> None:
     bring_to(machine, state)
-    for field, error in (("problem", "no uffd"), ("error", OSError(28, "no room"))):
-        setattr(machine.pages, field, error)
-        try:
-            answer = machine.controller.answer(Enable())
-        finally:
-            setattr(machine.pages, field, None)
+    for error in (UserError("no uffd"), OSError(28, "no room")):
+        machine.pages.stage_error = error
+        answer = machine.controller.answer(Enable())
         assert isinstance(answer, Refused)
-        assert machine.controller.state is state
+        assert machine.controller.state is after
+    assert machine.controller.due is None
 
 
 def test_a_register_that_fails_is_refused(machine: Machine) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.messages import State
 from hfsched.swap.owner import LostError, Owner, Resources, SwapError
@@ -64,8 +65,9 @@ class World:
         return self.house.log
 
     def wait_until(self, state: State) -> None:
-        while self.owner.status().state is not state:
-            pass
+        deadline = self.house.now() + 20 * SECOND
+        while (found := self.owner.status().state) is not state:
+            assert self.house.now() < deadline, f"it is {found}, and never {state}"
 
     def close(self) -> None:
         for monitor in self.house.monitors:
@@ -117,7 +119,7 @@ def test_a_machine_that_cannot_be_suspended_is_left_alone(world: World) -> None:
 
 
 def test_an_enable_that_is_refused_is_undone(world: World) -> None:
-    world.house.pages.problem = "no uffd for these pages"
+    world.house.pages.stage_error = UserError("no uffd for these pages")
     with pytest.raises(SwapError, match="enable: no uffd for these pages"):
         world.owner.enable()
     assert world.log == ["suspend", "enable", "disable", "resume"]

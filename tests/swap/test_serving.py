@@ -63,8 +63,8 @@ class Monitor:
 
 
 def receive(end: End) -> bytes:
-    got = end.recv()
-    assert got is not None
+    got = end.recv(ThreadRuntime().now() + 20 * SECOND)
+    assert got is not None, "no answer"
     return got[0]
 
 
