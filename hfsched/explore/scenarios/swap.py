@@ -134,7 +134,7 @@ class SwapScenario:
 
     Commands are joined by ``-``: ``enable-out-disable``.  Each guest touches pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
-    main closes swap.
+    main closes swap.  With `full` each write to the file may find it full.
     """
 
     commands: str = "enable-out-disable"
@@ -144,6 +144,7 @@ class SwapScenario:
     pages: int = 1
     deaths: int = 0
     abort: bool = False
+    full: bool = False
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
@@ -181,7 +182,7 @@ class _Machine:
         self._scenario = scenario
         self._runtime = runtime
         parts = PARTS[scenario.variant]
-        self.memory = parts.memory(runtime, scenario.pages)
+        self.memory = parts.memory(runtime, scenario.pages, full=scenario.full)
         self.gate = _Gate(runtime)
         self._mortal = _Mortal(runtime, scenario.deaths)
         monitor = parts.monitor(self.memory)

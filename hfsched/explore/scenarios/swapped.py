@@ -89,10 +89,11 @@ class _Phase(Thing):
 
 
 class Memory:
-    """See the module's text."""
+    """See the module's text.  `full`: the swap file may have no room for a page."""
 
-    def __init__(self, runtime: ExploreRuntime, pages: int) -> None:
+    def __init__(self, runtime: ExploreRuntime, pages: int, *, full: bool = False) -> None:
         self.runtime = runtime
+        self.full = full
         self.table = PageTable(pages)
         self.pages = [Page(runtime, number, self.table) for number in range(pages)]
         self.uffd = _Uffd(runtime)
@@ -308,6 +309,10 @@ class Store:
             if not claimed:
                 continue
             self._free_slots(page)
+            if memory.full and self._runtime.choose("swap file is full", 2):
+                memory.at("unclaim", page)
+                memory.table.unclaim(page.number)
+                return Progress(0, done=False, problem="swap file: no space left on device")
             memory.at("write", page)
             value, slot = page.memory, 1 + max(page.slots, default=0)
             assert value is not None, f"{page.name} is written, and is not there"

@@ -20,6 +20,7 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
         "commands=enable-trim-status",
         "commands=enable-close",
         "commands=enable,deaths=1",
+        "commands=enable-out,full=true",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -75,7 +76,14 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
     return found
 
 
-@pytest.mark.parametrize("spec", ["swap,commands=enable", "swap,commands=enable-out,touches=0"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "swap,commands=enable",
+        "swap,commands=enable-out,touches=0",
+        "swap,commands=status,guests=0,deaths=1",
+    ],
+)
 def test_what_spares_states_changes_no_end(spec: str) -> None:
     """With `forget` and doors, or without; with sleep sets, or without."""
     ends = finals(spec, Exhaustive(), forgetting=True)
