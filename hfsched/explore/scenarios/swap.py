@@ -1,7 +1,7 @@
 """Guest memory swapped out and in while guests touch it, commands come, and the monitor dies.
 
 What ships is main's owner and keeper, the monitor's loop and state machine, the page table's changes;
-the kernel and the moves of bytes are a model (`swapped`).  Of each page the guest must find what it
+the kernel and the moves of bytes are a model (`swapmemory`, `swapstore`).  Of each page the guest must find what it
 wrote last, every fault is served in the end, and every request is answered; what was accepted
 is carried out, whoever dies.
 """
@@ -17,7 +17,7 @@ from hfsched.explore.door import door
 from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.swapped import Memory
+from hfsched.explore.scenarios.swapmemory import Memory
 from hfsched.explore.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Guard, Step
 from hfsched.swap.entries import State

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.swapped import Memory, Monitor
+from hfsched.explore.scenarios.swapmemory import Memory
+from hfsched.explore.scenarios.swapstore import Monitor
 from hfsched.swap.messages import (
     Answer,
     Done,

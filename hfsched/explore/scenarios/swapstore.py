@@ -1,20 +1,16 @@
-"""Guest memory that is swapped, in a model: the kernel's part, and the monitor's data plane.
+"""A monitor's data plane over a `Memory`: in steps, each of which may be the last before it dies.
 
-A page's contents are one number.  `Memory` is what the kernel and the descriptors that main holds keep
-alive, whoever dies: pages, page tables of the guest's process, faults that wait, swap file, page table
-and phase.  `Store` is what a monitor does with it, in steps each of which may be the last before it
-dies; the entries change as `hfsched.swap.entries` says.  Each operation is atomic, as the system call
-or the compare-and-swap that it stands for.
+The entries change as `hfsched.swap.entries` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.explore.objects import Thing
+from hfsched.explore.scenarios.swapmemory import Memory, Page
 from hfsched.swap.controller import Controller
-from hfsched.swap.entries import Answer, Entry, PageTable, State
+from hfsched.swap.entries import Answer, Entry, State
 from hfsched.swap.pages import Counts, Phase, Progress
 from hfsched.swap.serving import serve
 
@@ -23,145 +19,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import End
     from hfsched.swap.messages import Begin, Register
 
-__all__ = ["Memory", "Monitor", "Page", "Store"]
-
-
-class Page(Thing):
-    """One page of the guest, in the memfd, in the file, or nowhere; and who waits for it."""
-
-    def __init__(self, runtime: ExploreRuntime, number: int, table: PageTable) -> None:
-        super().__init__(runtime, f"page.{number}")
-        self.number = number
-        self._table = table
-        self.memory: int | None = 1  # what the memfd has; None: a hole
-        self.mapped = True  # in the guest's process
-        self.registered = False  # with the uffd
-        self.slots: dict[int, int] = {}  # of the file
-        self.waiting: set[str] = set()  # guests in a fault
-        self.latest = 1  # what was written last: no part of the system
-
-    @property
-    def entry(self) -> Entry:
-        """Its entry in the page table."""
-        return self._table.entry(self.number)
-
-    def key(self) -> Hashable:
-        """See `Thing.key`."""
-        slots, waiting = tuple(sorted(self.slots.items())), tuple(sorted(self.waiting))
-        place = (self.memory, self.mapped, self.registered, self.latest)
-        return (*place, self.entry.encode(), slots, waiting)
-
-    def contents(self) -> int | None:
-        """Return what a guest would find, None when that is lost."""
-        entry = self.entry
-        if self.memory is not None:
-            return self.memory
-        if State.FILE in (entry.state, entry.copy) and entry.state is not State.RESIDENT:
-            return self.slots.get(entry.location)
-        return 0
-
-    def punch(self) -> None:
-        """Give the memory back."""
-        self.memory = None
-        self.mapped = False
-
-
-class _Uffd(Thing):
-    """Faults that nobody has read yet, and what else outlives a monitor."""
-
-    def __init__(self, runtime: ExploreRuntime) -> None:
-        super().__init__(runtime, "uffd")
-        self.faults: list[int] = []
-        self.reader = 0  # the monitor that serves them, 0 for none
-        self.serving = False  # it has read a fault, and is not done with it
-
-    def key(self) -> Hashable:
-        return (tuple(self.faults), self.reader, self.serving)
-
-
-class _Phase(Thing):
-    def __init__(self, runtime: ExploreRuntime) -> None:
-        super().__init__(runtime, "phase")
-        self.phase = Phase.OFF
-
-    def key(self) -> Hashable:
-        return self.phase.value
-
-
-class Memory:
-    """See the module's text.  `full`: the swap file may have no room for a page."""
-
-    def __init__(self, runtime: ExploreRuntime, pages: int, *, full: bool = False) -> None:
-        self.runtime = runtime
-        self.full = full
-        self.table = PageTable(pages)
-        self.pages = [Page(runtime, number, self.table) for number in range(pages)]
-        self.uffd = _Uffd(runtime)
-        self.phase = _Phase(runtime)
-        self.monitors = 0
-
-    def at(self, what: str, thing: Thing, guard: Callable[[], bool] | None = None) -> None:
-        """Let others go first: what follows, up to the next such point, is one step."""
-        self.runtime.point(what, thing, write=True, guard=guard)
-
-    def touch(self, guest: str, page: Page) -> None:
-        """Read what the guest wrote last, and write the next number."""
-        while True:
-            self.at("touch", page)
-            if not page.mapped and not page.registered:
-                page.memory = page.memory or 0
-                page.mapped = True
-            if page.mapped:
-                assert page.memory == page.latest, (
-                    f"{guest} reads {page.memory} from {page.name}, {page.latest} was written"
-                )
-                page.latest += 1
-                page.memory = page.latest
-                return
-            page.waiting.add(guest)
-            if page.number not in self.uffd.faults:
-                self.uffd.faults.append(page.number)
-                self.runtime.touched.append((self.uffd.name, True))
-            self.at("fault", page, lambda: guest not in page.waiting)
-
-    def arrive(self, page: Page, value: int) -> None:
-        """Put a page there unless one is, map it, and wake who waits: UFFDIO_COPY or CONTINUE."""
-        if page.memory is None:
-            page.memory = value
-        page.mapped = True
-        self.wake(page)
-
-    def wake(self, page: Page) -> None:
-        """Wake who waits for a page: a fault that nobody has read is gone then."""
-        page.waiting.clear()
-        if page.number in self.uffd.faults:
-            self.uffd.faults.remove(page.number)
-            self.runtime.touched.append((self.uffd.name, True))
-
-    def zap(self) -> None:
-        """Zap the page tables of the guest's process."""
-        for page in self.pages:
-            self.at("zap", page)
-            page.mapped = False
-
-    def look(self) -> None:
-        """Check that no page is lost; for every step."""
-        for page in self.pages:
-            found = page.contents()
-            assert found == page.latest, (
-                f"{page.name} is lost: {page.entry.state.name} has {found}, "
-                f"{page.latest} was written"
-            )
-
-    def check(self) -> None:
-        """Check, when all is at rest, that each page is in one place, and nobody waits for it."""
-        for page in self.pages:
-            entry = page.entry
-            assert not page.waiting, f"a fault on {page.name} is served by nobody"
-            away = entry.state in (State.FILE, State.ZERO)
-            assert not (away and page.memory is not None), f"{page.name} is in two places"
-            used = {entry.location} if entry.copy is State.FILE else set[int]()
-            assert set(page.slots) == used, f"{page.name}: slots {set(page.slots)} in use: {used}"
+__all__ = ["Monitor", "Store"]
 
 
 class Store:
