@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfsched.explore.door import door
 from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
@@ -187,23 +186,22 @@ class _Machine:
         self._mortal = _Mortal(runtime, scenario.deaths)
         monitor = parts.monitor(self.memory)
         guard = Guard(runtime, [Step("guests", self.gate.stop, self.gate.go_on)])
-        owner = Owner(self._mortal, monitor, guard, patience=None, on_lost=self._lost)
-        self.owner = door(runtime, owner)
+        self.owner = Owner(self._mortal, monitor, guard, patience=None, on_lost=self._lost)
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
         self.ended: dict[str, list[str]] = {}  # and what came of them
         self._accepted: list[str] = []  # commands that were, in their order
-        self._start(owner)
+        self._start()
         if not scenario.beside and not scenario.abort:  # main alone has requests
             runtime.keep_private("swap.free", "suspension*")
 
     def _lost(self, why: str) -> None:
         self.lost.append(why)
 
-    def _start(self, owner: Owner) -> None:
+    def _start(self) -> None:
         def start() -> None:
-            owner.start()
-            owner.add(_Main(self.memory))
+            self.owner.start()
+            self.owner.add(_Main(self.memory))
 
         self._runtime.spawn("start", start)
         self._runtime.settle()
