@@ -254,6 +254,7 @@ const char *hfs_tier_problem(void); /* NULL: there is a library for it */
 int hfs_squeeze(struct hfs *swap, const uint8_t *page, uint64_t *location, uint32_t *length);
 int hfs_expand(struct hfs *swap, uint64_t entry, uint8_t *page);
 int hfs_read(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer);
+int hfs_read_direct(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer);
 void hfs_let_go(struct hfs *swap, uint64_t entry); /* free what an entry's copy holds */
 void hfs_give_back(struct hfs *swap);		   /* worker: unused pages of the tier */
 int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);

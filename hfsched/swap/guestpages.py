@@ -7,6 +7,7 @@ userfaultfd of its own) with the addresses at which it has the regions.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ class GuestPages:
                 self.unstage()
                 if first:
                     self.release()
-            hint = ": it is in huge pages" if staged == -16 else ""
+            hint = ": it is in huge pages" if staged == -errno.EBUSY else ""
             raise UserError(f"swap: staging guest memory: {os.strerror(-staged)}{hint}")
         return staged
 

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include "worker.h"
 
-#include <fcntl.h>
 #include <string.h>
 
 bool hfs_page_arrived(struct hfs *swap, uint64_t page, unsigned int states)
@@ -184,7 +183,7 @@ static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *prog
 		if (!count)
 			break;
 		progress->place = HFS_IN_FILE;
-		error = hfs_read(swap, slot, count, swap->buffer);
+		error = hfs_read_direct(swap, slot, count, swap->buffer);
 		for (first = 0; first < count && !error; first = end) {
 			for (end = first + 1; end < count && pages[end] == pages[end - 1] + 1 &&
 					      same_region(swap, pages[first], pages[end]);
@@ -199,9 +198,6 @@ static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *prog
 			swap->in_cursor = start;
 			break;
 		}
-		/* What is in memory now need not be in the page cache too. */
-		posix_fadvise(swap->file_in, slot * HFS_PAGE, (off_t)count * HFS_PAGE,
-			      POSIX_FADV_DONTNEED);
 	}
 	return error;
 }

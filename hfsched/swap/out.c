@@ -247,7 +247,7 @@ static int drop_clean(struct hfs *swap, const uint64_t *pages, const uint64_t *s
 	for (first = 0; first < count; first = end) {
 		for (end = first + 1; end < count && slots[end] == slots[end - 1] + 1; end++)
 			;
-		error = hfs_read(swap, slots[first], end - first, swap->buffer);
+		error = hfs_read_direct(swap, slots[first], end - first, swap->buffer);
 		if (error)
 			continue; /* it is no copy, then */
 		for (each = first; each < end; each++)

@@ -155,13 +155,13 @@ int hfs_expand(struct hfs *swap, uint64_t entry, uint8_t *page)
 	return size == (int)HFS_PAGE ? 0 : -EIO;
 }
 
-int hfs_read(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
+static int read_slots(int fd, uint64_t slot, uint64_t count, uint8_t *buffer)
 {
 	uint64_t done = 0, size = count * HFS_PAGE;
 	ssize_t result;
 
 	while (done < size) {
-		result = pread(swap->file_in, buffer + done, size - done, slot * HFS_PAGE + done);
+		result = pread(fd, buffer + done, size - done, slot * HFS_PAGE + done);
 		if (result < 0 && errno == EINTR)
 			continue;
 		if (result <= 0)
@@ -169,6 +169,18 @@ int hfs_read(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
 		done += result;
 	}
 	return 0;
+}
+
+/* Of much at once: past the page cache, which has none of it and should not. */
+int hfs_read_direct(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
+{
+	return read_slots(swap->file_out, slot, count, buffer);
+}
+
+/* Of a few pages, for a fault. */
+int hfs_read(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
+{
+	return read_slots(swap->file_in, slot, count, buffer);
 }
 
 void hfs_let_go(struct hfs *swap, uint64_t entry)

@@ -34,7 +34,6 @@ struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around)
 	swap->serve_buffer = aligned_alloc(HFS_PAGE, HFS_AROUND_MAX * HFS_PAGE);
 	if (!swap->buffer || !swap->serve_buffer)
 		goto fail;
-	/* What a child does must not come from here. */
 	swap->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (swap->kick < 0) {
 		error = -errno;

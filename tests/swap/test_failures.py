@@ -14,7 +14,6 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import Liveness
-from hfsched.swap.stores import open_swap_file
 
 from .children import Member
 from .house import PAGE, World, needs_userfault, userfault
@@ -116,19 +115,3 @@ def test_a_member_that_is_no_process_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be watched"):
             world.swap.add_member(uffd, [0x1000])  # nothing is mapped there
         os.close(uffd)
-
-
-@pytest.mark.parametrize(
-    ("directory", "text"),
-    [("/nowhere/at/all", "there is no such directory"), ("/proc/self/status", "no directory")],
-)
-def test_a_directory_that_cannot_be_used(directory: str, text: str) -> None:
-    with pytest.raises(UserError, match=text) as caught:
-        open_swap_file(directory)
-    assert "\n" not in str(caught.value)
-    assert directory in str(caught.value)
-
-
-def test_file_systems_without_unnamed_or_direct_files() -> None:
-    with pytest.raises(UserError, match="swap file in /proc"):
-        open_swap_file("/proc")

@@ -23,7 +23,7 @@ pytestmark = needs_userfault
 
 both = pytest.mark.parametrize("staging", Staging)
 PAGES = 4096
-KILLS = 12
+KILLS = int(os.environ.get("HFSCHED_SWAP_KILLS", "5"))  # of each kind
 ON_THE_WAY = (State.WRITING, State.PUNCHING, State.MOVING, State.TAKING)
 TIER = 0 if tier_problem() else 2 * MIB
 
