@@ -46,23 +46,25 @@ static u64 random_function(struct random *random)
 	}
 }
 
+/* One draw, for the most part: emulated, an instruction costs as much as a thousand. */
 static u64 random_argument(struct random *random)
 {
-	u64 self = mailbox_self;
+	u64 self = mailbox_self, drawn = random_next64(random);
+	u32 middle = (u32)(drawn >> 29);
 
-	switch (random_below(random, 8)) {
+	switch (drawn >> 61) {
 	case 0:
-		return self << 16 | random_below(random, 6);
+		return self << 16 | middle % 6;
 	case 1:
 		return self;
 	case 2:
-		return (u64)image_start + ((u64)random_below(random, 64) << 12);
+		return (u64)image_start + ((u64)(middle % 64) << 12);
 	case 3:
 		return random_next64(random);
 	case 4:
-		return random_below(random, 80);
+		return middle % 80;
 	default:
-		return edges[random_below(random, sizeof(edges) / sizeof(edges[0]))];
+		return edges[middle % (sizeof(edges) / sizeof(edges[0]))];
 	}
 }
 
@@ -77,10 +79,10 @@ static bool is_left_out(u64 function)
 				       id == FFA_MSG_SEND_DIRECT_RESP || id == FFA_RXTX_UNMAP);
 }
 
-static void set_timer(void)
+static void set_timer(u64 ticks)
 {
 	hf_interrupt_enable(HF_INTID_VIRTUAL_TIMER, true);
-	arch_timer_start(arch_counter() + arch_counter_frequency() / 1000);
+	arch_timer_start(arch_counter() + ticks);
 }
 
 static void calm_down(void)
@@ -139,10 +141,12 @@ struct call tidy_call(struct call call, bool firmware)
 u64 random_calls(u64 seed, u64 count, const struct ports *ports)
 {
 	const struct ports noise = {.source = ports->source, .destination = PORT_NOISE};
+	const u64 millisecond = arch_counter_frequency() / 1000;
 	struct random random;
 	u64 made = 0;
 
 	random_seed(&random, seed);
+	mailbox_compose(&noise, "noise", 5); /* no call writes to TX */
 	while (made < count) {
 		struct call call = {{random_function(&random)}};
 
@@ -150,8 +154,7 @@ u64 random_calls(u64 seed, u64 count, const struct ports *ports)
 			call.r[i] = random_argument(&random);
 		if (is_left_out(call.r[0]))
 			continue;
-		mailbox_compose(&noise, "noise", 5);
-		set_timer();
+		set_timer(millisecond);
 		tidy_call(call, !random_below(&random, 4));
 		made++;
 	}
