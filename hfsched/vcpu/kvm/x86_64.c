@@ -107,9 +107,9 @@ static void write_reply(struct hf_cpu *cpu)
 {
 	int index;
 
-	for (index = 0; index < cpu->replies; index++)
-		*argument(registers(cpu), index) = cpu->reply[index];
-	cpu->replies = 0;
+	for (index = 0; index < (int)cpu->reply.count; index++)
+		*argument(registers(cpu), index) = cpu->reply.values[index];
+	cpu->reply.count = 0;
 	cpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 }
 
@@ -117,7 +117,7 @@ int hf_arch_before(struct hf_cpu *cpu)
 {
 	struct kvm_run *run = cpu->run;
 
-	if (cpu->replies)
+	if (cpu->reply.count)
 		write_reply(cpu);
 	if (cpu->deadline >= 0) {
 		int error;
@@ -347,7 +347,7 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 	cpu->run->kvm_dirty_regs = 0;
 	cpu->run->ready_for_interrupt_injection = 0;
 	cpu->run->if_flag = 0;
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	cpu->deadline = -1;
 	return 0;
 }
@@ -522,7 +522,7 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 	}
 	if (hf_timer_remaining(cpu, &saved->left) < 0)
 		return -EIO;
-	if (cpu->replies) {
+	if (cpu->reply.count) {
 		write_reply(cpu);
 		cpu->run->kvm_dirty_regs = 0;
 		if (ioctl(cpu->fd, KVM_SET_REGS, registers(cpu)))
@@ -574,7 +574,7 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	cpu->run->kvm_dirty_regs = 0;
 	cpu->run->ready_for_interrupt_injection = 0;
 	cpu->run->if_flag = 0;
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	cpu->deadline = saved.left < 0 ? -1 : guest_now(cpu) + saved.left;
 	return 0;
 }
