@@ -258,10 +258,8 @@ def many(target: Target, args: argparse.Namespace) -> int:
         growth = statistics.median(b / a for a, b in seen)
         wrong += growth >= GROWTH_MAX
         print(f"| {share} | {few:.0f} | {lots:.0f} | {growth:.2f} |")
-    for what, do, count in (
-        ("each with the host", everyone, args.trips // 10),
-        ("in a chain", chain, args.trips // 10),
-    ):
+    count = args.trips // 10
+    for what, do in (("each with the host", everyone), ("in a chain", chain)):
         found = do(target, args.vms, count)
         wrong += len(found)
         print(f"\n{args.vms} VMs at once, {what}, {count} messages: {found or 'all arrived, once'}")
