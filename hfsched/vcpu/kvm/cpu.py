@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KvmVcpu"]
 
-# Used at every hypercall.  After an exit the caches are cold, and what is elsewhere in memory costs
-# several times what it does in a loop: hence a write by `memoryview`, a tuple made by its own class.
+# Used at every hypercall.  After an exit the caches are cold, and what is looked up or lies elsewhere
+# costs several times what it does in a loop.
 _KICKED, _TIMER, _WFI = Kicked(), Timer(), Wfi()
 _HVC, _SMC = Conduit.HVC, Conduit.SMC
 _WORD = (1 << 64) - 1
-_MAKE = tuple.__new__
 _ARGS = struct.Struct("=8Q").unpack_from
 _REPLIES = tuple(struct.Struct(f"={1 + count}Q").pack_into for count in range(9))  # {count, values}
 
@@ -115,10 +114,10 @@ class KvmVcpu:
         while True:
             kind = self._enter(self._cpu)
             if kind == self._hvc:
-                return _MAKE(Hypercall, (_HVC, _ARGS(self._args)))
+                return Hypercall(_HVC, _ARGS(self._args))
             lib = self._lib
             if kind == lib.HF_SMC:
-                return _MAKE(Hypercall, (_SMC, _ARGS(self._args)))
+                return Hypercall(_SMC, _ARGS(self._args))
             if kind == lib.HF_POKED:
                 self._machine.wait()
                 continue
