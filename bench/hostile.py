@@ -26,6 +26,8 @@ import statistics
 import sys
 import time
 import zlib
+from array import array
+from collections.abc import MutableSequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +144,7 @@ class Result:
     calls: int = 0
     seconds: float = 0.0
     watched: int = 0  # pages
-    resident: list[int] = field(default_factory=list)
+    resident: MutableSequence[int] = field(default_factory=lambda: array("q"))  # small itself
     violations: list[str] = field(default_factory=list)
 
     def growth(self) -> int:
