@@ -48,6 +48,12 @@ class ScriptedLock:
         self.last = self.state()
         self.used = True
 
+    def acquire(self) -> None:
+        self.__enter__()
+
+    def release(self) -> None:
+        self.__exit__()
+
 
 class ScriptedEvent:
     """Sleeping on it runs the next planned step, and is `ParkedError` without one."""
