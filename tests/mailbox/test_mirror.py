@@ -153,6 +153,7 @@ class Case:
         self.rested = 0
         self.mirror = Mirror(self.runtime, "g", len(rests), self._rest)
         for vcpu, rest in enumerate(rests):
+            assert self.mirror.before_run(vcpu)
             if rest is GONE:
                 self.mirror.leave(vcpu)
             elif rest is not RUN:
@@ -540,6 +541,18 @@ def test_no_run_begins_while_the_vm_is_suspended() -> None:
     assert case.mirror.wait_still(0)
     case.mirror.resume()
     assert case.mirror.before_run(0)
+
+
+def test_threads_that_are_still_to_come_are_not_waited_for() -> None:
+    mirror = Mirror(ScriptedRuntime(), "g", 2)
+    mirror.suspend()
+    assert mirror.wait_still(0)
+    with pytest.raises(ParkedError):
+        mirror.before_run(0)
+    mirror.resume()
+    assert mirror.before_run(0)
+    mirror.suspend()
+    assert not mirror.wait_still(0), "the first has come"
 
 
 def test_what_comes_during_a_suspension_is_kept() -> None:
