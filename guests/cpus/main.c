@@ -66,17 +66,22 @@ static void wait_for_all_off(void)
 			ffa_yield();
 }
 
-static void count_begin(void)
+static void wait_for_a_round_each(void)
 {
-	__atomic_store_n(&counting, true, __ATOMIC_RELEASE);
-	for (u32 i = 1; i <= others; i++)
-		start(i, count);
 	for (u32 i = 1; i <= others; i++) {
 		u64 before = cpus[i].rounds;
 
 		while (cpus[i].rounds == before)
 			ffa_yield();
 	}
+}
+
+static void count_begin(void)
+{
+	__atomic_store_n(&counting, true, __ATOMIC_RELEASE);
+	for (u32 i = 1; i <= others; i++)
+		start(i, count);
+	wait_for_a_round_each();
 }
 
 static void count_end(void)
@@ -146,6 +151,8 @@ static void map(u64 times)
 		result = hypercall(FFA_RXTX_MAP, (u64)mailbox_tx, (u64)mailbox_rx, 1, 0);
 		if (result.r[0] != FFA_SUCCESS)
 			cpus[0].wrong++;
+		if (counting)
+			wait_for_a_round_each();
 	}
 }
 

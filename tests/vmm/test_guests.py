@@ -32,7 +32,10 @@ def raw_image() -> bytes:
 @pytest.mark.parametrize("architecture", ["aarch64", "x86_64"])
 @pytest.mark.parametrize("suffix", ["bin", "elf"])
 def test_every_bundled_image_would_boot(architecture: str, suffix: str) -> None:
-    names = [f"{name}.{suffix}" for name in ("cpus", "echo", "hostile", "relay", "smp", "stress", "trusty")]
+    names = [
+        f"{name}.{suffix}"
+        for name in ("cpus", "echo", "hostile", "relay", "smp", "stress", "trusty")
+    ]
     assert {f"{architecture}/{name}" for name in names} <= bundled_images().keys()
     for name in names:
         assert resolve("vm", f"{architecture}/{name}", "auto").machine == architecture
