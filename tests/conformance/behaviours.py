@@ -302,6 +302,7 @@ def unknown_ids(target: Target) -> str:
             ("hvc", 0x8600_0000),
             ("hvc", KVM_UID),
         ]
+        calls += [("hvc", 0), ("smc", 0xFFFF_FFFF)]
         rest = (1, 2, 3, 4, 5, 6, 7)
         return " ".join(
             "-1" if words == ((1 << 64) - 1, *rest) else f"{number:#x}: {words}"

@@ -73,9 +73,7 @@ class Talk:
         self.runtime = ThreadRuntime(
             lambda task, error: self._failures.append(f"{task}: {error!r}")
         )
-        vms = [
-            VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus) for guest in guests
-        ]
+        vms = [VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus) for guest in guests]
         spec = MachineSpec(vm=vms, engine=target.engine, name="conformance")
         spec.check("conformance")
         self.machine = Machine(
