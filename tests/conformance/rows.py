@@ -86,6 +86,7 @@ ROWS = (
             ),
         ),
     ),
+    Row("counter: 30 ms of a suspension", see.clock_stands, "stood still"),
     # Two vCPUs.
     Row(
         "`smp`: the vCPUs take turns",
