@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -18,11 +19,19 @@ WITHIN = 300.0  # seconds: far above what a machine takes that others leave some
 
 def machine_image(kernel: str = "6.12") -> Image:
     """Return what a machine needs, from the cache or made now; skips where it cannot be made."""
-    for program in ("qemu-system-aarch64", "apt-get", "dpkg"):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} (as root: apt-get install qemu-system-arm)")
     for module in ("cffi", "ziglang"):
         pytest.importorskip(module)
+    made = _made(kernel)
+    if isinstance(made, str):
+        pytest.skip(made)
+    return made
+
+
+@functools.cache  # a network that is not there is tried once
+def _made(kernel: str) -> Image | str:
+    for program in ("qemu-system-aarch64", "apt-get", "dpkg"):
+        if shutil.which(program) is None:
+            return f"no {program} (as root: apt-get install qemu-system-arm)"
     made = Image(Cache())
     try:
         made.kernel(kernel)
@@ -31,7 +40,7 @@ def machine_image(kernel: str = "6.12") -> Image:
     except MachineError as error:
         if not str(error).startswith(("apt-get", "pip", "no mirror")):
             raise
-        pytest.skip(f"the machine cannot be made: {error}")
+        return f"the machine cannot be made: {error}"
     return made
 
 
