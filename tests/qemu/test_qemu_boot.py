@@ -2,21 +2,19 @@
 
 import os
 import select
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from booted import machine_image, start
 
 from qemu import MachineError
-from qemu.cache import Cache
 from qemu.command import PROGRAM, Settings
 from qemu.cross import cross_build
-from qemu.image import TOP, Image
+from qemu.image import Image
 from qemu.machine import TIMED_OUT, run
 
 INSIDE = """
@@ -37,19 +35,7 @@ CLOCK = "import os, time; print(time.monotonic_ns(), time.time_ns(), os.urandom(
 @pytest.fixture(scope="module")
 def image() -> Image:
     """What a machine needs, from the cache or made now."""
-    for program in ("qemu-system-aarch64", "apt-get", "dpkg"):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} (as root: apt-get install qemu-system-arm)")
-    made = Image(Cache())
-    try:
-        made.kernel("6.12")
-        made.base()
-        made.headers()
-    except MachineError as error:
-        if not str(error).startswith(("apt-get", "pip", "no mirror")):
-            raise
-        pytest.skip(f"the machine cannot be made: {error}")
-    return made
+    return machine_image()
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +94,6 @@ def test_time_is_limited_and_no_process_stays(image: Image) -> None:
     assert time.monotonic() - began < 20
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-
-
-def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "qemu", "--quiet", *words],
-        cwd=TOP,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)

@@ -9,6 +9,8 @@
 #define CORE(field) (KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(field))
 #define GENERAL(n) (CORE(regs.regs[0]) + (n) * (sizeof(uint64_t) / sizeof(uint32_t)))
 #define PSTATE_EL1H_MASKED 0x3c5
+#define ESR_EL1 ARM64_SYS_REG(3, 0, 5, 2, 0)
+#define ESR_WRITE (1 << 6) /* WnR of a data abort's syndrome */
 
 #define TIMER_ENABLE 1
 #define TIMER_MASK 2
@@ -186,10 +188,14 @@ int hf_call_off(struct hf_cpu *cpu)
 	return error;
 }
 
-/* The kernel makes the abort, with the address that the guest used; the access is called off. */
+/*
+ * The kernel makes the abort, with the address that the guest used; the access is called off.  The
+ * kernel does not say that it was a write, so we do: the abort is taken before the guest goes on.
+ */
 int hf_inject_abort(struct hf_cpu *cpu, int fetch)
 {
 	struct kvm_vcpu_events events;
+	uint64_t syndrome;
 	int error = hf_call_off(cpu);
 
 	(void)fetch;
@@ -198,7 +204,13 @@ int hf_inject_abort(struct hf_cpu *cpu, int fetch)
 	if (ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events))
 		return -errno;
 	events.exception.ext_dabt_pending = 1;
-	return ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events) ? -errno : 0;
+	if (ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events))
+		return -errno;
+	error = hf_settle(cpu);
+	if (error || !cpu->exit.write)
+		return error;
+	error = get(cpu, ESR_EL1, &syndrome);
+	return error ? error : put(cpu, ESR_EL1, syndrome | ESR_WRITE);
 }
 
 static int timer(struct hf_cpu *cpu, uint64_t *control, uint64_t *value, uint64_t *count)
@@ -264,14 +276,18 @@ int hf_prepare_vm(int kvm_fd, int vm_fd)
 	static const struct {
 		uint32_t base, count;
 	} ranges[] = {
-		{0x00000001, 0x7fffffff}, /* yielding calls, and Hafnium's own */
+		{0x00000000, 0x80000000}, /* yielding calls, and Hafnium's own */
 		{0x81000000, 0x3f000000}, /* fast, 32 bits, but for the Arm architecture's */
-		{0xc1000000, 0x3effffff}, /* fast, 64 bits, likewise */
+		{0xc1000000, 0x3f000000}, /* fast, 64 bits, likewise */
 	};
+	/* Or an access outside of memory that the CPU does not decode would end the machine. */
+	struct kvm_enable_cap undecoded = {.cap = KVM_CAP_ARM_NISV_TO_USER};
 	unsigned int index;
 	int error = 0;
 
 	(void)kvm_fd;
+	if (ioctl(vm_fd, KVM_ENABLE_CAP, &undecoded))
+		return -errno;
 	for (index = 0; !error && index < sizeof(ranges) / sizeof(ranges[0]); index++)
 		error = hf_forward(vm_fd, ranges[index].base, ranges[index].count);
 	return error;
@@ -373,6 +389,20 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	}
 	cpu->reply.count = 0;
 	return 0;
+}
+
+/* What goes on by itself is no part of the state that is compared. */
+void hf_forget_time(uint8_t *out)
+{
+	struct saved *saved = (struct saved *)out;
+	uint64_t index;
+
+	for (index = 0; index < saved->count; index++) {
+		struct saved_register *each = &saved->registers[index];
+
+		if (each->id == KVM_REG_ARM_TIMER_CNT || each->id == KVM_REG_ARM_PTIMER_CNT)
+			memset(each->value, 0, sizeof(each->value));
+	}
 }
 
 /* One count for the whole machine: setting it for one vCPU sets it for all. */

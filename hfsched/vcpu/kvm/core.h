@@ -87,6 +87,7 @@ int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
 int hf_put_back(struct hf_cpu *cpu, uint64_t ticks);
 int hf_saved_size(struct hf_cpu *cpu);
 int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
+void hf_forget_time(uint8_t *out); /* of what was saved, to compare it */
 int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);
 int hf_program_counter(struct hf_cpu *cpu, uint64_t *pc);
 int hf_bare_loop(struct hf_cpu *cpu, int exits);
