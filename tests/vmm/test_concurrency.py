@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from machines import Threads, every_engine, talk
+from booting import Threads, every_engine, talk
 from talk import WITHIN, Talk, Target
 
 from hfsched.hypervisor.door import Preempted

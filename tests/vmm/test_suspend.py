@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from machines import Threads, counter, every_engine, picture, slept, talk
+from booting import Threads, counter, every_engine, picture, slept, talk
 from standins import MS
 
 from hfsched.scheduler.sending import Sent

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from machines import Threads, counter, every_engine, picture, slept, talk
+from booting import Threads, counter, every_engine, picture, slept, talk
 from standins import MS, SCRIPT
 from talk import Talk, Target
 
