@@ -75,7 +75,7 @@ def beside(host: Talk, work: Callable[[], object], disturb: Callable[[int], obje
 def test_a_guest_remaps_its_mailbox_while_its_other_vcpus_use_it(target: Target) -> None:
     with talk(target, "cpus", vcpus=VCPUS) as host:
         before = ask(host, "count")
-        during = ask(host, "map 40")
+        during = ask(host, "map 20")
         after = ask(host, "halt")
         assert before["rounds"] < during["rounds"], "they ran meanwhile"
         assert after["wrong"] == 0
