@@ -36,6 +36,7 @@ def to_the_front():
     signal.signal(signal.SIGTTOU, signal.SIG_DFL)
 
 job = subprocess.Popen(sys.argv[1:], preexec_fn=to_the_front)
+os.write(3, f"began {job.pid}\\n".encode())
 while True:
     _, status = os.waitpid(job.pid, os.WUNTRACED)
     if not os.WIFSTOPPED(status):
@@ -91,6 +92,15 @@ class Job:
 
     def until(self, pattern: str) -> re.Match[bytes]:
         return self.process.until(pattern)
+
+    def end_input(self) -> None:
+        """Type an end of input, and see it read: the thread that reads has ended."""
+        pid = int(self.process.until(r"^began (\d+)\n", "err")[1])
+        threads = Path(f"/proc/{pid}/task")
+        before = len(list(threads.iterdir()))
+        self.type(END)
+        while len(list(threads.iterdir())) >= before:
+            time.sleep(0.001)
 
     def tell_time(self) -> int:
         """Return a guest's counter in ns."""
@@ -213,16 +223,17 @@ def test_messages_under_way_come_once_and_in_order(jobs: Jobs) -> None:
 
 
 def test_the_time_to_linger_does_not_pass_during_a_stop(jobs: Jobs) -> None:
-    job = jobs("--guest", "guests.py:clock", "--linger", "0.6", "--no-sockets")
+    job = jobs("--guest", "guests.py:clock", "--linger", "1.5", "--no-sockets")
     job.type(b"sleep 86400000\nunread\nnot accepted\n")
     job.until("begun")
-    job.type(END + CTRL_Z)
+    job.end_input()
+    job.type(CTRL_Z)
     job.stopped()
-    time.sleep(0.7)
+    time.sleep(1.6)
     went_on = time.monotonic_ns()
     job.go_on()
     assert job.ended() == 3
-    assert time.monotonic_ns() - went_on >= 600 * MS
+    assert time.monotonic_ns() - went_on >= 1500 * MS
 
 
 def test_a_machine_that_cannot_be_suspended_is_stopped_all_the_same(jobs: Jobs) -> None:
