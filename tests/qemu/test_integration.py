@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -88,18 +90,32 @@ def check(cases: list[Case], least: dict[str, int]) -> None:
     assert [suite for suite in least if passed[suite] < least[suite]] == []
 
 
-@pytest.mark.parametrize("cpu", CPUS)
-def test_the_suites_pass_on_real_kvm(cpu: str) -> None:
+@pytest.fixture(scope="module")
+def machines(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """The machines that are asked for, at work side by side: each is one thread for most of the time."""
     machine_image()
-    suites, least = CPUS[cpu]
-    words = "-q -p no:cacheprovider -p no:hypothesispytest -o junit_family=xunit1"
-    words += f" --junitxml={RESULTS}"
-    command = f"python3 -m pytest {words} -k '{OTHER_ENGINES}' {' '.join(suites)} >&2"
-    status, out, err = run_inside(
-        "sh", "-c", f"{command}; status=$?; cat {RESULTS}; exit $status", options=("--cpu", cpu)
-    )
+    started = {}
+    options = f"-q -p no:cacheprovider -p no:hypothesispytest --junitxml={RESULTS}"
+    options += f" -o junit_family=xunit1 -k '{OTHER_ENGINES}'"
+    for cpu, (suites, _) in CPUS.items():
+        if any(f"[{cpu}]" in item.name for item in request.session.items):
+            tests = f"python3 -m pytest {options} {' '.join(suites)} >&2"
+            script = f"{tests}; status=$?; cat {RESULTS}; exit $status"
+            words = ("--timeout", "300", "--cpu", cpu, "--", "sh", "-c", script)
+            started[cpu] = start(*words)
+    yield started
+    for process in started.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_the_suites_pass_on_real_kvm(
+    machines: dict[str, subprocess.Popen[bytes]], cpu: str
+) -> None:
+    status, out, err = end(machines[cpu])
     assert out.startswith("<?xml"), f"status {status}, no results:\n{err[-4000:]}"
-    check(read_results(out), least)
+    check(read_results(out), CPUS[cpu][1])
     assert status == 0, err[-4000:]
 
 
