@@ -67,7 +67,7 @@ def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario
         given["variant"] = chosen
     try:
         scenario: Scenario = kind(**given)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, UserError) as exc:
         raise UserError(f"scenario {name}: {exc}") from exc
     except Exception as exc:
         raise UserError(f"scenario {name}: {' '.join(describe(exc).split())}") from exc

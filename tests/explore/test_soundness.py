@@ -12,6 +12,7 @@ from small import Do, Program, programs, spinning
 
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.registry import find
+from hfsched.explore.replay import words
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
 from hfsched.explore.strategies.exhaustive import Exhaustive
@@ -77,8 +78,8 @@ def verdicts(
         outcome = execute(scenario, strategy, forgetting=forgetting, joining=joining)
         strategy.end(outcome)
         if outcome.failure is not None:
-            words = str(outcome.failure).split(":")[0]  # of a race: on what
-            found.add((type(outcome.failure).__name__, words))
+            said = words(outcome.failure).partition(":")[0]  # of a race: on what
+            found.add((type(outcome.failure).__name__, said))
         elif not outcome.cut:
             found.add(outcome.final)
     return found, False

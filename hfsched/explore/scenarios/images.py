@@ -250,6 +250,10 @@ class ImagesScenario:
         for name, low, high in (("messages", 1, 100), ("hosts", 1, 100), ("cuts", 0, 16)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        missing = {f"{image}.bin" for image in GUESTS[self.guest]} - set(bundled_images())
+        if missing:
+            raise ValueError(f"{', '.join(sorted(missing))}: not built: script/guests builds it")
+        load()  # raises where there is no Unicorn, with what to do
 
     @property
     def name(self) -> str:

@@ -71,12 +71,12 @@ int hf_arch_before(struct hf_cpu *cpu)
 {
 	int index, error;
 
-	for (index = 0; index < cpu->replies; index++) {
-		error = put(cpu, GENERAL(index), cpu->reply[index]);
+	for (index = 0; index < (int)cpu->reply.count; index++) {
+		error = put(cpu, GENERAL(index), cpu->reply.values[index]);
 		if (error)
 			return error - 1000;
 	}
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	return -1;
 }
 
@@ -160,7 +160,7 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 		error = put(cpu, CORE(regs.pc), pc);
 	if (!error)
 		error = put(cpu, GENERAL(0), argument);
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	return error;
 }
 
@@ -387,7 +387,7 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 		if (ioctl(cpu->fd, KVM_SET_ONE_REG, &reg) && errno != EINVAL && errno != EPERM)
 			return -errno;
 	}
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	return 0;
 }
 

@@ -35,8 +35,7 @@ struct hf_exit {
 
 struct hf_cpu {
     struct hf_exit exit;
-    uint64_t reply[8];
-    int replies;
+    struct { uint64_t count; uint64_t values[8]; } reply;
     uint64_t tables;
     ...;
 };

@@ -259,6 +259,7 @@ int hf_bare_loop(struct hf_cpu *cpu, int exits)
 #include "arm64.c"
 #elif defined(__x86_64__)
 #include "x86_64.c"
+#include "x86_64_state.c"
 #else
 #error "KVM engines: arm64 and x86-64"
 #endif

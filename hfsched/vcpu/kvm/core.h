@@ -50,9 +50,11 @@ struct hf_cpu {
 	atomic_int awaited; /* somebody waits for `thread` to become 0 */
 	struct hf_exit exit;
 	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */
-	/* A reply that is still to be written: the first registers. */
-	uint64_t reply[8];
-	int replies;
+	/* A reply that is still to be written: how many registers, and these. */
+	struct {
+		uint64_t count;
+		uint64_t values[8];
+	} reply;
 	/* x86-64: the paravirtual timer, which the kernel knows nothing of. */
 	int64_t deadline; /* ns of the guest's clock; negative: stopped */
 	int64_t behind;	  /* the guest's clock, behind CLOCK_MONOTONIC */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hfsched.errors import InternalError
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["KvmVcpu"]
 
+# Used at every hypercall.  After an exit the caches are cold, and what is looked up or lies elsewhere
+# costs several times what it does in a loop.
 _KICKED, _TIMER, _WFI = Kicked(), Timer(), Wfi()
+_HVC, _SMC = Conduit.HVC, Conduit.SMC
 _WORD = (1 << 64) - 1
+_ARGS = struct.Struct("=8Q").unpack_from
+_REPLIES = tuple(struct.Struct(f"={1 + count}Q").pack_into for count in range(9))  # {count, values}
 
 # KVM_EXIT_*, Linux include/uapi/linux/kvm.h, where the guest is at its end.
 _REASONS = {
@@ -55,7 +61,10 @@ class KvmVcpu:
         self._machine = machine
         self._cpu = core.ffi.gc(core.ffi.new("struct hf_cpu *"), core.lib.hf_free)
         self._exit = self._cpu.exit
-        self._args = self._cpu.exit.args
+        self._args = core.ffi.buffer(core.ffi.addressof(self._cpu.exit, "args"))
+        reply = core.ffi.buffer(core.ffi.addressof(self._cpu, "reply"))
+        self._reply = memoryview(reply).cast("B").cast("Q")  # {count, values}
+        self._enter, self._hvc = core.lib.hf_enter, core.lib.HF_HVC
         self._left = core.ffi.new("int64_t *")
         self._off: Off | None = None
         self._fault: Mmio | Fault | None = None
@@ -102,13 +111,13 @@ class KvmVcpu:
             return self._off
         if self._fault is not None and not self._again():
             return self._fault
-        lib = self._lib
         while True:
-            kind = lib.hf_enter(self._cpu)
-            if kind == lib.HF_HVC:
-                return Hypercall(Conduit.HVC, tuple(self._args))
+            kind = self._enter(self._cpu)
+            if kind == self._hvc:
+                return Hypercall(_HVC, _ARGS(self._args))
+            lib = self._lib
             if kind == lib.HF_SMC:
-                return Hypercall(Conduit.SMC, tuple(self._args))
+                return Hypercall(_SMC, _ARGS(self._args))
             if kind == lib.HF_POKED:
                 self._machine.wait()
                 continue
@@ -179,12 +188,16 @@ class KvmVcpu:
 
     def reply(self, values: Sequence[int]) -> None:
         """Write x0, x1, ..."""
-        cpu = self._cpu
+        count = len(values)
+        reply = self._reply
+        if count == 1:
+            reply[1] = values[0] & _WORD
+            reply[0] = 1
+            return
         try:
-            cpu.reply[0 : len(values)] = values
-        except OverflowError:
-            cpu.reply[0 : len(values)] = [value & _WORD for value in values]
-        cpu.replies = len(values)
+            _REPLIES[count](reply, 0, count, *values)
+        except struct.error:  # a value of more than 64 bits
+            _REPLIES[count](reply, 0, count, *(value & _WORD for value in values))
 
     def complete_mmio(self, value: int) -> None:
         """Finish the last `Mmio` exit."""

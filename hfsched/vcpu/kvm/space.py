@@ -99,30 +99,33 @@ class KvmSpace:
 
     def freeze(self) -> None:
         """Stop the guests' counters and timers."""
-        made = self._made()
-        if self._stood is None and made:
-            self._stood = made[0].clock()
+        with self._lock:
+            made = self._made()
+            if self._stood is None and made and not self.closed:
+                self._stood = made[0].clock()
 
     def thaw(self) -> None:
-        """Let them go on."""
-        if self._stood is not None:
-            made = self._made()
-            ticks = made[0].clock() - self._stood
-            for vcpu in made[:1] if MACHINE == "aarch64" else made:
-                vcpu.put_back(ticks)
+        """Let them go on; nothing once the machine is closed."""
+        with self._lock:
+            if self._stood is not None and not self.closed:
+                made = self._made()
+                ticks = made[0].clock() - self._stood
+                for vcpu in made[:1] if MACHINE == "aarch64" else made:
+                    vcpu.put_back(ticks)
             self._stood = None
 
     def close(self) -> None:
         """Free the machine."""
-        if self.closed:
-            return
-        self.closed = True
-        for vcpu in self._made():
-            vcpu.close()
-        os.close(self._vm)
-        if self._first is not None:
-            self._first.close()
-        self._gate.close()
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            for vcpu in self._made():
+                vcpu.close()
+            os.close(self._vm)
+            if self._first is not None:
+                self._first.close()
+            self._gate.close()
 
     # What a CPU asks for
 

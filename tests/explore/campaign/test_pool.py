@@ -17,7 +17,6 @@ from hfsched.errors import UserError
 from hfsched.explore.campaign.plan import Plan
 from hfsched.explore.campaign.pool import Pool
 from hfsched.explore.campaign.run import Campaign, Summary
-from hfsched.explore.campaign.tasks import Task
 from hfsched.explore.replay import replay, words
 
 from . import worlds
@@ -28,16 +27,6 @@ WITHIN = 20.0  # seconds: far above what anything here takes
 
 def search(spec: str, strategy: str = "exhaustive", bound: int | None = None) -> Summary:
     return Campaign(spec, strategy, bound, seed=1, budget=WITHIN, jobs=2).run()
-
-
-class Losing(Plan):
-    """A plan that knows what was lost."""
-
-    lost: int = 0
-
-    def give_back(self, task: Task) -> None:
-        self.lost += 1
-        super().give_back(task)
 
 
 @pytest.fixture
@@ -122,20 +111,13 @@ def test_a_lost_task_counts_once(tmp_path: Path) -> None:
     assert summary.executions == alone.executions
 
 
-def test_a_failure_is_found_whoever_is_killed() -> None:
-    """One by one, until somebody has lost the task that it was at."""
-    with Pool(2) as pool:
-        plan = Losing(UPSTREAM, "exhaustive", 1, None, pool.jobs)
-
-        def over() -> bool:
-            if not plan.lost and pool.pids:
-                os.kill(pool.pids[0], signal.SIGKILL)
-            return False
-
-        pool.run(plan, over)
-    assert plan.lost
-    assert plan.found is not None
-    assert plan.found.token
+def test_a_failure_is_found_whoever_is_killed(tmp_path: Path) -> None:
+    """Each worker ends in its first task, before it can find anything, until two have."""
+    summary = search(mortal(tmp_path, at=1, deaths=2, exact=1))
+    assert deaths(tmp_path) > 2
+    assert summary.found is not None
+    assert summary.found.text == "an update is lost"
+    assert summary.found.token
 
 
 @pytest.mark.parametrize(("how", "said"), [("SIGKILL", "signal SIGKILL"), ("7", "status 7")])

@@ -18,7 +18,7 @@ HERE = "campaign.worlds"
 touched = False  # a test sets it in its own process: a fork would have it too
 
 # A file of its own, as a user has it.  `boss` is the process that lives; another that comes to its
-# execution number `at` ends, until `deaths` have.
+# execution number `at` ends, until `deaths` have.  With `exact`, its race is a failure.
 MORTAL = """
 import os
 import signal
@@ -38,6 +38,7 @@ class Mortal:
     how: str = "SIGKILL"
     at: int = 1
     deaths: int = 1000
+    exact: int = 0
 
     def build(self, runtime):
         cell = runtime.cell("n", 0)
@@ -50,7 +51,11 @@ class Mortal:
         runtime.spawn("b", add)
         if os.getpid() != self.boss and next(EXECUTIONS) == self.at:
             self.die()
-        return World(final=cell.get)
+
+        def check():
+            assert not self.exact or cell.get() == 4, "an update is lost"
+
+        return World(check, final=cell.get)
 
     def die(self):
         os.write(2, f"{os.getpid()}\\n".encode())

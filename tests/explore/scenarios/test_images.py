@@ -46,6 +46,23 @@ def test_a_machine_put_back_is_as_good_as_a_new_one(guest: str) -> None:
         assert hashes(guest, range(seed, seed + 1)) == used[seed : seed + 1]
 
 
+def test_guests_that_are_not_built_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "bundled_images", dict)
+    with pytest.raises(
+        UserError, match=r"^scenario images: echo.bin, relay.bin: not built: script/"
+    ):
+        find("images,guest=relay")
+
+
+def test_without_unicorn_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise UserError("engine unicorn: not installed")
+
+    monkeypatch.setattr(images, "load", missing)
+    with pytest.raises(UserError, match=r"^scenario images: engine unicorn: not installed$"):
+        find("images")
+
+
 def test_guests_are_cut_where_the_strategy_says(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
     real = images._Cuts.__call__

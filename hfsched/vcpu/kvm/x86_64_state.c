@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * x86-64: all of a vCPU's registers at once, as they are at its start and in a snapshot.
+ */
+
+static void flat(struct kvm_segment *segment, int code)
+{
+	memset(segment, 0, sizeof(*segment));
+	segment->limit = 0xffffffff;
+	segment->selector = code ? 0x08 : 0x10;
+	segment->type = code ? 11 : 3;
+	segment->present = 1;
+	segment->s = 1;
+	segment->g = 1;
+	segment->l = code;
+	segment->db = !code;
+}
+
+int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	struct kvm_fpu fpu;
+	struct kvm_vcpu_events events;
+	int error = drop(cpu);
+
+	if (error)
+		return error;
+	if (ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
+		return -errno;
+	flat(&sregs.cs, 1);
+	flat(&sregs.ds, 0);
+	sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
+	memset(&sregs.ldt, 0, sizeof(sregs.ldt));
+	sregs.ldt.unusable = 1;
+	sregs.ldt.type = 2;
+	memset(&sregs.tr, 0, sizeof(sregs.tr));
+	sregs.tr.type = 11;
+	sregs.tr.present = 1;
+	sregs.tr.limit = 0xffff;
+	memset(&sregs.gdt, 0, sizeof(sregs.gdt));
+	memset(&sregs.idt, 0, sizeof(sregs.idt));
+	sregs.cr0 = 0x80010031; /* PG WP NE ET PE */
+	sregs.cr2 = 0;
+	sregs.cr3 = cpu->tables;
+	sregs.cr4 = 0x20; /* PAE */
+	sregs.cr8 = 0;
+	sregs.efer = 0xd00; /* LME LMA NXE */
+	memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+	if (ioctl(cpu->fd, KVM_SET_SREGS, &sregs))
+		return -errno;
+	memset(&regs, 0, sizeof(regs));
+	regs.rip = pc;
+	regs.rdi = argument;
+	regs.rflags = 2;
+	if (ioctl(cpu->fd, KVM_SET_REGS, &regs))
+		return -errno;
+	memset(&fpu, 0, sizeof(fpu));
+	fpu.fcw = 0x37f;
+	fpu.mxcsr = 0x1f80;
+	if (ioctl(cpu->fd, KVM_SET_FPU, &fpu))
+		return -errno;
+	memset(&events, 0, sizeof(events));
+	if (ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events))
+		return -errno;
+	cpu->run->s.regs.regs = regs;
+	cpu->run->kvm_dirty_regs = 0;
+	cpu->run->ready_for_interrupt_injection = 0;
+	cpu->run->if_flag = 0;
+	cpu->reply.count = 0;
+	cpu->deadline = -1;
+	return 0;
+}
+
+static const uint32_t msrs[] = {
+	0x174, 0x175, 0x176,			/* SYSENTER_CS, _ESP, _EIP */
+	0x277,					/* PAT */
+	0xc0000081, 0xc0000082, 0xc0000083,	/* STAR, LSTAR, CSTAR */
+	0xc0000084, 0xc0000102,			/* SFMASK, KERNEL_GS_BASE */
+};
+
+struct saved {
+	uint8_t magic[8];
+	int64_t left; /* ns until the timer fires; negative: stopped */
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debug;
+	struct kvm_xsave xsave;
+	uint32_t has_xsave;
+	uint32_t known[sizeof(msrs) / sizeof(msrs[0])];
+	uint64_t values[sizeof(msrs) / sizeof(msrs[0])];
+};
+
+static const uint8_t magic[8] = "hfs-kx1";
+
+struct one_msr {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entry;
+};
+
+int hf_saved_size(struct hf_cpu *cpu)
+{
+	(void)cpu;
+	return sizeof(struct saved);
+}
+
+int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
+{
+	struct saved *saved = (struct saved *)out;
+	unsigned int index;
+
+	if (size != sizeof(*saved))
+		return -EINVAL;
+	memset(saved, 0, sizeof(*saved));
+	memcpy(saved->magic, magic, sizeof(magic));
+	saved->left = -1;
+	if (!cpu->unanswered) {
+		int error = hf_settle(cpu);
+
+		if (error)
+			return error;
+	}
+	if (hf_timer_remaining(cpu, &saved->left) < 0)
+		return -EIO;
+	if (cpu->reply.count) {
+		write_reply(cpu);
+		cpu->run->kvm_dirty_regs = 0;
+		if (ioctl(cpu->fd, KVM_SET_REGS, registers(cpu)))
+			return -errno;
+	}
+	if (ioctl(cpu->fd, KVM_GET_REGS, &saved->regs) ||
+	    ioctl(cpu->fd, KVM_GET_SREGS, &saved->sregs) ||
+	    ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &saved->events) ||
+	    ioctl(cpu->fd, KVM_GET_DEBUGREGS, &saved->debug))
+		return -errno;
+	saved->has_xsave = !ioctl(cpu->fd, KVM_GET_XSAVE, &saved->xsave);
+	for (index = 0; index < sizeof(msrs) / sizeof(msrs[0]); index++) {
+		struct one_msr one = {.header = {.nmsrs = 1}, .entry = {.index = msrs[index]}};
+
+		saved->known[index] = ioctl(cpu->fd, KVM_GET_MSRS, &one) == 1;
+		saved->values[index] = one.entry.data;
+	}
+	return 0;
+}
+
+int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
+{
+	struct saved saved;
+	unsigned int index;
+	int error;
+
+	if (size != sizeof(saved))
+		return -EINVAL;
+	memcpy(&saved, in, sizeof(saved));
+	if (memcmp(saved.magic, magic, sizeof(magic)))
+		return -EINVAL;
+	error = drop(cpu);
+	if (error)
+		return error;
+	if (ioctl(cpu->fd, KVM_SET_SREGS, &saved.sregs) ||
+	    ioctl(cpu->fd, KVM_SET_REGS, &saved.regs) ||
+	    ioctl(cpu->fd, KVM_SET_DEBUGREGS, &saved.debug) ||
+	    (saved.has_xsave && ioctl(cpu->fd, KVM_SET_XSAVE, &saved.xsave)) ||
+	    ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &saved.events))
+		return -errno;
+	for (index = 0; index < sizeof(msrs) / sizeof(msrs[0]); index++) {
+		struct one_msr one = {.header = {.nmsrs = 1},
+				      .entry = {.index = msrs[index], .data = saved.values[index]}};
+
+		if (saved.known[index] && ioctl(cpu->fd, KVM_SET_MSRS, &one) != 1)
+			return -EIO;
+	}
+	cpu->run->s.regs.regs = saved.regs;
+	cpu->run->kvm_dirty_regs = 0;
+	cpu->run->ready_for_interrupt_injection = 0;
+	cpu->run->if_flag = 0;
+	cpu->reply.count = 0;
+	cpu->deadline = saved.left < 0 ? -1 : guest_now(cpu) + saved.left;
+	return 0;
+}
+
+/* Nothing there goes on by itself: the clock is kept as what it is behind the host's. */
+void hf_forget_time(uint8_t *out)
+{
+	(void)out;
+}

@@ -1,0 +1,188 @@
+"""The mirror of a VM that is suspended: what may begin, what is kept, and who is waited for."""
+
+from __future__ import annotations
+
+import pytest
+from scripted import RUN, WFM, Case, ParkedError, ScriptedRuntime
+
+from hfsched.mailbox.mirror import Entry, Mirror
+
+
+def test_no_run_begins_while_the_vm_is_suspended() -> None:
+    case = Case(RUN, RUN)
+    assert case.mirror.suspend() == [0, 1]
+    assert not case.mirror.wait_still(0), "both may be in RUN"
+    for vcpu in (0, 1):
+        with pytest.raises(ParkedError):
+            case.mirror.before_run(vcpu)
+    assert case.mirror.wait_still(0)
+    case.mirror.resume()
+    assert case.mirror.before_run(0)
+
+
+def test_threads_that_are_still_to_come_are_not_waited_for() -> None:
+    mirror = Mirror(ScriptedRuntime(), "g", 2)
+    mirror.suspend()
+    assert mirror.wait_still(0)
+    with pytest.raises(ParkedError):
+        mirror.before_run(0)
+    mirror.resume()
+    assert mirror.before_run(0)
+    mirror.suspend()
+    assert not mirror.wait_still(0), "the first has come"
+
+
+def test_what_comes_during_a_suspension_is_kept() -> None:
+    case = Case(WFM, RUN)
+    assert case.mirror.suspend() == [1]
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(1)
+    assert case.mirror.wait_still(0)
+    assert case.mirror.deliver(), "the vCPU that waits is claimed for the message"
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(0)
+    assert not case.mirror.deliver()
+    assert case.mirror.unread
+    case.mirror.wake(1)
+    case.mirror.resume()
+    assert case.mirror.before_run(0)
+    case.mirror.wait_for_message(0, None)  # at once: one is unread
+
+
+def test_a_second_suspension_is_like_the_first() -> None:
+    case = Case(RUN)
+    for _ in range(2):
+        case.mirror.suspend()
+        assert not case.mirror.wait_still(0)
+        with pytest.raises(ParkedError):
+            case.mirror.before_run(0)
+        assert case.mirror.wait_still(0)
+        case.mirror.resume()
+        assert case.mirror.before_run(0)
+
+
+def test_who_leaves_during_a_suspension_is_waited_for_no_more() -> None:
+    case = Case(RUN, WFM)
+    case.mirror.suspend()
+    assert not case.mirror.wait_still(0)
+    case.mirror.leave(0)
+    assert case.mirror.wait_still(0)
+
+
+def test_a_stop_ends_a_suspension() -> None:
+    case = Case(RUN)
+    case.mirror.suspend()
+    with pytest.raises(ParkedError) as parked:
+        case.mirror.before_run(0)
+    case.mirror.stop()
+    assert {event.name: event.is_set() for event in case.runtime.everything}[str(parked.value)]
+    assert not case.mirror.before_run(0)
+
+
+# Senders.
+
+
+def test_a_suspension_waits_for_who_is_sending() -> None:
+    """Each has its own end: a delivery, and a try that came to nothing."""
+    case = Case(WFM)
+    assert [case.mirror.begin_send() for _ in range(3)] == [Entry.OPEN] * 3
+    case.mirror.suspend()
+    assert not case.mirror.wait_still(0)
+    case.mirror.end_send()
+    assert not case.mirror.wait_still(0)
+    assert case.mirror.deliver(ends_send=True), "it claims the vCPU"
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(0)
+    assert not case.mirror.wait_still(0), "one is left"
+    case.mirror.end_send()
+    assert case.mirror.wait_still(0)
+
+
+def test_an_unread_message_can_be_the_last_that_is_waited_for() -> None:
+    case = Case(RUN)
+    assert case.mirror.begin_send() is Entry.OPEN
+    case.mirror.suspend()
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(0)
+    assert not case.mirror.wait_still(0)
+    assert not case.mirror.deliver(ends_send=True)
+    assert case.mirror.wait_still(0)
+
+
+def test_a_guests_delivery_ends_no_hosts_send() -> None:
+    case = Case(RUN)
+    assert case.mirror.begin_send() is Entry.OPEN
+    case.mirror.deliver()
+    case.mirror.suspend()
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(0)
+    assert not case.mirror.wait_still(0), "the host has not come to its own"
+
+
+def test_no_send_begins_while_the_vm_is_suspended() -> None:
+    case = Case(WFM)
+    case.mirror.suspend()
+    assert case.mirror.begin_send() is Entry.HELD
+    assert case.mirror.wait_still(0), "who is held is not waited for"
+    assert not case.mirror.wait_resumed(0)
+    case.mirror.resume()
+    assert case.mirror.wait_resumed(0)
+    assert case.mirror.begin_send() is Entry.OPEN
+
+
+@pytest.mark.parametrize("end", ["abort", "stop"])
+def test_nothing_is_sent_to_a_vm_that_has_ended(end: str) -> None:
+    case = Case(WFM)
+    case.mirror.suspend()
+    getattr(case.mirror, end)()
+    assert case.mirror.begin_send() is Entry.ENDED
+
+
+def test_a_stop_lets_held_senders_go() -> None:
+    case = Case(WFM)
+    case.mirror.suspend()
+    case.mirror.stop()
+    assert case.mirror.wait_resumed(0)
+
+
+# Threads that wait for something else.
+
+
+def test_a_thread_that_is_held_elsewhere_is_in_no_run() -> None:
+    case = Case(RUN)
+    case.mirror.suspend()
+    case.mirror.hold(0)
+    assert case.mirror.wait_still(0)
+    with pytest.raises(ParkedError):
+        case.mirror.go_on(0)
+    case.mirror.resume()
+    case.mirror.go_on(0)
+    case.mirror.suspend()
+    assert not case.mirror.wait_still(0), "it is on its way to a RUN again"
+
+
+def test_a_thread_that_was_held_before_is_waited_for_no_more() -> None:
+    case = Case(RUN)
+    case.mirror.hold(0)
+    case.mirror.suspend()
+    assert case.mirror.wait_still(0)
+
+
+def test_a_held_thread_that_goes_on_waits_for_the_end_of_the_suspension() -> None:
+    case = Case(RUN)
+    case.mirror.hold(0)
+    case.mirror.suspend()
+    case.runtime.steps.append(case.mirror.resume)
+    case.mirror.go_on(0)
+    assert not case.runtime.steps, "it has waited"
+    case.mirror.suspend()
+    assert not case.mirror.wait_still(0)
+
+
+def test_a_stop_lets_a_held_thread_go() -> None:
+    case = Case(RUN)
+    case.mirror.suspend()
+    case.mirror.hold(0)
+    case.mirror.stop()
+    case.mirror.go_on(0)
+    assert not case.mirror.before_run(0)
