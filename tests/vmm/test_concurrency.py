@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from booting import Threads, every_engine, talk
 from standins import SCRIPT
 from talk import KVM_X86, WITHIN, Talk, Target
+from talks import Threads, every_engine, talk
 
 from hfsched.hypervisor.door import Preempted
 from hfsched.memory.ram import PAGE_SIZE, Ram
