@@ -23,6 +23,7 @@
 static int kick_signal;
 static __thread struct hf_cpu *volatile inside; /* what this thread is about to run */
 static __thread int self; /* its number, 0 before somebody asks */
+static __thread bool hears; /* the signal is not blocked */
 
 /* KVM_RUN looks at it as it begins: 1 makes it end at once. */
 static void set_immediate_exit(struct hf_cpu *cpu, uint8_t value)
@@ -163,10 +164,22 @@ void hf_wait_out(struct hf_cpu *cpu)
 	atomic_store(&cpu->awaited, 0);
 }
 
+/* A process begins with the signals blocked that its parent had blocked, and a thread likewise. */
+static bool hear(void)
+{
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, kick_signal);
+	return !pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+}
+
 int hf_enter(struct hf_cpu *cpu)
 {
 	int result;
 
+	if (!hears)
+		hears = hear();
 	atomic_store(&cpu->thread, hf_self());
 	inside = cpu;
 	for (;;) {
