@@ -50,6 +50,7 @@ struct hf_cpu {
 	atomic_int awaited; /* somebody waits for `thread` to become 0 */
 	struct hf_exit exit;
 	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */
+	int read_to_go; /* x86-64: a read was answered, and its instruction has not gone on yet */
 	/* A reply that is still to be written: the first registers. */
 	uint64_t reply[8];
 	int replies;

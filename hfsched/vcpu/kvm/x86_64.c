@@ -231,6 +231,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 {
 	struct kvm_run *run = cpu->run;
 
+	cpu->read_to_go = 0;
 	if (error == EINTR || error == EAGAIN)
 		return -1; /* the flags say why */
 	if (error) {
@@ -277,6 +278,7 @@ static int drop(struct hf_cpu *cpu)
 
 	regs.rcx = 1; /* so that no string instruction goes on */
 	cpu->unanswered = 0;
+	cpu->read_to_go = 0;
 	if (ioctl(cpu->fd, KVM_SET_REGS, &regs))
 		return -errno;
 	cpu->run->kvm_dirty_regs = 0;
@@ -286,7 +288,8 @@ static int drop(struct hf_cpu *cpu)
 int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
 {
 	cpu->unanswered = 0;
-	if (!cpu->run->mmio.is_write)
+	cpu->read_to_go = !cpu->run->mmio.is_write;
+	if (cpu->read_to_go)
 		memcpy(cpu->run->mmio.data, &value, 8);
 	return 0;
 }

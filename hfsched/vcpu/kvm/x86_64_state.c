@@ -116,7 +116,8 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 	memcpy(saved->magic, magic, sizeof(magic));
 	saved->left = -1;
 	if (!cpu->unanswered) {
-		int error = hf_settle(cpu);
+		/* What comes after a read may be an access for somebody to answer, or a million. */
+		int error = cpu->read_to_go ? hf_call_off(cpu) : hf_settle(cpu);
 
 		if (error)
 			return error;

@@ -19,7 +19,7 @@ from kvm_guest import (
 )
 
 from hfsched.memory.ram import Ram
-from hfsched.vcpu.engine import Fault, Hypercall, Mmio, Permissions
+from hfsched.vcpu.engine import Fault, Hypercall, Kicked, Mmio, Permissions
 
 pytestmark = needs_kvm
 
@@ -307,3 +307,45 @@ def test_a_fetch_that_is_not_answered_is_made_again() -> None:
         assert guest.call()[0] == 5
         guest.space.close()
         page.close()
+
+
+# Saved between an answer and what comes after it
+
+
+@pytest.mark.parametrize(
+    "code",
+    [x64.load("rdx", "rbx"), x64.lock_add("rbx", "rdx"), x64.REP_LODSQ, x64.REP_MOVSQ],
+    ids=["load", "locked", "lods", "movs"],
+)
+def test_a_read_that_was_answered_and_not_used_yet_is_made_again_after_a_save(code: bytes) -> None:
+    """An instruction may go on with a write, or with another read: neither may be lost."""
+    begin, _ = with_registers(code + CALL, rbx=HOLE, rsi=HOLE, rdi=DATA, rcx=1 << 40)
+    with Guest(begin) as first, Guest(begin) as second:
+        stop = first.enter()
+        first.cpu.complete_mmio(VALUE)
+        first.cpu.kick()
+        assert first.enter() == Kicked()
+        saved, key = first.cpu.save(), first.cpu.state_key()
+        second.cpu.restore(saved)
+        assert second.cpu.state_key() == key
+        for guest in (first, second):
+            assert guest.enter() == stop
+            guest.cpu.complete_mmio(VALUE)
+            after = guest.enter()
+            if code == x64.load("rdx", "rbx"):
+                assert args(after)[3:5] == (VALUE, 1 << 40)
+            elif code == x64.lock_add("rbx", "rdx"):
+                assert after == Mmio(HOLE, 8, write=True, value=low(VALUE + REGISTERS[3], 8))
+            else:
+                assert after == Mmio(HOLE + 8, 8, write=False, value=0)
+
+
+def test_a_write_that_was_answered_is_done_when_saved() -> None:
+    begin, _ = with_registers(x64.store("rbx", "rdx") + CALL, rbx=HOLE)
+    with Guest(begin) as first, Guest(begin) as second:
+        first.enter()
+        first.cpu.complete_mmio(0)
+        first.cpu.kick()
+        assert first.enter() == Kicked()
+        second.cpu.restore(first.cpu.save())
+        assert first.call() == second.call() == REGISTERS
