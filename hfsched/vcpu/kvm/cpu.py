@@ -199,7 +199,9 @@ class KvmVcpu:
         if fault is None:
             raise InternalError("no Mmio or Fault exit to answer")
         fetch = isinstance(fault, Fault) and fault.fetch
-        self._check(self._lib.hf_inject_abort(self._cpu, fetch), "an abort")
+        error = self._lib.hf_inject_abort(self._cpu, fetch)
+        if error:  # a guest can bring a CPU into a state that KVM takes from nobody
+            self._off = Off(f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}")
 
     def timer_remaining(self) -> int | None:
         """Time in ns until the virtual timer fires."""
