@@ -8,6 +8,8 @@
 #define PORT_TIMER 0x54
 #define VECTOR 0x20
 #define MAX_INSTRUCTION 15 /* bytes */
+#define VMX (1U << 5)
+#define SVM (1U << 2)
 #define ABORT (1U << 14) /* not 16, which VMX has no room for */
 
 int hf_signal(void);
@@ -247,6 +249,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 		return atomic_load(&cpu->line) ? -1 : HF_WFI;
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 	case KVM_EXIT_INTR:
+	case KVM_EXIT_SET_TPR: /* CR8 has fallen, and no interrupt waits for that */
 		return -1;
 	case KVM_EXIT_MMIO:
 		cpu->unanswered = 1;
@@ -353,7 +356,8 @@ int hf_mask_timer(struct hf_cpu *cpu)
 	return 0;
 }
 
-/* What a guest may know of the CPU: nothing of KVM. */
+/* What a guest may know of the CPU: nothing of KVM, and no machines of its own, whose state nobody
+   saves and a reset would have to leave first. */
 static struct kvm_cpuid2 *features(int kvm_fd)
 {
 	enum { ENTRIES = 256 };
@@ -367,9 +371,16 @@ static struct kvm_cpuid2 *features(int kvm_fd)
 		free(all);
 		return NULL;
 	}
-	for (index = 0; index < all->nent; index++)
-		if (all->entries[index].function >> 16 != 0x4000)
-			all->entries[kept++] = all->entries[index];
+	for (index = 0; index < all->nent; index++) {
+		struct kvm_cpuid_entry2 entry = all->entries[index];
+
+		if (entry.function == 1)
+			entry.ecx &= ~VMX;
+		if (entry.function == 0x80000001)
+			entry.ecx &= ~SVM;
+		if (entry.function >> 16 != 0x4000)
+			all->entries[kept++] = entry;
+	}
 	all->nent = kept;
 	return all;
 }
