@@ -242,6 +242,13 @@ int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64
 	return ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
 }
 
+/* The guest's counter stands at `count`, until hf_thaw. */
+void hf_freeze(struct hf_cpu *cpu, uint64_t count)
+{
+	cpu->stands = 1;
+	cpu->stood = count;
+}
+
 int hf_ioctl(int fd, unsigned long request, unsigned long argument)
 {
 	int result = ioctl(fd, request, argument);

@@ -27,7 +27,7 @@ static int64_t now(void)
 /* What the guest's clock shows. */
 static int64_t guest_now(const struct hf_cpu *cpu)
 {
-	return now() - cpu->behind;
+	return cpu->stands ? (int64_t)cpu->stood : now() - cpu->behind;
 }
 
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
@@ -36,9 +36,10 @@ int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
 	return 0;
 }
 
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks)
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first)
 {
-	cpu->behind += (int64_t)ticks;
+	cpu->behind = cpu == first ? now() - (int64_t)cpu->stood : first->behind;
+	cpu->stands = 0;
 	return 0;
 }
 

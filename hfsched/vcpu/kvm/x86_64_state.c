@@ -192,6 +192,11 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	cpu->run->ready_for_interrupt_injection = 0;
 	cpu->run->if_flag = 0;
 	cpu->replies = 0;
-	cpu->deadline = saved.left < 0 ? -1 : guest_now(cpu) + saved.left;
+	cpu->deadline = -1;
+	if (saved.left >= 0) {
+		int64_t here = guest_now(cpu);
+
+		cpu->deadline = saved.left > INT64_MAX - here ? INT64_MAX : here + saved.left;
+	}
 	return 0;
 }
