@@ -220,9 +220,7 @@ static int timer(struct hf_cpu *cpu, uint64_t *control, uint64_t *value, uint64_
 	/* The ids of the two were swapped when they were defined: this is CNTV_CVAL. */
 	if (!error)
 		error = get(cpu, KVM_REG_ARM_TIMER_CVAL, value);
-	if (!error)
-		error = get(cpu, KVM_REG_ARM_TIMER_CNT, count);
-	return error;
+	return error ? error : hf_read_clock(cpu, count);
 }
 
 /* 1 and the time in `left`, 0 for a timer that is off or masked. */
@@ -362,6 +360,8 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 			error = -E2BIG;
 		else if (ioctl(cpu->fd, KVM_GET_ONE_REG, &reg))
 			error = -errno;
+		if (reg.id == KVM_REG_ARM_TIMER_CNT && cpu->stands)
+			memcpy(each->value, &cpu->stood, sizeof(cpu->stood));
 		each->id = reg.id;
 		saved->count++;
 	}
@@ -383,6 +383,10 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 
 		if (size_of(each.id) > VALUE)
 			return -EINVAL;
+		if (each.id == KVM_REG_ARM_TIMER_CNT && cpu->stands) {
+			memcpy(&cpu->stood, each.value, sizeof(cpu->stood)); /* set by hf_thaw */
+			continue;
+		}
 		/* Some say what the CPU is, and can only be what they are. */
 		if (ioctl(cpu->fd, KVM_SET_ONE_REG, &reg) && errno != EINVAL && errno != EPERM)
 			return -errno;
@@ -408,13 +412,14 @@ void hf_forget_time(uint8_t *out)
 /* One count for the whole machine: setting it for one vCPU sets it for all. */
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
 {
-	return get(cpu, KVM_REG_ARM_TIMER_CNT, count);
+	if (!cpu->stands)
+		return get(cpu, KVM_REG_ARM_TIMER_CNT, count);
+	*count = cpu->stood;
+	return 0;
 }
 
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks)
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first)
 {
-	uint64_t count;
-	int error = get(cpu, KVM_REG_ARM_TIMER_CNT, &count);
-
-	return error ? error : put(cpu, KVM_REG_ARM_TIMER_CNT, count - ticks);
+	cpu->stands = 0;
+	return cpu == first ? put(cpu, KVM_REG_ARM_TIMER_CNT, cpu->stood) : 0;
 }

@@ -59,7 +59,8 @@ int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64
                   uint64_t host);
 int hf_stats(struct hf_cpu *cpu);
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks);
+void hf_freeze(struct hf_cpu *cpu, uint64_t count);
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first);
 int hf_saved_size(struct hf_cpu *cpu);
 int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
 void hf_forget_time(uint8_t *out);

@@ -212,7 +212,9 @@ class KvmVcpu:
         if fault is None:
             raise InternalError("no Mmio or Fault exit to answer")
         fetch = isinstance(fault, Fault) and fault.fetch
-        self._check(self._lib.hf_inject_abort(self._cpu, fetch), "an abort")
+        error = self._lib.hf_inject_abort(self._cpu, fetch)
+        if error:  # a guest can bring a CPU into a state that KVM takes from nobody
+            self._off = Off(f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}")
 
     def timer_remaining(self) -> int | None:
         """Time in ns until the virtual timer fires."""
@@ -270,9 +272,13 @@ class KvmVcpu:
         self._check(self._lib.hf_read_clock(self._cpu, out), "the clock")
         return int(out[0])
 
-    def put_back(self, ticks: int) -> None:
-        """Put the guest's counter back; on arm64 it is that of all vCPUs."""
-        self._check(self._lib.hf_put_back(self._cpu, ticks), "the clock")
+    def freeze(self, count: int) -> None:
+        """Let the guest's counter stand at `count`."""
+        self._lib.hf_freeze(self._cpu, count)
+
+    def thaw(self, first: KvmVcpu) -> None:
+        """Let it go on; `first`, the space's first vCPU, goes first."""
+        self._check(self._lib.hf_thaw(self._cpu, first._cpu), "the clock")
 
     def poke(self) -> None:
         """Make the CPU leave the guest and come to the gate, now or before it enters."""
