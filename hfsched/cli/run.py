@@ -31,8 +31,8 @@ MODULE:FUNCTION are guests written in Python.
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs rest,
 or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it, and the guests' clocks with it;
-`fg` lets both go on. Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a
-message was left unread; 130 interrupted.
+`fg` lets both go on. Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse;
+3 a message was left unread; 130 interrupted.
 """
 
 
