@@ -258,11 +258,10 @@ def many(target: Target, args: argparse.Namespace) -> int:
         growth = statistics.median(b / a for a, b in seen)
         wrong += growth >= GROWTH_MAX
         print(f"| {share} | {few:.0f} | {lots:.0f} | {growth:.2f} |")
-    count = args.trips // 10
     for what, do in (("each with the host", everyone), ("in a chain", chain)):
-        found = do(target, args.vms, count)
+        found = do(target, args.vms, args.trips // 10)
         wrong += len(found)
-        print(f"\n{args.vms} VMs at once, {what}, {count} messages: {found or 'all arrived, once'}")
+        print(f"\n{args.vms} VMs at once, {what}: {found or 'all arrived, once'}")
     return wrong
 
 

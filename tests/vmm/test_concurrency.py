@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from booting import Threads, every_engine, talk
 from talk import WITHIN, Talk, Target
-from talks import Threads, every_engine, talk
 
 from hfsched.hypervisor.door import Preempted
 from hfsched.memory.ram import PAGE_SIZE, Ram

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from booting import Threads, counter, every_engine, picture, slept, talk
 from standins import MS
-from talks import Threads, counter, every_engine, picture, slept, talk
 
 from hfsched.scheduler.sending import Sent
 

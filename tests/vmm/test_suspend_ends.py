@@ -6,9 +6,9 @@ import threading
 from typing import Any
 
 import pytest
+from booting import Threads, counter, every_engine, picture, slept, talk
 from standins import MS, SCRIPT
 from talk import Talk, Target
-from talks import Threads, counter, every_engine, picture, slept, talk
 
 from hfsched.scheduler.sending import Sent
 from hfsched.scheduler.suspension import Guard, Step, SuspendError
