@@ -84,7 +84,7 @@ def test_the_machine_is_closed_during_a_suspension(target: Target) -> None:
 
 def test_a_machine_that_was_not_started_can_be_suspended() -> None:
     host = Talk(SCRIPT, "echo")
-    with host.machine.guard.held():
+    with host.machine.guard.held(host.deadline()):
         pass
     with host:
         assert host.ask("hello") == "hello"

@@ -115,6 +115,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 	case KVM_EXIT_INTR:
 		return -1;
 	case KVM_EXIT_MMIO:
+		cpu->unanswered = 1;
 		cpu->exit.address = run->mmio.phys_addr;
 		cpu->exit.virtual_address = 0; /* KVM does not tell it */
 		cpu->exit.size = run->mmio.len;
@@ -137,8 +138,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 	}
 }
 
-/* Any thread: the kernel wakes a WFI and interrupts the guest by itself. */
-int hf_set_line(struct hf_cpu *cpu, int level)
+static int tell_line(struct hf_cpu *cpu, int level)
 {
 	struct kvm_irq_level line = {
 		.irq = KVM_ARM_IRQ_TYPE_CPU << KVM_ARM_IRQ_TYPE_SHIFT |
@@ -146,14 +146,41 @@ int hf_set_line(struct hf_cpu *cpu, int level)
 		.level = (uint32_t)level,
 	};
 
-	atomic_store(&cpu->line, level);
 	return ioctl(cpu->vm_fd, KVM_IRQ_LINE, &line) ? -errno : 0;
+}
+
+/* Any thread: the kernel wakes a WFI and interrupts the guest by itself. */
+int hf_set_line(struct hf_cpu *cpu, int level)
+{
+	int error = 0;
+
+	atomic_fetch_add(&cpu->users, 1);
+	atomic_store(&cpu->line, level);
+	if (!atomic_load(&cpu->closed))
+		error = tell_line(cpu, level);
+	atomic_fetch_sub(&cpu->users, 1);
+	return error;
+}
+
+/* What KVM holds half-done (the end of an access, an abort) happens now, not to another state. */
+static int finish(struct hf_cpu *cpu)
+{
+	return cpu->ran ? hf_settle(cpu) : 0;
 }
 
 int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 {
-	int error = init(cpu);
+	int level, error = finish(cpu);
 
+	cpu->unanswered = 0;
+	if (!error)
+		error = init(cpu);
+	/* KVM has lowered the line; somebody may be changing it now. */
+	do {
+		level = atomic_load(&cpu->line);
+		if (!error)
+			error = tell_line(cpu, level);
+	} while (!error && level != atomic_load(&cpu->line));
 	if (!error)
 		error = put(cpu, CORE(regs.pstate), PSTATE_EL1H_MASKED);
 	if (!error)
@@ -166,6 +193,7 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 
 int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
 {
+	cpu->unanswered = 0;
 	if (!cpu->run->mmio.is_write)
 		memcpy(cpu->run->mmio.data, &value, 8);
 	return 0;
@@ -176,6 +204,7 @@ int hf_call_off(struct hf_cpu *cpu)
 	uint64_t before[31], pc;
 	int index, error;
 
+	cpu->unanswered = 0;
 	error = get(cpu, CORE(regs.pc), &pc);
 	for (index = 0; !error && index < 31; index++)
 		error = get(cpu, GENERAL(index), &before[index]);
@@ -278,16 +307,16 @@ int hf_prepare_vm(int kvm_fd, int vm_fd)
 		{0x81000000, 0x3f000000}, /* fast, 32 bits, but for the Arm architecture's */
 		{0xc1000000, 0x3f000000}, /* fast, 64 bits, likewise */
 	};
-	/* Or an access outside of memory that the CPU does not decode would end the machine. */
-	struct kvm_enable_cap undecoded = {.cap = KVM_CAP_ARM_NISV_TO_USER};
+	struct kvm_enable_cap odd = {.cap = KVM_CAP_ARM_NISV_TO_USER};
 	unsigned int index;
 	int error = 0;
 
 	(void)kvm_fd;
-	if (ioctl(vm_fd, KVM_ENABLE_CAP, &undecoded))
-		return -errno;
 	for (index = 0; !error && index < sizeof(ranges) / sizeof(ranges[0]); index++)
 		error = hf_forward(vm_fd, ranges[index].base, ranges[index].count);
+	/* Or KVM_RUN fails at an access that it cannot decode: a pair, an exclusive one. */
+	if (!error && ioctl(vm_fd, KVM_ENABLE_CAP, &odd))
+		error = -errno;
 	return error;
 }
 
@@ -339,6 +368,9 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 
 	if (size != sizeof(*saved))
 		return -EINVAL;
+	error = cpu->unanswered ? 0 : finish(cpu);
+	if (error)
+		return error;
 	error = hf_arch_before(cpu); /* a reply is part of the state */
 	if (error != -1)
 		return -EIO;
@@ -373,10 +405,15 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 {
 	const struct saved *saved = (const struct saved *)in;
 	uint64_t index;
+	int error;
 
 	if (size != sizeof(*saved) || memcmp(saved->magic, magic, sizeof(magic)) ||
 	    saved->count > MAX_REGISTERS)
 		return -EINVAL;
+	error = finish(cpu);
+	if (error)
+		return error;
+	cpu->unanswered = 0;
 	for (index = 0; index < saved->count; index++) {
 		struct saved_register each = saved->registers[index];
 		struct kvm_one_reg reg = {.id = each.id, .addr = (uint64_t)(uintptr_t)each.value};

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,9 @@ void hf_close(struct hf_cpu *cpu)
 {
 	if (!cpu->run || cpu->fd < 0)
 		return;
+	atomic_store(&cpu->closed, 1);
+	while (atomic_load(&cpu->users))
+		sched_yield(); /* it is in an ioctl that does not wait */
 	hf_arch_close(cpu);
 	/* A kick that is just under way may still write there: an empty page takes its place. */
 	mmap(cpu->run, cpu->run_size, PROT_READ | PROT_WRITE,
@@ -197,6 +201,7 @@ int hf_enter(struct hf_cpu *cpu)
 		result = hf_arch_before(cpu);
 		if (result >= 0 || result < -1)
 			break;
+		cpu->ran = 1;
 		result = ioctl(cpu->fd, KVM_RUN, 0) ? errno : 0;
 		result = hf_arch_after(cpu, result);
 		if (result != -1)

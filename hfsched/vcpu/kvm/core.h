@@ -47,11 +47,14 @@ struct hf_cpu {
 	atomic_int poked;
 	atomic_int line;
 	atomic_int thread; /* inside hf_enter, else 0 */
+	atomic_int closed;
+	atomic_int users; /* of vm_fd, from other threads */
 	atomic_int awaited; /* somebody waits for `thread` to become 0 */
 	struct hf_exit exit;
 	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */
 	int stands; /* the guest's counter shows `stood` and does not go on */
 	uint64_t stood;
+	int ran; /* KVM_RUN was called: it may hold something half-done */
 	int read_to_go; /* x86-64: a read was answered, and its instruction has not gone on yet */
 	/* A reply that is still to be written: how many registers, and these. */
 	struct {
