@@ -202,7 +202,7 @@ class RunSession:
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
         left = self._left(console, summary)
-        if left and not machine.aborts and not self._failures:
+        if left and not machine.aborts and not self._failures and error is None:
             status = _UNREAD
         for text in self._errors + left:
             self._say(f"error: {text}")
