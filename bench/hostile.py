@@ -26,6 +26,8 @@ import statistics
 import sys
 import time
 import zlib
+from array import array
+from collections.abc import MutableSequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +47,7 @@ __all__ = ["CHUNK", "TARGETS", "Guards", "Result", "Target", "attack"]
 
 CHUNK = 1000  # calls; a second or so where a guest is emulated
 CALLS = 10_000_000
+PROGRESS = 500_000  # calls, between two lines that say how far it is
 CALLS_ARM64_KVM = 1_000_000  # in a machine that is itself emulated
 GROWTH_MAX = 1 << 20  # bytes; a leak of one byte in ten calls would be seen in ten million
 HOSTILE, STRESS = 0, 1
@@ -141,14 +144,24 @@ class Result:
     calls: int = 0
     seconds: float = 0.0
     watched: int = 0  # pages
-    resident: list[int] = field(default_factory=list)
+    resident: MutableSequence[int] = field(default_factory=lambda: array("q"))  # small itself
     violations: list[str] = field(default_factory=list)
 
     def growth(self) -> int:
         """Return by how many bytes the process grew from the first quarter to the last."""
+        if not self.resident:
+            return 0
         quarter = max(1, len(self.resident) // 4)
         first, last = self.resident[:quarter], self.resident[-quarter:]
         return round(statistics.median(last) - statistics.median(first))
+
+    def __str__(self) -> str:
+        rate = self.calls / self.seconds if self.seconds else 0
+        resident = self.resident[-1] if self.resident else 0
+        return (
+            f"{self.calls} calls in {self.seconds:.0f} s, {rate:.0f}/s, {self.watched} pages "
+            f"watched, resident {resident >> 20} MiB, growth {self.growth() >> 10} KiB"
+        )
 
 
 def _resident() -> int:
@@ -190,6 +203,8 @@ def attack(target: Target, calls: int, seed: int = 1, seconds: float | None = No
             result.calls += count
             result.resident.append(_resident())
             result.seconds = time.monotonic() - began
+            if result.calls % PROGRESS == 0 and result.calls < calls:
+                print(f"{target}: {result}, going on", file=sys.stderr, flush=True)
         _judge(talk, guards, result)
     return result
 
@@ -212,12 +227,7 @@ def main() -> int:
         calls = args.calls or (CALLS_ARM64_KVM if target == KVM_ARM64 else CALLS)
         result = attack(target, calls, args.seed, args.seconds)
         wrong += len(result.violations)
-        rate = result.calls / result.seconds if result.seconds else 0
-        print(
-            f"{target}: {result.calls} calls in {result.seconds:.0f} s, {rate:.0f}/s, "
-            f"{result.watched} pages watched, resident {result.resident[-1] >> 20} MiB, "
-            f"growth {result.growth() >> 10} KiB: {len(result.violations)} violations"
-        )
+        print(f"{target}: {result}: {len(result.violations)} violations")
         for violation in result.violations:
             print(f"  {violation}")
         sys.stdout.flush()

@@ -47,15 +47,15 @@ def cross_build(
     """Compile one module and return its file, ``NAME.abi3.so``, which stays in the cache.
 
     `source` is C as cffi writes it, `sources` more C to go into the module, `includes` directories
-    of headers (each header in them counts as used), `flags` go to the compiler. `module` may be
-    dotted: its last part names the file. Raises :class:`MachineError` with what the compiler says.
+    of what these include (each header and C file in them counts as used), `flags` go to the
+    compiler. `module` may be dotted: its last part names the file. Raises :class:`MachineError` with what the compiler says.
     """
     if find_spec("ziglang") is None:
         raise MachineError(f"no C compiler: {sys.executable} -m pip install ziglang==0.13.0.post1")
     name = module.rpartition(".")[2]
     python = image.headers()
     every = [source, *sources]
-    inputs = [*every, *(path for folder in includes for path in sorted(folder.rglob("*.h")))]
+    inputs = [*every, *(path for folder in includes for path in sorted(folder.rglob("*.[ch]")))]
     compiler = _zig(image, "version")
     contents = [path.read_bytes() for path in inputs]
     key = key_of(compiler, str(python), module, *_FLAGS, *flags, *contents)
@@ -88,7 +88,7 @@ def _extension(image: Image, room: Path, package: str, patterns: Sequence[str]) 
     sources = sorted(path for pattern in patterns for path in room.glob(pattern))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "_core.c"
-        with redirect_stdout(sys.stderr):  # stdout is the command's
+        with redirect_stdout(None):  # stdout is the command's
             ffi.emit_c_code(str(source))
         module = cross_build(image, source, f"{package}._core", [room], ["-std=gnu17"], sources)
     return f"{package.replace('.', '/')}/{module.name}", module

@@ -29,6 +29,15 @@ apt_install() {
     fi
 }
 
+# What builds the extensions; without it all but KVM works.
+compiler() {
+    command -v "${CC:-cc}" >/dev/null && "$python" -c 'import os, sysconfig, sys
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' && return
+    if [ "$(id -u)" -ne 0 ] || ! (apt_install gcc libc6-dev python3-dev); then
+        say "no C compiler or no Python headers, so no engine kvm: apt-get install gcc libc6-dev python3-dev"
+    fi
+}
+
 # environment EXTRAS...: make .venv if need be, and install the project with these extras.
 environment() {
     umask 022
@@ -42,9 +51,10 @@ environment() {
         "$system_python" -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
         "$system_python" -m venv --clear "$venv"
     fi
-    wanted="$(cat "$top/pyproject.toml" "$top"/hfsched/*/*.[ch] "$top"/hfsched/*/*/*.[ch]) $top $*"
+    wanted="$(command -v "${CC:-cc}" || :) $(cat "$top/pyproject.toml" "$top"/hfsched/*/*.[ch] "$top"/hfsched/*/*/*.[ch]) $top $*"
     for extra in "$@"; do
         if ! grep -qsxF "$(printf '%s' "$wanted" | cksum) $extra" "$venv/installed"; then
+            compiler
             say "installing the project with: $* ..."
             if ! "$python" -m pip install --disable-pip-version-check -e "$top[$(echo "$*" | tr ' ' ,)]" \
                 >"$log" 2>&1; then

@@ -50,7 +50,8 @@ class Console:
         self.changed = changed
         self.ended = False
         self.refused = 0
-        self.progress = runtime.now()  # when the last line was accepted, or the end was seen
+        # When the last line was accepted, the end was seen, or the process was continued.
+        self.progress = runtime.now()
         self._sending = False
         self._undeliverable = 0  # their VM was dead, or the machine stopped
         self._printers: list[Task] = []
@@ -71,6 +72,11 @@ class Console:
         """Start to read lines from a descriptor."""
         self._runtime.spawn("console.read", lambda: self._read(fd))
         self._runtime.spawn("console.send", self._send)
+
+    def linger_anew(self) -> None:
+        """Note that the process was stopped for a while."""
+        with self._lock:
+            self.progress = self._runtime.now()
 
     def unsent(self) -> int:
         """Return how many lines wait for their guest to take them."""

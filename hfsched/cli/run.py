@@ -26,12 +26,13 @@ the answers come out as "NAME: text".
 """
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
-echo.bin, relay.bin, smp.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and MODULE:FUNCTION are
-guests written in Python.
+echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
+MODULE:FUNCTION are guests written in Python.
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs rest,
-or after --linger seconds; Ctrl-C ends it at once. Exit status: 0 nothing was lost and no guest
-aborted; 1 an error; 2 misuse; 3 a message was left unread; 130 interrupted.
+or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it, and the guests' clocks with it;
+`fg` lets both go on. Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse;
+3 a message was left unread; 130 interrupted.
 """
 
 

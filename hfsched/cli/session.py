@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from hfsched.cli.console import Console
 from hfsched.cli.lines import Lines
-from hfsched.cli.output import Output, count
+from hfsched.cli.output import Output, count, notice
 from hfsched.cli.signals import Signals
 from hfsched.errors import UserError
 from hfsched.memory.image import printable
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.scheduler.suspension import SuspendError
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 
@@ -27,6 +28,7 @@ __all__ = ["RunSession"]
 _NS = 1_000_000_000
 _UNREAD = 3
 _SPIN_MIN = 0.05  # seconds; below, running is no spinning
+_SUSPEND_WITHIN = _NS
 
 
 class RunSession:
@@ -83,6 +85,8 @@ class RunSession:
         if not self._args.no_sockets:
             self._serve(machine)
         self._wait(machine, console)
+        if self._signals is not None:
+            self._signals.release()
         interrupted = self._interrupted()
         self._unaccepted = self._server is not None and self._server.pending()
         for name in machine.stop():
@@ -137,6 +141,8 @@ class RunSession:
         seen: tuple[int, dict[str, int]] | None = None  # the RUNs so far, half-way to the deadline
         while True:
             self._changed.clear()
+            if self._signals is not None and self._signals.stop_asked:
+                self._pause(machine, console, self._signals)
             everyone = machine.vm_names()
             if self._failures or self._output.error or self._interrupted() is not None:
                 return
@@ -157,6 +163,21 @@ class RunSession:
                     self._complain(machine, seen)
                     return
             self._changed.wait(deadline)
+
+    def _pause(self, machine: Machine, console: Console, signals: Signals) -> None:
+        """Stop the process until it is continued; for the guests that is no time."""
+        try:
+            machine.guard.suspend(self._runtime.now() + _SUSPEND_WITHIN)
+        except SuspendError as exc:
+            if not self._args.quiet:
+                notice(f"stopped, but the guests' clocks go on: {exc}")
+            signals.stop()
+        else:
+            try:
+                signals.stop()
+            finally:
+                machine.guard.resume()
+        console.linger_anew()
 
     def _complain(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
         """Name the vCPUs that were inside one RUN for half of the time to linger."""
@@ -181,7 +202,7 @@ class RunSession:
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
         left = self._left(console, summary)
-        if left and not machine.aborts and not self._failures:
+        if left and not machine.aborts and not self._failures and error is None:
             status = _UNREAD
         for text in self._errors + left:
             self._say(f"error: {text}")

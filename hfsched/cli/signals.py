@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a machine runs.
+"""SIGINT, SIGTERM and SIGTSTP (Ctrl-Z) while a machine runs.
 
 No handler raises: an exception out of the blue, between starting a thread and noting it, loses the
 thread.  A task waits for signals instead, and says so to whoever waits for the end.
@@ -16,25 +16,55 @@ if TYPE_CHECKING:
 __all__ = ["Signals"]
 
 
+def _seen(_number: int, _frame: object) -> None:
+    """Do nothing: the signal's number is in the pipe."""
+
+
 class Signals:
     """From its making on, `number` is the first signal that came (None: none yet).
 
     `changed` is set with it.  A second signal ends the process at once.
+
+    `stop_asked` tells whether the process was asked to stop, as by Ctrl-Z, and `changed` is set with
+    it; `stop` does it.  Who ignores SIGTSTP goes on ignoring it.  All but the attributes is for the
+    main thread.
     """
 
     def __init__(self, runtime: Runtime, changed: Event) -> None:
         self.number: int | None = None
+        self.stop_asked = False
         self._changed = changed
         self._fd, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda _number, _frame: None)
+            signal.signal(number, _seen)
+        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, _seen)
         runtime.spawn("signals", self._watch)
+
+    def stop(self) -> None:
+        """Stop the process; return when it was continued.
+
+        As ever, nothing happens where no shell is that could continue it (an orphaned process
+        group).
+        """
+        self.stop_asked = False
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)  # to this thread: it does not come back before
+        signal.signal(signal.SIGTSTP, _seen)
+
+    def release(self) -> None:
+        """Let Ctrl-Z stop the process by itself from now on."""
+        if signal.getsignal(signal.SIGTSTP) is _seen:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
     def _watch(self) -> None:
         while byte := os.read(self._fd, 1):
-            if self.number is not None:
+            if byte[0] == signal.SIGTSTP:
+                self.stop_asked = True
+            elif self.number is not None:
                 os._exit(128 + byte[0])
-            self.number = byte[0]
+            else:
+                self.number = byte[0]
             self._changed.set()

@@ -87,6 +87,9 @@ class XLock(Thing):
         if runtime.races is not None:
             runtime.races.release(self)
 
+    acquire = __enter__
+    release = __exit__
+
     def key(self) -> Hashable:
         return (None if self.owner is None else self.owner.index, self._seen)
 

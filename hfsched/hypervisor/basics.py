@@ -94,11 +94,17 @@ def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Answer:
 
 def interrupt_get(_: Registry, vcpu: Vcpu) -> Answer:
     """Take the lowest enabled and pending interrupt of the calling vCPU."""
-    with vcpu.vm.lock:
+    vm = vcpu.vm
+    lock = vm.lock
+    lock.acquire()  # not `with`: guests ask at every interrupt, and here it counts
+    try:
         intid = vcpu.interrupts.take()
+        if intid is None:
+            return vm.dialect.invalid_intid()
         vcpu.update_line()
-    abi = vcpu.vm.dialect
-    return abi.invalid_intid() if intid is None else abi.value(intid)
+    finally:
+        lock.release()
+    return vm.dialect.value(intid)
 
 
 def interrupt_inject(_: Registry, vcpu: Vcpu, vm: int, index: int, intid: int) -> Answer:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.dialect import Dialect, Op, Regs
 from hfsched.hypervisor import basics, messaging, power
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls"]
 
+_SMC = Conduit.SMC  # an enumeration takes long to find its members
+
 Handler = Callable[..., Answer]
+Table: TypeAlias = dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool]]
 
 HANDLERS: dict[Op, Handler] = {
     Op.VERSION: basics.version,
@@ -50,13 +53,22 @@ HANDLERS: dict[Op, Handler] = {
 }
 
 
-@cache
-def _bound(dialect: Dialect) -> dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool]]:
-    return {
+_TABLES: dict[Dialect, Table] = {}
+
+
+def _bind(dialect: Dialect) -> Table:
+    """Make a dialect's table, once.
+
+    In the order of the ids: where two collide, the first is found at once, and the calls of
+    interrupts have the lowest.
+    """
+    table = {
         number: (call.decode, HANDLERS[call.op], call.smc)
-        for number, call in dialect.calls.items()
+        for number, call in sorted(dialect.calls.items(), key=itemgetter(0))
         if call.op in HANDLERS
     }
+    _TABLES[dialect] = table
+    return table
 
 
 class Calls:
@@ -70,7 +82,7 @@ class Calls:
         """Do what the guest asks for; an id that nobody knows gets the dialect's answer."""
         dialect = vcpu.vm.dialect
         number = call.args[0] & 0xFFFF_FFFF
-        bound = _bound(dialect).get(number)
+        bound = (_TABLES.get(dialect) or _bind(dialect)).get(number)
         if bound is None:
             known = dialect.calls.get(number)
             if known is None:
@@ -78,6 +90,9 @@ class Calls:
             self._log(vcpu, known.decode(call.args)[0])  # the debug log, the one call with a sink
             return dialect.value(0)
         decode, handler, smc = bound
-        if not smc and call.conduit is Conduit.SMC:
+        if not smc and call.conduit is _SMC:
             return dialect.unknown
-        return handler(self._registry, vcpu, *decode(call.args))
+        args = decode(call.args)
+        if args:
+            return handler(self._registry, vcpu, *args)
+        return handler(self._registry, vcpu)  # unpacking nothing takes time too

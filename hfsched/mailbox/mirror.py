@@ -51,7 +51,8 @@ class _Slot:
         self.rest = Resting.RUN
         self.kick = False
         self.asked = False  # claimed for a direct request, which is still to be taken
-        self.held = False  # its thread is in no RUN, and in none before a suspension's end
+        # Its thread (which may be still to come) is in no RUN, and in none before a suspension's end.
+        self.held = True
         self.event = event
         self.deadline: int | None = None
 

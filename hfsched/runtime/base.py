@@ -35,8 +35,14 @@ class ChannelClosedError(Exception):
 
 
 class Lock(Protocol):
-    """Mutual exclusion, not reentrant.  Use it in a ``with``."""
+    """Mutual exclusion, not reentrant.  Use it in a ``with``.
 
+    Where every nanosecond counts, `acquire` and `release` in a ``try`` do the same in a quarter of
+    the time.
+    """
+
+    def acquire(self) -> Any: ...
+    def release(self) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, kind: Any, value: Any, trace: Any, /) -> bool | None: ...
 

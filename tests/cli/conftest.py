@@ -96,6 +96,41 @@ def later(cpu):
         yield from box.wait()
 
 
+def clock(cpu):
+    """Like trusty: `time` is answered with the counter, `sleep MS` that much later."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    yield from interrupt_enable(Intid.VIRTUAL_TIMER)
+    yield from log("up")
+    while True:
+        sender, data = yield from box.wait()
+        yield from box.release()
+        command, _, ms = data[16:].decode().partition(" ")
+        cpu.arm(int(ms or 0) * 1_000_000)
+        text = f"counter {cpu.timer} frequency 1000000000"
+        if command == "sleep":
+            yield from log("begun")
+            yield Wfi()
+            yield from interrupt_get()
+            text = "slept"
+        cpu.arm(None)
+        yield from box.send(sender, swap_ports(data[:16]) + text.encode())
+
+
+def stuck(cpu):
+    """Be inside one instruction until somebody opens the FIFO `gate`; then answer `open`."""
+    box = Mailbox(cpu)
+    yield from box.map()
+    sender, data = yield from box.wait()
+    yield from box.release()
+    yield from log("stuck")
+    with open("gate"):
+        pass
+    yield from box.send(sender, swap_ports(data[:16]) + b"open")
+    while True:
+        yield from box.wait()
+
+
 def ugly(cpu):
     """Log and send what a terminal would obey."""
     box = Mailbox(cpu)
@@ -159,11 +194,10 @@ class Process:
             **options.pop("environment", {}),
         }
         self._ends: float = time.monotonic() + options.pop("within", WITHIN)
+        command = options.pop("command", (sys.executable, "-m", "hfsched"))
         streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE} | options
         popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
-        self._popen = popen(
-            [sys.executable, "-m", "hfsched", *arguments], env=environment, **streams
-        )
+        self._popen = popen([*command, *arguments], env=environment, **streams)
         self._texts = {"out": b"", "err": b""}
         self._streams: dict[int, tuple[str, IO[bytes]]] = {}
         for name, stream in (("out", self._popen.stdout), ("err", self._popen.stderr)):
@@ -185,10 +219,10 @@ class Process:
         """All of stdout that was read."""
         return self._texts["out"]
 
-    def watch(self, descriptor: int) -> None:
-        """Take what comes from a descriptor (a terminal's other end) for stdout."""
+    def watch(self, descriptor: int, name: str = "out") -> None:
+        """Take what comes from a descriptor (a terminal's other end) for stdout, or stderr."""
         stream = os.fdopen(descriptor, "rb", buffering=0)
-        self._streams[descriptor] = ("out", stream)
+        self._streams[descriptor] = (name, stream)
 
     def type(self, text: str | bytes) -> None:
         """Write to stdin; little enough for a pipe."""

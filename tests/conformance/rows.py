@@ -86,6 +86,7 @@ ROWS = (
             ),
         ),
     ),
+    Row("counter: 30 ms of a suspension", see.clock_stands, "stood still"),
     # Two vCPUs.
     Row(
         "`smp`: the vCPUs take turns",
@@ -124,9 +125,9 @@ ROWS = (
     ),
     Row("SYSTEM_OFF, SYSTEM_RESET, MIGRATE, unknown", see.psci_unknown, "-1, -1, -1, -1"),
     Row(
-        "eight ids that nobody knows: x0, if x1 to x7 are kept",
+        "ten ids that nobody knows: x0, if x1 to x7 are kept",
         see.unknown_ids,
-        "-1 -1 -1 -1 -1 -1 -1 -1",
+        "-1 -1 -1 -1 -1 -1 -1 -1 -1 -1",
     ),
     Row(
         "SMCCC_VERSION, by HVC, SMC",
@@ -202,10 +203,9 @@ ROWS = (
             ),
             Difference(
                 (KVM_ARM64,),
-                "ESR 0x96000010; ESR 0x96000010; ESR 0x86000010",
-                "The kernel makes the abort, always an external one that says neither read nor write;"
-                " FAR is right. Hafnium, and the emulator, give the guest what the CPU reported at"
-                " stage 2.",
+                "ESR 0x96000010; ESR 0x96000050; ESR 0x86000010",
+                "The kernel makes the abort, always an external one; FAR and WnR are right. Hafnium, and"
+                " the emulator, give the guest what the CPU reported at stage 2.",
             ),
         ),
     ),

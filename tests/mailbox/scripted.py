@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hfsched.runtime.base import Cell, End, Process, Shared, Task, Waitable
 
-__all__ = ["GONE", "OFF", "PARK", "RUN", "WFI", "WFM", "Case", "ParkedError"]
+__all__ = ["GONE", "OFF", "PARK", "RUN", "WFI", "WFM", "Case", "ParkedError", "ScriptedRuntime"]
 
 T = TypeVar("T")
 RUN, WFM, WFI, OFF, GONE = Resting
@@ -47,6 +47,12 @@ class ScriptedLock:
         self.held = False
         self.last = self.state()
         self.used = True
+
+    def acquire(self) -> None:
+        self.__enter__()
+
+    def release(self) -> None:
+        self.__exit__()
 
 
 class ScriptedEvent:
@@ -150,6 +156,7 @@ class Case:
         self.rested = 0
         self.mirror = Mirror(self.runtime, "g", len(rests), self._rest)
         for vcpu, rest in enumerate(rests):
+            assert self.mirror.before_run(vcpu)
             if rest is GONE:
                 self.mirror.leave(vcpu)
             elif rest is not RUN:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from scripted import RUN, WFM, Case, ParkedError
+from scripted import RUN, WFM, Case, ParkedError, ScriptedRuntime
 
-from hfsched.mailbox.mirror import Entry
+from hfsched.mailbox.mirror import Entry, Mirror
 
 
 def test_no_run_begins_while_the_vm_is_suspended() -> None:
@@ -18,6 +18,18 @@ def test_no_run_begins_while_the_vm_is_suspended() -> None:
     assert case.mirror.wait_still(0)
     case.mirror.resume()
     assert case.mirror.before_run(0)
+
+
+def test_threads_that_are_still_to_come_are_not_waited_for() -> None:
+    mirror = Mirror(ScriptedRuntime(), "g", 2)
+    mirror.suspend()
+    assert mirror.wait_still(0)
+    with pytest.raises(ParkedError):
+        mirror.before_run(0)
+    mirror.resume()
+    assert mirror.before_run(0)
+    mirror.suspend()
+    assert not mirror.wait_still(0), "the first has come"
 
 
 def test_what_comes_during_a_suspension_is_kept() -> None:

@@ -233,6 +233,24 @@ def test_a_lock_excludes(checked: ThreadRuntime, fair: bool) -> None:
 
 
 @pytest.mark.parametrize("fair", [False, True])
+def test_a_lock_taken_by_hand_keeps_others_out(checked: ThreadRuntime, fair: bool) -> None:
+    lock, seen = checked.lock("l", fair=fair), []
+    lock.acquire()
+
+    def other() -> None:
+        with lock:
+            seen.append("other")
+
+    task = checked.spawn("other", other)
+    seen.append("one")
+    lock.release()
+    assert task.join(later(checked))
+    assert seen == ["one", "other"]
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.parametrize("fair", [False, True])
 def test_a_lock_is_free_after_an_exception(rt: ThreadRuntime, fair: bool) -> None:
     lock = rt.lock("l", fair=fair)
     with pytest.raises(ValueError, match="inside"), lock:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
+from hfsched.errors import InternalError
 from hfsched.explore.execution import search
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World as Explored
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scheduler.sending import Sent
 from hfsched.scheduler.suspension import Guard, Step, SuspendError
 
 from .guests import sink, talker
@@ -204,3 +207,44 @@ def test_a_message_without_room_is_held_over_a_suspension() -> None:
             got.append(here.payload)
         assert got == texts
         assert guest.driven.counters[0].lost == 0
+
+
+@pytest.mark.parametrize("size", [1, 4097])
+def test_a_refused_try_holds_no_suspension_up(size: int) -> None:
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink, raw=True)
+        house.start()
+        world.settle()
+        assert guest.outbox.try_send(b"x") is Sent.SENT
+        with suppress(InternalError):  # it is full; and the second would not fit
+            assert guest.outbox.try_send(bytes(size)) is Sent.BUSY
+        world.settle()
+        assert house.driver.suspend(0)
+
+
+def test_a_try_that_raises_holds_no_suspension_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    world = World()
+    with House(world) as house:
+        guest = house.vm("g", sink, raw=True)
+        house.start()
+        world.settle()
+        with monkeypatch.context() as patch:
+            patch.setattr(house.hypervisor, "send", broken)
+            with pytest.raises(MemoryError):
+                guest.outbox.send(b"x")
+        assert house.driver.suspend(0)
+
+
+def test_what_guests_send_is_no_sender_of_the_host() -> None:
+    world = World()
+    with House(world) as house:
+        to = house.vm("g", sink, raw=True)
+        house.vm("s", talker(3, 2, b"one", b"two"))
+        house.start()
+        world.settle()
+        assert to.notes == [b"one", b"two"]
+        assert house.driver.suspend(0)

@@ -95,6 +95,12 @@ class WorldLock:
         if kind is None:
             self._world.point(f"unlock {self._name}")
 
+    def acquire(self) -> None:
+        self.__enter__()
+
+    def release(self) -> None:
+        self.__exit__(None, None, None)
+
 
 class WorldEvent:
     def __init__(self, world: World, name: str) -> None:

@@ -32,7 +32,10 @@ def raw_image() -> bytes:
 @pytest.mark.parametrize("architecture", ["aarch64", "x86_64"])
 @pytest.mark.parametrize("suffix", ["bin", "elf"])
 def test_every_bundled_image_would_boot(architecture: str, suffix: str) -> None:
-    names = [f"{name}.{suffix}" for name in ("echo", "hostile", "relay", "smp", "stress", "trusty")]
+    names = [
+        f"{name}.{suffix}"
+        for name in ("cpus", "echo", "hostile", "relay", "smp", "stress", "trusty")
+    ]
     assert {f"{architecture}/{name}" for name in names} <= bundled_images().keys()
     for name in names:
         assert resolve("vm", f"{architecture}/{name}", "auto").machine == architecture
@@ -55,7 +58,7 @@ def test_no_such_bundled_image(name: str) -> None:
     assert message.startswith(f"vm vm: image {name}: no such file, and no bundled guest (")
     if "echo.bin" in bundled_images():
         assert message.endswith(
-            "(bundled: echo.bin, hostile.bin, relay.bin, smp.bin, stress.bin, trusty.bin, each also"
+            "(bundled: cpus.bin, echo.bin, hostile.bin, relay.bin, smp.bin, stress.bin, trusty.bin, each also"
             " as aarch64/... and x86_64/...)"
         )
 

@@ -1,4 +1,4 @@
-"""A hundred thousand random hypercalls; the millions are `bench/hostile.py`."""
+"""A hundred thousand random hypercalls, on arm64 fewer; the millions are `bench/hostile.py`."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from hfsched.errors import ConfigError, ImageError, UserError
 from hfsched.hypervisor.vm import Vm
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.sending import Sent
+from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
-from hfsched.vmm.manifest import MachineSpec, VmSpec
+from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
 
 WITHIN = 30_000_000_000  # ns: far above what anything here takes
 
@@ -124,11 +125,16 @@ def test_50_starts_and_stops_leave_nothing_behind(house: House) -> None:
 
 
 @pytest.mark.skipif("trusty.bin" not in bundled_images(), reason="script/guests was not run")
-def test_emulated_machines_leave_nothing_behind(house: House) -> None:
-    pytest.importorskip("unicorn")
+@pytest.mark.parametrize("engine", ["unicorn", "kvm"])
+def test_machines_of_images_leave_nothing_behind(house: House, engine: EngineName) -> None:
+    if engine == "unicorn":
+        pytest.importorskip("unicorn")
+    elif why_not := device.problem():
+        pytest.skip(f"engine kvm: {why_not}")
+    spec = MachineSpec(vm=[VmSpec(image="trusty.bin", memory=1 << 20)], engine=engine)
 
     def life() -> None:
-        with house.machine(MachineSpec(vm=[VmSpec(image="trusty.bin", memory=1 << 20)])) as machine:
+        with house.machine(spec) as machine:
             machine.start()
             end = machine.endpoint("trusty", 1)
             assert end.send(b"version", house.deadline()) is Sent.SENT

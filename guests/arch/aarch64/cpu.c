@@ -16,15 +16,18 @@ struct secondary {
 void secondary_start(void);
 void arch_thread_begin(void);
 
-/* A line of its own: nothing else is written back or thrown away with it. */
-static struct secondary secondary __attribute__((aligned(128)));
+/* Of each vCPU.  A line of its own: nothing else is written back or thrown away with it. */
+static struct {
+	struct secondary secondary;
+} __attribute__((aligned(128))) lines[ARCH_CPUS];
 
 s32 arch_cpu_on(u32 index, void *stack_top, void (*function)(void *), void *argument)
 {
-	struct call c = {{PSCI_CPU_ON, index, (u64)secondary_start, (u64)&secondary}};
+	struct secondary *secondary = &lines[index % ARCH_CPUS].secondary;
+	struct call c = {{PSCI_CPU_ON, index, (u64)secondary_start, (u64)secondary}};
 
-	secondary = (struct secondary){stack_top, function, argument};
-	__asm__ volatile("dc civac, %0\n\tdsb sy" ::"r"(&secondary) : "memory");
+	*secondary = (struct secondary){stack_top, function, argument};
+	__asm__ volatile("dc civac, %0\n\tdsb sy" ::"r"(secondary) : "memory");
 	return (s32)arch_firmware_call(c).r[0];
 }
 

@@ -152,7 +152,8 @@ static inline void arch_timer_stop(void)
 	arch_clock(ARCH_CLOCK_STOP, &unused);
 }
 
-/* cpu.c: power, by PSCI. Results are PSCI's. */
+/* cpu.c: power, by PSCI. Results are PSCI's. For one vCPU only one other at a time may ask. */
+#define ARCH_CPUS 8U
 s32 arch_cpu_on(u32 index, void *stack_top, void (*function)(void *), void *argument);
 s32 arch_cpu_state(u32 index); /* 0 on, 1 off, negative: no such vCPU */
 void arch_cpu_off(void);

@@ -16,13 +16,15 @@ struct secondary {
 void secondary_start(void);
 void arch_thread_begin(void);
 
-static struct secondary secondary;
+/* Of each vCPU. */
+static struct secondary secondaries[ARCH_CPUS];
 
 s32 arch_cpu_on(u32 index, void *stack_top, void (*function)(void *), void *argument)
 {
-	struct call c = {{PSCI_CPU_ON, index, (u64)secondary_start, (u64)&secondary}};
+	struct secondary *secondary = &secondaries[index % ARCH_CPUS];
+	struct call c = {{PSCI_CPU_ON, index, (u64)secondary_start, (u64)secondary}};
 
-	secondary = (struct secondary){stack_top, function, argument};
+	*secondary = (struct secondary){stack_top, function, argument};
 	return (s32)arch_firmware_call(c).r[0];
 }
 

@@ -58,6 +58,9 @@ class FairLock:
             with self._guard:
                 self._hand_over()
 
+    acquire = __enter__
+    release = __exit__
+
     def _hand_over(self) -> None:
         """Give the lock to the first of the queue if nobody has it; under the guard."""
         if self._queue and self._lock.acquire(blocking=False):

@@ -9,6 +9,8 @@
 #define CORE(field) (KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(field))
 #define GENERAL(n) (CORE(regs.regs[0]) + (n) * (sizeof(uint64_t) / sizeof(uint32_t)))
 #define PSTATE_EL1H_MASKED 0x3c5
+#define ESR_EL1 ARM64_SYS_REG(3, 0, 5, 2, 0)
+#define ESR_WRITE (1 << 6) /* WnR of a data abort's syndrome */
 
 #define TIMER_ENABLE 1
 #define TIMER_MASK 2
@@ -69,12 +71,12 @@ int hf_arch_before(struct hf_cpu *cpu)
 {
 	int index, error;
 
-	for (index = 0; index < cpu->replies; index++) {
-		error = put(cpu, GENERAL(index), cpu->reply[index]);
+	for (index = 0; index < (int)cpu->reply.count; index++) {
+		error = put(cpu, GENERAL(index), cpu->reply.values[index]);
 		if (error)
 			return error - 1000;
 	}
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	return -1;
 }
 
@@ -113,6 +115,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 	case KVM_EXIT_INTR:
 		return -1;
 	case KVM_EXIT_MMIO:
+		cpu->unanswered = 1;
 		cpu->exit.address = run->mmio.phys_addr;
 		cpu->exit.virtual_address = 0; /* KVM does not tell it */
 		cpu->exit.size = run->mmio.len;
@@ -135,8 +138,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 	}
 }
 
-/* Any thread: the kernel wakes a WFI and interrupts the guest by itself. */
-int hf_set_line(struct hf_cpu *cpu, int level)
+static int tell_line(struct hf_cpu *cpu, int level)
 {
 	struct kvm_irq_level line = {
 		.irq = KVM_ARM_IRQ_TYPE_CPU << KVM_ARM_IRQ_TYPE_SHIFT |
@@ -144,26 +146,54 @@ int hf_set_line(struct hf_cpu *cpu, int level)
 		.level = (uint32_t)level,
 	};
 
-	atomic_store(&cpu->line, level);
 	return ioctl(cpu->vm_fd, KVM_IRQ_LINE, &line) ? -errno : 0;
+}
+
+/* Any thread: the kernel wakes a WFI and interrupts the guest by itself. */
+int hf_set_line(struct hf_cpu *cpu, int level)
+{
+	int error = 0;
+
+	atomic_fetch_add(&cpu->users, 1);
+	atomic_store(&cpu->line, level);
+	if (!atomic_load(&cpu->closed))
+		error = tell_line(cpu, level);
+	atomic_fetch_sub(&cpu->users, 1);
+	return error;
+}
+
+/* What KVM holds half-done (the end of an access, an abort) happens now, not to another state. */
+static int finish(struct hf_cpu *cpu)
+{
+	return cpu->ran ? hf_settle(cpu) : 0;
 }
 
 int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 {
-	int error = init(cpu);
+	int level, error = finish(cpu);
 
+	cpu->unanswered = 0;
+	if (!error)
+		error = init(cpu);
+	/* KVM has lowered the line; somebody may be changing it now. */
+	do {
+		level = atomic_load(&cpu->line);
+		if (!error)
+			error = tell_line(cpu, level);
+	} while (!error && level != atomic_load(&cpu->line));
 	if (!error)
 		error = put(cpu, CORE(regs.pstate), PSTATE_EL1H_MASKED);
 	if (!error)
 		error = put(cpu, CORE(regs.pc), pc);
 	if (!error)
 		error = put(cpu, GENERAL(0), argument);
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	return error;
 }
 
 int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
 {
+	cpu->unanswered = 0;
 	if (!cpu->run->mmio.is_write)
 		memcpy(cpu->run->mmio.data, &value, 8);
 	return 0;
@@ -174,6 +204,7 @@ int hf_call_off(struct hf_cpu *cpu)
 	uint64_t before[31], pc;
 	int index, error;
 
+	cpu->unanswered = 0;
 	error = get(cpu, CORE(regs.pc), &pc);
 	for (index = 0; !error && index < 31; index++)
 		error = get(cpu, GENERAL(index), &before[index]);
@@ -186,10 +217,14 @@ int hf_call_off(struct hf_cpu *cpu)
 	return error;
 }
 
-/* The kernel makes the abort, with the address that the guest used; the access is called off. */
+/*
+ * The kernel makes the abort, with the address that the guest used; the access is called off.  The
+ * kernel does not say that it was a write, so we do: the abort is taken before the guest goes on.
+ */
 int hf_inject_abort(struct hf_cpu *cpu, int fetch)
 {
 	struct kvm_vcpu_events events;
+	uint64_t syndrome;
 	int error = hf_call_off(cpu);
 
 	(void)fetch;
@@ -198,7 +233,13 @@ int hf_inject_abort(struct hf_cpu *cpu, int fetch)
 	if (ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events))
 		return -errno;
 	events.exception.ext_dabt_pending = 1;
-	return ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events) ? -errno : 0;
+	if (ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events))
+		return -errno;
+	error = hf_settle(cpu);
+	if (error || !cpu->exit.write)
+		return error;
+	error = get(cpu, ESR_EL1, &syndrome);
+	return error ? error : put(cpu, ESR_EL1, syndrome | ESR_WRITE);
 }
 
 static int timer(struct hf_cpu *cpu, uint64_t *control, uint64_t *value, uint64_t *count)
@@ -208,9 +249,7 @@ static int timer(struct hf_cpu *cpu, uint64_t *control, uint64_t *value, uint64_
 	/* The ids of the two were swapped when they were defined: this is CNTV_CVAL. */
 	if (!error)
 		error = get(cpu, KVM_REG_ARM_TIMER_CVAL, value);
-	if (!error)
-		error = get(cpu, KVM_REG_ARM_TIMER_CNT, count);
-	return error;
+	return error ? error : hf_read_clock(cpu, count);
 }
 
 /* 1 and the time in `left`, 0 for a timer that is off or masked. */
@@ -264,16 +303,20 @@ int hf_prepare_vm(int kvm_fd, int vm_fd)
 	static const struct {
 		uint32_t base, count;
 	} ranges[] = {
-		{0x00000001, 0x7fffffff}, /* yielding calls, and Hafnium's own */
+		{0x00000000, 0x80000000}, /* yielding calls, and Hafnium's own */
 		{0x81000000, 0x3f000000}, /* fast, 32 bits, but for the Arm architecture's */
-		{0xc1000000, 0x3effffff}, /* fast, 64 bits, likewise */
+		{0xc1000000, 0x3f000000}, /* fast, 64 bits, likewise */
 	};
+	struct kvm_enable_cap odd = {.cap = KVM_CAP_ARM_NISV_TO_USER};
 	unsigned int index;
 	int error = 0;
 
 	(void)kvm_fd;
 	for (index = 0; !error && index < sizeof(ranges) / sizeof(ranges[0]); index++)
 		error = hf_forward(vm_fd, ranges[index].base, ranges[index].count);
+	/* Or KVM_RUN fails at an access that it cannot decode: a pair, an exclusive one. */
+	if (!error && ioctl(vm_fd, KVM_ENABLE_CAP, &odd))
+		error = -errno;
 	return error;
 }
 
@@ -325,6 +368,9 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 
 	if (size != sizeof(*saved))
 		return -EINVAL;
+	error = cpu->unanswered ? 0 : finish(cpu);
+	if (error)
+		return error;
 	error = hf_arch_before(cpu); /* a reply is part of the state */
 	if (error != -1)
 		return -EIO;
@@ -346,6 +392,8 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 			error = -E2BIG;
 		else if (ioctl(cpu->fd, KVM_GET_ONE_REG, &reg))
 			error = -errno;
+		if (reg.id == KVM_REG_ARM_TIMER_CNT && cpu->stands)
+			memcpy(each->value, &cpu->stood, sizeof(cpu->stood));
 		each->id = reg.id;
 		saved->count++;
 	}
@@ -357,34 +405,58 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 {
 	const struct saved *saved = (const struct saved *)in;
 	uint64_t index;
+	int error;
 
 	if (size != sizeof(*saved) || memcmp(saved->magic, magic, sizeof(magic)) ||
 	    saved->count > MAX_REGISTERS)
 		return -EINVAL;
+	error = finish(cpu);
+	if (error)
+		return error;
+	cpu->unanswered = 0;
 	for (index = 0; index < saved->count; index++) {
 		struct saved_register each = saved->registers[index];
 		struct kvm_one_reg reg = {.id = each.id, .addr = (uint64_t)(uintptr_t)each.value};
 
 		if (size_of(each.id) > VALUE)
 			return -EINVAL;
+		if (each.id == KVM_REG_ARM_TIMER_CNT && cpu->stands) {
+			memcpy(&cpu->stood, each.value, sizeof(cpu->stood)); /* set by hf_thaw */
+			continue;
+		}
 		/* Some say what the CPU is, and can only be what they are. */
 		if (ioctl(cpu->fd, KVM_SET_ONE_REG, &reg) && errno != EINVAL && errno != EPERM)
 			return -errno;
 	}
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	return 0;
+}
+
+/* What goes on by itself is no part of the state that is compared. */
+void hf_forget_time(uint8_t *out)
+{
+	struct saved *saved = (struct saved *)out;
+	uint64_t index;
+
+	for (index = 0; index < saved->count; index++) {
+		struct saved_register *each = &saved->registers[index];
+
+		if (each->id == KVM_REG_ARM_TIMER_CNT || each->id == KVM_REG_ARM_PTIMER_CNT)
+			memset(each->value, 0, sizeof(each->value));
+	}
 }
 
 /* One count for the whole machine: setting it for one vCPU sets it for all. */
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
 {
-	return get(cpu, KVM_REG_ARM_TIMER_CNT, count);
+	if (!cpu->stands)
+		return get(cpu, KVM_REG_ARM_TIMER_CNT, count);
+	*count = cpu->stood;
+	return 0;
 }
 
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks)
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first)
 {
-	uint64_t count;
-	int error = get(cpu, KVM_REG_ARM_TIMER_CNT, &count);
-
-	return error ? error : put(cpu, KVM_REG_ARM_TIMER_CNT, count - ticks);
+	cpu->stands = 0;
+	return cpu == first ? put(cpu, KVM_REG_ARM_TIMER_CNT, cpu->stood) : 0;
 }

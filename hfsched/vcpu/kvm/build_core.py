@@ -35,8 +35,7 @@ struct hf_exit {
 
 struct hf_cpu {
     struct hf_exit exit;
-    uint64_t reply[8];
-    int replies;
+    struct { uint64_t count; uint64_t values[8]; } reply;
     uint64_t tables;
     ...;
 };
@@ -60,9 +59,11 @@ int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64
                   uint64_t host);
 int hf_stats(struct hf_cpu *cpu);
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks);
+void hf_freeze(struct hf_cpu *cpu, uint64_t count);
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first);
 int hf_saved_size(struct hf_cpu *cpu);
 int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
+void hf_forget_time(uint8_t *out);
 int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);
 int hf_program_counter(struct hf_cpu *cpu, uint64_t *pc);
 int hf_bare_loop(struct hf_cpu *cpu, int exits);

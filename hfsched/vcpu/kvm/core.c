@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 static int kick_signal;
 static __thread struct hf_cpu *volatile inside; /* what this thread is about to run */
 static __thread int self; /* its number, 0 before somebody asks */
+static __thread bool hears; /* the signal is not blocked */
 
 /* KVM_RUN looks at it as it begins: 1 makes it end at once. */
 static void set_immediate_exit(struct hf_cpu *cpu, uint8_t value)
@@ -107,6 +109,9 @@ void hf_close(struct hf_cpu *cpu)
 {
 	if (!cpu->run || cpu->fd < 0)
 		return;
+	atomic_store(&cpu->closed, 1);
+	while (atomic_load(&cpu->users))
+		sched_yield(); /* it is in an ioctl that does not wait */
 	hf_arch_close(cpu);
 	/* A kick that is just under way may still write there: an empty page takes its place. */
 	mmap(cpu->run, cpu->run_size, PROT_READ | PROT_WRITE,
@@ -163,10 +168,22 @@ void hf_wait_out(struct hf_cpu *cpu)
 	atomic_store(&cpu->awaited, 0);
 }
 
+/* A process begins with the signals blocked that its parent had blocked, and a thread likewise. */
+static bool hear(void)
+{
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, kick_signal);
+	return !pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+}
+
 int hf_enter(struct hf_cpu *cpu)
 {
 	int result;
 
+	if (!hears)
+		hears = hear();
 	atomic_store(&cpu->thread, hf_self());
 	inside = cpu;
 	for (;;) {
@@ -184,6 +201,7 @@ int hf_enter(struct hf_cpu *cpu)
 		result = hf_arch_before(cpu);
 		if (result >= 0 || result < -1)
 			break;
+		cpu->ran = 1;
 		result = ioctl(cpu->fd, KVM_RUN, 0) ? errno : 0;
 		result = hf_arch_after(cpu, result);
 		if (result != -1)
@@ -227,6 +245,13 @@ int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64
 	};
 
 	return ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
+}
+
+/* The guest's counter stands at `count`, until hf_thaw. */
+void hf_freeze(struct hf_cpu *cpu, uint64_t count)
+{
+	cpu->stands = 1;
+	cpu->stood = count;
 }
 
 int hf_ioctl(int fd, unsigned long request, unsigned long argument)

@@ -47,12 +47,20 @@ struct hf_cpu {
 	atomic_int poked;
 	atomic_int line;
 	atomic_int thread; /* inside hf_enter, else 0 */
+	atomic_int closed;
+	atomic_int users; /* of vm_fd, from other threads */
 	atomic_int awaited; /* somebody waits for `thread` to become 0 */
 	struct hf_exit exit;
 	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */
-	/* A reply that is still to be written: the first registers. */
-	uint64_t reply[8];
-	int replies;
+	int stands; /* the guest's counter shows `stood` and does not go on */
+	uint64_t stood;
+	int ran; /* KVM_RUN was called: it may hold something half-done */
+	int read_to_go; /* x86-64: a read was answered, and its instruction has not gone on yet */
+	/* A reply that is still to be written: how many registers, and these. */
+	struct {
+		uint64_t count;
+		uint64_t values[8];
+	} reply;
 	/* x86-64: the paravirtual timer, which the kernel knows nothing of. */
 	int64_t deadline; /* ns of the guest's clock; negative: stopped */
 	int64_t behind;	  /* the guest's clock, behind CLOCK_MONOTONIC */
@@ -82,9 +90,11 @@ int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64
 		  uint64_t host);
 int hf_stats(struct hf_cpu *cpu);
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks);
+void hf_freeze(struct hf_cpu *cpu, uint64_t count);
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first); /* the machine's first goes first */
 int hf_saved_size(struct hf_cpu *cpu);
 int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
+void hf_forget_time(uint8_t *out); /* of what was saved, to compare it */
 int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);
 int hf_program_counter(struct hf_cpu *cpu, uint64_t *pc);
 int hf_bare_loop(struct hf_cpu *cpu, int exits);

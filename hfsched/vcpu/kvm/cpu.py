@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hfsched.errors import InternalError
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["KvmVcpu"]
 
+# Used at every hypercall.  After an exit the caches are cold, and what is looked up or lies elsewhere
+# costs several times what it does in a loop.
 _KICKED, _TIMER, _WFI = Kicked(), Timer(), Wfi()
+_HVC, _SMC = Conduit.HVC, Conduit.SMC
 _WORD = (1 << 64) - 1
+_ARGS = struct.Struct("=8Q").unpack_from
+_REPLIES = tuple(struct.Struct(f"={1 + count}Q").pack_into for count in range(9))  # {count, values}
 
 # KVM_EXIT_*, Linux include/uapi/linux/kvm.h, where the guest is at its end.
 _REASONS = {
@@ -55,7 +61,10 @@ class KvmVcpu:
         self._machine = machine
         self._cpu = core.ffi.gc(core.ffi.new("struct hf_cpu *"), core.lib.hf_free)
         self._exit = self._cpu.exit
-        self._args = self._cpu.exit.args
+        self._args = core.ffi.buffer(core.ffi.addressof(self._cpu.exit, "args"))
+        reply = core.ffi.buffer(core.ffi.addressof(self._cpu, "reply"))
+        self._reply = memoryview(reply).cast("B").cast("Q")  # {count, values}
+        self._enter, self._hvc = core.lib.hf_enter, core.lib.HF_HVC
         self._left = core.ffi.new("int64_t *")
         self._off: Off | None = None
         self._fault: Mmio | Fault | None = None
@@ -102,13 +111,13 @@ class KvmVcpu:
             return self._off
         if self._fault is not None and not self._again():
             return self._fault
-        lib = self._lib
         while True:
-            kind = lib.hf_enter(self._cpu)
-            if kind == lib.HF_HVC:
-                return Hypercall(Conduit.HVC, tuple(self._args))
+            kind = self._enter(self._cpu)
+            if kind == self._hvc:
+                return Hypercall(_HVC, _ARGS(self._args))
+            lib = self._lib
             if kind == lib.HF_SMC:
-                return Hypercall(Conduit.SMC, tuple(self._args))
+                return Hypercall(_SMC, _ARGS(self._args))
             if kind == lib.HF_POKED:
                 self._machine.wait()
                 continue
@@ -179,12 +188,16 @@ class KvmVcpu:
 
     def reply(self, values: Sequence[int]) -> None:
         """Write x0, x1, ..."""
-        cpu = self._cpu
+        count = len(values)
+        reply = self._reply
+        if count == 1:
+            reply[1] = values[0] & _WORD
+            reply[0] = 1
+            return
         try:
-            cpu.reply[0 : len(values)] = values
-        except OverflowError:
-            cpu.reply[0 : len(values)] = [value & _WORD for value in values]
-        cpu.replies = len(values)
+            _REPLIES[count](reply, 0, count, *values)
+        except struct.error:  # a value of more than 64 bits
+            _REPLIES[count](reply, 0, count, *(value & _WORD for value in values))
 
     def complete_mmio(self, value: int) -> None:
         """Finish the last `Mmio` exit."""
@@ -199,7 +212,9 @@ class KvmVcpu:
         if fault is None:
             raise InternalError("no Mmio or Fault exit to answer")
         fetch = isinstance(fault, Fault) and fault.fetch
-        self._check(self._lib.hf_inject_abort(self._cpu, fetch), "an abort")
+        error = self._lib.hf_inject_abort(self._cpu, fetch)
+        if error:  # a guest can bring a CPU into a state that KVM takes from nobody
+            self._off = Off(f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}")
 
     def timer_remaining(self) -> int | None:
         """Time in ns until the virtual timer fires."""
@@ -217,10 +232,13 @@ class KvmVcpu:
 
     def save(self) -> bytes:
         """Return every register; only a KVM of the same architecture can use it."""
+        return bytes(self._ffi.buffer(self._saved()))
+
+    def _saved(self) -> Any:
         size = self._lib.hf_saved_size(self._cpu)
         out = self._ffi.new("uint8_t[]", size)
         self._check(self._lib.hf_save(self._cpu, out, size), "save")
-        return bytes(self._ffi.buffer(out, size))
+        return out
 
     def restore(self, data: bytes) -> None:
         """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
@@ -230,8 +248,10 @@ class KvmVcpu:
         self._check(self._lib.hf_restore(self._cpu, data, len(data)), "restore")
 
     def state_key(self) -> object:
-        """Return a digest of the registers."""
-        return hashlib.blake2b(self.save(), digest_size=16).digest()
+        """Return a digest of the registers, but for counters that go on by themselves."""
+        saved = self._saved()
+        self._lib.hf_forget_time(saved)
+        return hashlib.blake2b(self._ffi.buffer(saved), digest_size=16).digest()
 
     # The space's
 
@@ -252,9 +272,13 @@ class KvmVcpu:
         self._check(self._lib.hf_read_clock(self._cpu, out), "the clock")
         return int(out[0])
 
-    def put_back(self, ticks: int) -> None:
-        """Put the guest's counter back; on arm64 it is that of all vCPUs."""
-        self._check(self._lib.hf_put_back(self._cpu, ticks), "the clock")
+    def freeze(self, count: int) -> None:
+        """Let the guest's counter stand at `count`."""
+        self._lib.hf_freeze(self._cpu, count)
+
+    def thaw(self, first: KvmVcpu) -> None:
+        """Let it go on; `first`, the space's first vCPU, goes first."""
+        self._check(self._lib.hf_thaw(self._cpu, first._cpu), "the clock")
 
     def poke(self) -> None:
         """Make the CPU leave the guest and come to the gate, now or before it enters."""

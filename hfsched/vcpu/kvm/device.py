@@ -56,7 +56,7 @@ def _missing(fd: int, device: str) -> str | None:
     version = lib.hf_ioctl(fd, lib.KVM_GET_API_VERSION, 0)
     if version != _API_VERSION:
         said = os.strerror(-version) if version < 0 else f"version {version}"
-        return f"{device} does not answer as KVM does: {said}"
+        return f"{device} does not answer as KVM does ({said}): let the module kvm make the device"
     wanted = {"user memory": lib.KVM_CAP_USER_MEMORY, "immediate exit": lib.KVM_CAP_IMMEDIATE_EXIT}
     if MACHINE == "x86_64":
         wanted |= {

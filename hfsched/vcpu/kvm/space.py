@@ -43,7 +43,7 @@ class KvmSpace:
         self._gate.set()
         self._first: mmap.mmap | None = None  # the first page tables
         self.changes = 0
-        self._stood: int | None = None  # the guests' counter while it stands still
+        self._frozen: list[KvmVcpu] = []
         self.closed = False
         self._vm = core.lib.hf_ioctl(kvm, core.lib.KVM_CREATE_VM, 0)
         if self._vm < 0:
@@ -99,30 +99,32 @@ class KvmSpace:
 
     def freeze(self) -> None:
         """Stop the guests' counters and timers."""
-        made = self._made()
-        if self._stood is None and made:
-            self._stood = made[0].clock()
+        with self._lock:
+            if not self.closed and not self._frozen:
+                self._frozen = self._made()
+                for vcpu in self._frozen:
+                    vcpu.freeze(self._frozen[0].clock())
 
     def thaw(self) -> None:
-        """Let them go on."""
-        if self._stood is not None:
-            made = self._made()
-            ticks = made[0].clock() - self._stood
-            for vcpu in made[:1] if MACHINE == "aarch64" else made:
-                vcpu.put_back(ticks)
-            self._stood = None
+        """Let them go on; nothing once the machine is closed."""
+        with self._lock:
+            frozen, self._frozen = self._frozen, []
+            for vcpu in frozen:
+                if not self.closed:
+                    vcpu.thaw(frozen[0])
 
     def close(self) -> None:
         """Free the machine."""
-        if self.closed:
-            return
-        self.closed = True
-        for vcpu in self._made():
-            vcpu.close()
-        os.close(self._vm)
-        if self._first is not None:
-            self._first.close()
-        self._gate.close()
+        with self._lock:  # somebody may be at the clocks
+            if self.closed:
+                return
+            self.closed = True
+            for vcpu in self._made():
+                vcpu.close()
+            os.close(self._vm)
+            if self._first is not None:
+                self._first.close()
+            self._gate.close()
 
     # What a CPU asks for
 

@@ -8,6 +8,8 @@
 #define PORT_TIMER 0x54
 #define VECTOR 0x20
 #define MAX_INSTRUCTION 15 /* bytes */
+#define VMX (1U << 5)
+#define SVM (1U << 2)
 #define ABORT (1U << 14) /* not 16, which VMX has no room for */
 
 int hf_signal(void);
@@ -25,7 +27,7 @@ static int64_t now(void)
 /* What the guest's clock shows. */
 static int64_t guest_now(const struct hf_cpu *cpu)
 {
-	return now() - cpu->behind;
+	return cpu->stands ? (int64_t)cpu->stood : now() - cpu->behind;
 }
 
 int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
@@ -34,9 +36,10 @@ int hf_read_clock(struct hf_cpu *cpu, uint64_t *count)
 	return 0;
 }
 
-int hf_put_back(struct hf_cpu *cpu, uint64_t ticks)
+int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first)
 {
-	cpu->behind += (int64_t)ticks;
+	cpu->behind = cpu == first ? now() - (int64_t)cpu->stood : first->behind;
+	cpu->stands = 0;
 	return 0;
 }
 
@@ -107,9 +110,9 @@ static void write_reply(struct hf_cpu *cpu)
 {
 	int index;
 
-	for (index = 0; index < cpu->replies; index++)
-		*argument(registers(cpu), index) = cpu->reply[index];
-	cpu->replies = 0;
+	for (index = 0; index < (int)cpu->reply.count; index++)
+		*argument(registers(cpu), index) = cpu->reply.values[index];
+	cpu->reply.count = 0;
 	cpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 }
 
@@ -117,7 +120,7 @@ int hf_arch_before(struct hf_cpu *cpu)
 {
 	struct kvm_run *run = cpu->run;
 
-	if (cpu->replies)
+	if (cpu->reply.count)
 		write_reply(cpu);
 	if (cpu->deadline >= 0) {
 		int error;
@@ -231,6 +234,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 {
 	struct kvm_run *run = cpu->run;
 
+	cpu->read_to_go = 0;
 	if (error == EINTR || error == EAGAIN)
 		return -1; /* the flags say why */
 	if (error) {
@@ -246,6 +250,7 @@ int hf_arch_after(struct hf_cpu *cpu, int error)
 		return atomic_load(&cpu->line) ? -1 : HF_WFI;
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 	case KVM_EXIT_INTR:
+	case KVM_EXIT_SET_TPR: /* CR8 has fallen, and no interrupt waits for that */
 		return -1;
 	case KVM_EXIT_MMIO:
 		cpu->unanswered = 1;
@@ -277,6 +282,7 @@ static int drop(struct hf_cpu *cpu)
 
 	regs.rcx = 1; /* so that no string instruction goes on */
 	cpu->unanswered = 0;
+	cpu->read_to_go = 0;
 	if (ioctl(cpu->fd, KVM_SET_REGS, &regs))
 		return -errno;
 	cpu->run->kvm_dirty_regs = 0;
@@ -286,7 +292,8 @@ static int drop(struct hf_cpu *cpu)
 int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value)
 {
 	cpu->unanswered = 0;
-	if (!cpu->run->mmio.is_write)
+	cpu->read_to_go = !cpu->run->mmio.is_write;
+	if (cpu->read_to_go)
 		memcpy(cpu->run->mmio.data, &value, 8);
 	return 0;
 }
@@ -350,7 +357,8 @@ int hf_mask_timer(struct hf_cpu *cpu)
 	return 0;
 }
 
-/* What a guest may know of the CPU: nothing of KVM. */
+/* What a guest may know of the CPU: nothing of KVM, and no machines of its own, whose state nobody
+   saves and a reset would have to leave first. */
 static struct kvm_cpuid2 *features(int kvm_fd)
 {
 	enum { ENTRIES = 256 };
@@ -364,9 +372,16 @@ static struct kvm_cpuid2 *features(int kvm_fd)
 		free(all);
 		return NULL;
 	}
-	for (index = 0; index < all->nent; index++)
-		if (all->entries[index].function >> 16 != 0x4000)
-			all->entries[kept++] = all->entries[index];
+	for (index = 0; index < all->nent; index++) {
+		struct kvm_cpuid_entry2 entry = all->entries[index];
+
+		if (entry.function == 1)
+			entry.ecx &= ~VMX;
+		if (entry.function == 0x80000001)
+			entry.ecx &= ~SVM;
+		if (entry.function >> 16 != 0x4000)
+			all->entries[kept++] = entry;
+	}
 	all->nent = kept;
 	return all;
 }

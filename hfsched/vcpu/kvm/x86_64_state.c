@@ -3,6 +3,21 @@
  * x86-64: all of a vCPU's registers at once, as they are at its start and in a snapshot.
  */
 
+#define PAT 0x277
+#define PAT_AT_RESET 0x0007040600070406
+
+static const uint32_t msrs[] = {
+	0x174, 0x175, 0x176,			/* SYSENTER_CS, _ESP, _EIP */
+	PAT,
+	0xc0000081, 0xc0000082, 0xc0000083,	/* STAR, LSTAR, CSTAR */
+	0xc0000084, 0xc0000102,			/* SFMASK, KERNEL_GS_BASE */
+};
+
+struct one_msr {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entry;
+};
+
 static void flat(struct kvm_segment *segment, int code)
 {
 	memset(segment, 0, sizeof(*segment));
@@ -22,6 +37,8 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 	struct kvm_regs regs;
 	struct kvm_fpu fpu;
 	struct kvm_vcpu_events events;
+	struct kvm_debugregs debug = {.dr6 = 0xffff0ff0, .dr7 = 0x400};
+	unsigned int index;
 	int error = drop(cpu);
 
 	if (error)
@@ -61,23 +78,25 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 	if (ioctl(cpu->fd, KVM_SET_FPU, &fpu))
 		return -errno;
 	memset(&events, 0, sizeof(events));
-	if (ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events))
+	if (ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events) ||
+	    ioctl(cpu->fd, KVM_SET_DEBUGREGS, &debug))
 		return -errno;
+	for (index = 0; index < sizeof(msrs) / sizeof(msrs[0]); index++) {
+		struct one_msr one = {.header = {.nmsrs = 1}, .entry = {.index = msrs[index]}};
+
+		one.entry.data = msrs[index] == PAT ? PAT_AT_RESET : 0;
+		if (ioctl(cpu->fd, KVM_SET_MSRS, &one) < 0)
+			return -errno; /* 0: this CPU has no such register */
+	}
 	cpu->run->s.regs.regs = regs;
 	cpu->run->kvm_dirty_regs = 0;
+	cpu->run->cr8 = 0; /* KVM takes it from here at each entry */
 	cpu->run->ready_for_interrupt_injection = 0;
 	cpu->run->if_flag = 0;
-	cpu->replies = 0;
+	cpu->reply.count = 0;
 	cpu->deadline = -1;
 	return 0;
 }
-
-static const uint32_t msrs[] = {
-	0x174, 0x175, 0x176,			/* SYSENTER_CS, _ESP, _EIP */
-	0x277,					/* PAT */
-	0xc0000081, 0xc0000082, 0xc0000083,	/* STAR, LSTAR, CSTAR */
-	0xc0000084, 0xc0000102,			/* SFMASK, KERNEL_GS_BASE */
-};
 
 struct saved {
 	uint8_t magic[8];
@@ -93,11 +112,6 @@ struct saved {
 };
 
 static const uint8_t magic[8] = "hfs-kx1";
-
-struct one_msr {
-	struct kvm_msrs header;
-	struct kvm_msr_entry entry;
-};
 
 int hf_saved_size(struct hf_cpu *cpu)
 {
@@ -116,14 +130,15 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 	memcpy(saved->magic, magic, sizeof(magic));
 	saved->left = -1;
 	if (!cpu->unanswered) {
-		int error = hf_settle(cpu);
+		/* What comes after a read may be an access for somebody to answer, or a million. */
+		int error = cpu->read_to_go ? hf_call_off(cpu) : hf_settle(cpu);
 
 		if (error)
 			return error;
 	}
 	if (hf_timer_remaining(cpu, &saved->left) < 0)
 		return -EIO;
-	if (cpu->replies) {
+	if (cpu->reply.count) {
 		write_reply(cpu);
 		cpu->run->kvm_dirty_regs = 0;
 		if (ioctl(cpu->fd, KVM_SET_REGS, registers(cpu)))
@@ -173,9 +188,21 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	}
 	cpu->run->s.regs.regs = saved.regs;
 	cpu->run->kvm_dirty_regs = 0;
+	cpu->run->cr8 = saved.sregs.cr8;
 	cpu->run->ready_for_interrupt_injection = 0;
 	cpu->run->if_flag = 0;
-	cpu->replies = 0;
-	cpu->deadline = saved.left < 0 ? -1 : guest_now(cpu) + saved.left;
+	cpu->reply.count = 0;
+	cpu->deadline = -1;
+	if (saved.left >= 0) {
+		int64_t here = guest_now(cpu);
+
+		cpu->deadline = saved.left > INT64_MAX - here ? INT64_MAX : here + saved.left;
+	}
 	return 0;
+}
+
+/* Nothing there goes on by itself: the clock is kept as what it is behind the host's. */
+void hf_forget_time(uint8_t *out)
+{
+	(void)out;
 }

@@ -1,4 +1,8 @@
-"""One VM's machine: its stage-2 tables, the RAM they point to, and its CPUs."""
+"""One VM's machine: its stage-2 tables, the RAM they point to, and its CPUs.
+
+Who changes tables has the engine's turn, so that no CPU executes meanwhile; each looks at what has
+changed before its next slice.
+"""
 
 from __future__ import annotations
 
@@ -127,31 +131,24 @@ class UnicornSpace:
         self._check_open()
         if offset < 0 or offset % _PAGE or offset + size > ram.size:
             raise InternalError(f"{self.name}: [{offset:#x}, +{size:#x}) is not in {ram.name}")
-        window = self._windows.get(ram)
-        if window is None:
-            # As far from a 2 MiB boundary as the guest sees it, so that blocks can be used.
-            window = -(-self._next_window // _BLOCK) * _BLOCK + (ipa - offset) % _BLOCK
-            if window + ram.size > _TABLES:
-                raise InternalError(f"{self.name}: too much RAM for one machine")
-            for vcpu in self._made():
-                vcpu.map(window, ram.size, ram.address)
-            self._next_window = window + ram.size
-            self._windows[ram] = window
-        self._tables.map(ipa, window + offset, size, permissions)
-        # The host may have written code there; what cannot be executed is no code.
-        self.invalidate(code=bool(permissions & Permissions.EXECUTE))
+        with self._turn:
+            self._tables.map(ipa, self._window(ipa, ram, offset) + offset, size, permissions)
+            # The host may have written code there; what cannot be executed is no code.
+            self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
     def unmap(self, ipa: int, size: int) -> None:
         """Let accesses to `size` bytes at `ipa` fault."""
         self._check_open()
-        self._tables.unmap(ipa, size)
-        self.invalidate(code=False)
+        with self._turn:
+            self._tables.unmap(ipa, size)
+            self.invalidate(code=False)
 
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None:
         """Change what the guest may do with what is mapped in `size` bytes at `ipa`."""
         self._check_open()
-        self._tables.protect(ipa, size, permissions)
-        self.invalidate(code=bool(permissions & Permissions.EXECUTE))
+        with self._turn:
+            self._tables.protect(ipa, size, permissions)
+            self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
     def freeze(self) -> None:
         """Stop the guests' counters and timers."""
@@ -182,6 +179,20 @@ class UnicornSpace:
         """Forget translations of addresses, and (`code`) of instructions, on every CPU."""
         for vcpu in self._made():
             vcpu.invalidate(code=code)
+
+    def _window(self, ipa: int, ram: Ram, offset: int) -> int:
+        """Return where a RAM lies in the physical map; it is put there at the first time."""
+        window = self._windows.get(ram)
+        if window is None:
+            # As far from a 2 MiB boundary as the guest sees it, so that blocks can be used.
+            window = -(-self._next_window // _BLOCK) * _BLOCK + (ipa - offset) % _BLOCK
+            if window + ram.size > _TABLES:
+                raise InternalError(f"{self.name}: too much RAM for one machine")
+            for vcpu in self._made():
+                vcpu.map(window, ram.size, ram.address)
+            self._next_window = window + ram.size
+            self._windows[ram] = window
+        return window
 
     def _add_piece(self, physical: int, host: int) -> None:
         for vcpu in self._made():

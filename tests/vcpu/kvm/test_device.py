@@ -73,7 +73,8 @@ def test_a_device_that_cannot_be_opened_for_another_reason(tmp_path: Path) -> No
 @built
 def test_a_device_that_is_something_else() -> None:
     assert device.problem("/dev/null") == (
-        "/dev/null does not answer as KVM does: Inappropriate ioctl for device"
+        "/dev/null does not answer as KVM does (Inappropriate ioctl for device): "
+        "let the module kvm make the device"
     )
 
 

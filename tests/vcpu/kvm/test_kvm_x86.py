@@ -220,6 +220,41 @@ def test_system_registers_and_descriptor_tables_are_part_of_the_state() -> None:
         assert second.call()[0] == 6
 
 
+CR8 = x64.mov("rax", 9) + x64.MOV_TO_CR8
+TOLD = x64.mov("rcx", 0xC000_0102) + x64.RDMSR + x64.copy("rdi", "rax") + x64.MOV_FROM_CR8 + CALL
+
+
+def test_the_task_priority_is_part_of_the_state() -> None:
+    code = CR8 + CALL + x64.MOV_FROM_CR8 + CALL
+    with Guest(code) as first, Guest(code) as second:
+        first.call()
+        second.cpu.restore(first.cpu.save())
+        assert first.call()[0] == second.call()[0] == 9
+
+
+def test_a_reset_forgets_breakpoints_and_what_the_guest_wrote_to_its_registers() -> None:
+    place = BASE + 0x5000
+    breakpoint_there = x64.mov("rax", place) + x64.MOV_TO_DR0
+    breakpoint_there += x64.mov("rax", 0x403) + x64.MOV_TO_DR7
+    gs_base = x64.mov("rcx", 0xC000_0102) + x64.mov("rax", 0x1234_5000) + x64.WRMSR
+    with Guest(CR8 + gs_base + breakpoint_there + CALL) as guest:
+        guest.ram.write(place - BASE, TOLD)
+        guest.call()
+        guest.cpu.reset(place, 0)
+        assert guest.call()[:2] == (0, 0)
+
+
+def test_a_guest_sees_no_virtualization() -> None:
+    body = x64.CPUID + CALL
+    with Guest(x64.forever(body)) as guest:
+        guest.cpu.reply((1,))
+        assert guest.call()[4] & 1 << 5 == 0
+        guest.cpu.reply((0x8000_0001,))
+        assert guest.call()[4] & 1 << 2 == 0
+        guest.cpu.reply((0x4000_0000,))
+        assert guest.call()[4] != int.from_bytes(b"VMKV", "little")
+
+
 def test_a_reply_that_was_not_read_yet_is_part_of_the_state() -> None:
     with Guest(x64.forever(CALL)) as first, Guest() as second:
         first.call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import x64
-from kvm_guest import BASE, INTERRUPT, SECOND, TELL, WITHIN, Guest, args, needs_kvm
+from kvm_guest import BASE, DATA, INTERRUPT, SECOND, TELL, WITHIN, Guest, args, needs_kvm
 
 from hfsched.vcpu.engine import Hypercall, Kicked, Off, Permissions, Wfi
 
@@ -88,6 +89,25 @@ def test_kicks_from_many_threads_into_a_spin_all_end_it() -> None:
                     seen.notify_all()
 
         guest.together(run, *[kicker] * left)
+
+
+def test_a_kick_reaches_a_thread_that_began_with_all_signals_blocked() -> None:
+    """As the threads of a process do whose parent had blocked them: a mask outlives an exec."""
+    inside = x64.mov("rbx", DATA) + x64.mov("rdx", 1) + x64.store("rbx", "rdx")
+    with Guest(inside + x64.SPIN) as guest:
+        ends = []
+
+        def run() -> None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            ends.append(guest.enter())
+
+        def kick() -> None:
+            while not guest.word(DATA):
+                pass
+            guest.cpu.kick()
+
+        guest.together(run, kick)
+        assert ends == [Kicked()]
 
 
 def test_a_call_and_a_kick_that_come_together_both_come() -> None:

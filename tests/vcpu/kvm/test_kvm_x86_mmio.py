@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 import x64
 from kvm_guest import (
     BASE,
     DATA,
+    GDT,
     HOLE,
     INTERRUPT,
     PAGE_FAULT,
@@ -19,7 +22,7 @@ from kvm_guest import (
 )
 
 from hfsched.memory.ram import Ram
-from hfsched.vcpu.engine import Fault, Hypercall, Mmio, Permissions
+from hfsched.vcpu.engine import Fault, Hypercall, Kicked, Mmio, Off, Permissions
 
 pytestmark = needs_kvm
 
@@ -307,3 +310,70 @@ def test_a_fetch_that_is_not_answered_is_made_again() -> None:
         assert guest.call()[0] == 5
         guest.space.close()
         page.close()
+
+
+# Saved between an answer and what comes after it
+
+
+@pytest.mark.parametrize(
+    "code",
+    [x64.load("rdx", "rbx"), x64.lock_add("rbx", "rdx"), x64.REP_LODSQ, x64.REP_MOVSQ],
+    ids=["load", "locked", "lods", "movs"],
+)
+def test_a_read_that_was_answered_and_not_used_yet_is_made_again_after_a_save(code: bytes) -> None:
+    """An instruction may go on with a write, or with another read: neither may be lost."""
+    begin, _ = with_registers(code + CALL, rbx=HOLE, rsi=HOLE, rdi=DATA, rcx=1 << 40)
+    with Guest(begin) as first, Guest(begin) as second:
+        stop = first.enter()
+        first.cpu.complete_mmio(VALUE)
+        first.cpu.kick()
+        assert first.enter() == Kicked()
+        saved, key = first.cpu.save(), first.cpu.state_key()
+        second.cpu.restore(saved)
+        assert second.cpu.state_key() == key
+        for guest in (first, second):
+            assert guest.enter() == stop
+            guest.cpu.complete_mmio(VALUE)
+            after = guest.enter()
+            if code == x64.load("rdx", "rbx"):
+                assert args(after)[3:5] == (VALUE, 1 << 40)
+            elif code == x64.lock_add("rbx", "rdx"):
+                assert after == Mmio(HOLE, 8, write=True, value=low(VALUE + REGISTERS[3], 8))
+            else:
+                assert after == Mmio(HOLE + 8, 8, write=False, value=0)
+
+
+def test_a_write_that_was_answered_is_done_when_saved() -> None:
+    begin, _ = with_registers(x64.store("rbx", "rdx") + CALL, rbx=HOLE)
+    with Guest(begin) as first, Guest(begin) as second:
+        first.enter()
+        first.cpu.complete_mmio(0)
+        first.cpu.kick()
+        assert first.enter() == Kicked()
+        second.cpu.restore(first.cpu.save())
+        assert first.call() == second.call() == REGISTERS
+
+
+def test_a_guest_whose_state_kvm_refuses_ends_by_its_abort_and_nothing_else_does() -> None:
+    """Without paging, in a segment for 64-bit code: nobody may set these registers so."""
+    with Guest(handlers=HANDLERS) as guest:
+        wide, narrow = 0x00AF9A000000FFFF, 0x00CF9A000000FFFF
+        guest.ram.write(GDT, struct.pack("<4Q", 0, wide, 0x00CF92000000FFFF, narrow))
+        guest.ram.write(GDT + 0x100, struct.pack("<HQ", 31, BASE + GDT))
+        paging_off = b"\x0f\x20\xc0" + b"\x25\xff\xff\xff\x7f" + b"\x0f\x22\xc0"  # in EAX
+        there = BASE + 0x4000
+        after = there + len(paging_off) + 7
+        far_jump = b"\xea" + struct.pack("<IH", after, 8)
+        load = b"\x67\xa1" + struct.pack("<I", HOLE)
+        guest.ram.write(there - BASE, paging_off + far_jump + load)
+        to_narrow = x64.mov("rax", 0x18) + x64.push("rax") + x64.mov("rax", there)
+        guest.ram.write(guest.start - BASE, to_narrow + x64.push("rax") + b"\x48\xcb")  # lretq
+        stop = guest.enter()
+        if not isinstance(stop, Mmio):
+            pytest.skip(f"this KVM does not let it come so far: {stop}")
+        guest.cpu.inject_abort()
+        end = guest.enter()
+        assert isinstance(end, Off)
+        assert "an abort cannot be delivered" in end.reason
+        guest.cpu.reset(BASE, 0)
+        assert isinstance(guest.enter(), Mmio)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import x64
-from kvm_guest import INTERRUPT, SECOND, TELL, Guest, needs_kvm
+from kvm_guest import INTERRUPT, SECOND, TELL, Guest, args, needs_kvm
 
 from hfsched.vcpu.engine import Exit, Kicked, Timer, Wfi
 
@@ -160,3 +160,44 @@ def test_kicks_and_timers_that_come_together_both_come() -> None:
                 guest.cpu.kick()
 
         guest.together(run, storm)
+
+
+def test_a_frozen_machine_loses_no_time_in_a_saved_state() -> None:
+    """Neither the time for which it stood, nor that of the machine where it is put back."""
+    with Guest(arm(2_000_000_000) + CALL) as first, Guest() as second:
+        first.call()
+        first.space.freeze()
+        second.space.freeze()
+        left = first.cpu.timer_remaining()
+        saved = first.cpu.save()
+        time.sleep(0.01)
+        assert first.cpu.timer_remaining() == left
+        assert first.cpu.save() == saved
+        second.cpu.restore(saved)
+        assert second.cpu.timer_remaining() == left
+        for guest in (first, second):
+            guest.space.thaw()
+            now = guest.cpu.timer_remaining()
+            assert left is not None
+            assert now is not None
+            assert now <= left
+
+
+def test_the_cpus_of_a_thawed_machine_have_one_clock() -> None:
+    with Guest(x64.forever(CLOCK + CALL), vcpus=2) as guest:
+        before = args(guest.vcpus[1].enter())[0]
+        guest.space.freeze()
+        guest.space.freeze()
+        guest.space.thaw()
+        guest.space.thaw()
+        reads = [args(guest.vcpus[n].enter())[0] for n in (0, 1, 0, 1)]
+        assert before <= reads[0]
+        assert reads == sorted(reads)
+
+
+def test_a_closed_machine_is_neither_frozen_nor_thawed() -> None:
+    with Guest() as guest:
+        guest.space.freeze()
+        guest.space.close()
+        guest.space.thaw()
+        guest.space.freeze()

@@ -12,6 +12,8 @@ HVC, SMC, TIMER, NOTHING = 0x48, 0x53, 0x54, 0x80  # ports
 
 HLT, CLI, STI, UD2, NOP, IRETQ = b"\xf4", b"\xfa", b"\xfb", b"\x0f\x0b", b"\x90", b"\x48\xcf"
 PUSHFQ, POPFQ, WRMSR, RDMSR = b"\x9c", b"\x9d", b"\x0f\x30", b"\x0f\x32"
+MOV_TO_CR8, MOV_FROM_CR8 = b"\x44\x0f\x22\xc0", b"\x44\x0f\x20\xc0"  # RAX
+MOV_TO_DR0, MOV_TO_DR7, CPUID = b"\x0f\x23\xc0", b"\x0f\x23\xf8", b"\x0f\xa2"  # RAX
 POPCNT = b"\xf3\x48\x0f\xb8\xc3"  # popcnt %rbx, %rax
 REP_LODSQ, REP_STOSQ, REP_MOVSQ = b"\xf3\x48\xad", b"\xf3\x48\xab", b"\xf3\x48\xa5"
 SPIN = b"\xeb\xfe"

@@ -7,7 +7,8 @@ import pytest
 from a64 import mov, mrs
 from unicorn_guest import BASE, DATA, Guest, args
 
-from hfsched.vcpu.engine import Hypercall, Kicked
+from hfsched.memory.ram import Ram
+from hfsched.vcpu.engine import Exit, Fault, Hypercall, Kicked, Permissions
 from hfsched.vcpu.unicorn.cpu import NEW_BLOCKS
 
 ROUNDS = 500_000
@@ -94,6 +95,74 @@ def test_a_kick_and_a_line_need_no_turn() -> None:
         for task in tasks:
             assert task.join(guest.runtime.now() + 30 * 10**9)
         assert ends == [Kicked(), Kicked()]
+
+
+COUNT = DATA + 0x1000  # in another page
+
+
+def test_a_change_of_memory_holds_from_its_return() -> None:
+    """The CPU reads DATA, counts, and again; beside it the page goes and comes."""
+    with Guest() as guest:
+        guest.start(
+            mov(1, DATA),
+            mov(2, COUNT),
+            "l:",
+            a64.ldr(3, 1),
+            a64.add(0, 0, 1),
+            a64.store(0, 2),
+            a64.b("l"),
+        )
+        ends: list[Exit] = []
+        for _ in range(20):
+            before = guest.word(COUNT)
+            task = guest.runtime.spawn("cpu", lambda: ends.append(guest.cpu.enter()))
+            while guest.word(COUNT) == before:
+                guest.runtime.checkpoint("not yet")
+            guest.space.protect(DATA, 0x1000, Permissions(0))
+            seen = guest.word(COUNT)
+            assert task.join(guest.runtime.now() + 60 * 10**9)
+            assert isinstance(ends[-1], Fault)
+            assert guest.word(COUNT) - seen <= 1, "it was between the two"
+            guest.space.protect(DATA, 0x1000, Permissions.RWX)
+
+
+def test_memory_comes_and_goes_beside_running_cpus() -> None:
+    """New RAM, tables that split and join: the CPUs see nothing of it."""
+    with Guest(vcpus=2) as guest:
+        guest.load(
+            mov(1, COUNT),
+            mov(4, ROUNDS),
+            mov(5, 1),
+            "l:",
+            a64.ldadd(5, 2, 1),
+            a64.sub(4, 4, 1),
+            a64.cbnz(4, "l"),
+            a64.hvc(),
+        )
+        ends: list[Exit] = []
+
+        def run(index: int) -> None:
+            cpu = guest.space.vcpu(index)
+            cpu.reset(BASE, 0)
+            ends.append(cpu.enter())
+
+        tasks = [guest.runtime.spawn(f"cpu {i}", lambda i=i: run(i)) for i in range(2)]  # type: ignore[misc]
+        rams = []
+        for number in range(30):
+            ram = Ram(f"{number}", 0x20_0000)
+            rams.append(ram)
+            place = 0x8000_0000 + number * ram.size
+            guest.space.map(place, ram, 0, ram.size, Permissions.RWX)
+            guest.space.protect(place + 0x1000, 0x1000, Permissions.READ)
+            guest.space.protect(DATA + 0x2000, 0x1000, Permissions(number % 8))
+            guest.space.unmap(place, ram.size)
+        for task in tasks:
+            assert task.join(guest.runtime.now() + 60 * 10**9)
+        assert [type(end) for end in ends] == [Hypercall, Hypercall]
+        assert guest.word(COUNT) == 2 * ROUNDS
+        guest.space.close()
+        for ram in rams:
+            ram.close()
 
 
 def test_each_cpu_knows_its_number() -> None:

@@ -1,0 +1,152 @@
+"""A suspended machine: nothing runs, no clock goes on, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from standins import MS
+from talks import Threads, counter, every_engine, picture, slept, talk
+
+from hfsched.scheduler.sending import Sent
+
+if TYPE_CHECKING:
+    from talk import Target
+
+QUEUE = 16  # messages in a host port
+
+# Standing still.
+
+
+@every_engine
+def test_nothing_runs_in_between(target: Target) -> None:
+    with talk(target, "relay", "echo", "trusty", "hostile") as host:
+        threads = Threads()
+        texts = [f"message {number}".encode() for number in range(60)]
+        under_way = threading.Event()
+        got: list[bytes] = []
+
+        def send() -> None:
+            for text in texts:
+                host.send(text)
+
+        def receive() -> None:
+            for number in range(len(texts)):
+                got.append(host.receive())
+                if number == 5:
+                    under_way.set()
+
+        host.ask("spin", 3)
+        host.send(b"sleep 30", 2)
+        host.end()  # one connection for both threads
+        threads.start(send)
+        threads.start(receive)
+        assert under_way.wait(60)
+        with host.machine.guard.held(host.deadline()):
+            host.machine.hypervisor.preempt(host.vm(3).id, 0)
+            before = picture(host)
+            host.runtime.sleep_until(host.runtime.now() + 100 * MS)  # the timer's time passes
+            assert [host.end(vm).try_send(b"no") for vm in range(4)] == [Sent.BUSY] * 4
+            assert picture(host) == before
+        threads.join()
+        assert got == texts
+        assert slept(host.receive(2)) >= 30
+
+
+@every_engine
+def test_a_guests_counter_does_not_count_the_time_suspended(target: Target) -> None:
+    with talk(target, "trusty") as host:
+        now = host.runtime.now
+        asked = now()
+        first = counter(host)
+        suspended = 0
+        for _ in range(3):
+            host.machine.guard.suspend(host.deadline())
+            began = now()
+            host.runtime.sleep_until(began + 100 * MS)
+            suspended += now() - began
+            host.machine.guard.resume()
+            last = counter(host)
+            assert first < last <= first + now() - asked - suspended + MS
+        assert suspended >= 300 * MS
+
+
+@every_engine
+def test_a_sleep_takes_its_time_though_it_was_suspended_for_longer(target: Target) -> None:
+    with talk(target, "trusty") as host:
+        first = counter(host)
+        asked = host.runtime.now()
+        host.send(b"sleep 200")
+        assert host.ask("echo it has begun").endswith("it has begun")
+        with host.machine.guard.held(host.deadline()):
+            began = host.runtime.now()
+            host.runtime.sleep_until(began + 400 * MS)
+            suspended = host.runtime.now() - began
+        assert slept(host.receive()) >= 200
+        assert counter(host) - first >= 200 * MS
+        assert host.runtime.now() - asked - suspended >= 200 * MS
+        assert host.end().recv(0) is None, "slept once"
+
+
+@every_engine
+def test_messages_in_flight_arrive_once_and_in_order(target: Target) -> None:
+    with talk(target, "relay", "relay", "echo") as host:
+        threads = Threads()
+        texts = [b"%d " % number * (number * 7 % 300 + 1) for number in range(40)]
+        host.end()
+
+        def send() -> None:
+            for text in texts:
+                host.send(text)
+
+        threads.start(send)
+        got = []
+        for _ in texts:
+            got.append(host.receive())
+            with host.machine.guard.held(host.deadline()):
+                pass
+        threads.join()
+        assert got == texts
+        assert host.end().recv(0) is None
+        host.until_quiet()
+
+
+@every_engine
+def test_senders_wait_and_go_on(target: Target) -> None:
+    with talk(target, "echo") as host:
+        threads = Threads()
+        end = host.end()
+        [outbox] = [part.outbox for part in host.machine._parts.values()]
+        with host.machine.guard.held(host.deadline()):
+            for number in range(3):
+                threads.start(lambda text=b"%d" % number: host.send(text))  # type: ignore[misc]
+                assert host.until(lambda count=number + 1: outbox.waiting() == count)  # type: ignore[misc]
+            assert end.send(b"no time", host.runtime.now()) is Sent.BUSY
+            assert end.try_send(b"no time") is Sent.BUSY
+            assert outbox.accepted == 0
+        assert [host.receive() for _ in range(3)] == [b"0", b"1", b"2"]
+        threads.join()
+
+
+@every_engine
+def test_a_port_is_full(target: Target) -> None:
+    with talk(target, "echo") as host:
+        threads = Threads()
+        texts = [b"%d" % number for number in range(QUEUE + 8)]
+        end = host.end()
+
+        def send() -> None:
+            for text in texts:
+                host.send(text)
+
+        threads.start(send)
+        # One answer is held by the vCPU's thread, one message lies in RX, one sender waits.
+        assert host.until(lambda: host.machine.summary()[0].from_host == QUEUE + 2)
+        with host.machine.guard.held(host.deadline()):
+            before = picture(host)
+            got = [host.receive() for _ in range(QUEUE)]
+            assert end.recv(host.runtime.now() + 50 * MS) is None
+            assert picture(host) == before
+        got += [host.receive() for _ in texts[QUEUE:]]
+        threads.join()
+        assert got == texts
