@@ -208,6 +208,17 @@ int hfs_punch(struct hfs *swap, uint64_t page, uint64_t count, bool guest)
 	return data >= 0 && data < from + (off_t)(count * HFS_PAGE) ? -EBUSY : 0;
 }
 
+/* Who waits in a fault of this member faults again. */
+static void wake(struct hfs *swap, struct hfs_member *member)
+{
+	int each;
+
+	for (each = 0; each < swap->region_count; each++)
+		if (atomic_load(&member->state) == HFS_ALIVE && member->base[each])
+			hfs_uffd_wake(member->uffd, member->base[each],
+				      swap->regions[each].pages * HFS_PAGE);
+}
+
 static bool off(struct hfs *swap)
 {
 	return atomic_load(&swap->table.header->phase) == HFS_OFF;
@@ -235,6 +246,7 @@ int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base
 	}
 	atomic_store(&member->state, HFS_ALIVE);
 	hfs_kick(swap);
+	wake(swap, member); /* a monitor that is dead may have read what waits here */
 	return number;
 }
 
@@ -289,13 +301,9 @@ int hfs_register(struct hfs *swap, int number, int on)
 void hfs_wake_all(struct hfs *swap)
 {
 	struct hfs_member *member;
-	int each;
 
 	for (member = swap->members; member < swap->members + HFS_MEMBERS; member++)
-		for (each = 0; each < swap->region_count; each++)
-			if (atomic_load(&member->state) == HFS_ALIVE && member->base[each])
-				hfs_uffd_wake(member->uffd, member->base[each],
-					      swap->regions[each].pages * HFS_PAGE);
+		wake(swap, member);
 }
 
 void hfs_lost(struct hfs *swap, struct hfs_member *member)
