@@ -131,6 +131,8 @@ class Controller:
             return self.status()
         if isinstance(request, Collect):
             return self._collect()
+        if isinstance(request, Exit) and request.discard:
+            return self._exited()
         if self.state is State.FAILED:
             return _refuse(request, f"the monitor has failed: {self._error}")
         if self._exiting:

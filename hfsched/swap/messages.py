@@ -161,7 +161,12 @@ class Collect(_Message, frozen=True, tag="collect"):
 
 
 class Exit(_Message, frozen=True, tag="exit"):
-    """Bring everything back and end."""
+    """Bring everything back and end.
+
+    `discard`: end at once, and bring nothing back; nobody will touch guest memory any more.
+    """
+
+    discard: bool = False
 
 
 Request: TypeAlias = (

@@ -43,7 +43,7 @@ from hfsched.swap.messages import (
 )
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime
+    from hfsched.runtime.base import Runtime, Task
 
 __all__ = ["LostError", "Member", "Owner", "Resources", "Standstill", "SwapError"]
 
@@ -104,6 +104,7 @@ class Owner:
         self._on_lost = on_lost
         # The owner's task alone, once it runs.
         self._keeper = Keeper(runtime, program, resources or Resources(), patience, on_lost)
+        self._task: Task | None = None
         # Everybody's, under the lock.
         self._lock = runtime.lock("swap", state=self.key)
         self._taken = False  # somebody's request is under way
@@ -124,7 +125,7 @@ class Owner:
     def start(self) -> None:
         """Start the monitor and the owner's task; raises LostError."""
         self._keeper.ensure()
-        self._runtime.spawn("swap.owner", self._run)
+        self._task = self._runtime.spawn("swap.owner", self._run)
 
     def add(self, member: Member, deadline: int | None = None) -> None:
         """Have the faults of a process served; what is staged or out it has not mapped yet.
@@ -173,9 +174,16 @@ class Owner:
             return answer.members
         raise SwapError(refusal(answer))
 
-    def close(self, deadline: int | None = None) -> None:
-        """Bring everything back and end the monitor; when that fails, it serves on."""
-        self._do(Job(Exit(), deadline))
+    def close(self, deadline: int | None = None, *, discard: bool = False) -> None:
+        """Bring everything back and end the monitor; when that fails, it serves on.
+
+        `discard`: bring nothing back, since nobody will touch guest memory any more.
+        """
+        self._do(Job(Exit(discard=discard), deadline))
+
+    def join(self, deadline: int | None = None) -> bool:
+        """Wait, after `close`, for the end of the monitor's process and of the owner's task."""
+        return self._task is None or self._task.join(deadline)
 
     # Enabling.
 
@@ -263,6 +271,7 @@ class Owner:
         finally:
             if why:
                 self._end(why)
+            self._posted.close()
 
     def _end(self, why: str) -> None:
         """Answer all requests, also those that are under way: there is nobody to do them."""
