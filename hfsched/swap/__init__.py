@@ -7,7 +7,9 @@ every process that maps guest memory, and moves pages.
 - `pages`: what the controller asks of the page store, and is told.
 - `messages`: what main and the monitor say to each other.
 - `controller`: the monitor's state machine; `serving`: its loop.
-- `owner`: main's side; `keeper`: how it keeps a monitor alive.
+- `owner`: main's side; `keeper`: how it keeps a monitor alive; `resources`: what it gives each.
+- `monitor`: the program.
+- `picture`: where guest memory is, for people.
 - `device`: whether the extension is there, and the compressed tier's library.
 - `table`: the page table in C, as `entries` has it.
 - `stores`: the swap file and the memory that outlives whoever serves the pages.

@@ -26,6 +26,11 @@ _PAGE = 4096
 AROUND = 8  # pages: what is brought with a fault
 _WORTH = 3072  # bytes: a page that is longer than this when compressed goes to the file
 _PLACES = ("swap file", "guest memory", "giving back guest memory", "compressed tier")
+_REMEDIES = {
+    errno.EPERM: "as root: sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd",
+    errno.EMFILE: "raise the limit: ulimit -n",
+}
+_NO_KERNEL = "swap needs Linux 5.14 with CONFIG_USERFAULTFD"
 _PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
 
 
@@ -53,8 +58,7 @@ def open_userfault(*, user_mode_only: bool = False) -> int:
     """
     fd: int = core().lib.hfs_uffd_open(user_mode_only)
     if fd < 0:
-        why = os.strerror(-fd)
-        raise UserError(f"userfaultfd: {why}; as root: sysctl vm.unprivileged_userfaultfd=1")
+        raise UserError(f"userfaultfd: {os.strerror(-fd)}: {_REMEDIES.get(-fd, _NO_KERNEL)}")
     return fd
 
 

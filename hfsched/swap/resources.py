@@ -1,0 +1,69 @@
+"""What main gives every monitor: a word for each descriptor.
+
+Everything else that a monitor must know follows from these: the sizes are those of the files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+
+from hfsched.errors import UserError
+from hfsched.swap.entries import Staging
+from hfsched.swap.guestpages import Region
+from hfsched.swap.keeper import Resources
+from hfsched.swap.messages import RESOURCES_MAX
+from hfsched.swap.stores import Stores, SwapFile
+
+__all__ = ["REGIONS_MAX", "pack", "unpack"]
+
+_PAGE = 4096
+_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
+    "table",
+    "file-out",
+    "file-in",
+    "staging",
+    "tier",
+    "ram",
+)
+REGIONS_MAX = RESOURCES_MAX - 5
+
+
+def pack(stores: Stores, rams: Sequence[int]) -> Resources:
+    """Return the stores and the memfds of the VMs' memory, in the order of their pages."""
+    if not 0 < len(rams) <= REGIONS_MAX:
+        raise UserError(f"swap: {len(rams)} VMs: 1 to {REGIONS_MAX}")
+    given = [(_TABLE, stores.table), (_OUT, stores.file.out), (_INTO, stores.file.into)]
+    if stores.staged is not None:
+        given.append((_STAGING, stores.staged))
+    if stores.tier is not None:
+        given.append((_TIER, stores.tier))
+    given += [(_RAM, fd) for fd in rams]
+    return Resources(tuple(word for word, _ in given), tuple(fd for _, fd in given))
+
+
+def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Region]]:
+    """Return what `pack` was given; raises ValueError for what it has not made."""
+    given = dict(zip(words, fds, strict=True))
+    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM}
+    missing = {_TABLE, _OUT, _INTO, _RAM} - given.keys()
+    if missing or given.keys() - known or len(words) != len(given) - 1 + words.count(_RAM):
+        raise ValueError(f"resources {', '.join(words)}")
+    regions = [
+        Region(fd, os.fstat(fd).st_size // _PAGE)
+        for word, fd in zip(words, fds, strict=True)
+        if word == _RAM
+    ]
+    direct = bool(fcntl.fcntl(given[_OUT], fcntl.F_GETFL) & os.O_DIRECT)
+    tier = given.get(_TIER)
+    stores = Stores(
+        pages=sum(region.pages for region in regions),
+        staging=Staging.COPY if _STAGING in given else Staging.MINOR,
+        table=given[_TABLE],
+        file=SwapFile(given[_OUT], given[_INTO], direct),
+        staged=given.get(_STAGING),
+        tier=tier,
+        tier_size=0 if tier is None else os.fstat(tier).st_size,
+    )
+    return stores, regions

@@ -1,0 +1,192 @@
+"""The monitor's program: the processes it serves, and those who wait when it takes over."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.entries import Staging
+from hfsched.swap.guestpages import GuestPages
+from hfsched.swap.guestpages import Region as Memory
+from hfsched.swap.messages import Region, Register, State
+from hfsched.swap.monitor import Processes, monitor
+from hfsched.swap.owner import Owner, SwapError
+from hfsched.swap.resources import pack, unpack
+from hfsched.swap.stores import Stores
+
+from . import children
+from .house import PAGE, Guest, World, needs_userfault, userfault
+
+pytestmark = needs_userfault
+
+PAGES = 64
+SECOND = 1_000_000_000
+
+
+class Frozen:
+    """The standstill of a guest."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def suspend(self, deadline: int | None = None) -> None:
+        self._guest.frozen.acquire()
+
+    def resume(self) -> None:
+        self._guest.frozen.release()
+
+
+class Here:
+    """This process as a member."""
+
+    number = 0
+    dynamic = False
+
+    def __init__(self, guest: Guest, uffd: int) -> None:
+        self._guest = guest
+        self._uffd = uffd
+        self.regions = (Region(guest.ram.address, 0, guest.ram.size),)
+
+    def descriptors(self) -> Sequence[int]:
+        return (self._uffd,)
+
+    def zap(self) -> None:
+        self._guest.zap()
+
+
+class There:
+    """Another process."""
+
+    number = 7
+    dynamic = True
+
+    def __init__(self, child: children.Member, size: int) -> None:
+        self.child = child
+        self.pidfd = os.pidfd_open(child.process._popen.pid)  # type: ignore[attr-defined]
+        self.regions = (Region(child.base, 0, size),)
+
+    def descriptors(self) -> Sequence[int]:
+        return (self.child.uffd, self.pidfd)
+
+    def zap(self) -> None:
+        self.child.ask(b"zap")
+
+
+class Swapped:
+    """A guest in this process whose monitor is the program."""
+
+    def __init__(self, directory: Path, staging: Staging = Staging.MINOR) -> None:
+        self.runtime = ThreadRuntime()
+        self.guest = Guest(PAGES)
+        self.stores = Stores.create(directory, PAGES, staging, 16 * PAGE)
+        self.uffd = userfault()
+        self.owner = Owner(
+            self.runtime, monitor, Frozen(self.guest), pack(self.stores, [self.guest.ram.fd])
+        )
+        self.owner.start()
+        self.owner.add(Here(self.guest, self.uffd))
+
+    def wait_for(self, state: State) -> None:
+        deadline = self.runtime.now() + 60 * SECOND
+        while (found := self.owner.status().state) is not state:
+            assert self.runtime.now() < deadline, f"it is {found}"
+
+    def out(self) -> None:
+        self.owner.enable()
+        self.owner.swap_out()
+        self.wait_for(State.ACTIVE)
+
+    def close(self) -> None:
+        with suppress(SwapError):
+            self.owner.close(discard=True)
+        assert self.owner.join(self.runtime.now() + 60 * SECOND)
+        self.guest.close()
+        self.stores.close()
+        os.close(self.uffd)
+
+
+@pytest.fixture
+def swapped(tmp_path: Path) -> Iterator[Swapped]:
+    made = Swapped(tmp_path)
+    yield made
+    made.close()
+
+
+def test_the_end_brings_everything_back(swapped: Swapped) -> None:
+    swapped.out()
+    swapped.owner.close()
+    assert swapped.owner.join(swapped.runtime.now() + 60 * SECOND)
+    swapped.guest.check_all()
+
+
+def test_a_process_that_may_die_is_served_and_collected(swapped: Swapped) -> None:
+    there = There(children.Member(swapped.guest.ram.fd, PAGES), swapped.guest.ram.size)
+    swapped.owner.add(there)
+    swapped.out()
+    assert there.child.read(5) == swapped.guest.content(5, 1)
+    assert swapped.owner.collect() == ()
+    there.child.kill()
+    assert swapped.owner.collect() == (7,)
+    swapped.guest.check_all()
+    there.child.end.close()
+    os.close(there.pidfd)
+    os.close(there.child.uffd)
+
+
+def test_a_process_that_maps_something_else_is_refused(swapped: Swapped) -> None:
+    other = Here(swapped.guest, swapped.uffd)
+    other.number = 3
+    other.regions = (Region(swapped.guest.ram.address, PAGE, swapped.guest.ram.size),)
+    with pytest.raises(SwapError, match=r"^register: .*no VM's memory is \[0x1000, \+0x40000\)"):
+        swapped.owner.add(other)
+    assert swapped.owner.status().members == 1
+
+
+@pytest.mark.parametrize("staging", Staging)
+def test_resources_come_out_as_they_went_in(tmp_path: Path, staging: Staging) -> None:
+    stores = Stores.create(tmp_path, 2 * PAGES, staging, 16 * PAGE)
+    guests = [Guest(PAGES, 0), Guest(PAGES, 0)]
+    given = pack(stores, [guest.ram.fd for guest in guests])
+    assert unpack(given.words, given.fds) == (
+        stores,
+        [Memory(guest.ram.fd, PAGES) for guest in guests],
+    )
+    with pytest.raises(ValueError, match="resources table"):
+        unpack(given.words[:1], given.fds[:1])
+    with pytest.raises(ValueError, match="resources table"):
+        unpack((*given.words, "table"), (*given.fds, stores.table))
+    for guest in guests:
+        guest.close()
+    stores.close()
+
+
+def test_who_waits_for_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> None:
+    """The dead one has read the fault, and so nobody reads it again until the waiter is woken."""
+    with World(tmp_path, PAGES) as world:
+        world.enable()
+        world.out()
+        world.swap.close()
+        waiter = threading.Thread(target=world.guest.check, args=[1], daemon=True)
+        waiter.start()
+        os.set_blocking(world.userfault, True)
+        assert len(os.read(world.userfault, 32)) == 32
+        os.set_blocking(world.userfault, False)
+        region = Memory(world.guest.ram.fd, PAGES)
+        world.swap = GuestPages(world.stores, [region])
+        world.swap.take_over()
+        world.swap.start()
+        processes = Processes(world.swap, [region])
+        where = Region(world.guest.ram.address, 0, world.guest.ram.size)
+        register = Register(member=0, dynamic=False, zapped=True, regions=(where,))
+        processes.add(register, [os.dup(world.userfault)])
+        waiter.join(30)
+        assert not waiter.is_alive(), "it waits for ever"
+        world.guest.check_all()
+        world.swap.close()
+        processes.close()
