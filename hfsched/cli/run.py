@@ -68,6 +68,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=("auto", "unicorn", "kvm", "script"),
         help="what runs the vCPUs (auto: what fits, and says why)",
     )
+    parser.add_argument(
+        "--swap-dir", metavar="DIR", help="where guest memory may be swapped to; see `hfsched swap`"
+    )
     parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that standard input talks to")
     parser.add_argument(
@@ -114,6 +117,8 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
         spec.engine = args.engine
     if args.name is not None:
         spec.name = args.name
+    if args.swap_dir is not None:
+        spec.swap = args.swap_dir
     spec.check("command line" if args.manifest is None else f"manifest {args.manifest}")
     return spec
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
@@ -33,6 +34,7 @@ from hfsched.vmm.layout import Layout
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vmm.manifest import MachineSpec, VmSpec
+    from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["Machine", "VmSummary"]
 
@@ -83,7 +85,8 @@ class Machine:
     `log(vm, line)` gets each line that a guest prints, `notice(text)` what the user may want to
     know, `on_abort(vm, reason)` is told of a VM's death, `on_activity` is called whenever `quiet` may
     have changed; none of them may block.
-    Raises UserError (ConfigError, ImageError) for what cannot be built.
+    `swap` moves guest memory out and back where the description has a directory for it, else it is
+    None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Machine:
         self.ports = Ports(runtime)
         self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_activity)
         self._spaces: list[Space] = []
+        self._rams: dict[str, Ram] = {}
         self.guard = Guard(
             runtime,
             [
@@ -118,6 +122,7 @@ class Machine:
                 Step("clocks", self._freeze, self._thaw),
             ],
         )
+        self.swap: MachineSwap | None = None
         try:
             self._build(spec)
         except BaseException:
@@ -137,6 +142,8 @@ class Machine:
         bases = self._place(spec, codes)
         for vm, code, base in zip(spec.vm, codes, bases, strict=True):
             self._add(spec.engine, vm, code, base)
+        if spec.swap is not None:
+            self._open_swap(Path(spec.swap))
 
     def _place(self, spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
         """Return where each VM's memory goes: first those that must lie somewhere."""
@@ -166,6 +173,7 @@ class Machine:
             why = f"{vm.memory_bytes} bytes of memory: {exc.strerror}"
             raise ConfigError(f"vm {vm.name}: {why}") from None
         self._stack.callback(ram.close)
+        self._rams[vm.name] = ram
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
         self._spaces.append(space)
@@ -186,6 +194,13 @@ class Machine:
             lambda: record.spurious,
             lambda index: record.vcpus[index].cpu.waits(),
         )
+
+    def _open_swap(self, directory: Path) -> None:
+        from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
+
+        kernel = "kvm" in self._engines
+        self.swap = MachineSwap(self._runtime, directory, self._rams, self.guard, kernel=kernel)
+        self._stack.callback(self.swap.close)
 
     def _engine(self, wanted: str, vm: VmSpec, code: GuestCode) -> Engine:
         name, why = engines.pick(wanted, vm.name, code.machine)

@@ -2,6 +2,7 @@
 
 name = "demo"                 # optional: how the machine is called on this host
 engine = "auto"
+swap = "/var/tmp"             # optional: where guest memory may be swapped to
 
 [[vm]]
 name = "trusty"
@@ -78,6 +79,7 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     vm: list[VmSpec]
     name: str | None = None
     engine: EngineName = "auto"
+    swap: str | None = None
 
     def check(self, source: str) -> None:
         """Give unnamed VMs a name, and raise ConfigError for what cannot be used."""
@@ -87,6 +89,8 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError(f"{source}: {len(self.vm)} VMs: at most {VMS_MAX}")
         if self.name is not None:
             _check_name(source, "machine name", self.name)
+        if self.swap == "":
+            raise ConfigError(f"{source}: swap is empty: name a directory, or leave it out")
         asked = {spec.name for spec in self.vm if spec.name}
         for spec in self.vm:
             if not spec.name:
@@ -191,6 +195,8 @@ def load(path: Path) -> MachineSpec:
         vm.image = _beside(path, vm.image)
         if vm.fdt is not None:
             vm.fdt = _beside(path, vm.fdt)
+    if spec.swap is not None:
+        spec.swap = _beside(path, spec.swap)
     return spec
 
 

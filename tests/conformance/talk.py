@@ -63,7 +63,14 @@ TARGETS = (UNICORN, KVM_ARM64, KVM_X86)
 class Talk:
     """Use it in a ``with``: the machine runs inside it.  VMs are counted from 0."""
 
-    def __init__(self, target: Target, *guests: str, vcpus: int = 1, memory: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *guests: str,
+        vcpus: int = 1,
+        memory: int = 1 << 20,
+        swap: str | None = None,
+    ) -> None:
         self.target = target
         self._failures: list[str] = []
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -74,7 +81,7 @@ class Talk:
             lambda task, error: self._failures.append(f"{task}: {error!r}")
         )
         vms = [VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus) for guest in guests]
-        spec = MachineSpec(vm=vms, engine=target.engine, name="conformance")
+        spec = MachineSpec(vm=vms, engine=target.engine, name="conformance", swap=swap)
         spec.check("conformance")
         self.machine = Machine(
             spec,

@@ -1,0 +1,225 @@
+"""The memory of running machines goes out and comes back, and the guests notice nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import threading
+from pathlib import Path
+
+import pytest
+from machines import belongings
+from talk import KVM_ARM64, KVM_X86, UNICORN, Talk, Target
+
+from hfsched.errors import UserError
+from hfsched.swap import guestpages
+from hfsched.swap.messages import State, Status
+from hfsched.swap.owner import SwapError
+from hfsched.vmm import swapping
+from hfsched.vmm.swapping import MachineSwap
+
+from .house import MIB, needs_userfault
+
+pytestmark = needs_userfault
+
+SECOND = 1_000_000_000
+KILLS = int(os.environ.get("HFSCHED_SWAP_KILLS", "5"))
+
+on_every_engine = pytest.mark.parametrize(
+    "target", [UNICORN, KVM_X86, KVM_ARM64], ids=lambda target: str(target).replace(" ", "-")
+)
+
+
+def machine(target: Target, directory: Path, *guests: str, memory: int = MIB // 2) -> Talk:
+    """Return a machine that can swap, or skip the test with the reason."""
+    why_not = target.why_not()
+    if why_not is not None:
+        pytest.skip(f"{target}: {why_not}")
+    return Talk(target, *guests, memory=memory, swap=str(directory))
+
+
+def swap_of(host: Talk) -> MachineSwap:
+    assert host.machine.swap is not None
+    return host.machine.swap
+
+
+def wait_for(host: Talk, *states: State) -> Status:
+    deadline = host.deadline()
+    while (status := swap_of(host).status()).state not in states:
+        assert host.runtime.now() < deadline, f"it is {status}"
+    return status
+
+
+def in_memory(host: Talk, vm: int = 0) -> int:
+    """Return how many bytes of a VM's memory are in its memfd."""
+    return os.fstat(host.vm(vm).ram.fd).st_blocks * 512
+
+
+def go_out(host: Talk) -> Status:
+    swap_of(host).enable()
+    swap_of(host).owner.swap_out()
+    return wait_for(host, State.ACTIVE)
+
+
+def come_back(host: Talk) -> None:
+    swap_of(host).owner.disable()
+    wait_for(host, State.READY)
+
+
+@on_every_engine
+def test_a_guests_memory_is_as_it_was_through_it_all(target: Target, tmp_path: Path) -> None:
+    with machine(target, tmp_path, "stress", "echo") as host:
+        filled = host.ask("fill 7")
+        before = in_memory(host)
+        metrics = go_out(host).metrics
+        assert metrics.file + metrics.compressed + metrics.zero > 80
+        assert in_memory(host) < before / 2
+        assert host.ask("hello", 1) == "hello"
+        assert host.ask("check 7") == filled
+        swap_of(host).enable()
+        assert host.ask("check 7") == filled
+        swap_of(host).owner.trim()
+        wait_for(host, State.PENDING)
+        come_back(host)
+        assert host.ask("check 7") == filled
+        assert in_memory(host) > before * 3 / 4  # zero pages stay away
+
+
+@on_every_engine
+def test_messages_come_and_go_meanwhile(target: Target, tmp_path: Path) -> None:
+    with machine(target, tmp_path, "relay", "echo") as host:
+        texts = [f"message {number}" for number in range(100)]
+        got: list[str] = []
+        host.end()  # one connection for both threads
+        began = threading.Event()
+
+        def talk() -> None:
+            for text in texts:
+                host.send(text.encode())
+                got.append(host.receive().decode())
+                began.set()
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        assert began.wait(60)
+        rounds = 0
+        while thread.is_alive() or rounds < 3:
+            go_out(host)
+            come_back(host)
+            rounds += 1
+        thread.join()
+        assert got == texts
+
+
+def kill(host: Talk) -> None:
+    """Kill the monitor that there is now."""
+    process = swap_of(host).owner._keeper._process
+    if process is not None:
+        process.kill()
+
+
+@pytest.mark.parametrize("target", [UNICORN, KVM_X86], ids=str)
+def test_monitors_that_die_take_nothing_along(target: Target, tmp_path: Path) -> None:
+    seed = secrets.randbits(32)
+    choose = random.Random(seed)
+    with machine(target, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        end = threading.Event()
+        went: list[str] = []
+
+        def swap() -> None:
+            swapping = swap_of(host)
+            while not end.is_set():
+                for command in (swapping.enable, swapping.owner.swap_out, swapping.owner.disable):
+                    try:
+                        command()
+                    except SwapError as exc:
+                        went.append(str(exc))
+
+        thread = threading.Thread(target=swap, daemon=True)
+        thread.start()
+        for _ in range(KILLS):
+            host.send(b"check 7")
+            host.runtime.sleep_until(host.runtime.now() + choose.randrange(SECOND // 5))
+            kill(host)
+            assert host.receive().decode() == filled, f"seed {seed}"
+        end.set()
+        thread.join()
+        come_back(host)
+        assert host.ask("check 7") == filled, f"seed {seed}"
+        assert swap_of(host).owner._keeper.takeovers >= 1
+        assert all("refuse" not in text for text in went)
+
+
+def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
+    before = belongings()
+    with machine(UNICORN, tmp_path, "stress") as host:
+        host.ask("fill 7")
+        go_out(host)
+        process = swap_of(host).owner._keeper._process
+        assert process is not None
+    assert process.exit_status == 0
+    assert belongings() - before == {}
+
+
+def test_commands_in_the_wrong_state_are_refused_and_the_guest_runs_on(tmp_path: Path) -> None:
+    with machine(UNICORN, tmp_path, "echo") as host:
+        with pytest.raises(SwapError, match=r"^out: it begins only when swap is pending"):
+            swap_of(host).owner.swap_out()
+        assert host.ask("hello") == "hello"
+
+
+def test_the_pictures_say_where_memory_is(tmp_path: Path) -> None:
+    with machine(UNICORN, tmp_path, "stress", "echo", memory=4 * MIB) as host:
+        host.ask("fill 7")
+        assert swap_of(host).pictures() == {"stress": "..", "echo": ".."}
+        swap_of(host).enable()
+        assert swap_of(host).pictures()["stress"] == "ss"
+        swap_of(host).owner.swap_out()
+        wait_for(host, State.ACTIVE)
+        assert swap_of(host).pictures()["stress"] == "FF"
+
+
+# What a machine may lack.
+
+
+@pytest.mark.parametrize("where", ["nowhere", "/proc"])
+def test_a_directory_that_cannot_be_used_is_said_in_a_line(tmp_path: Path, where: str) -> None:
+    before = belongings()
+    with pytest.raises(UserError, match=r"^swap file in \S+: .*directory$"):
+        machine(UNICORN, tmp_path / where, "echo")
+    assert belongings() - before == {}
+
+
+def without_privileges(*, user_mode_only: bool = False) -> int:
+    """Be `open_userfault` for a user who has none."""
+    if not user_mode_only:
+        raise UserError("userfaultfd: Operation not permitted: as root: sysctl")
+    return guestpages.open_userfault(user_mode_only=True)
+
+
+@on_every_engine
+def test_without_privileges_unicorn_swaps_and_kvm_says_why_not(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swapping, "open_userfault", without_privileges)
+    if target.engine == "kvm":
+        with pytest.raises(UserError, match=r"^swap: for guests under KVM: .*as root: sysctl"):
+            machine(target, tmp_path, "stress")
+        return
+    with machine(target, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        go_out(host)
+        assert host.ask("check 7") == filled
+
+
+def test_a_machine_without_userfaults_cannot_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*, user_mode_only: bool = False) -> int:
+        raise UserError("userfaultfd: Function not implemented")
+
+    monkeypatch.setattr(swapping, "open_userfault", none)
+    with pytest.raises(UserError, match=r"^swap: userfaultfd: Function not implemented$"):
+        machine(UNICORN, tmp_path, "echo")
