@@ -85,6 +85,19 @@ def runtime_directory() -> Path:
     return root
 
 
+def _is_dead(path: Path) -> bool:
+    """Tell whether nobody listens at a socket any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
 class Place:
     """A machine's directory, while its lock is held.  Made by `claim`; use it in a ``with``."""
 
@@ -105,7 +118,16 @@ class Place:
 
         Raises UserError when the path is too long for a socket, or cannot be made.
         """
-        path = self.path / what
+        return self._add(self.path / what)
+
+    def listen_at(self, path: Path) -> socket.socket:
+        """Return one like that with a path of the user's choice; a dead one there is replaced."""
+        with suppress(OSError):
+            if stat.S_ISSOCK(path.lstat().st_mode) and _is_dead(path):
+                path.unlink()
+        return self._add(path)
+
+    def _add(self, path: Path) -> socket.socket:
         length = len(os.fsencode(path))
         if length > _PATH_MAX:
             raise UserError(

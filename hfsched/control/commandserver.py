@@ -1,0 +1,178 @@
+"""A machine's control socket: a task for each client, and what each request does.
+
+`hfsched.control.commands` says what is spoken, `hfsched.control.commanding` is the other side.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, Self
+
+from hfsched.control import commands, wire
+from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
+from hfsched.errors import HfschedError
+from hfsched.swap.messages import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hfsched.runtime.base import Runtime, Task
+    from hfsched.vmm.swapping import MachineSwap
+
+__all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer", "carry_out"]
+
+CLIENTS_MAX = 16
+PATIENCE = 60_000_000_000  # ns, until a client's next request
+_CLOSE_WITHIN = 5_000_000_000  # ns
+_RETRY_AFTER = 100_000_000  # ns; when the process has no descriptor left for a client
+_NS_PER_MS = 1_000_000
+
+
+class CommandMachine(Protocol):
+    """What the server wants of a machine."""
+
+    name: str
+    swap: MachineSwap | None
+
+    def vm_names(self) -> list[str]:
+        """Return the names of the VMs."""
+
+
+class CommandServer:
+    """Answers requests on a listening socket, which it owns, from its making until `close`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        machine: CommandMachine,
+        listener: socket.socket,
+        *,
+        patience: int = PATIENCE,
+    ) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._patience = patience
+        self._listener = listener
+        self._closing = runtime.event("control.closing")
+        self._lock = runtime.lock("control.clients", state=lambda: tuple(self._clients))
+        self._clients: dict[int, Task] = {}
+        self._count = 0
+        self._acceptor = runtime.spawn("control.accept", self._accept)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self, deadline: int | None = None) -> list[str]:
+        """Refuse new clients, and wait for the requests under way; return tasks that did not end."""
+        if deadline is None:
+            deadline = self._runtime.now() + _CLOSE_WITHIN
+        self._closing.set()
+        stuck = [] if self._acceptor.join(deadline) else [self._acceptor.name]
+        self._listener.close()
+        with self._lock:
+            tasks = list(self._clients.values())
+        stuck += [task.name for task in tasks if not task.join(deadline)]
+        if not stuck:
+            self._closing.close()
+        return stuck
+
+    def _accept(self) -> None:
+        while self._closing not in self._runtime.select([self._listener, self._closing]):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError):
+                continue  # it went away again
+            except OSError:
+                self._closing.wait(self._runtime.now() + _RETRY_AFTER)
+                continue
+            try:
+                self._admit(sock)
+            except HfschedError as exc:
+                with sock:
+                    _say(sock, Refused(text=one_line(str(exc))))
+
+    def _admit(self, sock: socket.socket) -> None:
+        wire.check_peer(sock)
+        sock.setblocking(False)
+        with self._lock:  # it must be known before it can be forgotten
+            if len(self._clients) >= CLIENTS_MAX:
+                raise HfschedError(f"the control socket has {CLIENTS_MAX} clients already")
+            self._count += 1
+            name = f"control.{self._count}"
+            body = partial(self._serve, self._count, sock)
+            self._clients[self._count] = self._runtime.spawn(name, body)
+
+    def _serve(self, number: int, sock: socket.socket) -> None:
+        try:
+            with sock:
+                while self._turn(sock):
+                    pass
+        finally:
+            with self._lock:
+                del self._clients[number]
+
+    def _turn(self, sock: socket.socket) -> bool:
+        """Answer one request; False: there will be no more."""
+        ready = self._runtime.select([sock, self._closing], self._runtime.now() + self._patience)
+        if sock not in ready or self._closing in ready:
+            return False
+        try:
+            data = sock.recv(commands.REQUEST_MAX + 1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return bool(data) and _say(sock, self._answer(data))
+
+    def _answer(self, data: bytes) -> Answer:
+        try:
+            request = commands.decode_request(data)
+            deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
+            return carry_out(self._machine, request, deadline)
+        except HfschedError as exc:
+            return Refused(text=one_line(str(exc)))
+
+
+def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answer:
+    """Do what a request wants; raises HfschedError for what cannot be done by the deadline (ns)."""
+    names = machine.vm_names()
+    if request.vm is not None and request.vm not in names:
+        raise HfschedError(f"no VM {request.vm!r} in machine {machine.name}: {', '.join(names)}")
+    swap = machine.swap
+    if swap is None:
+        remedy = "start it with: hfsched run --swap-dir DIR"
+        raise HfschedError(f"machine {machine.name} cannot swap: {remedy}")
+    match request:
+        case commands.SwapEnable():
+            return Done(pages=swap.enable(deadline))
+        case commands.SwapTrim():
+            swap.owner.trim(deadline)
+        case commands.SwapOut():
+            swap.owner.swap_out(deadline)
+        case commands.SwapDisable(slow_file_cleanup=slow):
+            swap.owner.disable(slow_file_cleanup=slow, deadline=deadline)
+        case commands.SwapStatus(vm=vm):
+            return _report(swap, names if vm is None else [vm], deadline)
+    return Done()
+
+
+def _report(swap: MachineSwap, names: Sequence[str], deadline: int) -> Answer:
+    status = swap.status(deadline)
+    pictures = swap.pictures()
+    report = SwapReport(status=status, pictures={name: pictures[name] for name in names})
+    if len(commands.encode(report)) > commands.ANSWER_MAX:
+        raise HfschedError("this is too much for one answer: ask for one VM")
+    return report
+
+
+def _say(sock: socket.socket, answer: Answer) -> bool:
+    """Send an answer; False: it does not listen."""
+    with suppress(OSError):
+        sock.send(commands.encode(answer), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return True
+    return False

@@ -1,0 +1,206 @@
+"""The control socket: what is said there, and who may say it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfsched.control import commands, commandserver, wire
+from hfsched.control.commanding import ask
+from hfsched.control.commands import (
+    CommandError,
+    Done,
+    Refused,
+    Request,
+    SwapDisable,
+    SwapEnable,
+    SwapOut,
+    SwapReport,
+    SwapStatus,
+    SwapTrim,
+)
+from hfsched.control.commandserver import CommandServer
+from hfsched.control.places import claim
+from hfsched.errors import UserError
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.messages import State, Status
+from hfsched.swap.owner import SwapError
+
+from .house import runtime_directory
+
+if TYPE_CHECKING:
+    from hfsched.vmm.swapping import MachineSwap
+
+WITHIN = 20.0
+
+
+class FakeSwap:
+    """Swap, and its owner."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.owner = self
+        self.large = False
+
+    def enable(self, deadline: int) -> int:
+        assert deadline > time.monotonic_ns()
+        self.log.append("enable")
+        return 12
+
+    def trim(self, deadline: int) -> None:
+        self.log.append("trim")
+
+    def swap_out(self, deadline: int) -> None:
+        raise SwapError("out: it begins only when swap is pending")
+
+    def disable(self, *, slow_file_cleanup: bool, deadline: int) -> None:
+        self.log.append(f"disable {slow_file_cleanup}")
+
+    def status(self, deadline: int) -> Status:
+        return Status(state=State.PENDING)
+
+    def pictures(self) -> dict[str, str]:
+        return {"a": "s." * (commands.ANSWER_MAX if self.large else 1), "b": "F"}
+
+
+class FakeMachine:
+    name = "m"
+
+    def __init__(self) -> None:
+        self.fake = FakeSwap()
+        self.swap = cast("MachineSwap | None", self.fake)
+
+    def vm_names(self) -> list[str]:
+        return ["a", "b"]
+
+
+class Served:
+    def __init__(self) -> None:
+        self.machine = FakeMachine()
+        self.place = claim("m")
+        self.path = Path(tempfile.mkdtemp(dir=self.place.path.parent)) / "s"
+        self.listener = self.place.listen_at(self.path)
+        self.server = CommandServer(ThreadRuntime(), self.machine, self.listener)
+
+    def ask(self, request: Request) -> commands.Answer:
+        return ask(self.path, request, time.monotonic() + WITHIN)
+
+    def raw(self, data: bytes) -> commands.Answer:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.settimeout(WITHIN)
+            sock.connect(os.fspath(self.path))
+            with suppress(BrokenPipeError):  # refused before we spoke
+                sock.send(data)
+            try:
+                answer = sock.recv(commands.ANSWER_MAX)
+            except ConnectionResetError:  # said once: it has not read our request
+                answer = sock.recv(commands.ANSWER_MAX)
+            return commands.decode_answer(answer)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with runtime_directory():
+        made = Served()
+        with made.place:
+            yield made
+            assert made.server.close() == []
+        assert not made.path.exists()
+
+
+def test_each_request_does_what_it_says(served: Served) -> None:
+    assert served.ask(SwapEnable(vm="a")) == Done(pages=12)
+    assert served.ask(SwapTrim()) == Done()
+    assert served.ask(SwapDisable(vm="b", slow_file_cleanup=True)) == Done()
+    assert served.machine.fake.log == ["enable", "trim", "disable True"]
+    status = Status(state=State.PENDING)
+    assert served.ask(SwapStatus(vm="b")) == SwapReport(status=status, pictures={"b": "F"})
+    assert served.ask(SwapStatus()) == SwapReport(status=status, pictures={"a": "s.", "b": "F"})
+
+
+def test_what_is_refused_says_why(served: Served) -> None:
+    with pytest.raises(UserError, match=r"^out: it begins only when swap is pending$"):
+        served.ask(SwapOut())
+    with pytest.raises(UserError, match=r"^no VM 'c' in machine m: a, b$"):
+        served.ask(SwapEnable(vm="c"))
+    served.machine.fake.large = True
+    with pytest.raises(UserError, match=r"too much for one answer: ask for one VM"):
+        served.ask(SwapStatus())
+    served.machine.swap = None
+    with pytest.raises(UserError, match=r"^machine m cannot swap: .*hfsched run --swap-dir DIR$"):
+        served.ask(SwapStatus())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"x", b"{}", b'{"do":"swap-out","more":1}', b'{"do":"swap-out","within_ms":0}', b" " * 2000],
+)
+def test_what_is_no_request_is_refused(served: Served, data: bytes) -> None:
+    answer = served.raw(data)
+    assert isinstance(answer, Refused)
+    assert answer.text.startswith(("no request: ", "a request of more than "))
+    assert served.machine.fake.log == []
+
+
+def test_nobody_else_is_talked_to(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+
+    def other(_: socket.socket) -> None:
+        raise wire.RefusedError("peer", "user 0 does not talk to user 7")
+
+    monkeypatch.setattr(wire, "check_peer", other)
+    answer = served.raw(commands.encode(SwapEnable()))
+    assert answer == Refused(text="user 0 does not talk to user 7")
+    assert served.machine.fake.log == []
+
+
+def test_too_many_clients_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commandserver, "CLIENTS_MAX", 0)
+    with pytest.raises(UserError, match="has 0 clients already"):
+        served.ask(SwapStatus())
+
+
+def test_a_socket_that_somebody_listens_to_is_left_alone(served: Served) -> None:
+    with pytest.raises(UserError, match="no socket can be made: Address already in use"):
+        served.place.listen_at(served.path)
+    assert served.ask(SwapTrim()) == Done()
+
+
+def test_a_dead_socket_is_replaced(served: Served) -> None:
+    path = served.path.with_name("dead")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(os.fspath(path))
+    served.place.listen_at(path).close()
+    path.unlink()
+
+
+def refusal(decode: Callable[[bytes], object], data: bytes) -> str:
+    """Return what is wrong with a message, nothing if nothing is."""
+    try:
+        decode(data)
+    except CommandError as exc:
+        return str(exc)
+    return ""
+
+
+@given(st.binary(max_size=1100))
+def test_any_bytes_are_a_message_or_an_error_of_one_line(data: bytes) -> None:
+    assert "\n" not in refusal(commands.decode_request, data)
+    assert "\n" not in refusal(commands.decode_answer, data)
+
+
+@given(st.none() | st.text(min_size=1, max_size=64), st.integers(1, 600_000), st.booleans())
+def test_requests_come_out_as_they_went_in(vm: str | None, within: int, slow: bool) -> None:
+    request = SwapDisable(vm=vm, within_ms=within, slow_file_cleanup=slow)
+    assert commands.decode_request(commands.encode(request)) == request
