@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "run": ("hfsched.cli.run", "boot guests and talk to them"),
+    "swap": ("hfsched.cli.swap", "move a running machine's guest memory out of RAM, and back"),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "say what a guest image is and whether it would boot"),
     "doctor": ("hfsched.cli.doctor", "say what this machine can do, and what it lacks"),

@@ -71,6 +71,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--swap-dir", metavar="DIR", help="where guest memory may be swapped to; see `hfsched swap`"
     )
+    parser.add_argument(
+        "--socket", metavar="PATH", help="a control socket there too; see `hfsched swap`"
+    )
     parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that standard input talks to")
     parser.add_argument(
@@ -93,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         raise ConfigError(f"--to {args.to}: no such VM: there are {', '.join(names)}")
+    if args.socket is not None and args.no_sockets:
+        raise ConfigError("--socket and --no-sockets: choose one")
     tune_process()
     return RunSession(args, spec, names).run()
 

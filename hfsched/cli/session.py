@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfsched.cli.console import Console
@@ -20,6 +21,7 @@ from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 
 if TYPE_CHECKING:
+    from hfsched.control.commandserver import CommandServer
     from hfsched.control.places import Place
     from hfsched.control.portserver import PortServer
 
@@ -54,6 +56,7 @@ class RunSession:
         self._default = args.to or names[0]
         self._place: Place | None = None
         self._server: PortServer | None = None
+        self._commands: list[CommandServer] = []
         self._unaccepted = False
 
     def run(self) -> int:
@@ -87,6 +90,7 @@ class RunSession:
         self._wait(machine, console)
         if self._signals is not None:
             self._signals.release()
+        stuck = [task for server in self._commands for task in server.close()]
         interrupted = self._interrupted()
         self._unaccepted = self._server is not None and self._server.pending()
         for name in machine.stop():
@@ -95,8 +99,8 @@ class RunSession:
                 f"vm {vm}: vCPU {index} did not stop: its guest never gives it back"
             )
         if self._server is not None:
-            for task in self._server.close():
-                self._errors.append(f"{task} did not stop: please report it")
+            stuck += self._server.close()
+        self._errors += [f"{task} did not stop: please report it" for task in stuck]
         limit = None if interrupted is None else self._runtime.now() + _NS
         console.drain(limit)
         summary = machine.summary()
@@ -126,13 +130,24 @@ class RunSession:
             self._server = PortServer(
                 self._runtime, machine, self._place, on_rest=self._changed.set
             )
+            self._serve_commands(machine, self._place)
         except UserError as exc:
-            if self._spec.name is not None:
+            if self._spec.name is not None or self._args.socket is not None:
                 raise
             self._notice(f"no ports for host programs: {exc}")
+        if self._server is None:
             return
         for vm, reason in list(machine.aborts.items()):
             self._server.vm_ended(vm, reason)
+
+    def _serve_commands(self, machine: Machine, place: Place) -> None:
+        from hfsched.control.commands import CONTROL  # noqa: PLC0415 - likewise
+        from hfsched.control.commandserver import CommandServer  # noqa: PLC0415
+
+        listeners = [place.listen(CONTROL)]
+        if self._args.socket is not None:
+            listeners.append(place.listen_at(Path(self._args.socket)))
+        self._commands = [CommandServer(self._runtime, machine, each) for each in listeners]
 
     # Waiting for the end.
 

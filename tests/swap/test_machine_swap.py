@@ -78,7 +78,10 @@ def test_a_guests_memory_is_as_it_was_through_it_all(target: Target, tmp_path: P
         assert host.ask("hello", 1) == "hello"
         assert host.ask("check 7") == filled
         swap_of(host).enable()
+        touched = swap_of(host).status().metrics.events["from_staging"]
         assert host.ask("check 7") == filled
+        touched = swap_of(host).status().metrics.events["from_staging"] - touched
+        assert touched > 80  # what is staged was mapped by nobody
         swap_of(host).owner.trim()
         wait_for(host, State.PENDING)
         come_back(host)

@@ -1,0 +1,125 @@
+"""`hfsched swap COMMAND VM`: guest memory out of RAM and back, by hand.
+
+Exit status: 0 it is done or has begun; 1 it is not, and one line says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import msgspec
+
+from hfsched.control import commands
+from hfsched.control.commanding import ask, find
+from hfsched.control.commands import Answer, Done, Request, SwapReport
+from hfsched.errors import UserError
+from hfsched.swap.picture import LEGEND
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Move the guests' memory of a running machine to its swap file, and back. The machine was started by
+`hfsched run --swap-dir DIR`; its VMs are swapped together, and run on all the while.
+
+  hfsched swap enable trusty     stage all memory (the guests stand still for a moment)
+  hfsched swap trim trusty       drop what is zero, or is in the file already
+  hfsched swap out trusty        move what is staged, and was not touched since, out
+  hfsched swap status trusty     how far that is, and where the memory is
+  hfsched swap disable trusty    bring everything back
+"""
+_REQUESTS: dict[str, type[Request]] = {
+    "enable": commands.SwapEnable,
+    "trim": commands.SwapTrim,
+    "out": commands.SwapOut,
+    "disable": commands.SwapDisable,
+    "status": commands.SwapStatus,
+}
+_WIDTH = 64  # characters of a picture in a line: 128 MiB
+_SLACK = 5.0  # seconds, for the answer to a request whose time is up
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of `hfsched`; its `run` default is `run`."""
+    parser = subparsers.add_parser(
+        "swap",
+        help="move a running machine's guest memory out of RAM, and back",
+        description=_DESCRIPTION,
+        epilog="Exit status: 0 it is done or has begun; 1 it is not, and one line says why.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=_REQUESTS, metavar="|".join(_REQUESTS))
+    parser.add_argument(
+        "vm", metavar="VM", help="a VM's name, MACHINE/VM, or the path of a machine's socket"
+    )
+    parser.add_argument(
+        "--slow-file-cleanup",
+        action="store_true",
+        help="disable: give the file's room back little by little",
+    )
+    parser.add_argument(
+        "--within",
+        type=float,
+        default=commands.WITHIN_MS / 1000,
+        metavar="SECONDS",
+        help="how long it may take (%(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Have one request answered, and print the answer; return the exit status."""
+    if args.slow_file_cleanup and args.what != "disable":
+        raise UserError(f"--slow-file-cleanup is for disable, not for {args.what}")
+    if not 0.001 <= args.within <= 600:
+        raise UserError(f"--within {args.within:g}: 0.001 to 600 seconds")
+    deadline = time.monotonic() + args.within + _SLACK
+    try:
+        path, vm = find(args.vm, deadline)
+        answer = ask(path, _request(args, vm), deadline)
+    except TimeoutError as exc:
+        raise UserError(str(exc)) from None
+    if args.json:
+        print(msgspec.json.encode(answer).decode())
+    else:
+        print("\n".join(_lines(args.what, answer)))
+    return 0
+
+
+def _request(args: argparse.Namespace, vm: str | None) -> Request:
+    within_ms = int(args.within * 1000)
+    if args.what == "disable":
+        return commands.SwapDisable(
+            vm=vm, within_ms=within_ms, slow_file_cleanup=args.slow_file_cleanup
+        )
+    return _REQUESTS[args.what](vm=vm, within_ms=within_ms)
+
+
+def _lines(what: str, answer: Answer) -> list[str]:
+    if isinstance(answer, SwapReport):
+        return _report(answer)
+    assert isinstance(answer, Done)
+    return [f"{answer.pages} pages are staged" if what == "enable" else f"{what} has begun"]
+
+
+def _report(report: SwapReport) -> list[str]:
+    status, metrics = report.status, report.status.metrics
+    moved = f"{status.transition.pages} pages in {status.transition.ms} ms"
+    lines = [f"state    {status.state}", f"moved    {moved}"]
+    if status.error:
+        lines.append(f"error    {status.error}")
+    places = ("resident", "staged", "busy", "file", "compressed", "zero", "stale")
+    lines.append("pages    " + ", ".join(f"{getattr(metrics, name)} {name}" for name in places))
+    if metrics.tier_size:
+        lines.append(f"tier     {metrics.tier_used} of {metrics.tier_size} bytes")
+    events = ", ".join(
+        f"{number} {name.replace('_', ' ')}" for name, number in metrics.events.items() if number
+    )
+    lines.append(f"since    {events or 'nothing'}")
+    for name, picture in report.pictures.items():
+        lines.append(f"{name}, 2 MiB a character ({LEGEND})")
+        lines += [
+            f"  {picture[first : first + _WIDTH]}" for first in range(0, len(picture), _WIDTH)
+        ]
+    return lines

@@ -1,0 +1,125 @@
+"""`hfsched swap`: a running machine's memory out and back, as a user does it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.swap import device
+from hfsched.swap.guestpages import open_userfault
+from hfsched.vmm.guests import bundled_images
+
+if TYPE_CHECKING:
+    from conftest import Process, Start
+
+
+def problem() -> str | None:
+    """Say why nothing can be swapped here."""
+    if device.problem() is not None:
+        return device.problem()
+    if "stress.bin" not in bundled_images():
+        return "the bundled guests are not built: script/guests"
+    try:
+        os.close(open_userfault(user_mode_only=True))
+    except UserError as exc:
+        return str(exc)
+    return None
+
+
+can_swap = pytest.mark.skipif(problem() is not None, reason=str(problem()))
+
+
+def machine(run: Start, folder: Path, *arguments: str) -> Process:
+    pytest.importorskip("unicorn")
+    guests = ("--engine", "unicorn", "--guest", "stress.bin", "--memory", "4MiB")
+    made = run(*guests, "--swap-dir", str(folder), "--linger", "60", *arguments)
+    made.until(r"^\[stress\] stress: up")
+    made.type("fill 7\n")
+    made.until(r"^stress: ok \d+$")
+    return made
+
+
+def say(hfsched: Start, *arguments: str) -> str:
+    process = hfsched("swap", *arguments)
+    assert process.wait() == 0, process.err
+    return process.out
+
+
+def until(hfsched: Start, where: str, state: str) -> dict[str, object]:
+    while True:
+        told = json.loads(say(hfsched, "status", where, "--json"))
+        if told["status"]["state"] == state:
+            assert isinstance(told, dict)
+            return told
+
+
+@can_swap
+def test_memory_goes_out_and_comes_back(run: Start, hfsched: Start, tmp_path: Path) -> None:
+    stress = machine(run, tmp_path)
+    assert say(hfsched, "status", "stress").startswith("state    ready\n")
+    assert say(hfsched, "enable", "stress").endswith(" pages are staged\n")
+    assert say(hfsched, "status", "stress").endswith("\n  ss\n")
+    assert say(hfsched, "out", "stress") == "out has begun\n"
+    assert until(hfsched, "stress", "active")["pictures"] == {"stress": "FF"}
+    stress.type("check 7\n")
+    stress.until(r"^stress: ok \d+$[^$]*^stress: ok \d+$")
+    assert say(hfsched, "disable", "stress", "--slow-file-cleanup") == "disable has begun\n"
+    until(hfsched, "stress", "ready")
+    stress.type("check 7\n")
+    assert stress.wait() == 0
+    assert stress.out.count("stress: ok ") == 3
+    assert "bad" not in stress.out
+
+
+@can_swap
+def test_a_socket_of_ones_choice(
+    run: Start, hfsched: Start, tmp_path: Path, runtime_directory: Path
+) -> None:
+    path = runtime_directory / "s"
+    stress = machine(run, tmp_path, "--socket", str(path), "--name", "m")
+    assert say(hfsched, "status", str(path)) == say(hfsched, "status", "m/stress")
+    refused = hfsched("swap", "out", str(path))
+    assert refused.wait() == 1
+    assert refused.err.startswith("hfsched: error: out: it begins only when swap is pending")
+    assert stress.wait() == 0
+    assert not path.exists()
+
+
+@can_swap
+def test_a_machine_without_a_directory_says_so(run: Start, hfsched: Start) -> None:
+    pytest.importorskip("unicorn")
+    stress = run("--engine", "unicorn", "--guest", "stress.bin", "--linger", "60")
+    stress.until(r"^\[stress\] stress: up")
+    stress.type("fill 7\n")
+    stress.until(r"^stress: ok \d+$")
+    refused = hfsched("swap", "enable", "stress")
+    assert refused.wait() == 1
+    assert refused.err.endswith("cannot swap: start it with: hfsched run --swap-dir DIR\n")
+    stress.type("check 7\n")
+    assert stress.wait() == 0
+    assert stress.out.count("stress: ok ") == 2
+
+
+@can_swap
+def test_a_directory_that_is_not_there(run: Start) -> None:
+    pytest.importorskip("unicorn")
+    nowhere = run("--engine", "unicorn", "--guest", "stress.bin", "--swap-dir", "nowhere")
+    assert nowhere.wait() == 1
+    assert nowhere.err.endswith("error: swap file in nowhere: there is no such directory\n")
+
+
+def test_what_cannot_be_meant(hfsched: Start) -> None:
+    for arguments, text in (
+        (("out", "a", "--slow-file-cleanup"), "--slow-file-cleanup is for disable, not for out"),
+        (("out", "a", "--within", "0"), "--within 0: 0.001 to 600 seconds"),
+        (("out", "/nowhere/s"), "/nowhere/s: there is no such socket"),
+        (("out", "nobody"), "no machine has a VM 'nobody': "),
+    ):
+        process = hfsched("swap", *arguments)
+        assert process.wait() == 1
+        assert process.err.startswith(f"hfsched: error: {text}")
