@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from hfsched.memory import userfault
+from hfsched.swap import device as swap
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images
 
@@ -51,7 +52,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def examine() -> list[Finding]:
     """Look at everything."""
-    return [_unicorn(), _kvm(), _userfaultfd(), *map(_extra, _EXTRAS), _guests(), _qemu()]
+    return [
+        _unicorn(),
+        _kvm(),
+        _userfaultfd(),
+        _swap(),
+        _tier(),
+        *map(_extra, _EXTRAS),
+        _guests(),
+        _qemu(),
+    ]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,6 +101,19 @@ def _kvm() -> Finding:
 def _userfaultfd() -> Finding:
     why_not = userfault.problem()
     return Finding("userfaultfd", ok=why_not is None, text=why_not or "guest memory can be swapped")
+
+
+def _swap() -> Finding:
+    why_not = swap.problem()
+    return Finding("swap", ok=why_not is None, text=why_not or "hfsched run --swap-dir DIR")
+
+
+def _tier() -> Finding:
+    why_not = swap.tier_problem()
+    if why_not is None:
+        return Finding("lz4", ok=True, text="swapped pages are compressed where that pays")
+    without = "swapped pages all go to the file; apt-get install liblz4-1"
+    return Finding("lz4", ok=False, text=f"{why_not}: {without}")
 
 
 def _extra(name: str) -> Finding:

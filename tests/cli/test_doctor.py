@@ -12,6 +12,7 @@ import pytest
 
 from hfsched.cli import doctor
 from hfsched.memory import userfault
+from hfsched.swap import device as swap
 from hfsched.vcpu.kvm import device
 
 if TYPE_CHECKING:
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 
     from conftest import Start
 
-WHATS = ["engine unicorn", "engine kvm", "userfaultfd", "fuzz", "cluster", "fdt", "guests", "qemu"]
+WHATS = [
+    "engine unicorn",
+    "engine kvm",
+    "userfaultfd",
+    "swap",
+    "lz4",
+    "fuzz",
+    "cluster",
+    "fdt",
+    "guests",
+    "qemu",
+]
 
 
 def run(*, as_json: bool = False) -> int:
@@ -106,12 +118,27 @@ def test_no_engine_at_all_is_an_exit_status_of_1(
     assert [each["ok"] for each in engines] == [False, False]
 
 
+def no_extension() -> NoReturn:
+    raise ImportError
+
+
+def test_swap_and_its_compressed_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "problem", lambda: None)
+    monkeypatch.setattr(swap, "tier_problem", lambda: None)
+    assert found()["swap"].ok
+    assert found()["lz4"].ok
+    monkeypatch.setattr(swap, "tier_problem", lambda: "liblz4.so.1 is not installed")
+    assert not found()["lz4"].ok
+    assert found()["lz4"].text.startswith("liblz4.so.1 is not installed: swapped pages ")
+
+
 def test_every_remedy_is_one_line(
     no_kvm: Path, no_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setattr(doctor, "bundled_images", dict)
     monkeypatch.setattr(userfault, "problem", lambda: "not permitted; as root: sysctl")
+    monkeypatch.setattr(swap, "core", no_extension)
     for each in doctor.examine():
         assert not each.ok
         assert each.text
