@@ -16,9 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP))
-sys.path.insert(0, str(TOP / "tests" / "conformance"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "conformance"))
 
 import talk
 from talk import KVM_X86, UNICORN, Talk
