@@ -49,9 +49,8 @@ def beside(
     host: Talk,
     work: Callable[[], object],
     disturb: Callable[[int], object],
-    most: int | None = None,
 ) -> int:
-    """Do `disturb` again and again, at `most` so often, and `work` meanwhile; return how often."""
+    """Do `disturb` again and again, and `work` meanwhile; return how often."""
     threads = Threads()
     over = threading.Event()
     begun = threading.Event()
@@ -59,7 +58,7 @@ def beside(
 
     def again() -> None:
         nonlocal times
-        while not over.is_set() and times != most:
+        while not over.is_set():
             disturb(times)
             times += 1
             begun.set()
@@ -198,8 +197,7 @@ def test_kicks_change_nothing_that_a_guest_sees(target: Target) -> None:
             ask(host, "halt")
             ask(host, "ring 2 20")
 
-        # More of them, or no limit, have ended in a hang: docs/worklog.md, to be explained.
-        assert beside(host, work, kick, most=20_000) > 0
+        assert beside(host, work, kick) > 0
         totals = ask(host, "totals")
         assert (totals["wrong"], totals["starts"]) == (0, 40)
 
