@@ -130,7 +130,8 @@ class Driver:
     def suspend(self, deadline: int | None = None) -> bool:
         """Let no RUN begin until `resume`; tell whether every RUN ended before the deadline.
 
-        Host senders wait, and none is half-way through.  A thread that holds a message for a port without room keeps it until `resume`.
+        Host senders wait, and none is half-way through.  A thread that holds a message for a port
+        without room keeps it until `resume`.
         """
         for vm in self._vms.values():
             for index in vm.mirror.suspend():

@@ -7,10 +7,9 @@ between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hfsched.errors import HfschedError
@@ -18,7 +17,7 @@ from hfsched.errors import HfschedError
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
 
-__all__ = ["Guard", "Held", "Step", "SuspendError"]
+__all__ = ["Guard", "Step", "SuspendError"]
 
 
 class SuspendError(HfschedError):
@@ -64,9 +63,14 @@ class Guard:
         """Let everything go on."""
         self._undo(list(self._steps))
 
-    def held(self, deadline: int | None = None) -> Held:
-        """Return a context in which the machine is suspended."""
-        return Held(self, deadline)
+    @contextmanager
+    def held(self, deadline: int | None = None) -> Iterator[None]:
+        """Keep the machine suspended for a ``with``."""
+        self.suspend(deadline)
+        try:
+            yield
+        finally:
+            self.resume()
 
     def _take(self, deadline: int | None) -> None:
         while True:
@@ -90,22 +94,3 @@ class Guard:
         with self._lock:
             self._taken = False
             self._free.set()
-
-
-class Held:
-    """A suspended machine, in a ``with``."""
-
-    def __init__(self, guard: Guard, deadline: int | None) -> None:
-        self._guard = guard
-        self._deadline = deadline
-
-    def __enter__(self) -> None:
-        self._guard.suspend(self._deadline)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._guard.resume()

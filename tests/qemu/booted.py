@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -44,6 +45,11 @@ def _made(kernel: str) -> Image | str:
     return made
 
 
+def _hear_interrupts() -> None:
+    """Undo what a background job of a shell inherits: it ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*words: str) -> subprocess.Popen[bytes]:
     """Start `script/qemu` with these words."""
     return subprocess.Popen(
@@ -53,6 +59,7 @@ def start(*words: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=_hear_interrupts,  # noqa: PLW1509 - no thread of this process holds a lock then
     )
 
 

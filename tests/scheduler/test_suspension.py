@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from hfsched.scheduler.sending import Sent
 from hfsched.scheduler.suspension import Guard, Step, SuspendError
 
 from .guests import sink, talker
-from .house import House, letter
+from .house import Guest, House, letter
 from .world import World
 
 
@@ -138,12 +138,19 @@ def test_one_suspends_at_a_time_in_every_interleaving() -> None:
 # The driver's step.
 
 
-def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
+@contextmanager
+def resting() -> Iterator[tuple[World, House, Guest]]:
+    """A house with one guest, which waits for a message."""
     world = World()
     with House(world) as house:
         guest = house.vm("g", sink, raw=True)
         house.start()
         world.settle()
+        yield world, house, guest
+
+
+def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
+    with resting() as (world, house, guest):
         assert house.driver.suspend(0)
         sent: list[object] = []
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
@@ -157,22 +164,14 @@ def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
 
 
 def test_a_sender_gives_up_at_its_deadline_during_a_suspension() -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.settle()
+    with resting() as (world, house, guest):
         assert house.driver.suspend(0)
         assert guest.outbox.send(b"x", world.now()).name == "BUSY"
         assert guest.outbox.waiting() == 0
 
 
 def test_a_suspension_waits_for_a_sender_that_has_begun() -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.settle()
+    with resting() as (world, house, guest):
         sent: list[object] = []
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         world.go("host", "sent 2")
@@ -211,11 +210,7 @@ def test_a_message_without_room_is_held_over_a_suspension() -> None:
 
 @pytest.mark.parametrize("size", [1, 4097])
 def test_a_refused_try_holds_no_suspension_up(size: int) -> None:
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.settle()
+    with resting() as (world, house, guest):
         assert guest.outbox.try_send(b"x") is Sent.SENT
         with suppress(InternalError):  # it is full; and the second would not fit
             assert guest.outbox.try_send(bytes(size)) is Sent.BUSY
@@ -227,11 +222,7 @@ def test_a_try_that_raises_holds_no_suspension_up(monkeypatch: pytest.MonkeyPatc
     def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
-    world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
-        world.settle()
+    with resting() as (_, house, guest):
         with monkeypatch.context() as patch:
             patch.setattr(house.hypervisor, "send", broken)
             with pytest.raises(MemoryError):

@@ -45,8 +45,12 @@ def ask(host: Talk, command: str, vm: int = 0) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", answer)}
 
 
-def beside(host: Talk, work: Callable[[], object], disturb: Callable[[int], object]) -> int:
-    """Do `disturb` again and again, and `work` meanwhile; return how often it was done."""
+def beside(
+    host: Talk,
+    work: Callable[[], object],
+    disturb: Callable[[int], object],
+) -> int:
+    """Do `disturb` again and again, and `work` meanwhile; return how often."""
     threads = Threads()
     over = threading.Event()
     begun = threading.Event()

@@ -5,6 +5,7 @@
 - `build_core`: the cffi extension `_core` made of them.
 - `device`: what of KVM this machine has, and the remedy for what it has not.
 - `slots`: guest memory as KVM's slots (pure).
+- `gate`: what keeps CPUs out of the guest while its memory changes, and lets them in between.
 - `tables`: the first page tables of an x86-64 guest (pure).
 - `cpu`, `space`, `engine`: what `hfsched.vcpu.engine` asks for.
 

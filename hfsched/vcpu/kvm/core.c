@@ -111,9 +111,9 @@ void hf_close(struct hf_cpu *cpu)
 		return;
 	atomic_store(&cpu->closed, 1);
 	while (atomic_load(&cpu->users))
-		sched_yield(); /* it is in an ioctl that does not wait */
+		sched_yield(); /* it is in a call that does not wait */
 	hf_arch_close(cpu);
-	/* A kick that is just under way may still write there: an empty page takes its place. */
+	/* An hf_enter that comes too late writes there: an empty page takes its place. */
 	mmap(cpu->run, cpu->run_size, PROT_READ | PROT_WRITE,
 	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	close(cpu->fd);
@@ -139,10 +139,14 @@ static void prod(struct hf_cpu *cpu)
 {
 	int thread;
 
-	set_immediate_exit(cpu, 1);
-	thread = atomic_load(&cpu->thread);
-	if (thread && thread != hf_self())
-		syscall(SYS_tgkill, getpid(), thread, kick_signal);
+	atomic_fetch_add(&cpu->users, 1);
+	if (!atomic_load(&cpu->closed)) {
+		set_immediate_exit(cpu, 1);
+		thread = atomic_load(&cpu->thread);
+		if (thread && thread != hf_self())
+			syscall(SYS_tgkill, getpid(), thread, kick_signal);
+	}
+	atomic_fetch_sub(&cpu->users, 1);
 }
 
 void hf_kick(struct hf_cpu *cpu)

@@ -48,7 +48,7 @@ struct hf_cpu {
 	atomic_int line;
 	atomic_int thread; /* inside hf_enter, else 0 */
 	atomic_int closed;
-	atomic_int users; /* of vm_fd, from other threads */
+	atomic_int users; /* other threads that use it, and keep it from being closed */
 	atomic_int awaited; /* somebody waits for `thread` to become 0 */
 	struct hf_exit exit;
 	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */

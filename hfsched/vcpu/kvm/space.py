@@ -16,6 +16,7 @@ from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.kvm import tables
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 from hfsched.vcpu.kvm.device import MACHINE
+from hfsched.vcpu.kvm.gate import Gate
 from hfsched.vcpu.kvm.slots import Region, Slots
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ class KvmSpace:
         self._vcpus: list[KvmVcpu | None] = [None] * vcpus
         self._slots = Slots()
         self._lock = runtime.lock(f"{name}.slots")
-        self._gate = runtime.event(f"{name}.gate")  # set: CPUs may enter the guest
-        self._gate.set()
+        self._gate = Gate(runtime, name)
         self._first: mmap.mmap | None = None  # the first page tables
         self.changes = 0
         self._frozen: list[KvmVcpu] = []
@@ -174,8 +174,7 @@ class KvmSpace:
         if not changes:
             return
         made = self._made()
-        self._gate.clear()
-        try:
+        with self._gate.closed():
             for vcpu in made:
                 vcpu.poke()
             for vcpu in made:
@@ -183,8 +182,6 @@ class KvmSpace:
             for change in changes:
                 self._set(change.slot, change.region, read_only=change.read_only)
             self.changes += 1
-        finally:
-            self._gate.set()
 
     def _set(self, slot: int, region: Region | None, *, read_only: bool) -> None:
         lib = self._core.lib

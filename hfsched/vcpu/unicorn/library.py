@@ -34,6 +34,8 @@ _CPU_MAX = 3  # UC_CPU_ARM64_MAX: pointer authentication and large system extens
 # How far behind a pointer the CPU's registers are looked for, in bytes.
 _REACH = 1 << 17
 
+_COUNT = 0x5EED_0000_0000  # instructions; a number that nothing else in the handle is
+
 _DOC = "pip install 'hfsched[emulator]'"
 
 
@@ -89,7 +91,8 @@ class Layout:
     `cpu` is where the handle keeps the pointer to its CPU, `env` where that CPU's registers begin,
     and the rest are relative to those: x0..x30 and SP, PC, the pending exception (u32 syndrome,
     u32, u64 virtual address, u32 target EL).  `size` is what a snapshot copies, in bytes.
-    `features` is where the CPU keeps ID_AA64PFR0_EL1, by which it translates code.
+    `features` is where the CPU keeps ID_AA64PFR0_EL1, by which it translates code.  `count` is where
+    the handle keeps how many instructions `emu_start` was told to run (u64).
     """
 
     cpu: int
@@ -99,6 +102,7 @@ class Layout:
     exception: int
     size: int
     features: int
+    count: int
 
 
 class Library:
@@ -110,8 +114,6 @@ class Library:
         handle, word, number = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int
         self.emu_start = slow.uc_emu_start
         self.emu_start.argtypes = (handle, word, word, word, ctypes.c_size_t)
-        self.emu_stop = fast.uc_emu_stop
-        self.emu_stop.argtypes = (handle,)
         self.reg_read = fast.uc_reg_read
         self.reg_read.argtypes = (handle, number, handle)
         self.reg_write = fast.uc_reg_write
@@ -203,12 +205,12 @@ class Library:
                 register = Reg.X0 + i if i < 29 else Reg.X29 + i - 29
                 self.reg_write(uc, register, ctypes.addressof(value))
             layout = None
-            # HVC #0x1234, then HVC #0x1432: two runs must agree on where the syndrome is.
+            # HVC #0x1234, then HVC #0x1432: two runs must agree on where all is.
             for pc, syndrome in ((0x10000, 0x5A001234), (0x10004, 0x5A001432)):
-                error = self.emu_start(uc, pc, 0, 0, 1000)
+                error = self.emu_start(uc, pc, 0, 0, _COUNT + pc)
                 if error != ERR_EXCEPTION:
                     raise self._unknown(f"a hypercall ended with {error}")
-                found = self._search(uc, struct.pack("<31Q", *xs), pc + 4, syndrome)
+                found = self._search(uc, struct.pack("<31Q", *xs), pc + 4, syndrome, _COUNT + pc)
                 if layout not in (None, found):
                     raise self._unknown("two probes disagree")
                 layout = found
@@ -262,7 +264,7 @@ class Library:
         finally:
             self.close(uc)
 
-    def _search(self, uc: int, xs: bytes, pc: int, syndrome: int) -> Layout:
+    def _search(self, uc: int, xs: bytes, pc: int, syndrome: int, limit: int) -> Layout:
         context = ctypes.c_void_p()
         self.check(self.context_alloc(uc, ctypes.byref(context)), "uc_context_alloc")
         total = self.context_size(uc)
@@ -280,6 +282,10 @@ class Library:
         with _SafeReader() as read:
             # Objects that merely lie in front of the CPU are farther away than the CPU itself.
             env, cpu, pointer = min(self._live(uc, read, xs), default=(0, 0, 0))
+            handle, wanted = read(uc, 4096), struct.pack("<Q", limit)
+            count = handle.find(wanted)
+            if count < 0 or count % 8 or handle.find(wanted, count + 1) >= 0:
+                raise self._unknown("no instruction count")
             env -= x0
             if not pointer or env < 0:
                 raise self._unknown("no registers")
@@ -296,7 +302,7 @@ class Library:
             raise self._unknown("no syndrome")
         if copy[exception + 16] != 2:
             raise self._unknown("no target exception level")
-        return Layout(cpu, env, x0, where, exception, size, features)
+        return Layout(cpu, env, x0, where, exception, size, features, count)
 
 
 class _SafeReader:

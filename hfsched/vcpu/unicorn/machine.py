@@ -138,6 +138,7 @@ class Machine:
             self._index, self._root = index, root
             cpu = ctypes.c_uint64.from_address(self.uc + layout.cpu).value
             self._registers = cpu + layout.env
+            self._count = ctypes.c_uint64.from_address(self.uc + layout.count)
             features = ctypes.c_uint64.from_address(cpu + layout.features)
             features.value = features.value & ~_NO_FEATURES
             self.x = (ctypes.c_uint64 * 32).from_address(self._registers + layout.x0)
@@ -267,8 +268,13 @@ class Machine:
         return error
 
     def stop(self) -> None:
-        """Make the running `run` return; lost when none is running."""
-        self._library.emu_stop(self.uc)
+        """Make the running `run` return before its next instruction; lost when none is running.
+
+        Not with uc_emu_stop: Unicorn looks for that after each load and store too, in the middle of
+        the instruction, and then begins it again: `ldr x1, [x1]` would load twice
+        (qemu/tcg/tcg-op.c, check_exit_request).  The count is compared between instructions alone.
+        """
+        self._count.value = 0
 
     def describe(self, error: int) -> str:
         """Return Unicorn's words for an error of `run`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import threading
+
 import a64
 from a64 import mov, msr
-from unicorn_guest import BASE, Guest, args, use_vectors
+from unicorn_guest import BASE, DATA, Guest, args, use_vectors
 
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import Hypercall, Kicked, Wfi
@@ -160,6 +163,50 @@ def test_an_exit_wins_over_a_kick_that_comes_with_it() -> None:
             guest.runtime.spawn("kicker", guest.cpu.kick)
             stops = {type(guest.cpu.enter()), type(guest.cpu.enter())}
             assert stops == {Hypercall, Kicked}
+
+
+def test_a_kick_comes_between_instructions_and_never_inside_one() -> None:
+    """Loads, atomics and exclusive stores that would come to something else if done twice."""
+    nodes, rounds = 7, 30_000
+    ring, added, stored, total = DATA, DATA + 0x1000, DATA + 0x1008, DATA + 0x1010
+    with Guest() as guest:
+        following = [ring + (number + 1) % nodes * 8 for number in range(nodes)]
+        guest.ram.write(ring - BASE, struct.pack(f"<{nodes}Q", *following))
+        guest.start(
+            *(mov(register, at) for register, at in ((1, ring), (5, added), (6, stored))),
+            *(mov(register, value) for register, value in ((3, rounds), (4, 1), (7, total))),
+            "round:",
+            a64.ldr(1, 1),
+            a64.ldadd(4, 8, 5),
+            "again:",
+            a64.ldxr(8, 6),
+            a64.add(8, 8, 1),
+            a64.stxr(9, 8, 6),
+            a64.cbnz(9, "again"),
+            a64.ldr(8, 7),
+            a64.add(8, 8, 1),
+            a64.store(8, 7),
+            a64.sub(3, 3, 1),
+            a64.cbnz(3, "round"),
+            a64.hvc(),
+        )
+        over = threading.Event()
+        kicks = 0
+
+        def storm() -> None:
+            nonlocal kicks
+            while not over.is_set():
+                guest.cpu.kick()
+                kicks += 1
+
+        task = guest.runtime.spawn("storm", storm)
+        while (stop := guest.cpu.enter()) == Kicked():
+            pass
+        over.set()
+        assert task.join(guest.runtime.now() + 60 * 10**9)
+        assert kicks > 0
+        assert args(stop)[1] == ring + rounds % nodes * 8
+        assert [guest.word(at) for at in (added, stored, total)] == [rounds] * 3
 
 
 def test_kicks_after_close_do_nothing() -> None:
