@@ -17,7 +17,9 @@ from hfsched.errors import HfschedError
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
 
-__all__ = ["Guard", "Step", "SuspendError"]
+__all__ = ["REST_MAX", "Guard", "Rest", "Step", "SuspendError"]
+
+REST_MAX = 100_000_000  # ns
 
 
 class SuspendError(HfschedError):
@@ -34,6 +36,31 @@ class Step:
     name: str
     stop: Callable[[int | None], bool]
     go_on: Callable[[], None]
+
+
+class Rest:
+    """A first step that stops nothing: between two suspensions the machine runs as long as it stood.
+
+    Otherwise who suspends again and again would leave the guests no time at all.  After a
+    long suspension `REST_MAX` is enough.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._begun = 0
+        self._until = 0
+        self.step = Step("the machine's share of time", self._stop, self._go_on)
+
+    def _stop(self, deadline: int | None) -> bool:
+        until = self._until if deadline is None else min(self._until, deadline)
+        if self._runtime.now() < until:
+            self._runtime.sleep_until(until)
+        self._begun = self._runtime.now()
+        return True
+
+    def _go_on(self) -> None:
+        now = self._runtime.now()
+        self._until = now + min(now - self._begun, REST_MAX)
 
 
 class Guard:

@@ -24,7 +24,7 @@ from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.endpoint import Endpoint
 from hfsched.scheduler.sending import Outbox
-from hfsched.scheduler.suspension import Guard, Step
+from hfsched.scheduler.suspension import Guard, Rest, Step
 from hfsched.vcpu.engine import Engine, Permissions, Space
 from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
@@ -118,6 +118,7 @@ class Machine:
         self.guard = Guard(
             runtime,
             [
+                Rest(runtime).step,
                 Step("vCPUs and senders", self.driver.suspend, self.driver.resume),
                 Step("clocks", self._freeze, self._thaw),
             ],

@@ -15,7 +15,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World as Explored
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scheduler.sending import Sent
-from hfsched.scheduler.suspension import Guard, Step, SuspendError
+from hfsched.scheduler.suspension import REST_MAX, Guard, Rest, Step, SuspendError
 
 from .guests import sink, talker
 from .house import Guest, House, letter
@@ -63,6 +63,42 @@ def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     assert machine.did == ["stop a", "stop b", "go on b", "go on a"]
     machine.late = machine.broken = ""
     guard.suspend(100)  # nobody holds it
+
+
+class Timed(World):
+    """A time that passes when told, and what was slept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[int] = []
+
+    def sleep_until(self, deadline: int) -> None:
+        self.slept.append(deadline - self.time)
+        self.time = deadline
+
+
+@pytest.mark.parametrize(
+    ("stood", "passes", "limit", "slept"),
+    [
+        (700, 0, None, [700]),
+        (700, 300, None, [400]),
+        (700, 700, None, []),
+        (10 * REST_MAX, 0, None, [REST_MAX]),
+        (700, 0, 200, [200]),
+    ],
+)
+def test_between_two_suspensions_a_machine_runs_as_long_as_it_stood(
+    stood: int, passes: int, limit: int | None, slept: list[int]
+) -> None:
+    world = Timed()
+    machine = Machine()
+    guard = Guard(world, [Rest(world).step, *machine.steps])
+    with guard.held():
+        assert world.slept == []
+        world.time += stood
+    world.time += passes
+    with guard.held(None if limit is None else world.time + limit):
+        assert world.slept == slept
 
 
 def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
