@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from hfsched.control import commands, wire
+from hfsched.control.accepting import accept
 from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
 from hfsched.errors import HfschedError
 from hfsched.swap.messages import one_line
@@ -26,7 +27,6 @@ __all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer", "carry_out"]
 CLIENTS_MAX = 16
 PATIENCE = 60_000_000_000  # ns, until a client's next request
 _CLOSE_WITHIN = 5_000_000_000  # ns
-_RETRY_AFTER = 100_000_000  # ns; when the process has no descriptor left for a client
 _NS_PER_MS = 1_000_000
 
 
@@ -82,19 +82,14 @@ class CommandServer:
         return stuck
 
     def _accept(self) -> None:
-        while self._closing not in self._runtime.select([self._listener, self._closing]):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionError):
-                continue  # it went away again
-            except OSError:
-                self._closing.wait(self._runtime.now() + _RETRY_AFTER)
-                continue
-            try:
-                self._admit(sock)
-            except HfschedError as exc:
-                with sock:
-                    _say(sock, Refused(text=one_line(str(exc))))
+        accept(self._runtime, self._listener, self._closing, self._receive)
+
+    def _receive(self, sock: socket.socket) -> None:
+        try:
+            self._admit(sock)
+        except HfschedError as exc:
+            with sock:
+                _say(sock, Refused(text=one_line(str(exc))))
 
     def _admit(self, sock: socket.socket) -> None:
         wire.check_peer(sock)

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from hfsched.control import wire
+from hfsched.control.accepting import accept
 from hfsched.control.places import PORTS
 from hfsched.control.session import PortMachine, Session
 
@@ -32,7 +33,6 @@ __all__ = ["CLIENTS_MAX", "PATIENCE", "PortMachine", "PortServer"]
 CLIENTS_MAX = 256
 PATIENCE = 5_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
-_RETRY_AFTER = 100_000_000  # ns; when the process has no descriptor left for a client
 
 
 class PortServer:
@@ -141,19 +141,14 @@ class PortServer:
     # The accepting task.
 
     def _accept(self) -> None:
-        while self._closing not in self._runtime.select([self._listener, self._closing]):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionError):
-                continue  # it went away again
-            except OSError:
-                self._closing.wait(self._runtime.now() + _RETRY_AFTER)
-                continue
-            try:
-                self._admit(sock)
-            except wire.RefusedError as exc:
-                with sock:
-                    _say(sock, wire.error(exc.code, str(exc)))
+        accept(self._runtime, self._listener, self._closing, self._receive)
+
+    def _receive(self, sock: socket.socket) -> None:
+        try:
+            self._admit(sock)
+        except wire.RefusedError as exc:
+            with sock:
+                _say(sock, wire.error(exc.code, str(exc)))
 
     def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(True)
