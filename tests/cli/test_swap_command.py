@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -77,12 +79,56 @@ def test_memory_goes_out_and_comes_back(run: Start, hfsched: Start, tmp_path: Pa
 
 
 @can_swap
+def test_status_tells_what_was_given_back_and_draws_it(
+    run: Start, hfsched: Start, tmp_path: Path
+) -> None:
+    stress = machine(run, tmp_path)
+    say(hfsched, "enable", "stress")
+    say(hfsched, "out", "stress")
+    memory = until(hfsched, "stress", "active")["memory"]
+    assert isinstance(memory, dict)
+    assert memory["given_back"] > 3 << 20
+    assert memory["guests"] < 1 << 20
+    assert memory["resident_less"] > 2 << 20
+    told = say(hfsched, "status", "stress")
+    for pattern in (
+        r"\nin RAM   \S+ \S+ of the guests, .*; [34](\.\d)? MiB given back\n",
+        r"\nsize     \S+ MiB main, \S+ MiB monitor; [2-4](\.\d)? MiB less\n",
+    ):
+        assert re.search(pattern, told)
+    file = tmp_path / "drawn.svg"
+    file.write_text("before")
+    link = tmp_path / "link.svg"
+    link.symlink_to(file)
+    assert say(hfsched, "status", "stress", "--svg", str(link)).endswith(f"\ndrawn    {link}\n")
+    assert link.is_symlink()
+    root = ET.fromstring(file.read_text())
+    assert [text.text for text in root.iter() if "a cell" in (text.text or "")] == [
+        "stress, 4 KiB a cell"
+    ]
+    fine = json.loads(say(hfsched, "status", "stress", "--svg", str(file), "--json"))
+    assert (fine["cell"], len(fine["pictures"]["stress"])) == (4096, 1024)
+    for bad, why in (
+        (tmp_path / "no" / "x.svg", "No such file or directory"),
+        (tmp_path, "is no regular file"),
+        (Path("/dev/null"), "is no regular file"),
+        (file / "x", "Not a directory"),
+    ):
+        refused = hfsched("swap", "status", "stress", "--svg", str(bad))
+        assert refused.wait() == 1
+        assert refused.err == f"hfsched: error: --svg {bad}: {why}\n"
+    assert {each.name for each in tmp_path.iterdir()} == {"drawn.svg", "link.svg", "guests.py"}
+    assert stress.wait() == 0
+
+
+@can_swap
 def test_a_socket_of_ones_choice(
     run: Start, hfsched: Start, tmp_path: Path, runtime_directory: Path
 ) -> None:
     path = runtime_directory / "s"
     stress = machine(run, tmp_path, "--socket", str(path), "--name", "m")
-    assert say(hfsched, "status", str(path)) == say(hfsched, "status", "m/stress")
+    ours, theirs = (say(hfsched, "status", each) for each in (str(path), "m/stress"))
+    assert ours.partition("in RAM")[0] == theirs.partition("in RAM")[0]
     refused = hfsched("swap", "out", str(path))
     assert refused.wait() == 1
     assert refused.err.startswith("hfsched: error: out: it begins only when swap is pending")
@@ -116,6 +162,7 @@ def test_a_directory_that_is_not_there(run: Start) -> None:
 def test_what_cannot_be_meant(hfsched: Start) -> None:
     for arguments, text in (
         (("out", "a", "--slow-file-cleanup"), "--slow-file-cleanup is for disable, not for out"),
+        (("out", "a", "--svg", "x"), "--svg is for status, not for out"),
         (("out", "a", "--within", "0"), "--within 0: 0.001 to 600 seconds"),
         (("out", "/nowhere/s"), "/nowhere/s: there is no such socket"),
         (("out", "nobody"), "no machine has a VM 'nobody': "),
