@@ -121,6 +121,10 @@ class MachineSwap:
         self.footprint.mark()
         return self.owner.enable(deadline)
 
+    def swap_out(self, deadline: int | None = None) -> None:
+        """Begin to move what is staged out; see `Owner.swap_out`."""
+        self.owner.swap_out(deadline)
+
     def status(self, deadline: int | None = None) -> Status:
         """Say how things are; see `Owner.status`."""
         return self.owner.status(deadline)

@@ -36,9 +36,13 @@ def problem() -> str | None:
 can_swap = pytest.mark.skipif(problem() is not None, reason=str(problem()))
 
 
-def machine(run: Start, folder: Path, *arguments: str) -> Process:
-    pytest.importorskip("unicorn")
-    guests = ("--engine", "unicorn", "--guest", "stress.bin", "--memory", "4MiB")
+def machine(
+    run: Start, folder: Path, *arguments: str, engine: str = "unicorn", memory: int = 4
+) -> Process:
+    """Start a machine whose guest has filled its memory, in MiB."""
+    if engine == "unicorn":
+        pytest.importorskip("unicorn")
+    guests = ("--engine", engine, "--guest", "stress.bin", "--memory", f"{memory}MiB")
     made = run(*guests, "--swap-dir", str(folder), "--linger", "60", *arguments)
     made.until(r"^\[stress\] stress: up")
     made.type("fill 7\n")
@@ -134,6 +138,76 @@ def test_a_socket_of_ones_choice(
     assert refused.err.startswith("hfsched: error: out: it begins only when swap is pending")
     assert stress.wait() == 0
     assert not path.exists()
+
+
+def kvm_problem() -> str | None:
+    """Say why the memory of guests under KVM cannot be swapped here."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "there is no /dev/kvm to use"
+    try:
+        os.close(open_userfault())
+    except UserError as exc:
+        return str(exc)
+    return None
+
+
+@can_swap
+@pytest.mark.parametrize(
+    ("engine", "memory"),
+    [
+        ("unicorn", 4),
+        pytest.param(
+            *("kvm", 1),
+            marks=pytest.mark.skipif(kvm_problem() is not None, reason=str(kvm_problem())),
+        ),
+    ],
+)
+def test_a_machine_that_waits_is_swapped_out_by_itself(
+    run: Start, hfsched: Start, tmp_path: Path, engine: str, memory: int
+) -> None:
+    stress = machine(run, tmp_path, "--swap-idle", "200ms", engine=engine, memory=memory)
+    most = memory * 256 * 3 // 4  # pages
+
+    def out(came: int) -> int:
+        """Wait until most is in the file, and as much came from it; return how much that is."""
+        while True:
+            metrics = json.loads(say(hfsched, "status", "stress", "--json"))["status"]["metrics"]
+            brought: int = metrics["events"]["from_file"]
+            if metrics["file"] > most and brought >= came:
+                return brought
+
+    first = out(0)
+    stress.type("check 7\n")
+    stress.until(r"^stress: ok \d+$[^$]*^stress: ok \d+$")
+    second = out(first + most)
+    assert say(hfsched, "disable", "stress") == "disable has begun\n"
+    until(hfsched, "stress", "ready")
+    stress.type("check 7\n")
+    out(second)
+    assert stress.wait() == 0
+    assert stress.out.count("stress: ok ") == 3
+
+
+@can_swap
+def test_a_machine_ends_in_order_while_it_waits_to_swap(
+    run: Start, hfsched: Start, tmp_path: Path
+) -> None:
+    stress = machine(run, tmp_path, "--swap-idle", "24h")
+    assert stress.wait() == 0
+    assert stress.err.count("\n") == 3, stress.err  # the engine, and the summary
+
+
+def test_a_time_to_wait_needs_a_directory(run: Start) -> None:
+    for arguments, why in (
+        (("30s",), "--swap-idle needs --swap-dir DIR: where guest memory goes"),
+        (
+            ("30", "--swap-dir", "."),
+            "--swap-idle '30': a time such as 500ms, 30s or 2m, 10ms to 24h",
+        ),
+    ):
+        refused = run("--guest", "echo.bin", "--swap-idle", *arguments)
+        assert refused.wait() == 1
+        assert refused.err == f"hfsched: error: {why}\n"
 
 
 @can_swap
