@@ -20,6 +20,7 @@ from hfsched.cli.lines import write_all
 from hfsched.cli.output import count, notice
 from hfsched.errors import UserError
 from hfsched.memory.image import printable
+from hfsched.times import seconds
 
 if TYPE_CHECKING:
     from hfsched.explore.campaign.run import Summary
@@ -32,7 +33,6 @@ VERBS = ("replay", "shrink", "explain")
 SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
 ENGINES = ("script", "unicorn")
 NUMBERS = {"bound": (0, 1000), "seed": (0, (1 << 63) - 1), "jobs": (1, 256)}
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BUDGET = 60.0  # seconds
 SHRINK_MAX = 50_000  # executions
 PROGRAMS = 500  # drawn between two looks at the clock
@@ -415,7 +415,7 @@ def _read(args: argparse.Namespace) -> None:
 
 
 def _budget(text: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text)
-    if found is None or float(found[1]) == 0:
+    found = seconds(text)
+    if found is None:
         raise UserError(f"--budget {text}: not a time such as 500ms, 10s or 5m")
-    return float(found[1]) * UNITS[found[2]]
+    return found

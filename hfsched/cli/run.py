@@ -9,7 +9,7 @@ from pathlib import Path
 from hfsched.cli.session import RunSession
 from hfsched.errors import ConfigError
 from hfsched.runtime.threads import tune_process
-from hfsched.vmm.manifest import DIALECTS, MachineSpec, VmSpec, load
+from hfsched.vmm.manifest import DIALECTS, MachineSpec, VmSpec, load, parse_idle
 
 __all__ = ["add_parser", "run"]
 
@@ -72,6 +72,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--swap-dir", metavar="DIR", help="where guest memory may be swapped to; see `hfsched swap`"
     )
     parser.add_argument(
+        "--swap-idle",
+        metavar="TIME",
+        help="swap out by itself when all VMs have waited for that long, such as 30s",
+    )
+    parser.add_argument(
         "--socket", metavar="PATH", help="a control socket there too; see `hfsched swap`"
     )
     parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
@@ -124,6 +129,11 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
         spec.name = args.name
     if args.swap_dir is not None:
         spec.swap = args.swap_dir
+    if args.swap_idle is not None:
+        parse_idle("--swap-idle", args.swap_idle)
+        if spec.swap is None:
+            raise ConfigError("--swap-idle needs --swap-dir DIR: where guest memory goes")
+        spec.swap_idle = args.swap_idle
     spec.check("command line" if args.manifest is None else f"manifest {args.manifest}")
     return spec
 

@@ -10,11 +10,14 @@ import time
 
 import msgspec
 
+from hfsched.cli.files import write_whole
 from hfsched.control import commands
 from hfsched.control.commanding import ask, find
 from hfsched.control.commands import Answer, Done, Request, SwapReport
 from hfsched.errors import UserError
-from hfsched.swap.picture import LEGEND
+from hfsched.memory.image import printable
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.swap.picture import LEGEND, size
 
 __all__ = ["add_parser", "run"]
 
@@ -25,7 +28,7 @@ Move the guests' memory of a running machine to its swap file, and back. The mac
   hfsched swap enable trusty     stage all memory (the guests stand still for a moment)
   hfsched swap trim trusty       drop what is zero, or is in the file already
   hfsched swap out trusty        move what is staged, and was not touched since, out
-  hfsched swap status trusty     how far that is, and where the memory is
+  hfsched swap status trusty     how far that is, and where the memory is (--svg FILE: as a drawing)
   hfsched swap disable trusty    bring everything back
 """
 _REQUESTS: dict[str, type[Request]] = {
@@ -35,7 +38,7 @@ _REQUESTS: dict[str, type[Request]] = {
     "disable": commands.SwapDisable,
     "status": commands.SwapStatus,
 }
-_WIDTH = 64  # characters of a picture in a line: 128 MiB
+_WIDTH = 64  # characters of a picture in a line
 _SLACK = 5.0  # seconds, for the answer to a request whose time is up
 
 
@@ -57,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="disable: give the file's room back little by little",
     )
+    parser.add_argument("--svg", metavar="FILE", help="status: draw where the memory is into FILE")
     parser.add_argument(
         "--within",
         type=float,
@@ -72,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """Have one request answered, and print the answer; return the exit status."""
     if args.slow_file_cleanup and args.what != "disable":
         raise UserError(f"--slow-file-cleanup is for disable, not for {args.what}")
+    if args.svg is not None and args.what != "status":
+        raise UserError(f"--svg is for status, not for {args.what}")
     if not 0.001 <= args.within <= 600:
         raise UserError(f"--within {args.within:g}: 0.001 to 600 seconds")
     deadline = time.monotonic() + args.within + _SLACK
@@ -80,10 +86,13 @@ def run(args: argparse.Namespace) -> int:
         answer = ask(path, _request(args, vm), deadline)
     except TimeoutError as exc:
         raise UserError(str(exc)) from None
+    if args.svg is not None:
+        assert isinstance(answer, SwapReport)
+        write_whole("--svg", args.svg, _drawn(args.vm, answer))
     if args.json:
         print(msgspec.json.encode(answer).decode())
     else:
-        print("\n".join(_lines(args.what, answer)))
+        print("\n".join(_lines(args, answer)))
     return 0
 
 
@@ -93,14 +102,26 @@ def _request(args: argparse.Namespace, vm: str | None) -> Request:
         return commands.SwapDisable(
             vm=vm, within_ms=within_ms, slow_file_cleanup=args.slow_file_cleanup
         )
+    if args.what == "status":
+        return commands.SwapStatus(vm=vm, within_ms=within_ms, fine=args.svg is not None)
     return _REQUESTS[args.what](vm=vm, within_ms=within_ms)
 
 
-def _lines(what: str, answer: Answer) -> list[str]:
+def _lines(args: argparse.Namespace, answer: Answer) -> list[str]:
     if isinstance(answer, SwapReport):
-        return _report(answer)
+        where = _pictures(answer) if args.svg is None else [f"drawn    {printable(args.svg)}"]
+        return _report(answer) + where
     assert isinstance(answer, Done)
-    return [f"{answer.pages} pages are staged" if what == "enable" else f"{what} has begun"]
+    if args.what == "enable":
+        return [f"{answer.pages} pages are staged"]
+    return [f"{args.what} has begun"]
+
+
+def _drawn(vm: str, report: SwapReport) -> str:
+    from hfsched.swap.svg import svg  # noqa: PLC0415 - only where it is wanted
+
+    title = f"Guest memory of {vm}"
+    return svg(title, _report(report), report.pictures, report.cell // PAGE_SIZE)
 
 
 def _report(report: SwapReport) -> list[str]:
@@ -116,10 +137,23 @@ def _report(report: SwapReport) -> list[str]:
     events = ", ".join(
         f"{number} {name.replace('_', ' ')}" for name, number in metrics.events.items() if number
     )
+    memory = report.memory
+    lines.append(
+        f"in RAM   {size(memory.guests)} of the guests, {size(memory.kept)} of swap;"
+        f" {size(memory.given_back)} given back"
+    )
+    lines.append(
+        f"size     {size(memory.main)} main, {size(memory.monitor)} monitor;"
+        f" {size(memory.resident_less)} less"
+    )
     lines.append(f"since    {events or 'nothing'}")
+    return lines
+
+
+def _pictures(report: SwapReport) -> list[str]:
+    lines = []
     for name, picture in report.pictures.items():
-        lines.append(f"{name}, 2 MiB a character ({LEGEND})")
-        lines += [
-            f"  {picture[first : first + _WIDTH]}" for first in range(0, len(picture), _WIDTH)
-        ]
+        lines.append(f"{printable(name)}, {size(report.cell)} a character ({LEGEND})")
+        shown = printable(picture)
+        lines += [f"  {shown[first : first + _WIDTH]}" for first in range(0, len(shown), _WIDTH)]
     return lines

@@ -6,7 +6,8 @@ The socket is AF_UNIX, SOCK_SEQPACKET; one packet is one message in JSON.  A req
     {"do": "swap-enable", "vm": "trusty", "within_ms": 10000}
         {"is": "done", "pages": 2078}
     {"do": "swap-status", "vm": "trusty"}
-        {"is": "swap", "status": {"is": "state", "state": "pending", ...}, "pictures": {"trusty": "ss"}}
+        {"is": "swap", "status": {"is": "state", "state": "pending", ...},
+         "memory": {"guests": 8511488, ...}, "cell": 2097152, "pictures": {"trusty": "ss"}}
     anything else, or no luck
         {"is": "refused", "text": "out: it begins only when swap is pending, and it is ready"}
 
@@ -22,10 +23,12 @@ import msgspec
 from msgspec import Meta
 
 from hfsched.errors import HfschedError
+from hfsched.swap.footprint import Memory
 from hfsched.swap.messages import Status, one_line
 
 __all__ = [
     "ANSWER_MAX",
+    "CELLS_MAX",
     "CONTROL",
     "REQUEST_MAX",
     "WITHIN_MS",
@@ -48,6 +51,9 @@ __all__ = [
 CONTROL = "control"  # the socket's name in a machine's place
 REQUEST_MAX = 1024  # bytes
 ANSWER_MAX = 1 << 16  # bytes
+CELLS_MAX = (
+    48 << 10
+)  # characters of all pictures in an answer; the rest of it needs less than 16 KiB
 WITHIN_MS = 20_000
 _WITHIN_MAX = 600_000
 
@@ -88,7 +94,9 @@ class SwapDisable(_Request, frozen=True, tag="swap-disable"):
 
 
 class SwapStatus(_Request, frozen=True, tag="swap-status"):
-    """Say how things are."""
+    """Say how things are; `fine`: with small cells where the memory is small."""
+
+    fine: bool = False
 
 
 Request: TypeAlias = SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapStatus
@@ -113,9 +121,14 @@ class Refused(_Answer, frozen=True, tag="refused"):
 
 
 class SwapReport(_Answer, frozen=True, tag="swap"):
-    """How swap is, and where each VM's memory is (`hfsched.swap.picture`)."""
+    """How swap is, what RAM it takes, and where each VM's memory is (`hfsched.swap.picture`).
+
+    `cell`: bytes that a character of a picture stands for: more than 2 MiB for very much memory.
+    """
 
     status: Status
+    memory: Memory
+    cell: Annotated[int, Meta(ge=4096)]
     pictures: dict[Name, str]
 
 

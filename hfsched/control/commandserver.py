@@ -14,7 +14,9 @@ from hfsched.control import commands, wire
 from hfsched.control.accepting import accept
 from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
 from hfsched.errors import HfschedError
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.messages import one_line
+from hfsched.swap.picture import cell_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,15 +153,19 @@ def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answe
             swap.owner.swap_out(deadline)
         case commands.SwapDisable(slow_file_cleanup=slow):
             swap.owner.disable(slow_file_cleanup=slow, deadline=deadline)
-        case commands.SwapStatus(vm=vm):
-            return _report(swap, names if vm is None else [vm], deadline)
+        case commands.SwapStatus(vm=vm, fine=fine):
+            return _report(swap, names if vm is None else [vm], deadline, fine=fine)
     return Done()
 
 
-def _report(swap: MachineSwap, names: Sequence[str], deadline: int) -> Answer:
-    status = swap.status(deadline)
-    pictures = swap.pictures()
-    report = SwapReport(status=status, pictures={name: pictures[name] for name in names})
+def _report(swap: MachineSwap, names: Sequence[str], deadline: int, *, fine: bool) -> Answer:
+    cell = cell_size([swap.sizes[name] for name in names], commands.CELLS_MAX, fine=fine)
+    report = SwapReport(
+        status=swap.status(deadline),
+        memory=swap.footprint.measure(),
+        cell=cell * PAGE_SIZE,
+        pictures=swap.pictures(names, cell),
+    )
     if len(commands.encode(report)) > commands.ANSWER_MAX:
         raise HfschedError("this is too much for one answer: ask for one VM")
     return report

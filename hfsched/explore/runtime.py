@@ -86,6 +86,10 @@ class ProcessHandle:
         return self._ended()
 
     @property
+    def pid(self) -> None:
+        return None
+
+    @property
     def exit_status(self) -> int | None:
         self._runtime.point("anything", None)
         status = (-9 if self.group.dead else 0) if self._ended() else None

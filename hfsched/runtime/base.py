@@ -134,6 +134,10 @@ class Process(Protocol):
         """Wait for its end; tell whether it ended before the deadline."""
 
     @property
+    def pid(self) -> int | None:
+        """The system's number for it; None when it has ended, or is no real process."""
+
+    @property
     def exit_status(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
 

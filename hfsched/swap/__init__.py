@@ -9,7 +9,7 @@ every process that maps guest memory, and moves pages.
 - `controller`: the monitor's state machine; `serving`: its loop.
 - `owner`: main's side; `keeper`: how it keeps a monitor alive; `resources`: what it gives each.
 - `monitor`: the program.
-- `picture`: where guest memory is, for people.
+- `picture`, `svg`: where guest memory is, for people; `footprint`: how much RAM it all takes.
 - `device`: whether the extension is there, and the compressed tier's library.
 - `table`: the page table in C, as `entries` has it.
 - `stores`: the swap file and the memory that outlives whoever serves the pages.

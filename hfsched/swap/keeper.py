@@ -141,6 +141,12 @@ class Keeper:
         monitor = (self.end is None, self._begun, self.takeovers, self._number)
         return (*monitor, promise, members)
 
+    @property
+    def pid(self) -> int | None:
+        """The monitor's process, as the system counts; any task may look, None: there is none."""
+        process = self._process
+        return None if process is None else process.pid
+
     def perform(self, job: Job) -> Answer:
         """Have a request answered; raises SwapError."""
         if isinstance(job.request, Enable):

@@ -185,6 +185,10 @@ class Owner:
         """Wait, after `close`, for the end of the monitor's process and of the owner's task."""
         return self._task is None or self._task.join(deadline)
 
+    def monitor_pid(self) -> int | None:
+        """Return the monitor's process, as the system counts; None: there is none now."""
+        return self._keeper.pid
+
     # Enabling.
 
     def _stage(self, deadline: int | None) -> int:

@@ -1,14 +1,24 @@
-"""Where guest memory is, as a picture: a character for each 2 MiB."""
+"""Where guest memory is, as a picture: a character for each cell, of 2 MiB where nothing else is said."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 
 from hfsched.swap.entries import State
 
-__all__ = ["LEGEND", "picture"]
+__all__ = ["CELL", "KINDS", "LEGEND", "cell_size", "picture", "size"]
 
-CHUNK = 512  # pages: 2 MiB
+CELL = 512  # pages: 2 MiB
+FINE = 4096  # cells of a fine picture, unless they would have more than 2 MiB
+KINDS = {
+    ".": "in memory",
+    "s": "staged",
+    "w": "on the way",
+    "F": "in the file",
+    "C": "compressed",
+    "0": "zero",
+}
+LEGEND = "  ".join(f"{kind} {what}" for kind, what in KINDS.items())
 _STATES = {
     State.RESIDENT: ".",
     State.STAGED: "s",
@@ -20,16 +30,49 @@ _STATES = {
     State.MOVING: "w",
     State.TAKING: "w",
 }
-LEGEND = ". in memory  s staged  w on the way  F in the file  C compressed  0 zero"
+_KNOWN = {int(state): ord(kind) for state, kind in _STATES.items()}
+_KIND_OF = bytes(_KNOWN.get(byte & 15, ord("?")) for byte in range(256))
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+_ORDER = bytes(map(ord, (*KINDS, "?")))
 
 
-def picture(entries: bytes) -> str:
-    """Return what most pages of each 2 MiB are; of `entries`, the lowest byte of each."""
-    return "".join(_most(entries[first : first + CHUNK]) for first in range(0, len(entries), CHUNK))
+def picture(entries: bytes, cell: int = CELL) -> str:
+    """Return what most pages of each cell are; of `entries`, the lowest byte of each."""
+    kinds = entries.translate(_KIND_OF)
+    cells = (kinds[first : first + cell] for first in range(0, len(kinds), cell))
+    return bytes(map(_most, cells)).decode()
 
 
-def _most(entries: bytes) -> str:
-    counts: Counter[str] = Counter()
-    for byte, number in Counter(entries).items():
-        counts[_STATES.get(State(byte & 15), "?")] += number
-    return counts.most_common(1)[0][0]
+def _most(kinds: bytes) -> int:
+    first = kinds[0]
+    if kinds.count(first) == len(kinds):  # most cells are alike all through
+        return first
+    return max(_ORDER, key=kinds.count)
+
+
+def cell_size(sizes: Sequence[int], most: int, *, fine: bool = False) -> int:
+    """Return how many pages (a power of two) a cell has, for VMs of these sizes (in pages).
+
+    That is 2 MiB; more, when pictures of all VMs would have more than `most` characters; less
+    for a `fine` picture of few pages.
+    """
+    cell = 1 if fine else CELL
+    while cell < CELL and _cells(sizes, cell) > FINE:
+        cell *= 2
+    while _cells(sizes, cell) > most:
+        cell *= 2
+    return cell
+
+
+def _cells(sizes: Sequence[int], cell: int) -> int:
+    return sum(-(-size // cell) for size in sizes)
+
+
+def size(number: int) -> str:
+    """Return a number of bytes for people: 2 MiB, 1.5 GiB."""
+    unit = 0
+    value = float(number)
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    return f"{value:.1f}".removesuffix(".0") + f" {_UNITS[unit]}"

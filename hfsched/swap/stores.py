@@ -148,6 +148,10 @@ class Stores:
             self.tier_size,
         )
 
+    def memfds(self) -> list[int]:
+        """Return those of the descriptors that are memory."""
+        return [fd for fd in (self.table, self.staged, self.tier) if fd is not None]
+
     def close(self) -> None:
         """Close them; the file and the memory go with the last of their descriptors."""
         for fd in self._each():

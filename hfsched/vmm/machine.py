@@ -34,6 +34,7 @@ from hfsched.vmm.layout import Layout
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vmm.manifest import MachineSpec, VmSpec
+    from hfsched.vmm.swapidle import SwapIdle
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["Machine", "VmSummary"]
@@ -112,7 +113,8 @@ class Machine:
         self.aborts: dict[str, str] = {}
         self.hypervisor = Hypervisor(runtime, log)
         self.ports = Ports(runtime)
-        self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_activity)
+        on_rest = on_activity if spec.swap_idle is None else self._rests
+        self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_rest)
         self._spaces: list[Space] = []
         self._rams: dict[str, Ram] = {}
         self.guard = Guard(
@@ -124,6 +126,7 @@ class Machine:
             ],
         )
         self.swap: MachineSwap | None = None
+        self._swap_idle: SwapIdle | None = None
         try:
             self._build(spec)
         except BaseException:
@@ -144,7 +147,7 @@ class Machine:
         for vm, code, base in zip(spec.vm, codes, bases, strict=True):
             self._add(spec.engine, vm, code, base)
         if spec.swap is not None:
-            self._open_swap(Path(spec.swap))
+            self._open_swap(Path(spec.swap), spec.swap_idle_ns)
 
     def _place(self, spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
         """Return where each VM's memory goes: first those that must lie somewhere."""
@@ -196,12 +199,16 @@ class Machine:
             lambda index: record.vcpus[index].cpu.waits(),
         )
 
-    def _open_swap(self, directory: Path) -> None:
+    def _open_swap(self, directory: Path, idle_ns: int | None) -> None:
+        from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
         from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
 
         kernel = "kvm" in self._engines
         self.swap = MachineSwap(self._runtime, directory, self._rams, self.guard, kernel=kernel)
         self._stack.callback(self.swap.close)
+        if idle_ns is not None:
+            self._swap_idle = SwapIdle(self._runtime, self.swap, self._runs_ended, idle_ns)
+            self._stack.callback(self._swap_idle.close)
 
     def _engine(self, wanted: str, vm: VmSpec, code: GuestCode) -> Engine:
         name, why = engines.pick(wanted, vm.name, code.machine)
@@ -238,10 +245,14 @@ class Machine:
         """Start every vCPU's thread."""
         self._started = True
         self.driver.start()
+        if self._swap_idle is not None:
+            self._swap_idle.start()
 
     def stop(self) -> list[str]:
         """Stop every vCPU; return the names of those whose threads did not end (a bug of ours)."""
         if self._started and self._stuck is None:
+            if self._swap_idle is not None:
+                self._swap_idle.end()
             self._stuck = self.driver.stop(self._runtime.now() + _STOP_WITHIN)
         return self._stuck or []
 
@@ -258,6 +269,12 @@ class Machine:
     def _thaw(self) -> None:
         for space in self._spaces:
             space.thaw()
+
+    def _rests(self) -> None:
+        """Note, on a vCPU's thread, that it goes to sleep or ends."""
+        if self._swap_idle is not None:
+            self._swap_idle.note_rest()
+        self._on_activity()
 
     def _aborted(self, name: str, reason: str) -> None:
         self.aborts[name] = reason
@@ -324,6 +341,16 @@ class Machine:
             for index, counters in enumerate(part.driven.counters)
             if part.driven.mirror.resting(index) is Resting.RUN and not part.waits(index)
         }
+
+    def _runs_ended(self) -> int | None:
+        """Return how many RUNs the guests have ended themselves; None while a vCPU is busy in one."""
+        total = 0
+        for part in self._parts.values():
+            for index, counters in enumerate(part.driven.counters):
+                if part.driven.mirror.resting(index) is Resting.RUN and not part.waits(index):
+                    return None
+                total += sum(counters.runs.values()) - counters.runs["Preempted"]
+        return total
 
     def summary(self) -> list[VmSummary]:
         """Return what happened so far."""

@@ -3,6 +3,7 @@
 name = "demo"                 # optional: how the machine is called on this host
 engine = "auto"
 swap = "/var/tmp"             # optional: where guest memory may be swapped to
+swap_idle = "30s"             # optional: and when all VMs have waited for that long, it is
 
 [[vm]]
 name = "trusty"
@@ -31,9 +32,10 @@ import msgspec
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.times import seconds
 from hfsched.vmm.layout import ADDRESS_MAX
 
-__all__ = ["DIALECTS", "EngineName", "MachineSpec", "VmSpec", "load", "parse_size"]
+__all__ = ["DIALECTS", "EngineName", "MachineSpec", "VmSpec", "load", "parse_idle", "parse_size"]
 
 DIALECTS = ("ffa-1.0",)
 EngineName = Literal["auto", "unicorn", "kvm", "script"]
@@ -43,6 +45,7 @@ VMS_MAX = 1024
 TEXT_MAX = 1 << 24  # bytes
 MEMORY_DEFAULT = 16 << 20
 MEMORY_MAX = 64 << 30
+IDLE_MIN, IDLE_MAX = 0.01, 86_400.0  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -80,6 +83,12 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str | None = None
     engine: EngineName = "auto"
     swap: str | None = None
+    swap_idle: str | None = None
+
+    @property
+    def swap_idle_ns(self) -> int | None:
+        """How long all VMs wait before they are swapped out, in ns; None: they are not."""
+        return None if self.swap_idle is None else parse_idle("swap_idle", self.swap_idle)
 
     def check(self, source: str) -> None:
         """Give unnamed VMs a name, and raise ConfigError for what cannot be used."""
@@ -91,6 +100,10 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             _check_name(source, "machine name", self.name)
         if self.swap == "":
             raise ConfigError(f"{source}: swap is empty: name a directory, or leave it out")
+        if self.swap_idle is not None:
+            parse_idle(f"{source}: swap_idle", self.swap_idle)
+            if self.swap is None:
+                raise ConfigError(f"{source}: swap_idle needs swap, a directory (--swap-dir DIR)")
         asked = {spec.name for spec in self.vm if spec.name}
         for spec in self.vm:
             if not spec.name:
@@ -164,6 +177,14 @@ def parse_size(what: str, text: int | str) -> int:
         shown = _shown(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
+
+
+def parse_idle(what: str, text: str) -> int:
+    """Return a time to wait before swapping, in ns, from "30s" or "500ms"."""
+    found = seconds(text)
+    if found is None or not IDLE_MIN <= found <= IDLE_MAX:
+        raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")
+    return round(found * 1_000_000_000)
 
 
 def _shown(number: int, form: str = "d") -> str:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError
 from hfsched.swap import device
 from hfsched.swap.entries import Staging
+from hfsched.swap.footprint import Footprint
 from hfsched.swap.guestpages import open_userfault, zap
 from hfsched.swap.messages import Region
 from hfsched.swap.monitor import monitor
 from hfsched.swap.owner import Owner, Standstill, SwapError
-from hfsched.swap.picture import picture
+from hfsched.swap.picture import CELL, picture
 from hfsched.swap.resources import pack
 from hfsched.swap.stores import Stores
 from hfsched.swap.table import table_size
@@ -80,16 +81,18 @@ class MachineSwap:
         if why_not is not None:
             raise UserError(f"swap: {why_not}")
         self._runtime = runtime
-        self._pages = {name: ram.size // _PAGE for name, ram in rams.items()}
-        total = sum(self._pages.values())
+        self.sizes = {name: ram.size // _PAGE for name, ram in rams.items()}  # pages
+        total = sum(self.sizes.values())
         tier = 0 if device.tier_problem() is not None else total * _PAGE // _TIER_PART
         with ExitStack() as stack:
             self._uffd = _userfault(kernel=kernel)
             stack.callback(os.close, self._uffd)
             self._stores = Stores.create(directory, total, Staging.MINOR, tier)
             stack.callback(self._stores.close)
-            resources = pack(self._stores, [ram.fd for ram in rams.values()])
+            memfds = [ram.fd for ram in rams.values()]
+            resources = pack(self._stores, memfds)
             self.owner = Owner(runtime, monitor, standstill, resources, on_lost=_lost)
+            self.footprint = Footprint(memfds, self._stores.memfds(), self.owner.monitor_pid)
             try:
                 self.owner.start()
                 stack.callback(self._end)
@@ -115,22 +118,29 @@ class MachineSwap:
         """
         if deadline is None:
             deadline = self._runtime.now() + _ENABLE_WITHIN
+        self.footprint.mark()
         return self.owner.enable(deadline)
+
+    def swap_out(self, deadline: int | None = None) -> None:
+        """Begin to move what is staged out; see `Owner.swap_out`."""
+        self.owner.swap_out(deadline)
 
     def status(self, deadline: int | None = None) -> Status:
         """Say how things are; see `Owner.status`."""
         return self.owner.status(deadline)
 
-    def pictures(self) -> dict[str, str]:
-        """Return for each VM where its memory is, a character for 2 MiB."""
+    def pictures(self, names: Sequence[str] = (), cell: int = CELL) -> dict[str, str]:
+        """Return for these VMs (all) where their memory is, a character for each `cell` pages."""
+        made, first = {}, 0
         with mmap.mmap(
             self._stores.table, table_size(self._stores.pages), prot=mmap.PROT_READ
         ) as table:
-            states = table[table_size(0) :: 8]  # the lowest byte of each entry has its state
-        made, first = {}, 0
-        for name, pages in self._pages.items():
-            made[name] = picture(states[first : first + pages])
-            first += pages
+            for name, pages in self.sizes.items():
+                if name in (names or self.sizes):
+                    # The lowest byte of each entry has its state.
+                    states = table[table_size(first) : table_size(first + pages) : 8]
+                    made[name] = picture(states, cell)
+                first += pages
         return made
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -34,9 +36,13 @@ def problem() -> str | None:
 can_swap = pytest.mark.skipif(problem() is not None, reason=str(problem()))
 
 
-def machine(run: Start, folder: Path, *arguments: str) -> Process:
-    pytest.importorskip("unicorn")
-    guests = ("--engine", "unicorn", "--guest", "stress.bin", "--memory", "4MiB")
+def machine(
+    run: Start, folder: Path, *arguments: str, engine: str = "unicorn", memory: int = 4
+) -> Process:
+    """Start a machine whose guest has filled its memory, in MiB."""
+    if engine == "unicorn":
+        pytest.importorskip("unicorn")
+    guests = ("--engine", engine, "--guest", "stress.bin", "--memory", f"{memory}MiB")
     made = run(*guests, "--swap-dir", str(folder), "--linger", "60", *arguments)
     made.until(r"^\[stress\] stress: up")
     made.type("fill 7\n")
@@ -77,17 +83,131 @@ def test_memory_goes_out_and_comes_back(run: Start, hfsched: Start, tmp_path: Pa
 
 
 @can_swap
+def test_status_tells_what_was_given_back_and_draws_it(
+    run: Start, hfsched: Start, tmp_path: Path
+) -> None:
+    stress = machine(run, tmp_path)
+    say(hfsched, "enable", "stress")
+    say(hfsched, "out", "stress")
+    memory = until(hfsched, "stress", "active")["memory"]
+    assert isinstance(memory, dict)
+    assert memory["given_back"] > 3 << 20
+    assert memory["guests"] < 1 << 20
+    assert memory["resident_less"] > 2 << 20
+    told = say(hfsched, "status", "stress")
+    for pattern in (
+        r"\nin RAM   \S+ \S+ of the guests, .*; [34](\.\d)? MiB given back\n",
+        r"\nsize     \S+ MiB main, \S+ MiB monitor; [2-4](\.\d)? MiB less\n",
+    ):
+        assert re.search(pattern, told)
+    file = tmp_path / "drawn.svg"
+    file.write_text("before")
+    link = tmp_path / "link.svg"
+    link.symlink_to(file)
+    assert say(hfsched, "status", "stress", "--svg", str(link)).endswith(f"\ndrawn    {link}\n")
+    assert link.is_symlink()
+    root = ET.fromstring(file.read_text())
+    assert [text.text for text in root.iter() if "a cell" in (text.text or "")] == [
+        "stress, 4 KiB a cell"
+    ]
+    fine = json.loads(say(hfsched, "status", "stress", "--svg", str(file), "--json"))
+    assert (fine["cell"], len(fine["pictures"]["stress"])) == (4096, 1024)
+    for bad, why in (
+        (tmp_path / "no" / "x.svg", "No such file or directory"),
+        (tmp_path, "is no regular file"),
+        (Path("/dev/null"), "is no regular file"),
+        (file / "x", "Not a directory"),
+    ):
+        refused = hfsched("swap", "status", "stress", "--svg", str(bad))
+        assert refused.wait() == 1
+        assert refused.err == f"hfsched: error: --svg {bad}: {why}\n"
+    assert {each.name for each in tmp_path.iterdir()} == {"drawn.svg", "link.svg", "guests.py"}
+    assert stress.wait() == 0
+
+
+@can_swap
 def test_a_socket_of_ones_choice(
     run: Start, hfsched: Start, tmp_path: Path, runtime_directory: Path
 ) -> None:
     path = runtime_directory / "s"
     stress = machine(run, tmp_path, "--socket", str(path), "--name", "m")
-    assert say(hfsched, "status", str(path)) == say(hfsched, "status", "m/stress")
+    ours, theirs = (say(hfsched, "status", each) for each in (str(path), "m/stress"))
+    assert ours.partition("in RAM")[0] == theirs.partition("in RAM")[0]
     refused = hfsched("swap", "out", str(path))
     assert refused.wait() == 1
     assert refused.err.startswith("hfsched: error: out: it begins only when swap is pending")
     assert stress.wait() == 0
     assert not path.exists()
+
+
+def kvm_problem() -> str | None:
+    """Say why the memory of guests under KVM cannot be swapped here."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "there is no /dev/kvm to use"
+    try:
+        os.close(open_userfault())
+    except UserError as exc:
+        return str(exc)
+    return None
+
+
+@can_swap
+@pytest.mark.parametrize(
+    ("engine", "memory"),
+    [
+        ("unicorn", 4),
+        pytest.param(
+            *("kvm", 1),
+            marks=pytest.mark.skipif(kvm_problem() is not None, reason=str(kvm_problem())),
+        ),
+    ],
+)
+def test_a_machine_that_waits_is_swapped_out_by_itself(
+    run: Start, hfsched: Start, tmp_path: Path, engine: str, memory: int
+) -> None:
+    stress = machine(run, tmp_path, "--swap-idle", "200ms", engine=engine, memory=memory)
+    most = memory * 256 * 3 // 4  # pages
+
+    def out(came: int) -> int:
+        """Wait until most is in the file, and as much came from it; return how much that is."""
+        while True:
+            metrics = json.loads(say(hfsched, "status", "stress", "--json"))["status"]["metrics"]
+            brought: int = metrics["events"]["from_file"]
+            if metrics["file"] > most and brought >= came:
+                return brought
+
+    first = out(0)
+    stress.type("check 7\n")
+    stress.until(r"^stress: ok \d+$[^$]*^stress: ok \d+$")
+    second = out(first + most)
+    assert say(hfsched, "disable", "stress") == "disable has begun\n"
+    until(hfsched, "stress", "ready")
+    stress.type("check 7\n")
+    out(second)
+    assert stress.wait() == 0
+    assert stress.out.count("stress: ok ") == 3
+
+
+@can_swap
+def test_a_machine_ends_in_order_while_it_waits_to_swap(
+    run: Start, hfsched: Start, tmp_path: Path
+) -> None:
+    stress = machine(run, tmp_path, "--swap-idle", "24h")
+    assert stress.wait() == 0
+    assert stress.err.count("\n") == 3, stress.err  # the engine, and the summary
+
+
+def test_a_time_to_wait_needs_a_directory(run: Start) -> None:
+    for arguments, why in (
+        (("30s",), "--swap-idle needs --swap-dir DIR: where guest memory goes"),
+        (
+            ("30", "--swap-dir", "."),
+            "--swap-idle '30': a time such as 500ms, 30s or 2m, 10ms to 24h",
+        ),
+    ):
+        refused = run("--guest", "echo.bin", "--swap-idle", *arguments)
+        assert refused.wait() == 1
+        assert refused.err == f"hfsched: error: {why}\n"
 
 
 @can_swap
@@ -116,6 +236,7 @@ def test_a_directory_that_is_not_there(run: Start) -> None:
 def test_what_cannot_be_meant(hfsched: Start) -> None:
     for arguments, text in (
         (("out", "a", "--slow-file-cleanup"), "--slow-file-cleanup is for disable, not for out"),
+        (("out", "a", "--svg", "x"), "--svg is for status, not for out"),
         (("out", "a", "--within", "0"), "--within 0: 0.001 to 600 seconds"),
         (("out", "/nowhere/s"), "/nowhere/s: there is no such socket"),
         (("out", "nobody"), "no machine has a VM 'nobody': "),

@@ -7,7 +7,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -34,7 +34,8 @@ from hfsched.control.commandserver import CommandServer
 from hfsched.control.places import claim
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.messages import State, Status
+from hfsched.swap.footprint import Memory
+from hfsched.swap.messages import Metrics, State, Status
 from hfsched.swap.owner import SwapError
 
 from .house import runtime_directory
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
 
 WITHIN = 20.0
+MIB = 1 << 20
 
 
 class FakeSwap:
@@ -51,7 +53,10 @@ class FakeSwap:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.owner = self
-        self.large = False
+        self.sizes = {"a": 1024, "b": 512}  # pages
+        self.footprint = self
+        self.events: dict[str, int] = {}
+        self.error = ""
 
     def enable(self, deadline: int) -> int:
         assert deadline > time.monotonic_ns()
@@ -67,11 +72,15 @@ class FakeSwap:
     def disable(self, *, slow_file_cleanup: bool, deadline: int) -> None:
         self.log.append(f"disable {slow_file_cleanup}")
 
-    def status(self, deadline: int) -> Status:
-        return Status(state=State.PENDING)
+    def measure(self) -> Memory:
+        return Memory(guests=4096)
 
-    def pictures(self) -> dict[str, str]:
-        return {"a": "s." * (commands.ANSWER_MAX if self.large else 1), "b": "F"}
+    def status(self, deadline: int) -> Status:
+        metrics = Metrics(events=self.events)
+        return Status(state=State.PENDING, metrics=metrics, error=self.error)
+
+    def pictures(self, names: Sequence[str], cell: int) -> dict[str, str]:
+        return {name: "s" * -(-self.sizes[name] // cell) for name in names}
 
 
 class FakeMachine:
@@ -125,8 +134,36 @@ def test_each_request_does_what_it_says(served: Served) -> None:
     assert served.ask(SwapDisable(vm="b", slow_file_cleanup=True)) == Done()
     assert served.machine.fake.log == ["enable", "trim", "disable True"]
     status = Status(state=State.PENDING)
-    assert served.ask(SwapStatus(vm="b")) == SwapReport(status=status, pictures={"b": "F"})
-    assert served.ask(SwapStatus()) == SwapReport(status=status, pictures={"a": "s.", "b": "F"})
+    memory = Memory(guests=4096)
+    pictures = {"a": "ss", "b": "s"}
+    assert served.ask(SwapStatus(vm="b")) == SwapReport(
+        status=status, memory=memory, cell=2 * MIB, pictures={"b": "s"}
+    )
+    assert served.ask(SwapStatus()) == SwapReport(
+        status=status, memory=memory, cell=2 * MIB, pictures=pictures
+    )
+    fine = {"a": "s" * 1024, "b": "s" * 512}
+    assert served.ask(SwapStatus(fine=True)) == SwapReport(
+        status=status, memory=memory, cell=4096, pictures=fine
+    )
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_an_answer_about_very_much_memory_has_room(served: Served, fine: bool) -> None:
+    gib = MIB >> 2  # pages
+    served.machine.fake.sizes = {"a": 64 * gib, "b": 4096}
+    report = served.ask(SwapStatus(fine=fine))
+    assert isinstance(report, SwapReport)
+    assert (report.cell, len(report.pictures["a"])) == (2 * MIB, 32768)  # what one VM may have
+    names = [f"{number:x<63}" for number in range(27)]
+    served.machine.fake.sizes = dict.fromkeys(names, 64 * gib)
+    served.machine.vm_names = lambda: names  # type: ignore[method-assign]
+    served.machine.fake.events = {f"{number:x<64}": 10**18 for number in range(64)}
+    served.machine.fake.error = "\u2028" * 500  # what takes most bytes
+    report = served.ask(SwapStatus(fine=fine))
+    assert isinstance(report, SwapReport)
+    assert report.cell == 64 * MIB
+    assert [len(picture) for picture in report.pictures.values()] == [1024] * 27
 
 
 def test_what_is_refused_says_why(served: Served) -> None:
@@ -134,9 +171,6 @@ def test_what_is_refused_says_why(served: Served) -> None:
         served.ask(SwapOut())
     with pytest.raises(UserError, match=r"^no VM 'c' in machine m: a, b$"):
         served.ask(SwapEnable(vm="c"))
-    served.machine.fake.large = True
-    with pytest.raises(UserError, match=r"too much for one answer: ask for one VM"):
-        served.ask(SwapStatus())
     served.machine.swap = None
     with pytest.raises(UserError, match=r"^machine m cannot swap: .*hfsched run --swap-dir DIR$"):
         served.ask(SwapStatus())

@@ -242,6 +242,10 @@ class _Thread:
         return self._task.join(deadline)
 
     @property
+    def pid(self) -> int | None:
+        return None
+
+    @property
     def exit_status(self) -> int | None:
         return 0 if self._task.join(0) else None
 

@@ -23,6 +23,7 @@ from hfsched.vmm.manifest import (
 
 VM = '[[vm]]\nimage = "guest.bin"\n'
 NAME_RULE = "use 1 to 63 letters, digits, '.', '_' and '-', a letter or digit first"
+IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
 
 
@@ -130,6 +131,13 @@ def test_what_need_not_be_said() -> None:
             "two VMs are called 'x': rename one",
         ),
         (VM * 1025, "1025 VMs: at most 1024"),
+        ('swap = ""\n' + VM, "swap is empty: name a directory, or leave it out"),
+        ('swap_idle = "30s"\n' + VM, "swap_idle needs swap, a directory (--swap-dir DIR)"),
+        ("swap_idle = 30\n" + VM, "Expected `str | null`, got `int` - at `$.swap_idle`"),
+        *(
+            (f'swap = "d"\nswap_idle = "{text}"\n' + VM, f"swap_idle '{text}': {IDLE_RULE}")
+            for text in ("", "30", "0s", "9ms", "25h", "30 s", "-1s", "1s\\n")
+        ),
         (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
@@ -150,6 +158,17 @@ def test_the_limits_themselves_are_taken() -> None:
     assert spec.vm[0].vcpus == 32
     assert len(parsed(VM * 1024).vm) == 1024
     assert parsed(VM + "base = 0").vm[0].base == 0
+
+
+def test_how_long_to_wait_before_swapping() -> None:
+    assert parsed(VM).swap_idle_ns is None
+    for text, ns in (
+        ("10ms", 10**7),
+        ("0.5s", 5 * 10**8),
+        ("2m", 120 * 10**9),
+        ("24h", 864 * 10**11),
+    ):
+        assert parsed(f'swap = "d"\nswap_idle = "{text}"\n' + VM).swap_idle_ns == ns
 
 
 def test_unnamed_vms_are_called_after_their_images() -> None:
@@ -295,7 +314,7 @@ value = st.recursive(
     ),
     max_leaves=6,
 )
-field = st.sampled_from([*VmSpec.__struct_fields__, "engine", "vm", "bogus"])
+field = st.sampled_from([*VmSpec.__struct_fields__, "engine", "vm", "swap", "swap_idle", "bogus"])
 table = st.dictionaries(field, value, max_size=6).map(lambda keys: {"image": "i", **keys})
 machine = st.dictionaries(field, value, max_size=2).flatmap(
     lambda top: st.lists(table, max_size=3).map(lambda vms: {**top, "vm": vms})

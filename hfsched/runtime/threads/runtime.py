@@ -68,6 +68,10 @@ class _Process:
         return True
 
     @property
+    def pid(self) -> int | None:
+        return self._popen.pid if self._popen.returncode is None else None
+
+    @property
     def exit_status(self) -> int | None:
         return self._popen.poll()
 

@@ -1,0 +1,84 @@
+"""How much memory swapping gives back, as the kernel counts it: memfds, and resident sizes.
+
+The page table says what was moved; here is what came of it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+__all__ = ["Footprint", "Memory", "allocated", "resident"]
+
+_BLOCK = 512  # bytes, of st_blocks
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bytes of RAM, now: the guests' (their memfds), and what swap keeps (table, tier, staging).
+
+    `main` and `monitor` are the resident sizes of the two processes; a page that both map counts in
+    both.  `given_back`: how much less guests' and kept memory is than before the enable that found
+    most; `resident_less`: how much smaller the two processes are than then.
+    """
+
+    guests: Count = 0
+    kept: Count = 0
+    main: Count = 0
+    monitor: Count = 0
+    given_back: Count = 0
+    resident_less: Count = 0
+
+
+class Footprint:
+    """Measures memfds, `guests` and `kept`, and this process and another one, `monitor()`."""
+
+    def __init__(
+        self, guests: Sequence[int], kept: Sequence[int], monitor: Callable[[], int | None]
+    ) -> None:
+        self._guests = tuple(guests)
+        self._kept = tuple(kept)
+        self._monitor = monitor
+        self._before = (0, 0)  # bytes: in the memfds, resident
+
+    def mark(self) -> None:
+        """Note how much there is before pages move, if it is more than ever."""
+        now = self.measure()
+        held = now.guests + now.kept
+        if held > self._before[0]:
+            self._before = (held, now.main + now.monitor)
+
+    def measure(self) -> Memory:
+        """Say how much there is."""
+        guests, kept = sum(map(allocated, self._guests)), sum(map(allocated, self._kept))
+        main, monitor = resident(os.getpid()), resident(self._monitor())
+        held, resided = self._before
+        return Memory(
+            guests=guests,
+            kept=kept,
+            main=main,
+            monitor=monitor,
+            given_back=max(0, held - guests - kept),
+            resident_less=max(0, resided - main - monitor),
+        )
+
+
+def allocated(fd: int) -> int:
+    """Return how many bytes of a memfd are in memory."""
+    return os.fstat(fd).st_blocks * _BLOCK
+
+
+def resident(pid: int | None) -> int:
+    """Return a process's resident size in bytes, 0 for one that is not there."""
+    if pid is None:
+        return 0
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError):
+        return 0

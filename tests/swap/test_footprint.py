@@ -1,0 +1,89 @@
+"""Memory that is given back is given back: memfds and processes become smaller, and status tells."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from talk import KVM_X86, UNICORN, Target
+
+from hfsched.swap.footprint import Footprint, Memory, allocated, resident
+from hfsched.swap.messages import State
+
+from .house import MIB, PAGE, needs_userfault
+from .test_machine_swap import come_back, go_out, in_memory, machine, swap_of, wait_for
+
+KEPT = 64 << 10  # bytes; far more than the table and the tier of so little memory take
+
+
+@needs_userfault
+@pytest.mark.parametrize("target", [UNICORN, KVM_X86], ids=str)
+def test_what_a_machine_gives_back(target: Target, tmp_path: Path) -> None:
+    size = 2 * MIB if target.engine == "kvm" else 8 * MIB  # it may be slow there
+    with machine(target, tmp_path, "stress", memory=size) as host:
+        footprint = swap_of(host).footprint
+        filled = host.ask("fill 7")
+        before, resided = in_memory(host), resident(os.getpid())
+        assert before > size * 3 // 4
+        assert footprint.measure().guests == before
+        assert footprint.measure().given_back == 0
+        metrics = go_out(host).metrics
+        gone = (metrics.file + metrics.compressed + metrics.zero) * PAGE
+        assert gone > before * 3 // 4
+        after = footprint.measure()
+        assert after.guests == in_memory(host) <= before - gone
+        assert resident(os.getpid()) < resided - before // 2
+        assert after.given_back > before - after.guests - KEPT
+        assert after.given_back < before - after.guests
+        assert after.resident_less > before // 2
+        assert after.monitor > MIB
+        assert host.ask("check 7") == filled
+        come_back(host)
+        assert in_memory(host) > before * 3 // 4
+        assert footprint.measure().given_back < before // 4
+
+
+@needs_userfault
+def test_the_tier_is_memory_that_swap_keeps(tmp_path: Path) -> None:
+    with machine(UNICORN, tmp_path, "stress", memory=4 * MIB) as host:
+        host.ask("fill 7")
+        swap_of(host).enable()
+        before = swap_of(host).footprint.measure()
+        swap_of(host).owner.swap_out()
+        used = wait_for(host, State.ACTIVE).metrics.tier_used
+        after = swap_of(host).footprint.measure()
+        assert after.kept - before.kept >= used > 0
+
+
+def memory(size: int, filled: int) -> int:
+    fd = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    os.pwrite(fd, b"x" * filled, 0)
+    return fd
+
+
+def test_what_is_counted() -> None:
+    guest, kept = memory(64 * PAGE, 48 * PAGE), memory(64 * PAGE, PAGE)
+    try:
+        footprint = Footprint([guest], [kept], lambda: None)
+        footprint.mark()
+        os.ftruncate(guest, 8 * PAGE)
+        os.pwrite(kept, b"x", 2 * PAGE)
+        footprint.mark()  # less than there was: forgotten
+        seen = footprint.measure()
+        assert (seen.guests, seen.kept, seen.monitor) == (8 * PAGE, 2 * PAGE, 0)
+        assert seen.given_back == 39 * PAGE
+        assert seen.main == pytest.approx(resident(os.getpid()), abs=MIB)
+        os.pwrite(guest, b"x" * (60 * PAGE), 0)
+        assert footprint.measure().given_back == 0  # never less than nothing
+        assert Memory() == Memory(guests=0)
+        assert allocated(guest) == 60 * PAGE
+    finally:
+        os.close(guest)
+        os.close(kept)
+
+
+def test_a_process_that_is_not_there_has_no_size() -> None:
+    assert resident(None) == 0
+    assert resident(1 << 30) == 0

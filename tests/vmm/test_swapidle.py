@@ -1,0 +1,278 @@
+"""The policy `--swap-idle`: when it moves memory out, and when it leaves it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+import hfsched.explore
+from hfsched.explore import World
+from hfsched.scheduler.suspension import SuspendError
+from hfsched.swap.messages import State, Status
+from hfsched.swap.owner import LostError, SwapError
+from hfsched.vmm.swapidle import SwapIdle
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.runtime.base import Runtime
+
+AFTER = 30
+
+
+class VirtualTime:
+    """A runtime of one task, with time that passes only while it waits; `at` says what happens when."""
+
+    def __init__(self) -> None:
+        self.time = 0
+        self.plans: list[tuple[int, Callable[[], None]]] = []
+        self.value = 0
+        self.ended = False
+        self.looks: list[int] = []
+        self.body: Callable[[], None] = lambda: None
+
+    def at(self, time: int, act: Callable[[], None]) -> None:
+        self.plans.append((time, act))
+        self.plans.sort(key=lambda plan: plan[0])
+
+    # The runtime, and its only cell, event and task.
+
+    def now(self) -> int:
+        return self.time
+
+    def cell(self, _name: str, _value: int = 0) -> VirtualTime:
+        return self
+
+    event = cell
+
+    def spawn(self, _name: str, body: Callable[[], None]) -> VirtualTime:
+        self.body = body
+        return self
+
+    def get(self) -> int:
+        return self.value
+
+    def set(self, value: int | None = None) -> None:
+        if value is None:
+            self.ended = True
+        else:
+            self.value = value
+
+    def wait(self, deadline: int) -> bool:
+        assert deadline > self.time, "it never sleeps"
+        while self.plans and self.plans[0][0] <= deadline and not self.ended:
+            self.time, act = self.plans.pop(0)
+            act()
+        if not self.ended:
+            self.time = deadline
+            self.looks.append(deadline)
+        return self.ended
+
+    def join(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class Swap:
+    """Swap that does at once what it is asked for."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.now = now
+        self.state = State.READY
+        self.error = ""
+        self.refusal: Exception | None = None
+        self.moved: list[int] = []
+
+    def enable(self, deadline: int | None = None) -> int:
+        if self.refusal is not None:
+            raise self.refusal
+        self.state = State.PENDING
+        return 0
+
+    def swap_out(self, deadline: int | None = None) -> None:
+        assert self.state is State.PENDING
+        self.state = State.ACTIVE
+        self.moved.append(self.now())
+
+    def status(self, deadline: int | None = None) -> Status:
+        return Status(state=self.state, error=self.error)
+
+
+class House:
+    """A machine of one vCPU, and its policy, until time 1000."""
+
+    def __init__(self) -> None:
+        self.time = VirtualTime()
+        self.swap = Swap(self.time.now)
+        self.busy = False
+        self.count = 0
+        self.policy = SwapIdle(cast("Runtime", self.time), self.swap, self.runs, AFTER)
+
+    def runs(self) -> int | None:
+        return None if self.busy else self.count
+
+    def message(self, begin: int, end: int, *, told: bool = True) -> None:
+        """Have the vCPU run from `begin` to `end`; `told`: it says that it goes to sleep."""
+
+        def work() -> None:
+            self.busy = True
+
+        def rest() -> None:
+            self.busy = False
+            self.count += 1
+            if told:
+                self.policy.note_rest()
+
+        self.time.at(begin, work)
+        self.time.at(end, rest)
+
+    def by_hand(self, time: int, state: State, error: str = "") -> None:
+        def change() -> None:
+            self.swap.state, self.swap.error = state, error
+
+        self.time.at(time, change)
+
+    def moved(self, until: int = 1000) -> list[int]:
+        """Let time pass; return when memory was moved out."""
+        self.time.at(until, self.policy.end)
+        self.policy.start()
+        self.time.body()
+        self.policy.close()
+        return self.swap.moved
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+def test_a_machine_that_only_waits_goes_out_once(house: House) -> None:
+    assert house.moved(10_000) == [2 * AFTER]  # how long it had rested before is not known
+
+
+def test_the_time_counts_from_the_end_of_the_last_run(house: House) -> None:
+    for begin in range(0, 100, 10):
+        house.message(begin, begin + 3)
+    assert house.moved() == [93 + AFTER]
+
+
+def test_a_message_brings_back_and_it_goes_out_again(house: House) -> None:
+    house.message(1, 2)
+    house.message(200, 205)
+    house.message(300, 400)
+    assert house.moved() == [2 + AFTER, 205 + AFTER, 400 + AFTER]
+
+
+def test_a_guest_that_runs_is_left_alone(house: House) -> None:
+    house.message(1, 900)
+    assert house.moved() == [900 + AFTER]
+
+
+def test_messages_cost_no_looks(house: House) -> None:
+    for begin in range(0, 900, 2):
+        house.message(begin, begin + 1)
+    house.moved()
+    assert len(house.time.looks) <= 1000 / AFTER + 1
+
+
+def test_one_who_waits_inside_a_run_does_not_say_so(house: House) -> None:
+    house.message(1, 100, told=False)
+    (moved,) = house.moved()
+    assert 100 + AFTER <= moved <= 100 + 2 * AFTER
+
+
+def test_what_is_brought_back_by_hand_stays_until_a_guest_has_run(house: House) -> None:
+    house.message(1, 2)
+    house.by_hand(100, State.READY)
+    house.message(500, 501)
+    assert house.moved() == [2 + AFTER, 501 + AFTER]
+
+
+def test_what_is_staged_by_hand_stays_until_a_guest_has_run(house: House) -> None:
+    house.message(1, 2)
+    house.by_hand(10, State.PENDING)
+    house.message(500, 501)
+    house.by_hand(700, State.PENDING)
+    house.message(800, 801)
+    assert house.moved() == [501 + AFTER]
+
+
+@pytest.mark.parametrize(
+    "state", [State.ENABLING, State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN]
+)
+def test_a_move_that_is_under_way_is_waited_for(house: House, state: State) -> None:
+    house.message(1, 2)
+    house.by_hand(10, state)
+    house.by_hand(300, State.READY)
+    (moved,) = house.moved()
+    assert 300 <= moved <= 300 + AFTER
+
+
+def test_a_move_that_failed_is_tried_again_after_the_next_run(house: House) -> None:
+    house.message(1, 2)
+    house.by_hand(100, State.PENDING, "swap file: No space left on device")
+    house.message(500, 501)
+    assert house.moved() == [2 + AFTER, 501 + AFTER]
+
+
+@pytest.mark.parametrize("error", [SwapError("enable: no"), SuspendError("suspend: no")])
+def test_a_refusal_is_no_error(house: House, error: Exception) -> None:
+    house.message(1, 2)
+    house.swap.refusal = error
+    house.time.at(300, lambda: setattr(house.swap, "refusal", None))
+    house.message(500, 501)
+    assert house.moved() == [501 + AFTER]
+
+
+def test_without_a_monitor_it_ends(house: House) -> None:
+    house.message(1, 2)
+    house.swap.refusal = LostError("swap: the monitor does not start")
+    assert house.moved() == []
+    assert house.time.looks[-1] == 2 + AFTER
+
+
+# With everything else, in every order.
+
+
+@hfsched.explore.test(strategy="exhaustive")
+@pytest.mark.parametrize("messages", [0, 1])
+def test_no_order_of_things_breaks_it(runtime: ExploreRuntime, messages: int) -> World:
+    swap = Swap(lambda: runtime.time)
+    state = runtime.cell("state", (0, False))  # RUNs ended, and whether there is one
+    looks = 0
+    ended: list[bool] = []
+
+    def look() -> int | None:
+        nonlocal looks
+        looks += 1
+        if looks == 4:  # or time could pass for ever before anybody else does a thing
+            policy.end()
+        runs, busy = state.get()
+        return None if busy else runs
+
+    policy = SwapIdle(runtime, swap, look, AFTER)
+
+    def guest() -> None:
+        for number in range(messages):
+            state.set((number, True))
+            state.set((number + 1, False))
+            policy.note_rest()
+
+    def stop() -> None:
+        policy.close()
+        ended.append(True)
+
+    policy.start()
+    runtime.spawn("guest", guest)
+    runtime.spawn("stop", stop)
+
+    def check() -> None:
+        assert ended == [True]
+        assert len(swap.moved) <= 1 + messages
+        assert all(later - earlier >= AFTER for earlier, later in pairwise([0, *swap.moved]))
+
+    return World(check)
