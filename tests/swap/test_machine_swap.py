@@ -13,10 +13,9 @@ from machines import belongings
 from talk import KVM_ARM64, KVM_X86, UNICORN, Talk, Target
 
 from hfsched.errors import UserError
-from hfsched.swap import guestpages
+from hfsched.swap import guestpages, userfault
 from hfsched.swap.messages import State, Status
 from hfsched.swap.owner import SwapError
-from hfsched.vmm import swapping
 from hfsched.vmm.swapping import MachineSwap
 
 from .house import MIB, needs_userfault
@@ -208,7 +207,7 @@ def without_privileges(*, user_mode_only: bool = False) -> int:
 def test_without_privileges_unicorn_swaps_and_kvm_says_why_not(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swapping, "open_userfault", without_privileges)
+    monkeypatch.setattr(userfault, "open_userfault", without_privileges)
     if target.engine == "kvm":
         with pytest.raises(UserError, match=r"^swap: for guests under KVM: .*as root: sysctl"):
             machine(target, tmp_path, "stress")
@@ -225,6 +224,6 @@ def test_a_machine_without_userfaults_cannot_swap(
     def none(*, user_mode_only: bool = False) -> int:
         raise UserError("userfaultfd: Function not implemented")
 
-    monkeypatch.setattr(swapping, "open_userfault", none)
+    monkeypatch.setattr(userfault, "open_userfault", none)
     with pytest.raises(UserError, match=r"^swap: userfaultfd: Function not implemented$"):
         machine(UNICORN, tmp_path, "echo")
