@@ -139,9 +139,9 @@ class ChildMember:
         """See `Member`."""
         try:
             self._do(Zap(), self._runtime.now() + self._within)
-        except ProcessLookupError:
-            raise
         except OSError as exc:
+            if self._dynamic and isinstance(exc, ProcessLookupError):
+                raise
             raise OSError(f"process {self.name}: {exc}") from None
 
     # Its part in a standstill.
