@@ -89,6 +89,15 @@ def test_a_guests_memory_is_as_it_was_through_it_all(target: Target, tmp_path: P
 
 
 @on_every_engine
+def test_disable_without_out_leaves_a_guest_as_it_was(target: Target, tmp_path: Path) -> None:
+    with machine(target, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        swap_of(host).enable()
+        come_back(host)
+        assert host.ask("check 7") == filled
+
+
+@on_every_engine
 def test_messages_come_and_go_meanwhile(target: Target, tmp_path: Path) -> None:
     with machine(target, tmp_path, "relay", "echo") as host:
         texts = [f"message {number}" for number in range(100)]

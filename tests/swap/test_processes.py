@@ -183,6 +183,21 @@ def test_processes_that_may_die_do_so_at_any_moment(tmp_path: Path, start: Backe
         assert belongings() - before == {}
 
 
+def test_many_that_died_are_forgotten_together(tmp_path: Path, start: Backends) -> None:
+    with machine(UNICORN, tmp_path, "stress") as host:
+        answer, *place = filled(host)
+        children = [start(host) for _ in range(5)]
+        go_out(host)
+        for child in children[:2] + children[3:]:
+            child.kill()
+        swap_of(host).enable()
+        assert swap_of(host).status().members == 2
+        assert children[2].ask("check", 7, *place, *vm_names(host)) == 0
+        start(host)  # with the number of one that is dead
+        assert swap_of(host).status().members == 3
+        assert host.ask("check 7") == answer
+
+
 def in_a_fault(pid: int) -> bool:
     """Tell whether a thread of a process waits for a page, as far as this user may know."""
     for task in Path(f"/proc/{pid}/task").iterdir():
