@@ -35,17 +35,19 @@ class Ram:
     """`size` bytes (a multiple of 4096) of zeroed guest memory.
 
     `fd` is the memfd, for engines and processes that map it themselves; `address` is where this
-    process has it.
+    process has it.  A process that was handed the memfd gives it as `fd`, and owns it no longer.
     """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, fd: int | None = None) -> None:
         if size <= 0 or size % PAGE_SIZE:
             raise InternalError(f"RAM of {name}: {size} is no positive multiple of {PAGE_SIZE}")
         self.name = name
         self.size = size
-        self.fd = os.memfd_create(f"hfsched:{name}"[:200], os.MFD_CLOEXEC)
+        flags = os.MFD_CLOEXEC
+        self.fd = os.memfd_create(f"hfsched:{name}"[:200], flags) if fd is None else fd
         try:
-            os.ftruncate(self.fd, size)
+            if fd is None:
+                os.ftruncate(self.fd, size)
             self._map = mmap.mmap(self.fd, size)
         except BaseException:
             os.close(self.fd)

@@ -66,6 +66,10 @@ class Member(Protocol):
         """Whether it may die."""
 
     @property
+    def dead(self) -> bool:
+        """Whether main knows that it is dead."""
+
+    @property
     def regions(self) -> Sequence[Region]:
         """Where it maps guest memory; constant."""
 
@@ -111,7 +115,7 @@ class Job:
 
 
 class Keeper:
-    """See the module's text.  `lost(why)` is told of a static member that a new monitor refuses."""
+    """See the module's text.  `lost(why)` is told of a static member that lives, and a new monitor refuses."""
 
     def __init__(
         self,
@@ -217,7 +221,7 @@ class Keeper:
             answer = self._tell(known.request(), known.member.descriptors())
             if isinstance(answer, Refused):
                 self._drop(known.member.number)
-                if not known.member.dynamic:
+                if not (known.member.dynamic or known.member.dead):
                     self._lost(answer.text)
         if self._promise is not None:
             self._tell(self._promise, ())  # if it is refused, then since it was done

@@ -33,6 +33,7 @@ __all__ = [
     "Enable",
     "Exit",
     "GetStatus",
+    "Message",
     "Metrics",
     "ProtocolError",
     "Refused",
@@ -45,6 +46,7 @@ __all__ = [
     "Transition",
     "Trim",
     "Zapped",
+    "decode",
     "decode_answer",
     "decode_request",
     "encode",
@@ -86,7 +88,7 @@ class State(StrEnum):
     FAILED = "failed"  # nothing more is moved; faults are served still
 
 
-class _Message(
+class Message(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", kw_only=True
 ):
     """What all messages have in common: a field that nobody knows is a mistake."""
@@ -104,7 +106,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a region that does not end below 2**63")
 
 
-class Begin(_Message, frozen=True, tag="begin"):
+class Begin(Message, frozen=True, tag="begin"):
     """The first request: work with these resources, whose descriptors come along in this order.
 
     `fresh` is false for a monitor that takes over from a dead one: then the page table says where
@@ -115,7 +117,7 @@ class Begin(_Message, frozen=True, tag="begin"):
     resources: Annotated[tuple[Word, ...], Meta(max_length=RESOURCES_MAX)]
 
 
-class Register(_Message, frozen=True, tag="register"):
+class Register(Message, frozen=True, tag="register"):
     """Serve the faults of a process too; its uffd comes along, and for a dynamic one its pidfd.
 
     A dynamic member may die, and is collected then.  `zapped` says that nothing that is staged is
@@ -128,39 +130,39 @@ class Register(_Message, frozen=True, tag="register"):
     regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=REGIONS_MAX)]
 
 
-class Enable(_Message, frozen=True, tag="enable"):
+class Enable(Message, frozen=True, tag="enable"):
     """Stage every page that is in memory; the guest stands still meanwhile."""
 
 
-class Zapped(_Message, frozen=True, tag="zapped"):
+class Zapped(Message, frozen=True, tag="zapped"):
     """A member has zapped its page tables since the last enable."""
 
     member: Member
 
 
-class Trim(_Message, frozen=True, tag="trim"):
+class Trim(Message, frozen=True, tag="trim"):
     """Drop staged pages that are zero, or equal to their copy in the file."""
 
 
-class SwapOut(_Message, frozen=True, tag="out"):
+class SwapOut(Message, frozen=True, tag="out"):
     """Move what is staged to the compressed tier or to the file."""
 
 
-class Disable(_Message, frozen=True, tag="disable"):
+class Disable(Message, frozen=True, tag="disable"):
     """Bring everything back, and give the file's room back: at once, or little by little."""
 
     slow_file_cleanup: bool = False
 
 
-class GetStatus(_Message, frozen=True, tag="status"):
+class GetStatus(Message, frozen=True, tag="status"):
     """Say how things are."""
 
 
-class Collect(_Message, frozen=True, tag="collect"):
+class Collect(Message, frozen=True, tag="collect"):
     """Forget the dynamic members that are dead."""
 
 
-class Exit(_Message, frozen=True, tag="exit"):
+class Exit(Message, frozen=True, tag="exit"):
     """Bring everything back and end.
 
     `discard`: end at once, and bring nothing back; nobody will touch guest memory any more.
@@ -174,19 +176,19 @@ Request: TypeAlias = (
 )
 
 
-class Done(_Message, frozen=True, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     """It is done or, for what takes long, has begun; `pages` where pages were counted."""
 
     pages: Count = 0
 
 
-class Refused(_Message, frozen=True, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """It is not done, and nothing of it is; `text` is one line."""
 
     text: Text
 
 
-class Collected(_Message, frozen=True, tag="collected"):
+class Collected(Message, frozen=True, tag="collected"):
     """The members that were dead, and are forgotten."""
 
     members: tuple[Member, ...]
@@ -215,7 +217,7 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     events: Annotated[dict[Word, Count], Meta(max_length=EVENTS_MAX)] = {}
 
 
-class Status(_Message, frozen=True, tag="state"):
+class Status(Message, frozen=True, tag="state"):
     """How things are; `error` is why the last move ended before its time, else empty."""
 
     state: State
@@ -233,7 +235,7 @@ _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _T = TypeVar("_T")
 
 
-def encode(number: int, message: Request | Answer) -> bytes:
+def encode(number: int, message: Message) -> bytes:
     """Return a message in bytes; `number` is below 2**63."""
     return number.to_bytes(_HEAD, "little") + _encoder.encode(message)
 
@@ -246,22 +248,23 @@ def number_of(data: bytes) -> int:
 
 def decode_request(data: bytes) -> tuple[int, Request]:
     """Return a request and its number; raises ProtocolError, whatever `data` is."""
-    return _decode("request", _requests, data)
+    return decode("request", _requests, data)
 
 
 def decode_answer(data: bytes) -> tuple[int, Answer]:
     """Return an answer and its number; raises ProtocolError, whatever `data` is."""
-    return _decode("answer", _answers, data)
+    return decode("answer", _answers, data)
 
 
-def _decode(what: str, decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> tuple[int, _T]:
+def decode(what: str, decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> tuple[int, _T]:
+    """Return a message and its number; raises ProtocolError, whatever `data` is."""
     try:
         return number_of(data), decoder.decode(data[_HEAD:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ProtocolError(one_line(f"no {what}: {exc}")) from None
 
 
-def name_of(request: Request) -> str:
+def name_of(request: Message) -> str:
     """Return the word for a request."""
     return str(type(request).__struct_config__.tag)
 

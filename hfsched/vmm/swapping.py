@@ -18,7 +18,8 @@ from hfsched.errors import UserError
 from hfsched.swap import device
 from hfsched.swap.entries import Staging
 from hfsched.swap.footprint import Footprint
-from hfsched.swap.guestpages import open_userfault, zap
+from hfsched.swap.guestpages import zap
+from hfsched.swap.member import ChildMember, Part
 from hfsched.swap.messages import Region
 from hfsched.swap.monitor import monitor
 from hfsched.swap.owner import Owner, Standstill, SwapError
@@ -26,10 +27,12 @@ from hfsched.swap.picture import CELL, picture
 from hfsched.swap.resources import pack
 from hfsched.swap.stores import Stores
 from hfsched.swap.table import table_size
+from hfsched.swap.userfault import userfault
+from hfsched.vmm.company import Company
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
-    from hfsched.runtime.base import Runtime
+    from hfsched.runtime.base import End, Runtime
     from hfsched.swap.messages import Status
 
 __all__ = ["MachineSwap"]
@@ -48,6 +51,7 @@ class _Main:
     regions: Sequence[Region]
     number: int = 0
     dynamic: bool = False
+    dead: bool = False
 
     def descriptors(self) -> Sequence[int]:
         """See `hfsched.swap.owner.Member`."""
@@ -61,6 +65,8 @@ class _Main:
 
 class MachineSwap:
     """Made before the guests run; `close` it when they have stopped.
+
+    Nobody but main has guest memory mapped, unless `add_process` has told of it.
 
     The swap file is in `directory`.  `standstill` stops whoever touches the memory; `kernel`: some of
     them do it inside the kernel (KVM), which takes more privileges to serve.  Raises UserError for
@@ -91,12 +97,16 @@ class MachineSwap:
             stack.callback(self._stores.close)
             memfds = [ram.fd for ram in rams.values()]
             resources = pack(self._stores, memfds)
-            self.owner = Owner(runtime, monitor, standstill, resources, on_lost=_lost)
+            self._company = Company(standstill)
+            self._parts = _parts(rams)
+            self.owner = Owner(runtime, monitor, self._company, resources, on_lost=_lost)
             self.footprint = Footprint(memfds, self._stores.memfds(), self.owner.monitor_pid)
             try:
                 self.owner.start()
                 stack.callback(self._end)
-                self.owner.add(_Main(self._uffd, _regions(list(rams.values()))))
+                places = zip(rams.values(), self._parts, strict=True)
+                regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
+                self.owner.add(_Main(self._uffd, regions))
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
@@ -107,9 +117,50 @@ class MachineSwap:
 
     def _end(self) -> None:
         deadline = self._runtime.now() + _CLOSE_WITHIN
+        self._company.stop(deadline)  # what is out stays out
         with suppress(SwapError):  # lost, or silent: it ends with this process
             self.owner.close(deadline, discard=True)
             self.owner.join(deadline)
+        self._company.close()
+
+    def add_process(
+        self,
+        name: str,
+        end: End,
+        vms: Sequence[str] | None = None,
+        *,
+        dynamic: bool = True,
+        deadline: int | None = None,
+    ) -> None:
+        """Give a process the memory of VMs (None: of all), and serve its faults from then on.
+
+        `end` is this side of the channel that its `hfsched.swap.child.Child` has the other end of.
+        It is this object's now, and closed in the end, also when this raises; the process takes
+        that for the end of main.  From now on it stands still whenever the machine does for swap.
+        A `dynamic` process may die, and is forgotten then; when one dies that is not, Enable is
+        refused for ever.  The machine is suspended for a moment.  Raises SwapError, SuspendError.
+        """
+        if deadline is None:
+            deadline = self._runtime.now() + _ENABLE_WITHIN
+        with ExitStack() as undo:
+            undo.callback(end.close)
+            self.collect(deadline)
+            parts = [part for part in self._parts if vms is None or part.name in vms]
+            process = ChildMember(self._runtime, name, end, parts, deadline, dynamic=dynamic)
+            undo.callback(process.close)
+            with self._company.held(deadline):
+                process.number = self._company.free_number()
+                self.owner.add(process, deadline)
+                self._company.add(process)
+            undo.pop_all()
+
+    def collect(self, deadline: int | None = None) -> None:
+        """Forget the processes that have died, if they may; raises SwapError, SuspendError."""
+        if self._company.dead():
+            with self._company.held(deadline):
+                dead = self._company.dead()
+                self.owner.collect(deadline)
+                self._company.forget(dead)
 
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.
@@ -118,6 +169,7 @@ class MachineSwap:
         """
         if deadline is None:
             deadline = self._runtime.now() + _ENABLE_WITHIN
+        self.collect(deadline)
         self.footprint.mark()
         return self.owner.enable(deadline)
 
@@ -146,22 +198,17 @@ class MachineSwap:
 
 def _userfault(*, kernel: bool) -> int:
     try:
-        return open_userfault()
+        return userfault(kernel=kernel)
     except UserError as exc:
-        if kernel:
-            raise UserError(f"swap: for guests under KVM: {exc}") from None
-    try:
-        return open_userfault(user_mode_only=True)
-    except UserError as exc:
-        raise UserError(f"swap: {exc}") from None
+        raise UserError(f"swap: {'for guests under KVM: ' if kernel else ''}{exc}") from None
 
 
-def _regions(rams: Sequence[Ram]) -> tuple[Region, ...]:
+def _parts(rams: Mapping[str, Ram]) -> list[Part]:
     made, offset = [], 0
-    for ram in rams:
-        made.append(Region(ram.address, offset, ram.size))
+    for name, ram in rams.items():
+        made.append(Part(name, ram.fd, offset, ram.size))
         offset += ram.size
-    return tuple(made)
+    return made
 
 
 def _lost(why: str) -> None:

@@ -332,6 +332,7 @@ class FakeMember:
     def __init__(self, number: int, note: Callable[[str], None], *, dynamic: bool = False) -> None:
         self.number = number
         self.dynamic = dynamic
+        self.dead = False
         self.error: OSError | None = None
         self._note = note
 

@@ -14,6 +14,7 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import Liveness
+from hfsched.swap.pages import Phase
 
 from .children import Member
 from .house import PAGE, World, needs_userfault, userfault
@@ -106,6 +107,25 @@ def test_a_dead_process_is_found_and_the_others_are_served(tmp_path: Path) -> No
         other.end.close()
         world.disable()
         world.guest.check_all()
+
+
+def test_a_process_that_died_hinders_neither_an_end_nor_a_beginning(tmp_path: Path) -> None:
+    with World(tmp_path, pages=64) as world:
+        other = Member(world.guest.ram.fd, 64)
+        number = world.swap.add_member(other.uffd, [other.base], dynamic=True)
+        world.enable()
+        other.kill()
+        world.out()
+        world.disable()
+        assert world.swap.counts().phase is Phase.OFF
+        world.guest.check_all()
+        world.enable()
+        assert world.swap.liveness(number) is Liveness.DEAD
+        world.out()
+        world.guest.check_all()
+        world.swap.remove_member(number)
+        os.close(other.uffd)
+        other.end.close()
 
 
 def test_a_member_that_is_no_process_is_refused(tmp_path: Path) -> None:

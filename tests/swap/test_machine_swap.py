@@ -13,10 +13,9 @@ from machines import belongings
 from talk import KVM_ARM64, KVM_X86, UNICORN, Talk, Target
 
 from hfsched.errors import UserError
-from hfsched.swap import guestpages
+from hfsched.swap import guestpages, userfault
 from hfsched.swap.messages import State, Status
 from hfsched.swap.owner import SwapError
-from hfsched.vmm import swapping
 from hfsched.vmm.swapping import MachineSwap
 
 from .house import MIB, needs_userfault
@@ -87,6 +86,15 @@ def test_a_guests_memory_is_as_it_was_through_it_all(target: Target, tmp_path: P
         come_back(host)
         assert host.ask("check 7") == filled
         assert in_memory(host) > before * 3 / 4  # zero pages stay away
+
+
+@on_every_engine
+def test_disable_without_out_leaves_a_guest_as_it_was(target: Target, tmp_path: Path) -> None:
+    with machine(target, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        swap_of(host).enable()
+        come_back(host)
+        assert host.ask("check 7") == filled
 
 
 @on_every_engine
@@ -208,7 +216,7 @@ def without_privileges(*, user_mode_only: bool = False) -> int:
 def test_without_privileges_unicorn_swaps_and_kvm_says_why_not(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swapping, "open_userfault", without_privileges)
+    monkeypatch.setattr(userfault, "open_userfault", without_privileges)
     if target.engine == "kvm":
         with pytest.raises(UserError, match=r"^swap: for guests under KVM: .*as root: sysctl"):
             machine(target, tmp_path, "stress")
@@ -225,6 +233,6 @@ def test_a_machine_without_userfaults_cannot_swap(
     def none(*, user_mode_only: bool = False) -> int:
         raise UserError("userfaultfd: Function not implemented")
 
-    monkeypatch.setattr(swapping, "open_userfault", none)
+    monkeypatch.setattr(userfault, "open_userfault", none)
     with pytest.raises(UserError, match=r"^swap: userfaultfd: Function not implemented$"):
         machine(UNICORN, tmp_path, "echo")

@@ -230,11 +230,12 @@ def test_an_enable_takes_a_promise_back(worlds: list[World]) -> None:
     assert world.log.count("out") == 1
 
 
-@pytest.mark.parametrize(("number", "told"), [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("number", "dead", "told"), [(0, False, 1), (0, True, 0), (1, False, 0)])
 def test_a_member_that_a_new_monitor_refuses_is_let_go(
-    worlds: list[World], number: int, told: int
+    worlds: list[World], number: int, dead: bool, told: int
 ) -> None:
     world = begin(worlds, Plan("status", "before"))
+    world.members[number].dead = dead
     world.house.refuses.add(number)
     assert world.owner.status().members == 1
     assert len(world.lost) == told

@@ -47,6 +47,7 @@ class Here:
 
     number = 0
     dynamic = False
+    dead = False
 
     def __init__(self, guest: Guest, uffd: int) -> None:
         self._guest = guest
@@ -65,6 +66,7 @@ class There:
 
     number = 7
     dynamic = True
+    dead = False
 
     def __init__(self, child: children.Member, size: int) -> None:
         self.child = child

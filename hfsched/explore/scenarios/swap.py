@@ -118,6 +118,7 @@ class _Main:
     memory: Memory
     number: int = 0
     dynamic: bool = False
+    dead: bool = False
     regions: tuple[Region, ...] = (Region(0, 0, 1),)
 
     def descriptors(self) -> Sequence[int]:

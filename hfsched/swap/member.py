@@ -1,0 +1,288 @@
+"""Main's side of a process that maps guest memory: a `Member` over a channel.
+
+`hfsched.swap.child` is the other side; the process is whoever's it is that started it.  One task
+uses a member at a time: who registers it, who has the machine stand still, or who closes it.
+
+Nothing here waits beyond its deadline, whatever the process does or does not do.  An answer that
+was not there in time is waited for before the next request, so that a process that hangs has two
+messages at most in its queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.swap.childmessages import (
+    VMS_MAX,
+    Answer,
+    GoOn,
+    Join,
+    Joined,
+    Map,
+    Mapped,
+    Request,
+    Stop,
+    VmMemory,
+    Zap,
+    decode_answer,
+)
+from hfsched.swap.keeper import SwapError
+from hfsched.swap.messages import Done, ProtocolError, Refused, Region, encode, name_of
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import End, Runtime
+
+__all__ = ["ANSWERS_WITHIN", "ChildMember", "Part"]
+
+_PAGE = 4096
+ANSWERS_WITHIN = 2_000_000_000  # ns
+_UFFD = "anon_inode:[userfaultfd]"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The memory of a VM: `size` bytes of a memfd, at `offset` in the whole."""
+
+    name: str
+    fd: int
+    offset: int
+    size: int
+
+
+class ChildMember:
+    """See the module's text, and `hfsched.swap.keeper.Member`.
+
+    Making it does the whole introduction, by `deadline`: the process may have only just been
+    started.  Each request after it is answered within `within` ns, or has failed.  Raises SwapError;
+    then the channel is closed, as it is by `close`.  The process touches nothing before the first
+    `go_on`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        name: str,
+        end: End,
+        parts: Sequence[Part],
+        deadline: int | None,
+        *,
+        dynamic: bool = True,
+        within: int = ANSWERS_WITHIN,
+    ) -> None:
+        self.name = name
+        self.number = 0  # main's: it is given one of its own before it is registered
+        self._runtime = runtime
+        self._dynamic = dynamic
+        self._end = end
+        self._within = within
+        self._sent = 0  # the number of the last request,
+        self._answered = 0  # and of the last one that has its answer
+        self._stopped = True
+        self._pidfd: int | None = None  # not known yet
+        with ExitStack() as undo:
+            undo.callback(end.close)
+            try:
+                self._regions = self._introduce(parts, deadline, undo)
+            except OSError as exc:
+                raise SwapError(f"process {name}: {exc}") from None
+            self._stack = undo.pop_all()
+
+    def _introduce(
+        self, parts: Sequence[Part], deadline: int | None, undo: ExitStack
+    ) -> tuple[Region, ...]:
+        regions: list[Region] = []
+        for first in range(0, len(parts), VMS_MAX):
+            some = parts[first : first + VMS_MAX]
+            vms = tuple(VmMemory(part.name, part.size) for part in some)
+            answer, _ = self._ask(Map(vms=vms), deadline, [part.fd for part in some])
+            if not isinstance(answer, Mapped):
+                raise _refused("map", answer)
+            regions += _regions(some, answer.bases)
+        answer, fds = self._ask(Join(), deadline)
+        for fd in fds:
+            undo.callback(os.close, fd)
+        if not isinstance(answer, Joined):
+            raise _refused("join", answer)
+        self._uffd, self._pidfd = _checked(fds)
+        return tuple(regions)
+
+    def close(self) -> None:
+        """Let go of it: it ends by itself, or is dead."""
+        self._stack.close()
+
+    # What a `Member` is.
+
+    @property
+    def dynamic(self) -> bool:
+        """See `Member`."""
+        return self._dynamic
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """See `Member`."""
+        return self._regions
+
+    def descriptors(self) -> Sequence[int]:
+        """See `Member`."""
+        if self._dynamic and self._pidfd is not None:
+            return (self._uffd, self._pidfd)
+        return (self._uffd,)
+
+    def zap(self) -> None:
+        """See `Member`."""
+        try:
+            self._do(Zap(), self._runtime.now() + self._within)
+        except OSError as exc:
+            if self._dynamic and isinstance(exc, ProcessLookupError):
+                raise
+            raise OSError(f"process {self.name}: {exc}") from None
+
+    # Its part in a standstill.
+
+    @property
+    def dead(self) -> bool:
+        """See `Member`."""
+        return self._ended(0)
+
+    def stop(self, deadline: int | None = None) -> None:
+        """Have it stand still, as the dead do; raises SwapError for one that does not.
+
+        Also for a static one that is dead.  `go_on` comes after it in any case.
+        """
+        limit = self._runtime.now() + self._within
+        deadline = limit if deadline is None else min(deadline, limit)
+        try:
+            self._settle(deadline)
+            self._stopped = True
+            self._do(Stop(within=max(0, deadline - self._runtime.now())), deadline)
+        except ProcessLookupError as exc:
+            if not self._dynamic:
+                raise SwapError(f"process {self.name} is dead, and it must not be") from exc
+        except OSError as exc:
+            raise SwapError(f"process {self.name}: {exc}") from exc
+
+    def go_on(self) -> None:
+        """Let it touch guest memory again, if it was told to stop; wait for nothing."""
+        if self._stopped:
+            self._stopped = False
+            with suppress(ChannelClosedError):  # whoever asks for something next is told
+                self._post(GoOn())
+
+    # Requests.
+
+    def _do(self, request: Request, deadline: int) -> None:
+        answer, _ = self._ask(request, deadline)
+        if not isinstance(answer, Done):
+            raise _refused(name_of(request), answer)
+
+    def _ask(
+        self, request: Request, deadline: int | None, fds: Sequence[int] = ()
+    ) -> tuple[Answer, list[int]]:
+        """Return the answer; raises OSError, ESRCH when it is dead."""
+        self._settle(deadline)
+        try:
+            self._post(request, fds)
+        except ChannelClosedError:
+            raise self._gone(deadline) from None
+        answered = self._settle(deadline, name_of(request))
+        assert answered is not None
+        return answered
+
+    def _post(self, request: Request, fds: Sequence[int] = ()) -> None:
+        self._sent += 1
+        self._end.send(encode(self._sent, request), fds)
+
+    def _settle(
+        self, deadline: int | None, what: str = "an earlier request"
+    ) -> tuple[Answer, list[int]] | None:
+        """Take every answer that is due, and return the last of them."""
+        last = None
+        while self._answered < self._sent:
+            if last is not None:
+                _close(last[1])
+            try:
+                received = self._end.recv(deadline)
+            except ChannelClosedError:
+                raise self._gone(deadline) from None
+            if received is None:
+                raise OSError(f"{what}: it did not answer in time")
+            last = self._read(*received)
+        return last
+
+    def _read(self, data: bytes, fds: list[int]) -> tuple[Answer, list[int]]:
+        try:
+            number, answer = decode_answer(data)
+            if number != self._answered + 1:
+                raise ProtocolError(f"an answer to {number} where {self._answered + 1} is due")
+            if fds and not isinstance(answer, Joined):
+                raise ProtocolError("descriptors that nobody asked for")
+        except ProtocolError as exc:
+            _close(fds)
+            raise OSError(f"it talks nonsense: {exc}") from None
+        self._answered = number
+        return answer, fds
+
+    def _gone(self, deadline: int | None) -> OSError:
+        """Return what says that its channel is closed: it is dead then, unless it did so itself."""
+        if self._ended(deadline):
+            return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return OSError("it has closed its channel")
+
+    def _ended(self, deadline: int | None) -> bool:
+        if self._pidfd is None:
+            return False
+        return bool(self._runtime.select([_Descriptor(self._pidfd)], deadline))
+
+
+@dataclass(frozen=True, slots=True)
+class _Descriptor:
+    fd: int
+
+    def fileno(self) -> int:
+        return self.fd
+
+
+def _regions(parts: Sequence[Part], bases: Sequence[int]) -> list[Region]:
+    """Return where the parts are; raises OSError for what cannot be."""
+    if len(bases) != len(parts):
+        raise OSError(f"it talks nonsense: {len(bases)} addresses for {len(parts)} VMs")
+    made = []
+    for part, base in zip(parts, bases, strict=True):
+        if not base or base % _PAGE:
+            raise OSError(f"it talks nonsense: guest memory at {base:#x}")
+        try:
+            made.append(Region(base, part.offset, part.size))
+        except ValueError as exc:
+            raise OSError(f"it talks nonsense: {exc}") from None
+    return made
+
+
+def _checked(fds: Sequence[int]) -> tuple[int, int]:
+    """Return a uffd and a pidfd; raises OSError if they are something else."""
+    if len(fds) != 2:
+        raise OSError(f"it talks nonsense: {len(fds)} descriptors, a uffd and a pidfd are due")
+    uffd, pidfd = fds
+    if str(Path(f"/proc/self/fd/{uffd}").readlink()) != _UFFD:
+        raise OSError("it talks nonsense: its first descriptor is no uffd")
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
+        word, _, rest = line.partition(":")
+        if word == "Pid" and int(rest) not in (os.getpid(), 0):
+            return uffd, pidfd
+    raise OSError("it talks nonsense: its second descriptor is no pidfd of it")
+
+
+def _refused(what: str, answer: Answer) -> OSError:
+    text = answer.text if isinstance(answer, Refused) else f"an answer of the wrong kind: {answer}"
+    return OSError(f"{what}: {text}")
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,179 @@
+"""A program that has a machine's guest memory mapped, as a device would; and the host's side of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.child import Child
+from hfsched.swap.childmessages import Answer, Request, Zap
+
+from .house import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hfsched.memory.ram import Ram
+    from hfsched.runtime.base import End, Runtime
+    from hfsched.vmm.swapping import MachineSwap
+
+_MASK = (1 << 64) - 1
+
+
+@functools.cache
+def stress_page(seed: int, page: int) -> bytes:
+    """Return what the guest `stress` fills its page of that number with (guests/stress/fill.c)."""
+    state = seed ^ (page + 1) * 0x9E3779B97F4A7C15 & _MASK
+    words = []
+    for _ in range(PAGE // 8):
+        state ^= state >> 12
+        state ^= state << 25 & _MASK
+        state ^= state >> 27
+        words.append(state * 0x2545F4914F6CDD1D & _MASK)
+    return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+def first_of(ram: Ram, seed: int) -> int:
+    """Return the number of the first page that `stress` has filled."""
+    wanted = stress_page(seed, 0)
+    return next(page for page in range(ram.size // PAGE) if ram.read(page * PAGE, PAGE) == wanted)
+
+
+class Work:
+    """What the program does when the host asks for it."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._ending = threading.Event()
+        self._churns: list[threading.Thread] = []
+        self._bad = 0
+
+    def names(self) -> list[str]:
+        return sorted(self._child.memory())
+
+    def fill(self, seed: int, first: int, pages: int, vm: str) -> None:
+        ram = self._child.memory()[vm]
+        for page in range(pages):
+            with self._child.touching():
+                ram.write((first + page) * PAGE, stress_page(seed, page))
+
+    def check(self, seed: int, first: int, pages: int, vm: str) -> int:
+        """Return how many pages are wrong."""
+        bad, ram = 0, self._child.memory()[vm]
+        for page in range(pages):
+            with self._child.touching():
+                found = ram.read((first + page) * PAGE, PAGE)
+            bad += found != stress_page(seed, page)
+        return bad
+
+    def churn(self, first: int, pages: int, vm: str) -> None:
+        """Write and check pages that are this program's alone, until `calm`."""
+
+        def run() -> None:
+            version = 0
+            self.fill(version, first, pages, vm)
+            while not self._ending.is_set():
+                self._bad += self.check(version, first, pages, vm)
+                version = (version + 1) % 4
+                self.fill(version, first, pages, vm)
+
+        self._churns.append(threading.Thread(target=run, daemon=True))
+        self._churns[-1].start()
+
+    def calm(self) -> int:
+        """End `churn`; return how many pages were wrong."""
+        self._ending.set()
+        for each in self._churns:
+            each.join()
+        return self._bad
+
+    def hold(self) -> None:
+        """Never stand still again."""
+        self._child.memory()
+        threading.Thread(target=self._hold, daemon=True).start()
+        self._ending.wait()
+        self._ending.clear()
+
+    def _hold(self) -> None:
+        with self._child.touching():
+            self._ending.set()
+            threading.Event().wait()
+
+
+def program(child: Child, runtime: Runtime, requests: End) -> None:
+    work = Work(child)
+
+    def listen() -> None:
+        try:
+            while (got := requests.recv()) is not None:
+                name, arguments = json.loads(got[0])
+                requests.send(json.dumps(getattr(work, name)(*arguments)).encode())
+        except ChannelClosedError:
+            pass
+
+    runtime.spawn("work", listen)
+    child.serve()
+
+
+def backend(runtime: Runtime, end: End, requests: End) -> None:
+    program(Child(runtime, end, kernel=True), runtime, requests)
+
+
+def user_mode_backend(runtime: Runtime, end: End, requests: End) -> None:
+    program(Child(runtime, end), runtime, requests)
+
+
+class _Stubborn(Child):
+    def _answer(self, request: Request, fds: list[int]) -> tuple[Answer, Sequence[int]]:
+        if isinstance(request, Zap):
+            threading.Event().wait()
+        return super()._answer(request, fds)
+
+
+def stubborn(runtime: Runtime, end: End, requests: End) -> None:
+    """Never zap."""
+    program(_Stubborn(runtime, end), runtime, requests)
+
+
+class Backend:
+    """The host's side: the process is a member of the machine's swap from here on."""
+
+    def __init__(
+        self,
+        swap: MachineSwap,
+        main: Any = user_mode_backend,
+        vms: Sequence[str] | None = None,
+        *,
+        dynamic: bool = True,
+    ) -> None:
+        runtime = ThreadRuntime()
+        end, theirs = runtime.channel("backend")
+        self.requests, asked = runtime.channel("requests")
+        self.process = runtime.process("backend", main, [theirs, asked])
+        self.pid: int = self.process._popen.pid  # type: ignore[attr-defined]
+        try:
+            swap.add_process("backend", end, vms, dynamic=dynamic)
+        except BaseException:
+            self.close()
+            raise
+
+    def post(self, name: str, *arguments: object) -> None:
+        self.requests.send(json.dumps([name, arguments]).encode())
+
+    def ask(self, name: str, *arguments: object) -> Any:
+        self.post(name, *arguments)
+        got = self.requests.recv()
+        assert got is not None
+        return json.loads(got[0])
+
+    def kill(self) -> None:
+        self.process.kill()
+        assert self.process.join()
+
+    def close(self) -> None:
+        self.kill()
+        self.requests.close()

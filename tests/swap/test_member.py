@@ -1,0 +1,301 @@
+"""Main and a process that maps guest memory: each side with another that talks nonsense."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+from machines import belongings
+
+from hfsched.memory.ram import Ram
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.child import Child, Gate
+from hfsched.swap.childmessages import (
+    Answer,
+    GoOn,
+    Join,
+    Joined,
+    Map,
+    Mapped,
+    Request,
+    Stop,
+    VmMemory,
+    Zap,
+    decode_answer,
+    decode_request,
+)
+from hfsched.swap.member import ChildMember, Part
+from hfsched.swap.messages import Done, Refused, encode
+from hfsched.swap.owner import SwapError
+
+from .house import PAGE, needs_userfault, userfault
+
+SECOND = 1_000_000_000
+Reply = Answer | bytes | tuple[Answer, Sequence[int]] | None
+
+
+class Peer:
+    """A process that answers as it is told: `replies` by the kind of the request."""
+
+    def __init__(self, runtime: ThreadRuntime, replies: dict[type, Reply]) -> None:
+        self.replies = replies
+        self.asked: list[Request] = []
+        self.end, self._mine = runtime.channel("peer")
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            while (got := self._mine.recv()) is not None:
+                number, request = decode_request(got[0])
+                for fd in got[1]:
+                    os.close(fd)
+                self.asked.append(request)
+                if not self._answer(number, self.replies.get(type(request), Done())):
+                    break
+        except ChannelClosedError:
+            pass
+        self._mine.close()
+
+    def _answer(self, number: int, reply: Reply) -> bool:
+        if reply is None:
+            return False
+        if isinstance(reply, bytes):
+            self._mine.send(reply)
+        elif isinstance(reply, tuple):
+            self._mine.send(encode(number, reply[0]), reply[1])
+        else:
+            self._mine.send(encode(number, reply))
+        return True
+
+
+@pytest.fixture
+def runtime() -> ThreadRuntime:
+    return ThreadRuntime()
+
+
+@pytest.fixture
+def ram() -> Iterator[Ram]:
+    made = Ram("guest", 4 * PAGE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def right() -> Iterator[dict[type, Reply]]:
+    """What a process answers that is in its mind; another one's pidfd will do."""
+    uffd, pidfd = userfault(), os.pidfd_open(os.getppid())
+    yield {Map: Mapped(bases=(0x10000,)), Join: (Joined(), (uffd, pidfd))}
+    os.close(uffd)
+    os.close(pidfd)
+
+
+def member(runtime: ThreadRuntime, ram: Ram, peer: Peer) -> ChildMember:
+    part = Part("guest", ram.fd, 0, ram.size)
+    deadline = runtime.now() + 20 * SECOND
+    return ChildMember(runtime, "peer", peer.end, [part], deadline, within=SECOND // 5)
+
+
+@needs_userfault
+def test_an_introduction_ends_with_a_member(
+    runtime: ThreadRuntime, ram: Ram, right: dict[type, Reply]
+) -> None:
+    peer = Peer(runtime, right)
+    made = member(runtime, ram, peer)
+    assert made.regions[0].base == 0x10000
+    assert len(made.descriptors()) == 2
+    made.go_on()
+    made.stop()
+    made.zap()
+    made.go_on()
+    made.go_on()  # once is enough
+    made.stop()
+    made.close()
+    peer.thread.join()
+    kinds = [type(request) for request in peer.asked]
+    assert kinds == [Map, Join, GoOn, Stop, Zap, GoOn, Stop]
+
+
+@needs_userfault
+@pytest.mark.parametrize(
+    ("kind", "reply", "text"),
+    [
+        (Map, Refused(text="no room"), "map: no room"),
+        (Map, Done(), "map: an answer of the wrong kind"),
+        (Map, Mapped(bases=()), "0 addresses for 1 VMs"),
+        (Map, Mapped(bases=(0,)), "guest memory at 0x0"),
+        (Map, Mapped(bases=(0x10001,)), "guest memory at 0x10001"),
+        (Map, Mapped(bases=((1 << 63) - PAGE,)), r"does not end below 2\*\*63"),
+        (Map, b"nonsense", "it talks nonsense: no answer"),
+        (Map, encode(7, Done()), "an answer to 7 where 1 is due"),
+        (Map, None, "it has closed its channel"),
+        (Join, Joined(), "0 descriptors"),
+        (Join, (Joined(), (0, 0)), "its first descriptor is no uffd"),
+        (Join, Done(), "join: an answer of the wrong kind"),
+        (Join, (Done(), (0,)), "descriptors that nobody asked for"),
+    ],
+)
+def test_an_introduction_that_goes_wrong_says_how(
+    runtime: ThreadRuntime,
+    ram: Ram,
+    right: dict[type, Reply],
+    kind: type,
+    reply: Reply,
+    text: str,
+) -> None:
+    before = belongings()
+    peer = Peer(runtime, {**right, kind: reply})
+    with pytest.raises(SwapError, match=rf"^process peer: .*{text}"):
+        member(runtime, ram, peer)
+    peer.thread.join()
+    assert belongings() - before == {}
+
+
+@needs_userfault
+@pytest.mark.parametrize("which", ["none", "this process's own"])
+def test_a_pidfd_must_be_one(
+    runtime: ThreadRuntime, ram: Ram, right: dict[type, Reply], which: str
+) -> None:
+    fd = os.open("/dev/null", os.O_RDONLY) if which == "none" else os.pidfd_open(os.getpid())
+    reply = right[Join]
+    assert isinstance(reply, tuple)
+    peer = Peer(runtime, {**right, Join: (Joined(), (reply[1][0], fd))})
+    with pytest.raises(SwapError, match="its second descriptor is no pidfd of it"):
+        member(runtime, ram, peer)
+    os.close(fd)
+
+
+@needs_userfault
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (Refused(text="not now"), "not now"),
+        (b"nonsense", "it talks nonsense"),
+        (Mapped(bases=()), "an answer of the wrong kind"),
+        (None, "it has closed its channel"),
+    ],
+)
+def test_a_process_that_does_not_do_what_it_should_is_named(
+    runtime: ThreadRuntime, ram: Ram, right: dict[type, Reply], reply: Reply, text: str
+) -> None:
+    peer = Peer(runtime, {**right, Stop: reply, Zap: reply})
+    made = member(runtime, ram, peer)
+    with pytest.raises(SwapError, match=f"^process peer: .*{text}"):
+        made.stop()
+    with pytest.raises(OSError, match=r"^process peer: "):
+        made.zap()
+    made.close()
+
+
+# The other side.
+
+
+class Host:
+    """Main, which says what it likes."""
+
+    def __init__(self, runtime: ThreadRuntime) -> None:
+        self.end, theirs = runtime.channel("child")
+        self.child = Child(runtime, theirs)
+        self.thread = threading.Thread(target=self.child.serve, daemon=True)
+        self.thread.start()
+        self.number = 0
+
+    def raw(self, data: bytes, fds: Sequence[int] = ()) -> tuple[int, Answer, list[int]]:
+        self.end.send(data, fds)
+        got = self.end.recv()
+        assert got is not None
+        return (*decode_answer(got[0]), got[1])
+
+    def ask(self, request: Request, fds: Sequence[int] = ()) -> Answer:
+        self.number += 1
+        number, answer, given = self.raw(encode(self.number, request), fds)
+        for fd in given:
+            os.close(fd)
+        assert number == self.number
+        return answer
+
+    def close(self) -> None:
+        self.end.close()
+        self.thread.join()
+        for ram in self.child._rams.values():
+            ram.close()
+        if self.child._uffd is not None:
+            os.close(self.child._uffd)
+
+
+@pytest.fixture
+def host(runtime: ThreadRuntime) -> Iterator[Host]:
+    made = Host(runtime)
+    yield made
+    made.close()
+
+
+def test_nonsense_is_answered_and_costs_nothing(host: Host, ram: Ram) -> None:
+    before = belongings()
+    assert isinstance(host.raw(b"nonsense", [ram.fd])[1], Refused)
+    vm = VmMemory("guest", 4 * PAGE)
+    for request, fds, text in (
+        (Map(vms=(vm,)), (), "0 descriptors for the memory of 1 VMs"),
+        (Map(vms=(VmMemory("guest", PAGE),)), (ram.fd,), "the memory of guest has not 4096 bytes"),
+        (Map(vms=(vm, vm)), (ram.fd,), "1 descriptors for the memory of 2 VMs"),
+    ):
+        assert host.ask(request, fds) == Refused(text=text)
+    assert belongings() - before == {}
+    assert isinstance(host.ask(Map(vms=(vm,)), [ram.fd]), Mapped)
+    again = host.ask(Map(vms=(vm,)), [ram.fd])
+    assert isinstance(again, Refused)
+    assert "the memory of guest again" in again.text
+
+
+@needs_userfault
+def test_a_child_joins_once(host: Host) -> None:
+    assert isinstance(host.ask(Join()), Joined)
+    assert isinstance(host.ask(Join()), Refused)
+
+
+def test_memory_is_there_from_the_first_go_on(host: Host, ram: Ram) -> None:
+    found: list[bytes] = []
+    ram.write(PAGE, b"hello")
+    touch = threading.Thread(
+        target=lambda: found.append(host.child.memory()["guest"].read(PAGE, 5)), daemon=True
+    )
+    touch.start()
+    host.ask(Map(vms=(VmMemory("guest", 4 * PAGE),)), [ram.fd])
+    assert found == []
+    host.ask(GoOn())
+    touch.join()
+    assert found == [b"hello"]
+
+
+def test_a_child_that_touches_memory_does_not_stand_still(host: Host) -> None:
+    host.ask(GoOn())
+    with host.child.touching():
+        refused = host.ask(Stop(within=0))
+    assert refused == Refused(text="it did not stand still in time")
+    assert host.ask(Stop(within=None)) == Done()
+
+
+def test_nobody_passes_a_closed_gate(runtime: ThreadRuntime) -> None:
+    gate = Gate(runtime, "gate")
+    passing = threading.Thread(target=gate.enter, daemon=True)
+    passing.start()
+    assert gate.close(0)
+    assert passing.is_alive()
+    gate.open()
+    passing.join()
+    assert not gate.close(0)
+    closed: list[bool] = []
+    closing = threading.Thread(target=lambda: closed.append(gate.close(None)), daemon=True)
+    closing.start()
+    gate.leave()
+    closing.join()
+    assert closed == [True]
+
+
+def test_a_child_ends_when_main_is_gone(runtime: ThreadRuntime) -> None:
+    end, other = runtime.channel("child")
+    end.close()
+    Child(runtime, other).serve()

@@ -1,0 +1,222 @@
+"""Enable, trim, out and disable of two VMs' memory, with every page counted and looked at.
+
+Main's side, the monitor's program and the kernel: what ships, without guests.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hfsched.memory.ram import Ram
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.entries import Staging
+from hfsched.swap.guestpages import zap
+from hfsched.swap.messages import Region, State, Status
+from hfsched.swap.monitor import monitor
+from hfsched.swap.owner import Owner
+from hfsched.swap.resources import pack
+from hfsched.swap.stores import Stores
+
+from .house import PAGE, needs_userfault, userfault
+
+pytestmark = needs_userfault
+
+SECOND = 1_000_000_000
+SIZE = 1024  # pages of each VM
+# What a fault brings with a page is in its window of 8: touched are whole windows, and single
+# pages that were never written.
+FILLED = (*range(8), *range(16, 616))
+NEVER = 700
+UFFDIO_CONTINUE, DONTWAKE = 0xC020AA07, 1  # linux/userfaultfd.h
+
+
+class Still:
+    """Nobody touches anything but the test."""
+
+    def suspend(self, deadline: int | None = None) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    uffd: int
+    regions: Sequence[Region]
+    number: int = 0
+    dynamic: bool = False
+    dead: bool = False
+
+    def descriptors(self) -> Sequence[int]:
+        return (self.uffd,)
+
+    def zap(self) -> None:
+        for region in self.regions:
+            zap(region.base, region.size)
+
+
+class Machine:
+    """Two VMs' memory; `wrote` is what each page should have."""
+
+    def __init__(self, directory: Path) -> None:
+        self.runtime = ThreadRuntime()
+        self.rams = [Ram("low", SIZE * PAGE), Ram("high", SIZE * PAGE)]
+        self.wrote: dict[tuple[int, int], int] = {}
+        self.stores = Stores.create(directory, 2 * SIZE, Staging.MINOR, 0)
+        self.uffd = userfault()
+        resources = pack(self.stores, [ram.fd for ram in self.rams])
+        self.owner = Owner(self.runtime, monitor, Still(), resources)
+        self.owner.start()
+        regions = [
+            Region(ram.address, number * SIZE * PAGE, ram.size)
+            for number, ram in enumerate(self.rams)
+        ]
+        self.owner.add(Here(self.uffd, regions))
+        for vm in (0, 1):
+            for page in FILLED:
+                self.write(vm, page, 1 + (page + vm) % 250)
+
+    def write(self, vm: int, page: int, value: int) -> None:
+        self.rams[vm].write(page * PAGE, bytes([value]) * PAGE)
+        self.wrote[vm, page] = value
+
+    def look(self, vm: int, pages: Sequence[int]) -> None:
+        for page in pages:
+            value = self.wrote.get((vm, page), 0)
+            assert self.rams[vm].read(page * PAGE, PAGE) == bytes([value]) * PAGE, f"{vm}: {page}"
+
+    def look_at_all(self) -> None:
+        for vm in (0, 1):
+            self.look(vm, range(SIZE))
+
+    def until(self, state: State) -> Status:
+        deadline = self.runtime.now() + 60 * SECOND
+        while (status := self.owner.status()).state is not state:
+            assert self.runtime.now() < deadline, f"it is {status}"
+        return status
+
+    def trim(self) -> int:
+        """Return how many pages it was."""
+        self.owner.trim()
+        return self.until(State.PENDING).transition.pages
+
+    def out(self) -> int:
+        self.owner.swap_out()
+        return self.until(State.ACTIVE).transition.pages
+
+    def disable(self) -> int:
+        self.owner.disable()
+        return self.until(State.READY).transition.pages
+
+    def close(self) -> None:
+        self.owner.close(discard=True)
+        assert self.owner.join(self.runtime.now() + 60 * SECOND)
+        for ram in self.rams:
+            ram.close()
+        self.stores.close()
+        os.close(self.uffd)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.close()
+
+
+ALL = 2 * len(FILLED)
+
+
+def test_enable_stages_what_there_is_and_then_what_came_back(machine: Machine) -> None:
+    assert machine.owner.enable() == ALL
+    status = machine.until(State.PENDING)
+    assert (status.transition.pages, status.metrics.staged) == (ALL, ALL)
+    machine.look(0, range(8))
+    machine.look(0, [NEVER])  # one page of zeros
+    metrics = machine.owner.status().metrics
+    assert (metrics.staged, metrics.events["from_staging"]) == (ALL - 8, 8)
+    assert metrics.events["zeroed"] == 1
+    assert machine.owner.enable() == 9
+    machine.write(1, 16, 251)
+    assert machine.owner.enable() == 8
+    assert machine.owner.status().transition.pages == 8
+    machine.look_at_all()
+
+
+def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -> None:
+    machine.owner.enable()
+    process = machine.owner._keeper._process
+    monitor_ = process._popen.pid  # type: ignore[union-attr]
+    os.kill(monitor_, signal.SIGSTOP)
+    waiter = threading.Thread(target=machine.look, args=(0, [3]), daemon=True)
+    waiter.start()
+    assert select.select([machine.uffd], [], [], 60)[0]
+    # As if for another's fault, but without waking this one.
+    place = machine.rams[0].address + 3 * PAGE
+    fcntl.ioctl(machine.uffd, UFFDIO_CONTINUE, struct.pack("QQQq", place, PAGE, DONTWAKE, 0))
+    os.kill(monitor_, signal.SIGCONT)
+    waiter.join(60)
+    assert not waiter.is_alive(), "it waits for ever"
+    assert machine.owner.status().metrics.events["redundant"] == 1
+    machine.look_at_all()
+
+
+def test_out_writes_what_is_staged_and_then_what_came_back(machine: Machine) -> None:
+    machine.owner.enable()
+    assert machine.out() == ALL
+    metrics = machine.owner.status().metrics
+    assert (metrics.staged, metrics.file, metrics.stale) == (0, ALL, 0)
+    machine.look(0, range(8))
+    machine.look(1, range(16, 32))
+    metrics = machine.owner.status().metrics
+    assert (metrics.file, metrics.stale, metrics.events["from_file"]) == (ALL - 24, 24, 24)
+    machine.write(0, 0, 252)
+    assert machine.owner.enable() == 24
+    assert machine.out() == 24
+    machine.look_at_all()
+
+
+def test_trim_drops_zero_pages_and_then_clean_ones(machine: Machine) -> None:
+    for page in range(8):
+        machine.write(1, page, 0)
+    machine.owner.enable()
+    assert machine.trim() == 8
+    assert machine.owner.status().metrics.zero == 8
+    assert machine.out() == ALL - 8
+    machine.look(0, range(24))
+    machine.write(0, 3, 253)
+    assert machine.owner.enable() == 24  # 16 are there; 8 were never written, and are zero
+    assert machine.trim() == 23
+    events = machine.owner.status().metrics.events
+    assert (events["trimmed_zero"], events["trimmed_clean"]) == (16, 15)
+    assert machine.trim() == 0
+    assert machine.out() == 1
+    machine.look_at_all()
+
+
+@pytest.mark.parametrize("where", ["staging", "file", "both"])
+def test_disable_brings_back_from_wherever_it_is(machine: Machine, where: str) -> None:
+    machine.owner.enable()
+    if where != "staging":
+        machine.out()
+    if where == "both":
+        machine.look(0, range(8))
+        assert machine.owner.enable() == 8
+    assert machine.disable() == ALL
+    metrics = machine.owner.status().metrics
+    assert (metrics.resident, metrics.staged, metrics.file, metrics.stale) == (2 * SIZE, 0, 0, 0)
+    assert os.fstat(machine.stores.file.out).st_size == 0
+    faults = metrics.events["faults"]
+    machine.look_at_all()
+    assert machine.owner.status().metrics.events["faults"] == faults  # nobody listens any more
+    assert machine.owner.enable() >= ALL
+    machine.look_at_all()
