@@ -92,21 +92,24 @@ class MachineSwap:
             self.owner = Owner(runtime, monitor, standstill, resources, on_lost=_lost)
             try:
                 self.owner.start()
-                stack.callback(self._end)
-                self.owner.add(_Main(self._uffd, _regions(list(rams.values()))))
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
+        try:
+            self.owner.add(_Main(self._uffd, _regions(list(rams.values()))))
+        except SwapError as exc:
+            self.close()
+            raise UserError(str(exc)) from exc
 
     def close(self) -> None:
-        """End the monitor, and forget what is swapped out."""
-        self._stack.close()
+        """End the monitor, and forget what is swapped out.
 
-    def _end(self) -> None:
-        deadline = self._runtime.now() + _CLOSE_WITHIN
-        with suppress(SwapError):  # lost, or silent: it ends with this process
-            self.owner.close(deadline, discard=True)
-            self.owner.join(deadline)
+        Should the owner's task still be busy, the descriptors that it may give to a monitor stay.
+        """
+        with suppress(SwapError):  # it is lost, or busy
+            self.owner.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
+        if self.owner.join(self._runtime.now() + _CLOSE_WITHIN):
+            self._stack.close()
 
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.
