@@ -48,7 +48,7 @@ from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["TARGETS", "FaultError", "Target", "cycles", "kills"]
 
-MEMORY = 1 << 20  # bytes, of each VM
+MEMORY = 1 << 19  # bytes, of each VM
 WITHIN = 60  # seconds, until an answer or a state
 WANTED = (Page.STAGED, Page.WRITING, Page.PUNCHING, Page.COMPRESSED, Page.FILE, None)
 MOVES = ("enable", "trim", "out", "disable")
