@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,7 +40,11 @@ def main() -> int:
     host.ask("fill 7")
     swap = host.machine.swap
     assert swap is not None
-    known = {"enable": swap.enable, "out": swap.owner.swap_out, "disable": swap.owner.disable}
+    known: dict[str, Callable[[], object]] = {
+        "enable": swap.enable,
+        "out": swap.owner.swap_out,
+        "disable": swap.owner.disable,
+    }
     moves = [known[name] for name in args.moves.split(",")]
     rounds = 0
 

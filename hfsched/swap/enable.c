@@ -194,21 +194,93 @@ static void clean_staging(struct hfs *swap)
 	}
 }
 
-static void mark_places(struct hfs *swap)
+/* Whether the places [start, start + count) are there, and were free; they are taken now. */
+static bool mark(struct hfs_bits *bits, uint64_t start, uint64_t count)
 {
-	uint64_t page, entry;
+	uint64_t each;
 
-	for (page = 0; page < swap->table.pages; page++) {
-		entry = hfs_entry(&swap->table, page);
-		if (hfs_copy(entry) == HFS_FILE)
-			hfs_bits_set(&swap->slots, hfs_location(entry), 1);
-		else if (hfs_copy(entry) == HFS_COMPRESSED && swap->tier)
-			hfs_bits_set(&swap->spans, hfs_location(entry) / HFS_UNIT,
-				     (hfs_length(entry) + HFS_UNIT - 1) / HFS_UNIT);
+	if (start >= bits->count || count > bits->count - start)
+		return false;
+	for (each = start; each < start + count; each++)
+		if (hfs_bit(bits, each))
+			return false;
+	hfs_bits_set(bits, start, count);
+	return true;
+}
+
+/* Whether the place of an entry's copy is one, and nobody else's. */
+static bool mark_place(struct hfs *swap, uint64_t entry)
+{
+	uint64_t length = hfs_length(entry), location = hfs_location(entry);
+
+	if (hfs_copy(entry) == HFS_FILE)
+		return mark(&swap->slots, location, 1);
+	if (hfs_copy(entry) != HFS_COMPRESSED)
+		return true;
+	if (!length || length > HFS_PAGE || location % HFS_UNIT)
+		return false;
+	return !swap->tier || mark(&swap->spans, location / HFS_UNIT,
+				   (length + HFS_UNIT - 1) / HFS_UNIT);
+}
+
+static bool mark_places(struct hfs *swap)
+{
+	uint64_t page;
+
+	hfs_bits_clear(&swap->slots, 0, swap->slots.count);
+	if (swap->tier)
+		hfs_bits_clear(&swap->spans, 0, swap->spans.count);
+	for (page = 0; page < swap->table.pages; page++)
+		if (!mark_place(swap, hfs_entry(&swap->table, page)))
+			return false;
+	return true;
+}
+
+/* Whether a page can be like this at all. */
+static bool sane(struct hfs *swap, uint64_t entry, int phase)
+{
+	static const unsigned int none = 1u << HFS_RESIDENT, file = 1u << HFS_FILE,
+				  squeezed = 1u << HFS_COMPRESSED, zero = 1u << HFS_ZERO;
+	unsigned int copy = 1u << hfs_copy(entry);
+
+	switch (hfs_state(entry)) {
+	case HFS_RESIDENT:
+		return phase == HFS_OFF ? entry == 0 : copy & (none | file);
+	case HFS_STAGED:
+		return phase != HFS_OFF && copy & (none | file);
+	case HFS_MOVING:
+	case HFS_TAKING:
+		return phase != HFS_OFF && swap->table.copy && copy & (none | file);
+	case HFS_WRITING:
+		return phase != HFS_OFF && copy & none;
+	case HFS_PUNCHING:
+		return phase != HFS_OFF && copy & (file | squeezed | zero);
+	case HFS_FILE:
+		return phase != HFS_OFF && copy & file;
+	case HFS_COMPRESSED:
+		return phase != HFS_OFF && copy & squeezed;
+	case HFS_ZERO:
+		return phase != HFS_OFF && copy & zero;
+	default:
+		return false;
 	}
 }
 
-/* Before hfs_start, with a table that another monitor has left. */
+/* Somebody else wrote the table: nothing is done with one that no monitor can have left. */
+static bool table_is_sane(struct hfs *swap)
+{
+	uint32_t phase = atomic_load(&swap->table.header->phase);
+	uint64_t page;
+
+	if (phase > HFS_SETTLED)
+		return false;
+	for (page = 0; page < swap->table.pages; page++)
+		if (!sane(swap, hfs_entry(&swap->table, page), (int)phase))
+			return false;
+	return mark_places(swap);
+}
+
+/* Before hfs_start, with a table that another monitor has left.  -EINVAL: that is none. */
 int hfs_take_over(struct hfs *swap)
 {
 	struct hfs_table *table = &swap->table;
@@ -217,6 +289,8 @@ int hfs_take_over(struct hfs *swap)
 	uint64_t page;
 	int error;
 
+	if (!table_is_sane(swap))
+		return -EINVAL;
 	error = hfs_bits_open(&present, table->pages);
 	if (error)
 		return error;

@@ -137,8 +137,14 @@ class GuestPages:
     # The serving thread
 
     def take_over(self) -> None:
-        """Make good what a dead monitor left half done; before `start`, after its death."""
-        self._check(self._lib.hfs_take_over(self._open()), "taking over")
+        """Make good what a dead monitor left half done; before `start`, after its death.
+
+        Raises InternalError for a page table that none can have left; nothing is done then.
+        """
+        result = self._lib.hfs_take_over(self._open())
+        if result == -errno.EINVAL:
+            raise InternalError("swap: the page table makes no sense")
+        self._check(result, "taking over")
 
     def start(self) -> None:
         """Start to serve faults, those that waited before too."""

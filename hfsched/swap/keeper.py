@@ -21,6 +21,7 @@ from hfsched.swap.messages import (
     Disable,
     Done,
     Enable,
+    Exit,
     ProtocolError,
     Refused,
     Region,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Keeper", "Known", "LostError", "Member", "Resources", "SwapError", "refusal"]
 
-ATTEMPTS = 3  # monitors in a row that may die of the same thing
+ATTEMPTS = 3  # monitors in a row that may die of the same request
+STARTS = 10  # monitors in a row that may die before they serve: to give up ends the machine
 START_WITHIN = 10_000_000_000  # ns, for each request of a take-over
 
 
@@ -152,7 +154,11 @@ class Keeper:
         return None if process is None else process.pid
 
     def perform(self, job: Job) -> Answer:
-        """Have a request answered; raises SwapError."""
+        """Have a request answered; raises SwapError.
+
+        Where nothing is to be kept, a monitor that is silent or dead has ended as it should.
+        """
+        discard = isinstance(job.request, Exit) and job.request.discard
         if isinstance(job.request, Enable):
             self._promise = None
             self.members = tuple(replace(known, zapped=False) for known in self.members)
@@ -163,6 +169,13 @@ class Keeper:
                 answer = self._ask(job)
             except ChannelClosedError:
                 self._bury()
+                if discard:
+                    return Done()
+            except SwapError:
+                if not discard:
+                    raise
+                self._bury()
+                return Done()
             else:
                 self._learn(job, answer)
                 return answer
@@ -170,7 +183,7 @@ class Keeper:
 
     def ensure(self) -> End:
         """Start a monitor if there is none; return the channel to it; raises LostError."""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(STARTS):
             if self.end is not None:
                 return self.end
             self._runtime.forget(self.key(), attempt, level=2)
@@ -182,7 +195,7 @@ class Keeper:
                 self._bury()
                 raise LostError(f"swap: the monitor does not start: {exc}") from exc
         if self.end is None:
-            raise LostError(f"swap: the monitor does not start: {ATTEMPTS} have died")
+            raise LostError(f"swap: the monitor does not start: {STARTS} have died")
         return self.end
 
     def listen(self) -> None:

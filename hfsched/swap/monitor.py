@@ -2,7 +2,7 @@
 
 Main starts it by `Runtime.process`, never by a fork, and starts another one, with the same
 descriptors, when it has died; by then the kernel has told main of its end, so that no two ever work
-on the same pages.
+on the same pages.  Of main's end a descriptor of its process tells, besides the channel's end.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import select
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.controller import Controller
 from hfsched.swap.guestpages import GuestPages, Liveness, Region
 from hfsched.swap.resources import unpack
@@ -33,6 +35,10 @@ def monitor(runtime: Runtime, end: End) -> None:
     """Be the program: work until main says so, or is gone and nobody needs its memory."""
     _stand_alone()
     with ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            main = os.pidfd_open(os.getppid())
+            stack.callback(os.close, main)
+            end = _MainsEnd(runtime, end, _Process(main))
 
         def make(begin: Begin, fds: Sequence[int]) -> Controller:
             for fd in fds:
@@ -59,6 +65,45 @@ def _stand_alone() -> None:
         os.setsid()
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A process whose end can be waited for."""
+
+    pidfd: int
+
+    def fileno(self) -> int:
+        return self.pidfd
+
+
+class _MainsEnd:
+    """The channel to main; it is closed when main ends, though a child of main has it open too."""
+
+    def __init__(self, runtime: Runtime, end: End, main: _Process) -> None:
+        self._runtime = runtime
+        self._end = end
+        self._main = main
+
+    def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
+        """See `End.recv`."""
+        ready = self._runtime.select([self._end, self._main], deadline)
+        if self._end in ready:
+            return self._end.recv(deadline)
+        if ready:
+            raise ChannelClosedError
+        return None
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """See `End.send`."""
+        self._end.send(data, fds)
+
+    def close(self) -> None:
+        """See `End.close`."""
+        self._end.close()
+
+    def fileno(self) -> int:
+        return self._end.fileno()
 
 
 class Processes:

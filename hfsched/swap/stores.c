@@ -187,7 +187,7 @@ void hfs_let_go(struct hfs *swap, uint64_t entry)
 {
 	if (hfs_copy(entry) == HFS_FILE)
 		hfs_bits_clear(&swap->slots, hfs_location(entry), 1);
-	else if (hfs_copy(entry) == HFS_COMPRESSED)
+	else if (hfs_copy(entry) == HFS_COMPRESSED && swap->tier)
 		hfs_bits_clear(&swap->spans, hfs_location(entry) / HFS_UNIT,
 			       units(hfs_length(entry)));
 }

@@ -103,25 +103,29 @@ class MachineSwap:
             self.footprint = Footprint(memfds, self._stores.memfds(), self.owner.monitor_pid)
             try:
                 self.owner.start()
-                stack.callback(self._end)
-                places = zip(rams.values(), self._parts, strict=True)
-                regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
-                self.owner.add(_Main(self._uffd, regions))
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
+        places = zip(rams.values(), self._parts, strict=True)
+        regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
+        try:
+            self.owner.add(_Main(self._uffd, regions))
+        except SwapError as exc:
+            self.close()
+            raise UserError(str(exc)) from exc
 
     def close(self) -> None:
-        """End the monitor, and forget what is swapped out."""
-        self._stack.close()
+        """End the monitor, and forget what is swapped out.
 
-    def _end(self) -> None:
-        deadline = self._runtime.now() + _CLOSE_WITHIN
-        self._company.stop(deadline)  # what is out stays out
-        with suppress(SwapError):  # lost, or silent: it ends with this process
-            self.owner.close(deadline, discard=True)
-            self.owner.join(deadline)
+        Should the owner's task still be busy, the descriptors that it may give to a monitor stay.
+        """
+        self._company.stop(self._runtime.now() + _CLOSE_WITHIN)  # what is out stays out
+        with suppress(SwapError):  # it is lost, or busy
+            self.owner.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
+        ended = self.owner.join(self._runtime.now() + _CLOSE_WITHIN)
         self._company.close()
+        if ended:
+            self._stack.close()
 
     def add_process(
         self,
@@ -161,6 +165,14 @@ class MachineSwap:
                 dead = self._company.dead()
                 self.owner.collect(deadline)
                 self._company.forget(dead)
+=======
+        Should the owner's task still be busy, the descriptors that it may give to a monitor stay.
+        """
+        with suppress(SwapError):  # it is lost, or busy
+            self.owner.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
+        if self.owner.join(self._runtime.now() + _CLOSE_WITHIN):
+            self._stack.close()
+>>>>>>> fe63ad346abd706e1370f465c68744dcc23195e8
 
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.

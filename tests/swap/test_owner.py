@@ -10,6 +10,7 @@ import pytest
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap.keeper import STARTS
 from hfsched.swap.messages import State
 from hfsched.swap.owner import LostError, Owner, Resources, SwapError
 
@@ -252,10 +253,10 @@ def test_a_request_that_kills_every_monitor_is_an_error(worlds: list[World]) -> 
 def test_without_a_monitor_everything_is_an_error_and_the_status_says_so(
     worlds: list[World],
 ) -> None:
-    world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * 3)
+    world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * STARTS)
     status = world.owner.status()
     assert status.state is State.FAILED
-    assert status.error == "swap: the monitor does not start: 3 have died"
+    assert status.error == "swap: the monitor does not start: 10 have died"
     assert world.lost == [status.error]
     with pytest.raises(LostError):
         world.owner.enable()
@@ -343,3 +344,24 @@ def test_close_that_fails_leaves_all_as_it_was(world: World) -> None:
     assert world.owner.status().state is State.PENDING
     world.house.pages.problem = None
     world.owner.close()
+
+
+def test_monitors_that_die_again_and_again_before_they_serve_are_replaced(
+    worlds: list[World],
+) -> None:
+    """Somebody kills every one that starts; they are many, and no machine ends of that."""
+    world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * (STARTS - 1))
+    assert world.owner.status().state is State.READY
+    assert world.log.count("begin") == STARTS
+    assert not world.lost
+
+
+@pytest.mark.parametrize("when", ["deaf", "before", "mad"])
+def test_where_nothing_is_to_be_kept_a_monitor_that_says_nothing_is_ended(
+    worlds: list[World], when: str
+) -> None:
+    world = begin(worlds, Plan("exit", when))
+    world.owner.close(world.house.now() + SECOND // 20, discard=True)
+    assert world.owner.join(world.house.now() + 20 * SECOND)
+    assert world.house.monitors[0].join(world.house.now() + 20 * SECOND)
+    assert "begin" not in world.log
