@@ -70,6 +70,7 @@ int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base
 int hfs_remove_member(struct hfs *swap, int member);
 int hfs_member_state(struct hfs *swap, int member);
 int64_t hfs_in_memory(struct hfs *swap);
+int hfs_phase_now(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 int hfs_start(struct hfs *swap);
 void hfs_stop(struct hfs *swap);

@@ -114,6 +114,7 @@ struct hfs_progress {
 	uint64_t moved;
 	uint64_t zero;
 	uint64_t clean;
+	uint64_t tried; /* in: `moved`, and pages of the file that a fault brought first */
 	int done;
 	int error; /* errno, or 0 */
 	int place;
@@ -125,6 +126,15 @@ struct hfs_counts {
 	uint64_t tier_used; /* bytes */
 	uint64_t events[HFS_EVENTS];
 	int phase;
+};
+
+/* A read of the file that is under way. */
+struct hfs_ahead {
+	unsigned long context; /* of Linux's AIO; 0: there is none, */
+	bool refused;	       /* and will be none */
+	uint64_t slot;
+	uint64_t count; /* 0: nothing is read */
+	uint8_t *buffer; /* HFS_RUN pages */
 };
 
 struct hfs_fault {
@@ -141,11 +151,15 @@ struct hfs {
 
 	int file_out; /* O_DIRECT where it can be had */
 	int file_in;  /* buffered */
+	bool direct;
 	struct hfs_bits slots;
 	int tier_fd;
 	uint8_t *tier;
 	struct hfs_bits spans; /* in HFS_UNITs; cleared by both threads, set by the worker alone */
 	uint64_t tier_limit;   /* bytes: longer ones go to the file */
+	_Atomic uint32_t tier_freed; /* goes up when something in it is let go; the worker: */
+	uint32_t tier_freed_seen, tier_misses;
+	uint64_t tier_room; /* bytes: longer ones have found no room */
 	int staging_fd;
 	uint8_t *staging;
 
@@ -167,6 +181,7 @@ struct hfs {
 	uint64_t trim_cursor, out_cursor, in_cursor;
 	int in_part;
 	uint8_t *buffer; /* HFS_RUN pages */
+	struct hfs_ahead ahead;
 };
 
 /* table.c */
@@ -259,23 +274,33 @@ void hfs_let_go(struct hfs *swap, uint64_t entry); /* free what an entry's copy 
 void hfs_give_back(struct hfs *swap);		   /* worker: unused pages of the tier */
 int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 
+/* ahead.c; the worker alone */
+void hfs_ahead_begin(struct hfs *swap, uint64_t slot, uint64_t count);
+uint8_t *hfs_ahead_take(struct hfs *swap, uint64_t slot, uint64_t count); /* NULL: not read */
+void hfs_ahead_drop(struct hfs *swap); /* before the file changes */
+void hfs_ahead_close(struct hfs *swap);
+
 /* swap.c: the whole */
 struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around);
 int hfs_add_region(struct hfs *swap, int fd, uint64_t pages);
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 int hfs_set_staging(struct hfs *swap, int fd);
-int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base);
-int hfs_remove_member(struct hfs *swap, int member); /* its descriptor may be closed after */
-int hfs_member_state(struct hfs *swap, int member);
-int hfs_register(struct hfs *swap, int member, int on);
-void hfs_wake_all(struct hfs *swap);
 int64_t hfs_in_memory(struct hfs *swap);
+int hfs_phase_now(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 struct hfs_region *hfs_region_of(struct hfs *swap, uint64_t page);
 uint8_t *hfs_source(struct hfs *swap, uint64_t page); /* where a staged page is */
 int hfs_resident(struct hfs *swap, struct hfs_bits *bits);
 int hfs_punch(struct hfs *swap, uint64_t page, uint64_t count, bool guest);
+
+/* members.c */
+int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base);
+int hfs_remove_member(struct hfs *swap, int member); /* its descriptor may be closed after */
+int hfs_member_state(struct hfs *swap, int member);
+int hfs_register(struct hfs *swap, int member, int on);
+void hfs_wake_all(struct hfs *swap);
+void hfs_lost(struct hfs *swap, struct hfs_member *member);
 
 /* serve.c */
 int hfs_start(struct hfs *swap);
@@ -284,7 +309,6 @@ void hfs_kick(struct hfs *swap);
 void hfs_quiesce(struct hfs *swap); /* until every fault begun before has been dealt with */
 void hfs_let_faults_go_first(struct hfs *swap);
 void hfs_published(struct hfs *swap); /* whoever waited for pages may look again */
-void hfs_lost(struct hfs *swap, struct hfs_member *member);
 
 /* worker.c, enable.c: one thread at a time, else -EBUSY */
 int64_t hfs_stage(struct hfs *swap);

@@ -149,14 +149,14 @@ static int expand_some(struct hfs *swap, uint64_t limit, struct hfs_progress *pr
 	return error;
 }
 
-/* Pages whose slots are neighbours, from the cursor on, whatever lies between them. */
-static int gather(struct hfs *swap, uint64_t limit, uint64_t *pages, uint64_t *slot)
+/* Pages whose slots are neighbours, from `*cursor` on, whatever lies between them. */
+static int gather(struct hfs *swap, uint64_t *cursor, uint64_t limit, uint64_t *pages,
+		  uint64_t *slot)
 {
 	uint64_t page, entry;
 	int count = 0;
 
-	for (page = swap->in_cursor; page < swap->table.pages && (uint64_t)count < limit &&
-				     count < HFS_RUN;
+	for (page = *cursor; page < swap->table.pages && (uint64_t)count < limit && count < HFS_RUN;
 	     page++) {
 		entry = hfs_entry(&swap->table, page);
 		if (hfs_state(entry) != HFS_FILE)
@@ -167,32 +167,63 @@ static int gather(struct hfs *swap, uint64_t limit, uint64_t *pages, uint64_t *s
 			break;
 		pages[count++] = page;
 	}
-	swap->in_cursor = count ? pages[count - 1] + 1 : page;
+	*cursor = count ? pages[count - 1] + 1 : page;
 	return count;
 }
 
-/* Part 2. */
+/* Begin to read what is wanted after this. */
+static void look_ahead(struct hfs *swap)
+{
+	uint64_t pages[HFS_RUN], slot = 0, cursor = swap->in_cursor;
+	int count = gather(swap, &cursor, HFS_RUN, pages, &slot);
+
+	if (count)
+		hfs_ahead_begin(swap, slot, count);
+}
+
+/* Copy pages in that lie in the buffer one after the other. */
+static int copy_parts(struct hfs *swap, const uint64_t *pages, int count, const uint8_t *source,
+		      struct hfs_progress *progress)
+{
+	int first, end, error = 0;
+
+	for (first = 0; first < count && !error; first = end) {
+		for (end = first + 1; end < count && pages[end] == pages[end - 1] + 1 &&
+				      same_region(swap, pages[first], pages[end]);
+		     end++)
+			;
+		error = copy_in(swap, pages[first], end - first,
+				source + (uint64_t)first * HFS_PAGE, 1u << HFS_FILE,
+				&progress->moved);
+	}
+	return error;
+}
+
+/* Part 2.  While a run is copied in, the next one is read. */
 static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	uint64_t pages[HFS_RUN], slot = 0, start;
-	int count, first, end, error = 0;
+	const uint8_t *source;
+	int count, error = 0;
 
-	while (swap->in_cursor < swap->table.pages && progress->moved < limit) {
+	if (progress->tried < progress->moved)
+		progress->tried = progress->moved;
+	while (swap->in_cursor < swap->table.pages && progress->tried < limit) {
 		start = swap->in_cursor;
-		count = gather(swap, limit - progress->moved, pages, &slot);
+		count = gather(swap, &swap->in_cursor, limit - progress->tried, pages, &slot);
 		if (!count)
 			break;
-		progress->place = HFS_IN_FILE;
-		error = hfs_read_direct(swap, slot, count, swap->buffer);
-		for (first = 0; first < count && !error; first = end) {
-			for (end = first + 1; end < count && pages[end] == pages[end - 1] + 1 &&
-					      same_region(swap, pages[first], pages[end]);
-			     end++)
-				;
+		progress->tried += count;
+		source = hfs_ahead_take(swap, slot, count);
+		if (!source) {
+			progress->place = HFS_IN_FILE;
+			error = hfs_read_direct(swap, slot, count, swap->buffer);
+			source = swap->buffer;
+		}
+		if (!error) {
+			look_ahead(swap);
 			progress->place = HFS_IN_MEMORY;
-			error = copy_in(swap, pages[first], end - first,
-					swap->buffer + (uint64_t)first * HFS_PAGE, 1u << HFS_FILE,
-					&progress->moved);
+			error = copy_parts(swap, pages, count, source, progress);
 		}
 		if (error) {
 			swap->in_cursor = start;
@@ -210,7 +241,7 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	if (error)
 		return error;
 	progress->place = HFS_IN_MEMORY;
-	while (!error && progress->moved < limit && !progress->done) {
+	while (!error && progress->moved < limit && progress->tried < limit && !progress->done) {
 		if (swap->in_part == 0)
 			error = swap->table.copy ? copy_staged(swap, limit, progress) :
 						   unstage_some(swap, limit, progress);

@@ -221,6 +221,7 @@ int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress
 	error = hfs_begin(swap);
 	if (error)
 		return error;
+	hfs_ahead_drop(swap);
 	while (limit) {
 		hfs_let_faults_go_first(swap);
 		left = limit < HFS_RUN ? limit : HFS_RUN;

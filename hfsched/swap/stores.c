@@ -14,6 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define MISSES 64 /* pages in a row that the tier did not take; after that */
+#define SAMPLE 16 /* one of so many is tried */
+
 int hfs_bits_open(struct hfs_bits *bits, uint64_t count)
 {
 	bits->count = count;
@@ -77,16 +80,35 @@ uint64_t hfs_bits_take(struct hfs_bits *bits, uint64_t least, uint64_t most, uin
 	return run;
 }
 
+/* The bits from `start` on that are in its word, `count` of them at most; how many, too. */
+static uint64_t in_word(uint64_t start, uint64_t count, uint64_t *mask)
+{
+	uint64_t number = 64 - start % 64;
+
+	if (number > count)
+		number = count;
+	*mask = ~0ull >> (64 - number) << start % 64;
+	return number;
+}
+
 void hfs_bits_set(struct hfs_bits *bits, uint64_t start, uint64_t count)
 {
-	for (; count; start++, count--)
-		atomic_fetch_or(&bits->words[start / 64], 1ull << start % 64);
+	uint64_t number, mask;
+
+	for (; count; start += number, count -= number) {
+		number = in_word(start, count, &mask);
+		atomic_fetch_or(&bits->words[start / 64], mask);
+	}
 }
 
 void hfs_bits_clear(struct hfs_bits *bits, uint64_t start, uint64_t count)
 {
-	for (; count; start++, count--)
-		atomic_fetch_and(&bits->words[start / 64], ~(1ull << start % 64));
+	uint64_t number, mask;
+
+	for (; count; start += number, count -= number) {
+		number = in_word(start, count, &mask);
+		atomic_fetch_and(&bits->words[start / 64], ~mask);
+	}
 }
 
 uint64_t hfs_bits_used(struct hfs_bits *bits)
@@ -124,20 +146,47 @@ static uint64_t units(uint32_t length)
 	return (length + HFS_UNIT - 1) / HFS_UNIT;
 }
 
+/*
+ * How long a page may be to be put into the tier; 0: this one is not tried.  Compressing in vain
+ * takes longer than all else that is done with a page: so where a length was refused, no longer one
+ * is wanted until something is let go, and of pages that do not pay many in a row are not tried.
+ */
+static uint64_t room(struct hfs *swap)
+{
+	uint32_t freed = atomic_load(&swap->tier_freed);
+
+	if (freed != swap->tier_freed_seen) {
+		swap->tier_freed_seen = freed;
+		swap->tier_room = swap->tier_limit;
+	}
+	if (swap->tier_misses >= MISSES && swap->tier_misses++ % SAMPLE)
+		return 0;
+	return swap->tier_room;
+}
+
 /* Put a page into the tier: 0, or -ENOSPC if that does not pay or there is no room. */
 int hfs_squeeze(struct hfs *swap, const uint8_t *page, uint64_t *location, uint32_t *length)
 {
 	char small[HFS_PAGE];
-	uint64_t start;
+	uint64_t start, most;
 	int size;
 
 	if (!swap->tier)
 		return -ENOSPC;
-	size = lz4_compress((const char *)page, small, HFS_PAGE, (int)swap->tier_limit);
-	if (size <= 0)
+	most = room(swap);
+	if (!most)
 		return -ENOSPC;
-	if (!hfs_bits_take(&swap->spans, units(size), units(size), &start))
+	size = lz4_compress((const char *)page, small, HFS_PAGE, (int)most);
+	if (size <= 0) {
+		if (swap->tier_misses < MISSES)
+			swap->tier_misses++;
 		return -ENOSPC;
+	}
+	swap->tier_misses = 0;
+	if (!hfs_bits_take(&swap->spans, units(size), units(size), &start)) {
+		swap->tier_room = (units(size) - 1) * HFS_UNIT;
+		return -ENOSPC;
+	}
 	memcpy(swap->tier + start * HFS_UNIT, small, size);
 	*location = start * HFS_UNIT;
 	*length = size;
@@ -187,9 +236,10 @@ void hfs_let_go(struct hfs *swap, uint64_t entry)
 {
 	if (hfs_copy(entry) == HFS_FILE)
 		hfs_bits_clear(&swap->slots, hfs_location(entry), 1);
-	else if (hfs_copy(entry) == HFS_COMPRESSED && swap->tier)
-		hfs_bits_clear(&swap->spans, hfs_location(entry) / HFS_UNIT,
-			       units(hfs_length(entry)));
+	if (hfs_copy(entry) != HFS_COMPRESSED || !swap->tier)
+		return;
+	hfs_bits_clear(&swap->spans, hfs_location(entry) / HFS_UNIT, units(hfs_length(entry)));
+	atomic_fetch_add(&swap->tier_freed, 1);
 }
 
 /* A page of the tier is 32 units: half a word. */

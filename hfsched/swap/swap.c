@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The whole: its parts put together, regions, members, what is in memory.
+ * The whole: its parts put together, regions, what is in memory.
  */
 #define _GNU_SOURCE
 #include "core.h"
@@ -51,6 +51,7 @@ void hfs_free(struct hfs *swap)
 	int region;
 
 	hfs_stop(swap);
+	hfs_ahead_close(swap);
 	for (region = 0; region < swap->region_count; region++)
 		munmap(swap->regions[region].map, swap->regions[region].pages * HFS_PAGE);
 	if (swap->staging)
@@ -105,8 +106,11 @@ int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
 
 int hfs_set_file(struct hfs *swap, int file_out, int file_in)
 {
+	int flags = fcntl(file_out, F_GETFL);
+
 	swap->file_out = file_out;
 	swap->file_in = file_in;
+	swap->direct = flags >= 0 && flags & O_DIRECT;
 	return 0;
 }
 
@@ -125,7 +129,7 @@ int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit)
 		return error;
 	}
 	swap->tier_fd = fd;
-	swap->tier_limit = limit;
+	swap->tier_limit = swap->tier_room = limit;
 	return 0;
 }
 
@@ -208,110 +212,9 @@ int hfs_punch(struct hfs *swap, uint64_t page, uint64_t count, bool guest)
 	return data >= 0 && data < from + (off_t)(count * HFS_PAGE) ? -EBUSY : 0;
 }
 
-/* Who waits in a fault of this member faults again. */
-static void wake(struct hfs *swap, struct hfs_member *member)
+int hfs_phase_now(struct hfs *swap)
 {
-	int each;
-
-	for (each = 0; each < swap->region_count; each++)
-		if (atomic_load(&member->state) == HFS_ALIVE && member->base[each])
-			hfs_uffd_wake(member->uffd, member->base[each],
-				      swap->regions[each].pages * HFS_PAGE);
-}
-
-static bool off(struct hfs *swap)
-{
-	return atomic_load(&swap->table.header->phase) == HFS_OFF;
-}
-
-/* Return its number.  If pages may be out it is registered at once. */
-int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base)
-{
-	struct hfs_member *member;
-	int number, error;
-
-	for (number = 0; number < HFS_MEMBERS; number++)
-		if (atomic_load(&swap->members[number].state) == HFS_FREE)
-			break;
-	if (number == HFS_MEMBERS)
-		return -EMFILE;
-	member = &swap->members[number];
-	member->uffd = uffd;
-	member->dynamic = dynamic;
-	memcpy(member->base, base, swap->region_count * sizeof(*base));
-	if (!off(swap)) {
-		error = hfs_register(swap, number, 1);
-		if (error)
-			return error;
-	}
-	atomic_store(&member->state, HFS_ALIVE);
-	hfs_kick(swap);
-	wake(swap, member); /* a monitor that is dead may have read what waits here */
-	return number;
-}
-
-int hfs_remove_member(struct hfs *swap, int number)
-{
-	struct hfs_member *member = &swap->members[number];
-
-	if (atomic_load(&member->state) == HFS_ALIVE && !off(swap))
-		hfs_register(swap, number, 0);
-	atomic_store(&member->state, HFS_DEAD);
-	hfs_kick(swap);
-	hfs_quiesce(swap); /* it is not polled after this */
-	atomic_store(&member->state, HFS_FREE);
-	return 0;
-}
-
-/* -ESRCH: it was found dead. */
-int hfs_member_state(struct hfs *swap, int number)
-{
-	struct hfs_member *member = &swap->members[number];
-
-	if (atomic_load(&member->state) == HFS_ALIVE && hfs_uffd_probe(member->uffd) == -ESRCH)
-		hfs_lost(swap, member);
-	return atomic_load(&member->state);
-}
-
-int hfs_register(struct hfs *swap, int number, int on)
-{
-	struct hfs_member *member = &swap->members[number];
-	int each, error = 0;
-	uint64_t size;
-
-	for (each = 0; each < swap->region_count && !error; each++) {
-		if (!member->base[each])
-			continue;
-		size = swap->regions[each].pages * HFS_PAGE;
-		if (on)
-			error = hfs_uffd_register(member->uffd, member->base[each], size);
-		else
-			hfs_uffd_unregister(member->uffd, member->base[each], size);
-	}
-	if (error && hfs_uffd_probe(member->uffd) == -ESRCH) {
-		hfs_lost(swap, member);
-		return member->dynamic ? 0 : -ESRCH;
-	}
-	if (error)
-		hfs_register(swap, number, 0);
-	return error;
-}
-
-/* After this every fault that waits anywhere is seen again. */
-void hfs_wake_all(struct hfs *swap)
-{
-	struct hfs_member *member;
-
-	for (member = swap->members; member < swap->members + HFS_MEMBERS; member++)
-		wake(swap, member);
-}
-
-void hfs_lost(struct hfs *swap, struct hfs_member *member)
-{
-	int alive = HFS_ALIVE;
-
-	if (atomic_compare_exchange_strong(&member->state, &alive, HFS_DEAD))
-		hfs_event(swap, HFS_LOST, 1);
+	return (int)atomic_load(&swap->table.header->phase);
 }
 
 /* Pages in the guests' memfds. */

@@ -165,14 +165,6 @@ class MachineSwap:
                 dead = self._company.dead()
                 self.owner.collect(deadline)
                 self._company.forget(dead)
-=======
-        Should the owner's task still be busy, the descriptors that it may give to a monitor stay.
-        """
-        with suppress(SwapError):  # it is lost, or busy
-            self.owner.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
-        if self.owner.join(self._runtime.now() + _CLOSE_WITHIN):
-            self._stack.close()
->>>>>>> fe63ad346abd706e1370f465c68744dcc23195e8
 
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 
@@ -259,6 +260,41 @@ def test_what_faults_bring_in_leaves_room_in_the_compressed_tier(tmp_path: Path)
             assert world.swap.counts().tier_used == 128 * len(pages)
             world.guest.check_all()
             assert world.swap.counts().tier_used == 0
+
+
+@both
+def test_what_was_read_ahead_is_forgotten_when_the_file_changes(
+    tmp_path: Path, staging: Staging
+) -> None:
+    with World(tmp_path, pages=64, staging=staging, around=1) as world:
+        for text in (b"old ", b"new "):
+            for page in range(64):
+                world.guest.ram.write(page * PAGE, text * (PAGE // 4))
+            world.enable()
+            world.out()  # each time to the slots that have the pages' numbers
+            if text == b"old ":
+                world.swap.swap_in(8)  # and the rest is read ahead
+        for page in range(8):
+            world.guest.ram.read(page * PAGE, 4)
+        world.swap.quiesce()
+        world.disable()
+        assert {world.guest.ram.read(page * PAGE, 4) for page in range(64)} == {b"new "}
+
+
+@needs_lz4
+def test_pages_that_can_be_compressed_are_found_behind_many_that_cannot(tmp_path: Path) -> None:
+    with World(tmp_path, pages=1024, tier=MIB, filled=0) as world:
+        for page in range(512):
+            world.guest.ram.write(page * PAGE, random.Random(page).randbytes(PAGE))
+        for page in range(512, 1024):
+            world.guest.ram.write(page * PAGE, b"%d " % page * 512)
+        world.enable()
+        world.out(64)
+        assert world.swap.counts().compressed > 490
+        world.disable()
+        for page in (0, 511):
+            assert world.guest.ram.read(page * PAGE, PAGE) == random.Random(page).randbytes(PAGE)
+        assert world.guest.ram.read(1023 * PAGE, 5) == b"1023 "
 
 
 def test_nobody_else_can_open_the_file_or_see_it(tmp_path: Path) -> None:
