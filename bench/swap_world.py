@@ -180,6 +180,7 @@ class _Main:
 
     number = 0
     dynamic = False
+    dead = False
 
     def __init__(self, world: World) -> None:
         self._world = world
