@@ -131,7 +131,8 @@ def _report(report: SwapReport) -> list[str]:
     if status.error:
         lines.append(f"error    {status.error}")
     places = ("resident", "staged", "busy", "file", "compressed", "zero", "stale")
-    lines.append("pages    " + ", ".join(f"{getattr(metrics, name)} {name}" for name in places))
+    where = ", ".join(f"{getattr(metrics, name)} {name}" for name in places)
+    lines.append(f"pages    {where}; {metrics.pages} in all")
     if metrics.tier_size:
         lines.append(f"tier     {metrics.tier_used} of {metrics.tier_size} bytes")
     events = ", ".join(
@@ -146,6 +147,7 @@ def _report(report: SwapReport) -> list[str]:
         f"size     {size(memory.main)} main, {size(memory.monitor)} monitor;"
         f" {size(memory.resident_less)} less"
     )
+    lines.append(f"members  {status.members}")
     lines.append(f"since    {events or 'nothing'}")
     return lines
 

@@ -25,7 +25,6 @@ _NAMES = {
     "0": "zero",
     _UNKNOWN: "unknown",
 }
-# The colours differ in lightness too, so that they can be told apart without hue.
 _STYLE = """\
   svg { background: #ffffff; }
   .paper { fill: #ffffff; }

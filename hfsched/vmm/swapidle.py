@@ -60,7 +60,7 @@ class Watch:
             self._since = rested if rested > self._looked else now
         self._seen = runs
         self._looked = now
-        if runs is None or runs == self._used:
+        if runs == self._used:
             return now + self._after
         end = self._since + self._after
         return end if now < end else None

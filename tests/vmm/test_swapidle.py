@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from talk import UNICORN, Talk
 
 import hfsched.explore
 from hfsched.explore import World
@@ -61,7 +62,8 @@ class VirtualTime:
             self.value = value
 
     def wait(self, deadline: int) -> bool:
-        assert deadline > self.time, "it never sleeps"
+        assert self.time < deadline, "it never sleeps"
+        assert self.time < 100_000, "it never ends"
         while self.plans and self.plans[0][0] <= deadline and not self.ended:
             self.time, act = self.plans.pop(0)
             act()
@@ -138,10 +140,9 @@ class House:
 
     def moved(self, until: int = 1000) -> list[int]:
         """Let time pass; return when memory was moved out."""
-        self.time.at(until, self.policy.end)
+        self.time.at(until, self.policy.close)
         self.policy.start()
         self.time.body()
-        self.policy.close()
         return self.swap.moved
 
 
@@ -233,6 +234,30 @@ def test_without_a_monitor_it_ends(house: House) -> None:
     house.swap.refusal = LostError("swap: the monitor does not start")
     assert house.moved() == []
     assert house.time.looks[-1] == 2 + AFTER
+
+
+def test_what_a_machine_says_of_its_runs() -> None:
+    why_not = UNICORN.why_not()
+    if why_not is not None:
+        pytest.skip(why_not)
+    with Talk(UNICORN, "echo", "hostile") as host:
+
+        def at_rest() -> int:
+            deadline = host.deadline()
+            while (runs := host.machine._runs_ended()) is None:
+                assert host.runtime.now() < deadline
+            return runs
+
+        before = at_rest()
+        (counters,) = host.machine._parts["echo"].driven.counters
+        counters.runs["Preempted"] += (
+            5  # it was stopped to be swapped, say: nothing has run by that
+        )
+        assert at_rest() == before
+        host.ask("hello")
+        assert at_rest() > before
+        host.ask("spin", 1)
+        assert host.machine._runs_ended() is None
 
 
 # With everything else, in every order.
