@@ -29,6 +29,7 @@ from hfsched.swap.messages import (
     Enable,
     Exit,
     GetStatus,
+    Give,
     Metrics,
     Refused,
     Register,
@@ -138,7 +139,7 @@ class Controller:
         if self._exiting:
             return _refuse(request, "the monitor is about to end")
         match request:
-            case Begin():
+            case Begin() | Give():
                 return _refuse(request, "the monitor has begun already")
             case Register():
                 return self._register(request, fds)

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define HFS_PAGE 4096u
-#define HFS_REGIONS 32
+#define HFS_REGIONS 1024
 #define HFS_MEMBERS 64
 #define HFS_RUN 512 /* pages in one write or read: 2 MiB */
 #define HFS_UNIT 128u /* bytes; what the compressed tier is handed out in */

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from hfsched.errors import HfschedError
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.messages import (
+    RESOURCES_MAX,
     Answer,
     Begin,
     Collected,
@@ -22,6 +23,7 @@ from hfsched.swap.messages import (
     Done,
     Enable,
     Exit,
+    Give,
     ProtocolError,
     Refused,
     Region,
@@ -226,8 +228,11 @@ class Keeper:
         self._number = 0
         self.end, theirs = self._runtime.channel("swap.monitor")
         self._process = self._runtime.process("monitor", self._program, [theirs])
-        begin = Begin(fresh=not self._begun, resources=self._resources.words)
-        self._check(self._tell(begin, self._resources.fds))
+        words, fds = self._resources.words, self._resources.fds
+        while len(words) > RESOURCES_MAX:
+            self._check(self._tell(Give(resources=words[:RESOURCES_MAX]), fds[:RESOURCES_MAX]))
+            words, fds = words[RESOURCES_MAX:], fds[RESOURCES_MAX:]
+        self._check(self._tell(Begin(fresh=not self._begun, resources=words), fds))
         self.takeovers += self._begun
         self._begun = True
         for known in self.members:

@@ -23,6 +23,7 @@ __all__ = [
     "MEMBERS_MAX",
     "NO_NUMBER",
     "REGIONS_MAX",
+    "RESOURCES_ALL_MAX",
     "RESOURCES_MAX",
     "Answer",
     "Begin",
@@ -33,6 +34,7 @@ __all__ = [
     "Enable",
     "Exit",
     "GetStatus",
+    "Give",
     "Message",
     "Metrics",
     "ProtocolError",
@@ -57,8 +59,9 @@ __all__ = [
 
 NO_NUMBER = 0  # of an answer to a request that has none
 MEMBERS_MAX = 1 << 10
-REGIONS_MAX = 64
-RESOURCES_MAX = 32
+REGIONS_MAX = 1024
+RESOURCES_MAX = 32  # in one message: each has a descriptor
+RESOURCES_ALL_MAX = REGIONS_MAX + 8
 EVENTS_MAX = 64
 TEXT_MAX = 500  # characters
 _HEAD = 8  # bytes
@@ -106,9 +109,16 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a region that does not end below 2**63")
 
 
-class Begin(Message, frozen=True, tag="begin"):
-    """The first request: work with these resources, whose descriptors come along in this order.
+class Give(Message, frozen=True, tag="give"):
+    """Before Begin, where one message has no room for all: here are the first, or more, of them."""
 
+    resources: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=RESOURCES_MAX)]
+
+
+class Begin(Message, frozen=True, tag="begin"):
+    """Begin to work, with the resources of each Give and then these.
+
+    Their descriptors come along in this order.
     `fresh` is false for a monitor that takes over from a dead one: then the page table says where
     every page is.
     """
@@ -172,7 +182,17 @@ class Exit(Message, frozen=True, tag="exit"):
 
 
 Request: TypeAlias = (
-    Begin | Register | Enable | Zapped | Trim | SwapOut | Disable | GetStatus | Collect | Exit
+    Give
+    | Begin
+    | Register
+    | Enable
+    | Zapped
+    | Trim
+    | SwapOut
+    | Disable
+    | GetStatus
+    | Collect
+    | Exit
 )
 
 

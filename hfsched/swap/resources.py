@@ -13,10 +13,10 @@ from hfsched.errors import UserError
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import Region
 from hfsched.swap.keeper import Resources
-from hfsched.swap.messages import RESOURCES_MAX
+from hfsched.swap.messages import REGIONS_MAX
 from hfsched.swap.stores import Stores, SwapFile
 
-__all__ = ["REGIONS_MAX", "pack", "unpack"]
+__all__ = ["pack", "unpack"]
 
 _PAGE = 4096
 _TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
@@ -27,7 +27,6 @@ _TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
     "tier",
     "ram",
 )
-REGIONS_MAX = RESOURCES_MAX - 5
 
 
 def pack(stores: Stores, rams: Sequence[int]) -> Resources:

@@ -14,14 +14,17 @@ from hfsched.errors import describe
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.controller import Controller
 from hfsched.swap.messages import (
+    RESOURCES_ALL_MAX,
     Answer,
     Begin,
     Done,
+    Give,
     ProtocolError,
     Refused,
     Register,
     decode_request,
     encode,
+    name_of,
     number_of,
     one_line,
 )
@@ -39,7 +42,7 @@ Maker = Callable[[Begin, Sequence[int]], Controller]
 def serve(runtime: Runtime, end: End, make: Maker) -> None:
     """Answer main's requests until Exit, or until main is gone and nobody needs the monitor.
 
-    `make(begin, fds)` makes the controller from what the first request brings, and serves faults
+    `make(begin, fds)` makes the controller from all that was given until then, and serves faults
     from then on; it owns the descriptors, also when it raises.
     """
     loop = _Loop(end, make)
@@ -51,6 +54,7 @@ def serve(runtime: Runtime, end: End, make: Maker) -> None:
         if loop.controller is not None:
             _leave(runtime, loop.controller)
     finally:
+        loop.let_go()
         end.close()
 
 
@@ -59,10 +63,13 @@ class _Loop:
         self._end = end
         self._make = make
         self._exiting = 0  # the number of the request Exit, which is answered when all is back
+        self._words: tuple[str, ...] = ()  # of the resources given so far,
+        self._fds: list[int] = []  # and their descriptors
         self.controller: Controller | None = None
 
     def key(self) -> object:
-        return (self._exiting, None if self.controller is None else self.controller.key())
+        controller = None if self.controller is None else self.controller.key()
+        return (self._exiting, self._words, controller)
 
     @property
     def ended(self) -> bool:
@@ -85,11 +92,20 @@ class _Loop:
             _close(fds)
             self._say(number_of(data), Refused(text=str(exc)))
             return
+        answer: Answer | None
         if self.controller is None:
-            if isinstance(request, Begin):
-                self._say(number, self._begin(request, fds))
+            if isinstance(request, Begin | Give) and not self._give(request, fds):
+                answer = Refused(
+                    text=f"{name_of(request)}: more than {RESOURCES_ALL_MAX} resources"
+                )
+            elif isinstance(request, Begin):
+                self._say(number, self._begin(request))
                 return
-            answer: Answer | None = Refused(text="the first request must be: begin")
+            elif isinstance(request, Give):
+                self._say(number, Done())
+                return
+            else:
+                answer = Refused(text="the first request must be: begin")
         else:
             answer = self.controller.answer(request, fds)
         if isinstance(answer, Refused) or not isinstance(request, Register):
@@ -99,9 +115,24 @@ class _Loop:
         else:
             self._say(number, answer)
 
-    def _begin(self, request: Begin, fds: list[int]) -> Answer:
+    def _give(self, request: Begin | Give, fds: list[int]) -> bool:
+        """Note what a request brings; False: it is too much."""
+        if len(self._words) + len(request.resources) > RESOURCES_ALL_MAX:
+            return False
+        self._words += request.resources
+        self._fds += fds
+        return True
+
+    def let_go(self) -> None:
+        """Close what was given for nothing."""
+        _close(self._fds)
+        self._words, self._fds = (), []
+
+    def _begin(self, request: Begin) -> Answer:
+        begin, fds = Begin(fresh=request.fresh, resources=self._words), self._fds
+        self._words, self._fds = (), []
         try:
-            self.controller = self._make(request, fds)
+            self.controller = self._make(begin, fds)
         except Exception as exc:  # noqa: BLE001 - whatever it is, main must hear of it
             return Refused(text=one_line(f"begin: {describe(exc)}"))
         return Done()

@@ -141,12 +141,17 @@ int hfs_set_staging(struct hfs *swap, int fd)
 
 struct hfs_region *hfs_region_of(struct hfs *swap, uint64_t page)
 {
-	int each;
+	struct hfs_region *regions = swap->regions;
+	int low = 0, high = swap->region_count, middle;
 
-	for (each = 0; each < swap->region_count; each++)
-		if (page - swap->regions[each].first < swap->regions[each].pages)
-			return &swap->regions[each];
-	return NULL;
+	while (low < high) {
+		middle = (low + high) / 2;
+		if (page < regions[middle].first + regions[middle].pages)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low < swap->region_count ? &regions[low] : NULL;
 }
 
 uint8_t *hfs_source(struct hfs *swap, uint64_t page)

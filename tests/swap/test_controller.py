@@ -17,6 +17,7 @@ from hfsched.swap.messages import (
     Enable,
     Exit,
     GetStatus,
+    Give,
     Refused,
     Request,
     State,
@@ -79,6 +80,7 @@ REQUESTS: dict[str, Request] = {
     "late": register(1, zapped=False),
     "again": register(0),
     "begin": Begin(fresh=True, resources=()),
+    "give": Give(resources=("table",)),
 }
 ROWS: dict[State, dict[str, State | None]] = {
     READY: {"enable": ENABLING, "zapped": None, "trim": None, "out": None, "late": READY},
@@ -92,7 +94,7 @@ ROWS: dict[State, dict[str, State | None]] = {
 }
 for state, row in ROWS.items():
     usual = dict.fromkeys(REQUESTS, None if state is FAILED else state)
-    never = {"again": None, "begin": None}
+    never = {"again": None, "begin": None, "give": None}
     always: dict[str, State | None] = {"status": state, "collect": state}
     disabled = {"disable": None if state is FAILED else READY if state is READY else IN}
     ROWS[state] = usual | disabled | row | never | always

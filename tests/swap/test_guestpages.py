@@ -12,6 +12,7 @@ from hfsched.errors import InternalError
 from hfsched.swap import device
 from hfsched.swap.entries import Staging, State
 from hfsched.swap.guestpages import GuestPages, Region
+from hfsched.swap.messages import REGIONS_MAX
 from hfsched.swap.pages import EVENTS, Phase, Progress
 from hfsched.swap.table import CoreTable
 
@@ -27,6 +28,7 @@ def test_names_and_numbers_are_those_of_the_core() -> None:
     lib = device.core().lib
     assert len(EVENTS) == lib.HFS_EVENTS
     assert len(State) == lib.HFS_STATES
+    assert REGIONS_MAX == lib.HFS_REGIONS
 
 
 @both

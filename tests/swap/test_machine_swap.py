@@ -196,6 +196,20 @@ def test_the_pictures_say_where_memory_is(tmp_path: Path) -> None:
         assert swap_of(host).pictures()["stress"] == "FF"
 
 
+def test_many_vms_are_swapped_and_taken_over(tmp_path: Path) -> None:
+    with machine(UNICORN, tmp_path, *["echo"] * 38, "stress", "stress", memory=MIB // 4) as host:
+        filled = {vm: host.ask("fill 7", vm) for vm in (38, 39)}
+        go_out(host)
+        kill(host)
+        for vm, answer in filled.items():
+            assert host.ask("check 7", vm) == answer
+        assert host.ask("hello", 37) == "hello"
+        come_back(host)
+        for vm, answer in filled.items():
+            assert host.ask("check 7", vm) == answer
+        assert swap_of(host).owner._keeper.takeovers == 1
+
+
 # What a machine may lack.
 
 

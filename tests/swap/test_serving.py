@@ -11,6 +11,8 @@ from hfsched.runtime.base import ChannelClosedError, End
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.controller import Controller
 from hfsched.swap.messages import (
+    RESOURCES_ALL_MAX,
+    RESOURCES_MAX,
     Answer,
     Begin,
     Disable,
@@ -18,6 +20,7 @@ from hfsched.swap.messages import (
     Enable,
     Exit,
     GetStatus,
+    Give,
     Refused,
     Request,
     State,
@@ -41,11 +44,13 @@ class Monitor:
         self.members = FakeMembers()
         self.end, theirs = self.runtime.channel("monitor")
         self.error: Exception | None = None
+        self.begun: list[tuple[Begin, Sequence[int]]] = []
         self.task = self.runtime.spawn("monitor", lambda: serve(self.runtime, theirs, self.make))
 
     def make(self, begin: Begin, fds: Sequence[int]) -> Controller:
         if self.error is not None:
             raise self.error
+        self.begun.append((begin, fds))
         return Controller(lambda: 0, self.pages, self.members)
 
     def ask(self, request: Request, number: int = 7, fds: Sequence[int] = ()) -> Answer:
@@ -97,6 +102,35 @@ def test_a_begin_that_fails_is_answered_and_may_come_again(monitor: Monitor) -> 
     assert answer == Refused(text="begin: MemoryError: no room for the table")
     monitor.error = None
     monitor.begin()
+
+
+def test_resources_may_come_in_several_messages(monitor: Monitor) -> None:
+    reader, writer = os.pipe()
+    for part in (("table", "ram"), ("ram",)):
+        assert monitor.ask(Give(resources=part), fds=[writer] * len(part)) == Done()
+    assert monitor.ask(Begin(fresh=False, resources=("tier",)), fds=[writer]) == Done()
+    begin, fds = monitor.begun[0]
+    assert begin == Begin(fresh=False, resources=("table", "ram", "ram", "tier"))
+    assert len(fds) == 4
+    assert len({os.fstat(fd).st_ino for fd in (*fds, writer)}) == 1
+    for fd in (*fds, reader, writer):
+        os.close(fd)
+    monitor.ask(register(0))
+
+
+def test_resources_have_a_limit_and_are_let_go(monitor: Monitor) -> None:
+    reader, writer = os.pipe()
+    words = ("ram",) * RESOURCES_MAX
+    for _ in range(RESOURCES_ALL_MAX // RESOURCES_MAX):
+        assert monitor.ask(Give(resources=words)) == Done()
+    assert monitor.ask(Give(resources=("ram",)), fds=[writer]) == Done()
+    refused = monitor.ask(Give(resources=words), fds=[writer])
+    assert refused == Refused(text=f"give: more than {RESOURCES_ALL_MAX} resources")
+    monitor.end.close()
+    assert monitor.ended()
+    os.close(writer)
+    assert os.read(reader, 1) == b""  # nobody has the other end any more
+    os.close(reader)
 
 
 @pytest.mark.parametrize(("data", "number"), [(b"\x05" + bytes(7) + b"?", 5), (b"?", 0)])
