@@ -9,7 +9,7 @@ from hfsched.swap.entries import State
 __all__ = ["LEGEND", "picture"]
 
 CHUNK = 512  # pages: 2 MiB
-_STATES = {
+_STATES: dict[int, str] = {
     State.RESIDENT: ".",
     State.STAGED: "s",
     State.WRITING: "w",
@@ -31,5 +31,5 @@ def picture(entries: bytes) -> str:
 def _most(entries: bytes) -> str:
     counts: Counter[str] = Counter()
     for byte, number in Counter(entries).items():
-        counts[_STATES.get(State(byte & 15), "?")] += number
+        counts[_STATES.get(byte & 15, "?")] += number
     return counts.most_common(1)[0][0]
