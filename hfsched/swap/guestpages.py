@@ -198,7 +198,10 @@ class GuestPages:
 
     def release(self, *, slow: bool = False) -> None:
         """See `Pages.release`."""
-        self._check(self._lib.hfs_release(self._open(), slow), "releasing pages that are out")
+        result = self._lib.hfs_release(self._open(), slow)
+        self._check(result, "releasing pages that are out")
+        if result:
+            raise UserError(f"swap file: giving its room back: {os.strerror(result)}")
 
     def shrink(self, limit: int) -> Progress:
         """See `Pages.shrink`."""

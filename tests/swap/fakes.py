@@ -19,7 +19,7 @@ __all__ = ["FakeMember", "FakeMembers", "FakePages", "House", "Machine", "Plan",
 
 
 class FakePages:
-    """`resident`, `staged` and `away` pages; `problem`, `error`, `stage_error` are what goes wrong next."""
+    """`resident`, `staged` and `away` pages; `problem` and the errors are what goes wrong next."""
 
     def __init__(self, resident: int = 1500) -> None:
         self.resident = resident
@@ -32,6 +32,7 @@ class FakePages:
         self.error: Exception | None = None
         self.stage_error: Exception | None = None
         self.held_up = False  # faults wait
+        self.release_error: Exception | None = None  # its room cannot be given back
         self.releases: list[bool] = []
 
     def stage(self) -> int:
@@ -89,9 +90,11 @@ class FakePages:
     def release(self, *, slow: bool = False) -> None:
         assert not self.staged
         assert not self.away
-        self.file = 40_000 if slow else 0
         self.phase = Phase.OFF
         self.releases.append(slow)
+        self.file = 40_000 if slow or self.release_error is not None else 0
+        if self.release_error is not None:
+            raise self.release_error
 
     def shrink(self, limit: int) -> Progress:
         moved = min(limit, self.file)
