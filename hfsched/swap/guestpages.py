@@ -63,10 +63,13 @@ def open_userfault(*, user_mode_only: bool = False) -> int:
 
 
 def zap(address: int, size: int) -> None:
-    """Unmap a part of a shared mapping of this process; its pages stay in the memfd."""
+    """Unmap a part of a shared mapping of this process; its pages stay in the memfd.
+
+    Raises OSError, for instance where they are locked in memory.
+    """
     error = core().lib.hfs_zap(address, size)
     if error:
-        raise InternalError(f"unmapping [{address:#x}, +{size:#x}): {os.strerror(-error)}")
+        raise OSError(-error, f"unmapping guest memory: {os.strerror(-error)}")
 
 
 class GuestPages:

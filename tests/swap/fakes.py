@@ -264,6 +264,7 @@ class House(ThreadRuntime):
         self.refuses: set[int] = set()  # members that cannot be registered with a new monitor
         self.cannot_begin: Exception | None = None
         self.gone: list[int] = []  # members that are dead
+        self.no_process: list[OSError] = []  # why no process can be started, the next times
         self.monitors: list[_Thread] = []
 
     def note(self, line: str) -> None:
@@ -279,6 +280,8 @@ class House(ThreadRuntime):
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
         (end,) = ends
         assert isinstance(end, SocketEnd)
+        if self.no_process:
+            raise self.no_process.pop()
         plan = self._plans.pop(0) if self._plans else Plan()
         killed = threading.Event()
 
@@ -332,10 +335,11 @@ class FakeMember:
         self.number = number
         self.dynamic = dynamic
         self.error: OSError | None = None
+        self.fds: Sequence[int] = ()
         self._note = note
 
     def descriptors(self) -> Sequence[int]:
-        return ()
+        return self.fds
 
     def zap(self) -> None:
         self._note(f"zap {self.number}")

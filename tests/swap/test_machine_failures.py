@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -155,6 +156,22 @@ def test_without_the_compressed_tiers_library_all_goes_to_the_file(
         metrics = go_out(host).metrics
         assert metrics.tier_size == metrics.compressed == 0
         assert metrics.file > 80
+        assert host.ask("check 7") == filled
+
+
+def test_memory_that_is_locked_cannot_be_staged_and_the_guest_runs_on(tmp_path: Path) -> None:
+    with machine(UNICORN, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        ram = host.vm().ram
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size)):
+            pytest.skip(f"no memory can be locked here: {os.strerror(ctypes.get_errno())}")
+        with pytest.raises(SwapError, match=r"^enable: member 0: .*unmapping guest memory"):
+            swap_of(host).enable()
+        wait_for(host, State.READY)
+        assert host.ask("check 7") == filled
+        libc.munlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size))
+        go_out(host)
         assert host.ask("check 7") == filled
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap import keeper
 from hfsched.swap.keeper import STARTS
 from hfsched.swap.messages import State
 from hfsched.swap.owner import LostError, Owner, Resources, SwapError
@@ -364,3 +368,73 @@ def test_where_nothing_is_to_be_kept_a_monitor_that_says_nothing_is_ended(
     assert world.owner.join(world.house.now() + 20 * SECOND)
     assert world.house.monitors[0].join(world.house.now() + 20 * SECOND)
     assert "begin" not in world.log
+
+
+# What main itself may lack.
+
+
+def test_a_monitor_starts_once_there_is_room_for_a_process_again(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
+    world = begin(worlds, Plan("status", "before"))
+    world.house.no_process += [OSError(errno.EAGAIN, "try again")] * 5
+    assert world.owner.status().state is State.READY
+    assert world.house.no_process == []
+    assert not world.lost
+
+
+def test_without_room_for_a_process_the_monitor_is_lost_and_nothing_else(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
+    worlds.append(World())
+    world = worlds[0]
+    world.house.no_process += [OSError(errno.EMFILE, "too many open files")] * STARTS
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(LostError, match=r"^swap: the monitor does not start: too many open files$"):
+        world.owner.start()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_request_that_cannot_be_sent_is_an_error_and_the_next_one_is_sent(world: World) -> None:
+    member = FakeMember(2, world.house.note)
+    member.fds = (1 << 20,)  # none is open there
+    with pytest.raises(SwapError, match=r"^register: Bad file descriptor$"):
+        world.owner.add(member)
+    assert world.owner.status().members == 2
+    member.fds = ()
+    world.owner.add(member)
+    assert world.owner.status().members == 3
+    assert "begin" not in world.log
+
+
+def test_a_silent_monitor_may_be_asked_for_ever_each_time_to_the_deadline() -> None:
+    runtime = ThreadRuntime()
+    reader, writer = os.pipe()
+    owner = Owner(runtime, programs.monitor, Standstill(House()), Resources(("log",), (writer,)))
+    owner.start()
+    process = owner._keeper._process
+    assert process is not None
+    pid = process._popen.pid  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGSTOP)
+    refused = 0
+    thread_ended = threading.Event()
+
+    def ask() -> None:
+        nonlocal refused
+        for _ in range(2000):
+            with pytest.raises(SwapError, match=r"^status: the monitor did not answer in time$"):
+                owner.status(runtime.now())
+            refused += 1
+        thread_ended.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    ended = thread_ended.wait(20)
+    os.kill(pid, signal.SIGCONT)
+    assert ended, f"it waits beyond its deadline after {refused} requests"
+    assert owner.status().state is State.READY
+    owner.close()
+    assert owner._keeper.takeovers == 0
+    for fd in (reader, writer):
+        os.close(fd)
