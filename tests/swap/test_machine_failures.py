@@ -21,6 +21,7 @@ from machines import belongings
 from talk import UNICORN, Talk, Target
 
 from hfsched.errors import UserError
+from hfsched.scheduler.suspension import SuspendError
 from hfsched.swap import device
 from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
@@ -194,6 +195,8 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
             swap_of(host).status(now + SECOND // 10)
         with pytest.raises(SwapError, match=r"^disable: the monitor did not answer in time$"):
             swap_of(host).owner.disable(deadline=now + SECOND // 5)
+        with pytest.raises((SwapError, SuspendError), match=r"in time$"):
+            swap_of(host).enable(host.runtime.now() + SECOND // 5)
         assert said == [], "it has an answer without its memory"
         os.kill(monitor_of(host), signal.SIGCONT)
         thread.join(60)

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -409,32 +409,74 @@ def test_a_request_that_cannot_be_sent_is_an_error_and_the_next_one_is_sent(worl
     assert "begin" not in world.log
 
 
+class Silent:
+    """An owner, without patience of its own, whose monitor is a process that is stopped."""
+
+    def __init__(self) -> None:
+        self.runtime = ThreadRuntime()
+        self._pipe = os.pipe()
+        self.standstill = Standstill(House())
+        self.owner = Owner(
+            self.runtime,
+            programs.monitor,
+            self.standstill,
+            Resources(("log",), (self._pipe[1],)),
+            patience=None,
+        )
+        self.owner.start()
+        process = self.owner._keeper._process
+        assert process is not None
+        self._pid = process._popen.pid  # type: ignore[attr-defined]
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def goes_on(self) -> State:
+        """Let it run; return its state when it has come to the end of what it was asked."""
+        os.kill(self._pid, signal.SIGCONT)
+        deadline = self.runtime.now() + 20 * SECOND
+        state = self.owner.status(deadline).state
+        while state is State.SWAPPING_IN:
+            state = self.owner.status(deadline).state
+        self.owner.close(deadline)
+        assert self.owner._keeper.takeovers == 0
+        for fd in self._pipe:
+            os.close(fd)
+        return state
+
+
+def within_reason(act: Callable[[], None]) -> bool:
+    """Do something in a thread; tell whether it came to its end."""
+    ended = threading.Event()
+
+    def run() -> None:
+        act()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended.wait(20)
+
+
 def test_a_silent_monitor_may_be_asked_for_ever_each_time_to_the_deadline() -> None:
-    runtime = ThreadRuntime()
-    reader, writer = os.pipe()
-    owner = Owner(runtime, programs.monitor, Standstill(House()), Resources(("log",), (writer,)))
-    owner.start()
-    process = owner._keeper._process
-    assert process is not None
-    pid = process._popen.pid  # type: ignore[attr-defined]
-    os.kill(pid, signal.SIGSTOP)
-    refused = 0
-    thread_ended = threading.Event()
+    silent = Silent()
 
     def ask() -> None:
-        nonlocal refused
         for _ in range(2000):
             with pytest.raises(SwapError, match=r"^status: the monitor did not answer in time$"):
-                owner.status(runtime.now())
-            refused += 1
-        thread_ended.set()
+                silent.owner.status(silent.runtime.now())
 
-    threading.Thread(target=ask, daemon=True).start()
-    ended = thread_ended.wait(20)
-    os.kill(pid, signal.SIGCONT)
-    assert ended, f"it waits beyond its deadline after {refused} requests"
-    assert owner.status().state is State.READY
-    owner.close()
-    assert owner._keeper.takeovers == 0
-    for fd in (reader, writer):
-        os.close(fd)
+    ended = within_reason(ask)
+    assert silent.goes_on() is State.READY
+    assert ended, "it waited beyond its deadline"
+
+
+def test_no_guest_stands_still_beyond_the_deadline_for_a_silent_monitor() -> None:
+    silent = Silent()
+
+    def enable() -> None:
+        with pytest.raises(SwapError, match=r"^enable: the monitor did not answer in time$"):
+            silent.owner.enable(silent.runtime.now() + SECOND // 20)
+
+    ended = within_reason(enable)
+    log = silent.standstill.house.log[:]
+    assert silent.goes_on() is State.READY, "what came too late was not undone"
+    assert ended
+    assert log == ["suspend", "resume"]
