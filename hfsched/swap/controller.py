@@ -218,10 +218,9 @@ class Controller:
 
     def _disable(self, *, slow: bool) -> Answer:
         self._slow = slow
-        if self._clean_at is not None and not slow:
-            self._clean_at = None
-            self._pages.release()
-        if self.state not in (State.READY, State.SWAPPING_IN):
+        if self.state is State.READY:
+            self._release()  # a dead monitor may not have come to it
+        elif self.state is not State.SWAPPING_IN:
             self._begin()
             self.state = State.SWAPPING_IN
         return Done()
@@ -304,8 +303,12 @@ class Controller:
         return None
 
     def _release(self) -> None:
-        self._pages.release(slow=self._slow)
-        if self._slow:
+        """Give the file's room back: now, or little by little; so too what cannot be done now."""
+        self._clean_at = self._now() + CLEAN_EVERY if self._slow else None
+        try:
+            self._pages.release(slow=self._slow)
+        except UserError as exc:
+            self._error = one_line(str(exc))
             self._clean_at = self._now() + CLEAN_EVERY
 
     def _clean(self) -> None:

@@ -309,6 +309,7 @@ end:
 	return error;
 }
 
+/* A positive errno: it is done, but for the file, whose room could not be given back. */
 int hfs_release(struct hfs *swap, int slow)
 {
 	struct hfs_table *table = &swap->table;
@@ -337,7 +338,7 @@ int hfs_release(struct hfs *swap, int slow)
 	if (swap->staging)
 		hfs_punch(swap, 0, table->pages, false);
 	if (!slow && swap->file_out >= 0 && ftruncate(swap->file_out, 0))
-		error = -errno;
+		error = errno;
 	hfs_end(swap);
 	return error;
 }

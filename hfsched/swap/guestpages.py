@@ -63,10 +63,13 @@ def open_userfault(*, user_mode_only: bool = False) -> int:
 
 
 def zap(address: int, size: int) -> None:
-    """Unmap a part of a shared mapping of this process; its pages stay in the memfd."""
+    """Unmap a part of a shared mapping of this process; its pages stay in the memfd.
+
+    Raises OSError, for instance where they are locked in memory.
+    """
     error = core().lib.hfs_zap(address, size)
     if error:
-        raise InternalError(f"unmapping [{address:#x}, +{size:#x}): {os.strerror(-error)}")
+        raise OSError(-error, f"unmapping guest memory: {os.strerror(-error)}")
 
 
 class GuestPages:
@@ -198,7 +201,10 @@ class GuestPages:
 
     def release(self, *, slow: bool = False) -> None:
         """See `Pages.release`."""
-        self._check(self._lib.hfs_release(self._open(), slow), "releasing pages that are out")
+        result = self._lib.hfs_release(self._open(), slow)
+        self._check(result, "releasing pages that are out")
+        if result:
+            raise UserError(f"swap file: giving its room back: {os.strerror(result)}")
 
     def shrink(self, limit: int) -> Progress:
         """See `Pages.shrink`."""

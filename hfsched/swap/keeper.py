@@ -44,6 +44,8 @@ __all__ = ["Job", "Keeper", "Known", "LostError", "Member", "Resources", "SwapEr
 
 ATTEMPTS = 3  # monitors in a row that may die of the same request
 STARTS = 10  # monitors in a row that may die before they serve: to give up ends the machine
+START_AGAIN = 100_000_000  # ns, after there was no room for another process
+UNANSWERED_MAX = 32  # requests: more might fill the channel of a monitor that is silent
 START_WITHIN = 10_000_000_000  # ns, for each request of a take-over
 
 
@@ -135,7 +137,8 @@ class Keeper:
         self._start_within = start_within
         self._lost = lost
         self._process: Process | None = None
-        self._number = 0  # of the last request to this monitor
+        self._number = 0  # of the last request to this monitor,
+        self._answered = 0  # and of the last answer from it
         self._promise: Request | None = None  # the move that was accepted last
         self._begun = False  # a monitor has begun with the resources
         self.takeovers = 0
@@ -146,7 +149,7 @@ class Keeper:
         """Return all that is known here, hashable."""
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._promise is None else name_of(self._promise)
-        monitor = (self.end is None, self._begun, self.takeovers, self._number)
+        monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
         return (*monitor, promise, members)
 
     @property
@@ -169,6 +172,8 @@ class Keeper:
             self.ensure()
             try:
                 answer = self._ask(job)
+            except OSError as exc:
+                raise SwapError(f"{name_of(job.request)}: {exc.strerror}") from exc
             except ChannelClosedError:
                 self._bury()
                 if discard:
@@ -185,6 +190,7 @@ class Keeper:
 
     def ensure(self) -> End:
         """Start a monitor if there is none; return the channel to it; raises LostError."""
+        why = f"{STARTS} have died"
         for attempt in range(STARTS):
             if self.end is not None:
                 return self.end
@@ -196,15 +202,18 @@ class Keeper:
             except SwapError as exc:
                 self._bury()
                 raise LostError(f"swap: the monitor does not start: {exc}") from exc
+            except OSError as exc:
+                self._bury()
+                why = str(exc.strerror)
+                self._runtime.sleep_until(self._runtime.now() + START_AGAIN)
         if self.end is None:
-            raise LostError(f"swap: the monitor does not start: {STARTS} have died")
+            raise LostError(f"swap: the monitor does not start: {why}")
         return self.end
 
     def listen(self) -> None:
         """Look at what the monitor says unasked: that it is dead, or an answer that is too late."""
-        assert self.end is not None
         try:
-            self.end.recv()
+            self._hear(None)
         except ChannelClosedError:
             self._bury()
 
@@ -225,9 +234,13 @@ class Keeper:
 
     def _start(self) -> None:
         """Start a monitor and tell it all that the last one knew."""
-        self._number = 0
+        self._number = self._answered = 0
         self.end, theirs = self._runtime.channel("swap.monitor")
-        self._process = self._runtime.process("monitor", self._program, [theirs])
+        try:
+            self._process = self._runtime.process("monitor", self._program, [theirs])
+        except OSError:
+            theirs.close()
+            raise
         words, fds = self._resources.words, self._resources.fds
         while len(words) > RESOURCES_MAX:
             self._check(self._tell(Give(resources=words[:RESOURCES_MAX]), fds[:RESOURCES_MAX]))
@@ -260,18 +273,32 @@ class Keeper:
     def _say(self, request: Request, fds: Sequence[int], deadline: int | None) -> Answer:
         """Send a request and return its answer; raises ChannelClosedError for a dead monitor."""
         assert self.end is not None
+        late = f"{name_of(request)}: the monitor did not answer in time"
+        while self._number - self._answered >= UNANSWERED_MAX:
+            if self._hear(deadline) is None:
+                raise SwapError(late)
+        self.end.send(encode(self._number + 1, request), fds)
         self._number += 1
-        self.end.send(encode(self._number, request), fds)
         while True:
-            received = self.end.recv(deadline)
-            if received is None:
-                raise SwapError(f"{name_of(request)}: the monitor did not answer in time")
-            try:
-                number, answer = decode_answer(received[0])
-            except ProtocolError:
-                raise ChannelClosedError from None  # it is out of its mind: as good as dead
+            heard = self._hear(deadline)
+            if heard is None:
+                raise SwapError(late)
+            number, answer = heard
             if number == self._number:
                 return answer
+
+    def _hear(self, deadline: int | None) -> tuple[int, Answer] | None:
+        """Return what the monitor says next, None at the deadline; raises ChannelClosedError."""
+        assert self.end is not None
+        received = self.end.recv(deadline)
+        if received is None:
+            return None
+        try:
+            number, answer = decode_answer(received[0])
+        except ProtocolError:
+            raise ChannelClosedError from None  # it is out of its mind: as good as dead
+        self._answered = max(self._answered, min(number, self._number))
+        return number, answer
 
     def _learn(self, job: Job, answer: Answer) -> None:
         """Note what a new monitor will have to know."""

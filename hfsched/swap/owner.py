@@ -199,8 +199,8 @@ class Owner:
                     return staged
             raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
         except BaseException:
-            with suppress(SwapError):
-                self.disable()
+            with suppress(SwapError):  # not waited for beyond the deadline, but it is asked for
+                self.disable(deadline=deadline)
             raise
 
     def _mark_and_zap(self, deadline: int | None) -> int | None:

@@ -122,7 +122,8 @@ class Pages(Protocol):
     def release(self, *, slow: bool = False) -> None:
         """Unregister every member, after `swap_in` was done; empty the stores.
 
-        `slow`: the file keeps its size, and `shrink` takes it away piece by piece.
+        `slow`: the file keeps its size, and `shrink` takes it away piece by piece.  Raises UserError
+        when that alone could not be done: the file's room is not given back.
         """
         ...
 

@@ -275,8 +275,11 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	size = (status.st_size + HFS_PAGE - 1) / HFS_PAGE;
 	if (size > least) {
 		after = size - least > limit ? size - limit : least;
-		if (ftruncate(swap->file_out, after * HFS_PAGE))
-			return -errno;
+		if (ftruncate(swap->file_out, after * HFS_PAGE)) {
+			progress->error = errno;
+			progress->place = HFS_IN_FILE;
+			return 0;
+		}
 		progress->moved = size - after;
 		size = after;
 	}

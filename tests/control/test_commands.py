@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -232,6 +233,50 @@ def refusal(decode: Callable[[bytes], object], data: bytes) -> str:
 def test_any_bytes_are_a_message_or_an_error_of_one_line(data: bytes) -> None:
     assert "\n" not in refusal(commands.decode_request, data)
     assert "\n" not in refusal(commands.decode_answer, data)
+
+
+anything: st.SearchStrategy[object] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+fields = st.dictionaries(
+    st.sampled_from(["vm", "within_ms", "slow_file_cleanup", "pages", "text", "status", "x"]),
+    anything,
+)
+tags = ["swap-enable", "swap-trim", "swap-out", "swap-disable", "swap-status", "done", "swap"]
+
+
+@given(st.sampled_from(["do", "is"]), st.sampled_from([*tags, "refused", "", None]), fields)
+def test_fields_that_are_wrong_are_one_clear_error_or_typed(
+    tag: str, name: object, given_: dict[str, object]
+) -> None:
+    data = json.dumps({tag: name, **given_}).encode()
+    for decode in (commands.decode_request, commands.decode_answer):
+        text = refusal(decode, data)
+        assert text.isprintable()
+        if not text:
+            made = decode(data)
+            assert decode(commands.encode(made)) == made
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * commands.REQUEST_MAX,
+        b'{"do":' * 170,
+        b'{"do":"swap-out","within_ms":1e999}',
+        b'{"do":"swap-out","within_ms":' + b"9" * 900 + b"}",
+        b'{"do":"swap-out","vm":"\\ud800"}',
+        b'\xff\xfe{"do":"swap-out"}',
+        b'{"do":"swap-out"}{"do":"swap-out"}',
+        b'{"do":"swap-out","vm":"' + b"a" * 65 + b'"}',
+    ],
+)
+def test_what_is_nearly_a_request_is_none(data: bytes) -> None:
+    text = refusal(commands.decode_request, data)
+    assert text.startswith("no request: ")
+    assert text.isprintable()
 
 
 @given(st.none() | st.text(min_size=1, max_size=64), st.integers(1, 600_000), st.booleans())

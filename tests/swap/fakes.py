@@ -19,7 +19,7 @@ __all__ = ["FakeMember", "FakeMembers", "FakePages", "House", "Machine", "Plan",
 
 
 class FakePages:
-    """`resident`, `staged` and `away` pages; `problem`, `error`, `stage_error` are what goes wrong next."""
+    """`resident`, `staged` and `away` pages; `problem` and the errors are what goes wrong next."""
 
     def __init__(self, resident: int = 1500) -> None:
         self.resident = resident
@@ -32,6 +32,7 @@ class FakePages:
         self.error: Exception | None = None
         self.stage_error: Exception | None = None
         self.held_up = False  # faults wait
+        self.release_error: Exception | None = None  # its room cannot be given back
         self.releases: list[bool] = []
 
     def stage(self) -> int:
@@ -89,9 +90,11 @@ class FakePages:
     def release(self, *, slow: bool = False) -> None:
         assert not self.staged
         assert not self.away
-        self.file = 40_000 if slow else 0
         self.phase = Phase.OFF
         self.releases.append(slow)
+        self.file = 40_000 if slow or self.release_error is not None else 0
+        if self.release_error is not None:
+            raise self.release_error
 
     def shrink(self, limit: int) -> Progress:
         moved = min(limit, self.file)
@@ -265,6 +268,7 @@ class House(ThreadRuntime):
         self.refuses: set[int] = set()  # members that cannot be registered with a new monitor
         self.cannot_begin: Exception | None = None
         self.gone: list[int] = []  # members that are dead
+        self.no_process: list[OSError] = []  # why no process can be started, the next times
         self.monitors: list[_Thread] = []
 
     def note(self, line: str) -> None:
@@ -280,6 +284,8 @@ class House(ThreadRuntime):
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
         (end,) = ends
         assert isinstance(end, SocketEnd)
+        if self.no_process:
+            raise self.no_process.pop()
         plan = self._plans.pop(0) if self._plans else Plan()
         killed = threading.Event()
 
@@ -334,10 +340,11 @@ class FakeMember:
         self.dynamic = dynamic
         self.dead = False
         self.error: OSError | None = None
+        self.fds: Sequence[int] = ()
         self._note = note
 
     def descriptors(self) -> Sequence[int]:
-        return ()
+        return self.fds
 
     def zap(self) -> None:
         self._note(f"zap {self.number}")

@@ -324,6 +324,32 @@ def test_a_slow_cleanup_ends_when_it_is_overtaken(
     assert machine.pages.file == left
 
 
+def test_a_file_whose_room_cannot_be_given_back_is_said_and_tried_again(machine: Machine) -> None:
+    bring_to(machine, ACTIVE)
+    machine.pages.release_error = UserError("swap file: giving its room back: Input/output error")
+    machine.controller.answer(Disable())
+    machine.work()
+    status = machine.controller.status()
+    assert (status.state, status.error) == (READY, str(machine.pages.release_error))
+    while machine.controller.due is not None:
+        machine.time = machine.controller.due
+        machine.controller.work()
+    assert machine.pages.file == 0
+    assert machine.controller.answer(Enable()) == Done(pages=1500)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_a_dead_monitor_did_not_give_back_is_given_back(machine: Machine, slow: bool) -> None:
+    """It died between the end of the move and that of the file; main asks for the move again."""
+    machine.pages.file = 40_000
+    machine.again().answer(Disable(slow_file_cleanup=slow))
+    while machine.controller.due is not None:
+        machine.time = machine.controller.due
+        machine.controller.work()
+    assert machine.controller.state is READY
+    assert machine.pages.file == 0
+
+
 @pytest.mark.parametrize(
     ("state", "found"),
     [(READY, READY), (ENABLING, ENABLING), (PENDING, PENDING), (OUT, PENDING), (ACTIVE, ACTIVE)],

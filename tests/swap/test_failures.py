@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hfsched.errors import UserError
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import Liveness
 from hfsched.swap.pages import Phase
+from hfsched.swap.stores import Stores, SwapFile
 
 from .children import Member
 from .house import PAGE, World, needs_userfault, userfault
@@ -87,6 +90,26 @@ def test_a_fault_waits_for_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         reader.join()
         world.disable()
         world.guest.check_all()
+
+
+def test_a_file_that_cannot_be_cut_is_no_loss(tmp_path: Path) -> None:
+    stores = Stores.create(tmp_path, 64, Staging.MINOR)
+    for fd in (stores.file.out, stores.file.into):
+        os.close(fd)
+    sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    stores = replace(stores, file=SwapFile(sealed, os.dup(sealed), direct=False))
+    with World(tmp_path, pages=64, stores=stores) as world:
+        for _ in range(2):
+            world.enable()
+            world.out()
+            with pytest.raises(
+                UserError, match=r"^swap file: giving its room back: Operation not permitted$"
+            ):
+                world.disable()
+            assert world.swap.phase() is Phase.OFF
+            assert world.swap.shrink(64).problem == "swap file: Operation not permitted"
+            world.guest.check_all()
 
 
 def test_a_dead_process_is_found_and_the_others_are_served(tmp_path: Path) -> None:

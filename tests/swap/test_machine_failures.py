@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from machines import belongings
 from talk import UNICORN, Talk, Target
 
 from hfsched.errors import UserError
+from hfsched.scheduler.suspension import SuspendError
 from hfsched.swap import device
 from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
@@ -158,6 +160,22 @@ def test_without_the_compressed_tiers_library_all_goes_to_the_file(
         assert host.ask("check 7") == filled
 
 
+def test_memory_that_is_locked_cannot_be_staged_and_the_guest_runs_on(tmp_path: Path) -> None:
+    with machine(UNICORN, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        ram = host.vm().ram
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size)):
+            pytest.skip(f"no memory can be locked here: {os.strerror(ctypes.get_errno())}")
+        with pytest.raises(SwapError, match=r"^enable: member 0: .*unmapping guest memory"):
+            swap_of(host).enable()
+        wait_for(host, State.READY)
+        assert host.ask("check 7") == filled
+        libc.munlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size))
+        go_out(host)
+        assert host.ask("check 7") == filled
+
+
 # Processes.
 
 
@@ -177,6 +195,8 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
             swap_of(host).status(now + SECOND // 10)
         with pytest.raises(SwapError, match=r"^disable: the monitor did not answer in time$"):
             swap_of(host).owner.disable(deadline=now + SECOND // 5)
+        with pytest.raises((SwapError, SuspendError), match=r"in time$"):
+            swap_of(host).enable(host.runtime.now() + SECOND // 5)
         assert said == [], "it has an answer without its memory"
         os.kill(monitor_of(host), signal.SIGCONT)
         thread.join(60)

@@ -64,7 +64,8 @@ requests: st.SearchStrategy[Request] = st.one_of(
     ),
     st.builds(Zapped, member=members),
     st.builds(Disable, slow_file_cleanup=st.booleans()),
-    st.sampled_from([Enable(), Trim(), SwapOut(), GetStatus(), Collect(), Exit()]),
+    st.builds(Exit, discard=st.booleans()),
+    st.sampled_from([Enable(), Trim(), SwapOut(), GetStatus(), Collect()]),
 )
 answers: st.SearchStrategy[Answer] = st.one_of(
     st.builds(Done, pages=counts),
@@ -143,6 +144,33 @@ def test_a_message_cut_short_is_no_message(request: Request, data: st.DataObject
         decode_request(whole[:size])
 
 
+@given(answers, st.data())
+def test_an_answer_cut_short_is_no_answer(answer: Answer, data: st.DataObject) -> None:
+    whole = encode(1, answer)
+    size = data.draw(st.integers(0, len(whole) - 1))
+    with pytest.raises(ProtocolError):
+        decode_answer(whole[:size])
+
+
+@given(
+    requests | answers, st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=4)
+)
+def test_bytes_that_change_on_the_way_are_typed_or_one_clear_error(
+    message: Request | Answer, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(encode(1, message))
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    for decode, kinds in ((decode_request, Request), (decode_answer, Answer)):
+        error = error_of(decode, bytes(data))
+        assert error is None or is_one_line(error)
+        if error is None:
+            number, made = decode(bytes(data))
+            assert number == number_of(bytes(data))
+            assert isinstance(made, kinds)
+            assert decode(encode(number, made)) == (number, made)
+
+
 REGION = {"base": 0x1000, "offset": 0, "size": 0x1000}
 REGISTER = {"is": "register", "member": 1, "dynamic": False, "zapped": True, "regions": [REGION]}
 
@@ -189,6 +217,13 @@ def test_every_request_has_a_word() -> None:
         "out",
         "zapped",
     ]
+
+
+@given(st.text(max_size=2000))
+def test_any_text_becomes_one_that_an_answer_may_have(text: str) -> None:
+    safe = one_line(text)
+    assert safe.isprintable()
+    assert decode_answer(encode(1, Refused(text=safe))) == (1, Refused(text=safe))
 
 
 def test_a_text_becomes_one_line() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap import keeper
 from hfsched.swap.keeper import STARTS
 from hfsched.swap.messages import State
 from hfsched.swap.owner import LostError, Owner, Resources, SwapError
@@ -365,3 +369,115 @@ def test_where_nothing_is_to_be_kept_a_monitor_that_says_nothing_is_ended(
     assert world.owner.join(world.house.now() + 20 * SECOND)
     assert world.house.monitors[0].join(world.house.now() + 20 * SECOND)
     assert "begin" not in world.log
+
+
+# What main itself may lack.
+
+
+def test_a_monitor_starts_once_there_is_room_for_a_process_again(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
+    world = begin(worlds, Plan("status", "before"))
+    world.house.no_process += [OSError(errno.EAGAIN, "try again")] * 5
+    assert world.owner.status().state is State.READY
+    assert world.house.no_process == []
+    assert not world.lost
+
+
+def test_without_room_for_a_process_the_monitor_is_lost_and_nothing_else(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
+    worlds.append(World())
+    world = worlds[0]
+    world.house.no_process += [OSError(errno.EMFILE, "too many open files")] * STARTS
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(LostError, match=r"^swap: the monitor does not start: too many open files$"):
+        world.owner.start()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_request_that_cannot_be_sent_is_an_error_and_the_next_one_is_sent(world: World) -> None:
+    member = FakeMember(2, world.house.note)
+    member.fds = (1 << 20,)  # none is open there
+    with pytest.raises(SwapError, match=r"^register: Bad file descriptor$"):
+        world.owner.add(member)
+    assert world.owner.status().members == 2
+    member.fds = ()
+    world.owner.add(member)
+    assert world.owner.status().members == 3
+    assert "begin" not in world.log
+
+
+class Silent:
+    """An owner, without patience of its own, whose monitor is a process that is stopped."""
+
+    def __init__(self) -> None:
+        self.runtime = ThreadRuntime()
+        self._pipe = os.pipe()
+        self.standstill = Standstill(House())
+        self.owner = Owner(
+            self.runtime,
+            programs.monitor,
+            self.standstill,
+            Resources(("log",), (self._pipe[1],)),
+            patience=None,
+        )
+        self.owner.start()
+        process = self.owner._keeper._process
+        assert process is not None
+        self._pid = process._popen.pid  # type: ignore[attr-defined]
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def goes_on(self) -> State:
+        """Let it run; return its state when it has come to the end of what it was asked."""
+        os.kill(self._pid, signal.SIGCONT)
+        deadline = self.runtime.now() + 20 * SECOND
+        state = self.owner.status(deadline).state
+        while state is State.SWAPPING_IN:
+            state = self.owner.status(deadline).state
+        self.owner.close(deadline)
+        assert self.owner._keeper.takeovers == 0
+        for fd in self._pipe:
+            os.close(fd)
+        return state
+
+
+def within_reason(act: Callable[[], None]) -> bool:
+    """Do something in a thread; tell whether it came to its end."""
+    ended = threading.Event()
+
+    def run() -> None:
+        act()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended.wait(20)
+
+
+def test_a_silent_monitor_may_be_asked_for_ever_each_time_to_the_deadline() -> None:
+    silent = Silent()
+
+    def ask() -> None:
+        for _ in range(2000):
+            with pytest.raises(SwapError, match=r"^status: the monitor did not answer in time$"):
+                silent.owner.status(silent.runtime.now())
+
+    ended = within_reason(ask)
+    assert silent.goes_on() is State.READY
+    assert ended, "it waited beyond its deadline"
+
+
+def test_no_guest_stands_still_beyond_the_deadline_for_a_silent_monitor() -> None:
+    silent = Silent()
+
+    def enable() -> None:
+        with pytest.raises(SwapError, match=r"^enable: the monitor did not answer in time$"):
+            silent.owner.enable(silent.runtime.now() + SECOND // 20)
+
+    ended = within_reason(enable)
+    log = silent.standstill.house.log[:]
+    assert silent.goes_on() is State.READY, "what came too late was not undone"
+    assert ended
+    assert log == ["suspend", "resume"]
