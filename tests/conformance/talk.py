@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import queue
 import re
 import threading
@@ -12,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from hfsched.errors import ConfigError
+from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import Vcpu, Vm
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.endpoint import Endpoint
 from hfsched.scheduler.sending import Sent
+from hfsched.vcpu.unicorn import library
 from hfsched.vmm import engines
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
@@ -43,8 +43,11 @@ class Target:
             engines.pick(self.engine, "guest", self.architecture)
         except ConfigError as exc:
             return str(exc).removeprefix("vm guest: ")
-        if self.engine == "unicorn" and importlib.util.find_spec("unicorn") is None:
-            return "engine unicorn: pip install 'hfsched[emulator]'"
+        if self.engine == "unicorn":
+            try:
+                library.load()
+            except UserError as exc:
+                return str(exc)
         if f"{self.architecture}/trusty.bin" not in bundled_images():
             return "the bundled guests are not built: script/guests"
         return None

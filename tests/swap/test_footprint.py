@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from talk import KVM_X86, UNICORN, Target
 
 from hfsched.swap.footprint import Footprint, Memory, allocated, resident
 from hfsched.swap.messages import State
 
 from .house import MIB, PAGE, needs_userfault
-from .test_machine_swap import come_back, go_out, in_memory, machine, swap_of, wait_for
+from .swapping import (
+    HERE,
+    come_back,
+    go_out,
+    in_memory,
+    machine,
+    on_every_engine,
+    swap_of,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    from talk import Target
 
 KEPT = 64 << 10  # bytes; far more than the table and the tier of so little memory take
 
 
 @needs_userfault
-@pytest.mark.parametrize("target", [UNICORN, KVM_X86], ids=str)
+@on_every_engine
 def test_what_a_machine_gives_back(target: Target, tmp_path: Path) -> None:
     size = 2 * MIB if target.engine == "kvm" else 8 * MIB  # it may be slow there
     with machine(target, tmp_path, "stress", memory=size) as host:
@@ -46,7 +58,7 @@ def test_what_a_machine_gives_back(target: Target, tmp_path: Path) -> None:
 
 @needs_userfault
 def test_the_tier_is_memory_that_swap_keeps(tmp_path: Path) -> None:
-    with machine(UNICORN, tmp_path, "stress", memory=4 * MIB) as host:
+    with machine(HERE, tmp_path, "stress", memory=4 * MIB) as host:
         host.ask("fill 7")
         swap_of(host).enable()
         before = swap_of(host).footprint.measure()

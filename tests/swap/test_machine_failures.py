@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from machines import belongings
-from talk import UNICORN, Talk, Target
 
 from hfsched.errors import UserError
 from hfsched.scheduler.suspension import SuspendError
@@ -28,7 +28,10 @@ from hfsched.swap.owner import SwapError
 from hfsched.vmm import swapping
 
 from .house import PAGE, needs_userfault
-from .test_machine_swap import come_back, go_out, machine, on_every_engine, swap_of, wait_for
+from .swapping import HERE, come_back, go_out, machine, on_every_engine, swap_of, wait_for
+
+if TYPE_CHECKING:
+    from talk import Talk, Target
 
 pytestmark = needs_userfault
 
@@ -132,7 +135,7 @@ def test_a_directory_that_is_read_only_is_said_in_a_line(tmp_path: Path) -> None
     with mounted(tmp_path / "fixed", "tmpfs", "ro") as fixed:
         before = belongings()
         with pytest.raises(UserError, match=r"fixed: the file system is read-only: choose another"):
-            machine(UNICORN, fixed, "echo")
+            machine(HERE, fixed, "echo")
         assert more_than(before) == []
 
 
@@ -140,7 +143,7 @@ def test_a_directory_that_is_read_only_is_said_in_a_line(tmp_path: Path) -> None
 def test_file_systems_in_memory_will_do(tmp_path: Path, kind: str) -> None:
     with (
         mounted(tmp_path / "memory", kind, "mode=700") as memory,
-        machine(UNICORN, memory, "stress") as host,
+        machine(HERE, memory, "stress") as host,
     ):
         filled = host.ask("fill 7")
         assert go_out(host).metrics.file > 80
@@ -152,7 +155,7 @@ def test_without_the_compressed_tiers_library_all_goes_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "tier_problem", lambda: "liblz4.so.1 is not installed")
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
         metrics = go_out(host).metrics
         assert metrics.tier_size == metrics.compressed == 0
@@ -161,7 +164,7 @@ def test_without_the_compressed_tiers_library_all_goes_to_the_file(
 
 
 def test_memory_that_is_locked_cannot_be_staged_and_the_guest_runs_on(tmp_path: Path) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
         ram = host.vm().ram
         libc = ctypes.CDLL(None, use_errno=True)
@@ -182,7 +185,7 @@ def test_memory_that_is_locked_cannot_be_staged_and_the_guest_runs_on(tmp_path: 
 def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
     tmp_path: Path,
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
         go_out(host)
         os.kill(monitor_of(host), signal.SIGSTOP)
@@ -211,7 +214,7 @@ def test_a_machine_ends_though_its_monitor_is_stopped(
 ) -> None:
     monkeypatch.setattr(swapping, "_CLOSE_WITHIN", SECOND // 5)
     before = belongings()
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
         go_out(host)
         pidfd = os.pidfd_open(monitor_of(host))
@@ -283,7 +286,7 @@ def test_ten_machines_swap_at_once(tmp_path: Path) -> None:
             come_back(host)
 
     with ExitStack() as stack:
-        hosts = [stack.enter_context(machine(UNICORN, tmp_path, "stress")) for _ in range(10)]
+        hosts = [stack.enter_context(machine(HERE, tmp_path, "stress")) for _ in range(10)]
         threads = [
             threading.Thread(target=live, args=pair)
             for pair in zip(hosts, range(1, 11), strict=True)

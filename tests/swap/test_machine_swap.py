@@ -7,63 +7,36 @@ import random
 import secrets
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from machines import belongings
-from talk import KVM_ARM64, KVM_X86, UNICORN, Talk, Target
 
 from hfsched.errors import UserError
 from hfsched.swap import guestpages, userfault
-from hfsched.swap.messages import State, Status
+from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
-from hfsched.vmm.swapping import MachineSwap
 
 from .house import MIB, needs_userfault
+from .swapping import (
+    HERE,
+    come_back,
+    go_out,
+    in_memory,
+    kill,
+    machine,
+    on_every_engine,
+    swap_of,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    from talk import Target
 
 pytestmark = needs_userfault
 
 SECOND = 1_000_000_000
 KILLS = int(os.environ.get("HFSCHED_SWAP_KILLS", "5"))
-
-on_every_engine = pytest.mark.parametrize(
-    "target", [UNICORN, KVM_X86, KVM_ARM64], ids=lambda target: str(target).replace(" ", "-")
-)
-
-
-def machine(target: Target, directory: Path, *guests: str, memory: int = MIB // 2) -> Talk:
-    """Return a machine that can swap, or skip the test with the reason."""
-    why_not = target.why_not()
-    if why_not is not None:
-        pytest.skip(f"{target}: {why_not}")
-    return Talk(target, *guests, memory=memory, swap=str(directory))
-
-
-def swap_of(host: Talk) -> MachineSwap:
-    assert host.machine.swap is not None
-    return host.machine.swap
-
-
-def wait_for(host: Talk, *states: State) -> Status:
-    deadline = host.deadline()
-    while (status := swap_of(host).status()).state not in states:
-        assert host.runtime.now() < deadline, f"it is {status}"
-    return status
-
-
-def in_memory(host: Talk, vm: int = 0) -> int:
-    """Return how many bytes of a VM's memory are in its memfd."""
-    return os.fstat(host.vm(vm).ram.fd).st_blocks * 512
-
-
-def go_out(host: Talk) -> Status:
-    swap_of(host).enable()
-    swap_of(host).owner.swap_out()
-    return wait_for(host, State.ACTIVE)
-
-
-def come_back(host: Talk) -> None:
-    swap_of(host).owner.disable()
-    wait_for(host, State.READY)
 
 
 @on_every_engine
@@ -123,14 +96,7 @@ def test_messages_come_and_go_meanwhile(target: Target, tmp_path: Path) -> None:
         assert got == texts
 
 
-def kill(host: Talk) -> None:
-    """Kill the monitor that there is now."""
-    process = swap_of(host).owner._keeper._process
-    if process is not None:
-        process.kill()
-
-
-@pytest.mark.parametrize("target", [UNICORN, KVM_X86], ids=str)
+@on_every_engine
 def test_monitors_that_die_take_nothing_along(target: Target, tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     choose = random.Random(seed)
@@ -169,7 +135,7 @@ def test_monitors_that_die_take_nothing_along(target: Target, tmp_path: Path) ->
 
 def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
     before = belongings()
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
         go_out(host)
         process = swap_of(host).owner._keeper._process
@@ -179,14 +145,14 @@ def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
 
 
 def test_commands_in_the_wrong_state_are_refused_and_the_guest_runs_on(tmp_path: Path) -> None:
-    with machine(UNICORN, tmp_path, "echo") as host:
+    with machine(HERE, tmp_path, "echo") as host:
         with pytest.raises(SwapError, match=r"^out: it begins only when swap is pending"):
             swap_of(host).owner.swap_out()
         assert host.ask("hello") == "hello"
 
 
 def test_the_pictures_say_where_memory_is(tmp_path: Path) -> None:
-    with machine(UNICORN, tmp_path, "stress", "echo", memory=4 * MIB) as host:
+    with machine(HERE, tmp_path, "stress", "echo", memory=4 * MIB) as host:
         host.ask("fill 7")
         assert swap_of(host).pictures() == {"stress": "..", "echo": ".."}
         swap_of(host).enable()
@@ -197,7 +163,7 @@ def test_the_pictures_say_where_memory_is(tmp_path: Path) -> None:
 
 
 def test_many_vms_are_swapped_and_taken_over(tmp_path: Path) -> None:
-    with machine(UNICORN, tmp_path, *["echo"] * 38, "stress", "stress", memory=MIB // 4) as host:
+    with machine(HERE, tmp_path, *["echo"] * 38, "stress", "stress", memory=MIB // 4) as host:
         filled = {vm: host.ask("fill 7", vm) for vm in (38, 39)}
         go_out(host)
         kill(host)
@@ -217,7 +183,7 @@ def test_many_vms_are_swapped_and_taken_over(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_used_is_said_in_a_line(tmp_path: Path, where: str) -> None:
     before = belongings()
     with pytest.raises(UserError, match=r"^swap file in \S+: .*directory$"):
-        machine(UNICORN, tmp_path / where, "echo")
+        machine(HERE, tmp_path / where, "echo")
     assert belongings() - before == {}
 
 
@@ -251,4 +217,4 @@ def test_a_machine_without_userfaults_cannot_swap(
 
     monkeypatch.setattr(userfault, "open_userfault", none)
     with pytest.raises(UserError, match=r"^swap: userfaultfd: Function not implemented$"):
-        machine(UNICORN, tmp_path, "echo")
+        machine(HERE, tmp_path, "echo")

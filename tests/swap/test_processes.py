@@ -10,11 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from machines import belongings
-from talk import KVM_X86, UNICORN, Talk, Target
 
 from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
@@ -22,7 +21,10 @@ from hfsched.swap.owner import SwapError
 from . import backends
 from .backends import Backend, first_of
 from .house import MIB, PAGE, needs_userfault
-from .test_machine_swap import come_back, go_out, kill, machine, on_every_engine, swap_of, wait_for
+from .swapping import HERE, come_back, go_out, kill, machine, on_every_engine, swap_of, wait_for
+
+if TYPE_CHECKING:
+    from talk import Talk, Target
 
 pytestmark = needs_userfault
 
@@ -106,7 +108,7 @@ def test_a_process_and_a_guest_share_memory_through_it_all(
 def test_a_process_that_came_while_memory_was_out_is_served(
     tmp_path: Path, start: Backends
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         _, *place = filled(host)
         go_out(host)
         child = start(host)
@@ -114,7 +116,7 @@ def test_a_process_that_came_while_memory_was_out_is_served(
 
 
 def test_a_process_may_have_the_memory_of_some_vms_alone(tmp_path: Path, start: Backends) -> None:
-    with machine(UNICORN, tmp_path, "stress", "echo") as host:
+    with machine(HERE, tmp_path, "stress", "echo") as host:
         one, other = vm_names(host)
         child = start(host, vms=[other])
         assert child.ask("names") == [other]
@@ -126,7 +128,7 @@ def test_a_process_may_have_the_memory_of_some_vms_alone(tmp_path: Path, start: 
         assert one != other
 
 
-@pytest.mark.parametrize("target", [UNICORN, KVM_X86], ids=str)
+@on_every_engine
 def test_what_a_process_writes_all_the_while_is_kept(
     target: Target, tmp_path: Path, start: Backends
 ) -> None:
@@ -146,7 +148,7 @@ def test_what_a_process_writes_all_the_while_is_kept(
 def test_processes_that_may_die_do_so_at_any_moment(tmp_path: Path, start: Backends) -> None:
     seed = secrets.randbits(32)
     choose = random.Random(seed)
-    with machine(UNICORN, tmp_path, "stress", "echo") as host:
+    with machine(HERE, tmp_path, "stress", "echo") as host:
         answer, *_ = filled(host)
         end = threading.Event()
         went: list[str] = []
@@ -184,7 +186,7 @@ def test_processes_that_may_die_do_so_at_any_moment(tmp_path: Path, start: Backe
 
 
 def test_many_that_died_are_forgotten_together(tmp_path: Path, start: Backends) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
         children = [start(host) for _ in range(5)]
         go_out(host)
@@ -211,7 +213,7 @@ def in_a_fault(pid: int) -> bool:
 def test_a_process_that_dies_in_the_middle_of_a_fault_is_forgotten(
     tmp_path: Path, start: Backends
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         answer, first, pages = filled(host)
         child = start(host)
         go_out(host)
@@ -231,7 +233,7 @@ def test_a_process_that_dies_in_the_middle_of_a_fault_is_forgotten(
 def test_without_a_process_that_must_live_there_is_no_enable(
     tmp_path: Path, start: Backends, after: str
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         answer, *_ = filled(host)
         child = start(host, dynamic=False)
         go_out(host)
@@ -247,7 +249,7 @@ def test_without_a_process_that_must_live_there_is_no_enable(
 
 
 def test_a_process_that_does_not_zap_undoes_the_enable(tmp_path: Path, start: Backends) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         answer, *_ = filled(host)
         child = start(host, backends.stubborn)
         text = r"^enable: member 1: process backend: zap: it did not answer in time$"
@@ -263,7 +265,7 @@ def test_a_process_that_does_not_zap_undoes_the_enable(tmp_path: Path, start: Ba
 def test_a_process_that_does_not_stand_still_leaves_all_as_it_was(
     tmp_path: Path, start: Backends
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         answer, *_ = filled(host)
         child = start(host)
         child.ask("hold")
@@ -277,7 +279,7 @@ def test_a_process_that_does_not_stand_still_leaves_all_as_it_was(
 def test_a_process_that_was_away_for_a_while_is_a_member_again(
     tmp_path: Path, start: Backends
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress") as host:
+    with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
         child = start(host)
         os.kill(child.pid, signal.SIGSTOP)
@@ -292,7 +294,7 @@ def test_a_process_that_was_away_for_a_while_is_a_member_again(
 
 
 def test_a_monitors_death_is_no_harm_to_other_processes(tmp_path: Path, start: Backends) -> None:
-    with machine(UNICORN, tmp_path, "stress", "echo") as host:
+    with machine(HERE, tmp_path, "stress", "echo") as host:
         answer, *place = filled(host)
         child = start(host)
         busy = start.churning(host)
@@ -309,7 +311,7 @@ def test_a_monitors_death_is_no_harm_to_other_processes(tmp_path: Path, start: B
 def test_a_process_ends_with_the_machine_though_memory_is_out(
     tmp_path: Path, start: Backends
 ) -> None:
-    with machine(UNICORN, tmp_path, "stress", "echo") as host:
+    with machine(HERE, tmp_path, "stress", "echo") as host:
         filled(host)
         child = start.churning(host)
         go_out(host)
@@ -318,7 +320,7 @@ def test_a_process_ends_with_the_machine_though_memory_is_out(
 
 
 def test_a_program_that_is_no_member_is_refused(tmp_path: Path) -> None:
-    with machine(UNICORN, tmp_path, "echo", memory=MIB) as host:
+    with machine(HERE, tmp_path, "echo", memory=MIB) as host:
         before = belongings()
         here, there = host.runtime.channel("backend")
         there.close()

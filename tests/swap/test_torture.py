@@ -6,15 +6,12 @@ import secrets
 from pathlib import Path
 
 import pytest
-from swap_torture import TARGETS, Target, cycles, kills
+from swap_torture import Target, cycles, kills
 
 from .house import needs_userfault
+from .swapping import on_every_engine
 
 pytestmark = needs_userfault
-
-on_every_engine = pytest.mark.parametrize(
-    "target", TARGETS, ids=lambda target: str(target).replace(" ", "-")
-)
 
 
 def usable(target: Target) -> Target:

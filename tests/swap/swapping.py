@@ -1,0 +1,65 @@
+"""Machines of guests that can swap, and what tests do with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from talk import TARGETS, UNICORN, Talk, Target
+
+from hfsched.swap.messages import State, Status
+from hfsched.vmm.swapping import MachineSwap
+
+from .house import MIB
+
+on_every_engine = pytest.mark.parametrize(
+    "target", TARGETS, ids=lambda target: str(target).replace(" ", "-")
+)
+
+
+# For what is the same on every engine: one that is there.
+HERE = next((target for target in TARGETS if target.why_not() is None), UNICORN)
+
+
+def machine(target: Target, directory: Path, *guests: str, memory: int = MIB // 2) -> Talk:
+    """Return a machine that can swap, or skip the test with the reason."""
+    why_not = target.why_not()
+    if why_not is not None:
+        pytest.skip(f"{target}: {why_not}")
+    return Talk(target, *guests, memory=memory, swap=str(directory))
+
+
+def swap_of(host: Talk) -> MachineSwap:
+    assert host.machine.swap is not None
+    return host.machine.swap
+
+
+def wait_for(host: Talk, *states: State) -> Status:
+    deadline = host.deadline()
+    while (status := swap_of(host).status()).state not in states:
+        assert host.runtime.now() < deadline, f"it is {status}"
+    return status
+
+
+def in_memory(host: Talk, vm: int = 0) -> int:
+    """Return how many bytes of a VM's memory are in its memfd."""
+    return os.fstat(host.vm(vm).ram.fd).st_blocks * 512
+
+
+def go_out(host: Talk) -> Status:
+    swap_of(host).enable()
+    swap_of(host).owner.swap_out()
+    return wait_for(host, State.ACTIVE)
+
+
+def come_back(host: Talk) -> None:
+    swap_of(host).owner.disable()
+    wait_for(host, State.READY)
+
+
+def kill(host: Talk) -> None:
+    """Kill the monitor that there is now."""
+    process = swap_of(host).owner._keeper._process
+    if process is not None:
+        process.kill()
