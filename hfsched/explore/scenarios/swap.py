@@ -272,7 +272,8 @@ class _Machine:
         for task, begun in self.begun.items():
             assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
             for said in self.ended[task]:
-                assert "member 1" not in said, f"a process that may die is in the way: {said}"
+                in_the_way = "member 1" in said or "process child" in said
+                assert not in_the_way, f"a process that may die is in the way: {said}"
         self.memory.check()
         assert not self.gate.inside, "a guest is held for ever"
         if self.other is not None:
