@@ -125,6 +125,8 @@ class GuestPages:
             raise InternalError(f"{len(bases)} addresses for {len(self._regions)} regions")
         given = self._core.ffi.new("uint64_t[]", [base or 0 for base in bases])
         number: int = self._lib.hfs_add_member(self._open(), uffd, dynamic, given)
+        if number == -errno.EMFILE:
+            raise UserError(f"swap: {self._lib.HFS_MEMBERS} processes are served already")
         if number < 0:
             raise UserError(f"swap: a process's memory cannot be watched: {os.strerror(-number)}")
         return number

@@ -60,8 +60,8 @@ class ChildMember:
     """See the module's text, and `hfsched.swap.keeper.Member`.
 
     Making it does the whole introduction, by `deadline`: the process may have only just been
-    started.  Each request after it is answered within `within` ns, or has failed.  Raises SwapError;
-    then the channel is closed, as it is by `close`.  The process touches nothing before the first
+    started.  Each request after it is answered within `within` ns (None: no limit), or has failed.
+    Raises SwapError; then the channel is closed, as it is by `close`.  The process touches nothing before the first
     `go_on`.
     """
 
@@ -74,7 +74,7 @@ class ChildMember:
         deadline: int | None,
         *,
         dynamic: bool = True,
-        within: int = ANSWERS_WITHIN,
+        within: int | None = ANSWERS_WITHIN,
     ) -> None:
         self.name = name
         self.number = 0  # main's: it is given one of its own before it is registered
@@ -138,7 +138,7 @@ class ChildMember:
     def zap(self) -> None:
         """See `Member`."""
         try:
-            self._do(Zap(), self._runtime.now() + self._within)
+            self._do(Zap(), self._limit(None))
         except OSError as exc:
             if self._dynamic and isinstance(exc, ProcessLookupError):
                 raise
@@ -156,12 +156,12 @@ class ChildMember:
 
         Also for a static one that is dead.  `go_on` comes after it in any case.
         """
-        limit = self._runtime.now() + self._within
-        deadline = limit if deadline is None else min(deadline, limit)
+        deadline = self._limit(deadline)
         try:
             self._settle(deadline)
             self._stopped = True
-            self._do(Stop(within=max(0, deadline - self._runtime.now())), deadline)
+            left = None if deadline is None else max(0, deadline - self._runtime.now())
+            self._do(Stop(within=left), deadline)
         except ProcessLookupError as exc:
             if not self._dynamic:
                 raise SwapError(f"process {self.name} is dead, and it must not be") from exc
@@ -177,7 +177,17 @@ class ChildMember:
 
     # Requests.
 
-    def _do(self, request: Request, deadline: int) -> None:
+    def key(self) -> object:
+        """Return all that is known of what was said, hashable."""
+        return (self._sent, self._answered, self._stopped)
+
+    def _limit(self, deadline: int | None) -> int | None:
+        if self._within is None:
+            return deadline
+        limit = self._runtime.now() + self._within
+        return limit if deadline is None else min(deadline, limit)
+
+    def _do(self, request: Request, deadline: int | None) -> None:
         answer, _ = self._ask(request, deadline)
         if not isinstance(answer, Done):
             raise _refused(name_of(request), answer)

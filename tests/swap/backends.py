@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.swap import child as child_module
 from hfsched.swap.child import Child
 from hfsched.swap.childmessages import Answer, Request, Zap
+from hfsched.swap.guestpages import open_userfault
 
 from .house import PAGE
 
@@ -124,6 +126,12 @@ def backend(runtime: Runtime, end: End, requests: End) -> None:
 
 
 def user_mode_backend(runtime: Runtime, end: End, requests: End) -> None:
+    program(Child(runtime, end), runtime, requests)
+
+
+def unprivileged_backend(runtime: Runtime, end: End, requests: End) -> None:
+    """Be a user's who may have no other userfaultfd."""
+    vars(child_module)["userfault"] = lambda **_: open_userfault(user_mode_only=True)
     program(Child(runtime, end), runtime, requests)
 
 

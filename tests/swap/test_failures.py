@@ -158,3 +158,12 @@ def test_a_member_that_is_no_process_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be watched"):
             world.swap.add_member(uffd, [0x1000])  # nothing is mapped there
         os.close(uffd)
+
+
+def test_more_processes_than_can_be_served_are_refused(tmp_path: Path) -> None:
+    with World(tmp_path, pages=8) as world:
+        address = world.guest.ram.address
+        for _ in range(63):
+            world.swap.add_member(world.userfault, [address])
+        with pytest.raises(UserError, match=r"^swap: 64 processes are served already$"):
+            world.swap.add_member(world.userfault, [address])

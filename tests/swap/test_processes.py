@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from machines import belongings
 
+from hfsched.runtime.base import End, Runtime
+from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
 
@@ -317,6 +320,35 @@ def test_a_process_ends_with_the_machine_though_memory_is_out(
         go_out(host)
     assert child.process.join(host.deadline())
     assert child.process.exit_status == 0
+
+
+def doomed(_: Runtime, end: End) -> None:
+    """Be main: a machine whose memory is out, and a process that has it mapped."""
+    got = end.recv()
+    assert got is not None
+    with machine(UNICORN, Path(got[0].decode()), "stress", "echo") as host:
+        filled(host)
+        child = Backends().churning(host)
+        go_out(host)
+        monitor = swap_of(host).owner._keeper._process._popen.pid  # type: ignore[union-attr]
+        end.send(f"{monitor} {child.pid}".encode())
+        end.recv()
+
+
+def test_when_main_is_killed_its_processes_end(tmp_path: Path) -> None:
+    runtime = ThreadRuntime()
+    end, theirs = runtime.channel("main")
+    main = runtime.process("main", doomed, [theirs])
+    end.send(str(tmp_path).encode())
+    got = end.recv()
+    assert got is not None
+    pidfds = [os.pidfd_open(int(pid)) for pid in got[0].split()]
+    main.kill()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], 60)[0], "it lives on"
+        os.close(pidfd)
+    assert main.join()
+    end.close()
 
 
 def test_a_program_that_is_no_member_is_refused(tmp_path: Path) -> None:

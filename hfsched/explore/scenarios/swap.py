@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
+from hfsched.explore.scenarios.swapchild import Other
 from hfsched.explore.scenarios.swapmemory import Memory
 from hfsched.explore.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Guard, Step
@@ -134,7 +135,8 @@ class SwapScenario:
 
     Commands are joined by ``-``: ``enable-out-disable``.  Each guest touches pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
-    main closes swap.  With `full` each write to the file may find it full.
+    main closes swap.  With `full` each write to the file may find it full.  `child` is a process beside
+    main that touches the first page `touches` times: it ``lives``, or ``dies`` at any point.
     """
 
     commands: str = "enable-out-disable"
@@ -145,6 +147,7 @@ class SwapScenario:
     deaths: int = 0
     abort: bool = False
     full: bool = False
+    child: str = ""
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
@@ -162,6 +165,9 @@ class SwapScenario:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+
+        if self.child not in ("", "lives", "dies"):
+            raise ValueError(f"child={self.child}: not lives or dies")
 
     @property
     def name(self) -> str:
@@ -186,7 +192,11 @@ class _Machine:
         self.gate = _Gate(runtime)
         self._mortal = _Mortal(runtime, scenario.deaths)
         monitor = parts.monitor(self.memory)
-        guard = Guard(runtime, [Step("guests", self.gate.stop, self.gate.go_on)])
+        self.other = Other(runtime, self.memory, scenario.touches) if scenario.child else None
+        steps = [Step("guests", self.gate.stop, self.gate.go_on)]
+        if self.other is not None:
+            steps.append(Step("child", self.other.stop, self.other.go_on))
+        guard = Guard(runtime, steps)
         self.owner = Owner(self._mortal, monitor, guard, patience=None, on_lost=self._lost)
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
@@ -203,6 +213,8 @@ class _Machine:
         def start() -> None:
             self.owner.start()
             self.owner.add(_Main(self.memory))
+            if self.other is not None:
+                self.other.join(self.owner)
 
         self._runtime.spawn("start", start)
         self._runtime.settle()
@@ -216,6 +228,8 @@ class _Machine:
             if words:
                 self.ended[name] = []
                 runtime.spawn(name, partial(self._command, name, words.split("-")))
+        if self.other is not None:
+            self.other.begin(dies=scenario.child == "dies")
         if scenario.abort:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []
@@ -257,8 +271,13 @@ class _Machine:
         assert not self.lost, f"the monitor is lost: {self.lost[0]}"
         for task, begun in self.begun.items():
             assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
+            for said in self.ended[task]:
+                in_the_way = "member 1" in said or "process child" in said
+                assert not in_the_way, f"a process that may die is in the way: {said}"
         self.memory.check()
         assert not self.gate.inside, "a guest is held for ever"
+        if self.other is not None:
+            self.other.check()
         last = [word for word in self._accepted if word in ("enable", "disable", "close")][-1:]
         if last and last != ["enable"]:
             for page in self.memory.pages:

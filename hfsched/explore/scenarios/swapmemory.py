@@ -1,6 +1,6 @@
 """Guest memory that is swapped, in a model: what the kernel and main's descriptors keep alive.
 
-A page's contents are one number.  Each operation is atomic, as the system call or the
+Main has it mapped, and one more process may.  A page's contents are one number.  Each operation is atomic, as the system call or the
 compare-and-swap that it stands for; whoever dies in between leaves all this as it is.
 """
 
@@ -16,7 +16,9 @@ from hfsched.swap.pages import Phase
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
 
-__all__ = ["Memory", "Page"]
+__all__ = ["CHILD", "MAIN", "Memory", "Page"]
+
+MAIN, CHILD = "main", "child"
 
 
 class Page(Thing):
@@ -27,10 +29,10 @@ class Page(Thing):
         self.number = number
         self._table = table
         self.memory: int | None = 1  # what the memfd has; None: a hole
-        self.mapped = True  # in the guest's process
-        self.registered = False  # with the uffd
+        self.mapped = {MAIN}  # in these processes
+        self.registered: set[str] = set()  # with the uffds of these
         self.slots: dict[int, int] = {}  # of the file
-        self.waiting: set[str] = set()  # guests in a fault
+        self.waiting: set[tuple[str, str]] = set()  # processes, and their guests in a fault
         self.latest = 1  # what was written last: no part of the system
 
     @property
@@ -41,8 +43,8 @@ class Page(Thing):
     def key(self) -> Hashable:
         """See `Thing.key`."""
         slots, waiting = tuple(sorted(self.slots.items())), tuple(sorted(self.waiting))
-        place = (self.memory, self.mapped, self.registered, self.latest)
-        return (*place, self.entry.encode(), slots, waiting)
+        where = (tuple(sorted(self.mapped)), tuple(sorted(self.registered)))
+        return (self.memory, self.latest, where, self.entry.encode(), slots, waiting)
 
     def contents(self) -> int | None:
         """Return what a guest would find, None when that is lost."""
@@ -56,7 +58,7 @@ class Page(Thing):
     def punch(self) -> None:
         """Give the memory back."""
         self.memory = None
-        self.mapped = False
+        self.mapped.clear()
 
 
 class _Uffd(Thing):
@@ -64,7 +66,7 @@ class _Uffd(Thing):
 
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "uffd")
-        self.faults: list[int] = []
+        self.faults: list[tuple[str, int]] = []  # a process, a page
         self.reader = 0  # the monitor that serves them, 0 for none
         self.serving = False  # it has read a fault, and is not done with it
 
@@ -95,50 +97,65 @@ class Memory:
         self.uffd = _Uffd(runtime)
         self.phase = _Phase(runtime)
         self.monitors = 0
+        self.dead: set[str] = set()  # processes
 
     def at(self, what: str, thing: Thing, guard: Callable[[], bool] | None = None) -> None:
         """Let others go first: what follows, up to the next such point, is one step."""
         self.runtime.point(what, thing, write=True, guard=guard)
 
-    def touch(self, guest: str, page: Page) -> None:
-        """Read what the guest wrote last, and write the next number."""
+    def touch(self, guest: str, page: Page, process: str = MAIN) -> None:
+        """Read what a guest wrote last, and write the next number."""
         while True:
             self.at("touch", page)
-            if not page.mapped and not page.registered:
+            if process not in page.mapped and process not in page.registered:
                 page.memory = page.memory or 0
-                page.mapped = True
-            if page.mapped:
+                page.mapped.add(process)
+            if process in page.mapped:
                 assert page.memory == page.latest, (
                     f"{guest} reads {page.memory} from {page.name}, {page.latest} was written"
                 )
                 page.latest += 1
                 page.memory = page.latest
                 return
-            page.waiting.add(guest)
-            if page.number not in self.uffd.faults:
-                self.uffd.faults.append(page.number)
+            page.waiting.add((process, guest))
+            if (process, page.number) not in self.uffd.faults:
+                self.uffd.faults.append((process, page.number))
                 self.runtime.touched.append((self.uffd.name, True))
-            self.at("fault", page, lambda: guest not in page.waiting)
+            self.at("fault", page, lambda: (process, guest) not in page.waiting)
 
-    def arrive(self, page: Page, value: int) -> None:
-        """Put a page there unless one is, map it, and wake who waits: UFFDIO_COPY or CONTINUE."""
+    def arrive(self, page: Page, value: int, process: str = MAIN) -> bool:
+        """Put a page there unless one is, map it, and wake who waits: UFFDIO_COPY or CONTINUE.
+
+        False: the process is dead.
+        """
+        if process in self.dead:
+            return False
         if page.memory is None:
             page.memory = value
-        page.mapped = True
-        self.wake(page)
+        page.mapped.add(process)
+        self.wake(page, process)
+        return True
 
-    def wake(self, page: Page) -> None:
+    def wake(self, page: Page, process: str = MAIN) -> None:
         """Wake who waits for a page: a fault that nobody has read is gone then."""
-        page.waiting.clear()
-        if page.number in self.uffd.faults:
-            self.uffd.faults.remove(page.number)
+        page.waiting = {waits for waits in page.waiting if waits[0] != process}
+        if (process, page.number) in self.uffd.faults:
+            self.uffd.faults.remove((process, page.number))
             self.runtime.touched.append((self.uffd.name, True))
 
-    def zap(self) -> None:
-        """Zap the page tables of the guest's process."""
+    def zap(self, process: str = MAIN) -> None:
+        """Zap the page tables of a process."""
         for page in self.pages:
             self.at("zap", page)
-            page.mapped = False
+            page.mapped.discard(process)
+
+    def die(self, process: str) -> None:
+        """End a process: what it had mapped and waited for is no more."""
+        self.dead.add(process)
+        for page in self.pages:
+            page.mapped.discard(process)
+            page.registered.discard(process)
+            self.wake(page, process)
 
     def look(self) -> None:
         """Check that no page is lost; for every step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.explore.scenarios.swapmemory import Memory, Page
+from hfsched.explore.scenarios.swapmemory import CHILD, MAIN, Memory, Page
 from hfsched.swap.controller import Controller
 from hfsched.swap.entries import Answer, Entry, State
 from hfsched.swap.pages import Counts, Phase, Progress
@@ -31,27 +31,46 @@ class Store:
         self._wakes = wakes
         self._quiesces = quiesces
         self._number = 0
+        self._processes: list[str] = []
 
-    # Members.
+    # Members: number 0 is main.
 
-    def add(self, register: Register, fds: Sequence[int]) -> None:  # noqa: ARG002 - one there is
+    def add(self, register: Register, fds: Sequence[int]) -> None:  # noqa: ARG002 - a model has none
         """See `Members.add`."""
         memory = self._memory
-        memory.at("open", memory.uffd)
-        memory.monitors += 1
-        self._number = memory.uffd.reader = memory.monitors
-        memory.uffd.serving = False
-        self._runtime.spawn("faults", self._serve_faults)
+        process = CHILD if register.member else MAIN
+        if process is MAIN:
+            memory.at("open", memory.uffd)
+            memory.monitors += 1
+            self._number = memory.uffd.reader = memory.monitors
+            memory.uffd.serving = False
+            self._runtime.spawn("faults", self._serve_faults)
+        else:
+            memory.at("phase", memory.phase)
+            self._runtime.observe(memory.phase.phase.value)
+            if memory.phase.phase is not Phase.OFF:
+                self._register_with(process)
+        self._processes.append(process)
         for page in memory.pages if self._wakes else ():
             memory.at("wake", page)
-            memory.wake(page)
+            memory.wake(page, process)
+
+    def _register_with(self, process: str) -> None:
+        for page in self._memory.pages:
+            self._memory.at("register", page)
+            if process not in self._memory.dead:
+                page.registered.add(process)
 
     def dead(self) -> Sequence[int]:
         """See `Members.dead`."""
-        return ()
+        self._runtime.point("is it dead", None, also=(self._memory.phase,))
+        dead = CHILD in self._processes and CHILD in self._memory.dead
+        self._runtime.observe(dead)
+        return (1,) if dead else ()
 
-    def drop(self, member: int) -> None:
+    def drop(self, member: int) -> None:  # noqa: ARG002 - there is one that may die
         """See `Members.drop`."""
+        self._processes.remove(CHILD)
 
     def close(self) -> None:
         """Serve no faults any more."""
@@ -68,13 +87,13 @@ class Store:
             if uffd.reader != self._number:
                 return
             uffd.serving = True
-            number = uffd.faults.pop(0)
-            self._runtime.observe(number)
-            self._serve(self._memory.pages[number])
+            process, number = uffd.faults.pop(0)
+            self._runtime.observe((process, number))
+            self._serve(self._memory.pages[number], process)
             self._memory.at("served", uffd)
             uffd.serving = False
 
-    def _serve(self, page: Page) -> None:
+    def _serve(self, page: Page, process: str) -> None:
         while True:
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
@@ -84,11 +103,11 @@ class Store:
             self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
         if answer is Answer.CONTINUE:
             self._memory.at("continue", page)
-            self._memory.arrive(page, 0)
+            self._memory.arrive(page, 0, process)
         else:
-            self._bring(page, entry)
+            self._bring(page, entry, process)
 
-    def _bring(self, page: Page, entry: Entry) -> None:
+    def _bring(self, page: Page, entry: Entry, process: str = MAIN) -> None:
         """Bring a page in that is kept elsewhere, whoever else may do so too."""
         value = 0
         if entry.state is State.FILE:
@@ -96,7 +115,10 @@ class Store:
             value = page.slots.get(entry.location, -1)
             self._runtime.observe(value)
         self._memory.at("copy", page)
-        self._memory.arrive(page, value)
+        there = self._memory.arrive(page, value, process)
+        self._runtime.observe(there)
+        if not there:
+            return
         self._memory.at("arrived", page)
         assert self._memory.table.arrived(page.number), "a page arrives while it is being punched"
 
@@ -120,9 +142,8 @@ class Store:
         """See `Pages.stage`."""
         memory = self._memory
         staged = 0
-        for page in memory.pages:
-            memory.at("register", page)
-            page.registered = True
+        for process in self._processes:
+            self._register_with(process)
         if self._quiesces:  # a fault may have read an entry from before pages came in again
             memory.at("quiesce", memory.uffd, lambda: not memory.uffd.serving)
         memory.at("mark", memory.phase)
@@ -204,8 +225,9 @@ class Store:
         for page in self._memory.pages:
             self._memory.at("release", page)
             assert self._memory.table.release(page.number), f"{page.name} is released, and away"
-            page.registered = False
-            self._memory.wake(page)
+            page.registered.clear()
+            for process in self._processes:
+                self._memory.wake(page, process)
             self._free_slots(page)
         self._memory.at("over", self._memory.phase)
         self._memory.phase.phase = Phase.OFF

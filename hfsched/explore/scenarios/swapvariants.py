@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.swapmemory import Memory
+from hfsched.explore.scenarios.swapmemory import CHILD, MAIN, Memory
 from hfsched.explore.scenarios.swapstore import Monitor
 from hfsched.swap.messages import (
     Answer,
@@ -38,8 +38,15 @@ class _NoQuiesce(Monitor):
 
 
 class _Unzapped(Memory):
-    def zap(self) -> None:
+    def zap(self, process: str = MAIN) -> None:
         """Leave the page tables as they are."""
+
+
+class _ChildUnzapped(Memory):
+    def zap(self, process: str = MAIN) -> None:
+        """Leave the page tables of the other process as they are."""
+        if process is not CHILD:
+            super().zap(process)
 
 
 class Parts:
@@ -55,6 +62,7 @@ PARTS: Mapping[str, Parts] = {
     "no-wake": Parts(_NoWake),
     "no-quiesce": Parts(_NoQuiesce),
     "no-zap": Parts(memory=_Unzapped),
+    "child-no-zap": Parts(memory=_ChildUnzapped),
 }
 
 VARIANTS: Mapping[str, Variant] = {
@@ -73,6 +81,10 @@ VARIANTS: Mapping[str, Variant] = {
     "no-zap": Variant(
         "a member says that it has zapped its page tables, and has not",
         {"commands": "enable-out"},
+    ),
+    "child-no-zap": Variant(
+        "a process beside main says that it has zapped its page tables, and has not",
+        {"commands": "enable-out", "child": "lives", "guests": 0},
     ),
 }
 

@@ -21,6 +21,8 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
         "commands=enable-close",
         "commands=enable,deaths=1",
         "commands=enable-out,full=true",
+        "commands=enable,child=lives",
+        "commands=enable,child=dies,guests=0",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -37,6 +39,8 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
         "beside=status",
         "beside=disable-enable,touches=2",
         "abort=true",
+        "child=dies,deaths=1,commands=enable-out-enable-out-disable,touches=2",
+        "child=lives,beside=disable-enable,touches=2",
         "commands=enable-out-disable-enable-out,touches=2",
         "commands=enable-out-enable-trim-out-disable,touches=2,pages=2,guests=2",
     ],
@@ -82,6 +86,7 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
         "swap,commands=enable",
         "swap,commands=enable-out,touches=0",
         "swap,commands=status,guests=0,deaths=1",
+        "swap,commands=enable,guests=0,touches=1,child=dies",
     ],
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:
@@ -98,6 +103,7 @@ def test_what_spares_states_changes_no_end(spec: str) -> None:
         ("beside=out-", "no command : known"),
         ("guests=5", "guests=5: not in 0..4"),
         ("pages=0", "pages=0: not in 1..3"),
+        ("child=sleeps", "child=sleeps: not lives or dies"),
         ("deaths=-1", "deaths=-1: not in 0..4"),
     ],
 )

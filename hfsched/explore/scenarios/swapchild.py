@@ -1,0 +1,118 @@
+"""A process beside main in the scenario `swap`: what ships, but for the kernel's part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from hfsched.explore.objects import Thing
+from hfsched.explore.scenarios.swapmemory import CHILD, Memory
+from hfsched.swap.child import Child
+from hfsched.swap.childmessages import Answer, Request, Zap
+from hfsched.swap.member import ChildMember, Part
+from hfsched.swap.messages import Done, Region
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.runtime.base import End
+    from hfsched.swap.owner import Owner
+
+__all__ = ["Other"]
+
+
+class _Child(Child):
+    def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory) -> None:
+        super().__init__(runtime, end)
+        self._memory = memory
+
+    def _answer(self, request: Request, fds: list[int]) -> tuple[Answer, Sequence[int]]:
+        if isinstance(request, Zap):
+            assert self._gate.key() == (False, 0), "it zaps, and does not stand still"
+            self._memory.zap(CHILD)
+            return Done(), ()
+        return super()._answer(request, fds)
+
+
+class _Member(ChildMember):
+    def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory) -> None:
+        self._memory = memory
+        super().__init__(runtime, CHILD, end, [], None, within=None)
+        self.number = 1
+
+    def _introduce(
+        self, parts: Sequence[Part], deadline: int | None, undo: ExitStack
+    ) -> tuple[Region, ...]:
+        del parts, deadline, undo
+        return (Region(0, 0, 1),)
+
+    def descriptors(self) -> Sequence[int]:
+        return ()
+
+    def _ended(self, deadline: int | None) -> bool:
+        del deadline  # its channel is closed when it dies, and not before
+        return CHILD in self._memory.dead
+
+
+class Other(Thing):
+    """The process, and main's side of it."""
+
+    def __init__(self, runtime: ExploreRuntime, memory: Memory, touches: int) -> None:
+        super().__init__(runtime, CHILD)
+        self._memory = memory
+        self._touches = touches
+        here, theirs = runtime.channel(CHILD)
+        self._process = runtime.process(CHILD, self._program, [theirs])
+        self._member = _Member(runtime, here, memory)
+        self._go = False
+        self._done = 0  # touches
+
+    def key(self) -> Hashable:
+        """See `Thing.key`."""
+        return (self._member.key(), CHILD in self._memory.dead, self._go, self._done)
+
+    def _program(self, runtime: ExploreRuntime, end: End) -> None:
+        child = _Child(runtime, end, self._memory)
+        runtime.spawn("child.work", lambda: self._work(child))
+        child.serve()
+
+    def _work(self, child: Child) -> None:
+        self.runtime.point("begin", self, guard=lambda: self._go)
+        for count in range(self._touches):
+            self.runtime.forget(count)
+            with child.touching():
+                self._memory.touch(CHILD, self._memory.pages[0], CHILD)
+            self._done = count + 1
+
+    def join(self, owner: Owner) -> None:
+        """Make it a member."""
+        owner.add(self._member)
+        self._member.go_on()
+        for page in self._memory.pages:
+            page.mapped.add(CHILD)  # it has touched them
+
+    def begin(self, *, dies: bool) -> None:
+        """Let it touch memory; `dies`: and die at any point."""
+        self._go = True
+        if dies:
+            self.runtime.event_of("death of the child", self._die)
+
+    def _die(self) -> None:
+        self._memory.die(CHILD)
+        group = self._process.group
+        self.runtime.touched += [(end.name, True) for end in group.ends]
+        self.runtime.kill(group)
+
+    def stop(self, deadline: int | None) -> bool:
+        """Have it stand still; see `Step`."""
+        self._member.stop(deadline)
+        return True
+
+    def go_on(self) -> None:
+        """Undo `stop`."""
+        self._member.go_on()
+
+    def check(self) -> None:
+        """Check, when all is at rest, that it is not held for ever."""
+        held = self._done < self._touches and CHILD not in self._memory.dead
+        assert not held, "the child is held for ever"
