@@ -293,7 +293,9 @@ def kills(target: Target, count: int, seed: int, directory: str) -> str:
         checker = Checker(host, 0, random.Random(seed + 2))
 
         def swap() -> None:
-            for name in ("enable", choose.choice(("out", "trim")), "out", "disable"):
+            # What is out stays out, mostly, while more goes there.
+            again = ["disable"] if choose.random() < 0.2 else []
+            for name in ("enable", choose.choice(("out", "trim")), "out", *again):
                 deaths.move = name
                 try:
                     swapped.command(name)
