@@ -7,8 +7,8 @@ On the engine named, or on every one that can be used here.  All the while `stre
 and checks it, again and again, with the pattern of one seed after another.
 
 `kills` kills the monitor N times while its memory goes out and comes back.  Each kill waits until the
-page table has a page in the state that was hit least so far, or comes at any moment; what the
-table had when the monitor was dead is counted, and printed.
+page table has a page in the state that was hit least so far, or comes at any moment, also before a
+new monitor serves; what the table had when the monitor was dead is counted, and printed.
 
 `cycles` gives N commands (enable, trim, out, disable) in random order; messages flow from the host to
 `relay`, to `echo`, and back.  Each must come back once, and in order.
@@ -235,6 +235,7 @@ class Kills:
         self.met: Counter[Page] = Counter()
         self.pages: Counter[Page] = Counter()
         self.moves: Counter[str] = Counter()
+        self._served = -1  # how many monitors had taken over at the last kill
 
     def one(self) -> None:
         """Kill the monitor once."""
@@ -243,12 +244,15 @@ class Kills:
         if want is None:
             _pause(self._choose.random() ** 2 / 5)
         else:
-            self._await(lambda: keeper.end is not None and self._swapped.has(want), want.name)
+            # What a dead one has left does not count.
+            self._await(lambda: keeper.takeovers > self._served, "served")
+            self._await(lambda: self._swapped.has(want), want.name.lower())
             if want not in (Page.WRITING, Page.PUNCHING):  # those are over soon enough
                 _pause(self._choose.random() ** 3 / 100)
         process = keeper._process
         if process is None:
             return  # it is dead, and the next one is not there yet
+        self._served = keeper.takeovers
         process.kill()
         process.join()
         met = self._swapped.states()  # the next monitor takes a while to start
@@ -289,7 +293,9 @@ def kills(target: Target, count: int, seed: int, directory: str) -> str:
         checker = Checker(host, 0, random.Random(seed + 2))
 
         def swap() -> None:
-            for name in ("enable", choose.choice(("out", "trim")), "out", "disable"):
+            # What is out stays out, mostly, while more goes there.
+            again = ["disable"] if choose.random() < 0.2 else []
+            for name in ("enable", choose.choice(("out", "trim")), "out", *again):
                 deaths.move = name
                 try:
                     swapped.command(name)
