@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,12 +92,13 @@ int main(int count, char **words)
 {
 	int uffd = atoi(words[1]), file = count > 5 ? atoi(words[5]) : -1;
 	uint64_t base = strtoull(words[2], NULL, 0), around = strtoull(words[3], NULL, 0);
+	struct pollfd fds = { .fd = uffd, .events = POLLIN };
 	struct uffd_msg message;
 	uint64_t page;
 
 	buffer();
-	fcntl(uffd, F_SETFL, 0); /* read blocks: nothing need be polled */
 	for (;;) {
+		poll(&fds, 1, -1);
 		if (read(uffd, &message, sizeof(message)) == sizeof(message)) {
 			page = (message.arg.pagefault.address - base) / PAGE;
 			answer(uffd, base, page, around, *words[4], file);

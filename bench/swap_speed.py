@@ -4,11 +4,11 @@
 
 Everything is measured in this run, interleaved; ratios are medians of those within each round.
 
-- faults: reading a page until it is there, served by the monitor, against a process in C that reads
-  one event and answers it (`swap_bare.c`), each of them on the CPU of who reads: what waking another
-  CPU takes would hide all else; with --apart on another one.  Both bring the same pages with it:
-  none, then as many as in production.  *minor*: staged; *file*: not in the page cache; *zero*: was
-  zero.
+- faults: reading a page until it is there, served by the monitor, against a process in C that polls,
+  reads one event and answers it (`swap_bare.c`).  Each is on the CPU of who reads the page, since
+  what it takes to wake another CPU would hide all else; with --apart on another one.  Both bring the
+  same pages with it: none, then as many as in production.  *minor*: staged; *file*: not in the page
+  cache; *zero*: was zero.
 - pause: for how long Enable stops the guests, all of whose memory is mapped.
 - rates: out and in against a plain loop of direct writes of 2 MiB and holes, and of reads of 2 MiB,
   direct or buffered, whichever is faster, and UFFDIO_COPY.  The pages cannot be compressed;
@@ -45,7 +45,7 @@ FAULTS_SIZE = 64 * MIB
 FAULTS = 1000  # in a round, of each
 FAULTS_MAX = 1.3
 PAUSE_MIN = 10
-RATES_SIZE = 512 * MIB
+RATES_SIZE = 256 * MIB
 RATES_MIN = 0.7
 KINDS = ("minor", "file", "file, cached", "zero")
 
@@ -222,7 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--dir", default="/var/tmp")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--apart", action="store_true", help="faults are served by another CPU")
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.entries import Staging
@@ -272,6 +273,8 @@ class Loops(World):
     def __init__(self, native: Native, directory: str, size: int) -> None:
         super().__init__(native, size)
         self.file = open_swap_file(directory)
+        if not self.file.direct:
+            raise UserError(f"no direct writes in {directory}: name a directory on a disk")
         for fd in (self.file.out, self.file.into):
             self.stack.callback(os.close, fd)
 

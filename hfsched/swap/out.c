@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker's way out: trim, and writing to the compressed tier and the file.
+ * The worker's way out: to the compressed tier and the file.
  *
  * Order: the copy is complete, then the page is PUNCHING, then its memory is given back, then it is
  * what its copy is.  A fault before PUNCHING takes the page back, and the copy's place is freed.
@@ -10,7 +10,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 
 /* What has become of a page in a run. */
 struct part {
@@ -54,6 +59,19 @@ static int neighbours(struct hfs *swap, const uint64_t *pages, int count)
 	       pages[end] < region->first + region->pages)
 		end++;
 	return end;
+}
+
+/* Map pages that are in memory here, at once: faults take longer.  Without it all goes on, too. */
+static void map_pages(struct hfs *swap, const uint64_t *pages, int count)
+{
+	int first, end;
+
+	for (first = 0; first < count; first = end) {
+		end = first + neighbours(swap, pages + first, count - first);
+		if (end - first > 1)
+			madvise(hfs_source(swap, pages[first]), (end - first) * (size_t)HFS_PAGE,
+				MADV_POPULATE_READ);
+	}
 }
 
 int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count)
@@ -185,6 +203,7 @@ static int out_run(struct hfs *swap, const uint64_t *pages, int count,
 	int front = 0, back = count, each, error, punch_error;
 	uint8_t *source;
 
+	map_pages(swap, pages, count);
 	/* What goes to the file to the front, all else to the back. */
 	for (each = 0; each < count; each++) {
 		struct part part = { .page = pages[each] };
@@ -235,97 +254,6 @@ int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress
 			break;
 		limit -= count;
 	}
-	hfs_end(swap);
-	return 0;
-}
-
-/* Compare staged pages with their stale copies; those that equal become PUNCHING. */
-static int drop_clean(struct hfs *swap, const uint64_t *pages, const uint64_t *slots, int count,
-		      bool *dropped)
-{
-	int first, end, each, error = 0;
-
-	for (first = 0; first < count; first = end) {
-		for (end = first + 1; end < count && slots[end] == slots[end - 1] + 1; end++)
-			;
-		error = hfs_read_direct(swap, slots[first], end - first, swap->buffer);
-		if (error)
-			continue; /* it is no copy, then */
-		for (each = first; each < end; each++)
-			dropped[each] = !memcmp(hfs_source(swap, pages[each]),
-						swap->buffer + (each - first) * HFS_PAGE, HFS_PAGE) &&
-					hfs_drop_clean(&swap->table, pages[each]);
-	}
-	return error;
-}
-
-static int trim_run(struct hfs *swap, const uint64_t *pages, int count,
-		    struct hfs_progress *progress)
-{
-	uint64_t stale[HFS_RUN], slots[HFS_RUN], out[HFS_RUN], entry, old;
-	bool zero[HFS_RUN] = { false }, clean[HFS_RUN] = { false };
-	int each, held = 0, used = 0, next = 0, error;
-
-	for (each = 0; each < count; each++) {
-		entry = hfs_entry(&swap->table, pages[each]);
-		if (hfs_state(entry) != HFS_STAGED)
-			continue;
-		if (hfs_is_zero(hfs_source(swap, pages[each]))) {
-			zero[each] = hfs_drop_zero(&swap->table, pages[each], &old);
-			if (zero[each])
-				hfs_let_go(swap, old);
-		} else if (hfs_copy(entry) == HFS_FILE) {
-			stale[held] = pages[each];
-			slots[held++] = hfs_location(entry);
-		}
-	}
-	drop_clean(swap, stale, slots, held, clean);
-	for (each = 0; each < count; each++) {
-		if (zero[each]) {
-			progress->zero++;
-		} else if (next < held && stale[next] == pages[each]) {
-			if (!clean[next++])
-				continue;
-			progress->clean++;
-		} else {
-			continue;
-		}
-		out[used++] = pages[each];
-	}
-	error = hfs_punch_pages(swap, out, used);
-	progress->moved += used;
-	progress->place = HFS_IN_PUNCH;
-	progress->error = -error;
-	return error;
-}
-
-int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
-{
-	uint64_t pages[HFS_RUN];
-	int count, error;
-
-	memset(progress, 0, sizeof(*progress));
-	if (atomic_load(&swap->table.header->phase) != HFS_SETTLED)
-		return -EINVAL;
-	error = hfs_begin(swap);
-	if (error)
-		return error;
-	while (limit && !progress->error) {
-		for (count = 0; count < HFS_RUN && (uint64_t)count < limit &&
-				swap->trim_cursor < swap->table.pages;
-		     swap->trim_cursor++)
-			if (hfs_state(hfs_entry(&swap->table, swap->trim_cursor)) == HFS_STAGED)
-				pages[count++] = swap->trim_cursor;
-		if (!count) {
-			progress->done = 1;
-			swap->trim_cursor = 0;
-			break;
-		}
-		trim_run(swap, pages, count, progress);
-		limit -= count;
-	}
-	hfs_event(swap, HFS_TRIMMED_ZERO, progress->zero);
-	hfs_event(swap, HFS_TRIMMED_CLEAN, progress->clean);
 	hfs_end(swap);
 	return 0;
 }
