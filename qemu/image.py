@@ -39,7 +39,7 @@ _MODULES = (
 # Not the closure of their dependencies, which nobody here needs.
 _PACKAGES = (
     "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libgcc-s1",
-    "libexpat1", "zlib1g", "libffi8", "busybox-static",
+    "libexpat1", "zlib1g", "libffi8", "liblz4-1", "busybox-static",
 )  # fmt: skip
 _NOT_INSIDE = (
     "usr/share", "usr/lib/aarch64-linux-gnu/gconv",

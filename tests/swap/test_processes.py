@@ -326,7 +326,7 @@ def doomed(_: Runtime, end: End) -> None:
     """Be main: a machine whose memory is out, and a process that has it mapped."""
     got = end.recv()
     assert got is not None
-    with machine(UNICORN, Path(got[0].decode()), "stress", "echo") as host:
+    with machine(HERE, Path(got[0].decode()), "stress", "echo") as host:
         filled(host)
         child = Backends().churning(host)
         go_out(host)
