@@ -15,7 +15,7 @@ from qemu import MachineError
 from qemu.cache import Cache
 from qemu.image import TOP, Image
 
-WITHIN = 300.0  # seconds: far above what a machine takes that others leave some of the processor
+WITHIN = 500.0  # seconds: far above what a machine takes that others leave some of the processor
 
 
 def machine_image(kernel: str = "6.12") -> Image:

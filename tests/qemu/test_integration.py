@@ -32,14 +32,20 @@ VMM_SUITES = [
     "tests/vmm/test_suspend_ends.py",
 ]
 CONCURRENT = ["tests/vmm/test_concurrency.py"]
+SWAP_SUITES = [
+    "tests/swap/test_machine_swap.py",
+    "tests/swap/test_footprint.py",
+    "tests/swap/test_torture.py",
+]
 # So many tests of each, and more, pass: a suite that is not collected does not pass.
 LEAST = {"vcpu.kvm": 60, "conformance": 49}
 LEAST_VMM = {"vmm": 38}
 LEAST_CONCURRENT = {"vmm.test_concurrency": 6}
+LEAST_SWAP = {"swap": 15}
 # KVM in VHE mode, and in nVHE mode; machines side by side have about as much to do.
 CPUS = {
     "neoverse-n1": (KVM_SUITES + VMM_SUITES, LEAST | LEAST_VMM),
-    "cortex-a57": (KVM_SUITES + CONCURRENT, LEAST | LEAST_CONCURRENT),
+    "cortex-a57": (KVM_SUITES + CONCURRENT + SWAP_SUITES, LEAST | LEAST_CONCURRENT | LEAST_SWAP),
 }
 # What may be left out inside, and why.
 SKIPS = [
@@ -106,7 +112,7 @@ def machines(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Po
         if any(f"[{cpu}]" in item.name for item in request.session.items):
             tests = f"python3 -m pytest {options} {' '.join(suites)} >&2"
             script = f"{tests}; status=$?; cat {RESULTS}; exit $status"
-            words = ("--timeout", "300", "--cpu", cpu, "--", "sh", "-c", script)
+            words = ("--timeout", "500", "--cpu", cpu, "--", "sh", "-c", script)
             started[cpu] = start(*words)
     yield started
     for process in started.values():
