@@ -230,6 +230,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "mailbox",
         "events",
         "images",
+        "swap",
         "programs",
     ]
     assert re.search(r"^  --variant upstream +\S", told.out, re.MULTILINE)
