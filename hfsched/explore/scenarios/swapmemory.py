@@ -103,6 +103,7 @@ class Memory:
     def touch(self, guest: str, page: Page) -> None:
         """Read what the guest wrote last, and write the next number."""
         while True:
+            self.runtime.forget(level=1)
             self.at("touch", page)
             if not page.mapped and not page.registered:
                 page.memory = page.memory or 0
@@ -115,9 +116,10 @@ class Memory:
                 page.memory = page.latest
                 return
             page.waiting.add(guest)
-            if page.number not in self.uffd.faults:
+            first = page.number not in self.uffd.faults
+            self.runtime.touched.append((self.uffd.name, first))
+            if first:
                 self.uffd.faults.append(page.number)
-                self.runtime.touched.append((self.uffd.name, True))
             self.at("fault", page, lambda: guest not in page.waiting)
 
     def arrive(self, page: Page, value: int) -> None:

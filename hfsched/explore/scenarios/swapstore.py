@@ -71,11 +71,13 @@ class Store:
             number = uffd.faults.pop(0)
             self._runtime.observe(number)
             self._serve(self._memory.pages[number])
+            self._runtime.forget(self._number)
             self._memory.at("served", uffd)
             uffd.serving = False
 
     def _serve(self, page: Page) -> None:
         while True:
+            self._runtime.forget(self._number, page.number)
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
@@ -83,6 +85,7 @@ class Store:
                 break
             self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
         if answer is Answer.CONTINUE:
+            self._runtime.forget(self._number, page.number)
             self._memory.at("continue", page)
             self._memory.arrive(page, 0)
         else:
@@ -95,8 +98,10 @@ class Store:
             self._memory.at("read file", page)
             value = page.slots.get(entry.location, -1)
             self._runtime.observe(value)
+        self._runtime.forget(page.number, value, level=1)
         self._memory.at("copy", page)
         self._memory.arrive(page, value)
+        self._runtime.forget(page.number, level=1)
         self._memory.at("arrived", page)
         assert self._memory.table.arrived(page.number), "a page arrives while it is being punched"
 
@@ -175,6 +180,7 @@ class Store:
             value, slot = page.memory, 1 + max(page.slots, default=0)
             assert value is not None, f"{page.name} is written, and is not there"
             page.slots[slot] = value
+            self._runtime.observe(slot)
             memory.at("publish", page)
             published = memory.table.publish(page.number, State.FILE, slot)
             self._runtime.observe(published)
@@ -238,10 +244,22 @@ class Store:
         page.slots = {slot: value for slot, value in page.slots.items() if slot == kept}
 
 
+class _Brief(Controller):
+    """The controller, told without what it counts: only `Status` shows that, and nobody looks."""
+
+    def key(self) -> object:
+        """See `Controller.key`."""
+        counted, self._moved = self._moved, 0
+        try:
+            return super().key()
+        finally:
+            self._moved = counted
+
+
 class Monitor:
     """A monitor's program over a `Memory`."""
 
-    controller: type[Controller] = Controller
+    controller: type[Controller] = _Brief
     wakes = True
     quiesces = True
 
