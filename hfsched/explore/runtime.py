@@ -570,8 +570,10 @@ class ExploreRuntime:
         task.key = None
         self._live.remove(task)
         group = task.group
-        if group is not None and not group.dead and group.ended():
-            self._cut(group)  # it has ended by itself
+        if group is not None and not group.dead:
+            self.touched.append((f"tasks of {group.name}", True))  # which one ends last
+            if group.ended():
+                self._cut(group)
 
     def _task(self, name: str, fn: Callable[[], None], group: Group | None) -> Task:
         task = Task(len(self.tasks), name, group)

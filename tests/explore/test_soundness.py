@@ -199,6 +199,13 @@ SMALL = {
     "a join that is too late": Program(((Do("sleep", "", 10), NOW), (Do("join", "0", 10),))),
     "time before a death": Program(((Do("sleep", "", 10),), (Do("recv", "left"), NOW)), dies=1),
     "a process that ends by itself or dies": Program(((GET,), (Do("reap"), STEP, STEP)), dies=1),
+    "two that may be a process's last": Program(
+        (
+            (Do("spawn", "", 0, (Do("set", "e"),)), GET),
+            (Do("clear", "e"), Do("send", "left")),
+        ),
+        dies=1,
+    ),
     "the same operation twice": Program(((STEP, STEP, put("c0")), (GET,))),
     "locks in two orders": Program(
         ((within("l0", within("l1", GET)),), (within("l1", within("l0", GET)),))
