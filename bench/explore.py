@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hfsched.explore.execution import Result, search
 from hfsched.explore.registry import find, variants_of
 from hfsched.explore.scenarios.mailbox import MailboxScenario
+from hfsched.explore.scenarios.swap import SwapScenario
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
@@ -45,6 +46,11 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["mailbox,runners=1"]
     for event in ("suspend", "abort", "timer", "fault", "death"):
         specs += [f"events,event={event}"]
+    specs += [
+        f"swap,commands={each}" for each in ("enable-out-disable", "enable-out-enable-out-disable")
+    ]
+    specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
+    specs += ["swap,beside=status"]
     return [(spec, None) for spec in specs]
 
 
@@ -54,6 +60,7 @@ def large() -> list[tuple[str, int | None]]:
     specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]
+    specs += ["swap,deaths=1", "swap,abort=true"]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
         for senders in ("hosts=2", "guests=1")
@@ -104,19 +111,21 @@ def failures(args: argparse.Namespace) -> int:
     print("| variant | " + " | ".join(heads) + " | portfolio, worst seconds |")
     print("|" + "---|" * (len(heads) + 2))
     bad = 0
-    for variant in variants_of(MailboxScenario):
-        if args.only not in variant:
+    variants = [("mailbox", variant) for variant in variants_of(MailboxScenario)]
+    variants += [("swap", variant) for variant in variants_of(SwapScenario)]
+    for name, variant in variants:
+        if args.only not in f"{name}+{variant}":
             continue
-        scenario = find("mailbox", variant)
+        scenario = find(name, variant)
         cells = []
         worst = 0.0
-        for label, name, bound, depth in columns:
+        for label, how, bound, depth in columns:
             counts = []
-            seeds = args.seeds if name not in ("bounded", "exhaustive") else 1
+            seeds = args.seeds if how not in ("bounded", "exhaustive") else 1
             for seed in range(seeds):
                 start = time.process_time()
                 result = search(
-                    scenario, make(name, seed, bound=bound, depth=depth), until=_long_enough
+                    scenario, make(how, seed, bound=bound, depth=depth), until=_long_enough
                 )
                 if label == "portfolio":
                     worst = max(worst, time.process_time() - start)

@@ -43,6 +43,7 @@ class Thing:
         self.user: Task | None = None
         self.alone: tuple[str, Callable[[], bool]] | None = None  # see `keep_alone`
         runtime.things.append(self)
+        runtime.made(name)
 
     def key(self) -> Hashable:
         """Return the state."""
@@ -59,12 +60,15 @@ class XLock(Thing):
         self.owner: Task | None = None
         self._state = state
         self._seen: int | None = None  # the digest of the state when the lock was last let go
+        self.marks: dict[int, tuple[int, list[int]]] | None = None  # see `retries`: what tasks knew
 
     def _free(self) -> bool:
         return self.owner is None
 
     def __enter__(self) -> None:
         runtime = self.runtime
+        if self.marks is not None and (task := runtime.current) is not None:
+            self.marks[task.index] = (task.history, task.kept[:])
         runtime.point("lock", self, write=True, guard=self._free)
         self.owner = runtime.current
         if runtime.stateful and self._state is not None:
@@ -82,10 +86,14 @@ class XLock(Thing):
         if self.owner is not None:
             self.owner.entered = False
         self.owner = None
-        if runtime.stateful and self._state is not None:
-            self._seen = hash(self._state())
+        self.look()
         if runtime.races is not None:
             runtime.races.release(self)
+
+    def look(self) -> None:
+        """Note the state as others will find it."""
+        if self.runtime.stateful and self._state is not None:
+            self._seen = hash(self._state())
 
     acquire = __enter__
     release = __exit__
@@ -100,6 +108,7 @@ class XEvent(Thing):
     def __init__(self, runtime: ExploreRuntime, name: str) -> None:
         super().__init__(runtime, name)
         self._flag = False
+        self.retry: XLock | None = None  # see `ExploreRuntime.retries`
 
     def ready(self) -> bool:
         """Tell whether `select` would return it; no point."""
@@ -123,14 +132,19 @@ class XEvent(Thing):
         return self._flag
 
     def wait(self, deadline: int | None = None) -> bool:
+        if self.retry is not None:
+            self.runtime.start_again(self.retry)
         self.runtime.point("wait", self, guard=self.ready, deadline=deadline)
         self.runtime.take_over(self)
         self.runtime.observe(self._flag)
+        if self._flag and self.retry is not None:
+            self.runtime.start_again(self.retry)
         return self._flag
 
     def close(self) -> None:
         if not self.runtime.stopping:
             self.runtime.things.remove(self)
+            self.runtime.made(self.name)
 
     def key(self) -> Hashable:
         return self._flag
@@ -238,12 +252,13 @@ class XEnd(Thing):
         return None
 
     def close(self) -> None:
-        self.runtime.point("close", self.peer, write=True)
+        self.runtime.point("close", self.peer, write=True, also=(self,))
         self.cut()
 
     def cut(self) -> None:
-        """Close without a point: the process that had it died."""
+        """Close without a point: the process that had it is no more."""
         self.closed = True
+        self.inbox.clear()  # nobody can read it any more
 
     def key(self) -> Hashable:
         return (self.closed, tuple((data, *fds) for data, fds in self.inbox))

@@ -77,13 +77,10 @@ class ProcessHandle:
         self._runtime.point("anything", None, write=True)
         self._runtime.kill(self.group)
 
-    def _ended(self) -> bool:
-        return self.group.dead or all(task.done for task in self.group.tasks)
-
     def join(self, deadline: int | None = None) -> bool:
-        self._runtime.point("anything", None, guard=self._ended, deadline=deadline)
-        self._runtime.observe(self._ended())
-        return self._ended()
+        self._runtime.point("anything", None, guard=self.group.ended, deadline=deadline)
+        self._runtime.observe(self.group.ended())
+        return self.group.ended()
 
     @property
     def pid(self) -> None:
@@ -92,7 +89,7 @@ class ProcessHandle:
     @property
     def exit_status(self) -> int | None:
         self._runtime.point("anything", None)
-        status = (-9 if self.group.dead else 0) if self._ended() else None
+        status = (-9 if self.group.dead else 0) if self.group.ended() else None
         self._runtime.observe(status)
         return status
 
@@ -133,6 +130,7 @@ class ExploreRuntime:
         self.stopping = False
         self.settling = False
         self.time = 0
+        self._made = 0  # a digest of who has made which tasks and things
         self.cut = False
         self.failure: BaseException | None = None
         self.failed_task: Task | None = None
@@ -190,8 +188,8 @@ class ExploreRuntime:
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         group = Group(name)
-        group.closers = [end.cut for end in ends if isinstance(end, XEnd)]
-        group.ends = [each for end in ends if isinstance(end, XEnd) for each in (end, end.peer)]
+        group.ends = [end for end in ends if isinstance(end, XEnd)]
+        group.things = [each for end in group.ends for each in (end, end.peer)]
         self._task(name, lambda: main(self, *ends), group)
         return ProcessHandle(self, group)
 
@@ -222,6 +220,13 @@ class ExploreRuntime:
             task.kept[level:] = [hash(plain(live))]
             task.history = hash(tuple(task.kept))
 
+    def start_again(self, lock: XLock) -> None:
+        """Let the current task know what it knew at `lock`."""
+        task = self.current
+        if self.forgetting and task is not None and lock.marks is not None:
+            task.history, kept = lock.marks[task.index]
+            task.kept = kept[:]
+
     # For scenarios.
 
     def event_of(self, name: str, act: Callable[[], None]) -> Task:
@@ -250,29 +255,36 @@ class ExploreRuntime:
     def kill(self, group: Group) -> None:
         """End every task of a process where it is; the kernel closes its channels.
 
-        What they knew is gone with them: two states that differ in that alone are the same.
+        What they knew is gone with them: two states that differ in that alone are the same.  What
+        they have left half done under a lock that they hold is part of the state.
         """
+        if group.ended():
+            return
         group.dead = True
         for task in group.tasks:
             self._end(task)
             task.history, task.kept = 0, []
             task.kind, task.thing, task.deadline = "dead", None, None
             task.key = None
-        for close in group.closers:
-            close()
+        for thing in self.things:
+            if isinstance(thing, XLock) and thing.owner is not None and thing.owner.group is group:
+                thing.look()
+        self._cut(group)
         if self.current is not None and self.current.group is group:
-            self._leave(self.current)
+            self._go_on(self._next())  # nothing of it runs any more, not even a ``finally``
+
+    def _cut(self, group: Group) -> None:
+        """Close the channels of a process that is no more."""
+        for end in group.ends:
+            end.cut()
+        self.touched += [(thing.name, True) for thing in group.things]
 
     def may_die(self, process: ProcessHandle) -> None:
-        """Let a process die at any point."""
+        """Let a process die at any point, up to its end."""
         group = process.group
-
-        def die() -> None:
-            self.touched += [(end.name, True) for end in group.ends]
-            self.kill(group)
-
-        task = self.event_of(f"death of {process.name}", die)
+        task = self.event_of(f"death of {process.name}", lambda: self.kill(group))
         task.kind = "death"
+        task.guard = lambda: not group.ended()
         task.dooms = group
 
     def attach(self, task: str, state: Callable[[], object]) -> None:
@@ -311,6 +323,18 @@ class ExploreRuntime:
             if fnmatchcase(thing.name, names):
                 thing.alone = (task, alone)
 
+    def retries(self, lock: str, event: str) -> None:
+        """Promise that who waits for `event` starts again at `lock`, knowing what it knew there.
+
+        It has found under the lock that it must wait, and has learnt nothing else.  This is trusted
+        as `forget` is.
+        """
+        guards = [thing for thing in self.things if isinstance(thing, XLock) and thing.name == lock]
+        for thing in self.things:
+            if isinstance(thing, XEvent) and thing.name == event:
+                (thing.retry,) = guards
+                thing.retry.marks = {}
+
     def stop_clock(self) -> None:
         """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
         self._clock = None
@@ -337,7 +361,8 @@ class ExploreRuntime:
     ) -> None:
         """Let the strategy decide who goes next; return when it is this task's turn.
 
-        `also` are things that the operation and its guard look at, besides `thing`.
+        `also` are things that the operation and its guard look at, besides `thing`; a `write` to
+        them needs an operation whose order always matters (`hfsched.explore.task`).
         """
         task = self.current
         if task is None:
@@ -348,14 +373,14 @@ class ExploreRuntime:
             thing is not None
             and self.joining
             and (thing.private or thing.alone is not None or (task.entered and guard is None))
-            and self._joins(task, kind, thing, write, guard)
+            and self._joins(task, kind, thing, write, guard, also)
         ):
             return
         if self.stateful:
             task.history = hash((task.history, kind))  # that it has come this far
         if deadline is not None:
             self.touched.append(("clock", False))  # time may stop here now
-        task.entered = kind == "lock"
+        task.entered = kind == "lock" and task.group is None  # a process may die in between
         task.kind = kind
         task.thing = thing
         task.also = also
@@ -365,17 +390,21 @@ class ExploreRuntime:
         task.key = None
         chosen = self._next()
         if chosen is not task:
-            if chosen is None:
-                self._hub.switch()
-            else:
-                chosen.glet.switch()
-            if self.stopping:
-                raise greenlet.GreenletExit
+            self._go_on(chosen)
         if guard is not None:
             task.guard = None
             task.deadline = None
         if self.trace is not None:
             self._record(task.describe())
+
+    def _go_on(self, chosen: Task | None) -> None:
+        """Let another task run, None: the hub; return when it is the caller's turn again."""
+        if chosen is None:
+            self._hub.switch()
+        else:
+            chosen.glet.switch()
+        if self.stopping:
+            raise greenlet.GreenletExit
 
     def _joins(
         self,
@@ -384,12 +413,14 @@ class ExploreRuntime:
         thing: Thing,
         write: bool,  # noqa: FBT001
         guard: Callable[[], bool] | None,
+        also: Sequence[Thing],
     ) -> bool:
         """Tell whether an operation belongs to the step before it.
 
         What one task alone touches is nobody's business.  And taking a lock can be put off until
         just before the first operation inside that never blocks, for nobody can tell them apart:
-        lock, operation and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).
+        lock, operation and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).  But
+        for a process that may die between them.
         """
         if thing.private:
             if thing.user is not None and thing.user is not task:
@@ -400,7 +431,7 @@ class ExploreRuntime:
                 return False
         elif guard is None and task.entered:
             task.entered = False
-            self.touched.append((thing.name, write))
+            self.touched += [(each.name, write) for each in (thing, *also)]
         else:
             return False
         if self.trace is not None:
@@ -464,6 +495,7 @@ class ExploreRuntime:
                 self.previous = self.current = chosen
                 return chosen
             self._record(chosen.name)
+            self.current = None  # it is nobody's: no operation in it is a point
             try:
                 chosen.act()
             except Exception as exc:  # noqa: BLE001 - likewise
@@ -516,17 +548,36 @@ class ExploreRuntime:
         task.kind = kind
         task.write = True
         task.act = act
-        self.tasks.append(task)
+        self._add(task)
         if kind != "clock":
             self._live.append(task)
         return task
 
+    def _add(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.made(task.name)
+
+    def made(self, name: str) -> None:
+        """Note that the current task has made, or closed, something of this name.
+
+        States tell tasks and things by their places in the order in which they were made; so it is
+        part of the state who has made what.
+        """
+        by = -1 if self.current is None else self.current.index
+        self._made = hash((self._made, by, name))
+
     def _end(self, task: Task) -> None:
         """Note that a task has ended."""
-        if not task.done:
-            task.done = True
-            task.key = None
-            self._live.remove(task)
+        if task.done:
+            return
+        task.done = True
+        task.key = None
+        self._live.remove(task)
+        group = task.group
+        if group is not None and not group.dead:
+            self.touched.append((f"tasks of {group.name}", True))  # which one ends last
+            if group.ended():
+                self._cut(group)
 
     def _task(self, name: str, fn: Callable[[], None], group: Group | None) -> Task:
         task = Task(len(self.tasks), name, group)
@@ -548,7 +599,7 @@ class ExploreRuntime:
             self._leave(task)
 
         task.glet = greenlet.greenlet(body, self._hub)
-        self.tasks.append(task)
+        self._add(task)
         self._live.append(task)
         return task
 
@@ -559,8 +610,6 @@ class ExploreRuntime:
             return
         chosen = self._next()
         task.glet.parent = self._hub if chosen is None else chosen.glet
-        if task.glet is greenlet.getcurrent() and task.group is not None and task.group.dead:
-            raise greenlet.GreenletExit
 
     # One execution.
 
@@ -595,7 +644,7 @@ class ExploreRuntime:
             self.current = task
 
     def _state_key(self) -> int:
-        parts: list[object] = [self.time if self._clock is not None else 0]
+        parts: list[object] = [self.time if self._clock is not None else 0, self._made]
         for task in self.tasks:
             if task.key is None:
                 extra = None if task.extra is None else task.extra()

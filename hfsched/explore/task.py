@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfsched.explore.objects import Thing
+    from hfsched.explore.objects import Thing, XEnd
 
 __all__ = ["Group", "Task", "dependent", "touches"]
 
@@ -18,8 +18,12 @@ class Group:
         self.name = name
         self.dead = False
         self.tasks: list[Task] = []
-        self.closers: list[Callable[[], None]] = []  # what the kernel closes when it dies
-        self.ends: list[Thing] = []  # both ends of every channel that it has
+        self.ends: list[XEnd] = []  # what the kernel closes when it is no more
+        self.things: list[Thing] = []  # both ends of every channel that it has
+
+    def ended(self) -> bool:
+        """Tell whether it is no more: it has died, or its tasks have ended."""
+        return self.dead or all(task.done for task in self.tasks)
 
 
 class Task:
@@ -105,7 +109,7 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
     if task.kind == "clock":
         return any(name == "clock" for name, _ in things)
     if task.dooms is not None:
-        return any(name == end.name for end in task.dooms.ends for name, _ in things)
+        return any(name == each.name for each in task.dooms.things for name, _ in things)
     if task.also and any(
         write and name == each.name for each in task.also for name, write in things
     ):
@@ -121,8 +125,12 @@ def _ends(death: Task, other: Task) -> bool:
     group = death.dooms
     if group is None:
         return False
-    ends = group.ends
-    return other.group is group or other.thing in ends or any(each in ends for each in other.also)
+    things = group.things
+    if other.kind == "clock":  # the next deadline may be that of a task of the process
+        return any(task.deadline is not None for task in group.tasks)
+    if other.group is group or other.thing in things:
+        return True
+    return any(each in things for each in other.also)
 
 
 def dependent(one: Task, two: Task) -> bool:
@@ -132,6 +140,8 @@ def dependent(one: Task, two: Task) -> bool:
     """
     if _wide(one) or _wide(two):
         return True
+    if one.dooms is not None or two.dooms is not None:
+        return _ends(one, two) or _ends(two, one)
     if one.kind == "clock" or two.kind == "clock":
         return (
             one.kind == two.kind
@@ -139,8 +149,6 @@ def dependent(one: Task, two: Task) -> bool:
             or two.deadline is not None
             or ("now" in (one.kind, two.kind))
         )
-    if one.dooms is not None or two.dooms is not None:
-        return _ends(one, two) or _ends(two, one)
     if (two.write and two.thing in one.also) or (one.write and one.thing in two.also):
         return True
     return one.thing is not None and one.thing is two.thing and (one.write or two.write)

@@ -1,4 +1,4 @@
-"""Small programs over all that a runtime offers, to draw and to run.
+"""Small programs over all that a runtime offers, to run; `drawn` draws them.
 
 A program is data, so that a failing one is printed and shrinks.  Each task logs what it learns; the
 log is its local state.
@@ -12,22 +12,36 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hypothesis import strategies as st
-
 from hfsched.explore.door import door
-from hfsched.explore.objects import XCell, XEvent
+from hfsched.explore.objects import XCell, XEnd, XEvent
 from hfsched.explore.runtime import ExploreRuntime, ProcessHandle, TaskHandle
 from hfsched.explore.scenario import World
 from hfsched.runtime.base import ChannelClosedError
 
-__all__ = ["Do", "Program", "programs", "spinning"]
+__all__ = [
+    "CELLS",
+    "ENDS",
+    "EVENT",
+    "EVENTS",
+    "HELD",
+    "LOCKS",
+    "MORE_ENDS",
+    "OWN",
+    "SHARED",
+    "TIMES",
+    "Do",
+    "Program",
+]
 
 CELLS = ("c0", "c1")
 LOCKS = ("l0", "l1")
-OWN = "own"  # the lock of the task that may die: it shares none with others, as no process does
+OWN = "own"  # a lock that only a process uses
 EVENT = "e"
+EVENTS = (EVENT, "e1")
 SHARED = "s"
-ENDS = ("left", "right")
+ENDS = ("left", "right")  # of a channel from the first process to a process, if that is one
+MORE_ENDS = ("left2", "right2")  # of a channel from that process to another one, or to the first
+HELD = (("right", "left2"), ("right2",))  # the ends of each process
 TIMES = (10, 20)
 
 
@@ -55,12 +69,12 @@ class Do:
 class Program:
     """`tasks` are named by their number.
 
-    With `dies`, task 0 is a process that has the right end of the channel, and may die.  With
-    `promises`, things are kept private, or alone, where that is so.
+    The first `dies` tasks are processes that have the ends `HELD`, and may die.  With `promises`,
+    things are kept private, or alone, where that is so.
     """
 
     tasks: tuple[tuple[Do, ...], ...]
-    dies: bool = False
+    dies: int = 0
     promises: bool = False
     timers: bool = True
     name: str = "small"
@@ -98,8 +112,12 @@ class Program:
 
 def _uses(op: Do) -> list[str]:
     if op.what == "select":
-        return [EVENT]
-    return [op.on] if op.on in (*CELLS, *LOCKS, OWN, EVENT) else []
+        return [name for name in _selected(op) if name in EVENTS]
+    return [op.on] if op.on in (*CELLS, *LOCKS, OWN, *EVENTS) else []
+
+
+def _selected(op: Do) -> list[str]:
+    return op.on.split("+") if op.on else [EVENT, "left"]
 
 
 class _Party:
@@ -133,26 +151,27 @@ class _Run:
         self.program = program
         self.runtime = runtime
         self.cells: dict[str, XCell[int]] = {name: runtime.cell(name, 0) for name in CELLS}
-        self.event: XEvent = runtime.event(EVENT)
+        self.events: dict[str, XEvent] = {name: runtime.event(name) for name in EVENTS}
         self.boxes = dict.fromkeys((*LOCKS, OWN), 0)
         self.locks = {
             name: runtime.lock(name, state=partial(self.boxes.__getitem__, name))
             for name in self.boxes
         }
         self.ends = dict(zip(ENDS, runtime.channel("ch"), strict=True))
+        self.ends |= zip(MORE_ENDS, runtime.channel("ch2"), strict=True)
         self.party = _Party(runtime)
         self.behind = door(runtime, self.party)
         if program.shares():
             self.shared = runtime.shared(SHARED, 0)
         self.locals: list[_Local] = []
         self.handles: dict[str, TaskHandle] = {}
-        self.process: ProcessHandle | None = None
+        self.processes: dict[str, ProcessHandle] = {}
         for number, body in enumerate(program.tasks):
-            if program.dies and number == 0:
-                ends = [self.ends["right"]]
-                main = partial(self._child, body)
-                self.process = runtime.process("0", main, ends)
-                runtime.may_die(self.process)
+            if number < program.dies:
+                ends = [self.ends[name] for name in HELD[number]]
+                main = partial(self._main, str(number), body)
+                process = self.processes[str(number)] = runtime.process(str(number), main, ends)
+                runtime.may_die(process)
             else:
                 self.spawn(str(number), body)
         if program.promises:
@@ -160,10 +179,11 @@ class _Run:
 
     def _promise(self) -> None:
         waited = {
-            op.on if op.what == "wait" else EVENT
+            name
             for operations in self.program.operations().values()
             for op in operations
             if op.what in ("wait", "select")
+            for name in _uses(op)
         }
         for thing, users in self.program.users().items():
             if len(users) == 1 and thing not in waited:
@@ -179,8 +199,8 @@ class _Run:
     def spawn(self, name: str, body: tuple[Do, ...]) -> None:
         self.handles[name] = self.runtime.spawn(name, partial(self._task, name, body))
 
-    def _child(self, body: tuple[Do, ...], *_: object) -> None:
-        self._task("0", body)
+    def _main(self, name: str, body: tuple[Do, ...], *_: object) -> None:
+        self._task(name, body)
 
     def _task(self, name: str, body: tuple[Do, ...]) -> None:
         local = _Local(name)
@@ -244,17 +264,17 @@ class _Run:
         self.boxes[op.on] += 1
         return self.boxes[op.on]
 
-    def do_set(self, _op: Do, _: _Local) -> None:
-        self.event.set()
+    def do_set(self, op: Do, _: _Local) -> None:
+        self.events[op.on].set()
 
-    def do_clear(self, _op: Do, _: _Local) -> None:
-        self.event.clear()
+    def do_clear(self, op: Do, _: _Local) -> None:
+        self.events[op.on].clear()
 
-    def do_is_set(self, _op: Do, _: _Local) -> object:
-        return self.event.is_set()
+    def do_is_set(self, op: Do, _: _Local) -> object:
+        return self.events[op.on].is_set()
 
     def do_wait(self, op: Do, _: _Local) -> object:
-        return self.event.wait(op.value or None)
+        return self.events[op.on].wait(op.value or None)
 
     def do_send(self, op: Do, _: _Local) -> object:
         with contextlib.suppress(ChannelClosedError):
@@ -271,8 +291,12 @@ class _Run:
         self.ends[op.on].close()
 
     def do_select(self, op: Do, _: _Local) -> object:
-        found = self.runtime.select([self.event, self.ends["left"]], op.value or None)
-        return tuple(each is self.event for each in found)
+        things: dict[str, XEvent | XEnd] = {**self.events, **self.ends}
+        names = {things[name]: name for name in _selected(op)}
+        return tuple(
+            names[each]  # type: ignore[index]  # it is one of those
+            for each in self.runtime.select(list(names), op.value or None)
+        )
 
     def do_now(self, _op: Do, _: _Local) -> object:
         return self.runtime.now()
@@ -301,15 +325,19 @@ class _Run:
             return None
         return handle.join(op.value or None)
 
-    def do_kill(self, _op: Do, local: _Local) -> None:
-        if self.process is not None and local.name[0] != "0":
-            self.process.kill()
+    def _other(self, op: Do, local: _Local) -> ProcessHandle | None:
+        process = self.processes.get(op.on or "0")
+        return process if local.name[0] != (op.on or "0") else None
+
+    def do_kill(self, op: Do, local: _Local) -> None:
+        if (process := self._other(op, local)) is not None:
+            process.kill()
 
     def do_reap(self, op: Do, local: _Local) -> object:
-        if self.process is None or local.name[0] == "0":
+        if (process := self._other(op, local)) is None:
             return None
-        ended = self.process.join(op.value or None)
-        return ended, self.process.exit_status if ended else None
+        ended = process.join(op.value or None)
+        return ended, process.exit_status if ended else None
 
     def do_spawn(self, op: Do, local: _Local) -> None:
         self.spawn(f"{local.name}.child", op.body)
@@ -317,7 +345,7 @@ class _Run:
     # Looking on.
 
     def _public(self) -> Hashable:
-        things = (*self.cells.values(), self.event)
+        things = (*self.cells.values(), *self.events.values())
         return tuple(
             None if thing.private or thing.alone is not None else thing.key() for thing in things
         )
@@ -330,7 +358,7 @@ class _Run:
 
         What a process that was killed had to itself is gone with it.
         """
-        killed = self.process is not None and self.process.group.dead
+        killed = {name for name, process in self.processes.items() if process.group.dead}
         waiting = {
             task.name: None if task.done else (task.kind, task.thing and task.thing.name)
             for task in self.runtime.tasks
@@ -339,116 +367,10 @@ class _Run:
         logs = sorted(
             (local.name, str(local.log), str(waiting[local.name]))
             for local in self.locals
-            if not (killed and local.name[0] == "0")
+            if local.name[0] not in killed
         )
         things: tuple[object, ...] = ([each.key() for each in self.ends.values()], self._public())
         if not killed:
-            things = (*things, [cell.key() for cell in self.cells.values()], self.event.key())
-        boxes = {name: value for name, value in self.boxes.items() if name != OWN or not killed}
-        return (tuple(logs), str(things), str(boxes), self.party.count)
-
-
-def _plain_operations(families: frozenset[str], names: list[str], *, own: bool) -> list[Do]:
-    """Return the operations without a body of some families."""
-    channel = [Do("send", end) for end in ENDS] + [Do("close", end) for end in ENDS]
-    channel += [Do("recv", end, time) for end in ENDS for time in (0, TIMES[0])]
-    known = {
-        "cells": [
-            Do(what, cell, value)
-            for cell in CELLS
-            for what, value in (
-                ("get", 0),
-                ("put", 1),
-                ("put", 2),
-                ("add", 0),
-                ("exchange", 1),
-                ("swap_0", 2),
-                ("expect", 0),
-                ("expect", 1),
-            )
-        ],
-        "events": [Do(what, EVENT) for what in ("set", "clear", "is_set", "wait")],
-        "channel": channel,
-        "select": [Do("select"), Do("select", "", TIMES[0]), Do("set", EVENT), Do("send", "right")],
-        "time": [Do("now"), *(Do("sleep", "", time) for time in TIMES), Do("wait", EVENT, 10)],
-        "choose": [Do("choose", "", 2), Do("checkpoint")],
-        "shared": [Do("load", SHARED), *(Do("store", SHARED, value) for value in (1, 2))],
-        "door": [] if own else [Do("ask")],
-        "join": [Do("join", name, time) for name in names for time in (0, TIMES[0])],
-        "death": [] if own else [Do("kill"), Do("reap"), Do("reap", "", TIMES[0])],
-    }
-    return [op for family in sorted(families & known.keys()) for op in known[family]]
-
-
-FAMILIES = (
-    "cells", "locks", "events", "channel", "select", "time", "choose", "shared", "door", "join",
-    "death", "loops",
-)  # fmt: skip
-
-
-@st.composite
-def _bodies(
-    draw: st.DrawFn, families: frozenset[str], names: list[str], most: int, *, own: bool
-) -> tuple[Do, ...]:
-    """Draw what a task does: at most so many operations, a body's counted."""
-    simple = st.sampled_from(
-        _plain_operations(families, names, own=own) or [Do("checkpoint"), Do("get", CELLS[0])]
-    )
-    wraps = [
-        *(["lock", "lock"] if "locks" in families else []),
-        *(["either", "when"] if "choose" in families else []),
-        *(["twice"] if "loops" in families else []),
-    ]
-    operations: list[Do] = []
-    left = draw(st.integers(1, most))
-    while left > 0:
-        wrap = draw(st.sampled_from([*wraps, ""])) if left > 1 else ""
-        if not wrap:
-            operations.append(draw(simple))
-            left -= 1
-            continue
-        lock = OWN if own else draw(st.sampled_from(LOCKS))
-        most_inner = 1 if wrap == "twice" else 2  # each is done twice
-        inner = draw(st.lists(simple, min_size=2 if wrap == "either" else 1, max_size=most_inner))
-        if wrap == "lock" and draw(st.booleans()):
-            inner.insert(draw(st.integers(0, len(inner))), Do("bump", lock))
-        if wrap == "lock" and not own and draw(st.integers(0, 3)) == 0:
-            other = LOCKS[1 - LOCKS.index(lock)]
-            inner[-1:] = [Do("lock", other, 0, tuple(inner[-1:]))]
-        if wrap == "lock" and "choose" in families and draw(st.booleans()):
-            inner = [Do("either", "", 0, (draw(simple), inner[0])), *inner[1:]]
-        value = draw(st.integers(0, 2)) if wrap == "when" else 0
-        operations.append(Do(wrap, lock if wrap == "lock" else "", value, tuple(inner)))
-        left -= 1 + len(inner) if wrap != "twice" else 2
-    return tuple(operations)
-
-
-@st.composite
-def programs(draw: st.DrawFn) -> Program:
-    """Draw a program whose schedules can be counted."""
-    families = draw(st.frozensets(st.sampled_from(FAMILIES), min_size=1, max_size=3))
-    dies = "death" in families
-    many = draw(st.booleans())
-    names = ["0", "1", "2"] if many else ["0", "1"]
-    tasks: list[tuple[Do, ...]] = []
-    for name in names:
-        own = dies and name == "0"
-        others = [each for each in names if each != name]
-        body = draw(_bodies(families, others, 2 if many else 4, own=own))
-        if not many and "join" in families and name == "0" and draw(st.booleans()):
-            body = (*body[:2], Do("spawn", "", 0, draw(_bodies(families, others, 1, own=own))))
-        tasks.append(body)
-    return Program(tuple(tasks), dies=dies, promises=draw(st.booleans()))
-
-
-@st.composite
-def spinning(draw: st.DrawFn) -> Program:
-    """Draw a program in which a task or two look at a cell again and again; the last one sets it."""
-    families = draw(st.frozensets(st.sampled_from(("cells", "choose"))))
-    names = ["0", "1", "2"]
-    tasks = [draw(_bodies(families, names, 2, own=False)) for _ in names]
-    for number in draw(st.sets(st.sampled_from((0, 1)), min_size=1)):
-        at = draw(st.integers(0, len(tasks[number])))
-        tasks[number] = (*tasks[number][:at], Do("spin", CELLS[1]), *tasks[number][at:])
-    tasks[2] = (*tasks[2], Do("put", CELLS[1], 1))
-    return Program(tuple(tasks), promises=draw(st.booleans()), timers=False)
+            things = (*things, [cell.key() for cell in self.cells.values()])
+            things = (*things, [event.key() for event in self.events.values()])
+        return (tuple(logs), str(things), str(self.boxes), self.party.count)

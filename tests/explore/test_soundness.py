@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
+from drawn import mortals, programs, spinning
 from hypothesis import HealthCheck, given, settings
-from small import Do, Program, programs, spinning
+from small import Do, Program
 
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.registry import find
@@ -16,6 +17,7 @@ from hfsched.explore.replay import words
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.strategy import Strategy
 from hfsched.explore.task import Task
 
@@ -126,6 +128,14 @@ def plainly(scenario: Scenario, most: int = PLAIN_MAX) -> Verdicts:
     return verdicts(scenario, Plain(), joining=False, most=most)
 
 
+def at_random(scenario: Scenario, most: int = PLAIN_MAX) -> Verdicts:
+    """Run every schedule or, where there are more, the first ones and as many at random."""
+    found, complete = plainly(scenario, most)
+    if not complete:
+        found |= verdicts(scenario, RandomWalk(1), joining=False, most=most)[0]
+    return found, complete
+
+
 def by_states(scenario: Scenario) -> Verdicts:
     """Go over all states: of a program that goes round, there are more schedules than can be run."""
     return verdicts(scenario, Exhaustive(sleep=False), joining=False)
@@ -135,6 +145,12 @@ def by_states(scenario: Scenario) -> Verdicts:
 @given(programs())
 def test_no_outcome_of_a_program_is_lost(program: Program) -> None:
     compare(program, plainly)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mortals())
+def test_no_outcome_of_a_program_whose_processes_die_is_lost(program: Program) -> None:
+    compare(program, at_random)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -166,6 +182,9 @@ SMALL = {
     "what nobody else uses any more": Program(
         ((put("c0"),), (GET, put("c1"), GET), (Do("get", "c1"),)), promises=True
     ),
+    "send beside close within a lock": Program(
+        ((within("l0", Do("close", "right")),), (Do("send", "left"),))
+    ),
     "send beside close": Program(((Do("send", "left"),), (Do("close", "right"),))),
     "one of two is too late": Program(
         (
@@ -178,8 +197,15 @@ SMALL = {
         ((GET, Do("sleep", "", 10), NOW), (put("c0"), Do("sleep", "", 20)))
     ),
     "a join that is too late": Program(((Do("sleep", "", 10), NOW), (Do("join", "0", 10),))),
-    "time before a death": Program(((Do("sleep", "", 10),), (Do("recv", "left"), NOW)), dies=True),
-    "a process that ends by itself or dies": Program(((GET,), (Do("reap"), STEP, STEP)), dies=True),
+    "time before a death": Program(((Do("sleep", "", 10),), (Do("recv", "left"), NOW)), dies=1),
+    "a process that ends by itself or dies": Program(((GET,), (Do("reap"), STEP, STEP)), dies=1),
+    "two that may be a process's last": Program(
+        (
+            (Do("spawn", "", 0, (Do("set", "e"),)), GET),
+            (Do("clear", "e"), Do("send", "left")),
+        ),
+        dies=1,
+    ),
     "the same operation twice": Program(((STEP, STEP, put("c0")), (GET,))),
     "locks in two orders": Program(
         ((within("l0", within("l1", GET)),), (within("l1", within("l0", GET)),))

@@ -78,6 +78,23 @@ class _Gate(Thing):
         self.stopped = False
 
 
+class _Accepted(Thing):
+    """The last accepted command of those that say where pages must be in the end."""
+
+    def __init__(self, runtime: ExploreRuntime) -> None:
+        super().__init__(runtime, "accepted")
+        self.last = ""
+
+    def key(self) -> Hashable:
+        return self.last
+
+    def note(self, word: str) -> None:
+        """Note a command, within the step that learns that it was accepted."""
+        if word in ("enable", "disable", "close"):
+            self.last = word
+            self.runtime.touched.append((self.name, True))
+
+
 class _Mortal:
     """A runtime whose first `deaths` processes may die."""
 
@@ -201,10 +218,13 @@ class _Machine:
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
         self.ended: dict[str, list[str]] = {}  # and what came of them
-        self._accepted: list[str] = []  # commands that were, in their order
+        self._accepted = _Accepted(runtime)
         self._start()
         if not scenario.beside and not scenario.abort:  # main alone has requests
-            runtime.keep_private("swap.free", "suspension*")
+            runtime.keep_private("swap.free")
+        if "enable" not in scenario.beside:  # main alone suspends
+            runtime.keep_private("suspension*")
+        runtime.retries("swap", "swap.free")
 
     def _lost(self, why: str) -> None:
         self.lost.append(why)
@@ -243,13 +263,16 @@ class _Machine:
             if not self.gate.enter(name):
                 return
             self.memory.touch(name, pages[(first + count) % len(pages)])
+            self._runtime.forget(count)
             self.gate.leave(name)
+        self._runtime.forget("all")
 
     def _command(self, task: str, words: Sequence[str]) -> None:
         for index, word in enumerate(words):
             self._runtime.forget(index, tuple(self.ended[task]))
             self.begun[task] = index + 1
             self._do(task, word)
+        self._runtime.forget(len(words), tuple(self.ended[task]))
 
     def _do(self, task: str, word: str) -> None:
         try:
@@ -258,7 +281,7 @@ class _Machine:
             self.ended[task].append(f"{word}: {exc}")
         else:
             self.ended[task].append(word)
-            self._accepted.append(word)
+            self._accepted.note(word)
 
     def _close(self) -> None:
         self._runtime.point("aborted", self.gate, guard=lambda: self.gate.aborted)
@@ -278,11 +301,11 @@ class _Machine:
         assert not self.gate.inside, "a guest is held for ever"
         if self.other is not None:
             self.other.check()
-        last = [word for word in self._accepted if word in ("enable", "disable", "close")][-1:]
-        if last and last != ["enable"]:
+        last = self._accepted.last
+        if last in ("disable", "close"):
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
-                assert back, f"{last[0]} was accepted, and {page.name} is not back"
+                assert back, f"{last} was accepted, and {page.name} is not back"
 
     def _final(self) -> Hashable:
         ended = tuple((task, tuple(said)) for task, said in sorted(self.ended.items()))

@@ -106,6 +106,7 @@ class Memory:
     def touch(self, guest: str, page: Page, process: str = MAIN) -> None:
         """Read what a guest wrote last, and write the next number."""
         while True:
+            self.runtime.forget(level=1)
             self.at("touch", page)
             if process not in page.mapped and process not in page.registered:
                 page.memory = page.memory or 0
@@ -118,9 +119,10 @@ class Memory:
                 page.memory = page.latest
                 return
             page.waiting.add((process, guest))
-            if (process, page.number) not in self.uffd.faults:
+            first = (process, page.number) not in self.uffd.faults
+            self.runtime.touched.append((self.uffd.name, first))
+            if first:
                 self.uffd.faults.append((process, page.number))
-                self.runtime.touched.append((self.uffd.name, True))
             self.at("fault", page, lambda: (process, guest) not in page.waiting)
 
     def arrive(self, page: Page, value: int, process: str = MAIN) -> bool:

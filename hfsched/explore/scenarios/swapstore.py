@@ -90,11 +90,13 @@ class Store:
             process, number = uffd.faults.pop(0)
             self._runtime.observe((process, number))
             self._serve(self._memory.pages[number], process)
+            self._runtime.forget(self._number)
             self._memory.at("served", uffd)
             uffd.serving = False
 
     def _serve(self, page: Page, process: str) -> None:
         while True:
+            self._runtime.forget(self._number, page.number, process)
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
@@ -102,6 +104,7 @@ class Store:
                 break
             self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
         if answer is Answer.CONTINUE:
+            self._runtime.forget(self._number, page.number, process)
             self._memory.at("continue", page)
             self._memory.arrive(page, 0, process)
         else:
@@ -114,11 +117,13 @@ class Store:
             self._memory.at("read file", page)
             value = page.slots.get(entry.location, -1)
             self._runtime.observe(value)
+        self._runtime.forget(page.number, value, process, level=1)
         self._memory.at("copy", page)
         there = self._memory.arrive(page, value, process)
         self._runtime.observe(there)
         if not there:
             return
+        self._runtime.forget(page.number, process, level=1)
         self._memory.at("arrived", page)
         assert self._memory.table.arrived(page.number), "a page arrives while it is being punched"
 
@@ -196,6 +201,7 @@ class Store:
             value, slot = page.memory, 1 + max(page.slots, default=0)
             assert value is not None, f"{page.name} is written, and is not there"
             page.slots[slot] = value
+            self._runtime.observe(slot)
             memory.at("publish", page)
             published = memory.table.publish(page.number, State.FILE, slot)
             self._runtime.observe(published)
@@ -260,10 +266,22 @@ class Store:
         page.slots = {slot: value for slot, value in page.slots.items() if slot == kept}
 
 
+class _Brief(Controller):
+    """The controller, told without what it counts: only `Status` shows that, and nobody looks."""
+
+    def key(self) -> object:
+        """See `Controller.key`."""
+        counted, self._moved = self._moved, 0
+        try:
+            return super().key()
+        finally:
+            self._moved = counted
+
+
 class Monitor:
     """A monitor's program over a `Memory`."""
 
-    controller: type[Controller] = Controller
+    controller: type[Controller] = _Brief
     wakes = True
     quiesces = True
 

@@ -87,6 +87,10 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
         "swap,commands=enable-out,touches=0",
         "swap,commands=status,guests=0,deaths=1",
         "swap,commands=enable,guests=0,touches=1,child=dies",
+        "swap,commands=status,beside=status,guests=0",
+        "swap,commands=disable,beside=disable,guests=0",
+        "swap,commands=status,guests=1,abort=true",
+        "swap,commands=enable,guests=2",
     ],
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:
