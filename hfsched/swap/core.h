@@ -307,6 +307,7 @@ int hfs_start(struct hfs *swap);
 void hfs_stop(struct hfs *swap);
 void hfs_kick(struct hfs *swap);
 void hfs_quiesce(struct hfs *swap); /* until every fault begun before has been dealt with */
+void hfs_poll_anew(struct hfs *swap); /* until the members that are there now are polled, alone */
 void hfs_let_faults_go_first(struct hfs *swap);
 void hfs_published(struct hfs *swap); /* whoever waited for pages may look again */
 

@@ -56,8 +56,7 @@ int hfs_remove_member(struct hfs *swap, int number)
 	if (atomic_load(&member->state) == HFS_ALIVE && !off(swap))
 		hfs_register(swap, number, 0);
 	atomic_store(&member->state, HFS_DEAD);
-	hfs_kick(swap);
-	hfs_quiesce(swap); /* it is not polled after this */
+	hfs_poll_anew(swap); /* it is not polled after this */
 	atomic_store(&member->state, HFS_FREE);
 	return 0;
 }
@@ -72,6 +71,10 @@ int hfs_member_state(struct hfs *swap, int number)
 	return atomic_load(&member->state);
 }
 
+/*
+ * What it has registered before an error stays so: while pages are out, whoever touches them must
+ * wait, and not read zeros, which all others would read too from then on.
+ */
 int hfs_register(struct hfs *swap, int number, int on)
 {
 	struct hfs_member *member = &swap->members[number];
@@ -91,8 +94,6 @@ int hfs_register(struct hfs *swap, int number, int on)
 		hfs_lost(swap, member);
 		return member->dynamic ? 0 : -ESRCH;
 	}
-	if (error)
-		hfs_register(swap, number, 0);
 	return error;
 }
 

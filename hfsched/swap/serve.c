@@ -212,6 +212,20 @@ void hfs_quiesce(struct hfs *swap)
 	await_turn(swap, NULL);
 }
 
+/* What it polls it looks up between two turns: if it is in none now, one more must begin and end. */
+void hfs_poll_anew(struct hfs *swap)
+{
+	uint32_t turn = atomic_load(&swap->turn), last = (turn + 2) & ~1u;
+
+	hfs_kick(swap);
+	if (!swap->running)
+		return;
+	atomic_fetch_add(&swap->turn_awaited, 1);
+	while ((int32_t)((turn = atomic_load(&swap->turn)) - last) < 0)
+		syscall(SYS_futex, &swap->turn, FUTEX_WAIT_PRIVATE, turn, NULL, NULL, 0);
+	atomic_fetch_sub(&swap->turn_awaited, 1);
+}
+
 /* For a moment: with faults without end the worker goes on all the same. */
 void hfs_let_faults_go_first(struct hfs *swap)
 {

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define PROBE (1ull << 20) /* bytes; nobody has guest memory there */
 #define RETRIES 256 /* of a request that says EAGAIN without progress */
 
 #ifndef UFFD_USER_MODE_ONLY
@@ -81,12 +82,15 @@ int hfs_uffd_unregister(int uffd, uint64_t address, uint64_t size)
 	return ioctl(uffd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
 }
 
-/* At an address where nothing can be registered a living process says ENOENT. */
+/*
+ * Where nothing is registered a living process says ENOENT.  Not at address 0: before Linux 6.18 all
+ * below vm.mmap_min_addr is EINVAL, of a dead one too.
+ */
 int hfs_uffd_probe(int uffd)
 {
-	struct uffdio_zeropage request = { .range = { .start = 0, .len = HFS_PAGE } };
+	struct uffdio_continue request = { .range = { .start = PROBE, .len = HFS_PAGE } };
 
-	return ioctl(uffd, UFFDIO_ZEROPAGE, &request) && errno == ESRCH ? -ESRCH : 0;
+	return ioctl(uffd, UFFDIO_CONTINUE, &request) && errno != ENOENT ? -errno : 0;
 }
 
 int hfs_uffd_wake(int uffd, uint64_t address, uint64_t size)
