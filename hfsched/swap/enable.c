@@ -51,7 +51,7 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 	for (page = first; page < end; page++)
 		hfs_move(&swap->table, page); /* nobody else changes a RESIDENT page */
 	error = hfs_punch(swap, first, end - first, true);
-	if (error == -EBUSY)
+	if (error)
 		memcpy(guest_page(swap, first), swap->staging + first * HFS_PAGE, size);
 	for (page = first; page < end; page++) {
 		hfs_moved(&swap->table, page);
@@ -134,6 +134,8 @@ int hfs_zapped(struct hfs *swap)
 {
 	if (atomic_load(&swap->table.header->phase) == HFS_OFF)
 		return -EINVAL;
+	/* A fault from before a page was staged may map it only now, and takes it back then. */
+	hfs_quiesce(swap);
 	set_phase(swap, HFS_SETTLED);
 	return 0;
 }
@@ -155,8 +157,11 @@ int hfs_unstage(struct hfs *swap)
 	return 0;
 }
 
-/* Punch again what a dead monitor may have been punching. */
-static void punch_again(struct hfs *swap, struct hfs_bits *present)
+/*
+ * Punch again what a dead monitor may have been punching.  `stuck`: what can neither be given back
+ * nor restored.  It stays PUNCHING: its copy alone has its bytes, whatever is in memory.
+ */
+static void punch_again(struct hfs *swap, struct hfs_bits *present, struct hfs_bits *stuck)
 {
 	uint64_t page, old;
 	int state, error;
@@ -176,6 +181,8 @@ static void punch_again(struct hfs *swap, struct hfs_bits *present)
 			hfs_bits_set(present, page, 1);
 		} else if (!hfs_restore(swap, page)) {
 			hfs_restored(&swap->table, page, &old);
+		} else {
+			hfs_bits_set(stuck, page, 1);
 		}
 	}
 }
@@ -285,27 +292,30 @@ int hfs_take_over(struct hfs *swap)
 {
 	struct hfs_table *table = &swap->table;
 	bool settled = atomic_load(&table->header->phase) == HFS_SETTLED;
-	struct hfs_bits present;
+	struct hfs_bits present, stuck = { 0 };
 	uint64_t page;
 	int error;
 
 	if (!table_is_sane(swap))
 		return -EINVAL;
 	error = hfs_bits_open(&present, table->pages);
-	if (error)
-		return error;
-	error = hfs_resident(swap, &present);
+	if (!error)
+		error = hfs_bits_open(&stuck, table->pages);
+	if (!error)
+		error = hfs_resident(swap, &present);
 	if (error)
 		goto end;
-	punch_again(swap, &present);
+	punch_again(swap, &present, &stuck);
 	for (page = 0; page < table->pages; page++)
-		hfs_take_over_page(table, page, hfs_bit(&present, page), settled);
+		if (!hfs_bit(&stuck, page))
+			hfs_take_over_page(table, page, hfs_bit(&present, page), settled);
 	mark_places(swap);
 	if (table->copy && swap->staging)
 		clean_staging(swap);
 	reset_cursors(swap);
 end:
 	hfs_bits_close(&present);
+	hfs_bits_close(&stuck);
 	return error;
 }
 
@@ -318,6 +328,7 @@ int hfs_release(struct hfs *swap, int slow)
 
 	if (error)
 		return error;
+	hfs_quiesce(swap);
 	for (page = 0; page < table->pages; page++) {
 		state = hfs_state(hfs_entry(table, page));
 		if (state != HFS_RESIDENT && state != HFS_ZERO) {

@@ -73,6 +73,7 @@ static bool follows(struct hfs *swap, uint64_t page, uint64_t slot)
 static int read_run(struct hfs *swap, uint64_t page, uint64_t entry, struct hfs_around *around)
 {
 	uint64_t first = page, end = page + 1, slot = hfs_location(entry), each;
+	int error;
 
 	while (first > around->low && slot > page - first &&
 	       follows(swap, first - 1, slot - (page - first) - 1))
@@ -84,7 +85,13 @@ static int read_run(struct hfs *swap, uint64_t page, uint64_t entry, struct hfs_
 		around->entries[each - first] = hfs_file_entry(slot + (each - first));
 	around->first = first;
 	around->end = end;
-	return hfs_read(swap, slot, end - first, swap->serve_buffer);
+	error = hfs_read(swap, slot, end - first, swap->serve_buffer);
+	if (!error || end - first == 1)
+		return error;
+	around->entries[0] = around->entries[page - first]; /* its neighbours' fault, maybe */
+	around->first = page;
+	around->end = page + 1;
+	return hfs_read(swap, hfs_location(entry), 1, swap->serve_buffer);
 }
 
 static int bring(struct hfs *swap, struct hfs_member *member, uint64_t page, uint64_t entry,
@@ -139,6 +146,9 @@ enum hfs_outcome hfs_serve_page(struct hfs *swap, struct hfs_member *member, uin
 		if (around->answer == HFS_CONTINUE) {
 			error = map_present(swap, member->uffd, address, entry);
 			if (error == -EEXIST)
+				continue;
+			/* Staged meanwhile, so it is mapped too late: it is taken back. */
+			if (!error && hfs_state(hfs_entry(&swap->table, page)) != HFS_RESIDENT)
 				continue;
 			if (hfs_state(entry) != HFS_STAGED)
 				around->answer = HFS_WAIT; /* nothing for its neighbours */
@@ -200,7 +210,7 @@ static void expand_around(struct hfs *swap, struct hfs_member *member, uint64_t 
 static void continue_around(struct hfs *swap, struct hfs_member *member, uint64_t first,
 			    uint64_t end)
 {
-	uint64_t page;
+	uint64_t page, each;
 
 	for (page = first; page < end; page++)
 		if (!hfs_unstage_page(&swap->table, page))
@@ -208,6 +218,8 @@ static void continue_around(struct hfs *swap, struct hfs_member *member, uint64_
 	if (page == first)
 		return;
 	hfs_uffd_continue(member->uffd, address_of(swap, member, first), (page - first) * HFS_PAGE);
+	for (each = first; each < page; each++)
+		hfs_unstage_page(&swap->table, each); /* staged meanwhile: mapped too late */
 	hfs_event(swap, HFS_FROM_STAGING, page - first);
 	hfs_event(swap, HFS_AROUND, page - first);
 }

@@ -233,6 +233,37 @@ static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *prog
 	return error;
 }
 
+/* Give back again what could neither be given back nor restored: whoever touches it waits. */
+static int punch_what_is_left(struct hfs *swap)
+{
+	uint64_t page;
+	int error;
+
+	for (page = 0; page < swap->table.pages; page++) {
+		if (hfs_state(hfs_entry(&swap->table, page)) != HFS_PUNCHING)
+			continue;
+		error = hfs_punch_pages(swap, &page, 1);
+		if (hfs_state(hfs_entry(&swap->table, page)) == HFS_PUNCHING)
+			return error;
+	}
+	return 0;
+}
+
+/* A fault takes a page while this looks for it, and may put it back behind the cursor. */
+static bool all_are_in(struct hfs *swap)
+{
+	uint64_t page;
+	int state;
+
+	hfs_quiesce(swap);
+	for (page = 0; page < swap->table.pages; page++) {
+		state = hfs_state(hfs_entry(&swap->table, page));
+		if (state != HFS_RESIDENT && state != HFS_ZERO)
+			return false;
+	}
+	return true;
+}
+
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	int error = hfs_begin(swap);
@@ -240,8 +271,12 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	memset(progress, 0, sizeof(*progress));
 	if (error)
 		return error;
-	progress->place = HFS_IN_MEMORY;
-	while (!error && progress->moved < limit && progress->tried < limit && !progress->done) {
+	progress->place = HFS_IN_PUNCH;
+	if (!swap->in_part && !swap->in_cursor)
+		error = punch_what_is_left(swap);
+	if (!error)
+		progress->place = HFS_IN_MEMORY;
+	while (!error && progress->moved < limit && progress->tried < limit) {
 		if (swap->in_part == 0)
 			error = swap->table.copy ? copy_staged(swap, limit, progress) :
 						   unstage_some(swap, limit, progress);
@@ -251,9 +286,11 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 			error = read_some(swap, limit, progress);
 		if (!error && swap->in_cursor == swap->table.pages) {
 			swap->in_cursor = 0;
-			progress->done = ++swap->in_part == 3;
-			if (progress->done)
-				swap->in_part = 0;
+			if (++swap->in_part < 3)
+				continue;
+			swap->in_part = 0;
+			progress->done = all_are_in(swap);
+			break;
 		}
 	}
 	progress->error = -error;

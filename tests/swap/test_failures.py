@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import UserError
+from hfsched.swap import device
 from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import Liveness
+from hfsched.swap.guestpages import GuestPages, Liveness, Region
 from hfsched.swap.pages import Phase
 from hfsched.swap.stores import Stores, SwapFile
 
 from .children import Member
-from .house import PAGE, World, needs_userfault, userfault
+from .house import PAGE, World, needs_userfault, through, userfault
 
 pytestmark = needs_userfault
 
@@ -92,6 +95,29 @@ def test_a_fault_waits_for_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         world.guest.check_all()
 
 
+def test_a_page_is_read_alone_if_its_neighbours_cannot_be(tmp_path: Path) -> None:
+    with World(tmp_path, pages=64) as world:
+        for page in range(64):
+            world.guest.ram.write(page * PAGE, b"%4d" % page * (PAGE // 4))
+        world.enable()
+        world.out()
+        plain = os.open(f"/proc/self/fd/{world.stores.file.into}", os.O_RDWR)
+        saved = os.pread(plain, 64 * PAGE, 0)
+        os.ftruncate(plain, 10 * PAGE)
+        got: list[bytes] = []
+        reader = threading.Thread(
+            target=lambda: got.append(world.guest.ram.read(9 * PAGE, 4)), daemon=True
+        )
+        reader.start()
+        while reader.is_alive():
+            assert world.events("read_errors") == 0
+        assert got == [b"   9"]
+        os.pwrite(plain, saved, 0)
+        os.close(plain)
+        world.disable()
+        assert world.guest.ram.read(63 * PAGE, 4) == b"  63"
+
+
 def test_a_file_that_cannot_be_cut_is_no_loss(tmp_path: Path) -> None:
     stores = Stores.create(tmp_path, 64, Staging.MINOR)
     for fd in (stores.file.out, stores.file.into):
@@ -158,6 +184,92 @@ def test_a_member_that_is_no_process_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be watched"):
             world.swap.add_member(uffd, [0x1000])  # nothing is mapped there
         os.close(uffd)
+
+
+def test_what_a_refused_member_has_registered_stays_so_while_pages_are_out(
+    tmp_path: Path,
+) -> None:
+    """Else whoever touches it reads zeros, and all others do from then on."""
+    with World(tmp_path, pages=64) as world, World(tmp_path, pages=8) as second:
+        world.swap.close()
+        both_stores = Stores.create(tmp_path, 72, Staging.MINOR)
+        regions = [Region(world.guest.ram.fd, 64), Region(second.guest.ram.fd, 8)]
+        bases = [world.guest.ram.address, second.guest.ram.address]
+        swap = GuestPages(both_stores, regions)
+        swap.add_member(world.userfault, bases)
+        swap.start()
+        swap.stage()
+        world.guest.zap()
+        second.guest.zap()
+        swap.zapped()
+        through(swap.swap_out, 100)
+        swap.close()
+        swap = GuestPages(both_stores, regions)
+        swap.take_over()
+        with pytest.raises(UserError, match="cannot be watched"):
+            swap.add_member(world.userfault, [bases[0], 0x1000])  # nothing is mapped there
+        reader = threading.Thread(target=world.guest.check, args=(7,), daemon=True)
+        reader.start()
+        while reader.is_alive() and not select.select([world.userfault], [], [], 0)[0]:
+            pass
+        swap.start()
+        swap.add_member(world.userfault, bases)
+        reader.join()
+        through(swap.swap_in, 100)
+        swap.release()
+        swap.close()
+        both_stores.close()
+        world.guest.check_all()
+        second.guest.check_all()
+
+
+def serving_thread() -> int:
+    """Return the thread that a new World has brought."""
+    return max(int(name) for name in next(os.walk("/proc/self/task"))[1])
+
+
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("one_processor")
+def test_a_member_is_not_taken_for_the_one_that_was_at_its_place(tmp_path: Path) -> None:
+    with World(tmp_path, pages=64, around=1) as world:
+        thread = serving_thread()
+        status = Path(f"/proc/self/task/{thread}/stat")
+        world.enable()
+        for page in range(0, 60, 3):
+            one, other = userfault(), userfault()
+            number = world.swap.add_member(one, [None], dynamic=True)
+            world.guest.check(page)
+            world.guest.check(page + 1)
+            while ") S " not in status.read_text():  # it polls the new one
+                pass
+            # It comes late to hear that the member is gone.
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            world.swap.remove_member(number)
+            os.close(one)
+            assert number == world.swap.add_member(other, [None], dynamic=True)
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+            world.guest.check(page + 2)
+            assert world.swap.liveness(number) is Liveness.ALIVE
+            world.swap.remove_member(number)
+            os.close(other)
+
+
+def test_it_is_told_whether_a_member_is_there_and_what_is_none() -> None:
+    """Alive is 0 alone: a request that the kernel has not understood tells nothing."""
+    lib = device.core().lib
+    uffd = userfault()
+    assert lib.hfs_uffd_probe(uffd) == 0
+    os.close(uffd)
+    null = os.open("/dev/null", os.O_RDWR)
+    assert lib.hfs_uffd_probe(null) == -errno.ENOTTY
+    os.close(null)
 
 
 def test_more_processes_than_can_be_served_are_refused(tmp_path: Path) -> None:

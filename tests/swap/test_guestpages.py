@@ -10,7 +10,7 @@ import pytest
 
 from hfsched.errors import InternalError
 from hfsched.swap import device
-from hfsched.swap.entries import Staging, State
+from hfsched.swap.entries import Answer, Staging, State
 from hfsched.swap.guestpages import GuestPages, Region
 from hfsched.swap.messages import REGIONS_MAX
 from hfsched.swap.pages import EVENTS, Phase, Progress
@@ -246,6 +246,30 @@ def test_a_fault_waits_until_a_page_is_published(tmp_path: Path) -> None:
         reader.join()
         assert table.entry(5).state is State.RESIDENT
         table.close()
+        world.guest.check_all()
+
+
+def test_disable_waits_for_a_page_that_a_fault_has_taken(tmp_path: Path) -> None:
+    with World(tmp_path, pages=16, staging=Staging.COPY) as world:
+        table = CoreTable(world.stores.table, 16, Staging.COPY)
+        world.enable()
+        assert table.fault(5) is Answer.COPY_STAGED
+        for _ in range(3):
+            assert not world.swap.swap_in(100).done
+        assert table.untake(5)  # it could not be copied: it is staged again, behind the cursor
+        table.close()
+        world.disable()
+        world.guest.check_all()
+
+
+def test_disable_gives_back_what_could_not_be_before(tmp_path: Path) -> None:
+    with World(tmp_path, pages=16) as world:
+        table = CoreTable(world.stores.table, 16)
+        world.enable()
+        assert table.claim(5)
+        assert table.publish(5, State.ZERO)
+        table.close()
+        world.disable()
         world.guest.check_all()
 
 

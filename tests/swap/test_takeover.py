@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
@@ -29,6 +30,7 @@ PAGES = 12
 TIER = 2  # pages
 UNIT = 128
 CANARY = 0xA5
+FUTURE_WRITE = 0x10  # fcntl's F_SEAL_FUTURE_WRITE
 PHASE_AT = 20  # in the header
 PHASES = {Phase.OFF: 0, Phase.MARKED: 1, Phase.SETTLED: 2}
 
@@ -64,14 +66,14 @@ class Left:
             os.ftruncate(fd, size + PAGE)
             self._write(fd, size, bytes([CANARY]) * PAGE)
         os.pwrite(
-            self.stores.file.out if not self.stores.file.direct else self._plain(),
+            self.stores.file.out if not self.stores.file.direct else self.plain(),
             b"x" * PAGES * PAGE,
             0,
         )
         self.uffd = userfault()
         self._stack.callback(os.close, self.uffd)
 
-    def _plain(self) -> int:
+    def plain(self) -> int:
         fd = os.open(f"/proc/self/fd/{self.stores.file.out}", os.O_RDWR)
         self._stack.callback(os.close, fd)
         return fd
@@ -234,6 +236,24 @@ def test_what_none_can_have_left_is_refused(name: str) -> None:
     left = Left(Staging.MINOR)
     left.set(PHASES[Phase.SETTLED], BAD[name])
     assert not live_on(left)
+    left.close()
+
+
+def test_what_can_neither_be_given_back_nor_restored_is_not_taken_for_memory() -> None:
+    left = Left(Staging.MINOR)
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, PAGES * PAGE)
+    ram = Ram("sealed", PAGES * PAGE, fd)
+    ram.write(0, b"whatever")
+    left.set(PHASES[Phase.SETTLED], [entry(State.PUNCHING, State.FILE, 0, 3)])
+    swap = GuestPages(left.stores, [Region(fd, PAGES)])
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, FUTURE_WRITE)  # no holes any more
+    os.ftruncate(left.plain(), 0)
+    swap.take_over()
+    assert left.entries()[0] == entry(State.PUNCHING, State.FILE, 0, 3)
+    assert swap.swap_in(64).problem == "giving back guest memory: Operation not permitted"
+    swap.close()
+    ram.close()
     left.close()
 
 
