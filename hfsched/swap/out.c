@@ -160,6 +160,18 @@ static int claim(struct hfs *swap, uint64_t *pages, int most)
 	return count;
 }
 
+void hfs_forget_taken(struct hfs *swap, uint64_t page)
+{
+	struct hfs_table *table = &swap->table;
+
+	if (!table->copy)
+		return;
+	if (hfs_state(hfs_entry(table, page)) == HFS_TAKING)
+		hfs_quiesce(swap);
+	if (hfs_state(hfs_entry(table, page)) == HFS_RESIDENT)
+		hfs_punch(swap, page, 1, false);
+}
+
 /* Publish what has a copy, punch it, and take back the rest; pages out. */
 static int publish(struct hfs *swap, const struct part *parts, int count, int *error)
 {
@@ -173,7 +185,8 @@ static int publish(struct hfs *swap, const struct part *parts, int count, int *e
 		const struct part *part = &parts[each];
 
 		if (part->copy == HFS_RESIDENT) {
-			hfs_unclaim(&swap->table, part->page);
+			if (!hfs_unclaim(&swap->table, part->page))
+				hfs_forget_taken(swap, part->page);
 		} else if (hfs_publish(&swap->table, part->page, part->copy, part->location,
 				       part->length)) {
 			pages[out++] = part->page;
@@ -182,6 +195,7 @@ static int publish(struct hfs *swap, const struct part *parts, int count, int *e
 			place = (uint64_t)part->copy << 4 | (uint64_t)part->length << 8 |
 				part->location << 24;
 			hfs_let_go(swap, place);
+			hfs_forget_taken(swap, part->page);
 			hfs_event(swap, HFS_CANCELLED, 1);
 		}
 	}

@@ -48,6 +48,7 @@ static int trim_run(struct hfs *swap, const uint64_t *pages, int count,
 	}
 	drop_clean(swap, stale, slots, held, clean);
 	for (each = 0; each < count; each++) {
+		hfs_forget_taken(swap, pages[each]);
 		if (zero[each]) {
 			progress->zero++;
 		} else if (next < held && stale[next] == pages[each]) {

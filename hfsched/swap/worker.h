@@ -29,6 +29,12 @@ int hfs_restore(struct hfs *swap, uint64_t page);
 /* Give back the memory of PUNCHING pages (in ascending order), and publish them. */
 int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count);
 
+/*
+ * With copy staging: give back what reading a page's staging memory has made of it, if a fault had
+ * taken the page, and given it back, before.
+ */
+void hfs_forget_taken(struct hfs *swap, uint64_t page);
+
 bool hfs_is_zero(const uint8_t *page);
 
 #endif

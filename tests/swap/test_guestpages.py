@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -260,6 +261,24 @@ def test_disable_waits_for_a_page_that_a_fault_has_taken(tmp_path: Path) -> None
         table.close()
         world.disable()
         world.guest.check_all()
+
+
+def pages_in(fd: int) -> int:
+    return os.stat(fd).st_blocks * 512 // PAGE
+
+
+def test_pages_that_are_taken_while_they_are_read_leave_no_staging_memory(tmp_path: Path) -> None:
+    with World(tmp_path, pages=512, staging=Staging.COPY, around=1) as world:
+        assert world.stores.staged is not None
+        with world.guest.running(2):
+            for turn in range(60):
+                world.enable()
+                if turn % 2:
+                    through(world.swap.trim, 512)
+                world.out(512)
+                world.swap.quiesce()
+                assert world.swap.counts().staged == 0
+                assert pages_in(world.stores.staged) == 0
 
 
 def test_disable_gives_back_what_could_not_be_before(tmp_path: Path) -> None:
