@@ -7,6 +7,7 @@ need the lock.  For the same reason no file I/O is ever done on the memfd's page
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 
@@ -18,6 +19,8 @@ PAGE_SIZE = 4096
 
 # A CFUNCTYPE call releases the interpreter lock, unlike ctypes.string_at or slicing an mmap.
 _copy = ctypes.memmove
+# A process that is given the memfd could cut it, and whoever has it mapped would get a SIGBUS.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _Page = ctypes.c_char * PAGE_SIZE
 # Idle page buffers, each with its address: making one costs more than a short copy.
 _idle: list[tuple[memoryview, int]] = []
@@ -43,11 +46,12 @@ class Ram:
             raise InternalError(f"RAM of {name}: {size} is no positive multiple of {PAGE_SIZE}")
         self.name = name
         self.size = size
-        flags = os.MFD_CLOEXEC
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         self.fd = os.memfd_create(f"hfsched:{name}"[:200], flags) if fd is None else fd
         try:
             if fd is None:
                 os.ftruncate(self.fd, size)
+                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
             self._map = mmap.mmap(self.fd, size)
         except BaseException:
             os.close(self.fd)

@@ -83,7 +83,7 @@ int hfs_uffd_unregister(int uffd, uint64_t address, uint64_t size)
 }
 
 /*
- * Where nothing is registered a living process says ENOENT.  Not at address 0: before Linux 6.18 all
+ * Where nothing is registered a living process says ENOENT.  Not at address 0: to most kernels all
  * below vm.mmap_min_addr is EINVAL, of a dead one too.
  */
 int hfs_uffd_probe(int uffd)
