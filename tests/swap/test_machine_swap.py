@@ -214,5 +214,7 @@ def test_a_machine_without_userfaults_cannot_swap(
         raise UserError("userfaultfd: Function not implemented")
 
     monkeypatch.setattr(userfault, "open_userfault", none)
-    with pytest.raises(UserError, match=r"^swap: (for guests under KVM: )?userfaultfd: Function not implemented$"):
+    with pytest.raises(
+        UserError, match=r"^swap: (for guests under KVM: )?userfaultfd: Function not implemented$"
+    ):
         machine(HERE, tmp_path, "echo")
