@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def find(where: str, deadline: float) -> tuple[Path, str | None]:
     By its path it is all VMs of the machine: None.  Raises UserError, TimeoutError.
     """
     if os.path.exists(where) and "/" in where:  # noqa: PTH110 - says no where Path raises
+        if not stat.S_ISSOCK(os.stat(where).st_mode):  # noqa: PTH116 - likewise
+            raise UserError(f"{where}: this is no socket")
         return Path(where), None
     machine, slash, vm = where.rpartition("/")
     if "/" in machine or (slash and not machine) or not vm:
@@ -33,8 +36,10 @@ def ask(path: Path, request: Request, deadline: float) -> Answer:
     try:
         with dialing._open(path, deadline) as sock:
             answer = commands.decode_answer(_converse(sock, path, request, deadline))
+    except dialing._GoneError:
+        raise UserError(f"{path}: nobody listens there: the machine has ended") from None
     except CommandError as exc:
-        raise UserError(f"{path}: {exc}") from None
+        raise UserError(f"{path}: this is no machine's control socket: {exc}") from None
     if isinstance(answer, Refused):
         raise UserError(answer.text)
     return answer
@@ -53,6 +58,6 @@ def _converse(sock: socket.socket, path: Path, request: Request, deadline: float
                 continue  # said once: what it said comes next
             raise UserError(f"{path}: {exc.strerror}") from None
         if not data:
-            raise UserError(f"{path}: the machine closed the connection without a word")
+            raise UserError(f"{path}: the machine has ended, and did not answer")
         return data
     raise TimeoutError(f"{path}: the machine does not answer")

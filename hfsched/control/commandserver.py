@@ -116,7 +116,10 @@ class CommandServer:
     def _turn(self, sock: socket.socket) -> bool:
         """Answer one request; False: there will be no more."""
         ready = self._runtime.select([sock, self._closing], self._runtime.now() + self._patience)
-        if sock not in ready or self._closing in ready:
+        if self._closing in ready:
+            _say(sock, Refused(text=f"machine {self._machine.name} is about to end"))
+            return False
+        if sock not in ready:
             return False
         try:
             data = sock.recv(commands.REQUEST_MAX + 1)
@@ -133,6 +136,8 @@ class CommandServer:
             return carry_out(self._machine, request, deadline)
         except HfschedError as exc:
             return Refused(text=one_line(str(exc)))
+        except OSError as exc:  # main lacks descriptors or memory for a moment; the guests run on
+            return Refused(text=one_line(f"{self._machine.name}: {exc.strerror or exc}"))
 
 
 def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answer:

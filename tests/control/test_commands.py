@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfsched.control import commands, commandserver, wire
-from hfsched.control.commanding import ask
+from hfsched.control.commanding import ask, find
 from hfsched.control.commands import (
     CommandError,
     Done,
@@ -175,6 +176,44 @@ def test_what_is_refused_says_why(served: Served) -> None:
     served.machine.swap = None
     with pytest.raises(UserError, match=r"^machine m cannot swap: .*hfsched run --swap-dir DIR$"):
         served.ask(SwapStatus())
+
+
+def test_what_main_lacks_for_a_moment_is_said_and_it_serves_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(names: Sequence[str], cell: int) -> dict[str, str]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.machine.fake, "pictures", full)
+        with pytest.raises(UserError, match=r"^m: Too many open files$"):
+            served.ask(SwapStatus())
+    assert isinstance(served.ask(SwapStatus()), SwapReport)
+
+
+def test_who_is_connected_when_the_machine_ends_is_told(served: Served) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(WITHIN)
+        sock.connect(os.fspath(served.path))
+        sock.send(commands.encode(SwapTrim()))
+        assert commands.decode_answer(sock.recv(commands.ANSWER_MAX)) == Done()
+        assert served.server.close() == []
+        answer = commands.decode_answer(sock.recv(commands.ANSWER_MAX))
+        assert answer == Refused(text="machine m is about to end")
+        assert sock.recv(commands.ANSWER_MAX) == b""
+
+
+def test_a_path_that_leads_to_no_machine(served: Served) -> None:
+    within = time.monotonic() + WITHIN
+    folder = os.fspath(served.path.parent)
+    with pytest.raises(UserError, match=r"^/.*: this is no socket$"):
+        find(folder, within)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        dead = served.path.with_name("dead")
+        sock.bind(os.fspath(dead))
+        with pytest.raises(UserError, match=r"dead: nobody listens there: the machine has ended$"):
+            ask(dead, SwapStatus(), within)
+        dead.unlink()
 
 
 @pytest.mark.parametrize(
