@@ -21,6 +21,8 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
         "commands=enable-close",
         "commands=enable,deaths=1",
         "commands=enable-out,full=true",
+        "commands=enable-disable,beside=status",
+        "commands=enable,abort=true",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
