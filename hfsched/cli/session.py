@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hfsched.control.commandserver import CommandServer
     from hfsched.control.places import Place
     from hfsched.control.portserver import PortServer
+    from hfsched.runtime.base import Event
 
 __all__ = ["RunSession"]
 
@@ -31,6 +33,7 @@ _NS = 1_000_000_000
 _UNREAD = 3
 _SPIN_MIN = 0.05  # seconds; below, running is no spinning
 _SUSPEND_WITHIN = _NS
+END_WITHIN = 30 * _NS  # far more than an end takes, unless something waits for ever
 
 
 class RunSession:
@@ -42,6 +45,8 @@ class RunSession:
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
         self._changed = self._runtime.event("changed")
+        self._summed = self._runtime.event("summed")  # only who reads the output is waited for now
+        self._over = self._runtime.event("over")
         self._began = self._runtime.now()
         self._errors: list[str] = []
         self._output = Output(self._runtime, 1, names, as_json=args.json, changed=self._changed)
@@ -70,7 +75,9 @@ class RunSession:
                 self._aborted,
                 self._changed.set,
             ) as machine:
-                self._signals = Signals(self._runtime, self._changed)
+                self._signals = Signals(
+                    self._runtime, self._changed, lambda n: self._end_soon(128 + n, self._over)
+                )
                 if self._spec.name is not None and not self._args.no_sockets:
                     self._claim()  # before anything boots: the name may be in use
                 return self._run(machine)
@@ -78,6 +85,8 @@ class RunSession:
             if self._place is not None:
                 self._place.close()
             self._notices.close(self._runtime.now() + _NS)
+            self._summed.set()
+            self._over.set()
 
     def _run(self, machine: Machine) -> int:
         console = Console(self._runtime, machine, self._output, self._default, self._changed)
@@ -102,13 +111,39 @@ class RunSession:
             stuck += self._server.close()
         self._errors += [f"{task} did not stop: please report it" for task in stuck]
         limit = None if interrupted is None else self._runtime.now() + _NS
-        console.drain(limit)
         summary = machine.summary()
+        self._summed.set()
+        console.drain(limit)
         self._print_summary(summary)
         self._output.close(limit)
         status = self._verdict(machine, console, summary) if interrupted is None else 0
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
+
+    def _end_soon(self, status: int, by: Event) -> None:
+        """End the process if what must come soon (`by`) does not.
+
+        Who touches guest memory that is out waits for as long as the monitor is silent, and may hold
+        a VM's lock; whoever then asks for that VM waits too.
+        """
+
+        def watch() -> None:
+            if by.wait(self._runtime.now() + END_WITHIN):
+                return
+            why = "" if self._spec.swap is None else ": guest memory that is out does not come back"
+            for text in self._failures:
+                self._say(f"error: {text}")
+            self._say(
+                f"error: the run did not end within {END_WITHIN // _NS} s, and is cut off{why}"
+            )
+            self._notices.close(self._runtime.now() + _NS)
+            with suppress(OSError):
+                if self._place is not None:
+                    self._place.close()
+            os._exit(status)
+
+        with suppress(UserError):  # no thread for it: a second signal does the same
+            self._runtime.spawn("end", watch)
 
     def _interrupted(self) -> int | None:
         """Return the signal that came, None without one."""
@@ -281,4 +316,6 @@ class RunSession:
             self._failures.append(f"internal error in {task}: {type(error).__name__}: {error}")
             if os.environ.get("HFSCHED_TRACEBACK"):
                 sys.excepthook(type(error), error, error.__traceback__)
+        if len(self._failures) == 1:
+            self._end_soon(1, self._summed)
         self._changed.set()

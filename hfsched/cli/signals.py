@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,17 +24,19 @@ def _seen(_number: int, _frame: object) -> None:
 class Signals:
     """From its making on, `number` is the first signal that came (None: none yet).
 
-    `changed` is set with it.  A second signal ends the process at once.
+    `changed` is set with it, and `on_signal(number)` is called.  A second signal ends the process at
+    once.
 
     `stop_asked` tells whether the process was asked to stop, as by Ctrl-Z, and `changed` is set with
     it; `stop` does it.  Who ignores SIGTSTP goes on ignoring it.  All but the attributes is for the
     main thread.
     """
 
-    def __init__(self, runtime: Runtime, changed: Event) -> None:
+    def __init__(self, runtime: Runtime, changed: Event, on_signal: Callable[[int], None]) -> None:
         self.number: int | None = None
         self.stop_asked = False
         self._changed = changed
+        self._on_signal = on_signal
         self._fd, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -67,4 +70,5 @@ class Signals:
                 os._exit(128 + byte[0])
             else:
                 self.number = byte[0]
+                self._on_signal(byte[0])
             self._changed.set()

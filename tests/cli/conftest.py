@@ -205,6 +205,11 @@ class Process:
                 self._streams[stream.fileno()] = (name, stream)
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._popen.pid
+
+    @property
     def out(self) -> str:
         """All of stdout that was read."""
         return self._texts["out"].decode("utf-8", "backslashreplace")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -125,6 +129,50 @@ def test_status_tells_what_was_given_back_and_draws_it(
         assert refused.err == f"hfsched: error: --svg {bad}: {why}\n"
     assert {each.name for each in tmp_path.iterdir()} == {"drawn.svg", "link.svg", "guests.py"}
     assert stress.wait() == 0
+
+
+HURRIED = """
+import sys
+from hfsched.cli import session
+from hfsched.cli.entry import entry
+session.END_WITHIN = 1_000_000_000
+entry()
+"""
+
+
+@can_swap
+@pytest.mark.parametrize("end", ["signal", "lost"])
+def test_a_run_ends_though_a_sender_waits_for_memory(
+    hfsched: Start, tmp_path: Path, end: str
+) -> None:
+    """Who sends a message into memory that is out holds the VM's lock while the monitor is silent."""
+
+    def run(*arguments: str) -> Process:
+        return hfsched("run", *arguments, command=(sys.executable, "-c", HURRIED))
+
+    stress = machine(run, tmp_path)
+    say(hfsched, "enable", "stress")
+    say(hfsched, "out", "stress")
+    until(hfsched, "stress", "active")
+    tasks = Path(f"/proc/{stress.pid}/task")
+    monitor = int((tasks / str(stress.pid) / "children").read_text(encoding="ascii"))
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        stress.type("check 7\n")
+        while all(task.read_text() != "handle_userfault" for task in tasks.glob("*/wchan")):
+            os.sched_yield()
+        if end == "signal":
+            stress.interrupt()
+        else:
+            resource.prlimit(stress.pid, resource.RLIMIT_NOFILE, (0, 4096))
+            os.kill(monitor, signal.SIGKILL)
+        stress.until("is cut off", "err")
+    finally:  # it has the streams open too
+        with suppress(ProcessLookupError):
+            os.kill(monitor, signal.SIGCONT)
+    assert stress.wait() == (130 if end == "signal" else 1)
+    assert "the run did not end within 1 s, and is cut off: guest memory that is out" in stress.err
+    assert ("the monitor does not start: Too many open files" in stress.err) == (end == "lost")
 
 
 @can_swap
