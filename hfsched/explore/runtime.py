@@ -380,7 +380,7 @@ class ExploreRuntime:
             task.history = hash((task.history, kind))  # that it has come this far
         if deadline is not None:
             self.touched.append(("clock", False))  # time may stop here now
-        task.entered = kind == "lock" and task.group is None  # a process may die in between
+        task.entered = kind == "lock"
         task.kind = kind
         task.thing = thing
         task.also = also
@@ -419,21 +419,24 @@ class ExploreRuntime:
 
         What one task alone touches is nobody's business.  And taking a lock can be put off until
         just before the first operation inside that never blocks, for nobody can tell them apart:
-        lock, operation and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).  But
-        for a process that may die between them.
+        lock, operation and unlock are one step (R. Lipton, "Reduction", CACM 18(12), 1975).
+        Neither is so for a task of a process: that may die in between.
         """
         if thing.private:
             if thing.user is not None and thing.user is not task:
                 raise InternalError(f"{thing.name} is private, and {task.name} uses it too")
             thing.user = task
-        elif thing.alone is not None and thing.alone[0] == task.name and thing.alone[1]():
-            if guard is not None and not guard():
-                return False
-        elif guard is None and task.entered:
-            task.entered = False
-            self.touched += [(each.name, write) for each in (thing, *also)]
-        else:
+        if task.group is not None:
             return False
+        if not thing.private:
+            if thing.alone is not None and thing.alone[0] == task.name and thing.alone[1]():
+                if guard is not None and not guard():
+                    return False
+            elif guard is None and task.entered:
+                task.entered = False
+                self.touched += [(each.name, write) for each in (thing, *also)]
+            else:
+                return False
         if self.trace is not None:
             self._record(f"{task.name}: {kind} {thing.name}")
         return True

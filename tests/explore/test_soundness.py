@@ -206,6 +206,9 @@ SMALL = {
         ),
         dies=1,
     ),
+    "a death before the last step, which is on a thing of its own": Program(
+        ((put("c0"), Do("get", "c1")), (GET,), (GET,)), dies=1, promises=True
+    ),
     "the same operation twice": Program(((STEP, STEP, put("c0")), (GET,))),
     "locks in two orders": Program(
         ((within("l0", within("l1", GET)),), (within("l1", within("l0", GET)),))
