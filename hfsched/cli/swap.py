@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(msgspec.json.encode(answer).decode())
     else:
-        print("\n".join(_lines(args, answer)))
+        print("\n".join(map(printable, _lines(args, answer))))
     return 0
 
 
@@ -130,11 +130,15 @@ def _report(report: SwapReport) -> list[str]:
     lines = [f"state    {status.state}", f"moved    {moved}"]
     if status.error:
         lines.append(f"error    {status.error}")
-    places = ("resident", "staged", "busy", "file", "compressed", "zero", "stale")
+    there = max(0, metrics.resident - report.empty)
+    places = ("staged", "busy", "file", "compressed", "zero")
     where = ", ".join(f"{getattr(metrics, name)} {name}" for name in places)
-    lines.append(f"pages    {where}; {metrics.pages} in all")
+    stale = f", {metrics.stale} of them stale" if metrics.stale else ""
+    lines.append(
+        f"pages    {there} resident, {where}, {report.empty} empty; {metrics.pages} in all{stale}"
+    )
     if metrics.tier_size:
-        lines.append(f"tier     {metrics.tier_used} of {metrics.tier_size} bytes")
+        lines.append(f"tier     {size(metrics.tier_used)} of {size(metrics.tier_size)}")
     events = ", ".join(
         f"{number} {name.replace('_', ' ')}" for name, number in metrics.events.items() if number
     )

@@ -7,12 +7,13 @@ The socket is AF_UNIX, SOCK_SEQPACKET; one packet is one message in JSON.  A req
         {"is": "done", "pages": 2078}
     {"do": "swap-status", "vm": "trusty"}
         {"is": "swap", "status": {"is": "state", "state": "pending", ...},
-         "memory": {"guests": 8511488, ...}, "cell": 2097152, "pictures": {"trusty": "ss"}}
+         "memory": {"guests": 8511488, ...}, "empty": 2018, "cell": 2097152, "pictures": {"trusty": "ss"}}
     anything else, or no luck
         {"is": "refused", "text": "out: it begins only when swap is pending, and it is ready"}
 
 Requests of one connection are answered one after another; `within_ms` is until when a request may
-take, after which it is refused.  Nothing of what is refused was done.
+take, after which it is refused.  Nothing of what is refused was done; but what the monitor
+"did not answer in time" may be done later all the same.
 """
 
 from __future__ import annotations
@@ -123,11 +124,13 @@ class Refused(_Answer, frozen=True, tag="refused"):
 class SwapReport(_Answer, frozen=True, tag="swap"):
     """How swap is, what RAM it takes, and where each VM's memory is (`hfsched.swap.picture`).
 
+    `empty`: how many of the resident pages take no memory: never touched, or zero and given back.
     `cell`: bytes that a character of a picture stands for: more than 2 MiB for very much memory.
     """
 
     status: Status
     memory: Memory
+    empty: Count
     cell: Annotated[int, Meta(ge=4096)]
     pictures: dict[Name, str]
 

@@ -165,9 +165,13 @@ def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answe
 
 def _report(swap: MachineSwap, names: Sequence[str], deadline: int, *, fine: bool) -> Answer:
     cell = cell_size([swap.sizes[name] for name in names], commands.CELLS_MAX, fine=fine)
+    status, memory = swap.status(deadline), swap.footprint.measure()
+    metrics = status.metrics
+    there = memory.guests // PAGE_SIZE - metrics.staged - metrics.busy
     report = SwapReport(
-        status=swap.status(deadline),
-        memory=swap.footprint.measure(),
+        status=status,
+        memory=memory,
+        empty=max(0, metrics.resident - max(0, there)),
         cell=cell * PAGE_SIZE,
         pictures=swap.pictures(names, cell),
     )

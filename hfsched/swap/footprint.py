@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Footprint", "Memory", "allocated", "resident"]
+__all__ = ["Footprint", "Memory", "allocated", "held", "resident"]
 
+_RUNS_MAX = 1 << 16
 _BLOCK = 512  # bytes, of st_blocks
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
@@ -71,6 +72,27 @@ class Footprint:
 def allocated(fd: int) -> int:
     """Return how many bytes of a memfd are in memory."""
     return os.fstat(fd).st_blocks * _BLOCK
+
+
+def held(fd: int, pages: int) -> Iterator[tuple[int, int]]:
+    """Yield which of a memfd's pages are in memory, as (first, one after the last), in order.
+
+    Nobody waits for ever: where they lie in very many parts, the rest is taken for one.
+    """
+    size = pages * mmap.PAGESIZE
+    end = 0
+    for _ in range(_RUNS_MAX):
+        try:
+            first = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError:  # there are no more
+            return
+        if first >= size:
+            return
+        end = min(size, os.lseek(fd, first, os.SEEK_HOLE))
+        yield first // mmap.PAGESIZE, end // mmap.PAGESIZE
+        if end == size:
+            return
+    yield end // mmap.PAGESIZE, pages
 
 
 def resident(pid: int | None) -> int:

@@ -139,6 +139,7 @@ class Keeper:
         self._process: Process | None = None
         self._number = 0  # of the last request to this monitor,
         self._answered = 0  # and of the last answer from it
+        self._unwanted: set[int] = set()  # registrations that nobody waits for any more
         self._promise: Request | None = None  # the move that was accepted last
         self._begun = False  # a monitor has begun with the resources
         self.takeovers = 0
@@ -150,7 +151,7 @@ class Keeper:
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._promise is None else name_of(self._promise)
         monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
-        return (*monitor, promise, members)
+        return (*monitor, promise, members, *sorted(self._unwanted))
 
     @property
     def pid(self) -> int | None:
@@ -235,6 +236,7 @@ class Keeper:
     def _start(self) -> None:
         """Start a monitor and tell it all that the last one knew."""
         self._number = self._answered = 0
+        self._unwanted.clear()
         self.end, theirs = self._runtime.channel("swap.monitor")
         try:
             self._process = self._runtime.process("monitor", self._program, [theirs])
@@ -282,6 +284,8 @@ class Keeper:
         while True:
             heard = self._hear(deadline)
             if heard is None:
+                if isinstance(request, Register):
+                    self._unwanted.add(self._number)
                 raise SwapError(late)
             number, answer = heard
             if number == self._number:
@@ -298,6 +302,8 @@ class Keeper:
         except ProtocolError:
             raise ChannelClosedError from None  # it is out of its mind: as good as dead
         self._answered = max(self._answered, min(number, self._number))
+        if number in self._unwanted and isinstance(answer, Done):
+            raise ChannelClosedError  # it has a member that nobody else knows: another one has not
         return number, answer
 
     def _learn(self, job: Job, answer: Answer) -> None:

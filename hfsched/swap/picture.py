@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hfsched.swap.entries import State
 
-__all__ = ["CELL", "KINDS", "LEGEND", "cell_size", "picture", "size"]
+__all__ = ["CELL", "KINDS", "LEGEND", "cell_size", "mark_empty", "picture", "size"]
 
 CELL = 512  # pages: 2 MiB
 FINE = 4096  # cells of a fine picture, unless they would have more than 2 MiB
@@ -17,6 +17,7 @@ KINDS = {
     "F": "in the file",
     "C": "compressed",
     "0": "zero",
+    "-": "empty",
 }
 LEGEND = "  ".join(f"{kind} {what}" for kind, what in KINDS.items())
 _STATES = {
@@ -30,14 +31,32 @@ _STATES = {
     State.MOVING: "w",
     State.TAKING: "w",
 }
-_KNOWN = {int(state): ord(kind) for state, kind in _STATES.items()}
+_EMPTY = 14  # beside the states: resident, and nothing is there
+_KNOWN = {int(state): ord(kind) for state, kind in _STATES.items()} | {_EMPTY: ord("-")}
 _KIND_OF = bytes(_KNOWN.get(byte & 15, ord("?")) for byte in range(256))
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
-_ORDER = bytes(map(ord, (*KINDS, "?")))
+_ORDER = bytes(ord(kind) for kind in (*KINDS, "?") if kind != "-")
+_EMPTIED = bytes(byte if byte & 15 else _EMPTY for byte in range(256))
+
+
+def mark_empty(entries: bytes, held: Iterable[tuple[int, int]]) -> bytes:
+    """Return entries for `picture` that tell what is in memory from what takes none.
+
+    `held`: the pages that the VM's memfd has, as (first, one after the last), in order.
+    """
+    made, end = [], 0
+    for first, after in held:
+        made += [entries[end:first].translate(_EMPTIED), entries[first:after]]
+        end = after
+    made.append(entries[end:].translate(_EMPTIED))
+    return b"".join(made)
 
 
 def picture(entries: bytes, cell: int = CELL) -> str:
-    """Return what most pages of each cell are; of `entries`, the lowest byte of each."""
+    """Return what most pages of each cell are; of `entries`, the lowest byte of each.
+
+    Empty ones count only where a cell has no others.
+    """
     kinds = entries.translate(_KIND_OF)
     cells = (kinds[first : first + cell] for first in range(0, len(kinds), cell))
     return bytes(map(_most, cells)).decode()

@@ -23,6 +23,7 @@ _NAMES = {
     "F": "file",
     "C": "compressed",
     "0": "zero",
+    "-": "empty",
     _UNKNOWN: "unknown",
 }
 _STYLE = """\
@@ -38,6 +39,7 @@ _STYLE = """\
   .file { fill: #0b5cad; }
   .compressed { fill: #12a594; }
   .zero { fill: none; stroke: #6e7781; stroke-width: 1; }
+  .empty { fill: none; stroke: #8c959f; stroke-width: 1; }
   .unknown { fill: #cf222e; }
   @media (prefers-color-scheme: dark) {
     svg { background: #0d1117; }
@@ -50,6 +52,7 @@ _STYLE = """\
     .file { fill: #4c9aff; }
     .compressed { fill: #56d8c4; }
     .zero { stroke: #9198a1; }
+    .empty { stroke: #6e7681; }
     .unknown { fill: #ff7b72; }
   }
 """
@@ -125,6 +128,8 @@ def _square(kind: str, left: int, top: int, pitch: int) -> str:
     """Return a square a pixel smaller than its pitch; what is drawn as a line lies within it."""
     if kind == "0":
         return f"M{left + 0.5} {top + 0.5}h{pitch - 2}v{pitch - 2}h-{pitch - 2}z"
+    if kind == "-":
+        return f"M{left + 1} {top + pitch // 2 - 0.5}h{pitch // 2}"
     return f"M{left} {top}h{pitch - 1}v{pitch - 1}h-{pitch - 1}z"
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError
 from hfsched.swap import device
 from hfsched.swap.entries import Staging
-from hfsched.swap.footprint import Footprint
+from hfsched.swap.footprint import Footprint, held
 from hfsched.swap.guestpages import zap
 from hfsched.swap.member import ChildMember, Part
 from hfsched.swap.messages import Region
 from hfsched.swap.monitor import monitor
 from hfsched.swap.owner import Owner, Standstill, SwapError
-from hfsched.swap.picture import CELL, picture
+from hfsched.swap.picture import CELL, mark_empty, picture
 from hfsched.swap.resources import pack
 from hfsched.swap.stores import Stores
 from hfsched.swap.table import table_size
@@ -87,6 +87,7 @@ class MachineSwap:
         if why_not is not None:
             raise UserError(f"swap: {why_not}")
         self._runtime = runtime
+        self._memfds = {name: ram.fd for name, ram in rams.items()}
         self.sizes = {name: ram.size // _PAGE for name, ram in rams.items()}  # pages
         total = sum(self.sizes.values())
         tier = 0 if device.tier_problem() is not None else total * _PAGE // _TIER_PART
@@ -95,7 +96,7 @@ class MachineSwap:
             stack.callback(os.close, self._uffd)
             self._stores = Stores.create(directory, total, Staging.MINOR, tier)
             stack.callback(self._stores.close)
-            memfds = [ram.fd for ram in rams.values()]
+            memfds = list(self._memfds.values())
             resources = pack(self._stores, memfds)
             self._company = Company(standstill)
             self._parts = _parts(rams)
@@ -195,7 +196,7 @@ class MachineSwap:
                 if name in (names or self.sizes):
                     # The lowest byte of each entry has its state.
                     states = table[table_size(first) : table_size(first + pages) : 8]
-                    made[name] = picture(states, cell)
+                    made[name] = picture(mark_empty(states, held(self._memfds[name], pages)), cell)
                 first += pages
         return made
 

@@ -101,7 +101,8 @@ def test_status_tells_what_was_given_back_and_draws_it(
     told = say(hfsched, "status", "stress")
     for pattern in (
         r"\nin RAM   \S+ \S+ of the guests, .*; [34](\.\d)? MiB given back\n",
-        r"\npages    \d+ resident, 0 staged, .* stale; 1024 in all\n",
+        r"\npages    \d+ resident, 0 staged, .* zero, \d+ empty; 1024 in all\n",
+        r"\ntier     \S+ \S+ of 1 MiB\n",
         r"\nmembers  1\n",
         r"\nsize     \S+ MiB main, \S+ MiB monitor; [2-4](\.\d)? MiB less\n",
     ):

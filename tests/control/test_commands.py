@@ -75,10 +75,10 @@ class FakeSwap:
         self.log.append(f"disable {slow_file_cleanup}")
 
     def measure(self) -> Memory:
-        return Memory(guests=4096)
+        return Memory(guests=3 * 4096)
 
     def status(self, deadline: int) -> Status:
-        metrics = Metrics(events=self.events)
+        metrics = Metrics(resident=7, staged=1, events=self.events)
         return Status(state=State.PENDING, metrics=metrics, error=self.error)
 
     def pictures(self, names: Sequence[str], cell: int) -> dict[str, str]:
@@ -135,18 +135,18 @@ def test_each_request_does_what_it_says(served: Served) -> None:
     assert served.ask(SwapTrim()) == Done()
     assert served.ask(SwapDisable(vm="b", slow_file_cleanup=True)) == Done()
     assert served.machine.fake.log == ["enable", "trim", "disable True"]
-    status = Status(state=State.PENDING)
-    memory = Memory(guests=4096)
+    status = Status(state=State.PENDING, metrics=Metrics(resident=7, staged=1))
+    memory = Memory(guests=3 * 4096)
     pictures = {"a": "ss", "b": "s"}
     assert served.ask(SwapStatus(vm="b")) == SwapReport(
-        status=status, memory=memory, cell=2 * MIB, pictures={"b": "s"}
+        status=status, memory=memory, empty=5, cell=2 * MIB, pictures={"b": "s"}
     )
     assert served.ask(SwapStatus()) == SwapReport(
-        status=status, memory=memory, cell=2 * MIB, pictures=pictures
+        status=status, memory=memory, empty=5, cell=2 * MIB, pictures=pictures
     )
     fine = {"a": "s" * 1024, "b": "s" * 512}
     assert served.ask(SwapStatus(fine=True)) == SwapReport(
-        status=status, memory=memory, cell=4096, pictures=fine
+        status=status, memory=memory, empty=5, cell=4096, pictures=fine
     )
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.swap.footprint import Footprint, Memory, allocated, resident
+from hfsched.swap import footprint
+from hfsched.swap.footprint import Footprint, Memory, allocated, held, resident
 from hfsched.swap.messages import State
 
 from .house import MIB, PAGE, needs_userfault
@@ -54,6 +55,22 @@ def test_what_a_machine_gives_back(target: Target, tmp_path: Path) -> None:
         come_back(host)
         assert in_memory(host) > before * 3 // 4
         assert footprint.measure().given_back < before // 4
+
+
+def test_which_pages_a_memfd_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.memfd_create("sparse")
+    try:
+        os.ftruncate(fd, 9 * PAGE)
+        assert list(held(fd, 9)) == []
+        for page in (0, 1, 4, 8):
+            os.pwrite(fd, b"x", page * PAGE)
+        assert list(held(fd, 9)) == [(0, 2), (4, 5), (8, 9)]
+        assert list(held(fd, 8)) == [(0, 2), (4, 5)]
+        assert list(held(fd, 2)) == [(0, 2)]
+        monkeypatch.setattr(footprint, "_RUNS_MAX", 1)
+        assert list(held(fd, 9)) == [(0, 2), (2, 9)]
+    finally:
+        os.close(fd)
 
 
 @needs_userfault

@@ -152,7 +152,7 @@ def test_commands_in_the_wrong_state_are_refused_and_the_guest_runs_on(tmp_path:
 def test_the_pictures_say_where_memory_is(tmp_path: Path) -> None:
     with machine(HERE, tmp_path, "stress", "echo", memory=4 * MIB) as host:
         host.ask("fill 7")
-        assert swap_of(host).pictures() == {"stress": "..", "echo": ".."}
+        assert swap_of(host).pictures() == {"stress": "..", "echo": ".-"}
         swap_of(host).enable()
         assert swap_of(host).pictures()["stress"] == "ss"
         swap_of(host).owner.swap_out()

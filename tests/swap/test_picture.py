@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfsched.swap.entries import Entry, State
-from hfsched.swap.picture import CELL, KINDS, cell_size, picture, size
+from hfsched.swap.picture import CELL, KINDS, cell_size, mark_empty, picture, size
 from hfsched.swap.svg import svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -27,6 +27,7 @@ CLASSES = {
     "F": "file",
     "C": "compressed",
     "0": "zero",
+    "-": "empty",
 }
 
 
@@ -43,6 +44,15 @@ def test_a_cell_is_what_most_of_its_pages_are() -> None:
     moving = [State.WRITING, State.PUNCHING, State.MOVING, State.TAKING, State.RESIDENT]
     assert picture(entries(*moving), 1) == "wwww."
     assert picture(entries(State.WRITING, State.MOVING, State.RESIDENT), 3) == "w"
+
+
+def test_what_takes_no_memory_is_empty_unless_a_cell_has_more() -> None:
+    pages = [State.RESIDENT] * 3 + [State.FILE] + [State.RESIDENT] * 4 + [State.ZERO]
+    assert picture(mark_empty(entries(*pages), []), 1) == "---F----0"
+    assert picture(mark_empty(entries(*pages), [(0, 1), (3, 6), (8, 9)]), 1) == ".--F..--0"
+    assert picture(mark_empty(entries(*pages), []), 4) == "F-0"
+    assert picture(mark_empty(entries(*pages), [(7, 8)]), 4) == "F.0"
+    assert picture(mark_empty(entries(*pages), [(0, 9)]), 1) == picture(entries(*pages), 1)
 
 
 def test_a_word_that_is_no_state_is_no_error() -> None:
@@ -112,7 +122,7 @@ def squares(root: ET.Element) -> Counter[str]:
 
 
 def test_every_cell_is_drawn_once() -> None:
-    pictures = {"trusty": ".." + "FFFCC" * 30 + "0sw?"}
+    pictures = {"trusty": ".." + "FFFCC" * 30 + "0sw?-"}
     root = parse(svg("Memory of trusty", ["state  active"], pictures, 512))
     expected = Counter(CLASSES.get(kind, "unknown") for kind in pictures["trusty"])
     assert squares(root) == expected

@@ -20,6 +20,7 @@ from hfsched.runtime.base import End, Runtime
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
+from hfsched.vmm import swapping
 
 from . import backends
 from .backends import Backend, first_of
@@ -229,6 +230,26 @@ def test_a_process_that_dies_in_the_middle_of_a_fault_is_forgotten(
         assert host.ask("check 7") == answer
         go_out(host)
         assert swap_of(host).status().members == 1
+        assert host.ask("check 7") == answer
+
+
+def test_a_process_that_is_registered_too_late_holds_nothing_up(
+    tmp_path: Path, start: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor has a member then that main has given up, and that never zaps."""
+    with machine(HERE, tmp_path, "stress") as host:
+        answer, *place = filled(host)
+        monitor = swap_of(host).owner._keeper._process._popen.pid  # type: ignore[union-attr]
+        os.kill(monitor, signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr(swapping, "_ENABLE_WITHIN", 2 * SECOND)
+            with pytest.raises(SwapError, match=r"^register: the monitor did not answer in time$"):
+                start(host)
+        os.kill(monitor, signal.SIGCONT)
+        assert go_out(host).members == 1
+        child = start(host)
+        assert child.ask("check", 7, *place, *vm_names(host)) == 0
+        assert go_out(host).members == 2
         assert host.ask("check 7") == answer
 
 
