@@ -147,7 +147,7 @@ def test_no_outcome_of_a_program_is_lost(program: Program) -> None:
     compare(program, plainly)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mortals())
 def test_no_outcome_of_a_program_whose_processes_die_is_lost(program: Program) -> None:
     compare(program, at_random)
