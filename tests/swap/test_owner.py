@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,11 @@ class World:
             assert self.house.now() < deadline, f"it is {found}, and never {state}"
 
     def close(self) -> None:
-        for monitor in self.house.monitors:
-            monitor.kill()
+        """End the owner, and with it whatever monitor there is: a killed one would get a successor."""
+        if not self.owner.join(0):  # it has begun
+            with suppress(SwapError):
+                self.owner.close(self.house.now() + SECOND // 10, discard=True)
+        assert self.owner.join(self.house.now() + 20 * SECOND), "the owner's task goes on"
 
 
 @pytest.fixture
@@ -438,6 +442,7 @@ class Silent:
         while state is State.SWAPPING_IN:
             state = self.owner.status(deadline).state
         self.owner.close(deadline)
+        assert self.owner.join(deadline)
         assert self.owner._keeper.takeovers == 0
         for fd in self._pipe:
             os.close(fd)
