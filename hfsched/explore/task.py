@@ -30,8 +30,9 @@ class Task:
     """A task: its greenlet, and its pending operation.
 
     `kind`, `thing` and `write` say what it will do when it is chosen (a task that has not begun
-    will "start"), `also` what else it looks at; `guard` tells whether it can, None for always; `deadline` is the time at which it
-    can in any case.  `history` is a digest of all that it has observed and still depends on.
+    will "start"), `also` what else it looks at; `guard` tells whether it can, None for always;
+    `deadline` is the time at which it can in any case.  `history` is a digest of all that it has
+    observed and still depends on.
     `act` makes it a pseudo-task: choosing it calls `act`, and no greenlet runs.
     """
 

@@ -344,13 +344,13 @@ class Machine:
 
     def _runs_ended(self) -> int | None:
         """Return how many RUNs the guests have ended themselves; None while a vCPU is busy in one."""
-        total = 0
-        for part in self._parts.values():
-            for index, counters in enumerate(part.driven.counters):
-                if part.driven.mirror.resting(index) is Resting.RUN and not part.waits(index):
-                    return None
-                total += sum(counters.runs.values()) - counters.runs["Preempted"]
-        return total
+        if self.runs():
+            return None
+        return sum(
+            sum(counters.runs.values()) - counters.runs["Preempted"]
+            for part in self._parts.values()
+            for counters in part.driven.counters
+        )
 
     def summary(self) -> list[VmSummary]:
         """Return what happened so far."""
