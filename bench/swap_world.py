@@ -20,6 +20,7 @@ from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import GuestPages, open_userfault, zap
+from hfsched.swap.mainmember import MainMember
 from hfsched.swap.messages import Region, State
 from hfsched.swap.monitor import monitor
 from hfsched.swap.owner import Owner
@@ -176,24 +177,6 @@ class Watch:
         self.paused = time.monotonic() - self._began
 
 
-class _Main:
-    """This process as a member."""
-
-    number = 0
-    dynamic = False
-    dead = False
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.regions = (Region(world.ram.address, 0, world.ram.size),)
-
-    def descriptors(self) -> Sequence[int]:
-        return (self._world.uffd,)
-
-    def zap(self) -> None:
-        zap(self._world.ram.address, self._world.ram.size)
-
-
 class Ours(World):
     """Served by the monitor; `tier`: the bytes of the compressed tier."""
 
@@ -223,7 +206,8 @@ class Ours(World):
         self.owner.start()
         os.sched_setaffinity(0, before)
         self.stack.callback(self._end)
-        self.owner.add(_Main(self))
+        region = Region(self.ram.address, 0, self.ram.size)
+        self.owner.add(MainMember(self.uffd, [region]))
 
     def _end(self) -> None:
         self.owner.close(discard=True)

@@ -9,6 +9,7 @@ every process that maps guest memory, and moves pages.
 - `controller`: the monitor's state machine; `serving`: its loop.
 - `owner`: main's side; `keeper`: how it keeps a monitor alive; `resources`: what it gives each.
 - `monitor`: the program.
+- `mainmember`: main as a process that maps guest memory.
 - `child`: the side of another process that maps guest memory; `member`: main's side of it;
   `childmessages`: what they say to each other; `userfault`: the uffd that a process may have.
 - `picture`, `svg`: where guest memory is, for people; `footprint`: how much RAM it all takes.

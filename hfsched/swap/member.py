@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.childmessages import (
     VMS_MAX,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWERS_WITHIN", "ChildMember", "Part"]
 
-_PAGE = 4096
 ANSWERS_WITHIN = 2_000_000_000  # ns
 _UFFD = "anon_inode:[userfaultfd]"
 
@@ -265,7 +265,7 @@ def _regions(parts: Sequence[Part], bases: Sequence[int]) -> list[Region]:
         raise OSError(f"it talks nonsense: {len(bases)} addresses for {len(parts)} VMs")
     made = []
     for part, base in zip(parts, bases, strict=True):
-        if not base or base % _PAGE:
+        if not base or base % PAGE_SIZE:
             raise OSError(f"it talks nonsense: guest memory at {base:#x}")
         try:
             made.append(Region(base, part.offset, part.size))

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.controller import Controller
 from hfsched.swap.guestpages import GuestPages, Liveness, Region
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from hfsched.swap.messages import Begin, Register
 
 __all__ = ["Processes", "monitor"]
-
-_PAGE = 4096
 
 
 def monitor(runtime: Runtime, end: End) -> None:
@@ -158,5 +157,5 @@ def _places(regions: Sequence[Region]) -> Iterator[tuple[int, int]]:
     """Yield where each region is in the whole: offset, size; bytes."""
     offset = 0
     for region in regions:
-        yield offset, region.pages * _PAGE
-        offset += region.pages * _PAGE
+        yield offset, region.pages * PAGE_SIZE
+        offset += region.pages * PAGE_SIZE

@@ -7,8 +7,8 @@ that another one takes over at once (`hfsched.swap.keeper`) though nobody asks f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,7 +45,7 @@ from hfsched.swap.messages import (
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime, Task
 
-__all__ = ["LostError", "Member", "Owner", "Resources", "Standstill", "SwapError"]
+__all__ = ["LostError", "Member", "Owner", "Resources", "Standstill", "SwapError", "still"]
 
 PATIENCE = 10_000_000_000  # ns
 
@@ -58,6 +58,16 @@ class Standstill(Protocol):
 
     def resume(self) -> None:
         """Let everything go on."""
+
+
+@contextmanager
+def still(standstill: Standstill, deadline: int | None = None) -> Iterator[None]:
+    """Keep everything stopped for a ``with``."""
+    standstill.suspend(deadline)
+    try:
+        yield
+    finally:
+        standstill.resume()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +149,8 @@ class Owner:
 
         When a step fails, swap is disabled again, and the machine goes on.
         """
-        self._standstill.suspend(deadline)
-        try:
+        with still(self._standstill, deadline):
             return self._stage(deadline)
-        finally:
-            self._standstill.resume()
 
     def trim(self, deadline: int | None = None) -> None:
         """Begin to drop what need not be written."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 
 from hfsched.errors import UserError
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import Region
 from hfsched.swap.keeper import Resources
@@ -18,7 +19,6 @@ from hfsched.swap.stores import Stores, SwapFile
 
 __all__ = ["pack", "unpack"]
 
-_PAGE = 4096
 _TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
     "table",
     "file-out",
@@ -50,7 +50,7 @@ def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Regio
     if missing or given.keys() - known or len(words) != len(given) - 1 + words.count(_RAM):
         raise ValueError(f"resources {', '.join(words)}")
     regions = [
-        Region(fd, os.fstat(fd).st_size // _PAGE)
+        Region(fd, os.fstat(fd).st_size // PAGE_SIZE)
         for word, fd in zip(words, fds, strict=True)
         if word == _RAM
     ]

@@ -7,8 +7,8 @@ touches nothing before its first end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hfsched.swap.owner import Standstill, SwapError
@@ -44,15 +44,6 @@ class Company:
             stack.callback(self._machine.resume)
             for process in self._processes:
                 stack.callback(process.go_on)
-
-    @contextmanager
-    def held(self, deadline: int | None = None) -> Iterator[None]:
-        """Keep all suspended for a ``with``."""
-        self.suspend(deadline)
-        try:
-            yield
-        finally:
-            self.resume()
 
     def dead(self) -> Collection[ChildMember]:
         """Return those that have ended and may."""

@@ -1,7 +1,7 @@
 """Swap for the memory of a machine's VMs: what `hfsched.swap` needs of a machine.
 
 One monitor serves all VMs, and a command moves the memory of all: the guests are suspended together.
-Nothing moves by itself; whoever runs the machine says when.
+Nothing moves here by itself; `hfsched.vmm.swapidle` is a policy that moves it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import mmap
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap import device
 from hfsched.swap.entries import Staging
 from hfsched.swap.footprint import Footprint, held
-from hfsched.swap.guestpages import zap
+from hfsched.swap.mainmember import MainMember
 from hfsched.swap.member import ChildMember, Part
 from hfsched.swap.messages import Region
 from hfsched.swap.monitor import monitor
-from hfsched.swap.owner import Owner, Standstill, SwapError
+from hfsched.swap.owner import Owner, Standstill, SwapError, still
 from hfsched.swap.picture import CELL, mark_empty, picture
 from hfsched.swap.resources import pack
 from hfsched.swap.stores import Stores
@@ -37,30 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineSwap"]
 
-_PAGE = 4096
 _TIER_PART = 4  # the compressed tier may have this part of the guests' memory
 _ENABLE_WITHIN = 10_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
-
-
-@dataclass(frozen=True, slots=True)
-class _Main:
-    """This process as a member: vCPUs and host senders touch guest memory here."""
-
-    uffd: int
-    regions: Sequence[Region]
-    number: int = 0
-    dynamic: bool = False
-    dead: bool = False
-
-    def descriptors(self) -> Sequence[int]:
-        """See `hfsched.swap.owner.Member`."""
-        return (self.uffd,)
-
-    def zap(self) -> None:
-        """See `hfsched.swap.owner.Member`."""
-        for region in self.regions:
-            zap(region.base, region.size)
 
 
 class MachineSwap:
@@ -88,9 +67,9 @@ class MachineSwap:
             raise UserError(f"swap: {why_not}")
         self._runtime = runtime
         self._memfds = {name: ram.fd for name, ram in rams.items()}
-        self.sizes = {name: ram.size // _PAGE for name, ram in rams.items()}  # pages
+        self.sizes = {name: ram.size // PAGE_SIZE for name, ram in rams.items()}  # pages
         total = sum(self.sizes.values())
-        tier = 0 if device.tier_problem() is not None else total * _PAGE // _TIER_PART
+        tier = 0 if device.tier_problem() is not None else total * PAGE_SIZE // _TIER_PART
         with ExitStack() as stack:
             self._uffd = _userfault(kernel=kernel)
             stack.callback(os.close, self._uffd)
@@ -110,7 +89,7 @@ class MachineSwap:
         places = zip(rams.values(), self._parts, strict=True)
         regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
         try:
-            self.owner.add(_Main(self._uffd, regions))
+            self.owner.add(MainMember(self._uffd, regions))
         except SwapError as exc:
             self.close()
             raise UserError(str(exc)) from exc
@@ -153,7 +132,7 @@ class MachineSwap:
             parts = [part for part in self._parts if vms is None or part.name in vms]
             process = ChildMember(self._runtime, name, end, parts, deadline, dynamic=dynamic)
             undo.callback(process.close)
-            with self._company.held(deadline):
+            with still(self._company, deadline):
                 process.number = self._company.free_number()
                 self.owner.add(process, deadline)
                 self._company.add(process)
@@ -162,7 +141,7 @@ class MachineSwap:
     def collect(self, deadline: int | None = None) -> None:
         """Forget the processes that have died, if they may; raises SwapError, SuspendError."""
         if self._company.dead():
-            with self._company.held(deadline):
+            with still(self._company, deadline):
                 dead = self._company.dead()
                 self.owner.collect(deadline)
                 self._company.forget(dead)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from talk import TARGETS, UNICORN, Talk, Target
 
 from hfsched.swap.messages import State, Status
+from hfsched.swap.owner import SwapError
 from hfsched.vmm.swapping import MachineSwap
 
 from .house import MIB
@@ -63,3 +67,27 @@ def kill(host: Talk) -> None:
     process = swap_of(host).owner._keeper._process
     if process is not None:
         process.kill()
+
+
+@contextmanager
+def swapped_all_the_while(host: Talk) -> Iterator[list[str]]:
+    """Enable, swap out and disable in a loop inside the ``with``; the list has what was refused."""
+    swapping = swap_of(host)
+    end = threading.Event()
+    went: list[str] = []
+
+    def swap() -> None:
+        while not end.is_set():
+            for command in (swapping.enable, swapping.owner.swap_out, swapping.owner.disable):
+                try:
+                    command()
+                except SwapError as exc:
+                    went.append(str(exc))
+
+    thread = threading.Thread(target=swap, daemon=True)
+    thread.start()
+    try:
+        yield went
+    finally:
+        end.set()
+        thread.join()

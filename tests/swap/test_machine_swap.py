@@ -27,6 +27,7 @@ from .swapping import (
     machine,
     on_every_engine,
     swap_of,
+    swapped_all_the_while,
     wait_for,
 )
 
@@ -102,29 +103,14 @@ def test_monitors_that_die_take_nothing_along(target: Target, tmp_path: Path) ->
     choose = random.Random(seed)
     with machine(target, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
-        end = threading.Event()
-        went: list[str] = []
-
-        def swap() -> None:
-            swapping = swap_of(host)
-            while not end.is_set():
-                for command in (swapping.enable, swapping.owner.swap_out, swapping.owner.disable):
-                    try:
-                        command()
-                    except SwapError as exc:
-                        went.append(str(exc))
-
-        thread = threading.Thread(target=swap, daemon=True)
-        thread.start()
-        for _ in range((KILLS + 1) // 2):
-            host.send(b"check 7")
-            for _ in range(2):
-                moment = round(choose.random() ** 3 * SECOND / 5)
-                host.runtime.sleep_until(host.runtime.now() + moment)
-                kill(host)
-            assert host.receive().decode() == filled, f"seed {seed}"
-        end.set()
-        thread.join()
+        with swapped_all_the_while(host) as went:
+            for _ in range((KILLS + 1) // 2):
+                host.send(b"check 7")
+                for _ in range(2):
+                    moment = round(choose.random() ** 3 * SECOND / 5)
+                    host.runtime.sleep_until(host.runtime.now() + moment)
+                    kill(host)
+                assert host.receive().decode() == filled, f"seed {seed}"
         come_back(host)
         assert host.ask("check 7") == filled, f"seed {seed}"
         assert swap_of(host).owner._keeper.takeovers >= 1

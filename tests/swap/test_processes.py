@@ -7,7 +7,6 @@ import random
 import secrets
 import select
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,17 @@ from hfsched.vmm import swapping
 from . import backends
 from .backends import Backend, first_of
 from .house import MIB, PAGE, needs_userfault
-from .swapping import HERE, come_back, go_out, kill, machine, on_every_engine, swap_of, wait_for
+from .swapping import (
+    HERE,
+    come_back,
+    go_out,
+    kill,
+    machine,
+    on_every_engine,
+    swap_of,
+    swapped_all_the_while,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from talk import Talk, Target
@@ -154,27 +163,12 @@ def test_processes_that_may_die_do_so_at_any_moment(tmp_path: Path, start: Backe
     choose = random.Random(seed)
     with machine(HERE, tmp_path, "stress", "echo") as host:
         answer, *_ = filled(host)
-        end = threading.Event()
-        went: list[str] = []
-
-        def swap() -> None:
-            swapping = swap_of(host)
-            while not end.is_set():
-                for command in (swapping.enable, swapping.owner.swap_out, swapping.owner.disable):
-                    try:
-                        command()
-                    except SwapError as exc:
-                        went.append(str(exc))
-
-        thread = threading.Thread(target=swap, daemon=True)
-        thread.start()
-        for _ in range(KILLS):
-            child = start.churning(host)
-            moment = round(choose.random() * SECOND / 5)
-            host.runtime.sleep_until(host.runtime.now() + moment)
-            child.close()
-        end.set()
-        thread.join()
+        with swapped_all_the_while(host) as went:
+            for _ in range(KILLS):
+                child = start.churning(host)
+                moment = round(choose.random() * SECOND / 5)
+                host.runtime.sleep_until(host.runtime.now() + moment)
+                child.close()
         come_back(host)
         swap_of(host).collect()
         before = belongings()

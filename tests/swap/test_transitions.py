@@ -12,7 +12,6 @@ import signal
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ import pytest
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import zap
+from hfsched.swap.mainmember import MainMember
 from hfsched.swap.messages import Region, State, Status
 from hfsched.swap.monitor import monitor
 from hfsched.swap.owner import Owner
@@ -48,22 +47,6 @@ class Still:
     def resume(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Here:
-    uffd: int
-    regions: Sequence[Region]
-    number: int = 0
-    dynamic: bool = False
-    dead: bool = False
-
-    def descriptors(self) -> Sequence[int]:
-        return (self.uffd,)
-
-    def zap(self) -> None:
-        for region in self.regions:
-            zap(region.base, region.size)
-
-
 class Machine:
     """Two VMs' memory; `wrote` is what each page should have."""
 
@@ -80,7 +63,7 @@ class Machine:
             Region(ram.address, number * SIZE * PAGE, ram.size)
             for number, ram in enumerate(self.rams)
         ]
-        self.owner.add(Here(self.uffd, regions))
+        self.owner.add(MainMember(self.uffd, regions))
         for vm in (0, 1):
             for page in FILLED:
                 self.write(vm, page, 1 + (page + vm) % 250)

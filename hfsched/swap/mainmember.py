@@ -1,0 +1,35 @@
+"""The process that runs the VMs, as a member: it touches guest memory where it has it mapped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfsched.swap.guestpages import zap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hfsched.swap.messages import Region
+
+__all__ = ["MainMember"]
+
+
+@dataclass(frozen=True, slots=True)
+class MainMember:
+    """See `hfsched.swap.keeper.Member`; it is member 0, and never dead while anybody asks."""
+
+    uffd: int
+    regions: Sequence[Region]
+    number: int = 0
+    dynamic: bool = False
+    dead: bool = False
+
+    def descriptors(self) -> Sequence[int]:
+        """See `Member`."""
+        return (self.uffd,)
+
+    def zap(self) -> None:
+        """See `Member`."""
+        for region in self.regions:
+            zap(region.base, region.size)
