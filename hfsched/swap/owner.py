@@ -133,8 +133,12 @@ class Owner:
         return (self._taken, job, result, self._over, self._lost)
 
     def start(self) -> None:
-        """Start the monitor and the owner's task; raises LostError."""
-        self._keeper.ensure()
+        """Start the monitor and the owner's task; raises LostError, as requests do from then on."""
+        try:
+            self._keeper.ensure()
+        except LostError as exc:
+            self._end(str(exc))
+            raise
         self._task = self._runtime.spawn("swap.owner", self._run)
 
     def add(self, member: Member, deadline: int | None = None) -> None:

@@ -77,9 +77,8 @@ class World:
 
     def close(self) -> None:
         """End the owner, and with it whatever monitor there is: a killed one would get a successor."""
-        if not self.owner.join(0):  # it has begun
-            with suppress(SwapError):
-                self.owner.close(self.house.now() + SECOND // 10, discard=True)
+        with suppress(SwapError):
+            self.owner.close(self.house.now() + SECOND // 10, discard=True)
         assert self.owner.join(self.house.now() + 20 * SECOND), "the owner's task goes on"
 
 
@@ -400,6 +399,7 @@ def test_without_room_for_a_process_the_monitor_is_lost_and_nothing_else(
     with pytest.raises(LostError, match=r"^swap: the monitor does not start: too many open files$"):
         world.owner.start()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert world.owner.status().state is State.FAILED
 
 
 def test_a_request_that_cannot_be_sent_is_an_error_and_the_next_one_is_sent(world: World) -> None:
