@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfsched.explore.objects import Thing
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.points import Points
     from hfsched.explore.task import Task
 
 __all__ = ["RaceError", "Races"]
@@ -40,11 +40,11 @@ class Races:
 
     def __init__(self, blind: Callable[[str], bool] = lambda _name: False) -> None:
         self._blind = blind
-        self._runtime: ExploreRuntime | None = None
+        self._runtime: Points | None = None
         self._reads: dict[int, Clock] = {}
         self._writes: dict[int, tuple[int, int]] = {}
 
-    def attach(self, runtime: ExploreRuntime) -> None:
+    def attach(self, runtime: Points) -> None:
         """Belong to an execution."""
         self._runtime = runtime
         for task in runtime.tasks:

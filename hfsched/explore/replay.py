@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError, describe
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
+from hfsched.explore.points import Cut, StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.registry import find
-from hfsched.explore.runtime import Cut, StepsExceededError
 from hfsched.explore.schedule import Recording, Replay, Schedule
 from hfsched.explore.token import END, Token, decode, encode
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import execute
+from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of
-from hfsched.explore.runtime import StepsExceededError
 from hfsched.explore.schedule import Recording, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any
 
 from hfsched.explore.door import door
+from hfsched.explore.handles import ProcessHandle, TaskHandle
 from hfsched.explore.objects import XCell, XEnd, XEvent
-from hfsched.explore.runtime import ExploreRuntime, ProcessHandle, TaskHandle
+from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.runtime.base import ChannelClosedError
 

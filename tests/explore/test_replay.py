@@ -20,6 +20,7 @@ from worlds import (
 
 from hfsched.errors import UserError
 from hfsched.explore.cycles import LivelockError
+from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.registry import find
 from hfsched.explore.replay import (
@@ -31,7 +32,7 @@ from hfsched.explore.replay import (
     run,
     words,
 )
-from hfsched.explore.runtime import ExploreRuntime, StepsExceededError
+from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.schedule import Schedule
 from hfsched.explore.strategies.choose import make

@@ -18,9 +18,9 @@ from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.explain.doom import Replayed, point_of_no_return
 from hfsched.explore.explain.long import shortened
 from hfsched.explore.explain.teller import Row, Teller
+from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError, Races
 from hfsched.explore.replay import words
-from hfsched.explore.runtime import StepsExceededError
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime

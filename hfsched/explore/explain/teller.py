@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
 from hfsched.explore.objects import XCell, XEnd, XEvent, XShared
-from hfsched.explore.runtime import StepsExceededError
+from hfsched.explore.points import StepsExceededError
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome

@@ -25,7 +25,8 @@ from hfsched.swap.messages import Region
 from hfsched.swap.owner import Owner, SwapError
 
 if TYPE_CHECKING:
-    from hfsched.explore.runtime import ExploreRuntime, ProcessHandle
+    from hfsched.explore.handles import ProcessHandle
+    from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
 
 __all__ = ["COMMANDS", "SwapScenario"]

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.explore.cycles import Cycles, LivelockError, fair, words
-from hfsched.explore.runtime import Cut
+from hfsched.explore.points import Cut
 from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
