@@ -18,8 +18,8 @@ every process that maps guest memory, and moves pages.
 - `stores`: the swap file and the memory that outlives whoever serves the pages.
 - `guestpages`: `pages` in production, over the C core.
 - `core.h` with `table.c`, `uffd.c`, `stores.c`, `members.c`, `swap.c`; `serve.c` and `fault.c` (the
-  thread that serves faults); `enable.c`, `trim.c`, `out.c`, `in.c`, `ahead.c` (the worker).
-  Mechanism alone.
+  thread that serves faults); `takeover.c`, `enable.c`, `trim.c`, `out.c`, `in.c`, `ahead.c`
+  (the worker).  Mechanism alone.
 - `build_core`: the cffi extension `_core` made of them.
 
 This room knows memory, the runtime and what is observed.  It knows no hypervisor and no scheduler.

@@ -311,7 +311,7 @@ void hfs_poll_anew(struct hfs *swap); /* until the members that are there now ar
 void hfs_let_faults_go_first(struct hfs *swap);
 void hfs_published(struct hfs *swap); /* whoever waited for pages may look again */
 
-/* worker.c, enable.c: one thread at a time, else -EBUSY */
+/* takeover.c, enable.c, trim.c, out.c, in.c: one thread at a time, else -EBUSY */
 int64_t hfs_stage(struct hfs *swap);
 int hfs_zapped(struct hfs *swap);
 int hfs_unstage(struct hfs *swap);

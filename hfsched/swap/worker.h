@@ -36,5 +36,9 @@ int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count);
 void hfs_forget_taken(struct hfs *swap, uint64_t page);
 
 bool hfs_is_zero(const uint8_t *page);
+/* Where the worker has a page of guest memory mapped. */
+uint8_t *hfs_guest_page(struct hfs *swap, uint64_t page);
+/* Let trim, out and in begin with the first page again. */
+void hfs_reset_cursors(struct hfs *swap);
 
 #endif
