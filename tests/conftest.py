@@ -1,8 +1,13 @@
-"""For all tests: nothing is judged by how long it takes; other programs may need the processor."""
+"""For all tests: nothing is judged by how long it takes; what several rooms' tests look at."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 with contextlib.suppress(ImportError):
     from hypothesis import HealthCheck, settings
@@ -11,3 +16,14 @@ with contextlib.suppress(ImportError):
         "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("untimed")
+
+
+@pytest.fixture
+def descriptors() -> Callable[[], int]:
+    """Return what tells how many descriptors this process has, without those that nobody holds."""
+
+    def count() -> int:
+        gc.collect()
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    return count

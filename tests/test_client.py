@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from control.house import (
     REPOSITORY,
     WITHIN,
     House,
-    descriptors,
     runtime_directory,
     server_threads,
 )
@@ -375,7 +375,9 @@ def test_closing_ends_a_call_in_another_thread_and_then_frees_the_descriptor() -
         alpha.close()
 
 
-def test_a_hundred_clients_leave_no_descriptor_and_no_thread() -> None:
+def test_a_hundred_clients_leave_no_descriptor_and_no_thread(
+    descriptors: Callable[[], int],
+) -> None:
     with House("demo", {"alpha": "echo"}) as house:
         with connect("alpha") as alpha:
             alpha.send(b"warm")

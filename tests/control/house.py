@@ -129,8 +129,3 @@ def server_threads() -> list[threading.Thread]:
         if thread.name.startswith("ports."):
             thread.join(0.5)
     return [thread for thread in threading.enumerate() if thread.name.startswith("ports.")]
-
-
-def descriptors() -> int:
-    """Return how many descriptors this process has."""
-    return len(list(Path("/proc/self/fd").iterdir()))

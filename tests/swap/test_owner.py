@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -389,16 +388,16 @@ def test_a_monitor_starts_once_there_is_room_for_a_process_again(
 
 
 def test_without_room_for_a_process_the_monitor_is_lost_and_nothing_else(
-    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch, descriptors: Callable[[], int]
 ) -> None:
     monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
     worlds.append(World())
     world = worlds[0]
     world.house.no_process += [OSError(errno.EMFILE, "too many open files")] * STARTS
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     with pytest.raises(LostError, match=r"^swap: the monitor does not start: too many open files$"):
         world.owner.start()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert descriptors() == before
     assert world.owner.status().state is State.FAILED
 
 
