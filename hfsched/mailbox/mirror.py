@@ -186,7 +186,8 @@ class Mirror:
         """
         with self._lock:
             self.suspended = True
-            self._resumed.clear()
+            if not self.stopping:  # else somebody who is about to wait would miss the stop
+                self._resumed.clear()
             self._look_still()
             return [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
 

@@ -14,6 +14,7 @@ from hfsched.explore.execution import search
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World as Explored
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.mailbox.mirror import Entry, Mirror
 from hfsched.scheduler.sending import Sent
 from hfsched.scheduler.suspension import REST_MAX, Guard, Rest, Step, SuspendError
 
@@ -197,6 +198,41 @@ def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
         world.settle()
         assert guest.notes == [b"x"]
         assert [each.name for each in sent] == ["SENT"]  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A suspended machine is stopped, and suspended again; a sender came before that."""
+
+    name: str = "stopped"
+
+    def build(self, runtime: ExploreRuntime) -> Explored:
+        mirror = Mirror(runtime, "g", 1)
+        mirror.suspend()
+        heard: list[Entry] = []
+
+        def send() -> None:
+            while (entry := mirror.begin_send()) is Entry.HELD:
+                mirror.wait_resumed(None)
+            heard.append(entry)
+
+        def stop() -> None:
+            mirror.stop()
+            mirror.suspend()
+
+        runtime.spawn("sender", send)
+        runtime.spawn("stopper", stop)
+
+        def check() -> None:
+            assert heard == [Entry.ENDED]
+
+        return Explored(check)
+
+
+def test_a_sender_hears_of_a_stop_though_the_machine_is_suspended_again() -> None:
+    result = search(Stopped(), Exhaustive())
+    assert result.failure is None, result.failure
+    assert result.complete
 
 
 def test_a_sender_gives_up_at_its_deadline_during_a_suspension() -> None:
