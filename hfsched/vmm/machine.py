@@ -146,6 +146,7 @@ class Machine:
         bases = self._place(spec, codes)
         for vm, code, base in zip(spec.vm, codes, bases, strict=True):
             self._add(spec.engine, vm, code, base)
+        self._stack.callback(self._wait_for_senders)
         if spec.swap is not None:
             self._open_swap(Path(spec.swap), spec.swap_idle_ns)
 
@@ -260,6 +261,14 @@ class Machine:
         """Stop, and free everything, unless a thread that did not stop still uses it."""
         if not self.stop():
             self._stack.close()
+
+    def _wait_for_senders(self) -> None:
+        """Free nothing more while a host sender is half-way through a message.
+
+        It may have waited for memory that was out, and go on now that swap has let go of it.
+        """
+        if not self.driver.suspend(self._runtime.now() + _STOP_WITHIN):
+            self._stack.pop_all()  # for ever: whoever touches memory that is gone ends the process
 
     def _freeze(self, _deadline: int | None) -> bool:
         for space in self._spaces:

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import ConfigError, ImageError, UserError
+from hfsched.hypervisor.door import SendResult
 from hfsched.hypervisor.vm import Vm
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.sending import Sent
 from hfsched.vcpu.kvm import device
+from hfsched.vmm import machine as vmm_machine
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
@@ -198,6 +200,43 @@ def test_no_send_after_the_stop(house: House) -> None:
         assert machine.stop() == []
         assert end.send(b"late", house.deadline()) is Sent.DEAD
         assert end.recv(house.deadline()) is None
+
+
+@pytest.mark.parametrize("in_time", [True, False], ids=["in-time", "too-late"])
+def test_memory_stays_while_a_sender_is_half_way_through(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, in_time: bool
+) -> None:
+    """It may wait for memory that is out, and touches it when that was let go of."""
+    monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN if in_time else WITHIN // 1000)
+    inside, goes_on = threading.Event(), threading.Event()
+    outcome: list[Sent] = []
+    with house.machine(echoes(1)) as machine:
+        machine.start()
+        end = machine.endpoint("echo", 1)
+        (ram,) = machine._rams.values()
+        send = machine.hypervisor.send
+
+        def slowly(number: int, message: bytes, *, notify: bool) -> SendResult:
+            inside.set()
+            assert goes_on.wait(WITHIN / 1e9)
+            ram.read(0, 1)  # raises when it is closed
+            return send(number, message, notify=notify)
+
+        monkeypatch.setattr(machine.hypervisor, "send", slowly)
+        sender = threading.Thread(target=lambda: outcome.append(end.send(b"x")))
+        sender.start()
+        assert inside.wait(WITHIN / 1e9)
+        assert machine.stop() == []
+        closing = threading.Thread(target=machine.close)
+        closing.start()
+        if in_time:
+            goes_on.set()
+        closing.join()
+        goes_on.set()
+        sender.join()
+        assert outcome == [Sent.SENT]
+        assert (ram._anchor is None) is in_time
+        ram.close()
 
 
 def test_an_unknown_vm_names_those_there_are(house: House) -> None:
