@@ -42,9 +42,12 @@ class _Door:
             task = runtime.current
             if task is None:
                 return found(*args, **kwargs)
-            history, kept = task.history, task.kept[:]
-            result = found(*args, **kwargs)
-            task.history, task.kept = history, kept
+            task.doors = (*task.doors, (task.history, task.kept))
+            try:
+                result = found(*args, **kwargs)
+                task.history, task.kept = task.doors[-1]  # not our own: see `Points.recall`
+            finally:
+                task.doors = task.doors[:-1]
             runtime.observe_plain(result)
             return result
 

@@ -16,15 +16,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hfsched.errors import InternalError
+from hfsched.explore.task import Learnt
 from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.task import Task
 
-__all__ = ["Torn", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
+__all__ = ["Known", "Torn", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
 
 T = TypeVar("T")
+Known = tuple[int | None, dict[int, Learnt] | None]  # of a lock: what it saw, and its marks
 
 
 class Torn(Exception):  # noqa: N818 - a finding, not an error of the tool
@@ -60,15 +62,15 @@ class XLock(Thing):
         self.owner: Task | None = None
         self._state = state
         self._seen: int | None = None  # the digest of the state when the lock was last let go
-        self.marks: dict[int, tuple[int, list[int]]] | None = None  # see `retries`: what tasks knew
+        self.marks: dict[int, Learnt] | None = None  # see `retries`: what tasks knew
 
     def _free(self) -> bool:
         return self.owner is None
 
     def __enter__(self) -> None:
         runtime = self.runtime
-        if self.marks is not None and (task := runtime.current) is not None:
-            self.marks[task.index] = (task.history, task.kept[:])
+        if self.marks is not None and runtime.stateful and (task := runtime.current) is not None:
+            self.marks[task.index] = (task.history, task.kept)
         runtime.point("lock", self, write=True, guard=self._free)
         self.owner = runtime.current
         if runtime.stateful and self._state is not None:
@@ -97,6 +99,15 @@ class XLock(Thing):
 
     acquire = __enter__
     release = __exit__
+
+    def known(self) -> Known:
+        """Return what `recall` takes."""
+        return self._seen, None if self.marks is None else dict(self.marks)
+
+    def recall(self, known: Known) -> None:
+        """See `Points.recall`."""
+        self._seen, marks = known
+        self.marks = None if marks is None else dict(marks)
 
     def key(self) -> Hashable:
         return (None if self.owner is None else self.owner.index, self._seen)

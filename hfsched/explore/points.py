@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError, UserError
-from hfsched.explore.objects import Thing, XLock, plain
-from hfsched.explore.task import Group, Task
+from hfsched.explore.objects import Known, Thing, XLock, plain
+from hfsched.explore.task import Group, Learnt, Task
 
 try:
     import greenlet
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["STEPS_MAX", "Cut", "Points", "StepsExceededError"]
 
 STEPS_MAX = 20_000
+
+# By task, what it has learnt and what it knew before doors that it is behind; by lock.
+Knowledge = tuple[list[tuple[int, tuple[int, ...], tuple[Learnt, ...]]], list[Known]]
 
 
 class Cut(Exception):  # noqa: N818 - no error
@@ -392,7 +395,7 @@ class Points:
         group.dead = True
         for task in group.tasks:
             self._end(task)
-            task.history, task.kept = 0, []
+            task.history, task.kept = 0, ()
             task.kind, task.thing, task.deadline = "dead", None, None
             task.key = None
         for thing in self.things:
@@ -428,6 +431,27 @@ class Points:
             parts.append(task.key)
         parts += [thing.key() for thing in self.things]
         return hash(tuple(parts))
+
+    def knowledge(self) -> Knowledge:
+        """Return all digests of what was learnt so far, for `recall`."""
+        tasks = [(task.history, task.kept, task.doors) for task in self.tasks]
+        return tasks, [thing.known() for thing in self.things if isinstance(thing, XLock)]
+
+    def recall(self, knowledge: Knowledge) -> None:
+        """Go on with what was learnt in another execution of the schedule so far.
+
+        Until then this one may go without digests (`stateful`), which cost more than all else.
+        Nothing that has one for later may keep it anywhere but in a task or a lock.
+        """
+        tasks, locks = knowledge
+        mine = [thing for thing in self.things if isinstance(thing, XLock)]
+        if len(tasks) != len(self.tasks) or len(locks) != len(mine):
+            raise InternalError("the same schedule has made other tasks or locks than before")
+        for task, (history, kept, doors) in zip(self.tasks, tasks, strict=True):
+            task.history, task.kept, task.doors = history, kept, doors
+            task.key = None
+        for lock, known in zip(mine, locks, strict=True):
+            lock.recall(known)
 
     def _record(self, line: str) -> None:
         if self.trace is not None and not self.settling:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from hfsched.errors import InternalError
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["ExploreRuntime"]
 
 T = TypeVar("T")
+
+
+@cache
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    """Tell whether one of the patterns (``*`` for any text) is of this name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class ExploreRuntime(Points):
@@ -102,16 +109,15 @@ class ExploreRuntime(Points):
 
     def forget(self, *live: object, level: int = 0) -> None:
         task = self.current
-        if self.forgetting and task is not None:
-            task.kept[level:] = [hash(plain(live))]
-            task.history = hash(tuple(task.kept))
+        if self.forgetting and self.stateful and task is not None:
+            task.kept = (*task.kept[:level], hash(plain(live)))
+            task.history = hash(task.kept)
 
     def start_again(self, lock: XLock) -> None:
         """Let the current task know what it knew at `lock`."""
         task = self.current
-        if self.forgetting and task is not None and lock.marks is not None:
-            task.history, kept = lock.marks[task.index]
-            task.kept = kept[:]
+        if self.forgetting and self.stateful and task is not None and lock.marks is not None:
+            task.history, task.kept = lock.marks[task.index]
 
     # For scenarios.
 
@@ -161,7 +167,7 @@ class ExploreRuntime(Points):
         for events that nobody waits for.
         """
         for thing in self.things:
-            thing.private = any(fnmatchcase(thing.name, name) for name in names) or thing.private
+            thing.private = _named(thing.name, names) or thing.private
 
     def orders_nothing(self, *names: str) -> None:
         """Let such things order no accesses to shared values.
@@ -169,7 +175,7 @@ class ExploreRuntime(Points):
         Another party's locks do by accident only: a race that they hide is one all the same.
         """
         for thing in self.things:
-            thing.blind = any(fnmatchcase(thing.name, name) for name in names) or thing.blind
+            thing.blind = _named(thing.name, names) or thing.blind
 
     def keep_alone(self, task: str, names: str, alone: Callable[[], bool]) -> None:
         """Promise that nobody but `task` can come to use such a thing while `alone()` holds.
@@ -179,7 +185,7 @@ class ExploreRuntime(Points):
         states with and without it.
         """
         for thing in self.things:
-            if fnmatchcase(thing.name, names):
+            if _named(thing.name, (names,)):
                 thing.alone = (task, alone)
 
     def retries(self, lock: str, event: str) -> None:

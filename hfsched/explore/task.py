@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfsched.explore.objects import Thing, XEnd
 
-__all__ = ["Group", "Task", "dependent", "touches"]
+__all__ = ["Group", "Learnt", "Task", "dependent", "touches"]
+
+Learnt = tuple[int, tuple[int, ...]]  # a task's `history`, and what it has `kept`
 
 
 class Group:
@@ -43,6 +45,7 @@ class Task:
         "deadline",
         "done",
         "dooms",
+        "doors",
         "entered",
         "extra",
         "glet",
@@ -72,7 +75,8 @@ class Task:
         self.deadline: int | None = None
         self.entered = False  # it has taken a lock, and done nothing since
         self.history = 0
-        self.kept: list[int] = []  # for each level of loops, a digest of what it keeps alive
+        self.kept: tuple[int, ...] = ()  # for each level of loops, a digest of what it keeps alive
+        self.doors: tuple[Learnt, ...] = ()  # what it knew before each door that it is behind
         self.act: Callable[[], None] | None = None
         self.dooms: Group | None = None  # the process whose death this pseudo-task is
         self.extra: Callable[[], object] | None = None  # more of its state, hashable

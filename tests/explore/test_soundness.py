@@ -16,7 +16,7 @@ from hfsched.explore.registry import find
 from hfsched.explore.replay import words
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
-from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.strategies.exhaustive import Exhaustive, _Node
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.strategy import Strategy
 from hfsched.explore.task import Task
@@ -224,6 +224,52 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_no_outcome_is_lost(name: str) -> None:
     compare(SMALL[name], partial(plainly, most=5000))
+
+
+class Remembering(Exhaustive):
+    """Learns everything anew in each execution, and must then know what is recalled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrivals = 0
+
+    def _follow(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        chosen = super()._follow(runtime, current, enabled)
+        runtime.stateful = True
+        return chosen
+
+    def _arrive(self, node: _Node, runtime: ExploreRuntime) -> None:
+        self.arrivals += 1
+        assert runtime.knowledge() == node.knowledge
+        super()._arrive(node, runtime)
+
+
+RECALLED = [
+    "mailbox,messages=3",
+    "mailbox,receiver=trusty,vcpus=2",
+    "mailbox,receiver=reader-1,vcpus=2",
+    "mailbox,messages=1,guests=1",
+    "mailbox,boot=true",
+    "events,event=death",
+    "events,event=timer",
+    "swap",
+]
+
+
+@pytest.mark.parametrize("name", RECALLED)
+def test_what_is_recalled_is_what_would_be_learnt_again(name: str) -> None:
+    again, search = Remembering(), Exhaustive()
+    assert verdicts(find(name), again) == verdicts(find(name), search)
+    assert again.states == search.states
+    assert again.arrivals > 50
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mortals())
+def test_a_program_learns_again_what_is_recalled(program: Program) -> None:
+    again, search = Remembering(), Exhaustive()
+    assert verdicts(program, again, most=200) == verdicts(program, search, most=200)
+    assert again.states == search.states
 
 
 @dataclass

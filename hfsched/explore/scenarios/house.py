@@ -40,6 +40,7 @@ class Guest:
     def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox, notes: Notes) -> None:
         self.vm = vm
         self.driven = driven
+        self.mirror = driven.mirror  # by no door: to look at
         self.outbox = outbox
         self.notes = notes
 
@@ -115,9 +116,9 @@ class House:
             vcpu.start = (space.address_of(program), SIZE)
             vcpu.state = type(vcpu.state).READY
         driven = self.driver.add(vm.id, raw=True)
-        driven.mirror = door(self.runtime, driven.mirror)
         outbox = Outbox(self.runtime, self.primary, self.driver, driven)
         guest = Guest(vm, driven, outbox, notes)
+        driven.mirror = door(self.runtime, driven.mirror)
         self.guests.append(guest)
         return guest
 

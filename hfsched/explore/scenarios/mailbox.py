@@ -85,8 +85,10 @@ class MailboxScenario:
 
         limit = 2 * self.messages * (self.hosts + self.guests)
 
+        vm, mirror = receiver.vm, receiver.mirror
+
         def invariant() -> None:
-            spurious, claims = receiver.vm.spurious, receiver.driven.mirror.wake_ups
+            spurious, claims = vm.spurious, mirror.wake_ups
             assert spurious <= limit + claims, f"{spurious} RUNs in vain: a livelock"
             house.look_at_waiters()
 

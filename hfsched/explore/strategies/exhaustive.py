@@ -31,6 +31,7 @@ from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
+    from hfsched.explore.points import Knowledge
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.task import Task
 
@@ -44,7 +45,19 @@ Sleepers = dict[int, Touched]  # tasks by index, with what their next step touch
 
 
 class _Node:
-    __slots__ = ("asleep", "chased", "choice", "done", "enabled", "key", "left", "steps", "touched")
+    __slots__ = (
+        "asleep",
+        "before",
+        "chased",
+        "choice",
+        "done",
+        "enabled",
+        "key",
+        "knowledge",
+        "left",
+        "steps",
+        "touched",
+    )
 
     def __init__(self, left: list[int], asleep: Sleepers) -> None:
         self.left = left  # what is still to be explored, the next one last
@@ -55,6 +68,8 @@ class _Node:
         self.enabled: frozenset[int] | None = None  # who could go on; None: it chose a number
         self.key = 0  # of the state
         self.steps = 0  # how many came before
+        self.knowledge: Knowledge | None = None  # what was learnt up to here, if it is asked for
+        self.before: _Node | None = None  # if it chose a number: see `Exhaustive._node`
         self.chased = False  # a cycle through it was looked at
 
 
@@ -133,6 +148,8 @@ class Exhaustive:
         self._runtime = runtime
         if self._chase is not None:
             return self._go_on(self._chase, runtime, enabled)
+        if self._depth < len(self._path):
+            return self._follow(runtime, current, enabled)
         if self._sleeping:
             self._look_back(runtime)
         if len(enabled) == 1:
@@ -142,16 +159,46 @@ class Exhaustive:
             if self._asleep:
                 self._fall_asleep(runtime, self._asleep, enabled[0])
             return enabled[0]
-        if self._depth < len(self._path):
-            node = self._path[self._depth]
-        elif self._depth < len(self._root):
+        if self._depth < len(self._root):
             node = _Node([self._root[self._depth]], {})
-            self._path.append(node)
         else:
             node = self._visit(runtime, current, enabled)
             if self._chase is not None:
                 return self._go_on(self._chase, runtime, enabled)
-            self._path.append(node)
+        self._append(node, runtime)
+        return self._choose(node, runtime, current)
+
+    def _append(self, node: _Node, runtime: ExploreRuntime) -> None:
+        """Add a node to the path; if another choice is left, an execution will come to it again."""
+        if self.stateful and node.left:
+            node.knowledge = runtime.knowledge()
+        self._path.append(node)
+
+    def _follow(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+        """Go the way of the execution before, up to the last node: nothing is new before that."""
+        runtime.stateful = False
+        if len(enabled) == 1:
+            self._ran.append(enabled[0].index)
+            return enabled[0]
+        node = self._path[self._depth]
+        if self._depth + 1 == len(self._path):
+            self._arrive(node, runtime)
+            return self._choose(node, runtime, current)
+        self._depth += 1
+        self._ran.append(node.choice)
+        chosen = runtime.tasks[node.choice]
+        if current is not None and chosen is not current:
+            self._preemptions += 1
+        return chosen
+
+    def _arrive(self, node: _Node, runtime: ExploreRuntime) -> None:
+        """Know, at the last node of the path, what was known when it was first come to."""
+        if node.knowledge is not None:
+            runtime.recall(node.knowledge)
+            runtime.stateful = True
+
+    def _choose(self, node: _Node, runtime: ExploreRuntime, current: Task | None) -> Task:
+        """Do what a node says."""
         self._depth += 1
         self._ran.append(node.choice)
         chosen = runtime.tasks[node.choice]
@@ -241,12 +288,16 @@ class Exhaustive:
             return 0
         if self._depth < len(self._path):
             node = self._path[self._depth]
+            if self._depth + 1 == len(self._path):
+                self._arrive(node, runtime)
+                self._asleep, self._node = node.asleep, node.before
         else:
             rooted = self._depth < len(self._root)
             most = n if self.bound is None or self._preemptions < self.bound else 1
             left = [self._root[self._depth]] if rooted else list(range(most - 1, -1, -1))
-            node = _Node(left, {})
-            self._path.append(node)
+            node = _Node(left, self._asleep)
+            node.before = self._node
+            self._append(node, runtime)
         self._depth += 1
         if node.choice:
             self._preemptions += 1
