@@ -175,6 +175,7 @@ NOW = Do("now")
 AFTER = (Do("join", "0"), Do("join", "1"), Do("spawn", "", 0, (STEP,)), STEP)  # states are compared
 SMALL = {
     "a step that reads what it chose": Program(((within("l0", EITHER),), (put("c0"),))),
+    "a step that reads what it chose last": Program(((within("l0", EITHER),), (put("c1"),))),
     "a step within a lock": Program(((within("l0", GET),), (put("c0"),))),
     "a lock of one's own": Program(
         ((put("c0"), within("l0", put("c1"))), (GET, Do("get", "c1"))), promises=True
