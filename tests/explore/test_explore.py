@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from worlds import Counter
 
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, Result, execute, search
@@ -16,34 +17,6 @@ from hfsched.explore.schedule import Replay, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.runtime.base import ChannelClosedError
-
-
-@dataclass
-class Counter:
-    """Tasks that add to a cell in two steps, with a lock or without."""
-
-    locked: bool
-    tasks: int = 2
-    name: str = "counter"
-
-    def build(self, runtime: ExploreRuntime) -> World:
-        cell = runtime.cell("n", 0)
-        lock = runtime.lock("lock", state=lambda: None)
-
-        def add() -> None:
-            if self.locked:
-                with lock:
-                    cell.set(cell.get() + 1)
-            else:
-                cell.set(cell.get() + 1)
-
-        for number in range(self.tasks):
-            runtime.spawn(f"add.{number}", add)
-
-        def check() -> None:
-            assert cell.get() == self.tasks, "an update was lost"
-
-        return World(check, final=cell.get)
 
 
 def finals(scenario: Counter, strategy: Exhaustive) -> tuple[Result, set[object]]:
@@ -58,13 +31,13 @@ def finals(scenario: Counter, strategy: Exhaustive) -> tuple[Result, set[object]
 
 @pytest.mark.parametrize("strategy", [RandomWalk(3), Exhaustive(), Exhaustive(1)])
 def test_a_lost_update_is_found(strategy: RandomWalk | Exhaustive) -> None:
-    result = search(Counter(locked=False), strategy)
+    result = search(Counter(), strategy)
     assert result.failure is not None
     assert "an update was lost" in str(result.failure.failure)
 
 
 def test_no_update_is_lost_without_a_preemption() -> None:
-    result = search(Counter(locked=False), Exhaustive(0))
+    result = search(Counter(), Exhaustive(0))
     assert result.complete
     assert result.failure is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from worlds import Counter
 
 from hfsched.explore.execution import search
 from hfsched.explore.runtime import ExploreRuntime
@@ -11,7 +12,7 @@ from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.bounded import Bounded
 from hfsched.explore.strategies.exhaustive import Exhaustive
 
-from .worlds import Adders, run
+from .worlds import run
 
 
 class Zip:
@@ -38,7 +39,7 @@ class Zip:
 
 def test_the_first_failure_has_the_fewest_preemptions() -> None:
     one, two = Bounded(), Bounded()
-    assert search(Adders(), one).failure is not None
+    assert search(Counter(), one).failure is not None
     assert (one.bound, one.complete_to) == (1, 0)
     assert search(Zip(), two).failure is not None
     assert (two.bound, two.complete_to) == (2, 1)
@@ -50,7 +51,7 @@ def test_before_the_first_execution_nothing_is_complete() -> None:
 
 @pytest.mark.parametrize(
     "scenario",
-    [Adders(locked=True, tasks=3), Adders(tasks=2), Zip(), MailboxScenario("echo", 1, 1)],
+    [Counter(locked=True, tasks=3), Counter(tasks=2), Zip(), MailboxScenario("echo", 1, 1)],
 )
 def test_it_ends_when_all_has_been_seen(scenario: Scenario) -> None:
     """All that the search without a bound has seen, failures included."""
@@ -70,8 +71,8 @@ def test_it_ends_when_all_has_been_seen(scenario: Scenario) -> None:
 
 def test_the_states_are_those_of_the_search_that_saw_most() -> None:
     strategy = Bounded()
-    seen = [strategy.states for _ in run(Adders(locked=True, tasks=3), strategy, 10_000)]
+    seen = [strategy.states for _ in run(Counter(locked=True, tasks=3), strategy, 10_000)]
     assert seen == sorted(seen)
     alone = Exhaustive(strategy.bound)
-    search(Adders(locked=True, tasks=3), alone)
+    search(Counter(locked=True, tasks=3), alone)
     assert strategy.states == alone.states

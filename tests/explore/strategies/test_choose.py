@@ -9,20 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from worlds import Counter
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import search
 from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.choose import NAMES, make
 
-from .worlds import Adders, trace_hashes
+from .worlds import trace_hashes
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lost_update_is_found(name: str) -> None:
     strategy = make(name, 3)
     assert strategy.name == name
-    result = search(Adders(), strategy, until=lambda result: result.executions == 200)
+    result = search(Counter(), strategy, until=lambda result: result.executions == 200)
     assert result.failure is not None
     assert "an update was lost" in str(result.failure.failure)
 
@@ -30,7 +31,7 @@ def test_a_lost_update_is_found(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_update_is_lost_under_a_lock(name: str) -> None:
     result = search(
-        Adders(locked=True, tasks=3),
+        Counter(locked=True, tasks=3),
         make(name, 3),
         until=lambda result: result.executions == 500,
     )
@@ -42,7 +43,7 @@ def searches() -> dict[str, list[str]]:
     """Return the beginning of each search, as trace hashes."""
     found = {}
     for name in NAMES:
-        found[name] = trace_hashes(Adders(tasks=3), make(name, 7))
+        found[name] = trace_hashes(Counter(tasks=3), make(name, 7))
         found[f"{name} mailbox"] = trace_hashes(MailboxScenario("trusty", 2, 2), make(name, 7))
     return found
 
@@ -63,16 +64,16 @@ def test_the_same_seed_is_the_same_search_in_every_process() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"bounded", "exhaustive"}])
 def test_another_seed_is_another_search(name: str) -> None:
-    world = Adders(tasks=3)
+    world = Counter(tasks=3)
     assert trace_hashes(world, make(name, 1)) == trace_hashes(world, make(name, 1))
     assert trace_hashes(world, make(name, 1)) != trace_hashes(world, make(name, 2))
 
 
 def test_a_bound_and_a_depth_go_to_those_that_have_one() -> None:
-    assert search(Adders(), make("bounded", 1, bound=0)).complete
-    assert search(Adders(), make("bounded", 1, bound=1)).failure is not None
+    assert search(Counter(), make("bounded", 1, bound=0)).complete
+    assert search(Counter(), make("bounded", 1, bound=1)).failure is not None
     shallow = make("pct", 1, depth=1)
-    result = search(Adders(), shallow, until=lambda result: result.executions == 100)
+    result = search(Counter(), shallow, until=lambda result: result.executions == 100)
     assert result.failure is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from worlds import Counter
 
 from hfsched.explore.execution import Outcome, search
 from hfsched.explore.registry import find, kind_of, variants_of
@@ -11,7 +12,7 @@ from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.portfolio import Portfolio
 
-from .worlds import Adders, run
+from .worlds import run
 
 
 @pytest.mark.parametrize("variant", sorted(variants_of(kind_of("mailbox"))))
@@ -24,7 +25,7 @@ def test_each_fault_is_found_from_any_seed(variant: str) -> None:
         assert strategy.found_by is not None
 
 
-@pytest.mark.parametrize("scenario", [Adders(locked=True, tasks=3), MailboxScenario("echo", 1, 1)])
+@pytest.mark.parametrize("scenario", [Counter(locked=True, tasks=3), MailboxScenario("echo", 1, 1)])
 def test_it_is_complete_when_the_search_without_a_bound_is(scenario: Scenario) -> None:
     alone, strategy = Exhaustive(), Portfolio(1)
     search(scenario, alone)
@@ -41,8 +42,8 @@ def test_it_is_complete_when_the_search_without_a_bound_is(scenario: Scenario) -
 def test_a_member_that_ends_leaves_the_others_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, strategy = Exhaustive(), Portfolio(1)
     monkeypatch.setattr(strategy._bounded, "begin", lambda: False)
-    search(Adders(locked=True, tasks=3), alone)
-    assert search(Adders(locked=True, tasks=3), strategy).complete
+    search(Counter(locked=True, tasks=3), alone)
+    assert search(Counter(locked=True, tasks=3), strategy).complete
     assert strategy.states == alone.states
     assert "bounded" not in strategy.steps
 
@@ -60,7 +61,7 @@ def test_each_member_learns_how_its_executions_ended(monkeypatch: pytest.MonkeyP
     learnt: dict[str, list[Outcome]] = {}
     for member in strategy._members:
         monkeypatch.setattr(member.strategy, "end", learnt.setdefault(member.name, []).append)
-    outcomes = list(run(Adders(locked=True, tasks=3), strategy, 30))
+    outcomes = list(run(Counter(locked=True, tasks=3), strategy, 30))
     assert sum(map(len, learnt.values())) == len(outcomes)
     for name, theirs in learnt.items():
         assert sum(outcome.steps for outcome in theirs) == strategy.steps[name]
@@ -69,7 +70,7 @@ def test_each_member_learns_how_its_executions_ended(monkeypatch: pytest.MonkeyP
 def test_the_runtime_is_asked_for_what_the_member_needs() -> None:
     strategy = Portfolio(1)
     asked = set()
-    for _ in run(Adders(locked=True, tasks=3), strategy, 30):
+    for _ in run(Counter(locked=True, tasks=3), strategy, 30):
         asked.add((strategy.stateful, strategy.every_point))
     alone = Exhaustive()
     assert (False, False) in asked  # the random walk

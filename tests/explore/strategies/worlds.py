@@ -12,35 +12,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
 from hfsched.explore.strategy import Strategy
 
-__all__ = ["Adders", "Lanes", "Spinner", "chi_square", "ends", "run", "trace_hashes"]
-
-
-@dataclass
-class Adders:
-    """Tasks that add to a cell in two steps, with a lock or without."""
-
-    locked: bool = False
-    tasks: int = 2
-    name: str = "adders"
-
-    def build(self, runtime: ExploreRuntime) -> World:
-        cell = runtime.cell("n", 0)
-        lock = runtime.lock("lock", state=lambda: None)
-
-        def add() -> None:
-            if self.locked:
-                with lock:
-                    cell.set(cell.get() + 1)
-            else:
-                cell.set(cell.get() + 1)
-
-        for number in range(self.tasks):
-            runtime.spawn(f"add.{number}", add)
-
-        def check() -> None:
-            assert cell.get() == self.tasks, "an update was lost"
-
-        return World(check, final=cell.get)
+__all__ = ["Lanes", "Spinner", "chi_square", "ends", "run", "trace_hashes"]
 
 
 @dataclass
