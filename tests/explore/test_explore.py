@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from worlds import Counter
+from worlds import Counter, Racy
 
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, Result, execute, search
@@ -64,20 +64,6 @@ def test_the_same_seed_is_the_same_schedule() -> None:
 
 
 def test_a_shared_value_that_nothing_orders_is_a_race() -> None:
-    class Racy:
-        name = "racy"
-
-        def build(self, runtime: ExploreRuntime) -> World:
-            shared = runtime.shared("flag", value=False)
-
-            def write() -> None:
-                runtime.checkpoint("before")
-                shared.value = True
-
-            runtime.spawn("a", write)
-            runtime.spawn("b", write)
-            return World()
-
     outcome = execute(Racy(), RandomWalk(1))
     assert isinstance(outcome.failure, RaceError)
 

@@ -13,33 +13,10 @@ from hfsched.runtime.base import ChannelClosedError, End
 from hfsched.runtime.threads import MESSAGE_MAX, ThreadRuntime
 
 from . import children
+from .times import later
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-LONG = 20_000_000_000  # ns; nothing here takes that long unless it is broken
-
-
-@pytest.fixture
-def rt() -> ThreadRuntime:
-    return ThreadRuntime()
-
-
-@pytest.fixture
-def failures() -> list[tuple[str, BaseException]]:
-    return []
-
-
-@pytest.fixture
-def checked(failures: list[tuple[str, BaseException]]) -> Iterator[ThreadRuntime]:
-    """A runtime whose tasks must not fail."""
-    yield ThreadRuntime(lambda name, exc: failures.append((name, exc)))
-    assert failures == []
-
-
-def later(rt: ThreadRuntime) -> int:
-    return rt.now() + LONG
-
 
 # Channels.
 

@@ -10,34 +10,10 @@ import pytest
 
 from hfsched.runtime.threads import ThreadRuntime
 
+from .times import later
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hfsched.runtime.base import Event
-
-LONG = 20_000_000_000  # ns; nothing here takes that long unless it is broken
-
-
-@pytest.fixture
-def rt() -> ThreadRuntime:
-    return ThreadRuntime()
-
-
-@pytest.fixture
-def failures() -> list[tuple[str, BaseException]]:
-    return []
-
-
-@pytest.fixture
-def checked(failures: list[tuple[str, BaseException]]) -> Iterator[ThreadRuntime]:
-    """A runtime whose tasks must not fail."""
-    yield ThreadRuntime(lambda name, exc: failures.append((name, exc)))
-    assert failures == []
-
-
-def later(rt: ThreadRuntime) -> int:
-    return rt.now() + LONG
-
 
 # Events.
 

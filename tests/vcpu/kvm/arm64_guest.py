@@ -5,7 +5,7 @@ from __future__ import annotations
 import a64
 import kvm_guest
 import pytest
-from kvm_guest import BASE, DATA, HOLE, SECOND, WITHIN, args
+from kvm_guest import BASE, DATA, HOLE, SECOND, WITHIN, args, storm
 
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.kvm import device
@@ -22,6 +22,7 @@ __all__ = [
     "args",
     "needs_kvm",
     "set_timer",
+    "storm",
     "use_vectors",
 ]
 

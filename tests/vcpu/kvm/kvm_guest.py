@@ -12,7 +12,7 @@ import x64
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.vcpu.engine import Exit, Hypercall, Permissions
+from hfsched.vcpu.engine import Exit, Hypercall, Kicked, Permissions
 from hfsched.vcpu.kvm import device
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 from hfsched.vcpu.kvm.engine import KvmEngine
@@ -136,6 +136,33 @@ class Guest:
         self._dog.join()
         self.engine.close()
         self.ram.close()
+
+
+def storm(guest: Guest, kicks: int) -> list[int]:
+    """Kick a guest that calls for ever so often, each time while it runs.
+
+    Returns the first argument of its calls, and of one more.
+    """
+    go = threading.Semaphore(0)
+    calls: list[int] = []
+    kicked = 0
+
+    def kick() -> None:
+        nonlocal kicked
+        for _ in range(kicks):
+            assert go.acquire(timeout=WITHIN / SECOND)
+            kicked += 1
+            guest.cpu.kick()
+
+    def run() -> None:
+        for answered in range(kicks):
+            go.release()
+            while (stop := guest.enter()) != Kicked():
+                calls.append(args(stop)[1])
+            assert kicked == answered + 1  # each kick, once
+
+    guest.together(run, kick)
+    return [*calls, guest.call()[1]]
 
 
 def args(stop: Exit) -> tuple[int, ...]:

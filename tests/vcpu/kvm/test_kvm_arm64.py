@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import a64
@@ -18,6 +17,7 @@ from arm64_guest import (
     args,
     needs_kvm,
     set_timer,
+    storm,
     use_vectors,
 )
 
@@ -95,26 +95,7 @@ def test_a_kick_ends_a_spin_and_a_wait(word: int) -> None:
 
 def test_a_kick_storm_loses_nothing_and_the_guest_goes_on() -> None:
     with Guest("loop:", a64.add(1, 1, 1), a64.hvc(), a64.b("loop")) as guest:
-        go = threading.Semaphore(0)
-        calls: list[int] = []
-        kicks = 0
-
-        def storm() -> None:
-            nonlocal kicks
-            for _ in range(200):
-                assert go.acquire(timeout=WITHIN / SECOND)
-                kicks += 1
-                guest.cpu.kick()
-
-        def run() -> None:
-            for answered in range(200):
-                go.release()
-                while (stop := guest.enter()) != Kicked():
-                    calls.append(args(stop)[1])
-                assert kicks == answered + 1  # each kick, once
-
-        guest.together(run, storm)
-        calls.append(guest.call()[1])
+        calls = storm(guest, 200)
         assert calls == list(range(1, 1 + len(calls)))  # none of the calls is lost
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import x64
-from kvm_guest import BASE, DATA, INTERRUPT, SECOND, TELL, WITHIN, Guest, args, needs_kvm
+from kvm_guest import BASE, DATA, INTERRUPT, SECOND, TELL, WITHIN, Guest, args, needs_kvm, storm
 
 from hfsched.vcpu.engine import Hypercall, Kicked, Off, Permissions, Wfi
 
@@ -38,26 +38,7 @@ def test_a_kick_ends_a_spin() -> None:
 
 def test_a_kick_storm_loses_nothing_and_the_guest_goes_on() -> None:
     with Guest(x64.forever(x64.inc("rdi") + CALL)) as guest:
-        go = threading.Semaphore(0)
-        kicks = 0
-        calls: list[int] = []
-
-        def storm() -> None:
-            nonlocal kicks
-            for _ in range(300):
-                assert go.acquire(timeout=WITHIN / SECOND)
-                kicks += 1
-                guest.cpu.kick()
-
-        def run() -> None:
-            for answered in range(300):
-                go.release()
-                while (stop := guest.enter()) != Kicked():
-                    calls.append(args(stop)[1])
-                assert kicks == answered + 1  # each kick, once
-
-        guest.together(run, storm)
-        calls.append(guest.call()[1])
+        calls = storm(guest, 300)
         assert calls == list(range(0x1235, 0x1235 + len(calls)))  # none of the calls is lost
 
 
