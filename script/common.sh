@@ -29,6 +29,12 @@ apt_install() {
     fi
 }
 
+# Be another program from here on; an EXIT trap would not be run.
+become() {
+    rm -f "$log"
+    exec "$@"
+}
+
 # What builds the extensions; without it all but KVM works.
 compiler() {
     command -v "${CC:-cc}" >/dev/null && "$python" -c 'import os, sysconfig, sys
