@@ -18,7 +18,7 @@ from hfsched.swap import device
 from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import GuestPages, Region, open_userfault, zap
 from hfsched.swap.pages import Progress
-from hfsched.swap.stores import Stores
+from hfsched.swap.stores import Stores, SwapFile
 
 PAGE = 4096
 MIB = 1 << 20
@@ -33,6 +33,15 @@ def userfault_problem() -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def plain(file: SwapFile) -> int:
+    """Return another descriptor of a swap file, which need not be used in whole blocks."""
+    os.fchmod(file.out, 0o600)  # nobody may open it; but its owner may change that
+    try:
+        return os.open(f"/proc/self/fd/{file.out}", os.O_RDWR)
+    finally:
+        os.fchmod(file.out, 0)
 
 
 def userfault() -> int:

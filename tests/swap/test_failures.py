@@ -23,7 +23,7 @@ from hfsched.swap.pages import Phase
 from hfsched.swap.stores import Stores, SwapFile
 
 from .children import Member
-from .house import PAGE, World, needs_userfault, through, userfault
+from .house import PAGE, World, needs_userfault, plain, through, userfault
 
 pytestmark = needs_userfault
 
@@ -78,9 +78,9 @@ def test_a_fault_waits_for_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with World(tmp_path, pages=64) as world:
         world.enable()
         world.out()
-        plain = os.open(f"/proc/self/fd/{world.stores.file.into}", os.O_RDWR)
-        saved = os.pread(plain, 64 * PAGE, 0)
-        os.ftruncate(plain, 0)
+        file = plain(world.stores.file)
+        saved = os.pread(file, 64 * PAGE, 0)
+        os.ftruncate(file, 0)
         reader = threading.Thread(target=world.guest.check, args=(8,), daemon=True)
         reader.start()
         while world.events("read_errors") < 2:
@@ -88,8 +88,8 @@ def test_a_fault_waits_for_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         progress = world.swap.swap_in(64)
         assert progress.problem == "swap file: Input/output error"
         assert world.swap.counts().file > 0
-        os.pwrite(plain, saved, 0)
-        os.close(plain)
+        os.pwrite(file, saved, 0)
+        os.close(file)
         reader.join()
         world.disable()
         world.guest.check_all()
@@ -101,9 +101,9 @@ def test_a_page_is_read_alone_if_its_neighbours_cannot_be(tmp_path: Path) -> Non
             world.guest.ram.write(page * PAGE, b"%4d" % page * (PAGE // 4))
         world.enable()
         world.out()
-        plain = os.open(f"/proc/self/fd/{world.stores.file.into}", os.O_RDWR)
-        saved = os.pread(plain, 64 * PAGE, 0)
-        os.ftruncate(plain, 10 * PAGE)
+        file = plain(world.stores.file)
+        saved = os.pread(file, 64 * PAGE, 0)
+        os.ftruncate(file, 10 * PAGE)
         got: list[bytes] = []
         reader = threading.Thread(
             target=lambda: got.append(world.guest.ram.read(9 * PAGE, 4)), daemon=True
@@ -112,8 +112,8 @@ def test_a_page_is_read_alone_if_its_neighbours_cannot_be(tmp_path: Path) -> Non
         while reader.is_alive():
             assert world.events("read_errors") == 0
         assert got == [b"   9"]
-        os.pwrite(plain, saved, 0)
-        os.close(plain)
+        os.pwrite(file, saved, 0)
+        os.close(file)
         world.disable()
         assert world.guest.ram.read(63 * PAGE, 4) == b"  63"
 
@@ -235,6 +235,7 @@ def one_processor() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may bring a thread back from SCHED_IDLE")
 @pytest.mark.usefixtures("one_processor")
 def test_a_member_is_not_taken_for_the_one_that_was_at_its_place(tmp_path: Path) -> None:
     before = threads()

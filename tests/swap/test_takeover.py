@@ -22,7 +22,7 @@ from hfsched.swap.picture import picture
 from hfsched.swap.stores import Stores
 from hfsched.swap.table import CoreTable, table_size
 
-from .house import PAGE, needs_lz4, needs_userfault, userfault
+from .house import PAGE, needs_lz4, needs_userfault, plain, userfault
 
 pytestmark = needs_userfault
 
@@ -74,7 +74,7 @@ class Left:
         self._stack.callback(os.close, self.uffd)
 
     def plain(self) -> int:
-        fd = os.open(f"/proc/self/fd/{self.stores.file.out}", os.O_RDWR)
+        fd = plain(self.stores.file)
         self._stack.callback(os.close, fd)
         return fd
 
