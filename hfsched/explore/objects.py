@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Known", "Torn", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
 
 T = TypeVar("T")
-Known = tuple[int | None, dict[int, Learnt] | None]  # of a lock: what it saw, and its marks
+# Of a lock: what it saw, whether that is how things still are, and its marks.
+Known = tuple[int | None, bool, dict[int, Learnt] | None]
 
 
 class Torn(Exception):  # noqa: N818 - a finding, not an error of the tool
@@ -102,11 +103,14 @@ class XLock(Thing):
 
     def known(self) -> Known:
         """Return what `recall` takes."""
-        return self._seen, None if self.marks is None else dict(self.marks)
+        same = self.owner is None and self._state is not None and self._seen == hash(self._state())
+        return self._seen, same, None if self.marks is None else dict(self.marks)
 
     def recall(self, known: Known) -> None:
         """See `Points.recall`."""
-        self._seen, marks = known
+        self._seen, same, marks = known
+        if same:  # what hashes by identity is another object in each execution
+            self.look()
         self.marks = None if marks is None else dict(marks)
 
     def key(self) -> Hashable:

@@ -440,13 +440,14 @@ class Points:
     def recall(self, knowledge: Knowledge) -> None:
         """Go on with what was learnt in another execution of the schedule so far.
 
-        Until then this one may go without digests (`stateful`), which cost more than all else.
-        Nothing that has one for later may keep it anywhere but in a task or a lock.
+        Until then this one may go without digests (`stateful` is false), which cost more than all
+        else.  Nothing that has one for later may keep it anywhere but in a task or a lock.
         """
         tasks, locks = knowledge
         mine = [thing for thing in self.things if isinstance(thing, XLock)]
         if len(tasks) != len(self.tasks) or len(locks) != len(mine):
             raise InternalError("the same schedule has made other tasks or locks than before")
+        self.stateful = True
         for task, (history, kept, doors) in zip(self.tasks, tasks, strict=True):
             task.history, task.kept, task.doors = history, kept, doors
             task.key = None

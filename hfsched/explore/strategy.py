@@ -16,7 +16,8 @@ class Strategy(Protocol):
     """Decides a series of executions; one object serves a whole search.
 
     `stateful` asks the runtime for digests of states, `every_point` to be asked where there is but
-    one task too.
+    one task too.  A strategy may switch the digests off (`ExploreRuntime.stateful`) while it goes a
+    way that it went before, and on by `ExploreRuntime.recall`.
     """
 
     @property
@@ -37,7 +38,7 @@ class Strategy(Protocol):
     def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
         """Choose among the tasks that can go; `current` is the one that went last, if it still can.
 
-        May raise `hfsched.explore.runtime.Cut` to end the execution here.
+        May raise `hfsched.explore.points.Cut` to end the execution here.
         """
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:

@@ -273,6 +273,56 @@ def test_a_program_learns_again_what_is_recalled(program: Program) -> None:
     assert again.states == search.states
 
 
+class Job:
+    """Equal to no other; another one in each execution."""
+
+
+@dataclass
+class Queue:
+    """A lock guards a list of what `job` makes; with `torn`, one task changes it without the lock."""
+
+    job: Callable[[], object] = Job
+    torn: bool = False
+    name: str = "queue"
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        jobs = [self.job()]
+        lock = runtime.lock("queue", state=lambda: tuple(jobs))
+        cells = [runtime.cell(f"c{number}", 0) for number in range(2)]
+
+        def work(number: int) -> None:
+            with lock:
+                jobs.append(self.job())
+            cells[number].set(1)
+            if self.torn and number == 1:
+                jobs.clear()
+            if cells[1 - number].get():
+                with lock:
+                    jobs.clear()
+
+        runtime.spawn("a", partial(work, 0))
+        runtime.spawn("b", partial(work, 1))
+        return World()
+
+
+def test_what_a_lock_guards_may_be_another_object_in_each_execution() -> None:
+    assert verdicts(Queue(), Exhaustive()) == ({None}, True)
+
+
+def test_what_changes_without_its_lock_is_found_however_the_search_comes_there() -> None:
+    def ends(strategy: Exhaustive) -> list[str]:
+        found = []
+        while strategy.begin():
+            outcome = execute(Queue(int, torn=True), strategy)
+            strategy.end(outcome)
+            found.append(type(outcome.failure).__name__)
+        return found
+
+    found = ends(Exhaustive())
+    assert "Torn" in found
+    assert found == ends(Remembering())
+
+
 @dataclass
 class Unaided:
     """A scenario without what it says of things that one task alone uses."""

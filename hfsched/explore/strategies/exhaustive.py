@@ -195,7 +195,6 @@ class Exhaustive:
         """Know, at the last node of the path, what was known when it was first come to."""
         if node.knowledge is not None:
             runtime.recall(node.knowledge)
-            runtime.stateful = True
 
     def _choose(self, node: _Node, runtime: ExploreRuntime, current: Task | None) -> Task:
         """Do what a node says."""
