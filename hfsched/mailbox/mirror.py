@@ -85,7 +85,9 @@ class Mirror:
         self.suspended = False
         self._senders = 0  # of the host, between looking and delivering
         self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
-        self._still = runtime.event(f"{name}.still")  # suspended, nobody in RUN or sending
+        self._still = runtime.event(
+            f"{name}.still"
+        )  # suspended or stopping; nobody in RUN or sending
         self._claims = 0
         self.wake_ups = 0
 
@@ -177,7 +179,9 @@ class Mirror:
         with self._lock:
             self.stopping = True
             self._resumed.set()
-            return self._rouse()
+            running = self._rouse()
+            self._look_still()
+            return running
 
     def suspend(self) -> list[int]:
         """Let no RUN and no send begin until `resume`; return the vCPUs that may be in RUN, to kick.
@@ -192,7 +196,10 @@ class Mirror:
             return [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
 
     def wait_still(self, deadline: int | None) -> bool:
-        """Wait until no vCPU of a suspended VM is in RUN, and nobody sending; False at the deadline."""
+        """Wait until no vCPU is in RUN and nobody sending; False at the deadline.
+
+        For a VM that is suspended, or being stopped: then every vCPU's thread has left.
+        """
         return self._still.wait(deadline)
 
     def resume(self) -> None:
@@ -200,6 +207,7 @@ class Mirror:
         with self._lock:
             self.suspended = False
             self._still.clear()
+            self._look_still()
             self._resumed.set()
 
     # What a vCPU's own thread does.
@@ -332,8 +340,8 @@ class Mirror:
         return True
 
     def _look_still(self) -> None:
-        """Say so if nobody is in RUN or sending, nor can be before `resume`."""
-        if not self.suspended or self._senders:
+        """Say so if nobody is in RUN or sending, nor can be before `resume`, or ever again."""
+        if self._senders or not (self.suspended or self.stopping):
             return
         if all(slot.held or slot.rest is not Resting.RUN for slot in self._slots):
             self._still.set()

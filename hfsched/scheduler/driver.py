@@ -138,6 +138,10 @@ class Driver:
                 self._door.preempt(vm.id, index)
         return all(vm.mirror.wait_still(deadline) for vm in self._vms.values())
 
+    def wait_for_senders(self, deadline: int | None = None) -> bool:
+        """Wait, once all has stopped, for host senders that are half-way; False at the deadline."""
+        return all(vm.mirror.wait_still(deadline) for vm in self._vms.values())
+
     def resume(self) -> None:
         """End a suspension."""
         for vm in self._vms.values():

@@ -106,7 +106,6 @@ class Machine:
         self._layout = Layout()
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, _Part] = {}
-        self._started = False
         self._stuck: list[str] | None = None  # once stopped: the vCPUs whose threads did not end
         self._on_abort = on_abort
         self._on_activity = on_activity
@@ -244,14 +243,13 @@ class Machine:
 
     def start(self) -> None:
         """Start every vCPU's thread."""
-        self._started = True
         self.driver.start()
         if self._swap_idle is not None:
             self._swap_idle.start()
 
     def stop(self) -> list[str]:
         """Stop every vCPU; return the names of those whose threads did not end (a bug of ours)."""
-        if self._started and self._stuck is None:
+        if self._stuck is None:
             if self._swap_idle is not None:
                 self._swap_idle.end()
             self._stuck = self.driver.stop(self._runtime.now() + _STOP_WITHIN)
@@ -267,8 +265,12 @@ class Machine:
 
         It may have waited for memory that was out, and go on now that swap has let go of it.
         """
-        if not self.driver.suspend(self._runtime.now() + _STOP_WITHIN):
-            self._stack.pop_all()  # for ever: whoever touches memory that is gone ends the process
+        out = self._stuck is None  # it has not become whole, and nobody has an endpoint
+        try:
+            out = out or self.driver.wait_for_senders(self._runtime.now() + _STOP_WITHIN)
+        finally:
+            if not out:  # whoever touches memory that is gone ends the process
+                self._stack.pop_all()
 
     def _freeze(self, _deadline: int | None) -> bool:
         for space in self._spaces:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripted import RUN, WFM, Case, ParkedError, ScriptedRuntime
+from scripted import GONE, RUN, WFM, Case, ParkedError, ScriptedRuntime
 
 from hfsched.mailbox.mirror import Entry, Mirror
 
@@ -186,3 +186,42 @@ def test_a_stop_lets_a_held_thread_go() -> None:
     case.mirror.stop()
     case.mirror.go_on(0)
     assert not case.mirror.before_run(0)
+
+
+def test_a_stop_is_still_when_nobody_is_in_run_or_sending_any_more() -> None:
+    case = Case(RUN)
+    mirror = case.mirror
+    assert mirror.begin_send() is Entry.OPEN
+    mirror.stop()
+    mirror.leave(0)
+    assert not mirror.wait_still(0), "a sender is half-way"
+    mirror.end_send()
+    assert mirror.wait_still(0)
+    mirror.suspend()
+    mirror.resume()
+    assert mirror.wait_still(0), "nobody can be in RUN or sending ever again"
+
+
+def test_a_stop_is_not_still_while_a_vcpu_is_in_run() -> None:
+    case = Case(RUN)
+    case.mirror.stop()
+    assert not case.mirror.wait_still(0)
+    case.mirror.leave(0)
+    assert case.mirror.wait_still(0)
+
+
+def test_a_stop_of_which_everybody_has_left_is_still_at_once() -> None:
+    case = Case(GONE)
+    case.mirror.stop()
+    assert case.mirror.wait_still(0)
+
+
+def test_a_suspension_beside_a_stop_takes_nothing_from_who_waits_for_a_sender() -> None:
+    case = Case(GONE)
+    assert case.mirror.begin_send() is Entry.OPEN
+    case.mirror.stop()
+    case.mirror.suspend()
+    case.mirror.resume()
+    assert not case.mirror.wait_still(0)
+    case.mirror.end_send()
+    assert case.mirror.wait_still(0)

@@ -15,13 +15,15 @@ from hfsched.hypervisor.door import SendResult
 from hfsched.hypervisor.vm import Vm
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.suspension import SuspendError
 from hfsched.vcpu.kvm import device
 from hfsched.vmm import machine as vmm_machine
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
 
-WITHIN = 30_000_000_000  # ns: far above what anything here takes
+SECOND = 1_000_000_000
+WITHIN = 30 * SECOND  # far above what anything here takes
 
 
 class House:
@@ -191,6 +193,63 @@ def test_it_is_quiet_only_when_the_answer_was_taken(house: House) -> None:
         assert not machine.quiet()
         assert end.recv(house.deadline()) is not None
         house.until_quiet(machine)
+
+
+def test_no_send_to_a_machine_that_was_closed_before_it_started(house: House) -> None:
+    with house.machine(echoes(1)) as machine:
+        end = machine.endpoint("echo", 1)
+    assert end.send(b"late", house.deadline()) is Sent.DEAD
+
+
+def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end, in another thread, comes while the last sender is waited for."""
+    inside, goes_on = threading.Event(), threading.Event()
+    with house.machine(echoes(1)) as machine:
+        machine.start()
+        end = machine.endpoint("echo", 1)
+        (ram,) = machine._rams.values()
+        send = machine.hypervisor.send
+
+        def slowly(number: int, message: bytes, *, notify: bool) -> SendResult:
+            inside.set()
+            assert goes_on.wait(WITHIN / 1e9)
+            return send(number, message, notify=notify)
+
+        monkeypatch.setattr(machine.hypervisor, "send", slowly)
+        sender = threading.Thread(target=end.send, args=(b"x",))
+        sender.start()
+        assert inside.wait(WITHIN / 1e9)
+        assert machine.stop() == []
+        monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN)
+        closing = threading.Thread(target=machine.close)
+        closing.start()
+        with pytest.raises(SuspendError):
+            machine.guard.suspend(house.runtime.now() + SECOND // 100)
+        goes_on.set()
+        closing.join(WITHIN / 2e9)
+        assert not closing.is_alive()
+        sender.join()
+        assert ram._anchor is None
+
+
+def test_an_interrupted_close_leaves_memory_to_who_touches_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with house.machine(echoes(1)) as machine:
+        machine.start()
+        (ram,) = machine._rams.values()
+
+        def interrupted(_deadline: int | None) -> bool:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(machine.driver, "wait_for_senders", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            machine.close()
+        assert ram._anchor is not None
+        machine.close()
+    ram.close()
 
 
 def test_no_send_after_the_stop(house: House) -> None:
