@@ -161,18 +161,14 @@ int hfs_unstage(struct hfs *swap)
 int hfs_release(struct hfs *swap, int slow)
 {
 	struct hfs_table *table = &swap->table;
-	int number, state, error = hfs_begin(swap);
+	int number, error = hfs_begin(swap);
 	uint64_t page, old;
 
 	if (error)
 		return error;
-	hfs_quiesce(swap);
-	for (page = 0; page < table->pages; page++) {
-		state = hfs_state(hfs_entry(table, page));
-		if (state != HFS_RESIDENT && state != HFS_ZERO) {
-			hfs_end(swap);
-			return -EBUSY;
-		}
+	if (!hfs_all_are_in(swap)) {
+		hfs_end(swap);
+		return -EBUSY;
 	}
 	for (number = 0; number < HFS_MEMBERS; number++)
 		if (atomic_load(&swap->members[number].state) == HFS_ALIVE)

@@ -250,7 +250,7 @@ static int punch_what_is_left(struct hfs *swap)
 }
 
 /* A fault takes a page while this looks for it, and may put it back behind the cursor. */
-static bool all_are_in(struct hfs *swap)
+bool hfs_all_are_in(struct hfs *swap)
 {
 	uint64_t page;
 	int state;
@@ -289,7 +289,7 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 			if (++swap->in_part < 3)
 				continue;
 			swap->in_part = 0;
-			progress->done = all_are_in(swap);
+			progress->done = hfs_all_are_in(swap);
 			break;
 		}
 	}

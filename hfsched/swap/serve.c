@@ -193,37 +193,39 @@ void hfs_kick(struct hfs *swap)
 		return; /* full: it is kicked already */
 }
 
-static void await_turn(struct hfs *swap, const struct timespec *timeout)
+static void await_turn(struct hfs *swap, uint32_t awaited, const struct timespec *timeout)
 {
-	uint32_t turn = atomic_load(&swap->turn);
+	uint32_t turn;
 
-	if (!(turn & 1))
-		return;
 	atomic_fetch_add(&swap->turn_awaited, 1);
-	while (atomic_load(&swap->turn) == turn)
+	while ((int32_t)((turn = atomic_load(&swap->turn)) - awaited) < 0)
 		if (syscall(SYS_futex, &swap->turn, FUTEX_WAIT_PRIVATE, turn, timeout, NULL, 0) &&
 		    errno == ETIMEDOUT)
 			break;
 	atomic_fetch_sub(&swap->turn_awaited, 1);
 }
 
+static void await_end_of_turn(struct hfs *swap, const struct timespec *timeout)
+{
+	uint32_t turn = atomic_load(&swap->turn);
+
+	if (turn & 1)
+		await_turn(swap, turn + 1, timeout);
+}
+
 void hfs_quiesce(struct hfs *swap)
 {
-	await_turn(swap, NULL);
+	await_end_of_turn(swap, NULL);
 }
 
 /* What it polls it looks up between two turns: if it is in none now, one more must begin and end. */
 void hfs_poll_anew(struct hfs *swap)
 {
-	uint32_t turn = atomic_load(&swap->turn), last = (turn + 2) & ~1u;
+	uint32_t turn = atomic_load(&swap->turn);
 
 	hfs_kick(swap);
-	if (!swap->running)
-		return;
-	atomic_fetch_add(&swap->turn_awaited, 1);
-	while ((int32_t)((turn = atomic_load(&swap->turn)) - last) < 0)
-		syscall(SYS_futex, &swap->turn, FUTEX_WAIT_PRIVATE, turn, NULL, NULL, 0);
-	atomic_fetch_sub(&swap->turn_awaited, 1);
+	if (swap->running)
+		await_turn(swap, (turn + 2) & ~1u, NULL);
 }
 
 /* For a moment: with faults without end the worker goes on all the same. */
@@ -231,7 +233,7 @@ void hfs_let_faults_go_first(struct hfs *swap)
 {
 	struct timespec moment = { .tv_nsec = 2000000 };
 
-	await_turn(swap, &moment);
+	await_end_of_turn(swap, &moment);
 }
 
 void hfs_published(struct hfs *swap)

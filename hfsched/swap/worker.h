@@ -36,6 +36,8 @@ int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count);
 void hfs_forget_taken(struct hfs *swap, uint64_t page);
 
 bool hfs_is_zero(const uint8_t *page);
+/* Whether nothing is anywhere else; pages that a fault is taking are waited for. */
+bool hfs_all_are_in(struct hfs *swap);
 /* Where the worker has a page of guest memory mapped. */
 uint8_t *hfs_guest_page(struct hfs *swap, uint64_t page);
 /* Let trim, out and in begin with the first page again. */
