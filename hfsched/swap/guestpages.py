@@ -181,7 +181,7 @@ class GuestPages:
         self._check(self._lib.hfs_zapped(self._open()), "zapped before stage")
 
     def unstage(self) -> None:
-        """See `Pages.unstage`."""
+        """Undo `stage`: what is staged is resident again.  What is swapped out stays so."""
         self._check(self._lib.hfs_unstage(self._open()), "unstaging")
         if self._stores.staging is Staging.COPY:
             while self.counts().staged:

@@ -94,10 +94,6 @@ class Pages(Protocol):
         """Say that nobody has a staged page mapped any more; trim and swap_out are possible now."""
         ...
 
-    def unstage(self) -> None:
-        """Undo `stage`: what is staged is resident again.  What is swapped out stays so."""
-        ...
-
     def trim(self, limit: int) -> Progress:
         """Drop the zero and the clean pages among the next `limit` staged ones.
 

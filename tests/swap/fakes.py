@@ -48,9 +48,6 @@ class FakePages:
         assert self.phase is not Phase.OFF
         self.phase = Phase.SETTLED
 
-    def unstage(self) -> None:
-        raise NotImplementedError
-
     def _raise(self) -> None:
         if self.error is not None:
             raise self.error

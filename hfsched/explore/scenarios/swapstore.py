@@ -242,10 +242,6 @@ class Store:
         """See `Pages.shrink`."""
         return Progress(0, done=True)
 
-    def unstage(self) -> None:
-        """See `Pages.unstage`."""
-        raise NotImplementedError
-
     def counts(self) -> Counts:
         """See `Pages.counts`."""
         memory = self._memory
