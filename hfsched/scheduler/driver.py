@@ -136,10 +136,10 @@ class Driver:
         for vm in self._vms.values():
             for index in vm.mirror.suspend():
                 self._door.preempt(vm.id, index)
-        return all(vm.mirror.wait_still(deadline) for vm in self._vms.values())
+        return self.wait_still(deadline)
 
-    def wait_for_senders(self, deadline: int | None = None) -> bool:
-        """Wait, once all has stopped, for host senders that are half-way; False at the deadline."""
+    def wait_still(self, deadline: int | None = None) -> bool:
+        """Wait, suspended or stopped, for RUNs and host senders to end; False at the deadline."""
         return all(vm.mirror.wait_still(deadline) for vm in self._vms.values())
 
     def resume(self) -> None:

@@ -267,7 +267,7 @@ class Machine:
         """
         out = self._stuck is None  # it has not become whole, and nobody has an endpoint
         try:
-            out = out or self.driver.wait_for_senders(self._runtime.now() + _STOP_WITHIN)
+            out = out or self.driver.wait_still(self._runtime.now() + _STOP_WITHIN)
         finally:
             if not out:  # whoever touches memory that is gone ends the process
                 self._stack.pop_all()

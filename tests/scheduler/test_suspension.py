@@ -262,10 +262,10 @@ def test_a_sender_that_has_begun_is_waited_for_after_a_stop_too() -> None:
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         world.go("host", "sent 2")
         guest.driven.mirror.stop()
-        assert not house.driver.wait_for_senders(world.now())
+        assert not house.driver.wait_still(world.now())
         world.settle()
         assert sent == [Sent.SENT]
-        assert house.driver.wait_for_senders(world.now())
+        assert house.driver.wait_still(world.now())
 
 
 def test_a_message_without_room_is_held_over_a_suspension() -> None:

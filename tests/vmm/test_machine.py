@@ -201,37 +201,56 @@ def test_no_send_to_a_machine_that_was_closed_before_it_started(house: House) ->
     assert end.send(b"late", house.deadline()) is Sent.DEAD
 
 
-def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its end, in another thread, comes while the last sender is waited for."""
-    inside, goes_on = threading.Event(), threading.Event()
-    with house.machine(echoes(1)) as machine:
+class HalfWay:
+    """A machine that has stopped while a host sender is half-way, until `go_on`, through a message."""
+
+    def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         machine.start()
+        (self.ram,) = machine._rams.values()
+        self.outcome: list[Sent] = []
+        self._goes_on = threading.Event()
+        inside = threading.Event()
         end = machine.endpoint("echo", 1)
-        (ram,) = machine._rams.values()
         send = machine.hypervisor.send
 
         def slowly(number: int, message: bytes, *, notify: bool) -> SendResult:
             inside.set()
-            assert goes_on.wait(WITHIN / 1e9)
+            assert self._goes_on.wait(WITHIN / 1e9)
+            self.ram.read(0, 1)  # raises when it is closed
             return send(number, message, notify=notify)
 
         monkeypatch.setattr(machine.hypervisor, "send", slowly)
-        sender = threading.Thread(target=end.send, args=(b"x",))
-        sender.start()
+        self._sender = threading.Thread(target=lambda: self.outcome.append(end.send(b"x")))
+        self._sender.start()
         assert inside.wait(WITHIN / 1e9)
         assert machine.stop() == []
+        self.closing = threading.Thread(target=machine.close)
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+    def end(self) -> None:
+        """Let it go on, to its end."""
+        self.go_on()
+        self._sender.join()
+        assert self.outcome == [Sent.SENT]
+
+
+def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end, in another thread, comes while the last sender is waited for."""
+    with house.machine(echoes(1)) as machine:
+        sender = HalfWay(machine, monkeypatch)
         monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN)
-        closing = threading.Thread(target=machine.close)
-        closing.start()
+        sender.closing.start()
         with pytest.raises(SuspendError):
             machine.guard.suspend(house.runtime.now() + SECOND // 100)
-        goes_on.set()
-        closing.join(WITHIN / 2e9)
-        assert not closing.is_alive()
-        sender.join()
-        assert ram._anchor is None
+        sender.go_on()
+        sender.closing.join(WITHIN / 2e9)
+        assert not sender.closing.is_alive()
+        sender.end()
+        assert sender.ram._anchor is None
 
 
 def test_an_interrupted_close_leaves_memory_to_who_touches_it(
@@ -244,7 +263,7 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
         def interrupted(_deadline: int | None) -> bool:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(machine.driver, "wait_for_senders", interrupted)
+        monkeypatch.setattr(machine.driver, "wait_still", interrupted)
         with pytest.raises(KeyboardInterrupt):
             machine.close()
         assert ram._anchor is not None
@@ -267,35 +286,15 @@ def test_memory_stays_while_a_sender_is_half_way_through(
 ) -> None:
     """It may wait for memory that is out, and touches it when that was let go of."""
     monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN if in_time else WITHIN // 1000)
-    inside, goes_on = threading.Event(), threading.Event()
-    outcome: list[Sent] = []
     with house.machine(echoes(1)) as machine:
-        machine.start()
-        end = machine.endpoint("echo", 1)
-        (ram,) = machine._rams.values()
-        send = machine.hypervisor.send
-
-        def slowly(number: int, message: bytes, *, notify: bool) -> SendResult:
-            inside.set()
-            assert goes_on.wait(WITHIN / 1e9)
-            ram.read(0, 1)  # raises when it is closed
-            return send(number, message, notify=notify)
-
-        monkeypatch.setattr(machine.hypervisor, "send", slowly)
-        sender = threading.Thread(target=lambda: outcome.append(end.send(b"x")))
-        sender.start()
-        assert inside.wait(WITHIN / 1e9)
-        assert machine.stop() == []
-        closing = threading.Thread(target=machine.close)
-        closing.start()
+        sender = HalfWay(machine, monkeypatch)
+        sender.closing.start()
         if in_time:
-            goes_on.set()
-        closing.join()
-        goes_on.set()
-        sender.join()
-        assert outcome == [Sent.SENT]
-        assert (ram._anchor is None) is in_time
-        ram.close()
+            sender.go_on()
+        sender.closing.join()
+        sender.end()
+        assert (sender.ram._anchor is None) is in_time
+        sender.ram.close()
 
 
 def test_an_unknown_vm_names_those_there_are(house: House) -> None:
