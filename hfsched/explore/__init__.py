@@ -2,7 +2,8 @@
 
 `runtime` implements `hfsched.runtime.base.Runtime` with greenlets; each operation is a scheduling
 point at which a `strategies` object decides who goes next: `points` has that.  `objects` are its
-locks, events, cells and channels; `task` its tasks and `handles` what callers have of them; `execution` runs one schedule of a scenario and says how it ended.
+locks, events, cells and channels; `task` its tasks and `handles` what callers have of them;
+`execution` runs one schedule of a scenario and says how it ended.
 `schedule`, `token`, `replay` and `shrink` make failures that can be sent, `explain` tells them, and
 `campaign` spreads a search over processes.  `scenarios` are the project's own, by name in `registry`.
 

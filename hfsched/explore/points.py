@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hfsched.errors import InternalError, UserError
 from hfsched.explore.objects import Known, Thing, XLock, plain
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["STEPS_MAX", "Cut", "Points", "StepsExceededError"]
 
 STEPS_MAX = 20_000
+T = TypeVar("T")
 
 # By task, what it has learnt and what it knew before doors that it is behind; by lock.
 Knowledge = tuple[list[tuple[int, tuple[int, ...], tuple[Learnt, ...]]], list[Known]]
@@ -52,8 +53,8 @@ class Points:
     """One execution: its tasks, things and time.
 
     It is always the base of an `hfsched.explore.runtime.ExploreRuntime`, the only class made of it:
-    that is what strategies are given.  `tracing` records every step; `races` looks for unordered accesses to shared values in its own
-    way, else the first shared value brings a detector along.
+    that is what strategies are given.  `tracing` records every step; `races` looks for unordered
+    accesses to shared values in its own way, else the first shared value brings a detector along.
     """
 
     def __init__(
@@ -274,11 +275,11 @@ class Points:
             except Exception as exc:  # noqa: BLE001 - likewise
                 return self._give_up(exc)
 
-    def _look(self, look: Callable[[], None]) -> None:
+    def _look(self, look: Callable[[], T]) -> T:
         """Call something that looks at everything; no operation in it is a point."""
         task, self.current = self.current, None
         try:
-            look()
+            return look()
         finally:
             self.current = task
 
@@ -398,9 +399,9 @@ class Points:
             task.history, task.kept = 0, ()
             task.kind, task.thing, task.deadline = "dead", None, None
             task.key = None
-        for thing in self.things:
-            if isinstance(thing, XLock) and thing.owner is not None and thing.owner.group is group:
-                thing.look()
+        for lock in self._locks():
+            if lock.owner is not None and lock.owner.group is group:
+                lock.look()
         self._cut(group)
         if self.current is not None and self.current.group is group:
             self._go_on(self._next())  # nothing of it runs any more, not even a ``finally``
@@ -411,15 +412,14 @@ class Points:
             end.cut()
         self.touched += [(thing.name, True) for thing in group.things]
 
+    def _locks(self) -> list[XLock]:
+        return [thing for thing in self.things if isinstance(thing, XLock)]
+
     # States and traces.
 
     def state_key(self) -> int:
         """Return a 64-bit digest of the whole state (a collision is as likely as n^2 / 2^65)."""
-        task, self.current = self.current, None  # looking is no operation
-        try:
-            return self._state_key()
-        finally:
-            self.current = task
+        return self._look(self._state_key)
 
     def _state_key(self) -> int:
         parts: list[object] = [self.time if self._clock is not None else 0, self._made]
@@ -435,7 +435,7 @@ class Points:
     def knowledge(self) -> Knowledge:
         """Return all digests of what was learnt so far, for `recall`."""
         tasks = [(task.history, task.kept, task.doors) for task in self.tasks]
-        return tasks, [thing.known() for thing in self.things if isinstance(thing, XLock)]
+        return tasks, [lock.known() for lock in self._locks()]
 
     def recall(self, knowledge: Knowledge) -> None:
         """Go on with what was learnt in another execution of the schedule so far.
@@ -444,7 +444,7 @@ class Points:
         else.  Nothing that has one for later may keep it anywhere but in a task or a lock.
         """
         tasks, locks = knowledge
-        mine = [thing for thing in self.things if isinstance(thing, XLock)]
+        mine = self._locks()
         if len(tasks) != len(self.tasks) or len(locks) != len(mine):
             raise InternalError("the same schedule has made other tasks or locks than before")
         self.stateful = True

@@ -1,7 +1,7 @@
 """The second runtime: greenlets, virtual time, and a strategy that decides who goes next.
 
-The code explored is the production code; only its `Runtime` differs.  `hfsched.explore.points` is the
-engine below: here is what programs and scenarios call.
+The code explored is the production code; only its `Runtime` differs.  `hfsched.explore.points` is
+the engine below: here is what programs and scenarios call.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class ExploreRuntime(Points):
         It has found under the lock that it must wait, and has learnt nothing else.  This is trusted
         as `forget` is.
         """
-        guards = [thing for thing in self.things if isinstance(thing, XLock) and thing.name == lock]
+        guards = [thing for thing in self._locks() if thing.name == lock]
         for thing in self.things:
             if isinstance(thing, XEvent) and thing.name == event:
                 (thing.retry,) = guards

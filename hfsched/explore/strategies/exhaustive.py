@@ -184,12 +184,7 @@ class Exhaustive:
         if self._depth + 1 == len(self._path):
             self._arrive(node, runtime)
             return self._choose(node, runtime, current)
-        self._depth += 1
-        self._ran.append(node.choice)
-        chosen = runtime.tasks[node.choice]
-        if current is not None and chosen is not current:
-            self._preemptions += 1
-        return chosen
+        return self._go(node, runtime, current)
 
     def _arrive(self, node: _Node, runtime: ExploreRuntime) -> None:
         """Know, at the last node of the path, what was known when it was first come to."""
@@ -197,15 +192,20 @@ class Exhaustive:
             runtime.recall(node.knowledge)
 
     def _choose(self, node: _Node, runtime: ExploreRuntime, current: Task | None) -> Task:
-        """Do what a node says."""
+        """Do what a node says, for the first time."""
+        chosen = self._go(node, runtime, current)
+        if self._sleeping:
+            self._node = node
+            self._fall_asleep(runtime, node.asleep | node.done, chosen)
+        return chosen
+
+    def _go(self, node: _Node, runtime: ExploreRuntime, current: Task | None) -> Task:
+        """Note that a node's choice runs."""
         self._depth += 1
         self._ran.append(node.choice)
         chosen = runtime.tasks[node.choice]
         if current is not None and chosen is not current:
             self._preemptions += 1
-        if self._sleeping:
-            self._node = node
-            self._fall_asleep(runtime, node.asleep | node.done, chosen)
         return chosen
 
     def _go_on(self, chase: Cycles, runtime: ExploreRuntime, enabled: list[Task]) -> Task:
