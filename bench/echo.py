@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hfsched.abi.ffa import FfaId, HfId
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.mailbox.ports import HEADER, Letter, frame
+from hfsched.mailbox.ports import HEADER, PortMessage, frame
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime, tune_process
@@ -116,8 +116,8 @@ class Inline:
         self._door.send(VM, self._message, notify=False)
         self._driver.deliver(VM)
 
-    def _handle(self, letter: Letter) -> None:
-        assert letter.payload == PAYLOAD
+    def _handle(self, port_message: PortMessage) -> None:
+        assert port_message.payload == PAYLOAD
         self._left -= 1
         if self._left:
             self.send()
@@ -147,9 +147,9 @@ class Threads:
         endpoint = self._endpoint
         for _ in range(count):
             endpoint.send(PAYLOAD)
-            letter = endpoint.recv()
-            assert letter is not None
-            assert letter.payload == PAYLOAD
+            port_message = endpoint.recv()
+            assert port_message is not None
+            assert port_message.payload == PAYLOAD
 
     def close(self) -> None:
         self.machine.close()
@@ -246,7 +246,7 @@ def where(trips: int = 5000) -> None:
     watch.wrap(driver, "_react", "driver: RX taken and released")
     left = trips
 
-    def handle(_letter: Letter) -> None:
+    def handle(_letter: PortMessage) -> None:
         nonlocal left
         left -= 1
         if left:
@@ -255,7 +255,7 @@ def where(trips: int = 5000) -> None:
             driven.mirror.stop()
 
     part.port.handler = handle
-    driven.mirror._on_rest = part.send  # once: the guest waits for the first message
+    driven.mirror._on_idle = part.send  # once: the guest waits for the first message
     began = time.perf_counter_ns()
     driver.vcpu(driven, 0)
     total = time.perf_counter_ns() - began - watch._inner[0]

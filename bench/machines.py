@@ -80,9 +80,9 @@ class House(AbstractContextManager["House"]):
         assert sent is Sent.SENT, sent
 
     def receive(self, end: Endpoint) -> bytes:
-        letter = end.recv(self.runtime.now() + _WITHIN)
-        assert letter is not None, "no answer"
-        return letter.payload
+        port_message = end.recv(self.runtime.now() + _WITHIN)
+        assert port_message is not None, "no answer"
+        return port_message.payload
 
     def at_once(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Do all jobs, each on a thread of its own."""

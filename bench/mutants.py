@@ -39,7 +39,7 @@ EQUIVALENT = TOP / "bench" / "mutants-equivalent.txt"
 # File -> the functions to mutate; None for all of them.
 TARGETS: dict[str, tuple[str, ...] | None] = {
     "hfsched/mailbox/mirror.py": None,
-    "hfsched/mailbox/box.py": None,
+    "hfsched/mailbox/mailbox.py": None,
     "hfsched/scheduler/driver.py": None,
     "hfsched/scheduler/sending.py": None,
     "hfsched/hypervisor/run.py": ("send", "rx_take", "rx_release", "waiter", "writable", "inject"),
@@ -267,15 +267,15 @@ def run_mutant(file: str, number: int) -> str:
 def run_mistake(name: str) -> str:
     """Put a known mistake in, and return the scenario that finds it."""
     from hfsched.explore.scenarios import variants
-    from hfsched.mailbox.box import Box
+    from hfsched.mailbox.mailbox import Mailbox
     from hfsched.mailbox.mirror import Mirror
     from hfsched.scheduler import driver
 
     faulty = getattr(importlib.import_module("tests.scheduler.test_lost_wakeups"), name)
     if issubclass(faulty, Mirror):
         setattr(driver, "Mirror", faulty)  # noqa: B010 - it is imported there, not exported
-    elif issubclass(faulty, Box):
-        variants.PARTS[""] = variants.Parts(box=faulty)  # type: ignore[index]
+    elif issubclass(faulty, Mailbox):
+        variants.PARTS[""] = variants.Parts(mailbox=faulty)  # type: ignore[index]
     else:
         variants.PARTS[""] = variants.Parts(driver=faulty)  # type: ignore[index]
     return _explored(QUICK) or _explored(THOROUGH)

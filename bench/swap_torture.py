@@ -136,11 +136,11 @@ class Messages:
         self.receive()
 
     def receive(self) -> None:
-        letter = self._end.recv(self._host.deadline())
-        if letter is None:
+        port_message = self._end.recv(self._host.deadline())
+        if port_message is None:
             raise FaultError(f"message {self.back} does not come back")
-        if letter.payload != self._text(self.back):
-            raise FaultError(f"message {self.back} came back as {letter.payload[:40]!r}")
+        if port_message.payload != self._text(self.back):
+            raise FaultError(f"message {self.back} came back as {port_message.payload[:40]!r}")
         self.back += 1
 
     def end(self) -> None:

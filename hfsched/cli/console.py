@@ -90,8 +90,8 @@ class Console:
 
     def _print(self, vm: str) -> None:
         endpoint = self._endpoints[vm]
-        while (letter := endpoint.recv()) is not None:
-            self._output.answer(vm, letter.source, letter.payload)
+        while (port_message := endpoint.recv()) is not None:
+            self._output.answer(vm, port_message.source, port_message.payload)
             self.changed.set()
 
     def _read(self, fd: int) -> None:

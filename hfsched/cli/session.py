@@ -163,7 +163,7 @@ class RunSession:
                 self._claim()
             assert self._place is not None
             self._server = PortServer(
-                self._runtime, machine, self._place, on_rest=self._changed.set
+                self._runtime, machine, self._place, on_idle=self._changed.set
             )
             self._serve_commands(machine, self._place)
         except UserError as exc:

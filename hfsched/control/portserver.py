@@ -39,7 +39,7 @@ class PortServer:
     """Serves the host ports of `machine` in `place` from its making until `close`.
 
     A client has `patience` ns to say what it wants; of more than `clients_max` clients, the
-    others are refused.  `on_rest` is called whenever `pending` may have turned False, on a
+    others are refused.  `on_idle` is called whenever `pending` may have turned False, on a
     client's task; it must not block.  Raises UserError when the socket cannot be made.
     """
 
@@ -51,14 +51,14 @@ class PortServer:
         *,
         patience: int = PATIENCE,
         clients_max: int = CLIENTS_MAX,
-        on_rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
         self._name = place.name
         self._patience = patience
         self._clients_max = clients_max
-        self._on_rest = on_rest
+        self._on_idle = on_idle
         self._closing = runtime.event("ports.closing")
         self._lock = runtime.lock("ports.sessions", state=self.key)
         self._sessions: dict[int, Session] = {}
@@ -166,7 +166,7 @@ class PortServer:
                 sock,
                 closing=self._closing,
                 why_ended=self._why_ended,
-                on_rest=self._on_rest,
+                on_idle=self._on_idle,
                 patience=self._patience,
             )
             try:
@@ -191,7 +191,7 @@ class PortServer:
             with self._lock:
                 del self._sessions[number], self._tasks[number]
                 self._discarded += session.discarded
-            self._on_rest()
+            self._on_idle()
 
 
 def _say(sock: socket.socket, packet: bytes) -> None:

@@ -32,7 +32,7 @@ from hfsched.scheduler.sending import Sent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hfsched.mailbox.ports import Letter
+    from hfsched.mailbox.ports import PortMessage
     from hfsched.runtime.base import Event, Runtime
     from hfsched.scheduler.endpoint import Endpoint
 
@@ -61,7 +61,7 @@ class Session:
     """A client on the accepted socket `sock`, which the session owns from here on.
 
     `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
-    before `end`, when the server closes.  `on_rest` is called on the reader's task each time that
+    before `end`, when the server closes.  `on_idle` is called on the reader's task each time that
     bytes were dealt with; it must not block.  `patience` is in ns.
     """
 
@@ -74,7 +74,7 @@ class Session:
         *,
         closing: Event,
         why_ended: Callable[[str], str | None],
-        on_rest: Callable[[], None],
+        on_idle: Callable[[], None],
         patience: int,
     ) -> None:
         self.vm: str | None = None
@@ -84,7 +84,7 @@ class Session:
         self._sock = sock
         self._closing = closing
         self._why_ended = why_ended
-        self._on_rest = on_rest
+        self._on_idle = on_idle
         self._patience = patience
         self._leaving = runtime.event(f"{self._name}.leaving")
         self._held = runtime.cell(f"{self._name}.held", value=False)
@@ -200,7 +200,7 @@ class Session:
             packet = self._recv(room)
             going_on = not self._closing.is_set() and self._deliver(endpoint, packet)
             self._held.set(False)
-            self._on_rest()
+            self._on_idle()
             if not going_on:
                 break
         # What nobody takes makes room: a client that waits for that learns that it is over.
@@ -237,8 +237,8 @@ class Session:
 
     def _write(self, endpoint: Endpoint) -> None:
         try:
-            for letter in self._letters(endpoint):
-                if not self._push(wire.DATA + letter.payload):
+            for port_message in self._port_messages(endpoint):
+                if not self._push(wire.DATA + port_message.payload):
                     self.discarded += 1
                     return
             with self._lock:
@@ -248,20 +248,20 @@ class Session:
             endpoint.close()
             _shutdown(self._sock, socket.SHUT_RDWR)
 
-    def _letters(self, endpoint: Endpoint) -> Iterator[Letter]:
+    def _port_messages(self, endpoint: Endpoint) -> Iterator[PortMessage]:
         """Yield the VM's messages until no more will come."""
         arrived = endpoint.arrived
         while True:
             last = self._leaving.is_set()
-            while (letter := endpoint.recv(_PASSED)) is not None:
-                yield letter
+            while (port_message := endpoint.recv(_PASSED)) is not None:
+                yield port_message
             if last:
                 return
             if arrived in self._runtime.select([arrived, self._leaving]):
-                letter = endpoint.recv(_PASSED)
-                if letter is None:
+                port_message = endpoint.recv(_PASSED)
+                if port_message is None:
                     return  # set, and nothing there: the machine stops
-                yield letter
+                yield port_message
 
     # Both.
 

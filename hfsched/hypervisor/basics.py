@@ -9,7 +9,7 @@ from hfsched.abi.dialect import Error
 from hfsched.abi.ffa import HYPERVISOR_ID, MAILBOX_SIZE
 from hfsched.hypervisor.answer import Answer, Switch
 from hfsched.hypervisor.door import WakeUp, Yield
-from hfsched.mailbox.box import Header, RxState
+from hfsched.mailbox.mailbox import Header, RxState
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.registry import Registry
@@ -62,10 +62,10 @@ def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Answer:
     if len(data) > MAILBOX_SIZE:
         return abi.error(Error.NO_MEMORY)
     with vm.lock:
-        if not vm.box.writable:
+        if not vm.mailbox.writable:
             return abi.error(Error.BUSY)
         vm.store(data)
-        vm.box.write(Header(HYPERVISOR_ID, len(data)), RxState.READ)
+        vm.mailbox.write(Header(HYPERVISOR_ID, len(data)), RxState.READ)
     return abi.success(len(partitions))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
 
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 
 __all__ = [
     "Aborted",

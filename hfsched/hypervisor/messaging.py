@@ -19,7 +19,7 @@ from hfsched.hypervisor.door import (
 )
 from hfsched.hypervisor.pages import OWN, Mode
 from hfsched.hypervisor.vm import Primary, Vcpu, VcpuState, Vm
-from hfsched.mailbox.box import Header, RxState
+from hfsched.mailbox.mailbox import Header, RxState
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.vcpu.engine import Permissions
 
@@ -48,8 +48,8 @@ def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Answer:
     vm = vcpu.vm
     abi = vm.dialect
     with vm.lock:
-        box = vm.box
-        if box.rx is not None:
+        mailbox = vm.mailbox
+        if mailbox.rx is not None:
             return abi.error(Error.DENIED)
         if pages != MAILBOX_SIZE // PAGE_SIZE or tx % PAGE_SIZE or rx % PAGE_SIZE or tx == rx:
             return abi.error(Error.INVALID_PARAMETERS)
@@ -59,9 +59,9 @@ def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Answer:
             return abi.error(Error.DENIED)
         _set_mode(vm, tx, _TX)
         _set_mode(vm, rx, _RX)
-        box.tx = tx - vm.base
-        box.rx = rx - vm.base
-        waiters = bool(box.waiters)
+        mailbox.tx = tx - vm.base
+        mailbox.rx = rx - vm.base
+        waiters = bool(mailbox.waiters)
     return _writable(vcpu, waiters=waiters)
 
 
@@ -72,13 +72,13 @@ def rxtx_unmap(_: Registry, vcpu: Vcpu, owner: int) -> Answer:
     """
     vm = vcpu.vm
     with vm.lock:
-        box = vm.box
-        if owner not in (0, vm.id) or box.rx is None or box.tx is None:
+        mailbox = vm.mailbox
+        if owner not in (0, vm.id) or mailbox.rx is None or mailbox.tx is None:
             return vm.dialect.error(Error.INVALID_PARAMETERS)
-        _set_mode(vm, vm.base + box.tx, OWN)
-        _set_mode(vm, vm.base + box.rx, OWN)
-        box.rx = box.tx = box.message = None
-        box.state = RxState.EMPTY
+        _set_mode(vm, vm.base + mailbox.tx, OWN)
+        _set_mode(vm, vm.base + mailbox.rx, OWN)
+        mailbox.rx = mailbox.tx = mailbox.message = None
+        mailbox.state = RxState.EMPTY
     return vm.dialect.success()
 
 
@@ -91,9 +91,9 @@ def rx_release(_: Registry, vcpu: Vcpu) -> Answer:
     """Empty RX."""
     vm = vcpu.vm
     with vm.lock:
-        if not vm.box.release():
+        if not vm.mailbox.release():
             return vm.dialect.error(Error.DENIED)
-        waiters = bool(vm.box.waiters)
+        waiters = bool(vm.mailbox.waiters)
     return _writable(vcpu, waiters=waiters)
 
 
@@ -113,21 +113,21 @@ def msg_send(
     if vcpu.direct_origin is not None:
         return abi.error(Error.DENIED)
     target = registry.find(receiver)
-    tx = vm.box.tx
+    tx = vm.mailbox.tx
     if target is None or tx is None:
         return abi.error(Error.INVALID_PARAMETERS)
     with target.lock:
-        box = target.box
-        if not box.writable:
+        mailbox = target.mailbox
+        if not mailbox.writable:
             if notify:
-                box.refuse(sender)
+                mailbox.refuse(sender)
             return abi.error(Error.BUSY)
         target.store(vm.ram.read(tx, size))
         if isinstance(target, Primary):
-            box.write(Header(sender, size), target.arrival)
+            mailbox.write(Header(sender, size), target.arrival)
             result = Message(sender, receiver, size)
         else:
-            box.write(Header(sender, size))
+            mailbox.write(Header(sender, size))
             result = Message(sender, receiver, 0)
     return Switch(abi.success(), result)
 
@@ -139,7 +139,7 @@ def msg_wait(_: Registry, vcpu: Vcpu) -> Answer:
     if vcpu.direct_origin is not None:
         return abi.error(Error.DENIED)
     with vm.lock:
-        header = vm.box.read()
+        header = vm.mailbox.read()
         if header is not None:
             return abi.message(header.sender, vm.id, header.size)
         interrupted = abi.error(Error.INTERRUPTED)
@@ -155,7 +155,7 @@ def msg_poll(_: Registry, vcpu: Vcpu) -> Answer:
     if vcpu.direct_origin is not None:
         return abi.error(Error.DENIED)
     with vm.lock:
-        header = vm.box.read()
+        header = vm.mailbox.read()
     if header is None:
         return abi.error(Error.RETRY)
     return abi.message(header.sender, vm.id, header.size)
@@ -165,7 +165,7 @@ def writable_get(_: Registry, vcpu: Vcpu) -> Answer:
     """Return the next VM whose mailbox became writable for the caller, or -1."""
     vm = vcpu.vm
     with vm.lock:
-        ready = vm.box.take_ready()
+        ready = vm.mailbox.take_ready()
     return vm.dialect.value(-1 if ready is None else ready)
 
 

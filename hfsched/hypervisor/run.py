@@ -29,7 +29,7 @@ from hfsched.hypervisor.door import (
 )
 from hfsched.hypervisor.registry import Registry
 from hfsched.hypervisor.vm import Vcpu, VcpuState
-from hfsched.mailbox.box import Header
+from hfsched.mailbox.mailbox import Header
 from hfsched.vcpu.engine import (
     Fault,
     Hypercall,
@@ -83,7 +83,7 @@ class Hypervisor:
             if refusal is not None:
                 return refusal
             if target.state is VcpuState.BLOCKED_MAILBOX:
-                header = target.vm.box.read()
+                header = target.vm.mailbox.read()
                 if header is not None:
                     dialect = target.vm.dialect
                     regs = dialect.message(header.sender, target.vm.id, header.size)
@@ -119,26 +119,26 @@ class Hypervisor:
         if target is None or len(message) > MAILBOX_SIZE:
             return SendResult.INVALID
         with target.lock:
-            if not target.box.writable:
+            if not target.mailbox.writable:
                 if notify:
-                    target.box.refuse(PRIMARY_ID)
+                    target.mailbox.refuse(PRIMARY_ID)
                 return SendResult.BUSY
             target.store(message)
-            target.box.write(Header(PRIMARY_ID, len(message)))
+            target.mailbox.write(Header(PRIMARY_ID, len(message)))
         return SendResult.SENT
 
     def rx_take(self) -> tuple[int, bytes] | None:
         """See `PrimaryDoor.rx_take`."""
         primary = self.registry.primary
         with primary.lock:
-            header = primary.box.message
+            header = primary.mailbox.message
             return None if header is None else (header.sender, primary.message)
 
     def rx_release(self) -> bool:
         """See `PrimaryDoor.rx_release`."""
         primary = self.registry.primary
         with primary.lock:
-            return primary.box.release() and bool(primary.box.waiters)
+            return primary.mailbox.release() and bool(primary.mailbox.waiters)
 
     def waiter(self, vm: int) -> int | None:
         """See `PrimaryDoor.waiter`."""
@@ -146,19 +146,19 @@ class Hypervisor:
         if target is None:
             return None
         with target.lock:
-            number = target.box.take_waiter()
+            number = target.mailbox.take_waiter()
         waiter = None if number is None else self.registry.find(number)
         if waiter is None:
             return None
         with waiter.lock:
-            waiter.box.became_writable(vm)
+            waiter.mailbox.became_writable(vm)
         return waiter.id
 
     def writable(self) -> int | None:
         """See `PrimaryDoor.writable`."""
         primary = self.registry.primary
         with primary.lock:
-            return primary.box.take_ready()
+            return primary.mailbox.take_ready()
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
         """See `PrimaryDoor.inject`."""
@@ -188,8 +188,8 @@ class Hypervisor:
                 record.id,
                 record.name,
                 len(record.vcpus),
-                record.box.state,
-                len(record.box.waiters),
+                record.mailbox.state,
+                len(record.mailbox.waiters),
                 record.abort_reason,
                 tuple(vcpu.state.value for vcpu in record.vcpus),
             )

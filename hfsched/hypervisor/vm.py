@@ -10,7 +10,7 @@ from uuid import UUID
 from hfsched.abi.ffa import PRIMARY_ID
 from hfsched.hypervisor.interrupts import Interrupts
 from hfsched.hypervisor.pages import Pages
-from hfsched.mailbox.box import Box, RxState
+from hfsched.mailbox.mailbox import Mailbox, RxState
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
@@ -114,7 +114,7 @@ class Vm:
         self.ram = ram
         self.base = base
         self.uuid = uuid
-        self.box = Box()
+        self.mailbox = Mailbox()
         self.pages = Pages(base, ram.size)
         self.aborting = False
         self.abort_reason: str | None = None
@@ -127,7 +127,7 @@ class Vm:
     def key(self) -> Hashable:
         """Return all that the lock guards."""
         return (
-            self.box.key(),
+            self.mailbox.key(),
             self.pages.key(),
             self.aborting,
             tuple(vcpu.key() for vcpu in self.vcpus),
@@ -135,8 +135,8 @@ class Vm:
 
     def store(self, message: bytes) -> None:
         """Copy a message into RX; under the lock, while the mailbox is writable."""
-        assert self.box.rx is not None
-        self.ram.write(self.box.rx, message)
+        assert self.mailbox.rx is not None
+        self.ram.write(self.mailbox.rx, message)
 
 
 class Primary:
@@ -147,14 +147,14 @@ class Primary:
     uuid = NIL_UUID
 
     def __init__(self, runtime: Runtime) -> None:
-        self.box = Box()
-        self.box.rx = 0  # its RX lies in this process, not in guest memory
+        self.mailbox = Mailbox()
+        self.mailbox.rx = 0  # its RX lies in this process, not in guest memory
         self.message = b""
         self.lock = runtime.lock("primary.hv", state=self.key)
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        return (self.box.key(), self.message)
+        return (self.mailbox.key(), self.message)
 
     def store(self, message: bytes) -> None:
         """Copy a message into RX; under the lock, while the mailbox is writable."""

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["Entry", "Mirror", "Quiet", "Resting"]
+__all__ = ["Entry", "Mirror", "Quiet", "VcpuActivity"]
 
 
-class Resting(Enum):
+class VcpuActivity(Enum):
     """What a vCPU's thread does, as far as its VM's mirror knows."""
 
-    RUN = "run"  # in RUN, or about to be
+    RUNNING = "run"  # in RUN, or about to be
     WFM = "wait-for-message"
     WFI = "wait-for-interrupt"
     OFF = "off"
@@ -40,19 +40,19 @@ class Entry(Enum):
     """Whether a host sender may try now."""
 
     OPEN = "open"  # and it has begun: `Mirror.end_send`, or the delivery, ends it
-    HELD = "held"  # not before the end of a suspension
+    SUSPENDED = "suspended"  # not before the end of a suspension
     ENDED = "ended"  # never again
 
 
 class _Slot:
-    __slots__ = ("asked", "deadline", "event", "held", "kick", "rest")
+    __slots__ = ("activity", "blocked", "deadline", "direct", "event", "kick")
 
     def __init__(self, event: Event) -> None:
-        self.rest = Resting.RUN
+        self.activity = VcpuActivity.RUNNING
         self.kick = False
-        self.asked = False  # claimed for a direct request, which is still to be taken
+        self.direct = False  # claimed for a direct request, which is still to be taken
         # Its thread (which may be still to come) is in no RUN, and in none before a suspension's end.
-        self.held = True
+        self.blocked = True
         self.event = event
         self.deadline: int | None = None
 
@@ -68,15 +68,15 @@ class Quiet:
 class Mirror:
     """The mirror of VM `name` with `vcpus` vCPUs; every vCPU starts as running.
 
-    `wake_ups` counts claims of a parked vCPU and kicks of a running one.  `on_rest` is called, with
+    `wake_ups` counts claims of a parked vCPU and kicks of a running one.  `on_idle` is called, with
     no lock held, by a vCPU's thread that goes to sleep or leaves; it must not block.
     """
 
     def __init__(
-        self, runtime: Runtime, name: str, vcpus: int, on_rest: Callable[[], None] = lambda: None
+        self, runtime: Runtime, name: str, vcpus: int, on_idle: Callable[[], None] = lambda: None
     ) -> None:
         self._runtime = runtime
-        self._on_rest = on_rest
+        self._on_idle = on_idle
         self._lock = runtime.lock(f"{name}.mirror", state=self.key)
         self._slots = [_Slot(runtime.event(f"{name}.{index}.wake")) for index in range(vcpus)]
         self.unread = False
@@ -85,8 +85,8 @@ class Mirror:
         self.suspended = False
         self._senders = 0  # of the host, between looking and delivering
         self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
-        self._still = runtime.event(
-            f"{name}.still"
+        self._quiesced = runtime.event(
+            f"{name}.quiesced"
         )  # suspended or stopping; nobody in RUN or sending
         self._claims = 0
         self.wake_ups = 0
@@ -94,7 +94,8 @@ class Mirror:
     def key(self) -> Hashable:
         """Return all that the lock guards."""
         slots = tuple(
-            (slot.rest, slot.kick, slot.asked, slot.held, slot.deadline) for slot in self._slots
+            (slot.activity, slot.kick, slot.direct, slot.blocked, slot.deadline)
+            for slot in self._slots
         )
         return (self.unread, self.dead, self.stopping, self.suspended, self._senders, slots)
 
@@ -106,7 +107,7 @@ class Mirror:
             if self.dead or self.stopping:
                 return Entry.ENDED
             if self.suspended:
-                return Entry.HELD
+                return Entry.SUSPENDED
             self._senders += 1
             return Entry.OPEN
 
@@ -114,7 +115,7 @@ class Mirror:
         """Note that a sender's try came to nothing."""
         with self._lock:
             self._senders -= 1
-            self._look_still()
+            self._update_quiesced()
 
     def wait_resumed(self, deadline: int | None) -> bool:
         """Wait for the end of a suspension; False at the deadline."""
@@ -132,31 +133,31 @@ class Mirror:
         with self._lock:
             self._senders -= ends_send
             for slot in self._slots:
-                if slot.rest is Resting.WFM:
+                if slot.activity is VcpuActivity.WFM:
                     self._claim(slot)
                     return True
             self.unread = True
-            self._look_still()
+            self._update_quiesced()
             return False
 
     def claim_waiting(self, vcpu: int) -> bool:
         """Claim `vcpu` for a direct request if it is parked waiting for a message."""
         with self._lock:
             slot = self._slots[vcpu]
-            if slot.rest is not Resting.WFM:
+            if slot.activity is not VcpuActivity.WFM:
                 return False
-            slot.asked = True
+            slot.direct = True
             self._claim(slot)
             return True
 
-    def take_asked(self, vcpu: int) -> bool:
+    def take_direct_claim(self, vcpu: int) -> bool:
         """Tell, once, whether `vcpu` was claimed for a direct request.
 
         A RUN that is owed to a message must not be spent on a request that has claimed nothing.
         """
         with self._lock:
-            asked, self._slots[vcpu].asked = self._slots[vcpu].asked, False
-            return asked
+            direct, self._slots[vcpu].direct = self._slots[vcpu].direct, False
+            return direct
 
     def wake(self, vcpu: int) -> None:
         """Make sure that `vcpu` is run once more from now."""
@@ -172,15 +173,15 @@ class Mirror:
             if self.dead:
                 return None
             self.dead = True
-            return self._rouse()
+            return self._wake_all()
 
     def stop(self) -> list[int]:
         """Make every vCPU's thread leave.  Parked ones are claimed; return the running ones."""
         with self._lock:
             self.stopping = True
             self._resumed.set()
-            running = self._rouse()
-            self._look_still()
+            running = self._wake_all()
+            self._update_quiesced()
             return running
 
     def suspend(self) -> list[int]:
@@ -192,22 +193,24 @@ class Mirror:
             self.suspended = True
             if not self.stopping:  # else somebody who is about to wait would miss the stop
                 self._resumed.clear()
-            self._look_still()
-            return [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
+            self._update_quiesced()
+            return [
+                i for i, slot in enumerate(self._slots) if slot.activity is VcpuActivity.RUNNING
+            ]
 
-    def wait_still(self, deadline: int | None) -> bool:
+    def wait_quiesced(self, deadline: int | None) -> bool:
         """Wait until no vCPU is in RUN and nobody sending; False at the deadline.
 
         For a VM that is suspended, or being stopped: then every vCPU's thread has left.
         """
-        return self._still.wait(deadline)
+        return self._quiesced.wait(deadline)
 
     def resume(self) -> None:
         """Let RUNs and senders begin again."""
         with self._lock:
             self.suspended = False
-            self._still.clear()
-            self._look_still()
+            self._quiesced.clear()
+            self._update_quiesced()
             self._resumed.set()
 
     # What a vCPU's own thread does.
@@ -220,30 +223,30 @@ class Mirror:
         slot = self._slots[vcpu]
         while True:
             with self._lock:
-                slot.held = self.suspended and not self.stopping
+                slot.blocked = self.suspended and not self.stopping
                 if self.stopping:
-                    slot.rest = Resting.GONE
+                    slot.activity = VcpuActivity.GONE
                     return False
                 if not self.suspended:
                     slot.kick = False
                     return True
-                self._look_still()
+                self._update_quiesced()
             self._runtime.forget(level=1)
             self._resumed.wait()
 
-    def hold(self, vcpu: int) -> None:
+    def block(self, vcpu: int) -> None:
         """Note that the vCPU's thread waits for something else, in no RUN, until `go_on`."""
         with self._lock:
-            self._slots[vcpu].held = True
-            self._look_still()
+            self._slots[vcpu].blocked = True
+            self._update_quiesced()
 
-    def go_on(self, vcpu: int) -> None:
+    def unblock(self, vcpu: int) -> None:
         """End what `hold` began; waits for the end of a suspension."""
         slot = self._slots[vcpu]
         while True:
             with self._lock:
-                slot.held = self.suspended and not self.stopping
-                if not slot.held:
+                slot.blocked = self.suspended and not self.stopping
+                if not slot.blocked:
                     return
             self._runtime.forget(level=1)
             self._resumed.wait()
@@ -254,14 +257,14 @@ class Mirror:
             if self.unread:
                 self.unread = False
                 return
-            parked = self._rest(self._slots[vcpu], Resting.WFM, deadline)
+            parked = self._begin_wait(self._slots[vcpu], VcpuActivity.WFM, deadline)
         if parked:
             self._park(self._slots[vcpu], deadline)
 
     def wait_for_interrupt(self, vcpu: int, deadline: int | None) -> None:
         """RUN said that the vCPU waits for an interrupt.  An unread message stays unread."""
         with self._lock:
-            parked = self._rest(self._slots[vcpu], Resting.WFI, deadline)
+            parked = self._begin_wait(self._slots[vcpu], VcpuActivity.WFI, deadline)
         if parked:
             self._park(self._slots[vcpu], deadline)
 
@@ -270,9 +273,9 @@ class Mirror:
         with self._lock:
             slot = self._slots[vcpu]
             if self.dead:
-                slot.rest = Resting.GONE
+                slot.activity = VcpuActivity.GONE
                 return False
-            parked = self._rest(slot, Resting.OFF, None)
+            parked = self._begin_wait(slot, VcpuActivity.OFF, None)
         if parked:
             self._park(slot, None)
         return True
@@ -280,9 +283,9 @@ class Mirror:
     def leave(self, vcpu: int) -> None:
         """Note that the vCPU's thread ends."""
         with self._lock:
-            self._slots[vcpu].rest = Resting.GONE
-            self._look_still()
-        self._on_rest()
+            self._slots[vcpu].activity = VcpuActivity.GONE
+            self._update_quiesced()
+        self._on_idle()
 
     # What an onlooker asks.
 
@@ -290,7 +293,8 @@ class Mirror:
         """Tell whether nothing here will happen by itself."""
         with self._lock:
             resting = all(
-                slot.rest is not Resting.RUN and slot.deadline is None for slot in self._slots
+                slot.activity is not VcpuActivity.RUNNING and slot.deadline is None
+                for slot in self._slots
             )
             return Quiet(resting, self._claims)
 
@@ -299,66 +303,66 @@ class Mirror:
         with self._lock:
             return self.dead or self.stopping
 
-    def resting(self, vcpu: int) -> Resting:
+    def activity(self, vcpu: int) -> VcpuActivity:
         """Return what `vcpu` does now."""
         with self._lock:
-            return self._slots[vcpu].rest
+            return self._slots[vcpu].activity
 
     def close(self) -> None:
         """Free the events; every vCPU's thread must have left."""
-        for event in (self._resumed, self._still, *(slot.event for slot in self._slots)):
+        for event in (self._resumed, self._quiesced, *(slot.event for slot in self._slots)):
             event.close()
 
     # Under the lock.
 
     def _claim(self, slot: _Slot) -> None:
-        slot.rest = Resting.RUN
+        slot.activity = VcpuActivity.RUNNING
         slot.deadline = None
         self._claims += 1
         self.wake_ups += 1
         slot.event.set()
 
     def _wake(self, slot: _Slot) -> None:
-        if slot.rest is Resting.RUN:
+        if slot.activity is VcpuActivity.RUNNING:
             slot.kick = True
             self.wake_ups += 1
-        elif slot.rest is not Resting.GONE:
+        elif slot.activity is not VcpuActivity.GONE:
             self._claim(slot)
 
-    def _rouse(self) -> list[int]:
-        running = [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
+    def _wake_all(self) -> list[int]:
+        running = [i for i, slot in enumerate(self._slots) if slot.activity is VcpuActivity.RUNNING]
         for slot in self._slots:
             self._wake(slot)
         return running
 
-    def _rest(self, slot: _Slot, rest: Resting, deadline: int | None) -> bool:
+    def _begin_wait(self, slot: _Slot, activity: VcpuActivity, deadline: int | None) -> bool:
         if slot.kick or self.dead or self.stopping:
             return False
-        slot.rest = rest
+        slot.activity = activity
         slot.deadline = deadline
-        self._look_still()
+        self._update_quiesced()
         return True
 
-    def _look_still(self) -> None:
+    def _update_quiesced(self) -> None:
         """Say so if nobody is in RUN or sending, nor can be before `resume`, or ever again."""
         if self._senders or not (self.suspended or self.stopping):
             return
-        if all(slot.held or slot.rest is not Resting.RUN for slot in self._slots):
-            self._still.set()
+        if all(slot.blocked or slot.activity is not VcpuActivity.RUNNING for slot in self._slots):
+            self._quiesced.set()
 
     # Without the lock.
 
     def _park(self, slot: _Slot, deadline: int | None) -> None:
-        self._on_rest()
+        self._on_idle()
         while True:
             self._runtime.forget(level=1)
             woken = slot.event.wait(deadline)
             with self._lock:
-                if slot.rest is Resting.RUN:
+                if slot.activity is VcpuActivity.RUNNING:
                     slot.event.clear()
                     return
                 if not woken:  # the guest's timer: whoever comes now finds the vCPU running
-                    slot.rest = Resting.RUN
+                    slot.activity = VcpuActivity.RUNNING
                     slot.deadline = None
                     self._claims += 1
                     return

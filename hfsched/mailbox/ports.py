@@ -23,7 +23,16 @@ from hfsched.errors import UserError
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["FIRST_CONNECTION", "HEADER", "PAYLOAD_MAX", "RAW", "Letter", "Port", "Ports", "frame"]
+__all__ = [
+    "FIRST_CONNECTION",
+    "HEADER",
+    "PAYLOAD_MAX",
+    "RAW",
+    "Port",
+    "PortMessage",
+    "Ports",
+    "frame",
+]
 
 HEADER = struct.Struct("<QQ")
 PAYLOAD_MAX = MAILBOX_SIZE - HEADER.size
@@ -33,7 +42,7 @@ RAW = -1  # the one port of a VM without framing
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class Letter:
+class PortMessage:
     """A message as the host reads it: the guest's port (`RAW` without framing) and the payload."""
 
     source: int
@@ -41,7 +50,7 @@ class Letter:
 
 
 Key: TypeAlias = tuple[int, int]  # {VM id, host port}
-Handler: TypeAlias = Callable[[Letter], None]
+Handler: TypeAlias = Callable[[PortMessage], None]
 
 
 class _Vm:
@@ -49,7 +58,7 @@ class _Vm:
 
     def __init__(self, room: Event, *, raw: bool) -> None:
         self.raw = raw
-        self.unclaimed: deque[tuple[int, Letter]] = deque()
+        self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.room = room
         self.discarded = 0
         self.malformed = 0
@@ -67,16 +76,16 @@ class Port:
     is stopped.
     """
 
-    def __init__(self, ports: Ports, key: Key, letters: list[Letter]) -> None:
+    def __init__(self, ports: Ports, key: Key, messages: list[PortMessage]) -> None:
         self._ports = ports
         self.key = key
         self.handler: Handler | None = None
-        self.letters = deque(letters)
+        self.messages = deque(messages)
         self.closed = False
         name = f"port.{key[0]}.{key[1]}"
         self.arrived = ports.runtime.event(f"{name}.arrived")
         self.room = ports.runtime.event(f"{name}.room")
-        if letters:
+        if messages:
             self.arrived.set()
 
     @property
@@ -84,15 +93,15 @@ class Port:
         """The host's port number."""
         return self.key[1]
 
-    def get(self, deadline: int | None = None) -> Letter | None:
+    def get(self, deadline: int | None = None) -> PortMessage | None:
         """Return the next message; None at the deadline, or when it is closed or all is stopped.
 
         What lies in the queue when all is stopped can still be had.
         """
         while True:
-            letter = self._ports.take(self)
-            if letter is not None:
-                return letter
+            port_message = self._ports.take(self)
+            if port_message is not None:
+                return port_message
             if self._ports.ended(self) or not self.arrived.wait(deadline):
                 return None
 
@@ -115,7 +124,7 @@ class Ports:
     def key(self) -> object:
         """Return all that the lock guards."""
         vms = tuple((vm, tuple(entry.unclaimed)) for vm, entry in self._vms.items())
-        return (vms, tuple((key, tuple(port.letters)) for key, port in self._open.items()))
+        return (vms, tuple((key, tuple(port.messages)) for key, port in self._open.items()))
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Know a VM."""
@@ -146,7 +155,7 @@ class Ports:
         if key in self._open:
             what = "its only port (framing raw)" if entry.raw else f"port {number}"
             raise UserError(f"vm {vm}: {what} is in use by another connection")
-        mine = [letter for wanted, letter in entry.unclaimed if wanted == number]
+        mine = [port_message for wanted, port_message in entry.unclaimed if wanted == number]
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
         self._open[key] = port
@@ -159,59 +168,61 @@ class Ports:
         """Give the handler what waits; once nothing does, it gets the rest where it is brought."""
         while True:
             with self._lock:
-                letter = self._take(port)
-                if letter is None:
+                port_message = self._take(port)
+                if port_message is None:
                     port.handler = handler
                     port.room.set()
                     return
-            handler(letter)
+            handler(port_message)
 
     def put(
         self,
         vm: int,
         message: bytes,
-        hold: Callable[[], object] = lambda: None,
-        go_on: Callable[[], object] = lambda: None,
+        block: Callable[[], object] = lambda: None,
+        unblock: Callable[[], object] = lambda: None,
     ) -> bool:
         """Bring a message from a VM to its port; wait for room.  False: stopped meanwhile.
 
-        `hold` and `go_on` are called before and after each wait; the second may wait itself.
+        `block` and `unblock` are called before and after each wait; the second may wait itself.
 
         A message without a whole header is counted as malformed, and gone.
         """
         entry = self._vms[vm]
         if entry.raw:
-            number, letter = RAW, Letter(RAW, message)
+            number, port_message = RAW, PortMessage(RAW, message)
         elif len(message) < HEADER.size:
             with self._lock:
                 entry.malformed += 1
             return True
         else:
             source, number = HEADER.unpack_from(message)
-            letter = Letter(source, message[HEADER.size :])
+            port_message = PortMessage(source, message[HEADER.size :])
         while True:
             with self._lock:
                 if self.stopped:
                     return False
                 port = self._open.get((vm, number))
                 handler = None if port is None else port.handler
-                room = None if handler is not None else self._put(entry, port, number, letter)
+                room = None if handler is not None else self._put(entry, port, number, port_message)
             if handler is not None:
-                handler(letter)
+                handler(port_message)
                 return True
             if room is None:
                 return True
-            hold()
+            block()
             room.wait()
-            go_on()
+            unblock()
 
-    def _put(self, entry: _Vm, port: Port | None, number: int, letter: Letter) -> Event | None:
-        """Queue a letter; or return the event, cleared, that tells of room for it."""
+    def _put(
+        self, entry: _Vm, port: Port | None, number: int, port_message: PortMessage
+    ) -> Event | None:
+        """Queue a message; or return the event, cleared, that tells of room for it."""
         if port is not None:
-            if len(port.letters) >= QUEUE_MAX:
+            if len(port.messages) >= QUEUE_MAX:
                 port.room.clear()
                 return port.room
-            port.letters.append(letter)
+            port.messages.append(port_message)
             port.arrived.set()
         elif FIRST_CONNECTION <= number < self._next:
             entry.discarded += 1
@@ -219,21 +230,21 @@ class Ports:
             entry.room.clear()
             return entry.room
         else:
-            entry.unclaimed.append((number, letter))
+            entry.unclaimed.append((number, port_message))
         return None
 
-    def take(self, port: Port) -> Letter | None:
+    def take(self, port: Port) -> PortMessage | None:
         """Take a port's next message, None without one."""
         with self._lock:
             return self._take(port)
 
-    def _take(self, port: Port) -> Letter | None:
-        if not port.letters:
+    def _take(self, port: Port) -> PortMessage | None:
+        if not port.messages:
             if not self.stopped and not port.closed:
                 port.arrived.clear()
             return None
         port.room.set()
-        return port.letters.popleft()
+        return port.messages.popleft()
 
     def ended(self, port: Port) -> bool:
         """Tell whether nothing will come to the port any more."""
@@ -245,8 +256,8 @@ class Ports:
         with self._lock:
             if self._open.get(port.key) is port:
                 del self._open[port.key]
-                self._vms[port.key[0]].discarded += len(port.letters)
-                port.letters.clear()
+                self._vms[port.key[0]].discarded += len(port.messages)
+                port.messages.clear()
                 port.closed = True
                 port.room.set()
                 port.arrived.set()
@@ -264,7 +275,7 @@ class Ports:
     def waiting(self) -> int:
         """Return how many messages lie in open ports' queues."""
         with self._lock:
-            return sum(len(port.letters) for port in self._open.values())
+            return sum(len(port.messages) for port in self._open.values())
 
     def counts(self, vm: int) -> tuple[int, int, int]:
         """Return a VM's messages {unclaimed, discarded, malformed}."""

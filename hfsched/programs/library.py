@@ -3,12 +3,12 @@
 ::
 
     def guest(cpu):
-        box = Mailbox(cpu)
-        yield from box.map()
+        mailbox = GuestMailbox(cpu)
+        yield from mailbox.map()
         while True:
-            sender, data = yield from box.wait()
-            yield from box.release()
-            yield from box.send(sender, data)
+            sender, data = yield from mailbox.wait()
+            yield from mailbox.release()
+            yield from mailbox.send(sender, data)
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from typing import TypeAlias, TypeVar
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, HfId
 from hfsched.vcpu.script import Action, Cpu, Hvc
 
-__all__ = ["Call", "Mailbox", "error_of", "interrupt_enable", "interrupt_get", "log", "swap_ports"]
+__all__ = [
+    "Call",
+    "GuestMailbox",
+    "error_of",
+    "interrupt_enable",
+    "interrupt_get",
+    "log",
+    "swap_ports",
+]
 
 T = TypeVar("T")
 Call: TypeAlias = Generator[Action, tuple[int, ...], T]
@@ -60,7 +68,7 @@ def swap_ports(message: bytes) -> bytes:
     return message[8:16] + message[:8] + message[16:]
 
 
-class Mailbox:
+class GuestMailbox:
     """RX and TX of the VM, in the second and third page of its memory."""
 
     def __init__(self, cpu: Cpu) -> None:

@@ -28,7 +28,7 @@ from hfsched.hypervisor.door import (
     WakeUp,
     Yield,
 )
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import Mirror
 from hfsched.observe.counters import VcpuCounters
 
@@ -65,11 +65,11 @@ class DrivenVm:
     """What the scheduler keeps of one VM."""
 
     def __init__(
-        self, runtime: Runtime, number: int, name: str, vcpus: int, on_rest: Callable[[], None]
+        self, runtime: Runtime, number: int, name: str, vcpus: int, on_idle: Callable[[], None]
     ) -> None:
         self.id = number
         self.name = name
-        self.mirror = Mirror(runtime, name, vcpus, on_rest)
+        self.mirror = Mirror(runtime, name, vcpus, on_idle)
         self.requests = [_request_cell(runtime, f"{name}.{index}.direct") for index in range(vcpus)]
         self.counters = [VcpuCounters() for _ in range(vcpus)]
         # Set when the VM's mailbox became writable for the host, or never will again.
@@ -79,7 +79,7 @@ class DrivenVm:
 class Driver:
     """Runs the vCPUs of all VMs.
 
-    `on_abort(name, reason)` is told once when a VM dies.  `on_rest` is called whenever a vCPU may
+    `on_abort(name, reason)` is told once when a VM dies.  `on_idle` is called whenever a vCPU may
     have come to rest; both on a vCPU's thread, and neither may block.
     """
 
@@ -89,13 +89,13 @@ class Driver:
         door: PrimaryDoor,
         ports: Ports,
         on_abort: Callable[[str, str], None] = lambda _name, _reason: None,
-        on_rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._door = door
         self._ports = ports
         self._on_abort = on_abort
-        self._on_rest = on_rest
+        self._on_idle = on_idle
         self._vms: dict[int, DrivenVm] = {}
         self._tasks: list[Task] = []
 
@@ -106,7 +106,7 @@ class Driver:
         info = self._door.info(number)
         if info is None:
             raise InternalError(f"no VM {number}")
-        vm = DrivenVm(self._runtime, number, info.name, info.vcpus, self._on_rest)
+        vm = DrivenVm(self._runtime, number, info.name, info.vcpus, self._on_idle)
         self._vms[number] = vm
         self._ports.add(number, raw=raw)
         return vm
@@ -136,11 +136,11 @@ class Driver:
         for vm in self._vms.values():
             for index in vm.mirror.suspend():
                 self._door.preempt(vm.id, index)
-        return self.wait_still(deadline)
+        return self.wait_quiesced(deadline)
 
-    def wait_still(self, deadline: int | None = None) -> bool:
+    def wait_quiesced(self, deadline: int | None = None) -> bool:
         """Wait, suspended or stopped, for RUNs and host senders to end; False at the deadline."""
-        return all(vm.mirror.wait_still(deadline) for vm in self._vms.values())
+        return all(vm.mirror.wait_quiesced(deadline) for vm in self._vms.values())
 
     def resume(self) -> None:
         """End a suspension."""
@@ -166,7 +166,7 @@ class Driver:
         try:
             while vm.mirror.before_run(index):
                 request = None
-                if slot.get() is not None and vm.mirror.take_asked(index):
+                if slot.get() is not None and vm.mirror.take_direct_claim(index):
                     serving = request = slot.exchange(None)
                 self._runtime.forget(serving, request is not None)
                 if request is not None:
@@ -305,8 +305,8 @@ class Driver:
         if self._door.rx_release():
             self.notify_waiters(PRIMARY_ID)
         counters = vm.counters[index]
-        hold, go_on = partial(vm.mirror.hold, index), partial(vm.mirror.go_on, index)
-        if self._ports.put(vm.id, taken[1], hold, go_on):
+        block, unblock = partial(vm.mirror.block, index), partial(vm.mirror.unblock, index)
+        if self._ports.put(vm.id, taken[1], block, unblock):
             counters.to_host += 1
         else:
             counters.lost += 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.abi.ffa import MAILBOX_SIZE
 from hfsched.errors import UserError
-from hfsched.mailbox.ports import PAYLOAD_MAX, RAW, Letter, Port, frame
+from hfsched.mailbox.ports import PAYLOAD_MAX, RAW, Port, PortMessage, frame
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event
@@ -52,7 +52,7 @@ class Endpoint:
         """Send if that needs no waiting."""
         return self._outbox.try_send(self._framed(payload))
 
-    def recv(self, deadline: int | None = None) -> Letter | None:
+    def recv(self, deadline: int | None = None) -> PortMessage | None:
         """Return the next message; None at the deadline, or when the machine stops."""
         return self._port.get(deadline)
 

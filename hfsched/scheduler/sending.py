@@ -86,7 +86,7 @@ class Outbox:
     def _attempt(self, message: bytes, deadline: int | None, *, notify: bool) -> Sent:
         """Try once; the end of a suspension is waited for."""
         mirror = self._vm.mirror
-        while (entry := mirror.begin_send()) is Entry.HELD:
+        while (entry := mirror.begin_send()) is Entry.SUSPENDED:
             self._runtime.forget(message, level=2)
             if not mirror.wait_resumed(deadline):
                 return Sent.BUSY

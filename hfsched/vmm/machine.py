@@ -15,8 +15,8 @@ from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.run import Hypervisor
 from hfsched.hypervisor.vm import NIL_UUID
-from hfsched.mailbox.box import RxState
-from hfsched.mailbox.mirror import Resting
+from hfsched.mailbox.mailbox import RxState
+from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.mailbox.ports import Ports
 from hfsched.memory.fdt import place_fdt, with_memory
 from hfsched.memory.image import Image, place, read_bytes
@@ -112,8 +112,8 @@ class Machine:
         self.aborts: dict[str, str] = {}
         self.hypervisor = Hypervisor(runtime, log)
         self.ports = Ports(runtime)
-        on_rest = on_activity if spec.swap_idle is None else self._rests
-        self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_rest)
+        on_idle = on_activity if spec.swap_idle is None else self._rests
+        self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_idle)
         self._spaces: list[Space] = []
         self._rams: dict[str, Ram] = {}
         self.guard = Guard(
@@ -267,7 +267,7 @@ class Machine:
         """
         out = self._stuck is None  # it has not become whole, and nobody has an endpoint
         try:
-            out = out or self.driver.wait_still(self._runtime.now() + _STOP_WITHIN)
+            out = out or self.driver.wait_quiesced(self._runtime.now() + _STOP_WITHIN)
         finally:
             if not out:  # whoever touches memory that is gone ends the process
                 self._stack.pop_all()
@@ -350,7 +350,7 @@ class Machine:
             f"{part.spec.name}.{index}": sum(counters.runs.values())
             for part in self._parts.values()
             for index, counters in enumerate(part.driven.counters)
-            if part.driven.mirror.resting(index) is Resting.RUN and not part.waits(index)
+            if part.driven.mirror.activity(index) is VcpuActivity.RUNNING and not part.waits(index)
         }
 
     def _runs_ended(self) -> int | None:

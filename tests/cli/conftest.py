@@ -26,7 +26,7 @@ PIPE = subprocess.PIPE
 # Guests for these tests; each test's directory has them in guests.py.
 GUESTS = '''
 from hfsched.abi.ffa import HfId, Intid
-from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get, log, swap_ports
+from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get, log, swap_ports
 from hfsched.vcpu.script import Hvc, Step, Wfi
 
 

@@ -380,8 +380,8 @@ def partition_info(target: Target) -> str:
     with Talk(target, "hostile", "echo", vcpus=2) as talk:
         said = _said(talk.call("hvc", FfaId.PARTITION_INFO_GET))
         vm = talk.vm()
-        assert vm.box.rx is not None
-        found = struct.iter_unpack("<HHI", vm.ram.read(vm.box.rx, 24))
+        assert vm.mailbox.rx is not None
+        found = struct.iter_unpack("<HHI", vm.ram.read(vm.mailbox.rx, 24))
         each = ", ".join(f"vm {number}: {vcpus}, {bits}" for number, vcpus, bits in found)
         return f"{said}; {each}"
 

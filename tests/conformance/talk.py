@@ -119,10 +119,10 @@ class Talk:
 
     def receive(self, vm: int = 0, port: int = 1) -> bytes:
         while True:
-            letter = self.end(vm, port).recv(self.deadline())
-            assert letter is not None, "no answer"
-            if letter.source != NOISE:
-                return letter.payload
+            port_message = self.end(vm, port).recv(self.deadline())
+            assert port_message is not None, "no answer"
+            if port_message.source != NOISE:
+                return port_message.payload
 
     def ask(self, text: str, vm: int = 0) -> str:
         """Return the answer to a text."""

@@ -66,7 +66,7 @@ class House:
         )
         self.place: Place = claim(name)
         self.server = PortServer(
-            self.runtime, self.machine, self.place, on_rest=self._changed.set, **options
+            self.runtime, self.machine, self.place, on_idle=self._changed.set, **options
         )
         self.socket = self.place.path / "ports"
         self._stopped = False

@@ -402,9 +402,9 @@ def test_closing_the_server_alone_is_prompt_and_leaves_the_machine_running() -> 
         assert server_threads() == []
         endpoint = house.machine.endpoint("alpha", 1)
         endpoint.send(b"still there")
-        letter = endpoint.recv(house.runtime.now() + int(WITHIN * 1e9))
-        assert letter is not None
-        assert letter.payload == b"still there"
+        port_message = endpoint.recv(house.runtime.now() + int(WITHIN * 1e9))
+        assert port_message is not None
+        assert port_message.payload == b"still there"
 
 
 def test_a_sender_stuck_at_a_full_mailbox_is_named_and_ends_with_the_machine(

@@ -91,7 +91,7 @@ class ModelVm:
     entry: int
     ram: bytearray
     cpus: list[ModelCpu]
-    box: Mailbox = field(default_factory=Mailbox)
+    mailbox: Mailbox = field(default_factory=Mailbox)
     dead: str | None = None
     log: bytes = b""
 
@@ -124,10 +124,10 @@ class Model:
         self.now = now
         self.lines: list[bytes] = []
 
-    def box(self, number: int) -> Mailbox | None:
+    def mailbox(self, number: int) -> Mailbox | None:
         if number == 1:
             return self.primary
-        return self.vms[number].box if number in self.vms else None
+        return self.vms[number].mailbox if number in self.vms else None
 
     # The primary.
 
@@ -138,9 +138,9 @@ class Model:
             return "Invalid()"
         if cpu.state == OFF:
             return "Invalid()"
-        if cpu.state == MAIL and vm.box.state == RECEIVED:
-            vm.box.state = READ
-            cpu.owed = ffa(0x8400_006E, vm.box.sender << 16 | vm.id, 0, vm.box.size)
+        if cpu.state == MAIL and vm.mailbox.state == RECEIVED:
+            vm.mailbox.state = READ
+            cpu.owed = ffa(0x8400_006E, vm.mailbox.sender << 16 | vm.id, 0, vm.mailbox.size)
         elif cpu.state in (MAIL, IRQ) and not cpu.up and self.left(cpu) != 0:
             return self.blocked(cpu, cpu.state)
         return self.enter(vm, cpu)
@@ -162,19 +162,19 @@ class Model:
         if to not in self.vms:
             return "invalid"
         vm = self.vms[to]
-        if not vm.box.writable:
+        if not vm.mailbox.writable:
             if notify:
-                self.refuse(vm.box, 1)
+                self.refuse(vm.mailbox, 1)
             return "busy"
         self.deliver(vm, 1, data)
         return "sent"
 
     def waiter(self, number: int) -> int | None:
-        box = self.box(number)
-        if box is None or not box.writable or not box.waiters:
+        mailbox = self.mailbox(number)
+        if mailbox is None or not mailbox.writable or not mailbox.waiters:
             return None
-        first = box.waiters.pop(0)
-        theirs = self.box(first)
+        first = mailbox.waiters.pop(0)
+        theirs = self.mailbox(first)
         assert theirs is not None
         if number not in theirs.ready:
             theirs.ready.append(number)
@@ -243,8 +243,8 @@ class Model:
     def access(self, vm: ModelVm, what: Access) -> Regs | str:
         offset = what.address - vm.base
         inside = 0 <= offset < len(vm.ram)
-        rx = vm.box.mapped is not None and vm.box.mapped[1] <= what.address < (
-            vm.box.mapped[1] + PAGE
+        rx = vm.mailbox.mapped is not None and vm.mailbox.mapped[1] <= what.address < (
+            vm.mailbox.mapped[1] + PAGE
         )
         if not inside or (rx and what.value is not None):
             return f"abort at {what.address:#x}"
@@ -255,19 +255,19 @@ class Model:
 
     # Messages.
 
-    def refuse(self, box: Mailbox, sender: int) -> None:
-        if sender not in box.waiters:
-            box.waiters.append(sender)
+    def refuse(self, mailbox: Mailbox, sender: int) -> None:
+        if sender not in mailbox.waiters:
+            mailbox.waiters.append(sender)
 
     def deliver(self, vm: ModelVm, sender: int, data: bytes) -> None:
-        box = vm.box
-        assert box.mapped is not None
-        offset = box.mapped[1] - vm.base
+        mailbox = vm.mailbox
+        assert mailbox.mapped is not None
+        offset = mailbox.mapped[1] - vm.base
         vm.ram[offset : offset + len(data)] = data
-        box.state, box.sender, box.size = RECEIVED, sender, len(data)
+        mailbox.state, mailbox.sender, mailbox.size = RECEIVED, sender, len(data)
 
     def writable(self, vm: ModelVm) -> Regs:
-        if vm.box.waiters:
+        if vm.mailbox.waiters:
             raise Switch("NotifyWaiters()", GOOD)
         return GOOD
 
@@ -330,7 +330,7 @@ class Model:
         raise Switch(self.blocked(cpu, state), regs, state)
 
     def ff_a(self, vm: ModelVm, cpu: ModelCpu, number: int, x: Regs) -> Regs | None:
-        box = vm.box
+        mailbox = vm.mailbox
         one, two = x[1] >> 16 & 0xFFFF, x[1] & 0xFFFF
         if number == 0x63:
             return ffa(X if x[1] & 1 << 31 else 0x1_0000)
@@ -340,33 +340,33 @@ class Model:
             there = asked == 0xC400_0066 or 0x60 <= low <= 0x70
             return GOOD if there and low not in (0x66, 0x67) else fail(NOT_SUPPORTED)
         if number == 0x65:
-            if box.state != READ:
+            if mailbox.state != READ:
                 return fail(DENIED)
-            box.state = EMPTY
+            mailbox.state = EMPTY
             return self.writable(vm)
         if number == 0x66:
             return self.rxtx_map(vm, x[1], x[2], x[3] & W)
         if number == 0x67:
-            if one not in (0, vm.id) or box.mapped is None:
+            if one not in (0, vm.id) or mailbox.mapped is None:
                 return fail(INVALID)
-            box.mapped, box.state = None, EMPTY
+            mailbox.mapped, mailbox.state = None, EMPTY
             return GOOD
         if number == 0x68:
             if any(word & W for word in x[1:5]):
                 return fail(INVALID)
-            if not box.writable:
+            if not mailbox.writable:
                 return fail(BUSY)
             self.deliver(vm, 0, b"\1\0\1\0\4\0\0\0\2\0\2\0\4\0\0\0\3\0\2\0\4\0\0\0")
-            box.state = READ
+            mailbox.state = READ
             return ffa(0x8400_0061, 0, 3)
         if number == 0x69:
             return ffa(0x8400_0061, 0, vm.id)
         if number in (0x6A, 0x6B):
             if cpu.serving:
                 return fail(DENIED)
-            if box.state == RECEIVED:
-                box.state = READ
-                return ffa(0x8400_006E, box.sender << 16 | vm.id, 0, box.size)
+            if mailbox.state == RECEIVED:
+                mailbox.state = READ
+                return ffa(0x8400_006E, mailbox.sender << 16 | vm.id, 0, mailbox.size)
             if number == 0x6A:
                 return fail(RETRY)
             if not cpu.up:
@@ -392,13 +392,13 @@ class Model:
         return None
 
     def rxtx_map(self, vm: ModelVm, tx: int, rx: int, pages: int) -> Regs:
-        if vm.box.mapped is not None:
+        if vm.mailbox.mapped is not None:
             return fail(DENIED)
         if pages != 1 or tx % PAGE or rx % PAGE or tx == rx:
             return fail(INVALID)
         if not all(0 <= page - vm.base < len(vm.ram) for page in (tx, rx)):
             return fail(DENIED)
-        vm.box.mapped = (tx, rx)
+        vm.mailbox.mapped = (tx, rx)
         return self.writable(vm)
 
     def msg_send(
@@ -408,14 +408,14 @@ class Model:
             return fail(INVALID)
         if cpu.serving:
             return fail(DENIED)
-        target = self.box(to)
-        if target is None or vm.box.mapped is None:
+        target = self.mailbox(to)
+        if target is None or vm.mailbox.mapped is None:
             return fail(INVALID)
         if not target.writable:
             if notify:
                 self.refuse(target, vm.id)
             return fail(BUSY)
-        offset = vm.box.mapped[0] - vm.base
+        offset = vm.mailbox.mapped[0] - vm.base
         data = bytes(vm.ram[offset : offset + size])
         if to == 1:
             target.state, target.sender, target.data = READ, vm.id, data
@@ -427,7 +427,7 @@ class Model:
 
     def own(self, vm: ModelVm, cpu: ModelCpu, number: int, x: Regs) -> int:
         if number == 0xFF01:
-            return vm.box.ready.pop(0) if vm.box.ready else -1
+            return vm.mailbox.ready.pop(0) if vm.mailbox.ready else -1
         if number == 0xFF02:
             return -1
         if number == 0xFF03:

@@ -11,7 +11,7 @@ from hv_bench import MINUS_1, WAYS, Bench, Machine, Way, error, ids, ok
 from hfsched.abi.ffa import FfaError, FfaId
 from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.hypervisor.door import SendResult
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 
 INFO = FfaId.PARTITION_INFO_GET
 UUID_A = UUID("b4b5671e-4a90-4fe1-b81f-fb13dae1dacb")  # words 0x1e67b5b4 0xe14f904a ...
@@ -139,7 +139,7 @@ def test_afterwards_rx_is_read_until_it_is_released() -> None:
     bench = Bench()
     vm = bench.vm()
     assert vm.call(INFO, 0, 0, 0, 0) == ok(2)
-    assert vm.record.box.state is RxState.READ
+    assert vm.record.mailbox.state is RxState.READ
     assert vm.call(FfaId.MSG_POLL) == error(FfaError.RETRY)
     assert bench.hv.send(vm.id, b"x", notify=False) is SendResult.BUSY
     assert vm.call(INFO, 0, 0, 0, 0) == error(FfaError.BUSY)
@@ -161,7 +161,7 @@ def test_with_a_message_in_rx_it_is_busy_and_the_message_stays(*, read: bool) ->
         vm.call(FfaId.MSG_POLL)
     assert vm.call(INFO, 0, 0, 0, 0) == error(FfaError.BUSY)
     assert vm.get(8) == b"precious"
-    assert not vm.record.box.waiters
+    assert not vm.record.mailbox.waiters
 
 
 def test_more_partitions_than_rx_holds_are_no_memory() -> None:

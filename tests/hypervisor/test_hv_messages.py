@@ -26,7 +26,7 @@ from hv_bench import (
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId
 from hfsched.hypervisor.door import Message, Preempted, SendResult, WaitForMessage
 from hfsched.hypervisor.pages import Mode
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Hvc, Load, Store
 
@@ -159,13 +159,13 @@ def test_the_first_and_the_last_page_can_be_mapped() -> None:
 def test_rx_goes_from_empty_to_received_to_read_to_empty(way: Way) -> None:
     bench = Bench()
     vm = bench.vm()
-    states = [vm.record.box.state]
+    states = [vm.record.mailbox.state]
     assert bench.hv.send(vm.id, b"one", notify=False) is SendResult.SENT
-    states.append(vm.record.box.state)
+    states.append(vm.record.mailbox.state)
     assert vm.call(FfaId.MSG_POLL | way[1], by=way[0]) == message(1, vm.id, 3)
-    states.append(vm.record.box.state)
+    states.append(vm.record.mailbox.state)
     assert vm.call(FfaId.RX_RELEASE | way[1], by=way[0]) == ok()
-    states.append(vm.record.box.state)
+    states.append(vm.record.mailbox.state)
     assert states == [RxState.EMPTY, RxState.RECEIVED, RxState.READ, RxState.EMPTY]
 
 
@@ -213,8 +213,8 @@ def test_send_refuses_false_senders_wrong_receivers_and_too_much(
     _, vm, other = two()
     call = (FfaId.MSG_SEND | way[1], sender << 16 | receiver, 0, size, 1)
     assert vm.call(*call, by=way[0]) == error(FfaError.INVALID_PARAMETERS)
-    assert other.record.box.state is RxState.EMPTY
-    assert not other.record.box.waiters
+    assert other.record.mailbox.state is RxState.EMPTY
+    assert not other.record.mailbox.waiters
 
 
 def test_send_without_tx_is_invalid() -> None:
@@ -222,7 +222,7 @@ def test_send_without_tx_is_invalid() -> None:
     vm, other = bench.vm(mapped=False), bench.vm()
     call = (FfaId.MSG_SEND, vm.id << 16 | other.id, 0, 1, 1)
     assert vm.call(*call) == error(FfaError.INVALID_PARAMETERS)
-    assert not other.record.box.waiters
+    assert not other.record.mailbox.waiters
 
 
 def test_send_to_a_vm_without_rx_is_busy() -> None:
@@ -259,7 +259,7 @@ def test_from_secondary_to_secondary_run_names_both_and_no_size() -> None:
     _, vm, other = two()
     vm.put(b"hello")
     assert vm.send(other.id, 5) == Message(vm.id, other.id, 0)
-    assert other.record.box.state is RxState.RECEIVED
+    assert other.record.mailbox.state is RxState.RECEIVED
     assert vm.resume() == ok()
     assert other.call(FfaId.MSG_POLL) == message(vm.id, other.id, 5)
     assert other.get(5) == b"hello"
@@ -270,7 +270,7 @@ def test_to_the_primary_a_message_is_read_at_once_and_run_tells_its_size() -> No
     vm = bench.vm()
     vm.put(b"hello")
     assert vm.send(1, 5) == Message(vm.id, 1, 5)
-    assert bench.hv.registry.primary.box.state is RxState.READ
+    assert bench.hv.registry.primary.mailbox.state is RxState.READ
     assert bench.hv.rx_take() == (vm.id, b"hello")
     assert vm.resume() == ok()
 
@@ -312,7 +312,7 @@ def test_the_primary_cannot_send_to_nobody_to_itself_or_too_much(to: int, size: 
     bench = Bench()
     vm = bench.vm()
     assert bench.hv.send(to, b"x" * size, notify=True) is SendResult.INVALID
-    assert vm.record.box.state is RxState.EMPTY
+    assert vm.record.mailbox.state is RxState.EMPTY
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -322,7 +322,7 @@ def test_the_primary_finds_an_absent_or_a_full_mailbox_busy(*, mapped: bool) -> 
     if mapped:
         bench.hv.send(vm.id, b"x" * 4096, notify=False)
     assert bench.hv.send(vm.id, b"y", notify=False) is SendResult.BUSY
-    assert not vm.record.box.waiters
+    assert not vm.record.mailbox.waiters
 
 
 # MSG_WAIT and MSG_POLL
@@ -416,8 +416,8 @@ def test_unmap_gives_the_pages_back(way: Way, owner: int) -> None:
 def test_unmap_of_anothers_mailbox_is_invalid() -> None:
     _, vm, other = two()
     assert vm.call(FfaId.RXTX_UNMAP, other.id << 16) == error(FfaError.INVALID_PARAMETERS)
-    assert vm.record.box.rx is not None
-    assert other.record.box.rx is not None
+    assert vm.record.mailbox.rx is not None
+    assert other.record.mailbox.rx is not None
 
 
 def test_unmap_loses_the_message_and_makes_the_mailbox_busy() -> None:

@@ -285,14 +285,16 @@ class Beside(RuleBasedStateMachine):
 
     @rule()
     def rx_take(self) -> None:
-        box = self.model.primary
-        assert self.hv.rx_take() == ((box.sender, box.data) if box.state == "read" else None)
+        mailbox = self.model.primary
+        assert self.hv.rx_take() == (
+            (mailbox.sender, mailbox.data) if mailbox.state == "read" else None
+        )
 
     @rule()
     def rx_release(self) -> None:
-        box = self.model.primary
-        was, box.state = box.state, "empty"
-        assert self.hv.rx_release() is (was == "read" and bool(box.waiters))
+        mailbox = self.model.primary
+        was, mailbox.state = mailbox.state, "empty"
+        assert self.hv.rx_release() is (was == "read" and bool(mailbox.waiters))
 
     @rule(vm=st.sampled_from([0, 1, 1, 2, 2, 3, 3, 4]))
     def waiter(self, vm: int) -> None:
@@ -337,17 +339,17 @@ class Beside(RuleBasedStateMachine):
     @invariant()
     def mailboxes_are_the_models(self) -> None:
         for number in (1, 2, 3):
-            party, model = self.hv.registry.find(number), self.model.box(number)
+            party, model = self.hv.registry.find(number), self.model.mailbox(number)
             assert party is not None
             assert model is not None
-            box = party.box
-            assert (box.state.value, box.waiters, box.ready) == (
+            mailbox = party.mailbox
+            assert (mailbox.state.value, mailbox.waiters, mailbox.ready) == (
                 (model.state, model.waiters, model.ready)
             )
-            assert len({*box.waiters}) == len(box.waiters)
-            assert len({*box.ready}) == len(box.ready)
-            assert (box.message is None) == (model.state == "empty")
-            assert model.writable is box.writable
+            assert len({*mailbox.waiters}) == len(mailbox.waiters)
+            assert len({*mailbox.ready}) == len(mailbox.ready)
+            assert (mailbox.message is None) == (model.state == "empty")
+            assert model.writable is mailbox.writable
 
     @invariant()
     def vcpus_are_the_models(self) -> None:

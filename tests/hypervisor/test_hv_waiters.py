@@ -60,16 +60,16 @@ def test_a_busy_send_without_bit_0_registers_nobody(attributes: int) -> None:
 def test_other_bits_beside_notify_do_not_matter() -> None:
     _, vm, other = full_box()
     refuse(other, vm.id, 0xFFFF_FFFF)
-    assert vm.record.box.waiters == [other.id]
+    assert vm.record.mailbox.waiters == [other.id]
 
 
 def test_the_primary_registers_likewise() -> None:
     bench, vm, _ = full_box()
     assert bench.hv.send(vm.id, b"x", notify=False) is SendResult.BUSY
-    assert vm.record.box.waiters == []
+    assert vm.record.mailbox.waiters == []
     for _ in range(2):
         assert bench.hv.send(vm.id, b"x", notify=True) is SendResult.BUSY
-    assert vm.record.box.waiters == [1]
+    assert vm.record.mailbox.waiters == [1]
     assert vm.switch(FfaId.RX_RELEASE) == NotifyWaiters()
     assert bench.hv.writable() is None
     assert drain(bench, vm.id) == [1]
@@ -197,7 +197,7 @@ def test_writable_get_writes_x0_alone_and_is_refused_by_smc() -> None:
     vm = Bench().vm()
     assert vm.call(WRITABLE_GET) == hf(-1)
     assert vm.call(WRITABLE_GET, by=Smc) == hf(-1)
-    vm.record.box.became_writable(7)
+    vm.record.mailbox.became_writable(7)
     assert vm.call(WRITABLE_GET, by=Smc) == hf(-1)
     assert vm.call(WRITABLE_GET) == hf(7)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from hfsched.mailbox.mirror import Mirror, Resting
+from hfsched.mailbox.mirror import Mirror, VcpuActivity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["GONE", "OFF", "PARK", "RUN", "WFI", "WFM", "Case", "ParkedError", "ScriptedRuntime"]
 
 T = TypeVar("T")
-RUN, WFM, WFI, OFF, GONE = Resting
+RUN, WFM, WFI, OFF, GONE = VcpuActivity
 PARK = {
     WFM: lambda mirror, vcpu: mirror.wait_for_message(vcpu, None),
     WFI: lambda mirror, vcpu: mirror.wait_for_interrupt(vcpu, None),
@@ -151,7 +151,7 @@ class ScriptedRuntime:
 class Case:
     """A mirror whose vCPUs are in the states given."""
 
-    def __init__(self, *rests: Resting) -> None:
+    def __init__(self, *rests: VcpuActivity) -> None:
         self.runtime = ScriptedRuntime()
         self.rested = 0
         self.mirror = Mirror(self.runtime, "g", len(rests), self._rest)
@@ -168,8 +168,8 @@ class Case:
         assert not any(lock.held for lock in self.runtime.locks), "told with the lock held"
         self.rested += 1
 
-    def rests(self) -> list[Resting]:
-        return [self.mirror.resting(vcpu) for vcpu in range(len(self.runtime.events))]
+    def rests(self) -> list[VcpuActivity]:
+        return [self.mirror.activity(vcpu) for vcpu in range(len(self.runtime.events))]
 
     def kicked(self, vcpu: int) -> bool:
         """Tell whether a wait of the running vCPU would end at once."""

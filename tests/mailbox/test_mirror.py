@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from scripted import GONE, OFF, PARK, RUN, WFI, WFM, Case, ParkedError
 
-from hfsched.mailbox.mirror import Mirror, Quiet, Resting
+from hfsched.mailbox.mirror import Mirror, Quiet, VcpuActivity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_a_delivery_claims_the_first_vcpu_that_waits(
-    rests: tuple[Resting, ...], claimed: int
+    rests: tuple[VcpuActivity, ...], claimed: int
 ) -> None:
     case = Case(*rests)
     assert case.mirror.deliver()
@@ -44,7 +44,9 @@ def test_a_delivery_claims_the_first_vcpu_that_waits(
 
 
 @pytest.mark.parametrize("rests", [(RUN,), (WFI,), (OFF,), (GONE,), (RUN, WFI, OFF, GONE)])
-def test_a_delivery_that_nobody_waits_for_is_believed_unread(rests: tuple[Resting, ...]) -> None:
+def test_a_delivery_that_nobody_waits_for_is_believed_unread(
+    rests: tuple[VcpuActivity, ...],
+) -> None:
     case = Case(*rests)
     assert not case.mirror.deliver()
     assert case.mirror.unread
@@ -70,9 +72,9 @@ def test_two_deliveries_claim_two_vcpus_and_the_third_is_unread() -> None:
 # wake
 
 
-@pytest.mark.parametrize("rest", [WFM, WFI, OFF])
-def test_waking_a_parked_vcpu_claims_it(rest: Resting) -> None:
-    case = Case(rest, WFI)
+@pytest.mark.parametrize("activity", [WFM, WFI, OFF])
+def test_waking_a_parked_vcpu_claims_it(activity: VcpuActivity) -> None:
+    case = Case(activity, WFI)
     case.mirror.wake(0)
     assert case.rests() == [RUN, WFI]
     assert [event.flag for event in case.runtime.events] == [True, False]
@@ -90,11 +92,11 @@ def test_waking_a_running_vcpu_kicks_it_until_its_next_run() -> None:
     assert not case.kicked(0)
 
 
-@pytest.mark.parametrize("rest", [WFM, WFI, OFF])
-def test_a_kick_keeps_a_vcpu_from_any_sleep(rest: Resting) -> None:
+@pytest.mark.parametrize("activity", [WFM, WFI, OFF])
+def test_a_kick_keeps_a_vcpu_from_any_sleep(activity: VcpuActivity) -> None:
     case = Case(RUN)
     case.mirror.wake(0)
-    PARK[rest](case.mirror, 0)
+    PARK[activity](case.mirror, 0)
     assert case.rests() == [RUN]
     assert case.rested == 0
 
@@ -164,30 +166,30 @@ def test_a_run_alone_does_not_clear_the_belief() -> None:
     assert case.mirror.unread
 
 
-@pytest.mark.parametrize("rest", [WFM, WFI])
+@pytest.mark.parametrize("activity", [WFM, WFI])
 @pytest.mark.parametrize("end", ["abort", "stop"])
-def test_nobody_sleeps_in_a_vm_that_has_ended(rest: Resting, end: str) -> None:
+def test_nobody_sleeps_in_a_vm_that_has_ended(activity: VcpuActivity, end: str) -> None:
     case = Case(RUN)
     getattr(case.mirror, end)()
     assert case.mirror.ended()
     case.mirror._slots[0].kick = False
     case.runtime.locks[0].used = False
-    PARK[rest](case.mirror, 0)
+    PARK[activity](case.mirror, 0)
     assert case.rests() == [RUN]
 
 
 # park ends
 
 
-@pytest.mark.parametrize("rest", [WFM, WFI, OFF])
-def test_a_claim_ends_the_sleep_and_is_used_up(rest: Resting) -> None:
+@pytest.mark.parametrize("activity", [WFM, WFI, OFF])
+def test_a_claim_ends_the_sleep_and_is_used_up(activity: VcpuActivity) -> None:
     case = Case(RUN)
     case.runtime.steps.append(lambda: case.mirror.wake(0))
-    PARK[rest](case.mirror, 0)
+    PARK[activity](case.mirror, 0)
     assert case.rests() == [RUN]
     assert not case.runtime.events[0].flag
     with pytest.raises(ParkedError):
-        PARK[rest](case.mirror, 0)
+        PARK[activity](case.mirror, 0)
 
 
 def test_an_event_without_a_claim_does_not_end_the_sleep() -> None:
@@ -199,13 +201,13 @@ def test_an_event_without_a_claim_does_not_end_the_sleep() -> None:
     assert not case.runtime.events[0].flag, "it would spin"
 
 
-@pytest.mark.parametrize("rest", [WFM, WFI])
-def test_the_timer_claims(rest: Resting) -> None:
+@pytest.mark.parametrize("activity", [WFM, WFI])
+def test_the_timer_claims(activity: VcpuActivity) -> None:
     case = Case(RUN)
-    wait = case.mirror.wait_for_message if rest is WFM else case.mirror.wait_for_interrupt
+    wait = case.mirror.wait_for_message if activity is WFM else case.mirror.wait_for_interrupt
 
     def time_passes() -> None:
-        assert case.rests() == [rest]
+        assert case.rests() == [activity]
         case.runtime.time = 500
 
     case.runtime.steps.append(time_passes)
@@ -235,14 +237,16 @@ def test_a_claim_at_the_moment_of_the_timer_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rest", "claimed"), [(WFM, True), (WFI, False), (OFF, False), (RUN, False), (GONE, False)]
+    ("activity", "claimed"), [(WFM, True), (WFI, False), (OFF, False), (RUN, False), (GONE, False)]
 )
-def test_a_direct_request_claims_only_who_waits_for_a_message(rest: Resting, claimed: bool) -> None:
-    case = Case(rest, WFM)
+def test_a_direct_request_claims_only_who_waits_for_a_message(
+    activity: VcpuActivity, claimed: bool
+) -> None:
+    case = Case(activity, WFM)
     assert case.mirror.claim_waiting(0) is claimed
-    assert case.rests() == [RUN if claimed else rest, WFM]
+    assert case.rests() == [RUN if claimed else activity, WFM]
     assert case.runtime.events[0].flag is claimed
-    assert not case.kicked(0) if rest is RUN else True
+    assert not case.kicked(0) if activity is RUN else True
 
 
 # aborted, invalid, stop

@@ -11,11 +11,11 @@ from hfsched.mailbox.mirror import Entry, Mirror
 def test_no_run_begins_while_the_vm_is_suspended() -> None:
     case = Case(RUN, RUN)
     assert case.mirror.suspend() == [0, 1]
-    assert not case.mirror.wait_still(0), "both may be in RUN"
+    assert not case.mirror.wait_quiesced(0), "both may be in RUN"
     for vcpu in (0, 1):
         with pytest.raises(ParkedError):
             case.mirror.before_run(vcpu)
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
     case.mirror.resume()
     assert case.mirror.before_run(0)
 
@@ -23,13 +23,13 @@ def test_no_run_begins_while_the_vm_is_suspended() -> None:
 def test_threads_that_are_still_to_come_are_not_waited_for() -> None:
     mirror = Mirror(ScriptedRuntime(), "g", 2)
     mirror.suspend()
-    assert mirror.wait_still(0)
+    assert mirror.wait_quiesced(0)
     with pytest.raises(ParkedError):
         mirror.before_run(0)
     mirror.resume()
     assert mirror.before_run(0)
     mirror.suspend()
-    assert not mirror.wait_still(0), "the first has come"
+    assert not mirror.wait_quiesced(0), "the first has come"
 
 
 def test_what_comes_during_a_suspension_is_kept() -> None:
@@ -37,7 +37,7 @@ def test_what_comes_during_a_suspension_is_kept() -> None:
     assert case.mirror.suspend() == [1]
     with pytest.raises(ParkedError):
         case.mirror.before_run(1)
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
     assert case.mirror.deliver(), "the vCPU that waits is claimed for the message"
     with pytest.raises(ParkedError):
         case.mirror.before_run(0)
@@ -53,10 +53,10 @@ def test_a_second_suspension_is_like_the_first() -> None:
     case = Case(RUN)
     for _ in range(2):
         case.mirror.suspend()
-        assert not case.mirror.wait_still(0)
+        assert not case.mirror.wait_quiesced(0)
         with pytest.raises(ParkedError):
             case.mirror.before_run(0)
-        assert case.mirror.wait_still(0)
+        assert case.mirror.wait_quiesced(0)
         case.mirror.resume()
         assert case.mirror.before_run(0)
 
@@ -64,9 +64,9 @@ def test_a_second_suspension_is_like_the_first() -> None:
 def test_who_leaves_during_a_suspension_is_waited_for_no_more() -> None:
     case = Case(RUN, WFM)
     case.mirror.suspend()
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
     case.mirror.leave(0)
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
 
 
 def test_a_stop_ends_a_suspension() -> None:
@@ -87,15 +87,15 @@ def test_a_suspension_waits_for_who_is_sending() -> None:
     case = Case(WFM)
     assert [case.mirror.begin_send() for _ in range(3)] == [Entry.OPEN] * 3
     case.mirror.suspend()
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
     case.mirror.end_send()
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
     assert case.mirror.deliver(ends_send=True), "it claims the vCPU"
     with pytest.raises(ParkedError):
         case.mirror.before_run(0)
-    assert not case.mirror.wait_still(0), "one is left"
+    assert not case.mirror.wait_quiesced(0), "one is left"
     case.mirror.end_send()
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
 
 
 def test_an_unread_message_can_be_the_last_that_is_waited_for() -> None:
@@ -104,9 +104,9 @@ def test_an_unread_message_can_be_the_last_that_is_waited_for() -> None:
     case.mirror.suspend()
     with pytest.raises(ParkedError):
         case.mirror.before_run(0)
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
     assert not case.mirror.deliver(ends_send=True)
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
 
 
 def test_a_guests_delivery_ends_no_hosts_send() -> None:
@@ -116,14 +116,14 @@ def test_a_guests_delivery_ends_no_hosts_send() -> None:
     case.mirror.suspend()
     with pytest.raises(ParkedError):
         case.mirror.before_run(0)
-    assert not case.mirror.wait_still(0), "the host has not come to its own"
+    assert not case.mirror.wait_quiesced(0), "the host has not come to its own"
 
 
 def test_no_send_begins_while_the_vm_is_suspended() -> None:
     case = Case(WFM)
     case.mirror.suspend()
-    assert case.mirror.begin_send() is Entry.HELD
-    assert case.mirror.wait_still(0), "who is held is not waited for"
+    assert case.mirror.begin_send() is Entry.SUSPENDED
+    assert case.mirror.wait_quiesced(0), "who is held is not waited for"
     assert not case.mirror.wait_resumed(0)
     case.mirror.resume()
     assert case.mirror.wait_resumed(0)
@@ -151,40 +151,40 @@ def test_a_stop_lets_held_senders_go() -> None:
 def test_a_thread_that_is_held_elsewhere_is_in_no_run() -> None:
     case = Case(RUN)
     case.mirror.suspend()
-    case.mirror.hold(0)
-    assert case.mirror.wait_still(0)
+    case.mirror.block(0)
+    assert case.mirror.wait_quiesced(0)
     with pytest.raises(ParkedError):
-        case.mirror.go_on(0)
+        case.mirror.unblock(0)
     case.mirror.resume()
-    case.mirror.go_on(0)
+    case.mirror.unblock(0)
     case.mirror.suspend()
-    assert not case.mirror.wait_still(0), "it is on its way to a RUN again"
+    assert not case.mirror.wait_quiesced(0), "it is on its way to a RUN again"
 
 
 def test_a_thread_that_was_held_before_is_waited_for_no_more() -> None:
     case = Case(RUN)
-    case.mirror.hold(0)
+    case.mirror.block(0)
     case.mirror.suspend()
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
 
 
 def test_a_held_thread_that_goes_on_waits_for_the_end_of_the_suspension() -> None:
     case = Case(RUN)
-    case.mirror.hold(0)
+    case.mirror.block(0)
     case.mirror.suspend()
     case.runtime.steps.append(case.mirror.resume)
-    case.mirror.go_on(0)
+    case.mirror.unblock(0)
     assert not case.runtime.steps, "it has waited"
     case.mirror.suspend()
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
 
 
 def test_a_stop_lets_a_held_thread_go() -> None:
     case = Case(RUN)
     case.mirror.suspend()
-    case.mirror.hold(0)
+    case.mirror.block(0)
     case.mirror.stop()
-    case.mirror.go_on(0)
+    case.mirror.unblock(0)
     assert not case.mirror.before_run(0)
 
 
@@ -194,26 +194,26 @@ def test_a_stop_is_still_when_nobody_is_in_run_or_sending_any_more() -> None:
     assert mirror.begin_send() is Entry.OPEN
     mirror.stop()
     mirror.leave(0)
-    assert not mirror.wait_still(0), "a sender is half-way"
+    assert not mirror.wait_quiesced(0), "a sender is half-way"
     mirror.end_send()
-    assert mirror.wait_still(0)
+    assert mirror.wait_quiesced(0)
     mirror.suspend()
     mirror.resume()
-    assert mirror.wait_still(0), "nobody can be in RUN or sending ever again"
+    assert mirror.wait_quiesced(0), "nobody can be in RUN or sending ever again"
 
 
 def test_a_stop_is_not_still_while_a_vcpu_is_in_run() -> None:
     case = Case(RUN)
     case.mirror.stop()
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
     case.mirror.leave(0)
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
 
 
 def test_a_stop_of_which_everybody_has_left_is_still_at_once() -> None:
     case = Case(GONE)
     case.mirror.stop()
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)
 
 
 def test_a_suspension_beside_a_stop_takes_nothing_from_who_waits_for_a_sender() -> None:
@@ -222,6 +222,6 @@ def test_a_suspension_beside_a_stop_takes_nothing_from_who_waits_for_a_sender() 
     case.mirror.stop()
     case.mirror.suspend()
     case.mirror.resume()
-    assert not case.mirror.wait_still(0)
+    assert not case.mirror.wait_quiesced(0)
     case.mirror.end_send()
-    assert case.mirror.wait_still(0)
+    assert case.mirror.wait_quiesced(0)

@@ -13,7 +13,7 @@ from hfsched.mailbox.ports import (
     PAYLOAD_MAX,
     QUEUE_MAX,
     RAW,
-    Letter,
+    PortMessage,
     Ports,
     frame,
 )
@@ -59,7 +59,7 @@ def test_the_header_is_sixteen_bytes_little_endian_source_first() -> None:
 def test_a_message_comes_to_its_port_without_its_header(ports: Ports) -> None:
     port = ports.open(VM, 7)
     assert ports.put(VM, frame(9, 7, b"hello"))
-    assert port.get(now()) == Letter(9, b"hello")
+    assert port.get(now()) == PortMessage(9, b"hello")
     assert port.get(now()) is None
 
 
@@ -68,14 +68,14 @@ def test_a_port_keeps_the_order(ports: Ports) -> None:
     for number in range(QUEUE_MAX):
         ports.put(VM, frame(1, 7, b"%d" % number))
     got = [port.get(now()) for _ in range(QUEUE_MAX)]
-    assert got == [Letter(1, b"%d" % number) for number in range(QUEUE_MAX)]
+    assert got == [PortMessage(1, b"%d" % number) for number in range(QUEUE_MAX)]
 
 
 def test_ports_of_two_vms_do_not_meet(ports: Ports) -> None:
     mine, theirs = ports.open(VM, 7), ports.open(OTHER, 7)
     ports.put(OTHER, frame(1, 7, b"x"))
     assert mine.get(now()) is None
-    assert theirs.get(now()) == Letter(1, b"x")
+    assert theirs.get(now()) == PortMessage(1, b"x")
 
 
 def test_every_connection_has_a_port_of_its_own(ports: Ports) -> None:
@@ -108,7 +108,7 @@ def test_closing_twice_does_not_close_a_successor(ports: Ports) -> None:
     successor = ports.open(VM, 7)
     port.close()
     ports.put(VM, frame(1, 7, b"x"))
-    assert successor.get(now()) == Letter(1, b"x")
+    assert successor.get(now()) == PortMessage(1, b"x")
 
 
 # Without framing.
@@ -119,7 +119,7 @@ def test_a_raw_vm_has_one_port_and_no_header(ports: Ports) -> None:
     assert port.number == RAW
     for message in (b"", b"x", b"x" * 4096):
         assert ports.put(BARE, message)
-        assert port.get(now()) == Letter(RAW, message)
+        assert port.get(now()) == PortMessage(RAW, message)
     assert ports.counts(BARE) == (0, 0, 0)
     with pytest.raises(UserError, match=r"^vm 4: its only port \(framing raw\) is in use"):
         ports.open(BARE, 3)
@@ -135,8 +135,8 @@ def test_messages_for_a_port_never_opened_wait_for_it(ports: Ports) -> None:
     assert ports.counts(VM) == (3, 0, 0)
     port = ports.open(VM, 7)
     assert ports.counts(VM) == (1, 0, 0)
-    assert [port.get(now()) for _ in range(3)] == [Letter(1, b"a"), Letter(1, b"c"), None]
-    assert ports.open(VM, 8).get(now()) == Letter(1, b"b")
+    assert [port.get(now()) for _ in range(3)] == [PortMessage(1, b"a"), PortMessage(1, b"c"), None]
+    assert ports.open(VM, 8).get(now()) == PortMessage(1, b"b")
 
 
 def test_arrived_shows_what_waits(ports: Ports) -> None:
@@ -179,7 +179,7 @@ def test_a_message_without_a_whole_header_is_malformed(ports: Ports, size: int) 
 def test_a_header_alone_is_an_empty_message(ports: Ports) -> None:
     port = ports.open(VM, 7)
     ports.put(VM, frame(1, 7, b""))
-    assert port.get(now()) == Letter(1, b"")
+    assert port.get(now()) == PortMessage(1, b"")
 
 
 def test_waiting_counts_what_lies_in_open_ports(ports: Ports) -> None:
@@ -211,29 +211,29 @@ def test_hostile_port_numbers_do_not_grow_memory(messages: list[tuple[int, bytes
 
 
 def test_a_handler_is_called_with_each_message_and_has_no_queue(ports: Ports) -> None:
-    got: list[Letter] = []
+    got: list[PortMessage] = []
     ports.open(VM, 7, got.append)
     for number in range(3 * QUEUE_MAX):
         assert ports.put(VM, frame(1, 7, b"%d" % number))
-    assert got == [Letter(1, b"%d" % number) for number in range(3 * QUEUE_MAX)]
+    assert got == [PortMessage(1, b"%d" % number) for number in range(3 * QUEUE_MAX)]
     assert ports.waiting() == 0
 
 
 def test_a_handler_gets_what_waited_for_its_port(ports: Ports) -> None:
-    got: list[Letter] = []
+    got: list[PortMessage] = []
     ports.put(VM, frame(1, 7, b"a"))
     ports.put(VM, frame(1, 8, b"b"))
     ports.put(VM, frame(1, 7, b"c"))
     port = ports.open(VM, 7, got.append)
-    assert got == [Letter(1, b"a"), Letter(1, b"c")]
+    assert got == [PortMessage(1, b"a"), PortMessage(1, b"c")]
     assert ports.counts(VM) == (1, 0, 0)
-    assert not port.letters
+    assert not port.messages
 
 
 def test_a_handler_may_use_the_ports(ports: Ports) -> None:
     seen: list[tuple[int, int, int]] = []
 
-    def handler(_: Letter) -> None:
+    def handler(_: PortMessage) -> None:
         seen.append(ports.counts(VM))
         port.close()
 
@@ -243,7 +243,7 @@ def test_a_handler_may_use_the_ports(ports: Ports) -> None:
 
 
 def test_a_closed_handler_is_called_no_more(ports: Ports) -> None:
-    got: list[Letter] = []
+    got: list[PortMessage] = []
     port = ports.open(VM, None, got.append)
     port.close()
     ports.put(VM, frame(1, port.number, b"x"))
@@ -259,7 +259,7 @@ def test_after_a_stop_queues_can_be_emptied_and_nothing_comes(ports: Ports) -> N
     ports.put(VM, frame(1, 7, b"before"))
     ports.stop()
     assert not ports.put(VM, frame(1, 7, b"after"))
-    assert port.get() == Letter(1, b"before")
+    assert port.get() == PortMessage(1, b"before")
     assert port.get() is None  # at once: there is no deadline
     assert port.get() is None
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from hfsched.hypervisor.door import Injection, RunResult, SendResult, VmInfo
     from hfsched.hypervisor.vm import Vm
-    from hfsched.mailbox.box import RxState
+    from hfsched.mailbox.mailbox import RxState
     from hfsched.mailbox.mirror import Mirror
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.script import Program
@@ -108,7 +108,7 @@ class Guest:
 
     @property
     def rx(self) -> RxState:
-        return self.vm.box.state
+        return self.vm.mailbox.state
 
     @property
     def notes(self) -> list[bytes]:
@@ -137,7 +137,7 @@ class House:
             self.door,
             self.ports,
             on_abort=lambda name, reason: self.aborts.append((name, reason)),
-            on_rest=self._rested,
+            on_idle=self._rested,
         )
         self._engine = ScriptEngine(runtime)
         self._rams: list[Ram] = []
@@ -194,9 +194,9 @@ def send_all(guest: Guest, texts: list[bytes]) -> None:
         assert guest.outbox.send(text) is Sent.SENT
 
 
-def letter(text: bytes, source: int = 1, destination: int = 1) -> bytes:
+def port_message(text: bytes, source: int = 1, destination: int = 1) -> bytes:
     """Return a message with a header, as a guest or the host sends it."""
     return frame(source, destination, text)
 
 
-__all__ = ["BASE", "MEMORY", "Guest", "House", "Threshold", "letter", "send_all"]
+__all__ = ["BASE", "MEMORY", "Guest", "House", "Threshold", "port_message", "send_all"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.mailbox.mirror import Mirror, Resting
+from hfsched.mailbox.mirror import Mirror, VcpuActivity
 
 from .guests import (
     reader,
@@ -28,7 +28,7 @@ class Checked(Mirror):
     """A world asks for the key whenever the lock is taken or let go: a place to look."""
 
     def key(self) -> Hashable:
-        waiting = any(slot.rest is Resting.WFM for slot in self._slots)
+        waiting = any(slot.activity is VcpuActivity.WFM for slot in self._slots)
         assert not (self.unread and waiting), "believed unread, and a vCPU sleeps waiting for it"
         return super().key()
 

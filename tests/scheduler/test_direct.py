@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.hypervisor.door import Aborted, Busy, DirectResponse, Invalid, RunResult
-from hfsched.mailbox.box import RxState
-from hfsched.mailbox.mirror import Resting
+from hfsched.mailbox.mailbox import RxState
+from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.scheduler.sending import Sent
 
 from .guests import BELL, servant, sleeper, waiter, with_second
@@ -102,7 +102,7 @@ def test_a_request_that_was_refused_leaves_no_trace(world: World) -> None:
         house.start()
         assert house.driver.direct_request(2, 0, WORDS) == Busy(), "it has not begun"
         world.settle()
-        assert guest.mirror.resting(0) is Resting.WFM
+        assert guest.mirror.activity(0) is VcpuActivity.WFM
         got = ask(house, "host", WORDS)
         world.settle()
         assert got == [plus_one(WORDS)]

@@ -22,9 +22,9 @@ from hfsched.hypervisor.door import (
     WakeUp,
     Yield,
 )
-from hfsched.mailbox.box import RxState
-from hfsched.mailbox.mirror import Resting
-from hfsched.mailbox.ports import QUEUE_MAX, Letter
+from hfsched.mailbox.mailbox import RxState
+from hfsched.mailbox.mirror import VcpuActivity
+from hfsched.mailbox.ports import QUEUE_MAX, PortMessage
 from hfsched.scheduler.sending import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
 
@@ -43,7 +43,7 @@ from .guests import (
     ticking_sink,
     with_second,
 )
-from .house import Guest, House, letter
+from .house import Guest, House, port_message
 from .world import World
 
 
@@ -74,19 +74,21 @@ def test_results_after_which_the_vcpu_is_run_again(result: RunResult) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "rest"),
+    ("result", "activity"),
     [
-        (WaitForMessage(None), Resting.WFM),
-        (WaitForInterrupt(None), Resting.WFI),
-        (Invalid(), Resting.OFF),
+        (WaitForMessage(None), VcpuActivity.WFM),
+        (WaitForInterrupt(None), VcpuActivity.WFI),
+        (Invalid(), VcpuActivity.OFF),
     ],
 )
-def test_results_after_which_the_vcpu_sleeps_for_good(result: RunResult, rest: Resting) -> None:
+def test_results_after_which_the_vcpu_sleeps_for_good(
+    result: RunResult, activity: VcpuActivity
+) -> None:
     world = World()
     with House(world) as house:
         guest, stopped = one(house, world, result)
         assert stopped == "asleep g.0.wake"
-        assert guest.mirror.resting(0) is rest
+        assert guest.mirror.activity(0) is activity
         assert house.rests == 1
         world.advance(1 << 62)
         assert world.go("g.0") == "asleep g.0.wake"
@@ -130,11 +132,11 @@ def test_a_wake_up_of_another_vm_claims_its_vcpu() -> None:
         other = house.vm("other", sink, vcpus=2)
         house.start()
         world.settle()
-        assert other.mirror.resting(1) is Resting.OFF
+        assert other.mirror.activity(1) is VcpuActivity.OFF
         planned(house, WakeUp(3, 1))
         house.driver.vm(2).mirror.wake(0)
         world.go("g.0")
-        assert other.mirror.resting(1) is Resting.RUN
+        assert other.mirror.activity(1) is VcpuActivity.RUNNING
 
 
 def test_an_unknown_result_of_a_message_is_our_bug() -> None:
@@ -188,26 +190,26 @@ def test_a_message_for_the_host_leaves_the_primarys_rx_before_it_waits_for_room(
     world = World()
     with House(world) as house:
         texts = [b"%d" % number for number in range(QUEUE_MAX + 1)]
-        guest = house.vm("g", talker(2, 1, *[letter(text, 1, 5) for text in texts]))
+        guest = house.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
         house.start()
         world.settle()
         assert world.asleep() == ["g.0"]
-        assert house.hypervisor.registry.primary.box.state is RxState.EMPTY
+        assert house.hypervisor.registry.primary.mailbox.state is RxState.EMPTY
         assert house.ports.counts(2) == (QUEUE_MAX, 0, 0)
         assert house.runs(guest) == QUEUE_MAX + 1
         assert house.driver.vm(2).counters[0].to_host == QUEUE_MAX
         port = house.ports.open(2, 5)
         world.settle()
-        assert port.get(0) == Letter(1, b"0")
+        assert port.get(0) == PortMessage(1, b"0")
         world.settle()
-        assert [port.get(0) for _ in texts[1:]] == [Letter(1, text) for text in texts[1:]]
+        assert [port.get(0) for _ in texts[1:]] == [PortMessage(1, text) for text in texts[1:]]
         assert house.driver.vm(2).counters[0].to_host == QUEUE_MAX + 1
 
 
 def test_a_guest_held_for_room_holds_no_other() -> None:
     world = World()
     with House(world) as house:
-        flood = [letter(b"%d" % number, 1, 5) for number in range(QUEUE_MAX + 3)]
+        flood = [port_message(b"%d" % number, 1, 5) for number in range(QUEUE_MAX + 3)]
         house.vm("loud", talker(2, 1, *flood))
         polite = house.vm("polite", echo)
         end = house.connect(polite)
@@ -224,16 +226,16 @@ def test_a_guest_held_for_room_holds_no_other() -> None:
 def test_releasing_the_primarys_rx_tells_the_guests_that_wait_for_it() -> None:
     world = World()
     with House(world) as house:
-        first = house.vm("first", talker(2, 1, letter(b"one", 1, 5)))
-        second = house.vm("second", talker(3, 1, letter(b"two", 1, 5)))
+        first = house.vm("first", talker(2, 1, port_message(b"one", 1, 5)))
+        second = house.vm("second", talker(3, 1, port_message(b"two", 1, 5)))
         house.start()
         world.go("first.0", "rx_take")
         world.go("second.0")
-        assert second.mirror.resting(0) is Resting.WFI
-        assert house.hypervisor.registry.primary.box.waiters == [3]
+        assert second.mirror.activity(0) is VcpuActivity.WFI
+        assert house.hypervisor.registry.primary.mailbox.waiters == [3]
         world.settle()
         port = house.ports.open(2, 5), house.ports.open(3, 5)
-        assert [p.get(0) for p in port] == [Letter(1, b"one"), Letter(1, b"two")]
+        assert [p.get(0) for p in port] == [PortMessage(1, b"one"), PortMessage(1, b"two")]
         assert (3, 0, Intid.MAILBOX_WRITABLE) in house.door.injected
         assert first.driven.counters[0].to_host == second.driven.counters[0].to_host == 1
 
@@ -287,7 +289,7 @@ def test_writable_reaches_the_vcpu_that_enabled_it(index: int) -> None:
         for _ in range(10):
             world.go(f"s.{index}")
             world.go("s.0", "checkpoint yield")
-        assert to.vm.box.waiters == [3]
+        assert to.vm.mailbox.waiters == [3]
         world.settle()
         assert to.notes == [b"host", b"from s"]
 

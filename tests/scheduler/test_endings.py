@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfsched.abi.ffa import FfaId, Intid
-from hfsched.mailbox.mirror import Resting
+from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.mailbox.ports import QUEUE_MAX
 from hfsched.scheduler.driver import Driver
 from hfsched.scheduler.sending import Sent
@@ -24,7 +24,7 @@ from .guests import (
     with_second,
     yielder,
 )
-from .house import House, letter
+from .house import House, port_message
 from .world import World
 
 
@@ -122,7 +122,7 @@ def test_a_death_is_told_once_when_two_vcpus_die_together() -> None:
 
 def held(cpu: Cpu) -> Run:
     """Fill a port that nobody reads."""
-    flood = [letter(b"x", 1, 5) for _ in range(QUEUE_MAX + 1)]
+    flood = [port_message(b"x", 1, 5) for _ in range(QUEUE_MAX + 1)]
     yield from talker(2, 1, *flood)(cpu)
 
 
@@ -227,4 +227,4 @@ def test_a_kick_before_run_ends_the_run() -> None:
         world.go("g.0", "run 2.0")
         house.door.preempt(2, 0)
         assert world.go("g.0", "ran 2.0") == "ran 2.0 Preempted"
-        assert guest.mirror.resting(0) is Resting.RUN
+        assert guest.mirror.activity(0) is VcpuActivity.RUNNING

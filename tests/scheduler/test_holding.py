@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hfsched.mailbox.ports import FIRST_CONNECTION, QUEUE_MAX, Letter, Port, Ports, frame
+from hfsched.mailbox.ports import FIRST_CONNECTION, QUEUE_MAX, Port, PortMessage, Ports, frame
 
 from .world import World
 
@@ -43,8 +43,8 @@ class Case:
 
 def drain(port: Port) -> list[bytes]:
     out = []
-    while (letter := port.get(0)) is not None:
-        out.append(letter.payload)
+    while (port_message := port.get(0)) is not None:
+        out.append(port_message.payload)
     return out
 
 
@@ -59,13 +59,13 @@ def test_a_full_port_holds_who_brings_and_nobody_else() -> None:
     assert drain(open_) == [b"a", b"b"]
     case.world.settle()
     assert case.world.asleep() == ["held"]
-    assert full.get(0) == Letter(1, b"0")
+    assert full.get(0) == PortMessage(1, b"0")
     case.world.settle()
     assert case.brought["held"] == [True]
     assert drain(full)[-1] == b"late"
 
 
-def test_every_letter_taken_makes_room_for_one() -> None:
+def test_every_message_taken_makes_room_for_one() -> None:
     case = Case()
     port = case.full(VM, PORT)
     for name in ("a", "b", "c"):
@@ -111,8 +111,8 @@ def test_opening_the_port_itself_takes_what_was_held_after_what_waited() -> None
     case.world.settle()
     port = case.ports.open(VM, PORT)
     got = []
-    while (letter := port.get(0)) is not None:
-        got.append(letter.payload)
+    while (port_message := port.get(0)) is not None:
+        got.append(port_message.payload)
         case.world.settle()
     assert got == texts
 
@@ -122,17 +122,17 @@ def test_opening_with_a_handler_gives_it_what_was_held() -> None:
     texts = [b"%d" % index for index in range(QUEUE_MAX + 2)]
     case.bring("guest", VM, PORT, *texts)
     case.world.settle()
-    got: list[Letter] = []
+    got: list[PortMessage] = []
     case.ports.open(VM, PORT, got.append)
     case.world.settle()
-    assert [letter.payload for letter in got] == texts
+    assert [port_message.payload for port_message in got] == texts
 
 
 def test_a_stop_lets_everybody_go() -> None:
     case = Case()
     case.full(VM, PORT)
     empty = case.ports.open(VM, 8)
-    got: list[Letter | None] = []
+    got: list[PortMessage | None] = []
     case.bring("held", VM, PORT, b"late")
     case.world.spawn("reader", lambda: got.append(empty.get()))
     case.world.settle()
@@ -143,10 +143,10 @@ def test_a_stop_lets_everybody_go() -> None:
     assert got == [None]
 
 
-def test_a_reader_sleeps_until_a_letter_or_its_deadline() -> None:
+def test_a_reader_sleeps_until_a_message_or_its_deadline() -> None:
     case = Case()
     port = case.ports.open(VM, PORT)
-    got: list[Letter | None] = []
+    got: list[PortMessage | None] = []
     deadline = case.world.now() + 50
 
     def read() -> None:
@@ -160,13 +160,13 @@ def test_a_reader_sleeps_until_a_letter_or_its_deadline() -> None:
     assert case.world.asleep() == ["reader"]
     case.world.advance(50)
     case.world.settle()
-    assert got == [Letter(1, b"a"), None]
+    assert got == [PortMessage(1, b"a"), None]
 
 
 def test_two_readers_share_a_port() -> None:
     case = Case()
     port = case.ports.open(VM, PORT)
-    got: list[Letter | None] = []
+    got: list[PortMessage | None] = []
     for name in ("a", "b"):
         case.world.spawn(name, lambda: got.append(port.get()))
     case.world.settle()
@@ -175,7 +175,7 @@ def test_two_readers_share_a_port() -> None:
     assert len(case.world.asleep()) == 1
     case.ports.put(VM, frame(1, PORT, b"2"))
     case.world.settle()
-    assert got == [Letter(1, b"1"), Letter(1, b"2")]
+    assert got == [PortMessage(1, b"1"), PortMessage(1, b"2")]
 
 
 def test_a_hostile_guest_is_held_and_its_port_numbers_are_forgotten() -> None:
@@ -209,9 +209,9 @@ def test_any_order_keeps_each_bringers_order(seed: int) -> None:
 
     def read() -> None:
         while len(got) < 40:
-            letter = port.get()
-            assert letter is not None
-            got.append(letter.payload)
+            port_message = port.get()
+            assert port_message is not None
+            got.append(port_message.payload)
 
     case.world.spawn("reader", read)
     case.world.shuffle(random.Random(seed))
@@ -229,7 +229,7 @@ def test_room_in_one_port_is_not_lost_to_a_bringer_for_another() -> None:
     case.bring("a", VM, PORT, b"late")
     case.bring("b", OTHER, PORT, b"later")
     case.world.go("a", "wait port.2.7.room")  # a has looked, and is about to sleep
-    assert mine.get(0) == Letter(1, b"0")  # room for a
+    assert mine.get(0) == PortMessage(1, b"0")  # room for a
     case.world.go("b")  # b finds its own port full, and forgets that there was room
     case.world.settle()
     assert case.brought["a"] == [True]
@@ -240,7 +240,7 @@ def test_room_in_one_port_is_not_lost_to_a_bringer_for_another() -> None:
 def test_closing_a_port_lets_its_reader_go(stopped: bool) -> None:
     case = Case()
     port = case.ports.open(VM, PORT)
-    got: list[Letter | None] = []
+    got: list[PortMessage | None] = []
     case.world.spawn("reader", lambda: got.append(port.get()))
     case.world.settle()
     port.close()
@@ -257,7 +257,7 @@ def test_a_new_handler_gets_what_waited_before_what_comes() -> None:
     got: list[bytes] = []
 
     def host() -> None:
-        case.ports.open(VM, PORT, lambda letter: got.append(letter.payload))
+        case.ports.open(VM, PORT, lambda port_message: got.append(port_message.payload))
 
     case.world.spawn("host", host)
     case.world.go("host", "unlock ports")  # it is open, and has not been given anything

@@ -14,8 +14,8 @@ import pytest
 
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
 from hfsched.hypervisor.door import Busy, Injection, RunResult, SendResult
-from hfsched.mailbox.box import Box, RxState
-from hfsched.mailbox.mirror import Mirror, Resting, _Slot
+from hfsched.mailbox.mailbox import Mailbox, RxState
+from hfsched.mailbox.mirror import Mirror, VcpuActivity, _Slot
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.sending import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Wfi
@@ -60,7 +60,7 @@ class NoBelief(Mirror):
         with self._lock:
             self._senders -= ends_send
             for slot in self._slots:
-                if slot.rest is Resting.WFM:
+                if slot.activity is VcpuActivity.WFM:
                     self._claim(slot)
                     return True
             return False
@@ -111,7 +111,7 @@ class TwoSteps(Mirror):
                 return
         slot = self._slots[vcpu]
         with self._lock:
-            parked = self._rest(slot, Resting.WFM, deadline)
+            parked = self._begin_wait(slot, VcpuActivity.WFM, deadline)
         if parked:
             self._park(slot, deadline)
 
@@ -121,7 +121,7 @@ class TimerDoesNotClaim(Mirror):
         while True:
             woken = slot.event.wait(deadline)
             with self._lock:
-                if slot.rest is Resting.RUN:
+                if slot.activity is VcpuActivity.RUNNING:
                     slot.event.clear()
                     return
                 if not woken:
@@ -133,7 +133,9 @@ class AbortWakesNobody(Mirror):
     def abort(self) -> list[int]:
         with self._lock:
             self.dead = True
-            return [i for i, slot in enumerate(self._slots) if slot.rest is Resting.RUN]
+            return [
+                i for i, slot in enumerate(self._slots) if slot.activity is VcpuActivity.RUNNING
+            ]
 
 
 class OneDeliveryAtATime(Mirror):
@@ -159,7 +161,7 @@ class OnlyVcpu0(Driver):
             vm.mirror.wake(0)
 
 
-class AlwaysHandsOut(Box):
+class AlwaysHandsOut(Mailbox):
     """Waiters are handed out although the mailbox is full."""
 
     def take_waiter(self) -> int | None:
@@ -268,8 +270,8 @@ def abort_beside_sleepers(mirror: type[Mirror]) -> bool:
             world.go(vcpu, "ran 2.0 Yield")
         world.go("g.1")
         world.go("g.2")
-        rests = [guest.mirror.resting(index) for index in range(4)]
-        assert rests == [Resting.RUN, Resting.WFM, Resting.WFI, Resting.OFF]
+        rests = [guest.mirror.activity(index) for index in range(4)]
+        assert rests == [VcpuActivity.RUNNING, VcpuActivity.WFM, VcpuActivity.WFI, VcpuActivity.OFF]
         world.settle()
         assert house.aborts == [("g", "the guest function returned")]
         return world.asleep() != []
@@ -363,7 +365,7 @@ def test_waiters_are_handed_out_only_while_there_is_room(faulty: bool) -> None:
         guest = house.vm("g", sink, raw=True)
         house.vm("sender", talker(3, 2, b"one", b"two"))
         if faulty:
-            guest.vm.box = AlwaysHandsOut()
+            guest.vm.mailbox = AlwaysHandsOut()
         house.start()
         world.go("g.0")  # waits for a message
         world.go("sender.0")  # the second send was busy: it waits for WRITABLE

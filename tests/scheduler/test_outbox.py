@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from hfsched.errors import InternalError, UserError
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PAYLOAD_MAX
 from hfsched.scheduler.sending import Outbox, Sent
 
@@ -88,7 +88,7 @@ def test_try_send_is_busy_at_a_full_mailbox_and_leaves_no_trace(world: World) ->
         guest = blocked(house, world)
         assert guest.outbox.try_send(b"x") is Sent.BUSY
         assert guest.outbox.waiting() == 0
-        assert guest.vm.box.waiters == []
+        assert guest.vm.mailbox.waiters == []
         world.settle()
         assert guest.outbox.try_send(b"x") is Sent.SENT
         world.settle()
@@ -349,7 +349,9 @@ def test_an_endpoint_frames_what_it_sends(world: World) -> None:
         assert end.try_send(b"c") is Sent.BUSY
         world.settle()
         got = [end.recv(0), end.recv(0), end.recv(0)]
-        assert [letter and (letter.source, letter.payload) for letter in got] == [
+        assert [
+            port_message and (port_message.source, port_message.payload) for port_message in got
+        ] == [
             (5, b"a"),
             (5, b"b"),
             None,

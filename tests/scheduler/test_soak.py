@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.abi.ffa import FfaId, HfId, Intid
-from hfsched.mailbox.ports import Letter
+from hfsched.mailbox.ports import PortMessage
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.sending import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Program
@@ -30,7 +30,7 @@ from .guests import (
     with_second,
     yielder,
 )
-from .house import House, letter
+from .house import House, port_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,13 +151,15 @@ def test_two_vcpus_read_one_mailbox(house: House) -> None:
 
 def test_a_slow_reader_holds_its_guest_and_loses_nothing(house: House) -> None:
     count = 200
-    guest = house.vm("g", held_flood(2, [letter(b"%d" % index, 3, 5) for index in range(count)]))
+    guest = house.vm(
+        "g", held_flood(2, [port_message(b"%d" % index, 3, 5) for index in range(count)])
+    )
     end = house.connect(house.vm("other", echo))
     house.start()
     converse(house, end, "m", 50)  # while the flood has filled its queue
     port = house.ports.open(guest.id, 5)
     for index in range(count):
-        assert port.get(house.runtime.now() + LONG) == Letter(3, b"%d" % index)
+        assert port.get(house.runtime.now() + LONG) == PortMessage(3, b"%d" % index)
 
 
 @pytest.mark.parametrize("program", [sink, sleeper, spinner, yielder, reader])

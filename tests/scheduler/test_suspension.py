@@ -19,7 +19,7 @@ from hfsched.scheduler.sending import Sent
 from hfsched.scheduler.suspension import REST_MAX, Guard, Rest, Step, SuspendError
 
 from .guests import sink, talker
-from .house import Guest, House, letter
+from .house import Guest, House, port_message
 from .world import World
 
 
@@ -193,7 +193,7 @@ def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         assert world.go("host") == "asleep g.resumed"
         assert guest.outbox.try_send(b"y").name == "BUSY"
-        assert guest.vm.box.writable
+        assert guest.vm.mailbox.writable
         house.driver.resume()
         world.settle()
         assert guest.notes == [b"x"]
@@ -212,7 +212,7 @@ class Stopped:
         heard: list[Entry] = []
 
         def send() -> None:
-            while (entry := mirror.begin_send()) is Entry.HELD:
+            while (entry := mirror.begin_send()) is Entry.SUSPENDED:
                 mirror.wait_resumed(None)
             heard.append(entry)
 
@@ -262,24 +262,24 @@ def test_a_sender_that_has_begun_is_waited_for_after_a_stop_too() -> None:
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         world.go("host", "sent 2")
         guest.driven.mirror.stop()
-        assert not house.driver.wait_still(world.now())
+        assert not house.driver.wait_quiesced(world.now())
         world.settle()
         assert sent == [Sent.SENT]
-        assert house.driver.wait_still(world.now())
+        assert house.driver.wait_quiesced(world.now())
 
 
 def test_a_message_without_room_is_held_over_a_suspension() -> None:
     world = World()
     with House(world) as house:
         texts = [b"%d" % number for number in range(18)]
-        guest = house.vm("g", talker(2, 1, *[letter(text, 1, 5) for text in texts]))
+        guest = house.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
         house.start()
         world.settle()
         assert house.driver.suspend(0), "the thread that waits for room is in no RUN"
         port = house.ports.open(2, 5)
         assert port.get(0) is not None
         world.settle()
-        assert len(port.letters) == 15, "nothing is put meanwhile"
+        assert len(port.messages) == 15, "nothing is put meanwhile"
         house.driver.resume()
         got = [b"0"]
         while True:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def monitor(runtime: Runtime, end: End) -> None:
-    """Write a letter into the resource "log", and serve."""
+    """Write a port_message into the resource "log", and serve."""
 
     def make(begin: Begin, fds: Sequence[int]) -> Controller:
         log = fds[begin.resources.index("log")]

@@ -9,7 +9,7 @@ from talk import Target
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, Intid, PsciId
 from hfsched.programs.bundled import echo
-from hfsched.programs.library import Call, Mailbox, interrupt_enable, interrupt_get, swap_ports
+from hfsched.programs.library import Call, GuestMailbox, interrupt_enable, interrupt_get, swap_ports
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Load, Program, Smc, Step, Store
 
 __all__ = ["SCRIPT", "ScriptTarget", "cpus", "echo", "hostile", "relay", "trusty"]
@@ -33,15 +33,15 @@ SCRIPT = ScriptTarget("script", "script")
 
 def trusty(cpu: Cpu) -> Guest:
     """Port 1 of trusty: ``time``, ``sleep MS`` (one at a time), anything else."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     yield from interrupt_enable(Intid.VIRTUAL_TIMER)
     sleeper: tuple[int, bytes, bytes] | None = None
     while True:
-        found = box.message((yield Hvc(FfaId.MSG_WAIT)))
+        found = mailbox.message((yield Hvc(FfaId.MSG_WAIT)))
         if found is not None:
             sender, data = found
-            yield from box.release()
+            yield from mailbox.release()
             command, _, argument = data[16:].partition(b" ")
             if command == b"sleep":
                 sleeper = sender, data, b"slept %s ms" % argument
@@ -50,11 +50,11 @@ def trusty(cpu: Cpu) -> Guest:
             text = (
                 b"counter %d frequency 1000000000" % now(cpu) if command == b"time" else data[16:]
             )
-            yield from box.send(sender, swap_ports(data[:16]) + text)
+            yield from mailbox.send(sender, swap_ports(data[:16]) + text)
         elif sleeper is not None and (yield from interrupt_get()) == Intid.VIRTUAL_TIMER:
             cpu.arm(None)
             sender, data, text = sleeper
-            yield from box.send(sender, swap_ports(data[:16]) + text)
+            yield from mailbox.send(sender, swap_ports(data[:16]) + text)
 
 
 def now(cpu: Cpu) -> int:
@@ -71,41 +71,41 @@ def relay(cpu: Cpu) -> Guest:
 
     While a receiver is busy the mailbox is drained, or two relays would wait for each other.
     """
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     kept: deque[tuple[int, bytes]] = deque()
     while True:
-        found = (yield from box.poll()) if kept else (yield from box.wait())
+        found = (yield from mailbox.poll()) if kept else (yield from mailbox.wait())
         if found is not None:
             sender, data = found
-            yield from box.release()
-            kept.append((box.id - 1 if sender > box.id else box.id + 1, data))
-        if (yield from _sent(box, *kept[0])):
+            yield from mailbox.release()
+            kept.append((mailbox.id - 1 if sender > mailbox.id else mailbox.id + 1, data))
+        if (yield from _sent(mailbox, *kept[0])):
             kept.popleft()
         else:
             yield Hvc(FfaId.YIELD)
 
 
-def _sent(box: Mailbox, to: int, data: bytes) -> Call[bool]:
+def _sent(mailbox: GuestMailbox, to: int, data: bytes) -> Call[bool]:
     """Try to send; tell whether it was."""
-    error = yield from box.try_send(to, data)
+    error = yield from mailbox.try_send(to, data)
     assert error in (None, FfaError.BUSY)
     return error is None
 
 
 def hostile(cpu: Cpu) -> Guest:
     """The command ``spin`` of hostile."""
-    box = Mailbox(cpu)
-    yield from box.map()
-    yield from _spinning(box)
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from _spinning(mailbox)
     while True:
         yield Step()
 
 
-def _spinning(box: Mailbox) -> Call[None]:
-    sender, data = yield from box.wait()
-    yield from box.release()
-    yield from box.send(sender, swap_ports(data[:16]) + b"spinning")
+def _spinning(mailbox: GuestMailbox) -> Call[None]:
+    sender, data = yield from mailbox.wait()
+    yield from mailbox.release()
+    yield from mailbox.send(sender, swap_ports(data[:16]) + b"spinning")
 
 
 ROUNDS, STARTS, ENDED, WRONG, HOPS = range(5)  # words of a vCPU
@@ -158,7 +158,7 @@ class Cpus:
             while (yield from self.is_on(index)):
                 yield Hvc(FfaId.YIELD)
 
-    def run(self, box: Mailbox, command: str, *numbers: int) -> Call[str]:
+    def run(self, mailbox: GuestMailbox, command: str, *numbers: int) -> Call[str]:
         """Do what the guest of this name does."""
         others = range(1, self.get(OTHERS) + 1)
         if command == "count":
@@ -173,7 +173,7 @@ class Cpus:
             for _ in range(numbers[0]):
                 regs = yield Hvc(FfaId.RXTX_UNMAP)
                 self.add(WRONG, 0, regs[0] != FfaId.SUCCESS)
-                yield from box.map()
+                yield from mailbox.map()
                 if self.get(COUNTING):
                     yield from self.a_round_each()
         elif command == "ring":
@@ -193,30 +193,30 @@ class Cpus:
 
 def cpus(cpu: Cpu) -> Guest:
     """The guest `cpus`."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     shared = Cpus(cpu)
     others = 0
     while (yield Smc(PsciId.AFFINITY_INFO | CONVENTION_64, others + 1, 0))[0] in (0, 1):
         others += 1
     shared.set(OTHERS, others)
     while True:
-        sender, data = yield from box.wait()
-        yield from box.release()
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
         command, *numbers = data[16:].decode().split()
-        answer = yield from shared.run(box, command, *map(int, numbers))
-        yield from box.send(sender, swap_ports(data[:16]) + answer.encode())
+        answer = yield from shared.run(mailbox, command, *map(int, numbers))
+        yield from mailbox.send(sender, swap_ports(data[:16]) + answer.encode())
 
 
 def count(cpu: Cpu) -> Guest:
     """Count rounds, write TX and read RX in each."""
     shared = Cpus(cpu)
-    box = Mailbox(cpu)
-    sent = box.tx + 4096 - 8 * (cpu.index + 1)
+    mailbox = GuestMailbox(cpu)
+    sent = mailbox.tx + 4096 - 8 * (cpu.index + 1)
     while shared.get(COUNTING):
         number = shared.get(ROUNDS, cpu.index) + 1
         yield Store(sent, number)
-        yield Load(box.rx)
+        yield Load(mailbox.rx)
         shared.add(WRONG, cpu.index, (yield Load(sent)) != (number,))
         shared.set(ROUNDS, number, cpu.index)
     yield Smc(PsciId.CPU_OFF)

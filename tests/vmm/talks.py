@@ -39,10 +39,10 @@ def picture(host: Talk) -> list[object]:
         vm = host.vm(index)
         memory = zlib.crc32(vm.ram.read(0, vm.ram.size))
         runs = [dict(counters.runs) for counters in driven.counters]
-        box = (vm.box.state, vm.box.message, *vm.box.waiters)
+        mailbox = (vm.mailbox.state, vm.mailbox.message, *vm.mailbox.waiters)
         states = [each.state for each in vm.vcpus]
         registers = [_registers(host.target, each.cpu) for each in vm.vcpus]
-        out.append((vm.name, runs, vm.entries, memory, box, states, registers))
+        out.append((vm.name, runs, vm.entries, memory, mailbox, states, registers))
     return out
 
 

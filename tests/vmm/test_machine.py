@@ -90,9 +90,9 @@ def test_64_vms_all_answer(house: House) -> None:
             for vm, end in ends.items():
                 assert end.send(vm.encode(), house.deadline()) is Sent.SENT
             for vm, end in ends.items():
-                letter = end.recv(house.deadline())
-                assert letter is not None
-                assert letter.payload == vm.encode()
+                port_message = end.recv(house.deadline())
+                assert port_message is not None
+                assert port_message.payload == vm.encode()
         house.until_quiet(machine)
         assert machine.stop() == []
         for summary in machine.summary():
@@ -106,9 +106,9 @@ def test_a_message_through_a_chain_of_64_vms(house: House) -> None:
         machine.start()
         end = machine.endpoint("relay", 1)
         assert end.send(b"round", house.deadline()) is Sent.SENT
-        letter = end.recv(house.deadline())
-        assert letter is not None
-        assert letter.payload == b"round"
+        port_message = end.recv(house.deadline())
+        assert port_message is not None
+        assert port_message.payload == b"round"
         assert machine.stop() == []
 
 
@@ -179,9 +179,9 @@ def test_before_the_start_a_mailbox_is_busy_and_the_machine_is_not_quiet(house: 
         assert not machine.quiet()
         machine.start()
         assert end.send(b"in time", house.deadline()) is Sent.SENT
-        letter = end.recv(house.deadline())
-        assert letter is not None
-        assert letter.payload == b"in time"
+        port_message = end.recv(house.deadline())
+        assert port_message is not None
+        assert port_message.payload == b"in time"
 
 
 def test_it_is_quiet_only_when_the_answer_was_taken(house: House) -> None:
@@ -263,7 +263,7 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
         def interrupted(_deadline: int | None) -> bool:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(machine.driver, "wait_still", interrupted)
+        monkeypatch.setattr(machine.driver, "wait_quiesced", interrupted)
         with pytest.raises(KeyboardInterrupt):
             machine.close()
         assert ram._anchor is not None

@@ -26,7 +26,7 @@ from hfsched.hypervisor.door import (
     WakeUp,
 )
 from hfsched.hypervisor.vm import VcpuState
-from hfsched.mailbox.mirror import Resting
+from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.programs.library import error_of
 from hfsched.vcpu.engine import Hypercall
 
@@ -56,24 +56,26 @@ def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
     """Return what a story shows of each VM: the hypervisor's state, then the scheduler's mirror."""
     words: dict[str, str] = {}
     for vm in registry.vms.values():
-        words[f"{vm.name} mailbox"] = vm.box.state.value
+        words[f"{vm.name} mailbox"] = vm.mailbox.state.value
         for vcpu in vm.vcpus:
             words[f"vCPU {vm.name}.{vcpu.index}"] = _STATES.get(vcpu.state, vcpu.state.value)
         for vcpu in vm.vcpus:
             words[f"{vm.name}.{vcpu.index} pending"] = _interrupts(vcpu.interrupts.pending)
-        if vm.box.waiters:
-            words[f"{vm.name} waiters"] = str(vm.box.waiters)
+        if vm.mailbox.waiters:
+            words[f"{vm.name} waiters"] = str(vm.mailbox.waiters)
     for driven in driver.vms:
         words[f"{driven.name} mirror"] = "a message unread" if driven.mirror.unread else "-"
         for index, slot in enumerate(driven.mirror._slots):
             kicked = ", kicked" if slot.kick else ""
-            words[f"{driven.name}.{index} mirror"] = _RESTS.get(slot.rest, slot.rest.value) + kicked
+            words[f"{driven.name}.{index} mirror"] = (
+                _RESTS.get(slot.activity, slot.activity.value) + kicked
+            )
     return words
 
 
 # Of what waits, for a message and for an interrupt, the short names.
 _STATES = {VcpuState.BLOCKED_MAILBOX: "WFM", VcpuState.BLOCKED_INTERRUPT: "WFI"}
-_RESTS = {Resting.WFM: "WFM", Resting.WFI: "WFI"}
+_RESTS = {VcpuActivity.WFM: "WFM", VcpuActivity.WFI: "WFI"}
 
 
 class _Door:

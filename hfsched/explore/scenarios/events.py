@@ -23,8 +23,8 @@ from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.guests import RECEIVERS, Notes, ender
 from hfsched.explore.scenarios.house import SIZE, Guest, Host, House
 from hfsched.explore.scenarios.variants import PARTS
-from hfsched.mailbox.box import RxState
-from hfsched.mailbox.mirror import Resting
+from hfsched.mailbox.mailbox import RxState
+from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scheduler.sending import Sent
 from hfsched.vcpu.script import Program
@@ -123,7 +123,7 @@ class EventsScenario:
 
         def invariant() -> None:
             if suspended:
-                state = guest.vm.box.state
+                state = guest.vm.mailbox.state
                 assert state is suspended[0], f"the mailbox becomes {state.value} while suspended"
                 running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]
                 assert not running, f"vCPU {running[0]} is in RUN though the machine is suspended"
@@ -137,7 +137,7 @@ class EventsScenario:
                     assert len(resumed) == 2, "the suspender sleeps for ever"
 
         def final() -> Hashable:
-            return (guest.notes.key(), guest.vm.box.state, tuple(host.sent), host.ended)
+            return (guest.notes.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
 
         timers = self.event == "timer"
         return World(check, invariant=invariant, final=final, timers=timers, watch=house.words)
@@ -184,7 +184,7 @@ class EventsScenario:
         house.runtime.spawn(host.name, session)
 
     def _check(self, guest: Guest, host: Host) -> None:
-        state, read = guest.vm.box.state, guest.notes.read
+        state, read = guest.vm.mailbox.state, guest.notes.read
         assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
         assert host.ended, f"the host sleeps for ever after {len(host.sent)} messages"
         assert read == host.sent, f"read {read}, sent {host.sent}"
@@ -194,8 +194,10 @@ class EventsScenario:
     def _check_abort(self, house: House, guest: Guest, host: Host) -> None:
         assert len(house.aborts) == 1, f"{len(house.aborts)} aborts were reported"
         for vcpu in guest.vm.vcpus:
-            rest = guest.driven.mirror.resting(vcpu.index)
-            assert rest is Resting.GONE, f"the thread of vCPU {vcpu.index} is left: {rest.value}"
+            rest = guest.driven.mirror.activity(vcpu.index)
+            assert rest is VcpuActivity.GONE, (
+                f"the thread of vCPU {vcpu.index} is left: {rest.value}"
+            )
         assert host.ended, "the host waits for a VM that is dead"
         assert guest.notes.read == host.sent[: len(guest.notes.read)], "not in order"
 
@@ -205,7 +207,7 @@ def _suspend_twice(
 ) -> None:
     for _ in range(2):
         with house.guard.held():
-            suspended.append(guest.vm.box.state)
+            suspended.append(guest.vm.mailbox.state)
             house.runtime.checkpoint("suspended")
             suspended.clear()
         resumed.append(True)

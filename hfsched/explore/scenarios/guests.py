@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 
 from hfsched.abi.ffa import FfaError, FfaId, Intid
-from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get
+from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Wfi
 
 __all__ = ["GO", "RECEIVERS", "Notes", "ender", "sender"]
@@ -49,21 +49,21 @@ Program = Callable[[Notes, Cpu], Guest]
 
 
 def _echo(notes: Notes, cpu: Cpu) -> Guest:
-    box = Mailbox(cpu)
+    mailbox = GuestMailbox(cpu)
     while True:
-        notes.read.append((yield from box.wait())[1])
-        yield from box.release()
+        notes.read.append((yield from mailbox.wait())[1])
+        yield from mailbox.release()
 
 
 def _ticking(notes: Notes, cpu: Cpu) -> Guest:
-    box = Mailbox(cpu)
+    mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.VIRTUAL_TIMER)
     cpu.arm(TICK)
     while True:
-        found = box.message((yield Hvc(FfaId.MSG_WAIT)))
+        found = mailbox.message((yield Hvc(FfaId.MSG_WAIT)))
         if found is not None:
             notes.read.append(found[1])
-            yield from box.release()
+            yield from mailbox.release()
         elif (yield from interrupt_get()) == Intid.VIRTUAL_TIMER:
             notes.ticks += 1
 
@@ -73,29 +73,29 @@ def _sleeper(_: Notes, cpu: Cpu) -> Guest:  # noqa: ARG001
         yield Wfi()
 
 
-def _drain(notes: Notes, box: Mailbox) -> Guest:
-    while (found := (yield from box.poll())) is not None:
+def _drain(notes: Notes, mailbox: GuestMailbox) -> Guest:
+    while (found := (yield from mailbox.poll())) is not None:
         notes.read.append(found[1])
-        yield from box.release()
+        yield from mailbox.release()
 
 
-def _handler(notes: Notes, box: Mailbox) -> Callable[[Cpu], Guest]:
+def _handler(notes: Notes, mailbox: GuestMailbox) -> Callable[[Cpu], Guest]:
     def handle(_: Cpu) -> Guest:
         while (yield from interrupt_get()) == Intid.MAILBOX_READABLE:
-            yield from _drain(notes, box)
+            yield from _drain(notes, mailbox)
 
     return handle
 
 
 def _trusty(notes: Notes, cpu: Cpu) -> Guest:
-    box = Mailbox(cpu)
+    mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.MAILBOX_READABLE)
-    cpu.handler = _handler(notes, box)
+    cpu.handler = _handler(notes, mailbox)
     while True:
-        found = box.message((yield Hvc(FfaId.MSG_WAIT)))
+        found = mailbox.message((yield Hvc(FfaId.MSG_WAIT)))
         if found is not None:  # a fast call: interrupts stay masked, the pending one stays
             notes.read.append(found[1])
-            yield from box.release()
+            yield from mailbox.release()
         else:
             cpu.masked = False
             yield Hvc(FfaId.ID_GET)  # the window
@@ -103,9 +103,9 @@ def _trusty(notes: Notes, cpu: Cpu) -> Guest:
 
 
 def _reader(notes: Notes, cpu: Cpu) -> Guest:
-    box = Mailbox(cpu)
+    mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.MAILBOX_READABLE)
-    cpu.handler = _handler(notes, box)
+    cpu.handler = _handler(notes, mailbox)
     cpu.masked = False
     while True:
         yield Wfi()
@@ -120,14 +120,16 @@ def sender(own: int, to: int, messages: int) -> Program:
 
 
 def _sender(own: int, to: int, messages: int, notes: Notes, cpu: Cpu) -> Guest:
-    box = Mailbox(cpu)
-    box.id = own
+    mailbox = GuestMailbox(cpu)
+    mailbox.id = own
     yield from interrupt_enable(Intid.MAILBOX_WRITABLE)
     yield from interrupt_enable(GO)
     yield Wfi()
     yield from interrupt_get()
     while notes.sent < messages:
-        if (yield from box.try_send(to, bytes((own, notes.sent)), notify=True)) is FfaError.BUSY:
+        if (
+            yield from mailbox.try_send(to, bytes((own, notes.sent)), notify=True)
+        ) is FfaError.BUSY:
             notes.waits = True
             yield Wfi()
             yield from interrupt_get()

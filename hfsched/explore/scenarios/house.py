@@ -14,7 +14,7 @@ from hfsched.explore.objects import Thing
 from hfsched.explore.scenarios.guests import GO, Notes
 from hfsched.explore.scenarios.variants import Parts
 from hfsched.hypervisor.door import Injection
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import Ports
 from hfsched.scheduler.sending import Outbox, Sent
 from hfsched.scheduler.suspension import Guard, Step
@@ -107,8 +107,8 @@ class House:
         memory = HeapRam(name, SIZE) if ram is None else ram
         space.map(BASE, memory, 0, SIZE, Permissions.RWX)
         vm = self.hypervisor.registry.add(name, FFA_1_0, space, memory, BASE, vcpus)
-        vm.box = self._parts.box()
-        vm.box.rx, vm.box.tx = RX, TX
+        vm.mailbox = self._parts.mailbox()
+        vm.mailbox.rx, vm.mailbox.tx = RX, TX
         notes = Notes()
         made = programs(notes, vm.id)
         for index, vcpu in enumerate(vm.vcpus):
@@ -149,7 +149,7 @@ class House:
         """
 
         def alone() -> bool:
-            return not self.notifying and guest.vm.id not in receiver.vm.box.waiters
+            return not self.notifying and guest.vm.id not in receiver.vm.mailbox.waiters
 
         self.runtime.keep_alone(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
 
@@ -179,15 +179,15 @@ class _Waiters(Thing):
     def look(self, vms: Iterable[Vm]) -> None:
         seen = self._empty
         for vm in vms:
-            empty = vm.box.state is RxState.EMPTY
-            for waiter in vm.box.waiters:
+            empty = vm.mailbox.state is RxState.EMPTY
+            for waiter in vm.mailbox.waiters:
                 seen[vm.id, waiter] = seen.get((vm.id, waiter), False) or empty
         if seen:
             self._check({vm.id: vm for vm in vms})
 
     def _check(self, vms: dict[int, Vm]) -> None:
         for number, waiter in list(self._empty):
-            if waiter not in vms[number].box.waiters:
+            if waiter not in vms[number].mailbox.waiters:
                 assert self._empty.pop((number, waiter)), (
                     f"{waiter} is told that {vms[number].name} is writable, and it has not been "
                     "empty since it was refused: a livelock"

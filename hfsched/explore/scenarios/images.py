@@ -38,8 +38,8 @@ from hfsched.explore.scenarios.variants import PARTS, VARIANTS, Parts
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.hypervisor.run import Hypervisor
 from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
-from hfsched.mailbox.box import RxState
-from hfsched.mailbox.ports import Letter, Ports, frame
+from hfsched.mailbox.mailbox import RxState
+from hfsched.mailbox.ports import PortMessage, Ports, frame
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.sending import Outbox, Sent
@@ -104,7 +104,7 @@ class _Machine:
 
     def _put_records_back(self, vm: Vm) -> None:
         assert self._vm is not None
-        vm.box.rx, vm.box.tx = self._vm.box.rx, self._vm.box.tx
+        vm.mailbox.rx, vm.mailbox.tx = self._vm.mailbox.rx, self._vm.mailbox.tx
         self._put_pages_back(vm)
         for vcpu, cpu, saved, state in zip(
             vm.vcpus, self.cpus, self._saved, self._vcpus, strict=True
@@ -157,7 +157,7 @@ class Stage:
             vm = hypervisor.registry.add(
                 machine.name, FFA_1_0, machine.space, machine.ram, BASE, machine.vcpus
             )
-            vm.box = parts.box()
+            vm.mailbox = parts.mailbox()
             driver.add(vm.id, raw=False)
         return hypervisor, driver, ports
 
@@ -283,8 +283,8 @@ class ImagesScenario:
                 assert outbox.send(frame(port, TEXT_PORT, text.encode())) is Sent.SENT
             ended.append(number)
 
-        def arrived(number: int, letter: Letter) -> None:
-            answers[number].append(letter.payload.decode())
+        def arrived(number: int, port_message: PortMessage) -> None:
+            answers[number].append(port_message.payload.decode())
 
         if self.hosts == 1 or (self.hosts == 2 and len(outboxes) == 2):
             runtime.keep_private("*.outbox")
@@ -295,7 +295,7 @@ class ImagesScenario:
 
         def check() -> None:
             for vm in hypervisor.registry.vms.values():
-                state = vm.box.state
+                state = vm.mailbox.state
                 assert state is RxState.EMPTY, (
                     f"all sleep beside {vm.name}'s mailbox, which is {state.value}"
                 )

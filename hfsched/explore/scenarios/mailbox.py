@@ -17,7 +17,7 @@ from hfsched.explore.scenarios.guests import RECEIVERS, Notes, sender
 from hfsched.explore.scenarios.house import Guest, Host, House
 from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.door import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
-from hfsched.mailbox.box import RxState
+from hfsched.mailbox.mailbox import RxState
 from hfsched.vcpu.script import Program
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class MailboxScenario:
             self._check(receiver, hosts, senders)
 
         def final() -> Hashable:
-            return (receiver.notes.by_sender(), receiver.vm.box.state.value)
+            return (receiver.notes.by_sender(), receiver.vm.mailbox.state.value)
 
         return World(check, invariant=invariant, final=final, timers=False, watch=house.words)
 
@@ -121,7 +121,7 @@ class MailboxScenario:
     def _check(self, receiver: Guest, hosts: list[Host], senders: list[Guest]) -> None:
         expected = [bytes((host.number, n)) for host in hosts for n in range(self.messages)]
         expected += [bytes((guest.vm.id, n)) for guest in senders for n in range(self.messages)]
-        state, read = receiver.vm.box.state, receiver.notes.read
+        state, read = receiver.vm.mailbox.state, receiver.notes.read
         assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
         for host in hosts:
             assert host.ended, f"host {host.number} sent {len(host.sent)} of {self.messages}"

@@ -44,8 +44,8 @@ from hfsched.explore.scenarios.guests import GO, Notes
 from hfsched.explore.scenarios.house import Guest, Host, House
 from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.vm import VcpuState
-from hfsched.mailbox.box import RxState
-from hfsched.programs.library import Mailbox, interrupt_enable, interrupt_get
+from hfsched.mailbox.mailbox import RxState
+from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
 from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
 from hfsched.vcpu.script import Guest as Script
 
@@ -96,16 +96,16 @@ class _Vcpu:
         self._sibling = (index + 1) % siblings
 
     def __call__(self, notes: Notes, cpu: Cpu) -> Script:
-        box = Mailbox(cpu)
-        box.id = self._own
+        mailbox = GuestMailbox(cpu)
+        mailbox.id = self._own
         for action in self._word:
-            yield from self._act(action, notes, box, cpu)
+            yield from self._act(action, notes, mailbox, cpu)
 
-    def _act(self, action: str, notes: Notes, box: Mailbox, cpu: Cpu) -> Script:
+    def _act(self, action: str, notes: Notes, mailbox: GuestMailbox, cpu: Cpu) -> Script:
         match action:
             case "w" | "p":
                 call = FfaId.MSG_WAIT if action == "w" else FfaId.MSG_POLL
-                yield from self._take(box.message((yield Hvc(call))), notes, box)
+                yield from self._take(mailbox.message((yield Hvc(call))), notes, mailbox)
             case "i":
                 yield Wfi()
             case "g":
@@ -120,50 +120,50 @@ class _Vcpu:
                 yield Hvc(FfaId.YIELD)
             case "0" | "1" | "2":
                 to = FIRST_SECONDARY_ID + int(action) % self._vms
-                yield from self._send(to, notes, box, patient=False)
+                yield from self._send(to, notes, mailbox, patient=False)
             case "n":
-                yield from self._send(self._next, notes, box, patient=True)
+                yield from self._send(self._next, notes, mailbox, patient=True)
             case "x":
                 return
             case _:
-                yield from self._rest(action, notes, box, cpu)
+                yield from self._rest(action, notes, mailbox, cpu)
 
-    def _rest(self, action: str, notes: Notes, box: Mailbox, cpu: Cpu) -> Script:
+    def _rest(self, action: str, notes: Notes, mailbox: GuestMailbox, cpu: Cpu) -> Script:
         if action == "R":
             yield from interrupt_enable(Intid.MAILBOX_READABLE)
-            cpu.handler = partial(self._handle, notes, box)
+            cpu.handler = partial(self._handle, notes, mailbox)
             cpu.masked = False
         while True:
             if action == "W":
-                yield from self._take(box.message((yield Hvc(FfaId.MSG_WAIT))), notes, box)
+                yield from self._take(mailbox.message((yield Hvc(FfaId.MSG_WAIT))), notes, mailbox)
                 yield from self._get(notes)
             else:
                 yield Wfi()
                 if action == "I":
                     yield from self._get(notes)  # else it would never sleep again
 
-    def _handle(self, notes: Notes, box: Mailbox, _: Cpu) -> Script:
+    def _handle(self, notes: Notes, mailbox: GuestMailbox, _: Cpu) -> Script:
         yield from self._get(notes)
-        while (found := (yield from box.poll())) is not None:
-            yield from self._take(found, notes, box)
+        while (found := (yield from mailbox.poll())) is not None:
+            yield from self._take(found, notes, mailbox)
 
     def _get(self, notes: Notes) -> Script:
         if (yield from interrupt_get()) == Intid.MAILBOX_READABLE:
             notes.told += 1
 
-    def _take(self, found: tuple[int, bytes] | None, notes: Notes, box: Mailbox) -> Script:
+    def _take(self, found: tuple[int, bytes] | None, notes: Notes, mailbox: GuestMailbox) -> Script:
         if found is not None:
             notes.read.append(found[1])
-            yield from box.release()
+            yield from mailbox.release()
 
-    def _send(self, to: int, notes: Notes, box: Mailbox, *, patient: bool) -> Script:
+    def _send(self, to: int, notes: Notes, mailbox: GuestMailbox, *, patient: bool) -> Script:
         """Send {own id, to, n}; nothing to oneself."""
         if to == self._own or self._index:
             return
         message = bytes((self._own, to, notes.sent))
         if patient:
             yield from interrupt_enable(Intid.MAILBOX_WRITABLE)
-        while (error := (yield from box.try_send(to, message, notify=patient))) is not None:
+        while (error := (yield from mailbox.try_send(to, message, notify=patient))) is not None:
             if error is not FfaError.BUSY or not patient:
                 notes.waits = False
                 return
@@ -234,7 +234,7 @@ class ProgramsScenario:
             _check_messages(guests, hosts)
 
         def final() -> Hashable:
-            return tuple((guest.notes.key(), guest.vm.box.state) for guest in guests)
+            return tuple((guest.notes.key(), guest.vm.mailbox.state) for guest in guests)
 
         return World(check, invariant=invariant, final=final, timers=False, watch=house.words)
 
@@ -264,15 +264,17 @@ def _check_guest(guest: Guest, guests: list[Guest], ended: set[str]) -> None:
     for vcpu in vm.vcpus:
         who = f"{vm.name}.{vcpu.index}"
         if vcpu.state is VcpuState.BLOCKED_MAILBOX:
-            assert vm.box.state is not RxState.RECEIVED, f"{who} waits for a message that is there"
+            assert vm.mailbox.state is not RxState.RECEIVED, (
+                f"{who} waits for a message that is there"
+            )
         if vcpu.state in _BLOCKED:
             assert not vcpu.interrupts.up, f"{who} sleeps with an interrupt pending"
-            if vm.box.state is RxState.RECEIVED and vcpu.interrupts.enabled & _READABLE:
+            if vm.mailbox.state is RxState.RECEIVED and vcpu.interrupts.enabled & _READABLE:
                 assert guest.notes.told, f"{who} sleeps, and was not interrupted for a message"
         assert vcpu.state is not VcpuState.READY, f"{who} could run, and nobody runs it"
     target = guests[(guests.index(guest) + 1) % len(guests)].vm
     if guest.notes.waits and not target.aborting:
-        state = target.box.state
+        state = target.mailbox.state
         assert state is not RxState.EMPTY, f"{vm.name} waits for {target.name}, which is empty"
 
 
@@ -281,7 +283,7 @@ def _check_host(host: Host) -> None:
         return
     vm = host.to.vm
     assert not vm.aborting, f"{host.name} waits for {vm.name}, which is dead"
-    assert vm.box.state is not RxState.EMPTY, f"{host.name} waits for {vm.name}, which is empty"
+    assert vm.mailbox.state is not RxState.EMPTY, f"{host.name} waits for {vm.name}, which is empty"
 
 
 def _check_messages(guests: list[Guest], hosts: list[Host]) -> None:

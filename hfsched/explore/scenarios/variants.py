@@ -30,7 +30,7 @@ from hfsched.hypervisor.door import (
 from hfsched.hypervisor.registry import Registry
 from hfsched.hypervisor.run import Hypervisor
 from hfsched.hypervisor.vm import Vcpu, VcpuState
-from hfsched.mailbox.box import Box
+from hfsched.mailbox.mailbox import Mailbox
 from hfsched.scheduler.driver import DrivenVm, Driver
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ class FixedTarget(Driver):
             vm.mirror.wake(0)
 
 
-class AlwaysHandsOut(Box):
+class AlwaysHandsOut(Mailbox):
     """Waiters are handed out although the mailbox has filled again."""
 
     def take_waiter(self) -> int | None:
-        """See `Box.take_waiter`."""
+        """See `Mailbox.take_waiter`."""
         return self.waiters.pop(0) if self.waiters else None
 
 
@@ -207,7 +207,7 @@ class Parts:
 
     driver: type[Driver] = Driver
     hypervisor: type[Hypervisor] = Hypervisor
-    box: type[Box] = Box
+    mailbox: type[Mailbox] = Mailbox
 
 
 PARTS: Mapping[str, Parts] = {
@@ -216,7 +216,7 @@ PARTS: Mapping[str, Parts] = {
     "uninitialised": Parts(driver=Uninitialised),
     "wake-vcpu0": Parts(driver=WakeVcpu0),
     "fixed-target": Parts(driver=FixedTarget),
-    "waiter-livelock": Parts(box=AlwaysHandsOut),
+    "waiter-livelock": Parts(mailbox=AlwaysHandsOut),
     "early-run": Parts(hypervisor=EarlyRun),
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Box", "Header", "RxState"]
+__all__ = ["Header", "Mailbox", "RxState"]
 
 
 class RxState(Enum):
@@ -31,7 +31,7 @@ class Header:
     size: int
 
 
-class Box:
+class Mailbox:
     """The mailbox of one VM.
 
     `rx` and `tx` are where the VM keeps its buffers (offsets of one page each in its RAM), None
