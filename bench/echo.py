@@ -103,7 +103,7 @@ class Inline:
     ) -> None:
         spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="inline")], engine=engine)
         self.machine = Machine(spec, runtime, lambda _vm, _line: None)
-        self._door = self.machine.hypervisor
+        self._interface = self.machine.hypervisor
         self._driver = self.machine.driver
         self._done = runtime.event("done")
         self._left = 0
@@ -113,7 +113,7 @@ class Inline:
             self.machine.start()
 
     def send(self) -> None:
-        self._door.send(VM, self._message, notify=False)
+        self._interface.send(VM, self._message, notify=False)
         self._driver.deliver(VM)
 
     def _handle(self, port_message: PortMessage) -> None:

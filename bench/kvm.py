@@ -35,8 +35,8 @@ from echo import Inline, Threads
 
 from hfsched.abi.ffa import FfaId, HfId
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.door import Yield
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.hypervisor import Hypervisor
+from hfsched.hypervisor.interface import Yield
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime, tune_process
 from hfsched.vcpu.engine import Hypercall, Permissions

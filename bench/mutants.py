@@ -42,7 +42,14 @@ TARGETS: dict[str, tuple[str, ...] | None] = {
     "hfsched/mailbox/mailbox.py": None,
     "hfsched/scheduler/driver.py": None,
     "hfsched/scheduler/sending.py": None,
-    "hfsched/hypervisor/run.py": ("send", "rx_take", "rx_release", "waiter", "writable", "inject"),
+    "hfsched/hypervisor/hypervisor.py": (
+        "send",
+        "rx_take",
+        "rx_release",
+        "waiter",
+        "writable",
+        "inject",
+    ),
     "hfsched/hypervisor/messaging.py": ("rx_release", "msg_send", "msg_wait", "msg_poll"),
 }
 QUICK = (

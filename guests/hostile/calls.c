@@ -14,7 +14,7 @@ enum expect {
 	KEPT,	  /* -1 in x0, and x1..x7 as they were */
 };
 
-enum door { HVC, SMC };
+enum conduit { HVC, SMC };
 
 /* Stand-ins for what is known only when running. */
 #define SELF 0x5e1f000000000001UL      /* this VM's id */
@@ -25,7 +25,7 @@ enum door { HVC, SMC };
 
 static const struct check {
 	const char *name;
-	enum door door;
+	enum conduit conduit;
 	struct call call;
 	enum expect expect;
 	s64 value;
@@ -155,7 +155,7 @@ void check_calls(struct tally *tally)
 
 		for (unsigned int r = 1; r < 8; r++)
 			sent.r[r] = resolve(sent.r[r]);
-		result = check->door == SMC ? arch_firmware_call(sent) : arch_hypercall(sent);
+		result = check->conduit == SMC ? arch_firmware_call(sent) : arch_hypercall(sent);
 		while (mailbox_parse(&result, &message)) {
 			/* The host wrote meanwhile: that is no mistake of the hypervisor's. */
 			keep_message(&message);

@@ -27,7 +27,7 @@ void check_registers(struct tally *tally);
 
 /* chaos.c: returns the number of calls made. ports: where answers go, for stray messages. */
 u64 random_calls(u64 seed, u64 count, const struct ports *ports);
-/* Make one call, by the firmware's door or the usual one, and undo what would keep the guest from
+/* Make one call, by the firmware's conduit or the usual one, and undo what would keep the guest from
  * answering, as for a random one. */
 struct call tidy_call(struct call call, bool firmware);
 

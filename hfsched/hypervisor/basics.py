@@ -7,8 +7,8 @@ from uuid import UUID
 
 from hfsched.abi.dialect import Error
 from hfsched.abi.ffa import HYPERVISOR_ID, MAILBOX_SIZE
-from hfsched.hypervisor.answer import Answer, Switch
-from hfsched.hypervisor.door import WakeUp, Yield
+from hfsched.hypervisor.interface import WakeUp, Yield
+from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.mailbox.mailbox import Header, RxState
 
 if TYPE_CHECKING:
@@ -29,27 +29,27 @@ __all__ = [
 ]
 
 
-def version(_: Registry, vcpu: Vcpu, requested: int) -> Answer:
+def version(_: Registry, vcpu: Vcpu, requested: int) -> Reply:
     """Return the version of the dialect."""
     return vcpu.vm.dialect.version(requested)
 
 
-def features(_: Registry, vcpu: Vcpu, function: int) -> Answer:
+def features(_: Registry, vcpu: Vcpu, function: int) -> Reply:
     """Tell whether a function is there."""
     return vcpu.vm.dialect.features(function)
 
 
-def not_supported(_: Registry, vcpu: Vcpu) -> Answer:
+def not_supported(_: Registry, vcpu: Vcpu) -> Reply:
     """Refuse what the specification knows and this hypervisor has not."""
     return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
 
 
-def id_get(_: Registry, vcpu: Vcpu) -> Answer:
+def id_get(_: Registry, vcpu: Vcpu) -> Reply:
     """Return the caller's VM id."""
     return vcpu.vm.dialect.success(vcpu.vm.id)
 
 
-def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Answer:
+def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Reply:
     """Write descriptors of the partitions with a UUID into the caller's RX, which is then READ."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -69,7 +69,7 @@ def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Answer:
     return abi.success(len(partitions))
 
 
-def yield_(_: Registry, vcpu: Vcpu) -> Answer:
+def yield_(_: Registry, vcpu: Vcpu) -> Reply:
     """Let others run."""
     abi = vcpu.vm.dialect
     if vcpu.direct_origin is not None:
@@ -77,12 +77,12 @@ def yield_(_: Registry, vcpu: Vcpu) -> Answer:
     return Switch(abi.success(), Yield())
 
 
-def run(_: Registry, vcpu: Vcpu, vm: int, index: int) -> Answer:  # noqa: ARG001
-    """Refuse: only the primary may, and it has its own door."""
+def run(_: Registry, vcpu: Vcpu, vm: int, index: int) -> Reply:  # noqa: ARG001
+    """Refuse: only the primary may, and it has its own interface."""
     return vcpu.vm.dialect.error(Error.DENIED)
 
 
-def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Answer:
+def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Reply:
     """Enable or disable an interrupt id of the calling vCPU."""
     if not vcpu.interrupts.valid(intid):
         return vcpu.vm.dialect.value(-1)
@@ -92,7 +92,7 @@ def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Answer:
     return vcpu.vm.dialect.value(0)
 
 
-def interrupt_get(_: Registry, vcpu: Vcpu) -> Answer:
+def interrupt_get(_: Registry, vcpu: Vcpu) -> Reply:
     """Take the lowest enabled and pending interrupt of the calling vCPU."""
     vm = vcpu.vm
     lock = vm.lock
@@ -107,7 +107,7 @@ def interrupt_get(_: Registry, vcpu: Vcpu) -> Answer:
     return vm.dialect.value(intid)
 
 
-def interrupt_inject(_: Registry, vcpu: Vcpu, vm: int, index: int, intid: int) -> Answer:
+def interrupt_inject(_: Registry, vcpu: Vcpu, vm: int, index: int, intid: int) -> Reply:
     """Make an interrupt pending in a vCPU of the caller's own VM."""
     own = vcpu.vm
     if not vcpu.interrupts.valid(intid) or vm != own.id or index >= len(own.vcpus):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.dialect import Dialect, Op, Regs
 from hfsched.hypervisor import basics, messaging, power
-from hfsched.hypervisor.answer import Answer
+from hfsched.hypervisor.reply import Reply
 from hfsched.vcpu.engine import Conduit, Hypercall
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["Calls"]
 
 _SMC = Conduit.SMC  # an enumeration takes long to find its members
 
-Handler = Callable[..., Answer]
+Handler = Callable[..., Reply]
 Table: TypeAlias = dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool]]
 
 HANDLERS: dict[Op, Handler] = {
@@ -78,7 +78,7 @@ class Calls:
         self._registry = registry
         self._log = log
 
-    def answer(self, vcpu: Vcpu, call: Hypercall) -> Answer:
+    def dispatch(self, vcpu: Vcpu, call: Hypercall) -> Reply:
         """Do what the guest asks for; an id that nobody knows gets the dialect's answer."""
         dialect = vcpu.vm.dialect
         number = call.args[0] & 0xFFFF_FFFF

@@ -1,6 +1,6 @@
 """Messages between VMs: RX and TX, sending, waiting, releasing, who waits for whom.
 
-Each function takes the calling vCPU and decoded arguments and returns an `Answer`.  The order of
+Each function takes the calling vCPU and decoded arguments and returns an `Reply`.  The order of
 the checks is Hafnium's (f0701679c0, api.c), for it decides which error a guest sees.
 """
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from hfsched.abi.dialect import Error
 from hfsched.abi.ffa import MAILBOX_SIZE
-from hfsched.hypervisor.answer import Answer, Switch
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     DirectResponse,
     Message,
     NotifyWaiters,
     WaitForMessage,
 )
 from hfsched.hypervisor.pages import OWN, Mode
+from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.hypervisor.vm import Primary, Vcpu, VcpuState, Vm
 from hfsched.mailbox.mailbox import Header, RxState
 from hfsched.memory.ram import PAGE_SIZE
@@ -43,7 +43,7 @@ _TX = Mode(Permissions.RW, owned=False, exclusive=False)
 _RX = Mode(Permissions.READ, owned=False, exclusive=False)
 
 
-def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Answer:
+def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
     """Take one page each for TX and RX: the VM keeps TX to read and write, RX to read."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -65,7 +65,7 @@ def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Answer:
     return _writable(vcpu, waiters=waiters)
 
 
-def rxtx_unmap(_: Registry, vcpu: Vcpu, owner: int) -> Answer:
+def rxtx_unmap(_: Registry, vcpu: Vcpu, owner: int) -> Reply:
     """Give the pages back; an unread message is lost with them, as DEN0077A 7.2.3 has it.
 
     `owner` is 0 at a virtual instance (a VM's own id is taken too).
@@ -87,7 +87,7 @@ def _set_mode(vm: Vm, ipa: int, mode: Mode) -> None:
     vm.space.protect(ipa, PAGE_SIZE, mode.permissions)
 
 
-def rx_release(_: Registry, vcpu: Vcpu) -> Answer:
+def rx_release(_: Registry, vcpu: Vcpu) -> Reply:
     """Empty RX."""
     vm = vcpu.vm
     with vm.lock:
@@ -97,14 +97,14 @@ def rx_release(_: Registry, vcpu: Vcpu) -> Answer:
     return _writable(vcpu, waiters=waiters)
 
 
-def _writable(vcpu: Vcpu, *, waiters: bool) -> Answer:
+def _writable(vcpu: Vcpu, *, waiters: bool) -> Reply:
     success = vcpu.vm.dialect.success()
     return Switch(success, NotifyWaiters()) if waiters else success
 
 
 def msg_send(
     registry: Registry, vcpu: Vcpu, sender: int, receiver: int, size: int, notify: int
-) -> Answer:
+) -> Reply:
     """Copy `size` bytes of TX into the receiver's RX."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -132,7 +132,7 @@ def msg_send(
     return Switch(abi.success(), result)
 
 
-def msg_wait(_: Registry, vcpu: Vcpu) -> Answer:
+def msg_wait(_: Registry, vcpu: Vcpu) -> Reply:
     """Return the unread message, or block until there is one or an interrupt."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -148,7 +148,7 @@ def msg_wait(_: Registry, vcpu: Vcpu) -> Answer:
     return Switch(interrupted, WaitForMessage(None), VcpuState.BLOCKED_MAILBOX)
 
 
-def msg_poll(_: Registry, vcpu: Vcpu) -> Answer:
+def msg_poll(_: Registry, vcpu: Vcpu) -> Reply:
     """Return the unread message, or RETRY."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -161,7 +161,7 @@ def msg_poll(_: Registry, vcpu: Vcpu) -> Answer:
     return abi.message(header.sender, vm.id, header.size)
 
 
-def writable_get(_: Registry, vcpu: Vcpu) -> Answer:
+def writable_get(_: Registry, vcpu: Vcpu) -> Reply:
     """Return the next VM whose mailbox became writable for the caller, or -1."""
     vm = vcpu.vm
     with vm.lock:
@@ -169,18 +169,18 @@ def writable_get(_: Registry, vcpu: Vcpu) -> Answer:
     return vm.dialect.value(-1 if ready is None else ready)
 
 
-def waiter_get(_: Registry, vcpu: Vcpu, vm: int) -> Answer:  # noqa: ARG001
-    """Refuse: only the primary may ask, and it has its own door."""
+def waiter_get(_: Registry, vcpu: Vcpu, vm: int) -> Reply:  # noqa: ARG001
+    """Refuse: only the primary may ask, and it has its own interface."""
     return vcpu.vm.dialect.value(-1)
 
 
-def direct_request(_: Registry, vcpu: Vcpu, sender: int, receiver: int) -> Answer:  # noqa: ARG001
-    """Refuse: only the primary may ask, and it has its own door."""
+def direct_request(_: Registry, vcpu: Vcpu, sender: int, receiver: int) -> Reply:  # noqa: ARG001
+    """Refuse: only the primary may ask, and it has its own interface."""
     return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
 
 
-def direct_response(_: Registry, vcpu: Vcpu, sender: int, receiver: int, *words: int) -> Answer:
-    """Answer the direct request being served, and wait for a message."""
+def direct_response(_: Registry, vcpu: Vcpu, sender: int, receiver: int, *words: int) -> Reply:
+    """Reply the direct request being served, and wait for a message."""
     vm = vcpu.vm
     abi = vm.dialect
     if sender != vm.id or receiver == vm.id:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfsched.abi.dialect import Power
-from hfsched.hypervisor.answer import Answer, Switch
-from hfsched.hypervisor.door import WaitForInterrupt, WakeUp
+from hfsched.hypervisor.interface import WaitForInterrupt, WakeUp
+from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 
 if TYPE_CHECKING:
@@ -23,22 +23,22 @@ __all__ = [
 ]
 
 
-def psci_version(_: Registry, vcpu: Vcpu) -> Answer:
+def psci_version(_: Registry, vcpu: Vcpu) -> Reply:
     """Return 1.1."""
     return vcpu.vm.dialect.psci_version()
 
 
-def psci_features(_: Registry, vcpu: Vcpu, function: int) -> Answer:
+def psci_features(_: Registry, vcpu: Vcpu, function: int) -> Reply:
     """Tell what is known of a PSCI function."""
     return vcpu.vm.dialect.psci_features(function)
 
 
-def psci_not_supported(_: Registry, vcpu: Vcpu) -> Answer:
+def psci_not_supported(_: Registry, vcpu: Vcpu) -> Reply:
     """Refuse: SYSTEM_OFF and the like are the primary's."""
     return vcpu.vm.dialect.power(Power.NOT_SUPPORTED)
 
 
-def cpu_suspend(_: Registry, vcpu: Vcpu) -> Answer:
+def cpu_suspend(_: Registry, vcpu: Vcpu) -> Reply:
     """Wait for an interrupt, and succeed: every suspend is downgraded to that."""
     success = vcpu.vm.dialect.power(Power.SUCCESS)
     with vcpu.vm.lock:
@@ -47,12 +47,12 @@ def cpu_suspend(_: Registry, vcpu: Vcpu) -> Answer:
     return Switch(success, WaitForInterrupt(None), VcpuState.BLOCKED_INTERRUPT)
 
 
-def cpu_off(_: Registry, vcpu: Vcpu) -> Answer:
+def cpu_off(_: Registry, vcpu: Vcpu) -> Reply:
     """Turn the calling vCPU off."""
     return Switch(vcpu.vm.dialect.power(Power.DENIED), WaitForInterrupt(None), VcpuState.OFF)
 
 
-def cpu_on(_: Registry, vcpu: Vcpu, index: int, entry: int, context: int) -> Answer:
+def cpu_on(_: Registry, vcpu: Vcpu, index: int, entry: int, context: int) -> Reply:
     """Turn a vCPU of the same VM on: it will start at `entry` with x0 = `context`."""
     vm = vcpu.vm
     if index >= len(vm.vcpus):
@@ -66,7 +66,7 @@ def cpu_on(_: Registry, vcpu: Vcpu, index: int, entry: int, context: int) -> Ans
     return Switch(vm.dialect.power(Power.SUCCESS), WakeUp(vm.id, index))
 
 
-def affinity_info(_: Registry, vcpu: Vcpu, index: int, level: int) -> Answer:
+def affinity_info(_: Registry, vcpu: Vcpu, index: int, level: int) -> Reply:
     """Tell whether a vCPU of the same VM is on."""
     vm = vcpu.vm
     if level != 0 or index >= len(vm.vcpus):

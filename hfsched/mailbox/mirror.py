@@ -10,7 +10,7 @@ that, three things hold (and make that no wake-up is lost):
 So a vCPU that exits to wait for a message while one is believed unread is run again at once; if
 the guest has read it meanwhile, that RUN costs one spurious exit and says so.
 
-One lock for each VM guards everything here; it is never held across a door or while sleeping.
+One lock for each VM guards everything here; it is never held across the primary's interface or while sleeping.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The loop of each vCPU's thread, and the delivery of messages and wake-ups.
 
-Written against `Runtime` and `PrimaryDoor`: production runs it on threads over the hypervisor, the
+Written against `Runtime` and `PrimaryInterface`: production runs it on threads over the hypervisor, the
 explorer under every interleaving.  The mirror's text says why no wake-up is lost.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.abi.ffa import PRIMARY_ID, Intid
 from hfsched.errors import InternalError
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     DirectResponse,
@@ -21,7 +21,7 @@ from hfsched.hypervisor.door import (
     Message,
     NotifyWaiters,
     Preempted,
-    PrimaryDoor,
+    PrimaryInterface,
     RunResult,
     WaitForInterrupt,
     WaitForMessage,
@@ -86,13 +86,13 @@ class Driver:
     def __init__(
         self,
         runtime: Runtime,
-        door: PrimaryDoor,
+        interface: PrimaryInterface,
         ports: Ports,
         on_abort: Callable[[str, str], None] = lambda _name, _reason: None,
         on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._runtime = runtime
-        self._door = door
+        self._interface = interface
         self._ports = ports
         self._on_abort = on_abort
         self._on_idle = on_idle
@@ -103,7 +103,7 @@ class Driver:
 
     def add(self, number: int, *, raw: bool) -> DrivenVm:
         """Take charge of a VM; `raw` as `Ports.add` has it."""
-        info = self._door.info(number)
+        info = self._interface.info(number)
         if info is None:
             raise InternalError(f"no VM {number}")
         vm = DrivenVm(self._runtime, number, info.name, info.vcpus, self._on_idle)
@@ -123,7 +123,7 @@ class Driver:
         self._ports.stop()
         for vm in self._vms.values():
             for index in vm.mirror.stop():
-                self._door.preempt(vm.id, index)
+                self._interface.preempt(vm.id, index)
             vm.writable.set()
         return [task.name for task in self._tasks if not task.join(deadline)]
 
@@ -135,7 +135,7 @@ class Driver:
         """
         for vm in self._vms.values():
             for index in vm.mirror.suspend():
-                self._door.preempt(vm.id, index)
+                self._interface.preempt(vm.id, index)
         return self.wait_quiesced(deadline)
 
     def wait_quiesced(self, deadline: int | None = None) -> bool:
@@ -170,9 +170,9 @@ class Driver:
                     serving = request = slot.exchange(None)
                 self._runtime.forget(serving, request is not None)
                 if request is not None:
-                    result = self._door.direct_request(vm.id, index, request.words)
+                    result = self._interface.direct_request(vm.id, index, request.words)
                 else:
-                    result = self._door.run(vm.id, index)
+                    result = self._interface.run(vm.id, index)
                 counters.runs[type(result).__name__] += 1
                 self._runtime.forget(serving, request is not None, result)
                 if serving is not None and (
@@ -234,7 +234,7 @@ class Driver:
             return False
         for other in running:
             if other != index:
-                self._door.preempt(vm.id, other)
+                self._interface.preempt(vm.id, other)
         vm.writable.set()
         return True
 
@@ -251,15 +251,15 @@ class Driver:
 
         Harmless at any time: at worst it costs a spurious RUN.
         """
-        info = self._door.info(number)
+        info = self._interface.info(number)
         if info is not None and info.rx is RxState.RECEIVED:
             self.deliver(number)
 
     def notify_waiters(self, number: int) -> None:
         """Tell everybody who waits for the mailbox of `number` that it is writable."""
-        while (waiter := self._door.waiter(number)) is not None:
+        while (waiter := self._interface.waiter(number)) is not None:
             if waiter == PRIMARY_ID:
-                while (writable := self._door.writable()) is not None:
+                while (writable := self._interface.writable()) is not None:
                     self._vms[writable].writable.set()
             else:
                 self._interrupt(self._vms[waiter], Intid.MAILBOX_WRITABLE)
@@ -290,7 +290,7 @@ class Driver:
         """Interrupt the first vCPU that has the interrupt enabled."""
         for index in range(len(vm.counters)):
             self._runtime.forget(vm.id, index, intid, level=2)
-            injection = self._door.inject(vm.id, index, intid)
+            injection = self._interface.inject(vm.id, index, intid)
             if injection is Injection.WAKE:
                 vm.mirror.wake(index)
                 return
@@ -299,10 +299,10 @@ class Driver:
 
     def _to_host(self, vm: DrivenVm, index: int) -> None:
         """Empty the primary's RX at once; this thread then holds the message until it has room."""
-        taken = self._door.rx_take()
+        taken = self._interface.rx_take()
         if taken is None:
             raise InternalError(f"vm {vm.name}: a message for the host, and nothing in RX")
-        if self._door.rx_release():
+        if self._interface.rx_release():
             self.notify_waiters(PRIMARY_ID)
         counters = vm.counters[index]
         block, unblock = partial(vm.mirror.block, index), partial(vm.mirror.unblock, index)

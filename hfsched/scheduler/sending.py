@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
-from hfsched.hypervisor.door import PrimaryDoor, SendResult
+from hfsched.hypervisor.interface import PrimaryInterface, SendResult
 from hfsched.mailbox.mirror import Entry
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ class Sent(Enum):
 class Outbox:
     """Where host programs send to one VM."""
 
-    def __init__(self, runtime: Runtime, door: PrimaryDoor, driver: Driver, vm: DrivenVm) -> None:
+    def __init__(
+        self, runtime: Runtime, interface: PrimaryInterface, driver: Driver, vm: DrivenVm
+    ) -> None:
         self._runtime = runtime
-        self._door = door
+        self._interface = interface
         self._driver = driver
         self._vm = vm
         self._lock = runtime.lock(f"{vm.name}.outbox", state=lambda: len(self._turns))
@@ -93,7 +95,7 @@ class Outbox:
         if entry is Entry.ENDED:
             return Sent.DEAD
         try:
-            result = self._door.send(self._vm.id, message, notify=notify)
+            result = self._interface.send(self._vm.id, message, notify=notify)
         except BaseException:
             mirror.end_send()
             raise

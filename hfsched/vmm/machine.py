@@ -13,7 +13,7 @@ from uuid import UUID
 
 from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.errors import ConfigError, UserError
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity

@@ -327,19 +327,19 @@ def unknown_ids(target: Target) -> str:
         rest = (1, 2, 3, 4, 5, 6, 7)
         return " ".join(
             "-1" if words == ((1 << 64) - 1, *rest) else f"{number:#x}: {words}"
-            for door, number in calls
-            for words in [talk.call(door, number, *rest)]
+            for conduit, number in calls
+            for words in [talk.call(conduit, number, *rest)]
         )
 
 
 def arm_calls(target: Target) -> str:
     with Talk(target, "hostile") as talk:
-        return ", ".join(_said(talk.call(door, SMCCC_VERSION)) for door in ("hvc", "smc"))
+        return ", ".join(_said(talk.call(conduit, SMCCC_VERSION)) for conduit in ("hvc", "smc"))
 
 
 def vendor_uid(target: Target) -> str:
     with Talk(target, "hostile") as talk:
-        return ", ".join(_said(talk.call(door, KVM_UID)) for door in ("hvc", "smc"))
+        return ", ".join(_said(talk.call(conduit, KVM_UID)) for conduit in ("hvc", "smc"))
 
 
 def cpuid(target: Target) -> str:
@@ -355,8 +355,8 @@ def cpuid(target: Target) -> str:
 def ffa_version(target: Target) -> str:
     with Talk(target, "hostile") as talk:
         return ", ".join(
-            _said(talk.call(door, FfaId.VERSION, wanted))
-            for door, wanted in (("hvc", 0x1_0000), ("smc", 0x1_0002), ("hvc", 1 << 31))
+            _said(talk.call(conduit, FfaId.VERSION, wanted))
+            for conduit, wanted in (("hvc", 0x1_0000), ("smc", 0x1_0002), ("hvc", 1 << 31))
         )
 
 
@@ -373,7 +373,7 @@ def ffa_features(target: Target) -> str:
 
 def ffa_id(target: Target) -> str:
     with Talk(target, "hostile") as talk:
-        return ", ".join(_said(talk.call(door, FfaId.ID_GET)) for door in ("hvc", "smc"))
+        return ", ".join(_said(talk.call(conduit, FfaId.ID_GET)) for conduit in ("hvc", "smc"))
 
 
 def partition_info(target: Target) -> str:

@@ -150,9 +150,9 @@ class Talk:
 
     # What hostile does for the host.
 
-    def call(self, door: str, *words: int) -> Words:
+    def call(self, conduit: str, *words: int) -> Words:
         """Let `hostile` make a hypercall; return x0 to x7 after it."""
-        answer = self.ask(" ".join([door, *(f"{word:#x}" for word in words)]))
+        answer = self.ask(" ".join([conduit, *(f"{word:#x}" for word in words)]))
         return tuple(int(word, 16) for word in answer.split())
 
     def fault(self, command: str) -> dict[str, int] | None:

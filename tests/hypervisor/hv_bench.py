@@ -1,6 +1,6 @@
 """A bench for the hypervisor: VMs whose CPUs do what a test tells them to, and a clock that stands.
 
-The test is the primary: it calls the door itself.  A guest has no program of its own; it takes
+The test is the primary: it calls the interface itself.  A guest has no program of its own; it takes
 actions from a queue, one after another, keeps what each of them returned, and gives the CPU back
 (RUN returns `Preempted`) when nothing is left to do::
 
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, PsciId
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.door import Preempted, RunResult, WakeUp
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.hypervisor import Hypervisor
+from hfsched.hypervisor.interface import Preempted, RunResult, WakeUp
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime

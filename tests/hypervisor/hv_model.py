@@ -1,7 +1,7 @@
 """A second, small hypervisor, written from the facts alone: what each step must come to.
 
 It shares no code and no table with `hfsched.hypervisor` or `hfsched.abi`; results are spelled as
-the text of the door's dataclasses.  Time stands still while a guest runs.
+the text of the interface's dataclasses.  Time stands still while a guest runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Direct messages: the primary's requests, a secondary's responses.
 
-Not here, because this door has no such call: a request with a wrong sender or to oneself (the door
+Not here, because this interface has no such call: a request with a wrong sender or to oneself (the interface
 names no sender), a response by the primary.
 """
 
@@ -10,7 +10,7 @@ import pytest
 from hv_bench import JUNK, WAYS, Bench, Machine, Way, error, full, ids, interrupted, message
 
 from hfsched.abi.ffa import FfaError, FfaId, PsciId
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     DirectResponse,

@@ -10,7 +10,7 @@ from hv_bench import MINUS_1, WAYS, Bench, Machine, Way, error, ids, ok
 
 from hfsched.abi.ffa import FfaError, FfaId
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.door import SendResult
+from hfsched.hypervisor.interface import SendResult
 from hfsched.mailbox.mailbox import RxState
 
 INFO = FfaId.PARTITION_INFO_GET

@@ -9,7 +9,7 @@ import pytest
 from hv_bench import Bench, Machine, error, full, hf, message
 
 from hfsched.abi.ffa import FfaError, FfaId
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Injection,
     Preempted,
     WaitForInterrupt,

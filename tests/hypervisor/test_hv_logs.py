@@ -6,7 +6,7 @@ import pytest
 from hv_bench import Bench, Machine, full, hf
 
 from hfsched.hypervisor.console import PL011_BASE
-from hfsched.hypervisor.door import Preempted
+from hfsched.hypervisor.interface import Preempted
 from hfsched.vcpu.script import Hvc, Load, Smc, Store
 
 LOG = 0xBD00_0000

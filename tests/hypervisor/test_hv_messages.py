@@ -1,6 +1,6 @@
 """Setting up, and messages: RXTX_MAP, the states of RX, MSG_SEND, MSG_WAIT, MSG_POLL.
 
-Not here, because this door has no such call: MSG_WAIT and MSG_POLL by the primary, its RXTX_MAP.
+Not here, because this interface has no such call: MSG_WAIT and MSG_POLL by the primary, its RXTX_MAP.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hv_bench import (
 )
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId
-from hfsched.hypervisor.door import Message, Preempted, SendResult, WaitForMessage
+from hfsched.hypervisor.interface import Message, Preempted, SendResult, WaitForMessage
 from hfsched.hypervisor.pages import Mode
 from hfsched.mailbox.mailbox import RxState
 from hfsched.vcpu.engine import Permissions

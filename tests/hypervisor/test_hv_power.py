@@ -11,7 +11,7 @@ import pytest
 from hv_bench import BASE, PAGES, RX, TX, WAYS, Bench, Way, full, hf, ids, ok
 
 from hfsched.abi.ffa import FfaId, PsciId
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     Invalid,

@@ -1,6 +1,6 @@
 """RUN: whom it refuses, how a blocked vCPU answers, preemption, YIELD, WFI.
 
-In this door a deadline of 0 ("indefinite" on the wire) is None, and w1 is what the caller passed.
+In this interface a deadline of 0 ("indefinite" on the wire) is None, and w1 is what the caller passed.
 The primary's own YIELD has no place in it.
 """
 
@@ -10,7 +10,7 @@ import pytest
 from hv_bench import WAYS, Bench, Machine, Way, error, full, ids, message, ok
 
 from hfsched.abi.ffa import FfaError, FfaId, PsciId
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     Invalid,

@@ -6,7 +6,7 @@ import pytest
 from hv_bench import Bench, Machine, error, hf, interrupted, message
 
 from hfsched.abi.ffa import FfaError, FfaId, Intid, PsciId
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     DirectResponse,
     Preempted,
     RunResult,

@@ -1,6 +1,6 @@
 """Waiters: who asked to be told that a mailbox is writable, and how they are told.
 
-`WAITER_GET` of the facts is `PrimaryDoor.waiter`; the primary's own RX_RELEASE is `rx_release`.
+`WAITER_GET` of the facts is `PrimaryInterface.waiter`; the primary's own RX_RELEASE is `rx_release`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pytest
 from hv_bench import RX, TX, WAYS, Bench, Machine, Way, error, full, hf, ids, ok
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId
-from hfsched.hypervisor.door import Message, NotifyWaiters, Preempted, SendResult
+from hfsched.hypervisor.interface import Message, NotifyWaiters, Preempted, SendResult
 from hfsched.vcpu.script import Hvc, Smc
 
 WRITABLE_GET = 0xFF01

@@ -1,7 +1,7 @@
 """A whole house for a test: the real hypervisor with script guests, ports, a driver, outboxes.
 
-It runs on any runtime.  Between the scheduler and the hypervisor stands a `Threshold`, which says
-at each crossing of the door where it is, and can be told to answer in the hypervisor's place.
+It runs on any runtime.  Between the scheduler and the hypervisor stands a `TracedInterface`, which says
+at each crossing of the interface where it is, and can be told to answer in the hypervisor's place.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.mailbox.ports import Ports, frame
 from hfsched.memory.ram import Ram
 from hfsched.scheduler.driver import DrivenVm, Driver
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from hfsched.hypervisor.door import Injection, RunResult, SendResult, VmInfo
+    from hfsched.hypervisor.interface import Injection, RunResult, SendResult, VmInfo
     from hfsched.hypervisor.vm import Vm
     from hfsched.mailbox.mailbox import RxState
     from hfsched.mailbox.mirror import Mirror
@@ -37,11 +37,11 @@ MEMORY = 1 << 16
 BASE = 0x4000_0000
 
 
-class Threshold:
-    """The primary's door; `answers` holds what RUN of {vm, vcpu} returns instead, once each."""
+class TracedInterface:
+    """The primary's interface; `answers` holds what RUN of {vm, vcpu} returns instead, once each."""
 
-    def __init__(self, door: Hypervisor, point: Callable[[str], None]) -> None:
-        self._door = door
+    def __init__(self, interface: Hypervisor, point: Callable[[str], None]) -> None:
+        self._interface = interface
         self._point = point
         self.answers: dict[tuple[int, int], deque[RunResult]] = {}
         self.preempted: list[tuple[int, int]] = []
@@ -50,50 +50,50 @@ class Threshold:
     def run(self, vm: int, vcpu: int) -> RunResult:
         self._point(f"run {vm}.{vcpu}")
         planned = self.answers.get((vm, vcpu))
-        result = planned.popleft() if planned else self._door.run(vm, vcpu)
+        result = planned.popleft() if planned else self._interface.run(vm, vcpu)
         self._point(f"ran {vm}.{vcpu} {type(result).__name__}")
         return result
 
     def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
         self._point(f"request {vm}.{vcpu}")
-        result = self._door.direct_request(vm, vcpu, words)
+        result = self._interface.direct_request(vm, vcpu, words)
         self._point(f"requested {vm}.{vcpu} {type(result).__name__}")
         return result
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
         self._point(f"send {to}")
-        result = self._door.send(to, message, notify=notify)
+        result = self._interface.send(to, message, notify=notify)
         self._point(f"sent {to} {result.name}")
         return result
 
     def rx_take(self) -> tuple[int, bytes] | None:
         self._point("rx_take")
-        return self._door.rx_take()
+        return self._interface.rx_take()
 
     def rx_release(self) -> bool:
         self._point("rx_release")
-        return self._door.rx_release()
+        return self._interface.rx_release()
 
     def waiter(self, vm: int) -> int | None:
         self._point(f"waiter {vm}")
-        return self._door.waiter(vm)
+        return self._interface.waiter(vm)
 
     def writable(self) -> int | None:
         self._point("writable")
-        return self._door.writable()
+        return self._interface.writable()
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
         self._point(f"inject {vm}.{vcpu} {intid}")
         self.injected.append((vm, vcpu, intid))
-        return self._door.inject(vm, vcpu, intid)
+        return self._interface.inject(vm, vcpu, intid)
 
     def preempt(self, vm: int, vcpu: int) -> None:
         self._point(f"preempt {vm}.{vcpu}")
         self.preempted.append((vm, vcpu))
-        self._door.preempt(vm, vcpu)
+        self._interface.preempt(vm, vcpu)
 
     def info(self, vm: int) -> VmInfo | None:
-        return self._door.info(vm)
+        return self._interface.info(vm)
 
 
 class Guest:
@@ -128,13 +128,13 @@ class House:
         self.world = runtime if isinstance(runtime, World) else World()
         self.lines: list[tuple[str, bytes]] = []
         self.hypervisor = Hypervisor(runtime, lambda name, line: self.lines.append((name, line)))
-        self.door = Threshold(self.hypervisor, self.world.point)
+        self.interface = TracedInterface(self.hypervisor, self.world.point)
         self.ports = Ports(runtime)
         self.aborts: list[tuple[str, str]] = []
         self.rests = 0
         self.driver = driver(
             runtime,
-            self.door,
+            self.interface,
             self.ports,
             on_abort=lambda name, reason: self.aborts.append((name, reason)),
             on_idle=self._rested,
@@ -174,7 +174,7 @@ class House:
         driven = self.driver.add(vm.id, raw=raw)
         if mirror is not None:
             driven.mirror = mirror(self.runtime, name, vcpus, self._rested)
-        return Guest(vm, driven, Outbox(self.runtime, self.door, self.driver, driven))
+        return Guest(vm, driven, Outbox(self.runtime, self.interface, self.driver, driven))
 
     def start(self) -> None:
         self.driver.start()
@@ -199,4 +199,4 @@ def port_message(text: bytes, source: int = 1, destination: int = 1) -> bytes:
     return frame(source, destination, text)
 
 
-__all__ = ["BASE", "MEMORY", "Guest", "House", "Threshold", "port_message", "send_all"]
+__all__ = ["BASE", "MEMORY", "Guest", "House", "TracedInterface", "port_message", "send_all"]

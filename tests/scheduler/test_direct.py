@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.hypervisor.door import Aborted, Busy, DirectResponse, Invalid, RunResult
+from hfsched.hypervisor.interface import Aborted, Busy, DirectResponse, Invalid, RunResult
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.scheduler.sending import Sent
@@ -78,7 +78,7 @@ def test_a_response_may_come_after_a_preemption(world: World) -> None:
         got = ask(house, "host", STEPS)
         world.go("host")
         world.go("g.0", "request 2.0")
-        house.door.preempt(2, 0)
+        house.interface.preempt(2, 0)
         world.settle()
         assert got == [plus_one(STEPS)]
         assert guest.driven.counters[0].runs["Preempted"] == 1
@@ -238,7 +238,7 @@ def test_a_request_beside_the_one_being_served_harms_nobody(world: World) -> Non
         first = ask(house, "first", STEPS)
         world.go("first")
         world.go("g.0", "request 2.0")
-        house.door.preempt(2, 0)
+        house.interface.preempt(2, 0)
         world.go("g.0", "requested 2.0 Preempted")
         second = ask(house, "second", WORDS)
         world.go("second", "lock g.mirror")
@@ -289,7 +289,7 @@ def test_a_busy_run_does_not_end_the_request_being_served(world: World) -> None:
         world.settle()
         got = ask(house, "host", SLOW)
         world.settle()
-        house.door.answers[2, 0] = deque([Busy()])
+        house.interface.answers[2, 0] = deque([Busy()])
         house.hypervisor.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()

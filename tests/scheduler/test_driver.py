@@ -8,7 +8,7 @@ import pytest
 
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
 from hfsched.errors import InternalError
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     DirectResponse,
@@ -49,7 +49,7 @@ from .world import World
 
 def planned(house: House, *results: RunResult, vm: int = 2, vcpu: int = 0) -> None:
     """Let the next RUNs of a vCPU return these."""
-    house.door.answers[vm, vcpu] = deque(results)
+    house.interface.answers[vm, vcpu] = deque(results)
 
 
 def one(house: House, world: World, result: RunResult) -> tuple[Guest, str]:
@@ -172,7 +172,7 @@ def test_a_suspension_kicks_those_in_run_and_holds_them_until_the_end() -> None:
         guest.mirror.wake(0)
         world.go("g.0", "run 2.0")
         assert not house.driver.suspend(0)
-        assert house.door.preempted == [(2, 0)], "the others sleep"
+        assert house.interface.preempted == [(2, 0)], "the others sleep"
         runs = house.runs(guest)
         world.settle()
         assert house.driver.suspend(0)
@@ -236,7 +236,7 @@ def test_releasing_the_primarys_rx_tells_the_guests_that_wait_for_it() -> None:
         world.settle()
         port = house.ports.open(2, 5), house.ports.open(3, 5)
         assert [p.get(0) for p in port] == [PortMessage(1, b"one"), PortMessage(1, b"two")]
-        assert (3, 0, Intid.MAILBOX_WRITABLE) in house.door.injected
+        assert (3, 0, Intid.MAILBOX_WRITABLE) in house.interface.injected
         assert first.driven.counters[0].to_host == second.driven.counters[0].to_host == 1
 
 
@@ -307,7 +307,7 @@ def test_a_pending_interrupt_ends_the_search_for_a_vcpu() -> None:
         world.settle()
         house.driver.deliver(guest.id)
         house.driver.deliver(guest.id)
-        assert house.door.injected == [(2, 0, 1), (2, 0, 1)]
+        assert house.interface.injected == [(2, 0, 1), (2, 0, 1)]
         assert guest.mirror.wake_ups == 2  # CPU_ON's, and one interrupt's
 
 

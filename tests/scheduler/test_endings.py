@@ -206,7 +206,7 @@ def test_stop_lets_a_waiting_sender_go() -> None:
 def test_a_driver_needs_no_callbacks() -> None:
     world = World()
     with House(world) as house:
-        plain = Driver(world, house.door, house.ports)
+        plain = Driver(world, house.interface, house.ports)
         house.driver = plain
         house.vm("g", returns)
         house.start()
@@ -225,6 +225,6 @@ def test_a_kick_before_run_ends_the_run() -> None:
         guest = house.vm("g", steps)
         house.start()
         world.go("g.0", "run 2.0")
-        house.door.preempt(2, 0)
+        house.interface.preempt(2, 0)
         assert world.go("g.0", "ran 2.0") == "ran 2.0 Preempted"
         assert guest.mirror.activity(0) is VcpuActivity.RUNNING

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
-from hfsched.hypervisor.door import Busy, Injection, RunResult, SendResult
+from hfsched.hypervisor.interface import Busy, Injection, RunResult, SendResult
 from hfsched.mailbox.mailbox import Mailbox, RxState
 from hfsched.mailbox.mirror import Mirror, VcpuActivity, _Slot
 from hfsched.scheduler.driver import DrivenVm, Driver
@@ -157,7 +157,7 @@ class BusyIsASleep(Driver):
 
 class OnlyVcpu0(Driver):
     def _interrupt(self, vm: DrivenVm, intid: int) -> None:
-        if self._door.inject(vm.id, 0, intid) is Injection.WAKE:
+        if self._interface.inject(vm.id, 0, intid) is Injection.WAKE:
             vm.mirror.wake(0)
 
 
@@ -285,7 +285,7 @@ def a_busy_run(driver: type[Driver]) -> bool:
         house.start()
         world.settle()
         guest.outbox.send(b"one")
-        house.door.answers[2, 0] = deque([Busy()])
+        house.interface.answers[2, 0] = deque([Busy()])
         world.settle()
         assert lost(guest) or guest.notes == [b"one"]
         return lost(guest)
@@ -419,7 +419,7 @@ def test_a_sender_that_dies_between_send_and_deliver() -> None:
         guest = house.vm("g", sink, raw=True)
         house.start()
         world.settle()
-        assert house.door.send(guest.id, b"one", notify=False) is SendResult.SENT
+        assert house.interface.send(guest.id, b"one", notify=False) is SendResult.SENT
         world.settle()
         assert lost(guest)
         house.driver.recover(guest.id)

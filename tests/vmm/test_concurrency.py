@@ -18,7 +18,7 @@ from standins import SCRIPT
 from talk import KVM_X86, WITHIN, Talk, Target
 from talks import Threads, every_engine, talk
 
-from hfsched.hypervisor.door import Preempted
+from hfsched.hypervisor.interface import Preempted
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.scheduler.sending import Sent
 from hfsched.vcpu.engine import Permissions

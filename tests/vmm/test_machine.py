@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import ConfigError, ImageError, UserError
-from hfsched.hypervisor.door import SendResult
+from hfsched.hypervisor.interface import SendResult
 from hfsched.hypervisor.vm import Vm
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.sending import Sent

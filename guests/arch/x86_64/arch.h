@@ -46,13 +46,13 @@ struct call {
 			 : "memory");                                                              \
 	return (struct call){{x0, x1, x2, x3, x4, x5, x6, x7}}
 
-/* The usual door: every hypercall. */
+/* The usual conduit: every hypercall. */
 static inline struct call arch_hypercall(struct call c)
 {
 	ARCH_CALL("outl %%eax, $0x48", c);
 }
 
-/* The firmware's door: PSCI, and FF-A where the hypervisor takes it there too. */
+/* The firmware's conduit: PSCI, and FF-A where the hypervisor takes it there too. */
 static inline struct call arch_firmware_call(struct call c)
 {
 	ARCH_CALL("outl %%eax, $0x53", c);

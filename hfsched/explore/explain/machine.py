@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hfsched.abi.ffa import CONVENTION_64, PRIMARY_ID, FfaError, FfaId, HfId, Intid, PsciId
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Message,
-    PrimaryDoor,
+    PrimaryInterface,
     RunResult,
     SendResult,
     WaitForInterrupt,
@@ -33,7 +33,7 @@ from hfsched.vcpu.engine import Hypercall
 if TYPE_CHECKING:
     from hfsched.explore.explain.teller import Teller
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.hypervisor.door import Injection, VmInfo
+    from hfsched.hypervisor.interface import Injection, VmInfo
     from hfsched.hypervisor.registry import Registry
     from hfsched.hypervisor.vm import Vcpu
     from hfsched.scheduler.driver import Driver
@@ -45,11 +45,13 @@ HYPERVISOR = "hypervisor"
 _QUIET = (".kick", ".irq", ".direct", ".hv", ".mirror")
 
 
-def told(runtime: ExploreRuntime, door: PrimaryDoor, registry: Registry) -> PrimaryDoor:
-    """Return `door`, and when a story is told, one that tells it as well."""
+def told(
+    runtime: ExploreRuntime, interface: PrimaryInterface, registry: Registry
+) -> PrimaryInterface:
+    """Return `interface`, and when a story is told, one that tells it as well."""
     if runtime.teller is None:
-        return door
-    return _Door(runtime.teller, door, registry)
+        return interface
+    return _Door(runtime.teller, interface, registry)
 
 
 def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
@@ -79,22 +81,22 @@ _RESTS = {VcpuActivity.WFM: "WFM", VcpuActivity.WFI: "WFI"}
 
 
 class _Door:
-    """See `PrimaryDoor`; says what passes through it."""
+    """See `PrimaryInterface`; says what passes through it."""
 
-    def __init__(self, teller: Teller, door: PrimaryDoor, registry: Registry) -> None:
+    def __init__(self, teller: Teller, interface: PrimaryInterface, registry: Registry) -> None:
         self._teller = teller
-        self._door = door
+        self._interface = interface
         self._registry = registry
         quiet = teller.quiet
         teller.quiet = lambda name: name.endswith(_QUIET) or quiet(name)
         teller.ranks[HYPERVISOR] = 2
 
     def run(self, vm: int, vcpu: int) -> RunResult:
-        return self._entered(vm, vcpu, "RUN", lambda: self._door.run(vm, vcpu))
+        return self._entered(vm, vcpu, "RUN", lambda: self._interface.run(vm, vcpu))
 
     def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
         return self._entered(
-            vm, vcpu, "direct request", lambda: self._door.direct_request(vm, vcpu, words)
+            vm, vcpu, "direct request", lambda: self._interface.direct_request(vm, vcpu, words)
         )
 
     def _entered(self, vm: int, vcpu: int, what: str, call: Any) -> RunResult:
@@ -122,51 +124,51 @@ class _Door:
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
         with self._teller.inside(HYPERVISOR):
-            result = self._door.send(to, message, notify=notify)
+            result = self._interface.send(to, message, notify=notify)
         self._say(f"send {len(message)} bytes to {self._name(to)}: {result.value}")
         return result
 
     def rx_take(self) -> tuple[int, bytes] | None:
         with self._teller.inside(HYPERVISOR):
-            taken = self._door.rx_take()
+            taken = self._interface.rx_take()
         if taken is not None:
             self._say(f"take {len(taken[1])} bytes of {self._name(taken[0])} from RX")
         return taken
 
     def rx_release(self) -> bool:
         with self._teller.inside(HYPERVISOR):
-            waited = self._door.rx_release()
+            waited = self._interface.rx_release()
         self._say("RX_RELEASE" + (": others wait" if waited else ""))
         return waited
 
     def waiter(self, vm: int) -> int | None:
         with self._teller.inside(HYPERVISOR):
-            waiter = self._door.waiter(vm)
+            waiter = self._interface.waiter(vm)
         if waiter is not None:
             self._say(f"who waits for {self._name(vm)}? {self._name(waiter)}")
         return waiter
 
     def writable(self) -> int | None:
         with self._teller.inside(HYPERVISOR):
-            vm = self._door.writable()
+            vm = self._interface.writable()
         if vm is not None:
             self._say(f"what became writable? {self._name(vm)}")
         return vm
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
         with self._teller.inside(HYPERVISOR):
-            result = self._door.inject(vm, vcpu, intid)
+            result = self._interface.inject(vm, vcpu, intid)
         what = _interrupt(intid)
         self._say(f"inject {what} into {self._name(vm)}.{vcpu}: {_INJECTION[result.value]}")
         return result
 
     def preempt(self, vm: int, vcpu: int) -> None:
         with self._teller.inside(HYPERVISOR):
-            self._door.preempt(vm, vcpu)
+            self._interface.preempt(vm, vcpu)
         self._say(f"preempt {self._name(vm)}.{vcpu}")
 
     def info(self, vm: int) -> VmInfo | None:
-        return self._door.info(vm)
+        return self._interface.info(vm)
 
     def _say(self, text: str) -> None:
         self._teller.note(text, to=HYPERVISOR)

@@ -13,7 +13,7 @@ from hfsched.explore.memory import HeapRam
 from hfsched.explore.objects import Thing
 from hfsched.explore.scenarios.guests import GO, Notes
 from hfsched.explore.scenarios.variants import Parts
-from hfsched.hypervisor.door import Injection
+from hfsched.hypervisor.interface import Injection
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import Ports
 from hfsched.scheduler.sending import Outbox, Sent
@@ -23,7 +23,7 @@ from hfsched.vcpu.script import Program, ScriptSpace
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.hypervisor.door import PrimaryDoor
+    from hfsched.hypervisor.interface import PrimaryInterface
     from hfsched.hypervisor.vm import Vm
     from hfsched.scheduler.driver import DrivenVm, Driver
 
@@ -87,7 +87,7 @@ class House:
         self.notifying: set[str] = set()  # tasks that are telling waiters
         self._waiters = _Waiters(runtime)
         seen = told(runtime, door(runtime, self.hypervisor), self.hypervisor.registry)
-        self.primary: PrimaryDoor = _Watched(self, seen)
+        self.primary: PrimaryInterface = _Watched(self, seen)
         self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
         driver = self.driver
         self.guard = Guard(runtime, [Step("vCPUs", driver.suspend, driver.resume)])
@@ -195,9 +195,9 @@ class _Waiters(Thing):
 
 
 class _Watched:
-    """The primary's door; notes who is telling waiters."""
+    """The primary's interface; notes who is telling waiters."""
 
-    def __init__(self, house: House, primary: PrimaryDoor) -> None:
+    def __init__(self, house: House, primary: PrimaryInterface) -> None:
         self._house = house
         self._primary = primary
 
@@ -207,7 +207,7 @@ class _Watched:
         return found
 
     def waiter(self, vm: int) -> int | None:
-        """See `PrimaryDoor.waiter`."""
+        """See `PrimaryInterface.waiter`."""
         task = self._house.runtime.current
         name = "" if task is None else task.name
         self._house.notifying.add(name)

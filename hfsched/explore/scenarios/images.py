@@ -36,7 +36,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.variants import PARTS, VARIANTS, Parts
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, Ports, frame
@@ -271,7 +271,7 @@ class ImagesScenario:
                 assert isinstance(cpu, UnicornVcpu)
                 cpu.cut = cuts if self.cuts else None
         targets = driver.vms if self.guest in APART else driver.vms[:1]
-        outboxes = [Outbox(runtime, driver._door, driver, vm) for vm in targets]
+        outboxes = [Outbox(runtime, driver._interface, driver, vm) for vm in targets]
         answers: dict[int, list[str]] = {number: [] for number in range(self.hosts)}
         ended: list[int] = []
 

@@ -16,7 +16,7 @@ from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.guests import RECEIVERS, Notes, sender
 from hfsched.explore.scenarios.house import Guest, Host, House
 from hfsched.explore.scenarios.variants import PARTS, VARIANTS
-from hfsched.hypervisor.door import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
+from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
 from hfsched.vcpu.script import Program
 

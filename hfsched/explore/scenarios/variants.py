@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from hfsched.abi.ffa import PRIMARY_ID, Intid
 from hfsched.explore.registry import Variant
-from hfsched.hypervisor.answer import Answer, Switch
 from hfsched.hypervisor.calls import Calls
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.hypervisor import Hypervisor
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     Injection,
@@ -28,7 +28,7 @@ from hfsched.hypervisor.door import (
     Yield,
 )
 from hfsched.hypervisor.registry import Registry
-from hfsched.hypervisor.run import Hypervisor
+from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 from hfsched.mailbox.mailbox import Mailbox
 from hfsched.scheduler.driver import DrivenVm, Driver
@@ -82,7 +82,7 @@ class Upstream(Driver):
         while True:
             self._runtime.forget()
             me.abort_sleep.set(False)
-            result = self._door.run(vm.id, index)
+            result = self._interface.run(vm.id, index)
             self._runtime.forget(result)
             if not self._after(vm, index, result):
                 return
@@ -139,7 +139,7 @@ class Upstream(Driver):
         self._interrupt(vm, Intid.MAILBOX_READABLE)
 
     def _interrupt(self, vm: DrivenVm, intid: int) -> None:
-        if self._door.inject(vm.id, 0, intid) is Injection.WAKE:
+        if self._interface.inject(vm.id, 0, intid) is Injection.WAKE:
             self._wake(vm, 0)
 
 
@@ -164,7 +164,7 @@ class FixedTarget(Driver):
     """The mirror, but only vCPU 0 is ever interrupted about a message."""
 
     def _interrupt(self, vm: DrivenVm, intid: int) -> None:
-        if self._door.inject(vm.id, 0, intid) is Injection.WAKE:
+        if self._interface.inject(vm.id, 0, intid) is Injection.WAKE:
             vm.mirror.wake(0)
 
 
@@ -191,8 +191,8 @@ class _EarlyCalls(Calls):
         super().__init__(registry, log)
         self._runtime = runtime
 
-    def answer(self, vcpu: Vcpu, call: Hypercall) -> Answer:
-        answer = super().answer(vcpu, call)
+    def dispatch(self, vcpu: Vcpu, call: Hypercall) -> Reply:
+        answer = super().dispatch(vcpu, call)
         if isinstance(answer, Switch) and answer.state is VcpuState.BLOCKED_MAILBOX:
             with vcpu.vm.lock:
                 vcpu.state = answer.state

@@ -1,4 +1,4 @@
-"""The primary's door: all that a scheduler VM can see and do.
+"""The primary's interface: all that a scheduler VM can see and do.
 
 A `RunResult` is what RUN returns in FF-A; times are nanoseconds from now, None for "no timer".
 Source: TF-Hafnium/hafnium f0701679c0, api.c; DEN0077A section 8 (FFA_RUN and its results).
@@ -21,7 +21,7 @@ __all__ = [
     "Message",
     "NotifyWaiters",
     "Preempted",
-    "PrimaryDoor",
+    "PrimaryInterface",
     "RunResult",
     "SendResult",
     "VmInfo",
@@ -150,7 +150,7 @@ class VmInfo:
     states: tuple[str, ...]
 
 
-class PrimaryDoor(Protocol):
+class PrimaryInterface(Protocol):
     """What a scheduler VM may do."""
 
     def run(self, vm: int, vcpu: int) -> RunResult:

@@ -9,9 +9,9 @@ from hfsched.abi.dialect import Regs
 from hfsched.hypervisor.vm import VcpuState
 
 if TYPE_CHECKING:
-    from hfsched.hypervisor.door import RunResult
+    from hfsched.hypervisor.interface import RunResult
 
-__all__ = ["Answer", "Switch"]
+__all__ = ["Reply", "Switch"]
 
 
 @dataclass(slots=True)
@@ -23,5 +23,5 @@ class Switch:
     state: VcpuState = VcpuState.READY
 
 
-Answer: TypeAlias = Regs | Switch
+Reply: TypeAlias = Regs | Switch
 """Registers alone: the guest goes on at once."""

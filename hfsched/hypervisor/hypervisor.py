@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from hfsched.abi.dialect import Regs
 from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID, Intid
 from hfsched.errors import InternalError
-from hfsched.hypervisor.answer import Switch
 from hfsched.hypervisor.calls import Calls
 from hfsched.hypervisor.console import Console
-from hfsched.hypervisor.door import (
+from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
     Injection,
@@ -28,6 +27,7 @@ from hfsched.hypervisor.door import (
     WaitForMessage,
 )
 from hfsched.hypervisor.registry import Registry
+from hfsched.hypervisor.reply import Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 from hfsched.mailbox.mailbox import Header
 from hfsched.vcpu.engine import (
@@ -51,7 +51,7 @@ _BLOCKED = (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT)
 
 
 class Hypervisor:
-    """The hypervisor, seen by the scheduler VM through `PrimaryDoor`.
+    """The hypervisor, seen by the scheduler VM through `PrimaryInterface`.
 
     `log(vm name, line)` gets each line that a guest prints; it must not block.
     """
@@ -70,10 +70,10 @@ class Hypervisor:
             boot.start = (entry, argument)
             boot.state = VcpuState.READY
 
-    # The primary's door.
+    # The primary's interface.
 
     def run(self, vm: int, vcpu: int) -> RunResult:
-        """See `PrimaryDoor.run`."""
+        """See `PrimaryInterface.run`."""
         target = self._vcpu(vm, vcpu)
         if target is None:
             return Invalid()
@@ -96,7 +96,7 @@ class Hypervisor:
         return self._resume(target, start, regs)
 
     def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
-        """See `PrimaryDoor.direct_request`."""
+        """See `PrimaryInterface.direct_request`."""
         target = self._vcpu(vm, vcpu)
         if target is None:
             return Invalid()
@@ -114,7 +114,7 @@ class Hypervisor:
         return self._resume(target, start, regs)
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
-        """See `PrimaryDoor.send`."""
+        """See `PrimaryInterface.send`."""
         target = self.registry.vms.get(to)
         if target is None or len(message) > MAILBOX_SIZE:
             return SendResult.INVALID
@@ -128,20 +128,20 @@ class Hypervisor:
         return SendResult.SENT
 
     def rx_take(self) -> tuple[int, bytes] | None:
-        """See `PrimaryDoor.rx_take`."""
+        """See `PrimaryInterface.rx_take`."""
         primary = self.registry.primary
         with primary.lock:
             header = primary.mailbox.message
             return None if header is None else (header.sender, primary.message)
 
     def rx_release(self) -> bool:
-        """See `PrimaryDoor.rx_release`."""
+        """See `PrimaryInterface.rx_release`."""
         primary = self.registry.primary
         with primary.lock:
             return primary.mailbox.release() and bool(primary.mailbox.waiters)
 
     def waiter(self, vm: int) -> int | None:
-        """See `PrimaryDoor.waiter`."""
+        """See `PrimaryInterface.waiter`."""
         target = self.registry.find(vm)
         if target is None:
             return None
@@ -155,13 +155,13 @@ class Hypervisor:
         return waiter.id
 
     def writable(self) -> int | None:
-        """See `PrimaryDoor.writable`."""
+        """See `PrimaryInterface.writable`."""
         primary = self.registry.primary
         with primary.lock:
             return primary.mailbox.take_ready()
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
-        """See `PrimaryDoor.inject`."""
+        """See `PrimaryInterface.inject`."""
         target = self._vcpu(vm, vcpu)
         if target is None or not target.interrupts.valid(intid):
             return Injection.INVALID
@@ -173,13 +173,13 @@ class Hypervisor:
             return Injection.WAKE if rose else Injection.PENDING
 
     def preempt(self, vm: int, vcpu: int) -> None:
-        """See `PrimaryDoor.preempt`."""
+        """See `PrimaryInterface.preempt`."""
         target = self._vcpu(vm, vcpu)
         if target is not None:
             target.cpu.kick()
 
     def info(self, vm: int) -> VmInfo | None:
-        """See `PrimaryDoor.info`."""
+        """See `PrimaryInterface.info`."""
         record = self.registry.vms.get(vm)
         if record is None:
             return None
@@ -239,7 +239,7 @@ class Hypervisor:
             self._timer_fired(vcpu)
         if regs is not None:
             cpu.reply(regs)
-        answer = self._calls.answer
+        answer = self._calls.dispatch
         forget = self._runtime.forget
         while True:
             forget(level=1)
@@ -306,7 +306,7 @@ class Hypervisor:
         return result
 
     def _stage_2_fault(self, vcpu: Vcpu, event: Mmio | Fault) -> None:
-        """Answer an access outside what the VM has with an abort, the PL011's with its register."""
+        """Reply an access outside what the VM has with an abort, the PL011's with its register."""
         if isinstance(event, Mmio):
             value = self.console.mmio(vcpu, event)
             if value is not None:
