@@ -42,7 +42,7 @@ from talk import TARGETS, Target
 
 from hfsched.runtime.threads import ThreadRuntime, tune_process
 from hfsched.scheduler.endpoint import Endpoint
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 

@@ -41,7 +41,7 @@ TARGETS: dict[str, tuple[str, ...] | None] = {
     "hfsched/mailbox/mirror.py": None,
     "hfsched/mailbox/mailbox.py": None,
     "hfsched/scheduler/driver.py": None,
-    "hfsched/scheduler/sending.py": None,
+    "hfsched/scheduler/outbox.py": None,
     "hfsched/hypervisor/hypervisor.py": (
         "send",
         "rx_take",

@@ -40,7 +40,7 @@ from talk import TARGETS, Talk, Target
 
 from hfsched.errors import HfschedError
 from hfsched.runtime.threads import tune_process
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.swap.entries import State as Page
 from hfsched.swap.messages import State
 from hfsched.swap.table import table_size

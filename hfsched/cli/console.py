@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.cli.output import Output, notice
 from hfsched.errors import UserError
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime, Task

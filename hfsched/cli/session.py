@@ -217,7 +217,7 @@ class RunSession:
     def _pause(self, machine: Machine, console: Console, signals: Signals) -> None:
         """Stop the process until it is continued; for the guests that is no time."""
         try:
-            machine.guard.suspend(self._runtime.now() + _SUSPEND_WITHIN)
+            machine.suspension.suspend(self._runtime.now() + _SUSPEND_WITHIN)
         except SuspendError as exc:
             if not self._args.quiet:
                 notice(f"stopped, but the guests' clocks go on: {exc}")
@@ -226,7 +226,7 @@ class RunSession:
             try:
                 signals.stop()
             finally:
-                machine.guard.resume()
+                machine.suspension.resume()
         console.linger_anew()
 
     def _complain(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:

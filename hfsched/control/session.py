@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hfsched.control import wire
 from hfsched.errors import UserError
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

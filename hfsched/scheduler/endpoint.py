@@ -10,7 +10,7 @@ from hfsched.mailbox.ports import PAYLOAD_MAX, RAW, Port, PortMessage, frame
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event
-    from hfsched.scheduler.sending import Outbox, Sent
+    from hfsched.scheduler.outbox import Outbox, Sent
 
 __all__ = ["Endpoint"]
 

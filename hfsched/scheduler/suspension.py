@@ -1,4 +1,4 @@
-"""The suspend guard: a machine brought to a standstill in a fixed order, and back in reverse.
+"""The suspend suspension: a machine brought to a standstill in a fixed order, and back in reverse.
 
 What stands still: no message is on its way into a mailbox, no vCPU is in RUN, no guest's clock goes on.
 Whoever wants to look at a machine or change it beneath its guests (swap, snapshots) does it in
@@ -17,9 +17,9 @@ from hfsched.errors import HfschedError
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
 
-__all__ = ["REST_MAX", "Guard", "Rest", "Step", "SuspendError"]
+__all__ = ["THROTTLE_MAX", "Step", "SuspendError", "SuspendThrottle", "Suspension"]
 
-REST_MAX = 100_000_000  # ns
+THROTTLE_MAX = 100_000_000  # ns
 
 
 class SuspendError(HfschedError):
@@ -28,42 +28,42 @@ class SuspendError(HfschedError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to stop: `stop(deadline)` tells whether that came in time, `go_on` undoes it.
+    """One thing to stop: `pause(deadline)` tells whether that came in time, `resume` undoes it.
 
-    `go_on` is called also after a `stop` that failed.
+    `resume` is called also after a `pause` that failed.
     """
 
     name: str
-    stop: Callable[[int | None], bool]
-    go_on: Callable[[], None]
+    pause: Callable[[int | None], bool]
+    resume: Callable[[], None]
 
 
-class Rest:
+class SuspendThrottle:
     """A first step that stops nothing: between two suspensions the machine runs as long as it stood.
 
     Otherwise who suspends again and again would leave the guests no time at all.  After a
-    long suspension `REST_MAX` is enough.
+    long suspension `THROTTLE_MAX` is enough.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._begun = 0
         self._until = 0
-        self.step = Step("the machine's share of time", self._stop, self._go_on)
+        self.step = Step("the machine's share of time", self._pause, self._resume)
 
-    def _stop(self, deadline: int | None) -> bool:
+    def _pause(self, deadline: int | None) -> bool:
         until = self._until if deadline is None else min(self._until, deadline)
         if self._runtime.now() < until:
             self._runtime.sleep_until(until)
         self._begun = self._runtime.now()
         return True
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         now = self._runtime.now()
-        self._until = now + min(now - self._begun, REST_MAX)
+        self._until = now + min(now - self._begun, THROTTLE_MAX)
 
 
-class Guard:
+class Suspension:
     """Suspends by `steps`, in their order.  One suspension at a time; others wait for its end."""
 
     def __init__(self, runtime: Runtime, steps: Sequence[Step]) -> None:
@@ -75,12 +75,12 @@ class Guard:
 
     def suspend(self, deadline: int | None = None) -> None:
         """Stop everything, by the deadline; else raise SuspendError, with nothing left stopped."""
-        self._take(deadline)
+        self._acquire(deadline)
         done: list[Step] = []
         try:
             for step in self._steps:
                 done.append(step)
-                if not step.stop(deadline):
+                if not step.pause(deadline):
                     raise SuspendError(f"suspend: {step.name} did not stop in time")
         except BaseException:
             self._undo(done)
@@ -99,7 +99,7 @@ class Guard:
         finally:
             self.resume()
 
-    def _take(self, deadline: int | None) -> None:
+    def _acquire(self, deadline: int | None) -> None:
         while True:
             with self._lock:
                 if not self._taken:
@@ -113,11 +113,11 @@ class Guard:
     def _undo(self, done: list[Step]) -> None:
         """Undo steps in reverse, all of them whatever one raises, and let others suspend."""
         with ExitStack() as stack:
-            stack.callback(self._give)
+            stack.callback(self._release)
             for step in done:
-                stack.callback(step.go_on)
+                stack.callback(step.resume)
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             self._taken = False
             self._free.set()

@@ -23,8 +23,8 @@ from hfsched.memory.image import Image, place, read_bytes
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.endpoint import Endpoint
-from hfsched.scheduler.sending import Outbox
-from hfsched.scheduler.suspension import Guard, Rest, Step
+from hfsched.scheduler.outbox import Outbox
+from hfsched.scheduler.suspension import Step, SuspendThrottle, Suspension
 from hfsched.vcpu.engine import Engine, Permissions, Space
 from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
@@ -116,10 +116,10 @@ class Machine:
         self.driver = Driver(runtime, self.hypervisor, self.ports, self._aborted, on_idle)
         self._spaces: list[Space] = []
         self._rams: dict[str, Ram] = {}
-        self.guard = Guard(
+        self.suspension = Suspension(
             runtime,
             [
-                Rest(runtime).step,
+                SuspendThrottle(runtime).step,
                 Step("vCPUs and senders", self.driver.suspend, self.driver.resume),
                 Step("clocks", self._freeze, self._thaw),
             ],
@@ -204,7 +204,9 @@ class Machine:
         from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
 
         kernel = "kvm" in self._engines
-        self.swap = MachineSwap(self._runtime, directory, self._rams, self.guard, kernel=kernel)
+        self.swap = MachineSwap(
+            self._runtime, directory, self._rams, self.suspension, kernel=kernel
+        )
         self._stack.callback(self.swap.close)
         if idle_ns is not None:
             self._swap_idle = SwapIdle(self._runtime, self.swap, self._runs_ended, idle_ns)

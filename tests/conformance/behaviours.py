@@ -12,7 +12,7 @@ import zlib
 from talk import KVM_ARM64, Talk, Target
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, HfId, PsciId
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 
 OUTSIDE = 0x2000_0000  # where no VM has memory
 KVM_UID = 0x8600_FF01  # who the vendor's hypervisor is: KVM answers, unless it is kept from it
@@ -154,7 +154,7 @@ def clock_stands(target: Target) -> str:
         now = talk.runtime.now
         outer = now()
         start, frequency = _time(talk)
-        with talk.machine.guard.held(talk.deadline()):
+        with talk.machine.suspension.held(talk.deadline()):
             held = now()
             while now() < held + 30_000_000:
                 pass

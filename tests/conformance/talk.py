@@ -15,7 +15,7 @@ from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import Vcpu, Vm
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.endpoint import Endpoint
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.unicorn import library
 from hfsched.vmm import engines
 from hfsched.vmm.guests import bundled_images

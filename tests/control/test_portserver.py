@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hfsched.scheduler.sending import Sent
+    from hfsched.scheduler.outbox import Sent
 
 HELLO = wire.Hello("alpha", 1, None).encode()
 QUICK = 50_000_000  # ns

@@ -14,7 +14,7 @@ from hfsched.mailbox.ports import Ports, frame
 from hfsched.memory.ram import Ram
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.endpoint import Endpoint
-from hfsched.scheduler.sending import Outbox, Sent
+from hfsched.scheduler.outbox import Outbox, Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import ScriptEngine
 

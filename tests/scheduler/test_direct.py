@@ -10,7 +10,7 @@ import pytest
 from hfsched.hypervisor.interface import Aborted, Busy, DirectResponse, Invalid, RunResult
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 
 from .guests import BELL, servant, sleeper, waiter, with_second
 from .house import House

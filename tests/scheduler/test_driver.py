@@ -25,7 +25,7 @@ from hfsched.hypervisor.interface import (
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.mailbox.ports import QUEUE_MAX, PortMessage
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
 
 from .guests import (

@@ -8,7 +8,7 @@ from hfsched.abi.ffa import FfaId, Intid
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.mailbox.ports import QUEUE_MAX
 from hfsched.scheduler.driver import Driver
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Program, Step
 
 from .guests import (

@@ -17,7 +17,7 @@ from hfsched.hypervisor.interface import Busy, Injection, RunResult, SendResult
 from hfsched.mailbox.mailbox import Mailbox, RxState
 from hfsched.mailbox.mirror import Mirror, VcpuActivity, _Slot
 from hfsched.scheduler.driver import DrivenVm, Driver
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Wfi
 
 from .guests import (

@@ -10,7 +10,7 @@ import pytest
 from hfsched.errors import InternalError, UserError
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PAYLOAD_MAX
-from hfsched.scheduler.sending import Outbox, Sent
+from hfsched.scheduler.outbox import Outbox, Sent
 
 from .guests import echo, sink, spinner, talker
 from .house import Guest, House

@@ -11,7 +11,7 @@ import pytest
 from hfsched.abi.ffa import FfaId, HfId, Intid
 from hfsched.mailbox.ports import PortMessage
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Program
 
 from .guests import (

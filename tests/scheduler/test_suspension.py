@@ -1,4 +1,4 @@
-"""The suspend guard: its order, its failures, and two who suspend at once; all interleavings."""
+"""The suspend suspension: its order, its failures, and two who suspend at once; all interleavings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World as Explored
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.mailbox.mirror import Entry, Mirror
-from hfsched.scheduler.sending import Sent
-from hfsched.scheduler.suspension import REST_MAX, Guard, Rest, Step, SuspendError
+from hfsched.scheduler.outbox import Sent
+from hfsched.scheduler.suspension import (
+    THROTTLE_MAX,
+    Step,
+    SuspendError,
+    SuspendThrottle,
+    Suspension,
+)
 
 from .guests import sink, talker
 from .house import Guest, House, port_message
@@ -47,10 +53,10 @@ class Machine:
 
 def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
     machine = Machine()
-    guard = Guard(World(), machine.steps)
+    suspension = Suspension(World(), machine.steps)
     for _ in range(2):
         machine.did.clear()
-        with guard.held():
+        with suspension.held():
             assert machine.did == ["stop a", "stop b", "stop c"]
         assert machine.did[3:] == ["go on c", "go on b", "go on a"]
 
@@ -58,12 +64,12 @@ def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
 @pytest.mark.parametrize("kind", ["late", "broken"])
 def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     machine = Machine(**{kind: "b"})
-    guard = Guard(World(), machine.steps)
+    suspension = Suspension(World(), machine.steps)
     with pytest.raises(SuspendError if kind == "late" else OSError, match="b"):
-        guard.suspend(100)
+        suspension.suspend(100)
     assert machine.did == ["stop a", "stop b", "go on b", "go on a"]
     machine.late = machine.broken = ""
-    guard.suspend(100)  # nobody holds it
+    suspension.suspend(100)  # nobody holds it
 
 
 class Timed(World):
@@ -84,7 +90,7 @@ class Timed(World):
         (700, 0, None, [700]),
         (700, 300, None, [400]),
         (700, 700, None, []),
-        (10 * REST_MAX, 0, None, [REST_MAX]),
+        (10 * THROTTLE_MAX, 0, None, [THROTTLE_MAX]),
         (700, 0, 200, [200]),
     ],
 )
@@ -93,12 +99,12 @@ def test_between_two_suspensions_a_machine_runs_as_long_as_it_stood(
 ) -> None:
     world = Timed()
     machine = Machine()
-    guard = Guard(world, [Rest(world).step, *machine.steps])
-    with guard.held():
+    suspension = Suspension(world, [SuspendThrottle(world).step, *machine.steps])
+    with suspension.held():
         assert world.slept == []
         world.time += stood
     world.time += passes
-    with guard.held(None if limit is None else world.time + limit):
+    with suspension.held(None if limit is None else world.time + limit):
         assert world.slept == slept
 
 
@@ -108,23 +114,23 @@ def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
     def broken() -> None:
         raise OSError("c")
 
-    machine.steps[2] = Step("c", machine.steps[2].stop, broken)
-    guard = Guard(World(), machine.steps)
-    guard.suspend()
+    machine.steps[2] = Step("c", machine.steps[2].pause, broken)
+    suspension = Suspension(World(), machine.steps)
+    suspension.suspend()
     with pytest.raises(OSError, match="c"):
-        guard.resume()
+        suspension.resume()
     assert machine.did[3:] == ["go on b", "go on a"]
-    guard.suspend()
+    suspension.suspend()
 
 
 def test_the_second_gives_up_at_its_deadline() -> None:
     world = World()
-    guard = Guard(world, Machine().steps)
-    guard.suspend()
+    suspension = Suspension(world, Machine().steps)
+    suspension.suspend()
     with pytest.raises(SuspendError, match="another suspension"):
-        guard.suspend(world.now())
-    guard.resume()
-    guard.suspend(world.now())
+        suspension.suspend(world.now())
+    suspension.resume()
+    suspension.suspend(world.now())
 
 
 @dataclass(frozen=True)
@@ -146,11 +152,11 @@ class Rivals:
             assert stopped.compare_and_set(False, True), "stopped twice"
             return True
 
-        guard = Guard(runtime, [Step("it", stop, lambda: stopped.set(False))])
+        suspension = Suspension(runtime, [Step("it", stop, lambda: stopped.set(False))])
 
         def rival(number: int) -> None:
             for _ in range(2):
-                with guard.held():
+                with suspension.held():
                     inside.append(number)
                     runtime.checkpoint("inside")
                     assert inside == [number]

@@ -20,7 +20,7 @@ from talks import Threads, every_engine, talk
 
 from hfsched.hypervisor.interface import Preempted
 from hfsched.memory.ram import PAGE_SIZE, Ram
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_each_kick_ends_one_run(target: Target) -> None:
     kicks = 300
     with host:
         host.ask("spin")
-        with host.machine.guard.held(host.deadline()):
+        with host.machine.suspension.held(host.deadline()):
             vm = host.vm().id
             hypervisor = host.machine.hypervisor
             seen = threading.Semaphore(0)

@@ -14,7 +14,7 @@ from hfsched.errors import ConfigError, ImageError, UserError
 from hfsched.hypervisor.interface import SendResult
 from hfsched.hypervisor.vm import Vm
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.scheduler.suspension import SuspendError
 from hfsched.vcpu.kvm import device
 from hfsched.vmm import machine as vmm_machine
@@ -245,7 +245,7 @@ def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
         monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN)
         sender.closing.start()
         with pytest.raises(SuspendError):
-            machine.guard.suspend(house.runtime.now() + SECOND // 100)
+            machine.suspension.suspend(house.runtime.now() + SECOND // 100)
         sender.go_on()
         sender.closing.join(WITHIN / 2e9)
         assert not sender.closing.is_alive()

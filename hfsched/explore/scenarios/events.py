@@ -26,7 +26,7 @@ from hfsched.explore.scenarios.variants import PARTS
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.scheduler.sending import Sent
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Program
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _suspend_twice(
     house: House, guest: Guest, suspended: list[RxState], resumed: list[bool]
 ) -> None:
     for _ in range(2):
-        with house.guard.held():
+        with house.suspension.held():
             suspended.append(guest.vm.mailbox.state)
             house.runtime.checkpoint("suspended")
             suspended.clear()
@@ -216,7 +216,7 @@ def _suspend_twice(
 
 def suspend(house: House, suspended: list[bool]) -> None:
     """Suspend the machine and resume it; `suspended` is not empty in between."""
-    with house.guard.held():
+    with house.suspension.held():
         suspended.append(True)
         house.runtime.checkpoint("suspended")
         suspended.clear()

@@ -16,8 +16,8 @@ from hfsched.explore.scenarios.variants import Parts
 from hfsched.hypervisor.interface import Injection
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import Ports
-from hfsched.scheduler.sending import Outbox, Sent
-from hfsched.scheduler.suspension import Guard, Step
+from hfsched.scheduler.outbox import Outbox, Sent
+from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Program, ScriptSpace
 
@@ -90,7 +90,7 @@ class House:
         self.primary: PrimaryInterface = _Watched(self, seen)
         self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
         driver = self.driver
-        self.guard = Guard(runtime, [Step("vCPUs", driver.suspend, driver.resume)])
+        self.suspension = Suspension(runtime, [Step("vCPUs", driver.suspend, driver.resume)])
         self.guests: list[Guest] = []
         self.aborts: list[tuple[str, str]] = []
         self.driver._on_abort = lambda name, why: self.aborts.append((name, why))

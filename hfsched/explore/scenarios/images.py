@@ -42,7 +42,7 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, Ports, frame
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.scheduler.sending import Outbox, Sent
+from hfsched.scheduler.outbox import Outbox, Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
 from hfsched.vcpu.unicorn.library import load

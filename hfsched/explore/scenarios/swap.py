@@ -19,7 +19,7 @@ from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.swapchild import Other
 from hfsched.explore.scenarios.swapmemory import Memory
 from hfsched.explore.scenarios.swapvariants import PARTS, VARIANTS, deadlock
-from hfsched.scheduler.suspension import Guard, Step
+from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.swap.entries import State
 from hfsched.swap.messages import Region
 from hfsched.swap.owner import Owner, SwapError
@@ -214,7 +214,7 @@ class _Machine:
         steps = [Step("guests", self.gate.stop, self.gate.go_on)]
         if self.other is not None:
             steps.append(Step("child", self.other.stop, self.other.go_on))
-        guard = Guard(runtime, steps)
+        guard = Suspension(runtime, steps)
         self.owner = Owner(self._mortal, monitor, guard, patience=None, on_lost=self._lost)
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
