@@ -180,7 +180,7 @@ def _expressions(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_for_searches(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Attribute) and call.func.attr in ("forget", "checkpoint")
+    return isinstance(call.func, ast.Attribute) and call.func.attr in ("retain_only", "checkpoint")
 
 
 def _worth(statement: ast.stmt) -> bool:

@@ -14,7 +14,7 @@ def scheduler(runtime, *, careful):
 
     def work():
         while len(done) < 2:
-            runtime.forget(tuple(done))
+            runtime.retain_only(tuple(done))
             if careful:
                 wake.clear()  # before looking
             with lock:

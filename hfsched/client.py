@@ -57,7 +57,7 @@ class Connection:
         self.payload_max = welcome.payload_max
         self.reason: str | None = None
         self._sock = sock
-        self._guard = threading.RLock()
+        self._mutex = threading.RLock()
         self._users = 0  # calls inside: the last one out closes the socket of a closed connection
         self._closed = False
 
@@ -143,7 +143,7 @@ class Connection:
 
     def close(self) -> None:
         """Disconnect, and end calls in other threads; what was sent before is delivered."""
-        with self._guard:
+        with self._mutex:
             if self._closed:
                 return
             self._closed = True
@@ -190,14 +190,14 @@ class _Use:
 
     def __enter__(self) -> None:
         connection = self._connection
-        with connection._guard:
+        with connection._mutex:
             if connection._closed:
                 raise connection._end("closed")
             connection._users += 1
 
     def __exit__(self, *exc: object) -> None:
         connection = self._connection
-        with connection._guard:
+        with connection._mutex:
             connection._users -= 1
             if connection._closed and not connection._users:
                 connection._sock.close()

@@ -153,14 +153,14 @@ class _Asking:
 
     def __init__(self, make: Callable[[], Connection]) -> None:
         self._make = make
-        self._guard = threading.Lock()
+        self._mutex = threading.Lock()
         self._abandoned = False
         self._connection: Connection | None = None
 
     def run(self) -> Connection:
         """Make it; the thread's part."""
         connection = self._make()
-        with self._guard:
+        with self._mutex:
             self._connection = connection
             if self._abandoned:
                 connection.close()
@@ -168,7 +168,7 @@ class _Asking:
 
     def abandon(self) -> None:
         """Close it now, or as soon as it is made; the loop's part."""
-        with self._guard:
+        with self._mutex:
             self._abandoned = True
             if self._connection is not None:
                 self._connection.close()

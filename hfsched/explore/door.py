@@ -3,7 +3,7 @@
 A search that compares states keeps for each task a digest of all that it has observed.  What a call
 into another party has looked at on its way matters no longer once it has returned: only the result
 does.  `door` puts that into effect without a word in the code explored.  It is trusted like
-`Runtime.forget`: the party must keep nothing for the caller but in state that a lock reports.
+`Runtime.retain_only`: the party must keep nothing for the caller but in state that a lock reports.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Points:
         self.stateful = strategy.stateful
         self._every_point = strategy.every_point
         self.races = races
-        self.forgetting = forgetting and strategy.stateful  # doors and `forget` have effect
+        self.forgetting = forgetting and strategy.stateful  # doors and `retain_only` have effect
         self.joining = joining  # an operation may belong to the step before it
         self._steps_max = steps_max
         self.tasks: list[Task] = []

@@ -107,7 +107,7 @@ class ExploreRuntime(Points):
     def checkpoint(self, label: str) -> None:
         self.point(f"checkpoint {label}", None)
 
-    def forget(self, *live: object, level: int = 0) -> None:
+    def retain_only(self, *live: object, level: int = 0) -> None:
         task = self.current
         if self.forgetting and self.stateful and task is not None:
             task.kept = (*task.kept[:level], hash(plain(live)))
@@ -192,7 +192,7 @@ class ExploreRuntime(Points):
         """Promise that who waits for `event` starts again at `lock`, knowing what it knew there.
 
         It has found under the lock that it must wait, and has learnt nothing else.  This is trusted
-        as `forget` is.
+        as `retain_only` is.
         """
         guards = [thing for thing in self._locks() if thing.name == lock]
         for thing in self.things:

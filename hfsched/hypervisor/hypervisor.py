@@ -240,9 +240,9 @@ class Hypervisor:
         if regs is not None:
             cpu.reply(regs)
         answer = self._calls.dispatch
-        forget = self._runtime.forget
+        retain_only = self._runtime.retain_only
         while True:
-            forget(level=1)
+            retain_only(level=1)
             event = cpu.enter()
             if type(event) is Hypercall:
                 reply = answer(vcpu, event)

@@ -231,7 +231,7 @@ class Mirror:
                     slot.kick = False
                     return True
                 self._update_quiesced()
-            self._runtime.forget(level=1)
+            self._runtime.retain_only(level=1)
             self._resumed.wait()
 
     def block(self, vcpu: int) -> None:
@@ -248,7 +248,7 @@ class Mirror:
                 slot.blocked = self.suspended and not self.stopping
                 if not slot.blocked:
                     return
-            self._runtime.forget(level=1)
+            self._runtime.retain_only(level=1)
             self._resumed.wait()
 
     def wait_for_message(self, vcpu: int, deadline: int | None) -> None:
@@ -355,7 +355,7 @@ class Mirror:
     def _park(self, slot: _Slot, deadline: int | None) -> None:
         self._on_idle()
         while True:
-            self._runtime.forget(level=1)
+            self._runtime.retain_only(level=1)
             woken = slot.event.wait(deadline)
             with self._lock:
                 if slot.activity is VcpuActivity.RUNNING:

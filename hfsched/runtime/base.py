@@ -174,7 +174,7 @@ class Runtime(Protocol):
     def checkpoint(self, label: str) -> None:
         """Mark a place in the trace; a scheduling point in exploration."""
 
-    def forget(self, *live: object, level: int = 0) -> None:
+    def retain_only(self, *live: object, level: int = 0) -> None:
         """Say that, of all this task has observed so far, only `live` matters from here on.
 
         For the head of a loop.  `level` is 0 in a task's outermost loop, 1 in a loop inside that

@@ -168,13 +168,13 @@ class Driver:
                 request = None
                 if slot.get() is not None and vm.mirror.take_direct_claim(index):
                     serving = request = slot.exchange(None)
-                self._runtime.forget(serving, request is not None)
+                self._runtime.retain_only(serving, request is not None)
                 if request is not None:
                     result = self._interface.direct_request(vm.id, index, request.words)
                 else:
                     result = self._interface.run(vm.id, index)
                 counters.runs[type(result).__name__] += 1
-                self._runtime.forget(serving, request is not None, result)
+                self._runtime.retain_only(serving, request is not None, result)
                 if serving is not None and (
                     isinstance(result, DirectResponse | Aborted | Invalid)
                     or (request is not None and isinstance(result, Busy))
@@ -289,7 +289,7 @@ class Driver:
     def _interrupt(self, vm: DrivenVm, intid: int) -> None:
         """Interrupt the first vCPU that has the interrupt enabled."""
         for index in range(len(vm.counters)):
-            self._runtime.forget(vm.id, index, intid, level=2)
+            self._runtime.retain_only(vm.id, index, intid, level=2)
             injection = self._interface.inject(vm.id, index, intid)
             if injection is Injection.WAKE:
                 vm.mirror.wake(index)

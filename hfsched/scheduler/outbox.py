@@ -71,7 +71,7 @@ class Outbox:
         try:
             sent = self._attempt(message, deadline, notify=False)
             while sent is Sent.BUSY:
-                self._runtime.forget(message, level=1)
+                self._runtime.retain_only(message, level=1)
                 self._vm.writable.clear()  # before the try that it pays for
                 sent = self._attempt(message, deadline, notify=True)
                 if sent is Sent.BUSY and not self._vm.writable.wait(deadline):
@@ -89,7 +89,7 @@ class Outbox:
         """Try once; the end of a suspension is waited for."""
         mirror = self._vm.mirror
         while (entry := mirror.begin_send()) is Entry.SUSPENDED:
-            self._runtime.forget(message, level=2)
+            self._runtime.retain_only(message, level=2)
             if not mirror.wait_resumed(deadline):
                 return Sent.BUSY
         if entry is Entry.ENDED:
@@ -106,7 +106,7 @@ class Outbox:
         if result is SendResult.BUSY:
             return Sent.BUSY
         self.accepted += 1
-        self._runtime.forget(level=1)
+        self._runtime.retain_only(level=1)
         self._driver.deliver(self._vm.id, ends_send=True)
         return Sent.SENT
 

@@ -106,7 +106,7 @@ class Suspension:
                     self._taken = True
                     self._free.clear()
                     return
-            self._runtime.forget(level=1)
+            self._runtime.retain_only(level=1)
             if not self._free.wait(deadline):
                 raise SuspendError("suspend: another suspension did not end in time")
 

@@ -85,7 +85,7 @@ class Gate:
                 if self._is_open:
                     self._inside += 1
                     return
-            self._runtime.forget(level=1)
+            self._runtime.retain_only(level=1)
             self._opened.wait()
 
     def leave(self) -> None:
@@ -145,7 +145,7 @@ class Child:
         """Do what main asks for, until it is gone."""
         with suppress(ChannelClosedError):
             while True:
-                self._runtime.forget(tuple(self._rams), self._uffd is None)
+                self._runtime.retain_only(tuple(self._rams), self._uffd is None)
                 received = self._end.recv()
                 assert received is not None
                 self._take(*received)

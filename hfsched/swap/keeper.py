@@ -169,7 +169,9 @@ class Keeper:
             self._promise = None
             self.members = tuple(replace(known, zapped=False) for known in self.members)
         for attempt in range(ATTEMPTS):
-            self._runtime.forget(self.key(), attempt, encode(0, job.request), job.deadline, level=1)
+            self._runtime.retain_only(
+                self.key(), attempt, encode(0, job.request), job.deadline, level=1
+            )
             self.ensure()
             try:
                 answer = self._ask(job)
@@ -195,7 +197,7 @@ class Keeper:
         for attempt in range(STARTS):
             if self.end is not None:
                 return self.end
-            self._runtime.forget(self.key(), attempt, level=2)
+            self._runtime.retain_only(self.key(), attempt, level=2)
             try:
                 self._start()
             except ChannelClosedError:

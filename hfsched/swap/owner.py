@@ -302,7 +302,7 @@ class Owner:
         keeper = self._keeper
         ended = False
         while not ended:
-            self._runtime.forget(keeper.key())
+            self._runtime.retain_only(keeper.key())
             end = keeper.ensure()
             if self._posted in self._runtime.select([end, self._posted]):
                 ended = self._next()

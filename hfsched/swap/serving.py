@@ -48,7 +48,7 @@ def serve(runtime: Runtime, end: End, make: Maker) -> None:
     loop = _Loop(end, make)
     try:
         while not loop.ended:
-            runtime.forget(loop.key())
+            runtime.retain_only(loop.key())
             loop.turn()
     except ChannelClosedError:
         if loop.controller is not None:
@@ -146,7 +146,7 @@ class _Loop:
 def _leave(runtime: Runtime, controller: Controller) -> None:
     """Bring everything back for members that outlive main; serve their faults while it fails."""
     while controller.abandon():
-        runtime.forget(controller.key())
+        runtime.retain_only(controller.key())
         answer = controller.work()
         if controller.ended:
             return

@@ -229,14 +229,14 @@ class _Run:
             before = tuple(local.log)
             for round_ in range(2):
                 local.log[:] = before
-                self.runtime.forget(site, round_, before, level=local.loops)
+                self.runtime.retain_only(site, round_, before, level=local.loops)
                 local.loops += 1
                 self._all(op.body, local, site)
                 local.loops -= 1
         else:
             assert op.what == "spin", op.what
             while self.cells[op.on].get() == 0:
-                self.runtime.forget(site, tuple(local.log), level=local.loops)
+                self.runtime.retain_only(site, tuple(local.log), level=local.loops)
 
     # Operations: what each returns goes into the log.
 

@@ -150,7 +150,7 @@ def test_two_that_wait_for_each_other_for_ever_are_a_livelock(*, polite: bool) -
 
             def wait(own: int, other: int) -> None:
                 while flags[other].get():
-                    runtime.forget()
+                    runtime.retain_only()
                     runtime.checkpoint("yield")
                 flags[own].set(False)
 

@@ -209,7 +209,7 @@ def test_what_fails_beyond_the_bound_does_not_end_its_search() -> None:
             def wait() -> None:
                 while (seen := go.get()) != 2:
                     assert seen != 1, "half done"
-                    runtime.forget()
+                    runtime.retain_only()
                     runtime.checkpoint("yield")
 
             def work() -> None:

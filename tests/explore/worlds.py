@@ -127,7 +127,7 @@ class Polite:
 
         def wait(own: int, other: int) -> None:
             while flags[other].get():
-                runtime.forget()
+                runtime.retain_only()
                 runtime.checkpoint("yield")
             flags[own].set(False)
 

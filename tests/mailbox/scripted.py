@@ -144,7 +144,7 @@ class ScriptedRuntime:
     def checkpoint(self, label: str) -> None:
         raise NotImplementedError
 
-    def forget(self, *live: Any, level: int = 0) -> None:
+    def retain_only(self, *live: Any, level: int = 0) -> None:
         pass
 
 

@@ -266,7 +266,7 @@ def test_cells(rt: ThreadRuntime) -> None:
     shared.value += 1
     assert shared.value == 2
     assert rt.choose("n", 5) == 0
-    rt.forget(cell)
+    rt.retain_only(cell)
 
 
 def test_cells_are_atomic(checked: ThreadRuntime) -> None:

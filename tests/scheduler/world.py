@@ -313,5 +313,5 @@ class World:
     def checkpoint(self, label: str) -> None:
         self.point(f"checkpoint {label}")
 
-    def forget(self, *live: Any, level: int = 0) -> None:
+    def retain_only(self, *live: Any, level: int = 0) -> None:
         pass

@@ -152,7 +152,7 @@ class EventsScenario:
 
     def _page(self, house: House, guest: Guest, ram: PagedRam) -> None:
         while True:
-            house.runtime.forget()
+            house.runtime.retain_only()
             ram.fault.wait()
             ram.fault.clear()
             if self.variant:
@@ -171,7 +171,7 @@ class EventsScenario:
         def session() -> None:
             try:
                 while True:
-                    house.runtime.forget(len(host.sent))
+                    house.runtime.retain_only(len(host.sent))
                     received = here.recv()
                     assert received is not None
                     host.sent.append(received[0])
@@ -211,7 +211,7 @@ def _suspend_twice(
             house.runtime.checkpoint("suspended")
             suspended.clear()
         resumed.append(True)
-        house.runtime.forget(len(resumed))
+        house.runtime.retain_only(len(resumed))
 
 
 def suspend(house: House, suspended: list[bool]) -> None:

@@ -68,7 +68,7 @@ class Host:
     def run(self) -> None:
         """Send them all; the end of the VM ends it too."""
         for index in range(self._messages):
-            self._house.runtime.forget(index)
+            self._house.runtime.retain_only(index)
             message = bytes((self.number, index))
             if self.to.outbox.send(message) is not Sent.SENT:
                 break

@@ -278,7 +278,7 @@ class ImagesScenario:
         def host(number: int, port: int) -> None:
             outbox = outboxes[number % len(outboxes)]
             for index in range(self.messages):
-                runtime.forget(index)
+                runtime.retain_only(index)
                 text = self._text(number, index)
                 assert outbox.send(frame(port, TEXT_PORT, text.encode())) is Sent.SENT
             ended.append(number)

@@ -111,7 +111,7 @@ class MailboxScenario:
         runtime = house.runtime
         for count in range(self.messages * self.hosts):
             while True:
-                runtime.forget(count)
+                runtime.retain_only(count)
                 result = house.primary.run(guest.vm.id, 0)
                 if isinstance(result, NotifyWaiters):
                     house.driver.notify_waiters(guest.vm.id)

@@ -260,20 +260,20 @@ class _Machine:
     def _guest(self, name: str, first: int) -> None:
         pages = self.memory.pages
         for count in range(self._scenario.touches):
-            self._runtime.forget(count)
+            self._runtime.retain_only(count)
             if not self.gate.enter(name):
                 return
             self.memory.touch(name, pages[(first + count) % len(pages)])
-            self._runtime.forget(count)
+            self._runtime.retain_only(count)
             self.gate.leave(name)
-        self._runtime.forget("all")
+        self._runtime.retain_only("all")
 
     def _command(self, task: str, words: Sequence[str]) -> None:
         for index, word in enumerate(words):
-            self._runtime.forget(index, tuple(self.ended[task]))
+            self._runtime.retain_only(index, tuple(self.ended[task]))
             self.begun[task] = index + 1
             self._do(task, word)
-        self._runtime.forget(len(words), tuple(self.ended[task]))
+        self._runtime.retain_only(len(words), tuple(self.ended[task]))
 
     def _do(self, task: str, word: str) -> None:
         try:

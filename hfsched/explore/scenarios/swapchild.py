@@ -79,7 +79,7 @@ class Other(Thing):
     def _work(self, child: Child) -> None:
         self.runtime.point("begin", self, guard=lambda: self._go)
         for count in range(self._touches):
-            self.runtime.forget(count)
+            self.runtime.retain_only(count)
             with child.touching():
                 self._memory.touch(CHILD, self._memory.pages[0], CHILD)
             self._done = count + 1

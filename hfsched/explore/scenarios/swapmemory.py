@@ -106,7 +106,7 @@ class Memory:
     def touch(self, guest: str, page: Page, process: str = MAIN) -> None:
         """Read what a guest wrote last, and write the next number."""
         while True:
-            self.runtime.forget(level=1)
+            self.runtime.retain_only(level=1)
             self.at("touch", page)
             if process not in page.mapped and process not in page.registered:
                 page.memory = page.memory or 0

@@ -82,7 +82,7 @@ class Store:
     def _serve_faults(self) -> None:
         uffd = self._memory.uffd
         while True:
-            self._runtime.forget(self._number)
+            self._runtime.retain_only(self._number)
             self._memory.at("read", uffd, lambda: bool(uffd.faults) or uffd.reader != self._number)
             if uffd.reader != self._number:
                 return
@@ -90,13 +90,13 @@ class Store:
             process, number = uffd.faults.pop(0)
             self._runtime.observe((process, number))
             self._serve(self._memory.pages[number], process)
-            self._runtime.forget(self._number)
+            self._runtime.retain_only(self._number)
             self._memory.at("served", uffd)
             uffd.serving = False
 
     def _serve(self, page: Page, process: str) -> None:
         while True:
-            self._runtime.forget(self._number, page.number, process)
+            self._runtime.retain_only(self._number, page.number, process)
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
@@ -104,7 +104,7 @@ class Store:
                 break
             self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
         if answer is Answer.CONTINUE:
-            self._runtime.forget(self._number, page.number, process)
+            self._runtime.retain_only(self._number, page.number, process)
             self._memory.at("continue", page)
             self._memory.arrive(page, 0, process)
         else:
@@ -117,13 +117,13 @@ class Store:
             self._memory.at("read file", page)
             value = page.slots.get(entry.location, -1)
             self._runtime.observe(value)
-        self._runtime.forget(page.number, value, process, level=1)
+        self._runtime.retain_only(page.number, value, process, level=1)
         self._memory.at("copy", page)
         there = self._memory.arrive(page, value, process)
         self._runtime.observe(there)
         if not there:
             return
-        self._runtime.forget(page.number, process, level=1)
+        self._runtime.retain_only(page.number, process, level=1)
         self._memory.at("arrived", page)
         assert self._memory.table.arrived(page.number), "a page arrives while it is being punched"
 

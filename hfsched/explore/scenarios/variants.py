@@ -80,10 +80,10 @@ class Upstream(Driver):
         """See `Driver.vcpu`."""
         me = self._thread(vm, index)
         while True:
-            self._runtime.forget()
+            self._runtime.retain_only()
             me.abort_sleep.set(False)
             result = self._interface.run(vm.id, index)
-            self._runtime.forget(result)
+            self._runtime.retain_only(result)
             if not self._after(vm, index, result):
                 return
 

@@ -158,5 +158,5 @@ class ThreadRuntime:
     def checkpoint(self, label: str) -> None:  # noqa: ARG002
         time.sleep(0)  # lets another thread have the interpreter lock
 
-    def forget(self, *live: object, level: int = 0) -> None:
+    def retain_only(self, *live: object, level: int = 0) -> None:
         pass

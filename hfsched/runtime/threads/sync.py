@@ -26,11 +26,11 @@ class FairLock:
     held.  Both look once more after their own step, so that neither misses the other.
     """
 
-    __slots__ = ("_guard", "_lock", "_queue")
+    __slots__ = ("_lock", "_mutex", "_queue")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._guard = threading.Lock()
+        self._mutex = threading.Lock()
         self._queue: deque[LockType] = deque()
 
     def __enter__(self) -> None:
@@ -38,13 +38,13 @@ class FairLock:
             return
         turn = threading.Lock()
         turn.acquire()
-        with self._guard:
+        with self._mutex:
             self._queue.append(turn)
             self._hand_over()
         try:
             turn.acquire()
         except BaseException:  # interrupted: give the place up, or what came with it
-            with self._guard:
+            with self._mutex:
                 waiting = turn in self._queue
                 if waiting:
                     self._queue.remove(turn)
@@ -55,14 +55,14 @@ class FairLock:
     def __exit__(self, *exc: object) -> None:
         self._lock.release()
         if self._queue:
-            with self._guard:
+            with self._mutex:
                 self._hand_over()
 
     acquire = __enter__
     release = __exit__
 
     def _hand_over(self) -> None:
-        """Give the lock to the first of the queue if nobody has it; under the guard."""
+        """Give the lock to the first of the queue if nobody has it; under the mutex."""
         if self._queue and self._lock.acquire(blocking=False):
             self._queue.popleft().release()
 
@@ -75,23 +75,23 @@ class FlagEvent:
     alone.
     """
 
-    __slots__ = ("_fd", "_flag", "_guard", "_sleepers", "name")
+    __slots__ = ("_fd", "_flag", "_mutex", "_sleepers", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._guard = threading.Lock()
+        self._mutex = threading.Lock()
         self._flag = False
         self._sleepers: list[LockType] = []
         self._fd = -1
 
     def fileno(self) -> int:
-        with self._guard:
+        with self._mutex:
             if self._fd < 0:
                 self._fd = os.eventfd(int(self._flag), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return self._fd
 
     def set(self) -> None:
-        with self._guard:
+        with self._mutex:
             was_set, self._flag = self._flag, True  # first: `select` may return at once
             if self._fd >= 0 and not was_set:
                 os.eventfd_write(self._fd, 1)
@@ -100,7 +100,7 @@ class FlagEvent:
             self._sleepers.clear()
 
     def clear(self) -> None:
-        with self._guard:
+        with self._mutex:
             if self._fd >= 0 and self._flag:
                 os.eventfd_read(self._fd)
             self._flag = False
@@ -109,7 +109,7 @@ class FlagEvent:
         return self._flag
 
     def wait(self, deadline: int | None = None) -> bool:
-        with self._guard:
+        with self._mutex:
             if self._flag:
                 return True
             sleeper = threading.Lock()
@@ -129,7 +129,7 @@ class FlagEvent:
 
     def _forget(self, sleeper: LockType) -> bool:
         """Stop waiting; tell whether the event was set all the same."""
-        with self._guard:
+        with self._mutex:
             if sleeper in self._sleepers:
                 self._sleepers.remove(sleeper)
                 return False
@@ -147,26 +147,26 @@ class FlagEvent:
 class AtomicCell(Generic[T]):
     """A `Cell`: changes take a lock, looks do not."""
 
-    __slots__ = ("_guard", "_value")
+    __slots__ = ("_mutex", "_value")
 
     def __init__(self, value: T) -> None:
-        self._guard = threading.Lock()
+        self._mutex = threading.Lock()
         self._value = value
 
     def get(self) -> T:
         return self._value
 
     def set(self, value: T) -> None:
-        with self._guard:
+        with self._mutex:
             self._value = value
 
     def exchange(self, value: T) -> T:
-        with self._guard:
+        with self._mutex:
             old, self._value = self._value, value
         return old
 
     def compare_and_set(self, expected: T, value: T) -> bool:
-        with self._guard:
+        with self._mutex:
             if self._value != expected:
                 return False
             self._value = value

@@ -23,7 +23,7 @@ class Gate:
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         self._runtime = runtime
-        self._guard = runtime.lock(f"{name}.gate.guard")
+        self._mutex = runtime.lock(f"{name}.gate.mutex")
         self._open = runtime.event(f"{name}.gate")
         self._open.set()
         self._empty = runtime.event(f"{name}.gate.empty")  # set: nobody waits
@@ -34,13 +34,13 @@ class Gate:
 
     def wait(self) -> None:
         """Wait until the gate is open."""
-        with self._guard:
+        with self._mutex:
             if self._open.is_set():
                 return
             self.waiting += 1
             self._empty.clear()
         self._open.wait()
-        with self._guard:
+        with self._mutex:
             self.waiting -= 1
             if not self.waiting:
                 self._rest = self._runtime.now() + self._shut
@@ -52,7 +52,7 @@ class Gate:
         self._empty.wait()
         if self._runtime.now() < self._rest:
             self._runtime.sleep_until(self._rest)
-        with self._guard:
+        with self._mutex:
             self._open.clear()
         begun = self._runtime.now()
         try:

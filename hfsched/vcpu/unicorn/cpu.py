@@ -58,7 +58,7 @@ class UnicornVcpu:
         self._now = space.clock.read
         self._turn = turn
         # Keeps `stop` and the end of the machine apart; held for a microsecond.
-        self._guard = runtime.lock(f"unicorn {space.name}/{index}")
+        self._mutex = runtime.lock(f"unicorn {space.name}/{index}")
         self._timer = VirtualTimer()
         # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
         self._kicked = False
@@ -91,7 +91,7 @@ class UnicornVcpu:
 
     def _stop(self) -> None:
         if self._running:
-            with self._guard:
+            with self._mutex:
                 if self._running:
                     self._machine.stop()
 
@@ -197,7 +197,7 @@ class UnicornVcpu:
     def belong(self, runtime: Runtime, turn: Lock) -> None:
         """Serve another runtime from here on, with its turn."""
         self._turn = turn
-        self._guard = runtime.lock(f"unicorn {self._space.name}/{self.index}")
+        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}")
 
     def map(self, physical: int, size: int, host: int) -> None:
         """Let host memory be at a physical address."""
@@ -205,7 +205,7 @@ class UnicornVcpu:
 
     def close(self) -> None:
         """Free the machine; later kicks do nothing."""
-        with self._guard:
+        with self._mutex:
             self._off = Off("the machine is closed")
             self._machine.close()
 
