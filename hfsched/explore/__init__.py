@@ -18,11 +18,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hfsched.explore.door import door
     from hfsched.explore.execution import Outcome, Result, execute, search
     from hfsched.explore.explain.html import page
     from hfsched.explore.explain.story import tell
     from hfsched.explore.explain.text import draw
+    from hfsched.explore.opaque import opaque_call
     from hfsched.explore.registry import Variant, find
     from hfsched.explore.replay import Finding, confirm, replay
     from hfsched.explore.runtime import ExploreRuntime
@@ -42,11 +42,11 @@ __all__ = [
     "World",
     "check",
     "confirm",
-    "door",
     "draw",
     "execute",
     "find",
     "make",
+    "opaque_call",
     "page",
     "replay",
     "search",
@@ -66,7 +66,7 @@ _WHERE = {
     "World": "scenario",
     "check": "testing",
     "confirm": "replay",
-    "door": "door",
+    "opaque_call": "opaque",
     "draw": "explain.text",
     "execute": "execution",
     "find": "registry",

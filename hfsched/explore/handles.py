@@ -21,7 +21,7 @@ class TaskHandle:
 
     def join(self, deadline: int | None = None) -> bool:
         task = self.task
-        self._runtime.point("join", None, guard=lambda: task.done, deadline=deadline)
+        self._runtime.point("join", None, condition=lambda: task.done, deadline=deadline)
         self._runtime.observe(task.done)
         return task.done
 
@@ -39,7 +39,7 @@ class ProcessHandle:
         self._runtime.kill(self.group)
 
     def join(self, deadline: int | None = None) -> bool:
-        self._runtime.point("anything", None, guard=self.group.ended, deadline=deadline)
+        self._runtime.point("anything", None, condition=self.group.ended, deadline=deadline)
         self._runtime.observe(self.group.ended())
         return self.group.ended()
 

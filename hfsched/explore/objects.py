@@ -44,7 +44,7 @@ class Thing:
         self.blind = False  # it orders no accesses to shared values
         self.private = False  # one task alone uses it, `user` once it has
         self.user: Task | None = None
-        self.alone: tuple[str, Callable[[], bool]] | None = None  # see `keep_alone`
+        self.alone: tuple[str, Callable[[], bool]] | None = None  # see `declare_exclusive`
         runtime.things.append(self)
         runtime.made(name)
 
@@ -63,7 +63,7 @@ class XLock(Thing):
         self.owner: Task | None = None
         self._state = state
         self._seen: int | None = None  # the digest of the state when the lock was last let go
-        self.marks: dict[int, Learnt] | None = None  # see `retries`: what tasks knew
+        self.marks: dict[int, Learnt] | None = None  # see `declare_retry`: what tasks knew
 
     def _free(self) -> bool:
         return self.owner is None
@@ -72,7 +72,7 @@ class XLock(Thing):
         runtime = self.runtime
         if self.marks is not None and runtime.stateful and (task := runtime.current) is not None:
             self.marks[task.index] = (task.history, task.kept)
-        runtime.point("lock", self, write=True, guard=self._free)
+        runtime.point("lock", self, write=True, condition=self._free)
         self.owner = runtime.current
         if runtime.stateful and self._state is not None:
             now = hash(self._state())
@@ -123,7 +123,7 @@ class XEvent(Thing):
     def __init__(self, runtime: ExploreRuntime, name: str) -> None:
         super().__init__(runtime, name)
         self._flag = False
-        self.retry: XLock | None = None  # see `ExploreRuntime.retries`
+        self.retry: XLock | None = None  # see `ExploreRuntime.declare_retry`
 
     def ready(self) -> bool:
         """Tell whether `select` would return it; no point."""
@@ -149,7 +149,7 @@ class XEvent(Thing):
     def wait(self, deadline: int | None = None) -> bool:
         if self.retry is not None:
             self.runtime.start_again(self.retry)
-        self.runtime.point("wait", self, guard=self.ready, deadline=deadline)
+        self.runtime.point("wait", self, condition=self.ready, deadline=deadline)
         self.runtime.take_over(self)
         self.runtime.observe(self._flag)
         if self._flag and self.retry is not None:
@@ -255,7 +255,7 @@ class XEnd(Thing):
         self.peer.inbox.append((data, list(fds)))
 
     def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
-        self.runtime.point("recv", self, write=True, guard=self.ready, deadline=deadline)
+        self.runtime.point("recv", self, write=True, condition=self.ready, deadline=deadline)
         self.runtime.take_over(self)
         if self.inbox:
             message = self.inbox.popleft()

@@ -28,20 +28,20 @@ except ImportError as exc:  # pragma: no cover - named by whoever explores
     ) from exc
 
 if TYPE_CHECKING:
-    from hfsched.explore.explain.teller import Teller
+    from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.races import Races
     from hfsched.explore.strategy import Strategy
 
-__all__ = ["STEPS_MAX", "Cut", "Points", "StepsExceededError"]
+__all__ = ["STEPS_MAX", "Points", "Prune", "StepsExceededError"]
 
 STEPS_MAX = 20_000
 T = TypeVar("T")
 
-# By task, what it has learnt and what it knew before doors that it is behind; by lock.
+# By task, what it has learnt and what it knew before the opaque calls that it is in; by lock.
 Knowledge = tuple[list[tuple[int, tuple[int, ...], tuple[Learnt, ...]]], list[Known]]
 
 
-class Cut(Exception):  # noqa: N818 - no error
+class Prune(Exception):  # noqa: N818 - no error
     """The strategy has seen what follows already."""
 
 
@@ -71,7 +71,9 @@ class Points:
         self.stateful = strategy.stateful
         self._every_point = strategy.every_point
         self.races = races
-        self.forgetting = forgetting and strategy.stateful  # doors and `retain_only` have effect
+        self.forgetting = (
+            forgetting and strategy.stateful
+        )  # opaque calls and `retain_only` have effect
         self.joining = joining  # an operation may belong to the step before it
         self._steps_max = steps_max
         self.tasks: list[Task] = []
@@ -94,7 +96,7 @@ class Points:
         if races is not None:
             races.attach(self)
         self.invariant: Callable[[], None] | None = None
-        self.teller: Teller | None = None  # who tells the story of this execution
+        self.recorder: Recorder | None = None  # who tells the story of this execution
 
     # One execution.
 
@@ -126,13 +128,13 @@ class Points:
         thing: Thing | None,
         *,
         write: bool = False,
-        guard: Callable[[], bool] | None = None,
+        condition: Callable[[], bool] | None = None,
         deadline: int | None = None,
         also: Sequence[Thing] = (),
     ) -> None:
         """Let the strategy decide who goes next; return when it is this task's turn.
 
-        `also` are things that the operation and its guard look at, besides `thing`; a `write` to
+        `also` are things that the operation and its condition look at, besides `thing`; a `write` to
         them needs an operation whose order always matters (`hfsched.explore.task`).
         """
         task = self.current
@@ -143,8 +145,8 @@ class Points:
         if (
             thing is not None
             and self.joining
-            and (thing.private or thing.alone is not None or (task.entered and guard is None))
-            and self._joins(task, kind, thing, write, guard, also)
+            and (thing.private or thing.alone is not None or (task.entered and condition is None))
+            and self._joins(task, kind, thing, write, condition, also)
         ):
             return
         if self.stateful:
@@ -156,14 +158,14 @@ class Points:
         task.thing = thing
         task.also = also
         task.write = write
-        task.guard = guard
+        task.condition = condition
         task.deadline = deadline
         task.key = None
         chosen = self._next()
         if chosen is not task:
             self._go_on(chosen)
-        if guard is not None:
-            task.guard = None
+        if condition is not None:
+            task.condition = None
             task.deadline = None
         if self.trace is not None:
             self._record(task.describe())
@@ -183,7 +185,7 @@ class Points:
         kind: str,
         thing: Thing,
         write: bool,  # noqa: FBT001
-        guard: Callable[[], bool] | None,
+        condition: Callable[[], bool] | None,
         also: Sequence[Thing],
     ) -> bool:
         """Tell whether an operation belongs to the step before it.
@@ -201,9 +203,9 @@ class Points:
             return False
         if not thing.private:
             if thing.alone is not None and thing.alone[0] == task.name and thing.alone[1]():
-                if guard is not None and not guard():
+                if condition is not None and not condition():
                     return False
-            elif guard is None and task.entered:
+            elif condition is None and task.entered:
                 task.entered = False
                 self.touched += [(each.name, write) for each in (thing, *also)]
             else:
@@ -257,7 +259,7 @@ class Points:
                         chosen = self._strategy.pick(self, current, enabled)  # type: ignore[arg-type]  # see the class's text
                     elif current is not None:
                         chosen = current
-            except Cut:
+            except Prune:
                 self.cut = True
                 self.current = None
                 return None
@@ -288,8 +290,8 @@ class Points:
         enabled = [
             task
             for task in self._live
-            if (guard := task.guard) is None
-            or guard()
+            if (condition := task.condition) is None
+            or condition()
             or ((deadline := task.deadline) is not None and now >= deadline)
         ]
         if self._clock is not None and not self.settling and self._next_deadline() is not None:
@@ -434,7 +436,7 @@ class Points:
 
     def knowledge(self) -> Knowledge:
         """Return all digests of what was learnt so far, for `recall`."""
-        tasks = [(task.history, task.kept, task.doors) for task in self.tasks]
+        tasks = [(task.history, task.kept, task.opaque_calls) for task in self.tasks]
         return tasks, [lock.known() for lock in self._locks()]
 
     def recall(self, knowledge: Knowledge) -> None:
@@ -448,8 +450,8 @@ class Points:
         if len(tasks) != len(self.tasks) or len(locks) != len(mine):
             raise InternalError("the same schedule has made other tasks or locks than before")
         self.stateful = True
-        for task, (history, kept, doors) in zip(self.tasks, tasks, strict=True):
-            task.history, task.kept, task.doors = history, kept, doors
+        for task, (history, kept, opaque_calls) in zip(self.tasks, tasks, strict=True):
+            task.history, task.kept, task.opaque_calls = history, kept, opaque_calls
             task.key = None
         for lock, known in zip(mine, locks, strict=True):
             lock.recall(known)

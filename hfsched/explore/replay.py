@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError, describe
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
-from hfsched.explore.points import Cut, StepsExceededError
+from hfsched.explore.points import Prune, StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.registry import find
 from hfsched.explore.schedule import Recording, Replay, Schedule
@@ -120,7 +120,7 @@ class _Limited(Replay):
         """See `Strategy`."""
         self._left -= 1
         if self._left < 0:
-            raise Cut
+            raise Prune
         return super().pick(runtime, current, enabled)
 
 

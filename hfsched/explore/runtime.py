@@ -68,7 +68,7 @@ class ExploreRuntime(Points):
             return [i for i, each in enumerate(waitables) if each.ready()]  # type: ignore[attr-defined]
 
         things: Sequence[Thing] = waitables  # type: ignore[assignment]  # all are this runtime's
-        self.point("select", None, guard=lambda: bool(ready()), deadline=deadline, also=things)
+        self.point("select", None, condition=lambda: bool(ready()), deadline=deadline, also=things)
         found = ready()
         for i in found:
             self.take_over(waitables[i])  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ class ExploreRuntime(Points):
         return self.time
 
     def sleep_until(self, deadline: int) -> None:
-        self.point("sleep", None, guard=lambda: False, deadline=deadline)
+        self.point("sleep", None, condition=lambda: False, deadline=deadline)
 
     def checkpoint(self, label: str) -> None:
         self.point(f"checkpoint {label}", None)
@@ -149,8 +149,8 @@ class ExploreRuntime(Points):
         group = process.group
         task = self.event_of(f"death of {process.name}", lambda: self.kill(group))
         task.kind = "death"
-        task.guard = lambda: not group.ended()
-        task.dooms = group
+        task.condition = lambda: not group.ended()
+        task.kills = group
 
     def attach(self, task: str, state: Callable[[], object]) -> None:
         """Say that `state` (hashable, touched by that task alone) belongs to the task's state."""
@@ -160,7 +160,7 @@ class ExploreRuntime(Points):
                 return
         raise InternalError(f"no task {task}")
 
-    def keep_private(self, *names: str) -> None:
+    def declare_private(self, *names: str) -> None:
         """Promise that each thing with such a name (``*`` for any text) has one user.
 
         Its operations are no points then.  A second user is a failure.  For cells and locks, and
@@ -169,7 +169,7 @@ class ExploreRuntime(Points):
         for thing in self.things:
             thing.private = _named(thing.name, names) or thing.private
 
-    def orders_nothing(self, *names: str) -> None:
+    def declare_unordered(self, *names: str) -> None:
         """Let such things order no accesses to shared values.
 
         Another party's locks do by accident only: a race that they hide is one all the same.
@@ -177,7 +177,7 @@ class ExploreRuntime(Points):
         for thing in self.things:
             thing.blind = _named(thing.name, names) or thing.blind
 
-    def keep_alone(self, task: str, names: str, alone: Callable[[], bool]) -> None:
+    def declare_exclusive(self, task: str, names: str, alone: Callable[[], bool]) -> None:
         """Promise that nobody but `task` can come to use such a thing while `alone()` holds.
 
         Nobody, that is, before `task` itself does something else.  Its operations on them are no
@@ -188,7 +188,7 @@ class ExploreRuntime(Points):
             if _named(thing.name, (names,)):
                 thing.alone = (task, alone)
 
-    def retries(self, lock: str, event: str) -> None:
+    def declare_retry(self, lock: str, event: str) -> None:
         """Promise that who waits for `event` starts again at `lock`, knowing what it knew there.
 
         It has found under the lock that it must wait, and has learnt nothing else.  This is trusted
@@ -209,5 +209,5 @@ class ExploreRuntime(Points):
 
         `lane` is the actor, by default the current task; `to` makes it an arrow to another actor.
         """
-        if self.teller is not None:
-            self.teller.note(text, lane=lane, to=to)
+        if self.recorder is not None:
+            self.recorder.note(text, lane=lane, to=to)

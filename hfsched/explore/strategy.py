@@ -38,7 +38,7 @@ class Strategy(Protocol):
     def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
         """Choose among the tasks that can go; `current` is the one that went last, if it still can.
 
-        May raise `hfsched.explore.points.Cut` to end the execution here.
+        May raise `hfsched.explore.points.Prune` to end the execution here.
         """
 
     def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:

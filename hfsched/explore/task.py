@@ -32,7 +32,7 @@ class Task:
     """A task: its greenlet, and its pending operation.
 
     `kind`, `thing` and `write` say what it will do when it is chosen (a task that has not begun
-    will "start"), `also` what else it looks at; `guard` tells whether it can, None for always;
+    will "start"), `also` what else it looks at; `condition` tells whether it can, None for always;
     `deadline` is the time at which it can in any case.  `history` is a digest of all that it has
     observed and still depends on.
     `act` makes it a pseudo-task: choosing it calls `act`, and no greenlet runs.
@@ -42,21 +42,21 @@ class Task:
         "act",
         "also",
         "clock",
+        "condition",
         "deadline",
         "done",
-        "dooms",
-        "doors",
         "entered",
         "extra",
         "glet",
         "group",
-        "guard",
         "history",
         "index",
         "kept",
         "key",
+        "kills",
         "kind",
         "name",
+        "opaque_calls",
         "thing",
         "write",
     )
@@ -71,14 +71,14 @@ class Task:
         self.thing: Thing | None = None
         self.also: Sequence[Thing] = ()
         self.write = False
-        self.guard: Callable[[], bool] | None = None
+        self.condition: Callable[[], bool] | None = None
         self.deadline: int | None = None
         self.entered = False  # it has taken a lock, and done nothing since
         self.history = 0
         self.kept: tuple[int, ...] = ()  # for each level of loops, a digest of what it keeps alive
-        self.doors: tuple[Learnt, ...] = ()  # what it knew before each door that it is behind
+        self.opaque_calls: tuple[Learnt, ...] = ()  # what it knew before each opaque call it is in
         self.act: Callable[[], None] | None = None
-        self.dooms: Group | None = None  # the process whose death this pseudo-task is
+        self.kills: Group | None = None  # the process whose death this pseudo-task is
         self.extra: Callable[[], object] | None = None  # more of its state, hashable
         self.key: object = None  # its part of the state's key; None: to be computed
         self.clock: dict[int, int] = {}  # vector clock, for the race detector
@@ -86,8 +86,8 @@ class Task:
     def enabled(self, now: int) -> bool:
         """Tell whether the pending operation can be done."""
         return (
-            self.guard is None
-            or self.guard()
+            self.condition is None
+            or self.condition()
             or (self.deadline is not None and now >= self.deadline)
         )
 
@@ -113,8 +113,8 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
         return True
     if task.kind == "clock":
         return any(name == "clock" for name, _ in things)
-    if task.dooms is not None:
-        return any(name == each.name for each in task.dooms.things for name, _ in things)
+    if task.kills is not None:
+        return any(name == each.name for each in task.kills.things for name, _ in things)
     if task.also and any(
         write and name == each.name for each in task.also for name, write in things
     ):
@@ -127,7 +127,7 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
 
 def _ends(death: Task, other: Task) -> bool:
     """Tell whether `death` ends what `other` is about to do, or closes what that looks at."""
-    group = death.dooms
+    group = death.kills
     if group is None:
         return False
     things = group.things
@@ -145,7 +145,7 @@ def dependent(one: Task, two: Task) -> bool:
     """
     if _wide(one) or _wide(two):
         return True
-    if one.dooms is not None or two.dooms is not None:
+    if one.kills is not None or two.kills is not None:
         return _ends(one, two) or _ends(two, one)
     if one.kind == "clock" or two.kind == "clock":
         return (

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hfsched.explore.door import door
 from hfsched.explore.handles import ProcessHandle, TaskHandle
 from hfsched.explore.objects import XCell, XEnd, XEvent
+from hfsched.explore.opaque import opaque_call
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.runtime.base import ChannelClosedError
@@ -161,7 +161,7 @@ class _Run:
         self.ends = dict(zip(ENDS, runtime.channel("ch"), strict=True))
         self.ends |= zip(MORE_ENDS, runtime.channel("ch2"), strict=True)
         self.party = _Party(runtime)
-        self.behind = door(runtime, self.party)
+        self.behind = opaque_call(runtime, self.party)
         if program.shares():
             self.shared = runtime.shared(SHARED, 0)
         self.locals: list[_Local] = []
@@ -188,10 +188,10 @@ class _Run:
         }
         for thing, users in self.program.users().items():
             if len(users) == 1 and thing not in waited:
-                self.runtime.keep_private(thing)
+                self.runtime.declare_private(thing)
             elif len(users) > 1:
                 others = users[:-1]
-                self.runtime.keep_alone(users[-1], thing, partial(self._ended, others))
+                self.runtime.declare_exclusive(users[-1], thing, partial(self._ended, others))
 
     def _ended(self, names: list[str]) -> bool:
         done = {task.name: task.done for task in self.runtime.tasks if task.glet is not None}

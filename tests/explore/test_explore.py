@@ -87,7 +87,7 @@ def test_another_partys_lock_orders_accesses_unless_it_is_blind(*, blind: bool) 
             runtime.spawn("a", write)
             runtime.spawn("b", write)
             if blind:
-                runtime.orders_nothing("hyper*")
+                runtime.declare_unordered("hyper*")
             return World()
 
     ordered = Replay(Schedule())  # one after the other: the lock orders them

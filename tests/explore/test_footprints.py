@@ -38,12 +38,12 @@ def deaf(kind: str) -> Callable[..., None]:
     """Return `point`, told of nothing else that operations of a kind look at."""
     point = ExploreRuntime.point
 
-    def told(self: ExploreRuntime, what: str, thing: Any, **more: Any) -> None:
+    def recorded(self: ExploreRuntime, what: str, thing: Any, **more: Any) -> None:
         if what == kind:
             more["also"] = ()
         point(self, what, thing, **more)
 
-    return told
+    return recorded
 
 
 def silently(_: ExploreRuntime, group: Group) -> None:
@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[object, str, object, Program]] = {
     "a death ends nobody": (
         task,
         "_ends",
-        lambda death, other: other.group is not death.dooms and ENDS_OF(death, other),
+        lambda death, other: other.group is not death.kills and ENDS_OF(death, other),
         Program(((within("l0", GET),), (within("l0", GET),), (within("l0", GET),)), dies=1),
     ),
     "the end of a process touches nothing": (

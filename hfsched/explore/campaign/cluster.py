@@ -1,6 +1,6 @@
 """Workers of a Dask cluster: the same tasks, wherever its workers run.
 
-A task that loses its worker is given to another by Dask itself (`retries`).  A worker may have
+A task that loses its worker is given to another by Dask itself (`declare_retry`).  A worker may have
 started long ago, from other files: each task names the code it is about (`fingerprint`).  One that
 nobody waits for any more ends by itself.
 """

@@ -1,7 +1,7 @@
 """The story of one execution: who did what, in order, and where it went wrong.
 
-`story` has the data and `tell`, which runs an execution again and listens; `teller` is the listener
-and decides what says something and what is folded away; `doom` finds the step after which no
+`story` has the data and `tell`, which runs an execution again and listens; `recorder` is the listener
+and decides what says something and what is folded away; `no_return` finds the step after which no
 schedule could end well; `machine` makes a hypervisor, its guests and a scheduler actors of their
 own.  `text` draws a story for a terminal, `html` as one page that needs nothing else.
 

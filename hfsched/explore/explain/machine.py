@@ -1,10 +1,10 @@
 """A hypervisor, its guests and its scheduler as actors of a story of their own.
 
 One task of a scenario plays three: a vCPU's thread of the scheduler, inside RUN the hypervisor, and
-inside that the guest.  `told` stands between them and says what passes: RUN and what it returned,
+inside that the guest.  `recorded` stands between them and says what passes: RUN and what it returned,
 hypercalls and their answers, sends and injections.  `machine_words` is what is shown beside.
 
-    primary = told(runtime, hypervisor, hypervisor.registry)
+    primary = recorded(runtime, hypervisor, hypervisor.registry)
     ...
     World(check, watch=partial(machine_words, hypervisor.registry, driver))
 """
@@ -31,7 +31,7 @@ from hfsched.programs.library import error_of
 from hfsched.vcpu.engine import Hypercall
 
 if TYPE_CHECKING:
-    from hfsched.explore.explain.teller import Teller
+    from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.hypervisor.interface import Injection, VmInfo
     from hfsched.hypervisor.registry import Registry
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
     from hfsched.scheduler.driver import Driver
     from hfsched.vcpu.engine import Exit
 
-__all__ = ["machine_words", "told"]
+__all__ = ["machine_words", "recorded"]
 
 HYPERVISOR = "hypervisor"
 _QUIET = (".kick", ".irq", ".direct", ".hv", ".mirror")
 
 
-def told(
+def recorded(
     runtime: ExploreRuntime, interface: PrimaryInterface, registry: Registry
 ) -> PrimaryInterface:
     """Return `interface`, and when a story is told, one that tells it as well."""
-    if runtime.teller is None:
+    if runtime.recorder is None:
         return interface
-    return _Door(runtime.teller, interface, registry)
+    return _RecordedInterface(runtime.recorder, interface, registry)
 
 
 def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
@@ -80,16 +80,16 @@ _STATES = {VcpuState.BLOCKED_MAILBOX: "WFM", VcpuState.BLOCKED_INTERRUPT: "WFI"}
 _RESTS = {VcpuActivity.WFM: "WFM", VcpuActivity.WFI: "WFI"}
 
 
-class _Door:
+class _RecordedInterface:
     """See `PrimaryInterface`; says what passes through it."""
 
-    def __init__(self, teller: Teller, interface: PrimaryInterface, registry: Registry) -> None:
-        self._teller = teller
+    def __init__(self, recorder: Recorder, interface: PrimaryInterface, registry: Registry) -> None:
+        self._recorder = recorder
         self._interface = interface
         self._registry = registry
-        quiet = teller.quiet
-        teller.quiet = lambda name: name.endswith(_QUIET) or quiet(name)
-        teller.ranks[HYPERVISOR] = 2
+        quiet = recorder.quiet
+        recorder.quiet = lambda name: name.endswith(_QUIET) or quiet(name)
+        recorder.ranks[HYPERVISOR] = 2
 
     def run(self, vm: int, vcpu: int) -> RunResult:
         return self._entered(vm, vcpu, "RUN", lambda: self._interface.run(vm, vcpu))
@@ -100,14 +100,14 @@ class _Door:
         )
 
     def _entered(self, vm: int, vcpu: int, what: str, call: Any) -> RunResult:
-        teller = self._teller
+        recorder = self._recorder
         name = f"{self._name(vm)}.{vcpu}"
-        thread = teller.lane
+        thread = recorder.lane
         self._listen(vm, vcpu, thread)
-        teller.announce(f"{what} {name}", to=HYPERVISOR)
-        with teller.inside(HYPERVISOR):
+        recorder.announce(f"{what} {name}", to=HYPERVISOR)
+        with recorder.inside(HYPERVISOR):
             result: RunResult = call()
-        teller.note(self._result(result), lane=HYPERVISOR, to=thread)
+        recorder.note(self._result(result), lane=HYPERVISOR, to=thread)
         return result
 
     def _listen(self, vm: int, vcpu: int, thread: str) -> None:
@@ -117,53 +117,53 @@ class _Door:
             return
         found = record.vcpus[vcpu]
         if not isinstance(found.cpu, _Cpu):
-            self._teller.names[thread] = f"thread {record.name}.{vcpu}"
-            self._teller.ranks[f"thread {record.name}.{vcpu}"] = 1
-            self._teller.ranks[f"guest {record.name}.{vcpu}"] = 3
-            found.cpu = _Cpu(self._teller, found, self._name)
+            self._recorder.names[thread] = f"thread {record.name}.{vcpu}"
+            self._recorder.ranks[f"thread {record.name}.{vcpu}"] = 1
+            self._recorder.ranks[f"guest {record.name}.{vcpu}"] = 3
+            found.cpu = _Cpu(self._recorder, found, self._name)
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             result = self._interface.send(to, message, notify=notify)
         self._say(f"send {len(message)} bytes to {self._name(to)}: {result.value}")
         return result
 
     def rx_take(self) -> tuple[int, bytes] | None:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             taken = self._interface.rx_take()
         if taken is not None:
             self._say(f"take {len(taken[1])} bytes of {self._name(taken[0])} from RX")
         return taken
 
     def rx_release(self) -> bool:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             waited = self._interface.rx_release()
         self._say("RX_RELEASE" + (": others wait" if waited else ""))
         return waited
 
     def waiter(self, vm: int) -> int | None:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             waiter = self._interface.waiter(vm)
         if waiter is not None:
             self._say(f"who waits for {self._name(vm)}? {self._name(waiter)}")
         return waiter
 
     def writable(self) -> int | None:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             vm = self._interface.writable()
         if vm is not None:
             self._say(f"what became writable? {self._name(vm)}")
         return vm
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             result = self._interface.inject(vm, vcpu, intid)
         what = _interrupt(intid)
         self._say(f"inject {what} into {self._name(vm)}.{vcpu}: {_INJECTION[result.value]}")
         return result
 
     def preempt(self, vm: int, vcpu: int) -> None:
-        with self._teller.inside(HYPERVISOR):
+        with self._recorder.inside(HYPERVISOR):
             self._interface.preempt(vm, vcpu)
         self._say(f"preempt {self._name(vm)}.{vcpu}")
 
@@ -171,7 +171,7 @@ class _Door:
         return self._interface.info(vm)
 
     def _say(self, text: str) -> None:
-        self._teller.note(text, to=HYPERVISOR)
+        self._recorder.note(text, to=HYPERVISOR)
 
     def _name(self, number: int) -> str:
         found = self._registry.find(number)
@@ -213,8 +213,8 @@ _INJECTION = {
 class _Cpu:
     """A vCPU's engine, seen by the hypervisor; says what the guest does and is told."""
 
-    def __init__(self, teller: Teller, vcpu: Vcpu, name: Any) -> None:
-        self._teller = teller
+    def __init__(self, recorder: Recorder, vcpu: Vcpu, name: Any) -> None:
+        self._recorder = recorder
         self._cpu: Any = vcpu.cpu
         self._lane = f"guest {vcpu.vm.name}.{vcpu.index}"
         self._name = name
@@ -224,13 +224,13 @@ class _Cpu:
         return getattr(self._cpu, name)
 
     def enter(self) -> Exit:
-        teller = self._teller
-        teller.note(self._reply, lane=HYPERVISOR, to=self._lane)
+        recorder = self._recorder
+        recorder.note(self._reply, lane=HYPERVISOR, to=self._lane)
         self._reply = "goes on"
-        with teller.inside(self._lane):
+        with recorder.inside(self._lane):
             event: Exit = self._cpu.enter()
         what = _call(event.args, self._name) if isinstance(event, Hypercall) else _exit(event)
-        teller.note(what, lane=self._lane, to=HYPERVISOR)
+        recorder.note(what, lane=self._lane, to=HYPERVISOR)
         return event
 
     def reply(self, values: Any) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
-from hfsched.explore.explain.doom import Replayed, point_of_no_return
 from hfsched.explore.explain.long import shortened
-from hfsched.explore.explain.teller import Row, Teller
+from hfsched.explore.explain.no_return import Replayed, point_of_no_return
+from hfsched.explore.explain.recorder import Recorder, Row
 from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError, Races
 from hfsched.explore.replay import words
@@ -90,20 +90,20 @@ class Story:
 
 
 class Listening:
-    """A scenario whose executions a teller hears."""
+    """A scenario whose executions a recorder hears."""
 
-    def __init__(self, scenario: Scenario, teller: Teller) -> None:
+    def __init__(self, scenario: Scenario, recorder: Recorder) -> None:
         self.name = scenario.name
         self._scenario = scenario
-        self._teller = teller
+        self._recorder = recorder
 
     def build(self, runtime: ExploreRuntime) -> World:
         """See `Scenario.build`."""
-        self._teller.listen(runtime)
+        self._recorder.listen(runtime)
         world = self._scenario.build(runtime)
-        self._teller.built(world)
+        self._recorder.built(world)
         if world.invariant is not None:
-            world = replace(world, invariant=self._teller.guard(world.invariant))
+            world = replace(world, invariant=self._recorder.watched(world.invariant))
         return world
 
 
@@ -120,15 +120,15 @@ def tell(
     `token` is only quoted; `races` looks for data races as in `execute`.
     """
     strategy.begin()
-    teller, outcome = _listen(scenario, strategy, None, races)
+    recorder, outcome = _listen(scenario, strategy, None, races)
     turning = None
     # What is found by looking on, and not by how it ends, has no point of no return.
     if outcome.failure is not None and not isinstance(outcome.failure, LivelockError | RaceError):
-        turning = point_of_no_return(scenario, teller.decisions)
+        turning = point_of_no_return(scenario, recorder.decisions)
         if turning is not None:
             # Once more, for that step must not be folded.
-            teller, outcome = _listen(scenario, Replayed(teller.decisions), turning)
-    return _story(scenario.name, teller, outcome, turning, token)
+            recorder, outcome = _listen(scenario, Replayed(recorder.decisions), turning)
+    return _story(scenario.name, recorder, outcome, turning, token)
 
 
 def _listen(
@@ -136,29 +136,31 @@ def _listen(
     strategy: Strategy,
     turning: int | None,
     races: Callable[[], Races] | None = None,
-) -> tuple[Teller, Outcome]:
-    teller = Teller(strategy, turning)
-    listening = Listening(scenario, teller)
-    return teller, execute(listening, teller, look=teller.finish, races=races)
+) -> tuple[Recorder, Outcome]:
+    recorder = Recorder(strategy, turning)
+    listening = Listening(scenario, recorder)
+    return recorder, execute(listening, recorder, look=recorder.finish, races=races)
 
 
-def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, token: str) -> Story:
+def _story(
+    title: str, recorder: Recorder, outcome: Outcome, turning: int | None, token: str
+) -> Story:
     failure, detail = None, ""
     if outcome.failure is not None:
         failure = words(outcome.failure)
         if not isinstance(outcome.failure, AssertionError | StepsExceededError):
             detail = "".join(traceback.format_exception(outcome.failure))
-    marked = _marked(teller.rows, outcome, turning)
-    columns = _columns(teller.rows)
-    lanes = teller.lanes()
+    marked = _marked(recorder.rows, outcome, turning)
+    columns = _columns(recorder.rows)
+    lanes = recorder.lanes()
     steps = []
     before: Mapping[str, str] = {}
-    for index, row in enumerate(teller.rows, 1):
+    for index, row in enumerate(recorder.rows, 1):
         state = {name: row.state.get(name, "") for name in columns}
-        lane = teller.name_of(row.lane)
+        lane = recorder.name_of(row.lane)
         arrow = None
         if row.to is not None:
-            arrow = Arrow(lane, teller.name_of(row.to), row.text)
+            arrow = Arrow(lane, recorder.name_of(row.to), row.text)
         steps.append(
             Step(
                 index,
@@ -167,7 +169,7 @@ def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, to
                 arrow,
                 state,
                 tuple(name for name in columns if index > 1 and state[name] != before[name]),
-                _preemption(teller, row),
+                _preemption(recorder, row),
                 marked.get(index - 1, ""),
             )
         )
@@ -180,15 +182,15 @@ def _story(title: str, teller: Teller, outcome: Outcome, turning: int | None, to
         failure,
         detail,
         token,
-        len(teller.decisions),
-        teller.preemptions,
+        len(recorder.decisions),
+        recorder.preemptions,
     )
 
 
-def _preemption(teller: Teller, row: Row) -> str:
+def _preemption(recorder: Recorder, row: Row) -> str:
     if row.instead is None:
         return ""
-    now, before = map(teller.name_of, row.instead)
+    now, before = map(recorder.name_of, row.instead)
     return f"preemption: {now} goes on instead of {before}"
 
 

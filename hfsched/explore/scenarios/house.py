@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.explore.door import door
-from hfsched.explore.explain.machine import machine_words, told
+from hfsched.explore.explain.machine import machine_words, recorded
 from hfsched.explore.memory import HeapRam
 from hfsched.explore.objects import Thing
+from hfsched.explore.opaque import opaque_call
 from hfsched.explore.scenarios.guests import GO, Notes
 from hfsched.explore.scenarios.variants import Parts
 from hfsched.hypervisor.interface import Injection
@@ -40,7 +40,7 @@ class Guest:
     def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox, notes: Notes) -> None:
         self.vm = vm
         self.driven = driven
-        self.mirror = driven.mirror  # by no door: to look at
+        self.mirror = driven.mirror  # not opaque: to look at
         self.outbox = outbox
         self.notes = notes
 
@@ -83,10 +83,10 @@ class House:
         self.runtime = runtime
         self._parts = parts
         self.hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
-        self.hypervisor._calls = door(runtime, self.hypervisor._calls)
+        self.hypervisor._calls = opaque_call(runtime, self.hypervisor._calls)
         self.notifying: set[str] = set()  # tasks that are telling waiters
         self._waiters = _Waiters(runtime)
-        seen = told(runtime, door(runtime, self.hypervisor), self.hypervisor.registry)
+        seen = recorded(runtime, opaque_call(runtime, self.hypervisor), self.hypervisor.registry)
         self.primary: PrimaryInterface = _Watched(self, seen)
         self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
         driver = self.driver
@@ -118,7 +118,7 @@ class House:
         driven = self.driver.add(vm.id, raw=True)
         outbox = Outbox(self.runtime, self.primary, self.driver, driven)
         guest = Guest(vm, driven, outbox, notes)
-        driven.mirror = door(self.runtime, driven.mirror)
+        driven.mirror = opaque_call(self.runtime, driven.mirror)
         self.guests.append(guest)
         return guest
 
@@ -131,9 +131,9 @@ class House:
         for guest in self.guests:
             for index in range(len(guest.vm.vcpus)):
                 self.runtime.attach(f"{guest.vm.name}.{index}", partial(guest.state, index))
-        self.runtime.keep_private("*.direct")  # nobody makes direct requests here
+        self.runtime.declare_private("*.direct")  # nobody makes direct requests here
         if not kicks:
-            self.runtime.keep_private("*.kick")
+            self.runtime.declare_private("*.kick")
         if not boot:
             self.runtime.settle()
 
@@ -142,7 +142,7 @@ class House:
         if self.primary.inject(guest.vm.id, vcpu, GO) is Injection.WAKE:
             guest.driven.mirror.wake(vcpu)
 
-    def keep_alone(self, guest: Guest, receiver: Guest) -> None:
+    def declare_exclusive(self, guest: Guest, receiver: Guest) -> None:
         """Say when nobody but its own thread touches a sending guest's VM.
 
         It is told by whoever tells the receiver's waiters, and that only if it is one of them.
@@ -151,7 +151,7 @@ class House:
         def alone() -> bool:
             return not self.notifying and guest.vm.id not in receiver.vm.mailbox.waiters
 
-        self.runtime.keep_alone(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
+        self.runtime.declare_exclusive(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
 
     def look_at_waiters(self) -> None:
         """Look, before every step, whether a waiter was told in vain.

@@ -27,10 +27,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.explore.door import door
-from hfsched.explore.explain.machine import machine_words, told
+from hfsched.explore.explain.machine import machine_words, recorded
 from hfsched.explore.memory import RewindRam
 from hfsched.explore.objects import Thing
+from hfsched.explore.opaque import opaque_call
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
@@ -148,8 +148,8 @@ class Stage:
     def _parts(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
         turn = runtime.lock("unicorn")
         hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
-        hypervisor._calls = door(runtime, hypervisor._calls)
-        primary = told(runtime, door(runtime, hypervisor), hypervisor.registry)
+        hypervisor._calls = opaque_call(runtime, hypervisor._calls)
+        primary = recorded(runtime, opaque_call(runtime, hypervisor), hypervisor.registry)
         ports = Ports(runtime)
         driver = parts.driver(runtime, primary, ports)
         for machine in self.machines:
@@ -171,7 +171,7 @@ class Stage:
         for vm in hypervisor.registry.vms.values():
             for vcpu in vm.vcpus:
                 runtime.attach(f"{vm.name}.{vcpu.index}", partial(_state, vcpu))
-        runtime.keep_private("*.direct")
+        runtime.declare_private("*.direct")
         runtime.settle()
         for vm in hypervisor.registry.vms.values():
             vm.spurious = 0
@@ -287,7 +287,7 @@ class ImagesScenario:
             answers[number].append(port_message.payload.decode())
 
         if self.hosts == 1 or (self.hosts == 2 and len(outboxes) == 2):
-            runtime.keep_private("*.outbox")
+            runtime.declare_private("*.outbox")
         for number in range(self.hosts):
             target = targets[number % len(targets)]
             port = ports.open(target.id, None, partial(arrived, number))

@@ -73,10 +73,10 @@ class MailboxScenario:
         ]
         house.start(boot=self.boot, kicks=self.runners > 0)
         if self.hosts == 1:
-            runtime.keep_private("g.outbox")
+            runtime.declare_private("g.outbox")
         for guest in senders:
             house.go(guest)
-            house.keep_alone(guest, receiver)
+            house.declare_exclusive(guest, receiver)
         hosts = [Host(house, number, receiver, self.messages) for number in range(self.hosts)]
         for host in hosts:
             runtime.spawn(host.name, host.run)

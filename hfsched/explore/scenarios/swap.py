@@ -55,7 +55,7 @@ class _Gate(Thing):
 
     def enter(self, guest: str) -> bool:
         """Begin to run; False: the VM has aborted."""
-        self.runtime.point("enter", self, write=True, guard=lambda: not self.stopped)
+        self.runtime.point("enter", self, write=True, condition=lambda: not self.stopped)
         self.runtime.observe(self.aborted)
         if not self.aborted:
             self.inside.add(guest)
@@ -70,7 +70,7 @@ class _Gate(Thing):
         """Stop all guests."""
         self.runtime.point("stop", self, write=True)
         self.stopped = True
-        self.runtime.point("stopped", self, write=True, guard=lambda: not self.inside)
+        self.runtime.point("stopped", self, write=True, condition=lambda: not self.inside)
         return True
 
     def go_on(self) -> None:
@@ -214,18 +214,18 @@ class _Machine:
         steps = [Step("guests", self.gate.stop, self.gate.go_on)]
         if self.other is not None:
             steps.append(Step("child", self.other.stop, self.other.go_on))
-        guard = Suspension(runtime, steps)
-        self.owner = Owner(self._mortal, monitor, guard, patience=None, on_lost=self._lost)
+        condition = Suspension(runtime, steps)
+        self.owner = Owner(self._mortal, monitor, condition, patience=None, on_lost=self._lost)
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
         self.ended: dict[str, list[str]] = {}  # and what came of them
         self._accepted = _Accepted(runtime)
         self._start()
         if not scenario.beside and not scenario.abort:  # main alone has requests
-            runtime.keep_private("swap.free")
+            runtime.declare_private("swap.free")
         if "enable" not in scenario.beside:  # main alone suspends
-            runtime.keep_private("suspension*")
-        runtime.retries("swap", "swap.free")
+            runtime.declare_private("suspension*")
+        runtime.declare_retry("swap", "swap.free")
 
     def _lost(self, why: str) -> None:
         self.lost.append(why)
@@ -285,7 +285,7 @@ class _Machine:
             self._accepted.note(word)
 
     def _close(self) -> None:
-        self._runtime.point("aborted", self.gate, guard=lambda: self.gate.aborted)
+        self._runtime.point("aborted", self.gate, condition=lambda: self.gate.aborted)
         self.begun["end"] = 1
         self._do("end", "close")
 

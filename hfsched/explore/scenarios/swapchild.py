@@ -77,7 +77,7 @@ class Other(Thing):
         child.serve()
 
     def _work(self, child: Child) -> None:
-        self.runtime.point("begin", self, guard=lambda: self._go)
+        self.runtime.point("begin", self, condition=lambda: self._go)
         for count in range(self._touches):
             self.runtime.retain_only(count)
             with child.touching():

@@ -99,9 +99,9 @@ class Memory:
         self.monitors = 0
         self.dead: set[str] = set()  # processes
 
-    def at(self, what: str, thing: Thing, guard: Callable[[], bool] | None = None) -> None:
+    def at(self, what: str, thing: Thing, condition: Callable[[], bool] | None = None) -> None:
         """Let others go first: what follows, up to the next such point, is one step."""
-        self.runtime.point(what, thing, write=True, guard=guard)
+        self.runtime.point(what, thing, write=True, condition=condition)
 
     def touch(self, guest: str, page: Page, process: str = MAIN) -> None:
         """Read what a guest wrote last, and write the next number."""

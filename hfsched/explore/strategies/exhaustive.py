@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.explore.cycles import Cycles, LivelockError, fair, words
-from hfsched.explore.points import Cut
+from hfsched.explore.points import Prune
 from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Exhaustive:
         if len(enabled) == 1:
             self._ran.append(enabled[0].index)
             if enabled[0].index in self._asleep:
-                raise Cut
+                raise Prune
             if self._asleep:
                 self._fall_asleep(runtime, self._asleep, enabled[0])
             return enabled[0]
@@ -212,7 +212,7 @@ class Exhaustive:
         """Let everybody run in turn, behind what the search covers."""
         self._chased += 1
         if self._chased > CHASE_MAX:
-            raise Cut
+            raise Prune
         chase.look(runtime, enabled)
         chosen = chase.waited_longest(enabled)
         chase.went(chosen)
@@ -260,7 +260,7 @@ class Exhaustive:
         if self.bound is not None and self._preemptions >= self.bound and current is not None:
             candidates = [index for index in candidates if index == current.index]
         if not candidates:
-            raise Cut
+            raise Prune
         # The one that keeps the current task comes first, that is last in the list.
         candidates.sort(key=lambda index: (current is not None and index == current.index, -index))
         node = _Node(candidates, self._asleep)

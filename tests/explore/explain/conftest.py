@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.explore.execution import execute
-from hfsched.explore.explain.doom import Replayed
+from hfsched.explore.explain.no_return import Replayed
+from hfsched.explore.explain.recorder import Recorder
 from hfsched.explore.explain.story import Story, tell
-from hfsched.explore.explain.teller import Teller
 from hfsched.explore.registry import find
 from hfsched.explore.strategies.exhaustive import Exhaustive
 
@@ -21,11 +21,11 @@ def failing(scenario: Scenario, bound: int) -> list[int] | None:
     """Return the decisions of a failing schedule with at most `bound` preemptions."""
     strategy = Exhaustive(bound)
     while strategy.begin():
-        teller = Teller(strategy)
-        outcome = execute(scenario, teller)
+        recorder = Recorder(strategy)
+        outcome = execute(scenario, recorder)
         strategy.end(outcome)
         if outcome.failure is not None:
-            return teller.decisions
+            return recorder.decisions
     return None
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from hfsched.explore.execution import execute
-from hfsched.explore.explain.doom import Replayed, point_of_no_return
+from hfsched.explore.explain.no_return import Replayed, point_of_no_return
+from hfsched.explore.explain.recorder import Recorder
 from hfsched.explore.explain.story import NO_RETURN, THE_END, Listening, Story, tell
-from hfsched.explore.explain.teller import Teller
 from hfsched.explore.registry import find
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
@@ -206,12 +206,12 @@ def test_processes_channels_choices_and_time_have_their_steps() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_story_changes_nothing(seed: int) -> None:
-    """The schedule told is the schedule that runs without a teller."""
+    """The schedule told is the schedule that runs without a recorder."""
     scenario = find("mailbox,receiver=trusty,vcpus=1,messages=1")
     plain = execute(scenario, RandomWalk(seed), tracing=True)
-    teller = Teller(RandomWalk(seed))
-    told = execute(Listening(scenario, teller), teller, tracing=True)
-    assert teller.rows
+    recorder = Recorder(RandomWalk(seed))
+    told = execute(Listening(scenario, recorder), recorder, tracing=True)
+    assert recorder.rows
     assert told.trace == plain.trace
     assert told.trace_hash == plain.trace_hash
 

@@ -51,7 +51,7 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
     "spec", ["mailbox", "mailbox,receiver=trusty,messages=1,boot=true", "events,messages=1"]
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:
-    """With `retain_only` and doors, or without; with the cache, or without."""
+    """With `retain_only` and opaque calls, or without; with the cache, or without."""
     ends = finals(spec, Exhaustive(), forgetting=True)
     assert ends == finals(spec, Exhaustive(), forgetting=False)
     assert ends == finals(spec, Exhaustive(cache=False), forgetting=False)

@@ -97,7 +97,7 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
     ],
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:
-    """With `retain_only` and doors, or without; with sleep sets, or without."""
+    """With `retain_only` and opaque calls, or without; with sleep sets, or without."""
     ends = finals(spec, Exhaustive(), forgetting=True)
     assert ends == finals(spec, Exhaustive(), forgetting=False)
     assert ends == finals(spec, Exhaustive(sleep=False), forgetting=False)

@@ -1,8 +1,8 @@
-"""Doors: after a call through one, the caller knows what it returned, and nothing else.
+"""Opaque calls: after one, the caller knows what it returned, and nothing else.
 
 A search that compares states keeps for each task a digest of all that it has observed.  What a call
 into another party has looked at on its way matters no longer once it has returned: only the result
-does.  `door` puts that into effect without a word in the code explored.  It is trusted like
+does.  `opaque_call` puts that into effect without a word in the code explored.  It is trusted like
 `Runtime.retain_only`: the party must keep nothing for the caller but in state that a lock reports.
 """
 
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
 
-__all__ = ["door"]
+__all__ = ["opaque_call"]
 
 T = TypeVar("T")
 
 
-def door(runtime: ExploreRuntime, party: T) -> T:
-    """Return `party`, seen through a door; the party itself when states do not matter."""
+def opaque_call(runtime: ExploreRuntime, party: T) -> T:
+    """Return `party`, whose method calls are opaque; the party itself when states do not matter."""
     if not runtime.forgetting:
         return party
-    return _Door(runtime, party)  # type: ignore[return-value]  # it has every attribute of it
+    return _Opaque(runtime, party)  # type: ignore[return-value]  # it has every attribute of it
 
 
-class _Door:
+class _Opaque:
     """Stands for a party; a method is wrapped when it is first asked for."""
 
     def __init__(self, runtime: ExploreRuntime, party: Any) -> None:
@@ -42,12 +42,12 @@ class _Door:
             task = runtime.current
             if task is None:
                 return found(*args, **kwargs)
-            task.doors = (*task.doors, (task.history, task.kept))
+            task.opaque_calls = (*task.opaque_calls, (task.history, task.kept))
             try:
                 result = found(*args, **kwargs)
-                task.history, task.kept = task.doors[-1]  # not our own: see `Points.recall`
+                task.history, task.kept = task.opaque_calls[-1]  # not our own: see `Points.recall`
             finally:
-                task.doors = task.doors[:-1]
+                task.opaque_calls = task.opaque_calls[:-1]
             runtime.observe_plain(result)
             return result
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hfsched.explore.strategy import Strategy
     from hfsched.explore.task import Task
 
-__all__ = ["Row", "Teller"]
+__all__ = ["Recorder", "Row"]
 
 VALUE_MAX = 40  # characters of a value
 
@@ -47,10 +47,10 @@ class Row:
     words: Callable[[], str] | None = None  # its text, once it is done
 
 
-class Teller:
+class Recorder:
     """Listens to one execution that `strategy` decides; the decision `loud` gets a row anyhow."""
 
-    name = "teller"
+    name = "recorder"
     every_point = True
 
     def __init__(self, strategy: Strategy, loud: int | None = None) -> None:
@@ -113,7 +113,7 @@ class Teller:
 
     # The course of an execution.
 
-    def guard(self, invariant: Callable[[], None]) -> Callable[[], None]:
+    def watched(self, invariant: Callable[[], None]) -> Callable[[], None]:
         """Return the world's invariant, which says here when it is broken."""
 
         def look() -> None:
@@ -128,12 +128,12 @@ class Teller:
     def listen(self, runtime: ExploreRuntime) -> None:
         """Belong to an execution; its world is about to be built."""
         self._runtime = runtime
-        runtime.teller = self
+        runtime.recorder = self
 
     def built(self, world: World) -> None:
         """Begin: what was done up to now is the start-up, the same in every schedule."""
         if self._runtime is None:
-            raise InternalError("a teller is told of a world before its runtime")
+            raise InternalError("a recorder is told of a world before its runtime")
         self._world = world
         started = bool(self.rows) or bool(self._ahead)
         self.rows.clear()
@@ -290,9 +290,9 @@ class Teller:
         return (
             task.act is None
             and not task.done
-            and task.guard is not None
+            and task.condition is not None
             and task.kind != "lock"
-            and not task.guard()
+            and not task.condition()
         )
 
     # Lanes.
