@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from hfsched.control import wire
-from hfsched.control.dialing import dial, find, readable
+from hfsched.control.port_client import dial, find, readable
 from hfsched.control.wire import RefusedError
 from hfsched.errors import HfschedError, UserError
 

@@ -22,9 +22,9 @@ from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 
 if TYPE_CHECKING:
-    from hfsched.control.commandserver import CommandServer
-    from hfsched.control.places import Place
-    from hfsched.control.portserver import PortServer
+    from hfsched.control.command_server import CommandServer
+    from hfsched.control.port_server import PortServer
+    from hfsched.control.runtime_dir import Place
     from hfsched.runtime.base import Event
 
 __all__ = ["RunSession"]
@@ -150,13 +150,13 @@ class RunSession:
         return None if self._signals is None else self._signals.number
 
     def _claim(self) -> None:
-        from hfsched.control.places import claim  # noqa: PLC0415 - only where it is needed
+        from hfsched.control.runtime_dir import claim  # noqa: PLC0415 - only where it is needed
 
         self._place = claim(self._spec.name)
 
     def _serve(self, machine: Machine) -> None:
         """Open the ports to host programs; without a place for the socket, go on without it."""
-        from hfsched.control.portserver import PortServer  # noqa: PLC0415 - the guests come first
+        from hfsched.control.port_server import PortServer  # noqa: PLC0415 - the guests come first
 
         try:
             if self._place is None:
@@ -176,8 +176,8 @@ class RunSession:
             self._server.vm_ended(vm, reason)
 
     def _serve_commands(self, machine: Machine, place: Place) -> None:
+        from hfsched.control.command_server import CommandServer  # noqa: PLC0415
         from hfsched.control.commands import CONTROL  # noqa: PLC0415 - likewise
-        from hfsched.control.commandserver import CommandServer  # noqa: PLC0415
 
         listeners = [place.listen(CONTROL)]
         if self._args.socket is not None:

@@ -12,7 +12,7 @@ import msgspec
 
 from hfsched.cli.files import write_whole
 from hfsched.control import commands
-from hfsched.control.commanding import ask, find
+from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, Request, SwapReport
 from hfsched.errors import UserError
 from hfsched.memory.image import printable

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from hfsched.control.places import Place, claim
-from hfsched.control.portserver import PortServer
+from hfsched.control.port_server import PortServer
+from hfsched.control.runtime_dir import Place, claim
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfsched.control import commands, commandserver, wire
-from hfsched.control.commanding import ask, find
+from hfsched.control import command_server, commands, wire
+from hfsched.control.command_client import ask, find
+from hfsched.control.command_server import CommandServer
 from hfsched.control.commands import (
     CommandError,
     Done,
@@ -32,8 +33,7 @@ from hfsched.control.commands import (
     SwapStatus,
     SwapTrim,
 )
-from hfsched.control.commandserver import CommandServer
-from hfsched.control.places import claim
+from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.footprint import Memory
@@ -240,7 +240,7 @@ def test_nobody_else_is_talked_to(served: Served, monkeypatch: pytest.MonkeyPatc
 
 
 def test_too_many_clients_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commandserver, "CLIENTS_MAX", 0)
+    monkeypatch.setattr(command_server, "CLIENTS_MAX", 0)
     with pytest.raises(UserError, match="has 0 clients already"):
         served.ask(SwapStatus())
 

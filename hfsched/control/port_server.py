@@ -18,14 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from hfsched.control import wire
-from hfsched.control.accepting import accept
-from hfsched.control.places import PORTS
+from hfsched.control.listener import accept
+from hfsched.control.runtime_dir import PORTS
 from hfsched.control.session import PortMachine, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hfsched.control.places import Place
+    from hfsched.control.runtime_dir import Place
     from hfsched.runtime.base import Runtime, Task
 
 __all__ = ["CLIENTS_MAX", "PATIENCE", "PortMachine", "PortServer"]

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hfsched.control import places, wire
+from hfsched.control import runtime_dir, wire
 from hfsched.errors import UserError
 
 __all__ = ["dial", "find", "readable"]
@@ -108,7 +108,7 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
     """
     if machine is not None and "/" in machine:
         return Path(machine)
-    living = places.living()
+    living = runtime_dir.living()
     if machine is not None:
         if machine not in living:
             raise UserError(f"no machine {machine!r} runs: {_listed(list(living))}")

@@ -1,6 +1,6 @@
 """A machine's control socket: a task for each client, and what each request does.
 
-`hfsched.control.commands` says what is spoken, `hfsched.control.commanding` is the other side.
+`hfsched.control.commands` says what is spoken, `hfsched.control.command_client` is the other side.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from hfsched.control import commands, wire
-from hfsched.control.accepting import accept
 from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
+from hfsched.control.listener import accept
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.messages import one_line

@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from hfsched.control import commands, dialing
+from hfsched.control import commands, port_client
 from hfsched.control.commands import Answer, CommandError, Refused, Request
 from hfsched.errors import UserError
 
@@ -28,15 +28,15 @@ def find(where: str, deadline: float) -> tuple[Path, str | None]:
     machine, slash, vm = where.rpartition("/")
     if "/" in machine or (slash and not machine) or not vm:
         raise UserError(f"{where}: there is no such socket")
-    return dialing.find(vm, machine or None, deadline).with_name(commands.CONTROL), vm
+    return port_client.find(vm, machine or None, deadline).with_name(commands.CONTROL), vm
 
 
 def ask(path: Path, request: Request, deadline: float) -> Answer:
     """Return the answer to a request; raises UserError for one that is refused, TimeoutError."""
     try:
-        with dialing._open(path, deadline) as sock:
+        with port_client._open(path, deadline) as sock:
             answer = commands.decode_answer(_converse(sock, path, request, deadline))
-    except dialing._GoneError:
+    except port_client._GoneError:
         raise UserError(f"{path}: nobody listens there: the machine has ended") from None
     except CommandError as exc:
         raise UserError(f"{path}: this is no machine's control socket: {exc}") from None
@@ -48,7 +48,7 @@ def ask(path: Path, request: Request, deadline: float) -> Answer:
 def _converse(sock: socket.socket, path: Path, request: Request, deadline: float) -> bytes:
     with suppress(OSError):  # refused before we spoke: the answer says why
         sock.send(commands.encode(request), socket.MSG_NOSIGNAL)
-    while dialing.readable(sock, deadline):
+    while port_client.readable(sock, deadline):
         try:
             data = sock.recv(commands.ANSWER_MAX + 1)
         except BlockingIOError:

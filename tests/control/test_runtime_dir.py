@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.control import places
+from hfsched.control import runtime_dir
 from hfsched.errors import UserError
 
 from .house import WITHIN, runtime_directory
@@ -34,7 +34,7 @@ def mode(path: Path) -> int:
 def test_directories_are_0700_and_the_socket_is_0600_whatever_the_umask(xdg: Path) -> None:
     before = os.umask(0)
     try:
-        with places.claim("demo") as place, place.listen("ports"):
+        with runtime_dir.claim("demo") as place, place.listen("ports"):
             assert place.path == xdg / "hfsched" / "demo"
             assert mode(xdg / "hfsched") == 0o700
             assert mode(place.path) == 0o700
@@ -44,20 +44,20 @@ def test_directories_are_0700_and_the_socket_is_0600_whatever_the_umask(xdg: Pat
 
 
 def test_nothing_is_left_at_the_end(xdg: Path) -> None:
-    with places.claim("demo") as place, place.listen("ports"):
-        assert places.living()["demo"] == place.path / "ports"
+    with runtime_dir.claim("demo") as place, place.listen("ports"):
+        assert runtime_dir.living()["demo"] == place.path / "ports"
     assert list((xdg / "hfsched").iterdir()) == []
 
 
 def test_a_machine_without_a_name_is_called_after_its_process() -> None:
-    with places.claim() as place:
+    with runtime_dir.claim() as place:
         assert place.name == f"m{os.getpid()}"
 
 
 def test_a_running_machine_keeps_its_name() -> None:
-    with places.claim("demo") as first, first.listen("ports"):
+    with runtime_dir.claim("demo") as first, first.listen("ports"):
         with pytest.raises(UserError, match="'demo' runs already"):
-            places.claim("demo")
+            runtime_dir.claim("demo")
         assert (first.path / "ports").exists()
 
 
@@ -67,7 +67,7 @@ def test_a_dead_machines_leftovers_are_replaced(xdg: Path) -> None:
     (left / "lock").touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(left / "ports"))
-    with places.claim("demo") as place:
+    with runtime_dir.claim("demo") as place:
         assert not (left / "ports").exists()
         with place.listen("ports") as listener, socket.socket(*FAMILY) as client:
             client.connect(str(left / "ports"))
@@ -91,8 +91,8 @@ def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(
         flock(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with places.claim("demo"), pytest.raises(UserError, match="runs already"):
-        places.claim("demo")
+    with runtime_dir.claim("demo"), pytest.raises(UserError, match="runs already"):
+        runtime_dir.claim("demo")
     assert len(calls) == 3
 
 
@@ -106,7 +106,7 @@ def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:
         start.wait(WITHIN)
         for _ in range(60):
             try:
-                place = places.claim("demo")
+                place = runtime_dir.claim("demo")
             except UserError:
                 with guard:
                     refused += 1
@@ -132,14 +132,14 @@ def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:
 @pytest.mark.parametrize("name", ["../demo", "a/b", ".hidden", "a b", "x" * 64, "\u00e4"])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="machine name"):
-        places.claim(name)
+        runtime_dir.claim(name)
 
 
 def test_a_path_too_long_for_a_socket_is_refused_in_words(xdg: Path) -> None:
     long = xdg / ("d" * 60)
     long.mkdir(0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(long)
-    with places.claim("n" * 40) as place, pytest.raises(UserError, match="at most 107"):
+    with runtime_dir.claim("n" * 40) as place, pytest.raises(UserError, match="at most 107"):
         place.listen("ports")
     assert list((long / "hfsched").iterdir()) == []
 
@@ -148,15 +148,15 @@ def test_a_directory_that_others_can_write_is_refused(xdg: Path) -> None:
     (xdg / "hfsched").mkdir()
     (xdg / "hfsched").chmod(0o770)
     with pytest.raises(UserError, match="can be written by others"):
-        places.claim("demo")
-    assert "demo" not in places.living()
+        runtime_dir.claim("demo")
+    assert "demo" not in runtime_dir.living()
 
 
 def test_a_symbolic_link_is_refused(xdg: Path) -> None:
     (xdg / "elsewhere").mkdir(0o700)
     (xdg / "hfsched").symlink_to("elsewhere")
     with pytest.raises(UserError, match="is no directory"):
-        places.claim("demo")
+        runtime_dir.claim("demo")
 
 
 def test_a_symbolic_link_as_the_machines_directory_is_refused(xdg: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_symbolic_link_as_the_machines_directory_is_refused(xdg: Path) -> None
     (xdg / "hfsched").mkdir(0o700)
     (xdg / "hfsched" / "demo").symlink_to("../elsewhere")
     with pytest.raises(UserError, match="is no directory"):
-        places.claim("demo")
+        runtime_dir.claim("demo")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -172,14 +172,14 @@ def test_another_users_directory_is_refused(xdg: Path) -> None:
     (xdg / "hfsched").mkdir(0o700)
     os.chown(xdg / "hfsched", 65534, 65534)
     with pytest.raises(UserError, match="belongs to user 65534"):
-        places.claim("demo")
+        runtime_dir.claim("demo")
 
 
 @pytest.mark.parametrize("value", ["", "relative", "/nowhere/at/all"])
 def test_without_a_usable_xdg_runtime_dir_there_is_tmp(value: str) -> None:
     os.environ["XDG_RUNTIME_DIR"] = value
-    assert places.roots() == [Path(f"/tmp/hfsched-{os.geteuid()}")]
+    assert runtime_dir.roots() == [Path(f"/tmp/hfsched-{os.geteuid()}")]
 
 
 def test_a_client_also_looks_where_a_machine_without_xdg_lies(xdg: Path) -> None:
-    assert places.roots() == [xdg / "hfsched", Path(f"/tmp/hfsched-{os.geteuid()}")]
+    assert runtime_dir.roots() == [xdg / "hfsched", Path(f"/tmp/hfsched-{os.geteuid()}")]
