@@ -46,7 +46,7 @@ from hfsched.scheduler.outbox import Sent
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
-__all__ = ["TARGETS", "House", "Target", "belongings", "chain", "everyone", "leaks"]
+__all__ = ["TARGETS", "Harness", "Target", "belongings", "chain", "everyone", "leaks"]
 
 LIVES = 1000
 WARM_UP = 20  # lives, after which all that is kept is there
@@ -59,7 +59,7 @@ _ANONYMOUS = "mapping of no file"  # allocators make and join some too: one in t
 _WINDOW = 16  # messages on their way through a chain
 
 
-class House(AbstractContextManager["House"]):
+class Harness(AbstractContextManager["Harness"]):
     """A running machine of `guests`, and the exceptions that left its threads."""
 
     def __init__(self, target: Target, guests: Iterable[str]) -> None:
@@ -117,11 +117,11 @@ def leaks(target: Target, lives: int) -> dict[str, int]:
     """Start and end a VM that often; return what there is more, or less, than before."""
 
     def life() -> None:
-        with House(target, ["echo"]) as house:
-            (end,) = house.ends()
-            house.send(end, b"hello")
-            assert house.receive(end) == b"hello"
-        assert house.failures == [], house.failures
+        with Harness(target, ["echo"]) as harness:
+            (end,) = harness.ends()
+            harness.send(end, b"hello")
+            assert harness.receive(end) == b"hello"
+        assert harness.failures == [], harness.failures
 
     for _ in range(WARM_UP):
         life()
@@ -136,30 +136,30 @@ def leaks(target: Target, lives: int) -> dict[str, int]:
 
 def everyone(target: Target, vms: int, messages: int) -> list[str]:
     """Let all VMs exchange messages with the host at once; return what went wrong."""
-    with House(target, ["echo"] * vms) as house:
+    with Harness(target, ["echo"] * vms) as harness:
         answered = [0] * vms
 
         def talk(index: int, end: Endpoint) -> None:
             for number in range(messages):
                 payload = f"{index}.{number}".encode()
-                house.send(end, payload)
-                assert house.receive(end) == payload
+                harness.send(end, payload)
+                assert harness.receive(end) == payload
                 answered[index] += 1
 
-        house.at_once([partial(talk, i, end) for i, end in enumerate(house.ends())])
+        harness.at_once([partial(talk, i, end) for i, end in enumerate(harness.ends())])
     wrong = [f"vm {i}: {got} answers" for i, got in enumerate(answered) if got != messages]
     wrong += [
         f"{vm.name}: {vm}"
-        for vm in house.machine.summary()
+        for vm in harness.machine.summary()
         if (vm.from_host, vm.to_host, vm.unread, vm.lost) != (messages, messages, 0, 0)
     ]
-    return wrong + house.failures
+    return wrong + harness.failures
 
 
 def chain(target: Target, vms: int, messages: int) -> list[str]:
     """Send messages through a chain of VMs and back, many at once; return what went wrong."""
-    with House(target, ["relay"] * (vms - 1) + ["echo"]) as house:
-        end = house.ends()[0]
+    with Harness(target, ["relay"] * (vms - 1) + ["echo"]) as harness:
+        end = harness.ends()[0]
         wanted = [f"message {number}".encode() for number in range(messages)]
         room = threading.Semaphore(_WINDOW)
         came: list[bytes] = []
@@ -167,17 +167,17 @@ def chain(target: Target, vms: int, messages: int) -> list[str]:
         def send() -> None:
             for payload in wanted:
                 room.acquire()
-                house.send(end, payload)
+                harness.send(end, payload)
 
         def receive() -> None:
             for _ in wanted:
-                came.append(house.receive(end))
+                came.append(harness.receive(end))
                 room.release()
 
-        house.at_once([send, receive])
+        harness.at_once([send, receive])
     lost, extra = Counter(wanted) - Counter(came), Counter(came) - Counter(wanted)
     wrong = [f"lost: {sorted(lost)}"] * bool(lost) + [f"not sent: {sorted(extra)}"] * bool(extra)
-    return wrong + house.failures
+    return wrong + harness.failures
 
 
 # What a message costs.
@@ -185,31 +185,32 @@ def chain(target: Target, vms: int, messages: int) -> list[str]:
 
 def child(target: Target, vms: int) -> None:
     """Be one of the two processes: a line `SHARE TRIPS` makes messages, and is answered with us."""
-    with House(target, ["echo"] * vms) as house:
-        ends = house.ends()
+    with Harness(target, ["echo"] * vms) as harness:
+        ends = harness.ends()
         for end in ends:
-            house.send(end, b"up")
-            house.receive(end)
+            harness.send(end, b"up")
+            harness.receive(end)
         print("ready", flush=True)
         for line in sys.stdin:
             share, trips = line.split(":")
             print(
-                _cost(house, ends if share == "each in turn" else ends[:2], int(trips)), flush=True
+                _cost(harness, ends if share == "each in turn" else ends[:2], int(trips)),
+                flush=True,
             )
-    assert house.failures == [], house.failures
+    assert harness.failures == [], harness.failures
 
 
-def _cost(house: House, ends: list[Endpoint], trips: int) -> float:
+def _cost(harness: Harness, ends: list[Endpoint], trips: int) -> float:
     """Make so many messages there and back, two at a time; return the us of processor time of one."""
 
     def talk(mine: list[Endpoint]) -> None:
         for number in range(trips // 2):
             end = mine[number % len(mine)]
-            house.send(end, b"x" * 48)
-            house.receive(end)
+            harness.send(end, b"x" * 48)
+            harness.receive(end)
 
     began = time.process_time_ns()
-    house.at_once([partial(talk, ends[first::2]) for first in (0, 1)])
+    harness.at_once([partial(talk, ends[first::2]) for first in (0, 1)])
     return (time.process_time_ns() - began) / (trips // 2 * 2) / 1000
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from control import guests
-from control.house import (
+from control.harness import (
     REPOSITORY,
     WITHIN,
-    House,
+    Harness,
     runtime_directory,
     server_threads,
 )
@@ -61,7 +61,7 @@ def fill(connection: Connection) -> list[bytes]:
 
 
 def test_a_message_goes_to_the_vm_and_back() -> None:
-    with House("demo", {"alpha": "echo"}), hfsched.connect("alpha", port=1) as alpha:
+    with Harness("demo", {"alpha": "echo"}), hfsched.connect("alpha", port=1) as alpha:
         alpha.send(b"hello")
         assert alpha.recv(timeout=WITHIN) == b"hello"
         assert (alpha.machine, alpha.vm, alpha.port) == ("demo", "alpha", 1)
@@ -69,7 +69,7 @@ def test_a_message_goes_to_the_vm_and_back() -> None:
 
 
 def test_three_clients_at_once_each_hear_their_own() -> None:
-    with House("demo", {"alpha": "echo"}):
+    with Harness("demo", {"alpha": "echo"}):
         heard: dict[int, list[bytes]] = {}
 
         def talk(number: int) -> None:
@@ -88,7 +88,7 @@ def test_three_clients_at_once_each_hear_their_own() -> None:
 
 
 def test_two_machines_with_one_vm_name_do_not_meet() -> None:
-    with House("one", {"alpha": "echo"}) as one, House("two", {"alpha": "echo"}) as two:
+    with Harness("one", {"alpha": "echo"}) as one, Harness("two", {"alpha": "echo"}) as two:
         with pytest.raises(UserError, match="say which: one/alpha, two/alpha"):
             connect("alpha")
         with connect("one/alpha") as first, connect("alpha", machine="two") as second:
@@ -99,11 +99,11 @@ def test_two_machines_with_one_vm_name_do_not_meet() -> None:
             assert by_path.machine == "two"
         with connect(f"{one.socket}/alpha") as by_path:
             assert by_path.machine == "one"
-        assert [house.machine.summary()[0].from_host for house in (one, two)] == [1, 0]
+        assert [harness.machine.summary()[0].from_host for harness in (one, two)] == [1, 0]
 
 
 def test_an_unknown_vm_is_answered_with_the_machines_there_are() -> None:
-    with House("one", {"alpha": "echo"}), House("two", {"alpha": "echo"}):
+    with Harness("one", {"alpha": "echo"}), Harness("two", {"alpha": "echo"}):
         with pytest.raises(UserError, match=r"no machine has a VM 'omega': there runs .*one, two"):
             connect("omega")
         with pytest.raises(UserError, match=r"no machine 'six' runs: there runs .*one, two"):
@@ -116,7 +116,7 @@ def test_an_unknown_vm_is_answered_with_the_machines_there_are() -> None:
 
 
 def test_a_dead_machines_socket_is_passed_over(xdg: Path) -> None:
-    with House("live", {"alpha": "echo"}):
+    with Harness("live", {"alpha": "echo"}):
         left = xdg / "hfsched" / "dead"
         left.mkdir(0o700)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
@@ -128,7 +128,7 @@ def test_a_dead_machines_socket_is_passed_over(xdg: Path) -> None:
 
 
 def test_a_machine_that_does_not_answer_is_passed_over_or_timed_out(xdg: Path) -> None:
-    with House("live", {"alpha": "echo"}):
+    with Harness("live", {"alpha": "echo"}):
         (xdg / "hfsched" / "hung").mkdir(0o700)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as hung:
             hung.bind(str(xdg / "hfsched" / "hung" / "ports"))
@@ -145,7 +145,7 @@ def test_a_machine_that_does_not_answer_is_passed_over_or_timed_out(xdg: Path) -
     ("machine", "port", "code"), [("demo", -1, "bad-hello"), ("demo", 1 << 64, "bad-hello")]
 )
 def test_a_port_that_is_no_u64_is_refused(machine: str, port: int, code: str) -> None:
-    with House("demo", {"alpha": "echo"}), pytest.raises(RefusedError) as caught:
+    with Harness("demo", {"alpha": "echo"}), pytest.raises(RefusedError) as caught:
         connect("alpha", port, machine)
     assert caught.value.code == code
 
@@ -201,13 +201,13 @@ def test_a_refusal_before_our_hello_was_read_is_heard(xdg: Path) -> None:
 
 
 def test_an_empty_message_is_a_message() -> None:
-    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha") as alpha:
         alpha.send(b"")
         assert alpha.recv(timeout=WITHIN) == b""
 
 
 def test_a_message_that_is_too_long_is_refused_here_and_all_goes_on() -> None:
-    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha") as alpha:
         with pytest.raises(UserError, match="4081 bytes: at most 4080"):
             alpha.send(bytes(4081))
         alpha.send(bytes(4080))
@@ -215,7 +215,7 @@ def test_a_message_that_is_too_long_is_refused_here_and_all_goes_on() -> None:
 
 
 def test_what_the_machine_refuses_is_said_once_and_all_goes_on() -> None:
-    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha") as alpha:
         alpha.payload_max = 5000  # a client that believes otherwise
         alpha.send(bytes(4081))
         alpha.send(b"short")
@@ -225,14 +225,14 @@ def test_what_the_machine_refuses_is_said_once_and_all_goes_on() -> None:
 
 
 def test_a_full_mailbox_is_felt_and_nothing_is_lost() -> None:
-    with House("demo", {"alpha": "gated"}) as house, connect("alpha") as alpha:
-        house.until(lambda: house.server.clients() == 1)
+    with Harness("demo", {"alpha": "gated"}) as harness, connect("alpha") as alpha:
+        harness.until(lambda: harness.server.clients() == 1)
         sent = fill(alpha)
         with pytest.raises(TimeoutError, match="no room"):
             alpha.send(b"never sent", timeout=0.01)
         waiting = threading.Thread(target=alpha.send, args=(b"patient",))
         waiting.start()
-        house.open("alpha")
+        harness.open("alpha")
         assert [alpha.recv(timeout=WITHIN) for _ in sent] == sent
         assert alpha.recv(timeout=WITHIN) == b"patient"
         waiting.join(WITHIN)
@@ -240,7 +240,7 @@ def test_a_full_mailbox_is_felt_and_nothing_is_lost() -> None:
 
 
 def test_without_a_message_recv_does_not_wait_longer_than_told() -> None:
-    with House("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha") as alpha:
         with pytest.raises(BlockingIOError):
             alpha.recv(block=False)
         with pytest.raises(TimeoutError, match="no message"):
@@ -251,7 +251,7 @@ def test_without_a_message_recv_does_not_wait_longer_than_told() -> None:
 
 
 def test_a_named_host_port_hears_what_the_vm_sends_there() -> None:
-    with House("demo", {"alpha": "echo"}), connect("alpha", local=9) as alpha:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha", local=9) as alpha:
         assert alpha.host_port == 9
         alpha.send(b"x")
         assert alpha.recv(timeout=WITHIN) == b"x"
@@ -263,20 +263,20 @@ def test_a_named_host_port_hears_what_the_vm_sends_there() -> None:
 
 
 def test_everything_sent_before_closing_is_delivered() -> None:
-    with House("demo", {"alpha": "sink"}) as house:
+    with Harness("demo", {"alpha": "sink"}) as harness:
         with connect("alpha") as alpha:
             sent = fill(alpha)
-        house.open("alpha")
-        house.until(lambda: house.server.clients() == 0)
-        assert house.machine.summary()[0].from_host == len(sent)
+        harness.open("alpha")
+        harness.until(lambda: harness.server.clients() == 0)
+        assert harness.machine.summary()[0].from_host == len(sent)
 
 
 def test_after_shutdown_the_answers_still_come() -> None:
-    with House("demo", {"alpha": "gated"}) as house, connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "gated"}) as harness, connect("alpha") as alpha:
         for message in in_turn(20):
             alpha.send(message)
         alpha.shutdown()
-        house.open("alpha")
+        harness.open("alpha")
         assert [alpha.recv(timeout=WITHIN) for _ in range(20)] == in_turn(20)
         with pytest.raises(ConnectionClosed, match="takes no more"):
             alpha.send(b"x")
@@ -291,7 +291,7 @@ for number in range(20):
 print("sent", flush=True)
 alpha.recv()
 """
-    with House("demo", {"alpha": "gated"}) as house:
+    with Harness("demo", {"alpha": "gated"}) as harness:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         with subprocess.Popen(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
@@ -301,14 +301,14 @@ alpha.recv()
             child.send_signal(signal.SIGKILL)
         with connect("alpha") as other:
             other.send(b"after it")
-            house.open("alpha")
+            harness.open("alpha")
             assert other.recv(timeout=WITHIN) == b"after it"
-            house.until(lambda: house.machine.summary()[0].from_host == 21)
-            house.until(lambda: house.server.clients() == 1)
+            harness.until(lambda: harness.machine.summary()[0].from_host == 21)
+            harness.until(lambda: harness.server.clients() == 1)
 
 
 def test_a_vms_last_words_come_before_the_reason_of_its_end() -> None:
-    with House("demo", {"alpha": "dying"}), connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "dying"}), connect("alpha") as alpha:
         alpha.send(b"adieu")
         assert list(alpha) == [b"adieu"] * 3
         assert alpha.reason == "vm alpha has ended: the guest function returned"
@@ -320,7 +320,7 @@ def test_a_vms_last_words_come_before_the_reason_of_its_end() -> None:
 
 
 def test_when_the_machine_stops_a_waiting_client_is_told() -> None:
-    with House("demo", {"alpha": "echo"}) as house, connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "echo"}) as harness, connect("alpha") as alpha:
         heard: list[Exception] = []
 
         def wait() -> None:
@@ -331,7 +331,7 @@ def test_when_the_machine_stops_a_waiting_client_is_told() -> None:
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        house.stop()
+        harness.stop()
         waiting.join(WITHIN)
         assert "stops" in str(heard[0])
 
@@ -356,7 +356,7 @@ def test_a_machine_that_vanishes_is_an_end_too(xdg: Path) -> None:
 
 
 def test_closing_ends_a_call_in_another_thread_and_then_frees_the_descriptor() -> None:
-    with House("demo", {"alpha": "echo"}):
+    with Harness("demo", {"alpha": "echo"}):
         alpha = connect("alpha")
         ended = threading.Event()
 
@@ -378,20 +378,20 @@ def test_closing_ends_a_call_in_another_thread_and_then_frees_the_descriptor() -
 def test_a_hundred_clients_leave_no_descriptor_and_no_thread(
     descriptors: Callable[[], int],
 ) -> None:
-    with House("demo", {"alpha": "echo"}) as house:
+    with Harness("demo", {"alpha": "echo"}) as harness:
         with connect("alpha") as alpha:
             alpha.send(b"warm")
             alpha.recv(timeout=WITHIN)
-        house.until(lambda: house.server.clients() == 0)
+        harness.until(lambda: harness.server.clients() == 0)
         before = (descriptors(), len(server_threads()))
         for number in range(100):
             with connect("demo/alpha") as alpha:
                 alpha.send(b"x")
                 if number % 2:
                     alpha.recv(timeout=WITHIN)
-        house.until(lambda: house.server.clients() == 0)
+        harness.until(lambda: harness.server.clients() == 0)
         assert (descriptors(), len(server_threads())) == before
-        house.stop()
+        harness.stop()
         assert server_threads() == []
 
 
@@ -443,16 +443,16 @@ def test_asyncio_messages_go_to_the_vm_and_back() -> None:
             async with asyncio.timeout(WITHIN):
                 assert [await alpha.recv(), await alpha.recv()] == [b"hello", b""]
 
-    with House("demo", {"alpha": "echo"}):
+    with Harness("demo", {"alpha": "echo"}):
         asyncio.run(story())
 
 
 def test_asyncio_a_cancelled_recv_has_taken_no_message() -> None:
-    async def story(house: House) -> None:
+    async def story(harness: Harness) -> None:
         async with await hfsched.connect_async("alpha") as alpha:
             for message in in_turn(30):
                 await alpha.send(message)
-            house.open("alpha")
+            harness.open("alpha")
             heard: list[bytes] = []
             cancelled = 0
             while len(heard) < 30:
@@ -469,12 +469,12 @@ def test_asyncio_a_cancelled_recv_has_taken_no_message() -> None:
             assert cancelled
             assert not asyncio.get_running_loop().remove_reader(alpha.fileno())
 
-    with House("demo", {"alpha": "gated"}) as house:
-        asyncio.run(story(house))
+    with Harness("demo", {"alpha": "gated"}) as harness:
+        asyncio.run(story(harness))
 
 
 def test_asyncio_a_cancelled_send_sent_nothing_and_the_order_is_kept() -> None:
-    async def story(house: House) -> None:
+    async def story(harness: Harness) -> None:
         async with await hfsched.connect_async("alpha") as alpha:
             sent: list[bytes] = []
 
@@ -491,18 +491,18 @@ def test_asyncio_a_cancelled_send_sent_nothing_and_the_order_is_kept() -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await sending
             assert sent
-            house.open("alpha")
+            harness.open("alpha")
             async with asyncio.timeout(WITHIN):
                 assert [await alpha.recv() for _ in sent] == sent
                 await alpha.send(b"last")
                 assert await alpha.recv() == b"last"
 
-    with House("demo", {"alpha": "gated"}) as house:
-        asyncio.run(story(house))
+    with Harness("demo", {"alpha": "gated"}) as harness:
+        asyncio.run(story(harness))
 
 
 def test_asyncio_a_full_mailbox_makes_the_sender_wait_and_the_loop_goes_on() -> None:
-    async def story(house: House) -> None:
+    async def story(harness: Harness) -> None:
         async with await hfsched.connect_async("alpha") as alpha:
 
             async def send_all() -> None:
@@ -512,13 +512,13 @@ def test_asyncio_a_full_mailbox_makes_the_sender_wait_and_the_loop_goes_on() -> 
             sending = asyncio.create_task(send_all())
             await waits(alpha)
             assert not sending.done()
-            house.open("alpha")
+            harness.open("alpha")
             async with asyncio.timeout(WITHIN):
                 assert [await alpha.recv() for _ in range(200)] == in_turn(200)
                 await sending
 
-    with House("demo", {"alpha": "gated"}) as house:
-        asyncio.run(story(house))
+    with Harness("demo", {"alpha": "gated"}) as harness:
+        asyncio.run(story(harness))
 
 
 def test_asyncio_iteration_ends_with_the_vm() -> None:
@@ -528,7 +528,7 @@ def test_asyncio_iteration_ends_with_the_vm() -> None:
             assert [message async for message in alpha] == [b"adieu"] * 3
             assert alpha.reason == "vm alpha has ended: the guest function returned"
 
-    with House("demo", {"alpha": "dying"}):
+    with Harness("demo", {"alpha": "dying"}):
         asyncio.run(story())
 
 
@@ -545,21 +545,21 @@ def test_asyncio_two_receivers_take_turns_and_closing_ends_both() -> None:
             await soon(second)
         assert alpha.fileno() == -1
 
-    with House("demo", {"alpha": "echo"}):
+    with Harness("demo", {"alpha": "echo"}):
         asyncio.run(story())
 
 
 def test_asyncio_a_cancelled_connect_disconnects_again() -> None:
-    async def story(house: House) -> None:
+    async def story(harness: Harness) -> None:
         connecting = asyncio.create_task(hfsched.connect_async("demo/alpha"))
         await asyncio.sleep(0)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting
 
-    with House("demo", {"alpha": "echo"}) as house:
-        asyncio.run(story(house))
-        house.until(lambda: house.server.clients() == 0)
+    with Harness("demo", {"alpha": "echo"}) as harness:
+        asyncio.run(story(harness))
+        harness.until(lambda: harness.server.clients() == 0)
 
 
 def test_asyncio_errors_of_connecting_come_through() -> None:
@@ -571,7 +571,7 @@ def test_asyncio_errors_of_connecting_come_through() -> None:
 
 
 def test_a_flood_is_numbered_without_a_gap() -> None:
-    with House("demo", {"alpha": "flood"}), connect("alpha") as alpha:
+    with Harness("demo", {"alpha": "flood"}), connect("alpha") as alpha:
         alpha.send(b"go")
         heard = [
             int.from_bytes(alpha.recv(timeout=WITHIN)[:4], "little") for _ in range(guests.FLOOD)

@@ -1,1 +1,1 @@
-"""Tests of the sockets of a running machine; `house` builds one."""
+"""Tests of the sockets of a running machine; `harness` builds one."""

@@ -40,7 +40,7 @@ from hfsched.swap.footprint import Memory
 from hfsched.swap.messages import Metrics, State, Status
 from hfsched.swap.owner import SwapError
 
-from .house import runtime_directory
+from .harness import runtime_directory
 
 if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap

@@ -17,7 +17,7 @@ from hfsched.mailbox.ports import PAYLOAD_MAX
 from hfsched.scheduler.endpoint import Endpoint
 
 from . import guests
-from .house import WITHIN, House, runtime_directory, server_threads
+from .harness import WITHIN, Harness, runtime_directory, server_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def answer(sock: socket.socket) -> dict[str, Any]:
 
 
 def test_a_hello_is_welcomed_and_messages_go_both_ways() -> None:
-    with House("demo", {"alpha": "echo"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(HELLO) as sock:
         assert answer(sock) == {
             "ok": True,
             "machine": "demo",
@@ -65,9 +65,9 @@ def test_a_hello_is_welcomed_and_messages_go_both_ways() -> None:
 
 
 def test_a_question_is_answered_and_ends() -> None:
-    with House("demo", {"alpha": "echo"}) as house:
+    with Harness("demo", {"alpha": "echo"}) as harness:
         for vm, has in (("alpha", True), ("beta", False)):
-            with house.call(wire.Ask(vm).encode()) as sock:
+            with harness.call(wire.Ask(vm).encode()) as sock:
                 assert answer(sock) == {"ok": True, "machine": "demo", "has": has}
                 assert heard(sock) == b""
 
@@ -82,56 +82,56 @@ def test_a_question_is_answered_and_ends() -> None:
     ],
 )
 def test_a_bad_hello_is_refused_and_the_next_client_is_served(first: bytes, code: str) -> None:
-    with House("demo", {"alpha": "echo"}) as house:
-        with house.call(first) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness:
+        with harness.call(first) as sock:
             refusal = answer(sock)
             assert refusal["code"] == code
             assert refusal["error"]
             assert heard(sock) == b""
-        with house.call(HELLO) as sock:
+        with harness.call(HELLO) as sock:
             assert answer(sock)["ok"]
 
 
 def test_an_unknown_vm_is_answered_with_those_there_are() -> None:
     with (
-        House("demo", {"alpha": "echo", "beta": "echo"}) as house,
-        house.call(wire.Hello("omega\n", 1, None).encode()) as sock,
+        Harness("demo", {"alpha": "echo", "beta": "echo"}) as harness,
+        harness.call(wire.Hello("omega\n", 1, None).encode()) as sock,
     ):
         assert answer(sock)["error"] == "no VM 'omega\\n' in machine demo: it has alpha, beta"
 
 
 def test_a_silent_client_is_told_and_closed() -> None:
-    with House("demo", {"alpha": "echo"}, patience=QUICK) as house, house.call() as sock:
+    with Harness("demo", {"alpha": "echo"}, patience=QUICK) as harness, harness.call() as sock:
         assert answer(sock) == {"code": "silent", "error": "no hello within 0.05 s"}
         assert heard(sock) == b""
 
 
 def test_a_silent_client_keeps_nobody_waiting() -> None:
-    with House("demo", {"alpha": "echo"}) as house, house.call(), house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(), harness.call(HELLO) as sock:
         assert answer(sock)["ok"]
 
 
 def test_a_host_port_in_use_is_refused_and_free_again_afterwards() -> None:
     hello = wire.Hello("alpha", 1, 77).encode()
-    with House("demo", {"alpha": "echo"}) as house:
-        with house.call(hello) as first:
+    with Harness("demo", {"alpha": "echo"}) as harness:
+        with harness.call(hello) as first:
             assert answer(first)["host_port"] == 77
-            with house.call(hello) as second:
+            with harness.call(hello) as second:
                 assert answer(second)["code"] == "port-in-use"
-        house.until(lambda: house.server.clients() == 0)
-        with house.call(hello) as third:
+        harness.until(lambda: harness.server.clients() == 0)
+        with harness.call(hello) as third:
             assert answer(third)["host_port"] == 77
 
 
 def test_of_too_many_clients_the_last_is_refused() -> None:
-    with House("demo", {"alpha": "echo"}, clients_max=2) as house:
-        with house.call(HELLO) as first, house.call(HELLO) as second:
+    with Harness("demo", {"alpha": "echo"}, clients_max=2) as harness:
+        with harness.call(HELLO) as first, harness.call(HELLO) as second:
             assert answer(first)["ok"]
             assert answer(second)["ok"]
-            with house.call(HELLO) as third:
+            with harness.call(HELLO) as third:
                 assert answer(third)["code"] == "too-many"
-        house.until(lambda: house.server.clients() == 0)
-        with house.call(HELLO) as fourth:
+        harness.until(lambda: harness.server.clients() == 0)
+        with harness.call(HELLO) as fourth:
             assert answer(fourth)["ok"]
 
 
@@ -156,12 +156,12 @@ def test_another_user_is_refused(xdg: Path, *, door_open: bool) -> None:
         finally:
             os._exit(0)
     try:
-        with House("demo", {"alpha": "echo"}) as house:
+        with Harness("demo", {"alpha": "echo"}) as harness:
             if door_open:
-                for path in (xdg, xdg / "hfsched", house.place.path):
+                for path in (xdg, xdg / "hfsched", harness.place.path):
                     path.chmod(0o755)
-                house.socket.chmod(0o666)
-            os.write(go[1], bytes(house.socket))
+                harness.socket.chmod(0o666)
+            os.write(go[1], bytes(harness.socket))
             said = os.read(told[0], wire.ANSWER_MAX)
     finally:
         os.waitpid(child, 0)
@@ -179,14 +179,14 @@ def test_another_user_is_refused(xdg: Path, *, door_open: bool) -> None:
 
 
 def test_an_empty_message_is_a_message() -> None:
-    with House("demo", {"alpha": "echo"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         sock.send(wire.DATA)
         assert heard(sock) == wire.DATA
 
 
 def test_the_longest_message_passes_and_a_longer_one_is_refused_alone() -> None:
-    with House("demo", {"alpha": "echo"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(HELLO) as sock:
         limit = answer(sock)["payload_max"]
         sock.send(wire.DATA + bytes(limit + 1))
         assert heard(sock) == wire.REFUSED + b"a message of more than 4080 bytes"
@@ -195,7 +195,7 @@ def test_the_longest_message_passes_and_a_longer_one_is_refused_alone() -> None:
 
 
 def test_a_packet_of_an_unknown_type_is_refused_alone() -> None:
-    with House("demo", {"alpha": "echo"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         sock.send(b"Zzz")
         assert heard(sock)[:1] == wire.REFUSED
@@ -204,18 +204,18 @@ def test_a_packet_of_an_unknown_type_is_refused_alone() -> None:
 
 
 def test_a_vm_without_framing_has_one_port_and_the_whole_mailbox() -> None:
-    with House("demo", {"alpha": "sink"}, raw=True) as house, house.call(HELLO) as sock:
-        house.open("alpha")
+    with Harness("demo", {"alpha": "sink"}, raw=True) as harness, harness.call(HELLO) as sock:
+        harness.open("alpha")
         welcome = answer(sock)
         assert (welcome["host_port"], welcome["payload_max"]) == (-1, 4096)
         sock.send(wire.DATA + bytes(4096))
-        house.until(lambda: house.machine.summary()[0].from_host == 1)
-        with house.call(HELLO) as second:
+        harness.until(lambda: harness.machine.summary()[0].from_host == 1)
+        with harness.call(HELLO) as second:
             assert answer(second)["code"] == "port-in-use"
 
 
 def test_descriptors_sent_along_are_not_kept() -> None:
-    with House("demo", {"alpha": "echo"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         read_end, write_end = os.pipe()
         socket.send_fds(sock, [wire.DATA + b"take this"], [write_end])
@@ -229,69 +229,71 @@ def test_descriptors_sent_along_are_not_kept() -> None:
 
 
 def test_what_was_sent_is_pending_until_the_vm_has_accepted_it() -> None:
-    with House("demo", {"alpha": "sink"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "sink"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
-        assert not house.server.pending()
+        assert not harness.server.pending()
         for _ in range(5):
             sock.send(wire.DATA + b"x")
-        assert house.server.pending()
-        house.until(lambda: house.machine.summary()[0].from_host == 1)  # the mailbox is full now
-        assert house.server.pending()
-        house.open("alpha")
-        house.until(lambda: not house.server.pending())
-        assert house.machine.summary()[0].from_host == 5
+        assert harness.server.pending()
+        harness.until(
+            lambda: harness.machine.summary()[0].from_host == 1
+        )  # the mailbox is full now
+        assert harness.server.pending()
+        harness.open("alpha")
+        harness.until(lambda: not harness.server.pending())
+        assert harness.machine.summary()[0].from_host == 5
 
 
 def test_a_refused_message_is_not_pending_for_ever() -> None:
-    with House("demo", {"alpha": "sink"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "sink"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         sock.send(wire.DATA + bytes(5000))
-        house.until(lambda: not house.server.pending())
-        assert house.machine.summary()[0].from_host == 0
+        harness.until(lambda: not harness.server.pending())
+        assert harness.machine.summary()[0].from_host == 0
 
 
 def test_what_a_client_sent_before_it_left_is_delivered() -> None:
-    with House("demo", {"alpha": "gated"}) as house:
-        with house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "gated"}) as harness:
+        with harness.call(HELLO) as sock:
             answer(sock)
             for number in range(30):
                 sock.send(wire.DATA + bytes([number]))
-        house.open("alpha")  # its answers find nobody, and hold nobody
-        house.until(lambda: house.server.clients() == 0)
-        house.until(house.machine.quiet)
-        summary = house.machine.summary()[0]
+        harness.open("alpha")  # its answers find nobody, and hold nobody
+        harness.until(lambda: harness.server.clients() == 0)
+        harness.until(harness.machine.quiet)
+        summary = harness.machine.summary()[0]
         assert summary.from_host == 30
         assert summary.to_host == 30
 
 
 def test_a_client_that_leaves_with_answers_unread_loses_none_of_its_messages() -> None:
     """The kernel says "connection reset" first in that case, and only then what was sent."""
-    with House("demo", {"alpha": "echo", "beta": "gated"}) as house:
-        with house.call(wire.Hello("beta", 1, None).encode()) as sock:
+    with Harness("demo", {"alpha": "echo", "beta": "gated"}) as harness:
+        with harness.call(wire.Hello("beta", 1, None).encode()) as sock:
             for number in range(30):
                 sock.send(wire.DATA + bytes([number]))
             # The welcome has been sent by now, and stays unread.
-            house.until(lambda: house.machine.summary()[1].from_host == 1)
-            house.open("beta")
-        house.until(lambda: house.server.clients() == 0)
-        assert house.machine.summary()[1].from_host == 30
+            harness.until(lambda: harness.machine.summary()[1].from_host == 1)
+            harness.open("beta")
+        harness.until(lambda: harness.server.clients() == 0)
+        assert harness.machine.summary()[1].from_host == 30
 
 
 def test_after_its_end_of_file_a_client_still_hears() -> None:
-    with House("demo", {"alpha": "gated"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "gated"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         for number in range(10):
             sock.send(wire.DATA + bytes([number]))
         sock.shutdown(socket.SHUT_WR)
-        house.open("alpha")
+        harness.open("alpha")
         assert [heard(sock) for _ in range(10)] == [wire.DATA + bytes([n]) for n in range(10)]
 
 
 def test_a_slow_client_holds_its_guest_and_nobody_else() -> None:
     with (
-        House("demo", {"alpha": "flood", "beta": "echo"}) as house,
-        house.call(HELLO) as slow,
-        house.call(wire.Hello("beta", 1, None).encode()) as brisk,
+        Harness("demo", {"alpha": "flood", "beta": "echo"}) as harness,
+        harness.call(HELLO) as slow,
+        harness.call(wire.Hello("beta", 1, None).encode()) as brisk,
     ):
         answer(slow)
         answer(brisk)
@@ -299,57 +301,57 @@ def test_a_slow_client_holds_its_guest_and_nobody_else() -> None:
         for number in range(100):
             brisk.send(wire.DATA + bytes([number]))
             assert heard(brisk) == wire.DATA + bytes([number])
-        assert house.machine.summary()[0].to_host < guests.FLOOD, "nothing held the guest"
+        assert harness.machine.summary()[0].to_host < guests.FLOOD, "nothing held the guest"
         for number in range(guests.FLOOD):
             assert heard(slow) == wire.DATA + struct.pack("<I", number) * 200
 
 
 def test_a_client_that_leaves_frees_the_guest_that_wrote_to_it() -> None:
-    with House("demo", {"alpha": "flood"}) as house:
-        with house.call(HELLO) as slow:
+    with Harness("demo", {"alpha": "flood"}) as harness:
+        with harness.call(HELLO) as slow:
             answer(slow)
             slow.send(wire.DATA + b"go")
             assert heard(slow)
-        house.until(lambda: house.machine.summary()[0].to_host == guests.FLOOD)
-        house.until(lambda: house.server.clients() == 0)
-        assert house.machine.summary()[0].discarded + house.server.discarded > 0
+        harness.until(lambda: harness.machine.summary()[0].to_host == guests.FLOOD)
+        harness.until(lambda: harness.server.clients() == 0)
+        assert harness.machine.summary()[0].discarded + harness.server.discarded > 0
 
 
 # Ends.
 
 
 def test_a_vms_last_words_come_before_the_reason_of_its_end() -> None:
-    with House("demo", {"alpha": "dying"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "dying"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         sock.send(wire.DATA + b"adieu")
         assert [heard(sock) for _ in range(3)] == [wire.DATA + b"adieu"] * 3
         reason = b"vm alpha has ended: the guest function returned"
         assert heard(sock) == wire.CLOSING + reason
         assert heard(sock) == b""
-        with house.call(HELLO) as late:
+        with harness.call(HELLO) as late:
             assert answer(late)["code"] == "vm-ended"
 
 
 def test_messages_for_a_vm_that_ended_are_not_pending() -> None:
-    with House("demo", {"alpha": "dying"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "dying"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         with suppress(ConnectionError):  # it ends at the first one
             for _ in range(20):
                 sock.send(wire.DATA + b"x")
-        house.until(lambda: not house.server.pending())
+        harness.until(lambda: not harness.server.pending())
         said = [heard(sock) for _ in range(5)]
         assert said[3].startswith(wire.CLOSING + b"vm alpha has ended")
         assert said[4] == b""
 
 
 def test_a_dead_vm_takes_no_more_and_a_slow_client_still_gets_all_its_last_words() -> None:
-    with House("demo", {"alpha": "drowning"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "drowning"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         with suppress(ConnectionError):  # which comes, though nobody reads
             while sock.send(wire.DATA + b"x"):
                 pass
-        house.until(lambda: "alpha" in house.machine.aborts)
-        house.until(lambda: not house.server.pending())
+        harness.until(lambda: "alpha" in harness.machine.aborts)
+        harness.until(lambda: not harness.server.pending())
         for number in range(guests.LAST_WORDS):
             assert heard(sock) == wire.DATA + bytes([number]) * 4080
         assert heard(sock)[:1] == wire.CLOSING
@@ -357,19 +359,19 @@ def test_a_dead_vm_takes_no_more_and_a_slow_client_still_gets_all_its_last_words
 
 
 def test_a_client_that_does_not_read_holds_up_no_closing() -> None:
-    with House("demo", {"alpha": "drowning"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "drowning"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         sock.send(wire.DATA + b"x")
-        house.until(lambda: "alpha" in house.machine.aborts)
-        house.stop()
+        harness.until(lambda: "alpha" in harness.machine.aborts)
+        harness.stop()
         assert server_threads() == []
         assert heard(sock) == wire.DATA + bytes(4080)
 
 
 def test_when_the_machine_stops_every_client_is_told() -> None:
-    with House("demo", {"alpha": "echo", "beta": "gated", "gamma": "flood"}) as house:
+    with Harness("demo", {"alpha": "echo", "beta": "gated", "gamma": "flood"}) as harness:
         idle, stuck, slow, dumb = (
-            house.call(wire.Hello(vm, 1, None).encode())
+            harness.call(wire.Hello(vm, 1, None).encode())
             for vm in ("alpha", "beta", "gamma", "beta")
         )
         for sock in (idle, stuck, slow, dumb):
@@ -378,7 +380,7 @@ def test_when_the_machine_stops_every_client_is_told() -> None:
             stuck.send(wire.DATA + b"x")  # nobody takes them
         slow.send(wire.DATA + b"go")
         assert heard(slow)  # the first of many, and reads no more
-        house.stop()
+        harness.stop()
         for sock in (idle, stuck, dumb):
             assert heard(sock)[:1] in (wire.CLOSING, wire.DATA)
         for sock in (idle, stuck, slow, dumb):
@@ -389,20 +391,20 @@ def test_when_the_machine_stops_every_client_is_told() -> None:
 
 
 def test_closing_the_server_alone_is_prompt_and_leaves_the_machine_running() -> None:
-    with House("demo", {"alpha": "echo"}) as house:
-        with house.call(HELLO) as sock, house.call() as silent:
+    with Harness("demo", {"alpha": "echo"}) as harness:
+        with harness.call(HELLO) as sock, harness.call() as silent:
             answer(sock)
-            with house.call(wire.Ask("alpha").encode()) as later:
+            with harness.call(wire.Ask("alpha").encode()) as later:
                 assert answer(later)["ok"]  # so the silent one was let in
-            assert house.server.close() == []
+            assert harness.server.close() == []
             assert heard(sock) == wire.CLOSING + b"machine demo stops"
             assert heard(sock) == b""
             assert answer(silent)["code"] == "stopping"
-        assert house.server.close() == []
+        assert harness.server.close() == []
         assert server_threads() == []
-        endpoint = house.machine.endpoint("alpha", 1)
+        endpoint = harness.machine.endpoint("alpha", 1)
         endpoint.send(b"still there")
-        port_message = endpoint.recv(house.runtime.now() + int(WITHIN * 1e9))
+        port_message = endpoint.recv(harness.runtime.now() + int(WITHIN * 1e9))
         assert port_message is not None
         assert port_message.payload == b"still there"
 
@@ -418,12 +420,12 @@ def test_a_sender_stuck_at_a_full_mailbox_is_named_and_ends_with_the_machine(
         return send(self, payload, deadline)
 
     monkeypatch.setattr(Endpoint, "send", announced)
-    with House("demo", {"alpha": "gated"}) as house, house.call(HELLO) as sock:
+    with Harness("demo", {"alpha": "gated"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         for _ in range(3):
             sock.send(wire.DATA + b"x")
         for _ in range(2):  # the second one finds the mailbox full
             assert sends.acquire(timeout=WITHIN)
-        assert house.server.close(house.runtime.now() + QUICK) == ["ports.1.reader"]
-        house.stop()
+        assert harness.server.close(harness.runtime.now() + QUICK) == ["ports.1.reader"]
+        harness.stop()
         assert server_threads() == []

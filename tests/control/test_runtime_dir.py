@@ -15,7 +15,7 @@ import pytest
 from hfsched.control import runtime_dir
 from hfsched.errors import UserError
 
-from .house import WITHIN, runtime_directory
+from .harness import WITHIN, runtime_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""The scheduler's tests; `world` and `house` are what they are told with."""
+"""The scheduler's tests; `world` and `harness` are what they are told with."""

@@ -17,7 +17,7 @@ from .guests import (
     waiter,
     with_second,
 )
-from .house import House, send_all
+from .harness import Harness, send_all
 from .world import World
 
 if TYPE_CHECKING:
@@ -35,23 +35,23 @@ class Checked(Mirror):
 
 def test_a_message_for_a_parked_vcpu_costs_no_spurious_run() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
         for number in range(10):
             guest.outbox.send(b"%d" % number)
             world.settle()
         assert len(guest.notes) == 10
         assert guest.vm.spurious == 0
-        assert house.runs(guest) == 11
+        assert harness.runs(guest) == 11
 
 
 def test_a_message_in_the_window_costs_no_spurious_run() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         for number in range(10):
             world.go("g.0", "ran 2.0 WaitForMessage")
             guest.outbox.send(b"%d" % number)
@@ -62,9 +62,9 @@ def test_a_message_in_the_window_costs_no_spurious_run() -> None:
 
 def test_a_message_read_before_its_delivery_costs_one_spurious_run() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.go("g.0", "ran 2.0 WaitForMessage")
         world.spawn("host", partial(send_all, guest, [b"one"]))
         world.go("host", "sent 2 SENT")
@@ -77,9 +77,9 @@ def test_a_message_read_before_its_delivery_costs_one_spurious_run() -> None:
 
 def test_a_wake_up_without_a_cause_costs_one_spurious_run() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
         for expected in range(1, 6):
             guest.mirror.wake(0)
@@ -93,11 +93,11 @@ def test_any_order_of_steps_loses_nothing_and_stays_cheap(seed: int, vcpus: int)
     """Two host senders and a guest sender; the task changes at any point."""
     order = random.Random(seed)
     world = World()
-    with House(world) as house:
+    with Harness(world) as harness:
         program = sink if vcpus == 1 else with_second(sink, waiter)
-        guest = house.vm("g", program, vcpus=vcpus, raw=True, mirror=Checked)
-        house.vm("sender", talker(3, 2, b"g1", b"g2", b"g3"))
-        house.start()
+        guest = harness.vm("g", program, vcpus=vcpus, raw=True, mirror=Checked)
+        harness.vm("sender", talker(3, 2, b"g1", b"g2", b"g3"))
+        harness.start()
         for name in ("a", "b"):
             texts = [f"{name}{number}".encode() for number in range(3)]
             world.spawn(name, partial(send_all, guest, texts))
@@ -119,10 +119,10 @@ def test_any_order_of_steps_loses_nothing_and_stays_cheap(seed: int, vcpus: int)
 @pytest.mark.parametrize("seed", range(40))
 def test_an_interrupt_driven_reader_in_any_order(seed: int) -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", reader, mirror=Checked)
-        end = house.connect(guest)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", reader, mirror=Checked)
+        end = harness.connect(guest)
+        harness.start()
         texts = [b"%d" % number for number in range(4)]
 
         def host() -> None:

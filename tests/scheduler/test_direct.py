@@ -13,7 +13,7 @@ from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.scheduler.outbox import Sent
 
 from .guests import BELL, servant, sleeper, waiter, with_second
-from .house import House
+from .harness import Harness
 from .world import World
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ WORDS = (1, 2, 3, 4, 5)
 SLOW, STEPS, FATAL = (99, 0, 0, 0, 0), (98, 0, 0, 0, 0), (97, 0, 0, 0, 0)
 
 
-def ask(house: House, name: str, words: tuple[int, ...], vcpu: int = 0) -> Results:
+def ask(harness: Harness, name: str, words: tuple[int, ...], vcpu: int = 0) -> Results:
     """Let a task make a request; its result comes into the list returned."""
     out: Results = []
-    driver = house.driver
-    house.world.spawn(name, lambda: out.append(driver.direct_request(2, vcpu, words)))
+    driver = harness.driver
+    harness.world.spawn(name, lambda: out.append(driver.direct_request(2, vcpu, words)))
     return out
 
 
@@ -42,43 +42,43 @@ def world() -> World:
 
 
 def test_a_request_is_served(world: World) -> None:
-    with House(world) as house:
-        house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", servant)
+        harness.start()
         world.settle()
         for number in range(3):
-            got = ask(house, f"host{number}", WORDS)
+            got = ask(harness, f"host{number}", WORDS)
             world.settle()
             assert got == [plus_one(WORDS)]
 
 
 def test_a_response_may_come_after_an_interruption(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant)
+        harness.start()
         world.settle()
-        got = ask(house, "host", SLOW)
+        got = ask(harness, "host", SLOW)
         world.settle()
         assert got == []
         assert world.asleep() == ["g.0", "host"]
         guest.mirror.wake(0)  # spurious: it goes on waiting
         world.settle()
         assert got == []
-        house.hypervisor.inject(2, 0, BELL)
+        harness.hypervisor.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()
         assert got == [plus_one(SLOW)]
 
 
 def test_a_response_may_come_after_a_preemption(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant)
+        harness.start()
         world.settle()
-        got = ask(house, "host", STEPS)
+        got = ask(harness, "host", STEPS)
         world.go("host")
         world.go("g.0", "request 2.0")
-        house.interface.preempt(2, 0)
+        harness.interface.preempt(2, 0)
         world.settle()
         assert got == [plus_one(STEPS)]
         assert guest.driven.counters[0].runs["Preempted"] == 1
@@ -86,87 +86,87 @@ def test_a_response_may_come_after_a_preemption(world: World) -> None:
 
 @pytest.mark.parametrize("program", [sleeper, with_second(sleeper, waiter)])
 def test_busy_when_the_vcpu_does_not_wait_for_a_message(world: World, program: Program) -> None:
-    with House(world) as house:
-        guest = house.vm("g", program, vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", program, vcpus=2)
+        harness.start()
         world.settle()
-        runs = house.runs(guest)
-        assert house.driver.direct_request(2, 0, WORDS) == Busy()
+        runs = harness.runs(guest)
+        assert harness.driver.direct_request(2, 0, WORDS) == Busy()
         world.settle()
-        assert house.runs(guest) == runs
+        assert harness.runs(guest) == runs
 
 
 def test_a_request_that_was_refused_leaves_no_trace(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant)
-        house.start()
-        assert house.driver.direct_request(2, 0, WORDS) == Busy(), "it has not begun"
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant)
+        harness.start()
+        assert harness.driver.direct_request(2, 0, WORDS) == Busy(), "it has not begun"
         world.settle()
         assert guest.mirror.activity(0) is VcpuActivity.WFM
-        got = ask(house, "host", WORDS)
+        got = ask(harness, "host", WORDS)
         world.settle()
         assert got == [plus_one(WORDS)]
 
 
 def test_busy_while_another_request_waits_to_be_taken(world: World) -> None:
-    with House(world) as house:
-        house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", servant)
+        harness.start()
         world.settle()
-        got = ask(house, "host", WORDS)
+        got = ask(harness, "host", WORDS)
         world.go("host")
-        assert house.driver.direct_request(2, 0, WORDS) == Busy()
+        assert harness.driver.direct_request(2, 0, WORDS) == Busy()
         world.settle()
         assert got == [plus_one(WORDS)]
 
 
 def test_busy_while_another_request_is_served(world: World) -> None:
-    with House(world) as house:
-        house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", servant)
+        harness.start()
         world.settle()
-        ask(house, "host", SLOW)
+        ask(harness, "host", SLOW)
         world.settle()
-        assert house.driver.direct_request(2, 0, WORDS) == Busy()
+        assert harness.driver.direct_request(2, 0, WORDS) == Busy()
 
 
 @pytest.mark.parametrize(("vm", "vcpu"), [(9, 0), (1, 0), (2, 1), (2, -1)])
 def test_a_request_to_nobody_is_invalid(world: World, vm: int, vcpu: int) -> None:
-    with House(world) as house:
-        house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", servant)
+        harness.start()
         world.settle()
-        assert house.driver.direct_request(vm, vcpu, WORDS) == Invalid()
+        assert harness.driver.direct_request(vm, vcpu, WORDS) == Invalid()
 
 
 def test_a_guest_that_dies_of_a_request(world: World) -> None:
-    with House(world) as house:
-        house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", servant)
+        harness.start()
         world.settle()
-        got = ask(house, "host", FATAL)
+        got = ask(harness, "host", FATAL)
         world.settle()
         assert got == [Aborted("the guest function returned")]
-        assert isinstance(house.driver.direct_request(2, 0, WORDS), Aborted)
-        assert len(house.aborts) == 1
+        assert isinstance(harness.driver.direct_request(2, 0, WORDS), Aborted)
+        assert len(harness.aborts) == 1
 
 
 def test_a_deadline_leaves_the_request_running(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant)
+        harness.start()
         world.settle()
         out: Results = []
         deadline = world.now() + 10
-        world.spawn("host", lambda: out.append(house.driver.direct_request(2, 0, SLOW, deadline)))
+        world.spawn("host", lambda: out.append(harness.driver.direct_request(2, 0, SLOW, deadline)))
         world.settle()
         world.advance(10)
         world.settle()
         assert out == [None]
-        house.hypervisor.inject(2, 0, BELL)
+        harness.hypervisor.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()
-        got = ask(house, "next", WORDS)
+        got = ask(harness, "next", WORDS)
         world.settle()
         assert got == [plus_one(WORDS)]
 
@@ -174,25 +174,25 @@ def test_a_deadline_leaves_the_request_running(world: World) -> None:
 def test_a_stop_ends_a_request_in_any_state(world: World) -> None:
     for words, moment in ((SLOW, 10_000), (WORDS, 1), (WORDS, 2), (STEPS, 3)):
         world = World()
-        with House(world) as house:
-            house.vm("g", servant)
-            house.start()
+        with Harness(world) as harness:
+            harness.vm("g", servant)
+            harness.start()
             world.settle()
-            got = ask(house, "host", words)
+            got = ask(harness, "host", words)
             world.go("host")
             for _ in range(moment):
                 world.go("g.0", "")
-            house.driver.stop()
+            harness.driver.stop()
             assert len(got) == 1
             assert got[0] in (Invalid(), plus_one(words))
 
 
 def test_the_vcpu_may_take_a_request_before_the_caller_looks(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant)
+        harness.start()
         world.settle()
-        got = ask(house, "host", WORDS)
+        got = ask(harness, "host", WORDS)
         world.go("host", "lock g.mirror")  # mirror.ended
         world.go("host", "lock g.mirror")  # claim_waiting: the request lies there already
         guest.mirror.wake(0)
@@ -203,11 +203,11 @@ def test_the_vcpu_may_take_a_request_before_the_caller_looks(world: World) -> No
 
 def test_the_vcpu_may_take_a_request_that_it_must_refuse(world: World) -> None:
     """It does not wait for a message, and takes what the caller was about to withdraw."""
-    with House(world) as house:
-        guest = house.vm("g", sleeper)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sleeper)
+        harness.start()
         world.settle()
-        got = ask(house, "host", WORDS)
+        got = ask(harness, "host", WORDS)
         world.go("host", "lock g.mirror")
         world.go("host", "lock g.mirror")
         guest.mirror.wake(0)
@@ -216,11 +216,11 @@ def test_the_vcpu_may_take_a_request_that_it_must_refuse(world: World) -> None:
 
 
 def test_a_message_during_a_request_is_read_after_it(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant, raw=True)
+        harness.start()
         world.settle()
-        got = ask(house, "host", WORDS)
+        got = ask(harness, "host", WORDS)
         world.go("host")
         world.go("g.0", "request 2.0")
         assert guest.outbox.send(b"one") is Sent.SENT
@@ -231,16 +231,16 @@ def test_a_message_during_a_request_is_read_after_it(world: World) -> None:
 
 def test_a_request_beside_the_one_being_served_harms_nobody(world: World) -> None:
     """Preempted while it serves the first, the vCPU finds the second, which has claimed nothing yet."""
-    with House(world) as house:
-        house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", servant)
+        harness.start()
         world.settle()
-        first = ask(house, "first", STEPS)
+        first = ask(harness, "first", STEPS)
         world.go("first")
         world.go("g.0", "request 2.0")
-        house.interface.preempt(2, 0)
+        harness.interface.preempt(2, 0)
         world.go("g.0", "requested 2.0 Preempted")
-        second = ask(house, "second", WORDS)
+        second = ask(harness, "second", WORDS)
         world.go("second", "lock g.mirror")
         world.go("second", "lock g.mirror")  # before claim_waiting: the request lies there
         world.settle()
@@ -254,11 +254,11 @@ def test_a_run_owed_to_a_message_is_not_spent_on_a_request(world: World) -> None
     A request that came a moment before makes vCPU 0 serve it first, in which it sleeps: the message
     lies unread, and vCPU 1 sleeps beside it.
     """
-    with House(world) as house:
-        guest = house.vm("g", with_second(servant, waiter), vcpus=2, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", with_second(servant, waiter), vcpus=2, raw=True)
+        harness.start()
         world.settle()
-        ask(house, "host", SLOW)
+        ask(harness, "host", SLOW)
         world.go("host", "lock g.mirror")
         world.go("host", "lock g.mirror")
         guest.outbox.send(b"one")
@@ -268,29 +268,29 @@ def test_a_run_owed_to_a_message_is_not_spent_on_a_request(world: World) -> None
 
 
 def test_a_request_to_a_dying_vm_does_not_tell_its_death_again(world: World) -> None:
-    with House(world) as house:
-        house.vm("g", with_second(servant, waiter), vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", with_second(servant, waiter), vcpus=2)
+        harness.start()
         world.settle()
-        got = ask(house, "fatal", FATAL)
+        got = ask(harness, "fatal", FATAL)
         world.go("fatal")
         world.go("g.0", "requested 2.0 Aborted")
-        other = ask(house, "other", WORDS, vcpu=1)
+        other = ask(harness, "other", WORDS, vcpu=1)
         world.go("other")  # vCPU 1 waits for a message, and the VM is not known to be dead
         world.settle()
         assert got == other == [Aborted("the guest function returned")]
-        assert house.aborts == [("g", "the guest function returned")]
+        assert harness.aborts == [("g", "the guest function returned")]
 
 
 def test_a_busy_run_does_not_end_the_request_being_served(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", servant)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", servant)
+        harness.start()
         world.settle()
-        got = ask(house, "host", SLOW)
+        got = ask(harness, "host", SLOW)
         world.settle()
-        house.interface.answers[2, 0] = deque([Busy()])
-        house.hypervisor.inject(2, 0, BELL)
+        harness.interface.answers[2, 0] = deque([Busy()])
+        harness.hypervisor.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()
         assert got == [plus_one(SLOW)]

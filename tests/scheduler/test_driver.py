@@ -43,20 +43,20 @@ from .guests import (
     ticking_sink,
     with_second,
 )
-from .house import Guest, House, port_message
+from .harness import Guest, Harness, port_message
 from .world import World
 
 
-def planned(house: House, *results: RunResult, vm: int = 2, vcpu: int = 0) -> None:
+def planned(harness: Harness, *results: RunResult, vm: int = 2, vcpu: int = 0) -> None:
     """Let the next RUNs of a vCPU return these."""
-    house.interface.answers[vm, vcpu] = deque(results)
+    harness.interface.answers[vm, vcpu] = deque(results)
 
 
-def one(house: House, world: World, result: RunResult) -> tuple[Guest, str]:
+def one(harness: Harness, world: World, result: RunResult) -> tuple[Guest, str]:
     """Answer the first RUN; return where the thread stops: before its second, or asleep."""
-    guest = house.vm("g", sink, vcpus=2)
-    planned(house, result)
-    house.start()
+    guest = harness.vm("g", sink, vcpus=2)
+    planned(harness, result)
+    harness.start()
     world.go("g.0", "run 2.0")
     return guest, world.go("g.0", "run 2.0")
 
@@ -66,11 +66,11 @@ def one(house: House, world: World, result: RunResult) -> tuple[Guest, str]:
 )
 def test_results_after_which_the_vcpu_is_run_again(result: RunResult) -> None:
     world = World()
-    with House(world) as house:
-        guest, stopped = one(house, world, result)
+    with Harness(world) as harness:
+        guest, stopped = one(harness, world, result)
         assert stopped == "run 2.0"
         assert guest.driven.counters[0].runs == {type(result).__name__: 1}
-        assert house.rests == 0
+        assert harness.rests == 0
 
 
 @pytest.mark.parametrize(
@@ -85,29 +85,29 @@ def test_results_after_which_the_vcpu_sleeps_for_good(
     result: RunResult, activity: VcpuActivity
 ) -> None:
     world = World()
-    with House(world) as house:
-        guest, stopped = one(house, world, result)
+    with Harness(world) as harness:
+        guest, stopped = one(harness, world, result)
         assert stopped == "asleep g.0.wake"
         assert guest.mirror.activity(0) is activity
-        assert house.rests == 1
+        assert harness.rests == 1
         world.advance(1 << 62)
         assert world.go("g.0") == "asleep g.0.wake"
 
 
 def test_an_abort_is_the_last_run() -> None:
     world = World()
-    with House(world) as house:
-        guest, stopped = one(house, world, Aborted("gone"))
+    with Harness(world) as harness:
+        guest, stopped = one(harness, world, Aborted("gone"))
         assert stopped == "done"
         assert guest.driven.counters[0].runs == {"Aborted": 1}
-        assert house.aborts == [("g", "gone")]
+        assert harness.aborts == [("g", "gone")]
 
 
 @pytest.mark.parametrize("result", [WaitForMessage(700), WaitForInterrupt(700)])
 def test_a_timer_counts_from_when_run_returned(result: RunResult) -> None:
     world = World()
-    with House(world) as house:
-        _, stopped = one(house, world, result)
+    with Harness(world) as harness:
+        _, stopped = one(harness, world, result)
         assert stopped == "asleep g.0.wake"
         world.advance(699)
         assert world.go("g.0", "run 2.0") == "asleep g.0.wake"
@@ -118,33 +118,33 @@ def test_a_timer_counts_from_when_run_returned(result: RunResult) -> None:
 @pytest.mark.parametrize("result", [Yield(), Busy()])
 def test_others_have_their_turn_after_a_yield(result: RunResult) -> None:
     world = World()
-    with House(world) as house:
-        house.vm("g", sink)
-        planned(house, result)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", sink)
+        planned(harness, result)
+        harness.start()
         assert world.go("g.0", "checkpoint yield") == "checkpoint yield"
 
 
 def test_a_wake_up_of_another_vm_claims_its_vcpu() -> None:
     world = World()
-    with House(world) as house:
-        house.vm("g", sink)
-        other = house.vm("other", sink, vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", sink)
+        other = harness.vm("other", sink, vcpus=2)
+        harness.start()
         world.settle()
         assert other.mirror.activity(1) is VcpuActivity.OFF
-        planned(house, WakeUp(3, 1))
-        house.driver.vm(2).mirror.wake(0)
+        planned(harness, WakeUp(3, 1))
+        harness.driver.vm(2).mirror.wake(0)
         world.go("g.0")
         assert other.mirror.activity(1) is VcpuActivity.RUNNING
 
 
 def test_an_unknown_result_of_a_message_is_our_bug() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink)
-        planned(house, Message(2, 1, 5))
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink)
+        planned(harness, Message(2, 1, 5))
+        harness.start()
         with pytest.raises(
             InternalError, match=r"^vm g: a message for the host, and nothing in RX"
         ):
@@ -154,33 +154,33 @@ def test_an_unknown_result_of_a_message_is_our_bug() -> None:
 
 
 def test_vms_are_found_by_id() -> None:
-    with House(World()) as house:
-        first, second = house.vm("a", sink), house.vm("b", sink)
-        assert house.driver.vms == [first.driven, second.driven]
-        assert house.driver.vm(3) is second.driven
+    with Harness(World()) as harness:
+        first, second = harness.vm("a", sink), harness.vm("b", sink)
+        assert harness.driver.vms == [first.driven, second.driven]
+        assert harness.driver.vm(3) is second.driven
         with pytest.raises(InternalError, match=r"^no VM 9$"):
-            house.driver.add(9, raw=False)
+            harness.driver.add(9, raw=False)
 
 
 def test_a_suspension_kicks_those_in_run_and_holds_them_until_the_end() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, vcpus=2)
-        house.vm("other", sink)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, vcpus=2)
+        harness.vm("other", sink)
+        harness.start()
         world.settle()
         guest.mirror.wake(0)
         world.go("g.0", "run 2.0")
-        assert not house.driver.suspend(0)
-        assert house.interface.preempted == [(2, 0)], "the others sleep"
-        runs = house.runs(guest)
+        assert not harness.driver.suspend(0)
+        assert harness.interface.preempted == [(2, 0)], "the others sleep"
+        runs = harness.runs(guest)
         world.settle()
-        assert house.driver.suspend(0)
-        assert house.runs(guest) == runs + 1
-        house.driver.resume()
+        assert harness.driver.suspend(0)
+        assert harness.runs(guest) == runs + 1
+        harness.driver.resume()
         guest.mirror.wake(0)
         world.settle()
-        assert house.runs(guest) > runs + 1
+        assert harness.runs(guest) > runs + 1
 
 
 # Messages.
@@ -188,32 +188,32 @@ def test_a_suspension_kicks_those_in_run_and_holds_them_until_the_end() -> None:
 
 def test_a_message_for_the_host_leaves_the_primarys_rx_before_it_waits_for_room() -> None:
     world = World()
-    with House(world) as house:
+    with Harness(world) as harness:
         texts = [b"%d" % number for number in range(QUEUE_MAX + 1)]
-        guest = house.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
-        house.start()
+        guest = harness.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
+        harness.start()
         world.settle()
         assert world.asleep() == ["g.0"]
-        assert house.hypervisor.registry.primary.mailbox.state is RxState.EMPTY
-        assert house.ports.counts(2) == (QUEUE_MAX, 0, 0)
-        assert house.runs(guest) == QUEUE_MAX + 1
-        assert house.driver.vm(2).counters[0].to_host == QUEUE_MAX
-        port = house.ports.open(2, 5)
+        assert harness.hypervisor.registry.primary.mailbox.state is RxState.EMPTY
+        assert harness.ports.counts(2) == (QUEUE_MAX, 0, 0)
+        assert harness.runs(guest) == QUEUE_MAX + 1
+        assert harness.driver.vm(2).counters[0].to_host == QUEUE_MAX
+        port = harness.ports.open(2, 5)
         world.settle()
         assert port.get(0) == PortMessage(1, b"0")
         world.settle()
         assert [port.get(0) for _ in texts[1:]] == [PortMessage(1, text) for text in texts[1:]]
-        assert house.driver.vm(2).counters[0].to_host == QUEUE_MAX + 1
+        assert harness.driver.vm(2).counters[0].to_host == QUEUE_MAX + 1
 
 
 def test_a_guest_held_for_room_holds_no_other() -> None:
     world = World()
-    with House(world) as house:
+    with Harness(world) as harness:
         flood = [port_message(b"%d" % number, 1, 5) for number in range(QUEUE_MAX + 3)]
-        house.vm("loud", talker(2, 1, *flood))
-        polite = house.vm("polite", echo)
-        end = house.connect(polite)
-        house.start()
+        harness.vm("loud", talker(2, 1, *flood))
+        polite = harness.vm("polite", echo)
+        end = harness.connect(polite)
+        harness.start()
         world.settle()
         for text in (b"a", b"b", b"c"):
             assert end.send(text) is Sent.SENT
@@ -225,27 +225,27 @@ def test_a_guest_held_for_room_holds_no_other() -> None:
 
 def test_releasing_the_primarys_rx_tells_the_guests_that_wait_for_it() -> None:
     world = World()
-    with House(world) as house:
-        first = house.vm("first", talker(2, 1, port_message(b"one", 1, 5)))
-        second = house.vm("second", talker(3, 1, port_message(b"two", 1, 5)))
-        house.start()
+    with Harness(world) as harness:
+        first = harness.vm("first", talker(2, 1, port_message(b"one", 1, 5)))
+        second = harness.vm("second", talker(3, 1, port_message(b"two", 1, 5)))
+        harness.start()
         world.go("first.0", "rx_take")
         world.go("second.0")
         assert second.mirror.activity(0) is VcpuActivity.WFI
-        assert house.hypervisor.registry.primary.mailbox.waiters == [3]
+        assert harness.hypervisor.registry.primary.mailbox.waiters == [3]
         world.settle()
-        port = house.ports.open(2, 5), house.ports.open(3, 5)
+        port = harness.ports.open(2, 5), harness.ports.open(3, 5)
         assert [p.get(0) for p in port] == [PortMessage(1, b"one"), PortMessage(1, b"two")]
-        assert (3, 0, Intid.MAILBOX_WRITABLE) in house.interface.injected
+        assert (3, 0, Intid.MAILBOX_WRITABLE) in harness.interface.injected
         assert first.driven.counters[0].to_host == second.driven.counters[0].to_host == 1
 
 
 def test_guest_to_guest_messages_are_delivered_and_counted() -> None:
     world = World()
-    with House(world) as house:
-        to = house.vm("g", sink, raw=True)
-        by = house.vm("s", talker(3, 2, b"one", b"two", b"three"))
-        house.start()
+    with Harness(world) as harness:
+        to = harness.vm("g", sink, raw=True)
+        by = harness.vm("s", talker(3, 2, b"one", b"two", b"three"))
+        harness.start()
         world.settle()
         assert to.notes == [b"one", b"two", b"three"]
         assert by.driven.counters[0].to_guests == 3
@@ -278,10 +278,10 @@ def told_on(index: int, text: bytes) -> Program:
 @pytest.mark.parametrize("index", [1, 2])
 def test_writable_reaches_the_vcpu_that_enabled_it(index: int) -> None:
     world = World()
-    with House(world) as house:
-        to = house.vm("g", sink, raw=True)
-        house.vm("s", told_on(index, b"from s"), vcpus=3)
-        house.start()
+    with Harness(world) as harness:
+        to = harness.vm("g", sink, raw=True)
+        harness.vm("s", told_on(index, b"from s"), vcpus=3)
+        harness.start()
         world.go("g.0")
         to.outbox.send(b"host")
         for vcpu in range(index + 1):
@@ -301,13 +301,13 @@ def test_a_pending_interrupt_ends_the_search_for_a_vcpu() -> None:
         yield from enable(Intid.MAILBOX_READABLE)
         yield from sleeper(cpu)
 
-    with House(world) as house:
-        guest = house.vm("g", with_second(told, told), vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", with_second(told, told), vcpus=2)
+        harness.start()
         world.settle()
-        house.driver.deliver(guest.id)
-        house.driver.deliver(guest.id)
-        assert house.interface.injected == [(2, 0, 1), (2, 0, 1)]
+        harness.driver.deliver(guest.id)
+        harness.driver.deliver(guest.id)
+        assert harness.interface.injected == [(2, 0, 1), (2, 0, 1)]
         assert guest.mirror.wake_ups == 2  # CPU_ON's, and one interrupt's
 
 
@@ -331,9 +331,9 @@ def test_cpu_on_off_and_on_again() -> None:
 
     for early in (False, True):
         world = World()
-        with House(world) as house:
-            guest = house.vm("g", first, vcpus=2)
-            house.start()
+        with Harness(world) as harness:
+            guest = harness.vm("g", first, vcpus=2)
+            harness.start()
             if early:  # the wake-up overtakes the first RUN's "off"
                 world.go("g.1", "ran 2.1 Invalid")
             for _ in range(20):
@@ -346,9 +346,9 @@ def test_cpu_on_off_and_on_again() -> None:
 
 def test_the_timer_of_a_guest_that_waits_for_a_message() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", ticking_sink(1000), raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", ticking_sink(1000), raw=True)
+        harness.start()
         world.settle()
         world.advance(999)
         world.settle()

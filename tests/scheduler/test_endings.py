@@ -24,7 +24,7 @@ from .guests import (
     with_second,
     yielder,
 )
-from .house import House, port_message
+from .harness import Harness, port_message
 from .world import World
 
 
@@ -34,13 +34,13 @@ def returns(cpu: Cpu) -> Run:
 
 def test_an_abort_is_told_and_ends_its_vm_alone() -> None:
     world = World()
-    with House(world) as house:
-        bad = house.vm("bad", returns)
-        good = house.vm("good", echo)
-        end = house.connect(good)
-        house.start()
+    with Harness(world) as harness:
+        bad = harness.vm("bad", returns)
+        good = harness.vm("good", echo)
+        end = harness.connect(good)
+        harness.start()
         world.settle()
-        assert house.aborts == [("bad", "the guest function returned")]
+        assert harness.aborts == [("bad", "the guest function returned")]
         assert world.tasks["bad.0"].state == "done"
         assert bad.mirror.ended()
         assert not good.mirror.ended()
@@ -58,9 +58,9 @@ def test_an_abort_takes_a_sibling_along_in_every_state(second: Program) -> None:
     def first(cpu: Cpu) -> Run:
         yield from with_second(returns, second)(cpu)
 
-    with House(world) as house:
-        house.vm("g", first, vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", first, vcpus=2)
+        harness.start()
         world.go("g.0", "ran 2.0 Yield")
         if second is spinner:
             world.go("g.1", "run 2.1")
@@ -72,16 +72,16 @@ def test_an_abort_takes_a_sibling_along_in_every_state(second: Program) -> None:
         world.go("g.0")
         world.settle()
         assert {task.state for task in world.tasks.values()} == {"done"}
-        assert len(house.aborts) == 1
+        assert len(harness.aborts) == 1
 
 
 def test_an_abort_between_a_siblings_run_and_its_sleep() -> None:
     for exit_ in ("WaitForMessage", "WaitForInterrupt"):
         world = World()
         second = waiter if exit_ == "WaitForMessage" else sleeper
-        with House(world) as house:
-            house.vm("g", with_second(returns, second), vcpus=2)
-            house.start()
+        with Harness(world) as harness:
+            harness.vm("g", with_second(returns, second), vcpus=2)
+            harness.start()
             world.go("g.0", "ran 2.0 Yield")
             world.go("g.1", f"ran 2.1 {exit_}")
             world.go("g.0")
@@ -91,9 +91,9 @@ def test_an_abort_between_a_siblings_run_and_its_sleep() -> None:
 
 def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
     world = World()
-    with House(world) as house:
-        house.vm("g", with_second(returns, yielder), vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", with_second(returns, yielder), vcpus=2)
+        harness.start()
         world.go("g.0", "ran 2.0 Yield")
         world.go("g.1", "ran 2.1 Yield")
         world.go("g.0", "ran 2.0 Aborted")
@@ -105,16 +105,16 @@ def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
 
 def test_a_death_is_told_once_when_two_vcpus_die_together() -> None:
     world = World()
-    with House(world) as house:
-        house.vm("g", with_second(returns, returns), vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", with_second(returns, returns), vcpus=2)
+        harness.start()
         world.go("g.0", "ran 2.0 Yield")
         world.go("g.1", "ran 2.1 Yield")
         world.go("g.1", "get g.1.kick")
         world.go("g.1", "lock g.hv")  # the guest function has returned, and nobody knows yet
         world.go("g.0")
         world.settle()
-        assert house.aborts == [("g", "the guest function returned")]
+        assert harness.aborts == [("g", "the guest function returned")]
 
 
 # Stop.
@@ -138,13 +138,13 @@ STATES = [sink, sleeper, spinner, yielder, held, timed, reader, returns]
 @pytest.mark.parametrize("program", STATES)
 def test_a_stop_ends_every_thread_in_every_state(program: Program) -> None:
     world = World()
-    with House(world) as house:
-        house.vm("g", program, vcpus=2)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", program, vcpus=2)
+        harness.start()
         world.go("g.1")
         for _ in range(100):
             world.go("g.0", "get g.0.kick")
-        assert house.driver.stop() == []
+        assert harness.driver.stop() == []
         assert [task.state for task in world.tasks.values()] == ["done", "done"]
 
 
@@ -152,64 +152,64 @@ def test_a_stop_ends_every_thread_in_every_state(program: Program) -> None:
 def test_a_stop_at_any_moment(program: Program) -> None:
     for moment in range(1, 40):
         world = World()
-        with House(world) as house:
-            house.vm("g", program)
-            house.start()
+        with Harness(world) as harness:
+            harness.vm("g", program)
+            harness.start()
             for _ in range(moment):
                 world.go("g.0", "")
-            assert house.driver.stop() == []
+            assert harness.driver.stop() == []
 
 
 def test_a_stop_before_the_first_run() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink)
-        house.start()
-        assert house.driver.stop() == []
-        assert house.runs(guest) == 0
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink)
+        harness.start()
+        assert harness.driver.stop() == []
+        assert harness.runs(guest) == 0
 
 
 def test_a_held_message_is_counted_as_lost_at_a_stop() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", held)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", held)
+        harness.start()
         world.settle()
-        house.driver.stop()
+        harness.driver.stop()
         assert (guest.driven.counters[0].to_host, guest.driven.counters[0].lost) == (QUEUE_MAX, 1)
 
 
 def test_stop_names_who_did_not_stop() -> None:
     world = World()
-    with House(world) as house:
-        house.vm("g", sink)
-        house.start()
+    with Harness(world) as harness:
+        harness.vm("g", sink)
+        harness.start()
         world.settle()
         world.tasks["g.0"].join = lambda deadline=None: False  # type: ignore[method-assign]
-        assert house.driver.stop(world.now()) == ["g.0"]
+        assert harness.driver.stop(world.now()) == ["g.0"]
 
 
 def test_stop_lets_a_waiting_sender_go() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", spinner)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", spinner)
+        harness.start()
         outcome: list[Sent] = []
         for name in ("a", "b"):
             world.spawn(name, lambda: outcome.append(guest.outbox.send(b"x")))
             world.go(name)
         assert world.asleep() == ["a", "b"]
-        house.driver.stop()
+        harness.driver.stop()
         assert outcome == [Sent.DEAD, Sent.DEAD]
 
 
 def test_a_driver_needs_no_callbacks() -> None:
     world = World()
-    with House(world) as house:
-        plain = Driver(world, house.interface, house.ports)
-        house.driver = plain
-        house.vm("g", returns)
-        house.start()
+    with Harness(world) as harness:
+        plain = Driver(world, harness.interface, harness.ports)
+        harness.driver = plain
+        harness.vm("g", returns)
+        harness.start()
         world.settle()
         assert world.tasks["g.0"].state == "done"
 
@@ -221,10 +221,10 @@ def steps(cpu: Cpu) -> Run:
 
 def test_a_kick_before_run_ends_the_run() -> None:
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", steps)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", steps)
+        harness.start()
         world.go("g.0", "run 2.0")
-        house.interface.preempt(2, 0)
+        harness.interface.preempt(2, 0)
         assert world.go("g.0", "ran 2.0") == "ran 2.0 Preempted"
         assert guest.mirror.activity(0) is VcpuActivity.RUNNING

@@ -34,15 +34,15 @@ from .guests import (
     with_second,
     yielder,
 )
-from .house import Guest, House, send_all
+from .harness import Guest, Harness, send_all
 from .world import SpinningError, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def house_of(world: World, driver: type[Driver] = Driver) -> House:
-    return House(world, driver)
+def house_of(world: World, driver: type[Driver] = Driver) -> Harness:
+    return Harness(world, driver)
 
 
 def lost(guest: Guest) -> bool:
@@ -174,9 +174,9 @@ class AlwaysHandsOut(Mailbox):
 def in_the_window(mirror: type[Mirror]) -> bool:
     """RUN has returned "waits for a message", the mirror does not know yet, and one comes."""
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, mirror=mirror, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, mirror=mirror, raw=True)
+        harness.start()
         assert world.go("g.0", "ran 2.0 WaitForMessage").startswith("ran")
         guest.outbox.send(b"one")
         world.settle()
@@ -187,9 +187,9 @@ def in_the_window(mirror: type[Mirror]) -> bool:
 def in_the_window_twice(mirror: type[Mirror]) -> bool:
     """The second message comes after the RUN that the first one has paid for."""
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, mirror=mirror, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, mirror=mirror, raw=True)
+        harness.start()
         world.go("g.0", "ran 2.0 WaitForMessage")
         guest.outbox.send(b"one")
         world.go("g.0", "ran 2.0 WaitForMessage")
@@ -203,9 +203,9 @@ def in_the_window_twice(mirror: type[Mirror]) -> bool:
 def beside_a_vcpu_that_yields(mirror: type[Mirror]) -> bool:
     """In vCPU 0's window comes a message, and then vCPU 1, which never reads, is run."""
     world = World(limit=2000)
-    with house_of(world) as house:
-        guest = house.vm("g", with_second(sink, yielder), vcpus=2, mirror=mirror, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", with_second(sink, yielder), vcpus=2, mirror=mirror, raw=True)
+        harness.start()
         world.go("g.0", "ran 2.0 WaitForMessage")
         world.go("g.1", "ran 2.1 Yield")
         guest.outbox.send(b"one")
@@ -220,9 +220,9 @@ def between_look_and_sleep(mirror: type[Mirror]) -> bool:
     outcome = False
     for places in range(1, 4):
         world = World()
-        with house_of(world) as house:
-            guest = house.vm("g", sink, mirror=mirror, raw=True)
-            house.start()
+        with house_of(world) as harness:
+            guest = harness.vm("g", sink, mirror=mirror, raw=True)
+            harness.start()
             world.go("g.0", "ran 2.0 WaitForMessage")
             for _ in range(places):
                 world.go("g.0", "unlock g.mirror")
@@ -236,9 +236,9 @@ def between_look_and_sleep(mirror: type[Mirror]) -> bool:
 def after_the_timer(mirror: type[Mirror]) -> bool:
     """The guest's timer ends its wait; it waits again, and in that window a message comes."""
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", ticking_sink(1000), mirror=mirror, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", ticking_sink(1000), mirror=mirror, raw=True)
+        harness.start()
         world.settle()
         world.advance(1000)
         world.go("g.0", "ran 2.0 WaitForMessage")
@@ -263,9 +263,9 @@ def abort_beside_sleepers(mirror: type[Mirror]) -> bool:
             yield Hvc(FfaId.YIELD)
         # and the function returns: the CPU cannot go on
 
-    with house_of(world) as house:
-        guest = house.vm("g", ender, vcpus=4, mirror=mirror, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", ender, vcpus=4, mirror=mirror, raw=True)
+        harness.start()
         for vcpu in ("g.3", "g.0"):
             world.go(vcpu, "ran 2.0 Yield")
         world.go("g.1")
@@ -273,19 +273,19 @@ def abort_beside_sleepers(mirror: type[Mirror]) -> bool:
         rests = [guest.mirror.activity(index) for index in range(4)]
         assert rests == [VcpuActivity.RUNNING, VcpuActivity.WFM, VcpuActivity.WFI, VcpuActivity.OFF]
         world.settle()
-        assert house.aborts == [("g", "the guest function returned")]
+        assert harness.aborts == [("g", "the guest function returned")]
         return world.asleep() != []
 
 
 def a_busy_run(driver: type[Driver]) -> bool:
     """The RUN that a message has paid for comes back busy."""
     world = World()
-    with house_of(world, driver) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with house_of(world, driver) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
         guest.outbox.send(b"one")
-        house.interface.answers[2, 0] = deque([Busy()])
+        harness.interface.answers[2, 0] = deque([Busy()])
         world.settle()
         assert lost(guest) or guest.notes == [b"one"]
         return lost(guest)
@@ -309,9 +309,9 @@ def told_on_vcpu_1(driver: type[Driver]) -> bool:
         yield from map_buffers(cpu)
         yield from with_second(sleeper, told)(cpu)
 
-    with house_of(world, driver) as house:
-        guest = house.vm("g", lazy, vcpus=2, raw=True)
-        house.start()
+    with house_of(world, driver) as harness:
+        guest = harness.vm("g", lazy, vcpus=2, raw=True)
+        harness.start()
         world.settle()
         guest.outbox.send(b"one")
         world.settle()
@@ -361,12 +361,12 @@ def test_a_mirror_that_never_clears_spins() -> None:
 def test_waiters_are_handed_out_only_while_there_is_room(faulty: bool) -> None:
     """A woken sender that meets BUSY registers again: the full guest must be run before it."""
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.vm("sender", talker(3, 2, b"one", b"two"))
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.vm("sender", talker(3, 2, b"one", b"two"))
         if faulty:
             guest.vm.mailbox = AlwaysHandsOut()
-        house.start()
+        harness.start()
         world.go("g.0")  # waits for a message
         world.go("sender.0")  # the second send was busy: it waits for WRITABLE
         assert guest.rx is RxState.RECEIVED
@@ -389,10 +389,10 @@ def test_waiters_are_handed_out_only_while_there_is_room(faulty: bool) -> None:
 def overtaken(mirror: type[Mirror]) -> list[bytes]:
     """The guest reads what the host has not yet delivered; then a guest sends, and delivers first."""
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, mirror=mirror, raw=True)
-        house.vm("sender", talker(3, 2, b"two"))
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, mirror=mirror, raw=True)
+        harness.vm("sender", talker(3, 2, b"two"))
+        harness.start()
         world.go("g.0", "ran 2.0 WaitForMessage")
         sent: list[Sent] = []
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"one")))
@@ -415,40 +415,40 @@ def test_a_second_delivery_may_overtake_the_first() -> None:
 
 def test_a_sender_that_dies_between_send_and_deliver() -> None:
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
-        assert house.interface.send(guest.id, b"one", notify=False) is SendResult.SENT
+        assert harness.interface.send(guest.id, b"one", notify=False) is SendResult.SENT
         world.settle()
         assert lost(guest)
-        house.driver.recover(guest.id)
+        harness.driver.recover(guest.id)
         world.settle()
         assert guest.notes == [b"one"]
 
 
 def test_recovery_costs_nothing_when_nothing_was_left() -> None:
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
-        before = house.runs(guest)
-        house.driver.recover(guest.id)
-        house.driver.recover(99)
+        before = harness.runs(guest)
+        harness.driver.recover(guest.id)
+        harness.driver.recover(99)
         world.settle()
-        assert house.runs(guest) == before
+        assert harness.runs(guest) == before
 
 
 def test_recovery_beside_a_living_sender_costs_one_spurious_run() -> None:
     world = World()
-    with house_of(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with house_of(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
         world.spawn("host", partial(send_all, guest, [b"one"]))
         world.go("host", "sent 2 SENT")
-        house.driver.recover(guest.id)
+        harness.driver.recover(guest.id)
         world.go("g.0", "ran 2.0 WaitForMessage")
         world.settle()
         assert guest.notes == [b"one"]

@@ -13,7 +13,7 @@ from hfsched.mailbox.ports import PAYLOAD_MAX
 from hfsched.scheduler.outbox import Outbox, Sent
 
 from .guests import echo, sink, spinner, talker
-from .house import Guest, House
+from .harness import Guest, Harness
 from .world import World, WouldSleepError
 
 
@@ -31,10 +31,10 @@ def sender(
     return out
 
 
-def blocked(house: House, world: World) -> Guest:
+def blocked(harness: Harness, world: World) -> Guest:
     """Return a guest that is about to read, with a full mailbox; its thread is paused."""
-    guest = house.vm("g", sink, raw=True)
-    house.start()
+    guest = harness.vm("g", sink, raw=True)
+    harness.start()
     world.settle()
     assert guest.outbox.send(b"first") is Sent.SENT
     assert guest.rx is RxState.RECEIVED
@@ -42,9 +42,9 @@ def blocked(house: House, world: World) -> Guest:
 
 
 def test_a_send_to_an_empty_mailbox_does_not_wait(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
         for number in range(3):
             assert guest.outbox.send(b"%d" % number) is Sent.SENT
@@ -55,8 +55,8 @@ def test_a_send_to_an_empty_mailbox_does_not_wait(world: World) -> None:
 
 
 def test_senders_go_in_the_order_of_arrival(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         outcomes = [sender(world, guest, f"s{index}", b"%d" % index) for index in range(4)]
         for index in (0, 1, 2, 3):
             world.go(f"s{index}")
@@ -70,8 +70,8 @@ def test_senders_go_in_the_order_of_arrival(world: World) -> None:
 
 
 def test_a_late_sender_does_not_overtake_although_the_mailbox_is_empty(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         sender(world, guest, "s0", b"0")
         world.go("s0")
         world.go("g.0")  # reads; the mailbox is empty, and s0 told so, but not run yet
@@ -84,8 +84,8 @@ def test_a_late_sender_does_not_overtake_although_the_mailbox_is_empty(world: Wo
 
 
 def test_try_send_is_busy_at_a_full_mailbox_and_leaves_no_trace(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         assert guest.outbox.try_send(b"x") is Sent.BUSY
         assert guest.outbox.waiting() == 0
         assert guest.vm.mailbox.waiters == []
@@ -96,8 +96,8 @@ def test_try_send_is_busy_at_a_full_mailbox_and_leaves_no_trace(world: World) ->
 
 
 def test_the_first_sender_gives_up_at_its_deadline(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         outcome = sender(world, guest, "s0", b"0", world.now() + 100)
         world.go("s0")
         world.advance(99)
@@ -112,16 +112,16 @@ def test_the_first_sender_gives_up_at_its_deadline(world: World) -> None:
 
 
 def test_a_deadline_that_has_passed_tries_once(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         assert guest.outbox.send(b"x", world.now()) is Sent.BUSY
         world.settle()
         assert guest.outbox.send(b"x", world.now()) is Sent.SENT
 
 
 def test_a_sender_in_the_middle_gives_up_its_place(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         first = sender(world, guest, "s0", b"0")
         second = sender(world, guest, "s1", b"1", world.now() + 100)
         third = sender(world, guest, "s2", b"2")
@@ -137,8 +137,8 @@ def test_a_sender_in_the_middle_gives_up_its_place(world: World) -> None:
 
 
 def test_a_sender_that_gives_up_does_not_try_out_of_turn(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         first = sender(world, guest, "s0", b"0")
         second = sender(world, guest, "s1", b"1", world.now() + 100)
         world.go("s0")
@@ -153,8 +153,8 @@ def test_a_sender_that_gives_up_does_not_try_out_of_turn(world: World) -> None:
 
 
 def test_a_sender_that_gives_up_wakes_nobody_before_his_turn(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         for index, deadline in enumerate((None, None, world.now() + 100)):
             sender(world, guest, f"s{index}", b"%d" % index, deadline)
             world.go(f"s{index}")
@@ -167,8 +167,8 @@ def test_a_sender_that_gives_up_wakes_nobody_before_his_turn(world: World) -> No
 
 
 def test_a_sender_that_gives_up_at_its_turn_passes_it_on(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         first = sender(world, guest, "s0", b"0", world.now() + 50)
         second = sender(world, guest, "s1", b"1", world.now() + 100)
         third = sender(world, guest, "s2", b"2")
@@ -186,8 +186,8 @@ def test_a_sender_that_gives_up_at_its_turn_passes_it_on(world: World) -> None:
 
 
 def test_the_mailbox_becomes_writable_between_busy_and_the_sleep(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         outcome = sender(world, guest, "s0", b"0")
         world.go("s0", "sent 2 BUSY")
         world.go("g.0")
@@ -198,11 +198,11 @@ def test_the_mailbox_becomes_writable_between_busy_and_the_sleep(world: World) -
 
 
 def test_another_vm_may_be_faster_than_a_sender_that_was_told(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
-        house.vm("t", talker(3, 2, b"guest"))
-        house.driver._tasks.clear()
-        loop = partial(house.driver.vcpu, house.driver.vm(3), 0)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
+        harness.vm("t", talker(3, 2, b"guest"))
+        harness.driver._tasks.clear()
+        loop = partial(harness.driver.vcpu, harness.driver.vm(3), 0)
         world.spawn("t.0", loop)
         outcome = sender(world, guest, "s0", b"0")
         world.go("s0")
@@ -217,9 +217,9 @@ def test_another_vm_may_be_faster_than_a_sender_that_was_told(world: World) -> N
 
 
 def test_a_guest_without_buffers_yet_is_waited_for(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         assert guest.outbox.try_send(b"x") is Sent.BUSY
         outcome = sender(world, guest, "s0", b"0")
         world.go("s0")
@@ -229,13 +229,13 @@ def test_a_guest_without_buffers_yet_is_waited_for(world: World) -> None:
 
 
 def test_a_dead_vm_fails_everybody(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", spinner)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", spinner)
+        harness.start()
         outcomes = [sender(world, guest, f"s{index}", b"x") for index in range(3)]
         for index in range(3):
             world.go(f"s{index}")
-        house.driver._abort(guest.driven, 0, "a test")
+        harness.driver._abort(guest.driven, 0, "a test")
         for index in range(3):
             world.go(f"s{index}")
         assert outcomes == [[Sent.DEAD]] * 3
@@ -246,20 +246,20 @@ def test_a_dead_vm_fails_everybody(world: World) -> None:
 
 @pytest.mark.parametrize("place", ["lock g.mirror", "sent 2 BUSY", "wait g.writable"])
 def test_a_death_at_any_moment_of_a_send_is_noticed(world: World, place: str) -> None:
-    with House(world) as house:
-        guest = house.vm("g", spinner)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", spinner)
+        harness.start()
         outcome = sender(world, guest, "s0", b"x")
         assert world.go("s0", place) == place
-        house.driver._abort(guest.driven, 0, "a test")
+        harness.driver._abort(guest.driven, 0, "a test")
         world.go("s0")
         assert outcome == [Sent.DEAD]
 
 
 def test_too_long_a_message_is_our_bug_and_blocks_nobody(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
         for send in (guest.outbox.send, guest.outbox.try_send):
             with pytest.raises(InternalError, match=r"^vm g: 4097 bytes cannot be sent$"):
@@ -270,9 +270,9 @@ def test_too_long_a_message_is_our_bug_and_blocks_nobody(world: World) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_senders_with_deadlines_in_any_order(world: World, seed: int) -> None:
     """What was sent comes once, in each sender's order; what was busy does not come."""
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         sent: list[bytes] = []
 
         def send_some(name: str, deadline: int | None) -> None:
@@ -297,8 +297,8 @@ class InterruptedError_(BaseException):
 
 
 def test_a_sender_that_is_interrupted_gives_up_its_place(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         first, third = sender(world, guest, "s0", b"0"), sender(world, guest, "s2", b"2")
         world.go("s0")
 
@@ -319,8 +319,8 @@ def test_a_sender_that_is_interrupted_gives_up_its_place(world: World) -> None:
 
 
 def test_no_event_is_left_of_senders_that_waited(world: World) -> None:
-    with House(world) as house:
-        guest = blocked(house, world)
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
         sender(world, guest, "s0", b"0")
         sender(world, guest, "s1", b"1", world.now() + 100)
         sender(world, guest, "s2", b"2")
@@ -338,10 +338,10 @@ def test_no_event_is_left_of_senders_that_waited(world: World) -> None:
 
 
 def test_an_endpoint_frames_what_it_sends(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", echo)
-        end = house.connect(guest, remote=5)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", echo)
+        end = harness.connect(guest, remote=5)
+        harness.start()
         world.settle()
         assert end.send(b"a") is Sent.SENT
         world.settle()
@@ -360,9 +360,9 @@ def test_an_endpoint_frames_what_it_sends(world: World) -> None:
 
 @pytest.mark.parametrize(("raw", "limit"), [(False, PAYLOAD_MAX), (True, 4096)])
 def test_an_endpoint_refuses_what_does_not_fit(world: World, raw: bool, limit: int) -> None:
-    with House(world) as house:
-        guest = house.vm("g", spinner, raw=raw)
-        end = house.connect(guest)
+    with Harness(world) as harness:
+        guest = harness.vm("g", spinner, raw=raw)
+        end = harness.connect(guest)
         assert end.payload_max == limit
         for send in (end.send, end.try_send):
             with pytest.raises(
@@ -374,10 +374,10 @@ def test_an_endpoint_refuses_what_does_not_fit(world: World, raw: bool, limit: i
 
 
 def test_a_raw_endpoint_sends_what_it_is_given(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        end = house.connect(guest)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        end = harness.connect(guest)
+        harness.start()
         world.settle()
         assert end.send(b"bare") is Sent.SENT
         world.settle()
@@ -385,21 +385,21 @@ def test_a_raw_endpoint_sends_what_it_is_given(world: World) -> None:
 
 
 def test_a_closed_endpoint_discards_what_comes(world: World) -> None:
-    with House(world) as house:
-        guest = house.vm("g", echo)
-        end = house.connect(guest)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", echo)
+        end = harness.connect(guest)
+        harness.start()
         world.settle()
         end.send(b"a")
         end.close()
         world.settle()
-        assert house.ports.counts(guest.id) == (0, 1, 0)
+        assert harness.ports.counts(guest.id) == (0, 1, 0)
 
 
 def test_two_outboxes_of_two_vms_do_not_wait_for_each_other(world: World) -> None:
-    with House(world) as house:
-        slow, quick = house.vm("g", spinner), house.vm("q", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        slow, quick = harness.vm("g", spinner), harness.vm("q", sink, raw=True)
+        harness.start()
         world.go("q.0")
         sender(world, slow, "s0", b"x")
         world.go("s0")

@@ -1,4 +1,4 @@
-"""The whole house on real threads: a smoke test, for the interleavings are told elsewhere."""
+"""The whole harness on real threads: a smoke test, for the interleavings are told elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .guests import (
     with_second,
     yielder,
 )
-from .house import House, port_message
+from .harness import Harness, port_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +41,12 @@ LONG = 10_000_000_000  # ns
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    """A house on threads; none may be left, and none may have failed."""
+def harness() -> Iterator[Harness]:
+    """A harness on threads; none may be left, and none may have failed."""
     failures: list[tuple[str, BaseException]] = []
     before = set(threading.enumerate())
     runtime = ThreadRuntime(lambda name, exc: failures.append((name, exc)))
-    with House(runtime) as made:
+    with Harness(runtime) as made:
         yield made
         assert made.driver.stop(runtime.now() + LONG) == []
         assert failures == []
@@ -54,9 +54,9 @@ def house() -> Iterator[House]:
         assert set(threading.enumerate()) <= before
 
 
-def converse(house: House, end: Endpoint, name: str, count: int, ahead: int = 0) -> None:
+def converse(harness: Harness, end: Endpoint, name: str, count: int, ahead: int = 0) -> None:
     """Send `count` texts, the next with `ahead` unanswered; each comes back once, in order."""
-    runtime = house.runtime
+    runtime = harness.runtime
     texts = [f"{name}{index}".encode() for index in range(count)]
     for index in range(count + ahead):
         if index < count:
@@ -68,27 +68,27 @@ def converse(house: House, end: Endpoint, name: str, count: int, ahead: int = 0)
     assert end.recv(runtime.now()) is None
 
 
-def spawn_all(house: House, bodies: list[tuple[str, partial[None]]]) -> None:
-    tasks = [house.runtime.spawn(name, body) for name, body in bodies]
-    assert all(task.join(house.runtime.now() + LONG) for task in tasks)
+def spawn_all(harness: Harness, bodies: list[tuple[str, partial[None]]]) -> None:
+    tasks = [harness.runtime.spawn(name, body) for name, body in bodies]
+    assert all(task.join(harness.runtime.now() + LONG) for task in tasks)
 
 
 @pytest.mark.parametrize("program", [echo, reader])
-def test_one_connection(house: House, program: Program) -> None:
-    end = house.connect(house.vm("g", program))
-    house.start()
-    converse(house, end, "m", 500)
+def test_one_connection(harness: Harness, program: Program) -> None:
+    end = harness.connect(harness.vm("g", program))
+    harness.start()
+    converse(harness, end, "m", 500)
 
 
 @pytest.mark.parametrize("program", [echo, reader])
-def test_several_connections_with_messages_under_way(house: House, program: Program) -> None:
-    guest = house.vm("g", program)
-    ends = [house.connect(guest) for _ in range(3)]
-    house.start()
+def test_several_connections_with_messages_under_way(harness: Harness, program: Program) -> None:
+    guest = harness.vm("g", program)
+    ends = [harness.connect(guest) for _ in range(3)]
+    harness.start()
     spawn_all(
-        house,
+        harness,
         [
-            (f"host{index}", partial(converse, house, end, f"h{index}-", 300, 4))
+            (f"host{index}", partial(converse, harness, end, f"h{index}-", 300, 4))
             for index, end in enumerate(ends)
         ],
     )
@@ -114,65 +114,65 @@ def relay(own: int, to: int) -> Program:
     return guest
 
 
-def test_a_pair_of_guests_with_busy_mailboxes(house: House) -> None:
+def test_a_pair_of_guests_with_busy_mailboxes(harness: Harness) -> None:
     """Both sides wait for each other's mailbox all the time: BUSY, notify, WRITABLE.
 
     Three messages at most are under way: four would fill both mailboxes and both guests' hands.
     """
-    first = house.vm("first", relay(2, 3))
-    house.vm("second", reader)
-    ends = [house.connect(first) for _ in range(3)]
-    house.start()
+    first = harness.vm("first", relay(2, 3))
+    harness.vm("second", reader)
+    ends = [harness.connect(first) for _ in range(3)]
+    harness.start()
     spawn_all(
-        house,
+        harness,
         [
-            (f"host{index}", partial(converse, house, end, f"h{index}-", 200))
+            (f"host{index}", partial(converse, harness, end, f"h{index}-", 200))
             for index, end in enumerate(ends)
         ],
     )
 
 
-def test_two_vcpus_read_one_mailbox(house: House) -> None:
-    guest = house.vm("g", with_second(sink, waiter), vcpus=2, raw=True)
-    house.start()
-    runtime = house.runtime
+def test_two_vcpus_read_one_mailbox(harness: Harness) -> None:
+    guest = harness.vm("g", with_second(sink, waiter), vcpus=2, raw=True)
+    harness.start()
+    runtime = harness.runtime
 
     def send(name: str) -> None:
         for index in range(150):
             text = f"{name}{index:03}".encode()
             assert guest.outbox.send(text, runtime.now() + LONG) is Sent.SENT
 
-    spawn_all(house, [(name, partial(send, name)) for name in ("a", "b")])
+    spawn_all(harness, [(name, partial(send, name)) for name in ("a", "b")])
     # An empty mailbox is the sign that the last one was read.
     assert guest.outbox.send(b"end", runtime.now() + LONG) is Sent.SENT
     assert guest.outbox.send(b"END", runtime.now() + LONG) is Sent.SENT
     assert guest.outbox.accepted == 302
 
 
-def test_a_slow_reader_holds_its_guest_and_loses_nothing(house: House) -> None:
+def test_a_slow_reader_holds_its_guest_and_loses_nothing(harness: Harness) -> None:
     count = 200
-    guest = house.vm(
+    guest = harness.vm(
         "g", held_flood(2, [port_message(b"%d" % index, 3, 5) for index in range(count)])
     )
-    end = house.connect(house.vm("other", echo))
-    house.start()
-    converse(house, end, "m", 50)  # while the flood has filled its queue
-    port = house.ports.open(guest.id, 5)
+    end = harness.connect(harness.vm("other", echo))
+    harness.start()
+    converse(harness, end, "m", 50)  # while the flood has filled its queue
+    port = harness.ports.open(guest.id, 5)
     for index in range(count):
-        assert port.get(house.runtime.now() + LONG) == PortMessage(3, b"%d" % index)
+        assert port.get(harness.runtime.now() + LONG) == PortMessage(3, b"%d" % index)
 
 
 @pytest.mark.parametrize("program", [sink, sleeper, spinner, yielder, reader])
-def test_a_stop_leaves_no_thread(house: House, program: Program) -> None:
-    """The fixture stops the house and looks."""
-    house.vm("g", with_second(program, spinner), vcpus=2)
-    house.start()
+def test_a_stop_leaves_no_thread(harness: Harness, program: Program) -> None:
+    """The fixture stops the harness and looks."""
+    harness.vm("g", with_second(program, spinner), vcpus=2)
+    harness.start()
 
 
-def test_a_stop_in_full_flight(house: House) -> None:
-    guest = house.vm("g", echo)
-    ends = [house.connect(guest) for _ in range(3)]
-    house.start()
+def test_a_stop_in_full_flight(harness: Harness) -> None:
+    guest = harness.vm("g", echo)
+    ends = [harness.connect(guest) for _ in range(3)]
+    harness.start()
     started = threading.Semaphore(0)
 
     def talk(end: Endpoint) -> None:
@@ -180,8 +180,8 @@ def test_a_stop_in_full_flight(house: House) -> None:
         while end.send(b"x") is Sent.SENT and end.recv() is not None:
             pass
 
-    tasks = [house.runtime.spawn(f"h{i}", partial(talk, end)) for i, end in enumerate(ends)]
+    tasks = [harness.runtime.spawn(f"h{i}", partial(talk, end)) for i, end in enumerate(ends)]
     for _ in ends:
         started.acquire()
-    assert house.driver.stop(house.runtime.now() + LONG) == []
-    assert all(task.join(house.runtime.now() + LONG) for task in tasks)
+    assert harness.driver.stop(harness.runtime.now() + LONG) == []
+    assert all(task.join(harness.runtime.now() + LONG) for task in tasks)

@@ -25,7 +25,7 @@ from hfsched.scheduler.suspension import (
 )
 
 from .guests import sink, talker
-from .house import Guest, House, port_message
+from .harness import Guest, Harness, port_message
 from .world import World
 
 
@@ -182,25 +182,25 @@ def test_one_suspends_at_a_time_in_every_interleaving() -> None:
 
 
 @contextmanager
-def resting() -> Iterator[tuple[World, House, Guest]]:
-    """A house with one guest, which waits for a message."""
+def resting() -> Iterator[tuple[World, Harness, Guest]]:
+    """A harness with one guest, which waits for a message."""
     world = World()
-    with House(world) as house:
-        guest = house.vm("g", sink, raw=True)
-        house.start()
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
         world.settle()
-        yield world, house, guest
+        yield world, harness, guest
 
 
 def test_host_senders_wait_for_the_end_of_a_suspension() -> None:
-    with resting() as (world, house, guest):
-        assert house.driver.suspend(0)
+    with resting() as (world, harness, guest):
+        assert harness.driver.suspend(0)
         sent: list[object] = []
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         assert world.go("host") == "asleep g.resumed"
         assert guest.outbox.try_send(b"y").name == "BUSY"
         assert guest.vm.mailbox.writable
-        house.driver.resume()
+        harness.driver.resume()
         world.settle()
         assert guest.notes == [b"x"]
         assert [each.name for each in sent] == ["SENT"]  # type: ignore[attr-defined]
@@ -242,51 +242,51 @@ def test_a_sender_hears_of_a_stop_though_the_machine_is_suspended_again() -> Non
 
 
 def test_a_sender_gives_up_at_its_deadline_during_a_suspension() -> None:
-    with resting() as (world, house, guest):
-        assert house.driver.suspend(0)
+    with resting() as (world, harness, guest):
+        assert harness.driver.suspend(0)
         assert guest.outbox.send(b"x", world.now()).name == "BUSY"
         assert guest.outbox.waiting() == 0
 
 
 def test_a_suspension_waits_for_a_sender_that_has_begun() -> None:
-    with resting() as (world, house, guest):
+    with resting() as (world, harness, guest):
         sent: list[object] = []
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         world.go("host", "sent 2")
-        assert not house.driver.suspend(0), "written, and not delivered yet"
+        assert not harness.driver.suspend(0), "written, and not delivered yet"
         world.go("host")
         world.settle()
-        assert house.driver.suspend(0)
-        house.driver.resume()
+        assert harness.driver.suspend(0)
+        harness.driver.resume()
         world.settle()
         assert guest.notes == [b"x"]
 
 
 def test_a_sender_that_has_begun_is_waited_for_after_a_stop_too() -> None:
-    with resting() as (world, house, guest):
+    with resting() as (world, harness, guest):
         sent: list[object] = []
         world.spawn("host", lambda: sent.append(guest.outbox.send(b"x")))
         world.go("host", "sent 2")
         guest.driven.mirror.stop()
-        assert not house.driver.wait_quiesced(world.now())
+        assert not harness.driver.wait_quiesced(world.now())
         world.settle()
         assert sent == [Sent.SENT]
-        assert house.driver.wait_quiesced(world.now())
+        assert harness.driver.wait_quiesced(world.now())
 
 
 def test_a_message_without_room_is_held_over_a_suspension() -> None:
     world = World()
-    with House(world) as house:
+    with Harness(world) as harness:
         texts = [b"%d" % number for number in range(18)]
-        guest = house.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
-        house.start()
+        guest = harness.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
+        harness.start()
         world.settle()
-        assert house.driver.suspend(0), "the thread that waits for room is in no RUN"
-        port = house.ports.open(2, 5)
+        assert harness.driver.suspend(0), "the thread that waits for room is in no RUN"
+        port = harness.ports.open(2, 5)
         assert port.get(0) is not None
         world.settle()
         assert len(port.messages) == 15, "nothing is put meanwhile"
-        house.driver.resume()
+        harness.driver.resume()
         got = [b"0"]
         while True:
             world.settle()
@@ -300,32 +300,32 @@ def test_a_message_without_room_is_held_over_a_suspension() -> None:
 
 @pytest.mark.parametrize("size", [1, 4097])
 def test_a_refused_try_holds_no_suspension_up(size: int) -> None:
-    with resting() as (world, house, guest):
+    with resting() as (world, harness, guest):
         assert guest.outbox.try_send(b"x") is Sent.SENT
         with suppress(InternalError):  # it is full; and the second would not fit
             assert guest.outbox.try_send(bytes(size)) is Sent.BUSY
         world.settle()
-        assert house.driver.suspend(0)
+        assert harness.driver.suspend(0)
 
 
 def test_a_try_that_raises_holds_no_suspension_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
-    with resting() as (_, house, guest):
+    with resting() as (_, harness, guest):
         with monkeypatch.context() as patch:
-            patch.setattr(house.hypervisor, "send", broken)
+            patch.setattr(harness.hypervisor, "send", broken)
             with pytest.raises(MemoryError):
                 guest.outbox.send(b"x")
-        assert house.driver.suspend(0)
+        assert harness.driver.suspend(0)
 
 
 def test_what_guests_send_is_no_sender_of_the_host() -> None:
     world = World()
-    with House(world) as house:
-        to = house.vm("g", sink, raw=True)
-        house.vm("s", talker(3, 2, b"one", b"two"))
-        house.start()
+    with Harness(world) as harness:
+        to = harness.vm("g", sink, raw=True)
+        harness.vm("s", talker(3, 2, b"one", b"two"))
+        harness.start()
         world.settle()
         assert to.notes == [b"one", b"two"]
-        assert house.driver.suspend(0)
+        assert harness.driver.suspend(0)

@@ -5,7 +5,7 @@ Tasks are greenlets.  Each operation that another task could tell apart is a poi
 the test asked for, and leaves it there.  So a test forces an interleaving by naming it::
 
     world.go("echo.0", until="ran 2.0 WaitForMessage")   # exited, and the mirror does not know yet
-    house.host.send(b"now")
+    harness.host.send(b"now")
     world.settle()
 
 The test itself is not a task: its own operations never pause, and are a failure if they would

@@ -14,7 +14,7 @@ from hfsched.swap.child import Child
 from hfsched.swap.childmessages import Answer, Request, Zap
 from hfsched.swap.guestpages import open_userfault
 
-from .house import PAGE
+from .harness import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from hfsched.swap.entries import Staging
 from hfsched.swap.guestpages import GuestPages, Region, zap
 from hfsched.swap.stores import Stores, SwapFile
 
-from .house import PAGE, userfault
+from .harness import PAGE, userfault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

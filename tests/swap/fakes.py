@@ -15,7 +15,7 @@ from hfsched.swap.messages import Begin, Region, Register, Zapped, decode_reques
 from hfsched.swap.pages import Counts, Phase, Progress
 from hfsched.swap.serving import serve
 
-__all__ = ["FakeMember", "FakeMembers", "FakePages", "House", "Machine", "Plan", "register"]
+__all__ = ["FakeMember", "FakeMembers", "FakePages", "Harness", "Machine", "Plan", "register"]
 
 
 class FakePages:
@@ -250,7 +250,7 @@ class _Thread:
         return 0 if self._task.join(0) else None
 
 
-class House(ThreadRuntime):
+class Harness(ThreadRuntime):
     """A runtime whose processes are monitors over the same fake pages, one for each plan.
 
     `log` has all that happens; wait for a line by `wait_for`.

@@ -15,7 +15,7 @@ from hfsched.swap.messages import State, Status
 from hfsched.swap.owner import SwapError
 from hfsched.vmm.swapping import MachineSwap
 
-from .house import MIB
+from .harness import MIB
 
 on_every_engine = pytest.mark.parametrize(
     "target", TARGETS, ids=lambda target: str(target).replace(" ", "-")

@@ -23,7 +23,7 @@ from hfsched.swap.pages import Phase
 from hfsched.swap.stores import Stores, SwapFile
 
 from .children import Member
-from .house import PAGE, World, needs_userfault, plain, through, userfault
+from .harness import PAGE, World, needs_userfault, plain, through, userfault
 
 pytestmark = needs_userfault
 

@@ -12,7 +12,7 @@ from hfsched.swap import footprint
 from hfsched.swap.footprint import Footprint, Memory, allocated, held, resident
 from hfsched.swap.messages import State
 
-from .house import MIB, PAGE, needs_userfault
+from .harness import MIB, PAGE, needs_userfault
 from .swapping import (
     HERE,
     come_back,

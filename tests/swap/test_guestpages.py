@@ -17,7 +17,7 @@ from hfsched.swap.messages import REGIONS_MAX
 from hfsched.swap.pages import EVENTS, Phase, Progress
 from hfsched.swap.table import CoreTable
 
-from .house import MIB, PAGE, World, needs_lz4, needs_userfault, through
+from .harness import MIB, PAGE, World, needs_lz4, needs_userfault, through
 
 pytestmark = needs_userfault
 

@@ -14,7 +14,7 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.swap.entries import Staging
 
-from .house import MIB, PAGE, World, needs_userfault
+from .harness import MIB, PAGE, World, needs_userfault
 
 pytestmark = needs_userfault
 

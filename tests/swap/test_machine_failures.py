@@ -27,7 +27,7 @@ from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
 from hfsched.vmm import swapping
 
-from .house import PAGE, needs_userfault
+from .harness import PAGE, needs_userfault
 from .swapping import HERE, come_back, go_out, machine, on_every_engine, swap_of, wait_for
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hfsched.swap import guestpages, userfault
 from hfsched.swap.messages import State
 from hfsched.swap.owner import SwapError
 
-from .house import MIB, needs_userfault
+from .harness import MIB, needs_userfault
 from .swapping import (
     HERE,
     come_back,

@@ -31,7 +31,7 @@ from hfsched.swap.member import ChildMember, Part
 from hfsched.swap.messages import Done, Refused, encode
 from hfsched.swap.owner import SwapError
 
-from .house import PAGE, needs_userfault, userfault
+from .harness import PAGE, needs_userfault, userfault
 
 SECOND = 1_000_000_000
 Reply = Answer | bytes | tuple[Answer, Sequence[int]] | None

@@ -17,7 +17,7 @@ from hfsched.swap.stores import Stores
 from hfsched.swap.table import CoreTable
 
 from .children import Member, start_monitor
-from .house import MIB, Guest, needs_userfault, userfault
+from .harness import MIB, Guest, needs_userfault, userfault
 
 pytestmark = needs_userfault
 

@@ -19,66 +19,66 @@ from hfsched.swap.messages import State
 from hfsched.swap.owner import LostError, Owner, Resources, SwapError
 
 from . import programs
-from .fakes import FakeMember, House, Plan
+from .fakes import FakeMember, Harness, Plan
 
 SECOND = 1_000_000_000
 ENABLE = ["suspend", "enable", "zap 0", "zapped 0", "zap 1", "zapped 1", "resume"]
 
 
 class Standstill:
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
         self.error: Exception | None = None
 
     def suspend(self, deadline: int | None = None) -> None:
-        self.house.note("suspend")
+        self.harness.note("suspend")
         if self.error is not None:
             raise self.error
 
     def resume(self) -> None:
-        self.house.note("resume")
+        self.harness.note("resume")
 
 
 class World:
     """An owner with a static member 0 and a dynamic member 1; `log` is what came after that."""
 
     def __init__(self, *plans: Plan, patience: int | None = 20 * SECOND) -> None:
-        self.house = House(*plans)
-        self.standstill = Standstill(self.house)
+        self.harness = Harness(*plans)
+        self.standstill = Standstill(self.harness)
         self.lost: list[str] = []
         self.owner = Owner(
-            self.house,
-            self.house.monitor,
+            self.harness,
+            self.harness.monitor,
             self.standstill,
             patience=patience,
             on_lost=self.lost.append,
         )
         self.members = [
-            FakeMember(0, self.house.note),
-            FakeMember(1, self.house.note, dynamic=True),
+            FakeMember(0, self.harness.note),
+            FakeMember(1, self.harness.note, dynamic=True),
         ]
 
     def start(self) -> World:
         self.owner.start()
         for member in self.members:
             self.owner.add(member)
-        self.house.log.clear()
+        self.harness.log.clear()
         return self
 
     @property
     def log(self) -> list[str]:
-        return self.house.log
+        return self.harness.log
 
     def wait_until(self, state: State) -> None:
-        deadline = self.house.now() + 20 * SECOND
+        deadline = self.harness.now() + 20 * SECOND
         while (found := self.owner.status().state) is not state:
-            assert self.house.now() < deadline, f"it is {found}, and never {state}"
+            assert self.harness.now() < deadline, f"it is {found}, and never {state}"
 
     def close(self) -> None:
         """End the owner, and with it whatever monitor there is: a killed one would get a successor."""
         with suppress(SwapError):
-            self.owner.close(self.house.now() + SECOND // 10, discard=True)
-        assert self.owner.join(self.house.now() + 20 * SECOND), "the owner's task goes on"
+            self.owner.close(self.harness.now() + SECOND // 10, discard=True)
+        assert self.owner.join(self.harness.now() + 20 * SECOND), "the owner's task goes on"
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_pages_go_out_and_come_back(world: World) -> None:
     assert world.owner.status().metrics.file == 1500
     world.owner.disable(slow_file_cleanup=True)
     world.wait_until(State.READY)
-    assert world.house.pages.releases == [True]
+    assert world.harness.pages.releases == [True]
 
 
 def test_a_machine_that_cannot_be_suspended_is_left_alone(world: World) -> None:
@@ -126,7 +126,7 @@ def test_a_machine_that_cannot_be_suspended_is_left_alone(world: World) -> None:
 
 
 def test_an_enable_that_is_refused_is_undone(world: World) -> None:
-    world.house.pages.stage_error = UserError("no uffd for these pages")
+    world.harness.pages.stage_error = UserError("no uffd for these pages")
     with pytest.raises(SwapError, match="enable: no uffd for these pages"):
         world.owner.enable()
     assert world.log == ["suspend", "enable", "disable", "resume"]
@@ -139,12 +139,12 @@ def test_a_member_that_cannot_zap_undoes_the_enable(world: World, number: int) -
         world.owner.enable()
     assert world.log[-2:] == ["disable", "resume"]
     world.wait_until(State.READY)
-    assert world.house.pages.resident == 1500
+    assert world.harness.pages.resident == 1500
 
 
 def test_a_dynamic_member_that_is_dead_is_collected_on_the_way(world: World) -> None:
     world.members[1].error = ProcessLookupError(3, "no such process")
-    world.house.gone.append(1)
+    world.harness.gone.append(1)
     world.owner.enable()
     assert world.log == [*ENABLE[:5], "collect", "resume"]
     assert world.owner.status().members == 1
@@ -186,18 +186,18 @@ def test_a_monitor_may_die_of_any_request(worlds: list[World], request_: str, wh
     assert world.owner.enable() == 1500
     assert world.owner.status().state is State.PENDING
     world.owner.swap_out()
-    world.house.wait_for("out")
+    world.harness.wait_for("out")
     world.owner.disable()
     world.wait_until(State.READY)
     world.owner.close()
     assert world.log.count("take-over") == 1
-    assert world.house.pages.resident == 1500
+    assert world.harness.pages.resident == 1500
 
 
 def test_a_death_that_nobody_asks_about_is_noticed(worlds: list[World]) -> None:
     world = begin(worlds, Plan("status", "after"))
     world.owner.status()
-    world.house.wait_for("register 1 zapped")
+    world.harness.wait_for("register 1 zapped")
     assert world.log == ["status", "begin", "take-over", "register 0 zapped", "register 1 zapped"]
 
 
@@ -220,7 +220,7 @@ def test_a_move_that_was_accepted_is_asked_for_again(worlds: list[World], promis
         world.owner.swap_out()
     else:
         world.owner.disable()
-    world.house.wait_for(promise, 2)
+    world.harness.wait_for(promise, 2)
     ends = {"trim": State.PENDING, "out": State.ACTIVE, "disable": State.READY}
     world.wait_until(ends[promise])
 
@@ -232,7 +232,7 @@ def test_an_enable_takes_a_promise_back(worlds: list[World]) -> None:
     world.wait_until(State.ACTIVE)
     world.owner.enable()
     world.owner.collect()
-    world.house.wait_for("register 1 zapped")
+    world.harness.wait_for("register 1 zapped")
     assert world.owner.status().state is State.ACTIVE  # nothing was left to stage
     assert world.log.count("out") == 1
 
@@ -243,7 +243,7 @@ def test_a_member_that_a_new_monitor_refuses_is_let_go(
 ) -> None:
     world = begin(worlds, Plan("status", "before"))
     world.members[number].dead = dead
-    world.house.refuses.add(number)
+    world.harness.refuses.add(number)
     assert world.owner.status().members == 1
     assert len(world.lost) == told
 
@@ -272,7 +272,7 @@ def test_without_a_monitor_everything_is_an_error_and_the_status_says_so(
 
 def test_a_monitor_that_cannot_begin_is_said(worlds: list[World]) -> None:
     worlds.append(World())
-    worlds[0].house.cannot_begin = OSError(24, "too many open files")
+    worlds[0].harness.cannot_begin = OSError(24, "too many open files")
     with pytest.raises(LostError, match=r"does not start: begin: OSError: .*too many open files"):
         worlds[0].start()
 
@@ -280,7 +280,7 @@ def test_a_monitor_that_cannot_begin_is_said(worlds: list[World]) -> None:
 def test_a_monitor_is_a_process_that_gets_the_same_descriptors_as_its_successor() -> None:
     runtime = ThreadRuntime()
     reader, writer = os.pipe()
-    standstill = Standstill(House())
+    standstill = Standstill(Harness())
     owner = Owner(runtime, programs.monitor, standstill, Resources(("log",), (writer,)))
     owner.start()
     process = owner._keeper._process
@@ -302,7 +302,7 @@ def test_an_answer_that_is_too_late_is_not_taken_for_another(worlds: list[World]
     world = begin(worlds, Plan("trim", "deaf"))
     world.owner.enable()
     with pytest.raises(SwapError, match="trim: the monitor did not answer in time"):
-        world.owner.trim(world.house.now() + SECOND // 20)
+        world.owner.trim(world.harness.now() + SECOND // 20)
     world.wait_until(State.PENDING)
     assert world.owner.collect() == ()
     assert "begin" not in world.log
@@ -311,7 +311,7 @@ def test_an_answer_that_is_too_late_is_not_taken_for_another(worlds: list[World]
 def test_requests_come_one_at_a_time(worlds: list[World]) -> None:
     world = begin(worlds, Plan("trim", "deaf"))
     world.owner.enable()
-    soon = world.house.now() + SECOND
+    soon = world.harness.now() + SECOND
 
     def trim() -> None:
         with pytest.raises(SwapError, match="in time"):
@@ -319,9 +319,9 @@ def test_requests_come_one_at_a_time(worlds: list[World]) -> None:
 
     first = threading.Thread(target=trim)
     first.start()
-    world.house.wait_for("trim")
+    world.harness.wait_for("trim")
     with pytest.raises(SwapError, match="status: another request did not end in time"):
-        world.owner.status(world.house.now() + SECOND // 20)
+        world.owner.status(world.harness.now() + SECOND // 20)
     assert world.owner.status().members == 2  # and this one waited
     first.join()
 
@@ -333,8 +333,8 @@ def test_close_brings_everything_back_and_ends_the_monitor(world: World) -> None
     world.owner.enable()
     world.owner.swap_out()
     world.owner.close()
-    assert world.house.pages.resident == 1500
-    assert world.house.monitors[0].join(world.house.now() + 20 * SECOND)
+    assert world.harness.pages.resident == 1500
+    assert world.harness.monitors[0].join(world.harness.now() + 20 * SECOND)
     for request in (world.owner.status, world.owner.close, world.owner.enable):
         with pytest.raises(SwapError, match="swap has ended"):
             request()
@@ -344,11 +344,11 @@ def test_close_brings_everything_back_and_ends_the_monitor(world: World) -> None
 
 def test_close_that_fails_leaves_all_as_it_was(world: World) -> None:
     world.owner.enable()
-    world.house.pages.problem = "swap file: input/output error"
+    world.harness.pages.problem = "swap file: input/output error"
     with pytest.raises(SwapError, match="input/output error"):
         world.owner.close()
     assert world.owner.status().state is State.PENDING
-    world.house.pages.problem = None
+    world.harness.pages.problem = None
     world.owner.close()
 
 
@@ -367,9 +367,9 @@ def test_where_nothing_is_to_be_kept_a_monitor_that_says_nothing_is_ended(
     worlds: list[World], when: str
 ) -> None:
     world = begin(worlds, Plan("exit", when))
-    world.owner.close(world.house.now() + SECOND // 20, discard=True)
-    assert world.owner.join(world.house.now() + 20 * SECOND)
-    assert world.house.monitors[0].join(world.house.now() + 20 * SECOND)
+    world.owner.close(world.harness.now() + SECOND // 20, discard=True)
+    assert world.owner.join(world.harness.now() + 20 * SECOND)
+    assert world.harness.monitors[0].join(world.harness.now() + 20 * SECOND)
     assert "begin" not in world.log
 
 
@@ -381,9 +381,9 @@ def test_a_monitor_starts_once_there_is_room_for_a_process_again(
 ) -> None:
     monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
     world = begin(worlds, Plan("status", "before"))
-    world.house.no_process += [OSError(errno.EAGAIN, "try again")] * 5
+    world.harness.no_process += [OSError(errno.EAGAIN, "try again")] * 5
     assert world.owner.status().state is State.READY
-    assert world.house.no_process == []
+    assert world.harness.no_process == []
     assert not world.lost
 
 
@@ -393,7 +393,7 @@ def test_without_room_for_a_process_the_monitor_is_lost_and_nothing_else(
     monkeypatch.setattr(keeper, "START_AGAIN", SECOND // 1000)
     worlds.append(World())
     world = worlds[0]
-    world.house.no_process += [OSError(errno.EMFILE, "too many open files")] * STARTS
+    world.harness.no_process += [OSError(errno.EMFILE, "too many open files")] * STARTS
     before = descriptors()
     with pytest.raises(LostError, match=r"^swap: the monitor does not start: too many open files$"):
         world.owner.start()
@@ -402,7 +402,7 @@ def test_without_room_for_a_process_the_monitor_is_lost_and_nothing_else(
 
 
 def test_a_request_that_cannot_be_sent_is_an_error_and_the_next_one_is_sent(world: World) -> None:
-    member = FakeMember(2, world.house.note)
+    member = FakeMember(2, world.harness.note)
     member.fds = (1 << 20,)  # none is open there
     with pytest.raises(SwapError, match=r"^register: Bad file descriptor$"):
         world.owner.add(member)
@@ -419,7 +419,7 @@ class Silent:
     def __init__(self) -> None:
         self.runtime = ThreadRuntime()
         self._pipe = os.pipe()
-        self.standstill = Standstill(House())
+        self.standstill = Standstill(Harness())
         self.owner = Owner(
             self.runtime,
             programs.monitor,
@@ -481,7 +481,7 @@ def test_no_guest_stands_still_beyond_the_deadline_for_a_silent_monitor() -> Non
             silent.owner.enable(silent.runtime.now() + SECOND // 20)
 
     ended = within_reason(enable)
-    log = silent.standstill.house.log[:]
+    log = silent.standstill.harness.log[:]
     assert silent.goes_on() is State.READY, "what came too late was not undone"
     assert ended
     assert log == ["suspend", "resume"]

@@ -23,7 +23,7 @@ from hfsched.vmm import swapping
 
 from . import backends
 from .backends import Backend, first_of
-from .house import MIB, PAGE, needs_userfault
+from .harness import MIB, PAGE, needs_userfault
 from .swapping import (
     HERE,
     come_back,

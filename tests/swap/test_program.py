@@ -21,7 +21,7 @@ from hfsched.swap.resources import pack, unpack
 from hfsched.swap.stores import Stores
 
 from . import children
-from .house import PAGE, Guest, World, needs_userfault, userfault
+from .harness import PAGE, Guest, World, needs_userfault, userfault
 
 pytestmark = needs_userfault
 

@@ -12,7 +12,7 @@ from hfsched.errors import UserError
 from hfsched.swap.entries import Staging
 from hfsched.swap.stores import Stores, SwapFile, open_swap_file
 
-from .house import World, needs_userfault
+from .harness import World, needs_userfault
 
 SHARED = Path("/dev/shm")
 

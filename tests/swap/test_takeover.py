@@ -22,7 +22,7 @@ from hfsched.swap.picture import picture
 from hfsched.swap.stores import Stores
 from hfsched.swap.table import CoreTable, table_size
 
-from .house import PAGE, needs_lz4, needs_userfault, plain, userfault
+from .harness import PAGE, needs_lz4, needs_userfault, plain, userfault
 
 pytestmark = needs_userfault
 

@@ -26,7 +26,7 @@ from hfsched.swap.owner import Owner
 from hfsched.swap.resources import pack
 from hfsched.swap.stores import Stores
 
-from .house import PAGE, needs_userfault, userfault
+from .harness import PAGE, needs_userfault, userfault
 
 pytestmark = needs_userfault
 

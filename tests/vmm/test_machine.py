@@ -26,7 +26,7 @@ SECOND = 1_000_000_000
 WITHIN = 30 * SECOND  # far above what anything here takes
 
 
-class House:
+class Harness:
     """Makes machines and keeps what they tell."""
 
     def __init__(self) -> None:
@@ -59,8 +59,8 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    built = House()
+def harness() -> Iterator[Harness]:
+    built = Harness()
     yield built
     assert built.failures == []
 
@@ -81,44 +81,44 @@ def belongings() -> tuple[int, list[str], int]:
     return len([*Path("/proc/self/fd").iterdir()]), threads, maps.count("/memfd:hfsched")
 
 
-def test_64_vms_all_answer(house: House) -> None:
-    with house.machine(echoes(64)) as machine:
+def test_64_vms_all_answer(harness: Harness) -> None:
+    with harness.machine(echoes(64)) as machine:
         machine.start()
         ends = {vm: machine.endpoint(vm, 1) for vm in machine.vm_names()}
         assert len(ends) == 64
         for _ in range(3):
             for vm, end in ends.items():
-                assert end.send(vm.encode(), house.deadline()) is Sent.SENT
+                assert end.send(vm.encode(), harness.deadline()) is Sent.SENT
             for vm, end in ends.items():
-                port_message = end.recv(house.deadline())
+                port_message = end.recv(harness.deadline())
                 assert port_message is not None
                 assert port_message.payload == vm.encode()
-        house.until_quiet(machine)
+        harness.until_quiet(machine)
         assert machine.stop() == []
         for summary in machine.summary():
             assert (summary.from_host, summary.to_host, summary.unread) == (3, 3, 0)
             assert summary.abort is None
 
 
-def test_a_message_through_a_chain_of_64_vms(house: House) -> None:
+def test_a_message_through_a_chain_of_64_vms(harness: Harness) -> None:
     relays = [VmSpec(image="relay", memory=1 << 16) for _ in range(63)]
-    with house.machine(script(*relays, VmSpec(image="echo", memory=1 << 16))) as machine:
+    with harness.machine(script(*relays, VmSpec(image="echo", memory=1 << 16))) as machine:
         machine.start()
         end = machine.endpoint("relay", 1)
-        assert end.send(b"round", house.deadline()) is Sent.SENT
-        port_message = end.recv(house.deadline())
+        assert end.send(b"round", harness.deadline()) is Sent.SENT
+        port_message = end.recv(harness.deadline())
         assert port_message is not None
         assert port_message.payload == b"round"
         assert machine.stop() == []
 
 
-def test_50_starts_and_stops_leave_nothing_behind(house: House) -> None:
+def test_50_starts_and_stops_leave_nothing_behind(harness: Harness) -> None:
     def life() -> None:
-        with house.machine(echoes(2)) as machine:
+        with harness.machine(echoes(2)) as machine:
             machine.start()
             end = machine.endpoint("echo-2", 1)
-            assert end.send(b"hello", house.deadline()) is Sent.SENT
-            assert end.recv(house.deadline()) is not None
+            assert end.send(b"hello", harness.deadline()) is Sent.SENT
+            assert end.recv(harness.deadline()) is not None
             assert belongings()[2] >= 2, "the memory of the guests is a mapped memfd"
 
     life()  # what is made once, is made
@@ -130,7 +130,7 @@ def test_50_starts_and_stops_leave_nothing_behind(house: House) -> None:
 
 @pytest.mark.skipif("trusty.bin" not in bundled_images(), reason="script/guests was not run")
 @pytest.mark.parametrize("engine", ["unicorn", "kvm"])
-def test_machines_of_images_leave_nothing_behind(house: House, engine: EngineName) -> None:
+def test_machines_of_images_leave_nothing_behind(harness: Harness, engine: EngineName) -> None:
     if engine == "unicorn":
         pytest.importorskip("unicorn")
     elif why_not := device.problem():
@@ -138,11 +138,11 @@ def test_machines_of_images_leave_nothing_behind(house: House, engine: EngineNam
     spec = MachineSpec(vm=[VmSpec(image="trusty.bin", memory=1 << 20)], engine=engine)
 
     def life() -> None:
-        with house.machine(spec) as machine:
+        with harness.machine(spec) as machine:
             machine.start()
             end = machine.endpoint("trusty", 1)
-            assert end.send(b"version", house.deadline()) is Sent.SENT
-            assert end.recv(house.deadline()) is not None
+            assert end.send(b"version", harness.deadline()) is Sent.SENT
+            assert end.recv(harness.deadline()) is not None
 
     life()
     before = belongings()
@@ -151,11 +151,11 @@ def test_machines_of_images_leave_nothing_behind(house: House, engine: EngineNam
     assert belongings() == before
 
 
-def test_a_machine_that_cannot_be_built_leaves_nothing_behind(house: House) -> None:
+def test_a_machine_that_cannot_be_built_leaves_nothing_behind(harness: Harness) -> None:
     before = belongings()
     for _ in range(10):
         with pytest.raises(ImageError):
-            house.machine(
+            harness.machine(
                 MachineSpec(
                     vm=[VmSpec(image="hfsched.programs.bundled:echo"), VmSpec(image="absent.bin")]
                 )
@@ -163,42 +163,42 @@ def test_a_machine_that_cannot_be_built_leaves_nothing_behind(house: House) -> N
     assert belongings() == before
 
 
-def test_one_that_was_never_started_can_be_stopped_and_closed_twice(house: House) -> None:
+def test_one_that_was_never_started_can_be_stopped_and_closed_twice(harness: Harness) -> None:
     before = belongings()
-    machine = house.machine(echoes(1))
+    machine = harness.machine(echoes(1))
     assert machine.stop() == []
     machine.close()
     machine.close()
     assert belongings() == before
 
 
-def test_before_the_start_a_mailbox_is_busy_and_the_machine_is_not_quiet(house: House) -> None:
-    with house.machine(echoes(1)) as machine:
+def test_before_the_start_a_mailbox_is_busy_and_the_machine_is_not_quiet(harness: Harness) -> None:
+    with harness.machine(echoes(1)) as machine:
         end = machine.endpoint("echo", 1)
         assert end.try_send(b"early") is Sent.BUSY
         assert not machine.quiet()
         machine.start()
-        assert end.send(b"in time", house.deadline()) is Sent.SENT
-        port_message = end.recv(house.deadline())
+        assert end.send(b"in time", harness.deadline()) is Sent.SENT
+        port_message = end.recv(harness.deadline())
         assert port_message is not None
         assert port_message.payload == b"in time"
 
 
-def test_it_is_quiet_only_when_the_answer_was_taken(house: House) -> None:
-    with house.machine(echoes(1)) as machine:
+def test_it_is_quiet_only_when_the_answer_was_taken(harness: Harness) -> None:
+    with harness.machine(echoes(1)) as machine:
         machine.start()
-        house.until_quiet(machine)
+        harness.until_quiet(machine)
         end = machine.endpoint("echo", 1)
-        assert end.send(b"hello", house.deadline()) is Sent.SENT
+        assert end.send(b"hello", harness.deadline()) is Sent.SENT
         assert not machine.quiet()
-        assert end.recv(house.deadline()) is not None
-        house.until_quiet(machine)
+        assert end.recv(harness.deadline()) is not None
+        harness.until_quiet(machine)
 
 
-def test_no_send_to_a_machine_that_was_closed_before_it_started(house: House) -> None:
-    with house.machine(echoes(1)) as machine:
+def test_no_send_to_a_machine_that_was_closed_before_it_started(harness: Harness) -> None:
+    with harness.machine(echoes(1)) as machine:
         end = machine.endpoint("echo", 1)
-    assert end.send(b"late", house.deadline()) is Sent.DEAD
+    assert end.send(b"late", harness.deadline()) is Sent.DEAD
 
 
 class HalfWay:
@@ -237,15 +237,15 @@ class HalfWay:
 
 
 def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end, in another thread, comes while the last sender is waited for."""
-    with house.machine(echoes(1)) as machine:
+    with harness.machine(echoes(1)) as machine:
         sender = HalfWay(machine, monkeypatch)
         monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN)
         sender.closing.start()
         with pytest.raises(SuspendError):
-            machine.suspension.suspend(house.runtime.now() + SECOND // 100)
+            machine.suspension.suspend(harness.runtime.now() + SECOND // 100)
         sender.go_on()
         sender.closing.join(WITHIN / 2e9)
         assert not sender.closing.is_alive()
@@ -254,9 +254,9 @@ def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
 
 
 def test_an_interrupted_close_leaves_memory_to_who_touches_it(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with house.machine(echoes(1)) as machine:
+    with harness.machine(echoes(1)) as machine:
         machine.start()
         (ram,) = machine._rams.values()
 
@@ -271,22 +271,22 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
     ram.close()
 
 
-def test_no_send_after_the_stop(house: House) -> None:
-    with house.machine(echoes(1)) as machine:
+def test_no_send_after_the_stop(harness: Harness) -> None:
+    with harness.machine(echoes(1)) as machine:
         machine.start()
         end = machine.endpoint("echo", 1)
         assert machine.stop() == []
-        assert end.send(b"late", house.deadline()) is Sent.DEAD
-        assert end.recv(house.deadline()) is None
+        assert end.send(b"late", harness.deadline()) is Sent.DEAD
+        assert end.recv(harness.deadline()) is None
 
 
 @pytest.mark.parametrize("in_time", [True, False], ids=["in-time", "too-late"])
 def test_memory_stays_while_a_sender_is_half_way_through(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, in_time: bool
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, *, in_time: bool
 ) -> None:
     """It may wait for memory that is out, and touches it when that was let go of."""
     monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN if in_time else WITHIN // 1000)
-    with house.machine(echoes(1)) as machine:
+    with harness.machine(echoes(1)) as machine:
         sender = HalfWay(machine, monkeypatch)
         sender.closing.start()
         if in_time:
@@ -297,32 +297,32 @@ def test_memory_stays_while_a_sender_is_half_way_through(
         sender.ram.close()
 
 
-def test_an_unknown_vm_names_those_there_are(house: House) -> None:
+def test_an_unknown_vm_names_those_there_are(harness: Harness) -> None:
     with (
-        house.machine(echoes(2)) as machine,
+        harness.machine(echoes(2)) as machine,
         pytest.raises(UserError, match=r"no VM 'nobody' here: there are echo, echo-2$"),
     ):
         machine.endpoint("nobody", 1)
 
 
-def test_a_host_port_has_one_user(house: House) -> None:
-    with house.machine(echoes(1)) as machine:
+def test_a_host_port_has_one_user(harness: Harness) -> None:
+    with harness.machine(echoes(1)) as machine:
         machine.endpoint("echo", 1, local=5)
         with pytest.raises(UserError, match="port 5 is in use"):
             machine.endpoint("echo", 1, local=5)
 
 
-def test_memory_that_overlaps_is_refused(house: House) -> None:
+def test_memory_that_overlaps_is_refused(harness: Harness) -> None:
     low = VmSpec(name="low", image="echo", base=0x4000_0000)
     high = VmSpec(name="high", image="echo", base=0x40FF_F000)
     with pytest.raises(ConfigError, match=r"vm high: memory .* overlaps that of low"):
-        house.machine(script(low, high))
+        harness.machine(script(low, high))
 
 
-def test_what_has_a_place_of_its_own_gets_it_first(house: House) -> None:
+def test_what_has_a_place_of_its_own_gets_it_first(harness: Harness) -> None:
     top = 0x8000_0000 - (16 << 20)  # where the first would go
     spec = script(VmSpec(name="any", image="echo"), VmSpec(name="top", image="echo", base=top))
-    with house.machine(spec) as machine:
+    with harness.machine(spec) as machine:
         places = {}
         for driven in machine.driver.vms:
             vm = machine.hypervisor.registry.find(driven.id)
@@ -332,6 +332,6 @@ def test_what_has_a_place_of_its_own_gets_it_first(house: House) -> None:
         assert places["any"] + (16 << 20) <= top
 
 
-def test_the_engine_is_told_once(house: House) -> None:
-    with house.machine(echoes(3)):
-        assert house.notices == ["engine script: the guest is a Python function"]
+def test_the_engine_is_told_once(harness: Harness) -> None:
+    with harness.machine(echoes(3)):
+        assert harness.notices == ["engine script: the guest is a Python function"]

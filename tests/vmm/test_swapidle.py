@@ -104,7 +104,7 @@ class Swap:
         return Status(state=self.state, error=self.error)
 
 
-class House:
+class Harness:
     """A machine of one vCPU, and its policy, until time 1000."""
 
     def __init__(self) -> None:
@@ -147,93 +147,93 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def harness() -> Harness:
+    return Harness()
 
 
-def test_a_machine_that_only_waits_goes_out_once(house: House) -> None:
-    assert house.moved(10_000) == [2 * AFTER]  # how long it had rested before is not known
+def test_a_machine_that_only_waits_goes_out_once(harness: Harness) -> None:
+    assert harness.moved(10_000) == [2 * AFTER]  # how long it had rested before is not known
 
 
-def test_the_time_counts_from_the_end_of_the_last_run(house: House) -> None:
+def test_the_time_counts_from_the_end_of_the_last_run(harness: Harness) -> None:
     for begin in range(0, 100, 10):
-        house.message(begin, begin + 3)
-    assert house.moved() == [93 + AFTER]
+        harness.message(begin, begin + 3)
+    assert harness.moved() == [93 + AFTER]
 
 
-def test_a_message_brings_back_and_it_goes_out_again(house: House) -> None:
-    house.message(1, 2)
-    house.message(200, 205)
-    house.message(300, 400)
-    assert house.moved() == [2 + AFTER, 205 + AFTER, 400 + AFTER]
+def test_a_message_brings_back_and_it_goes_out_again(harness: Harness) -> None:
+    harness.message(1, 2)
+    harness.message(200, 205)
+    harness.message(300, 400)
+    assert harness.moved() == [2 + AFTER, 205 + AFTER, 400 + AFTER]
 
 
-def test_a_guest_that_runs_is_left_alone(house: House) -> None:
-    house.message(1, 900)
-    assert house.moved() == [900 + AFTER]
+def test_a_guest_that_runs_is_left_alone(harness: Harness) -> None:
+    harness.message(1, 900)
+    assert harness.moved() == [900 + AFTER]
 
 
-def test_messages_cost_no_looks(house: House) -> None:
+def test_messages_cost_no_looks(harness: Harness) -> None:
     for begin in range(0, 900, 2):
-        house.message(begin, begin + 1)
-    house.moved()
-    assert len(house.time.looks) <= 1000 / AFTER + 1
+        harness.message(begin, begin + 1)
+    harness.moved()
+    assert len(harness.time.looks) <= 1000 / AFTER + 1
 
 
-def test_one_who_waits_inside_a_run_does_not_say_so(house: House) -> None:
-    house.message(1, 100, told=False)
-    (moved,) = house.moved()
+def test_one_who_waits_inside_a_run_does_not_say_so(harness: Harness) -> None:
+    harness.message(1, 100, told=False)
+    (moved,) = harness.moved()
     assert 100 + AFTER <= moved <= 100 + 2 * AFTER
 
 
-def test_what_is_brought_back_by_hand_stays_until_a_guest_has_run(house: House) -> None:
-    house.message(1, 2)
-    house.by_hand(100, State.READY)
-    house.message(500, 501)
-    assert house.moved() == [2 + AFTER, 501 + AFTER]
+def test_what_is_brought_back_by_hand_stays_until_a_guest_has_run(harness: Harness) -> None:
+    harness.message(1, 2)
+    harness.by_hand(100, State.READY)
+    harness.message(500, 501)
+    assert harness.moved() == [2 + AFTER, 501 + AFTER]
 
 
-def test_what_is_staged_by_hand_stays_until_a_guest_has_run(house: House) -> None:
-    house.message(1, 2)
-    house.by_hand(10, State.PENDING)
-    house.message(500, 501)
-    house.by_hand(700, State.PENDING)
-    house.message(800, 801)
-    assert house.moved() == [501 + AFTER]
+def test_what_is_staged_by_hand_stays_until_a_guest_has_run(harness: Harness) -> None:
+    harness.message(1, 2)
+    harness.by_hand(10, State.PENDING)
+    harness.message(500, 501)
+    harness.by_hand(700, State.PENDING)
+    harness.message(800, 801)
+    assert harness.moved() == [501 + AFTER]
 
 
 @pytest.mark.parametrize(
     "state", [State.ENABLING, State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN]
 )
-def test_a_move_that_is_under_way_is_waited_for(house: House, state: State) -> None:
-    house.message(1, 2)
-    house.by_hand(10, state)
-    house.by_hand(300, State.READY)
-    (moved,) = house.moved()
+def test_a_move_that_is_under_way_is_waited_for(harness: Harness, state: State) -> None:
+    harness.message(1, 2)
+    harness.by_hand(10, state)
+    harness.by_hand(300, State.READY)
+    (moved,) = harness.moved()
     assert 300 <= moved <= 300 + AFTER
 
 
-def test_a_move_that_failed_is_tried_again_after_the_next_run(house: House) -> None:
-    house.message(1, 2)
-    house.by_hand(100, State.PENDING, "swap file: No space left on device")
-    house.message(500, 501)
-    assert house.moved() == [2 + AFTER, 501 + AFTER]
+def test_a_move_that_failed_is_tried_again_after_the_next_run(harness: Harness) -> None:
+    harness.message(1, 2)
+    harness.by_hand(100, State.PENDING, "swap file: No space left on device")
+    harness.message(500, 501)
+    assert harness.moved() == [2 + AFTER, 501 + AFTER]
 
 
 @pytest.mark.parametrize("error", [SwapError("enable: no"), SuspendError("suspend: no")])
-def test_a_refusal_is_no_error(house: House, error: Exception) -> None:
-    house.message(1, 2)
-    house.swap.refusal = error
-    house.time.at(300, lambda: setattr(house.swap, "refusal", None))
-    house.message(500, 501)
-    assert house.moved() == [501 + AFTER]
+def test_a_refusal_is_no_error(harness: Harness, error: Exception) -> None:
+    harness.message(1, 2)
+    harness.swap.refusal = error
+    harness.time.at(300, lambda: setattr(harness.swap, "refusal", None))
+    harness.message(500, 501)
+    assert harness.moved() == [501 + AFTER]
 
 
-def test_without_a_monitor_it_ends(house: House) -> None:
-    house.message(1, 2)
-    house.swap.refusal = LostError("swap: the monitor does not start")
-    assert house.moved() == []
-    assert house.time.looks[-1] == 2 + AFTER
+def test_without_a_monitor_it_ends(harness: Harness) -> None:
+    harness.message(1, 2)
+    harness.swap.refusal = LostError("swap: the monitor does not start")
+    assert harness.moved() == []
+    assert harness.time.looks[-1] == 2 + AFTER
 
 
 def test_what_a_machine_says_of_its_runs() -> None:

@@ -21,7 +21,7 @@ from hfsched.explore.memory import HeapRam
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.guests import RECEIVERS, Notes, ender
-from hfsched.explore.scenarios.house import SIZE, Guest, Host, House
+from hfsched.explore.scenarios.machine import SIZE, Guest, Host, ScenarioMachine
 from hfsched.explore.scenarios.variants import PARTS
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
@@ -101,24 +101,24 @@ class EventsScenario:
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Make the machine, the sender, and whoever lets the event happen."""
-        house = House(runtime, PARTS[""])
+        machine = ScenarioMachine(runtime, PARTS[""])
         vcpus = self.vcpus + (self.event == "abort")
         ram = PagedRam(runtime, "g", SIZE) if self.event == "fault" else None
-        guest = house.vm("g", vcpus, self._programs, ram)
-        house.start(boot=False, kicks=self.event in ("suspend", "abort"))
-        host = Host(house, 0, guest, self.messages)
+        guest = machine.vm("g", vcpus, self._programs, ram)
+        machine.start(boot=False, kicks=self.event in ("suspend", "abort"))
+        host = Host(machine, 0, guest, self.messages)
         if self.event == "death":
-            self._client(house, guest, host)
+            self._client(machine, guest, host)
         else:
             runtime.spawn(host.name, host.run)
         suspended: list[RxState] = []
         resumed: list[bool] = []
         if self.event == "suspend":
-            runtime.spawn("suspender", partial(_suspend_twice, house, guest, suspended, resumed))
+            runtime.spawn("suspender", partial(_suspend_twice, machine, guest, suspended, resumed))
         elif self.event == "abort":
-            runtime.spawn("fate", partial(house.go, guest, vcpus - 1))
+            runtime.spawn("fate", partial(machine.go, guest, vcpus - 1))
         elif ram is not None:
-            runtime.spawn("pager", partial(self._page, house, guest, ram))
+            runtime.spawn("pager", partial(self._page, machine, guest, ram))
             runtime.event_of("eviction", partial(_evict, ram))
 
         def invariant() -> None:
@@ -130,7 +130,7 @@ class EventsScenario:
 
         def check() -> None:
             if self.event == "abort":
-                self._check_abort(house, guest, host)
+                self._check_abort(machine, guest, host)
             else:
                 self._check(guest, host)
                 if self.event == "suspend":
@@ -140,7 +140,7 @@ class EventsScenario:
             return (guest.notes.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
 
         timers = self.event == "timer"
-        return World(check, invariant=invariant, final=final, timers=timers, watch=house.words)
+        return World(check, invariant=invariant, final=final, timers=timers, watch=machine.words)
 
     def _programs(self, notes: Notes, _id: int) -> Sequence[Program]:
         receiver = "ticking" if self.event == "timer" else self.receiver
@@ -150,9 +150,9 @@ class EventsScenario:
             programs.append(partial(ender, notes))
         return programs
 
-    def _page(self, house: House, guest: Guest, ram: PagedRam) -> None:
+    def _page(self, machine: ScenarioMachine, guest: Guest, ram: PagedRam) -> None:
         while True:
-            house.runtime.retain_only()
+            machine.runtime.retain_only()
             ram.fault.wait()
             ram.fault.clear()
             if self.variant:
@@ -160,9 +160,9 @@ class EventsScenario:
                     pass
             ram.present.set()
 
-    def _client(self, house: House, guest: Guest, host: Host) -> None:
+    def _client(self, machine: ScenarioMachine, guest: Guest, host: Host) -> None:
         """Let a process send, which may die, and a session of ours that hands its messages on."""
-        here, there = house.runtime.channel("client")
+        here, there = machine.runtime.channel("client")
 
         def program(_: ExploreRuntime, end: End) -> None:
             for index in range(self.messages):
@@ -171,7 +171,7 @@ class EventsScenario:
         def session() -> None:
             try:
                 while True:
-                    house.runtime.retain_only(len(host.sent))
+                    machine.runtime.retain_only(len(host.sent))
                     received = here.recv()
                     assert received is not None
                     host.sent.append(received[0])
@@ -179,9 +179,9 @@ class EventsScenario:
             except ChannelClosedError:
                 host.ended = True
 
-        process = house.runtime.process("client", program, [there])
-        house.runtime.may_die(process)
-        house.runtime.spawn(host.name, session)
+        process = machine.runtime.process("client", program, [there])
+        machine.runtime.may_die(process)
+        machine.runtime.spawn(host.name, session)
 
     def _check(self, guest: Guest, host: Host) -> None:
         state, read = guest.vm.mailbox.state, guest.notes.read
@@ -191,8 +191,8 @@ class EventsScenario:
         if self.event == "timer":
             assert guest.notes.ticks == 1, f"{guest.notes.ticks} time-outs of 1"
 
-    def _check_abort(self, house: House, guest: Guest, host: Host) -> None:
-        assert len(house.aborts) == 1, f"{len(house.aborts)} aborts were reported"
+    def _check_abort(self, machine: ScenarioMachine, guest: Guest, host: Host) -> None:
+        assert len(machine.aborts) == 1, f"{len(machine.aborts)} aborts were reported"
         for vcpu in guest.vm.vcpus:
             rest = guest.driven.mirror.activity(vcpu.index)
             assert rest is VcpuActivity.GONE, (
@@ -203,22 +203,22 @@ class EventsScenario:
 
 
 def _suspend_twice(
-    house: House, guest: Guest, suspended: list[RxState], resumed: list[bool]
+    machine: ScenarioMachine, guest: Guest, suspended: list[RxState], resumed: list[bool]
 ) -> None:
     for _ in range(2):
-        with house.suspension.held():
+        with machine.suspension.held():
             suspended.append(guest.vm.mailbox.state)
-            house.runtime.checkpoint("suspended")
+            machine.runtime.checkpoint("suspended")
             suspended.clear()
         resumed.append(True)
-        house.runtime.retain_only(len(resumed))
+        machine.runtime.retain_only(len(resumed))
 
 
-def suspend(house: House, suspended: list[bool]) -> None:
+def suspend(machine: ScenarioMachine, suspended: list[bool]) -> None:
     """Suspend the machine and resume it; `suspended` is not empty in between."""
-    with house.suspension.held():
+    with machine.suspension.held():
         suspended.append(True)
-        house.runtime.checkpoint("suspended")
+        machine.runtime.checkpoint("suspended")
         suspended.clear()
 
 

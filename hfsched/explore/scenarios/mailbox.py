@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.guests import RECEIVERS, Notes, sender
-from hfsched.explore.scenarios.house import Guest, Host, House
+from hfsched.explore.scenarios.machine import Guest, Host, ScenarioMachine
 from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
@@ -65,23 +65,23 @@ class MailboxScenario:
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Make the machine and its senders."""
-        house = House(runtime, PARTS[self.variant])
-        receiver = house.vm("g", self.vcpus, self._programs)
+        machine = ScenarioMachine(runtime, PARTS[self.variant])
+        receiver = machine.vm("g", self.vcpus, self._programs)
         senders = [
-            house.vm(f"s{number}", 1, partial(self._sender, receiver.vm.id))
+            machine.vm(f"s{number}", 1, partial(self._sender, receiver.vm.id))
             for number in range(self.guests)
         ]
-        house.start(boot=self.boot, kicks=self.runners > 0)
+        machine.start(boot=self.boot, kicks=self.runners > 0)
         if self.hosts == 1:
             runtime.declare_private("g.outbox")
         for guest in senders:
-            house.go(guest)
-            house.declare_exclusive(guest, receiver)
-        hosts = [Host(house, number, receiver, self.messages) for number in range(self.hosts)]
+            machine.go(guest)
+            machine.declare_exclusive(guest, receiver)
+        hosts = [Host(machine, number, receiver, self.messages) for number in range(self.hosts)]
         for host in hosts:
             runtime.spawn(host.name, host.run)
         for number in range(self.runners):
-            runtime.spawn(f"runner.{number}", partial(self._run, house, receiver))
+            runtime.spawn(f"runner.{number}", partial(self._run, machine, receiver))
 
         limit = 2 * self.messages * (self.hosts + self.guests)
 
@@ -90,7 +90,7 @@ class MailboxScenario:
         def invariant() -> None:
             spurious, claims = vm.spurious, mirror.wake_ups
             assert spurious <= limit + claims, f"{spurious} RUNs in vain: a livelock"
-            house.look_at_waiters()
+            machine.look_at_waiters()
 
         def check() -> None:
             self._check(receiver, hosts, senders)
@@ -98,7 +98,7 @@ class MailboxScenario:
         def final() -> Hashable:
             return (receiver.notes.by_sender(), receiver.vm.mailbox.state.value)
 
-        return World(check, invariant=invariant, final=final, timers=False, watch=house.words)
+        return World(check, invariant=invariant, final=final, timers=False, watch=machine.words)
 
     def _programs(self, notes: Notes, _id: int) -> Sequence[Program]:
         return [partial(program, notes) for program in RECEIVERS[self.receiver]]
@@ -106,15 +106,15 @@ class MailboxScenario:
     def _sender(self, to: int, notes: Notes, own: int) -> Sequence[Program]:
         return [partial(sender(own, to, self.messages), notes)]
 
-    def _run(self, house: House, guest: Guest) -> None:
+    def _run(self, machine: ScenarioMachine, guest: Guest) -> None:
         """RUN vCPU 0 beside its own thread, as a scheduler with a pool of threads may."""
-        runtime = house.runtime
+        runtime = machine.runtime
         for count in range(self.messages * self.hosts):
             while True:
                 runtime.retain_only(count)
-                result = house.primary.run(guest.vm.id, 0)
+                result = machine.primary.run(guest.vm.id, 0)
                 if isinstance(result, NotifyWaiters):
-                    house.driver.notify_waiters(guest.vm.id)
+                    machine.driver.notify_waiters(guest.vm.id)
                 elif isinstance(result, Busy | WaitForMessage | WaitForInterrupt):
                     break
 

@@ -41,7 +41,7 @@ from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.scenarios.events import suspend
 from hfsched.explore.scenarios.guests import GO, Notes
-from hfsched.explore.scenarios.house import Guest, Host, House
+from hfsched.explore.scenarios.machine import Guest, Host, ScenarioMachine
 from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.vm import VcpuState
 from hfsched.mailbox.mailbox import RxState
@@ -208,22 +208,22 @@ class ProgramsScenario:
     def build(self, runtime: ExploreRuntime) -> World:
         """Make the machine, the hosts and the events."""
         texts, senders, events = (self.program or "W;01;").split(";")
-        house = House(runtime, PARTS[self.variant])
+        machine = ScenarioMachine(runtime, PARTS[self.variant])
         vms = texts.split("-")
         guests = [
-            house.vm(f"g{vm}", len(words.split("_")), partial(self._words, vm, words, len(vms)))
+            machine.vm(f"g{vm}", len(words.split("_")), partial(self._words, vm, words, len(vms)))
             for vm, words in enumerate(vms)
         ]
-        house.start(boot=True, kicks=True)
+        machine.start(boot=True, kicks=True)
         hosts = []
         for number, (vm, count) in enumerate(zip(senders[::2], senders[1::2], strict=True)):
-            host = Host(house, number, guests[int(vm)], int(count))
+            host = Host(machine, number, guests[int(vm)], int(count))
             hosts.append(host)
             runtime.spawn(host.name, host.run)
         suspended: list[bool] = []
         if events:
-            runtime.spawn("suspender", partial(suspend, house, suspended))
-        invariant = partial(_always, house, guests, suspended)
+            runtime.spawn("suspender", partial(suspend, machine, suspended))
+        invariant = partial(_always, machine, guests, suspended)
 
         def check() -> None:
             ended = {task.name for task in runtime.tasks if task.done}
@@ -236,7 +236,7 @@ class ProgramsScenario:
         def final() -> Hashable:
             return tuple((guest.notes.key(), guest.vm.mailbox.state) for guest in guests)
 
-        return World(check, invariant=invariant, final=final, timers=False, watch=house.words)
+        return World(check, invariant=invariant, final=final, timers=False, watch=machine.words)
 
     def _words(self, vm: int, words: str, vms: int, notes: Notes, _id: int) -> Sequence[Program]:
         each = words.split("_")
@@ -246,8 +246,8 @@ class ProgramsScenario:
         ]
 
 
-def _always(house: House, guests: list[Guest], suspended: list[bool]) -> None:
-    house.look_at_waiters()
+def _always(machine: ScenarioMachine, guests: list[Guest], suspended: list[bool]) -> None:
+    machine.look_at_waiters()
     if suspended:
         for guest in guests:
             running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]

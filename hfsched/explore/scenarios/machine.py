@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hfsched.hypervisor.vm import Vm
     from hfsched.scheduler.driver import DrivenVm, Driver
 
-__all__ = ["Guest", "Host", "House"]
+__all__ = ["Guest", "Host", "ScenarioMachine"]
 
 BASE = 0x1000_0000
 SIZE = 0x4000
@@ -35,7 +35,7 @@ RX, TX = 0x1000, 0x2000
 
 
 class Guest:
-    """One VM of the house, with what its guest noted."""
+    """One VM of the machine, with what its guest noted."""
 
     def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox, notes: Notes) -> None:
         self.vm = vm
@@ -57,8 +57,8 @@ class Host:
         """Its task's name."""
         return f"host.{self.number}"
 
-    def __init__(self, house: House, number: int, to: Guest, messages: int) -> None:
-        self._house = house
+    def __init__(self, machine: ScenarioMachine, number: int, to: Guest, messages: int) -> None:
+        self._machine = machine
         self.number = number
         self.to = to
         self._messages = messages
@@ -68,7 +68,7 @@ class Host:
     def run(self) -> None:
         """Send them all; the end of the VM ends it too."""
         for index in range(self._messages):
-            self._house.runtime.retain_only(index)
+            self._machine.runtime.retain_only(index)
             message = bytes((self.number, index))
             if self.to.outbox.send(message) is not Sent.SENT:
                 break
@@ -76,7 +76,7 @@ class Host:
         self.ended = True
 
 
-class House:
+class ScenarioMachine:
     """The machine.  VMs are added, `start` boots them, then hosts and other tasks are spawned."""
 
     def __init__(self, runtime: ExploreRuntime, parts: Parts) -> None:
@@ -197,8 +197,8 @@ class _Waiters(Thing):
 class _Watched:
     """The primary's interface; notes who is telling waiters."""
 
-    def __init__(self, house: House, primary: PrimaryInterface) -> None:
-        self._house = house
+    def __init__(self, machine: ScenarioMachine, primary: PrimaryInterface) -> None:
+        self._machine = machine
         self._primary = primary
 
     def __getattr__(self, name: str) -> Any:
@@ -208,10 +208,10 @@ class _Watched:
 
     def waiter(self, vm: int) -> int | None:
         """See `PrimaryInterface.waiter`."""
-        task = self._house.runtime.current
+        task = self._machine.runtime.current
         name = "" if task is None else task.name
-        self._house.notifying.add(name)
+        self._machine.notifying.add(name)
         waiter = self._primary.waiter(vm)
         if waiter is None:
-            self._house.notifying.discard(name)
+            self._machine.notifying.discard(name)
         return waiter

@@ -1,4 +1,4 @@
-"""A whole house for a test: the real hypervisor with script guests, ports, a driver, outboxes.
+"""A whole harness for a test: the real hypervisor with script guests, ports, a driver, outboxes.
 
 It runs on any runtime.  Between the scheduler and the hypervisor stands a `TracedInterface`, which says
 at each crossing of the interface where it is, and can be told to answer in the hypervisor's place.
@@ -97,7 +97,7 @@ class TracedInterface:
 
 
 class Guest:
-    """One VM of the house, from all sides."""
+    """One VM of the harness, from all sides."""
 
     def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox) -> None:
         self.vm = vm
@@ -120,7 +120,7 @@ class Guest:
         return self.driven.mirror
 
 
-class House:
+class Harness:
     """Use it in a ``with``: what is left of a `World` is thrown away, and RAM freed."""
 
     def __init__(self, runtime: Runtime, driver: type[Driver] = Driver) -> None:
@@ -199,4 +199,4 @@ def port_message(text: bytes, source: int = 1, destination: int = 1) -> bytes:
     return frame(source, destination, text)
 
 
-__all__ = ["BASE", "MEMORY", "Guest", "House", "TracedInterface", "port_message", "send_all"]
+__all__ = ["BASE", "MEMORY", "Guest", "Harness", "TracedInterface", "port_message", "send_all"]

@@ -43,7 +43,7 @@ def runtime_directory() -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-class House:
+class Harness:
     """Machine `name` with VMs {name: guest}; a guest is a bundled one or one of `guests`."""
 
     def __init__(self, name: str, vms: dict[str, str], **options: Any) -> None:
