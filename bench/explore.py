@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hfsched.explore.execution import Result, search
 from hfsched.explore.registry import find, variants_of
-from hfsched.explore.scenarios.mailbox import MailboxScenario
-from hfsched.explore.scenarios.swap import SwapScenario
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.scenarios.mailbox import MailboxScenario
+from hfsched.scenarios.swap import SwapScenario
 
 ONE_VCPU = ("echo", "disabled", "trusty")
 TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hfsched.explore.execution import execute
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios import images
-from hfsched.explore.scenarios.images import ImagesScenario, Stage
-from hfsched.explore.scenarios.variants import PARTS
 from hfsched.explore.schedule import Replay, Schedule
+from hfsched.scenarios import images
+from hfsched.scenarios.images import ImagesScenario, Stage
+from hfsched.scenarios.variants import PARTS
 from hfsched.vcpu.engine import Hypercall
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
 

@@ -273,9 +273,9 @@ def run_mutant(file: str, number: int) -> str:
 
 def run_mistake(name: str) -> str:
     """Put a known mistake in, and return the scenario that finds it."""
-    from hfsched.explore.scenarios import variants
     from hfsched.mailbox.mailbox import Mailbox
     from hfsched.mailbox.mirror import Mirror
+    from hfsched.scenarios import variants
     from hfsched.scheduler import driver
 
     faulty = getattr(importlib.import_module("tests.scheduler.test_lost_wakeups"), name)

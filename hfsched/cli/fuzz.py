@@ -7,36 +7,22 @@ and 143 when interrupted, with what was covered so far.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import re
-import secrets
-import shutil
-import signal
-import sys
-from typing import TYPE_CHECKING
+from dataclasses import fields
 
-from hfsched.cli.lines import write_all
-from hfsched.cli.output import count, notice
+from hfsched.cli.fuzz_search import search
+from hfsched.cli.fuzz_token import VERBS
+from hfsched.cli.output import notice
 from hfsched.errors import UserError
 from hfsched.memory.image import printable
 from hfsched.times import seconds
 
-if TYPE_CHECKING:
-    from hfsched.explore.campaign.run import Summary
-    from hfsched.explore.campaign.tasks import Found
-
 __all__ = ["add_parser", "run"]
 
 STRATEGIES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
-VERBS = ("replay", "shrink", "explain")
 SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
 ENGINES = ("script", "unicorn")
 NUMBERS = {"bound": (0, 1000), "seed": (0, (1 << 63) - 1), "jobs": (1, 256)}
-BUDGET = 60.0  # seconds
-SHRINK_MAX = 50_000  # executions
-PROGRAMS = 500  # drawn between two looks at the clock
-WIDTH = 100  # columns, where no terminal says
 
 USAGE = """hfsched fuzz SCENARIO [options]
        hfsched fuzz replay TOKEN [--engine ENGINE]
@@ -95,58 +81,22 @@ def run(args: argparse.Namespace) -> int:
         if args.what == "list":
             return _list(args)
         if args.what in VERBS:
-            return _with_token(args)
-        return _search(args)
+            return _verb(args)
+        if args.token is not None:
+            raise UserError(f"{args.token}: one scenario at a time")
+        _refuse(args, "engine", "html")
+        return search(args)
     except UserError as error:
         notice(f"error: {printable(str(error))}")
         return 2
 
 
-# Searching.
-
-
-def _search(args: argparse.Namespace) -> int:
-    if args.token is not None:
-        raise UserError(f"{args.token}: one scenario at a time")
-    _refuse(args, "engine", "html")
-    if args.jobs is not None and args.cluster is not None:
-        raise UserError("--jobs is for this machine: a cluster has workers of its own")
-    strategy = args.strategy or ("portfolio" if args.bound is None else "bounded")
-    budget = BUDGET if args.budget is None else args.budget
-    from hfsched.explore.campaign.run import Campaign  # noqa: PLC0415 - slow to import
-    from hfsched.explore.registry import find  # noqa: PLC0415
-    from hfsched.explore.strategies.choose import make  # noqa: PLC0415
-
-    with _printing_aside():
-        scenario = find(args.what, args.variant)
-    if scenario.name.partition("+")[0] == "programs":
-        return _draw(args, args.variant or scenario.name.partition("+")[2], budget)
-    seed = secrets.randbits(32) if args.seed is None else args.seed
-    make(strategy, seed, bound=args.bound)  # says what does not go together
-    stopped = _Stop()
-    shown = _Progress()
-    seeded = strategy not in ("bounded", "exhaustive")
-    notice(
-        f"exploring {printable(scenario.name)}, strategy {strategy}"
-        + (f", seed {seed}" if seeded else "")
-    )
-    campaign = Campaign(
-        scenario.name, strategy, args.bound, seed, budget, args.jobs or 1, args.cluster
-    )
-    try:
-        with _printing_aside():
-            summary = campaign.run(shown.show, lambda: stopped.number is not None)
-    finally:
-        shown.clear()
-    _sum_up(summary, args.bound, budget)
-    if summary.found is not None:
-        return 1
-    return 0 if stopped.number is None else 128 + stopped.number
-
-
-def _printing_aside() -> contextlib.AbstractContextManager[object]:
-    """Have what a scenario prints go to standard error, as that of worker processes does."""
-    return contextlib.redirect_stdout(sys.stderr)
+def _verb(args: argparse.Namespace) -> int:
+    if args.token is None:
+        raise UserError(f"{args.what}: missing TOKEN")
+    others = {"replay": ("html",), "explain": ("engine",)}.get(args.what, ("html", "engine"))
+    _refuse(args, *SEARCHING, *others)
+    return VERBS[args.what](args)
 
 
 def _refuse(args: argparse.Namespace, *names: str) -> None:
@@ -158,230 +108,13 @@ def _refuse(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name} is for {owner}, not for {what}")
 
 
-def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
-    """Draw programs as well as schedules, until one fails or the time is over."""
-    import time  # noqa: PLC0415
-
-    from hfsched.explore.scenarios.drawing import find_failure  # noqa: PLC0415
-    from hfsched.explore.scenarios.programs import describe  # noqa: PLC0415
-
-    for name in ("bound", "cluster", "jobs", "strategy"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name}: programs are drawn; give one (programs,program=...) first")
-    seed = secrets.randbits(31) if args.seed is None else args.seed
-    notice(f"drawing programs and schedules, seed {seed}")
-    stopped = _Stop()
-    start = time.monotonic()
-    programs = 0
-    while stopped.number is None and (programs == 0 or time.monotonic() - start < budget):
-        hunt = find_failure(PROGRAMS, seed, variant)
-        seed, programs = seed + 1, programs + hunt.examples
-        if hunt.found is not None:
-            print(f"FAILED after {programs} programs: {printable(hunt.found.text)}")
-            for line in describe(hunt.program):
-                print(f"    {line}")
-            print(f"{_preemptions(hunt.found.preemptions)}; {time.monotonic() - start:.1f} s")
-            print(f"token: {hunt.found.token}")
-            print("next:  hfsched fuzz explain TOKEN")
-            return 1
-    seconds = time.monotonic() - start
-    print(f"no failure in {programs} programs, each with a schedule of its own")
-    print(f"{seconds:.1f} s, {programs / max(seconds, 1e-3):.0f} programs/s")
-    return 0 if stopped.number is None else 128 + stopped.number
-
-
-def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
-    schedules = count(summary.executions, "schedule")
-    covered = f"{count(summary.states, 'state')}, {count(summary.executions, 'execution')}"
-    if summary.found is not None:
-        _tell_failure(summary.found, summary)
-        return
-    if summary.complete:
-        print(f"complete: every interleaving of this scenario holds ({covered})")
-    elif bound is not None and summary.complete_to == bound:
-        print(f"complete to preemption bound {bound} ({covered})")
-    else:
-        how = "not all was searched"
-        if summary.interrupted:
-            how = "interrupted"
-        elif summary.seconds >= budget:
-            how = f"the budget of {budget:g} s is spent"
-        print(f"no failure in {schedules}, {count(summary.states, 'state')}: {how}")
-        if summary.complete_to is not None:
-            print(f"complete to preemption bound {summary.complete_to}")
-    print(f"{summary.seconds:.1f} s, {_rate(summary)}")
-
-
-def _rate(summary: Summary) -> str:
-    return f"{summary.executions / max(summary.seconds, 1e-3):.0f} schedules/s"
-
-
-def _tell_failure(found: Found, summary: Summary) -> None:
-    after = f" after {count(summary.executions, 'schedule')}" if summary.executions else ""
-    print(f"FAILED{after}: {printable(found.text)}")
-    if found.detail:
-        for line in found.detail.rstrip().splitlines():
-            print(f"    {printable(line)}")
-    if found.token:
-        print(f"{_preemptions(found.preemptions)}; {summary.seconds:.1f} s")
-        print(f"token: {found.token}")
-        print("next:  hfsched fuzz shrink TOKEN, then hfsched fuzz explain TOKEN")
-
-
-def _preemptions(number: int) -> str:
-    return count(number, "preemption")
-
-
-class _Stop:
-    """The first SIGINT or SIGTERM is noted, for an orderly end; a second one ends the process."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._came)
-
-    def _came(self, number: int, _frame: object) -> None:
-        if self.number is not None:
-            os._exit(128 + number)
-        self.number = number
-
-
-class _Progress:
-    """A line on standard error: rewritten on a terminal, else now and then."""
-
-    def __init__(self) -> None:
-        self._terminal = os.isatty(2) and os.environ.get("TERM") != "dumb"
-        self._every = 0.2 if self._terminal else 5.0
-        self._next = 0.3 if self._terminal else 5.0
-        self._shown = False
-
-    def show(self, summary: Summary) -> None:
-        if summary.seconds < self._next:
-            return
-        self._next = summary.seconds + self._every
-        line = (
-            f"{summary.seconds:.0f} s: {count(summary.executions, 'schedule')} "
-            f"({summary.executions / summary.seconds:.0f}/s), {count(summary.states, 'state')}"
-        )
-        if summary.complete_to is not None:
-            line += f", complete to bound {summary.complete_to}"
-        if self._terminal:
-            columns = shutil.get_terminal_size((WIDTH, 24)).columns
-            self._write(f"\r\x1b[K{line[: columns - 1]}")
-            self._shown = True
-        else:
-            notice(line)
-
-    def clear(self) -> None:
-        if self._shown:
-            self._write("\r\x1b[K")
-
-    @staticmethod
-    def _write(text: str) -> None:
-        with contextlib.suppress(OSError):  # it may have gone
-            write_all(2, text.encode())
-
-
-# What was found.
-
-
-def _with_token(args: argparse.Namespace) -> int:
-    if args.token is None:
-        raise UserError(f"{args.what}: of which token?")
-    others = {"replay": ("html",), "explain": ("engine",)}.get(args.what, ("html", "engine"))
-    _refuse(args, *SEARCHING, *others)
-    return {"replay": _replay, "shrink": _shrink, "explain": _explain}[args.what](args)
-
-
-def _replay(args: argparse.Namespace) -> int:
-    from hfsched.explore.replay import replay, words  # noqa: PLC0415
-    from hfsched.explore.token import decode  # noqa: PLC0415
-
-    token = decode(args.token)
-    if args.engine is not None:
-        _check_engine(token.spec, args.engine)
-    with _printing_aside():
-        scenario, outcome = replay(args.token)
-    print(
-        f"{printable(scenario.name)}: {outcome.steps} steps, trace {outcome.trace_hash} as recorded"
-    )
-    if outcome.failure is None:
-        print("no failure")
-        return 0
-    print(f"FAILED again: {printable(words(outcome.failure))}")
-    return 1
-
-
-def _check_engine(spec: str, engine: str) -> None:
-    from hfsched.explore.registry import find  # noqa: PLC0415
-
-    own = getattr(find(spec), "engine", "script")
-    if own != engine:
-        what = "has no guest images" if own == "script" else "runs guest images"
-        raise UserError(f"--engine {engine}: the token's scenario {what}: its engine is {own}")
-
-
-def _shrink(args: argparse.Namespace) -> int:
-    from hfsched.explore.replay import confirm, replay  # noqa: PLC0415
-    from hfsched.explore.shrink import shrink  # noqa: PLC0415
-    from hfsched.explore.token import decode  # noqa: PLC0415
-
-    with _printing_aside():
-        scenario, outcome = replay(args.token)
-        if outcome.failure is None:
-            raise UserError("the token's schedule does not fail: there is nothing to shrink")
-        stopped = _Stop()
-        finding = confirm(scenario, decode(args.token).schedule, outcome.failure)
-        if not finding.token:
-            raise UserError(finding.text)
-        shrunk = shrink(scenario, finding, lambda _n: stopped.number is not None, budget=SHRINK_MAX)
-    best = shrunk.finding
-    print(f"FAILED: {printable(best.text)}")
-    print(f"{_preemptions(finding.preemptions)} -> {best.preemptions}, {shrunk.proof}")
-    how = "" if stopped.number is None else "; interrupted"
-    print(f"{count(shrunk.executions, 'execution')}{how}")
-    print(f"token: {best.token}")
-    return 1 if stopped.number is None else 128 + stopped.number
-
-
-def _explain(args: argparse.Namespace) -> int:
-    from hfsched.explore.explain.html import page  # noqa: PLC0415
-    from hfsched.explore.explain.story import tell  # noqa: PLC0415
-    from hfsched.explore.explain.text import draw  # noqa: PLC0415
-    from hfsched.explore.races import Races  # noqa: PLC0415
-    from hfsched.explore.replay import replay  # noqa: PLC0415
-    from hfsched.explore.schedule import Replay  # noqa: PLC0415
-    from hfsched.explore.token import decode  # noqa: PLC0415
-
-    with _printing_aside():
-        scenario, _ = replay(args.token)
-        schedule = decode(args.token).schedule
-        races = Races if schedule.races else None
-        story = tell(scenario, Replay(schedule), token=args.token.strip(), races=races)
-    if args.html is None:
-        width = shutil.get_terminal_size((WIDTH, 24)).columns
-        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        print(draw(story, width, color=colour, ascii_only=not utf8))
-        return 1 if story.failure else 0
-    try:
-        with open(args.html, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
-            file.write(page(story))
-    except OSError as error:
-        raise UserError(f"--html {args.html}: {error.strerror}") from error
-    print(f"written: {printable(args.html)}")
-    return 1 if story.failure else 0
-
-
 def _list(args: argparse.Namespace) -> int:
     if args.token is not None:
         raise UserError(f"{args.token}: list takes nothing more")
     _refuse(args, *SEARCHING, "engine", "html")
-    from dataclasses import fields  # noqa: PLC0415
+    from hfsched.explore.registry import catalogue, kind_of, variants_of  # noqa: PLC0415
 
-    from hfsched.explore.registry import BUILT_IN, kind_of, variants_of  # noqa: PLC0415
-
-    for name in BUILT_IN:
+    for name in catalogue():
         kind = kind_of(name)
         text = (kind.__doc__ or "").strip().splitlines()[0]
         print(f"{name}: {text}")

@@ -5,7 +5,8 @@ point at which a `strategies` object decides who goes next: `points` has that.  
 locks, events, cells and channels; `task` its tasks and `handles` what callers have of them;
 `execution` runs one schedule of a scenario and says how it ended.
 `schedule`, `token`, `replay` and `shrink` make failures that can be sent, `explain` tells them, and
-`campaign` spreads a search over processes.  `scenarios` are the project's own, by name in `registry`.
+`campaign` spreads a search over processes; `registry` finds scenarios by name.  The layer below is
+`hfsched.runtime` alone: what is explored, be it hfsched's own scheduler, is imported by scenarios.
 
 It is for users too, to explore schedulers of their own: what is named below is public, and is
 imported when it is asked for.  It needs the package greenlet (the extra `explore`).  It knows no

@@ -1,7 +1,8 @@
 """Scenarios by name: what ``hfsched fuzz SCENARIO`` and tokens refer to.
 
 A *spec* is ``NAME[+VARIANT][,PARAMETER=VALUE]...``, as in ``mailbox+upstream,receiver=echo``.  NAME
-is one of `BUILT_IN`, or ``FILE.py::CLASS`` or ``package.module::CLASS`` for a scenario of one's own.
+is one of `catalogue`, or ``FILE.py::CLASS`` or ``package.module::CLASS`` for a scenario of one's own.
+A distribution gives its scenarios names by entry points of the group `GROUP`.
 
 A scenario is a dataclass whose fields are its parameters (int, str or bool, each with a default).  A
 field ``variant`` names the faulty code to explore, empty for the code that ships; the class
@@ -19,7 +20,9 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from hashlib import blake2b
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +31,9 @@ from hfsched.errors import UserError, describe
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
 
-__all__ = ["BUILT_IN", "Variant", "find", "kind_of", "spec_of", "variants_of"]
+__all__ = ["GROUP", "Variant", "catalogue", "find", "kind_of", "spec_of", "variants_of"]
 
-# name -> "module::class"; the module is imported when its scenario is asked for.
-BUILT_IN: dict[str, str] = {
-    "mailbox": "hfsched.explore.scenarios.mailbox::MailboxScenario",
-    "events": "hfsched.explore.scenarios.events::EventsScenario",
-    "images": "hfsched.explore.scenarios.images::ImagesScenario",
-    "swap": "hfsched.explore.scenarios.swap::SwapScenario",
-    "programs": "hfsched.explore.scenarios.programs::ProgramsScenario",
-}
+GROUP = "hfsched.scenarios"  # entry points: NAME = "module:CLASS"
 
 Value = int | str | bool
 
@@ -48,6 +44,16 @@ class Variant:
 
     text: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
+
+
+@cache
+def catalogue() -> Mapping[str, str]:
+    """Return the named scenarios of all installed distributions: name -> "module::CLASS".
+
+    A scenario's module is imported when the scenario is asked for.
+    """
+    found = {each.name: each.value.replace(":", "::") for each in entry_points(group=GROUP)}
+    return dict(sorted(found.items()))
 
 
 def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario:
@@ -72,7 +78,7 @@ def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario
         raise UserError(f"scenario {name}: {exc}") from exc
     except Exception as exc:
         raise UserError(f"scenario {name}: {' '.join(describe(exc).split())}") from exc
-    if name not in BUILT_IN:
+    if name not in catalogue():
         # Whatever name it has given itself, tokens and workers need one by which it is found; a
         # property is left alone, and so are slots.
         with contextlib.suppress(AttributeError):
@@ -82,11 +88,11 @@ def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario
 
 def kind_of(name: str) -> type:
     """Return the class of the scenario called `name`; see `find`."""
-    where = BUILT_IN.get(name, name)
+    where = catalogue().get(name, name)
     path, found, attribute = where.partition("::")
     if not found:
         raise UserError(
-            f"no scenario {name!r}: {_list(BUILT_IN)}; your own is FILE.py::CLASS or MODULE::CLASS"
+            f"no scenario {name!r}: {_list(catalogue())}; your own is FILE.py::CLASS or MODULE::CLASS"
         )
     module = _load_file(path) if path.endswith(".py") else _load_module(path)
     kind = getattr(module, attribute, None)

@@ -227,11 +227,11 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
     told = fuzz("list")
     assert told.wait() == 0
     assert re.findall(r"^(\w+): \S", told.out, re.MULTILINE) == [
-        "mailbox",
         "events",
         "images",
-        "swap",
+        "mailbox",
         "programs",
+        "swap",
     ]
     assert re.search(r"^  --variant upstream +\S", told.out, re.MULTILINE)
 

@@ -51,7 +51,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         (f"shrink {TOKEN} --html page.html", "--html is for explain, not for shrink"),
         ("programs --strategy pos", "--strategy: programs are drawn; give one "),
         # Tokens.
-        ("replay", "replay: of which token?"),
+        ("replay", "replay: missing TOKEN"),
         ("replay mailbox", "not a token: 'mailbox': one begins with hf1-"),
         (f"replay {TOKEN.replace('hf1', 'hf2')}", "token 'hf2-IwAQbWFpbGJveCt1...': of format 2, "),
         (f"shrink {TOKEN[:-5]}", "token 'hf1-IwAQbWFpbGJveCt1...': cut short: 43 of 48 characters"),

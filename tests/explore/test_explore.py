@@ -12,11 +12,11 @@ from hfsched.explore.execution import Outcome, Result, execute, search
 from hfsched.explore.races import RaceError
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.schedule import Replay, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.runtime.base import ChannelClosedError
+from hfsched.scenarios.mailbox import MailboxScenario
 
 
 def finals(scenario: Counter, strategy: Exhaustive) -> tuple[Result, set[object]]:

@@ -14,10 +14,10 @@ from hfsched.explore import task
 from hfsched.explore.execution import execute
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.swapmemory import MAIN, Memory
 from hfsched.explore.strategies import exhaustive
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.task import Group, Task, dependent, touches
+from hfsched.scenarios.swapmemory import MAIN, Memory
 
 SEND = Do("send", "left")
 SET = Do("set", "e")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfsched.errors import UserError
-from hfsched.explore.registry import BUILT_IN, find, kind_of, spec_of, variants_of
+from hfsched.explore.registry import catalogue, find, kind_of, spec_of, variants_of
 
 OWN = """
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def refusal(spec: str, variant: str | None = None, **parameters: Any) -> str:
 # Names and parameters.
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", catalogue())
 def test_a_name_alone_is_its_own_spec(name: str) -> None:
     assert find(name).name == name
     assert spec_of(name, find(name)) == name
@@ -107,7 +107,7 @@ def test_a_spec_names_what_is_not_usual(spec: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "variant"),
-    [(name, variant) for name in BUILT_IN for variant in variants_of(kind_of(name))],
+    [(name, variant) for name in catalogue() for variant in variants_of(kind_of(name))],
 )
 def test_a_variant_has_parameters_of_its_own(name: str, variant: str) -> None:
     scenario: Any = find(name, variant)

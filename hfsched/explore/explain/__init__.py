@@ -2,8 +2,8 @@
 
 `story` has the data and `tell`, which runs an execution again and listens; `recorder` is the listener
 and decides what says something and what is folded away; `no_return` finds the step after which no
-schedule could end well; `machine` makes a hypervisor, its guests and a scheduler actors of their
-own.  `text` draws a story for a terminal, `html` as one page that needs nothing else.
+schedule could end well.  `text` draws a story for a terminal, `html` as one page that needs
+nothing else.
 
 Nothing here runs, or costs anything, while no story is told.
 """

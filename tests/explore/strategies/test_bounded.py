@@ -8,9 +8,9 @@ from worlds import Counter
 from hfsched.explore.execution import search
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
-from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.bounded import Bounded
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scenarios.mailbox import MailboxScenario
 
 from .worlds import run
 

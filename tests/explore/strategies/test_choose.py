@@ -13,8 +13,8 @@ from worlds import Counter
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import search
-from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.choose import NAMES, make
+from hfsched.scenarios.mailbox import MailboxScenario
 
 from .worlds import trace_hashes
 

@@ -8,9 +8,9 @@ from worlds import Counter
 from hfsched.explore.execution import Outcome, search
 from hfsched.explore.registry import find, kind_of, variants_of
 from hfsched.explore.scenario import Scenario
-from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.portfolio import Portfolio
+from hfsched.scenarios.mailbox import MailboxScenario
 
 from .worlds import run
 

@@ -8,9 +8,9 @@ from hfsched.errors import UserError
 from hfsched.explore.execution import search
 from hfsched.explore.registry import find
 from hfsched.explore.replay import replay
-from hfsched.explore.scenarios.drawing import find_failure
-from hfsched.explore.scenarios.programs import describe
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scenarios.drawing import find_failure
+from hfsched.scenarios.programs import describe
 
 
 @pytest.mark.parametrize("seed", [1, 2])

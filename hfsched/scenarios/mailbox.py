@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.guests import RECEIVERS, Notes, sender
-from hfsched.explore.scenarios.machine import Guest, Host, ScenarioMachine
-from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
+from hfsched.scenarios.guests import RECEIVERS, Notes, sender
+from hfsched.scenarios.machine import Guest, Host, ScenarioMachine
+from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.vcpu.script import Program
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from hfsched.explore.objects import Thing
-from hfsched.explore.scenarios.swapmemory import CHILD, Memory
+from hfsched.scenarios.swapmemory import CHILD, Memory
 from hfsched.swap.child import Child
 from hfsched.swap.childmessages import Answer, Request, Zap
 from hfsched.swap.member import ChildMember, Part

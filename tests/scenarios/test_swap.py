@@ -7,9 +7,9 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.explore.execution import Outcome, search
 from hfsched.explore.registry import find, variants_of
-from hfsched.explore.scenarios.swap import SwapScenario
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scenarios.swap import SwapScenario
 
 
 @pytest.mark.parametrize(

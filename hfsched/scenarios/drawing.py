@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from hfsched.errors import UserError
 from hfsched.explore.execution import execute
 from hfsched.explore.replay import Finding, confirm, schedule_of
-from hfsched.explore.scenarios.programs import ACTIONS, LASTS, ProgramsScenario
 from hfsched.explore.schedule import Recording
 from hfsched.explore.shrink import shrink
+from hfsched.scenarios.programs import ACTIONS, LASTS, ProgramsScenario
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome

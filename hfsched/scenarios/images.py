@@ -27,14 +27,11 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.explore.explain.machine import machine_words, recorded
-from hfsched.explore.memory import RewindRam
 from hfsched.explore.objects import Thing
 from hfsched.explore.opaque import opaque_call
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.variants import PARTS, VARIANTS, Parts
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
@@ -42,6 +39,9 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, Ports, frame
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.scenarios.memory import RewindRam
+from hfsched.scenarios.recording import machine_words, recorded
+from hfsched.scenarios.variants import PARTS, VARIANTS, Parts
 from hfsched.scheduler.outbox import Outbox, Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu

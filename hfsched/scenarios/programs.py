@@ -39,13 +39,13 @@ from typing import TYPE_CHECKING, ClassVar
 from hfsched.abi.ffa import FIRST_SECONDARY_ID, FfaError, FfaId, HfId, Intid
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.events import suspend
-from hfsched.explore.scenarios.guests import GO, Notes
-from hfsched.explore.scenarios.machine import Guest, Host, ScenarioMachine
-from hfsched.explore.scenarios.variants import PARTS, VARIANTS
 from hfsched.hypervisor.vm import VcpuState
 from hfsched.mailbox.mailbox import RxState
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
+from hfsched.scenarios.events import suspend
+from hfsched.scenarios.guests import GO, Notes
+from hfsched.scenarios.machine import Guest, Host, ScenarioMachine
+from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
 from hfsched.vcpu.script import Guest as Script
 

@@ -7,8 +7,8 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.explore.execution import search
 from hfsched.explore.registry import find
-from hfsched.explore.scenarios.events import EVENTS
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scenarios.events import EVENTS
 
 
 @pytest.mark.parametrize("event", EVENTS)

@@ -12,12 +12,12 @@ from hfsched.errors import UserError
 from hfsched.explore.execution import execute, search
 from hfsched.explore.registry import find
 from hfsched.explore.replay import confirm, replay, schedule_of
-from hfsched.explore.scenarios import images
-from hfsched.explore.scenarios.images import GUESTS
 from hfsched.explore.schedule import Recording
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.pos import POS
 from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.scenarios import images
+from hfsched.scenarios.images import GUESTS
 from hfsched.vcpu.unicorn.cpu import SLICE
 
 SCHEDULES = 120

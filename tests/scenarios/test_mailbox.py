@@ -7,9 +7,9 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.explore.execution import Outcome, search
 from hfsched.explore.registry import find, variants_of
-from hfsched.explore.scenarios.mailbox import MailboxScenario
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scenarios.mailbox import MailboxScenario
 
 ONE_VCPU = ("echo", "disabled", "trusty")
 TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")

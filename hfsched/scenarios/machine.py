@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.explore.explain.machine import machine_words, recorded
-from hfsched.explore.memory import HeapRam
 from hfsched.explore.objects import Thing
 from hfsched.explore.opaque import opaque_call
-from hfsched.explore.scenarios.guests import GO, Notes
-from hfsched.explore.scenarios.variants import Parts
 from hfsched.hypervisor.interface import Injection
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import Ports
+from hfsched.scenarios.guests import GO, Notes
+from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.recording import machine_words, recorded
+from hfsched.scenarios.variants import Parts
 from hfsched.scheduler.outbox import Outbox, Sent
 from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.vcpu.engine import Permissions

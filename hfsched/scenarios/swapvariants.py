@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.swapmemory import CHILD, MAIN, Memory
-from hfsched.explore.scenarios.swapstore import Monitor
+from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
+from hfsched.scenarios.swapstore import Monitor
 from hfsched.swap.messages import (
     Answer,
     Done,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.swapchild import Other
-from hfsched.explore.scenarios.swapmemory import Memory
-from hfsched.explore.scenarios.swapvariants import PARTS, VARIANTS, deadlock
+from hfsched.scenarios.swapchild import Other
+from hfsched.scenarios.swapmemory import Memory
+from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.swap.entries import State
 from hfsched.swap.messages import Region

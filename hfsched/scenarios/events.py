@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.memory import HeapRam
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.explore.scenarios.guests import RECEIVERS, Notes, ender
-from hfsched.explore.scenarios.machine import SIZE, Guest, Host, ScenarioMachine
-from hfsched.explore.scenarios.variants import PARTS
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.runtime.base import ChannelClosedError
+from hfsched.scenarios.guests import RECEIVERS, Notes, ender
+from hfsched.scenarios.machine import SIZE, Guest, Host, ScenarioMachine
+from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.variants import PARTS
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Program
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.explore.scenarios.swapmemory import CHILD, MAIN, Memory, Page
+from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
 from hfsched.swap.controller import Controller
 from hfsched.swap.entries import Answer, Entry, State
 from hfsched.swap.pages import Counts, Phase, Progress

@@ -1,0 +1,193 @@
+"""`hfsched fuzz SCENARIO`: the search, its progress, and what it says in the end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from hfsched.cli.lines import write_all
+from hfsched.cli.output import count, notice
+from hfsched.errors import UserError
+from hfsched.memory.image import printable
+
+if TYPE_CHECKING:
+    from hfsched.explore.campaign.run import Summary
+    from hfsched.explore.campaign.tasks import Found
+
+__all__ = ["Stop", "preemptions", "printing_aside", "search"]
+
+BUDGET = 60.0  # seconds
+PROGRAMS = 500  # drawn between two looks at the clock
+WIDTH = 100  # columns, where no terminal says
+
+
+def search(args: argparse.Namespace) -> int:
+    """Explore a scenario as the options say; return the exit status."""
+    if args.jobs is not None and args.cluster is not None:
+        raise UserError("--jobs is for this machine: a cluster has workers of its own")
+    strategy = args.strategy or ("portfolio" if args.bound is None else "bounded")
+    budget = BUDGET if args.budget is None else args.budget
+    from hfsched.explore.campaign.run import Campaign  # noqa: PLC0415 - slow to import
+    from hfsched.explore.registry import find  # noqa: PLC0415
+    from hfsched.explore.strategies.choose import make  # noqa: PLC0415
+
+    with printing_aside():
+        scenario = find(args.what, args.variant)
+    if scenario.name.partition("+")[0] == "programs":
+        return _draw(args, args.variant or scenario.name.partition("+")[2], budget)
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    make(strategy, seed, bound=args.bound)  # says what does not go together
+    stopped = Stop()
+    shown = _Progress()
+    seeded = strategy not in ("bounded", "exhaustive")
+    notice(
+        f"exploring {printable(scenario.name)}, strategy {strategy}"
+        + (f", seed {seed}" if seeded else "")
+    )
+    campaign = Campaign(
+        scenario.name, strategy, args.bound, seed, budget, args.jobs or 1, args.cluster
+    )
+    try:
+        with printing_aside():
+            summary = campaign.run(shown.show, lambda: stopped.number is not None)
+    finally:
+        shown.clear()
+    _sum_up(summary, args.bound, budget)
+    if summary.found is not None:
+        return 1
+    return 0 if stopped.number is None else 128 + stopped.number
+
+
+def printing_aside() -> contextlib.AbstractContextManager[object]:
+    """Have what a scenario prints go to standard error, as that of worker processes does."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
+    """Draw programs as well as schedules, until one fails or the time is over."""
+    from hfsched.scenarios.drawing import find_failure  # noqa: PLC0415
+    from hfsched.scenarios.programs import describe  # noqa: PLC0415
+
+    for name in ("bound", "cluster", "jobs", "strategy"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: programs are drawn; give one (programs,program=...) first")
+    seed = secrets.randbits(31) if args.seed is None else args.seed
+    notice(f"drawing programs and schedules, seed {seed}")
+    stopped = Stop()
+    start = time.monotonic()
+    programs = 0
+    while stopped.number is None and (programs == 0 or time.monotonic() - start < budget):
+        hunt = find_failure(PROGRAMS, seed, variant)
+        seed, programs = seed + 1, programs + hunt.examples
+        if hunt.found is not None:
+            print(f"FAILED after {programs} programs: {printable(hunt.found.text)}")
+            for line in describe(hunt.program):
+                print(f"    {line}")
+            print(f"{preemptions(hunt.found.preemptions)}; {time.monotonic() - start:.1f} s")
+            print(f"token: {hunt.found.token}")
+            print("next:  hfsched fuzz explain TOKEN")
+            return 1
+    seconds = time.monotonic() - start
+    print(f"no failure in {programs} programs, each with a schedule of its own")
+    print(f"{seconds:.1f} s, {programs / max(seconds, 1e-3):.0f} programs/s")
+    return 0 if stopped.number is None else 128 + stopped.number
+
+
+def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
+    schedules = count(summary.executions, "schedule")
+    covered = f"{count(summary.states, 'state')}, {count(summary.executions, 'execution')}"
+    if summary.found is not None:
+        _tell_failure(summary.found, summary)
+        return
+    if summary.complete:
+        print(f"complete: every interleaving of this scenario holds ({covered})")
+    elif bound is not None and summary.complete_to == bound:
+        print(f"complete to preemption bound {bound} ({covered})")
+    else:
+        how = "not all was searched"
+        if summary.interrupted:
+            how = "interrupted"
+        elif summary.seconds >= budget:
+            how = f"the budget of {budget:g} s is spent"
+        print(f"no failure in {schedules}, {count(summary.states, 'state')}: {how}")
+        if summary.complete_to is not None:
+            print(f"complete to preemption bound {summary.complete_to}")
+    print(f"{summary.seconds:.1f} s, {_rate(summary)}")
+
+
+def _rate(summary: Summary) -> str:
+    return f"{summary.executions / max(summary.seconds, 1e-3):.0f} schedules/s"
+
+
+def _tell_failure(found: Found, summary: Summary) -> None:
+    after = f" after {count(summary.executions, 'schedule')}" if summary.executions else ""
+    print(f"FAILED{after}: {printable(found.text)}")
+    if found.detail:
+        for line in found.detail.rstrip().splitlines():
+            print(f"    {printable(line)}")
+    if found.token:
+        print(f"{preemptions(found.preemptions)}; {summary.seconds:.1f} s")
+        print(f"token: {found.token}")
+        print("next:  hfsched fuzz shrink TOKEN, then hfsched fuzz explain TOKEN")
+
+
+def preemptions(number: int) -> str:
+    """Return a number of preemptions in words."""
+    return count(number, "preemption")
+
+
+class Stop:
+    """The first SIGINT or SIGTERM is noted, for an orderly end; a second one ends the process."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._came)
+
+    def _came(self, number: int, _frame: object) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+
+
+class _Progress:
+    """A line on standard error: rewritten on a terminal, else now and then."""
+
+    def __init__(self) -> None:
+        self._terminal = os.isatty(2) and os.environ.get("TERM") != "dumb"
+        self._every = 0.2 if self._terminal else 5.0
+        self._next = 0.3 if self._terminal else 5.0
+        self._shown = False
+
+    def show(self, summary: Summary) -> None:
+        if summary.seconds < self._next:
+            return
+        self._next = summary.seconds + self._every
+        line = (
+            f"{summary.seconds:.0f} s: {count(summary.executions, 'schedule')} "
+            f"({summary.executions / summary.seconds:.0f}/s), {count(summary.states, 'state')}"
+        )
+        if summary.complete_to is not None:
+            line += f", complete to bound {summary.complete_to}"
+        if self._terminal:
+            columns = shutil.get_terminal_size((WIDTH, 24)).columns
+            self._write(f"\r\x1b[K{line[: columns - 1]}")
+            self._shown = True
+        else:
+            notice(line)
+
+    def clear(self) -> None:
+        if self._shown:
+            self._write("\r\x1b[K")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        with contextlib.suppress(OSError):  # it may have gone
+            write_all(2, text.encode())
