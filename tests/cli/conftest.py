@@ -32,79 +32,79 @@ from hfsched.vcpu.script import Hvc, Step, Wfi
 
 def echo(cpu):
     """Answer every message with itself, after a line of log."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     yield from log("up")
     while True:
-        sender, data = yield from box.wait()
-        yield from box.release()
-        yield from box.send(sender, swap_ports(data))
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, swap_ports(data))
 
 
 def boot(cpu):
     """Say what it found, and then what comes to which port."""
     yield from log(f"{cpu.size} bytes, argument at {cpu.arg - cpu.base:#x}")
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     while True:
-        _, data = yield from box.wait()
-        yield from box.release()
+        _, data = yield from mailbox.wait()
+        yield from mailbox.release()
         yield from log(f"port {data[8]}: {data[16:]!r}")
 
 
 def bare(cpu):
     """Answer a message without a header."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     while True:
-        sender, data = yield from box.wait()
-        yield from box.release()
-        yield from box.send(sender, b"bare " + data)
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, b"bare " + data)
 
 
 def deaf(cpu):
     """Have a mailbox and never look into it."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     while True:
         yield Wfi()
 
 
 def stray(cpu):
     """Answer to host port 77."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     while True:
-        sender, data = yield from box.wait()
-        yield from box.release()
-        yield from box.send(sender, data[8:16] + (77).to_bytes(8, "little") + data[16:])
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, data[8:16] + (77).to_bytes(8, "little") + data[16:])
 
 
 def later(cpu):
     """Answer a quarter of a second later, from the timer's interrupt."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     yield from interrupt_enable(Intid.VIRTUAL_TIMER)
-    sender, data = yield from box.wait()
-    yield from box.release()
+    sender, data = yield from mailbox.wait()
+    yield from mailbox.release()
     cpu.arm(250_000_000)
     yield Wfi()
     yield from interrupt_get()
     cpu.arm(None)
-    yield from box.send(sender, swap_ports(data))
+    yield from mailbox.send(sender, swap_ports(data))
     while True:
-        yield from box.wait()
+        yield from mailbox.wait()
 
 
 def clock(cpu):
     """Like trusty: `time` is answered with the counter, `sleep MS` that much later."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     yield from interrupt_enable(Intid.VIRTUAL_TIMER)
     yield from log("up")
     while True:
-        sender, data = yield from box.wait()
-        yield from box.release()
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
         command, _, ms = data[16:].decode().partition(" ")
         cpu.arm(int(ms or 0) * 1_000_000)
         text = f"counter {cpu.timer} frequency 1000000000"
@@ -114,33 +114,33 @@ def clock(cpu):
             yield from interrupt_get()
             text = "slept"
         cpu.arm(None)
-        yield from box.send(sender, swap_ports(data[:16]) + text.encode())
+        yield from mailbox.send(sender, swap_ports(data[:16]) + text.encode())
 
 
 def stuck(cpu):
     """Be inside one instruction until somebody opens the FIFO `gate`; then answer `open`."""
-    box = Mailbox(cpu)
-    yield from box.map()
-    sender, data = yield from box.wait()
-    yield from box.release()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    sender, data = yield from mailbox.wait()
+    yield from mailbox.release()
     yield from log("stuck")
     with open("gate"):
         pass
-    yield from box.send(sender, swap_ports(data[:16]) + b"open")
+    yield from mailbox.send(sender, swap_ports(data[:16]) + b"open")
     while True:
-        yield from box.wait()
+        yield from mailbox.wait()
 
 
 def ugly(cpu):
     """Log and send what a terminal would obey."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     for byte in b"red \\x1b[31m bell \\x07 not text \\xff\\n":
         yield Hvc(HfId.DEBUG_LOG, byte)
     while True:
-        sender, data = yield from box.wait()
-        yield from box.release()
-        yield from box.send(sender, swap_ports(data[:16] + b"clear \\x1b[2J"))
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, swap_ports(data[:16] + b"clear \\x1b[2J"))
 
 
 def loud(cpu):
@@ -159,11 +159,11 @@ def loudly(text, lines):
 
 def witness(cpu):
     """Write every message into the FIFO `seen`."""
-    box = Mailbox(cpu)
-    yield from box.map()
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
     while True:
-        _, data = yield from box.wait()
-        yield from box.release()
+        _, data = yield from mailbox.wait()
+        yield from mailbox.release()
         with open("seen", "wb") as seen:
             seen.write(data[16:] + b"\\n")
 
