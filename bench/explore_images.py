@@ -98,7 +98,7 @@ class Sliced:
 
             def build(self, runtime: ExploreRuntime) -> World:
                 nonlocal runtime_of
-                runtime.settling = True  # what puts the machines back is not recorded
+                runtime.controller.settling = True  # what puts the machines back is not recorded
                 runtime_of = runtime
                 return scenario.build(runtime)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["Cycles", "LivelockError", "fair"]
@@ -38,16 +38,16 @@ class Cycles:
         self._enabled: list[frozenset[int]] = []
         self._ran: list[int] = []
 
-    def look(self, runtime: ExploreRuntime, enabled: list[Task]) -> None:
+    def look(self, view: View, enabled: list[Task]) -> None:
         """Look whether this state closes a fair cycle: then raises `LivelockError`."""
         if len(enabled) == 1:
             return
-        key = runtime.state_key()
+        key = view.state_key()
         start = self._seen.setdefault(key, (len(self._enabled), len(self._ran)))
         if start[1] < len(self._ran):
             ran = self._ran[start[1] :]
             if fair(self._enabled[start[0] :], ran):
-                raise LivelockError(words(runtime, ran))
+                raise LivelockError(words(view, ran))
         self._enabled.append(frozenset(task.index for task in enabled))
 
     def went(self, task: Task) -> None:
@@ -60,7 +60,7 @@ class Cycles:
         return min(enabled, key=lambda task: last.get(task.index, -1))
 
 
-def words(runtime: ExploreRuntime, ran: Sequence[int]) -> str:
+def words(view: View, ran: Sequence[int]) -> str:
     """Return what a livelock's message says of the tasks that go round."""
-    names = ", ".join(runtime.tasks[index].name for index in sorted(set(ran)))
+    names = ", ".join(view.tasks[index].name for index in sorted(set(ran)))
     return f"a livelock: {names} come back to where they were, and nobody else can go on"

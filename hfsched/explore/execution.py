@@ -67,18 +67,19 @@ def execute(
     try:
         world = scenario.build(runtime)
     except BaseException:
-        runtime.close()
+        runtime.controller.close()
         raise
     if not world.timers:
         runtime.stop_clock()
-    runtime.invariant = world.invariant
+    controller = runtime.controller
+    controller.invariant = world.invariant
     try:
-        runtime.explore()
-        outcome = Outcome(runtime.steps, cut=runtime.cut)
-        failure = runtime.failure
+        controller.explore()
+        outcome = Outcome(controller.steps, cut=controller.pruned)
+        failure = controller.failure
         if isinstance(failure, KeyboardInterrupt | SystemExit):
             raise failure  # the user's, and no finding
-        if failure is None and not runtime.cut:
+        if failure is None and not controller.pruned:
             try:
                 world.check()
                 outcome.final = world.final()
@@ -86,14 +87,14 @@ def execute(
                 failure = exc
         if failure is not None:
             outcome.failure = failure
-            outcome.task = None if runtime.failed_task is None else runtime.failed_task.name
+            outcome.task = None if controller.failed_task is None else controller.failed_task.name
         if tracing:
-            outcome.trace = runtime.trace
-            outcome.trace_hash = runtime.trace_hash()
+            outcome.trace = controller.trace
+            outcome.trace_hash = controller.trace_hash()
         return outcome
     finally:
         look(runtime)
-        runtime.close()
+        controller.close()
         world.close()
 
 

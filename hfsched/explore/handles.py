@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.controller import Controller
     from hfsched.explore.task import Group, Task
 
 __all__ = ["ProcessHandle", "TaskHandle"]
@@ -14,33 +14,33 @@ __all__ = ["ProcessHandle", "TaskHandle"]
 class TaskHandle:
     """What `spawn` returns."""
 
-    def __init__(self, runtime: ExploreRuntime, task: Task) -> None:
-        self._runtime = runtime
+    def __init__(self, controller: Controller, task: Task) -> None:
+        self._controller = controller
         self.task = task
         self.name = task.name
 
     def join(self, deadline: int | None = None) -> bool:
         task = self.task
-        self._runtime.point("join", None, condition=lambda: task.done, deadline=deadline)
-        self._runtime.observe(task.done)
+        self._controller.point("join", None, condition=lambda: task.done, deadline=deadline)
+        self._controller.observe(task.done)
         return task.done
 
 
 class ProcessHandle:
     """What `process` returns."""
 
-    def __init__(self, runtime: ExploreRuntime, group: Group) -> None:
-        self._runtime = runtime
+    def __init__(self, controller: Controller, group: Group) -> None:
+        self._controller = controller
         self.group = group
         self.name = group.name
 
     def kill(self) -> None:
-        self._runtime.point("anything", None, write=True)
-        self._runtime.kill(self.group)
+        self._controller.point("anything", None, write=True)
+        self._controller.kill(self.group)
 
     def join(self, deadline: int | None = None) -> bool:
-        self._runtime.point("anything", None, condition=self.group.ended, deadline=deadline)
-        self._runtime.observe(self.group.ended())
+        self._controller.point("anything", None, condition=self.group.ended, deadline=deadline)
+        self._controller.observe(self.group.ended())
         return self.group.ended()
 
     @property
@@ -49,7 +49,7 @@ class ProcessHandle:
 
     @property
     def exit_status(self) -> int | None:
-        self._runtime.point("anything", None)
+        self._controller.point("anything", None)
         status = (-9 if self.group.dead else 0) if self.group.ended() else None
-        self._runtime.observe(status)
+        self._controller.observe(status)
         return status

@@ -1,10 +1,11 @@
 """Locks, events, cells, shared values and channels of the exploring runtime.
 
-Every operation first calls `ExploreRuntime.point`, which lets others go first; what follows is
-atomic up to the task's next operation.  Letting go of a lock is no point of its own: nobody can
-tell whether it came before or after what the task does next.
+Every operation first calls `Controller.point`, at which other tasks may run; what follows is atomic
+up to the task's next operation.  Releasing a lock is no point of its own: no task can tell whether
+it came before or after what the releasing task does next.
 
 `key` of a thing is its state, hashable; it is computed only for strategies that compare states.
+`peek` is its value for display.
 """
 
 from __future__ import annotations
@@ -31,25 +32,31 @@ Known = tuple[int | None, bool, dict[int, Learnt] | None]
 
 
 class Torn(Exception):  # noqa: N818 - a finding, not an error of the tool
-    """Guarded state changed while nobody held its lock."""
+    """Guarded state changed while no task held its lock."""
 
 
 class Thing:
-    """What operations are about."""
+    """The object of an operation."""
 
     def __init__(self, runtime: ExploreRuntime, name: str) -> None:
         self.runtime = runtime
+        self.controller = runtime.controller
         self.name = name
         self.clock: dict[int, int] = {}  # what it passes on from task to task
-        self.blind = False  # it orders no accesses to shared values
+        self.unordered = False  # it orders no accesses to shared values
         self.private = False  # one task alone uses it, `user` once it has
         self.user: Task | None = None
-        self.alone: tuple[str, Callable[[], bool]] | None = None  # see `declare_exclusive`
-        runtime.things.append(self)
-        runtime.made(name)
+        self.exclusive: tuple[str, Callable[[], bool]] | None = None  # see `declare_exclusive`
+        table = self.controller.table
+        table.things.append(self)
+        table.note_created(name, self.controller.current)
 
     def key(self) -> Hashable:
         """Return the state."""
+        return None
+
+    def peek(self) -> object:
+        """Return the value, without a point; None for a thing that has none to show."""
         return None
 
 
@@ -69,33 +76,34 @@ class XLock(Thing):
         return self.owner is None
 
     def __enter__(self) -> None:
-        runtime = self.runtime
-        if self.marks is not None and runtime.stateful and (task := runtime.current) is not None:
+        controller = self.controller
+        if self.marks is not None and controller.stateful and controller.current is not None:
+            task = controller.current
             self.marks[task.index] = (task.history, task.kept)
-        runtime.point("lock", self, write=True, condition=self._free)
-        self.owner = runtime.current
-        if runtime.stateful and self._state is not None:
+        controller.point("lock", self, write=True, condition=self._free)
+        self.owner = controller.current
+        if controller.stateful and self._state is not None:
             now = hash(self._state())
             if self._seen is not None and self._seen != now:
-                raise Torn(f"what {self.name} guards changed while nobody held it")
-            runtime.observe(now)
-        if runtime.races is not None:
-            runtime.races.acquire(self)
+                raise Torn(f"state guarded by {self.name} changed while no task held it")
+            controller.observe(now)
+        if controller.races is not None:
+            controller.races.acquire(self)
 
     def __exit__(self, *exc: object) -> None:
-        runtime = self.runtime
-        if runtime.stopping:
+        controller = self.controller
+        if controller.stopping:
             return
         if self.owner is not None:
             self.owner.entered = False
         self.owner = None
-        self.look()
-        if runtime.races is not None:
-            runtime.races.release(self)
+        self.note_state()
+        if controller.races is not None:
+            controller.races.release(self)
 
-    def look(self) -> None:
-        """Note the state as others will find it."""
-        if self.runtime.stateful and self._state is not None:
+    def note_state(self) -> None:
+        """Note the guarded state as the next owner will find it."""
+        if self.controller.stateful and self._state is not None:
             self._seen = hash(self._state())
 
     acquire = __enter__
@@ -107,10 +115,10 @@ class XLock(Thing):
         return self._seen, same, None if self.marks is None else dict(self.marks)
 
     def recall(self, known: Known) -> None:
-        """See `Points.recall`."""
+        """See `hfsched.explore.digests.recall`."""
         self._seen, same, marks = known
         if same:  # what hashes by identity is another object in each execution
-            self.look()
+            self.note_state()
         self.marks = None if marks is None else dict(marks)
 
     def key(self) -> Hashable:
@@ -126,42 +134,46 @@ class XEvent(Thing):
         self.retry: XLock | None = None  # see `ExploreRuntime.declare_retry`
 
     def ready(self) -> bool:
-        """Tell whether `select` would return it; no point."""
+        """Return whether `select` would return it; no point."""
         return self._flag
 
     def fileno(self) -> int:
         raise InternalError("an explored event has no descriptor: use Runtime.select")
 
     def set(self) -> None:
-        self.runtime.point("set", self, write=True)
-        self.runtime.pass_on(self)
+        self.controller.point("set", self, write=True)
+        self.controller.pass_on(self)
         self._flag = True
 
     def clear(self) -> None:
-        self.runtime.point("clear", self, write=True)
+        self.controller.point("clear", self, write=True)
         self._flag = False
 
     def is_set(self) -> bool:
-        self.runtime.point("is_set", self)
-        self.runtime.observe(self._flag)
+        self.controller.point("is_set", self)
+        self.controller.observe(self._flag)
         return self._flag
 
     def wait(self, deadline: int | None = None) -> bool:
         if self.retry is not None:
             self.runtime.start_again(self.retry)
-        self.runtime.point("wait", self, condition=self.ready, deadline=deadline)
-        self.runtime.take_over(self)
-        self.runtime.observe(self._flag)
+        self.controller.point("wait", self, condition=self.ready, deadline=deadline)
+        self.controller.take_over(self)
+        self.controller.observe(self._flag)
         if self._flag and self.retry is not None:
             self.runtime.start_again(self.retry)
         return self._flag
 
     def close(self) -> None:
-        if not self.runtime.stopping:
-            self.runtime.things.remove(self)
-            self.runtime.made(self.name)
+        if not self.controller.stopping:
+            table = self.controller.table
+            table.things.remove(self)
+            table.note_created(self.name, self.controller.current)
 
     def key(self) -> Hashable:
+        return self._flag
+
+    def peek(self) -> bool:
         return self._flag
 
 
@@ -173,36 +185,39 @@ class XCell(Thing, Generic[T]):
         self._value = value
 
     def get(self) -> T:
-        self.runtime.point("get", self)
-        self.runtime.take_over(self)
-        self.runtime.observe(plain(self._value))
+        self.controller.point("get", self)
+        self.controller.take_over(self)
+        self.controller.observe(plain(self._value))
         return self._value
 
     def set(self, value: T) -> None:
-        self.runtime.point("put", self, write=True)
-        self.runtime.pass_on(self)
+        self.controller.point("put", self, write=True)
+        self.controller.pass_on(self)
         self._value = value
 
     def exchange(self, value: T) -> T:
-        self.runtime.point("exchange", self, write=True)
-        self.runtime.take_over(self)
-        self.runtime.pass_on(self)
+        self.controller.point("exchange", self, write=True)
+        self.controller.take_over(self)
+        self.controller.pass_on(self)
         old, self._value = self._value, value
-        self.runtime.observe(plain(old))
+        self.controller.observe(plain(old))
         return old
 
     def compare_and_set(self, expected: T, value: T) -> bool:
-        self.runtime.point("compare_and_set", self, write=True)
-        self.runtime.take_over(self)
-        self.runtime.pass_on(self)
+        self.controller.point("compare_and_set", self, write=True)
+        self.controller.take_over(self)
+        self.controller.pass_on(self)
         same = self._value == expected
         if same:
             self._value = value
-        self.runtime.observe(same)
+        self.controller.observe(same)
         return same
 
     def key(self) -> Hashable:
         return plain(self._value)
+
+    def peek(self) -> T:
+        return self._value
 
 
 class XShared(Thing, Generic[T]):
@@ -214,19 +229,22 @@ class XShared(Thing, Generic[T]):
 
     @property
     def value(self) -> T:
-        if self.runtime.races is not None:
-            self.runtime.races.read(self)
-        self.runtime.observe(plain(self._value))
+        if self.controller.races is not None:
+            self.controller.races.read(self)
+        self.controller.observe(plain(self._value))
         return self._value
 
     @value.setter
     def value(self, value: T) -> None:
-        if self.runtime.races is not None:
-            self.runtime.races.write(self)
+        if self.controller.races is not None:
+            self.controller.races.write(self)
         self._value = value
 
     def key(self) -> Hashable:
         return plain(self._value)
+
+    def peek(self) -> T:
+        return self._value
 
 
 class XEnd(Thing):
@@ -240,40 +258,40 @@ class XEnd(Thing):
         self.closed = False
 
     def ready(self) -> bool:
-        """Tell whether there is something to read, or the end; no point."""
+        """Return whether there is something to read, or the end; no point."""
         return bool(self.inbox) or self.peer.closed
 
     def fileno(self) -> int:
         raise InternalError("an explored channel has no descriptor: use Runtime.select")
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        self.runtime.point("send", self.peer, write=True)
-        self.runtime.observe(self.peer.closed)
+        self.controller.point("send", self.peer, write=True)
+        self.controller.observe(self.peer.closed)
         if self.peer.closed:
             raise ChannelClosedError
-        self.runtime.pass_on(self.peer)
+        self.controller.pass_on(self.peer)
         self.peer.inbox.append((data, list(fds)))
 
     def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
-        self.runtime.point("recv", self, write=True, condition=self.ready, deadline=deadline)
-        self.runtime.take_over(self)
+        self.controller.point("recv", self, write=True, condition=self.ready, deadline=deadline)
+        self.controller.take_over(self)
         if self.inbox:
             message = self.inbox.popleft()
-            self.runtime.observe((message[0], *message[1]))
+            self.controller.observe((message[0], *message[1]))
             return message
-        self.runtime.observe(self.peer.closed)
+        self.controller.observe(self.peer.closed)
         if self.peer.closed:
             raise ChannelClosedError
         return None
 
     def close(self) -> None:
-        self.runtime.point("close", self.peer, write=True, also=(self,))
+        self.controller.point("close", self.peer, write=True, also=(self,))
         self.cut()
 
     def cut(self) -> None:
-        """Close without a point: the process that had it is no more."""
+        """Close without a point: its process has ended."""
         self.closed = True
-        self.inbox.clear()  # nobody can read it any more
+        self.inbox.clear()  # no task can read it any more
 
     def key(self) -> Hashable:
         return (self.closed, tuple((data, *fds) for data, fds in self.inbox))

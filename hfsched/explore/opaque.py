@@ -36,19 +36,19 @@ class _Opaque:
         found = getattr(self._party, name)
         if name.startswith("_") or not callable(found):
             return found
-        runtime = self._runtime
+        controller = self._runtime.controller
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            task = runtime.current
+            task = controller.current
             if task is None:
                 return found(*args, **kwargs)
             task.opaque_calls = (*task.opaque_calls, (task.history, task.kept))
             try:
                 result = found(*args, **kwargs)
-                task.history, task.kept = task.opaque_calls[-1]  # not our own: see `Points.recall`
+                task.history, task.kept = task.opaque_calls[-1]  # not our own: see `digests.recall`
             finally:
                 task.opaque_calls = task.opaque_calls[:-1]
-            runtime.observe_plain(result)
+            controller.observe_plain(result)
             return result
 
         self.__dict__[name] = call

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hfsched.explore.controller import Controller
     from hfsched.explore.objects import Thing
-    from hfsched.explore.points import Points
     from hfsched.explore.task import Task
 
 __all__ = ["RaceError", "Races"]
@@ -40,18 +40,18 @@ class Races:
 
     def __init__(self, blind: Callable[[str], bool] = lambda _name: False) -> None:
         self._blind = blind
-        self._runtime: Points | None = None
+        self._controller: Controller | None = None
         self._reads: dict[int, Clock] = {}
         self._writes: dict[int, tuple[int, int]] = {}
 
-    def attach(self, runtime: Points) -> None:
+    def attach(self, controller: Controller) -> None:
         """Belong to an execution."""
-        self._runtime = runtime
-        for task in runtime.tasks:
+        self._controller = controller
+        for task in controller.tasks:
             task.clock[task.index] = 1
 
     def _current(self) -> Task | None:
-        return None if self._runtime is None else self._runtime.current
+        return None if self._controller is None else self._controller.current
 
     def born(self, task: Task, parent: Task | None) -> None:
         """Let a task begin with what its parent knows."""
@@ -63,13 +63,13 @@ class Races:
     def acquire(self, thing: Thing) -> None:
         """Learn what `thing` passes on."""
         task = self._current()
-        if task is not None and not (thing.blind or self._blind(thing.name)):
+        if task is not None and not (thing.unordered or self._blind(thing.name)):
             _join(task.clock, thing.clock)
 
     def release(self, thing: Thing) -> None:
         """Pass on through `thing` what the current task knows."""
         task = self._current()
-        if task is not None and not (thing.blind or self._blind(thing.name)):
+        if task is not None and not (thing.unordered or self._blind(thing.name)):
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
 
@@ -99,6 +99,6 @@ class Races:
             raise RaceError(self._words(task, value, what, index, "write"))
 
     def _words(self, task: Task, value: Any, what: str, other: int, its: str) -> str:
-        assert self._runtime is not None
-        name = self._runtime.tasks[other].name
+        assert self._controller is not None
+        name = self._controller.tasks[other].name
         return f"{value.name}: the {what} by {task.name} and the {its} by {name} are not ordered"

@@ -10,17 +10,17 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError, describe
+from hfsched.explore.controller import Prune, StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
-from hfsched.explore.points import Prune, StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.registry import find
 from hfsched.explore.schedule import Recording, Replay, Schedule
 from hfsched.explore.token import END, Token, decode, encode
 
 if TYPE_CHECKING:
-    from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.scenario import Scenario
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class NondeterminismError(Exception):
-    """The same schedule did not do the same twice: something is decided outside the runtime."""
+    """The same schedule did not do the same twice: something is decided outside the view."""
 
 
 class DriftError(UserError):
@@ -116,12 +116,12 @@ class _Limited(Replay):
         super().__init__(schedule, strict=strict)
         self._left = limit
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""
         self._left -= 1
         if self._left < 0:
             raise Prune
-        return super().pick(runtime, current, enabled)
+        return super().pick(view, current, enabled)
 
 
 def run(

@@ -1,7 +1,7 @@
-"""The second runtime: greenlets, virtual time, and a strategy that decides who goes next.
+"""The second runtime: greenlets, virtual time, and a strategy that chooses the next task.
 
-The code explored is the production code; only its `Runtime` differs.  `hfsched.explore.points` is
-the engine below: here is what programs and scenarios call.
+The code explored is the production code; only its `Runtime` differs.  Here is what programs and
+scenarios call; `hfsched.explore.controller` decides, and keeps the execution's state.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from hfsched.errors import InternalError
+from hfsched.explore.controller import STEPS_MAX, Controller
 from hfsched.explore.handles import ProcessHandle, TaskHandle
 from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared, plain
-from hfsched.explore.points import Points
 from hfsched.explore.races import Races
 from hfsched.explore.task import Group, Task
 
 if TYPE_CHECKING:
+    from hfsched.explore.explain.recorder import Recorder
+    from hfsched.explore.strategy import Strategy
     from hfsched.runtime.base import End, Waitable
 
 __all__ = ["ExploreRuntime"]
@@ -28,12 +30,32 @@ T = TypeVar("T")
 
 @cache
 def _named(name: str, patterns: tuple[str, ...]) -> bool:
-    """Tell whether one of the patterns (``*`` for any text) is of this name."""
+    """Return whether one of the patterns (``*`` for any text) matches the name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-class ExploreRuntime(Points):
-    """One execution's runtime; see `hfsched.runtime.base.Runtime`."""
+class ExploreRuntime:
+    """One execution's runtime; see `hfsched.runtime.base.Runtime`.
+
+    `tracing`, `races`, `joining` and `steps_max` are the controller's.  Without `forgetting`,
+    `retain_only` and opaque calls have no effect, as under a strategy that compares no states.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        tracing: bool = False,
+        races: Races | None = None,
+        forgetting: bool = True,
+        joining: bool = True,
+        steps_max: int = STEPS_MAX,
+    ) -> None:
+        self.controller = Controller(
+            strategy, tracing=tracing, races=races, joining=joining, steps_max=steps_max
+        )
+        self.forgetting = forgetting and strategy.stateful
+        self.recorder: Recorder | None = None  # records the story of this execution
 
     # The protocol.
 
@@ -53,9 +75,9 @@ class ExploreRuntime(Points):
         return XCell(self, name, value)
 
     def shared(self, name: str, value: T) -> XShared[T]:
-        if self.races is None:  # from the first one on, every access is looked at
-            self.races = Races()
-            self.races.attach(self)
+        if self.controller.races is None:  # from the first one on, every access is checked
+            self.controller.races = Races()
+            self.controller.races.attach(self.controller)
         return XShared(self, name, value)
 
     def channel(self, name: str) -> tuple[XEnd, XEnd]:
@@ -68,92 +90,140 @@ class ExploreRuntime(Points):
             return [i for i, each in enumerate(waitables) if each.ready()]  # type: ignore[attr-defined]
 
         things: Sequence[Thing] = waitables  # type: ignore[assignment]  # all are this runtime's
-        self.point("select", None, condition=lambda: bool(ready()), deadline=deadline, also=things)
+        self.controller.point(
+            "select", None, condition=lambda: bool(ready()), deadline=deadline, also=things
+        )
         found = ready()
         for i in found:
-            self.take_over(waitables[i])  # type: ignore[arg-type]
-        self.observe(tuple(found))
+            self.controller.take_over(waitables[i])  # type: ignore[arg-type]
+        self.controller.observe(tuple(found))
         return [waitables[i] for i in found]
 
     def spawn(self, name: str, fn: Callable[[], None]) -> TaskHandle:
-        group = None if self.current is None else self.current.group
-        return TaskHandle(self, self._task(name, fn, group))
+        current = self.controller.current
+        group = None if current is None else current.group
+        return TaskHandle(self.controller, self.controller.spawn(name, fn, group))
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         group = Group(name)
         group.ends = [end for end in ends if isinstance(end, XEnd)]
         group.things = [each for end in group.ends for each in (end, end.peer)]
-        self._task(name, lambda: main(self, *ends), group)
-        return ProcessHandle(self, group)
+        self.controller.spawn(name, lambda: main(self, *ends), group)
+        return ProcessHandle(self.controller, group)
 
     def choose(self, name: str, n: int) -> int:
         if n < 1:
             raise InternalError(f"choose {name}: nothing to choose from")
-        if n == 1 or self.current is None or self.settling:
+        controller = self.controller
+        if n == 1 or controller.current is None or controller.settling:
             return 0
-        picked = self._strategy.value(self, name, n)
-        self.observe(picked)
-        self._record(f"{self.current.name}: choose {name}: {picked} of {n}")
+        picked = controller.strategy.value(controller, name, n)
+        controller.observe(picked)
+        controller.record(f"{controller.current.name}: choose {name}: {picked} of {n}")
         return picked
 
     def now(self) -> int:
-        self.point("now", None)
-        self.observe(self.time)
-        return self.time
+        controller = self.controller
+        controller.point("now", None)
+        controller.observe(controller.time)
+        return controller.time
 
     def sleep_until(self, deadline: int) -> None:
-        self.point("sleep", None, condition=lambda: False, deadline=deadline)
+        self.controller.point("sleep", None, condition=lambda: False, deadline=deadline)
 
     def checkpoint(self, label: str) -> None:
-        self.point(f"checkpoint {label}", None)
+        self.controller.point(f"checkpoint {label}", None)
 
     def retain_only(self, *live: object, level: int = 0) -> None:
-        task = self.current
-        if self.forgetting and self.stateful and task is not None:
+        task = self.controller.current
+        if self.forgetting and self.controller.stateful and task is not None:
             task.kept = (*task.kept[:level], hash(plain(live)))
             task.history = hash(task.kept)
 
     def start_again(self, lock: XLock) -> None:
         """Let the current task know what it knew at `lock`."""
-        task = self.current
-        if self.forgetting and self.stateful and task is not None and lock.marks is not None:
+        task = self.controller.current
+        if (
+            self.forgetting
+            and self.controller.stateful
+            and task is not None
+            and lock.marks is not None
+        ):
             task.history, task.kept = lock.marks[task.index]
 
-    # For scenarios.
+    # For scenarios and their things.
+
+    def point(
+        self,
+        kind: str,
+        thing: Thing | None,
+        *,
+        write: bool = False,
+        condition: Callable[[], bool] | None = None,
+        deadline: int | None = None,
+        also: Sequence[Thing] = (),
+    ) -> None:
+        """Make an operation of a thing of one's own a point; see `Controller.point`."""
+        self.controller.point(
+            kind, thing, write=write, condition=condition, deadline=deadline, also=also
+        )
+
+    def observe(self, value: object) -> None:
+        """Note a hashable value that the current task has learnt."""
+        self.controller.observe(value)
+
+    def touch(self, name: str, *, write: bool = True) -> None:
+        """Note that the current step accesses this thing too, besides its operation's own."""
+        self.controller.touched.append((name, write))
+
+    @property
+    def current(self) -> Task | None:
+        """The running task; None while the scenario is built, or its state inspected."""
+        return self.controller.current
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """All tasks, in the order in which they were made."""
+        return self.controller.tasks
+
+    @property
+    def time(self) -> int:
+        """The virtual time in ns; reading it is no point."""
+        return self.controller.time
+
+    @property
+    def settling(self) -> bool:
+        """Whether the start-up runs, which is not explored."""
+        return self.controller.settling
 
     def event_of(self, name: str, act: Callable[[], None]) -> Task:
-        """Let something happen once, at any point: a death, a fault, a time-out of the outside."""
-        task = self._pseudo(name, "anything", lambda: None)
+        """Let `act` happen once, at any point: a death, a fault, a time-out of the outside."""
+        task = self.controller.pseudo(name, "anything", lambda: None)
 
         def once() -> None:
-            self._end(task)
+            self.controller.end(task)
             act()
 
         task.act = once
         return task
 
     def settle(self) -> None:
-        """Run what was spawned so far until it rests, in one fixed order that is not explored.
+        """Run the spawned tasks until none is enabled, in one fixed order that is not explored.
 
         For the start-up of what is explored afterwards; call it from `Scenario.build`.
         """
-        self.settling = True
-        try:
-            self.explore()
-        finally:
-            self.settling = False
-            self.previous = None
+        self.controller.settle()
 
     def may_die(self, process: ProcessHandle) -> None:
         """Let a process die at any point, up to its end."""
         group = process.group
-        task = self.event_of(f"death of {process.name}", lambda: self.kill(group))
+        task = self.event_of(f"death of {process.name}", lambda: self.controller.kill(group))
         task.kind = "death"
         task.condition = lambda: not group.ended()
         task.kills = group
 
     def attach(self, task: str, state: Callable[[], object]) -> None:
-        """Say that `state` (hashable, touched by that task alone) belongs to the task's state."""
+        """Declare that `state` (hashable, touched by that task alone) is part of a task's state."""
         for each in self.tasks:
             if each.name == task:
                 each.extra = state
@@ -161,12 +231,12 @@ class ExploreRuntime(Points):
         raise InternalError(f"no task {task}")
 
     def declare_private(self, *names: str) -> None:
-        """Promise that each thing with such a name (``*`` for any text) has one user.
+        """Declare that each thing with such a name (``*`` for any text) has one user.
 
         Its operations are no points then.  A second user is a failure.  For cells and locks, and
-        for events that nobody waits for.
+        for events without a waiter.
         """
-        for thing in self.things:
+        for thing in self.controller.table.things:
             thing.private = _named(thing.name, names) or thing.private
 
     def declare_unordered(self, *names: str) -> None:
@@ -174,38 +244,38 @@ class ExploreRuntime(Points):
 
         Another party's locks do by accident only: a race that they hide is one all the same.
         """
-        for thing in self.things:
-            thing.blind = _named(thing.name, names) or thing.blind
+        for thing in self.controller.table.things:
+            thing.unordered = _named(thing.name, names) or thing.unordered
 
-    def declare_exclusive(self, task: str, names: str, alone: Callable[[], bool]) -> None:
-        """Promise that nobody but `task` can come to use such a thing while `alone()` holds.
+    def declare_exclusive(self, task: str, names: str, exclusive: Callable[[], bool]) -> None:
+        """Declare that no task but `task` can come to use such a thing while `exclusive()` holds.
 
-        Nobody, that is, before `task` itself does something else.  Its operations on them are no
-        points meanwhile.  `alone` looks at what it likes; it is trusted, so compare the final
-        states with and without it.
+        That is, before `task` itself does something else.  Its operations on them are no points
+        meanwhile.  `exclusive` may read any state; it is trusted, so compare the final states with
+        and without it.
         """
-        for thing in self.things:
+        for thing in self.controller.table.things:
             if _named(thing.name, (names,)):
-                thing.alone = (task, alone)
+                thing.exclusive = (task, exclusive)
 
     def declare_retry(self, lock: str, event: str) -> None:
-        """Promise that who waits for `event` starts again at `lock`, knowing what it knew there.
+        """Declare that a task which waits for `event` starts again at `lock`, with its knowledge there.
 
         It has found under the lock that it must wait, and has learnt nothing else.  This is trusted
         as `retain_only` is.
         """
-        guards = [thing for thing in self._locks() if thing.name == lock]
-        for thing in self.things:
+        guards = [thing for thing in self.controller.table.locks() if thing.name == lock]
+        for thing in self.controller.table.things:
             if isinstance(thing, XEvent) and thing.name == event:
                 (thing.retry,) = guards
                 thing.retry.marks = {}
 
     def stop_clock(self) -> None:
         """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
-        self._clock = None
+        self.controller.stop_clock()
 
     def note(self, text: str, *, lane: str | None = None, to: str | None = None) -> None:
-        """Say what was just done, for a story (`hfsched.explore.explain`); else nothing happens.
+        """Record what was just done, for a story (`hfsched.explore.explain`), if one is recorded.
 
         `lane` is the actor, by default the current task; `to` makes it an arrow to another actor.
         """

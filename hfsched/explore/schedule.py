@@ -2,7 +2,7 @@
 
 A decision is made wherever there was a choice: among tasks that could go on, or of a number
 (`Runtime.choose`).  The default is to keep the task that went last if it can go on, else to take
-the first in the order of the runtime's list; of numbers, 0.  A schedule lists only where an
+the first in the order of the view's list; of numbers, 0.  A schedule lists only where an
 execution deviates from that, which is what a person would say of it: "and there the host came in
 between".
 """
@@ -16,8 +16,7 @@ from hfsched.explore.cycles import Cycles
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.strategy import Strategy, View
     from hfsched.explore.task import Task
 
 __all__ = ["MisfitError", "Recording", "Replay", "Schedule"]
@@ -80,9 +79,9 @@ class Recording:
         self.preemptions = 0
         return self.inner.begin()
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""
-        chosen = self.inner.pick(runtime, current, enabled)
+        chosen = self.inner.pick(view, current, enabled)
         if len(enabled) > 1:
             if chosen is not (current or enabled[0]):
                 self.deviations.append((self.decisions, chosen.index))
@@ -91,9 +90,9 @@ class Recording:
             self.decisions += 1
         return chosen
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+    def value(self, view: View, name: str, n: int) -> int:
         """See `Strategy`."""
-        chosen = self.inner.value(runtime, name, n)
+        chosen = self.inner.value(view, name, n)
         if chosen:
             self.deviations.append((self.decisions, chosen))
             self.preemptions += 1
@@ -134,30 +133,30 @@ class Replay:
         again, self._begun = self._begun, True
         return not again
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""
         if self._cycles is not None:
-            self._cycles.look(runtime, enabled)
+            self._cycles.look(view, enabled)
         chosen = enabled[0]
         if len(enabled) > 1:
-            chosen = self._chosen(runtime, current, enabled)
+            chosen = self._chosen(view, current, enabled)
             self.decisions += 1
         if self._cycles is not None:
             self._cycles.went(chosen)
         return chosen
 
-    def _chosen(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def _chosen(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         wanted = self._at.get(self.decisions)
         if wanted is not None:
             for task in enabled:
                 if task.index == wanted:
                     return task
-            known = wanted < len(runtime.tasks)
-            name = f"{runtime.tasks[wanted].name} cannot go on" if known else "there is none"
+            known = wanted < len(view.tasks)
+            name = f"{view.tasks[wanted].name} cannot go on" if known else "there is none"
             self._miss(f"decision {self.decisions} is for task {wanted}, but {name}")
         return current or enabled[0]
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         """See `Strategy`."""
         wanted = self._at.get(self.decisions, 0)
         if wanted >= n:

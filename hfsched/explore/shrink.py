@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import execute
-from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of
 from hfsched.explore.schedule import Recording, Schedule

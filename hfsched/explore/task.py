@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfsched.explore.objects import Thing, XEnd
 
-__all__ = ["Group", "Learnt", "Task", "dependent", "touches"]
+__all__ = ["Group", "Learnt", "Task", "Touched", "dependent", "touches"]
 
+Touched = list[tuple[str, bool]]  # names of things, and whether the access is a write
 Learnt = tuple[int, tuple[int, ...]]  # a task's `history`, and what it has `kept`
 
 
@@ -24,7 +25,7 @@ class Group:
         self.things: list[Thing] = []  # both ends of every channel that it has
 
     def ended(self) -> bool:
-        """Tell whether it is no more: it has died, or its tasks have ended."""
+        """Return whether it has died, or all its tasks have ended."""
         return self.dead or all(task.done for task in self.tasks)
 
 
@@ -84,7 +85,7 @@ class Task:
         self.clock: dict[int, int] = {}  # vector clock, for the race detector
 
     def enabled(self, now: int) -> bool:
-        """Tell whether the pending operation can be done."""
+        """Return whether the pending operation can be done."""
         return (
             self.condition is None
             or self.condition()
@@ -98,7 +99,7 @@ class Task:
 
 
 def _wide(task: Task) -> bool:
-    """Tell whether the order of a pending operation and of any other can matter.
+    """Return whether the order of a pending operation and of any other can matter.
 
     Closing an end of a channel concerns both; a join that may be too late, any step that may be the
     other's last.
@@ -108,7 +109,7 @@ def _wide(task: Task) -> bool:
 
 
 def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
-    """Tell whether the order of a pending operation and of accesses (name, write) can matter."""
+    """Return whether the order of a pending operation and of accesses (name, write) can matter."""
     if _wide(task):
         return True
     if task.kind == "clock":
@@ -126,7 +127,7 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
 
 
 def _ends(death: Task, other: Task) -> bool:
-    """Tell whether `death` ends what `other` is about to do, or closes what that looks at."""
+    """Return whether `death` ends what `other` is about to do, or closes what that looks at."""
     group = death.kills
     if group is None:
         return False
@@ -139,7 +140,7 @@ def _ends(death: Task, other: Task) -> bool:
 
 
 def dependent(one: Task, two: Task) -> bool:
-    """Tell whether the order of two pending operations can matter.
+    """Return whether the order of two pending operations can matter.
 
     Time is a thing too: the clock's step touches every operation that has a deadline.
     """

@@ -18,7 +18,7 @@ from hfsched.scenarios.programs import ACTIONS, LASTS, ProgramsScenario
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["Drawn", "Hunt", "find_failure"]
@@ -48,7 +48,7 @@ class Drawn:
         """See `Strategy`."""
         return True
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:  # noqa: ARG002
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:  # noqa: ARG002
         """See `Strategy`."""
         if len(enabled) == 1:
             return enabled[0]
@@ -60,7 +60,7 @@ class Drawn:
         others = [task for task in enabled if task is not usual]
         return others[choice % len(others)]
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         """See `Strategy`."""
         choice = self._at.get(self._decisions, 0)
         self._decisions += 1

@@ -138,12 +138,12 @@ class Stage:
         driver.start()
         runtime.stop_clock()
         runtime.settle()
-        failure = runtime.failure
+        failure = runtime.controller.failure
         if failure is not None:
             raise failure
         for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
             machine.keep(vm)
-        runtime.close()
+        runtime.controller.close()
 
     def _parts(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
         turn = runtime.lock("unicorn")

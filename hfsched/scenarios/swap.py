@@ -93,7 +93,7 @@ class _Accepted(Thing):
         """Note a command, within the step that learns that it was accepted."""
         if word in ("enable", "disable", "close"):
             self.last = word
-            self.runtime.touched.append((self.name, True))
+            self.runtime.touch(self.name)
 
 
 class _Mortal:

@@ -100,8 +100,8 @@ class Other(Thing):
     def _die(self) -> None:
         self._memory.die(CHILD)
         group = self._process.group
-        self.runtime.touched += [(end.name, True) for end in group.ends]
-        self.runtime.kill(group)
+        self.runtime.controller.touched += [(end.name, True) for end in group.ends]
+        self.runtime.controller.kill(group)
 
     def stop(self, deadline: int | None) -> bool:
         """Have it stand still; see `Step`."""

@@ -120,7 +120,7 @@ class Memory:
                 return
             page.waiting.add((process, guest))
             first = (process, page.number) not in self.uffd.faults
-            self.runtime.touched.append((self.uffd.name, first))
+            self.runtime.touch(self.uffd.name, write=first)
             if first:
                 self.uffd.faults.append((process, page.number))
             self.at("fault", page, lambda: (process, guest) not in page.waiting)
@@ -143,7 +143,7 @@ class Memory:
         page.waiting = {waits for waits in page.waiting if waits[0] != process}
         if (process, page.number) in self.uffd.faults:
             self.uffd.faults.remove((process, page.number))
-            self.runtime.touched.append((self.uffd.name, True))
+            self.runtime.touch(self.uffd.name)
 
     def zap(self, process: str = MAIN) -> None:
         """Zap the page tables of a process."""

@@ -348,7 +348,8 @@ class _Run:
     def _public(self) -> Hashable:
         things = (*self.cells.values(), *self.events.values())
         return tuple(
-            None if thing.private or thing.alone is not None else thing.key() for thing in things
+            None if thing.private or thing.exclusive is not None else thing.key()
+            for thing in things
         )
 
     def look(self) -> None:

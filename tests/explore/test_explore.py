@@ -115,7 +115,7 @@ def test_guarded_state_that_changes_without_its_lock_is_found() -> None:
 
     result = search(Torn(), Exhaustive())
     assert result.failure is not None
-    assert "while nobody held it" in str(result.failure.failure)
+    assert "while no task held it" in str(result.failure.failure)
 
 
 def test_a_timer_hides_a_sleep_that_its_absence_shows() -> None:

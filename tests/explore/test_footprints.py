@@ -11,12 +11,14 @@ from small import Do, Program
 from test_soundness import GET, STEP, compare, plainly, within
 
 from hfsched.explore import task
+from hfsched.explore.controller import Controller
 from hfsched.explore.execution import execute
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies import exhaustive
 from hfsched.explore.strategies.exhaustive import Exhaustive
-from hfsched.explore.task import Group, Task, dependent, touches
+from hfsched.explore.task import Group, Task, Touched, dependent, touches
+from hfsched.explore.tasktable import TaskTable
 from hfsched.scenarios.swapmemory import MAIN, Memory
 
 SEND = Do("send", "left")
@@ -36,9 +38,9 @@ def without(which: Task, act: Callable[[], bool]) -> bool:
 
 def deaf(kind: str) -> Callable[..., None]:
     """Return `point`, told of nothing else that operations of a kind look at."""
-    point = ExploreRuntime.point
+    point = Controller.point
 
-    def recorded(self: ExploreRuntime, what: str, thing: Any, **more: Any) -> None:
+    def recorded(self: Controller, what: str, thing: Any, **more: Any) -> None:
         if what == kind:
             more["also"] = ()
         point(self, what, thing, **more)
@@ -46,15 +48,16 @@ def deaf(kind: str) -> Callable[..., None]:
     return recorded
 
 
-def silently(_: ExploreRuntime, group: Group) -> None:
+def silently(group: Group) -> Touched:
     for end in group.ends:
         end.cut()
+    return []
 
 
 ENDS_OF = task._ends
 MISTAKES: dict[str, tuple[object, str, object, Program]] = {
     "select looks at nothing": (
-        ExploreRuntime,
+        Controller,
         "point",
         deaf("select"),
         Program(((SELECT,), (Do("send", "right"), SET))),
@@ -72,7 +75,7 @@ MISTAKES: dict[str, tuple[object, str, object, Program]] = {
         Program(((Do("send", "right"), within("l0", SET), STEP), (SELECT,))),
     ),
     "close within a lock touches one end": (
-        ExploreRuntime,
+        Controller,
         "point",
         deaf("close"),
         Program(((within("l0", Do("close", "right")),), (SEND,))),
@@ -90,9 +93,9 @@ MISTAKES: dict[str, tuple[object, str, object, Program]] = {
         Program(((within("l0", GET),), (within("l0", GET),), (within("l0", GET),)), dies=1),
     ),
     "the end of a process touches nothing": (
-        ExploreRuntime,
-        "_cut",
-        silently,
+        TaskTable,
+        "_close_channels",
+        staticmethod(silently),
         Program(((STEP,), (SEND,)), dies=1),
     ),
 }
@@ -129,7 +132,7 @@ def test_states_tell_who_is_who_among_tasks_made_in_another_order() -> None:
 
     def look(runtime: ExploreRuntime) -> None:
         names = tuple(task.name for task in runtime.tasks)
-        ends.setdefault(runtime.state_key(), set()).add(names)
+        ends.setdefault(runtime.controller.state_key(), set()).add(names)
 
     strategy = Exhaustive(cache=True, sleep=False)
     while strategy.begin():
@@ -157,7 +160,7 @@ class Finally:
                     process.kill()
                 there.send(b"1")
             finally:
-                if not runtime.stopping and process.group.dead:
+                if not runtime.controller.stopping and process.group.dead:
                     self.after.append(True)
 
         process = runtime.process("child", child, [there])
@@ -211,13 +214,13 @@ def test_a_fault_that_finds_one_unread_has_looked_at_the_queue() -> None:
             memory = Memory(runtime, 1)
             (page,) = memory.pages
             page.mapped, page.registered = set(), {MAIN}
-            look = runtime._next
+            look = runtime.controller._next
 
             def spy() -> Task | None:
-                touched.extend(runtime.touched)
+                touched.extend(runtime.controller.touched)
                 return look()
 
-            runtime._next = spy  # type: ignore[method-assign]
+            runtime.controller._next = spy  # type: ignore[method-assign]
             for guest in ("g0", "g1"):
                 runtime.spawn(guest, partial(memory.touch, guest, page))
             return World()

@@ -19,8 +19,8 @@ from worlds import (
 )
 
 from hfsched.errors import UserError
+from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.cycles import LivelockError
-from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError
 from hfsched.explore.registry import find
 from hfsched.explore.replay import (

@@ -13,7 +13,7 @@ from hfsched.explore.schedule import Recording, Replay, Schedule
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.explore.strategy import Strategy
+from hfsched.explore.strategy import Strategy, View
 from hfsched.explore.task import Task
 
 
@@ -31,11 +31,11 @@ class Always:
     def begin(self) -> bool:
         return True
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         self.asked += 1
         return enabled[min(self.choice, len(enabled) - 1)]
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+    def value(self, view: View, name: str, n: int) -> int:
         return min(self.choice, n - 1)
 
     def end(self, outcome: object) -> None:

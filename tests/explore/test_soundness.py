@@ -18,7 +18,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
 from hfsched.explore.strategies.exhaustive import Exhaustive, _Node
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.explore.strategy import Strategy
+from hfsched.explore.strategy import Strategy, View
 from hfsched.explore.task import Task
 
 PLAIN_MAX = 400  # executions of one program: beyond it, those that there were are compared
@@ -54,10 +54,10 @@ class Plain:
         self._depth += 1
         return self._path[self._depth - 1][-1]
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
-        return runtime.tasks[self._choose([task.index for task in enabled])]
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        return view.tasks[self._choose([task.index for task in enabled])]
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+    def value(self, view: View, name: str, n: int) -> int:
         return self._choose(list(range(n)))
 
     def end(self, outcome: Outcome) -> None:
@@ -234,15 +234,15 @@ class Remembering(Exhaustive):
         super().__init__()
         self.arrivals = 0
 
-    def _follow(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
-        chosen = super()._follow(runtime, current, enabled)
-        runtime.stateful = True
+    def _follow(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        chosen = super()._follow(view, current, enabled)
+        view.stateful = True
         return chosen
 
-    def _arrive(self, node: _Node, runtime: ExploreRuntime) -> None:
+    def _arrive(self, node: _Node, view: View) -> None:
         self.arrivals += 1
-        assert runtime.knowledge() == node.knowledge
-        super()._arrive(node, runtime)
+        assert view.knowledge() == node.knowledge
+        super()._arrive(node, view)
 
 
 RECALLED = [
@@ -335,8 +335,8 @@ class Unaided:
 
     def build(self, runtime: ExploreRuntime) -> World:
         world = self.scenario.build(runtime)
-        for thing in runtime.things:
-            thing.alone = None
+        for thing in runtime.controller.table.things:
+            thing.exclusive = None
             thing.private = False
         return world
 

@@ -39,7 +39,7 @@ class WouldSleepError(Exception):
 
 
 class TornError(Exception):
-    """What a lock guards changed while nobody held it."""
+    """What a lock guards changed while no task held it."""
 
 
 class WorldTask:

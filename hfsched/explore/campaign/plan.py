@@ -21,7 +21,7 @@ from hfsched.explore.registry import find
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task as RuntimeTask
 
 __all__ = ["Plan", "roots"]
@@ -48,17 +48,17 @@ class _Scout:
         return True
 
     def pick(
-        self, runtime: ExploreRuntime, current: RuntimeTask | None, enabled: list[RuntimeTask]
+        self, view: View, current: RuntimeTask | None, enabled: list[RuntimeTask]
     ) -> RuntimeTask:
         """See `Strategy`."""
         if len(enabled) == 1:
             return enabled[0]
         self._choices(tuple(task.index for task in enabled))
         if self._depth <= len(self._root):
-            return runtime.tasks[self._root[self._depth - 1]]
+            return view.tasks[self._root[self._depth - 1]]
         return current or enabled[0]
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         """See `Strategy`."""
         self._choices(tuple(range(n)))
         return self._root[self._depth - 1] if self._depth <= len(self._root) else 0

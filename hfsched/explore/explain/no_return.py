@@ -17,9 +17,8 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.scenario import Scenario
-    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.strategy import Strategy, View
     from hfsched.explore.task import Task
 
 __all__ = ["Replayed", "point_of_no_return"]
@@ -48,7 +47,7 @@ class Replayed:
         self._at = 0
         return self._then is None or self._then.begin()
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy.pick`."""
         if self._at < len(self._decisions):
             wanted = self._decisions[self._at]
@@ -58,15 +57,15 @@ class Replayed:
                     return task
             raise UserError("the scenario is not deterministic: the same schedule runs differently")
         if self._then is not None and (len(enabled) > 1 or self._then.every_point):
-            return self._then.pick(runtime, current, enabled)
+            return self._then.pick(view, current, enabled)
         return enabled[0]
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+    def value(self, view: View, name: str, n: int) -> int:
         """See `Strategy.value`."""
         if self._at < len(self._decisions):
             self._at += 1
             return self._decisions[self._at - 1]
-        return 0 if self._then is None else self._then.value(runtime, name, n)
+        return 0 if self._then is None else self._then.value(view, name, n)
 
     def end(self, outcome: Outcome) -> None:
         """See `Strategy.end`."""

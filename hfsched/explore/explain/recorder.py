@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.objects import XCell, XEnd, XEvent, XShared
-from hfsched.explore.points import StepsExceededError
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
     from hfsched.explore.objects import Thing
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.scenario import World
-    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.strategy import Strategy, View
     from hfsched.explore.task import Task
 
 __all__ = ["Recorder", "Row"]
@@ -150,12 +150,12 @@ class Recorder:
         """See `Strategy.begin`."""
         return self._strategy.begin()
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy.pick`."""
         self._arrived()
         chosen = enabled[0]
         if len(enabled) > 1 or self._strategy.every_point:
-            chosen = self._strategy.pick(runtime, current, enabled)
+            chosen = self._strategy.pick(view, current, enabled)
         self.decisions.append(chosen.index)
         if current is not None and chosen is not current:
             # What is folded shows nothing: from the first who was kept waiting to the last who goes.
@@ -165,9 +165,9 @@ class Recorder:
         self._chosen(chosen)
         return chosen
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
+    def value(self, view: View, name: str, n: int) -> int:
         """See `Strategy.value`."""
-        value = self._strategy.value(runtime, name, n)
+        value = self._strategy.value(view, name, n)
         self.decisions.append(value)
         self._write(Row(self.lane, f"chooses {name}: {value} of {n}"))
         return value
@@ -179,7 +179,7 @@ class Recorder:
     def finish(self, runtime: ExploreRuntime) -> None:
         """Take in the end of the execution."""
         self._arrived()
-        failure, failed = runtime.failure, runtime.failed_task
+        failure, failed = runtime.controller.failure, runtime.controller.failed_task
         if self.broken:
             self._write(Row("", "the invariant does not hold"))
         elif isinstance(failure, StepsExceededError):
@@ -187,7 +187,7 @@ class Recorder:
         elif failure is not None:
             lane = "" if failed is None else self._lane_of(failed)
             self._write(Row(lane, f"raises {type(failure).__name__}"))
-        elif not runtime.cut:
+        elif not runtime.controller.pruned:
             self._write(Row("", self._ending(runtime)))
         self._close()
 
@@ -276,13 +276,13 @@ class Recorder:
 
         def look() -> None:
             state.update((name, _cut(words)) for name, words in world.watch().items())
-            for thing in runtime.things:
+            for thing in runtime.controller.table.things:
                 if not self.quiet(thing.name):
                     value = _value(thing)
                     if value is not None:
                         state[thing.name] = value
 
-        runtime._look(look)
+        runtime.controller.inspect(look)
         return state
 
     @staticmethod
@@ -321,13 +321,13 @@ def _doing(kind: str, thing: Thing | None) -> Callable[[], str] | None:
     name = "" if thing is None else thing.name
     if isinstance(thing, XCell):
         template = _CELLS.get(kind, f"{kind} {{}}: {{}}")
-        return lambda: template.format(name, _short(thing._value))
+        return lambda: template.format(name, _short(thing.peek()))
     if isinstance(thing, XEvent):
-        flag = thing._flag
+        flag = thing.peek()
         if kind == "clear" and not flag:
             return None
         template = _EVENTS.get(kind, f"{kind} {{}}")
-        return lambda: template.format(name, "set" if thing._flag else "clear")
+        return lambda: template.format(name, "set" if thing.peek() else "clear")
     if isinstance(thing, XEnd):
         return _channel(kind, thing)
     words = f"{kind} {name}".rstrip()
@@ -381,9 +381,9 @@ def _sleep(task: Task) -> str:
 
 def _value(thing: Thing) -> str | None:
     if isinstance(thing, XCell | XShared):
-        return _short(thing._value)
+        return _short(thing.peek())
     if isinstance(thing, XEvent):
-        return "set" if thing._flag else "clear"
+        return "set" if thing.peek() else "clear"
     if isinstance(thing, XEnd):
         return f"{len(thing.inbox)} waiting" + (", closed" if thing.closed else "")
     return None

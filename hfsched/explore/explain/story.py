@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.explain.long import shortened
 from hfsched.explore.explain.no_return import Replayed, point_of_no_return
 from hfsched.explore.explain.recorder import Recorder, Row
-from hfsched.explore.points import StepsExceededError
 from hfsched.explore.races import RaceError, Races
 from hfsched.explore.replay import words
 

@@ -19,7 +19,7 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["Bounded"]
@@ -61,11 +61,11 @@ class Bounded:
         self._executions += 1
         return True
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
-        return self._search.pick(runtime, current, enabled)
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        return self._search.pick(view, current, enabled)
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
-        return self._search.value(runtime, name, n)
+    def value(self, view: View, name: str, n: int) -> int:
+        return self._search.value(view, name, n)
 
     def end(self, outcome: Outcome) -> None:
         self._search.end(outcome)

@@ -25,14 +25,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hfsched.explore.controller import Prune
 from hfsched.explore.cycles import Cycles, LivelockError, fair, words
-from hfsched.explore.points import Prune
 from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
+    from hfsched.explore.digests import Knowledge
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.points import Knowledge
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["Exhaustive"]
@@ -105,7 +105,7 @@ class Exhaustive:
         self._preemptions = 0
         self._asleep: Sleepers = {}
         self._node: _Node | None = None  # the one that the last step was chosen at
-        self._runtime: ExploreRuntime | None = None
+        self._view: View | None = None
         self._on_path: dict[int, int] = {}  # state's key -> where its node is on the path
         self._ran: list[int] = []  # the tasks that ran in this execution, step by step
         self._chase: Cycles | None = None
@@ -144,83 +144,83 @@ class Exhaustive:
                 del self._on_path[node.key]
         return False
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
-        self._runtime = runtime
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        self._runtime = view
         if self._chase is not None:
-            return self._go_on(self._chase, runtime, enabled)
+            return self._go_on(self._chase, view, enabled)
         if self._depth < len(self._path):
-            return self._follow(runtime, current, enabled)
+            return self._follow(view, current, enabled)
         if self._sleeping:
-            self._look_back(runtime)
+            self._look_back(view)
         if len(enabled) == 1:
             self._ran.append(enabled[0].index)
             if enabled[0].index in self._asleep:
                 raise Prune
             if self._asleep:
-                self._fall_asleep(runtime, self._asleep, enabled[0])
+                self._fall_asleep(view, self._asleep, enabled[0])
             return enabled[0]
         if self._depth < len(self._root):
             node = _Node([self._root[self._depth]], {})
         else:
-            node = self._visit(runtime, current, enabled)
+            node = self._visit(view, current, enabled)
             if self._chase is not None:
-                return self._go_on(self._chase, runtime, enabled)
-        self._append(node, runtime)
-        return self._choose(node, runtime, current)
+                return self._go_on(self._chase, view, enabled)
+        self._append(node, view)
+        return self._choose(node, view, current)
 
-    def _append(self, node: _Node, runtime: ExploreRuntime) -> None:
+    def _append(self, node: _Node, view: View) -> None:
         """Add a node to the path; if another choice is left, an execution will come to it again."""
         if self.stateful and node.left:
-            node.knowledge = runtime.knowledge()
+            node.knowledge = view.knowledge()
         self._path.append(node)
 
-    def _follow(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
+    def _follow(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """Go the way of the execution before, up to the last node: nothing is new before that."""
-        runtime.stateful = False
+        view.stateful = False
         if len(enabled) == 1:
             self._ran.append(enabled[0].index)
             return enabled[0]
         node = self._path[self._depth]
         if self._depth + 1 == len(self._path):
-            self._arrive(node, runtime)
-            return self._choose(node, runtime, current)
-        return self._go(node, runtime, current)
+            self._arrive(node, view)
+            return self._choose(node, view, current)
+        return self._go(node, view, current)
 
-    def _arrive(self, node: _Node, runtime: ExploreRuntime) -> None:
+    def _arrive(self, node: _Node, view: View) -> None:
         """Know, at the last node of the path, what was known when it was first come to."""
         if node.knowledge is not None:
-            runtime.recall(node.knowledge)
+            view.recall(node.knowledge)
 
-    def _choose(self, node: _Node, runtime: ExploreRuntime, current: Task | None) -> Task:
+    def _choose(self, node: _Node, view: View, current: Task | None) -> Task:
         """Do what a node says, for the first time."""
-        chosen = self._go(node, runtime, current)
+        chosen = self._go(node, view, current)
         if self._sleeping:
             self._node = node
-            self._fall_asleep(runtime, node.asleep | node.done, chosen)
+            self._fall_asleep(view, node.asleep | node.done, chosen)
         return chosen
 
-    def _go(self, node: _Node, runtime: ExploreRuntime, current: Task | None) -> Task:
+    def _go(self, node: _Node, view: View, current: Task | None) -> Task:
         """Note that a node's choice runs."""
         self._depth += 1
         self._ran.append(node.choice)
-        chosen = runtime.tasks[node.choice]
+        chosen = view.tasks[node.choice]
         if current is not None and chosen is not current:
             self._preemptions += 1
         return chosen
 
-    def _go_on(self, chase: Cycles, runtime: ExploreRuntime, enabled: list[Task]) -> Task:
+    def _go_on(self, chase: Cycles, view: View, enabled: list[Task]) -> Task:
         """Let everybody run in turn, behind what the search covers."""
         self._chased += 1
         if self._chased > CHASE_MAX:
             raise Prune
-        chase.look(runtime, enabled)
+        chase.look(view, enabled)
         chosen = chase.waited_longest(enabled)
         chase.went(chosen)
         return chosen
 
-    def _look_back(self, runtime: ExploreRuntime) -> None:
+    def _look_back(self, view: View) -> None:
         """Learn what the last step has touched besides its first operation; wake whom it concerns."""
-        touched = runtime.touched
+        touched = view.touched
         if self._node is not None:
             self._node.touched = tuple({*self._node.touched, *touched})
             self._node = None
@@ -228,23 +228,23 @@ class Exhaustive:
             self._asleep = {
                 index: theirs
                 for index, theirs in self._asleep.items()
-                if not touches(runtime.tasks[index], touched) and not _meet(theirs, touched)
+                if not touches(view.tasks[index], touched) and not _meet(theirs, touched)
             }
 
-    def _fall_asleep(self, runtime: ExploreRuntime, candidates: Sleepers, chosen: Task) -> None:
+    def _fall_asleep(self, view: View, candidates: Sleepers, chosen: Task) -> None:
         """Keep asleep what the step of `chosen` does not touch, as far as its operation tells."""
         self._asleep = {
             index: theirs
             for index, theirs in candidates.items()
-            if not dependent(runtime.tasks[index], chosen) and not touches(chosen, theirs)
+            if not dependent(view.tasks[index], chosen) and not touches(chosen, theirs)
         }
 
-    def _visit(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> _Node:
+    def _visit(self, view: View, current: Task | None, enabled: list[Task]) -> _Node:
         asleep = frozenset(self._asleep)
         candidates = [task.index for task in enabled if task.index not in asleep]
         key = 0
         if self._caching:
-            key = runtime.state_key()
+            key = view.state_key()
             if self.bound is not None:
                 last = -1 if current is None else current.index
                 key = hash((key, self._preemptions, last))
@@ -252,7 +252,7 @@ class Exhaustive:
             if known is None:
                 self._cache[key] = asleep
             else:
-                self._go_round(runtime, key)
+                self._go_round(view, key)
                 if self._chase is not None:
                     return _Node([0], {})  # not used: the search goes no further here
                 candidates = [index for index in candidates if index in known]
@@ -270,7 +270,7 @@ class Exhaustive:
         self._on_path[key] = len(self._path)
         return node
 
-    def _go_round(self, runtime: ExploreRuntime, key: int) -> None:
+    def _go_round(self, view: View, key: int) -> None:
         """Look whether a known state closes a fair cycle."""
         start = self._on_path.get(key)
         if start is None or self._path[start].chased:
@@ -278,17 +278,17 @@ class Exhaustive:
         nodes = self._path[start:]
         ran = self._ran[nodes[0].steps :]
         if fair([node.enabled for node in nodes if node.enabled is not None], ran):
-            raise LivelockError(words(runtime, ran))
+            raise LivelockError(words(view, ran))
         nodes[0].chased = True
         self._chase = Cycles()
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         if self._chase is not None:
             return 0
         if self._depth < len(self._path):
             node = self._path[self._depth]
             if self._depth + 1 == len(self._path):
-                self._arrive(node, runtime)
+                self._arrive(node, view)
                 self._asleep, self._node = node.asleep, node.before
         else:
             rooted = self._depth < len(self._root)
@@ -296,16 +296,16 @@ class Exhaustive:
             left = [self._root[self._depth]] if rooted else list(range(most - 1, -1, -1))
             node = _Node(left, self._asleep)
             node.before = self._node
-            self._append(node, runtime)
+            self._append(node, view)
         self._depth += 1
         if node.choice:
             self._preemptions += 1
         return node.choice
 
     def end(self, outcome: Outcome) -> None:  # noqa: ARG002
-        if self._sleeping and self._runtime is not None:
-            self._look_back(self._runtime)
-            self._runtime = None
+        if self._sleeping and self._view is not None:
+            self._look_back(self._view)
+            self._view = None
 
 
 def _meet(one: Sequence[tuple[str, bool]], two: Sequence[tuple[str, bool]]) -> bool:

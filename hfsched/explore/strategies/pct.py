@@ -25,7 +25,7 @@ from hfsched.explore.strategies import PATIENCE, YIELD
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["PCT"]
@@ -60,12 +60,12 @@ class PCT:
 
     def pick(
         self,
-        runtime: ExploreRuntime,
+        view: View,
         current: Task | None,  # noqa: ARG002
         enabled: list[Task],
     ) -> Task:
         priorities = self._priorities
-        while len(priorities) < len(runtime.tasks):
+        while len(priorities) < len(view.tasks):
             priorities.append(self.depth + self._random.random())
         best = self._highest(enabled)
         step = self._step
@@ -89,7 +89,7 @@ class PCT:
                 highest = priorities[task.index]
         return best
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         return self._random.randrange(n)
 
     def end(self, outcome: Outcome) -> None:  # noqa: ARG002

@@ -22,8 +22,7 @@ from hfsched.explore.strategies.walk import RandomWalk
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.strategy import Strategy, View
     from hfsched.explore.task import Task
 
 __all__ = ["Portfolio"]
@@ -106,11 +105,11 @@ class Portfolio:
                 self._members.remove(turn)
         return False
 
-    def pick(self, runtime: ExploreRuntime, current: Task | None, enabled: list[Task]) -> Task:
-        return self._turn.strategy.pick(runtime, current, enabled)
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        return self._turn.strategy.pick(view, current, enabled)
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:
-        return self._turn.strategy.value(runtime, name, n)
+    def value(self, view: View, name: str, n: int) -> int:
+        return self._turn.strategy.value(view, name, n)
 
     def end(self, outcome: Outcome) -> None:
         turn = self._turn

@@ -22,7 +22,7 @@ from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["POS"]
@@ -47,18 +47,18 @@ class POS:
 
     def pick(
         self,
-        runtime: ExploreRuntime,
+        view: View,
         current: Task | None,  # noqa: ARG002
         enabled: list[Task],
     ) -> Task:
         priorities = self._priorities
         draw = self._random.random
-        while len(priorities) < len(runtime.tasks):
+        while len(priorities) < len(view.tasks):
             priorities.append(draw())
         if len(enabled) == 1:
             priorities[enabled[0].index] = draw()  # that of its next operation
             return enabled[0]
-        touched = runtime.touched
+        touched = view.touched
         if touched:
             for task in enabled:
                 if touches(task, touched):
@@ -76,7 +76,7 @@ class POS:
                 priorities[task.index] = draw()
         return best
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         return self._random.randrange(n)
 
     def end(self, outcome: Outcome) -> None:

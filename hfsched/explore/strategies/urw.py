@@ -16,11 +16,12 @@ Where this differs:
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["UniformWalk"]
@@ -49,13 +50,13 @@ class UniformWalk:
 
     def pick(
         self,
-        runtime: ExploreRuntime,
+        view: View,
         current: Task | None,  # noqa: ARG002
         enabled: list[Task],
     ) -> Task:
         left = self._left
-        if len(left) < len(runtime.tasks):
-            self._meet(runtime.tasks[len(left) :])
+        if len(left) < len(view.tasks):
+            self._meet(view.tasks[len(left) :])
         chosen = enabled[-1]
         if len(enabled) > 1:
             total = 0.0
@@ -72,14 +73,14 @@ class UniformWalk:
         left[index] = max(left[index] - 1, 1)
         return chosen
 
-    def _meet(self, tasks: list[Task]) -> None:
+    def _meet(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             steps, count = self._seen.get(task.name, (1, 1))
             self._names.append(task.name)
             self._left.append(max(steps / count, 1))
             self._steps.append(0)
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         return self._random.randrange(n)
 
     def end(self, outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
 __all__ = ["RandomWalk"]
@@ -33,13 +33,13 @@ class RandomWalk:
 
     def pick(
         self,
-        runtime: ExploreRuntime,  # noqa: ARG002
+        view: View,  # noqa: ARG002
         current: Task | None,  # noqa: ARG002
         enabled: list[Task],
     ) -> Task:
         return enabled[int(self._draw() * len(enabled))]  # quicker than choice()
 
-    def value(self, runtime: ExploreRuntime, name: str, n: int) -> int:  # noqa: ARG002
+    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         return self._random.randrange(n)
 
     def end(self, outcome: Outcome) -> None:

@@ -1,0 +1,383 @@
+"""The controller of one execution: at each point it lets a strategy decide which task runs.
+
+A *point* precedes each operation; the choice is among the tasks whose operation can be done.
+Between two points a task runs alone.
+
+Implementation note.  There is no hub on the way from task to task: the task that reaches a point
+asks the strategy in its own greenlet and switches straight to the one chosen, which costs half a
+microsecond; when it chooses itself, nothing is switched.  The greenlet that called `explore` gets
+control when no task is enabled, when the strategy prunes the execution, or when a task fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from hfsched.errors import InternalError, UserError
+from hfsched.explore import digests
+from hfsched.explore.objects import Thing, plain
+from hfsched.explore.task import Group, Task
+from hfsched.explore.tasktable import TaskTable
+
+try:
+    import greenlet
+except ImportError as exc:  # pragma: no cover - a test without greenlet sees the message
+    raise UserError(
+        "exploring needs the package 'greenlet': pip install 'hfsched[explore]'"
+    ) from exc
+
+if TYPE_CHECKING:
+    from hfsched.explore.races import Races
+    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.task import Touched
+
+__all__ = ["STEPS_MAX", "Controller", "Prune", "StepsExceededError"]
+
+STEPS_MAX = 20_000
+T = TypeVar("T")
+
+
+class Prune(Exception):  # noqa: N818 - no error
+    """The strategy has explored what follows already."""
+
+
+class StepsExceededError(Exception):
+    """An execution that does not end: a livelock, or a bound that is too low."""
+
+
+class Controller:
+    """One execution: its tasks and things (`table`), its time, and the choice at each point.
+
+    `tracing` records every step.  `races` looks for unordered accesses to shared values in its own
+    way; without it the first shared value brings a detector along.  It is the
+    `hfsched.explore.strategy.View` that a strategy gets.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        tracing: bool = False,
+        races: Races | None = None,
+        joining: bool = True,
+        steps_max: int = STEPS_MAX,
+    ) -> None:
+        self.strategy = strategy
+        self.stateful = strategy.stateful
+        self._every_point = strategy.every_point
+        self.races = races
+        self.joining = joining  # an operation may belong to the step before it
+        self._steps_max = steps_max
+        self.table = TaskTable()
+        self.tasks = self.table.tasks
+        self.current: Task | None = None
+        self.previous: Task | None = None  # the task that ran last
+        self.steps = 0
+        self.touched: Touched = []  # by the last step, besides its first operation
+        self.stopping = False
+        self.settling = False
+        self.time = 0
+        self.pruned = False
+        self.failure: BaseException | None = None
+        self.failed_task: Task | None = None
+        self.trace: list[str] | None = [] if tracing else None
+        self.invariant: Callable[[], None] | None = None
+        self._hub = greenlet.getcurrent()
+        self._clock: Task | None = self.pseudo("clock", "clock", self._tick, live=False)
+        if races is not None:
+            races.attach(self)
+
+    # One execution.
+
+    def explore(self) -> None:
+        """Run the spawned tasks until none is enabled, one fails, or the strategy prunes."""
+        self.current = None
+        if self.failure is not None:
+            return  # a task has failed while settling
+        chosen = self._next()
+        if chosen is not None:
+            chosen.glet.switch()
+
+    def settle(self) -> None:
+        """Run the spawned tasks until none is enabled, in one fixed order that is not explored."""
+        self.settling = True
+        try:
+            self.explore()
+        finally:
+            self.settling = False
+            self.previous = None
+
+    def stop_clock(self) -> None:
+        """Let no deadline pass."""
+        self._clock = None
+
+    def close(self) -> None:
+        """Unwind every task that has not ended."""
+        self.stopping = True
+        for task in self.tasks:
+            if task.glet is not None and not task.glet.dead:
+                self.current = task
+                task.glet.parent = self._hub
+                with contextlib.suppress(Exception):  # a task may raise while it is unwound
+                    task.glet.throw(greenlet.GreenletExit)
+        self.current = None
+
+    # Points.
+
+    def point(
+        self,
+        kind: str,
+        thing: Thing | None,
+        *,
+        write: bool = False,
+        condition: Callable[[], bool] | None = None,
+        deadline: int | None = None,
+        also: Sequence[Thing] = (),
+    ) -> None:
+        """Let the strategy choose the next task; return when it is this task's turn.
+
+        `also` are things that the operation and its condition look at, besides `thing`; a `write`
+        to them needs an operation whose order always matters (`hfsched.explore.task`).
+        """
+        task = self.current
+        if task is None:
+            return  # the scenario is being built, or looked at
+        if self.stopping:
+            raise greenlet.GreenletExit
+        if (
+            thing is not None
+            and self.joining
+            and (
+                thing.private or thing.exclusive is not None or (task.entered and condition is None)
+            )
+            and self._joins(task, kind, thing, write, condition, also)
+        ):
+            return
+        if self.stateful:
+            task.history = hash((task.history, kind))  # that it has come this far
+        if deadline is not None:
+            self.touched.append(("clock", False))  # time may stop here now
+        task.entered = kind == "lock"
+        task.kind = kind
+        task.thing = thing
+        task.also = also
+        task.write = write
+        task.condition = condition
+        task.deadline = deadline
+        task.key = None
+        chosen = self._next()
+        if chosen is not task:
+            self._switch(chosen)
+        if condition is not None:
+            task.condition = None
+            task.deadline = None
+        if self.trace is not None:
+            self.record(task.describe())
+
+    def _switch(self, chosen: Task | None) -> None:
+        """Let another task run, None: the hub; return when it is the caller's turn again."""
+        if chosen is None:
+            self._hub.switch()
+        else:
+            chosen.glet.switch()
+        if self.stopping:
+            raise greenlet.GreenletExit
+
+    def _joins(
+        self,
+        task: Task,
+        kind: str,
+        thing: Thing,
+        write: bool,  # noqa: FBT001
+        condition: Callable[[], bool] | None,
+        also: Sequence[Thing],
+    ) -> bool:
+        """Return whether an operation belongs to the step before it.
+
+        An operation on a thing that no other task uses is invisible to them.  And taking a lock can
+        be put off until just before the first operation inside that never blocks, for no other task
+        can tell the difference: lock, operation and unlock are one step (R. Lipton, "Reduction",
+        CACM 18(12), 1975).  Neither holds for a task of a process: that may die in between.
+        """
+        if thing.private:
+            if thing.user is not None and thing.user is not task:
+                raise InternalError(f"{thing.name} is private, and {task.name} uses it too")
+            thing.user = task
+        if task.group is not None:
+            return False
+        if not thing.private:
+            exclusive = thing.exclusive
+            if exclusive is not None and exclusive[0] == task.name and exclusive[1]():
+                if condition is not None and not condition():
+                    return False
+            elif condition is None and task.entered:
+                task.entered = False
+                self.touched += [(each.name, write) for each in (thing, *also)]
+            else:
+                return False
+        if self.trace is not None:
+            self.record(f"{task.name}: {kind} {thing.name}")
+        return True
+
+    def observe(self, value: object) -> None:
+        """Note a hashable value that the current task has learnt."""
+        if self.stateful and self.current is not None:
+            self.current.history = hash((self.current.history, value))
+
+    def observe_plain(self, value: object) -> None:
+        """Note a value of any type that the current task was given."""
+        if self.stateful and self.current is not None:
+            self.current.history = hash((self.current.history, plain(value)))
+
+    def pass_on(self, thing: Thing) -> None:
+        """Order all that happened before ahead of what `take_over` of `thing` precedes."""
+        if self.races is not None:
+            self.races.release(thing)
+
+    def take_over(self, thing: Thing) -> None:
+        """See `pass_on`."""
+        if self.races is not None:
+            self.races.acquire(thing)
+
+    # Deciding.
+
+    def _next(self) -> Task | None:
+        """Choose the next task and make it the current one; None: back to the hub."""
+        while True:
+            self.steps += 1
+            if self.steps > self._steps_max:
+                return self._fail(
+                    StepsExceededError(f"{self._steps_max} steps and no end: a livelock?")
+                )
+            try:
+                if self.invariant is not None:
+                    self.inspect(self.invariant)
+                enabled = self.table.enabled(self.time)
+                if (
+                    self._clock is not None
+                    and not self.settling
+                    and self.table.next_deadline(self.time) is not None
+                ):
+                    enabled.append(self._clock)
+                many = len(enabled)
+                if not many:
+                    self.current = None
+                    return None
+                chosen = enabled[0]
+                if many > 1 or self._every_point:
+                    current = self.previous if self.previous in enabled else None
+                    if not self.settling:
+                        chosen = self.strategy.pick(self, current, enabled)
+                    elif current is not None:
+                        chosen = current
+            except Prune:
+                self.pruned = True
+                self.current = None
+                return None
+            except Exception as exc:  # noqa: BLE001 - a finding, of any type
+                return self._fail(exc)
+            if self.touched:
+                self.touched = []
+            if chosen.act is None:
+                self.previous = self.current = chosen
+                return chosen
+            self.record(chosen.name)
+            self.current = None  # no task acts: no operation in it is a point
+            try:
+                chosen.act()
+            except Exception as exc:  # noqa: BLE001 - likewise
+                return self._fail(exc)
+
+    def inspect(self, look: Callable[[], T]) -> T:
+        """Call a function that reads the whole state; no operation in it is a point."""
+        task, self.current = self.current, None
+        try:
+            return look()
+        finally:
+            self.current = task
+
+    def _tick(self) -> None:
+        deadline = self.table.next_deadline(self.time)
+        assert deadline is not None
+        self.time = deadline
+
+    def _fail(self, failure: BaseException) -> Task | None:
+        self.failure = failure
+        self.failed_task = self.current
+        self.current = None
+        return None
+
+    # Tasks.
+
+    def spawn(self, name: str, fn: Callable[[], None], group: Group | None) -> Task:
+        """Make a task of a process (None: of the first one); it has not begun."""
+        task = self.table.new(name, group, self.current)
+        if self.races is not None:
+            self.races.born(task, self.current)
+
+        def body(*_: object) -> None:
+            try:
+                fn()
+            except greenlet.GreenletExit:
+                return
+            except BaseException as exc:  # noqa: BLE001 - a finding, of any type
+                if not self.stopping:
+                    self._fail(exc)
+                    task.glet.parent = self._hub
+                return
+            self.end(task)
+            if not self.stopping:
+                chosen = self._next()  # it runs when this greenlet returns
+                task.glet.parent = self._hub if chosen is None else chosen.glet
+
+        task.glet = greenlet.greenlet(body, self._hub)
+        return task
+
+    def pseudo(self, name: str, kind: str, act: Callable[[], None], *, live: bool = True) -> Task:
+        """Make a pseudo-task: choosing it calls `act`."""
+        return self.table.new_pseudo(name, kind, act, self.current, live=live)
+
+    def end(self, task: Task) -> None:
+        """Note that a task has ended."""
+        self.touched += self.table.end(task)
+
+    def kill(self, group: Group) -> None:
+        """Kill a process."""
+        if group.ended():
+            return
+        self.touched += self.table.kill(group)
+        if self.current is not None and self.current.group is group:
+            self._switch(self._next())  # nothing of it runs any more, not even a ``finally``
+
+    # States and traces.
+
+    def state_key(self) -> int:
+        """Return a 64-bit digest of the whole state; see `hfsched.explore.digests`."""
+        time = self.time if self._clock is not None else 0
+        task, self.current = self.current, None
+        try:
+            return digests.state_key(self.table, time)
+        finally:
+            self.current = task
+
+    def knowledge(self) -> digests.Knowledge:
+        """Return all digests of what was learnt so far, for `recall`."""
+        return digests.knowledge(self.table)
+
+    def recall(self, knowledge: digests.Knowledge) -> None:
+        """Put back what was learnt in another execution of the schedule so far; digests are on."""
+        self.stateful = True
+        digests.recall(self.table, knowledge)
+
+    def record(self, line: str) -> None:
+        """Write a line of the trace."""
+        if self.trace is not None and not self.settling:
+            self.trace.append(line)
+
+    def trace_hash(self) -> str:
+        """Return a digest of the trace, the same in every process."""
+        assert self.trace is not None
+        return hashlib.blake2b("\n".join(self.trace).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,120 @@
+"""The tasks, processes and things of one execution: which exist, which can run, which have ended.
+
+Plain state.  The controller decides which task runs; a method that ends tasks returns what that
+touches, as {name, write}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hfsched.explore.objects import Thing, XLock
+from hfsched.explore.task import Group, Task
+
+if TYPE_CHECKING:
+    from hfsched.explore.task import Touched
+
+__all__ = ["TaskTable"]
+
+
+class TaskTable:
+    """All tasks in the order in which they were made, which gives each its index."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.things: list[Thing] = []
+        self.created = 0  # a digest: which task made which tasks and things
+        self._live: list[Task] = []  # those that have not ended, without the clock
+
+    def new(self, name: str, group: Group | None, maker: Task | None) -> Task:
+        """Make a task of a process (None: of the first one)."""
+        task = Task(len(self.tasks), name, group)
+        if group is not None:
+            group.tasks.append(task)
+        self.tasks.append(task)
+        self._live.append(task)
+        self.note_created(name, maker)
+        return task
+
+    def new_pseudo(
+        self, name: str, kind: str, act: Callable[[], None], maker: Task | None, *, live: bool
+    ) -> Task:
+        """Make a pseudo-task; choosing it calls `act`.  One that is not `live` is never enabled."""
+        task = Task(len(self.tasks), name, None)
+        task.kind, task.write, task.act = kind, True, act
+        self.tasks.append(task)
+        if live:
+            self._live.append(task)
+        self.note_created(name, maker)
+        return task
+
+    def note_created(self, name: str, maker: Task | None) -> None:
+        """Note that a task (None: the scenario) has made, or closed, something of this name.
+
+        States identify tasks and things by their places in the order of creation; so that order is
+        part of the state.
+        """
+        self.created = hash((self.created, -1 if maker is None else maker.index, name))
+
+    def enabled(self, now: int) -> list[Task]:
+        """Return the tasks whose pending operation can be done at time `now`, the clock left out."""
+        return [
+            task
+            for task in self._live
+            if (condition := task.condition) is None
+            or condition()
+            or ((deadline := task.deadline) is not None and now >= deadline)
+        ]
+
+    def next_deadline(self, now: int) -> int | None:
+        """Return the first deadline after `now`, None without one."""
+        times = [
+            task.deadline
+            for task in self._live
+            if task.deadline is not None and task.deadline > now
+        ]
+        return min(times, default=None)
+
+    def locks(self) -> list[XLock]:
+        """Return all locks."""
+        return [thing for thing in self.things if isinstance(thing, XLock)]
+
+    def end(self, task: Task) -> Touched:
+        """Note that a task has ended; the last one of a process closes its channels."""
+        if task.done:
+            return []
+        task.done = True
+        task.key = None
+        self._live.remove(task)
+        group = task.group
+        if group is None or group.dead:
+            return []
+        touched = [(f"tasks of {group.name}", True)]  # which one ends last
+        if group.ended():
+            touched += self._close_channels(group)
+        return touched
+
+    def kill(self, group: Group) -> Touched:
+        """End every task of a process where it is; the kernel closes its channels.
+
+        What the tasks knew is gone: two states that differ in that alone are the same.  What they
+        have left half done under a lock that they hold is part of the state.
+        """
+        group.dead = True
+        touched: Touched = []
+        for task in group.tasks:
+            touched += self.end(task)
+            task.history, task.kept = 0, ()
+            task.kind, task.thing, task.deadline = "dead", None, None
+            task.key = None
+        for lock in self.locks():
+            if lock.owner is not None and lock.owner.group is group:
+                lock.note_state()
+        return touched + self._close_channels(group)
+
+    @staticmethod
+    def _close_channels(group: Group) -> Touched:
+        for end in group.ends:
+            end.cut()
+        return [(thing.name, True) for thing in group.things]
