@@ -308,6 +308,10 @@ class Mirror:
         with self._lock:
             return self._slots[vcpu].activity
 
+    def peek(self) -> tuple[tuple[VcpuActivity, bool], ...]:
+        """Return {activity, kicked} of each vCPU without the lock: to be shown, nothing else."""
+        return tuple((slot.activity, slot.kick) for slot in self._slots)
+
     def close(self) -> None:
         """Free the events; every vCPU's thread must have left."""
         for event in (self._resumed, self._quiesced, *(slot.event for slot in self._slots)):

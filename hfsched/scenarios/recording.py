@@ -67,11 +67,9 @@ def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
             words[f"{vm.name} waiters"] = str(vm.mailbox.waiters)
     for driven in driver.vms:
         words[f"{driven.name} mirror"] = "a message unread" if driven.mirror.unread else "-"
-        for index, slot in enumerate(driven.mirror._slots):
-            kicked = ", kicked" if slot.kick else ""
-            words[f"{driven.name}.{index} mirror"] = (
-                _RESTS.get(slot.activity, slot.activity.value) + kicked
-            )
+        for index, (activity, kick) in enumerate(driven.mirror.peek()):
+            kicked = ", kicked" if kick else ""
+            words[f"{driven.name}.{index} mirror"] = _RESTS.get(activity, activity.value) + kicked
     return words
 
 

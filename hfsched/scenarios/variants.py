@@ -98,7 +98,7 @@ class Upstream(Driver):
                 self._sleep(me)
             case Message(_, receiver, _):
                 if receiver == PRIMARY_ID:
-                    self._to_host(vm, index)
+                    self.to_host(vm, index)
                 else:
                     self.deliver(receiver)
             case NotifyWaiters():
@@ -108,7 +108,7 @@ class Upstream(Driver):
             case Yield() | Busy():
                 self._runtime.checkpoint("yield")
             case Aborted():
-                self._dead(vm, index)
+                self.end_vm(vm, index)
                 for other in range(len(vm.counters)):
                     self._wake(vm, other)
                 return False

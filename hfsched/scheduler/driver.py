@@ -184,7 +184,7 @@ class Driver:
                 if not self._react(vm, index, result):
                     return
         except BaseException:
-            self._dead(vm, index)  # a bug of ours: whoever waits for the VM must not wait for ever
+            self.end_vm(vm, index)  # a bug of ours: whoever waits for the VM must not wait for ever
             raise
         finally:
             vm.mirror.leave(index)
@@ -199,7 +199,7 @@ class Driver:
                 vm.mirror.wait_for_message(index, self._deadline(timer))
             case Message(_, receiver, _):
                 if receiver == PRIMARY_ID:
-                    self._to_host(vm, index)
+                    self.to_host(vm, index)
                 else:
                     vm.counters[index].to_guests += 1
                     self.deliver(receiver)
@@ -224,11 +224,11 @@ class Driver:
         return None if timer is None else self._runtime.now() + timer
 
     def _abort(self, vm: DrivenVm, index: int, reason: str) -> None:
-        if self._dead(vm, index):
+        if self.end_vm(vm, index):
             self._on_abort(vm.name, reason)
 
-    def _dead(self, vm: DrivenVm, index: int) -> bool:
-        """Stop all of a VM, told by vCPU `index`; False: it was known before."""
+    def end_vm(self, vm: DrivenVm, index: int) -> bool:
+        """Stop all of a VM, as vCPU `index` found it dead; False: that was known before."""
         running = vm.mirror.abort()
         if running is None:
             return False
@@ -297,7 +297,7 @@ class Driver:
             if injection is Injection.PENDING:
                 return
 
-    def _to_host(self, vm: DrivenVm, index: int) -> None:
+    def to_host(self, vm: DrivenVm, index: int) -> None:
         """Empty the primary's RX at once; this thread then holds the message until it has room."""
         taken = self._interface.rx_take()
         if taken is None:
