@@ -114,8 +114,10 @@ class Bare:
 
     def __init__(self, stage: Stage) -> None:
         runtime = ExploreRuntime(Replay(Schedule()))
-        hypervisor, _, _ = stage._parts(runtime, PARTS[""])
-        self._pairs = list(zip(stage.machines, hypervisor.registry.vms.values(), strict=True))
+        assembly = stage.assemble(runtime, PARTS[""], boot=False)
+        self._pairs = [
+            (machine, vm.record) for machine, vm in zip(stage.machines, assembly.vms, strict=True)
+        ]
 
     def run(self, did: list[Did]) -> None:
         """Put the machines back, and do it all."""

@@ -35,7 +35,6 @@ from echo import Inline, Threads
 
 from hfsched.abi.ffa import FfaId, HfId
 from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.interface import Yield
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime, tune_process
@@ -43,6 +42,7 @@ from hfsched.vcpu.engine import Hypercall, Permissions
 from hfsched.vcpu.kvm import device
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 from hfsched.vcpu.kvm.engine import KvmEngine
+from hfsched.vmm.assembly import VmParts, assemble
 
 __all__ = ["Loop"]
 
@@ -86,13 +86,13 @@ class Loop:
         self._ram.write(0, guest(calls))
         space = self._engine.space("loop", 1)
         space.map(BASE, self._ram, 0, MEMORY, Permissions.RWX)
-        self._hypervisor = Hypervisor(runtime, lambda _vm, _line: None)
-        vm = self._hypervisor.registry.add("loop", FFA_1_0, space, self._ram, BASE, 1)
+        assembly = assemble(runtime, vms=[VmParts("loop", space, self._ram, BASE, 1, BASE)])
+        self._hypervisor = assembly.hypervisor
+        vm = assembly.vms[0].record
         self._vm = vm.id
         cpu = vm.vcpus[0].cpu
         assert isinstance(cpu, KvmVcpu)
         self.cpu = cpu
-        self._hypervisor.start(self._vm, BASE, 0)
         self.answered(1)  # from here on it is at its start
 
     def answered(self, times: int) -> None:

@@ -276,15 +276,16 @@ def run_mistake(name: str) -> str:
     from hfsched.mailbox.mailbox import Mailbox
     from hfsched.mailbox.mirror import Mirror
     from hfsched.scenarios import variants
-    from hfsched.scheduler import driver
+    from hfsched.vmm.assembly import Parts
 
     faulty = getattr(importlib.import_module("tests.scheduler.test_lost_wakeups"), name)
     if issubclass(faulty, Mirror):
-        setattr(driver, "Mirror", faulty)  # noqa: B010 - it is imported there, not exported
+        parts = Parts(mirror=faulty)
     elif issubclass(faulty, Mailbox):
-        variants.PARTS[""] = variants.Parts(mailbox=faulty)  # type: ignore[index]
+        parts = Parts(mailbox=faulty)
     else:
-        variants.PARTS[""] = variants.Parts(driver=faulty)  # type: ignore[index]
+        parts = Parts(driver=faulty)
+    variants.PARTS[""] = parts  # type: ignore[index]
     return _explored(QUICK) or _explored(THOROUGH)
 
 

@@ -12,10 +12,11 @@ from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.mailbox.mailbox import Header, RxState
 
 if TYPE_CHECKING:
-    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.context import Context
     from hfsched.hypervisor.vm import Vcpu
 
 __all__ = [
+    "debug_log",
     "features",
     "id_get",
     "interrupt_enable",
@@ -29,33 +30,39 @@ __all__ = [
 ]
 
 
-def version(_: Registry, vcpu: Vcpu, requested: int) -> Reply:
+def version(_: Context, vcpu: Vcpu, requested: int) -> Reply:
     """Return the version of the dialect."""
     return vcpu.vm.dialect.version(requested)
 
 
-def features(_: Registry, vcpu: Vcpu, function: int) -> Reply:
+def features(_: Context, vcpu: Vcpu, function: int) -> Reply:
     """Tell whether a function is there."""
     return vcpu.vm.dialect.features(function)
 
 
-def not_supported(_: Registry, vcpu: Vcpu) -> Reply:
+def debug_log(context: Context, vcpu: Vcpu, character: int) -> Reply:
+    """Print one character of the VM's log."""
+    context.console.put(vcpu, character)
+    return vcpu.vm.dialect.value(0)
+
+
+def not_supported(_: Context, vcpu: Vcpu) -> Reply:
     """Refuse what the specification knows and this hypervisor has not."""
     return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
 
 
-def id_get(_: Registry, vcpu: Vcpu) -> Reply:
+def id_get(_: Context, vcpu: Vcpu) -> Reply:
     """Return the caller's VM id."""
     return vcpu.vm.dialect.success(vcpu.vm.id)
 
 
-def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Reply:
+def partition_info_get(context: Context, vcpu: Vcpu, *words: int) -> Reply:
     """Write descriptors of the partitions with a UUID into the caller's RX, which is then READ."""
     vm = vcpu.vm
     abi = vm.dialect
     # A UUID's bytes 0..3 are the first word's, lowest first (DEN0077A 8.2).
     uuid = UUID(bytes=b"".join(word.to_bytes(4, "little") for word in words))
-    partitions = registry.partitions(uuid)
+    partitions = context.registry.partitions(uuid)
     if not partitions:
         return abi.error(Error.INVALID_PARAMETERS)
     data = abi.partition_info(partitions)
@@ -69,7 +76,7 @@ def partition_info_get(registry: Registry, vcpu: Vcpu, *words: int) -> Reply:
     return abi.success(len(partitions))
 
 
-def yield_(_: Registry, vcpu: Vcpu) -> Reply:
+def yield_(_: Context, vcpu: Vcpu) -> Reply:
     """Let others run."""
     abi = vcpu.vm.dialect
     if vcpu.direct_origin is not None:
@@ -77,12 +84,12 @@ def yield_(_: Registry, vcpu: Vcpu) -> Reply:
     return Switch(abi.success(), Yield())
 
 
-def run(_: Registry, vcpu: Vcpu, vm: int, index: int) -> Reply:  # noqa: ARG001
+def run(_: Context, vcpu: Vcpu, vm: int, index: int) -> Reply:  # noqa: ARG001
     """Refuse: only the primary may, and it has its own interface."""
     return vcpu.vm.dialect.error(Error.DENIED)
 
 
-def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Reply:
+def interrupt_enable(_: Context, vcpu: Vcpu, intid: int, on: int) -> Reply:
     """Enable or disable an interrupt id of the calling vCPU."""
     if not vcpu.interrupts.valid(intid):
         return vcpu.vm.dialect.value(-1)
@@ -92,7 +99,7 @@ def interrupt_enable(_: Registry, vcpu: Vcpu, intid: int, on: int) -> Reply:
     return vcpu.vm.dialect.value(0)
 
 
-def interrupt_get(_: Registry, vcpu: Vcpu) -> Reply:
+def interrupt_get(_: Context, vcpu: Vcpu) -> Reply:
     """Take the lowest enabled and pending interrupt of the calling vCPU."""
     vm = vcpu.vm
     lock = vm.lock
@@ -107,7 +114,7 @@ def interrupt_get(_: Registry, vcpu: Vcpu) -> Reply:
     return vm.dialect.value(intid)
 
 
-def interrupt_inject(_: Registry, vcpu: Vcpu, vm: int, index: int, intid: int) -> Reply:
+def interrupt_inject(_: Context, vcpu: Vcpu, vm: int, index: int, intid: int) -> Reply:
     """Make an interrupt pending in a vCPU of the caller's own VM."""
     own = vcpu.vm
     if not vcpu.interrupts.valid(intid) or vm != own.id or index >= len(own.vcpus):

@@ -7,15 +7,16 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.dialect import Dialect, Op, Regs
+from hfsched.errors import InternalError
 from hfsched.hypervisor import basics, messaging, power
 from hfsched.hypervisor.reply import Reply
 from hfsched.vcpu.engine import Conduit, Hypercall
 
 if TYPE_CHECKING:
-    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.context import Context
     from hfsched.hypervisor.vm import Vcpu
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "table_of"]
 
 _SMC = Conduit.SMC  # an enumeration takes long to find its members
 
@@ -23,6 +24,7 @@ Handler = Callable[..., Reply]
 Table: TypeAlias = dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool]]
 
 HANDLERS: dict[Op, Handler] = {
+    Op.DEBUG_LOG: basics.debug_log,
     Op.VERSION: basics.version,
     Op.FEATURES: basics.features,
     Op.ID_GET: basics.id_get,
@@ -56,43 +58,40 @@ HANDLERS: dict[Op, Handler] = {
 _TABLES: dict[Dialect, Table] = {}
 
 
-def _bind(dialect: Dialect) -> Table:
-    """Make a dialect's table, once.
+def table_of(dialect: Dialect) -> Table:
+    """Return a dialect's table, made once.  Raises InternalError for an operation without handler.
 
-    In the order of the ids: where two collide, the first is found at once, and the calls of
+    It is in the order of the ids: where two collide, the first is found at once, and the calls of
     interrupts have the lowest.
     """
-    table = {
-        number: (call.decode, HANDLERS[call.op], call.smc)
-        for number, call in sorted(dialect.calls.items(), key=itemgetter(0))
-        if call.op in HANDLERS
-    }
-    _TABLES[dialect] = table
-    return table
+    found = _TABLES.get(dialect)
+    if found is None:
+        missing = {call.op.name for call in dialect.calls.values() if call.op not in HANDLERS}
+        if missing:
+            raise InternalError(f"dialect {dialect.name}: no handler for {', '.join(missing)}")
+        found = _TABLES[dialect] = {
+            number: (call.decode, HANDLERS[call.op], call.smc)
+            for number, call in sorted(dialect.calls.items(), key=itemgetter(0))
+        }
+    return found
 
 
 class Calls:
-    """Answers hypercalls.  `log(vm name, line)` gets each line of a guest's debug log."""
+    """Answers hypercalls."""
 
-    def __init__(self, registry: Registry, log: Callable[[Vcpu, int], None]) -> None:
-        self._registry = registry
-        self._log = log
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def dispatch(self, vcpu: Vcpu, call: Hypercall) -> Reply:
-        """Do what the guest asks for; an id that nobody knows gets the dialect's answer."""
+        """Do what the guest asks for; an id that is not in its dialect gets the dialect's answer."""
         dialect = vcpu.vm.dialect
-        number = call.args[0] & 0xFFFF_FFFF
-        bound = (_TABLES.get(dialect) or _bind(dialect)).get(number)
+        bound = (_TABLES.get(dialect) or table_of(dialect)).get(call.args[0] & 0xFFFF_FFFF)
         if bound is None:
-            known = dialect.calls.get(number)
-            if known is None:
-                return dialect.unknown
-            self._log(vcpu, known.decode(call.args)[0])  # the debug log, the one call with a sink
-            return dialect.value(0)
+            return dialect.unknown
         decode, handler, smc = bound
         if not smc and call.conduit is _SMC:
             return dialect.unknown
         args = decode(call.args)
         if args:
-            return handler(self._registry, vcpu, *args)
-        return handler(self._registry, vcpu)  # unpacking nothing takes time too
+            return handler(self._context, vcpu, *args)
+        return handler(self._context, vcpu)  # unpacking nothing takes time too

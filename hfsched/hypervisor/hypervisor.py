@@ -14,6 +14,7 @@ from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID, Intid
 from hfsched.errors import InternalError
 from hfsched.hypervisor.calls import Calls
 from hfsched.hypervisor.console import Console
+from hfsched.hypervisor.context import Context
 from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
@@ -56,17 +57,22 @@ class Hypervisor:
     `log(vm name, line)` gets each line that a guest prints; it must not block.
     """
 
-    def __init__(self, runtime: Runtime, log: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        log: Callable[[str, bytes], None],
+        calls: Callable[[Context], Calls] = Calls,
+    ) -> None:
         self._runtime = runtime
         self.registry = Registry(runtime)
         self.console = Console(log)
-        self._calls = Calls(self.registry, self.console.put)
+        self._calls = calls(Context(runtime, self.registry, self.console))
 
-    def start(self, vm: int, entry: int, argument: int) -> None:
-        """Turn vCPU 0 of a VM on: its first RUN begins at `entry` with x0 = `argument`."""
+    def start(self, vm: int, entry: int, argument: int, vcpu: int = 0) -> None:
+        """Turn a vCPU of a VM on: its first RUN begins at `entry` with x0 = `argument`."""
         record = self.registry.vms[vm]
         with record.lock:
-            boot = record.vcpus[0]
+            boot = record.vcpus[vcpu]
             boot.start = (entry, argument)
             boot.state = VcpuState.READY
 

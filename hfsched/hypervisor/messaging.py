@@ -24,7 +24,7 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.vcpu.engine import Permissions
 
 if TYPE_CHECKING:
-    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.context import Context
 
 __all__ = [
     "direct_request",
@@ -43,7 +43,7 @@ _TX = Mode(Permissions.RW, owned=False, exclusive=False)
 _RX = Mode(Permissions.READ, owned=False, exclusive=False)
 
 
-def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
+def rxtx_map(_: Context, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
     """Take one page each for TX and RX: the VM keeps TX to read and write, RX to read."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -65,7 +65,7 @@ def rxtx_map(_: Registry, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
     return _writable(vcpu, waiters=waiters)
 
 
-def rxtx_unmap(_: Registry, vcpu: Vcpu, owner: int) -> Reply:
+def rxtx_unmap(_: Context, vcpu: Vcpu, owner: int) -> Reply:
     """Give the pages back; an unread message is lost with them, as DEN0077A 7.2.3 has it.
 
     `owner` is 0 at a virtual instance (a VM's own id is taken too).
@@ -87,7 +87,7 @@ def _set_mode(vm: Vm, ipa: int, mode: Mode) -> None:
     vm.space.protect(ipa, PAGE_SIZE, mode.permissions)
 
 
-def rx_release(_: Registry, vcpu: Vcpu) -> Reply:
+def rx_release(_: Context, vcpu: Vcpu) -> Reply:
     """Empty RX."""
     vm = vcpu.vm
     with vm.lock:
@@ -103,7 +103,7 @@ def _writable(vcpu: Vcpu, *, waiters: bool) -> Reply:
 
 
 def msg_send(
-    registry: Registry, vcpu: Vcpu, sender: int, receiver: int, size: int, notify: int
+    context: Context, vcpu: Vcpu, sender: int, receiver: int, size: int, notify: int
 ) -> Reply:
     """Copy `size` bytes of TX into the receiver's RX."""
     vm = vcpu.vm
@@ -112,7 +112,7 @@ def msg_send(
         return abi.error(Error.INVALID_PARAMETERS)
     if vcpu.direct_origin is not None:
         return abi.error(Error.DENIED)
-    target = registry.find(receiver)
+    target = context.registry.find(receiver)
     tx = vm.mailbox.tx
     if target is None or tx is None:
         return abi.error(Error.INVALID_PARAMETERS)
@@ -132,7 +132,7 @@ def msg_send(
     return Switch(abi.success(), result)
 
 
-def msg_wait(_: Registry, vcpu: Vcpu) -> Reply:
+def msg_wait(_: Context, vcpu: Vcpu) -> Reply:
     """Return the unread message, or block until there is one or an interrupt."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -148,7 +148,7 @@ def msg_wait(_: Registry, vcpu: Vcpu) -> Reply:
     return Switch(interrupted, WaitForMessage(None), VcpuState.BLOCKED_MAILBOX)
 
 
-def msg_poll(_: Registry, vcpu: Vcpu) -> Reply:
+def msg_poll(_: Context, vcpu: Vcpu) -> Reply:
     """Return the unread message, or RETRY."""
     vm = vcpu.vm
     abi = vm.dialect
@@ -161,7 +161,7 @@ def msg_poll(_: Registry, vcpu: Vcpu) -> Reply:
     return abi.message(header.sender, vm.id, header.size)
 
 
-def writable_get(_: Registry, vcpu: Vcpu) -> Reply:
+def writable_get(_: Context, vcpu: Vcpu) -> Reply:
     """Return the next VM whose mailbox became writable for the caller, or -1."""
     vm = vcpu.vm
     with vm.lock:
@@ -169,17 +169,17 @@ def writable_get(_: Registry, vcpu: Vcpu) -> Reply:
     return vm.dialect.value(-1 if ready is None else ready)
 
 
-def waiter_get(_: Registry, vcpu: Vcpu, vm: int) -> Reply:  # noqa: ARG001
+def waiter_get(_: Context, vcpu: Vcpu, vm: int) -> Reply:  # noqa: ARG001
     """Refuse: only the primary may ask, and it has its own interface."""
     return vcpu.vm.dialect.value(-1)
 
 
-def direct_request(_: Registry, vcpu: Vcpu, sender: int, receiver: int) -> Reply:  # noqa: ARG001
+def direct_request(_: Context, vcpu: Vcpu, sender: int, receiver: int) -> Reply:  # noqa: ARG001
     """Refuse: only the primary may ask, and it has its own interface."""
     return vcpu.vm.dialect.error(Error.NOT_SUPPORTED)
 
 
-def direct_response(_: Registry, vcpu: Vcpu, sender: int, receiver: int, *words: int) -> Reply:
+def direct_response(_: Context, vcpu: Vcpu, sender: int, receiver: int, *words: int) -> Reply:
     """Reply the direct request being served, and wait for a message."""
     vm = vcpu.vm
     abi = vm.dialect

@@ -10,7 +10,7 @@ from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 
 if TYPE_CHECKING:
-    from hfsched.hypervisor.registry import Registry
+    from hfsched.hypervisor.context import Context
 
 __all__ = [
     "affinity_info",
@@ -23,22 +23,22 @@ __all__ = [
 ]
 
 
-def psci_version(_: Registry, vcpu: Vcpu) -> Reply:
+def psci_version(_: Context, vcpu: Vcpu) -> Reply:
     """Return 1.1."""
     return vcpu.vm.dialect.psci_version()
 
 
-def psci_features(_: Registry, vcpu: Vcpu, function: int) -> Reply:
+def psci_features(_: Context, vcpu: Vcpu, function: int) -> Reply:
     """Tell what is known of a PSCI function."""
     return vcpu.vm.dialect.psci_features(function)
 
 
-def psci_not_supported(_: Registry, vcpu: Vcpu) -> Reply:
+def psci_not_supported(_: Context, vcpu: Vcpu) -> Reply:
     """Refuse: SYSTEM_OFF and the like are the primary's."""
     return vcpu.vm.dialect.power(Power.NOT_SUPPORTED)
 
 
-def cpu_suspend(_: Registry, vcpu: Vcpu) -> Reply:
+def cpu_suspend(_: Context, vcpu: Vcpu) -> Reply:
     """Wait for an interrupt, and succeed: every suspend is downgraded to that."""
     success = vcpu.vm.dialect.power(Power.SUCCESS)
     with vcpu.vm.lock:
@@ -47,12 +47,12 @@ def cpu_suspend(_: Registry, vcpu: Vcpu) -> Reply:
     return Switch(success, WaitForInterrupt(None), VcpuState.BLOCKED_INTERRUPT)
 
 
-def cpu_off(_: Registry, vcpu: Vcpu) -> Reply:
+def cpu_off(_: Context, vcpu: Vcpu) -> Reply:
     """Turn the calling vCPU off."""
     return Switch(vcpu.vm.dialect.power(Power.DENIED), WaitForInterrupt(None), VcpuState.OFF)
 
 
-def cpu_on(_: Registry, vcpu: Vcpu, index: int, entry: int, context: int) -> Reply:
+def cpu_on(_: Context, vcpu: Vcpu, index: int, entry: int, context: int) -> Reply:
     """Turn a vCPU of the same VM on: it will start at `entry` with x0 = `context`."""
     vm = vcpu.vm
     if index >= len(vm.vcpus):
@@ -66,7 +66,7 @@ def cpu_on(_: Registry, vcpu: Vcpu, index: int, entry: int, context: int) -> Rep
     return Switch(vm.dialect.power(Power.SUCCESS), WakeUp(vm.id, index))
 
 
-def affinity_info(_: Registry, vcpu: Vcpu, index: int, level: int) -> Reply:
+def affinity_info(_: Context, vcpu: Vcpu, index: int, level: int) -> Reply:
     """Tell whether a vCPU of the same VM is on."""
     vm = vcpu.vm
     if level != 0 or index >= len(vm.vcpus):

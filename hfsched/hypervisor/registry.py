@@ -7,17 +7,19 @@ from uuid import UUID
 
 from hfsched.abi.ffa import FIRST_SECONDARY_ID, PRIMARY_ID
 from hfsched.errors import ConfigError
+from hfsched.hypervisor.calls import table_of
 from hfsched.hypervisor.vm import NIL_UUID, Primary, Vm
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
+    from hfsched.mailbox.mailbox import Mailbox
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Space
 
 __all__ = ["Registry"]
 
-IDS_MAX = 0x7FFF  # bit 15 marks secure partitions
+IDS_MAX = 0xFFFF  # bit 15 marks secure partitions
 
 
 class Registry:
@@ -30,6 +32,7 @@ class Registry:
 
     def add(
         self,
+        number: int,
         name: str,
         dialect: Dialect,
         space: Space,
@@ -37,12 +40,18 @@ class Registry:
         base: int,
         vcpus: int,
         uuid: UUID = NIL_UUID,
+        mailbox: Mailbox | None = None,
     ) -> Vm:
-        """Make a VM with the next id; its RAM is at IPA `base` of its space already."""
-        number = FIRST_SECONDARY_ID + len(self.vms)
-        if number > IDS_MAX:
-            raise ConfigError(f"vm {name}: more than {IDS_MAX - FIRST_SECONDARY_ID + 1} VMs")
-        vm = Vm(self._runtime, number, name, dialect, space, ram, base, vcpus, uuid)
+        """Make a VM with an id of its own; its RAM is at IPA `base` of its space already.
+
+        Raises ConfigError for an id that is taken or is no secondary's.
+        """
+        if not FIRST_SECONDARY_ID <= number <= IDS_MAX:
+            raise ConfigError(f"vm {name}: id {number} is not in {FIRST_SECONDARY_ID}..{IDS_MAX}")
+        if number in self.vms:
+            raise ConfigError(f"vm {name}: id {number} is that of {self.vms[number].name}")
+        table_of(dialect)  # an operation without a handler is found here, not by a guest
+        vm = Vm(self._runtime, number, name, dialect, space, ram, base, vcpus, uuid, mailbox)
         self.vms[number] = vm
         return vm
 

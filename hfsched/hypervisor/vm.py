@@ -106,6 +106,7 @@ class Vm:
         base: int,
         vcpus: int,
         uuid: UUID,
+        mailbox: Mailbox | None = None,
     ) -> None:
         self.id = number
         self.name = name
@@ -114,7 +115,7 @@ class Vm:
         self.ram = ram
         self.base = base
         self.uuid = uuid
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox() if mailbox is None else mailbox
         self.pages = Pages(base, ram.size)
         self.aborting = False
         self.abort_reason: str | None = None

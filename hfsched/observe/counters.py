@@ -10,9 +10,13 @@ __all__ = ["VcpuCounters"]
 
 @dataclass(slots=True)
 class VcpuCounters:
-    """What one vCPU's thread has seen: RUNs by the name of their result, messages to the host."""
+    """What one vCPU's thread has seen.
 
-    runs: Counter[str] = field(default_factory=Counter)
+    `runs` counts RUNs by the type of their result; `to_host`, `to_guests` and `lost` count messages:
+    brought to a host port, sent to another VM, not brought because the machine stopped.
+    """
+
+    runs: Counter[type] = field(default_factory=Counter)
     to_host: int = 0
     to_guests: int = 0
     lost: int = 0

@@ -26,31 +26,29 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.explore.objects import Thing
-from hfsched.explore.opaque import opaque_call
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
 from hfsched.mailbox.mailbox import RxState
-from hfsched.mailbox.ports import PortMessage, Ports, frame
+from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scenarios.memory import RewindRam
-from hfsched.scenarios.recording import machine_words, recorded
-from hfsched.scenarios.variants import PARTS, VARIANTS, Parts
-from hfsched.scheduler.outbox import Outbox, Sent
+from hfsched.scenarios.recording import machine_words, opaque_parts
+from hfsched.scenarios.variants import PARTS, VARIANTS
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
 from hfsched.vcpu.unicorn.library import load
 from hfsched.vcpu.unicorn.space import UnicornSpace
+from hfsched.vmm.assembly import VmParts, assemble
 from hfsched.vmm.guests import bundled_images
 
 if TYPE_CHECKING:
-    from hfsched.scheduler.driver import Driver
+    from hfsched.vmm.assembly import Assembly, Parts
 
 __all__ = ["GUESTS", "ImagesScenario", "Stage"]
 
@@ -132,50 +130,47 @@ class Stage:
     def __init__(self, guest: str) -> None:
         runtime = ExploreRuntime(RandomWalk(0))
         self.machines = [_Machine(runtime, f"g{n}", image) for n, image in enumerate(GUESTS[guest])]
-        hypervisor, driver, _ = self._parts(runtime, PARTS[""])
-        for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
-            hypervisor.start(vm.id, machine.entry, MEMORY)
-        driver.start()
+        assembly = self.assemble(runtime, PARTS[""], boot=True)
+        assembly.driver.start()
         runtime.stop_clock()
         runtime.settle()
         failure = runtime.controller.failure
         if failure is not None:
             raise failure
-        for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
-            machine.keep(vm)
+        for machine, vm in zip(self.machines, assembly.vms, strict=True):
+            machine.keep(vm.record)
         runtime.controller.close()
 
-    def _parts(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
+    def assemble(self, runtime: ExploreRuntime, parts: Parts, *, boot: bool) -> Assembly:
+        """Assemble a machine of these CPUs and memories; it boots, or its vCPUs are off."""
         turn = runtime.lock("unicorn")
-        hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
-        hypervisor._calls = opaque_call(runtime, hypervisor._calls)
-        primary = recorded(runtime, opaque_call(runtime, hypervisor), hypervisor.registry)
-        ports = Ports(runtime)
-        driver = parts.driver(runtime, primary, ports)
+        vms = []
         for machine in self.machines:
             machine.space.belong(runtime, turn, lambda: runtime.time)
-            vm = hypervisor.registry.add(
-                machine.name, FFA_1_0, machine.space, machine.ram, BASE, machine.vcpus
+            entry = machine.entry if boot else None
+            vms.append(
+                VmParts(
+                    machine.name, machine.space, machine.ram, BASE, machine.vcpus, entry, MEMORY
+                )
             )
-            vm.mailbox = parts.mailbox()
-            driver.add(vm.id, raw=False)
-        return hypervisor, driver, ports
+        return assemble(runtime, opaque_parts(runtime, parts), vms)
 
-    def set_up(self, runtime: ExploreRuntime, parts: Parts) -> tuple[Hypervisor, Driver, Ports]:
-        """Put the machines back and start their threads; they rest when this returns."""
-        hypervisor, driver, ports = self._parts(runtime, parts)
-        for machine, vm in zip(self.machines, hypervisor.registry.vms.values(), strict=True):
+    def set_up(self, runtime: ExploreRuntime, parts: Parts) -> Assembly:
+        """Put the machines back and start their threads; they wait when this returns."""
+        assembly = self.assemble(runtime, parts, boot=False)
+        records = [vm.record for vm in assembly.vms]
+        for machine, vm in zip(self.machines, records, strict=True):
             machine.rewind(vm)
             _Memory(runtime, f"{machine.name}.ram", machine.ram)
-        driver.start()
-        for vm in hypervisor.registry.vms.values():
+        assembly.driver.start()
+        for vm in records:
             for vcpu in vm.vcpus:
                 runtime.attach(f"{vm.name}.{vcpu.index}", partial(_state, vcpu))
         runtime.declare_private("*.direct")
         runtime.settle()
-        for vm in hypervisor.registry.vms.values():
+        for vm in records:
             vm.spurious = 0
-        return hypervisor, driver, ports
+        return assembly
 
     def close(self) -> None:
         """Free the machines."""
@@ -263,15 +258,15 @@ class ImagesScenario:
     def build(self, runtime: ExploreRuntime) -> World:
         """Put the booted machines back, and make the hosts."""
         stage = _stage(self.guest)
-        hypervisor, driver, ports = stage.set_up(runtime, PARTS[self.variant])
+        assembly = stage.set_up(runtime, PARTS[self.variant])
         each = SLICES_EACH * len(stage.machines)
         cuts = _Cuts(runtime, self.cuts, each * self.messages * self.hosts)
         for machine in stage.machines:
             for cpu in machine.cpus:
                 assert isinstance(cpu, UnicornVcpu)
                 cpu.cut = cuts if self.cuts else None
-        targets = driver.vms if self.guest in APART else driver.vms[:1]
-        outboxes = [Outbox(runtime, driver._interface, driver, vm) for vm in targets]
+        targets = assembly.vms if self.guest in APART else assembly.vms[:1]
+        outboxes = [vm.outbox for vm in targets]
         answers: dict[int, list[str]] = {number: [] for number in range(self.hosts)}
         ended: list[int] = []
 
@@ -290,12 +285,12 @@ class ImagesScenario:
             runtime.declare_private("*.outbox")
         for number in range(self.hosts):
             target = targets[number % len(targets)]
-            port = ports.open(target.id, None, partial(arrived, number))
+            port = assembly.ports.open(target.id, None, partial(arrived, number))
             runtime.spawn(f"host.{number}", partial(host, number, port.number))
 
         def check() -> None:
-            for vm in hypervisor.registry.vms.values():
-                state = vm.mailbox.state
+            for vm in assembly.vms:
+                state = vm.record.mailbox.state
                 assert state is RxState.EMPTY, (
                     f"all sleep beside {vm.name}'s mailbox, which is {state.value}"
                 )
@@ -308,7 +303,7 @@ class ImagesScenario:
         def final() -> Hashable:
             return tuple(tuple(got) for got in answers.values())
 
-        watch = partial(machine_words, hypervisor.registry, driver)
+        watch = partial(machine_words, assembly.hypervisor.registry, assembly.driver)
         return World(check, final=final, timers=False, watch=watch)
 
     def _text(self, number: int, index: int) -> str:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.explore.objects import Thing
-from hfsched.explore.opaque import opaque_call
 from hfsched.hypervisor.interface import Injection
 from hfsched.mailbox.mailbox import RxState
-from hfsched.mailbox.ports import Ports
 from hfsched.scenarios.guests import GO, Notes
 from hfsched.scenarios.memory import HeapRam
-from hfsched.scenarios.recording import machine_words, recorded
-from hfsched.scenarios.variants import Parts
-from hfsched.scheduler.outbox import Outbox, Sent
-from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scenarios.recording import machine_words, opaque_parts
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Program, ScriptSpace
+from hfsched.vmm.assembly import Callbacks, VmParts, assemble
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.hypervisor.hypervisor import Hypervisor
     from hfsched.hypervisor.interface import PrimaryInterface
     from hfsched.hypervisor.vm import Vm
-    from hfsched.scheduler.driver import DrivenVm, Driver
+    from hfsched.mailbox.mirror import Mirror
+    from hfsched.vmm.assembly import AssembledVm, Parts
 
 __all__ = ["Guest", "Host", "ScenarioMachine"]
 
@@ -37,11 +36,11 @@ RX, TX = 0x1000, 0x2000
 class Guest:
     """One VM of the machine, with what its guest noted."""
 
-    def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox, notes: Notes) -> None:
-        self.vm = vm
-        self.driven = driven
-        self.mirror = driven.mirror  # not opaque: to look at
-        self.outbox = outbox
+    def __init__(self, made: AssembledVm, mirror: Mirror, notes: Notes) -> None:
+        self.vm = made.record
+        self.driven = made.driven
+        self.outbox = made.outbox
+        self.mirror = mirror  # itself, without opaque calls: to look at
         self.notes = notes
 
     def state(self, index: int) -> Hashable:
@@ -77,23 +76,39 @@ class Host:
 
 
 class ScenarioMachine:
-    """The machine.  VMs are added, `start` boots them, then hosts and other tasks are spawned."""
+    """The machine.  VMs are added, `start` boots them, then hosts and other tasks are spawned.
+
+    It is what `assemble` makes of `parts`; calls into the hypervisor and the mirrors are opaque.
+    """
 
     def __init__(self, runtime: ExploreRuntime, parts: Parts) -> None:
         self.runtime = runtime
-        self._parts = parts
-        self.hypervisor = parts.hypervisor(runtime, lambda _vm, _line: None)
-        self.hypervisor._calls = opaque_call(runtime, self.hypervisor._calls)
         self.notifying: set[str] = set()  # tasks that are telling waiters
         self._waiters = _Waiters(runtime)
-        seen = recorded(runtime, opaque_call(runtime, self.hypervisor), self.hypervisor.registry)
-        self.primary: PrimaryInterface = _Watched(self, seen)
-        self.driver: Driver = parts.driver(runtime, self.primary, Ports(runtime))
-        driver = self.driver
-        self.suspension = Suspension(runtime, [Step("vCPUs", driver.suspend, driver.resume)])
-        self.guests: list[Guest] = []
+        self._mirrors: dict[str, Mirror] = {}
         self.aborts: list[tuple[str, str]] = []
-        self.driver._on_abort = lambda name, why: self.aborts.append((name, why))
+        seen = opaque_parts(
+            runtime, replace(parts, mirror=partial(self._note_mirror, parts.mirror))
+        )
+        seen = replace(seen, interface=partial(self._watched, seen.interface))
+        callbacks = Callbacks(on_abort=lambda name, why: self.aborts.append((name, why)))
+        self.assembly = assemble(runtime, seen, callbacks=callbacks)
+        self.hypervisor = self.assembly.hypervisor
+        self.primary = self.assembly.interface
+        self.driver = self.assembly.driver
+        self.suspension = self.assembly.suspension
+        self.guests: list[Guest] = []
+
+    def _note_mirror(self, make: Callable[..., Mirror], *args: Any) -> Mirror:
+        mirror = make(*args)
+        self._mirrors[args[1]] = mirror
+        return mirror
+
+    def _watched(
+        self, make: Callable[[Hypervisor], PrimaryInterface], hypervisor: Hypervisor
+    ) -> PrimaryInterface:
+        watched: Any = _Watched(self, make(hypervisor))
+        return watched  # type: ignore[no-any-return]
 
     def vm(
         self,
@@ -106,26 +121,22 @@ class ScenarioMachine:
         space = ScriptSpace(self.runtime, name, vcpus)
         memory = HeapRam(name, SIZE) if ram is None else ram
         space.map(BASE, memory, 0, SIZE, Permissions.RWX)
-        vm = self.hypervisor.registry.add(name, FFA_1_0, space, memory, BASE, vcpus)
-        vm.mailbox = self._parts.mailbox()
-        vm.mailbox.rx, vm.mailbox.tx = RX, TX
+        made = self.assembly.add(VmParts(name, space, memory, BASE, vcpus, raw=True))
+        with made.record.lock:
+            made.record.mailbox.rx, made.record.mailbox.tx = RX, TX
         notes = Notes()
-        made = programs(notes, vm.id)
-        for index, vcpu in enumerate(vm.vcpus):
-            program = made[min(index, len(made) - 1)]
-            vcpu.start = (space.address_of(program), SIZE)
-            vcpu.state = type(vcpu.state).READY
-        driven = self.driver.add(vm.id, raw=True)
-        outbox = Outbox(self.runtime, self.primary, self.driver, driven)
-        guest = Guest(vm, driven, outbox, notes)
-        driven.mirror = opaque_call(self.runtime, driven.mirror)
+        each = programs(notes, made.id)
+        for index in range(vcpus):
+            program = each[min(index, len(each) - 1)]
+            self.hypervisor.start(made.id, space.address_of(program), SIZE, index)
+        guest = Guest(made, self._mirrors[name], notes)
         self.guests.append(guest)
         return guest
 
     def start(self, *, boot: bool, kicks: bool = False) -> None:
         """Start the vCPUs' threads; without `boot` they come to rest, and that is not explored.
 
-        `kicks` says that somebody may preempt a vCPU.
+        `kicks`: vCPUs may be preempted.
         """
         self.driver.start()
         for guest in self.guests:

@@ -12,9 +12,11 @@ hypercalls and their answers, sends and injections.  `machine_words` is what is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hfsched.abi.ffa import CONVENTION_64, PRIMARY_ID, FfaError, FfaId, HfId, Intid, PsciId
+from hfsched.explore.opaque import opaque_call
 from hfsched.hypervisor.interface import (
     Aborted,
     Message,
@@ -33,13 +35,15 @@ from hfsched.vcpu.engine import Hypercall
 if TYPE_CHECKING:
     from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.hypervisor.hypervisor import Hypervisor
     from hfsched.hypervisor.interface import Injection, VmInfo
     from hfsched.hypervisor.registry import Registry
     from hfsched.hypervisor.vm import Vcpu
     from hfsched.scheduler.driver import Driver
     from hfsched.vcpu.engine import Exit
+    from hfsched.vmm.assembly import Parts
 
-__all__ = ["machine_words", "recorded"]
+__all__ = ["machine_words", "opaque_parts", "recorded"]
 
 HYPERVISOR = "hypervisor"
 _QUIET = (".kick", ".irq", ".direct", ".hv", ".mirror")
@@ -52,6 +56,24 @@ def recorded(
     if runtime.recorder is None:
         return interface
     return _RecordedInterface(runtime.recorder, interface, registry)
+
+
+def opaque_parts(runtime: ExploreRuntime, parts: Parts) -> Parts:
+    """Return parts of which a caller learns the result of each call alone, and which are recorded.
+
+    Hypercalls, the primary's interface and the mirrors are parties of their own to their callers.
+    """
+
+    def interface(hypervisor: Hypervisor) -> PrimaryInterface:
+        seen = opaque_call(runtime, parts.interface(hypervisor))
+        return recorded(runtime, seen, hypervisor.registry)
+
+    return replace(
+        parts,
+        calls=lambda context: opaque_call(runtime, parts.calls(context)),
+        interface=interface,
+        mirror=lambda *args: opaque_call(runtime, parts.mirror(*args)),
+    )
 
 
 def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:

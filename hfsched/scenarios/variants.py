@@ -6,14 +6,12 @@ before the mistakes were mended; each differs from the shipped code in the mista
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hfsched.abi.ffa import PRIMARY_ID, Intid
 from hfsched.explore.registry import Variant
 from hfsched.hypervisor.calls import Calls
-from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
@@ -27,17 +25,18 @@ from hfsched.hypervisor.interface import (
     WakeUp,
     Yield,
 )
-from hfsched.hypervisor.registry import Registry
 from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 from hfsched.mailbox.mailbox import Mailbox
 from hfsched.scheduler.driver import DrivenVm, Driver
+from hfsched.vmm.assembly import Parts
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Cell, Event, Runtime
+    from hfsched.hypervisor.context import Context
+    from hfsched.runtime.base import Cell, Event
     from hfsched.vcpu.engine import Hypercall
 
-__all__ = ["PARTS", "VARIANTS", "Parts"]
+__all__ = ["PARTS", "VARIANTS"]
 
 
 class _Thread:
@@ -176,38 +175,22 @@ class AlwaysHandsOut(Mailbox):
         return self.waiters.pop(0) if self.waiters else None
 
 
-class EarlyRun(Hypervisor):
+class EarlyCalls(Calls):
     """The state of a vCPU that waits is published before its registers are saved."""
 
-    def __init__(self, runtime: Runtime, log: Callable[[str, bytes], None]) -> None:
-        super().__init__(runtime, log)
-        self._calls = _EarlyCalls(runtime, self.registry, self.console.put)
-
-
-class _EarlyCalls(Calls):
-    def __init__(
-        self, runtime: Runtime, registry: Registry, log: Callable[[Vcpu, int], None]
-    ) -> None:
-        super().__init__(registry, log)
-        self._runtime = runtime
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._runtime = context.runtime
 
     def dispatch(self, vcpu: Vcpu, call: Hypercall) -> Reply:
-        answer = super().dispatch(vcpu, call)
-        if isinstance(answer, Switch) and answer.state is VcpuState.BLOCKED_MAILBOX:
+        """See `Calls.dispatch`."""
+        reply = super().dispatch(vcpu, call)
+        if isinstance(reply, Switch) and reply.state is VcpuState.BLOCKED_MAILBOX:
             with vcpu.vm.lock:
-                vcpu.state = answer.state
+                vcpu.state = reply.state
                 vcpu.claimed = False
             self._runtime.checkpoint("registers are about to be saved")
-        return answer
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a scenario is put together from."""
-
-    driver: type[Driver] = Driver
-    hypervisor: type[Hypervisor] = Hypervisor
-    mailbox: type[Mailbox] = Mailbox
+        return reply
 
 
 PARTS: Mapping[str, Parts] = {
@@ -217,7 +200,7 @@ PARTS: Mapping[str, Parts] = {
     "wake-vcpu0": Parts(driver=WakeVcpu0),
     "fixed-target": Parts(driver=FixedTarget),
     "waiter-livelock": Parts(mailbox=AlwaysHandsOut),
-    "early-run": Parts(hypervisor=EarlyRun),
+    "early-run": Parts(calls=EarlyCalls),
 }
 
 VARIANTS: Mapping[str, Variant] = {

@@ -65,11 +65,11 @@ class DrivenVm:
     """What the scheduler keeps of one VM."""
 
     def __init__(
-        self, runtime: Runtime, number: int, name: str, vcpus: int, on_idle: Callable[[], None]
+        self, runtime: Runtime, number: int, name: str, vcpus: int, mirror: Mirror
     ) -> None:
         self.id = number
         self.name = name
-        self.mirror = Mirror(runtime, name, vcpus, on_idle)
+        self.mirror = mirror
         self.requests = [_request_cell(runtime, f"{name}.{index}.direct") for index in range(vcpus)]
         self.counters = [VcpuCounters() for _ in range(vcpus)]
         # Set when the VM's mailbox became writable for the host, or never will again.
@@ -79,8 +79,8 @@ class DrivenVm:
 class Driver:
     """Runs the vCPUs of all VMs.
 
-    `on_abort(name, reason)` is told once when a VM dies.  `on_idle` is called whenever a vCPU may
-    have come to rest; both on a vCPU's thread, and neither may block.
+    `on_abort(name, reason)` is called once when a VM dies, `on_idle` whenever a vCPU may have begun
+    to wait; both on a vCPU's thread, and neither may block.  `mirror` makes a VM's mirror.
     """
 
     def __init__(
@@ -90,12 +90,14 @@ class Driver:
         ports: Ports,
         on_abort: Callable[[str, str], None] = lambda _name, _reason: None,
         on_idle: Callable[[], None] = lambda: None,
+        mirror: Callable[[Runtime, str, int, Callable[[], None]], Mirror] = Mirror,
     ) -> None:
         self._runtime = runtime
         self._interface = interface
         self._ports = ports
         self._on_abort = on_abort
         self._on_idle = on_idle
+        self._mirror = mirror
         self._vms: dict[int, DrivenVm] = {}
         self._tasks: list[Task] = []
 
@@ -106,7 +108,8 @@ class Driver:
         info = self._interface.info(number)
         if info is None:
             raise InternalError(f"no VM {number}")
-        vm = DrivenVm(self._runtime, number, info.name, info.vcpus, self._on_idle)
+        mirror = self._mirror(self._runtime, info.name, info.vcpus, self._on_idle)
+        vm = DrivenVm(self._runtime, number, info.name, info.vcpus, mirror)
         self._vms[number] = vm
         self._ports.add(number, raw=raw)
         return vm
@@ -173,7 +176,7 @@ class Driver:
                     result = self._interface.direct_request(vm.id, index, request.words)
                 else:
                     result = self._interface.run(vm.id, index)
-                counters.runs[type(result).__name__] += 1
+                counters.runs[type(result)] += 1
                 self._runtime.retain_only(serving, request is not None, result)
                 if serving is not None and (
                     isinstance(result, DirectResponse | Aborted | Invalid)

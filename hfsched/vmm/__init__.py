@@ -1,5 +1,6 @@
 """Composition: from a description to a running machine.
 
-`manifest` is the description, `layout` where memory goes, `engines` which CPUs, `machine` the
-whole, running.  This room knows no terminal and no socket.
+`manifest` is the description, `layout` where memory goes, `guests` what is booted, `engines` which
+CPUs; `build` makes VMs of it, `assembly` joins them with hypervisor, scheduler and ports, `machine` runs
+the whole, `report` counts.  This package knows no terminal and no socket.
 """

@@ -18,14 +18,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, PsciId
-from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.interface import Preempted, RunResult, WakeUp
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Abort, Action, Cpu, Hvc, ScriptEngine, Smc, Step
+from hfsched.vmm.assembly import Callbacks, VmParts, assemble
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -137,10 +136,11 @@ class Machine:
         self.space.map(BASE, self.ram, 0, self.ram.size, Permissions.RWX)
         self.todo: list[deque[Do]] = [deque() for _ in range(vcpus)]
         self.seen: list[list[Seen]] = [[] for _ in range(vcpus)]
-        self.record = self.hv.registry.add(name, FFA_1_0, self.space, self.ram, BASE, vcpus, uuid)
-        self.id = self.record.id
         self.entry = self.space.address_of(program or self._obey)
-        self.hv.start(self.id, self.entry, 0)
+        self.record = bench.assembly.add(
+            VmParts(name, self.space, self.ram, BASE, vcpus, self.entry, uuid=uuid)
+        ).record
+        self.id = self.record.id
 
     def _obey(self, cpu: Cpu) -> Guest:
         todo = self.todo[cpu.index]
@@ -234,7 +234,9 @@ class Bench:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.lines: list[tuple[str, bytes]] = []
-        self.hv = Hypervisor(self.clock, lambda vm, line: self.lines.append((vm, line)))
+        log = Callbacks(lambda vm, line: self.lines.append((vm, line)))
+        self.assembly = assemble(self.clock, callbacks=log)
+        self.hv = self.assembly.hypervisor
 
     def vm(
         self,

@@ -171,7 +171,7 @@ def test_more_partitions_than_rx_holds_are_no_memory() -> None:
 
     def fill(until: int) -> None:
         while len(registry.vms) < until:
-            registry.add("more", FFA_1_0, vm.space, vm.ram, 0, 1)
+            registry.add(len(registry.vms) + 2, "more", FFA_1_0, vm.space, vm.ram, 0, 1)
 
     fill(511)  # and the primary: 512 descriptors, 4096 bytes
     assert vm.call(INFO, 0, 0, 0, 0) == ok(512)

@@ -6,17 +6,16 @@ at each crossing of the interface where it is, and can be told to answer in the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from hfsched.abi.ffa_1_0 import FFA_1_0
-from hfsched.hypervisor.hypervisor import Hypervisor
-from hfsched.mailbox.ports import Ports, frame
+from hfsched.mailbox.mirror import Mirror
+from hfsched.mailbox.ports import frame
 from hfsched.memory.ram import Ram
-from hfsched.scheduler.driver import DrivenVm, Driver
-from hfsched.scheduler.endpoint import Endpoint
-from hfsched.scheduler.outbox import Outbox, Sent
+from hfsched.scheduler.driver import Driver
+from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import ScriptEngine
+from hfsched.vmm.assembly import AssembledVm, Callbacks, Parts, VmParts, assemble
 
 from .guests import NOTES, notes
 from .world import World
@@ -26,11 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from hfsched.hypervisor.interface import Injection, RunResult, SendResult, VmInfo
-    from hfsched.hypervisor.vm import Vm
+    from hfsched.hypervisor.hypervisor import Hypervisor
+    from hfsched.hypervisor.interface import (
+        Injection,
+        PrimaryInterface,
+        RunResult,
+        SendResult,
+        VmInfo,
+    )
     from hfsched.mailbox.mailbox import RxState
-    from hfsched.mailbox.mirror import Mirror
     from hfsched.runtime.base import Runtime
+    from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vcpu.script import Program
 
 MEMORY = 1 << 16
@@ -99,12 +104,13 @@ class TracedInterface:
 class Guest:
     """One VM of the harness, from all sides."""
 
-    def __init__(self, vm: Vm, driven: DrivenVm, outbox: Outbox) -> None:
-        self.vm = vm
-        self.driven = driven
-        self.outbox = outbox
-        self.id = vm.id
-        self.name = vm.name
+    def __init__(self, made: AssembledVm) -> None:
+        self.made = made
+        self.vm = made.record
+        self.driven = made.driven
+        self.outbox = made.outbox
+        self.id = made.id
+        self.name = made.name
 
     @property
     def rx(self) -> RxState:
@@ -127,20 +133,30 @@ class Harness:
         self.runtime = runtime
         self.world = runtime if isinstance(runtime, World) else World()
         self.lines: list[tuple[str, bytes]] = []
-        self.hypervisor = Hypervisor(runtime, lambda name, line: self.lines.append((name, line)))
-        self.interface = TracedInterface(self.hypervisor, self.world.point)
-        self.ports = Ports(runtime)
         self.aborts: list[tuple[str, str]] = []
         self.rests = 0
-        self.driver = driver(
+        self.mirror: type[Mirror] = Mirror
+        self.assembly = assemble(
             runtime,
-            self.interface,
-            self.ports,
-            on_abort=lambda name, reason: self.aborts.append((name, reason)),
-            on_idle=self._rested,
+            Parts(driver=driver, interface=self._traced, mirror=self._make_mirror),
+            callbacks=Callbacks(
+                lambda name, line: self.lines.append((name, line)),
+                lambda name, reason: self.aborts.append((name, reason)),
+                self._rested,
+            ),
         )
+        self.hypervisor = self.assembly.hypervisor
+        self.ports = self.assembly.ports
+        self.driver = self.assembly.driver
         self._engine = ScriptEngine(runtime)
         self._rams: list[Ram] = []
+
+    def _traced(self, hypervisor: Hypervisor) -> PrimaryInterface:
+        self.interface = TracedInterface(hypervisor, self.world.point)
+        return self.interface
+
+    def _make_mirror(self, *args: Any) -> Mirror:
+        return self.mirror(*args)
 
     def _rested(self) -> None:
         self.rests += 1
@@ -169,19 +185,18 @@ class Harness:
         ram = Ram(name, MEMORY)
         self._rams.append(ram)
         space.map(BASE, ram, 0, MEMORY, Permissions.RWX)
-        vm = self.hypervisor.registry.add(name, FFA_1_0, space, ram, BASE, vcpus)
-        self.hypervisor.start(vm.id, space.address_of(program), MEMORY)
-        driven = self.driver.add(vm.id, raw=raw)
-        if mirror is not None:
-            driven.mirror = mirror(self.runtime, name, vcpus, self._rested)
-        return Guest(vm, driven, Outbox(self.runtime, self.interface, self.driver, driven))
+        self.mirror = Mirror if mirror is None else mirror
+        entry = space.address_of(program)
+        return Guest(
+            self.assembly.add(VmParts(name, space, ram, BASE, vcpus, entry, MEMORY, raw=raw))
+        )
 
     def start(self) -> None:
         self.driver.start()
 
     def connect(self, guest: Guest, remote: int = 1) -> Endpoint:
         """Open a connection to a guest's port."""
-        return Endpoint(guest.outbox, self.ports.open(guest.id), remote)
+        return self.assembly.endpoint(guest.made, remote)
 
     def runs(self, guest: Guest) -> int:
         """Return how often the vCPUs of a guest were run."""

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.hypervisor.interface import Aborted, Busy, DirectResponse, Invalid, RunResult
+from hfsched.hypervisor.interface import (
+    Aborted,
+    Busy,
+    DirectResponse,
+    Invalid,
+    Preempted,
+    RunResult,
+)
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.scheduler.outbox import Sent
@@ -81,7 +88,7 @@ def test_a_response_may_come_after_a_preemption(world: World) -> None:
         harness.interface.preempt(2, 0)
         world.settle()
         assert got == [plus_one(STEPS)]
-        assert guest.driven.counters[0].runs["Preempted"] == 1
+        assert guest.driven.counters[0].runs[Preempted] == 1
 
 
 @pytest.mark.parametrize("program", [sleeper, with_second(sleeper, waiter)])

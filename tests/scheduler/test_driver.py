@@ -69,7 +69,7 @@ def test_results_after_which_the_vcpu_is_run_again(result: RunResult) -> None:
     with Harness(world) as harness:
         guest, stopped = one(harness, world, result)
         assert stopped == "run 2.0"
-        assert guest.driven.counters[0].runs == {type(result).__name__: 1}
+        assert guest.driven.counters[0].runs == {type(result): 1}
         assert harness.rests == 0
 
 
@@ -99,7 +99,7 @@ def test_an_abort_is_the_last_run() -> None:
     with Harness(world) as harness:
         guest, stopped = one(harness, world, Aborted("gone"))
         assert stopped == "done"
-        assert guest.driven.counters[0].runs == {"Aborted": 1}
+        assert guest.driven.counters[0].runs == {Aborted: 1}
         assert harness.aborts == [("g", "gone")]
 
 

@@ -206,10 +206,10 @@ def test_stop_lets_a_waiting_sender_go() -> None:
 def test_a_driver_needs_no_callbacks() -> None:
     world = World()
     with Harness(world) as harness:
+        guest = harness.vm("g", returns)
         plain = Driver(world, harness.interface, harness.ports)
-        harness.driver = plain
-        harness.vm("g", returns)
-        harness.start()
+        plain.add(guest.id, raw=False)
+        plain.start()
         world.settle()
         assert world.tasks["g.0"].state == "done"
 

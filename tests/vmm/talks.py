@@ -38,7 +38,10 @@ def picture(host: Talk) -> list[object]:
     for index, driven in enumerate(host.machine.driver.vms):
         vm = host.vm(index)
         memory = zlib.crc32(vm.ram.read(0, vm.ram.size))
-        runs = [dict(counters.runs) for counters in driven.counters]
+        runs = [
+            {result.__name__: count for result, count in counters.runs.items()}
+            for counters in driven.counters
+        ]
         mailbox = (vm.mailbox.state, vm.mailbox.message, *vm.mailbox.waiters)
         states = [each.state for each in vm.vcpus]
         registers = [_registers(host.target, each.cpu) for each in vm.vcpus]

@@ -206,7 +206,7 @@ class HalfWay:
 
     def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         machine.start()
-        (self.ram,) = machine._rams.values()
+        (self.ram,) = [vm.record.ram for vm in machine.assembly.vms]
         self.outcome: list[Sent] = []
         self._goes_on = threading.Event()
         inside = threading.Event()
@@ -258,7 +258,7 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
 ) -> None:
     with harness.machine(echoes(1)) as machine:
         machine.start()
-        (ram,) = machine._rams.values()
+        (ram,) = [vm.record.ram for vm in machine.assembly.vms]
 
         def interrupted(_deadline: int | None) -> bool:
             raise KeyboardInterrupt

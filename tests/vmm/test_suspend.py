@@ -116,7 +116,7 @@ def test_senders_wait_and_go_on(target: Target) -> None:
     with talk(target, "echo") as host:
         threads = Threads()
         end = host.end()
-        [outbox] = [part.outbox for part in host.machine._parts.values()]
+        [outbox] = [vm.outbox for vm in host.machine.assembly.vms]
         with host.machine.suspension.held(host.deadline()):
             for number in range(3):
                 threads.start(lambda text=b"%d" % number: host.send(text))  # type: ignore[misc]

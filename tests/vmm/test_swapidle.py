@@ -11,6 +11,7 @@ from talk import UNICORN, Talk
 
 import hfsched.explore
 from hfsched.explore import World
+from hfsched.hypervisor.interface import Preempted
 from hfsched.scheduler.suspension import SuspendError
 from hfsched.swap.messages import State, Status
 from hfsched.swap.owner import LostError, SwapError
@@ -249,10 +250,8 @@ def test_what_a_machine_says_of_its_runs() -> None:
             return runs
 
         before = at_rest()
-        (counters,) = host.machine._parts["echo"].driven.counters
-        counters.runs["Preempted"] += (
-            5  # it was stopped to be swapped, say: nothing has run by that
-        )
+        (counters,) = host.machine.assembly.vms[0].driven.counters
+        counters.runs[Preempted] += 5  # it was stopped to be swapped, say: nothing has run by that
         assert at_rest() == before
         host.ask("hello")
         assert at_rest() > before

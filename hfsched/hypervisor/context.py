@@ -1,0 +1,22 @@
+"""What a handler of a hypercall may use besides the calling vCPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfsched.hypervisor.console import Console
+    from hfsched.hypervisor.registry import Registry
+    from hfsched.runtime.base import Runtime
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One machine's parties, its console, and its runtime."""
+
+    runtime: Runtime
+    registry: Registry
+    console: Console

@@ -1,0 +1,148 @@
+"""From a description to an assembled machine: memory, CPUs, images, device trees.
+
+Every resource made here is freed by the exit stack that is handed in, in reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.errors import ConfigError, UserError
+from hfsched.hypervisor.vm import NIL_UUID
+from hfsched.memory.fdt import place_fdt, with_memory
+from hfsched.memory.image import Image, place, read_bytes
+from hfsched.memory.ram import PAGE_SIZE, Ram
+from hfsched.vcpu.engine import Engine, Permissions, Space
+from hfsched.vcpu.script import ScriptSpace
+from hfsched.vmm import engines
+from hfsched.vmm.assembly import VmParts
+from hfsched.vmm.guests import GuestCode, resolve
+from hfsched.vmm.layout import Layout
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+    from hfsched.vmm.manifest import MachineSpec, VmSpec
+
+__all__ = ["Builder"]
+
+_BLOCK = 2 << 20  # stage 2 maps 2 MiB at once where it can
+_DIALECTS = {FFA_1_0.name: FFA_1_0}
+
+
+class Builder:
+    """Makes the VMs of a description, with the engines that they need.
+
+    `notice(text)` gets what the user may want to know.  Raises UserError (ConfigError, ImageError)
+    for what cannot be built.
+    """
+
+    def __init__(self, runtime: Runtime, stack: ExitStack, notice: Callable[[str], None]) -> None:
+        self._runtime = runtime
+        self._stack = stack
+        self._notice = notice
+        self._engines: dict[str, Engine] = {}
+        self.rams: dict[str, Ram] = {}
+
+    def build(self, spec: MachineSpec) -> list[VmParts]:
+        """Make all VMs, loaded and ready to be assembled."""
+        codes = [resolve(vm.name, vm.image, spec.engine) for vm in spec.vm]
+        bases = place_memory(spec, codes)
+        return [
+            self._vm(spec.engine, vm, code, base)
+            for vm, code, base in zip(spec.vm, codes, bases, strict=True)
+        ]
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether guest memory is touched inside the kernel (KVM)."""
+        return "kvm" in self._engines
+
+    def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
+        engine = self._engine(wanted, vm, code)
+        try:
+            ram = Ram(vm.name, vm.memory_bytes)
+        except OSError as exc:
+            why = f"{vm.memory_bytes} bytes of memory: {exc.strerror}"
+            raise ConfigError(f"vm {vm.name}: {why}") from None
+        self._stack.callback(ram.close)
+        self.rams[vm.name] = ram
+        space = engine.space(vm.name, vm.vcpus)
+        self._stack.callback(space.close)
+        space.map(base, ram, 0, ram.size, Permissions.RWX)
+        return VmParts(
+            vm.name,
+            space,
+            ram,
+            base,
+            vm.vcpus,
+            entry=_load(vm, code, space, ram, base),
+            argument=_device_tree(vm, code, ram, base),
+            dialect=_DIALECTS[vm.dialect],
+            uuid=NIL_UUID if vm.uuid is None else UUID(vm.uuid),
+            raw=vm.framing == "raw",
+        )
+
+    def _engine(self, wanted: str, vm: VmSpec, code: GuestCode) -> Engine:
+        name, why = engines.pick(wanted, vm.name, code.machine)
+        if name not in self._engines:
+            self._notice(f"engine {name}: {why}")
+            engine = engines.make(name, self._runtime)
+            self._stack.callback(engine.close)
+            self._engines[name] = engine
+        return self._engines[name]
+
+
+def place_memory(spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
+    """Return the IPA of each VM's memory: fixed ones are placed first."""
+    layout = Layout()
+    bases: dict[str, int] = {}
+    for vm, code in zip(spec.vm, codes, strict=True):
+        fixed = None if code.image is None else code.image.fixed_base
+        wanted = vm.base if vm.base is not None else fixed
+        if wanted is not None:
+            try:
+                bases[vm.name] = layout.reserve(vm.name, wanted, vm.memory_bytes)
+            except ConfigError as exc:
+                why = f" ({vm.image} is linked to be there)" if vm.base is None else ""
+                raise ConfigError(f"{exc}{why}") from None
+    for vm, code in zip(spec.vm, codes, strict=True):
+        if vm.name not in bases:
+            alignment = _BLOCK if vm.memory_bytes % _BLOCK == 0 else PAGE_SIZE
+            if code.image is not None:
+                alignment = max(alignment, code.image.alignment)
+            bases[vm.name] = layout.place(vm.name, vm.memory_bytes, alignment)
+    return [bases[vm.name] for vm in spec.vm]
+
+
+def _load(vm: VmSpec, code: GuestCode, space: Space, ram: Ram, base: int) -> int:
+    """Load what a VM boots; return its entry address."""
+    if code.image is not None:
+        try:
+            return place(code.image, ram, base)
+        except UserError as exc:
+            raise type(exc)(f"vm {vm.name}: {exc}") from None
+    assert isinstance(space, ScriptSpace)
+    assert code.program is not None
+    return space.address_of(code.program)
+
+
+def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
+    """Return x0 of the first vCPU: the FDT's address where there is one, else the memory size."""
+    if vm.fdt is None:
+        return ram.size
+    try:
+        blob = with_memory(read_bytes(vm.fdt), base, ram.size)
+        return place_fdt(blob, ram, base, used=_end(code.image, base))
+    except UserError as exc:
+        raise ConfigError(f"vm {vm.name}: fdt {vm.fdt}: {exc}") from None
+
+
+def _end(image: Image | None, base: int) -> int:
+    """Return how many bytes from the start of the memory an image takes."""
+    if image is None:
+        return 0
+    return image.memory_size + (0 if image.fixed_base is None else image.fixed_base - base)

@@ -1,0 +1,128 @@
+"""What a machine has done and does: figures for summaries, `quiet`, and the policy of idle swap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfsched.hypervisor.interface import Preempted
+from hfsched.mailbox.mailbox import RxState
+from hfsched.mailbox.mirror import VcpuActivity
+
+if TYPE_CHECKING:
+    from hfsched.mailbox.ports import Ports
+    from hfsched.vmm.assembly import AssembledVm, Assembly
+
+__all__ = ["VmSummary", "busy_vcpus", "is_quiet", "runs_ended", "summary_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class VmSummary:
+    """What happened to one VM.
+
+    Messages: accepted from the host, brought to the host, sent to other VMs; unread in the mailbox
+    at the end; for a host port that no program opened, for a connection that was closed, without a
+    header, and not brought anywhere because the machine stopped.  `runs` counts RUNs by the name of
+    their result, the most frequent first.  `vcpus` says what each vCPU does.
+    """
+
+    name: str
+    from_host: int
+    to_host: int
+    to_guests: int
+    unread: int
+    unclaimed: int
+    discarded: int
+    malformed: int
+    lost: int
+    runs: dict[str, int]
+    wake_ups: int
+    spurious: int
+    abort: str | None
+    vcpus: tuple[str, ...]
+
+
+def is_quiet(assembly: Assembly) -> bool:
+    """Return whether every accepted message is released and nothing will happen by itself.
+
+    All vCPUs wait with no deadline.  A look at one VM after another could miss a message that
+    crosses from those not yet seen to those seen: so nothing may have been claimed meanwhile.
+    """
+    before = _claims(assembly.vms)
+    return (
+        before is not None
+        and all(_released(assembly, vm) for vm in assembly.vms)
+        and assembly.ports.waiting() == 0
+        and before == _claims(assembly.vms)
+    )
+
+
+def _claims(vms: Sequence[AssembledVm]) -> int | None:
+    total = 0
+    for vm in vms:
+        seen = vm.driven.mirror.quiet()
+        if not seen.resting:
+            return None
+        total += seen.claims
+    return total
+
+
+def _released(assembly: Assembly, vm: AssembledVm) -> bool:
+    info = assembly.hypervisor.info(vm.id)
+    assert info is not None
+    return info.abort_reason is not None or (vm.outbox.waiting() == 0 and info.rx is RxState.EMPTY)
+
+
+def busy_vcpus(vms: Sequence[AssembledVm]) -> dict[str, int]:
+    """Return for each vCPU inside a RUN the number of RUNs so far: it spins if that stays.
+
+    A guest that waits for an interrupt inside RUN (arm64 under KVM) is left out.
+    """
+    return {
+        f"{vm.name}.{index}": counters.runs.total()
+        for vm in vms
+        for index, counters in enumerate(vm.driven.counters)
+        if vm.driven.mirror.activity(index) is VcpuActivity.RUNNING
+        and not vm.record.vcpus[index].cpu.waits()
+    }
+
+
+def runs_ended(vms: Sequence[AssembledVm]) -> int | None:
+    """Return how many RUNs the guests have ended themselves; None while a vCPU is busy in one."""
+    if busy_vcpus(vms):
+        return None
+    return sum(
+        counters.runs.total() - counters.runs[Preempted]
+        for vm in vms
+        for counters in vm.driven.counters
+    )
+
+
+def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
+    """Return what happened to a VM so far."""
+    info = assembly.hypervisor.info(vm.id)
+    assert info is not None
+    ports: Ports = assembly.ports
+    counters = vm.driven.counters
+    runs: Counter[type] = Counter()
+    for each in counters:
+        runs.update(each.runs)
+    unclaimed, discarded, malformed = ports.counts(vm.id)
+    return VmSummary(
+        name=vm.name,
+        from_host=vm.outbox.accepted,
+        to_host=sum(each.to_host for each in counters),
+        to_guests=sum(each.to_guests for each in counters),
+        unread=int(info.rx is RxState.RECEIVED),
+        unclaimed=unclaimed,
+        discarded=discarded,
+        malformed=malformed,
+        lost=sum(each.lost for each in counters),
+        runs={result.__name__: count for result, count in runs.most_common()},
+        wake_ups=vm.driven.mirror.wake_ups,
+        spurious=vm.record.spurious,
+        abort=info.abort_reason,
+        vcpus=info.states,
+    )
