@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.scenario import Scenario, World
     from hfsched.explore.shrink import shrink
+    from hfsched.explore.stepwise import Stepwise
     from hfsched.explore.strategies.choose import make
     from hfsched.explore.testing import Report, check, test
 
@@ -39,6 +40,7 @@ __all__ = [
     "Report",
     "Result",
     "Scenario",
+    "Stepwise",
     "Variant",
     "World",
     "check",
@@ -63,6 +65,7 @@ _WHERE = {
     "Report": "testing",
     "Result": "execution",
     "Scenario": "scenario",
+    "Stepwise": "stepwise",
     "Variant": "registry",
     "World": "scenario",
     "check": "testing",

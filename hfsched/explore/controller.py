@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hfsched.explore.strategy import Strategy
     from hfsched.explore.task import Touched
 
-__all__ = ["STEPS_MAX", "Controller", "Prune", "StepsExceededError"]
+__all__ = ["STEPS_MAX", "Controller", "Pause", "Prune", "StepsExceededError"]
 
 STEPS_MAX = 20_000
 T = TypeVar("T")
@@ -42,6 +42,10 @@ T = TypeVar("T")
 
 class Prune(Exception):  # noqa: N818 - no error
     """The strategy has explored what follows already."""
+
+
+class Pause(Exception):  # noqa: N818 - no error
+    """The strategy hands control back to the caller of `Controller.explore`, who may call it again."""
 
 
 class StepsExceededError(Exception):
@@ -85,6 +89,11 @@ class Controller:
         self.failed_task: Task | None = None
         self.trace: list[str] | None = [] if tracing else None
         self.invariant: Callable[[], None] | None = None
+        # Called for an operation that no task does: {thing, condition, deadline}.
+        self.on_outside: (
+            Callable[[Thing | None, Callable[[], bool] | None, int | None], None] | None
+        )
+        self.on_outside = None
         self._hub = greenlet.getcurrent()
         self._clock: Task | None = self.pseudo("clock", "clock", self._tick, live=False)
         if races is not None:
@@ -143,8 +152,10 @@ class Controller:
         to them needs an operation whose order always matters (`hfsched.explore.task`).
         """
         task = self.current
-        if task is None:
-            return  # the scenario is being built, or looked at
+        if task is None:  # the scenario is being built, or looked at
+            if self.on_outside is not None:
+                self.on_outside(thing, condition, deadline)
+            return
         if self.stopping:
             raise greenlet.GreenletExit
         if (
@@ -176,6 +187,11 @@ class Controller:
             task.deadline = None
         if self.trace is not None:
             self.record(task.describe())
+
+    def throw(self, task: Task, error: type[BaseException]) -> None:
+        """Raise an exception in a task that waits at a point; return at the next pause."""
+        self.previous = self.current = task
+        task.glet.throw(error)
 
     def _switch(self, chosen: Task | None) -> None:
         """Let another task run, None: the hub; return when it is the caller's turn again."""
@@ -275,6 +291,9 @@ class Controller:
                         chosen = current
             except Prune:
                 self.pruned = True
+                self.current = None
+                return None
+            except Pause:
                 self.current = None
                 return None
             except Exception as exc:  # noqa: BLE001 - a finding, of any type

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from hfsched.explore.stepwise import Stepwise
 from hfsched.mailbox.mirror import Mirror
 from hfsched.mailbox.ports import frame
 from hfsched.memory.ram import Ram
@@ -18,7 +19,6 @@ from hfsched.vcpu.script import ScriptEngine
 from hfsched.vmm.assembly import AssembledVm, Callbacks, Parts, VmParts, assemble
 
 from .guests import NOTES, notes
-from .world import World
 
 if TYPE_CHECKING:
     from collections import deque
@@ -127,11 +127,11 @@ class Guest:
 
 
 class Harness:
-    """Use it in a ``with``: what is left of a `World` is thrown away, and RAM freed."""
+    """Use it in a ``with``: what is left of a `Stepwise` is thrown away, and RAM freed."""
 
     def __init__(self, runtime: Runtime, driver: type[Driver] = Driver) -> None:
         self.runtime = runtime
-        self.world = runtime if isinstance(runtime, World) else World()
+        self.world = runtime if isinstance(runtime, Stepwise) else Stepwise()
         self.lines: list[tuple[str, bytes]] = []
         self.aborts: list[tuple[str, str]] = []
         self.rests = 0
@@ -152,7 +152,7 @@ class Harness:
         self._rams: list[Ram] = []
 
     def _traced(self, hypervisor: Hypervisor) -> PrimaryInterface:
-        self.interface = TracedInterface(hypervisor, self.world.point)
+        self.interface = TracedInterface(hypervisor, lambda label: self.world.point(label, None))
         return self.interface
 
     def _make_mirror(self, *args: Any) -> Mirror:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hfsched.explore.stepwise import Stepwise
 from hfsched.mailbox.mirror import Mirror, VcpuActivity
 
 from .guests import (
@@ -18,7 +19,6 @@ from .guests import (
     with_second,
 )
 from .harness import Harness, send_all
-from .world import World
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -34,7 +34,7 @@ class Checked(Mirror):
 
 
 def test_a_message_for_a_parked_vcpu_costs_no_spurious_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -48,7 +48,7 @@ def test_a_message_for_a_parked_vcpu_costs_no_spurious_run() -> None:
 
 
 def test_a_message_in_the_window_costs_no_spurious_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -61,7 +61,7 @@ def test_a_message_in_the_window_costs_no_spurious_run() -> None:
 
 
 def test_a_message_read_before_its_delivery_costs_one_spurious_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -76,7 +76,7 @@ def test_a_message_read_before_its_delivery_costs_one_spurious_run() -> None:
 
 
 def test_a_wake_up_without_a_cause_costs_one_spurious_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -92,7 +92,7 @@ def test_a_wake_up_without_a_cause_costs_one_spurious_run() -> None:
 def test_any_order_of_steps_loses_nothing_and_stays_cheap(seed: int, vcpus: int) -> None:
     """Two host senders and a guest sender; the task changes at any point."""
     order = random.Random(seed)
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         program = sink if vcpus == 1 else with_second(sink, waiter)
         guest = harness.vm("g", program, vcpus=vcpus, raw=True, mirror=Checked)
@@ -118,7 +118,7 @@ def test_any_order_of_steps_loses_nothing_and_stays_cheap(seed: int, vcpus: int)
 
 @pytest.mark.parametrize("seed", range(40))
 def test_an_interrupt_driven_reader_in_any_order(seed: int) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", reader, mirror=Checked)
         end = harness.connect(guest)

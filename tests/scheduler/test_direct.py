@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hfsched.explore.stepwise import Stepwise
 from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
@@ -21,7 +22,6 @@ from hfsched.scheduler.outbox import Sent
 
 from .guests import BELL, servant, sleeper, waiter, with_second
 from .harness import Harness
-from .world import World
 
 if TYPE_CHECKING:
     from hfsched.vcpu.script import Program
@@ -44,11 +44,11 @@ def plus_one(words: tuple[int, ...]) -> DirectResponse:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Stepwise:
+    return Stepwise()
 
 
-def test_a_request_is_served(world: World) -> None:
+def test_a_request_is_served(world: Stepwise) -> None:
     with Harness(world) as harness:
         harness.vm("g", servant)
         harness.start()
@@ -59,7 +59,7 @@ def test_a_request_is_served(world: World) -> None:
             assert got == [plus_one(WORDS)]
 
 
-def test_a_response_may_come_after_an_interruption(world: World) -> None:
+def test_a_response_may_come_after_an_interruption(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant)
         harness.start()
@@ -77,7 +77,7 @@ def test_a_response_may_come_after_an_interruption(world: World) -> None:
         assert got == [plus_one(SLOW)]
 
 
-def test_a_response_may_come_after_a_preemption(world: World) -> None:
+def test_a_response_may_come_after_a_preemption(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant)
         harness.start()
@@ -92,7 +92,7 @@ def test_a_response_may_come_after_a_preemption(world: World) -> None:
 
 
 @pytest.mark.parametrize("program", [sleeper, with_second(sleeper, waiter)])
-def test_busy_when_the_vcpu_does_not_wait_for_a_message(world: World, program: Program) -> None:
+def test_busy_when_the_vcpu_does_not_wait_for_a_message(world: Stepwise, program: Program) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", program, vcpus=2)
         harness.start()
@@ -103,7 +103,7 @@ def test_busy_when_the_vcpu_does_not_wait_for_a_message(world: World, program: P
         assert harness.runs(guest) == runs
 
 
-def test_a_request_that_was_refused_leaves_no_trace(world: World) -> None:
+def test_a_request_that_was_refused_leaves_no_trace(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant)
         harness.start()
@@ -115,7 +115,7 @@ def test_a_request_that_was_refused_leaves_no_trace(world: World) -> None:
         assert got == [plus_one(WORDS)]
 
 
-def test_busy_while_another_request_waits_to_be_taken(world: World) -> None:
+def test_busy_while_another_request_waits_to_be_taken(world: Stepwise) -> None:
     with Harness(world) as harness:
         harness.vm("g", servant)
         harness.start()
@@ -127,7 +127,7 @@ def test_busy_while_another_request_waits_to_be_taken(world: World) -> None:
         assert got == [plus_one(WORDS)]
 
 
-def test_busy_while_another_request_is_served(world: World) -> None:
+def test_busy_while_another_request_is_served(world: Stepwise) -> None:
     with Harness(world) as harness:
         harness.vm("g", servant)
         harness.start()
@@ -138,7 +138,7 @@ def test_busy_while_another_request_is_served(world: World) -> None:
 
 
 @pytest.mark.parametrize(("vm", "vcpu"), [(9, 0), (1, 0), (2, 1), (2, -1)])
-def test_a_request_to_nobody_is_invalid(world: World, vm: int, vcpu: int) -> None:
+def test_a_request_to_nobody_is_invalid(world: Stepwise, vm: int, vcpu: int) -> None:
     with Harness(world) as harness:
         harness.vm("g", servant)
         harness.start()
@@ -146,7 +146,7 @@ def test_a_request_to_nobody_is_invalid(world: World, vm: int, vcpu: int) -> Non
         assert harness.driver.direct_request(vm, vcpu, WORDS) == Invalid()
 
 
-def test_a_guest_that_dies_of_a_request(world: World) -> None:
+def test_a_guest_that_dies_of_a_request(world: Stepwise) -> None:
     with Harness(world) as harness:
         harness.vm("g", servant)
         harness.start()
@@ -158,7 +158,7 @@ def test_a_guest_that_dies_of_a_request(world: World) -> None:
         assert len(harness.aborts) == 1
 
 
-def test_a_deadline_leaves_the_request_running(world: World) -> None:
+def test_a_deadline_leaves_the_request_running(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant)
         harness.start()
@@ -178,9 +178,9 @@ def test_a_deadline_leaves_the_request_running(world: World) -> None:
         assert got == [plus_one(WORDS)]
 
 
-def test_a_stop_ends_a_request_in_any_state(world: World) -> None:
+def test_a_stop_ends_a_request_in_any_state(world: Stepwise) -> None:
     for words, moment in ((SLOW, 10_000), (WORDS, 1), (WORDS, 2), (STEPS, 3)):
-        world = World()
+        world = Stepwise()
         with Harness(world) as harness:
             harness.vm("g", servant)
             harness.start()
@@ -194,7 +194,7 @@ def test_a_stop_ends_a_request_in_any_state(world: World) -> None:
             assert got[0] in (Invalid(), plus_one(words))
 
 
-def test_the_vcpu_may_take_a_request_before_the_caller_looks(world: World) -> None:
+def test_the_vcpu_may_take_a_request_before_the_caller_looks(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant)
         harness.start()
@@ -208,7 +208,7 @@ def test_the_vcpu_may_take_a_request_before_the_caller_looks(world: World) -> No
         assert got == [plus_one(WORDS)]
 
 
-def test_the_vcpu_may_take_a_request_that_it_must_refuse(world: World) -> None:
+def test_the_vcpu_may_take_a_request_that_it_must_refuse(world: Stepwise) -> None:
     """It does not wait for a message, and takes what the caller was about to withdraw."""
     with Harness(world) as harness:
         guest = harness.vm("g", sleeper)
@@ -222,7 +222,7 @@ def test_the_vcpu_may_take_a_request_that_it_must_refuse(world: World) -> None:
         assert got == [Busy()]
 
 
-def test_a_message_during_a_request_is_read_after_it(world: World) -> None:
+def test_a_message_during_a_request_is_read_after_it(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant, raw=True)
         harness.start()
@@ -236,7 +236,7 @@ def test_a_message_during_a_request_is_read_after_it(world: World) -> None:
         assert guest.notes == [b"one"]
 
 
-def test_a_request_beside_the_one_being_served_harms_nobody(world: World) -> None:
+def test_a_request_beside_the_one_being_served_harms_nobody(world: Stepwise) -> None:
     """Preempted while it serves the first, the vCPU finds the second, which has claimed nothing yet."""
     with Harness(world) as harness:
         harness.vm("g", servant)
@@ -255,7 +255,7 @@ def test_a_request_beside_the_one_being_served_harms_nobody(world: World) -> Non
         assert second == [plus_one(WORDS)]  # its claim came when the first was done
 
 
-def test_a_run_owed_to_a_message_is_not_spent_on_a_request(world: World) -> None:
+def test_a_run_owed_to_a_message_is_not_spent_on_a_request(world: Stepwise) -> None:
     """A delivery has claimed vCPU 0, whose RUN it is owed; vCPU 1 waits for a message too.
 
     A request that came a moment before makes vCPU 0 serve it first, in which it sleeps: the message
@@ -274,7 +274,7 @@ def test_a_run_owed_to_a_message_is_not_spent_on_a_request(world: World) -> None
         assert guest.notes == [b"one"]
 
 
-def test_a_request_to_a_dying_vm_does_not_tell_its_death_again(world: World) -> None:
+def test_a_request_to_a_dying_vm_does_not_tell_its_death_again(world: Stepwise) -> None:
     with Harness(world) as harness:
         harness.vm("g", with_second(servant, waiter), vcpus=2)
         harness.start()
@@ -289,7 +289,7 @@ def test_a_request_to_a_dying_vm_does_not_tell_its_death_again(world: World) -> 
         assert harness.aborts == [("g", "the guest function returned")]
 
 
-def test_a_busy_run_does_not_end_the_request_being_served(world: World) -> None:
+def test_a_busy_run_does_not_end_the_request_being_served(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", servant)
         harness.start()

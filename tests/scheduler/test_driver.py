@@ -8,6 +8,7 @@ import pytest
 
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
 from hfsched.errors import InternalError
+from hfsched.explore.stepwise import Stepwise
 from hfsched.hypervisor.interface import (
     Aborted,
     Busy,
@@ -44,7 +45,6 @@ from .guests import (
     with_second,
 )
 from .harness import Guest, Harness, port_message
-from .world import World
 
 
 def planned(harness: Harness, *results: RunResult, vm: int = 2, vcpu: int = 0) -> None:
@@ -52,7 +52,7 @@ def planned(harness: Harness, *results: RunResult, vm: int = 2, vcpu: int = 0) -
     harness.interface.answers[vm, vcpu] = deque(results)
 
 
-def one(harness: Harness, world: World, result: RunResult) -> tuple[Guest, str]:
+def one(harness: Harness, world: Stepwise, result: RunResult) -> tuple[Guest, str]:
     """Answer the first RUN; return where the thread stops: before its second, or asleep."""
     guest = harness.vm("g", sink, vcpus=2)
     planned(harness, result)
@@ -65,7 +65,7 @@ def one(harness: Harness, world: World, result: RunResult) -> tuple[Guest, str]:
     "result", [Preempted(), Yield(), Busy(), NotifyWaiters(), DirectResponse((1, 2, 3, 4, 5))]
 )
 def test_results_after_which_the_vcpu_is_run_again(result: RunResult) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest, stopped = one(harness, world, result)
         assert stopped == "run 2.0"
@@ -84,7 +84,7 @@ def test_results_after_which_the_vcpu_is_run_again(result: RunResult) -> None:
 def test_results_after_which_the_vcpu_sleeps_for_good(
     result: RunResult, activity: VcpuActivity
 ) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest, stopped = one(harness, world, result)
         assert stopped == "asleep g.0.wake"
@@ -95,7 +95,7 @@ def test_results_after_which_the_vcpu_sleeps_for_good(
 
 
 def test_an_abort_is_the_last_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest, stopped = one(harness, world, Aborted("gone"))
         assert stopped == "done"
@@ -105,7 +105,7 @@ def test_an_abort_is_the_last_run() -> None:
 
 @pytest.mark.parametrize("result", [WaitForMessage(700), WaitForInterrupt(700)])
 def test_a_timer_counts_from_when_run_returned(result: RunResult) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         _, stopped = one(harness, world, result)
         assert stopped == "asleep g.0.wake"
@@ -117,7 +117,7 @@ def test_a_timer_counts_from_when_run_returned(result: RunResult) -> None:
 
 @pytest.mark.parametrize("result", [Yield(), Busy()])
 def test_others_have_their_turn_after_a_yield(result: RunResult) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         harness.vm("g", sink)
         planned(harness, result)
@@ -126,7 +126,7 @@ def test_others_have_their_turn_after_a_yield(result: RunResult) -> None:
 
 
 def test_a_wake_up_of_another_vm_claims_its_vcpu() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         harness.vm("g", sink)
         other = harness.vm("other", sink, vcpus=2)
@@ -140,7 +140,7 @@ def test_a_wake_up_of_another_vm_claims_its_vcpu() -> None:
 
 
 def test_an_unknown_result_of_a_message_is_our_bug() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink)
         planned(harness, Message(2, 1, 5))
@@ -154,7 +154,7 @@ def test_an_unknown_result_of_a_message_is_our_bug() -> None:
 
 
 def test_vms_are_found_by_id() -> None:
-    with Harness(World()) as harness:
+    with Harness(Stepwise()) as harness:
         first, second = harness.vm("a", sink), harness.vm("b", sink)
         assert harness.driver.vms == [first.driven, second.driven]
         assert harness.driver.vm(3) is second.driven
@@ -163,7 +163,7 @@ def test_vms_are_found_by_id() -> None:
 
 
 def test_a_suspension_kicks_those_in_run_and_holds_them_until_the_end() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink, vcpus=2)
         harness.vm("other", sink)
@@ -187,7 +187,7 @@ def test_a_suspension_kicks_those_in_run_and_holds_them_until_the_end() -> None:
 
 
 def test_a_message_for_the_host_leaves_the_primarys_rx_before_it_waits_for_room() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         texts = [b"%d" % number for number in range(QUEUE_MAX + 1)]
         guest = harness.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
@@ -207,7 +207,7 @@ def test_a_message_for_the_host_leaves_the_primarys_rx_before_it_waits_for_room(
 
 
 def test_a_guest_held_for_room_holds_no_other() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         flood = [port_message(b"%d" % number, 1, 5) for number in range(QUEUE_MAX + 3)]
         harness.vm("loud", talker(2, 1, *flood))
@@ -224,7 +224,7 @@ def test_a_guest_held_for_room_holds_no_other() -> None:
 
 
 def test_releasing_the_primarys_rx_tells_the_guests_that_wait_for_it() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         first = harness.vm("first", talker(2, 1, port_message(b"one", 1, 5)))
         second = harness.vm("second", talker(3, 1, port_message(b"two", 1, 5)))
@@ -241,7 +241,7 @@ def test_releasing_the_primarys_rx_tells_the_guests_that_wait_for_it() -> None:
 
 
 def test_guest_to_guest_messages_are_delivered_and_counted() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         to = harness.vm("g", sink, raw=True)
         by = harness.vm("s", talker(3, 2, b"one", b"two", b"three"))
@@ -277,7 +277,7 @@ def told_on(index: int, text: bytes) -> Program:
 
 @pytest.mark.parametrize("index", [1, 2])
 def test_writable_reaches_the_vcpu_that_enabled_it(index: int) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         to = harness.vm("g", sink, raw=True)
         harness.vm("s", told_on(index, b"from s"), vcpus=3)
@@ -295,7 +295,7 @@ def test_writable_reaches_the_vcpu_that_enabled_it(index: int) -> None:
 
 
 def test_a_pending_interrupt_ends_the_search_for_a_vcpu() -> None:
-    world = World()
+    world = Stepwise()
 
     def told(cpu: Cpu) -> Run:
         yield from enable(Intid.MAILBOX_READABLE)
@@ -315,7 +315,7 @@ def test_a_pending_interrupt_ends_the_search_for_a_vcpu() -> None:
 
 
 def test_cpu_on_off_and_on_again() -> None:
-    world = World()
+    world = Stepwise()
 
     def second(cpu: Cpu) -> Run:
         note(cpu, b"%d" % cpu.arg)
@@ -330,7 +330,7 @@ def test_cpu_on_off_and_on_again() -> None:
         yield from sleeper(cpu)
 
     for early in (False, True):
-        world = World()
+        world = Stepwise()
         with Harness(world) as harness:
             guest = harness.vm("g", first, vcpus=2)
             harness.start()
@@ -345,7 +345,7 @@ def test_cpu_on_off_and_on_again() -> None:
 
 
 def test_the_timer_of_a_guest_that_waits_for_a_message() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", ticking_sink(1000), raw=True)
         harness.start()

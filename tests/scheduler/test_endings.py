@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfsched.abi.ffa import FfaId, Intid
+from hfsched.explore.stepwise import Stepwise
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.mailbox.ports import QUEUE_MAX
 from hfsched.scheduler.driver import Driver
@@ -25,7 +26,6 @@ from .guests import (
     yielder,
 )
 from .harness import Harness, port_message
-from .world import World
 
 
 def returns(cpu: Cpu) -> Run:
@@ -33,7 +33,7 @@ def returns(cpu: Cpu) -> Run:
 
 
 def test_an_abort_is_told_and_ends_its_vm_alone() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         bad = harness.vm("bad", returns)
         good = harness.vm("good", echo)
@@ -41,7 +41,7 @@ def test_an_abort_is_told_and_ends_its_vm_alone() -> None:
         harness.start()
         world.settle()
         assert harness.aborts == [("bad", "the guest function returned")]
-        assert world.tasks["bad.0"].state == "done"
+        assert world.task("bad.0").done
         assert bad.mirror.ended()
         assert not good.mirror.ended()
         assert end.send(b"x") is Sent.SENT
@@ -53,7 +53,7 @@ def test_an_abort_is_told_and_ends_its_vm_alone() -> None:
 
 @pytest.mark.parametrize("second", [sleeper, waiter, spinner, yielder])
 def test_an_abort_takes_a_sibling_along_in_every_state(second: Program) -> None:
-    world = World()
+    world = Stepwise()
 
     def first(cpu: Cpu) -> Run:
         yield from with_second(returns, second)(cpu)
@@ -71,13 +71,13 @@ def test_an_abort_takes_a_sibling_along_in_every_state(second: Program) -> None:
             world.go("g.1")
         world.go("g.0")
         world.settle()
-        assert {task.state for task in world.tasks.values()} == {"done"}
+        assert all(task.done for task in world.tasks if task.act is None)
         assert len(harness.aborts) == 1
 
 
 def test_an_abort_between_a_siblings_run_and_its_sleep() -> None:
     for exit_ in ("WaitForMessage", "WaitForInterrupt"):
-        world = World()
+        world = Stepwise()
         second = waiter if exit_ == "WaitForMessage" else sleeper
         with Harness(world) as harness:
             harness.vm("g", with_second(returns, second), vcpus=2)
@@ -90,7 +90,7 @@ def test_an_abort_between_a_siblings_run_and_its_sleep() -> None:
 
 
 def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         harness.vm("g", with_second(returns, yielder), vcpus=2)
         harness.start()
@@ -104,7 +104,7 @@ def test_a_sibling_that_hears_invalid_before_the_abort_is_known() -> None:
 
 
 def test_a_death_is_told_once_when_two_vcpus_die_together() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         harness.vm("g", with_second(returns, returns), vcpus=2)
         harness.start()
@@ -137,7 +137,7 @@ STATES = [sink, sleeper, spinner, yielder, held, timed, reader, returns]
 
 @pytest.mark.parametrize("program", STATES)
 def test_a_stop_ends_every_thread_in_every_state(program: Program) -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         harness.vm("g", program, vcpus=2)
         harness.start()
@@ -145,13 +145,13 @@ def test_a_stop_ends_every_thread_in_every_state(program: Program) -> None:
         for _ in range(100):
             world.go("g.0", "get g.0.kick")
         assert harness.driver.stop() == []
-        assert [task.state for task in world.tasks.values()] == ["done", "done"]
+        assert [task.done for task in world.tasks if task.act is None] == [True, True]
 
 
 @pytest.mark.parametrize("program", STATES)
 def test_a_stop_at_any_moment(program: Program) -> None:
     for moment in range(1, 40):
-        world = World()
+        world = Stepwise()
         with Harness(world) as harness:
             harness.vm("g", program)
             harness.start()
@@ -161,7 +161,7 @@ def test_a_stop_at_any_moment(program: Program) -> None:
 
 
 def test_a_stop_before_the_first_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink)
         harness.start()
@@ -170,7 +170,7 @@ def test_a_stop_before_the_first_run() -> None:
 
 
 def test_a_held_message_is_counted_as_lost_at_a_stop() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", held)
         harness.start()
@@ -180,17 +180,18 @@ def test_a_held_message_is_counted_as_lost_at_a_stop() -> None:
 
 
 def test_stop_names_who_did_not_stop() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         harness.vm("g", sink)
         harness.start()
         world.settle()
-        world.tasks["g.0"].join = lambda deadline=None: False  # type: ignore[method-assign]
+        (task,) = harness.driver._tasks
+        task.join = lambda deadline=None: False  # type: ignore[method-assign]
         assert harness.driver.stop(world.now()) == ["g.0"]
 
 
 def test_stop_lets_a_waiting_sender_go() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", spinner)
         harness.start()
@@ -204,14 +205,14 @@ def test_stop_lets_a_waiting_sender_go() -> None:
 
 
 def test_a_driver_needs_no_callbacks() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", returns)
         plain = Driver(world, harness.interface, harness.ports)
         plain.add(guest.id, raw=False)
         plain.start()
         world.settle()
-        assert world.tasks["g.0"].state == "done"
+        assert world.task("g.0").done
 
 
 def steps(cpu: Cpu) -> Run:
@@ -220,7 +221,7 @@ def steps(cpu: Cpu) -> Run:
 
 
 def test_a_kick_before_run_ends_the_run() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", steps)
         harness.start()

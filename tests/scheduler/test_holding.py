@@ -6,9 +6,8 @@ import random
 
 import pytest
 
+from hfsched.explore.stepwise import Stepwise
 from hfsched.mailbox.ports import FIRST_CONNECTION, QUEUE_MAX, Port, PortMessage, Ports, frame
-
-from .world import World
 
 VM, OTHER = 2, 3
 PORT = 7
@@ -18,7 +17,7 @@ class Case:
     """Ports in a world, whose tasks bring messages and read them."""
 
     def __init__(self) -> None:
-        self.world = World()
+        self.world = Stepwise()
         self.ports = Ports(self.world)
         self.ports.add(VM, raw=False)
         self.ports.add(OTHER, raw=False)
@@ -260,7 +259,8 @@ def test_a_new_handler_gets_what_waited_before_what_comes() -> None:
         case.ports.open(VM, PORT, lambda port_message: got.append(port_message.payload))
 
     case.world.spawn("host", host)
-    case.world.go("host", "unlock ports")  # it is open, and has not been given anything
+    case.world.go("host", "lock ports")
+    case.world.go("host", "lock ports")  # it is open, and has not been given anything
     case.world.go("guest")
     case.world.settle()
     assert got == [b"old", b"new"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
+from hfsched.explore.stepwise import StepsExceededError, Stepwise
 from hfsched.hypervisor.interface import Busy, Injection, RunResult, SendResult
 from hfsched.mailbox.mailbox import Mailbox, RxState
 from hfsched.mailbox.mirror import Mirror, VcpuActivity, _Slot
@@ -35,13 +36,12 @@ from .guests import (
     yielder,
 )
 from .harness import Guest, Harness, send_all
-from .world import SpinningError, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def house_of(world: World, driver: type[Driver] = Driver) -> Harness:
+def house_of(world: Stepwise, driver: type[Driver] = Driver) -> Harness:
     return Harness(world, driver)
 
 
@@ -173,7 +173,7 @@ class AlwaysHandsOut(Mailbox):
 
 def in_the_window(mirror: type[Mirror]) -> bool:
     """RUN has returned "waits for a message", the mirror does not know yet, and one comes."""
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, mirror=mirror, raw=True)
         harness.start()
@@ -186,7 +186,7 @@ def in_the_window(mirror: type[Mirror]) -> bool:
 
 def in_the_window_twice(mirror: type[Mirror]) -> bool:
     """The second message comes after the RUN that the first one has paid for."""
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, mirror=mirror, raw=True)
         harness.start()
@@ -202,7 +202,7 @@ def in_the_window_twice(mirror: type[Mirror]) -> bool:
 
 def beside_a_vcpu_that_yields(mirror: type[Mirror]) -> bool:
     """In vCPU 0's window comes a message, and then vCPU 1, which never reads, is run."""
-    world = World(limit=2000)
+    world = Stepwise(steps_max=4000)
     with house_of(world) as harness:
         guest = harness.vm("g", with_second(sink, yielder), vcpus=2, mirror=mirror, raw=True)
         harness.start()
@@ -219,13 +219,13 @@ def between_look_and_sleep(mirror: type[Mirror]) -> bool:
     """The message comes whenever the mirror's lock is free between the exit and the sleep."""
     outcome = False
     for places in range(1, 4):
-        world = World()
+        world = Stepwise()
         with house_of(world) as harness:
             guest = harness.vm("g", sink, mirror=mirror, raw=True)
             harness.start()
             world.go("g.0", "ran 2.0 WaitForMessage")
             for _ in range(places):
-                world.go("g.0", "unlock g.mirror")
+                world.go("g.0", "lock g.mirror")
             guest.outbox.send(b"one")
             world.settle()
             assert lost(guest) or guest.notes == [b"one"]
@@ -235,7 +235,7 @@ def between_look_and_sleep(mirror: type[Mirror]) -> bool:
 
 def after_the_timer(mirror: type[Mirror]) -> bool:
     """The guest's timer ends its wait; it waits again, and in that window a message comes."""
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", ticking_sink(1000), mirror=mirror, raw=True)
         harness.start()
@@ -251,7 +251,7 @@ def after_the_timer(mirror: type[Mirror]) -> bool:
 
 def abort_beside_sleepers(mirror: type[Mirror]) -> bool:
     """vCPU 0 ends the VM while the others wait for a message and for an interrupt."""
-    world = World()
+    world = Stepwise()
 
     def ender(cpu: Cpu) -> Run:
         yield from map_buffers(cpu)
@@ -279,7 +279,7 @@ def abort_beside_sleepers(mirror: type[Mirror]) -> bool:
 
 def a_busy_run(driver: type[Driver]) -> bool:
     """The RUN that a message has paid for comes back busy."""
-    world = World()
+    world = Stepwise()
     with house_of(world, driver) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -293,7 +293,7 @@ def a_busy_run(driver: type[Driver]) -> bool:
 
 def told_on_vcpu_1(driver: type[Driver]) -> bool:
     """vCPU 0 sleeps with nothing enabled; vCPU 1 has enabled MAILBOX_READABLE."""
-    world = World()
+    world = Stepwise()
 
     def told(cpu: Cpu) -> Run:
         yield from enable(Intid.MAILBOX_READABLE)
@@ -352,7 +352,7 @@ def test_a_faulty_driver_loses_what_the_shipped_one_keeps(
 
 
 def test_a_mirror_that_never_clears_spins() -> None:
-    with pytest.raises(SpinningError):
+    with pytest.raises(StepsExceededError):
         in_the_window(NeverClears)
     assert not in_the_window(Mirror)
 
@@ -360,7 +360,7 @@ def test_a_mirror_that_never_clears_spins() -> None:
 @pytest.mark.parametrize("faulty", [True, False])
 def test_waiters_are_handed_out_only_while_there_is_room(faulty: bool) -> None:
     """A woken sender that meets BUSY registers again: the full guest must be run before it."""
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.vm("sender", talker(3, 2, b"one", b"two"))
@@ -388,7 +388,7 @@ def test_waiters_are_handed_out_only_while_there_is_room(faulty: bool) -> None:
 
 def overtaken(mirror: type[Mirror]) -> list[bytes]:
     """The guest reads what the host has not yet delivered; then a guest sends, and delivers first."""
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, mirror=mirror, raw=True)
         harness.vm("sender", talker(3, 2, b"two"))
@@ -414,7 +414,7 @@ def test_a_second_delivery_may_overtake_the_first() -> None:
 
 
 def test_a_sender_that_dies_between_send_and_deliver() -> None:
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -428,7 +428,7 @@ def test_a_sender_that_dies_between_send_and_deliver() -> None:
 
 
 def test_recovery_costs_nothing_when_nothing_was_left() -> None:
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -441,7 +441,7 @@ def test_recovery_costs_nothing_when_nothing_was_left() -> None:
 
 
 def test_recovery_beside_a_living_sender_costs_one_spurious_run() -> None:
-    world = World()
+    world = Stepwise()
     with house_of(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()

@@ -13,6 +13,7 @@ from hfsched.errors import InternalError
 from hfsched.explore.execution import search
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World as Explored
+from hfsched.explore.stepwise import Stepwise
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.mailbox.mirror import Entry, Mirror
 from hfsched.scheduler.outbox import Sent
@@ -26,7 +27,6 @@ from hfsched.scheduler.suspension import (
 
 from .guests import sink, talker
 from .harness import Guest, Harness, port_message
-from .world import World
 
 
 class Machine:
@@ -53,7 +53,7 @@ class Machine:
 
 def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
     machine = Machine()
-    suspension = Suspension(World(), machine.steps)
+    suspension = Suspension(Stepwise(), machine.steps)
     for _ in range(2):
         machine.did.clear()
         with suspension.held():
@@ -64,7 +64,7 @@ def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
 @pytest.mark.parametrize("kind", ["late", "broken"])
 def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     machine = Machine(**{kind: "b"})
-    suspension = Suspension(World(), machine.steps)
+    suspension = Suspension(Stepwise(), machine.steps)
     with pytest.raises(SuspendError if kind == "late" else OSError, match="b"):
         suspension.suspend(100)
     assert machine.did == ["stop a", "stop b", "go on b", "go on a"]
@@ -72,7 +72,7 @@ def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     suspension.suspend(100)  # nobody holds it
 
 
-class Timed(World):
+class Timed(Stepwise):
     """A time that passes when told, and what was slept."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Timed(World):
 
     def sleep_until(self, deadline: int) -> None:
         self.slept.append(deadline - self.time)
-        self.time = deadline
+        self.advance(deadline - self.time)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_between_two_suspensions_a_machine_runs_as_long_as_it_stood(
     suspension = Suspension(world, [SuspendThrottle(world).step, *machine.steps])
     with suspension.held():
         assert world.slept == []
-        world.time += stood
-    world.time += passes
+        world.advance(stood)
+    world.advance(passes)
     with suspension.held(None if limit is None else world.time + limit):
         assert world.slept == slept
 
@@ -115,7 +115,7 @@ def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
         raise OSError("c")
 
     machine.steps[2] = Step("c", machine.steps[2].pause, broken)
-    suspension = Suspension(World(), machine.steps)
+    suspension = Suspension(Stepwise(), machine.steps)
     suspension.suspend()
     with pytest.raises(OSError, match="c"):
         suspension.resume()
@@ -124,7 +124,7 @@ def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
 
 
 def test_the_second_gives_up_at_its_deadline() -> None:
-    world = World()
+    world = Stepwise()
     suspension = Suspension(world, Machine().steps)
     suspension.suspend()
     with pytest.raises(SuspendError, match="another suspension"):
@@ -182,9 +182,9 @@ def test_one_suspends_at_a_time_in_every_interleaving() -> None:
 
 
 @contextmanager
-def resting() -> Iterator[tuple[World, Harness, Guest]]:
+def resting() -> Iterator[tuple[Stepwise, Harness, Guest]]:
     """A harness with one guest, which waits for a message."""
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         guest = harness.vm("g", sink, raw=True)
         harness.start()
@@ -275,7 +275,7 @@ def test_a_sender_that_has_begun_is_waited_for_after_a_stop_too() -> None:
 
 
 def test_a_message_without_room_is_held_over_a_suspension() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         texts = [b"%d" % number for number in range(18)]
         guest = harness.vm("g", talker(2, 1, *[port_message(text, 1, 5) for text in texts]))
@@ -321,7 +321,7 @@ def test_a_try_that_raises_holds_no_suspension_up(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_guests_send_is_no_sender_of_the_host() -> None:
-    world = World()
+    world = Stepwise()
     with Harness(world) as harness:
         to = harness.vm("g", sink, raw=True)
         harness.vm("s", talker(3, 2, b"one", b"two"))
