@@ -29,7 +29,12 @@ def test_a_task_stops_where_the_test_asked_for_and_goes_no_further() -> None:
 def test_each_go_passes_one_operation_at_least() -> None:
     with Stepwise() as world:
         cell = world.cell("n", 0)
-        world.spawn("writer", lambda: [cell.set(n) for n in (1, 2)])
+
+        def write() -> None:
+            cell.set(1)
+            cell.set(2)
+
+        world.spawn("writer", write)
         seen = [(world.go("writer", "put n"), cell.get()) for _ in range(3)]
         assert seen == [("put n", 0), ("put n", 1), ("done", 2)]
 
