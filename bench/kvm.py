@@ -108,7 +108,7 @@ class Loop:
             cpu.reply(invalid)
 
     def bare(self, times: int) -> None:
-        error = self.cpu._lib.hf_bare_loop(self.cpu._cpu, times * (self.calls + 1))
+        error = self.cpu._lib.hfs_bare_loop(self.cpu._cpu, times * (self.calls + 1))
         assert error == 0, error
 
     def close(self) -> None:

@@ -74,23 +74,28 @@ def cross_build(
 
 def extensions(image: Image) -> dict[str, Path]:
     """Return the project's own compiled modules, by their paths in it."""
+    kvm, swap = TOP / "hfsched" / "vcpu" / "kvm", TOP / "hfsched" / "swap"
+    kvm_build, swap_build = (_load(folder / "build_core.py") for folder in (kvm, swap))
     return dict(
-        _extension(image, room, package, sources)
-        for room, package, sources in (
-            (TOP / "hfsched" / "vcpu" / "kvm", "hfsched.vcpu.kvm", ("core.c",)),
-            (TOP / "hfsched" / "swap", "hfsched.swap", ("*.c",)),
+        _extension(image, package, ffi, sources)
+        for package, ffi, sources in (
+            (
+                "hfsched.vcpu.kvm",
+                kvm_build.builder(TOP, "aarch64"),
+                [kvm / name for name in kvm_build.sources("aarch64")],
+            ),
+            ("hfsched.swap", swap_build.builder(TOP), sorted(swap.glob("*.c"))),
         )
     )
 
 
-def _extension(image: Image, room: Path, package: str, patterns: Sequence[str]) -> tuple[str, Path]:
-    ffi = _load(room / "build_core.py").builder(TOP)
-    sources = sorted(path for pattern in patterns for path in room.glob(pattern))
+def _extension(image: Image, package: str, ffi: Any, sources: Sequence[Path]) -> tuple[str, Path]:
+    folders = sorted({path.parent for path in sources})
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "_core.c"
         with redirect_stdout(None):  # stdout is the command's
             ffi.emit_c_code(str(source))
-        module = cross_build(image, source, f"{package}._core", [room], ["-std=gnu17"], sources)
+        module = cross_build(image, source, f"{package}._core", folders, ["-std=gnu17"], sources)
     return f"{package.replace('.', '/')}/{module.name}", module
 
 

@@ -1,7 +1,7 @@
 """CPUs of arm64 and x86-64 guests under KVM: raw ioctls through a small C core.
 
-- `core.c` with `arm64.c`, or with `x86_64.c` and `x86_64_state.c`: entering the guest, kicks,
-  registers.  Mechanism alone.
+- `core.h`: the interface of the C core. `run.c`, `vcpu.c` and `arm64_*.c` or `x86_64_*.c`: its units.
+  It enters the guest and does no more: mechanism, no policy.
 - `build_core`: the cffi extension `_core` made of them.
 - `device`: what of KVM this machine has, and the remedy for what it has not.
 - `slots`: guest memory as KVM's slots (pure).

@@ -6,22 +6,31 @@ pip does it by ``setup.py``; ``python -m hfsched.vcpu.kvm.build_core`` does it i
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
 
 from cffi import FFI
 
-__all__ = ["builder"]
+__all__ = ["CFLAGS", "builder", "sources"]
+
+# tests/vcpu/kvm/test_build.py adds -Werror: a newer compiler's new warning must not lose the engine.
+CFLAGS = ("-std=gnu17", "-Wall", "-Wextra")
 
 _HERE = Path(__file__).resolve().parent
 _TOP = _HERE.parents[2]
 
 _CDEF = """
-enum { HF_HVC, HF_SMC, HF_WFI, HF_TIMER, HF_KICKED, HF_POKED, HF_MMIO, HF_FETCH, HF_ODD, HF_FAILED,
-       ... };
+#define HFS_ARGUMENTS ...
+#define HFS_REPLY_MAX ...
+#define HFS_REASON_ERRNO ...
+enum hfs_exit_kind { HFS_HVC, HFS_SMC, HFS_WFI, HFS_TIMER, HFS_KICKED, HFS_FORCED, HFS_MMIO, HFS_FETCH,
+                     HFS_UNDECODED, HFS_FAILED, ... };
+enum hfs_cancelled { HFS_ACCESS_REPEATS, HFS_WRITE_REMAINS, ... };
+enum hfs_timer_state { HFS_TIMER_OFF, HFS_TIMER_ARMED, ... };
 
-struct hf_exit {
+struct hfs_exit {
     uint64_t args[8];
     uint64_t address;
     uint64_t virtual_address;
@@ -33,43 +42,42 @@ struct hf_exit {
     ...;
 };
 
-struct hf_cpu {
-    struct hf_exit exit;
+struct hfs_cpu {
+    struct hfs_exit exit;
     struct { uint64_t count; uint64_t values[8]; } reply;
     uint64_t tables;
     ...;
 };
 
-int hf_prepare(void);
-int hf_open(struct hf_cpu *cpu, int vm_fd, int index, uint64_t run_size);
-void hf_close(struct hf_cpu *cpu);
-void hf_free(struct hf_cpu *cpu);
-int hf_enter(struct hf_cpu *cpu);
-void hf_kick(struct hf_cpu *cpu);
-void hf_poke(struct hf_cpu *cpu);
-void hf_wait_out(struct hf_cpu *cpu);
-int hf_set_line(struct hf_cpu *cpu, int level);
-int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument);
-int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value);
-int hf_inject_abort(struct hf_cpu *cpu, int fetch);
-int hf_call_off(struct hf_cpu *cpu);
-int hf_timer_remaining(struct hf_cpu *cpu, int64_t *left);
-int hf_mask_timer(struct hf_cpu *cpu);
-int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64_t size,
-                  uint64_t host);
-int hf_stats(struct hf_cpu *cpu);
-int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
-void hf_freeze(struct hf_cpu *cpu, uint64_t count);
-int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first);
-int hf_saved_size(struct hf_cpu *cpu);
-int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
-void hf_forget_time(uint8_t *out);
-int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);
-int hf_program_counter(struct hf_cpu *cpu, uint64_t *pc);
-int hf_bare_loop(struct hf_cpu *cpu, int exits);
-int hf_prepare_vm(int kvm_fd, int vm_fd);
-int hf_features(struct hf_cpu *cpu, int kvm_fd);
-int hf_ioctl(int fd, unsigned long request, unsigned long argument);
+int hfs_prepare(void);
+int hfs_prepare_vm(int vm_fd);
+int hfs_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64_t size,
+                   uint64_t host);
+int hfs_ioctl(int fd, unsigned long request, unsigned long argument);
+int hfs_open(struct hfs_cpu *cpu, int kvm_fd, int vm_fd, int index, uint64_t run_size);
+void hfs_close(struct hfs_cpu *cpu);
+void hfs_free(struct hfs_cpu *cpu);
+int hfs_stats(struct hfs_cpu *cpu);
+int hfs_enter(struct hfs_cpu *cpu);
+void hfs_kick(struct hfs_cpu *cpu);
+void hfs_force_exit(struct hfs_cpu *cpu);
+void hfs_wait_outside(struct hfs_cpu *cpu);
+int hfs_set_line(struct hfs_cpu *cpu, int level);
+int hfs_bare_loop(struct hfs_cpu *cpu, int exits);
+int hfs_complete_mmio(struct hfs_cpu *cpu, uint64_t value);
+int hfs_cancel_access(struct hfs_cpu *cpu);
+int hfs_inject_abort(struct hfs_cpu *cpu, int fetch);
+int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument);
+int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc);
+int hfs_saved_size(void);
+int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size);
+int hfs_restore(struct hfs_cpu *cpu, const uint8_t *in, int size);
+void hfs_clear_counters(uint8_t *saved);
+int hfs_timer_remaining(struct hfs_cpu *cpu, int64_t *left);
+int hfs_mask_timer(struct hfs_cpu *cpu);
+int hfs_read_clock(struct hfs_cpu *cpu, uint64_t *count);
+void hfs_freeze(struct hfs_cpu *cpu, uint64_t count);
+int hfs_thaw(struct hfs_cpu *cpu, const struct hfs_cpu *first);
 
 #define KVM_GET_API_VERSION ...
 #define KVM_CREATE_VM ...
@@ -86,18 +94,27 @@ int hf_ioctl(int fd, unsigned long request, unsigned long argument);
 """
 
 
-def builder(top: Path = Path()) -> FFI:
-    """Return the description of the extension, for cffi, with files named from `top`."""
-    room = top / "hfsched" / "vcpu" / "kvm"
+def sources(machine: str) -> tuple[str, ...]:
+    """Return the names of the C files for hosts of an architecture: "aarch64", else x86-64's."""
+    prefix = "arm64" if machine in ("aarch64", "arm64") else "x86_64"
+    return "run.c", "vcpu.c", *(path.name for path in sorted(_HERE.glob(f"{prefix}_*.c")))
+
+
+def builder(top: Path = Path(), machine: str = "") -> FFI:
+    """Return the description of the extension, for cffi, with files named from `top`.
+
+    `machine` is the architecture of the host that it is for, this one's if empty.
+    """
+    folder = top / "hfsched" / "vcpu" / "kvm"
     ffi = FFI()
     ffi.cdef(_CDEF)
     ffi.set_source(
         "hfsched.vcpu.kvm._core",
         '#include "core.h"\n',
-        sources=[str(room / "core.c")],
-        depends=[str(room / path.name) for path in sorted(_HERE.glob("*.[ch]"))],
-        include_dirs=[str(room)],
-        extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+        sources=[str(folder / name) for name in sources(machine or platform.machine())],
+        depends=[str(folder / path.name) for path in sorted(_HERE.glob("*.[ch]"))],
+        include_dirs=[str(folder)],
+        extra_compile_args=[*CFLAGS, "-O2", "-fvisibility=hidden"],
         optional=True,  # without a compiler all else works
     )
     return ffi

@@ -1,8 +1,21 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * Entering a KVM guest: mechanism alone.  One `hf_cpu` is one vCPU, owned by one thread; only
- * `hf_kick`, `hf_poke` and `hf_set_line` may come from others.  Functions that can fail return
- * -errno.  Source of the interface: Linux, Documentation/virt/kvm/api.rst.
+ * Entering a KVM guest: mechanism only, no policy.
+ *
+ * Ownership.  One `hfs_cpu` is one vCPU.  The caller allocates the struct and keeps it at one
+ * address from hfs_open to hfs_free; the descriptor and the mapping in it belong to this core, the
+ * VM's and /dev/kvm's descriptors to the caller.
+ *
+ * Threads.  One thread at a time, the owner, may call what takes an `hfs_cpu`, except hfs_kick,
+ * hfs_force_exit, hfs_set_line, hfs_wait_outside and hfs_close, which any thread may call.
+ *
+ * Errors.  A function that returns int returns 0 or a positive code named at its declaration on
+ * success, and -errno on failure, unless its comment says otherwise.
+ *
+ * Units.  Addresses and sizes are bytes, times are ns, ranges are [start, start + size): the end is
+ * exclusive.  Registers hold 64 bits, the host's byte order.
+ *
+ * Source of the kernel's interface: Linux, Documentation/virt/kvm/api.rst.
  */
 #ifndef HFSCHED_KVM_CORE_H
 #define HFSCHED_KVM_CORE_H
@@ -13,99 +26,185 @@
 #include <stdint.h>
 #include <time.h>
 
-/* Why `hf_enter` came back. */
-enum {
-	HF_HVC, /* args */
-	HF_SMC, /* args */
-	HF_WFI,
-	HF_TIMER,
-	HF_KICKED,
-	HF_POKED, /* somebody wants the CPU out of the guest for a moment */
-	HF_MMIO,  /* address, size, write, value */
-	HF_FETCH, /* address: a fetch where no memory is */
-	HF_ODD,	  /* address, virtual_address, write: an access that could not be decoded */
-	HF_FAILED, /* reason, detail: KVM cannot go on */
+#define HFS_ARGUMENTS 8 /* argument registers read at each hypercall: x0 to x7 */
+#define HFS_REPLY_MAX 8 /* registers that an answer can write, from x0 on */
+
+/* Why hfs_enter returned, and which fields of `hfs_exit` are valid then. */
+enum hfs_exit_kind {
+	HFS_HVC,       /* args */
+	HFS_SMC,       /* args */
+	HFS_WFI,       /* none: the guest waits for an interrupt (x86-64) */
+	HFS_TIMER,     /* none: the virtual timer fired */
+	HFS_KICKED,    /* none: hfs_kick was called */
+	HFS_FORCED,    /* none: hfs_force_exit was called */
+	HFS_MMIO,      /* address, size, write, value */
+	HFS_FETCH,     /* address, virtual_address, value: an instruction that KVM did not execute;
+			  `value` is the physical address of the next page if it may reach there */
+	HFS_UNDECODED, /* address, virtual_address, write: an access that KVM did not decode */
+	HFS_FAILED,    /* reason, detail, address (of the instruction): KVM cannot run the vCPU */
 };
 
-struct hf_exit {
-	uint64_t args[8];
-	uint64_t address;
-	uint64_t virtual_address;
-	uint64_t value;
+/* `reason` of HFS_FAILED when an ioctl failed: `detail` is errno.  Else it is a KVM_EXIT_*. */
+#define HFS_REASON_ERRNO 0xffffffffu
+
+struct hfs_exit {
+	uint64_t args[HFS_ARGUMENTS];
+	uint64_t address; /* physical */
+	uint64_t virtual_address; /* 0: KVM does not report it */
+	uint64_t value; /* of a write */
 	uint32_t size;
-	uint32_t write;
-	uint32_t reason; /* KVM's exit reason */
+	uint32_t write; /* 0 or 1 */
+	uint32_t reason;
 	uint64_t detail;
 };
 
-struct hf_cpu {
+struct hfs_cpu {
+	/* Constant from hfs_open to hfs_close. */
 	int fd;
 	int vm_fd;
+	int index;
 	struct kvm_run *run;
 	uint64_t run_size;
+
+	/* Shared between threads. */
 	atomic_int kicked;
-	atomic_int poked;
-	atomic_int line;
-	atomic_int thread; /* inside hf_enter, else 0 */
+	atomic_int forced;
+	atomic_int line; /* the interrupt line: 0 or 1 */
+	atomic_int thread; /* the thread inside hfs_enter, 0 if none; a futex */
 	atomic_int closed;
-	atomic_int users; /* other threads that use it, and keep it from being closed */
-	atomic_int awaited; /* somebody waits for `thread` to become 0 */
-	struct hf_exit exit;
-	int unanswered; /* the last exit was HF_MMIO, and KVM waits for its end */
-	int stands; /* the guest's counter shows `stood` and does not go on */
-	uint64_t stood;
-	int ran; /* KVM_RUN was called: it may hold something half-done */
-	int read_to_go; /* x86-64: a read was answered, and its instruction has not gone on yet */
-	/* A reply that is still to be written: how many registers, and these. */
-	struct {
-		uint64_t count;
-		uint64_t values[8];
+	atomic_int users; /* calls of other threads in progress; hfs_close waits for them */
+	atomic_int outside_awaited; /* a thread waits for `thread` to become 0 */
+
+	/* The owner's. */
+	struct hfs_exit exit; /* of the last hfs_enter */
+	int access_unanswered; /* the last exit was HFS_MMIO, and KVM waits for its completion */
+	int read_unfinished; /* x86-64: a read was answered; its instruction has not completed */
+	int ran; /* KVM_RUN was called: KVM may hold something pending */
+	struct { /* registers that the next entry writes: x0 to x(count - 1) */
+		uint64_t count; /* 0 to HFS_REPLY_MAX */
+		uint64_t values[HFS_REPLY_MAX];
 	} reply;
-	/* x86-64: the paravirtual timer, which the kernel knows nothing of. */
-	int64_t deadline; /* ns of the guest's clock; negative: stopped */
-	int64_t behind;	  /* the guest's clock, behind CLOCK_MONOTONIC */
-	timer_t alarm;
-	int alarm_thread; /* 0: there is none */
-	int64_t alarm_set;
-	uint64_t tables; /* the address of the first page tables */
-	int index;
+	int frozen; /* the guest's counter shows frozen_count */
+	uint64_t frozen_count;
+
+	/* x86-64 only. */
+	uint64_t tables; /* physical address of the first page tables; the caller sets it */
+	int64_t deadline; /* of the paravirtual timer, on the guest's clock; negative: stopped */
+	int64_t clock_offset; /* CLOCK_MONOTONIC minus the guest's clock */
+	timer_t alarm; /* wakes the owner's thread at the deadline */
+	int alarm_thread; /* the thread that `alarm` signals, 0 if there is no alarm */
+	int64_t alarm_set; /* what it was set to */
 };
 
-int hf_prepare(void);
-int hf_open(struct hf_cpu *cpu, int vm_fd, int index, uint64_t run_size);
-void hf_close(struct hf_cpu *cpu); /* kicks may come until hf_free */
-void hf_free(struct hf_cpu *cpu);
-int hf_enter(struct hf_cpu *cpu);
-void hf_kick(struct hf_cpu *cpu);
-void hf_poke(struct hf_cpu *cpu);
-void hf_wait_out(struct hf_cpu *cpu);
-int hf_set_line(struct hf_cpu *cpu, int level);
-int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument);
-int hf_complete_mmio(struct hf_cpu *cpu, uint64_t value);
-int hf_inject_abort(struct hf_cpu *cpu, int fetch);
-int hf_call_off(struct hf_cpu *cpu); /* 0: the access is made again; 1: all but its write is done */
-int hf_timer_remaining(struct hf_cpu *cpu, int64_t *left);
-int hf_mask_timer(struct hf_cpu *cpu);
-int hf_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64_t size,
-		  uint64_t host);
-int hf_stats(struct hf_cpu *cpu);
-int hf_read_clock(struct hf_cpu *cpu, uint64_t *count);
-void hf_freeze(struct hf_cpu *cpu, uint64_t count);
-int hf_thaw(struct hf_cpu *cpu, const struct hf_cpu *first); /* the machine's first goes first */
-int hf_saved_size(struct hf_cpu *cpu);
-int hf_save(struct hf_cpu *cpu, uint8_t *out, int size);
-void hf_forget_time(uint8_t *out); /* of what was saved, to compare it */
-int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size);
-int hf_program_counter(struct hf_cpu *cpu, uint64_t *pc);
-int hf_bare_loop(struct hf_cpu *cpu, int exits);
-int hf_prepare_vm(int kvm_fd, int vm_fd);
-int hf_features(struct hf_cpu *cpu, int kvm_fd);
-int hf_ioctl(int fd, unsigned long request, unsigned long argument);
+/* --- The process and the VM --- */
 
-/* What each architecture adds; see arm64.c and x86_64.c. */
-int hf_arch_open(struct hf_cpu *cpu, int index);
-void hf_arch_close(struct hf_cpu *cpu);
-int hf_arch_before(struct hf_cpu *cpu);	       /* -1: enter; else what to return */
-int hf_arch_after(struct hf_cpu *cpu, int error); /* -1: go round; else what to return */
+/* Reserve an unused real-time signal for kicks, once for the process.  -EBUSY: all are used. */
+int hfs_prepare(void);
+
+/* Configure a new VM, before its first vCPU runs.  -EINVAL or -ENXIO on arm64: no SMCCC filter. */
+int hfs_prepare_vm(int vm_fd);
+
+/* Set memory slot `slot` of a VM: [ipa, ipa + size) backed by host memory at `host`, which the
+   caller keeps mapped.  `size` 0 deletes the slot.  `flags`: 0 or KVM_MEM_READONLY. */
+int hfs_set_memory(int vm_fd, uint32_t slot, uint32_t flags, uint64_t ipa, uint64_t size,
+		   uint64_t host);
+
+/* ioctl(2), with -errno for -1. */
+int hfs_ioctl(int fd, unsigned long request, unsigned long argument);
+
+/* --- A vCPU's life --- */
+
+/* Create vCPU `index` (from 0) of a VM.  `run_size` is KVM_GET_VCPU_MMAP_SIZE of `kvm_fd`.  After
+   a failure only hfs_free may be called. */
+int hfs_open(struct hfs_cpu *cpu, int kvm_fd, int vm_fd, int index, uint64_t run_size);
+
+/* Close the vCPU.  Calls from other threads, and an hfs_enter that begins too late, fail or do
+   nothing, until hfs_free.  Does nothing the second time. */
+void hfs_close(struct hfs_cpu *cpu);
+
+/* Close the vCPU and unmap its page.  No other thread may use it any more. */
+void hfs_free(struct hfs_cpu *cpu);
+
+/* Return a descriptor of the vCPU's statistics (KVM_GET_STATS_FD), which the caller closes; it has
+   to be opened before the first hfs_enter, which holds the vCPU's lock. */
+int hfs_stats(struct hfs_cpu *cpu);
+
+/* --- Running --- */
+
+/* Write the pending reply, run the guest to its next exit, and fill `exit`.  Returns an
+   `enum hfs_exit_kind`, never a negative number. */
+int hfs_enter(struct hfs_cpu *cpu);
+
+/* Make the current or the next hfs_enter return HFS_KICKED (HFS_FORCED).  Never lost, never
+   blocks; several calls before that return count as one. */
+void hfs_kick(struct hfs_cpu *cpu);
+void hfs_force_exit(struct hfs_cpu *cpu);
+
+/* Wait until no other thread is inside hfs_enter; call hfs_force_exit before. */
+void hfs_wait_outside(struct hfs_cpu *cpu);
+
+/* Set the interrupt line to `level`, 0 or 1.  Never blocks. */
+int hfs_set_line(struct hfs_cpu *cpu, int level);
+
+/* Enter the guest `exits` times without decoding or answering: the baseline of bench/kvm.py. */
+int hfs_bare_loop(struct hfs_cpu *cpu, int exits);
+
+/* --- Answering HFS_MMIO, HFS_UNDECODED and HFS_FETCH --- */
+
+/* Answer HFS_MMIO: a read gets `value`, and the next entry completes the instruction. */
+int hfs_complete_mmio(struct hfs_cpu *cpu, uint64_t value);
+
+enum hfs_cancelled {
+	HFS_ACCESS_REPEATS, /* the next entry executes the whole access again */
+	HFS_WRITE_REMAINS,  /* x86-64: the instruction is complete except for the write itself */
+};
+
+/* Leave HFS_MMIO or HFS_UNDECODED unanswered.  Returns an `enum hfs_cancelled` or -errno. */
+int hfs_cancel_access(struct hfs_cpu *cpu);
+
+/* Answer the last exit by an abort of the guest (x86-64: #PF, docs/x86-abi.md).  `fetch`: 0 or 1,
+   whether it was HFS_FETCH. */
+int hfs_inject_abort(struct hfs_cpu *cpu, int fetch);
+
+/* --- State; the vCPU is outside hfs_enter --- */
+
+/* Set the initial state: execution begins at `pc`, the first argument register is `argument`. */
+int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument);
+
+/* Store the address of the next instruction in `*pc`. */
+int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc);
+
+/* Return the size of a saved state, a constant of the architecture. */
+int hfs_saved_size(void);
+
+/* Save all state into `out`, or restore it.  `size` must be hfs_saved_size(), else -EINVAL; likewise
+   for data that hfs_save did not write. */
+int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size);
+int hfs_restore(struct hfs_cpu *cpu, const uint8_t *in, int size);
+
+/* Zero the counters in a saved state, which advance without the guest: for comparing states. */
+void hfs_clear_counters(uint8_t *saved);
+
+/* --- Clock and timer; the vCPU is outside hfs_enter --- */
+
+enum hfs_timer_state {
+	HFS_TIMER_OFF,   /* off or masked */
+	HFS_TIMER_ARMED,
+};
+
+/* Store in `*left` the ns until the virtual timer fires, rounded up, 0 if it is due.  Returns an
+   `enum hfs_timer_state` or -errno; `*left` is set for HFS_TIMER_ARMED only. */
+int hfs_timer_remaining(struct hfs_cpu *cpu, int64_t *left);
+
+/* Mask the virtual timer (x86-64: stop it). */
+int hfs_mask_timer(struct hfs_cpu *cpu);
+
+/* Store the guest's counter in `*count`, in its own units (arm64: ticks, x86-64: ns). */
+int hfs_read_clock(struct hfs_cpu *cpu, uint64_t *count);
+
+/* Make the guest's counter show `count` until hfs_thaw; then it resumes from there.  `first` is the
+   VM's first frozen vCPU, which must be thawed first: on arm64 it sets the counter of all. */
+void hfs_freeze(struct hfs_cpu *cpu, uint64_t count);
+int hfs_thaw(struct hfs_cpu *cpu, const struct hfs_cpu *first);
 
 #endif

@@ -59,26 +59,23 @@ class KvmVcpu:
         self.index = index
         self._ffi, self._lib = core.ffi, core.lib
         self._machine = machine
-        self._cpu = core.ffi.gc(core.ffi.new("struct hf_cpu *"), core.lib.hf_free)
+        self._cpu = core.ffi.gc(core.ffi.new("struct hfs_cpu *"), core.lib.hfs_free)
         self._exit = self._cpu.exit
         self._args = core.ffi.buffer(core.ffi.addressof(self._cpu.exit, "args"))
         reply = core.ffi.buffer(core.ffi.addressof(self._cpu, "reply"))
         self._reply = memoryview(reply).cast("B").cast("Q")  # {count, values}
-        self._enter, self._hvc = core.lib.hf_enter, core.lib.HF_HVC
+        self._enter, self._hvc = core.lib.hfs_enter, core.lib.HFS_HVC
         self._left = core.ffi.new("int64_t *")
-        self._off: Off | None = None
+        self._failure: Off | None = None
         self._fault: Mmio | Fault | None = None
-        self._odd: tuple[int, int] | None = None  # an instruction that KVM could not do, when
+        self._unemulated: tuple[int, int] | None = (
+            None  # an instruction that KVM could not do, when
+        )
         self._open = False
-        self._check(self._lib.hf_open(self._cpu, vm, index, run_size), "no vCPU can be made")
+        self._check(self._lib.hfs_open(self._cpu, kvm, vm, index, run_size), "no vCPU can be made")
         self._open = True
-        error = self._lib.hf_features(self._cpu, kvm)
-        if error:
-            self.close()
-            self._check(error, "the CPU's features")
-        # Where WFI stays in the kernel, only this tells of it; opened before the first run, which
-        # would make it wait.
-        self._stats = Stats(self._lib.hf_stats(self._cpu)) if MACHINE == "aarch64" else None
+        # Where WFI stays in the kernel, only this reports it; KVM_RUN would block the opening.
+        self._stats = Stats(self._lib.hfs_stats(self._cpu)) if MACHINE == "aarch64" else None
 
     def _check(self, result: int, what: str) -> None:
         if result < 0:
@@ -89,50 +86,51 @@ class KvmVcpu:
     def kick(self) -> None:
         """Make the running or the next `enter` return `Kicked`."""
         if self._open:
-            self._lib.hf_kick(self._cpu)
+            self._lib.hfs_kick(self._cpu)
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
         if self._open:
-            self._check(self._lib.hf_set_line(self._cpu, level), "the interrupt line")
+            self._check(self._lib.hfs_set_line(self._cpu, level), "the interrupt line")
 
     # The protocol, the owner
 
     def reset(self, pc: int, arg: int) -> None:
         """Put the CPU in its initial state."""
-        self._off = None
+        self._failure = None
         self._fault = None
-        self._odd = None
-        self._check(self._lib.hf_reset(self._cpu, pc, arg), "reset")
+        self._unemulated = None
+        self._check(self._lib.hfs_reset(self._cpu, pc, arg), "reset")
 
     def enter(self) -> Exit:
         """Run to the next exit."""
-        if self._off is not None:
-            return self._off
-        if self._fault is not None and not self._again():
+        if self._failure is not None:
+            return self._failure
+        if self._fault is not None and not self._repeat_access():
             return self._fault
         while True:
             kind = self._enter(self._cpu)
             if kind == self._hvc:
                 return Hypercall(_HVC, _ARGS(self._args))
             lib = self._lib
-            if kind == lib.HF_SMC:
+            if kind == lib.HFS_SMC:
                 return Hypercall(_SMC, _ARGS(self._args))
-            if kind == lib.HF_POKED:
+            if kind == lib.HFS_FORCED:
                 self._machine.wait()
                 continue
             stop = self._other(kind)
             if stop is not None:
                 return stop
 
-    def _again(self) -> bool:
+    def _repeat_access(self) -> bool:
         """Make an access that nobody answered once more; False where only `Mmio` can say it."""
         fault = self._fault
         if isinstance(fault, Mmio):
-            result = self._lib.hf_call_off(self._cpu)
+            result = self._lib.hfs_cancel_access(self._cpu)
             self._check(result, "MMIO")
             data = fault.value.to_bytes(8, "little")[: fault.size]
-            if result and not self._machine.store(fault.address, data):
+            remains = result == self._lib.HFS_WRITE_REMAINS
+            if remains and not self._machine.store(fault.address, data):
                 return False
         self._fault = None
         return True
@@ -140,23 +138,23 @@ class KvmVcpu:
     def _other(self, kind: int) -> Exit | None:
         lib = self._lib
         said = self._exit
-        if kind == lib.HF_KICKED:
+        if kind == lib.HFS_KICKED:
             return _KICKED
-        if kind == lib.HF_TIMER:
+        if kind == lib.HFS_TIMER:
             return _TIMER
-        if kind == lib.HF_WFI:
+        if kind == lib.HFS_WFI:
             return _WFI
-        if kind == lib.HF_MMIO:
+        if kind == lib.HFS_MMIO:
             self._fault = Mmio(said.address, said.size, bool(said.write), said.value)
             return self._fault
-        if kind == lib.HF_ODD:
+        if kind == lib.HFS_UNDECODED:
             write = bool(said.write)
             self._fault = Fault(said.address, said.virtual_address, write=write, fetch=False)
             return self._fault
-        if kind == lib.HF_FETCH:
+        if kind == lib.HFS_FETCH:
             return self._fetch()
-        self._off = Off(f"engine kvm: {self._reason(kind)}")
-        return self._off
+        self._failure = Off(f"engine kvm: {self._reason()}")
+        return self._failure
 
     def _fetch(self) -> Exit | None:
         """Tell an instruction that is not there from one that KVM cannot do; None: try again."""
@@ -167,18 +165,16 @@ class KvmVcpu:
                 said.address = address
                 self._fault = Fault(address, virtual, write=False, fetch=True)
                 return self._fault
-        odd = (start, self._machine.changes)
-        if odd == self._odd:
-            self._off = Off(f"engine kvm: {self._reason(self._lib.HF_FAILED)}")
-            return self._off
-        self._odd = odd  # perhaps the memory came a moment too late
+        instruction = (start, self._machine.changes)
+        if instruction == self._unemulated:
+            self._failure = Off(f"engine kvm: {self._reason()}")
+            return self._failure
+        self._unemulated = instruction  # perhaps the memory came a moment too late
         return None
 
-    def _reason(self, kind: int) -> str:
-        if kind < 0:
-            return os.strerror(-(kind + 1000))
+    def _reason(self) -> str:
         said = self._exit
-        if said.reason == 0 and said.detail:
+        if said.reason == self._lib.HFS_REASON_ERRNO:
             why = os.strerror(said.detail)
         else:
             why = _REASONS.get(said.reason, f"exit {said.reason}")
@@ -204,7 +200,7 @@ class KvmVcpu:
         if not isinstance(self._fault, Mmio):
             raise InternalError("complete_mmio without an Mmio exit")
         self._fault = None
-        self._check(self._lib.hf_complete_mmio(self._cpu, value & _WORD), "MMIO")
+        self._check(self._lib.hfs_complete_mmio(self._cpu, value & _WORD), "MMIO")
 
     def inject_abort(self) -> None:
         """Deliver the last `Mmio` or `Fault` exit as an abort."""
@@ -212,15 +208,15 @@ class KvmVcpu:
         if fault is None:
             raise InternalError("no Mmio or Fault exit to answer")
         fetch = isinstance(fault, Fault) and fault.fetch
-        error = self._lib.hf_inject_abort(self._cpu, fetch)
+        error = self._lib.hfs_inject_abort(self._cpu, fetch)
         if error:  # a guest can bring a CPU into a state that KVM takes from nobody
-            self._off = Off(f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}")
+            self._failure = Off(f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}")
 
     def timer_remaining(self) -> int | None:
         """Time in ns until the virtual timer fires."""
-        result = self._lib.hf_timer_remaining(self._cpu, self._left)
+        result = self._lib.hfs_timer_remaining(self._cpu, self._left)
         self._check(result, "the timer")
-        return self._left[0] if result else None
+        return self._left[0] if result == self._lib.HFS_TIMER_ARMED else None
 
     def waits(self) -> bool:
         """Tell whether the guest waits in the kernel for an interrupt (arm64)."""
@@ -228,29 +224,29 @@ class KvmVcpu:
 
     def mask_timer(self) -> None:
         """Set the mask bit of the virtual timer."""
-        self._check(self._lib.hf_mask_timer(self._cpu), "the timer")
+        self._check(self._lib.hfs_mask_timer(self._cpu), "the timer")
 
     def save(self) -> bytes:
         """Return every register; only a KVM of the same architecture can use it."""
         return bytes(self._ffi.buffer(self._saved()))
 
     def _saved(self) -> Any:
-        size = self._lib.hf_saved_size(self._cpu)
+        size = self._lib.hfs_saved_size()
         out = self._ffi.new("uint8_t[]", size)
-        self._check(self._lib.hf_save(self._cpu, out, size), "save")
+        self._check(self._lib.hfs_save(self._cpu, out, size), "save")
         return out
 
     def restore(self, data: bytes) -> None:
         """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
-        self._off = None
+        self._failure = None
         self._fault = None
-        self._odd = None
-        self._check(self._lib.hf_restore(self._cpu, data, len(data)), "restore")
+        self._unemulated = None
+        self._check(self._lib.hfs_restore(self._cpu, data, len(data)), "restore")
 
     def state_key(self) -> object:
         """Return a digest of the registers, but for counters that go on by themselves."""
         saved = self._saved()
-        self._lib.hf_forget_time(saved)
+        self._lib.hfs_clear_counters(saved)
         return hashlib.blake2b(self._ffi.buffer(saved), digest_size=16).digest()
 
     # The space's
@@ -259,7 +255,7 @@ class KvmVcpu:
     def pc(self) -> int:
         """The program counter."""
         out = self._ffi.new("uint64_t *")
-        self._check(self._lib.hf_program_counter(self._cpu, out), "the program counter")
+        self._check(self._lib.hfs_program_counter(self._cpu, out), "the program counter")
         return int(out[0])
 
     def set_tables(self, address: int) -> None:
@@ -269,30 +265,30 @@ class KvmVcpu:
     def clock(self) -> int:
         """Return the guest's counter, in its own units."""
         out = self._ffi.new("uint64_t *")
-        self._check(self._lib.hf_read_clock(self._cpu, out), "the clock")
+        self._check(self._lib.hfs_read_clock(self._cpu, out), "the clock")
         return int(out[0])
 
     def freeze(self, count: int) -> None:
         """Let the guest's counter stand at `count`."""
-        self._lib.hf_freeze(self._cpu, count)
+        self._lib.hfs_freeze(self._cpu, count)
 
     def thaw(self, first: KvmVcpu) -> None:
         """Let it go on; `first`, the space's first vCPU, goes first."""
-        self._check(self._lib.hf_thaw(self._cpu, first._cpu), "the clock")
+        self._check(self._lib.hfs_thaw(self._cpu, first._cpu), "the clock")
 
-    def poke(self) -> None:
+    def force_exit(self) -> None:
         """Make the CPU leave the guest and come to the gate, now or before it enters."""
-        self._lib.hf_poke(self._cpu)
+        self._lib.hfs_force_exit(self._cpu)
 
-    def wait_out(self) -> None:
+    def wait_outside(self) -> None:
         """Wait until it has left."""
-        self._lib.hf_wait_out(self._cpu)
+        self._lib.hfs_wait_outside(self._cpu)
 
     def close(self) -> None:
         """Free the vCPU; later kicks do nothing."""
         if self._open:
             self._open = False
-            self._off = Off("the machine is closed")
-            self._lib.hf_close(self._cpu)
+            self._failure = Off("the machine is closed")
+            self._lib.hfs_close(self._cpu)
             if self._stats is not None:
                 self._stats.close()

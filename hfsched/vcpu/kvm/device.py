@@ -53,7 +53,7 @@ def _missing(fd: int, device: str) -> str | None:
         lib = core().lib
     except ImportError:
         return "its extension was not built: install gcc and Python's headers, then hfsched again"
-    version = lib.hf_ioctl(fd, lib.KVM_GET_API_VERSION, 0)
+    version = lib.hfs_ioctl(fd, lib.KVM_GET_API_VERSION, 0)
     if version != _API_VERSION:
         said = os.strerror(-version) if version < 0 else f"version {version}"
         return f"{device} does not answer as KVM does ({said}): let the module kvm make the device"
@@ -64,18 +64,18 @@ def _missing(fd: int, device: str) -> str | None:
             "shared registers": lib.KVM_CAP_SYNC_REGS,
         }
     for what, number in wanted.items():
-        if lib.hf_ioctl(fd, lib.KVM_CHECK_EXTENSION, number) <= 0:
+        if lib.hfs_ioctl(fd, lib.KVM_CHECK_EXTENSION, number) <= 0:
             return f"this KVM has no {what}: a newer kernel has"
     return _no_machine(lib, fd)
 
 
 def _no_machine(lib: Any, fd: int) -> str | None:
     """Try a machine: only then a kernel says whether it forwards hypercalls."""
-    vm = lib.hf_ioctl(fd, lib.KVM_CREATE_VM, 0)
+    vm = lib.hfs_ioctl(fd, lib.KVM_CREATE_VM, 0)
     if vm < 0:
         return f"no machine can be made: {os.strerror(-vm)}"
     try:
-        error = lib.hf_prepare_vm(fd, vm)
+        error = lib.hfs_prepare_vm(vm)
     finally:
         os.close(vm)
     if error and MACHINE == "aarch64":

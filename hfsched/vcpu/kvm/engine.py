@@ -28,11 +28,13 @@ class KvmEngine:
         if why_not is not None:
             raise ConfigError(f"engine kvm: {why_not}")
         self._core = device.core()
-        error = self._core.lib.hf_prepare()
+        error = self._core.lib.hfs_prepare()
         if error:
             raise ConfigError(f"engine kvm: no signal is left for kicks: {os.strerror(-error)}")
         self._fd = os.open(device.DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        self._run_size = self._core.lib.hf_ioctl(self._fd, self._core.lib.KVM_GET_VCPU_MMAP_SIZE, 0)
+        self._run_size = self._core.lib.hfs_ioctl(
+            self._fd, self._core.lib.KVM_GET_VCPU_MMAP_SIZE, 0
+        )
         self._spaces: list[KvmSpace] = []
 
     def space(self, name: str, vcpus: int) -> KvmSpace:

@@ -45,13 +45,13 @@ class KvmSpace:
         self.changes = 0
         self._frozen: list[KvmVcpu] = []
         self.closed = False
-        self._vm = core.lib.hf_ioctl(kvm, core.lib.KVM_CREATE_VM, 0)
+        self._vm = core.lib.hfs_ioctl(kvm, core.lib.KVM_CREATE_VM, 0)
         if self._vm < 0:
             why = os.strerror(-self._vm)
             self.closed = True
             self._gate.close()
             raise ConfigError(f"vm {name}: engine kvm: no machine can be made: {why}")
-        error = core.lib.hf_prepare_vm(kvm, self._vm)
+        error = core.lib.hfs_prepare_vm(self._vm)
         if error:
             self.close()
             raise ConfigError(f"vm {name}: engine kvm: {os.strerror(-error)}")
@@ -176,9 +176,9 @@ class KvmSpace:
         made = self._made()
         with self._gate.closed():
             for vcpu in made:
-                vcpu.poke()
+                vcpu.force_exit()
             for vcpu in made:
-                vcpu.wait_out()
+                vcpu.wait_outside()
             for change in changes:
                 self._set(change.slot, change.region, read_only=change.read_only)
             self.changes += 1
@@ -187,7 +187,7 @@ class KvmSpace:
         lib = self._core.lib
         flags = lib.KVM_MEM_READONLY if read_only else 0
         where = (0, 0, 0) if region is None else (region.ipa, region.size, region.host)
-        error = lib.hf_set_memory(self._vm, slot, 0 if region is None else flags, *where)
+        error = lib.hfs_set_memory(self._vm, slot, 0 if region is None else flags, *where)
         if error:
             raise InternalError(f"{self.name}: memory slot {slot}: {os.strerror(-error)}")
 

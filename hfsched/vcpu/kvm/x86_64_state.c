@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * x86-64: all of a vCPU's registers at once, as they are at its start and in a snapshot.
+ * x86-64: all of a vCPU's registers at once, at its start and in a snapshot.
  */
+#include "x86_64.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
 
 #define PAT 0x277
 #define PAT_AT_RESET 0x0007040600070406
@@ -31,7 +36,7 @@ static void flat(struct kvm_segment *segment, int code)
 	segment->db = !code;
 }
 
-int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
+int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument)
 {
 	struct kvm_sregs sregs;
 	struct kvm_regs regs;
@@ -39,7 +44,7 @@ int hf_reset(struct hf_cpu *cpu, uint64_t pc, uint64_t argument)
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debug = {.dr6 = 0xffff0ff0, .dr7 = 0x400};
 	unsigned int index;
-	int error = drop(cpu);
+	int error = hfs_discard_pending(cpu);
 
 	if (error)
 		return error;
@@ -113,13 +118,12 @@ struct saved {
 
 static const uint8_t magic[8] = "hfs-kx1";
 
-int hf_saved_size(struct hf_cpu *cpu)
+int hfs_saved_size(void)
 {
-	(void)cpu;
 	return sizeof(struct saved);
 }
 
-int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
+int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size)
 {
 	struct saved *saved = (struct saved *)out;
 	unsigned int index;
@@ -129,19 +133,18 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 	memset(saved, 0, sizeof(*saved));
 	memcpy(saved->magic, magic, sizeof(magic));
 	saved->left = -1;
-	if (!cpu->unanswered) {
-		/* What comes after a read may be an access for somebody to answer, or a million. */
-		int error = cpu->read_to_go ? hf_call_off(cpu) : hf_settle(cpu);
+	if (!cpu->access_unanswered) {
+		/* Completing a read could run into the next access, which needs an answer. */
+		int error = cpu->read_unfinished ? hfs_cancel_access(cpu) : hfs_complete_pending(cpu);
 
 		if (error)
 			return error;
 	}
-	if (hf_timer_remaining(cpu, &saved->left) < 0)
-		return -EIO;
+	hfs_timer_remaining(cpu, &saved->left);
 	if (cpu->reply.count) {
-		write_reply(cpu);
+		hfs_write_reply(cpu);
 		cpu->run->kvm_dirty_regs = 0;
-		if (ioctl(cpu->fd, KVM_SET_REGS, registers(cpu)))
+		if (ioctl(cpu->fd, KVM_SET_REGS, hfs_registers(cpu)))
 			return -errno;
 	}
 	if (ioctl(cpu->fd, KVM_GET_REGS, &saved->regs) ||
@@ -159,7 +162,7 @@ int hf_save(struct hf_cpu *cpu, uint8_t *out, int size)
 	return 0;
 }
 
-int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
+int hfs_restore(struct hfs_cpu *cpu, const uint8_t *in, int size)
 {
 	struct saved saved;
 	unsigned int index;
@@ -170,7 +173,7 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	memcpy(&saved, in, sizeof(saved));
 	if (memcmp(saved.magic, magic, sizeof(magic)))
 		return -EINVAL;
-	error = drop(cpu);
+	error = hfs_discard_pending(cpu);
 	if (error)
 		return error;
 	if (ioctl(cpu->fd, KVM_SET_SREGS, &saved.sregs) ||
@@ -194,15 +197,25 @@ int hf_restore(struct hf_cpu *cpu, const uint8_t *in, int size)
 	cpu->reply.count = 0;
 	cpu->deadline = -1;
 	if (saved.left >= 0) {
-		int64_t here = guest_now(cpu);
+		int64_t here = hfs_guest_now(cpu);
 
 		cpu->deadline = saved.left > INT64_MAX - here ? INT64_MAX : here + saved.left;
 	}
 	return 0;
 }
 
-/* Nothing there goes on by itself: the clock is kept as what it is behind the host's. */
-void hf_forget_time(uint8_t *out)
+/* There are none: the clock is saved as an offset. */
+void hfs_clear_counters(uint8_t *saved)
 {
-	(void)out;
+	(void)saved;
+}
+
+int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc)
+{
+	struct kvm_regs regs;
+
+	if (ioctl(cpu->fd, KVM_GET_REGS, &regs))
+		return -errno;
+	*pc = regs.rip;
+	return 0;
 }
