@@ -130,6 +130,7 @@ class Machine:
         self._box_address = ctypes.addressof(self._box)
         self._systems: dict[Key, tuple[CpReg, int]] = {}
         self._keep: list[Any] = []
+        self.irq = False  # the virtual interrupt line
         self.uc = library.new_handle()
         layout = library.layout
         try:
@@ -228,7 +229,12 @@ class Machine:
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Set the virtual interrupt line; PSTATE written before takes effect."""
+        self.irq = level
         self.write_system(Sys.HCR_EL2, self._hcr | (_VI if level else 0))
+
+    def apply_pstate(self) -> None:
+        """Make PSTATE written before take effect."""
+        self.set_irq(self.irq)
 
     def image(self) -> bytes:
         """Return every register in Unicorn's own layout."""
@@ -316,7 +322,7 @@ class Machine:
         return self._code.raw[:size] if error == ERR_OK else b""
 
     def hook_timer(self, address: int, *, read: bool) -> bool:
-        """Let `on_timer` see the MRS (`read`) or MSR at `address`; tell whether that is news.
+        """Call `on_timer` for the MRS (`read`) or MSR at `address`; return whether that is new.
 
         It takes effect when the code is translated again.
         """
