@@ -32,11 +32,11 @@ from hfsched.hypervisor.reply import Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
 from hfsched.mailbox.mailbox import Header
 from hfsched.vcpu.engine import (
+    Failed,
     Fault,
     Hypercall,
     Kicked,
     Mmio,
-    Off,
     Permissions,
     Timer,
     Wfi,
@@ -290,7 +290,7 @@ class Hypervisor:
             case Mmio() | Fault():
                 self._stage_2_fault(vcpu, event)
                 return None
-            case Off(reason):
+            case Failed(reason):
                 with vcpu.vm.lock:
                     if vcpu.vm.aborting:  # another vCPU's exit has said it
                         return Invalid(), VcpuState.ABORTED

@@ -25,11 +25,11 @@ __all__ = [
     "Conduit",
     "Engine",
     "Exit",
+    "Failed",
     "Fault",
     "Hypercall",
     "Kicked",
     "Mmio",
-    "Off",
     "Permissions",
     "Space",
     "Timer",
@@ -83,10 +83,10 @@ class Kicked:
 
 
 @dataclass(frozen=True, slots=True)
-class Off:
-    """The CPU cannot go on at all: the engine failed, or the guest is stuck in its own vectors.
+class Failed:
+    """The CPU cannot run any more: the engine failed, or the guest is stuck in its own vectors.
 
-    `reason` is one line for the user.
+    `reason` is one line for the user.  Each later `enter` returns the same.
     """
 
     reason: str
@@ -119,7 +119,7 @@ class Fault:
     fetch: bool
 
 
-Exit: TypeAlias = Hypercall | Wfi | Timer | Kicked | Off | Mmio | Fault
+Exit: TypeAlias = Hypercall | Wfi | Timer | Kicked | Failed | Mmio | Fault
 
 
 class Vcpu(Protocol):

@@ -235,8 +235,7 @@ ROWS = (
     Row(
         "a fault without usable vectors: `die`",
         see.die,
-        "dying, the guest's exception vector at X cannot be fetched, after a data abort, address X,"
-        " at pc X",
+        "dying, unhandled data abort at X, pc X, instruction X; no vector at X",
         (
             Difference(
                 (KVM_X86,),

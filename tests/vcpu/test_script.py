@@ -12,10 +12,10 @@ from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import (
     Conduit,
     Exit,
+    Failed,
     Hypercall,
     Kicked,
     Mmio,
-    Off,
     Permissions,
     Timer,
 )
@@ -410,12 +410,12 @@ def test_reset_starts_the_program_at_the_address_anew() -> None:
 def test_one_that_was_never_started_or_has_no_code_is_off() -> None:
     space = machine()
     cpu = space.vcpu(0)
-    assert cpu.enter() == Off("it was never started")
+    assert cpu.enter() == Failed("it was never started")
     cpu.reset(0xDEAD, 0)
-    assert cpu.enter() == cpu.enter() == Off("no code at 0xdead")
+    assert cpu.enter() == cpu.enter() == Failed("no code at 0xdead")
     space.address_of(lambda cpu: iter(()))  # type: ignore[arg-type, return-value]
     cpu.reset(BASE + 2, 0)  # between two programs
-    assert cpu.enter() == Off("no code at 0x80000002")
+    assert cpu.enter() == Failed("no code at 0x80000002")
 
 
 def test_a_guest_that_returns_or_raises_is_off_for_good() -> None:
@@ -427,16 +427,16 @@ def test_a_guest_that_returns_or_raises_is_off_for_good() -> None:
         raise KeyError("key")
 
     cpu = start(returns)
-    assert cpu.enter() == cpu.enter() == Off("the guest function returned")
+    assert cpu.enter() == cpu.enter() == Failed("the guest function returned")
     cpu = start(raises)
-    assert cpu.enter() == cpu.enter() == Off("the guest function raised KeyError('key')")
+    assert cpu.enter() == cpu.enter() == Failed("the guest function raised KeyError('key')")
 
 
 def test_something_that_is_no_action_ends_the_guest() -> None:
     def guest(cpu: Cpu) -> Guest:
         yield 42  # type: ignore[misc]
 
-    assert start(guest).enter() == Off("the guest function yielded 42")
+    assert start(guest).enter() == Failed("the guest function yielded 42")
 
 
 def test_a_generator_cannot_be_saved() -> None:

@@ -15,7 +15,7 @@ from cffi import FFI
 
 __all__ = ["CFLAGS", "builder", "sources"]
 
-# tests/vcpu/kvm/test_build.py adds -Werror: a newer compiler's new warning must not lose the engine.
+# tests/vcpu/kvm/test_kvm_build.py adds -Werror: a newer compiler's new warning must not lose the engine.
 CFLAGS = ("-std=gnu17", "-Wall", "-Wextra")
 
 _HERE = Path(__file__).resolve().parent

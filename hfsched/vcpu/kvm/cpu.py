@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hfsched.errors import InternalError
-from hfsched.vcpu.engine import Conduit, Exit, Fault, Hypercall, Kicked, Mmio, Off, Timer, Wfi
+from hfsched.vcpu.engine import Conduit, Exit, Failed, Fault, Hypercall, Kicked, Mmio, Timer, Wfi
 from hfsched.vcpu.kvm.device import MACHINE
 from hfsched.vcpu.kvm.stats import Stats
 
@@ -66,7 +66,7 @@ class KvmVcpu:
         self._reply = memoryview(reply).cast("B").cast("Q")  # {count, values}
         self._enter, self._hvc = core.lib.hfs_enter, core.lib.HFS_HVC
         self._left = core.ffi.new("int64_t *")
-        self._failure: Off | None = None
+        self._failure: Failed | None = None
         self._fault: Mmio | Fault | None = None
         self._unemulated: tuple[int, int] | None = (
             None  # an instruction that KVM could not do, when
@@ -153,7 +153,7 @@ class KvmVcpu:
             return self._fault
         if kind == lib.HFS_FETCH:
             return self._fetch()
-        self._failure = Off(f"engine kvm: {self._reason()}")
+        self._failure = Failed(f"engine kvm: {self._reason()}")
         return self._failure
 
     def _fetch(self) -> Exit | None:
@@ -167,7 +167,7 @@ class KvmVcpu:
                 return self._fault
         instruction = (start, self._machine.changes)
         if instruction == self._unemulated:
-            self._failure = Off(f"engine kvm: {self._reason()}")
+            self._failure = Failed(f"engine kvm: {self._reason()}")
             return self._failure
         self._unemulated = instruction  # perhaps the memory came a moment too late
         return None
@@ -210,7 +210,9 @@ class KvmVcpu:
         fetch = isinstance(fault, Fault) and fault.fetch
         error = self._lib.hfs_inject_abort(self._cpu, fetch)
         if error:  # a guest can bring a CPU into a state that KVM takes from nobody
-            self._failure = Off(f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}")
+            self._failure = Failed(
+                f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}"
+            )
 
     def timer_remaining(self) -> int | None:
         """Time in ns until the virtual timer fires."""
@@ -288,7 +290,7 @@ class KvmVcpu:
         """Free the vCPU; later kicks do nothing."""
         if self._open:
             self._open = False
-            self._failure = Off("the machine is closed")
+            self._failure = Failed("the machine is closed")
             self._lib.hfs_close(self._cpu)
             if self._stats is not None:
                 self._stats.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.errors import InternalError, UserError
-from hfsched.vcpu.engine import Exit, Hypercall, Kicked, Mmio, Off, Permissions, Timer
+from hfsched.vcpu.engine import Exit, Failed, Hypercall, Kicked, Mmio, Permissions, Timer
 from hfsched.vcpu.engine import Wfi as WfiExit
 from hfsched.vcpu.script.actions import (
     REGISTERS,
@@ -124,7 +124,7 @@ class Cpu:
             if self.timer_remaining() == 0:
                 return Timer()
             if not self._stack:
-                return Off(self._missing)
+                return Failed(self._missing)
             if self.handler is not None and not self.masked and self._line.get():
                 self.masked = True
                 self._push(self.handler, 0)

@@ -51,20 +51,20 @@ class Ec:
 
 
 _NAMES = {
-    Ec.UNKNOWN: "an undefined instruction",
-    0x15: "an SVC",
-    Ec.FETCH_LOWER: "a fetch abort",
-    Ec.FETCH_SAME: "a fetch abort",
-    Ec.DATA_LOWER: "a data abort",
-    Ec.DATA_SAME: "a data abort",
+    Ec.UNKNOWN: "undefined instruction",
+    0x15: "SVC",
+    Ec.FETCH_LOWER: "instruction abort",
+    Ec.FETCH_SAME: "instruction abort",
+    Ec.DATA_LOWER: "data abort",
+    Ec.DATA_SAME: "data abort",
 }
 
 
 def describe(esr: int, far: int) -> str:
-    """Say what exception ESR_EL1 and FAR_EL1 tell of."""
+    """Name the exception that ESR_EL1 and FAR_EL1 report, with its address if it has one."""
     ec = esr >> 26
-    name = _NAMES.get(ec, f"an exception of class {ec:#x}")
-    return f"{name}, address {far:#x}," if ec in Ec.WITH_ADDRESS else name
+    name = _NAMES.get(ec, f"exception of class {ec:#x}")
+    return f"{name} at {far:#x}" if ec in Ec.WITH_ADDRESS else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import x64
 from kvm_guest import BASE, INTERRUPT, PAGE_FAULT, TELL, TELL_ALL, Guest, args, needs_kvm
 
 from hfsched.errors import InternalError
-from hfsched.vcpu.engine import Conduit, Exit, Hypercall, Kicked, Off, Timer, Wfi
+from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer, Wfi
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 
 pytestmark = needs_kvm
@@ -152,7 +152,7 @@ def test_an_exception_without_handlers_is_the_end_and_reset_a_new_beginning() ->
         for _ in range(2):
             guest.call()
             end = guest.enter()
-            assert isinstance(end, Off)
+            assert isinstance(end, Failed)
             assert "triple fault" in end.reason
             guest.cpu.kick()
             assert guest.enter() == end  # there is no more to come
@@ -166,7 +166,7 @@ def test_an_instruction_that_kvm_cannot_do_is_the_end_of_the_cpu_and_no_fetch() 
     """Where KVM can do it, there is nothing to see."""
     with Guest(x64.mov("rbx", 7) + x64.POPCNT + CALL, handlers={PAGE_FAULT: TELL_ALL}) as guest:
         end = guest.enter()
-        if isinstance(end, Off):
+        if isinstance(end, Failed):
             assert "an instruction that it cannot do" in end.reason
         else:
             assert args(end)[0] == 3

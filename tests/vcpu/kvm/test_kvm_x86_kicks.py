@@ -14,7 +14,7 @@ import pytest
 import x64
 from kvm_guest import BASE, DATA, INTERRUPT, SECOND, TELL, WITHIN, Guest, args, needs_kvm, storm
 
-from hfsched.vcpu.engine import Hypercall, Kicked, Off, Permissions, Wfi
+from hfsched.vcpu.engine import Failed, Hypercall, Kicked, Permissions, Wfi
 
 pytestmark = needs_kvm
 
@@ -172,7 +172,7 @@ def test_kicks_and_lines_of_a_closed_machine_do_nothing() -> None:
         guest.space.close()
         guest.cpu.kick()
         guest.cpu.set_irq(True)
-        assert isinstance(guest.enter(), Off)
+        assert isinstance(guest.enter(), Failed)
 
 
 def test_kicks_that_come_while_a_machine_is_closed_do_nothing() -> None:

@@ -13,7 +13,7 @@ from kvm_guest import BASE, DATA, PAGE_FAULT, SIZE, TELL_ALL, Guest, args, needs
 
 from hfsched.errors import ConfigError, InternalError
 from hfsched.memory.ram import Ram
-from hfsched.vcpu.engine import Exit, Fault, Hypercall, Kicked, Mmio, Off, Permissions
+from hfsched.vcpu.engine import Exit, Failed, Fault, Hypercall, Kicked, Mmio, Permissions
 from hfsched.vcpu.kvm import tables
 
 pytestmark = needs_kvm
@@ -105,7 +105,7 @@ def _beside(guest: Guest, change: Callable[[int], object], rounds: int) -> list[
     stops: list[Exit] = []
 
     def run() -> None:
-        while not isinstance(stop := guest.enter(), Hypercall | Off | Kicked):
+        while not isinstance(stop := guest.enter(), Hypercall | Failed | Kicked):
             stops.append(stop)
             time.sleep(0)  # a fault that nobody mends yet
         stops.append(stop)
@@ -221,7 +221,7 @@ def test_code_that_comes_back_while_its_fetch_is_looked_at(monkeypatch: pytest.M
         monkeypatch.setattr(guest.space, "has", lambda _ipa: True)
         guest.cpu.reset(BASE, 0)
         end = guest.enter()
-        assert isinstance(end, Off)
+        assert isinstance(end, Failed)
         assert "cannot do" in end.reason
 
 

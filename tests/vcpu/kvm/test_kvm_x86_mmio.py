@@ -22,7 +22,7 @@ from kvm_guest import (
 )
 
 from hfsched.memory.ram import Ram
-from hfsched.vcpu.engine import Fault, Hypercall, Kicked, Mmio, Off, Permissions
+from hfsched.vcpu.engine import Failed, Fault, Hypercall, Kicked, Mmio, Permissions
 
 pytestmark = needs_kvm
 
@@ -373,7 +373,7 @@ def test_a_guest_whose_state_kvm_refuses_ends_by_its_abort_and_nothing_else_does
             pytest.skip(f"this KVM does not let it come so far: {stop}")
         guest.cpu.inject_abort()
         end = guest.enter()
-        assert isinstance(end, Off)
+        assert isinstance(end, Failed)
         assert "an abort cannot be delivered" in end.reason
         guest.cpu.reset(BASE, 0)
         assert isinstance(guest.enter(), Mmio)

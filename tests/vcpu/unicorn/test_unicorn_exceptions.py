@@ -7,7 +7,7 @@ import pytest
 from a64 import mov, mrs, msr
 from unicorn_guest import BASE, DATA, SIZE, VECTORS, Guest, args, use_vectors
 
-from hfsched.vcpu.engine import Fault, Mmio, Off, Permissions
+from hfsched.vcpu.engine import Failed, Fault, Mmio, Permissions
 
 SAME_EL = 0x200
 FROM_EL0 = 0x400
@@ -239,18 +239,33 @@ def test_a_guest_without_vectors_ends() -> None:
         assert guest.cpu.enter() == Fault(0x200, 0x200, write=False, fetch=True)
         guest.cpu.inject_abort()
         stop = guest.cpu.enter()
-        assert isinstance(stop, Off)
-        assert "0x200" in stop.reason
-        assert "\n" not in stop.reason
+        assert isinstance(stop, Failed)
+        assert stop.reason == (
+            f"unhandled data abort at 0x1000, pc {BASE + 4 * len(mov(1, 0x1000)):#x},"
+            f" instruction {a64.ldr(2, 1):#010x}; no vector at 0x200"
+        )
         assert guest.cpu.enter() == stop
         guest.start(a64.hvc())
         args(guest.cpu.enter())
 
 
+def test_a_refused_register_is_named_when_there_are_no_vectors() -> None:
+    with Guest() as guest:
+        guest.start(mrs(3, a64.CNTP_CTL))
+        assert guest.cpu.enter() == Fault(0x200, 0x200, write=False, fetch=True)
+        guest.cpu.inject_abort()
+        stop = guest.cpu.enter()
+        assert isinstance(stop, Failed)
+        assert stop.reason == (
+            f"unhandled undefined instruction, pc {BASE:#x}, instruction"
+            f" {mrs(3, a64.CNTP_CTL):#010x} (MRS S3_3_C14_C2_1); no vector at 0x200"
+        )
+
+
 def test_a_guest_whose_vector_is_no_instruction_ends() -> None:
     with Guest() as guest:
         guest.start(mov(9, DATA), msr(a64.VBAR, 9), a64.svc())
-        assert isinstance(guest.cpu.enter(), Off)
+        assert isinstance(guest.cpu.enter(), Failed)
 
 
 def test_the_identification_registers_hide_what_is_trapped() -> None:

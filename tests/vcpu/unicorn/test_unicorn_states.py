@@ -15,7 +15,7 @@ from unicorn_guest import BASE, DATA, SIZE, Guest, args, use_vectors
 from hfsched.errors import InternalError, UserError
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.vcpu.engine import Exit, Fault, Kicked, Mmio, Off, Permissions, Timer
+from hfsched.vcpu.engine import Exit, Failed, Fault, Kicked, Mmio, Permissions, Timer
 from hfsched.vcpu.unicorn import UnicornEngine, library
 
 
@@ -201,7 +201,7 @@ def test_no_guest_code_raises_or_hangs(
             cpu.inject_abort()
         elif isinstance(stop, Timer):
             cpu.mask_timer()
-        elif isinstance(stop, Off | Kicked):
+        elif isinstance(stop, Failed | Kicked):
             break
     cpu.set_irq(False)
     cpu.state_key()
