@@ -14,7 +14,7 @@ from hfsched.cli.fuzz_search import search
 from hfsched.cli.fuzz_token import VERBS
 from hfsched.cli.output import notice
 from hfsched.errors import UserError
-from hfsched.memory.image import printable
+from hfsched.text import printable
 from hfsched.times import seconds
 
 __all__ = ["add_parser", "run"]

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 from hfsched.cli.lines import write_all
-from hfsched.cli.output import count, notice
+from hfsched.cli.output import notice
 from hfsched.errors import UserError
-from hfsched.memory.image import printable
+from hfsched.text import count, printable
 
 if TYPE_CHECKING:
     from hfsched.explore.campaign.run import Summary

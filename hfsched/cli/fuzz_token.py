@@ -8,9 +8,8 @@ import shutil
 import sys
 
 from hfsched.cli.fuzz_search import WIDTH, Stop, preemptions, printing_aside
-from hfsched.cli.output import count
 from hfsched.errors import UserError
-from hfsched.memory.image import printable
+from hfsched.text import count, printable
 
 __all__ = ["VERBS"]
 

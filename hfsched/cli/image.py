@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import ImageError
 from hfsched.memory.image import (
-    Image,
     boot_problem,
     kind_of,
     looks_like,
     parse_image,
-    printable,
     read_bytes,
 )
+from hfsched.memory.imagetypes import Image
+from hfsched.text import printable
 
 if TYPE_CHECKING:
     import argparse

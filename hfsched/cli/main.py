@@ -15,7 +15,7 @@ import traceback
 from hfsched import __version__
 from hfsched.cli.output import notice
 from hfsched.errors import UserError
-from hfsched.memory.image import printable
+from hfsched.text import printable
 
 __all__ = ["main"]
 

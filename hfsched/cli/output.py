@@ -10,23 +10,14 @@ from typing import TYPE_CHECKING
 
 from hfsched.cli.lines import Lines, write_all
 from hfsched.mailbox.ports import RAW
+from hfsched.text import count, printable_bytes
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["Output", "count", "escape", "notice"]
+__all__ = ["Output", "notice"]
 
 _COLOURS = (36, 32, 33, 35, 34, 31)
-
-
-def escape(text: bytes) -> str:
-    """Return text with nothing in it that a terminal would obey."""
-    decoded = text.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() or c == "\t" else _escaped(c) for c in decoded)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 class Output:
@@ -78,7 +69,7 @@ class Output:
     def _prefixed(self, vm: str, prefix: str, line: bytes) -> bytes:
         if not self._terminal:
             return prefix.encode() + b" " + line + b"\n"
-        text = escape(line)
+        text = printable_bytes(line)
         if self._colour:
             colour = _COLOURS[self._names.index(vm) % len(_COLOURS)]
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
@@ -101,11 +92,6 @@ def _payload(name: str, data: bytes) -> dict[str, object]:
         return {name: data.decode()}
     except UnicodeDecodeError:
         return {"data": base64.b64encode(data).decode()}
-
-
-def count(number: int, what: str) -> str:
-    """Return "1 line", "2 lines"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def notice(text: str) -> None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from hfsched.cli.console import Console
 from hfsched.cli.lines import Lines
-from hfsched.cli.output import Output, count, notice
+from hfsched.cli.output import Output, notice
 from hfsched.cli.signals import Signals
 from hfsched.errors import UserError
-from hfsched.memory.image import printable
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.suspension import SuspendError
+from hfsched.text import count, printable
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 

@@ -15,9 +15,9 @@ from hfsched.control import commands
 from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, Request, SwapReport
 from hfsched.errors import UserError
-from hfsched.memory.image import printable
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.picture import LEGEND, size
+from hfsched.text import printable
 
 __all__ = ["add_parser", "run"]
 

@@ -15,8 +15,9 @@ from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
 from hfsched.control.listener import accept
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap.messages import one_line
+from hfsched.swap.messages import TEXT_MAX
 from hfsched.swap.picture import cell_size
+from hfsched.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,7 @@ class CommandServer:
             self._admit(sock)
         except HfschedError as exc:
             with sock:
-                _say(sock, Refused(text=one_line(str(exc))))
+                _say(sock, Refused(text=one_line(str(exc), TEXT_MAX)))
 
     def _admit(self, sock: socket.socket) -> None:
         wire.check_peer(sock)
@@ -135,9 +136,9 @@ class CommandServer:
             deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
             return carry_out(self._machine, request, deadline)
         except HfschedError as exc:
-            return Refused(text=one_line(str(exc)))
+            return Refused(text=one_line(str(exc), TEXT_MAX))
         except OSError as exc:  # main lacks descriptors or memory for a moment; the guests run on
-            return Refused(text=one_line(f"{self._machine.name}: {exc.strerror or exc}"))
+            return Refused(text=one_line(f"{self._machine.name}: {exc.strerror or exc}", TEXT_MAX))
 
 
 def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answer:

@@ -25,7 +25,8 @@ from msgspec import Meta
 
 from hfsched.errors import HfschedError
 from hfsched.swap.footprint import Memory
-from hfsched.swap.messages import Status, one_line
+from hfsched.swap.messages import TEXT_MAX, Status
+from hfsched.text import one_line
 
 __all__ = [
     "ANSWER_MAX",
@@ -164,4 +165,4 @@ def _decode(what: str, decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise CommandError(one_line(f"no {what}: {exc}")) from None
+        raise CommandError(one_line(f"no {what}: {exc}", TEXT_MAX)) from None

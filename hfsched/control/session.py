@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 from hfsched.control import wire
 from hfsched.errors import UserError
 from hfsched.scheduler.outbox import Sent
+from hfsched.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,7 +244,7 @@ class Session:
                     return
             with self._lock:
                 reason = self._reason or "the machine stops"
-            self._push(wire.CLOSING + wire.one_line(reason).encode())
+            self._push(wire.CLOSING + one_line(reason, wire.TEXT_MAX).encode())
         finally:
             endpoint.close()
             _shutdown(self._sock, socket.SHUT_RDWR)

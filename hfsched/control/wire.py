@@ -30,6 +30,7 @@ import struct
 from typing import Any, NamedTuple
 
 from hfsched.errors import UserError
+from hfsched.text import one_line
 
 __all__ = [
     "ANSWER_MAX",
@@ -49,7 +50,6 @@ __all__ = [
     "check_peer",
     "encode",
     "error",
-    "one_line",
     "parse_answer",
     "parse_hello",
     "parse_welcome",
@@ -127,18 +127,12 @@ def encode(value: dict[str, Any]) -> bytes:
 
 def error(code: str, text: str) -> bytes:
     """Return the answer that says no."""
-    return encode({"error": one_line(text), "code": code})
-
-
-def one_line(text: str) -> str:
-    """Return a text cut to `TEXT_MAX` characters, what a terminal could take amiss escaped."""
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:TEXT_MAX])
-    return safe if len(safe) <= TEXT_MAX else safe[: TEXT_MAX - 3] + "..."
+    return encode({"error": one_line(text, TEXT_MAX), "code": code})
 
 
 def text_of(packet: bytes) -> str:
     """Return the text of a `REFUSED` or `CLOSING` packet."""
-    return one_line(packet[1:].decode(errors="replace"))
+    return one_line(packet[1:].decode(errors="replace"), TEXT_MAX)
 
 
 def _object(code: str, data: bytes, limit: int) -> dict[str, Any]:
@@ -184,7 +178,7 @@ def parse_answer(data: bytes) -> dict[str, Any]:
     value = _object("bad-answer", data, ANSWER_MAX)
     if "error" in value:
         text, code = value["error"], value.get("code")
-        raise RefusedError(one_line(str(code)), one_line(str(text)))
+        raise RefusedError(one_line(str(code), TEXT_MAX), one_line(str(text), TEXT_MAX))
     if value.get("ok") is not True:
         raise RefusedError("bad-answer", "the machine's answer is neither ok nor an error")
     return value
@@ -203,7 +197,7 @@ def parse_welcome(data: bytes) -> Welcome:
         or not 0 < payload_max < PACKET_MAX
     ):
         raise RefusedError("bad-answer", "the machine's answer makes no sense")
-    return Welcome(one_line(machine), one_line(vm), host_port, payload_max)
+    return Welcome(one_line(machine, TEXT_MAX), one_line(vm, TEXT_MAX), host_port, payload_max)
 
 
 def check_peer(sock: socket.socket) -> None:

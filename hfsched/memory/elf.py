@@ -14,8 +14,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from hfsched.memory.image import MAX_MEMORY, Image, Segment, printable, refuse
+from hfsched.memory.imagetypes import MAX_MEMORY, Image, Segment, refuse
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.text import printable
 
 __all__ = ["parse"]
 

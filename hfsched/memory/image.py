@@ -5,8 +5,9 @@
     entry = place(image, ram, 0x40000000)   # PC of vCPU 0, MMU off
 
 Two kinds boot: a flat file with the arm64 Linux header or its like for x86-64 (`linux`), and a
-static ELF64 (`elf`).  This file has what they share.  Parsing copies nothing and writes nothing; `place` checks everything
-before its first write.  Memory use and time are bounded by the file's size, whatever it claims.
+static ELF64 (`elf`).  This file detects the format and places what its parser returns.  Parsing copies
+nothing and writes nothing; `place` checks everything before its first write.  Memory use and time are
+bounded by the file's size, whatever its headers say.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hfsched.errors import ImageError
+from hfsched.memory import linux
+from hfsched.memory.imagetypes import Image, refuse
 from hfsched.memory.ram import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -25,25 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_FILE",
-    "MAX_MEMORY",
-    "Image",
-    "Segment",
     "boot_problem",
     "kind_of",
     "looks_like",
     "parse_image",
     "place",
-    "printable",
     "read_bytes",
     "read_image",
-    "refuse",
 ]
 
 MAX_FILE = 1 << 30
 """The largest image file that is read, in bytes."""
-
-MAX_MEMORY = 1 << 40
-"""The most memory that an image may ask for, in bytes: a 40-bit IPA space."""
 
 _CHUNK = 1 << 20
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
@@ -79,61 +72,6 @@ _FIRST_BYTES = (
     (b"070701", "a cpio archive (an initramfs)"),
     (b"\xcf\xfa\xed\xfe", "a Mach-O file"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One stretch of memory that an image fills.
-
-    `address` is an offset in bytes from the base when the image is position independent, an IPA
-    when it is fixed.  `data` goes there; zeros follow up to `memory_size` bytes.  `permissions`
-    is some of the letters of "rwx", in that order.
-    """
-
-    address: int
-    data: memoryview
-    memory_size: int
-    permissions: str
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A parsed image.  Its segments are sorted and do not overlap.
-
-    `kind` is "linux-raw" (arm64), "hfx-raw" (x86-64) or "elf64", `machine` "aarch64" or "x86_64".
-    `fixed_base` is None for a position-independent image, which may be placed at any page, else the
-    IPA of its first page.
-    `entry` follows the same convention as a segment's address.  `memory_size` is the bytes from
-    the base to the end of the last segment, zeroed memory included.  `relocations` are pairs
-    (type, count).  `text_offset` is what a flat image's header says (0 for an ELF) and informs only.
-    `alignment` is the one that the file asks for; `place` insists on a page alone.
-    """
-
-    name: str
-    kind: str
-    machine: str
-    segments: tuple[Segment, ...]
-    entry: int
-    fixed_base: int | None
-    memory_size: int
-    alignment: int
-    text_offset: int = 0
-    relocations: tuple[tuple[str, int], ...] = ()
-    # Elf64_Rela tables as they are in the file, and the address that stands for the base in them.
-    rela: tuple[memoryview, ...] = ()
-    link_base: int = 0
-    # What makes a well-formed image unbootable, where its parser knows.
-    defect: str | None = None
-
-
-def printable(text: str) -> str:
-    """Return `text` on one line, with nothing in it that a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def refuse(name: str, why: str) -> ImageError:
-    """Return the error that names the file `name` and says `why`, on one line."""
-    return ImageError(printable(f"{name}: {why}"))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -219,13 +157,11 @@ def parse_image(name: str, data: bytes) -> Image:
     is returned: see `boot_problem`.  The segments look into `data`.
     """
     if data[:4] == b"\x7fELF":
-        from hfsched.memory import elf  # noqa: PLC0415 - it imports this file
+        from hfsched.memory import elf  # noqa: PLC0415 - only ELF images need it
 
         return elf.parse(name, data)
     kind = kind_of(data)
     if kind != "unknown":
-        from hfsched.memory import linux  # noqa: PLC0415 - it imports this file
-
         return linux.parse(name, data, kind)
     raise refuse(
         name,

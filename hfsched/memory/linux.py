@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from hfsched.memory.image import MAX_MEMORY, Image, Segment, refuse
+from hfsched.memory.imagetypes import MAX_MEMORY, Image, Segment, refuse
 from hfsched.memory.ram import PAGE_SIZE
 
 __all__ = ["HEADER", "parse"]

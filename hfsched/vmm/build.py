@@ -14,7 +14,8 @@ from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.memory.fdt import place_fdt, with_memory
-from hfsched.memory.image import Image, place, read_bytes
+from hfsched.memory.image import place, read_bytes
+from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.engine import Engine, Permissions, Space
 from hfsched.vcpu.script import ScriptSpace

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hfsched.errors import ConfigError, ImageError, describe
-from hfsched.memory.image import Image, boot_problem, read_bytes, read_image
+from hfsched.memory.image import boot_problem, read_bytes, read_image
+from hfsched.memory.imagetypes import Image
 from hfsched.vcpu.kvm import device
 from hfsched.vcpu.script import Program
 

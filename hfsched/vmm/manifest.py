@@ -32,6 +32,7 @@ import msgspec
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.text import integer
 from hfsched.times import seconds
 from hfsched.vmm.layout import ADDRESS_MAX
 
@@ -142,7 +143,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     if not spec.image:
         raise ConfigError(f"{where}: image is empty: name a file")
     if not 1 <= spec.vcpus <= VCPUS_MAX:
-        raise ConfigError(f"{where}: vcpus {_shown(spec.vcpus)}: 1 to {VCPUS_MAX}")
+        raise ConfigError(f"{where}: vcpus {integer(spec.vcpus)}: 1 to {VCPUS_MAX}")
     if spec.fdt == "":
         raise ConfigError(f"{where}: fdt is empty: name a file, or leave it out")
     if spec.dialect not in DIALECTS:
@@ -153,7 +154,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
         spec.base < 0 or spec.base % PAGE_SIZE or spec.base + size > ADDRESS_MAX
     ):
         raise ConfigError(
-            f"{where}: base {_shown(spec.base, 'x')}: a multiple of 4096, with the memory below 2^40"
+            f"{where}: base {integer(spec.base, 'x')}: a multiple of 4096, with the memory below 2^40"
         )
     if spec.uuid is not None:
         try:
@@ -163,7 +164,9 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
         if not 0 <= port < FIRST_CONNECTION:
-            raise ConfigError(f"{where}: port {name} = {_shown(port)}: 0 to {FIRST_CONNECTION - 1}")
+            raise ConfigError(
+                f"{where}: port {name} = {integer(port)}: 0 to {FIRST_CONNECTION - 1}"
+            )
 
 
 def parse_size(what: str, text: int | str) -> int:
@@ -174,7 +177,7 @@ def parse_size(what: str, text: int | str) -> int:
         if match is not None:
             size = int(match[1]) * _UNITS[match[2][:1]]
     if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
-        shown = _shown(text) if isinstance(text, int) else repr(text[:80])
+        shown = integer(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
 
@@ -185,13 +188,6 @@ def parse_idle(what: str, text: str) -> int:
     if found is None or not IDLE_MIN <= found <= IDLE_MAX:
         raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")
     return round(found * 1_000_000_000)
-
-
-def _shown(number: int, form: str = "d") -> str:
-    """Return a number for a message; Python refuses to write very long ones in decimal."""
-    if abs(number) >= 1 << 128:
-        return f"of {number.bit_length()} bits"
-    return f"{number:#{form}}"
 
 
 def load(path: Path) -> MachineSpec:

@@ -108,20 +108,9 @@ def test_what_is_wrong_is_named(data: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
-@given(st.text(max_size=2 * wire.TEXT_MAX))
-def test_a_text_is_one_short_printable_line(text: str) -> None:
-    line = wire.one_line(text)
-    assert line.isprintable()
-    assert len(line) <= wire.TEXT_MAX
-
-
 @pytest.mark.parametrize("text", ["\U0001f600" * 9999, "\x00" * 9999, "\ud800" * 9999])
 def test_any_refusal_fits_into_an_answer(text: str) -> None:
     assert len(wire.error("no-vm", text)) <= wire.ANSWER_MAX
-
-
-def test_a_text_keeps_what_a_terminal_can_show() -> None:
-    assert wire.one_line("vm a: \x1b[2J gr\u00fcn\n") == "vm a: \\x1b[2J gr\u00fcn\\n"
 
 
 def test_our_own_process_is_an_allowed_peer() -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 
 from hfsched.errors import ImageError
-from hfsched.memory.image import Image, parse_image
+from hfsched.memory.image import parse_image
+from hfsched.memory.imagetypes import Image
 
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")

@@ -21,11 +21,11 @@ from hfsched.memory.image import (
     looks_like,
     parse_image,
     place,
-    printable,
     read_bytes,
     read_image,
 )
 from hfsched.memory.ram import Ram
+from hfsched.text import printable
 
 from .elf_writer import DT_NEEDED, ET_EXEC, RELATIVE, Load, build, linux_header
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfsched.errors import ImageError
-from hfsched.memory.image import MAX_MEMORY, Image, boot_problem, looks_like, parse_image, place
+from hfsched.memory.image import boot_problem, looks_like, parse_image, place
+from hfsched.memory.imagetypes import MAX_MEMORY, Image
 from hfsched.memory.ram import Ram
 
 from .elf_writer import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hfsched.errors import ImageError
-from hfsched.memory.image import MAX_MEMORY, boot_problem, parse_image, place
+from hfsched.memory.image import boot_problem, parse_image, place
+from hfsched.memory.imagetypes import MAX_MEMORY
 from hfsched.memory.ram import Ram
 
 from .elf_writer import linux_header

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.errors import InternalError, UserError
+from hfsched.text import safe_repr
 from hfsched.vcpu.engine import Exit, Failed, Hypercall, Kicked, Mmio, Permissions, Timer
 from hfsched.vcpu.engine import Wfi as WfiExit
 from hfsched.vcpu.script.actions import (
@@ -190,7 +191,7 @@ class Cpu:
         try:
             guest = program(self)
         except GUESTS_MISTAKES as exc:
-            self._die(f"the guest function raised {_shown(exc)}")
+            self._die(f"the guest function raised {safe_repr(exc)}")
             return
         if isinstance(guest, Generator):
             self._stack.append(_Frame(guest, arg))
@@ -217,7 +218,7 @@ class Cpu:
             self._missing = "the guest function returned"
             self.masked = False
         except GUESTS_MISTAKES as exc:
-            self._die(f"the guest function raised {_shown(exc)}")
+            self._die(f"the guest function raised {safe_repr(exc)}")
         return None
 
     def _act(self, frame: _Frame, action: Action) -> Exit | None:
@@ -231,7 +232,7 @@ class Cpu:
             return None
         if isinstance(action, Load | Store):
             return self._access(frame, action)
-        self._die(f"the guest function yielded {_shown(action)}")
+        self._die(f"the guest function yielded {safe_repr(action)}")
         return None
 
     def _access(self, frame: _Frame, action: Load | Store) -> Exit | None:
@@ -247,13 +248,6 @@ class Cpu:
         else:
             frame.owed = (int.from_bytes(self.read(action.address, action.size), "little"),)
         return None
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)[:200]
-    except Exception:  # noqa: BLE001 - a guest's author may have written anything
-        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _frames(guest: Guest) -> Hashable:

@@ -1,0 +1,47 @@
+"""Text that somebody else has written, made safe to show: escaped, bounded, on one line.
+
+Guests' logs, file names, exceptions of a guest's author and sockets' messages go through here before
+they reach a terminal.  Characters that `str.isprintable` refuses are written as Python's escapes.
+"""
+
+from __future__ import annotations
+
+__all__ = ["count", "integer", "one_line", "printable", "printable_bytes", "safe_repr"]
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return `text` with control characters escaped, newlines too, except those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
+def printable_bytes(data: bytes) -> str:
+    """Return UTF-8 text with control characters escaped, except tabs, and bytes that are no text."""
+    return printable(data.decode("utf-8", "backslashreplace"), keep="\t")
+
+
+def one_line(text: str, limit: int) -> str:
+    """Return `text` escaped and cut to `limit` characters; "..." ends what was cut by escaping."""
+    safe = printable(text[:limit])
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
+def safe_repr(value: object, limit: int = 200) -> str:
+    """Return `repr(value)` cut to `limit` characters, or the type's name if `repr` raises."""
+    try:
+        return repr(value)[:limit]
+    except Exception:  # noqa: BLE001 - a guest's author may have written anything
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def integer(value: int, form: str = "d") -> str:
+    """Return an integer for a message; Python refuses to write very long ones in decimal."""
+    if abs(value) >= 1 << 128:
+        return f"of {value.bit_length()} bits"
+    return f"{value:#{form}}"
+
+
+def count(amount: int, what: str) -> str:
+    """Return "1 line", "2 lines"."""
+    return f"{amount} {what}" if amount == 1 else f"{amount} {what}s"
