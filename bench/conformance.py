@@ -33,7 +33,7 @@ def look(target: Target) -> dict[str, str]:
     for row in ROWS:
         try:
             seen[row.name] = row.see(target)
-        except Exception as exc:  # noqa: BLE001 - the other rows can be looked at all the same
+        except Exception as exc:  # noqa: BLE001 - the other rows are still observed
             seen[row.name] = f"{type(exc).__name__}: {exc}"
         if not row.holds(target, seen[row.name]):
             print(f"{target}: {row.name}: {seen[row.name]}", file=sys.stderr)

@@ -234,7 +234,7 @@ class _Build:
             arguments = [*LINK_FLAGS, "-T", str(script), "-o", str(elf)]
             self._compiler.run("ld.lld", *arguments, *(str(item.path) for item in objects))
         if not _is_newer(image, [elf]):
-            # Written aside first: nobody loads half an image.
+            # Renamed when complete: half an image is never loaded.
             partial = image.with_suffix(".part")
             partial.write_bytes(flatten(elf.read_bytes()))
             partial.replace(image)

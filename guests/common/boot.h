@@ -31,7 +31,7 @@ void boot(u64 argument);
 /* From the vectors: one interrupt. */
 void boot_interrupt(void);
 
-/* Log why and never go on. */
+/* Log why and halt. */
 _Noreturn void boot_stop(const char *why);
 
 #endif

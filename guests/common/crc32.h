@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-/* CRC-32 as in zlib (reflected, polynomial 0xedb88320); start with crc = 0, go on with the
+/* CRC-32 as in zlib (reflected, polynomial 0xedb88320); start with crc = 0, continue with the
  * value returned. */
 u32 crc32(u32 crc, const void *data, size_t size);
 

@@ -71,7 +71,7 @@ static inline s32 mailbox_send(u32 to, u32 size, u64 flags)
 }
 
 /* Send mailbox_tx, yielding while the receiver's mailbox is full: 0, or why it can never be
- * delivered. For guests that enable no interrupts and owe nobody else an answer. */
+ * delivered. For guests that enable no interrupts and owe no other VM an answer. */
 s32 mailbox_send_yielding(u32 to, u32 size);
 
 /* Write {ports swapped, text} to mailbox_tx; returns the message's size. */

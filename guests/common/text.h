@@ -9,7 +9,7 @@
 
 #include <stddef.h>
 
-/* Cut trailing newlines and end the text with a 0, in place; the buffer has room for it. */
+/* Cut trailing newlines and end the text with a 0, in place; the buffer has a byte for it. */
 void text_end(char *text, size_t size);
 
 /* If *text starts with the word, step past it and the blanks behind it. */

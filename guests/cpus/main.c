@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * cpus: vCPU 0 reads the mailbox; all others work, as it is told: they count, so that whatever
- * happens to the machine meanwhile can be seen in the count, or turn each other on and off.
+ * cpus: vCPU 0 reads the mailbox; all others work as the message says: they count, so that what
+ * happens to the machine meanwhile shows in the count, or turn each other on and off.
  *
  * No interrupt is enabled.
  */

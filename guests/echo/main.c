@@ -31,7 +31,7 @@ void guest_main(void)
 			copied = message.size;
 		}
 		mailbox_release();
-		/* A sender that is gone gets no answer; there is nobody to tell. */
+		/* A sender that is gone gets no answer; no VM is left to report to. */
 		(void)mailbox_send_yielding(message.sender, copied);
 	}
 }

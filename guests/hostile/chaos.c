@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * Random hypercalls: function ids biased to those that exist, arguments biased to edges, by both
- * doors. The guest must be able to answer afterwards, so:
+ * conduits. The guest must be able to answer afterwards, so:
  *
  * - CPU_OFF and FFA_ABORT are left out: they end the guest, as asked.
  * - Before each call the virtual timer is set, with its interrupt enabled: MSG_WAIT, CPU_SUSPEND
- *   and whatever else sleeps come back within a millisecond if nobody wakes them.
+ *   and the other calls that sleep return within a millisecond without a wake-up.
  * - A message that a call returns is copied, released, and handled after the last call. With no
- *   room to keep one more, the calls that return messages are skipped.
+ *   space to keep one more, the calls that return messages are skipped.
  * - A call that succeeded with something else in the RX page is followed by a release.
  * - Before an unmap the mailbox is emptied like that, and after it mapped again, at once. What
  *   arrives in between is lost, where unmapping is supported.

@@ -50,7 +50,7 @@ void check_faults(struct tally *tally)
 	expect(tally, "misaligned", arch_probe_align, 0, FAULT_MISALIGNED, NO_ADDRESS);
 }
 
-/* Not part of `all`: what the engine's CPU has, and who traps it, differs between engines. */
+/* Not part of `all`: what the engine's CPU has, and what traps, differs between engines. */
 void check_registers(struct tally *tally)
 {
 	static const struct {

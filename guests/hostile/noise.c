@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * Output meant to disturb whoever shows it.
+ * Output meant to disturb a terminal that shows it.
  */
 #include "hostile.h"
 #include "log.h"

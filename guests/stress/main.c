@@ -95,7 +95,7 @@ void guest_main(void)
 	hf_interrupt_enable(HF_INTID_VIRTUAL_TIMER, true);
 	log_line("stress: up, vm %u, %lu KiB", mailbox_self, memory.size / 1024);
 	for (;;) {
-		/* Receive first: what leaves a mailbox is what lets others go on. */
+		/* Receive first: a mailbox that is emptied unblocks its senders. */
 		if (mailbox_poll(&message)) {
 			receive(&message);
 			continue;

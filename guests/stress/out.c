@@ -29,7 +29,7 @@ static bool blocked[VMS];
 void out_control(u32 to, const struct packet *packet)
 {
 	if (control_count == CONTROLS) {
-		/* More than the window allows: somebody does not keep to the protocol. */
+		/* More than the window allows: a peer violates the protocol. */
 		traffic.bad++;
 		return;
 	}

@@ -31,9 +31,8 @@ void thread_init(void);
 void thread_start(struct thread *thread, const char *name, void (*function)(void *),
 		  void *argument);
 
-/* Wait on the queue until somebody wakes this thread. What the caller waits for must have been
- * looked at with interrupts masked, and still masked: that closes the moment between looking and
- * sleeping. */
+/* Wait on the queue until this thread is woken. The caller must have tested its condition with
+ * interrupts masked, and keep them masked: else a wake-up between the test and the sleep is lost. */
 void thread_block(struct queue *queue);
 
 /* Make the first waiter, or all, runnable; from interrupt handlers too. */
@@ -43,7 +42,7 @@ void thread_wake_all(struct queue *queue);
 /* Wait until the counter reaches deadline. */
 void thread_sleep(u64 deadline);
 
-/* From the timer's interrupt: wake who is due, arm the timer for the next. */
+/* From the timer's interrupt: wake the threads that are due, arm the timer for the next. */
 void thread_timer(void);
 
 /* For the idle thread alone, interrupts masked: run what is runnable until all of it blocks.

@@ -24,7 +24,7 @@ struct job {
 	u32 sender;
 	u32 size; /* of the payload */
 	struct ports ports;
-	u8 payload[PAYLOAD_MAX + 1]; /* room for the 0 that ends a text */
+	u8 payload[PAYLOAD_MAX + 1]; /* and the 0 that ends a text */
 };
 
 struct counters {

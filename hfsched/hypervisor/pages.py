@@ -33,21 +33,21 @@ class Pages:
         self.base = base
         self.size = size
         self.changes = 0  # how often a mode was set
-        self._odd: dict[int, Mode] = {}
+        self._overrides: dict[int, Mode] = {}
 
     def mode(self, ipa: int) -> Mode | None:
         """Return the mode of the page that holds `ipa`, None outside the region."""
         if not self.base <= ipa < self.base + self.size:
             return None
-        return self._odd.get(ipa // PAGE_SIZE, OWN)
+        return self._overrides.get(ipa // PAGE_SIZE, OWN)
 
     def set(self, ipa: int, mode: Mode) -> None:
         """Give the page at `ipa` (in the region) a mode."""
         self.changes += 1
         if mode == OWN:
-            self._odd.pop(ipa // PAGE_SIZE, None)
+            self._overrides.pop(ipa // PAGE_SIZE, None)
         else:
-            self._odd[ipa // PAGE_SIZE] = mode
+            self._overrides[ipa // PAGE_SIZE] = mode
 
     def allows(self, ipa: int, wanted: Permissions) -> bool:
         """Tell whether the VM may access `ipa` so."""
@@ -61,4 +61,4 @@ class Pages:
 
     def key(self) -> tuple[tuple[int, Mode], ...]:
         """Return what differs from the beginning, hashable."""
-        return tuple(sorted(self._odd.items(), key=lambda item: item[0]))
+        return tuple(sorted(self._overrides.items(), key=lambda item: item[0]))

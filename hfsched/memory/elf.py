@@ -79,7 +79,8 @@ def parse(name: str, data: bytes) -> Image:
     if not fixed:
         tables = _tables(name, tags, segments, link_base)
         counts = _count(name, machine, tables, segments, link_base)
-        # Their addends lie in place: applied twice, by us and by the image, they are wrong.
+        # Their addends are in the relocated words: applied twice, by us and by the image, they
+        # are wrong.
         for tag, what, size in ((_DT_RELSZ, "DT_REL", 16), (_DT_RELRSZ, "DT_RELR", 8)):
             if tags.get(tag):
                 counts[what] = -(-tags[tag] // size)
@@ -121,7 +122,7 @@ def _read_headers(name: str, data: bytes) -> tuple[str, str, int, list[_Program]
     try:
         file = ELFFile(io.BytesIO(data))
         header = dict(file.header)
-    except Exception as error:  # noqa: BLE001 - it raises whatever its parts raise
+    except Exception as error:  # noqa: BLE001 - it raises exceptions of any type
         _malformed(name, "header", error)
     kind, machine = header["e_type"], header["e_machine"]
     if machine not in _MACHINES:

@@ -1,9 +1,9 @@
 """Device trees for guests: the memory node added, the blob put into RAM.
 
 Source: the Devicetree Specification 0.4, chapters 2, 3.4 and 5; Linux, arm64/booting, for the
-limit of 2 MiB.  The PyPI package `fdt` (an extra) edits the tree.  It trusts what it reads and
-guesses what properties mean, so a blob is walked here before it is given away, with bounds on
-everything, and what comes back is compared with what went in.
+limit of 2 MiB.  The PyPI package `fdt` (an extra) edits the tree.  It trusts its input and
+guesses what properties mean, so a blob is first walked here, with bounds on everything, and the result
+is compared with the input.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def with_memory(blob: bytes, base: int, size: int) -> bytes:
         or result.without({"memory"}) != tree.without(old)
         or result.memory_nodes() != {"memory"}
     ):
-        raise ConfigError("device tree: the package fdt cannot keep all of it: simplify it")
+        raise ConfigError("device tree: the package fdt does not preserve all of it: simplify it")
     return out
 
 
@@ -119,7 +119,7 @@ def place_fdt(blob: bytes, ram: Ram, base: int, *, used: int = 0) -> int:
     """Put `blob` at the start of the last pages of `ram` that hold it; return the IPA.
 
     `ram` begins at IPA `base`; its first `used` bytes (an image) must stay.  The rest of the last
-    page becomes zeros.  Raises ConfigError for a malformed blob and when there is no room.
+    page becomes zeros.  Raises ConfigError for a malformed blob and when it does not fit.
     """
     content = _walk(blob).blob
     size = -(-len(content) // PAGE_SIZE) * PAGE_SIZE
@@ -160,25 +160,27 @@ def _bad(why: str) -> ConfigError:
 
 
 def _walk(blob: bytes) -> _Tree:
-    """Decode a blob, trusting nothing.  Raises ConfigError."""
+    """Decode an untrusted blob.  Raises ConfigError."""
     if len(blob) < _HEADER.size:
-        raise _bad(f"{len(blob)} bytes, its header has {_HEADER.size}")
+        raise _bad(f"truncated: {len(blob)} bytes, the header has {_HEADER.size}")
     magic, total, at_struct, at_names, at_reserved, version, oldest, _, n_names, n_struct = (
         _HEADER.unpack_from(blob)
     )
     if magic != 0xD00D_FEED:
         raise _bad(f"magic number {magic:#010x}, not 0xd00dfeed")
     if total > min(len(blob), MAX_BLOB):
-        raise _bad(f"claims {total:#x} bytes: there are {len(blob):#x}, and {MAX_BLOB:#x} at most")
+        raise _bad(
+            f"total size {total:#x}: the file has {len(blob):#x} bytes, the limit is {MAX_BLOB:#x}"
+        )
     if version != 17 or oldest > 17:
         raise _bad(f"version {version} (compatible with {oldest}): only 17 is supported")
     for what, at, size, align in (
         ("structure", at_struct, n_struct, 4),
         ("strings", at_names, n_names, 1),
-        ("reservations", at_reserved, 16, 8),
+        ("reservation", at_reserved, 16, 8),
     ):
         if at < _HEADER.size or at + size > total or at % align:
-            raise _bad(f"its {what} at [{at:#x}, +{size:#x}) are not in {total:#x} bytes")
+            raise _bad(f"the {what} block [{at:#x}, +{size:#x}) is outside its {total:#x} bytes")
     reserved = []
     for address, size in struct.iter_unpack(">QQ", _whole(blob[at_reserved:total], 16)):
         if not address and not size:
@@ -187,7 +189,7 @@ def _walk(blob: bytes) -> _Tree:
         if len(reserved) > _MAX_SIBLINGS:
             raise _bad(f"more than {_MAX_SIBLINGS} memory reservations")
     else:
-        raise _bad("its memory reservations do not end")
+        raise _bad("no end of the memory reservations")
     names = blob[at_names : at_names + n_names]
     items, kept = _items(blob[at_struct : at_struct + n_struct], names)
     plain = blob[:at_struct] + kept.ljust(n_struct, b"\0") + blob[at_struct + n_struct : total]
@@ -202,7 +204,7 @@ def _name(data: bytes, start: int, *, empty: bool = False) -> str:
     """Return the NUL-terminated name at `start`."""
     end = data.find(b"\0", start, start + _MAX_NAME + 1)
     if end < 0:
-        raise _bad(f"a name without an end in {_MAX_NAME} bytes")
+        raise _bad(f"a name not terminated within {_MAX_NAME} bytes")
     name = data[start:end].decode("ascii", "replace")
     if not name.isprintable() or not name.isascii() or "/" in name or bool(name) is empty:
         raise _bad(f"bad name {name!a}")
@@ -223,7 +225,7 @@ def _items(data: bytes, names: bytes) -> tuple[list[_Item], bytes]:
     at, kept, names_size, closed = 0, 0, 0, False
     while True:
         if at + 4 > len(data):
-            raise _bad("its structure has no end")
+            raise _bad("no end of the structure block")
         token = int.from_bytes(data[at : at + 4], "big")
         at += 4
         if token == _NOP:
@@ -249,16 +251,18 @@ def _items(data: bytes, names: bytes) -> tuple[list[_Item], bytes]:
             name = _name(names, name_at)
             at += 8
             if at + size > len(data):
-                raise _bad(f"property {name} of {size:#x} bytes is not in its structure")
+                raise _bad(f"property {name} of {size:#x} bytes is outside the structure block")
             value = data[at : at + size]
             at = (at + size + 3) & ~3
         else:
-            raise _bad(f"unknown token {token:#x} in its structure")
+            raise _bad(f"unknown token {token:#x} in the structure block")
         if open_nodes:
             properties, children = open_nodes[-1]
             siblings = children if value is None else properties
             if name in siblings or (value is not None and children):
-                raise _bad(f"{name} of /{'/'.join(path)} is there twice, or after a node")
+                raise _bad(
+                    f"{name} of /{'/'.join(path)} is a duplicate, or a property after a node"
+                )
             siblings.add(name)
             items.append(_Item((*path, name), value))
             if value is not None and name not in known:

@@ -41,7 +41,7 @@ MAX_FILE = 1 << 30
 _CHUNK = 1 << 20
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 
-# The relocation types that `place` knows: base + addend, and nothing at all.
+# The relocation types that `place` handles: base + addend, and none.
 _RELATIVE = {"aarch64": 1027, "x86_64": 8}
 _HARMLESS = frozenset(
     {"R_AARCH64_NONE", "R_AARCH64_RELATIVE", "R_X86_64_NONE", "R_X86_64_RELATIVE"}
@@ -53,7 +53,7 @@ _FLAT = {
     b"HFX\x64": ("hfx-raw", "an x86-64 flat image"),
 }
 
-# How well-known files begin, and what a user who meant to boot one should do.
+# How well-known files begin, and what to do to boot one.
 _FIRST_BYTES = (
     (b"\x1f\x8b", "gzip data: gunzip it first"),
     (b"\x28\xb5\x2f\xfd", "zstd data: decompress it first"),
@@ -100,7 +100,7 @@ def _read(name: str, descriptor: int) -> bytes:
         raise refuse(name, "not a regular file: an image must be one")
     if status.st_size > MAX_FILE:
         raise refuse(name, f"{status.st_size} bytes; an image has at most {MAX_FILE}")
-    # One byte more than there should be, to see a file that grows.  Mostly one part, not copied.
+    # One byte more than the size, to detect a file that grows.  Usually one part, not copied.
     parts: list[bytes] = []
     wanted = status.st_size + 1
     while part := os.read(descriptor, wanted):
@@ -125,7 +125,7 @@ def kind_of(data: bytes) -> str:
 
 
 def looks_like(data: bytes) -> str:
-    """Say in a few words what a file that begins with `data` seems to be."""
+    """Describe in a few words what a file that begins with `data` seems to be."""
     if not data:
         return "an empty file"
     if data[:4] == b"\x7fELF":
@@ -171,7 +171,7 @@ def parse_image(name: str, data: bytes) -> Image:
 
 
 def boot_problem(image: Image) -> str | None:
-    """Say on one line why `image` would not boot, None when it would."""
+    """Return on one line why `image` would not boot, None when it would."""
     if image.defect is not None:
         return image.defect
     for kind, count in image.relocations:
@@ -183,7 +183,7 @@ def boot_problem(image: Image) -> str | None:
     ):
         return f"the entry {image.entry:#x} is in no executable segment"
     if image.machine == "aarch64" and image.entry % 4:
-        return f"the entry {image.entry:#x} is no multiple of 4"
+        return f"the entry {image.entry:#x} is not a multiple of 4"
     return None
 
 
@@ -198,7 +198,7 @@ def place(image: Image, ram: Ram, base: int) -> int:
     if problem := boot_problem(image):
         raise refuse(image.name, problem)
     if base < 0 or base % PAGE_SIZE:
-        raise refuse(image.name, f"base {base:#x} is no multiple of {PAGE_SIZE}")
+        raise refuse(image.name, f"base {base:#x} is not a multiple of {PAGE_SIZE}")
     origin = 0 if image.fixed_base is None else base
     for segment in image.segments:
         offset = segment.address - origin

@@ -51,7 +51,7 @@ class Image:
     alignment: int
     text_offset: int = 0
     relocations: tuple[tuple[str, int], ...] = ()
-    # Elf64_Rela tables as they are in the file, and the address that stands for the base in them.
+    # Elf64_Rela tables as they are in the file, and the address that means the base in them.
     rela: tuple[memoryview, ...] = ()
     link_base: int = 0
     # What makes a well-formed image unbootable, where its parser knows.

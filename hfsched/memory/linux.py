@@ -47,7 +47,7 @@ def parse(name: str, data: bytes, kind: str = "linux-raw") -> Image:
         fixed_base=None,
         memory_size=size,
         # The header asks for text_offset bytes past a 2 MiB boundary.  At the start of a region
-        # only an offset of 0 can have that; the others are Hafnium's guests, content with a page.
+        # only an offset of 0 can have that; the others are Hafnium's guests, which need a page only.
         alignment=_TWO_MIB if linux and not text_offset else PAGE_SIZE,
         text_offset=text_offset,
         defect="a big-endian kernel: vCPUs start little-endian" if flags & _BIG_ENDIAN else None,

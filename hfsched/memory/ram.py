@@ -1,7 +1,7 @@
-"""RAM of a VM: a memfd, mapped once, touched only through bounds-checked copies.
+"""RAM of a VM: a memfd, mapped once, accessed only through bounds-checked copies.
 
-The copies release the interpreter lock: a page may be swapped out, and whoever brings it back may
-need the lock.  For the same reason no file I/O is ever done on the memfd's pages.
+The copies release the interpreter lock: a page may be swapped out, and the thread that brings it back
+may need the lock.  For the same reason no file I/O is ever done on the memfd's pages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAGE_SIZE = 4096
 
 # A CFUNCTYPE call releases the interpreter lock, unlike ctypes.string_at or slicing an mmap.
 _copy = ctypes.memmove
-# A process that is given the memfd could cut it, and whoever has it mapped would get a SIGBUS.
+# A process that is given the memfd could truncate it, and the others would get a SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _Page = ctypes.c_char * PAGE_SIZE
 # Idle page buffers, each with its address: making one costs more than a short copy.
@@ -38,12 +38,12 @@ class Ram:
     """`size` bytes (a multiple of 4096) of zeroed guest memory.
 
     `fd` is the memfd, for engines and processes that map it themselves; `address` is where this
-    process has it.  A process that was handed the memfd gives it as `fd`, and owns it no longer.
+    process has it.  A process that received the memfd passes it as `fd`, which the object then owns.
     """
 
     def __init__(self, name: str, size: int, fd: int | None = None) -> None:
         if size <= 0 or size % PAGE_SIZE:
-            raise InternalError(f"RAM of {name}: {size} is no positive multiple of {PAGE_SIZE}")
+            raise InternalError(f"RAM of {name}: {size} is not a positive multiple of {PAGE_SIZE}")
         self.name = name
         self.size = size
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -104,13 +104,13 @@ class Ram:
         ctypes.memset(self._check(offset, size), 0, size)
 
     def close(self) -> None:
-        """Unmap and close; engines must have let go of `address` before."""
+        """Unmap and close; engines must not use `address` any more."""
         if self._anchor is not None:
             self._anchor = None
             self._map.close()
             os.close(self.fd)
 
     def __del__(self) -> None:
-        """Let go of what nobody closed; a half-made one has closed it already."""
+        """Free what was not closed; a constructor that failed has closed it already."""
         if getattr(self, "_anchor", None) is not None:
             self.close()

@@ -14,7 +14,7 @@ _USER_MODE_ONLY = 1
 
 
 def problem() -> str | None:
-    """Say in a line what is missing for faults of every kind, KVM's among them; None: nothing."""
+    """Return in a line what is missing for faults of every kind, KVM's included, None if nothing."""
     error = _open(os.O_CLOEXEC)
     if error == 0:
         return None

@@ -95,7 +95,7 @@ class GuestMailbox:
         return self.message((yield Hvc(FfaId.MSG_POLL)))
 
     def message(self, regs: tuple[int, ...]) -> tuple[int, bytes] | None:
-        """Return the message that x0..x7 tell of, None when they tell of none."""
+        """Return the message that x0..x7 describe, None if they describe none."""
         if regs[0] != FfaId.MSG_SEND:
             return None
         return regs[1] >> 16 & 0xFFFF, self._cpu.read(self.rx, regs[3])

@@ -120,7 +120,7 @@ class _Machine:
             for page, mode in self._vm.pages.key():
                 self.space.protect(page * PAGE_SIZE, PAGE_SIZE, mode.permissions)
         vm.pages = copy.copy(self._vm.pages)
-        vm.pages._odd = dict(self._vm.pages._odd)
+        vm.pages._overrides = dict(self._vm.pages._overrides)
         self._last = vm
 
 

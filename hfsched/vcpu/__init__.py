@@ -1,5 +1,5 @@
-"""CPUs: what runs a guest to its next exit.
+"""CPUs: an engine runs a guest to its next exit.
 
-`engine` is the protocol; `unicorn` and `script` implement it.  This room knows no mailbox, no
-FF-A and no scheduler: a hypercall is an exit with registers.
+`engine` is the protocol; `kvm`, `unicorn` and `script` implement it.  This package knows no mailbox,
+no FF-A and no scheduler: a hypercall is an exit with registers.
 """

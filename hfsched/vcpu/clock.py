@@ -1,4 +1,4 @@
-"""A VM's counter, which stands still while its machine is suspended."""
+"""A VM's counter, which does not advance while its machine is suspended."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = ["Clock"]
 class Clock:
     """Counts the ns of `now`, less those between `freeze` and `thaw`.
 
-    Both are called while no vCPU runs.
+    Call both while no vCPU runs.
     """
 
-    __slots__ = ("_behind", "_stood", "now")
+    __slots__ = ("_frozen_at", "_frozen_total", "now")
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
-        self._behind = 0
-        self._stood: int | None = None
+        self._frozen_total = 0
+        self._frozen_at: int | None = None
 
     def read(self) -> int:
         """Return the count."""
-        return (self.now() if self._stood is None else self._stood) - self._behind
+        return (self.now() if self._frozen_at is None else self._frozen_at) - self._frozen_total
 
     def freeze(self) -> None:
-        """Stand still from now on."""
-        if self._stood is None:
-            self._stood = self.now()
+        """Stop counting."""
+        if self._frozen_at is None:
+            self._frozen_at = self.now()
 
     def thaw(self) -> None:
-        """Go on from there."""
-        if self._stood is not None:
-            self._behind += self.now() - self._stood
-            self._stood = None
+        """Resume counting from there."""
+        if self._frozen_at is not None:
+            self._frozen_total += self.now() - self._frozen_at
+            self._frozen_at = None

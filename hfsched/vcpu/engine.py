@@ -8,7 +8,7 @@ A vCPU is owned by one thread, the one that calls `enter` and everything else bu
 lost.
 
 Exceptions that a CPU takes to EL1 by itself (SVC, stage-1 aborts, undefined instructions, IRQs)
-are the engine's business and no exit.
+are handled by the engine and are no exit.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Kicked:
-    """Somebody called `kick`; nothing else happened."""
+    """`kick` was called; nothing else happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Mmio:
 class Fault:
     """Any other stage-2 fault: no decoded access, a fetch, or a permission.  PC at the instruction.
 
-    `address` is the IPA, `virtual` what the guest used.  Answer with `Vcpu.inject_abort`, or mend
+    `address` is the IPA, `virtual` what the guest used.  Answer with `Vcpu.inject_abort`, or repair
     the mapping and enter again.
     """
 
@@ -140,7 +140,7 @@ class Vcpu(Protocol):
         """Raise or lower the interrupt line.  Any thread; sticky; never blocks."""
 
     def waits(self) -> bool:
-        """Tell whether the guest waits for an interrupt inside `enter`.  Any thread; a hint."""
+        """Return whether the guest waits for an interrupt inside `enter`.  Any thread; a hint."""
 
     def reply(self, values: Sequence[int]) -> None:
         """Write x0, x1, ... (masked to 64 bits); the registers beyond stay."""
@@ -161,7 +161,7 @@ class Vcpu(Protocol):
         """Return every register, in this engine's own encoding."""
 
     def restore(self, data: bytes) -> None:
-        """Put back what `save` returned."""
+        """Restore what `save` returned."""
 
     def state_key(self) -> object:
         """Return a hashable digest of the CPU's state, equal for equal states."""
@@ -185,7 +185,7 @@ class Space(Protocol):
         """Stop the guests' counters and timers; no vCPU may be inside `enter` until `thaw`."""
 
     def thaw(self) -> None:
-        """Let them go on, from where they stopped."""
+        """Resume them from where they stopped."""
 
     def close(self) -> None:
         """Free the machine; no vCPU may be inside `enter`."""

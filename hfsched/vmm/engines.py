@@ -25,23 +25,27 @@ def pick(wanted: str, vm: str, machine: str) -> tuple[str, str]:
         return "script", "the guest is a Python function"
     if wanted == "script":
         raise ConfigError(f"vm {vm}: engine script cannot run an {machine} image: use unicorn")
-    why_not_kvm = _no_kvm(machine) if wanted != "unicorn" else "another was asked for"
+    if wanted == "unicorn":
+        if machine != "aarch64":
+            raise ConfigError(
+                f"vm {vm}: --engine unicorn runs aarch64 images only, this is an {machine} image"
+            )
+        return "unicorn", "asked for"
+    why_not_kvm = _no_kvm(machine)
     if why_not_kvm is None:
-        return "kvm", "asked for" if wanted == "kvm" else "the guest is of this machine's kind"
+        return "kvm", "asked for" if wanted == "kvm" else "the guest's architecture is the host's"
     if wanted == "kvm":
         raise ConfigError(f"vm {vm}: engine kvm: {why_not_kvm}")
     if machine != "aarch64":
         raise ConfigError(
-            f"vm {vm}: no engine here runs {machine} images: kvm: {why_not_kvm}; unicorn: "
-            "aarch64 alone"
+            f"vm {vm}: no engine for an {machine} image: kvm: {why_not_kvm}; unicorn runs aarch64"
+            " images only"
         )
-    if wanted == "unicorn":
-        return "unicorn", "asked for"
-    return "unicorn", f"no KVM for it: {why_not_kvm}"
+    return "unicorn", f"no KVM: {why_not_kvm}"
 
 
 def _no_kvm(machine: str) -> str | None:
-    """Say why KVM cannot run guests of an architecture; None: it can."""
+    """Return why KVM cannot run guests of an architecture, None if it can."""
     if machine != device.MACHINE:
         return f"this host is {device.MACHINE}, the guest is {machine}"
     return device.problem()

@@ -1,4 +1,4 @@
-"""Where VMs lie in the machine's address space: IPA = PA, and no two overlap.
+"""The machine's address space, divided among VMs: IPA = PA, without overlaps.
 
 Hafnium places secondaries top-down below the end of memory; so do we, below 2 GiB as on the QEMU
 platform with 1 GiB, and from 4 GiB up once that is full.
@@ -22,7 +22,7 @@ class Layout:
         self._taken: list[tuple[int, int, str]] = []
 
     def reserve(self, name: str, base: int, size: int) -> int:
-        """Take [base, base + size) for a VM that must lie there."""
+        """Take [base, base + size) for a VM with a fixed address."""
         if base + size > ADDRESS_MAX:
             raise ConfigError(
                 f"vm {name}: memory [{base:#x}, {base + size:#x}) is not below {ADDRESS_MAX:#x}"
@@ -41,7 +41,7 @@ class Layout:
         if base is None:
             base = self._above(*_HIGH, size, alignment)
         if base is None:
-            raise ConfigError(f"vm {name}: no room for {size} bytes of memory")
+            raise ConfigError(f"vm {name}: no free {size} bytes of address space")
         return self.reserve(name, base, size)
 
     def _below(self, low: int, high: int, size: int, alignment: int) -> int | None:

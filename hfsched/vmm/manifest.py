@@ -24,7 +24,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 import msgspec
@@ -40,6 +40,7 @@ __all__ = ["DIALECTS", "EngineName", "MachineSpec", "VmSpec", "load", "parse_idl
 
 DIALECTS = ("ffa-1.0",)
 EngineName = Literal["auto", "unicorn", "kvm", "script"]
+Framing = Literal["ports", "raw"]
 TEXT_PORT = 1
 VCPUS_MAX = 32
 VMS_MAX = 1024
@@ -49,7 +50,14 @@ MEMORY_MAX = 64 << 30
 IDLE_MIN, IDLE_MAX = 0.01, 86_400.0  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
+_SUFFIX = re.compile(r"\d+\s*([A-Za-z]+)", re.ASCII)
+_SUFFIXES = ("K", "M", "G", "KiB", "MiB", "GiB")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_CHOICES = {"engine": get_args(EngineName), "framing": get_args(Framing)}
+# What msgspec says of a value that has another type or shape than its field.
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_PLACE = re.compile(r"(.*) - at `\$(?:\.vm\[(\d+)\])?\.?([^`]*)`")
 
 
 class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -58,10 +66,10 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     image: str
     name: str = ""
     memory: int | str = MEMORY_DEFAULT
-    vcpus: Annotated[int, msgspec.Meta(ge=1, le=VCPUS_MAX)] = 1
+    vcpus: int = 1
     dialect: str = "ffa-1.0"
     fdt: str | None = None
-    framing: Literal["ports", "raw"] = "ports"
+    framing: Framing = "ports"
     ports: dict[str, int] = {}
     base: int | None = None
     uuid: str | None = None
@@ -143,7 +151,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     if not spec.image:
         raise ConfigError(f"{where}: image is empty: name a file")
     if not 1 <= spec.vcpus <= VCPUS_MAX:
-        raise ConfigError(f"{where}: vcpus {integer(spec.vcpus)}: 1 to {VCPUS_MAX}")
+        raise ConfigError(f"{where}: vcpus must be 1 to {VCPUS_MAX}, got {integer(spec.vcpus)}")
     if spec.fdt == "":
         raise ConfigError(f"{where}: fdt is empty: name a file, or leave it out")
     if spec.dialect not in DIALECTS:
@@ -160,7 +168,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
         try:
             UUID(spec.uuid)
         except ValueError:
-            raise ConfigError(f"{where}: uuid {spec.uuid!r} is none") from None
+            raise ConfigError(f"{where}: uuid {spec.uuid!r}: not a valid UUID") from None
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
         if not 0 <= port < FIRST_CONNECTION:
@@ -174,8 +182,13 @@ def parse_size(what: str, text: int | str) -> int:
     size = text if isinstance(text, int) else -1
     if isinstance(text, str):
         match = _SIZE.fullmatch(text.strip())
+        suffix = _SUFFIX.fullmatch(text.strip())
         if match is not None:
             size = int(match[1]) * _UNITS[match[2][:1]]
+        elif suffix is not None and suffix[1] not in _SUFFIXES:
+            raise ConfigError(
+                f"{what} {text[:80]!r}: unknown suffix {suffix[1][:80]!r}: use {', '.join(_SUFFIXES)}"
+            )
     if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
         shown = integer(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
@@ -198,7 +211,7 @@ def load(path: Path) -> MachineSpec:
     try:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading it could last for ever
-            raise ConfigError(f"manifest {path}: is no regular file")
+            raise ConfigError(f"manifest {path}: not a regular file")
         with path.open("rb") as file:
             text = file.read(TEXT_MAX + 1)
         if len(text) > TEXT_MAX:
@@ -229,7 +242,30 @@ def parse(source: str, text: bytes) -> MachineSpec:
         spec: Any = msgspec.toml.decode(text, type=MachineSpec)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise ConfigError(f"manifest {source}: {reason}") from None
+        raise ConfigError(f"manifest {source}: {_reworded(reason, text)}") from None
     assert isinstance(spec, MachineSpec)
     spec.check(f"manifest {source}")
     return spec
+
+
+def _reworded(reason: str, text: bytes) -> str:
+    """Return what msgspec refuses in the terms of a manifest, with the VM's name."""
+    place = _PLACE.fullmatch(reason)
+    what, index, field = (reason, None, "") if place is None else place.groups()
+    where = "" if index is None else f"{_table(int(index), text)}: "
+    missing, unknown = _MISSING.fullmatch(what), _UNKNOWN.fullmatch(what)
+    if missing is not None:
+        return f"{where}missing {missing[1]!r}" if where else "no VM: name at least one"
+    if unknown is not None:
+        return f"{where}unknown key {unknown[1]!r}"
+    if field in _CHOICES and what.startswith("Invalid enum value "):
+        value = what.removeprefix("Invalid enum value ")
+        return f"{where}{field} {value}: one of {', '.join(_CHOICES[field])}"
+    return f"{where}{field}: {what}" if field else f"{where}{what}"
+
+
+def _table(index: int, text: bytes) -> str:
+    """Return which [[vm]] table is meant, by its name if it has one."""
+    table = msgspec.toml.decode(text)["vm"][index]
+    name = table.get("name") if isinstance(table, dict) else None
+    return f"[[vm]] {name!r}" if isinstance(name, str) and name else f"[[vm]] number {index + 1}"

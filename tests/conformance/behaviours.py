@@ -162,7 +162,7 @@ def clock_stands(target: Target) -> str:
         end, _ = _time(talk)
         outer = now() - outer
         passed = (end - start) * 1_000_000_000 // frequency
-        return "stood still" if passed <= (outer - held) * 1.01 else f"{held} {passed} {outer}"
+        return "did not advance" if passed <= (outer - held) * 1.01 else f"{held} {passed} {outer}"
 
 
 def _smc(talk: Talk, *words: int) -> str:

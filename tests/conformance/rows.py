@@ -42,7 +42,7 @@ class Row:
 
 _STRESSED = "sent 10 acked 10 received 10 bad 0"
 _NO_END = (
-    "The kernel delivers each fetch abort to the guest by itself, so that nobody outside learns that"
+    "The kernel delivers each fetch abort to the guest without an exit, so the engine cannot see that"
     " the guest takes aborts for ever. Hafnium spins there, too."
 )
 
@@ -86,7 +86,7 @@ ROWS = (
             ),
         ),
     ),
-    Row("counter: 30 ms of a suspension", see.clock_stands, "stood still"),
+    Row("counter: 30 ms of a suspension", see.clock_stands, "did not advance"),
     # Two vCPUs.
     Row(
         "`smp`: the vCPUs take turns",
@@ -125,7 +125,7 @@ ROWS = (
     ),
     Row("SYSTEM_OFF, SYSTEM_RESET, MIGRATE, unknown", see.psci_unknown, "-1, -1, -1, -1"),
     Row(
-        "ten ids that nobody knows: x0, if x1 to x7 are kept",
+        "ten unknown ids: x0, if x1 to x7 are kept",
         see.unknown_ids,
         "-1 -1 -1 -1 -1 -1 -1 -1 -1 -1",
     ),
@@ -137,8 +137,7 @@ ROWS = (
             Difference(
                 (KVM_ARM64,),
                 "0x10001, 0x10001",
-                "The kernel answers the Arm architecture's calls by itself and lets nobody filter"
-                " them.",
+                "The kernel answers the Arm architecture's calls itself and does not filter them.",
             ),
         ),
     ),
@@ -240,7 +239,7 @@ ROWS = (
             Difference(
                 (KVM_X86,),
                 "dying, engine kvm: a triple fault: no handler can be entered at X",
-                "A CPU of x86 shuts down by itself; the VM is ended likewise.",
+                "An x86 CPU shuts down at a triple fault; the VM is ended likewise.",
             ),
             Difference((KVM_ARM64,), "dying, not ended", _NO_END),
         ),

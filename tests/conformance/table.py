@@ -38,7 +38,7 @@ def table(seen: Seen) -> str:
     """Return a line for each row, a column for each engine, and below them the differences."""
     numbers = _numbers()
     lines = [
-        " | ".join(["| What is looked at", "what is seen", *(f"`{target}`" for target in TARGETS)])
+        " | ".join(["| What is observed", "expected", *(f"`{target}`" for target in TARGETS)])
         + " |",
         "|---" * (2 + len(TARGETS)) + "|",
     ]

@@ -1,1 +1,1 @@
-"""Tests of the memory room; the writers here build their inputs."""
+"""Tests of `hfsched.memory`; the writers here build their inputs."""

@@ -201,7 +201,7 @@ def test_the_address_of_an_interpreter_does_not_matter() -> None:
         (0x1010, "in no executable segment"),
         (0x0FFC, "in no executable segment"),
         (0x2010, "in no executable segment"),
-        (0x1002, "no multiple of 4"),
+        (0x1002, "not a multiple of 4"),
     ],
 )
 def test_the_entry_is_an_instruction_of_an_executable_segment(

@@ -122,7 +122,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_what_the_package_drops_is_noticed() -> None:
     # It keeps names of this form for itself.
     root = tree(Node("chosen", {"a_with_references": b"1"}))
-    assert refused(write(root)).startswith("the package fdt cannot keep all of it")
+    assert refused(write(root)).startswith("the package fdt does not preserve all of it")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,9 @@ def test_what_the_package_changes_is_noticed(
     import fdt  # noqa: PLC0415 - an extra
 
     monkeypatch.setattr(fdt.FDT, "to_dtb", lambda _: changed)
-    assert refused(write(tree(), ((1, 2),))).startswith("the package fdt cannot keep all of it")
+    assert refused(write(tree(), ((1, 2),))).startswith(
+        "the package fdt does not preserve all of it"
+    )
 
 
 def test_what_the_package_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,50 +168,50 @@ def header(index: int, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("blob", "message"),
     [
-        (b"", "0 bytes"),
-        (write(tree())[:39], "39 bytes"),
+        (b"", "truncated: 0 bytes"),
+        (write(tree())[:39], "truncated: 39 bytes"),
         (header(0, 0xEDFE0DD0), "magic number 0xedfe0dd0"),
-        (header(1, 0xFFFFFFFF), "claims 0xffffffff bytes"),
-        (write(tree())[:-1], "claims"),
-        (write(tree(x=bytes(MAX_BLOB))), "claims"),
+        (header(1, 0xFFFFFFFF), "total size 0xffffffff:"),
+        (write(tree())[:-1], "total size"),
+        (write(tree(x=bytes(MAX_BLOB))), "total size"),
         (header(5, 16), "version 16"),
         (header(5, 18), "version 18"),
         (header(6, 18), "version 17 (compatible with 18)"),
-        (header(2, 0xFFFFFFFC), "its structure at"),
-        (header(2, 58), "its structure at"),
-        (header(9, 0xFFFFFFFF), "its structure at"),
-        (header(2, 0), "its structure at"),
-        (header(3, 0xFFFFFFFF), "its strings at"),
-        (header(8, 0xFFFF), "its strings at"),
-        (header(4, 0xFFFFFFF8), "its reservations at"),
-        (header(4, 44), "its reservations at"),
-        (header(4, 56), "its memory reservations do not end"),
+        (header(2, 0xFFFFFFFC), "the structure block"),
+        (header(2, 58), "the structure block"),
+        (header(9, 0xFFFFFFFF), "the structure block"),
+        (header(2, 0), "the structure block"),
+        (header(3, 0xFFFFFFFF), "the strings block"),
+        (header(8, 0xFFFF), "the strings block"),
+        (header(4, 0xFFFFFFF8), "the reservation block"),
+        (header(4, 44), "the reservation block"),
+        (header(4, 56), "no end of the memory reservations"),
         (write(tree(), tuple((i, 1) for i in range(1025))), "more than 1024 memory reservations"),
-        (assemble(b""), "its structure has no end"),
-        (assemble(cells(4)), "its structure has no end"),
+        (assemble(b""), "no end of the structure block"),
+        (assemble(cells(4)), "no end of the structure block"),
         (assemble(cells(9)), "token 0x9 outside"),
         (assemble(cells(2)), "token 0x2 outside"),
         (assemble(cells(3, 0, 0)), "token 0x3 outside"),
         (assemble(cells(1, 0, 9)), "unknown token 0x9"),
         (assemble(cells(1, 0, 7)), "unknown token 0x7"),
-        (assemble(cells(1, 0, 2)), "its structure has no end"),
+        (assemble(cells(1, 0, 2)), "no end of the structure block"),
         (assemble(cells(1, 0, 2, 1, 0, 2, 9)), "token 0x1 outside"),
         (assemble(cells(1, 0, 3, 0)), "unknown token 0x3"),
         (assemble(cells(1, 0, 3, 50, 0, 0, 2, 9), b"a\0"), "property a of 0x32 bytes"),
-        (assemble(cells(1, 0, 3, 0, 0, 2, 9), b"a"), "a name without an end"),
-        (assemble(cells(1, 0, 3, 0, 7, 2, 9), b"a\0"), "a name without an end"),
-        (assemble(cells(1, 0, 3, 0, 0, 2, 9), b"a" * 256 + b"\0"), "a name without an end"),
+        (assemble(cells(1, 0, 3, 0, 0, 2, 9), b"a"), "a name not terminated"),
+        (assemble(cells(1, 0, 3, 0, 7, 2, 9), b"a\0"), "a name not terminated"),
+        (assemble(cells(1, 0, 3, 0, 0, 2, 9), b"a" * 256 + b"\0"), "a name not terminated"),
         (assemble(cells(1, 0, 3, 0, 1, 2, 9), b"a\0"), "bad name ''"),
         (assemble(cells(1, 0, 1, 0, 2, 2, 9)), "bad name ''"),
         (assemble(cells(1, 0x61000000, 2, 9)), "bad name 'a'"),
         (assemble(cells(1, 0, 1, 0x0A000000, 2, 2, 9)), "bad name '\\n'"),
         (assemble(cells(1, 0, 1, 0xFF000000, 2, 2, 9)), "bad name '\\ufffd'"),
         (assemble(cells(1, 0, 1, 0x612F6200, 2, 2, 9)), "bad name 'a/b'"),
-        (write(tree(Node("a"), Node("a"))), "a of / is there twice"),
-        (assemble(cells(1, 0, 3, 0, 0, 3, 0, 0, 2, 9), b"a\0"), "a of / is there twice"),
+        (write(tree(Node("a"), Node("a"))), "a of / is a duplicate"),
+        (assemble(cells(1, 0, 3, 0, 0, 3, 0, 0, 2, 9), b"a\0"), "a of / is a duplicate"),
         (
             assemble(cells(1, 0, 1, 0x62000000, 2, 3, 0, 0, 2, 9), b"a\0"),
-            "a of / is there twice, or after a node",
+            "a of / is a duplicate, or a property after a node",
         ),
         (write(tree(*[Node(f"n{i}") for i in range(1025)])), "more than 1024 items"),
     ],

@@ -1,4 +1,4 @@
-"""Whatever the tree, all but the memory node stays; whatever the bytes, only ConfigError."""
+"""For any tree, all but the memory node stays; for any bytes, the only exception is ConfigError."""
 
 from __future__ import annotations
 

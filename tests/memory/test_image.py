@@ -238,7 +238,7 @@ def test_an_image_must_fit(ram: Ram, size: int, fits: bool) -> None:
 
 @pytest.mark.parametrize("base", [1, 0x800, -0x1000])
 def test_a_base_is_a_page(ram: Ram, base: int) -> None:
-    with pytest.raises(ImageError, match="no multiple of 4096"):
+    with pytest.raises(ImageError, match="not a multiple of 4096"):
         place(parse_image("g", build(TEXT)), ram, base)
 
 

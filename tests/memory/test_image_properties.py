@@ -1,4 +1,4 @@
-"""Whatever the bytes, an image parses or is an ImageError; whatever parses stays in its RAM."""
+"""Any bytes parse or are an ImageError; any image that parses stays in its RAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RAM is as long as it was made, whatever a process does that is given its memfd."""
+"""RAM keeps its size, whichever calls a process with its memfd makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hfsched.memory.ram import PAGE_SIZE, Ram
 
 
-def test_nobody_cuts_or_lengthens_it() -> None:
+def test_it_cannot_be_truncated_or_extended() -> None:
     ram = Ram("guest", 4 * PAGE_SIZE)
     for size in (0, 5 * PAGE_SIZE):
         with pytest.raises(PermissionError):
@@ -20,7 +20,7 @@ def test_nobody_cuts_or_lengthens_it() -> None:
     ram.close()
 
 
-def test_nobody_makes_it_read_only() -> None:
+def test_it_cannot_be_made_read_only() -> None:
     ram = Ram("guest", PAGE_SIZE)
     with pytest.raises(PermissionError):
         fcntl.fcntl(ram.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)

@@ -157,7 +157,7 @@ def test_wfi_is_over_at_once_while_the_line_is_up(*, masked: bool) -> None:
     assert isinstance(cpu.enter(), Hypercall)
     cpu = start(guest)
     assert cpu.enter() == WfiExit()
-    assert isinstance(cpu.enter(), Hypercall)  # whoever enters again knows why
+    assert isinstance(cpu.enter(), Hypercall)  # entering again repeats it
 
 
 def handled(body: Callable[[Cpu], Guest], handler: Program, *, masked: bool = False) -> Cpu:

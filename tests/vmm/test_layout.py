@@ -77,13 +77,15 @@ def test_an_overlap_names_both(base: int, size: int) -> None:
     layout.reserve("third", 0x7000, 0x1000)
 
 
-def test_no_room() -> None:
+def test_no_free_addresses() -> None:
     layout = Layout()
-    with pytest.raises(ConfigError, match=r"^vm big: no room for 1099511627776 bytes of memory$"):
+    with pytest.raises(
+        ConfigError, match=r"^vm big: no free 1099511627776 bytes of address space$"
+    ):
         layout.place("big", 1 << 40, 4096)
     layout.reserve("low", GIB, GIB)
     layout.reserve("high", 4 * GIB, (1 << 40) - 4 * GIB)
-    with pytest.raises(ConfigError, match=r"^vm a: no room for 4096 bytes of memory$"):
+    with pytest.raises(ConfigError, match=r"^vm a: no free 4096 bytes of address space$"):
         layout.place("a", 4096, 4096)
 
 

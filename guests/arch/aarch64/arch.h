@@ -43,13 +43,13 @@ struct call {
 			   "memory");                                                              \
 	return (struct call){{x0, x1, x2, x3, x4, x5, x6, x7}}
 
-/* The usual conduit: every hypercall. */
+/* HVC, the usual conduit: every hypercall. */
 static inline struct call arch_hypercall(struct call c)
 {
 	ARCH_CALL("hvc #0", c);
 }
 
-/* The firmware's conduit: PSCI, and FF-A where the hypervisor takes it there too. */
+/* SMC, the firmware's conduit: PSCI, and FF-A where the hypervisor takes it there too. */
 static inline struct call arch_firmware_call(struct call c)
 {
 	ARCH_CALL("smc #0", c);
@@ -152,7 +152,7 @@ void arch_mmu_enable(void);
 void arch_switch(void **save_sp, void *load_sp);
 void *arch_thread_prepare(void *stack_top, void (*function)(void *), void *argument);
 
-/* exception.c: the last fault taken, and a place to go on at. */
+/* exception.c: the last fault taken, and a place to resume at. */
 struct fault {
 	u64 syndrome; /* ESR */
 	u64 address;  /* FAR */

@@ -4,7 +4,7 @@
  * device memory: slow, alignment checked, no exclusives, and not coherent with what a host
  * that maps the same pages reads and writes.
  *
- * 4 KiB pages, 39 bits of address (tables at levels 1, 2, 3), so the VM's memory must lie
+ * 4 KiB pages, 39 bits of address (tables at levels 1, 2, 3), so the VM's memory must be
  * below 512 GiB.
  */
 #include "arch.h"

@@ -43,7 +43,7 @@
 	mov	x0, #0
 	ret
 
-	/* arch_probe_align(void): an exclusive load must be aligned, whatever SCTLR says. */
+	/* arch_probe_align(void): an exclusive load must be aligned, regardless of SCTLR. */
 	probe	arch_probe_align
 	adrp	x1, vectors
 	add	x1, x1, :lo12:vectors

@@ -46,13 +46,13 @@ struct call {
 			 : "memory");                                                              \
 	return (struct call){{x0, x1, x2, x3, x4, x5, x6, x7}}
 
-/* The usual conduit: every hypercall. */
+/* HVC, the usual conduit: every hypercall. */
 static inline struct call arch_hypercall(struct call c)
 {
 	ARCH_CALL("outl %%eax, $0x48", c);
 }
 
-/* The firmware's conduit: PSCI, and FF-A where the hypervisor takes it there too. */
+/* SMC, the firmware's conduit: PSCI, and FF-A where the hypervisor takes it there too. */
 static inline struct call arch_firmware_call(struct call c)
 {
 	ARCH_CALL("outl %%eax, $0x53", c);
@@ -86,7 +86,7 @@ static inline void arch_irq_restore(bool unmasked)
 
 /* Take what is pending and nothing later. STI holds interrupts off for one more instruction, the
  * NOP. A hypervisor that emulates many instructions at a time sees a window this short only if
- * there is an exit in it: the port is nobody's. */
+ * there is an exit in it: the port is unused. */
 static inline void arch_irq_window(void)
 {
 	__asm__ volatile("sti\n\tnop\n\toutl %%eax, $0x80\n\tcli" ::: "memory");
@@ -168,7 +168,7 @@ bool arch_mmu_window(u64 address); /* from exception.c alone */
 void arch_switch(void **save_sp, void *load_sp);
 void *arch_thread_prepare(void *stack_top, void (*function)(void *), void *argument);
 
-/* exception.c: the last fault taken, and a place to go on at. */
+/* exception.c: the last fault taken, and a place to resume at. */
 struct fault {
 	u64 syndrome; /* vector << 32 | error code */
 	u64 address;  /* CR2 of a page fault, else 0 */

@@ -3,7 +3,7 @@
  * An identity map of the guest's own, in place of the one it was started with, which it cannot
  * write to.
  *
- * 4 levels, of which the first has one entry in use, so the VM's memory must lie below 512 GiB.
+ * 4 levels, of which the first has one entry in use, so the VM's memory must be below 512 GiB.
  * Pages of 2 MiB and 4 KiB: 1 GiB is not in every processor.
  */
 #include "arch.h"
@@ -13,7 +13,7 @@
 #define PRESENT 1UL
 #define WRITABLE 2UL
 #define LARGE (1UL << 7)
-#define USED (3UL << 5) /* accessed and dirty already: nobody asks, and the processor need not write */
+#define USED (3UL << 5) /* accessed and dirty already: unused here, and the processor need not write */
 #define ADDRESS 0x000ffffffffff000UL
 
 #define GIB (1UL << 30)
@@ -25,7 +25,7 @@
 static u64 tables[TABLES][ENTRIES] __attribute__((aligned(4096)));
 static unsigned int used = 2;
 
-/* With everything mapped: one table for whatever GiB outside of the memory was used last. */
+/* With everything mapped: one table for the GiB outside of the memory that was used last. */
 static u64 window[ENTRIES] __attribute__((aligned(4096)));
 static u64 *window_entry;
 static bool has_window;

@@ -1,4 +1,4 @@
-"""Builds the extension `_core` (cffi, API mode): the compiler checks all against the kernel's headers.
+"""Builds the extension `_core` (cffi, API mode): the compiler checks it against the kernel's headers.
 
 pip does it by ``setup.py``; ``python -m hfsched.vcpu.kvm.build_core`` does it in the source tree.
 """
@@ -115,7 +115,7 @@ def builder(top: Path = Path(), machine: str = "") -> FFI:
         depends=[str(folder / path.name) for path in sorted(_HERE.glob("*.[ch]"))],
         include_dirs=[str(folder)],
         extra_compile_args=[*CFLAGS, "-O2", "-fvisibility=hidden"],
-        optional=True,  # without a compiler all else works
+        optional=True,  # without a compiler the other engines work
     )
     return ffi
 

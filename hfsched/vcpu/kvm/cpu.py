@@ -1,4 +1,4 @@
-"""A vCPU under KVM: what the C core tells, as exits."""
+"""A vCPU under KVM: the C core's exits as those of the protocol."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 __all__ = ["KvmVcpu"]
 
-# Used at every hypercall.  After an exit the caches are cold, and what is looked up or lies elsewhere
-# costs several times what it does in a loop.
+# Used at every hypercall.  After an exit the caches are cold, and each lookup costs several times what
+# it does in a loop.
 _KICKED, _TIMER, _WFI = Kicked(), Timer(), Wfi()
 _HVC, _SMC = Conduit.HVC, Conduit.SMC
 _WORD = (1 << 64) - 1
 _ARGS = struct.Struct("=8Q").unpack_from
 _REPLIES = tuple(struct.Struct(f"={1 + count}Q").pack_into for count in range(9))  # {count, values}
 
-# KVM_EXIT_*, Linux include/uapi/linux/kvm.h, where the guest is at its end.
+# KVM_EXIT_*, Linux include/uapi/linux/kvm.h, that end a guest.
 _REASONS = {
     0: "the CPU cannot be run",
     8: "a triple fault: no handler can be entered",
     9: "the CPU could not be entered",
-    17: "KVM met an instruction that it cannot do",
+    17: "KVM cannot emulate the instruction",
     24: "the kernel ended the machine",
 }
 
 
 class Machine(Protocol):
-    """What a CPU asks of its space, on the thread of its owner."""
+    """What a CPU uses of its space, on the thread of its owner."""
 
     changes: int  # of memory, so far
 
@@ -44,10 +44,10 @@ class Machine(Protocol):
         """Wait until CPUs may be in the guest."""
 
     def has(self, ipa: int) -> bool:
-        """Say whether the guest may read and execute there."""
+        """Return whether the guest may read and execute there."""
 
     def store(self, ipa: int, data: bytes) -> bool:
-        """Write for the guest, inside one page; False where the guest may not."""
+        """Write for the guest, inside one page; return whether the guest may write there."""
 
 
 class KvmVcpu:
@@ -68,9 +68,7 @@ class KvmVcpu:
         self._left = core.ffi.new("int64_t *")
         self._failure: Failed | None = None
         self._fault: Mmio | Fault | None = None
-        self._unemulated: tuple[int, int] | None = (
-            None  # an instruction that KVM could not do, when
-        )
+        self._unemulated: tuple[int, int] | None = None  # the last HFS_FETCH {address, `changes`}
         self._open = False
         self._check(self._lib.hfs_open(self._cpu, kvm, vm, index, run_size), "no vCPU can be made")
         self._open = True
@@ -123,7 +121,7 @@ class KvmVcpu:
                 return stop
 
     def _repeat_access(self) -> bool:
-        """Make an access that nobody answered once more; False where only `Mmio` can say it."""
+        """Make the guest repeat an unanswered access; return False if it must be reported again."""
         fault = self._fault
         if isinstance(fault, Mmio):
             result = self._lib.hfs_cancel_access(self._cpu)
@@ -157,7 +155,10 @@ class KvmVcpu:
         return self._failure
 
     def _fetch(self) -> Exit | None:
-        """Tell an instruction that is not there from one that KVM cannot do; None: try again."""
+        """Return `Fault` for missing memory, `Failed` for an instruction that KVM cannot emulate.
+
+        None: enter again.
+        """
         said = self._exit
         start = said.virtual_address
         for address, virtual in ((said.address, start), (said.value, (start | 4095) + 1)):
@@ -169,7 +170,7 @@ class KvmVcpu:
         if instruction == self._unemulated:
             self._failure = Failed(f"engine kvm: {self._reason()}")
             return self._failure
-        self._unemulated = instruction  # perhaps the memory came a moment too late
+        self._unemulated = instruction  # the memory may have been mapped after the fetch
         return None
 
     def _reason(self) -> str:
@@ -209,7 +210,7 @@ class KvmVcpu:
             raise InternalError("no Mmio or Fault exit to answer")
         fetch = isinstance(fault, Fault) and fault.fetch
         error = self._lib.hfs_inject_abort(self._cpu, fetch)
-        if error:  # a guest can bring a CPU into a state that KVM takes from nobody
+        if error:  # a guest can set a state that KVM's ioctls refuse
             self._failure = Failed(
                 f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}"
             )
@@ -221,7 +222,7 @@ class KvmVcpu:
         return self._left[0] if result == self._lib.HFS_TIMER_ARMED else None
 
     def waits(self) -> bool:
-        """Tell whether the guest waits in the kernel for an interrupt (arm64)."""
+        """Return whether the guest waits in the kernel for an interrupt (arm64)."""
         return self._open and self._stats is not None and self._stats.blocking()
 
     def mask_timer(self) -> None:
@@ -239,19 +240,19 @@ class KvmVcpu:
         return out
 
     def restore(self, data: bytes) -> None:
-        """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
+        """Restore what `save` returned; raises `InternalError` for other data."""
         self._failure = None
         self._fault = None
         self._unemulated = None
         self._check(self._lib.hfs_restore(self._cpu, data, len(data)), "restore")
 
     def state_key(self) -> object:
-        """Return a digest of the registers, but for counters that go on by themselves."""
+        """Return a digest of the registers, except counters, which advance by themselves."""
         saved = self._saved()
         self._lib.hfs_clear_counters(saved)
         return hashlib.blake2b(self._ffi.buffer(saved), digest_size=16).digest()
 
-    # The space's
+    # For the space
 
     @property
     def pc(self) -> int:
@@ -261,7 +262,7 @@ class KvmVcpu:
         return int(out[0])
 
     def set_tables(self, address: int) -> None:
-        """Say where the first page tables lie (x86-64)."""
+        """Set the address of the first page tables (x86-64)."""
         self._cpu.tables = address
 
     def clock(self) -> int:
@@ -271,11 +272,11 @@ class KvmVcpu:
         return int(out[0])
 
     def freeze(self, count: int) -> None:
-        """Let the guest's counter stand at `count`."""
+        """Make the guest's counter show `count`."""
         self._lib.hfs_freeze(self._cpu, count)
 
     def thaw(self, first: KvmVcpu) -> None:
-        """Let it go on; `first`, the space's first vCPU, goes first."""
+        """Resume it; call this for `first`, the space's first vCPU, first."""
         self._check(self._lib.hfs_thaw(self._cpu, first._cpu), "the clock")
 
     def force_exit(self) -> None:

@@ -1,4 +1,4 @@
-"""What of KVM this machine has.  Nothing here raises: what is missing is said, with its remedy."""
+"""Whether this machine has a usable KVM.  Nothing here raises: what is missing is returned as text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def core() -> Any:
 
 
 def problem(device: str | None = None) -> str | None:
-    """Say in a line why KVM cannot run guests of this machine's architecture; None: it can.
+    """Return in a line why KVM cannot run guests of this machine's architecture, None if it can.
 
     `device` is a path, `DEVICE` when it is None.
     """
@@ -70,7 +70,7 @@ def _missing(fd: int, device: str) -> str | None:
 
 
 def _no_machine(lib: Any, fd: int) -> str | None:
-    """Try a machine: only then a kernel says whether it forwards hypercalls."""
+    """Make a VM, which alone shows whether the kernel forwards hypercalls."""
     vm = lib.hfs_ioctl(fd, lib.KVM_CREATE_VM, 0)
     if vm < 0:
         return f"no machine can be made: {os.strerror(-vm)}"

@@ -1,8 +1,8 @@
-"""What keeps a machine's CPUs out of the guest while its memory changes, and lets them in between.
+"""A gate that keeps a machine's CPUs out of the guest while its memory changes.
 
-Who changes memory without a pause would let no CPU get any further: each comes to the gate when the
-next change has closed it.  So the gate closes again only when everybody that it kept out has gone
-through, and has had as long as it was kept.
+Memory changes that follow each other without a pause would starve the CPUs: each would arrive when
+the next change has closed the gate.  So the gate closes again only after every thread that it kept
+out has passed, and has had as long as it was kept.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Gate:
         self._mutex = runtime.lock(f"{name}.gate.mutex")
         self._open = runtime.event(f"{name}.gate")
         self._open.set()
-        self._empty = runtime.event(f"{name}.gate.empty")  # set: nobody waits
+        self._empty = runtime.event(f"{name}.gate.empty")  # set: no thread waits
         self._empty.set()
         self.waiting = 0  # how many threads
         self._shut = 0  # ns: how long it was closed the last time
-        self._rest = 0  # ns: when it may close again, if somebody was kept out
+        self._rest = 0  # ns: when it may close again, if a thread was kept out
 
     def wait(self) -> None:
         """Wait until the gate is open."""
@@ -48,7 +48,7 @@ class Gate:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Let nobody through inside the ``with``; who is through already is the caller's care."""
+        """Keep threads out inside the ``with``; the caller handles those that have passed."""
         self._empty.wait()
         if self._runtime.now() < self._rest:
             self._runtime.sleep_until(self._rest)

@@ -1,6 +1,6 @@
 """Guest memory as KVM has it: slots, each a range of IPAs backed by host memory.
 
-Pure: `Slots` keeps what is mapped, page by page where it must, and says which slots to take away and
+Pure: `Slots` keeps what is mapped, page by page where it must, and returns which slots to delete and
 which to add.  A slot is readable and executable, and writable or not; memory that may not even be
 read has no slot, and an access to it ends the run as one to nothing does.
 """
@@ -33,7 +33,7 @@ class Region:
         return self.ipa + self.size
 
     def part(self, start: int, end: int) -> Region:
-        """Return what of it lies in [start, end), which it reaches into."""
+        """Return its part in [start, end), with which it overlaps."""
         start, end = max(start, self.ipa), min(end, self.end)
         return Region(start, end - start, self.host + start - self.ipa, self.permissions)
 
@@ -63,12 +63,12 @@ class Slots:
         self._slots: dict[int, Region] = {}  # what the kernel was told
 
     def map(self, region: Region) -> None:
-        """Put a region where it belongs, over what was there."""
+        """Map a region, replacing what was there."""
         self.unmap(region.ipa, region.size)
         self._regions = sorted([*self._regions, region], key=lambda each: each.ipa)
 
     def unmap(self, ipa: int, size: int) -> None:
-        """Take away what is in [ipa, ipa + size)."""
+        """Remove what is in [ipa, ipa + size)."""
         _check(ipa, size)
         self._regions = [
             part for region in self._regions for part in _without(region, ipa, ipa + size)
@@ -86,7 +86,7 @@ class Slots:
             self.map(Region(part.ipa, part.size, part.host, permissions))
 
     def changes(self) -> list[Change]:
-        """Return what the kernel has to be told since the last time, in order."""
+        """Return the changes of slots since the last call, in order."""
         wanted = {_as_slot(region): region for region in self._merged()}
         gone = [slot for slot, region in self._slots.items() if _as_slot(region) not in wanted]
         for slot in gone:
@@ -112,7 +112,7 @@ class Slots:
         return [(region.ipa, region.end) for region in self._regions]
 
     def _merged(self) -> Iterator[Region]:
-        """Return the regions as slots want them: neighbours that go on in the host too are one."""
+        """Return the regions as slots: neighbours that are contiguous in host memory too are merged."""
         before: Region | None = None
         for region in self._regions:
             if Permissions.READ not in region.permissions:
@@ -136,7 +136,7 @@ class Slots:
 
 def _check(ipa: int, size: int) -> None:
     if ipa < 0 or size <= 0 or (ipa | size) % PAGE:
-        raise InternalError(f"[{ipa:#x}, +{size:#x}) is no range of pages")
+        raise InternalError(f"[{ipa:#x}, +{size:#x}) is not a range of pages")
 
 
 def _without(region: Region, start: int, end: int) -> Iterator[Region]:

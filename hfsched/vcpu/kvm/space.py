@@ -1,7 +1,7 @@
 """One VM's machine under KVM: its memory slots and its CPUs.
 
-Slots are changed while no CPU is in the guest: a change takes a slot away before it puts another in
-its place, and a guest must not see what is between.
+Slots are changed while no CPU is in the guest: a change deletes a slot before it adds another in its
+place, and a guest must not see the state in between.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class KvmSpace:
         self._check_open()
         if not 0 <= index < len(self._vcpus):
             raise InternalError(f"{self.name} has {len(self._vcpus)} vCPUs, there is no {index}")
-        with self._lock:  # not while memory changes: nobody would keep it out of the guest
+        with self._lock:  # a memory change keeps only the CPUs out that exist
             vcpu = self._vcpus[index]
             if vcpu is None:
                 vcpu = KvmVcpu(self._core, self._kvm, self._vm, index, self._run_size, self)
@@ -70,7 +70,7 @@ class KvmSpace:
             return vcpu
 
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
-        """Let the guest see `size` bytes of `ram` at `ipa`, instead of what was there."""
+        """Map `size` bytes of `ram` at `ipa`, replacing what was there."""
         self._check_open()
         if offset < 0 or offset % 4096 or offset + size > ram.size:
             raise InternalError(f"{self.name}: [{offset:#x}, +{size:#x}) is not in {ram.name}")
@@ -84,7 +84,7 @@ class KvmSpace:
                 old.close()
 
     def unmap(self, ipa: int, size: int) -> None:
-        """Let accesses to `size` bytes at `ipa` fault."""
+        """Unmap `size` bytes at `ipa`: accesses fault."""
         self._check_open()
         with self._lock:
             self._slots.unmap(ipa, size)
@@ -106,7 +106,7 @@ class KvmSpace:
                     vcpu.freeze(self._frozen[0].clock())
 
     def thaw(self) -> None:
-        """Let them go on; nothing once the machine is closed."""
+        """Resume them; does nothing once the machine is closed."""
         with self._lock:
             frozen, self._frozen = self._frozen, []
             for vcpu in frozen:
@@ -115,7 +115,7 @@ class KvmSpace:
 
     def close(self) -> None:
         """Free the machine."""
-        with self._lock:  # somebody may be at the clocks
+        with self._lock:  # another thread may be in freeze or thaw
             if self.closed:
                 return
             self.closed = True
@@ -126,20 +126,20 @@ class KvmSpace:
                 self._first.close()
             self._gate.close()
 
-    # What a CPU asks for
+    # For a CPU
 
     def wait(self) -> None:
         """Wait until CPUs may be in the guest."""
         self._gate.wait()
 
     def has(self, ipa: int) -> bool:
-        """Say whether the guest may read and execute there."""
+        """Return whether the guest may read and execute there."""
         with self._lock:
             region = self._slots.find(ipa)
             return region is not None and Permissions.READ in region.permissions
 
     def store(self, ipa: int, data: bytes) -> bool:
-        """Write for the guest, inside one page; False where the guest may not."""
+        """Write for the guest, inside one page; return whether the guest may write there."""
         with self._lock:
             region = self._slots.find(ipa)
             if region is None or Permissions.RW not in region.permissions:
@@ -169,7 +169,7 @@ class KvmSpace:
         self._slots.map(Region(tables.ADDRESS, len(data), host, Permissions.RX))
 
     def _apply(self) -> None:
-        """Tell the kernel what has changed, with every CPU out of the guest."""
+        """Apply the changes to the kernel's slots, with every CPU out of the guest."""
         changes = self._slots.changes()
         if not changes:
             return

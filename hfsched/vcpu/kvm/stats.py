@@ -43,7 +43,7 @@ class Stats:
         self._blocking = offset_of(os.pread(fd, 1 << 16, 0), "blocking")
 
     def blocking(self) -> bool:
-        """Tell whether the vCPU sleeps in the kernel now."""
+        """Return whether the vCPU sleeps in the kernel now."""
         if self._fd < 0 or self._blocking is None:
             return False
         data = os.pread(self._fd, _VALUE.size, self._blocking)

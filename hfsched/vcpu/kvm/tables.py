@@ -1,6 +1,6 @@
 """The first page tables of an x86-64 guest: an identity map in pages of 2 MiB (docs/x86-abi.md).
 
-They lie outside the VM's memory, and the guest cannot write them: accessed and dirty bits are set.
+They are outside the VM's memory, and the guest cannot write them: accessed and dirty bits are set.
 Format: Intel SDM volume 3, 4.5, "4-level paging".
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 __all__ = ["ADDRESS", "identity"]
 
-ADDRESS = 0xFFE0_0000  # where they lie in the guest's physical memory
+ADDRESS = 0xFFE0_0000  # in the guest's physical memory
 _PAGE = 4096
 _GIB = 1 << 30
 _FOUR_GIB = 4 << 30

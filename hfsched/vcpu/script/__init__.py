@@ -1,6 +1,6 @@
 """The engine `script`: guests written as Python generators, for tests and for exploration.
 
-A guest is a function of a `Cpu` that yields what a CPU would do and is sent what it would see::
+A guest is a function of a `Cpu` that yields what a CPU would do and is sent what the CPU would see::
 
     def guest(cpu):
         regs = yield Hvc(0x84000069)      # the registers x0..x7 after the call
@@ -8,7 +8,7 @@ A guest is a function of a `Cpu` that yields what a CPU would do and is sent wha
         yield Wfi()
 
 An interrupt is delivered between two yields: while the line is up, `cpu.masked` is False and
-`cpu.handler` is set, the handler runs (masked) to its end before the guest goes on.  An abort that
+`cpu.handler` is set, the handler runs (masked) to its end before the guest resumes.  An abort that
 the hypervisor injects is raised in the guest as `Abort`.
 
 `actions` is what a guest may yield, `cpu` runs it, `space` has its memory and the engine.

@@ -1,4 +1,4 @@
-"""What a script guest yields, and the abort that it may be given."""
+"""What a script guest yields, and the abort that may be raised in it."""
 
 from __future__ import annotations
 

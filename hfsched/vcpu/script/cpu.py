@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cpu", "Guest", "Program"]
 
-# Whatever a guest does is the guest's; a greenlet that is unwound is none of these.
+# Any exception of a guest ends the guest; GreenletExit, which unwinds a greenlet, is none of these.
 GUESTS_MISTAKES = (Exception, SystemExit, KeyboardInterrupt)
 
 Guest: TypeAlias = Generator[Action, tuple[int, ...], None]
@@ -35,7 +35,7 @@ Program: TypeAlias = Callable[["Cpu"], Guest]
 
 
 class _Frame:
-    """A generator that runs, its registers, and what it is owed when it goes on.
+    """A generator that runs, its registers, and what it is given when it resumes.
 
     `owed` is what `send` will give it (None starts it), an `Abort` to raise in it, the list of the
     registers themselves after a call, or an access that is still to be done.
@@ -251,7 +251,7 @@ class Cpu:
 
 
 def _frames(guest: Guest) -> Hashable:
-    """Return where a generator (and those it delegates to) stands, with its locals, hashable."""
+    """Return the positions of a generator and of those it delegates to, with their locals, hashable."""
     out = []
     inner: object = guest
     while isinstance(inner, Generator):

@@ -6,7 +6,9 @@
 - `exceptions`: syndromes decoded, and how EL1 takes an exception (pure).
 - `sysregs`: trapped system registers and instructions (pure).
 - `timer`: the virtual timer (pure).
-- `cpu`, `space`, `engine`: what `hfsched.vcpu.engine` asks for.
+- `traps`: what stops the machine: exits, trapped registers, exceptions of EL1.
+- `timerhooks`: accesses to counters and timers.
+- `cpu`, `space`, `engine`: the protocol of `hfsched.vcpu.engine`.
 
 Two vCPUs never execute at the same moment: Unicorn's atomics are not atomic across threads.  A
 fair lock is the turn, taken for one slice of at most 100 000 instructions.

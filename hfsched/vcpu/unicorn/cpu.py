@@ -53,7 +53,7 @@ class UnicornVcpu:
         self._space = space
         self._now = space.clock.read
         self._turn = turn
-        # Keeps `stop` and the end of the machine apart; held for a microsecond.
+        # Keeps `stop` from a machine that was freed; held for a microsecond.
         self._mutex = runtime.lock(f"unicorn {space.name}/{index}")
         self._timer = VirtualTimer()
         # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
@@ -101,7 +101,7 @@ class UnicornVcpu:
         self._machine.x[0] = arg
 
     def enter(self) -> Exit:
-        """Run to the next exit, a slice at a time; others have their turn between slices."""
+        """Run to the next exit, a slice at a time; other vCPUs run between slices."""
         if self._failure is not None:
             return self._failure
         turn = self._turn
@@ -144,14 +144,14 @@ class UnicornVcpu:
         )
 
     def restore(self, data: bytes) -> None:
-        """Put back what `save` returned; raises `InternalError` when it is nothing like it."""
+        """Restore what `save` returned; raises `InternalError` for other data."""
         self._restore(data)
         self.invalidate(code=True)
 
     def rewind(self, data: bytes, *, irq: bool) -> None:
-        """Put back what this very CPU has saved; the guest's code must be what it was.
+        """Restore what this same CPU has saved; the guest's code must be unchanged.
 
-        Nobody may be using the CPU.  Kicks are forgotten, and the line is `irq`.
+        The CPU is not in use.  Kicks are discarded, and the line is set to `irq`.
         """
         self._kicked = False
         self._irq = irq
@@ -170,10 +170,10 @@ class UnicornVcpu:
         timer = self._timer
         return digest(self._machine, (timer.ctl, timer.cval, self._failure is not None))
 
-    # The space's
+    # For the space
 
     def invalidate(self, *, code: bool) -> None:
-        """Forget translated addresses, and (`code`) instructions, before the next slice."""
+        """Discard translations of addresses, and with `code` of instructions, before the next slice."""
         self._stale_tlb = True
         self._stale_code |= code
         self._changed = True
@@ -182,12 +182,12 @@ class UnicornVcpu:
         self._stale_code = self._changed = True
 
     def belong(self, runtime: Runtime, turn: Lock) -> None:
-        """Serve another runtime from here on, with its turn."""
+        """Use another runtime from now on, with its turn."""
         self._turn = turn
         self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}")
 
     def map(self, physical: int, size: int, host: int) -> None:
-        """Let host memory be at a physical address."""
+        """Map host memory at a physical address."""
         self._machine.map(physical, size, host)
 
     def close(self) -> None:
@@ -217,8 +217,8 @@ class UnicornVcpu:
                 left = self._timer.remaining(self._now())
                 if not left:
                     return _TIMER
-                # A tenth of an instruction a ns is slower than any host: the end comes near in
-                # steps, and is hardly ever passed.
+                # A tenth of an instruction a ns is slower than any host: the deadline is approached
+                # in steps, and hardly ever passed.
                 count = min(count, 100 + left // 10)
             self._hooks.blocks_left = NEW_BLOCKS
             error = machine.run(count)

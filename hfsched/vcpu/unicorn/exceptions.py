@@ -69,7 +69,7 @@ def describe(esr: int, far: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A load or store of one register, as its syndrome tells: `size` bytes, register `target`.
+    """A load or store of one register, as its syndrome describes it: `size` bytes, register `target`.
 
     `signed` and `wide` say how a loaded value is extended, and to 64 or to 32 bits.
     """
@@ -82,7 +82,7 @@ class Access:
 
 
 def decode_access(esr: int) -> Access | None:
-    """Decode the syndrome of a data abort; None where the hardware does not tell."""
+    """Decode the syndrome of a data abort; None if the syndrome does not describe the access."""
     if not esr & _ISV or esr & _S1PTW:
         return None
     return Access(
@@ -95,12 +95,12 @@ def decode_access(esr: int) -> Access | None:
 
 
 def is_write(esr: int) -> bool:
-    """Tell whether a data abort was a write; a table walk's own access is none of the guest's."""
+    """Return whether a data abort was a write of the guest, not one of a table walk."""
     return bool(esr & _WRITE) and not esr & _S1PTW
 
 
 def is_permission(esr: int) -> bool:
-    """Tell whether an abort was for a lack of permission: there is memory, then."""
+    """Return whether an abort was for a lack of permission: then there is memory."""
     return esr & 0x3C == 0x0C
 
 
@@ -116,7 +116,7 @@ def sign_extend(access: Access, value: int) -> int:
 def abort_syndrome(esr: int, *, from_el0: bool) -> int:
     """Return ESR_EL1 for the stage-2 abort whose syndrome at EL2 was `esr`.
 
-    As in Hafnium the ISS stays and the class tells where it came from.
+    As in Hafnium the ISS stays and the class depends on the exception level.
     """
     ec = Ec.FETCH_LOWER if esr >> 26 == Ec.FETCH_LOWER else Ec.DATA_LOWER
     if not from_el0:

@@ -4,8 +4,8 @@ The Python package `unicorn` is used as a place to find the library only: its wr
 to import and 10 us a call.
 
 Registers of the running CPU are read and written in place, in the structure that Unicorn itself
-works on, for that costs a tenth of its calls.  Where things lie there is no part of its interface,
-so `Library` finds out: it gives a scratch CPU registers with known values, follows the pointers of
+works on, for that costs a tenth of its calls.  The layout of that structure is not part of its interface,
+so `Library` finds it out: it gives a scratch CPU registers with known values, follows the pointers of
 the handle with reads that cannot fault, runs `hvc #0x1234`, and looks for all of it.  What is not
 found, or found twice in different places, is refused.
 """
@@ -26,7 +26,7 @@ from hfsched.errors import UserError
 __all__ = ["ERR_EXCEPTION", "ERR_OK", "CpReg", "Ctl", "Layout", "Library", "Reg", "load"]
 
 ERR_OK = 0
-ERR_EXCEPTION = 21  # an exception nobody hooked: ours to handle
+ERR_EXCEPTION = 21  # an exception without a hook: handled here
 
 _ARCH_ARM64 = 2
 _CPU_MAX = 3  # UC_CPU_ARM64_MAX: pointer authentication and large system extensions
@@ -106,7 +106,7 @@ class Layout:
 
 
 class Library:
-    """The functions used, each bound once.  `slow` functions let go of the interpreter lock."""
+    """The functions used, each bound once.  `slow` functions release the interpreter lock."""
 
     def __init__(self, path: str) -> None:
         slow = ctypes.CDLL(path)
@@ -280,7 +280,7 @@ class Library:
             raise self._unknown("no registers in a snapshot")
         copy = image[total - size :]
         with _SafeReader() as read:
-            # Objects that merely lie in front of the CPU are farther away than the CPU itself.
+            # Objects in front of the CPU are farther away than the CPU itself.
             env, cpu, pointer = min(self._live(uc, read, xs), default=(0, 0, 0))
             handle, wanted = read(uc, 4096), struct.pack("<Q", limit)
             count = handle.find(wanted)

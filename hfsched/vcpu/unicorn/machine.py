@@ -1,7 +1,7 @@
 """One instance of Unicorn: an arm64 CPU seen from EL2, with its registers in place.
 
-Everything here happens in the thread that has the turn, or while nobody executes; `stop` alone may
-come from any thread.
+Call everything from the thread that has the turn, or while no CPU executes; only `stop` may come from
+any thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BlockHandler: TypeAlias = Callable[[int, int], None]
 
 
 class TimerHandler(Protocol):
-    """Told of an access by MRS (`read`) or MSR of the general register with this Unicorn id."""
+    """Called at an MRS (`read`) or MSR of the general register with this Unicorn id."""
 
     def __call__(self, register: int, access: CpReg, *, read: bool) -> bool:
         """Do it and return True, or return False to let Unicorn do it."""
@@ -241,7 +241,7 @@ class Machine:
         return ctypes.string_at(self._registers, self._library.layout.size)
 
     def load(self, image: bytes | None, *, irq: bool) -> None:
-        """Put back what `image` returned, or (None) the registers after power-on."""
+        """Restore what `image` returned, or (None) the registers after power-on."""
         image = self._pristine if image is None else image
         if len(image) != self._library.layout.size:
             raise InternalError(f"engine unicorn: {len(image)} bytes are no register image")
@@ -254,16 +254,16 @@ class Machine:
     # Memory
 
     def map(self, physical: int, size: int, host: int) -> None:
-        """Let `size` bytes of host memory at address `host` be at a physical address."""
+        """Map `size` bytes of host memory at address `host` at a physical address."""
         library = self._library
         library.check(library.mem_map_ptr(self.uc, physical, size, 7, host), "uc_mem_map_ptr")
 
     def flush_tlb(self) -> None:
-        """Forget every translation of addresses."""
+        """Discard every translation of addresses."""
         self._library.ctl(ctypes.c_void_p(self.uc), ctypes.c_uint(Ctl.TLB_FLUSH))
 
     def flush_code(self) -> None:
-        """Forget every translated instruction."""
+        """Discard every translated instruction."""
         self._library.ctl(ctypes.c_void_p(self.uc), ctypes.c_uint(Ctl.TB_FLUSH))
 
     # Running

@@ -1,7 +1,7 @@
 """One VM's machine: its stage-2 tables, the RAM they point to, and its CPUs.
 
-Who changes tables has the engine's turn, so that no CPU executes meanwhile; each looks at what has
-changed before its next slice.
+Tables are changed with the engine's turn held, so that no CPU executes meanwhile; each applies the
+changes before its next slice.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class UnicornSpace:
         self._vcpus: list[UnicornVcpu | None] = [None] * vcpus
         self._pages = _TablePages(self._add_piece)
         self._tables = Stage2(self._pages)
-        self._windows: dict[Ram, int] = {}  # where a Ram lies in the physical map
+        self._windows: dict[Ram, int] = {}  # addresses in the physical map
         self._next_window = 0
         self.closed = False
 
@@ -127,17 +127,17 @@ class UnicornSpace:
         return vcpu
 
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
-        """Let the guest see `size` bytes of `ram` at `ipa`, instead of what was there."""
+        """Map `size` bytes of `ram` at `ipa`, replacing what was there."""
         self._check_open()
         if offset < 0 or offset % _PAGE or offset + size > ram.size:
             raise InternalError(f"{self.name}: [{offset:#x}, +{size:#x}) is not in {ram.name}")
         with self._turn:
             self._tables.map(ipa, self._window(ipa, ram, offset) + offset, size, permissions)
-            # The host may have written code there; what cannot be executed is no code.
+            # The host may have written code there.
             self.invalidate(code=bool(permissions & Permissions.EXECUTE))
 
     def unmap(self, ipa: int, size: int) -> None:
-        """Let accesses to `size` bytes at `ipa` fault."""
+        """Unmap `size` bytes at `ipa`: accesses fault."""
         self._check_open()
         with self._turn:
             self._tables.unmap(ipa, size)
@@ -155,11 +155,11 @@ class UnicornSpace:
         self.clock.freeze()
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Resume them."""
         self.clock.thaw()
 
     def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
-        """Serve another runtime from here on: its turn, and a clock that is no point (`now`)."""
+        """Use another runtime from now on, its turn, and a clock that is no scheduling point (`now`)."""
         self._runtime = runtime
         self._turn = turn
         self.clock.now = now
@@ -176,12 +176,12 @@ class UnicornSpace:
             self._windows.clear()
 
     def invalidate(self, *, code: bool) -> None:
-        """Forget translations of addresses, and (`code`) of instructions, on every CPU."""
+        """Discard translations of addresses, and with `code` of instructions, on every CPU."""
         for vcpu in self._made():
             vcpu.invalidate(code=code)
 
     def _window(self, ipa: int, ram: Ram, offset: int) -> int:
-        """Return where a RAM lies in the physical map; it is put there at the first time."""
+        """Return the address of a RAM in the physical map, to which the first call adds it."""
         window = self._windows.get(ram)
         if window is None:
             # As far from a 2 MiB boundary as the guest sees it, so that blocks can be used.

@@ -77,7 +77,7 @@ class Stage2:
         self.root = pages.take()
 
     def map(self, ipa: int, physical: int, size: int, permissions: Permissions) -> None:
-        """Map `size` bytes at `ipa` to `physical`, over whatever was there."""
+        """Map `size` bytes at `ipa` to `physical`, replacing what was there."""
         self._check(ipa, size)
         bits = _bits(permissions)
         end = ipa + size

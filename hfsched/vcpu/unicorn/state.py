@@ -1,4 +1,4 @@
-"""What of a CPU is architectural: the digest that tells equal states."""
+"""The architectural state of a CPU, and a digest of it, equal for equal states."""
 
 from __future__ import annotations
 

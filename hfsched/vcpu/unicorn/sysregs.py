@@ -33,27 +33,27 @@ class SysAccess(NamedTuple):
 
     @property
     def is_id(self) -> bool:
-        """Tell whether it is an identification register of group 3 (Arm ARM, HCR_EL2.TID3)."""
+        """Return whether it is an identification register of group 3 (Arm ARM, HCR_EL2.TID3)."""
         return (self.op0, self.op1, self.crn) == (3, 0, 0) and 1 <= self.crm <= 7
 
     @property
     def is_tlb(self) -> bool:
-        """Tell whether it is a TLB invalidation."""
+        """Return whether it is a TLB invalidation."""
         return self.op0 == 1 and self.crn == 8
 
     @property
     def is_broadcast(self) -> bool:
-        """Tell whether that invalidation is for every CPU (inner or outer shareable)."""
+        """Return whether that invalidation is for every CPU (inner or outer shareable)."""
         return self.crm in (1, 2, 3, 5)
 
     @property
     def is_cache(self) -> bool:
-        """Tell whether it is an instruction cache invalidation or a clean to that point."""
+        """Return whether it is an instruction cache invalidation or a clean to that point."""
         return self.op0 == 1 and self.crn == 7
 
     @property
     def is_code(self) -> bool:
-        """Tell whether it invalidates instructions (IC, not DC)."""
+        """Return whether it invalidates instructions (IC, not DC)."""
         return self.is_cache and self.crm in (1, 5)
 
 

@@ -16,7 +16,7 @@ _MASK64 = (1 << 64) - 1
 
 
 class VirtualTimer:
-    """`armed` tells whether it is enabled and unmasked; `ctl` has ENABLE and IMASK alone."""
+    """`armed`: it is enabled and unmasked.  `ctl` holds ENABLE and IMASK only."""
 
     __slots__ = ("armed", "ctl", "cval")
 

@@ -29,10 +29,10 @@ WHY_NOT = device.problem() if device.MACHINE == "x86_64" else "this is no x86-64
 needs_kvm = pytest.mark.skipif(WHY_NOT is not None, reason=f"engine kvm: {WHY_NOT}")
 
 # Handlers.  Of an interrupt: RAX = the vector, and no other register changes.
-TELL = x64.mov("rax", 0x20) + x64.out(x64.HVC) + x64.IRETQ
+REPORT = x64.mov("rax", 0x20) + x64.out(x64.HVC) + x64.IRETQ
 # Of an exception with an error code: one call with the registers as they were, then one with
 # RDI = the error code, RSI = RIP, RDX = CR2, R8 = the flags, R9 = RSP.
-TELL_ALL = (
+REPORT_ALL = (
     x64.out(x64.HVC)
     + b"".join(x64.pop(register) for register in ("rdi", "rsi", "rcx", "r8", "r9"))
     + x64.mov_from_cr2("rdx")
@@ -42,7 +42,7 @@ PAGE_FAULT, INTERRUPT = 14, 0x20
 
 
 class Guest:
-    """One VM, all of whose CPUs are at its code.  Whoever hangs is kicked in the end.
+    """One VM, all of whose CPUs are at its code.  A CPU that hangs is kicked at the end.
 
     With `handlers`, by vector, the code runs with a GDT, an IDT and a stack.
     """

@@ -25,7 +25,7 @@ class Clock(ThreadRuntime):
         self.time = deadline
 
 
-def test_an_open_gate_keeps_nobody() -> None:
+def test_an_open_gate_keeps_no_thread() -> None:
     gate = Gate(Clock(), "vm")
     gate.wait()
     with gate.closed():
@@ -34,7 +34,7 @@ def test_an_open_gate_keeps_nobody() -> None:
     gate.close()
 
 
-def test_where_nobody_waits_it_closes_at_once() -> None:
+def test_without_waiting_threads_it_closes_at_once() -> None:
     runtime = Clock()
     gate = Gate(runtime, "vm")
     for _ in range(3):
@@ -66,6 +66,6 @@ def test_it_closes_again_when_all_are_through_and_had_as_long_as_they_were_kept(
     for thread in threads:
         thread.join()
     assert set(through) <= {700, 1400}
-    with gate.closed():  # nobody was kept out the last time
+    with gate.closed():  # no thread was kept out the last time
         assert runtime.sleeps == [1400]
     gate.close()

@@ -199,7 +199,7 @@ def test_the_time_that_a_timer_has_left() -> None:
         assert whole - WITHIN < left <= whole
 
 
-def test_a_frozen_counter_goes_on_where_it_stood() -> None:
+def test_a_thawed_counter_resumes_at_the_frozen_count() -> None:
     code: list[a64.Item] = [
         a64.mrs(1, a64.CNTFRQ),
         "loop:",
@@ -213,14 +213,14 @@ def test_a_frozen_counter_goes_on_where_it_stood() -> None:
         start = time.monotonic_ns()
         guest.space.freeze()
         frozen = time.monotonic_ns()
-        stood = guest.cpu.clock()
-        assert stood >= before
+        frozen = guest.cpu.clock()
+        assert frozen >= before
         while time.monotonic_ns() < frozen + SECOND // 20:
-            assert [cpu.clock() for cpu in guest.vcpus] == [stood, stood]
+            assert [cpu.clock() for cpu in guest.vcpus] == [frozen, frozen]
         gone = time.monotonic_ns() - frozen
         guest.space.thaw()
         after = guest.call()[1]
         spent = time.monotonic_ns() - start - gone
-        assert 0 < after - stood <= spent * frequency // SECOND + 1
+        assert 0 < after - frozen <= spent * frequency // SECOND + 1
         for cpu in guest.vcpus:  # one counter for all
             assert cpu.clock() >= after

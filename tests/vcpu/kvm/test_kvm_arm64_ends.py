@@ -41,7 +41,7 @@ def mov(register: int, value: int) -> list[int]:
             0xF2A00000 | (value >> 16) << 5 | register]  # fmt: skip
 
 
-# x0 = a call, x1 = 7, x2 = an address without memory, VBAR_EL1: vectors that tell FAR in x1.
+# x0 = a call, x1 = 7, x2 = an address without memory, VBAR_EL1: vectors that report FAR in x1.
 BEGIN = [*mov(0, CALL), *mov(1, 7), *mov(2, HOLE), *mov(4, BASE + VECTORS), VBAR_FROM_X4]
 
 

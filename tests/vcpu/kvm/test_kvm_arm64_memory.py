@@ -31,7 +31,7 @@ def test_a_read_is_told_with_its_size_and_gets_its_value(size: int) -> None:
 
 @pytest.mark.parametrize("size", range(3))
 def test_a_read_that_extends_the_sign(size: int) -> None:
-    """Many kernels extend it and cut it off again: user space cannot tell (docs/engines.md)."""
+    """Many kernels extend it and truncate it again, unseen by user space (docs/engines.md)."""
     with Guest(mov(1, HOLE), a64.ldrs(0, 1, size=size), a64.hvc()) as guest:
         assert guest.enter() == Mmio(HOLE, 1 << size, write=False, value=0)
         guest.cpu.complete_mmio(VALUE)
@@ -49,7 +49,7 @@ def test_a_write_is_told_with_its_value(size: int) -> None:
         assert guest.call()[0] == VALUE
 
 
-def test_a_write_that_nobody_answered_is_made_again() -> None:
+def test_an_unanswered_write_is_repeated() -> None:
     store = [a64.store(0, 1), a64.hvc()]
     with Guest(use_vectors(), mov(1, HOLE), mov(0, 5), store) as guest:
         stop = guest.enter()
@@ -64,7 +64,7 @@ def test_a_write_that_nobody_answered_is_made_again() -> None:
         assert guest.word(DATA) == 5
 
 
-def test_a_read_that_nobody_answered_is_made_again_and_changes_nothing() -> None:
+def test_an_unanswered_read_is_repeated_and_changes_nothing() -> None:
     with Guest(mov(1, HOLE), mov(0, 5), a64.ldr(0, 1), a64.hvc()) as guest:
         stop = guest.enter()
         assert [guest.enter() for _ in range(2)] == [stop, stop]

@@ -1,4 +1,4 @@
-"""arm64 under KVM: every register is saved, and a CPU goes on elsewhere from what was saved."""
+"""arm64 under KVM: every register is saved, and another CPU resumes from the saved state."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ SYSTEM = {
     a64.CNTV_CVAL: 1 << 60,
     a64.CNTV_CTL: 3,
 }
-COUNTERS = {0x6030_0000_0013_DF1A, 0x6030_0000_0013_DF01}  # CNTVCT (by its id), CNTPCT: they go on
+COUNTERS = {
+    0x6030_0000_0013_DF1A,
+    0x6030_0000_0013_DF01,
+}  # CNTVCT (by its id), CNTPCT: they advance
 
 
 def vectors_in(words: int) -> list[int]:
@@ -67,7 +70,7 @@ FILL: list[a64.Item | list[int]] = [
     a64.hvc(),
 ]
 # Each general register to memory, and the stack pointer; the vectors; the system's.
-TELL: list[a64.Item | list[int]] = [
+REPORT: list[a64.Item | list[int]] = [
     *mov(1, DATA + 0x1000),
     *[a64.store(n, 1, 8 * n) for n in range(2, 31)],
     a64.mov_sp(9, 31),
@@ -91,7 +94,7 @@ def registers(saved: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def still(saved: bytes) -> dict[int, bytes]:
-    """Return the registers but for the counters, which go on by themselves."""
+    """Return the registers except the counters, which advance by themselves."""
     return {number: value for number, value in registers(saved) if number not in COUNTERS}
 
 
@@ -110,7 +113,7 @@ def test_every_register_that_the_kernel_names_is_the_same_in_another_machine() -
 
 
 def test_the_guest_in_the_other_machine_finds_every_register() -> None:
-    with Guest(*FILL, *TELL) as first, Guest(*FILL, *TELL) as second:
+    with Guest(*FILL, *REPORT) as first, Guest(*FILL, *REPORT) as second:
         first.ram.write(DATA - BASE, PATTERN)
         first.call()
         second.cpu.restore(first.cpu.save())
@@ -193,7 +196,7 @@ def test_the_counter_of_a_restored_cpu_goes_on_from_what_was_saved() -> None:
     with Guest(*code, *count, *count) as first, Guest(*code, *count, *count) as second:
         before = first.call()[2]
         saved = first.cpu.save()
-        while first.cpu.clock() < before + 1_000_000:  # the host's time goes on
+        while first.cpu.clock() < before + 1_000_000:  # the host's time advances
             pass
         second.cpu.restore(saved)
         left = second.cpu.timer_remaining()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import x64
-from kvm_guest import BASE, INTERRUPT, PAGE_FAULT, TELL, TELL_ALL, Guest, args, needs_kvm
+from kvm_guest import BASE, INTERRUPT, PAGE_FAULT, REPORT, REPORT_ALL, Guest, args, needs_kvm
 
 from hfsched.errors import InternalError
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer, Wfi
@@ -87,7 +87,7 @@ def test_hlt_is_wfi_and_ends_with_the_line_even_masked() -> None:
 
 def test_hlt_ends_with_an_interrupt_where_it_is_let() -> None:
     code = x64.STI + x64.HLT + x64.mov("rax", 5) + CALL
-    with Guest(code, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(code, handlers={INTERRUPT: REPORT}) as guest:
         assert guest.enter() == Wfi()
         guest.cpu.set_irq(True)
         assert guest.call()[0] == 0x20
@@ -109,7 +109,7 @@ WINDOW = x64.STI + x64.NOP + x64.out(x64.NOTHING) + x64.CLI
 
 
 def test_an_interrupt_is_taken_between_unmask_and_mask() -> None:
-    with Guest(CALL + WINDOW + x64.mov("rax", 5) + CALL, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(CALL + WINDOW + x64.mov("rax", 5) + CALL, handlers={INTERRUPT: REPORT}) as guest:
         guest.call()
         guest.cpu.set_irq(True)
         assert guest.call()[0] == 0x20
@@ -118,7 +118,7 @@ def test_an_interrupt_is_taken_between_unmask_and_mask() -> None:
 
 
 def test_a_line_that_stays_up_interrupts_again() -> None:
-    with Guest(x64.STI + x64.forever(x64.NOP), handlers={INTERRUPT: TELL}) as guest:
+    with Guest(x64.STI + x64.forever(x64.NOP), handlers={INTERRUPT: REPORT}) as guest:
         guest.cpu.set_irq(True)
         for _ in range(5):
             assert guest.call()[0] == 0x20
@@ -127,17 +127,17 @@ def test_a_line_that_stays_up_interrupts_again() -> None:
         assert guest.enter() == Kicked()
 
 
-def test_a_masked_line_interrupts_nobody() -> None:
+def test_a_masked_line_does_not_interrupt() -> None:
     spin = x64.mov("rcx", 20_000) + x64.until_zero(x64.dec("rcx"))
     code = spin + CALL + x64.STI + x64.SPIN
-    with Guest(code, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(code, handlers={INTERRUPT: REPORT}) as guest:
         guest.cpu.set_irq(True)
         assert guest.call()[0] != 0x20
         assert guest.call()[0] == 0x20
 
 
 def test_an_interrupt_comes_back_to_where_it_was_taken() -> None:
-    handler = x64.pop("rsi") + x64.push("rsi") + TELL
+    handler = x64.pop("rsi") + x64.push("rsi") + REPORT
     with Guest(x64.STI + x64.SPIN, handlers={INTERRUPT: handler}) as guest:
         guest.cpu.set_irq(True)
         for _ in range(2):
@@ -164,7 +164,7 @@ def test_an_exception_without_handlers_is_the_end_and_reset_a_new_beginning() ->
 
 def test_an_instruction_that_kvm_cannot_do_is_the_end_of_the_cpu_and_no_fetch() -> None:
     """Where KVM can do it, there is nothing to see."""
-    with Guest(x64.mov("rbx", 7) + x64.POPCNT + CALL, handlers={PAGE_FAULT: TELL_ALL}) as guest:
+    with Guest(x64.mov("rbx", 7) + x64.POPCNT + CALL, handlers={PAGE_FAULT: REPORT_ALL}) as guest:
         end = guest.enter()
         if isinstance(end, Failed):
             assert "an instruction that it cannot do" in end.reason
@@ -172,7 +172,7 @@ def test_an_instruction_that_kvm_cannot_do_is_the_end_of_the_cpu_and_no_fetch() 
             assert args(end)[0] == 3
 
 
-def test_answers_that_nobody_asked_for_are_refused() -> None:
+def test_answers_without_an_exit_are_refused() -> None:
     with Guest(CALL) as guest:
         guest.call()
         with pytest.raises(InternalError):
@@ -267,7 +267,7 @@ def test_a_reply_that_was_not_read_yet_is_part_of_the_state() -> None:
 
 def test_the_timer_is_part_of_the_state_and_the_line_is_not() -> None:
     far = x64.mov("rax", 1) + x64.mov("rdi", 1) + x64.out(x64.TIMER) + x64.STI + x64.SPIN
-    with Guest(CALL + far, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(CALL + far, handlers={INTERRUPT: REPORT}) as guest:
         guest.call()
         before = guest.cpu.save()
         assert guest.enter() == Timer()

@@ -1,4 +1,4 @@
-"""Kicks and the interrupt line under KVM: nothing is lost, whoever calls, whenever."""
+"""Kicks and the interrupt line under KVM: none is lost, from any thread at any time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import x64
-from kvm_guest import BASE, DATA, INTERRUPT, SECOND, TELL, WITHIN, Guest, args, needs_kvm, storm
+from kvm_guest import BASE, DATA, INTERRUPT, REPORT, SECOND, WITHIN, Guest, args, needs_kvm, storm
 
 from hfsched.vcpu.engine import Failed, Hypercall, Kicked, Permissions, Wfi
 
@@ -43,7 +43,7 @@ def test_a_kick_storm_loses_nothing_and_the_guest_goes_on() -> None:
 
 
 def test_kicks_from_many_threads_into_a_spin_all_end_it() -> None:
-    """Whoever kicks waits until a Kicked has come that began after its kick."""
+    """Each kicking thread waits for a Kicked whose enter began after its kick."""
     with Guest(x64.SPIN) as guest:
         seen = threading.Condition()
         count = 0
@@ -112,7 +112,7 @@ def test_a_cpu_may_be_entered_by_one_thread_after_another() -> None:
 
 
 def test_a_line_from_outside_ends_a_spin_with_the_interrupt_alone() -> None:
-    with Guest(x64.STI + x64.SPIN, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(x64.STI + x64.SPIN, handlers={INTERRUPT: REPORT}) as guest:
         for _ in range(50):
             calls = []
             guest.together(lambda: calls.append(guest.call()[0]), lambda: guest.cpu.set_irq(True))  # noqa: B023
@@ -122,7 +122,7 @@ def test_a_line_from_outside_ends_a_spin_with_the_interrupt_alone() -> None:
 
 def test_a_line_from_outside_wakes_a_guest_that_halts() -> None:
     """The line may come before the HLT, at it, or after: the interrupt comes, once."""
-    handler = x64.inc("rdi") + TELL
+    handler = x64.inc("rdi") + REPORT
     with Guest(x64.STI + x64.forever(x64.HLT), handlers={INTERRUPT: handler}) as guest:
         up = threading.Event()
         go = threading.Semaphore(0)
@@ -149,8 +149,8 @@ def test_a_line_from_outside_wakes_a_guest_that_halts() -> None:
 
 
 def test_a_line_that_flickers_loses_no_kick_and_no_cpu() -> None:
-    """It may cost interrupts that nobody is to blame for, and nothing else."""
-    with Guest(x64.STI + x64.SPIN, handlers={INTERRUPT: TELL}) as guest:
+    """It may cause spurious interrupts, and nothing else."""
+    with Guest(x64.STI + x64.SPIN, handlers={INTERRUPT: REPORT}) as guest:
         over = threading.Event()
 
         def line() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import x64
-from kvm_guest import BASE, DATA, PAGE_FAULT, SIZE, TELL_ALL, Guest, args, needs_kvm
+from kvm_guest import BASE, DATA, PAGE_FAULT, REPORT_ALL, SIZE, Guest, args, needs_kvm
 
 from hfsched.errors import ConfigError, InternalError
 from hfsched.memory.ram import Ram
@@ -76,7 +76,7 @@ def test_a_page_may_be_in_two_machines() -> None:
 
 def test_a_page_that_may_not_be_written_can_be_read_and_executed() -> None:
     code = x64.mov("rbx", DATA) + x64.load("rdx", "rbx") + x64.store("rbx", "rdx")
-    with Guest(code, handlers={PAGE_FAULT: TELL_ALL}) as guest:
+    with Guest(code, handlers={PAGE_FAULT: REPORT_ALL}) as guest:
         guest.ram.write(DATA - BASE, (5).to_bytes(8, "little"))
         guest.space.protect(DATA, 0x1000, Permissions.READ)
         assert guest.enter() == Mmio(DATA, 8, write=True, value=5)
@@ -107,7 +107,7 @@ def _beside(guest: Guest, change: Callable[[int], object], rounds: int) -> list[
     def run() -> None:
         while not isinstance(stop := guest.enter(), Hypercall | Failed | Kicked):
             stops.append(stop)
-            time.sleep(0)  # a fault that nobody mends yet
+            time.sleep(0)  # a fault that is not yet repaired
         stops.append(stop)
 
     def disturb() -> None:

@@ -13,9 +13,9 @@ from kvm_guest import (
     HOLE,
     INTERRUPT,
     PAGE_FAULT,
+    REPORT,
+    REPORT_ALL,
     SIZE,
-    TELL,
-    TELL_ALL,
     Guest,
     args,
     needs_kvm,
@@ -27,7 +27,7 @@ from hfsched.vcpu.engine import Failed, Fault, Hypercall, Kicked, Mmio, Permissi
 pytestmark = needs_kvm
 
 CALL = x64.out(x64.HVC)
-HANDLERS = {PAGE_FAULT: TELL_ALL}
+HANDLERS = {PAGE_FAULT: REPORT_ALL}
 VALUE = 0x1122_3344_5566_7788
 ONES = (1 << 64) - 1
 SIZES = (1, 2, 4, 8)
@@ -116,7 +116,7 @@ def test_a_write_is_aborted(size: int) -> None:
     ids=["lods", "stos", "movs"],
 )
 def test_a_string_instruction_is_aborted_at_its_first_access(code: bytes, error: int) -> None:
-    """However much is still to do: nobody has to answer for each word."""
+    """However many words are left, no answer is needed for each of them."""
     place = DATA if code == x64.REP_MOVSQ else HOLE
     setup, at = with_registers(code + CALL, rsi=HOLE, rdi=place, rcx=5000)
     with Guest(setup, handlers=HANDLERS) as guest:
@@ -171,7 +171,7 @@ def test_an_instruction_that_goes_on_where_nothing_is(before: int) -> None:
 
 def test_an_abort_comes_before_the_interrupt_that_is_pending() -> None:
     code = x64.STI + x64.NOP + x64.mov("rbx", HOLE) + x64.load("rdx", "rbx") + x64.SPIN
-    with Guest(code, handlers={**HANDLERS, INTERRUPT: TELL}) as guest:
+    with Guest(code, handlers={**HANDLERS, INTERRUPT: REPORT}) as guest:
         for _ in range(2):
             stop = guest.enter()
             if not isinstance(stop, Mmio):
@@ -187,7 +187,7 @@ def test_an_abort_comes_before_the_interrupt_that_is_pending() -> None:
 
 def test_the_line_that_comes_up_at_an_access_interrupts_after_it() -> None:
     code = x64.STI + x64.NOP + x64.mov("rbx", HOLE) + x64.load("rdx", "rbx")
-    with Guest(code + x64.SPIN, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(code + x64.SPIN, handlers={INTERRUPT: REPORT}) as guest:
         assert guest.enter() == Mmio(HOLE, 8, write=False, value=0)
         guest.cpu.set_irq(True)
         guest.cpu.complete_mmio(VALUE)
@@ -271,7 +271,7 @@ def test_reset_and_restore_let_go_of_an_access_that_is_not_answered(code: bytes)
 
 
 def test_a_read_that_is_not_answered_is_made_again() -> None:
-    """As `Fault` allows: whoever enters again has mended the mapping, or else it comes again."""
+    """As `Fault` allows: entering again without a repaired mapping reports it again."""
     page = Ram("page", 0x1000)
     page.write(0, VALUE.to_bytes(8, "little"))
     with Guest(x64.mov("rbx", HOLE) + x64.load("rdx", "rbx") + CALL) as guest:
@@ -321,7 +321,7 @@ def test_a_fetch_that_is_not_answered_is_made_again() -> None:
     ids=["load", "locked", "lods", "movs"],
 )
 def test_a_read_that_was_answered_and_not_used_yet_is_made_again_after_a_save(code: bytes) -> None:
-    """An instruction may go on with a write, or with another read: neither may be lost."""
+    """An instruction may continue with a write, or another read: neither may be lost."""
     begin, _ = with_registers(code + CALL, rbx=HOLE, rsi=HOLE, rdi=DATA, rcx=1 << 40)
     with Guest(begin) as first, Guest(begin) as second:
         stop = first.enter()
@@ -355,7 +355,7 @@ def test_a_write_that_was_answered_is_done_when_saved() -> None:
 
 
 def test_a_guest_whose_state_kvm_refuses_ends_by_its_abort_and_nothing_else_does() -> None:
-    """Without paging, in a segment for 64-bit code: nobody may set these registers so."""
+    """Without paging, in a segment for 64-bit code: KVM refuses to set these registers so."""
     with Guest(handlers=HANDLERS) as guest:
         wide, narrow = 0x00AF9A000000FFFF, 0x00CF9A000000FFFF
         guest.ram.write(GDT, struct.pack("<4Q", 0, wide, 0x00CF92000000FFFF, narrow))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import x64
-from kvm_guest import INTERRUPT, SECOND, TELL, Guest, args, needs_kvm
+from kvm_guest import INTERRUPT, REPORT, SECOND, Guest, args, needs_kvm
 
 from hfsched.vcpu.engine import Exit, Kicked, Timer, Wfi
 
@@ -66,7 +66,7 @@ def test_a_timer_ends_a_spin_and_not_too_early() -> None:
 
 def test_a_timer_becomes_an_interrupt_by_the_line() -> None:
     """What the hypervisor makes of it."""
-    with Guest(arm(1_000_000) + x64.STI + x64.SPIN, handlers={INTERRUPT: TELL}) as guest:
+    with Guest(arm(1_000_000) + x64.STI + x64.SPIN, handlers={INTERRUPT: REPORT}) as guest:
         assert guest.enter() == Timer()
         guest.cpu.mask_timer()
         guest.cpu.set_irq(True)
@@ -163,7 +163,7 @@ def test_kicks_and_timers_that_come_together_both_come() -> None:
 
 
 def test_a_frozen_machine_loses_no_time_in_a_saved_state() -> None:
-    """Neither the time for which it stood, nor that of the machine where it is put back."""
+    """Neither the frozen time, nor the clock of the machine where it is restored."""
     with Guest(arm(2_000_000_000) + CALL) as first, Guest() as second:
         first.call()
         first.space.freeze()

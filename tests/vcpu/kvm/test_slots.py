@@ -100,7 +100,7 @@ def _check_merged(kernel: Kernel) -> None:
 
 
 def _check_kept(before: dict[int, tuple[Region, bool]], kernel: Kernel) -> None:
-    """A slot that is as it was has its number still: nobody took it away and put it back."""
+    """A slot that is as it was keeps its number: it was not deleted and added again."""
 
     def places(
         slots: dict[int, tuple[Region, bool]],

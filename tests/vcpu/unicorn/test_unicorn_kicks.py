@@ -155,7 +155,7 @@ def test_wfi_wakes_by_the_line_and_takes_the_interrupt() -> None:
 
 
 def test_an_exit_wins_over_a_kick_that_comes_with_it() -> None:
-    """Whatever the order, one enter returns the call, another Kicked."""
+    """In any order, one enter returns the call, another Kicked."""
     runtime = ThreadRuntime()
     for _ in range(50):
         with Guest(runtime=runtime) as guest:

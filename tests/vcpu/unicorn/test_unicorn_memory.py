@@ -56,7 +56,7 @@ def test_stage_1_with_a_block_of_a_gib() -> None:
         assert (offset, esr >> 26, far) == (0x200, 0x25, 0x8000_0000)
 
 
-def test_a_stage_2_fault_below_stage_1_tells_both_addresses() -> None:
+def test_a_stage_2_fault_below_stage_1_reports_both_addresses() -> None:
     with Guest() as guest:
         guest.ram.write(TABLE - BASE, struct.pack("<4Q", 0, block(BASE), 0, block(0)))
         guest.start(mmu_on(), mov(1, 0xC900_0000), a64.ldr(0, 1, 8), a64.ldp(2, 3, 1), a64.hvc())

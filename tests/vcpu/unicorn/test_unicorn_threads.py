@@ -47,7 +47,7 @@ def test_two_cpus_count_to_the_last_update(kind: str) -> None:
 
 
 def test_two_spinning_cpus_both_go_on() -> None:
-    """Each waits for the other, a thousand times: nobody holds the turn for ever."""
+    """Each waits for the other, a thousand times: no thread holds the turn for ever."""
     with Guest(vcpus=2) as guest:
         # x0 = my word, x1 = the other's word, x2 = round: publish the round, spin for the other's.
         guest.load(

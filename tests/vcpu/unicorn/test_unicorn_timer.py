@@ -14,7 +14,7 @@ from hfsched.vcpu.unicorn.timer import VirtualTimer
 
 
 class Clock(ThreadRuntime):
-    """Time stands still unless the test moves it."""
+    """Time advances only when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def test_the_registers_read_what_was_written() -> None:
         assert args(guest.cpu.enter())[:3] == (7, 1100, 0xFFFF_FFFF)  # ISTATUS
 
 
-def test_an_armed_timer_tells_its_time_and_fires_once_masked() -> None:
+def test_an_armed_timer_reports_its_time_and_fires_once_masked() -> None:
     clock = Clock()
     with Guest(runtime=clock) as guest:
         guest.start(
