@@ -81,18 +81,24 @@ class Power(Enum):
 class Call:
     """One function id: what it asks for, how its arguments are read, and by which instructions.
 
-    `decode` gets x0..x7 as unsigned 64-bit numbers and returns the arguments that `Op` names.
+    `decode` gets x0 to x(registers - 1) as unsigned 64-bit numbers and returns the arguments that `Op`
+    names.  Engines read the first eight at every hypercall, the others for a call that says so here.
     """
 
     op: Op
     decode: Callable[[Regs], Args]
     smc: bool  # by SMC too; HVC always works
+    registers: int = 8  # 8 to 18
 
 
 class Dialect(Protocol):
-    """One generation of the ABI.  Every encoder returns `Regs`."""
+    """One generation of the ABI.  Every encoder returns `Regs`.
+
+    `registers`: how many argument registers its calls and answers use at most, 8 to 18.
+    """
 
     name: str
+    registers: int
     calls: Mapping[int, Call]  # by the low 32 bits of x0
     unknown: Regs  # the answer to an id that is not in `calls`
 

@@ -169,6 +169,7 @@ _POWER = {
 
 class _Ffa10:
     name = "ffa-1.0"
+    registers = 8
     calls: Mapping[int, Call] = _table()
     unknown: Regs = (SMCCC_UNKNOWN,)
 

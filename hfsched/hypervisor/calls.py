@@ -11,6 +11,7 @@ from hfsched.errors import InternalError
 from hfsched.hypervisor import basics, messaging, power
 from hfsched.hypervisor.reply import Reply
 from hfsched.vcpu.engine import Conduit, Hypercall
+from hfsched.vcpu.registers import ARGUMENTS
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.context import Context
@@ -21,7 +22,8 @@ __all__ = ["Calls", "table_of"]
 _SMC = Conduit.SMC  # an enumeration takes long to find its members
 
 Handler = Callable[..., Reply]
-Table: TypeAlias = dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool]]
+# {decoder, handler, by SMC too, how many registers to read where eight are not enough, else 0}
+Table: TypeAlias = dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool, int]]
 
 HANDLERS: dict[Op, Handler] = {
     Op.DEBUG_LOG: basics.debug_log,
@@ -70,7 +72,12 @@ def table_of(dialect: Dialect) -> Table:
         if missing:
             raise InternalError(f"dialect {dialect.name}: no handler for {', '.join(missing)}")
         found = _TABLES[dialect] = {
-            number: (call.decode, HANDLERS[call.op], call.smc)
+            number: (
+                call.decode,
+                HANDLERS[call.op],
+                call.smc,
+                call.registers if call.registers > ARGUMENTS else 0,
+            )
             for number, call in sorted(dialect.calls.items(), key=itemgetter(0))
         }
     return found
@@ -88,10 +95,10 @@ class Calls:
         bound = (_TABLES.get(dialect) or table_of(dialect)).get(call.args[0] & 0xFFFF_FFFF)
         if bound is None:
             return dialect.unknown
-        decode, handler, smc = bound
+        decode, handler, smc, extended = bound
         if not smc and call.conduit is _SMC:
             return dialect.unknown
-        args = decode(call.args)
+        args = decode(vcpu.cpu.arguments(extended) if extended else call.args)
         if args:
             return handler(self._context, vcpu, *args)
         return handler(self._context, vcpu)  # unpacking nothing takes time too

@@ -44,8 +44,14 @@ class Registry:
     ) -> Vm:
         """Make a VM with an id of its own; its RAM is at IPA `base` of its space already.
 
-        Raises ConfigError for an id that is taken or is no secondary's.
+        Raises ConfigError for an id that is taken or is no secondary's, and for a dialect that needs
+        more argument registers than its engine has.
         """
+        if dialect.registers > space.argument_registers:
+            raise ConfigError(
+                f"vm {name}: dialect {dialect.name} passes x0 to x{dialect.registers - 1}, and this"
+                f" engine has {space.argument_registers} argument registers: use an aarch64 image"
+            )
         if not FIRST_SECONDARY_ID <= number <= IDS_MAX:
             raise ConfigError(f"vm {name}: id {number} is not in {FIRST_SECONDARY_ID}..{IDS_MAX}")
         if number in self.vms:

@@ -13,13 +13,14 @@ are handled by the engine and are no exit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntFlag
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
+    from hfsched.vcpu.registers import Registers
 
 __all__ = [
     "Conduit",
@@ -58,7 +59,9 @@ class Conduit(Enum):
 
 @dataclass(slots=True)  # frozen would cost half a microsecond at each hypercall
 class Hypercall:
-    """HVC or SMC; the PC is past it.  `args` are x0..x7 (arm64), each 64 bits, unsigned.
+    """HVC or SMC; the PC is past it.  `args` are x0..x7, each 64 bits, unsigned.
+
+    x86-64 has others in their place (docs/x86-abi.md).  `Vcpu.arguments` reads more than these eight.
 
     Answer with `Vcpu.reply` before the next `enter`; registers not written keep their values.
     """
@@ -142,8 +145,17 @@ class Vcpu(Protocol):
     def waits(self) -> bool:
         """Return whether the guest waits for an interrupt inside `enter`.  Any thread; a hint."""
 
+    def arguments(self, count: int) -> tuple[int, ...]:
+        """Return x0 to x(count - 1) of the last `Hypercall` exit, before the next `enter`.
+
+        Raises InternalError if `count` is above `Space.argument_registers`.
+        """
+
     def reply(self, values: Sequence[int]) -> None:
-        """Write x0, x1, ... (masked to 64 bits); the registers beyond stay."""
+        """Write x0, x1, ... (masked to 64 bits); the registers beyond stay.
+
+        Raises InternalError for more than `Space.argument_registers` values.
+        """
 
     def complete_mmio(self, value: int) -> None:
         """Finish the last `Mmio` exit: give `value` to a read, and step past the instruction."""
@@ -156,6 +168,22 @@ class Vcpu(Protocol):
 
     def mask_timer(self) -> None:
         """Set the mask bit of the virtual timer."""
+
+    def registers(self) -> Registers:
+        """Return the registers by architectural name: general, SIMD, system (`vcpu.registers`).
+
+        Of a vCPU inside `enter`: `kick` it, and call this (or `program_counter`) when `enter` has
+        returned `Kicked`.
+        """
+
+    def set_registers(self, values: Mapping[str, int | bytes]) -> None:
+        """Write registers by name, all others stay; an unanswered exit is cancelled.
+
+        Raises UserError for an unknown name, or a value out of range or refused by the engine.
+        """
+
+    def program_counter(self) -> int:
+        """Return the address of the next instruction; the cheap part of `registers`."""
 
     def save(self) -> bytes:
         """Return every register, in this engine's own encoding."""
@@ -173,7 +201,11 @@ class Space(Protocol):
     `map`, `unmap` and `protect` may come from any thread while vCPUs run: the engine stops what it
     must (a guest can ask for it by RXTX_MAP while its other CPUs run), and every vCPU sees the
     change before its next instruction.  All addresses and sizes are multiples of 4096.
+
+    `argument_registers`: how many registers a hypercall and its answer may use, 18 or 8.
     """
+
+    argument_registers: int
 
     def vcpu(self, index: int) -> Vcpu:
         """Return CPU `index`, made at the first call."""

@@ -25,4 +25,8 @@ int hfs_complete_if_ran(struct hfs_cpu *cpu);
 /* Make the kernel's interrupt line show `level`, 0 or 1.  Return 0 or -errno. */
 int hfs_update_line(struct hfs_cpu *cpu, int level);
 
+/* Make KVM's registers the guest's: complete what is pending, except an unanswered access, and write
+   the reply.  Return 0 or -errno. */
+int hfs_settle_registers(struct hfs_cpu *cpu);
+
 #endif

@@ -46,6 +46,16 @@ int hfs_write_reply(struct hfs_cpu *cpu)
 	return error;
 }
 
+int hfs_arguments(struct hfs_cpu *cpu, uint32_t count, uint64_t *out)
+{
+	uint32_t index;
+	int error = count > HFS_REPLY_MAX ? -EINVAL : 0;
+
+	for (index = 0; !error && index < count; index++)
+		error = hfs_get_one(cpu, GENERAL(index), &out[index]);
+	return error;
+}
+
 int hfs_arch_before_run(struct hfs_cpu *cpu)
 {
 	int error = hfs_write_reply(cpu);

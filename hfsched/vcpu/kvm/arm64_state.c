@@ -51,6 +51,13 @@ int hfs_complete_if_ran(struct hfs_cpu *cpu)
 	return cpu->ran ? hfs_complete_pending(cpu) : 0;
 }
 
+int hfs_settle_registers(struct hfs_cpu *cpu)
+{
+	int error = cpu->access_unanswered ? 0 : hfs_complete_if_ran(cpu);
+
+	return error ? error : hfs_write_reply(cpu);
+}
+
 int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument)
 {
 	int level, error = hfs_complete_if_ran(cpu);
@@ -114,10 +121,7 @@ int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size)
 
 	if (size != sizeof(*saved))
 		return -EINVAL;
-	error = cpu->access_unanswered ? 0 : hfs_complete_if_ran(cpu);
-	if (error)
-		return error;
-	error = hfs_write_reply(cpu);
+	error = hfs_settle_registers(cpu);
 	if (error)
 		return error;
 	memset(saved, 0, sizeof(*saved));

@@ -24,6 +24,7 @@ _TOP = _HERE.parents[2]
 _CDEF = """
 #define HFS_ARGUMENTS ...
 #define HFS_REPLY_MAX ...
+#define HFS_REGISTER_SLOT ...
 #define HFS_REASON_ERRNO ...
 enum hfs_exit_kind { HFS_HVC, HFS_SMC, HFS_WFI, HFS_TIMER, HFS_KICKED, HFS_FORCED, HFS_MMIO, HFS_FETCH,
                      HFS_UNDECODED, HFS_FAILED, ... };
@@ -42,9 +43,14 @@ struct hfs_exit {
     ...;
 };
 
+struct hfs_register {
+    const char *name;
+    uint32_t size;
+};
+
 struct hfs_cpu {
     struct hfs_exit exit;
-    struct { uint64_t count; uint64_t values[8]; } reply;
+    struct { uint64_t count; uint64_t values[18]; } reply;
     uint64_t tables;
     ...;
 };
@@ -59,6 +65,7 @@ void hfs_close(struct hfs_cpu *cpu);
 void hfs_free(struct hfs_cpu *cpu);
 int hfs_stats(struct hfs_cpu *cpu);
 int hfs_enter(struct hfs_cpu *cpu);
+int hfs_arguments(struct hfs_cpu *cpu, uint32_t count, uint64_t *out);
 void hfs_kick(struct hfs_cpu *cpu);
 void hfs_force_exit(struct hfs_cpu *cpu);
 void hfs_wait_outside(struct hfs_cpu *cpu);
@@ -69,6 +76,9 @@ int hfs_cancel_access(struct hfs_cpu *cpu);
 int hfs_inject_abort(struct hfs_cpu *cpu, int fetch);
 int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument);
 int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc);
+const struct hfs_register *hfs_register(uint32_t index);
+int hfs_get_registers(struct hfs_cpu *cpu, uint8_t *values, uint8_t *known);
+int hfs_set_registers(struct hfs_cpu *cpu, const uint8_t *values, const uint8_t *wanted);
 int hfs_saved_size(void);
 int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size);
 int hfs_restore(struct hfs_cpu *cpu, const uint8_t *in, int size);

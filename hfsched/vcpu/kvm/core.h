@@ -27,7 +27,7 @@
 #include <time.h>
 
 #define HFS_ARGUMENTS 8 /* argument registers read at each hypercall: x0 to x7 */
-#define HFS_REPLY_MAX 8 /* registers that an answer can write, from x0 on */
+#define HFS_REPLY_MAX 18 /* registers that an answer can write, from x0 on; on x86-64 eight */
 
 /* Why hfs_enter returned, and which fields of `hfs_exit` are valid then. */
 enum hfs_exit_kind {
@@ -81,7 +81,7 @@ struct hfs_cpu {
 	int read_unfinished; /* x86-64: a read was answered; its instruction has not completed */
 	int ran; /* KVM_RUN was called: KVM may hold something pending */
 	struct { /* registers that the next entry writes: x0 to x(count - 1) */
-		uint64_t count; /* 0 to HFS_REPLY_MAX */
+		uint64_t count; /* 0 to HFS_REPLY_MAX, on x86-64 to HFS_ARGUMENTS */
 		uint64_t values[HFS_REPLY_MAX];
 	} reply;
 	int frozen; /* the guest's counter shows frozen_count */
@@ -135,6 +135,10 @@ int hfs_stats(struct hfs_cpu *cpu);
    `enum hfs_exit_kind`, never a negative number. */
 int hfs_enter(struct hfs_cpu *cpu);
 
+/* Store the argument registers x0 to x(count - 1) in `out`, after HFS_HVC or HFS_SMC and before the
+   next hfs_enter.  -EINVAL: `count` is above HFS_REPLY_MAX, on x86-64 above HFS_ARGUMENTS. */
+int hfs_arguments(struct hfs_cpu *cpu, uint32_t count, uint64_t *out);
+
 /* Make the current or the next hfs_enter return HFS_KICKED (HFS_FORCED).  Never lost, never
    blocks; several calls before that return count as one. */
 void hfs_kick(struct hfs_cpu *cpu);
@@ -173,6 +177,26 @@ int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument);
 
 /* Store the address of the next instruction in `*pc`. */
 int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc);
+
+/* A register by its architectural name.  Values are little-endian, `size` bytes (at most
+   HFS_REGISTER_SLOT) at the beginning of a slot; the rest of the slot is 0. */
+#define HFS_REGISTER_SLOT 16
+struct hfs_register {
+	const char *name;
+	uint32_t size;
+};
+
+/* Return register `index` of the architecture, from 0; NULL from their number on. */
+const struct hfs_register *hfs_register(uint32_t index);
+
+/* Read all registers into `values`, a slot each, and set `known[index]` to 1 for those that this CPU
+   has, else to 0.  Completes what KVM holds pending, except an unanswered access; a read that was
+   answered and has not completed is executed again. */
+int hfs_get_registers(struct hfs_cpu *cpu, uint8_t *values, uint8_t *known);
+
+/* Write the registers whose `wanted[index]` is not 0.  No access may be unanswered.  -ENOENT: this CPU
+   has no such register; -EINVAL: KVM refuses a value.  Some may have been written then. */
+int hfs_set_registers(struct hfs_cpu *cpu, const uint8_t *values, const uint8_t *wanted);
 
 /* Return the size of a saved state, a constant of the architecture. */
 int hfs_saved_size(void);

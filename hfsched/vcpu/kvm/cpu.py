@@ -7,15 +7,21 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Fault, Hypercall, Kicked, Mmio, Timer, Wfi
 from hfsched.vcpu.kvm.device import MACHINE
+from hfsched.vcpu.kvm.registers import RegisterFile
 from hfsched.vcpu.kvm.stats import Stats
+from hfsched.vcpu.registers import ARGUMENTS, ARM64_ARGUMENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["KvmVcpu"]
+    from hfsched.vcpu.registers import Registers
+
+__all__ = ["ARGUMENT_REGISTERS", "KvmVcpu"]
+
+ARGUMENT_REGISTERS = ARM64_ARGUMENTS if MACHINE == "aarch64" else ARGUMENTS
 
 # Used at every hypercall.  After an exit the caches are cold, and each lookup costs several times what
 # it does in a loop.
@@ -23,7 +29,9 @@ _KICKED, _TIMER, _WFI = Kicked(), Timer(), Wfi()
 _HVC, _SMC = Conduit.HVC, Conduit.SMC
 _WORD = (1 << 64) - 1
 _ARGS = struct.Struct("=8Q").unpack_from
-_REPLIES = tuple(struct.Struct(f"={1 + count}Q").pack_into for count in range(9))  # {count, values}
+_REPLIES = tuple(
+    struct.Struct(f"={1 + count}Q").pack_into for count in range(ARM64_ARGUMENTS + 1)
+)  # {count, values}
 
 # KVM_EXIT_*, Linux include/uapi/linux/kvm.h, that end a guest.
 _REASONS = {
@@ -57,7 +65,8 @@ class KvmVcpu:
         self, core: Any, kvm: int, vm: int, index: int, run_size: int, machine: Machine
     ) -> None:
         self.index = index
-        self._ffi, self._lib = core.ffi, core.lib
+        self._core, self._ffi, self._lib = core, core.ffi, core.lib
+        self._register_file: RegisterFile | None = None  # made when it is first asked for
         self._machine = machine
         self._cpu = core.ffi.gc(core.ffi.new("struct hfs_cpu *"), core.lib.hfs_free)
         self._exit = self._cpu.exit
@@ -183,6 +192,14 @@ class KvmVcpu:
                 why += f" ({said.detail:#x})"
         return f"{why} at {said.address:#x}"
 
+    def arguments(self, count: int) -> tuple[int, ...]:
+        """Return x0 to x(count - 1) of the last hypercall."""
+        if count <= ARGUMENTS:
+            return _ARGS(self._args)[:count]
+        out = self._ffi.new("uint64_t[]", count)
+        self._check(self._lib.hfs_arguments(self._cpu, count, out), f"{count} argument registers")
+        return tuple(out)
+
     def reply(self, values: Sequence[int]) -> None:
         """Write x0, x1, ..."""
         count = len(values)
@@ -191,6 +208,8 @@ class KvmVcpu:
             reply[1] = values[0] & _WORD
             reply[0] = 1
             return
+        if count > ARGUMENT_REGISTERS:
+            raise InternalError(f"engine kvm: {count} values for {ARGUMENT_REGISTERS} registers")
         try:
             _REPLIES[count](reply, 0, count, *values)
         except struct.error:  # a value of more than 64 bits
@@ -229,6 +248,27 @@ class KvmVcpu:
         """Set the mask bit of the virtual timer."""
         self._check(self._lib.hfs_mask_timer(self._cpu), "the timer")
 
+    def program_counter(self) -> int:
+        """Return the address of the next instruction."""
+        out = self._ffi.new("uint64_t *")
+        self._check(self._lib.hfs_program_counter(self._cpu, out), "the program counter")
+        return int(out[0])
+
+    def registers(self) -> Registers:
+        """Return the registers by name."""
+        return self._file().read()
+
+    def set_registers(self, values: Mapping[str, int | bytes]) -> None:
+        """Write registers by name."""
+        if self._fault is not None and not self._repeat_access():
+            raise UserError("engine kvm: the write of a device must be answered first")
+        self._file().write(values)
+
+    def _file(self) -> RegisterFile:
+        if self._register_file is None:
+            self._register_file = RegisterFile(self._core, self._cpu)
+        return self._register_file
+
     def save(self) -> bytes:
         """Return every register; only a KVM of the same architecture can use it."""
         return bytes(self._ffi.buffer(self._saved()))
@@ -253,13 +293,6 @@ class KvmVcpu:
         return hashlib.blake2b(self._ffi.buffer(saved), digest_size=16).digest()
 
     # For the space
-
-    @property
-    def pc(self) -> int:
-        """The program counter."""
-        out = self._ffi.new("uint64_t *")
-        self._check(self._lib.hfs_program_counter(self._cpu, out), "the program counter")
-        return int(out[0])
 
     def set_tables(self, address: int) -> None:
         """Set the address of the first page tables (x86-64)."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hfsched.errors import ConfigError, InternalError
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.kvm import tables
-from hfsched.vcpu.kvm.cpu import KvmVcpu
+from hfsched.vcpu.kvm.cpu import ARGUMENT_REGISTERS, KvmVcpu
 from hfsched.vcpu.kvm.device import MACHINE
 from hfsched.vcpu.kvm.gate import Gate
 from hfsched.vcpu.kvm.slots import Region, Slots
@@ -34,6 +34,7 @@ class KvmSpace:
         self, runtime: Runtime, core: Any, kvm: int, run_size: int, name: str, vcpus: int
     ) -> None:
         self.name = name
+        self.argument_registers = ARGUMENT_REGISTERS
         self._core = core
         self._kvm = kvm
         self._run_size = run_size

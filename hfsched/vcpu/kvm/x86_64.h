@@ -7,6 +7,12 @@
 
 #include "internal.h"
 
+/* The argument of KVM_GET_MSRS and KVM_SET_MSRS for one register. */
+struct one_msr {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entry;
+};
+
 /* The general registers in the page shared with KVM (KVM_SYNC_X86_REGS), valid after an exit. */
 static inline struct kvm_regs *hfs_registers(struct hfs_cpu *cpu)
 {
@@ -29,5 +35,9 @@ void hfs_write_reply(struct hfs_cpu *cpu);
 
 /* Discard what KVM holds pending; the general registers are lost.  Return 0 or -errno. */
 int hfs_discard_pending(struct hfs_cpu *cpu);
+
+/* Make KVM's registers the guest's: complete what is pending, except an unanswered access, and write
+   the reply.  Return 0 or -errno. */
+int hfs_settle_registers(struct hfs_cpu *cpu);
 
 #endif

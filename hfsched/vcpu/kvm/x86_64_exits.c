@@ -32,6 +32,17 @@ static uint64_t *argument(struct kvm_regs *regs, int index)
 	}
 }
 
+int hfs_arguments(struct hfs_cpu *cpu, uint32_t count, uint64_t *out)
+{
+	uint32_t index;
+
+	if (count > HFS_ARGUMENTS)
+		return -EINVAL;
+	for (index = 0; index < count; index++)
+		out[index] = *argument(hfs_registers(cpu), (int)index);
+	return 0;
+}
+
 void hfs_write_reply(struct hfs_cpu *cpu)
 {
 	int index;

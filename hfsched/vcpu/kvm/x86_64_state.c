@@ -18,11 +18,6 @@ static const uint32_t msrs[] = {
 	0xc0000084, 0xc0000102,			/* SFMASK, KERNEL_GS_BASE */
 };
 
-struct one_msr {
-	struct kvm_msrs header;
-	struct kvm_msr_entry entry;
-};
-
 static void flat(struct kvm_segment *segment, int code)
 {
 	memset(segment, 0, sizeof(*segment));
@@ -118,6 +113,24 @@ struct saved {
 
 static const uint8_t magic[8] = "hfs-kx1";
 
+int hfs_settle_registers(struct hfs_cpu *cpu)
+{
+	if (!cpu->access_unanswered) {
+		/* Completing a read could run into the next access, which needs an answer. */
+		int error = cpu->read_unfinished ? hfs_cancel_access(cpu) : hfs_complete_pending(cpu);
+
+		if (error)
+			return error;
+	}
+	if (cpu->reply.count) {
+		hfs_write_reply(cpu);
+		cpu->run->kvm_dirty_regs = 0;
+		if (ioctl(cpu->fd, KVM_SET_REGS, hfs_registers(cpu)))
+			return -errno;
+	}
+	return 0;
+}
+
 int hfs_saved_size(void)
 {
 	return sizeof(struct saved);
@@ -127,26 +140,17 @@ int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size)
 {
 	struct saved *saved = (struct saved *)out;
 	unsigned int index;
+	int error;
 
 	if (size != sizeof(*saved))
 		return -EINVAL;
 	memset(saved, 0, sizeof(*saved));
 	memcpy(saved->magic, magic, sizeof(magic));
 	saved->left = -1;
-	if (!cpu->access_unanswered) {
-		/* Completing a read could run into the next access, which needs an answer. */
-		int error = cpu->read_unfinished ? hfs_cancel_access(cpu) : hfs_complete_pending(cpu);
-
-		if (error)
-			return error;
-	}
+	error = hfs_settle_registers(cpu);
+	if (error)
+		return error;
 	hfs_timer_remaining(cpu, &saved->left);
-	if (cpu->reply.count) {
-		hfs_write_reply(cpu);
-		cpu->run->kvm_dirty_regs = 0;
-		if (ioctl(cpu->fd, KVM_SET_REGS, hfs_registers(cpu)))
-			return -errno;
-	}
 	if (ioctl(cpu->fd, KVM_GET_REGS, &saved->regs) ||
 	    ioctl(cpu->fd, KVM_GET_SREGS, &saved->sregs) ||
 	    ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &saved->events) ||

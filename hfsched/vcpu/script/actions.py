@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hfsched.vcpu.engine import Conduit
+from hfsched.vcpu.registers import ARGUMENTS, ARM64_ARGUMENTS
 
 __all__ = ["REGISTERS", "Abort", "Action", "Hvc", "Load", "Smc", "Step", "Store", "Wfi"]
 
-REGISTERS = 8  # x0..x7
+REGISTERS = ARGUMENTS  # x0..x7; a call that has more passes x0..x17
 WORD = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -22,13 +23,19 @@ class Abort(Exception):  # noqa: N818 - the architecture's word
 
 
 class Hvc:
-    """HVC with x0, x1, ...; the others are 0.  Sent back: x0..x7."""
+    """HVC with x0, x1, ... x17; the others are 0.
+
+    Sent back: x0..x7, or x0..x17 if the call or its answer has more than these eight.
+    """
 
     __slots__ = ("args",)
     conduit = Conduit.HVC
 
     def __init__(self, *args: int) -> None:
-        self.args = tuple(arg & WORD for arg in args) + (0,) * (REGISTERS - len(args))
+        count = REGISTERS if len(args) <= REGISTERS else ARM64_ARGUMENTS
+        if len(args) > count:
+            raise TypeError(f"{len(args)} arguments: a hypercall has x0 to x{count - 1}")
+        self.args = tuple(arg & WORD for arg in args) + (0,) * (count - len(args))
 
 
 class Smc(Hvc):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.errors import InternalError, UserError
 from hfsched.text import safe_repr
 from hfsched.vcpu.engine import Exit, Failed, Hypercall, Kicked, Mmio, Permissions, Timer
 from hfsched.vcpu.engine import Wfi as WfiExit
+from hfsched.vcpu.registers import ARM64_ARGUMENTS, SCRIPT, encode
 from hfsched.vcpu.script.actions import (
     REGISTERS,
     WORD,
@@ -23,6 +24,7 @@ from hfsched.vcpu.script.actions import (
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.script.space import ScriptSpace
 
 __all__ = ["Cpu", "Guest", "Program"]
@@ -41,9 +43,10 @@ class _Frame:
     registers themselves after a call, or an access that is still to be done.
     """
 
-    __slots__ = ("guest", "owed", "regs")
+    __slots__ = ("guest", "owed", "program", "regs")
 
-    def __init__(self, guest: Guest, arg: int) -> None:
+    def __init__(self, program: Program, guest: Guest, arg: int) -> None:
+        self.program = program
         self.guest = guest
         self.regs = [arg] + [0] * (REGISTERS - 1)
         self.owed: tuple[int, ...] | Abort | list[int] | Load | Store | None = None
@@ -142,9 +145,25 @@ class Cpu:
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)
 
+    def arguments(self, count: int) -> tuple[int, ...]:
+        if count > ARM64_ARGUMENTS:
+            raise InternalError(f"engine script: {count} of {ARM64_ARGUMENTS} argument registers")
+        regs = self._stack[-1].regs if self._stack else []
+        return (*regs, *(0,) * (count - len(regs)))[:count]
+
     def reply(self, values: Sequence[int]) -> None:
+        count = len(values)
+        if count > ARM64_ARGUMENTS:
+            raise InternalError(f"engine script: {count} values for {ARM64_ARGUMENTS} registers")
         if self._stack:
-            self._stack[-1].regs[: len(values)] = [value & WORD for value in values]
+            if count > REGISTERS:
+                self._extend()
+            self._stack[-1].regs[:count] = [value & WORD for value in values]
+
+    def _extend(self) -> None:
+        """Give the generator x8 to x17 too."""
+        regs = self._stack[-1].regs
+        regs += [0] * (ARM64_ARGUMENTS - len(regs))
 
     def complete_mmio(self, value: int) -> None:
         action = self._accessing().owed
@@ -171,6 +190,29 @@ class Cpu:
     def mask_timer(self) -> None:
         self.timer_masked = True
 
+    def program_counter(self) -> int:
+        """Return the address of the program that runs, 0 for one that has none."""
+        return self._space.known_address(self._stack[-1].program) if self._stack else 0
+
+    def registers(self) -> Registers:
+        values = self.arguments(ARM64_ARGUMENTS)
+        found: Registers = {f"x{number}": value for number, value in enumerate(values)}
+        found["pc"] = self.program_counter()
+        return found
+
+    def set_registers(self, values: Mapping[str, int | bytes]) -> None:
+        stored = encode(values, SCRIPT)
+        numbers = {name: int.from_bytes(raw, "little") for name, raw in stored.items()}
+        where = f"vm {self._space.name}: engine script"
+        if numbers.pop("pc", self.program_counter()) != self.program_counter():
+            raise UserError(f"{where} cannot set pc: a Python generator has no jump")
+        if numbers and not self._stack:
+            raise UserError(f"{where}: no registers: {self._missing}")
+        for name, number in numbers.items():
+            if int(name[1:]) >= REGISTERS:
+                self._extend()
+            self._stack[-1].regs[int(name[1:])] = number
+
     def save(self) -> bytes:
         raise UserError(f"vm {self._space.name}: engine script cannot save a Python generator")
 
@@ -194,7 +236,7 @@ class Cpu:
             self._die(f"the guest function raised {safe_repr(exc)}")
             return
         if isinstance(guest, Generator):
-            self._stack.append(_Frame(guest, arg))
+            self._stack.append(_Frame(program, guest, arg))
         else:
             self._die(f"the guest function is no generator: it returned a {type(guest).__name__}")
 
@@ -225,7 +267,8 @@ class Cpu:
         if isinstance(action, Hvc):
             frame.regs[:] = action.args
             frame.owed = frame.regs
-            return Hypercall(action.conduit, action.args)
+            args = action.args
+            return Hypercall(action.conduit, args if len(args) == REGISTERS else args[:REGISTERS])
         if isinstance(action, Wfi):
             return None if self._line.get() else WfiExit()
         if isinstance(action, Step):

@@ -8,6 +8,7 @@ from hfsched.errors import InternalError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
+from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.script.cpu import Cpu, Program
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class ScriptSpace:
 
     def __init__(self, runtime: Runtime, name: str, vcpus: int) -> None:
         self.name = name
+        self.argument_registers = ARM64_ARGUMENTS
         self.base = 0
         self._ram: Ram | None = None
         self._pages: dict[int, Permissions] = {}
@@ -67,6 +69,12 @@ class ScriptSpace:
         """Return the address at which `reset` finds the program."""
         if program not in self._programs:
             self._programs.append(program)
+        return self.base + 4 * self._programs.index(program)
+
+    def known_address(self, program: Program) -> int:
+        """Return the address of a program, 0 if `address_of` never gave it one."""
+        if program not in self._programs:
+            return 0
         return self.base + 4 * self._programs.index(program)
 
     def program_at(self, address: int) -> Program | None:

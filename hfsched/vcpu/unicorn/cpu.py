@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer
+from hfsched.vcpu.registers import ARM64_ARGUMENTS
+from hfsched.vcpu.unicorn import registers
 from hfsched.vcpu.unicorn.exceptions import Ec
 from hfsched.vcpu.unicorn.library import ERR_EXCEPTION, ERR_OK
 from hfsched.vcpu.unicorn.state import digest
@@ -19,9 +21,10 @@ from hfsched.vcpu.unicorn.timerhooks import TimerHooks
 from hfsched.vcpu.unicorn.traps import Traps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hfsched.runtime.base import Lock, Runtime
+    from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
     from hfsched.vcpu.unicorn.space import UnicornSpace
 
@@ -111,9 +114,18 @@ class UnicornVcpu:
             if stop is not None:
                 return stop
 
+    def arguments(self, count: int) -> tuple[int, ...]:
+        """Return x0 to x(count - 1) of the last hypercall."""
+        if count > ARM64_ARGUMENTS:
+            raise InternalError(f"engine unicorn: {count} of {ARM64_ARGUMENTS} argument registers")
+        return tuple(self._machine.x[:count])
+
     def reply(self, values: Sequence[int]) -> None:
         """Write x0, x1, ..."""
-        self._machine.x[: len(values)] = list(values)
+        count = len(values)
+        if count > ARM64_ARGUMENTS:
+            raise InternalError(f"engine unicorn: {count} values for {ARM64_ARGUMENTS} registers")
+        self._machine.x[:count] = list(values)
 
     def complete_mmio(self, value: int) -> None:
         """Finish the last `Mmio` exit."""
@@ -134,6 +146,20 @@ class UnicornVcpu:
     def mask_timer(self) -> None:
         """Set the mask bit of the virtual timer."""
         self._timer.mask()
+
+    def program_counter(self) -> int:
+        """Return the address of the next instruction."""
+        return int(self._machine.pc[0])
+
+    def registers(self) -> Registers:
+        """Return the registers by name."""
+        return registers.read(self._machine, self._timer)
+
+    def set_registers(self, values: Mapping[str, int | bytes]) -> None:
+        """Write registers by name."""
+        registers.write(self._machine, self._timer, values)
+        self._traps.pending = None
+        self.invalidate(code=True)
 
     def save(self) -> bytes:
         """Return every register; only this version of Unicorn can use it."""

@@ -204,6 +204,11 @@ class Machine:
         self._library.reg_read(self.uc, Reg.Q0 + index, ctypes.addressof(value))
         return value.raw
 
+    def write_vector(self, index: int, value: bytes) -> None:
+        """Write Q0..Q31, 16 bytes."""
+        buffer = ctypes.create_string_buffer(value, 16)
+        self._reg_write(self.uc, Reg.Q0 + index, ctypes.addressof(buffer))
+
     def read_system(self, key: Key) -> int:
         """Read a system register by its encoding, 0 where Unicorn has none."""
         register, address = self._system(key)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hfsched.errors import InternalError
 from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
+from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn.cpu import UnicornVcpu
 from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
 from hfsched.vcpu.unicorn.stage2 import Stage2
@@ -85,6 +86,7 @@ class UnicornSpace:
         self, runtime: Runtime, library: Library, turn: Lock, name: str, vcpus: int
     ) -> None:
         self.name = name
+        self.argument_registers = ARM64_ARGUMENTS
         self._runtime = runtime
         self._library = library
         self._turn = turn

@@ -54,10 +54,10 @@ def test_an_unanswered_write_is_repeated() -> None:
     with Guest(use_vectors(), mov(1, HOLE), mov(0, 5), store) as guest:
         stop = guest.enter()
         assert isinstance(stop, Mmio)
-        at = guest.cpu.pc
+        at = guest.cpu.program_counter()
         guest.cpu.kick()
         assert guest.enter() == Kicked()
-        assert guest.cpu.pc == at
+        assert guest.cpu.program_counter() == at
         assert [guest.enter() for _ in range(2)] == [stop, stop]
         guest.map_second(HOLE)
         assert guest.call()[0] == 5
@@ -87,7 +87,7 @@ def test_only_an_access_can_be_completed_or_aborted() -> None:
 
 def abort(guest: Guest) -> tuple[int, ...]:
     """Answer an access with an abort; return {vector, ESR, FAR, ELR, PSTATE}."""
-    at = guest.cpu.pc
+    at = guest.cpu.program_counter()
     guest.cpu.inject_abort()
     vector, esr, far, elr, pstate = guest.call()[:5]
     assert (vector, elr) == (SYNC, at)

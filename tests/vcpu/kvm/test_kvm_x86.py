@@ -20,7 +20,7 @@ OTHERS = ("rbx", "rbp", "r11", "r12", "r13", "r14", "r15")
 def test_how_a_cpu_begins() -> None:
     with Guest(x64.forever(CALL)) as guest:
         assert guest.enter() == Hypercall(Conduit.HVC, (0, 0x1234, 0, 0, 0, 0, 0, 0))
-        assert guest.cpu.pc == BASE + len(CALL)
+        assert guest.cpu.program_counter() == BASE + len(CALL)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_instruction_that_kvm_cannot_do_is_the_end_of_the_cpu_and_no_fetch() 
     with Guest(x64.mov("rbx", 7) + x64.POPCNT + CALL, handlers={PAGE_FAULT: REPORT_ALL}) as guest:
         end = guest.enter()
         if isinstance(end, Failed):
-            assert "an instruction that it cannot do" in end.reason
+            assert "cannot emulate the instruction" in end.reason
         else:
             assert args(end)[0] == 3
 

@@ -222,7 +222,7 @@ def test_code_that_comes_back_while_its_fetch_is_looked_at(monkeypatch: pytest.M
         guest.cpu.reset(BASE, 0)
         end = guest.enter()
         assert isinstance(end, Failed)
-        assert "cannot do" in end.reason
+        assert "cannot emulate" in end.reason
 
 
 def test_the_first_page_tables_grow_under_a_running_cpu() -> None:
