@@ -16,6 +16,7 @@ from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Cpu, Guest, Hvc, ScriptEngine
+from hfsched.vmm.assembly import assemble
 
 BASE = 0x8000_0000
 WIDE_CALL = 0x84000100
@@ -43,7 +44,7 @@ class Wide(type(FFA_1_0)):  # type: ignore[misc]
 
 def machine(dialect: Dialect) -> tuple[Hypervisor, ScriptEngine, Ram]:
     runtime = ThreadRuntime()
-    return Hypervisor(runtime, lambda _vm, _line: None), ScriptEngine(runtime), Ram("vm", 4096 * 4)
+    return assemble(runtime).hypervisor, ScriptEngine(runtime), Ram("vm", 4096 * 4)
 
 
 def test_such_a_call_is_read_and_answered_whole() -> None:
@@ -57,7 +58,7 @@ def test_such_a_call_is_read_and_answered_whole() -> None:
         got.append((yield Hvc(WIDE_CALL, *range(2, 18), 500)))
         yield Hvc(FfaId.YIELD)
 
-    vm = hypervisor.registry.add("vm", dialect, space, ram, BASE, 1)
+    vm = hypervisor.registry.add(3, "vm", dialect, space, ram, BASE, 1)
     hypervisor.start(vm.id, space.address_of(guest), 0)
     SEEN.clear()
     assert isinstance(hypervisor.run(vm.id, 0), Yield)
@@ -71,10 +72,10 @@ def test_an_engine_with_eight_registers_refuses_it() -> None:
     space = engine.space("vm", 1)
     space.argument_registers = 8
     with pytest.raises(ConfigError) as caught:
-        hypervisor.registry.add("vm", dialect, space, ram, BASE, 1)
+        hypervisor.registry.add(3, "vm", dialect, space, ram, BASE, 1)
     assert str(caught.value) == (
         "vm vm: dialect wide passes x0 to x17, and this engine has 8 argument registers:"
         " use an aarch64 image"
     )
     assert not hypervisor.registry.vms
-    hypervisor.registry.add("vm", FFA_1_0, space, ram, BASE, 1)
+    hypervisor.registry.add(3, "vm", FFA_1_0, space, ram, BASE, 1)
