@@ -37,9 +37,9 @@ from swap_world import MIB, Bare, Loops, Native, Ours, some, warm
 
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap import device
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import AROUND
+from hfsched.swap.core import device
+from hfsched.swap.core.guestpages import AROUND
+from hfsched.swap.pages.entries import Staging
 
 FAULTS_SIZE = 64 * MIB
 FAULTS = 1000  # in a round, of each

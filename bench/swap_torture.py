@@ -41,9 +41,9 @@ from talk import TARGETS, Talk, Target
 from hfsched.errors import HfschedError
 from hfsched.runtime.threads import tune_process
 from hfsched.scheduler.outbox import Sent
-from hfsched.swap.entries import State as Page
-from hfsched.swap.messages import State
-from hfsched.swap.table import table_size
+from hfsched.swap.core.table import table_size
+from hfsched.swap.pages.entries import State as Page
+from hfsched.swap.protocol.messages import State
 from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["TARGETS", "FaultError", "Target", "cycles", "kills"]

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Self
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import GuestPages, open_userfault, zap
-from hfsched.swap.mainmember import MainMember
-from hfsched.swap.messages import Region, State
-from hfsched.swap.monitor import monitor
-from hfsched.swap.owner import Owner
-from hfsched.swap.resources import pack
-from hfsched.swap.stores import Stores, open_swap_file
+from hfsched.swap.client.client import Owner
+from hfsched.swap.client.mainmember import MainMember
+from hfsched.swap.core.guestpages import GuestPages, open_userfault, zap
+from hfsched.swap.core.resources import pack
+from hfsched.swap.core.stores import Stores, open_swap_file
+from hfsched.swap.monitor.program import monitor
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.protocol.messages import Region, State
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime

@@ -74,7 +74,7 @@ def cross_build(
 
 def extensions(image: Image) -> dict[str, Path]:
     """Return the project's own compiled modules, by their paths in it."""
-    kvm, swap = TOP / "hfsched" / "vcpu" / "kvm", TOP / "hfsched" / "swap"
+    kvm, swap = TOP / "hfsched" / "vcpu" / "kvm", TOP / "hfsched" / "swap" / "core"
     kvm_build, swap_build = (_load(folder / "build_core.py") for folder in (kvm, swap))
     return dict(
         _extension(image, package, ffi, sources)
@@ -84,7 +84,7 @@ def extensions(image: Image) -> dict[str, Path]:
                 kvm_build.builder(TOP, "aarch64"),
                 [kvm / name for name in kvm_build.sources("aarch64")],
             ),
-            ("hfsched.swap", swap_build.builder(TOP), sorted(swap.glob("*.c"))),
+            ("hfsched.swap.core", swap_build.builder(TOP), sorted(swap.glob("*.c"))),
         )
     )
 

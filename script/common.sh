@@ -57,7 +57,7 @@ environment() {
         "$system_python" -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
         "$system_python" -m venv --clear "$venv"
     fi
-    wanted="$(command -v "${CC:-cc}" || :) $(cat "$top/pyproject.toml" "$top"/hfsched/*/*.[ch] "$top"/hfsched/*/*/*.[ch]) $top $*"
+    wanted="$(command -v "${CC:-cc}" || :) $(cat "$top/pyproject.toml" "$top"/hfsched/*/*/*.[ch]) $top $*"
     for extra in "$@"; do
         if ! grep -qsxF "$(printf '%s' "$wanted" | cksum) $extra" "$venv/installed"; then
             compiler

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from hfsched.memory import userfault
-from hfsched.swap import device as swap
+from hfsched.swap.core import device as swap
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images
 

@@ -16,7 +16,7 @@ from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, Request, SwapReport
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap.picture import LEGEND, size
+from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
 
 __all__ = ["add_parser", "run"]
@@ -118,7 +118,7 @@ def _lines(args: argparse.Namespace, answer: Answer) -> list[str]:
 
 
 def _drawn(vm: str, report: SwapReport) -> str:
-    from hfsched.swap.svg import svg  # noqa: PLC0415 - only where it is wanted
+    from hfsched.swap.report.svg import svg  # noqa: PLC0415 - only where it is wanted
 
     title = f"Guest memory of {vm}"
     return svg(title, _report(report), report.pictures, report.cell // PAGE_SIZE)

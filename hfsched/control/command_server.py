@@ -15,8 +15,8 @@ from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
 from hfsched.control.listener import accept
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap.messages import TEXT_MAX
-from hfsched.swap.picture import cell_size
+from hfsched.swap.protocol.messages import TEXT_MAX
+from hfsched.swap.report.picture import cell_size
 from hfsched.text import one_line
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ import msgspec
 from msgspec import Meta
 
 from hfsched.errors import HfschedError
-from hfsched.swap.footprint import Memory
-from hfsched.swap.messages import TEXT_MAX, Status
+from hfsched.swap.report.footprint import Memory
+from hfsched.swap.protocol.messages import TEXT_MAX, Status
 from hfsched.text import one_line
 
 __all__ = [
@@ -123,7 +123,7 @@ class Refused(_Answer, frozen=True, tag="refused"):
 
 
 class SwapReport(_Answer, frozen=True, tag="swap"):
-    """How swap is, what RAM it takes, and where each VM's memory is (`hfsched.swap.picture`).
+    """How swap is, what RAM it takes, and where each VM's memory is (`hfsched.swap.report.picture`).
 
     `empty`: how many of the resident pages take no memory: never touched, or zero and given back.
     `cell`: bytes that a character of a picture stands for: more than 2 MiB for very much memory.

@@ -20,9 +20,10 @@ from hfsched.scenarios.swapchild import Other
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Step, Suspension
-from hfsched.swap.entries import State
-from hfsched.swap.messages import Region
-from hfsched.swap.owner import Owner, SwapError
+from hfsched.swap.client.client import Owner
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.pages.entries import State
+from hfsched.swap.protocol.messages import Region
 
 if TYPE_CHECKING:
     from hfsched.explore.handles import ProcessHandle

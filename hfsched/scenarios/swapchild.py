@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.objects import Thing
 from hfsched.scenarios.swapmemory import CHILD, Memory
-from hfsched.swap.child import Child
-from hfsched.swap.childmessages import Answer, Request, Zap
-from hfsched.swap.member import ChildMember, Part
-from hfsched.swap.messages import Done, Region
+from hfsched.swap.child.child import Child
+from hfsched.swap.client.childmember import ChildMember, Part
+from hfsched.swap.protocol.childmessages import Answer, Request, Zap
+from hfsched.swap.protocol.messages import Done, Region
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
-    from hfsched.swap.owner import Owner
+    from hfsched.swap.client.client import Owner
 
 __all__ = ["Other"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from hfsched.explore.objects import Thing
-from hfsched.swap.entries import Entry, PageTable, State
-from hfsched.swap.pages import Phase
+from hfsched.swap.pages.entries import Entry, PageTable, State
+from hfsched.swap.pages.store import Phase
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime

@@ -1,6 +1,6 @@
 """A monitor's data plane over a `Memory`: in steps, each of which may be the last before it dies.
 
-The entries change as `hfsched.swap.entries` says.
+The entries change as `hfsched.swap.pages.entries` says.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
-from hfsched.swap.controller import Controller
-from hfsched.swap.entries import Answer, Entry, State
-from hfsched.swap.pages import Counts, Phase, Progress
-from hfsched.swap.serving import serve
+from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.monitor.serving import serve
+from hfsched.swap.pages.entries import Answer, Entry, State
+from hfsched.swap.pages.store import Counts, Phase, Progress
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
-    from hfsched.swap.messages import Begin, Register
+    from hfsched.swap.protocol.messages import Begin, Register
 
 __all__ = ["Monitor", "Store"]
 

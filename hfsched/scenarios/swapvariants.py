@@ -9,7 +9,7 @@ from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
 from hfsched.scenarios.swapstore import Monitor
-from hfsched.swap.messages import (
+from hfsched.swap.protocol.messages import (
     Answer,
     Done,
     Enable,

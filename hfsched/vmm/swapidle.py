@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.scheduler.suspension import SuspendError
-from hfsched.swap.messages import State, Status
-from hfsched.swap.owner import LostError, SwapError
+from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.protocol.messages import State, Status
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Cell, Runtime, Task

@@ -15,25 +15,27 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap import device
-from hfsched.swap.entries import Staging
-from hfsched.swap.footprint import Footprint, held
-from hfsched.swap.mainmember import MainMember
-from hfsched.swap.member import ChildMember, Part
-from hfsched.swap.messages import Region
-from hfsched.swap.monitor import monitor
-from hfsched.swap.owner import Owner, Standstill, SwapError, still
-from hfsched.swap.picture import CELL, mark_empty, picture
-from hfsched.swap.resources import pack
-from hfsched.swap.stores import Stores
-from hfsched.swap.table import table_size
-from hfsched.swap.userfault import userfault
-from hfsched.vmm.company import Company
+from hfsched.swap.client.childmember import ChildMember, Part
+from hfsched.swap.client.client import Owner
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.client.mainmember import MainMember
+from hfsched.swap.client.memberset import Company
+from hfsched.swap.client.suspension import Standstill, still
+from hfsched.swap.core import device
+from hfsched.swap.core.resources import pack
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.core.table import table_size
+from hfsched.swap.core.userfault import userfault
+from hfsched.swap.monitor.program import monitor
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.protocol.messages import Region
+from hfsched.swap.report.footprint import Footprint, held
+from hfsched.swap.report.picture import CELL, mark_empty, picture
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import End, Runtime
-    from hfsched.swap.messages import Status
+    from hfsched.swap.protocol.messages import Status
 
 __all__ = ["MachineSwap"]
 
@@ -118,7 +120,7 @@ class MachineSwap:
     ) -> None:
         """Give a process the memory of VMs (None: of all), and serve its faults from then on.
 
-        `end` is this side of the channel that its `hfsched.swap.child.Child` has the other end of.
+        `end` is this side of the channel that its `hfsched.swap.child.child.Child` has the other end of.
         It is this object's now, and closed in the end, also when this raises; the process takes
         that for the end of main.  From now on it stands still whenever the machine does for swap.
         A `dynamic` process may die, and is forgotten then; when one dies that is not, Enable is

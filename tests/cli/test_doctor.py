@@ -12,7 +12,7 @@ import pytest
 
 from hfsched.cli import doctor
 from hfsched.memory import userfault
-from hfsched.swap import device as swap
+from hfsched.swap.core import device as swap
 from hfsched.vcpu.kvm import device
 
 if TYPE_CHECKING:

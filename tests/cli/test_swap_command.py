@@ -16,8 +16,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from hfsched.errors import UserError
-from hfsched.swap import device
-from hfsched.swap.guestpages import open_userfault
+from hfsched.swap.core import device
+from hfsched.swap.core.guestpages import open_userfault
 from hfsched.vmm.guests import bundled_images
 
 if TYPE_CHECKING:

@@ -36,9 +36,9 @@ from hfsched.control.commands import (
 from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.footprint import Memory
-from hfsched.swap.messages import Metrics, State, Status
-from hfsched.swap.owner import SwapError
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.protocol.messages import Metrics, State, Status
+from hfsched.swap.report.footprint import Memory
 
 from .harness import runtime_directory
 

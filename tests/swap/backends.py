@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap import child as child_module
-from hfsched.swap.child import Child
-from hfsched.swap.childmessages import Answer, Request, Zap
-from hfsched.swap.guestpages import open_userfault
+from hfsched.swap.child import child as child_module
+from hfsched.swap.child.child import Child
+from hfsched.swap.core.guestpages import open_userfault
+from hfsched.swap.protocol.childmessages import Answer, Request, Zap
 
 from .harness import PAGE
 

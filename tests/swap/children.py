@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import GuestPages, Region, zap
-from hfsched.swap.stores import Stores, SwapFile
+from hfsched.swap.core.guestpages import GuestPages, Region, zap
+from hfsched.swap.core.stores import Stores, SwapFile
+from hfsched.swap.pages.entries import Staging
 
 from .harness import PAGE, userfault
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from hfsched.runtime.base import End, Process, Runtime, Task
 from hfsched.runtime.threads import SocketEnd, ThreadRuntime
-from hfsched.swap.controller import Controller
-from hfsched.swap.messages import Begin, Region, Register, Zapped, decode_request, name_of
-from hfsched.swap.pages import Counts, Phase, Progress
-from hfsched.swap.serving import serve
+from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.monitor.serving import serve
+from hfsched.swap.pages.store import Counts, Phase, Progress
+from hfsched.swap.protocol.messages import Begin, Region, Register, Zapped, decode_request, name_of
 
 __all__ = ["FakeMember", "FakeMembers", "FakePages", "Harness", "Machine", "Plan", "register"]
 

@@ -14,11 +14,11 @@ import pytest
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import Ram
-from hfsched.swap import device
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import GuestPages, Region, open_userfault, zap
-from hfsched.swap.pages import Progress
-from hfsched.swap.stores import Stores, SwapFile
+from hfsched.swap.core import device
+from hfsched.swap.core.guestpages import GuestPages, Region, open_userfault, zap
+from hfsched.swap.core.stores import Stores, SwapFile
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.pages.store import Progress
 
 PAGE = 4096
 MIB = 1 << 20

@@ -14,7 +14,7 @@ import sys
 
 from talk import UNICORN, Talk
 
-from hfsched.swap.messages import State
+from hfsched.swap.protocol.messages import State
 
 
 def child(word: str) -> dict[str, int]:

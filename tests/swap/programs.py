@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.swap.controller import Controller
-from hfsched.swap.messages import Begin
-from hfsched.swap.serving import serve
+from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.monitor.serving import serve
+from hfsched.swap.protocol.messages import Begin
 
 from .fakes import FakeMembers, FakePages
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from talk import TARGETS, UNICORN, Talk, Target
 
-from hfsched.swap.messages import State, Status
-from hfsched.swap.owner import SwapError
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.protocol.messages import State, Status
 from hfsched.vmm.swapping import MachineSwap
 
 from .harness import MIB

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from hfsched.errors import UserError
-from hfsched.swap.controller import CLEAN_EVERY, WAIT
-from hfsched.swap.messages import (
+from hfsched.swap.monitor.controller import CLEAN_EVERY, WAIT
+from hfsched.swap.protocol.messages import (
     Begin,
     Collect,
     Collected,

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hfsched.swap import device
-from hfsched.swap.entries import Answer, Entry, PageTable, Staging, State
-from hfsched.swap.table import CoreTable, table_size
+from hfsched.swap.core import device
+from hfsched.swap.core.table import CoreTable, table_size
+from hfsched.swap.pages.entries import Answer, Entry, PageTable, Staging, State
 
 PAGES = 3
 COPIES = (State.FILE, State.COMPRESSED, State.ZERO)

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import UserError
-from hfsched.swap import device
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import GuestPages, Liveness, Region
-from hfsched.swap.pages import Phase
-from hfsched.swap.stores import Stores, SwapFile
+from hfsched.swap.core import device
+from hfsched.swap.core.guestpages import GuestPages, Liveness, Region
+from hfsched.swap.core.stores import Stores, SwapFile
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.pages.store import Phase
 
 from .children import Member
 from .harness import PAGE, World, needs_userfault, plain, through, userfault

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.swap import footprint
-from hfsched.swap.footprint import Footprint, Memory, allocated, held, resident
-from hfsched.swap.messages import State
+from hfsched.swap.protocol.messages import State
+from hfsched.swap.report import footprint
+from hfsched.swap.report.footprint import Footprint, Memory, allocated, held, resident
 
 from .harness import MIB, PAGE, needs_userfault
 from .swapping import (

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import InternalError
-from hfsched.swap import device
-from hfsched.swap.entries import Answer, Staging, State
-from hfsched.swap.guestpages import GuestPages, Region
-from hfsched.swap.messages import REGIONS_MAX
-from hfsched.swap.pages import EVENTS, Phase, Progress
-from hfsched.swap.table import CoreTable
+from hfsched.swap.core import device
+from hfsched.swap.core.guestpages import GuestPages, Region
+from hfsched.swap.core.table import CoreTable
+from hfsched.swap.pages.entries import Answer, Staging, State
+from hfsched.swap.pages.store import EVENTS, REGIONS_MAX, Phase, Progress
 
 from .harness import MIB, PAGE, World, needs_lz4, needs_userfault, through
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap import monitor as program
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import GuestPages
-from hfsched.swap.messages import (
+from hfsched.swap.core.guestpages import GuestPages
+from hfsched.swap.core.resources import pack, unpack
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.monitor import program
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.protocol.messages import (
     RESOURCES_MAX,
     Begin,
     Collected,
@@ -34,8 +36,6 @@ from hfsched.swap.messages import (
     encode,
     number_of,
 )
-from hfsched.swap.resources import pack, unpack
-from hfsched.swap.stores import Stores
 
 from .harness import PAGE, needs_userfault, userfault
 from .test_messages import requests

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import UserError
-from hfsched.swap.entries import Staging
+from hfsched.swap.pages.entries import Staging
 
 from .harness import MIB, PAGE, World, needs_userfault
 

@@ -22,9 +22,9 @@ from machines import belongings
 
 from hfsched.errors import UserError
 from hfsched.scheduler.suspension import SuspendError
-from hfsched.swap import device
-from hfsched.swap.messages import State
-from hfsched.swap.owner import SwapError
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.core import device
+from hfsched.swap.protocol.messages import State
 from hfsched.vmm import swapping
 
 from .harness import PAGE, needs_userfault

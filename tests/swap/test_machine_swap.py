@@ -13,9 +13,9 @@ import pytest
 from machines import belongings
 
 from hfsched.errors import UserError
-from hfsched.swap import guestpages, userfault
-from hfsched.swap.messages import State
-from hfsched.swap.owner import SwapError
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.core import guestpages, userfault
+from hfsched.swap.protocol.messages import State
 
 from .harness import MIB, needs_userfault
 from .swapping import (

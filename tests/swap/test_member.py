@@ -12,8 +12,11 @@ from machines import belongings
 from hfsched.memory.ram import Ram
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.child import Child, Gate
-from hfsched.swap.childmessages import (
+from hfsched.swap.child.child import Child
+from hfsched.swap.child.gate import Gate
+from hfsched.swap.client.childmember import ChildMember, Part
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.protocol.childmessages import (
     Answer,
     GoOn,
     Join,
@@ -27,9 +30,7 @@ from hfsched.swap.childmessages import (
     decode_answer,
     decode_request,
 )
-from hfsched.swap.member import ChildMember, Part
-from hfsched.swap.messages import Done, Refused, encode
-from hfsched.swap.owner import SwapError
+from hfsched.swap.protocol.messages import Done, Refused, encode
 
 from .harness import PAGE, needs_userfault, userfault
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hfsched.swap import messages
-from hfsched.swap.messages import (
+from hfsched.swap.pages.store import REGIONS_MAX
+from hfsched.swap.protocol import messages
+from hfsched.swap.protocol.messages import (
     MEMBERS_MAX,
     NO_NUMBER,
-    REGIONS_MAX,
     Answer,
     Begin,
     Collect,

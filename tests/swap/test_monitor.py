@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.device import tier_problem
-from hfsched.swap.entries import Staging, State
-from hfsched.swap.stores import Stores
-from hfsched.swap.table import CoreTable
+from hfsched.swap.core.device import tier_problem
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.core.table import CoreTable
+from hfsched.swap.pages.entries import Staging, State
 
 from .children import Member, start_monitor
 from .harness import MIB, Guest, needs_userfault, userfault

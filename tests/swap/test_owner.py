@@ -13,10 +13,12 @@ import pytest
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap import keeper
-from hfsched.swap.keeper import STARTS
-from hfsched.swap.messages import State
-from hfsched.swap.owner import LostError, Owner, Resources, SwapError
+from hfsched.swap.client import supervisor as keeper
+from hfsched.swap.client.client import Owner
+from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.client.supervisor import STARTS
+from hfsched.swap.core.resources import Resources
+from hfsched.swap.protocol.messages import State
 
 from . import programs
 from .fakes import FakeMember, Harness, Plan

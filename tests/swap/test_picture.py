@@ -15,9 +15,9 @@ from explain import browser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfsched.swap.entries import Entry, State
-from hfsched.swap.picture import CELL, KINDS, cell_size, mark_empty, picture, size
-from hfsched.swap.svg import svg
+from hfsched.swap.pages.entries import Entry, State
+from hfsched.swap.report.picture import CELL, KINDS, cell_size, mark_empty, picture, size
+from hfsched.swap.report.svg import svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 CLASSES = {

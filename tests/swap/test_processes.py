@@ -17,8 +17,8 @@ from machines import belongings
 
 from hfsched.runtime.base import End, Runtime
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.messages import State
-from hfsched.swap.owner import SwapError
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.protocol.messages import State
 from hfsched.vmm import swapping
 
 from . import backends

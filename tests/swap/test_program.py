@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import GuestPages
-from hfsched.swap.guestpages import Region as Memory
-from hfsched.swap.messages import Region, Register, State
-from hfsched.swap.monitor import Processes, monitor
-from hfsched.swap.owner import Owner, SwapError
-from hfsched.swap.resources import pack, unpack
-from hfsched.swap.stores import Stores
+from hfsched.swap.client.client import Owner
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.core.guestpages import GuestPages
+from hfsched.swap.core.guestpages import Region as Memory
+from hfsched.swap.core.resources import pack, unpack
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.monitor.program import Processes, monitor
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.protocol.messages import Region, Register, State
 
 from . import children
 from .harness import PAGE, Guest, World, needs_userfault, userfault

@@ -9,8 +9,9 @@ import pytest
 
 from hfsched.runtime.base import ChannelClosedError, End
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.controller import Controller
-from hfsched.swap.messages import (
+from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.monitor.serving import serve
+from hfsched.swap.protocol.messages import (
     RESOURCES_ALL_MAX,
     RESOURCES_MAX,
     Answer,
@@ -30,7 +31,6 @@ from hfsched.swap.messages import (
     decode_answer,
     encode,
 )
-from hfsched.swap.serving import serve
 
 from .fakes import FakeMembers, FakePages, register
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import UserError
-from hfsched.swap.entries import Staging
-from hfsched.swap.stores import Stores, SwapFile, open_swap_file
+from hfsched.swap.core.stores import Stores, SwapFile, open_swap_file
+from hfsched.swap.pages.entries import Staging
 
 from .harness import World, needs_userfault
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from hfsched.errors import HfschedError, InternalError
 from hfsched.memory.ram import Ram
-from hfsched.swap.entries import Entry, Staging, State
-from hfsched.swap.guestpages import GuestPages, Region
-from hfsched.swap.pages import Counts, Phase
-from hfsched.swap.picture import picture
-from hfsched.swap.stores import Stores
-from hfsched.swap.table import CoreTable, table_size
+from hfsched.swap.core.guestpages import GuestPages, Region
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.core.table import CoreTable, table_size
+from hfsched.swap.pages.entries import Entry, Staging, State
+from hfsched.swap.pages.store import Counts, Phase
+from hfsched.swap.report.picture import picture
 
 from .harness import PAGE, needs_lz4, needs_userfault, plain, userfault
 

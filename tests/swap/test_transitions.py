@@ -18,13 +18,13 @@ import pytest
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.entries import Staging
-from hfsched.swap.mainmember import MainMember
-from hfsched.swap.messages import Region, State, Status
-from hfsched.swap.monitor import monitor
-from hfsched.swap.owner import Owner
-from hfsched.swap.resources import pack
-from hfsched.swap.stores import Stores
+from hfsched.swap.client.client import Owner
+from hfsched.swap.client.mainmember import MainMember
+from hfsched.swap.core.resources import pack
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.monitor.program import monitor
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.protocol.messages import Region, State, Status
 
 from .harness import PAGE, needs_userfault, userfault
 

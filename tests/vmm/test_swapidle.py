@@ -13,8 +13,8 @@ import hfsched.explore
 from hfsched.explore import World
 from hfsched.hypervisor.interface import Preempted
 from hfsched.scheduler.suspension import SuspendError
-from hfsched.swap.messages import State, Status
-from hfsched.swap.owner import LostError, SwapError
+from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.protocol.messages import State, Status
 from hfsched.vmm.swapidle import SwapIdle
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What a controller asks of the page store, and what it is told: the types alone.
 
-`hfsched.swap.entries` has the pages' states, which these count.
+`hfsched.swap.pages.entries` has the pages' states, which these count.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-__all__ = ["EVENTS", "Counts", "Pages", "Phase", "Progress"]
+__all__ = ["EVENTS", "REGIONS_MAX", "Counts", "Pages", "Phase", "Progress"]
+
+REGIONS_MAX = 1024  # of one page store
 
 
 class Phase(Enum):

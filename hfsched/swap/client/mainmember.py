@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hfsched.swap.guestpages import zap
+from hfsched.swap.core.guestpages import zap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hfsched.swap.messages import Region
+    from hfsched.swap.protocol.messages import Region
 
 __all__ = ["MainMember"]
 
 
 @dataclass(frozen=True, slots=True)
 class MainMember:
-    """See `hfsched.swap.keeper.Member`; it is member 0, and never dead while anybody asks."""
+    """See `hfsched.swap.client.member.Member`; it is member 0, and never dead while anybody asks."""
 
     uffd: int
     regions: Sequence[Region]

@@ -1,7 +1,7 @@
 """What a page of guest memory can be, and how it changes.
 
 Everything here is plain: no memory is touched and no system call made.  `PageTable` is the table as
-Python sees it; `hfsched.swap.table` has the one in C, atomic and in shared memory, with the same
+Python sees it; `hfsched.swap.core.table` has the one in C, atomic and in shared memory, with the same
 methods, the same encoding and the same answers.
 
 An entry is one 64-bit word, and a change is one compare-and-swap of it.  Two threads change

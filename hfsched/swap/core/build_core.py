@@ -1,6 +1,6 @@
 """Builds the extension `_core` (cffi, API mode): the compiler checks all against the headers.
 
-pip does it by ``setup.py``; ``python -m hfsched.swap.build_core`` does it in the source tree.
+pip does it by ``setup.py``; ``python -m hfsched.swap.core.build_core`` does it in the source tree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cffi import FFI
 __all__ = ["builder"]
 
 _HERE = Path(__file__).resolve().parent
-_TOP = _HERE.parents[1]
+_TOP = _HERE.parents[2]
 
 _CDEF = """
 #define HFS_REGIONS ...
@@ -89,11 +89,11 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 
 def builder(top: Path = Path()) -> FFI:
     """Return the description of the extension, for cffi, with files named from `top`."""
-    room = top / "hfsched" / "swap"
+    room = top / "hfsched" / "swap" / "core"
     ffi = FFI()
     ffi.cdef(_CDEF)
     ffi.set_source(
-        "hfsched.swap._core",
+        "hfsched.swap.core._core",
         '#include "core.h"\n',
         sources=[str(room / path.name) for path in sorted(_HERE.glob("*.c"))],
         depends=[str(room / path.name) for path in sorted(_HERE.glob("*.h"))],

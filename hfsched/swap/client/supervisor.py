@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from hfsched.errors import HfschedError
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.messages import (
+from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.client.member import Known, Member
+from hfsched.swap.core.resources import Resources
+from hfsched.swap.protocol.messages import (
     RESOURCES_MAX,
     Answer,
     Begin,
@@ -26,7 +28,6 @@ from hfsched.swap.messages import (
     Give,
     ProtocolError,
     Refused,
-    Region,
     Register,
     Request,
     SwapOut,
@@ -40,75 +41,13 @@ from hfsched.swap.messages import (
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Process, Runtime
 
-__all__ = ["Job", "Keeper", "Known", "LostError", "Member", "Resources", "SwapError", "refusal"]
+__all__ = ["Job", "Keeper", "refusal"]
 
 ATTEMPTS = 3  # monitors in a row that may die of the same request
 STARTS = 10  # monitors in a row that may die before they serve: to give up ends the machine
 START_AGAIN = 100_000_000  # ns, after there was no room for another process
 UNANSWERED_MAX = 32  # requests: more might fill the channel of a monitor that is silent
 START_WITHIN = 10_000_000_000  # ns, for each request of a take-over
-
-
-class SwapError(HfschedError):
-    """A request was not done; the text is one line, and says why.  The guest runs on."""
-
-
-class LostError(SwapError):
-    """There is no monitor any more, and none could be started."""
-
-
-class Member(Protocol):
-    """A process that maps guest memory, as main knows it.
-
-    A static one lives as long as the VM; a dynamic one may die.
-    """
-
-    @property
-    def number(self) -> int:
-        """Its number, below `hfsched.swap.messages.MEMBERS_MAX`; no two have the same."""
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether it may die."""
-
-    @property
-    def dead(self) -> bool:
-        """Whether main knows that it is dead."""
-
-    @property
-    def regions(self) -> Sequence[Region]:
-        """Where it maps guest memory; constant."""
-
-    def descriptors(self) -> Sequence[int]:
-        """Return its uffd, then its pidfd if it is dynamic: duplicates that main keeps open."""
-
-    def zap(self) -> None:
-        """Have it zap its page tables over its regions; raises OSError, ESRCH when it is dead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What every monitor gets: words that it knows, and a descriptor for each; main keeps them."""
-
-    words: tuple[str, ...] = ()
-    fds: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A member that the monitor was told of, and whether it has zapped since the last enable."""
-
-    member: Member
-    zapped: bool = True
-
-    def request(self) -> Register:
-        """Return the request that tells of it."""
-        return Register(
-            member=self.member.number,
-            dynamic=self.member.dynamic,
-            zapped=self.zapped,
-            regions=tuple(self.member.regions),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hfsched.swap.picture import KINDS, size
+from hfsched.swap.report.picture import KINDS, size
 
 __all__ = ["svg"]
 
@@ -59,7 +59,7 @@ _STYLE = """\
 
 
 def svg(title: str, lines: Sequence[str], pictures: Mapping[str, str], cell: int) -> str:
-    """Return the drawing of pictures (`hfsched.swap.picture`) whose cells have `cell` pages.
+    """Return the drawing of pictures (`hfsched.swap.report.picture`) whose cells have `cell` pages.
 
     `title` and `lines` stand above them.
     """

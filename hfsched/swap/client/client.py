@@ -2,28 +2,22 @@
 
 One task, the owner's, has the channel to the monitor.  It sends what others ask for, one request at a
 time, each with a deadline and an answer; and the end of the channel wakes it when the monitor dies, so
-that another one takes over at once (`hfsched.swap.keeper`) though nobody asks for anything.
+that another one takes over at once (`hfsched.swap.client.supervisor`) though nobody asks for anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from hfsched.swap.keeper import (
-    ATTEMPTS,
-    Job,
-    Keeper,
-    Known,
-    LostError,
-    Member,
-    Resources,
-    SwapError,
-    refusal,
-)
-from hfsched.swap.messages import (
+from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.client.member import Known, Member
+from hfsched.swap.client.supervisor import ATTEMPTS, Job, Keeper, refusal
+from hfsched.swap.client.suspension import Standstill, still
+from hfsched.swap.core.resources import Resources
+from hfsched.swap.protocol.messages import (
     Answer,
     Collect,
     Collected,
@@ -45,29 +39,9 @@ from hfsched.swap.messages import (
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime, Task
 
-__all__ = ["LostError", "Member", "Owner", "Resources", "Standstill", "SwapError", "still"]
+__all__ = ["Owner"]
 
 PATIENCE = 10_000_000_000  # ns
-
-
-class Standstill(Protocol):
-    """Brings vCPUs and devices to a standstill: one at a time, others wait for its end."""
-
-    def suspend(self, deadline: int | None = None) -> None:
-        """Stop everything, by the deadline; else raise, with nothing left stopped."""
-
-    def resume(self) -> None:
-        """Let everything go on."""
-
-
-@contextmanager
-def still(standstill: Standstill, deadline: int | None = None) -> Iterator[None]:
-    """Keep everything stopped for a ``with``."""
-    standstill.suspend(deadline)
-    try:
-        yield
-    finally:
-        standstill.resume()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfsched.errors import UserError
-from hfsched.swap.guestpages import open_userfault
+from hfsched.swap.core.guestpages import open_userfault
 
 __all__ = ["userfault"]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfsched.errors import UserError
-from hfsched.swap.entries import Staging
-from hfsched.swap.table import table_size
+from hfsched.swap.core.table import table_size
+from hfsched.swap.pages.entries import Staging
 
 __all__ = ["Stores", "SwapFile", "open_swap_file"]
 

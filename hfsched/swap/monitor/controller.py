@@ -1,7 +1,7 @@
 """The monitor's state machine: what each request does in each state, and the moves of pages.
 
 A plain class that one task uses.  `Controller.answer` answers a request, `Controller.work` moves one
-bounded chunk of pages; whoever calls them (`hfsched.swap.serving`) looks for requests between any
+bounded chunk of pages; whoever calls them (`hfsched.swap.monitor.serving`) looks for requests between any
 two chunks, so none waits for a move to end, and aborting a move is not going on with it.
 
 The commands are those of crosvm's vmm-swap.  What differs: a page table has been zapped by each
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.errors import UserError, describe
-from hfsched.swap.messages import (
+from hfsched.swap.pages.store import Phase
+from hfsched.swap.protocol.messages import (
     Answer,
     Begin,
     Collect,
@@ -43,10 +44,9 @@ from hfsched.swap.messages import (
     name_of,
     one_line,
 )
-from hfsched.swap.pages import Phase
 
 if TYPE_CHECKING:
-    from hfsched.swap.pages import Counts, Pages, Progress
+    from hfsched.swap.pages.store import Counts, Pages, Progress
 
 __all__ = ["Controller", "Members"]
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.controller import Controller
-from hfsched.swap.guestpages import GuestPages, Liveness, Region
-from hfsched.swap.resources import unpack
-from hfsched.swap.serving import serve
+from hfsched.swap.core.guestpages import GuestPages, Liveness, Region
+from hfsched.swap.core.resources import unpack
+from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.monitor.serving import serve
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime
-    from hfsched.swap.messages import Begin, Register
+    from hfsched.swap.protocol.messages import Begin, Register
 
 __all__ = ["Processes", "monitor"]
 
@@ -106,7 +106,7 @@ class _MainsEnd:
 
 
 class Processes:
-    """`hfsched.swap.controller.Members` over `GuestPages`, by the numbers that main gives."""
+    """`hfsched.swap.monitor.controller.Members` over `GuestPages`, by the numbers that main gives."""
 
     def __init__(self, pages: GuestPages, regions: Sequence[Region]) -> None:
         self._pages = pages

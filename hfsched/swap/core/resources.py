@@ -8,16 +8,16 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap.entries import Staging
-from hfsched.swap.guestpages import Region
-from hfsched.swap.keeper import Resources
-from hfsched.swap.messages import REGIONS_MAX
-from hfsched.swap.stores import Stores, SwapFile
+from hfsched.swap.core.guestpages import Region
+from hfsched.swap.core.stores import Stores, SwapFile
+from hfsched.swap.pages.entries import Staging
+from hfsched.swap.pages.store import REGIONS_MAX
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Resources", "pack", "unpack"]
 
 _TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
     "table",
@@ -27,6 +27,14 @@ _TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
     "tier",
     "ram",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What every monitor gets: words that it knows, and a descriptor for each; main keeps them."""
+
+    words: tuple[str, ...] = ()
+    fds: tuple[int, ...] = ()
 
 
 def pack(stores: Stores, rams: Sequence[int]) -> Resources:

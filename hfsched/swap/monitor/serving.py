@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import describe
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.controller import Controller
-from hfsched.swap.messages import (
+from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.protocol.messages import (
     RESOURCES_ALL_MAX,
     Answer,
     Begin,

@@ -11,10 +11,11 @@ from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from hfsched.swap.owner import Standstill, SwapError
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.client.suspension import Standstill
 
 if TYPE_CHECKING:
-    from hfsched.swap.member import ChildMember
+    from hfsched.swap.client.childmember import ChildMember
 
 __all__ = ["Company"]
 

@@ -18,11 +18,11 @@ import msgspec
 from msgspec import Meta
 
 from hfsched.errors import HfschedError
+from hfsched.swap.pages.store import REGIONS_MAX
 
 __all__ = [
     "MEMBERS_MAX",
     "NO_NUMBER",
-    "REGIONS_MAX",
     "RESOURCES_ALL_MAX",
     "RESOURCES_MAX",
     "Answer",
@@ -59,7 +59,6 @@ __all__ = [
 
 NO_NUMBER = 0  # of an answer to a request that has none
 MEMBERS_MAX = 1 << 10
-REGIONS_MAX = 1024
 RESOURCES_MAX = 32  # in one message: each has a descriptor
 RESOURCES_ALL_MAX = REGIONS_MAX + 8
 EVENTS_MAX = 64
@@ -222,7 +221,7 @@ class Transition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pages by where they are (see `hfsched.swap.pages.Counts`); bytes of the compressed tier."""
+    """Pages by where they are (see `hfsched.swap.pages.store.Counts`); bytes of the compressed tier."""
 
     pages: Count = 0
     resident: Count = 0

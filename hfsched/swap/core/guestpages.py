@@ -1,4 +1,4 @@
-"""`hfsched.swap.pages.Pages` in production: the C core over memfds, userfaultfd and the stores.
+"""`hfsched.swap.pages.store.Pages` in production: the C core over memfds, userfaultfd and the stores.
 
 One thread of the owner calls the work; another one, in C, serves faults between `start` and
 `close`, without the interpreter lock.  Whoever maps guest memory is a *member*: a process (a
@@ -15,10 +15,10 @@ from enum import IntEnum
 from typing import Any
 
 from hfsched.errors import InternalError, UserError
-from hfsched.swap.device import core, tier_problem
-from hfsched.swap.entries import Staging, State
-from hfsched.swap.pages import EVENTS, Counts, Phase, Progress
-from hfsched.swap.stores import Stores
+from hfsched.swap.core.device import core, tier_problem
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.pages.entries import Staging, State
+from hfsched.swap.pages.store import EVENTS, Counts, Phase, Progress
 
 __all__ = ["AROUND", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
 
@@ -73,7 +73,7 @@ def zap(address: int, size: int) -> None:
 
 
 class GuestPages:
-    """See `hfsched.swap.pages.Pages`.
+    """See `hfsched.swap.pages.store.Pages`.
 
     `regions` follow each other in the numbering of pages and fill the stores' table.  `around`:
     pages (a power of two, at most 64) that are brought together if they are kept alike; 1 turns
@@ -161,7 +161,7 @@ class GuestPages:
             self._lib.hfs_free(self._swap)
         self._swap = None
 
-    # The work; see `hfsched.swap.pages.Pages`
+    # The work; see `hfsched.swap.pages.store.Pages`
 
     def stage(self) -> int:
         """See `Pages.stage`."""

@@ -1,7 +1,7 @@
-"""The page table in C, with the methods of `hfsched.swap.entries.PageTable`.
+"""The page table in C, with the methods of `hfsched.swap.pages.entries.PageTable`.
 
 It lives in a memfd, so that it outlives whoever serves its pages.  The controller's work goes
-through `hfsched.swap.guestpages`; single changes from here are for tests and for a look at it.
+through `hfsched.swap.core.guestpages`; single changes from here are for tests and for a look at it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import Counter
 from typing import Any
 
 from hfsched.errors import InternalError
-from hfsched.swap.device import core
-from hfsched.swap.entries import Answer, Entry, Staging, State
+from hfsched.swap.core.device import core
+from hfsched.swap.pages.entries import Answer, Entry, Staging, State
 
 __all__ = ["CoreTable", "table_size"]
 

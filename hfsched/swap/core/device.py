@@ -11,7 +11,7 @@ __all__ = ["core", "problem", "tier_problem"]
 
 def core() -> Any:
     """Return the extension (`lib` and `ffi`); raises ImportError where it was not built."""
-    return importlib.import_module("hfsched.swap._core")
+    return importlib.import_module("hfsched.swap.core._core")
 
 
 def problem() -> str | None:

@@ -1,6 +1,6 @@
 """Main's side of a process that maps guest memory: a `Member` over a channel.
 
-`hfsched.swap.child` is the other side; the process is whoever's it is that started it.  One task
+`hfsched.swap.child.child` is the other side; the process is whoever's it is that started it.  One task
 uses a member at a time: who registers it, who has the machine stand still, or who closes it.
 
 Nothing here waits beyond its deadline, whatever the process does or does not do.  An answer that
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.childmessages import (
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.protocol.childmessages import (
     VMS_MAX,
     Answer,
     GoOn,
@@ -34,8 +35,7 @@ from hfsched.swap.childmessages import (
     Zap,
     decode_answer,
 )
-from hfsched.swap.keeper import SwapError
-from hfsched.swap.messages import Done, ProtocolError, Refused, Region, encode, name_of
+from hfsched.swap.protocol.messages import Done, ProtocolError, Refused, Region, encode, name_of
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime
@@ -57,7 +57,7 @@ class Part:
 
 
 class ChildMember:
-    """See the module's text, and `hfsched.swap.keeper.Member`.
+    """See the module's text, and `hfsched.swap.client.member.Member`.
 
     Making it does the whole introduction, by `deadline`: the process may have only just been
     started.  Each request after it is answered within `within` ns (None: no limit), or has failed.

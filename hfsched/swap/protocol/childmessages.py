@@ -1,6 +1,6 @@
 """What main and a process that maps guest memory say to each other.
 
-As in `hfsched.swap.messages`: requests run one way, from main; each has exactly one answer, with its
+As in `hfsched.swap.protocol.messages`: requests run one way, from main; each has exactly one answer, with its
 number; what comes from the other side goes through a decoder.  The order is ``map`` (as many as the
 descriptors of the guests' memory need), ``join``, and then, again and again, ``go-on``, ``stop`` and
 ``zap``.
@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from hfsched.swap.messages import Address, Done, Message, Refused, Word, decode
+from hfsched.swap.protocol.messages import Address, Done, Message, Refused, Word, decode
 
 __all__ = [
     "VMS_MAX",

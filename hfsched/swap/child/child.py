@@ -37,7 +37,10 @@ from typing import TYPE_CHECKING
 from hfsched.errors import HfschedError, describe
 from hfsched.memory.ram import Ram
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.childmessages import (
+from hfsched.swap.child.gate import Gate
+from hfsched.swap.core.guestpages import zap
+from hfsched.swap.core.userfault import userfault
+from hfsched.swap.protocol.childmessages import (
     Answer,
     GoOn,
     Join,
@@ -50,66 +53,12 @@ from hfsched.swap.childmessages import (
     Zap,
     decode_request,
 )
-from hfsched.swap.guestpages import zap
-from hfsched.swap.messages import Done, ProtocolError, Refused, encode, number_of, one_line
-from hfsched.swap.userfault import userfault
+from hfsched.swap.protocol.messages import Done, ProtocolError, Refused, encode, number_of, one_line
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime
 
-__all__ = ["Child", "Gate"]
-
-
-class Gate:
-    """Who passes it is inside until it leaves; `close` keeps others out and waits for those inside.
-
-    It is closed at first.
-    """
-
-    def __init__(self, runtime: Runtime, name: str) -> None:
-        self._runtime = runtime
-        self._lock = runtime.lock(name, state=self.key)
-        self._is_open = False
-        self._inside = 0
-        self._opened = runtime.event(f"{name}.opened")
-        self._empty = runtime.event(f"{name}.empty")
-
-    def key(self) -> object:
-        """Return all that the lock guards."""
-        return (self._is_open, self._inside)
-
-    def enter(self) -> None:
-        """Pass, once it is open."""
-        while True:
-            with self._lock:
-                if self._is_open:
-                    self._inside += 1
-                    return
-            self._runtime.retain_only(level=1)
-            self._opened.wait()
-
-    def leave(self) -> None:
-        """Be no longer inside."""
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-
-    def open(self) -> None:
-        """Let all pass."""
-        with self._lock:
-            self._is_open = True
-            self._opened.set()
-
-    def close(self, deadline: int | None) -> bool:
-        """Keep all out; tell whether nobody was inside before the deadline."""
-        with self._lock:
-            self._is_open = False
-            self._opened.clear()
-            if not self._inside:
-                return True
-            self._empty.clear()
-        return self._empty.wait(deadline)
+__all__ = ["Child"]
 
 
 class Child:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from hfsched.swap.entries import State
+from hfsched.swap.pages.entries import State
 
 __all__ = ["CELL", "KINDS", "LEGEND", "cell_size", "mark_empty", "picture", "size"]
 

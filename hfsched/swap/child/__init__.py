@@ -1,0 +1,5 @@
+"""The side of a process beside main that maps guest memory.
+
+- `child`: answers the requests of main, and maps the memory.
+- `gate`: holds up accesses to guest memory while main stages it.
+"""

@@ -1,0 +1,57 @@
+"""Members: the processes that map guest memory, as main knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hfsched.swap.protocol.messages import Region, Register
+
+__all__ = ["Known", "Member"]
+
+
+class Member(Protocol):
+    """A process that maps guest memory, as main knows it.
+
+    A static one lives as long as the VM; a dynamic one may die.
+    """
+
+    @property
+    def number(self) -> int:
+        """Its number, below `hfsched.swap.protocol.messages.MEMBERS_MAX`; no two have the same."""
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it may die."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether main knows that it is dead."""
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """Where it maps guest memory; constant."""
+
+    def descriptors(self) -> Sequence[int]:
+        """Return its uffd, then its pidfd if it is dynamic: duplicates that main keeps open."""
+
+    def zap(self) -> None:
+        """Have it zap its page tables over its regions; raises OSError, ESRCH when it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A member that the monitor was told of, and whether it has zapped since the last enable."""
+
+    member: Member
+    zapped: bool = True
+
+    def request(self) -> Register:
+        """Return the request that tells of it."""
+        return Register(
+            member=self.member.number,
+            dynamic=self.member.dynamic,
+            zapped=self.zapped,
+            regions=tuple(self.member.regions),
+        )
