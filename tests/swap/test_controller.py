@@ -326,7 +326,7 @@ def test_a_slow_cleanup_ends_when_it_is_overtaken(
 
 def test_a_file_whose_room_cannot_be_given_back_is_said_and_tried_again(machine: Machine) -> None:
     bring_to(machine, ACTIVE)
-    machine.pages.release_error = UserError("swap file: giving its room back: Input/output error")
+    machine.pages.release_error = UserError("swap file: truncating it: Input/output error")
     machine.controller.answer(Disable())
     machine.work()
     status = machine.controller.status()

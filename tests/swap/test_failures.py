@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_cut_is_no_loss(tmp_path: Path) -> None:
             world.enable()
             world.out()
             with pytest.raises(
-                UserError, match=r"^swap file: giving its room back: Operation not permitted$"
+                UserError, match=r"^swap file: truncating it: Operation not permitted$"
             ):
                 world.disable()
             assert world.swap.phase() is Phase.OFF

@@ -300,7 +300,7 @@ def test_what_faults_bring_in_leaves_room_in_the_compressed_tier(tmp_path: Path)
         for turn in range(1, 5):
             world.enable()
             world.out()
-            assert world.events("squeezed") == turn * len(pages)
+            assert world.events("compressed") == turn * len(pages)
             assert world.swap.counts().tier_used == 128 * len(pages)
             world.guest.check_all()
             assert world.swap.counts().tier_used == 0

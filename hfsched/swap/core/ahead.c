@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * Reading ahead: one read of the file that goes on while the worker copies what it has.  Linux's
- * native AIO (io_submit(2)) does it, without a thread; for O_DIRECT alone it does not block.  Where
- * it cannot be had, or a read fails, the worker reads for itself, and hears of the error.
+ * Read-ahead: one read of the file that runs while the worker copies pages.  It uses Linux's native
+ * AIO (io_submit(2)), without a thread, which does not block for O_DIRECT only.  Where that is not
+ * available, or a read fails, the worker reads synchronously and gets the error from that read.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "ahead.h"
 
 #include <errno.h>
 #include <linux/aio_abi.h>
@@ -31,7 +31,7 @@ static bool ready(struct hfs *swap)
 	return true;
 }
 
-/* Wait for its end; whether it has brought everything. */
+/* Wait for the end of the read; return whether it has read everything. */
 static bool complete(struct hfs_ahead *ahead)
 {
 	uint64_t size = ahead->count * HFS_PAGE;
@@ -65,7 +65,6 @@ void hfs_ahead_begin(struct hfs *swap, uint64_t slot, uint64_t count)
 	ahead->count = count;
 }
 
-/* It is good until the next call here but hfs_ahead_begin. */
 uint8_t *hfs_ahead_take(struct hfs *swap, uint64_t slot, uint64_t count)
 {
 	struct hfs_ahead *ahead = &swap->ahead;

@@ -25,7 +25,7 @@ _CDEF = """
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD, ... };
 
 struct hfs_table { uint64_t pages; ...; };
-struct hfs { struct hfs_table table; ...; };
+struct hfs;
 struct hfs_progress {
     uint64_t moved; uint64_t zero; uint64_t clean; int done; int error; int place; ...;
 };
@@ -70,6 +70,7 @@ int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base
 int hfs_remove_member(struct hfs *swap, int member);
 int hfs_member_state(struct hfs *swap, int member);
 int64_t hfs_in_memory(struct hfs *swap);
+void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 int hfs_start(struct hfs *swap);
@@ -82,22 +83,22 @@ int hfs_take_over(struct hfs *swap);
 int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
-int hfs_release(struct hfs *swap, int slow);
+int hfs_release(struct hfs *swap, int slow, int *file_error);
 int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 """
 
 
 def builder(top: Path = Path()) -> FFI:
     """Return the description of the extension, for cffi, with files named from `top`."""
-    room = top / "hfsched" / "swap" / "core"
+    folder = top / "hfsched" / "swap" / "core"
     ffi = FFI()
     ffi.cdef(_CDEF)
     ffi.set_source(
         "hfsched.swap.core._core",
         '#include "core.h"\n',
-        sources=[str(room / path.name) for path in sorted(_HERE.glob("*.c"))],
-        depends=[str(room / path.name) for path in sorted(_HERE.glob("*.h"))],
-        include_dirs=[str(room)],
+        sources=[str(folder / path.name) for path in sorted(_HERE.glob("*.c"))],
+        depends=[str(folder / path.name) for path in sorted(_HERE.glob("*.h"))],
+        include_dirs=[str(folder)],
         libraries=["pthread", "dl"],
         extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
         optional=True,  # without a compiler all else works

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker, where a time of swapping begins and ends: stage, unstage, release.
+ * The worker: stage, unstage, release.
  */
 #define _GNU_SOURCE
+#include "members.h"
+#include "memory.h"
+#include "stores.h"
+#include "turn.h"
 #include "worker.h"
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,13 +18,7 @@ static void set_phase(struct hfs *swap, enum hfs_phase phase)
 	atomic_store(&swap->table.header->phase, phase);
 }
 
-void hfs_reset_cursors(struct hfs *swap)
-{
-	swap->trim_cursor = swap->out_cursor = swap->in_cursor = 0;
-	swap->in_part = 0;
-}
-
-/* Register every member, or none. */
+/* Register every member; after an error none is registered. */
 static int register_all(struct hfs *swap)
 {
 	int number, error = 0;
@@ -34,13 +33,6 @@ static int register_all(struct hfs *swap)
 	return error;
 }
 
-uint8_t *hfs_guest_page(struct hfs *swap, uint64_t page)
-{
-	struct hfs_region *region = hfs_region_of(swap, page);
-
-	return region->map + (page - region->first) * HFS_PAGE;
-}
-
 /* Copy resident pages [first, end) of one region to the staging memory, and punch them. */
 static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 {
@@ -49,7 +41,7 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 
 	memcpy(swap->staging + first * HFS_PAGE, hfs_guest_page(swap, first), size);
 	for (page = first; page < end; page++)
-		hfs_move(&swap->table, page); /* nobody else changes a RESIDENT page */
+		hfs_move(&swap->table, page); /* the worker alone changes a RESIDENT page */
 	error = hfs_punch(swap, first, end - first, true);
 	if (error)
 		memcpy(hfs_guest_page(swap, first), swap->staging + first * HFS_PAGE, size);
@@ -58,11 +50,11 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 		if (error)
 			hfs_page_arrived(swap, page, 1u << HFS_STAGED);
 	}
-	hfs_published(swap);
+	hfs_notify_published(swap);
 	return error ? error : (int64_t)(end - first);
 }
 
-/* The end of a run of pages, from `page`, that are RESIDENT and in one region. */
+/* Return the end (exclusive) of the run of RESIDENT pages of one region that begins at `page`. */
 static uint64_t run_end(struct hfs *swap, struct hfs_bits *present, uint64_t page)
 {
 	struct hfs_region *region = hfs_region_of(swap, page);
@@ -117,7 +109,7 @@ int64_t hfs_stage(struct hfs *swap)
 		if (result)
 			goto end;
 	}
-	/* A fault that is under way may have read an entry from before pages came in again. */
+	/* A fault being served may have read an entry before its page came back. */
 	hfs_quiesce(swap);
 	hfs_reset_cursors(swap);
 	set_phase(swap, HFS_MARKED);
@@ -134,13 +126,12 @@ int hfs_zapped(struct hfs *swap)
 {
 	if (atomic_load(&swap->table.header->phase) == HFS_OFF)
 		return -EINVAL;
-	/* A fault from before a page was staged may map it only now, and takes it back then. */
+	/* A fault that began before its page was staged may map it only now; it takes the page back then. */
 	hfs_quiesce(swap);
 	set_phase(swap, HFS_SETTLED);
 	return 0;
 }
 
-/* With minor staging alone; what was copied comes back by hfs_swap_in. */
 int hfs_unstage(struct hfs *swap)
 {
 	uint64_t page;
@@ -157,16 +148,16 @@ int hfs_unstage(struct hfs *swap)
 	return 0;
 }
 
-/* A positive errno: it is done, but for the file, whose room could not be given back. */
-int hfs_release(struct hfs *swap, int slow)
+int hfs_release(struct hfs *swap, int slow, int *file_error)
 {
 	struct hfs_table *table = &swap->table;
 	int number, error = hfs_begin(swap);
 	uint64_t page, old;
 
+	*file_error = 0;
 	if (error)
 		return error;
-	if (!hfs_all_are_in(swap)) {
+	if (!hfs_all_present(swap)) {
 		hfs_end(swap);
 		return -EBUSY;
 	}
@@ -175,15 +166,15 @@ int hfs_release(struct hfs *swap, int slow)
 			hfs_register(swap, number, 0);
 	for (page = 0; page < table->pages; page++)
 		if (hfs_release_page(table, page, &old))
-			hfs_let_go(swap, old);
+			hfs_free_copy(swap, old);
 	set_phase(swap, HFS_OFF);
 	hfs_reset_cursors(swap);
 	if (swap->tier)
-		hfs_give_back(swap);
+		hfs_punch_tier(swap);
 	if (swap->staging)
 		hfs_punch(swap, 0, table->pages, false);
 	if (!slow && swap->file_out >= 0 && ftruncate(swap->file_out, 0))
-		error = errno;
+		*file_error = errno;
 	hfs_end(swap);
-	return error;
+	return 0;
 }

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * One fault: what the page needs, and what comes with it.
+ * One fault: what the page needs, and its neighbours.
  *
- * A page is RESIDENT in the table only when it is in memory (or was never anywhere); so whatever
- * moment this process is killed at, the same fault can be served again by another.
+ * A page is RESIDENT in the table only when it is in memory, or was never written.  So the process
+ * may be killed at any moment, and another one can serve the same fault again.
  */
-#include "serve.h"
+#include "fault.h"
 
 #include <errno.h>
+
+#include "members.h"
+#include "memory.h"
+#include "stores.h"
+#include "uffd.h"
 
 static uint64_t address_of(struct hfs *swap, struct hfs_member *member, uint64_t page)
 {
@@ -16,11 +21,11 @@ static uint64_t address_of(struct hfs *swap, struct hfs_member *member, uint64_t
 	return member->base[region - swap->regions] + (page - region->first) * HFS_PAGE;
 }
 
-/* What a request's error means for the fault. */
+/* Handle the error of a userfaultfd request. */
 static enum hfs_outcome failed(struct hfs *swap, struct hfs_member *member, uint64_t page, int error)
 {
 	if (error == -ESRCH) {
-		hfs_lost(swap, member);
+		hfs_mark_dead(swap, member);
 		return HFS_SERVED;
 	}
 	if (error == -ENOENT) { /* nothing is registered there any more */
@@ -31,34 +36,34 @@ static enum hfs_outcome failed(struct hfs *swap, struct hfs_member *member, uint
 }
 
 /*
- * The page is in memory, as `entry` says it should be: a copy in the tier may go.  Only if that is
- * still its entry: the worker may have found it in memory, and done with it what it likes.
+ * The page of `entry` is in memory: free its copy in the tier.  False: the entry has changed, since
+ * the worker may have found the page in memory first, and moved it again.
  */
 static bool arrived(struct hfs *swap, uint64_t page, uint64_t entry)
 {
 	if (!hfs_arrived_from(&swap->table, page, entry))
 		return false;
 	if (hfs_copy(entry) == HFS_COMPRESSED)
-		hfs_let_go(swap, entry);
+		hfs_free_copy(swap, entry);
 	return true;
 }
 
-/* Map a page that should be in memory, or a zero page where none ever was. -EAGAIN: look again. */
+/* Map a page that should be in memory, or a zero page if it never was.  -EEXIST: look again. */
 static int map_present(struct hfs *swap, int uffd, uint64_t address, uint64_t entry)
 {
 	int error = hfs_uffd_continue(uffd, address, HFS_PAGE);
 
 	if (!error)
-		hfs_event(swap, hfs_state(entry) == HFS_RESIDENT ? HFS_MAPPED : HFS_FROM_STAGING, 1);
+		hfs_event(swap, hfs_state(entry) == HFS_RESIDENT ? HFS_EVENT_MAPPED : HFS_EVENT_FROM_STAGING, 1);
 	if (error == -EEXIST) {
-		hfs_event(swap, HFS_REDUNDANT, 1);
+		hfs_event(swap, HFS_EVENT_REDUNDANT, 1);
 		return hfs_uffd_wake(uffd, address, HFS_PAGE);
 	}
 	if (error != -EFAULT)
 		return error;
 	error = hfs_uffd_zero(uffd, address);
 	if (!error)
-		hfs_event(swap, HFS_ZEROED, 1);
+		hfs_event(swap, HFS_EVENT_ZEROED, 1);
 	return error;
 }
 
@@ -69,7 +74,7 @@ static bool follows(struct hfs *swap, uint64_t page, uint64_t slot)
 	return hfs_state(entry) == HFS_FILE && hfs_location(entry) == slot;
 }
 
-/* Read a page, and its neighbours in the window whose slots are neighbours too. */
+/* Read a page, and those neighbours in the window whose slots are adjacent too. */
 static int read_run(struct hfs *swap, uint64_t page, uint64_t entry, struct hfs_around *around)
 {
 	uint64_t first = page, end = page + 1, slot = hfs_location(entry), each;
@@ -88,20 +93,20 @@ static int read_run(struct hfs *swap, uint64_t page, uint64_t entry, struct hfs_
 	error = hfs_read(swap, slot, end - first, swap->serve_buffer);
 	if (!error || end - first == 1)
 		return error;
-	around->entries[0] = around->entries[page - first]; /* its neighbours' fault, maybe */
+	around->entries[0] = around->entries[page - first]; /* the error may be a neighbour's */
 	around->first = page;
 	around->end = page + 1;
 	return hfs_read(swap, hfs_location(entry), 1, swap->serve_buffer);
 }
 
-static int bring(struct hfs *swap, struct hfs_member *member, uint64_t page, uint64_t entry,
+static int fetch(struct hfs *swap, struct hfs_member *member, uint64_t page, uint64_t entry,
 		 struct hfs_around *around)
 {
 	uint64_t address = address_of(swap, member, page), done;
 	uint8_t *source = swap->serve_buffer;
 	int error = 0;
 
-	switch (around->answer) {
+	switch (around->action) {
 	case HFS_ZERO_PAGE:
 		return hfs_uffd_zero(member->uffd, address);
 	case HFS_READ_FILE:
@@ -109,7 +114,7 @@ static int bring(struct hfs *swap, struct hfs_member *member, uint64_t page, uin
 		source += (page - around->first) * HFS_PAGE;
 		break;
 	case HFS_DECOMPRESS:
-		error = hfs_expand(swap, entry, source);
+		error = hfs_decompress(swap, entry, source);
 		break;
 	default:
 		source = swap->staging + page * HFS_PAGE;
@@ -119,11 +124,11 @@ static int bring(struct hfs *swap, struct hfs_member *member, uint64_t page, uin
 	return hfs_uffd_copy(member->uffd, address, source, HFS_PAGE, &done);
 }
 
-static const int brought[] = {
-	[HFS_ZERO_PAGE] = HFS_ZEROED,
-	[HFS_READ_FILE] = HFS_FROM_FILE,
-	[HFS_DECOMPRESS] = HFS_DECOMPRESSED,
-	[HFS_COPY_STAGED] = HFS_FROM_STAGING,
+static const int fetch_event[] = {
+	[HFS_ZERO_PAGE] = HFS_EVENT_ZEROED,
+	[HFS_READ_FILE] = HFS_EVENT_FROM_FILE,
+	[HFS_DECOMPRESS] = HFS_EVENT_DECOMPRESSED,
+	[HFS_COPY_STAGED] = HFS_EVENT_FROM_STAGING,
 };
 
 enum hfs_outcome hfs_serve_page(struct hfs *swap, struct hfs_member *member, uint64_t page,
@@ -134,51 +139,51 @@ enum hfs_outcome hfs_serve_page(struct hfs *swap, struct hfs_member *member, uin
 	int error;
 
 	for (;;) {
-		around->answer = hfs_fault(&swap->table, page, &entry);
-		if (around->answer == HFS_WAIT) {
+		around->action = hfs_fault(&swap->table, page, &entry);
+		if (around->action == HFS_WAIT) {
 			if (asked)
 				return HFS_WAITS;
-			/* Whoever publishes it looks at this after having done so. */
+			/* The worker reads this flag after it has published a page. */
 			atomic_store(&swap->waiting, 1);
 			asked = true;
 			continue;
 		}
-		if (around->answer == HFS_CONTINUE) {
+		if (around->action == HFS_CONTINUE) {
 			error = map_present(swap, member->uffd, address, entry);
 			if (error == -EEXIST)
 				continue;
-			/* Staged meanwhile, so it is mapped too late: it is taken back. */
+			/* It was staged meanwhile, and mapped after that: take it back. */
 			if (!error && hfs_state(hfs_entry(&swap->table, page)) != HFS_RESIDENT)
 				continue;
 			if (hfs_state(entry) != HFS_STAGED)
-				around->answer = HFS_WAIT; /* nothing for its neighbours */
+				around->action = HFS_WAIT; /* do not serve neighbours */
 			return error ? failed(swap, member, page, error) : HFS_SERVED;
 		}
-		error = bring(swap, member, page, entry, around);
+		error = fetch(swap, member, page, entry, around);
 		if (error && error != -EEXIST) {
-			if (around->answer == HFS_COPY_STAGED)
+			if (around->action == HFS_COPY_STAGED)
 				hfs_untake(&swap->table, page);
 			if (error != -EIO)
 				return failed(swap, member, page, error);
 			if (hfs_entry(&swap->table, page) != entry)
-				continue; /* somebody brought it meanwhile, and freed its place */
-			hfs_event(swap, HFS_READ_ERRORS, 1);
+				continue; /* the worker brought it meanwhile and freed its copy */
+			hfs_event(swap, HFS_EVENT_READ_ERRORS, 1);
 			return HFS_LATER;
 		}
-		if (around->answer == HFS_COPY_STAGED) {
+		if (around->action == HFS_COPY_STAGED) {
 			hfs_punch(swap, page, 1, false);
 			entry = hfs_taking_entry(entry);
 		}
-		/* Was it in memory already, or is it something else now?  Then again. */
+		/* If it was in memory already, or its entry has changed, start over. */
 		if (!arrived(swap, page, entry) || error)
 			continue;
-		hfs_event(swap, brought[around->answer], 1);
+		hfs_event(swap, fetch_event[around->action], 1);
 		return HFS_SERVED;
 	}
 }
 
 static void copy_around(struct hfs *swap, struct hfs_member *member, uint64_t first, uint64_t end,
-			const uint8_t *source, const uint64_t *entries, int answer)
+			const uint8_t *source, const uint64_t *entries, int action)
 {
 	uint64_t done = 0, page, count = 0;
 
@@ -188,8 +193,8 @@ static void copy_around(struct hfs *swap, struct hfs_member *member, uint64_t fi
 		      (end - first) * HFS_PAGE, &done);
 	for (page = first; page < first + done / HFS_PAGE; page++)
 		count += arrived(swap, page, entries[page - first]);
-	hfs_event(swap, brought[answer], count);
-	hfs_event(swap, HFS_AROUND, count);
+	hfs_event(swap, fetch_event[action], count);
+	hfs_event(swap, HFS_EVENT_AROUND, count);
 }
 
 static void expand_around(struct hfs *swap, struct hfs_member *member, uint64_t first,
@@ -200,7 +205,7 @@ static void expand_around(struct hfs *swap, struct hfs_member *member, uint64_t 
 	for (page = first; page < around->high; page++) {
 		entry = hfs_entry(&swap->table, page);
 		if (hfs_state(entry) != HFS_COMPRESSED ||
-		    hfs_expand(swap, entry, swap->serve_buffer + (page - first) * HFS_PAGE))
+		    hfs_decompress(swap, entry, swap->serve_buffer + (page - first) * HFS_PAGE))
 			break;
 		around->entries[page - first] = entry;
 	}
@@ -219,9 +224,9 @@ static void continue_around(struct hfs *swap, struct hfs_member *member, uint64_
 		return;
 	hfs_uffd_continue(member->uffd, address_of(swap, member, first), (page - first) * HFS_PAGE);
 	for (each = first; each < page; each++)
-		hfs_unstage_page(&swap->table, each); /* staged meanwhile: mapped too late */
-	hfs_event(swap, HFS_FROM_STAGING, page - first);
-	hfs_event(swap, HFS_AROUND, page - first);
+		hfs_unstage_page(&swap->table, each); /* staged meanwhile, mapped after that */
+	hfs_event(swap, HFS_EVENT_FROM_STAGING, page - first);
+	hfs_event(swap, HFS_EVENT_AROUND, page - first);
 }
 
 void hfs_serve_around(struct hfs *swap, struct hfs_member *member, uint64_t page,
@@ -229,15 +234,15 @@ void hfs_serve_around(struct hfs *swap, struct hfs_member *member, uint64_t page
 {
 	uint64_t first = around->first, next = page + 1 - first;
 
-	if (around->answer == HFS_READ_FILE) {
+	if (around->action == HFS_READ_FILE) {
 		copy_around(swap, member, page + 1, around->end,
 			    swap->serve_buffer + next * HFS_PAGE, around->entries + next,
 			    HFS_READ_FILE);
 		copy_around(swap, member, first, page, swap->serve_buffer, around->entries,
 			    HFS_READ_FILE);
-	} else if (around->answer == HFS_DECOMPRESS) {
+	} else if (around->action == HFS_DECOMPRESS) {
 		expand_around(swap, member, page + 1, around);
-	} else if (around->answer == HFS_CONTINUE) {
+	} else if (around->action == HFS_CONTINUE) {
 		continue_around(swap, member, page + 1, around->high);
 	}
 }

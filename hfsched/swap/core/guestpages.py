@@ -203,10 +203,11 @@ class GuestPages:
 
     def release(self, *, slow: bool = False) -> None:
         """See `Pages.release`."""
-        result = self._lib.hfs_release(self._open(), slow)
+        file_error = self._core.ffi.new("int *")
+        result = self._lib.hfs_release(self._open(), slow, file_error)
         self._check(result, "releasing pages that are out")
-        if result:
-            raise UserError(f"swap file: giving its room back: {os.strerror(result)}")
+        if file_error[0]:
+            raise UserError(f"swap file: truncating it: {os.strerror(file_error[0])}")
 
     def shrink(self, limit: int) -> Progress:
         """See `Pages.shrink`."""
@@ -250,7 +251,7 @@ class GuestPages:
 
     def _counted(self) -> Any:
         made = self._core.ffi.new("struct hfs_counts *")
-        self._lib.hfs_count(self._core.ffi.addressof(self._open(), "table"), made)
+        self._lib.hfs_counts(self._open(), made)
         return made
 
     def _work(self, function: Any, limit: int) -> Progress:

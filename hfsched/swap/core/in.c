@@ -1,27 +1,21 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker's way in: first what is staged, then what is compressed, then the file.
+ * The worker: swap in; first staged pages, then compressed ones, then those of the file.
  */
 #define _GNU_SOURCE
+#include "ahead.h"
+#include "members.h"
+#include "memory.h"
+#include "stores.h"
+#include "turn.h"
+#include "uffd.h"
 #include "worker.h"
 
+#include <errno.h>
 #include <string.h>
 
-bool hfs_page_arrived(struct hfs *swap, uint64_t page, unsigned int states)
-{
-	uint64_t old;
-
-	if (!(states & 1u << hfs_state(hfs_entry(&swap->table, page))))
-		return false;
-	if (!hfs_arrived(&swap->table, page, &old))
-		return false;
-	if (hfs_copy(old) == HFS_COMPRESSED)
-		hfs_let_go(swap, old);
-	return states & 1u << hfs_state(old);
-}
-
-/* Where a page can be copied to: somebody who has it mapped, best somebody who stays. */
-static int target(struct hfs *swap, uint64_t page, uint64_t *address)
+/* Find a member that has a page mapped, a static one if there is one; its number, or -ESRCH. */
+static int copy_target(struct hfs *swap, uint64_t page, uint64_t *address)
 {
 	struct hfs_region *region = hfs_region_of(swap, page);
 	struct hfs_member *member;
@@ -41,7 +35,7 @@ static int target(struct hfs *swap, uint64_t page, uint64_t *address)
 	return -ESRCH;
 }
 
-/* Copy neighbours of one region in, and say so; 0 or -errno. */
+/* Copy adjacent pages of one region in, and mark them as arrived; 0 or -errno. */
 static int copy_in(struct hfs *swap, uint64_t first, int count, const uint8_t *source,
 		   unsigned int states, uint64_t *moved)
 {
@@ -49,14 +43,14 @@ static int copy_in(struct hfs *swap, uint64_t first, int count, const uint8_t *s
 	int number, error;
 
 	do {
-		number = target(swap, first, &address);
+		number = copy_target(swap, first, &address);
 		if (number < 0)
 			return number;
 		error = hfs_uffd_copy(swap->members[number].uffd, address, source, size, &done);
 		if (error == -ESRCH)
-			hfs_lost(swap, &swap->members[number]);
+			hfs_mark_dead(swap, &swap->members[number]);
 	} while (error == -ESRCH);
-	if (error == -EEXIST) { /* it was the only one */
+	if (error == -EEXIST) { /* the result for a range of one page */
 		done = size;
 		error = 0;
 	}
@@ -70,7 +64,7 @@ static bool same_region(struct hfs *swap, uint64_t one, uint64_t other)
 	return hfs_region_of(swap, one) == hfs_region_of(swap, other);
 }
 
-/* Part 0 with minor staging: the pages are in memory already. */
+/* Part 0, minor staging: the pages are in memory already. */
 static int unstage_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	for (; swap->in_cursor < swap->table.pages && progress->moved < limit; swap->in_cursor++)
@@ -78,7 +72,7 @@ static int unstage_some(struct hfs *swap, uint64_t limit, struct hfs_progress *p
 	return 0;
 }
 
-/* Part 0 with copy staging. */
+/* Part 0, copy staging. */
 static int copy_staged(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	struct hfs_table *table = &swap->table;
@@ -106,7 +100,7 @@ static int copy_staged(struct hfs *swap, uint64_t limit, struct hfs_progress *pr
 			hfs_punch(swap, first, before - first, false);
 		for (swap->in_cursor = before; before < page; before++)
 			hfs_untake(table, before);
-		hfs_published(swap);
+		hfs_notify_published(swap);
 	}
 	return error;
 }
@@ -127,8 +121,8 @@ static int expand_some(struct hfs *swap, uint64_t limit, struct hfs_progress *pr
 			entry = hfs_entry(table, page);
 			if (hfs_state(entry) != HFS_COMPRESSED)
 				break;
-			/* If a fault is first, the place may be somebody else's already. */
-			error = hfs_expand(swap, entry, swap->buffer + (page - first) * HFS_PAGE);
+			/* If a fault was first, the span may hold another page already. */
+			error = hfs_decompress(swap, entry, swap->buffer + (page - first) * HFS_PAGE);
 			if (error && hfs_entry(table, page) == entry)
 				break;
 			error = 0;
@@ -145,11 +139,11 @@ static int expand_some(struct hfs *swap, uint64_t limit, struct hfs_progress *pr
 		progress->place = error == -EIO ? HFS_IN_TIER : HFS_IN_MEMORY;
 	}
 	if (swap->tier && swap->in_cursor == table->pages)
-		hfs_give_back(swap);
+		hfs_punch_tier(swap);
 	return error;
 }
 
-/* Pages whose slots are neighbours, from `*cursor` on, whatever lies between them. */
+/* Collect pages from `*cursor` on whose slots are adjacent, in this order; how many. */
 static int gather(struct hfs *swap, uint64_t *cursor, uint64_t limit, uint64_t *pages,
 		  uint64_t *slot)
 {
@@ -171,7 +165,7 @@ static int gather(struct hfs *swap, uint64_t *cursor, uint64_t limit, uint64_t *
 	return count;
 }
 
-/* Begin to read what is wanted after this. */
+/* Begin to read the run after this one. */
 static void look_ahead(struct hfs *swap)
 {
 	uint64_t pages[HFS_RUN], slot = 0, cursor = swap->in_cursor;
@@ -181,7 +175,7 @@ static void look_ahead(struct hfs *swap)
 		hfs_ahead_begin(swap, slot, count);
 }
 
-/* Copy pages in that lie in the buffer one after the other. */
+/* Copy in pages that are adjacent in the buffer, but not all in guest memory. */
 static int copy_parts(struct hfs *swap, const uint64_t *pages, int count, const uint8_t *source,
 		      struct hfs_progress *progress)
 {
@@ -199,7 +193,7 @@ static int copy_parts(struct hfs *swap, const uint64_t *pages, int count, const 
 	return error;
 }
 
-/* Part 2.  While a run is copied in, the next one is read. */
+/* Part 2: the next run is read while one is copied in. */
 static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	uint64_t pages[HFS_RUN], slot = 0, start;
@@ -233,7 +227,7 @@ static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *prog
 	return error;
 }
 
-/* Give back again what could neither be given back nor restored: whoever touches it waits. */
+/* Punch pages again that could neither be punched nor restored: faults on them wait. */
 static int punch_what_is_left(struct hfs *swap)
 {
 	uint64_t page;
@@ -247,21 +241,6 @@ static int punch_what_is_left(struct hfs *swap)
 			return error;
 	}
 	return 0;
-}
-
-/* A fault takes a page while this looks for it, and may put it back behind the cursor. */
-bool hfs_all_are_in(struct hfs *swap)
-{
-	uint64_t page;
-	int state;
-
-	hfs_quiesce(swap);
-	for (page = 0; page < swap->table.pages; page++) {
-		state = hfs_state(hfs_entry(&swap->table, page));
-		if (state != HFS_RESIDENT && state != HFS_ZERO)
-			return false;
-	}
-	return true;
 }
 
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
@@ -289,7 +268,7 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 			if (++swap->in_part < 3)
 				continue;
 			swap->in_part = 0;
-			progress->done = hfs_all_are_in(swap);
+			progress->done = hfs_all_present(swap);
 			break;
 		}
 	}

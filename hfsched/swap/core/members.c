@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * Members, the processes that map guest memory: they come, are registered, woken, and lost.
+ * Members, the processes that map guest memory.
  */
-#include "core.h"
+#include "members.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* Who waits in a fault of this member faults again. */
+#include "turn.h"
+#include "uffd.h"
+
+/* Have the faults that wait in this member occur again. */
 static void wake(struct hfs *swap, struct hfs_member *member)
 {
 	int each;
@@ -23,7 +26,6 @@ static bool off(struct hfs *swap)
 	return atomic_load(&swap->table.header->phase) == HFS_OFF;
 }
 
-/* Return its number.  If pages may be out it is registered at once. */
 int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base)
 {
 	struct hfs_member *member;
@@ -45,7 +47,7 @@ int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base
 	}
 	atomic_store(&member->state, HFS_ALIVE);
 	hfs_kick(swap);
-	wake(swap, member); /* a monitor that is dead may have read what waits here */
+	wake(swap, member); /* a dead monitor may have read the events of faults that wait */
 	return number;
 }
 
@@ -56,24 +58,23 @@ int hfs_remove_member(struct hfs *swap, int number)
 	if (atomic_load(&member->state) == HFS_ALIVE && !off(swap))
 		hfs_register(swap, number, 0);
 	atomic_store(&member->state, HFS_DEAD);
-	hfs_poll_anew(swap); /* it is not polled after this */
+	hfs_refresh_poll_set(swap);
 	atomic_store(&member->state, HFS_FREE);
 	return 0;
 }
 
-/* -ESRCH: it was found dead. */
 int hfs_member_state(struct hfs *swap, int number)
 {
 	struct hfs_member *member = &swap->members[number];
 
 	if (atomic_load(&member->state) == HFS_ALIVE && hfs_uffd_probe(member->uffd) == -ESRCH)
-		hfs_lost(swap, member);
+		hfs_mark_dead(swap, member);
 	return atomic_load(&member->state);
 }
 
 /*
- * What it has registered before an error stays so: while pages are out, whoever touches them must
- * wait, and not read zeros, which all others would read too from then on.
+ * Ranges registered before an error stay so: while pages are out, an access must wait.  Unregistered
+ * it would read zeros, and put them into the memfd for every other process.
  */
 int hfs_register(struct hfs *swap, int number, int on)
 {
@@ -91,13 +92,12 @@ int hfs_register(struct hfs *swap, int number, int on)
 			hfs_uffd_unregister(member->uffd, member->base[each], size);
 	}
 	if (error && hfs_uffd_probe(member->uffd) == -ESRCH) {
-		hfs_lost(swap, member);
+		hfs_mark_dead(swap, member);
 		return member->dynamic ? 0 : -ESRCH;
 	}
 	return error;
 }
 
-/* After this every fault that waits anywhere is seen again. */
 void hfs_wake_all(struct hfs *swap)
 {
 	struct hfs_member *member;
@@ -106,10 +106,10 @@ void hfs_wake_all(struct hfs *swap)
 		wake(swap, member);
 }
 
-void hfs_lost(struct hfs *swap, struct hfs_member *member)
+void hfs_mark_dead(struct hfs *swap, struct hfs_member *member)
 {
 	int alive = HFS_ALIVE;
 
 	if (atomic_compare_exchange_strong(&member->state, &alive, HFS_DEAD))
-		hfs_event(swap, HFS_LOST, 1);
+		hfs_event(swap, HFS_EVENT_LOST, 1);
 }

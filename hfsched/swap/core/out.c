@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker's way out: to the compressed tier and the file.
+ * The worker: swap out, to the compressed tier and the file.
  *
- * Order: the copy is complete, then the page is PUNCHING, then its memory is given back, then it is
- * what its copy is.  A fault before PUNCHING takes the page back, and the copy's place is freed.
+ * Order: complete the copy; the page becomes PUNCHING; punch its memory; the page becomes what its
+ * copy is.  A fault before PUNCHING takes the page back, and its copy is freed.
  */
 #define _GNU_SOURCE
+#include "ahead.h"
+#include "memory.h"
+#include "stores.h"
+#include "turn.h"
 #include "worker.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,7 +22,7 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-/* What has become of a page in a run. */
+/* A page of a run, and its copy. */
 struct part {
 	uint64_t page;
 	int copy; /* HFS_RESIDENT: it could not be written */
@@ -25,80 +30,20 @@ struct part {
 	uint32_t length;
 };
 
-bool hfs_is_zero(const uint8_t *page)
-{
-	uint64_t first;
-
-	memcpy(&first, page, sizeof(first));
-	return !first && !memcmp(page, page + sizeof(first), HFS_PAGE - sizeof(first));
-}
-
-int hfs_restore(struct hfs *swap, uint64_t page)
-{
-	uint64_t entry = hfs_entry(&swap->table, page);
-	uint8_t *target = hfs_source(swap, page);
-
-	switch (hfs_copy(entry)) {
-	case HFS_FILE:
-		return hfs_read(swap, hfs_location(entry), 1, target);
-	case HFS_COMPRESSED:
-		return hfs_expand(swap, entry, target);
-	default:
-		memset(target, 0, HFS_PAGE);
-		return 0;
-	}
-}
-
-/* Where a run of neighbours ends, in one region. */
-static int neighbours(struct hfs *swap, const uint64_t *pages, int count)
-{
-	struct hfs_region *region = hfs_region_of(swap, pages[0]);
-	int end = 1;
-
-	while (end < count && pages[end] == pages[0] + end &&
-	       pages[end] < region->first + region->pages)
-		end++;
-	return end;
-}
-
-/* Map pages that are in memory here, at once: faults take longer.  Without it all goes on, too. */
+/* Populate the mapping of pages in memory in one call, as an optimization: faults take longer. */
 static void map_pages(struct hfs *swap, const uint64_t *pages, int count)
 {
 	int first, end;
 
 	for (first = 0; first < count; first = end) {
-		end = first + neighbours(swap, pages + first, count - first);
+		end = first + hfs_neighbours(swap, pages + first, count - first);
 		if (end - first > 1)
 			madvise(hfs_source(swap, pages[first]), (end - first) * (size_t)HFS_PAGE,
 				MADV_POPULATE_READ);
 	}
 }
 
-int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count)
-{
-	int first, end, each, error = 0, result;
-	uint64_t old;
-
-	for (first = 0; first < count; first = end) {
-		end = first + neighbours(swap, pages + first, count - first);
-		result = hfs_punch(swap, pages[first], end - first, !swap->table.copy);
-		if (result)
-			error = result;
-		for (each = first; each < end; each++) {
-			if (!result) {
-				hfs_punched(&swap->table, pages[each]);
-			} else if (!hfs_restore(swap, pages[each])) {
-				hfs_restored(&swap->table, pages[each], &old);
-				hfs_let_go(swap, old);
-			}
-			/* else: its bytes are in the copy alone, and the take-over tries again */
-		}
-	}
-	hfs_published(swap);
-	return error;
-}
-
-/* Write pages that are neighbours in the file; how many were written, or -errno. */
+/* Write pages to adjacent slots; return how many were written, or -errno. */
 static int write_run(struct hfs *swap, const struct part *parts, int count, uint64_t slot)
 {
 	struct iovec pieces[HFS_RUN];
@@ -121,7 +66,7 @@ static int write_run(struct hfs *swap, const struct part *parts, int count, uint
 	return size < (ssize_t)HFS_PAGE ? -ENOSPC : (int)(size / HFS_PAGE);
 }
 
-/* Write all that is left for the file; errno of the first failure, or 0. */
+/* Write pages to the file; 0, or the -errno of the first failure. */
 static int write_parts(struct hfs *swap, struct part *parts, int count)
 {
 	int done = 0, each, written;
@@ -130,13 +75,13 @@ static int write_parts(struct hfs *swap, struct part *parts, int count)
 	while (done < count) {
 		slots = hfs_bits_take(&swap->slots, 1, count - done, &slot);
 		if (!slots)
-			return ENOSPC;
+			return -ENOSPC;
 		written = write_run(swap, parts + done, slots, slot);
 		if (written < 0 || (uint64_t)written < slots)
 			hfs_bits_clear(&swap->slots, slot + (written < 0 ? 0 : written),
 				       slots - (written < 0 ? 0 : written));
 		if (written < 0)
-			return -written;
+			return written;
 		for (each = 0; each < written; each++) {
 			parts[done + each].copy = HFS_FILE;
 			parts[done + each].location = slot + each;
@@ -146,7 +91,7 @@ static int write_parts(struct hfs *swap, struct part *parts, int count)
 	return 0;
 }
 
-/* Claim the next staged pages. */
+/* Claim the next staged pages, at most `most`; how many. */
 static int claim(struct hfs *swap, uint64_t *pages, int most)
 {
 	uint64_t old;
@@ -154,30 +99,18 @@ static int claim(struct hfs *swap, uint64_t *pages, int most)
 
 	for (; swap->out_cursor < swap->table.pages && count < most; swap->out_cursor++)
 		if (hfs_claim(&swap->table, swap->out_cursor, &old)) {
-			hfs_let_go(swap, old);
+			hfs_free_copy(swap, old);
 			pages[count++] = swap->out_cursor;
 		}
 	return count;
 }
 
-void hfs_forget_taken(struct hfs *swap, uint64_t page)
-{
-	struct hfs_table *table = &swap->table;
-
-	if (!table->copy)
-		return;
-	if (hfs_state(hfs_entry(table, page)) == HFS_TAKING)
-		hfs_quiesce(swap);
-	if (hfs_state(hfs_entry(table, page)) == HFS_RESIDENT)
-		hfs_punch(swap, page, 1, false);
-}
-
-/* Publish what has a copy, punch it, and take back the rest; pages out. */
+/* Publish and punch pages that have a copy, unclaim the rest; return how many are out. */
 static int publish(struct hfs *swap, const struct part *parts, int count, int *error)
 {
-	static const int events[HFS_STATES] = { [HFS_FILE] = HFS_WRITTEN,
-						[HFS_COMPRESSED] = HFS_SQUEEZED,
-						[HFS_ZERO] = HFS_TRIMMED_ZERO };
+	static const int events[HFS_STATES] = { [HFS_FILE] = HFS_EVENT_WRITTEN,
+						[HFS_COMPRESSED] = HFS_EVENT_COMPRESSED,
+						[HFS_ZERO] = HFS_EVENT_TRIMMED_ZERO };
 	uint64_t pages[HFS_RUN], place;
 	int each, out = 0;
 
@@ -186,7 +119,7 @@ static int publish(struct hfs *swap, const struct part *parts, int count, int *e
 
 		if (part->copy == HFS_RESIDENT) {
 			if (!hfs_unclaim(&swap->table, part->page))
-				hfs_forget_taken(swap, part->page);
+				hfs_discard_taken(swap, part->page);
 		} else if (hfs_publish(&swap->table, part->page, part->copy, part->location,
 				       part->length)) {
 			pages[out++] = part->page;
@@ -194,12 +127,12 @@ static int publish(struct hfs *swap, const struct part *parts, int count, int *e
 		} else {
 			place = (uint64_t)part->copy << 4 | (uint64_t)part->length << 8 |
 				part->location << 24;
-			hfs_let_go(swap, place);
-			hfs_forget_taken(swap, part->page);
-			hfs_event(swap, HFS_CANCELLED, 1);
+			hfs_free_copy(swap, place);
+			hfs_discard_taken(swap, part->page);
+			hfs_event(swap, HFS_EVENT_CANCELLED, 1);
 		}
 	}
-	*error = -hfs_punch_pages(swap, pages, out);
+	*error = hfs_punch_pages(swap, pages, out);
 	return out;
 }
 
@@ -218,14 +151,14 @@ static int out_run(struct hfs *swap, const uint64_t *pages, int count,
 	uint8_t *source;
 
 	map_pages(swap, pages, count);
-	/* What goes to the file to the front, all else to the back. */
+	/* Pages for the file go to the front, all others to the back. */
 	for (each = 0; each < count; each++) {
 		struct part part = { .page = pages[each] };
 
 		source = hfs_source(swap, part.page);
 		if (hfs_is_zero(source))
 			part.copy = HFS_ZERO;
-		else if (!hfs_squeeze(swap, source, &part.location, &part.length))
+		else if (!hfs_compress(swap, source, &part.location, &part.length))
 			part.copy = HFS_COMPRESSED;
 		if (part.copy)
 			parts[--back] = part;
@@ -239,7 +172,7 @@ static int out_run(struct hfs *swap, const uint64_t *pages, int count,
 			swap->out_cursor = parts[each].page;
 	progress->moved += publish(swap, parts, count, &punch_error);
 	progress->place = error ? HFS_IN_FILE : HFS_IN_PUNCH;
-	progress->error = error ? error : punch_error;
+	progress->error = -(error ? error : punch_error);
 	return progress->error;
 }
 
@@ -256,7 +189,7 @@ int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress
 		return error;
 	hfs_ahead_drop(swap);
 	while (limit) {
-		hfs_let_faults_go_first(swap);
+		hfs_yield_to_faults(swap);
 		left = limit < HFS_RUN ? limit : HFS_RUN;
 		count = claim(swap, pages, left);
 		if (!count) {

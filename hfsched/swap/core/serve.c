@@ -1,33 +1,34 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * The thread that serves page faults.  It takes no lock and never waits for the worker: a fault on
- * a page that is being published stays in its queue.
+ * a page that is being published stays in the queue.
  */
 #define _GNU_SOURCE
-#include "serve.h"
+#include "fault.h"
+#include "members.h"
+#include "turn.h"
+#include "uffd.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#define BATCH 64 /* events in one read */
+#define BATCH 64   /* events in one read */
+#define FOREVER -1 /* of poll(2) */
+#define RETRY 20   /* ms, after a fault that could not be served */
 
-/* Serve what is in the queue; the time until it must be looked at again, in ms, or -1. */
-static int deal(struct hfs *swap)
+/* Serve the queue; return the time until it must be served again: ms, or FOREVER. */
+static int serve_queue(struct hfs *swap)
 {
 	struct hfs_member *member;
 	struct hfs_fault *fault;
 	struct hfs_around around;
 	enum hfs_outcome outcome;
-	int each, kept = 0, timeout = -1;
+	int each, kept = 0, timeout = FOREVER;
 
 	for (each = 0; each < swap->queued; each++) {
 		fault = &swap->queue[each];
@@ -43,10 +44,10 @@ static int deal(struct hfs *swap)
 		}
 		if (outcome == HFS_WAITS && !fault->waited) {
 			fault->waited = true;
-			hfs_event(swap, HFS_WAITED, 1);
+			hfs_event(swap, HFS_EVENT_WAITED, 1);
 		}
 		if (outcome == HFS_LATER)
-			timeout = 20;
+			timeout = RETRY;
 		swap->queue[kept++] = *fault;
 	}
 	swap->queued = kept;
@@ -68,7 +69,7 @@ static void enqueue(struct hfs *swap, int number, uint64_t address)
 		if (swap->queued == swap->queue_size) {
 			size = swap->queue_size ? swap->queue_size * 2 : BATCH;
 			queue = realloc(swap->queue, size * sizeof(*queue));
-			if (!queue) { /* it faults again */
+			if (!queue) { /* the access faults again */
 				hfs_uffd_wake(member->uffd, address & ~(HFS_PAGE - 1ull), HFS_PAGE);
 				return;
 			}
@@ -82,7 +83,7 @@ static void enqueue(struct hfs *swap, int number, uint64_t address)
 	}
 }
 
-/* Read all events of a member. */
+/* Read and queue all events of a member. */
 static void read_events(struct hfs *swap, int number)
 {
 	struct uffd_msg messages[BATCH];
@@ -95,13 +96,13 @@ static void read_events(struct hfs *swap, int number)
 		for (each = 0; each < count; each++) {
 			if (messages[each].event != UFFD_EVENT_PAGEFAULT)
 				continue;
-			hfs_event(swap, HFS_FAULTS, 1);
+			hfs_event(swap, HFS_EVENT_FAULTS, 1);
 			enqueue(swap, number, messages[each].arg.pagefault.address);
 		}
 	} while (count == BATCH);
 }
 
-static int fill(struct hfs *swap, struct pollfd *fds, int *who)
+static int fill(struct hfs *swap, struct pollfd *fds, int *numbers)
 {
 	int number, count = 1;
 
@@ -110,47 +111,35 @@ static int fill(struct hfs *swap, struct pollfd *fds, int *who)
 		if (atomic_load(&swap->members[number].state) != HFS_ALIVE)
 			continue;
 		fds[count] = (struct pollfd){ .fd = swap->members[number].uffd, .events = POLLIN };
-		who[count++] = number;
+		numbers[count++] = number;
 	}
 	return count;
-}
-
-static void begin_turn(struct hfs *swap)
-{
-	atomic_fetch_add(&swap->turn, 1);
-}
-
-static void end_turn(struct hfs *swap)
-{
-	atomic_fetch_add(&swap->turn, 1);
-	if (atomic_load(&swap->turn_awaited))
-		syscall(SYS_futex, &swap->turn, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 static void *serve(void *argument)
 {
 	struct pollfd fds[HFS_MEMBERS + 1];
-	int who[HFS_MEMBERS + 1], count, each, timeout = -1;
+	int numbers[HFS_MEMBERS + 1], count, each, timeout = FOREVER;
 	struct hfs *swap = argument;
 	uint64_t kicks;
 
 	while (!atomic_load(&swap->stop)) {
-		count = fill(swap, fds, who);
+		count = fill(swap, fds, numbers);
 		if (poll(fds, count, timeout) < 0)
 			continue;
-		begin_turn(swap);
+		hfs_begin_turn(swap);
 		if (fds[0].revents && read(swap->kick, &kicks, sizeof(kicks)) < 0)
 			kicks = 0;
 		for (each = 1; each < count; each++) {
-			if (atomic_load(&swap->members[who[each]].state) != HFS_ALIVE)
+			if (atomic_load(&swap->members[numbers[each]].state) != HFS_ALIVE)
 				continue;
 			if (fds[each].revents & (POLLERR | POLLNVAL))
-				hfs_lost(swap, &swap->members[who[each]]);
+				hfs_mark_dead(swap, &swap->members[numbers[each]]);
 			else if (fds[each].revents)
-				read_events(swap, who[each]);
+				read_events(swap, numbers[each]);
 		}
-		timeout = deal(swap);
-		end_turn(swap);
+		timeout = serve_queue(swap);
+		hfs_end_turn(swap);
 	}
 	return NULL;
 }
@@ -170,7 +159,7 @@ int hfs_start(struct hfs *swap)
 	if (error)
 		return -error;
 	swap->running = true;
-	hfs_wake_all(swap); /* who waits since before: their events were read by somebody else */
+	hfs_wake_all(swap); /* faults whose events a previous monitor has read */
 	return 0;
 }
 
@@ -183,61 +172,4 @@ void hfs_stop(struct hfs *swap)
 	pthread_join(swap->thread, NULL);
 	swap->running = false;
 	swap->queued = 0;
-}
-
-void hfs_kick(struct hfs *swap)
-{
-	uint64_t one = 1;
-
-	if (write(swap->kick, &one, sizeof(one)) < 0)
-		return; /* full: it is kicked already */
-}
-
-static void await_turn(struct hfs *swap, uint32_t awaited, const struct timespec *timeout)
-{
-	uint32_t turn;
-
-	atomic_fetch_add(&swap->turn_awaited, 1);
-	while ((int32_t)((turn = atomic_load(&swap->turn)) - awaited) < 0)
-		if (syscall(SYS_futex, &swap->turn, FUTEX_WAIT_PRIVATE, turn, timeout, NULL, 0) &&
-		    errno == ETIMEDOUT)
-			break;
-	atomic_fetch_sub(&swap->turn_awaited, 1);
-}
-
-static void await_end_of_turn(struct hfs *swap, const struct timespec *timeout)
-{
-	uint32_t turn = atomic_load(&swap->turn);
-
-	if (turn & 1)
-		await_turn(swap, turn + 1, timeout);
-}
-
-void hfs_quiesce(struct hfs *swap)
-{
-	await_end_of_turn(swap, NULL);
-}
-
-/* What it polls it looks up between two turns: if it is in none now, one more must begin and end. */
-void hfs_poll_anew(struct hfs *swap)
-{
-	uint32_t turn = atomic_load(&swap->turn);
-
-	hfs_kick(swap);
-	if (swap->running)
-		await_turn(swap, (turn + 2) & ~1u, NULL);
-}
-
-/* For a moment: with faults without end the worker goes on all the same. */
-void hfs_let_faults_go_first(struct hfs *swap)
-{
-	struct timespec moment = { .tv_nsec = 2000000 };
-
-	await_end_of_turn(swap, &moment);
-}
-
-void hfs_published(struct hfs *swap)
-{
-	if (atomic_exchange(&swap->waiting, 0))
-		hfs_kick(swap);
 }

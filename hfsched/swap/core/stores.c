@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * Where pages go: slots of the swap file, spans of the compressed tier.  Which are in use follows
- * from the table alone.  The worker takes; both threads let go.
+ * The swap file and the compressed tier.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "stores.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,111 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MISSES 64 /* pages in a row that the tier did not take; after that */
-#define SAMPLE 16 /* one of so many is tried */
-
-int hfs_bits_open(struct hfs_bits *bits, uint64_t count)
-{
-	bits->count = count;
-	bits->cursor = 0;
-	bits->words = calloc(count / 64 + 1, sizeof(uint64_t));
-	return bits->words ? 0 : -ENOMEM;
-}
-
-void hfs_bits_close(struct hfs_bits *bits)
-{
-	free((void *)bits->words);
-	bits->words = NULL;
-	bits->count = 0;
-}
-
-static bool used(struct hfs_bits *bits, uint64_t bit)
-{
-	return atomic_load(&bits->words[bit / 64]) >> bit % 64 & 1;
-}
-
-/* The first run of at least `least` free ones in [from, to), cut to `most`; its length, or 0. */
-static uint64_t find(struct hfs_bits *bits, uint64_t from, uint64_t to, uint64_t least,
-		     uint64_t most, uint64_t *start)
-{
-	uint64_t bit = from, run = 0;
-
-	while (bit < to) {
-		if (bit % 64 == 0 && ~atomic_load(&bits->words[bit / 64]) == 0) {
-			if (run >= least)
-				break;
-			run = 0;
-			bit += 64;
-			continue;
-		}
-		if (used(bits, bit)) {
-			if (run >= least)
-				break;
-			run = 0;
-		} else {
-			if (!run)
-				*start = bit;
-			if (++run == most)
-				break;
-		}
-		bit++;
-	}
-	return run >= least ? run : 0;
-}
-
-/* Take between `least` and `most` free neighbours, from where the last ones were taken. */
-uint64_t hfs_bits_take(struct hfs_bits *bits, uint64_t least, uint64_t most, uint64_t *start)
-{
-	uint64_t run = find(bits, bits->cursor, bits->count, least, most, start);
-
-	if (!run)
-		run = find(bits, 0, bits->count, least, most, start);
-	if (run) {
-		hfs_bits_set(bits, *start, run);
-		bits->cursor = *start + run;
-	}
-	return run;
-}
-
-/* The bits from `start` on that are in its word, `count` of them at most; how many, too. */
-static uint64_t in_word(uint64_t start, uint64_t count, uint64_t *mask)
-{
-	uint64_t number = 64 - start % 64;
-
-	if (number > count)
-		number = count;
-	*mask = ~0ull >> (64 - number) << start % 64;
-	return number;
-}
-
-void hfs_bits_set(struct hfs_bits *bits, uint64_t start, uint64_t count)
-{
-	uint64_t number, mask;
-
-	for (; count; start += number, count -= number) {
-		number = in_word(start, count, &mask);
-		atomic_fetch_or(&bits->words[start / 64], mask);
-	}
-}
-
-void hfs_bits_clear(struct hfs_bits *bits, uint64_t start, uint64_t count)
-{
-	uint64_t number, mask;
-
-	for (; count; start += number, count -= number) {
-		number = in_word(start, count, &mask);
-		atomic_fetch_and(&bits->words[start / 64], ~mask);
-	}
-}
-
-uint64_t hfs_bits_used(struct hfs_bits *bits)
-{
-	uint64_t word, sum = 0;
-
-	for (word = 0; bits->words && word <= bits->count / 64; word++)
-		sum += __builtin_popcountll(atomic_load(&bits->words[word]));
-	return sum;
-}
+#define MISSES 64 /* pages in a row that could not be compressed; after that */
+#define SAMPLE 16 /* one page in so many is tried */
 
 /* LZ4, without its header: liblz4's interface has been the same since 1.7. */
 static int (*lz4_compress)(const char *, char *, int, int);
@@ -147,9 +43,10 @@ static uint64_t units(uint32_t length)
 }
 
 /*
- * How long a page may be to be put into the tier; 0: this one is not tried.  Compressing in vain
- * takes longer than all else that is done with a page: so where a length was refused, no longer one
- * is wanted until something is let go, and of pages that do not pay many in a row are not tried.
+ * Return how long a compressed page may be for the tier; 0: do not try this one.  Compressing in
+ * vain costs more than everything else that is done with a page.  So after a length was refused,
+ * no longer one is tried until something is freed; and after many pages in a row that could not be
+ * compressed, most are not tried.
  */
 static uint64_t room(struct hfs *swap)
 {
@@ -164,8 +61,7 @@ static uint64_t room(struct hfs *swap)
 	return swap->tier_room;
 }
 
-/* Put a page into the tier: 0, or -ENOSPC if that does not pay or there is no room. */
-int hfs_squeeze(struct hfs *swap, const uint8_t *page, uint64_t *location, uint32_t *length)
+int hfs_compress(struct hfs *swap, const uint8_t *page, uint64_t *location, uint32_t *length)
 {
 	char small[HFS_PAGE];
 	uint64_t start, most;
@@ -193,7 +89,7 @@ int hfs_squeeze(struct hfs *swap, const uint8_t *page, uint64_t *location, uint3
 	return 0;
 }
 
-int hfs_expand(struct hfs *swap, uint64_t entry, uint8_t *page)
+int hfs_decompress(struct hfs *swap, uint64_t entry, uint8_t *page)
 {
 	const char *from = (const char *)swap->tier + hfs_location(entry);
 	int size;
@@ -220,19 +116,17 @@ static int read_slots(int fd, uint64_t slot, uint64_t count, uint8_t *buffer)
 	return 0;
 }
 
-/* Of much at once: past the page cache, which has none of it and should not. */
 int hfs_read_direct(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
 {
 	return read_slots(swap->file_out, slot, count, buffer);
 }
 
-/* Of a few pages, for a fault. */
 int hfs_read(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *buffer)
 {
 	return read_slots(swap->file_in, slot, count, buffer);
 }
 
-void hfs_let_go(struct hfs *swap, uint64_t entry)
+void hfs_free_copy(struct hfs *swap, uint64_t entry)
 {
 	if (hfs_copy(entry) == HFS_FILE)
 		hfs_bits_clear(&swap->slots, hfs_location(entry), 1);
@@ -242,13 +136,13 @@ void hfs_let_go(struct hfs *swap, uint64_t entry)
 	atomic_fetch_add(&swap->tier_freed, 1);
 }
 
-/* A page of the tier is 32 units: half a word. */
+/* Return whether a page of the tier is unused.  It is 32 units: half a word. */
 static bool empty(struct hfs *swap, uint64_t page)
 {
 	return !(atomic_load(&swap->spans.words[page / 2]) >> page % 2 * 32 & UINT32_MAX);
 }
 
-void hfs_give_back(struct hfs *swap)
+void hfs_punch_tier(struct hfs *swap)
 {
 	uint64_t pages = swap->spans.count * HFS_UNIT / HFS_PAGE, page, first;
 
@@ -261,7 +155,6 @@ void hfs_give_back(struct hfs *swap)
 	}
 }
 
-/* Cut unused slots from the end of the file. */
 int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	uint64_t size, least = swap->slots.count, after;
@@ -270,7 +163,7 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	memset(progress, 0, sizeof(*progress));
 	if (fstat(swap->file_out, &status))
 		return -errno;
-	while (least && !used(&swap->slots, least - 1))
+	while (least && !hfs_bit(&swap->slots, least - 1))
 		least--;
 	size = (status.st_size + HFS_PAGE - 1) / HFS_PAGE;
 	if (size > least) {

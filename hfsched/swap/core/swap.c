@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The whole: its parts put together, regions, what is in memory.
+ * The object: creation, configuration, freeing.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "ahead.h"
+#include "state.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +14,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* NULL, with errno set, if it cannot be had. */
 struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around)
 {
 	struct hfs *swap = calloc(1, sizeof(*swap));
@@ -76,12 +76,11 @@ static int map(int fd, uint64_t size, uint8_t **result)
 	if (address == MAP_FAILED)
 		return -errno;
 	madvise(address, size, MADV_DONTFORK);
-	madvise(address, size, MADV_NOHUGEPAGE); /* a part of a huge page cannot be given back */
+	madvise(address, size, MADV_NOHUGEPAGE); /* a part of a huge page cannot be punched */
 	*result = address;
 	return 0;
 }
 
-/* Regions, stores: before hfs_start. */
 int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
 {
 	struct hfs_region *region = &swap->regions[swap->region_count];
@@ -139,99 +138,12 @@ int hfs_set_staging(struct hfs *swap, int fd)
 	return map(fd, swap->table.pages * HFS_PAGE, &swap->staging);
 }
 
-struct hfs_region *hfs_region_of(struct hfs *swap, uint64_t page)
-{
-	struct hfs_region *regions = swap->regions;
-	int low = 0, high = swap->region_count, middle;
-
-	while (low < high) {
-		middle = (low + high) / 2;
-		if (page < regions[middle].first + regions[middle].pages)
-			high = middle;
-		else
-			low = middle + 1;
-	}
-	return low < swap->region_count ? &regions[low] : NULL;
-}
-
-uint8_t *hfs_source(struct hfs *swap, uint64_t page)
-{
-	struct hfs_region *region;
-
-	if (swap->table.copy)
-		return swap->staging + page * HFS_PAGE;
-	region = hfs_region_of(swap, page);
-	return region->map + (page - region->first) * HFS_PAGE;
-}
-
-/* Set the bits of pages that are in the guests' memfds. */
-int hfs_resident(struct hfs *swap, struct hfs_bits *bits)
-{
-	struct hfs_region *region;
-	off_t from, to, size;
-	int each;
-
-	for (each = 0; each < swap->region_count; each++) {
-		region = &swap->regions[each];
-		size = region->pages * HFS_PAGE;
-		for (to = 0; to < size;) {
-			from = lseek(region->fd, to, SEEK_DATA);
-			if (from < 0 && errno == ENXIO)
-				break;
-			if (from < 0)
-				return -errno;
-			to = lseek(region->fd, from, SEEK_HOLE);
-			if (to < 0)
-				return -errno;
-			if (from >= size)
-				break;
-			if (to > size)
-				to = size;
-			hfs_bits_set(bits, region->first + from / HFS_PAGE,
-				     (to - from) / HFS_PAGE);
-		}
-	}
-	return 0;
-}
-
-/*
- * Give back `count` pages of the guest's memfd or of the staging memory.  A page of the guest that
- * is still there afterwards (part of a huge page: -EBUSY) has lost its bytes.
- */
-int hfs_punch(struct hfs *swap, uint64_t page, uint64_t count, bool guest)
-{
-	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-	struct hfs_region *region;
-	off_t from, data;
-
-	if (!guest) {
-		if (fallocate(swap->staging_fd, mode, page * HFS_PAGE, count * HFS_PAGE))
-			return -errno;
-		return 0;
-	}
-	region = hfs_region_of(swap, page);
-	from = (page - region->first) * HFS_PAGE;
-	if (fallocate(region->fd, mode, from, count * HFS_PAGE))
-		return -errno;
-	data = lseek(region->fd, from, SEEK_DATA);
-	return data >= 0 && data < from + (off_t)(count * HFS_PAGE) ? -EBUSY : 0;
-}
-
 int hfs_phase_now(struct hfs *swap)
 {
 	return (int)atomic_load(&swap->table.header->phase);
 }
 
-/* Pages in the guests' memfds. */
-int64_t hfs_in_memory(struct hfs *swap)
+void hfs_counts(struct hfs *swap, struct hfs_counts *counts)
 {
-	struct hfs_bits present;
-	int64_t result = hfs_bits_open(&present, swap->table.pages);
-
-	if (!result)
-		result = hfs_resident(swap, &present);
-	if (!result)
-		result = hfs_bits_used(&present);
-	hfs_bits_close(&present);
-	return result;
+	hfs_count(&swap->table, counts);
 }

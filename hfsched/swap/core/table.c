@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The page table: one word a page, changed by compare-and-swap alone.  hfsched.swap.entries says
- * what each change means; a test compares the two.
+ * The page table.  A test compares it with hfsched.swap.pages.entries.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "table.h"
 
 #include <errno.h>
 #include <string.h>
@@ -58,7 +57,6 @@ uint64_t hfs_entry(struct hfs_table *table, uint64_t page)
 	return atomic_load(&table->entries[page]);
 }
 
-/* For tests, and before anybody else is there. */
 void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry)
 {
 	atomic_store(&table->entries[page], entry);
@@ -136,7 +134,7 @@ bool hfs_drop_clean(struct hfs_table *table, uint64_t page)
 					      (entry & ~STATE) | HFS_PUNCHING);
 }
 
-/* The worker's alone: nobody else changes a PUNCHING page. */
+/* The worker alone changes a PUNCHING page. */
 bool hfs_punched(struct hfs_table *table, uint64_t page)
 {
 	uint64_t entry = hfs_entry(table, page);

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker, before it begins: make sense of what a dead monitor has left.
+ * The worker: take over the page table of a dead monitor.
  */
 #define _GNU_SOURCE
+#include "memory.h"
+#include "stores.h"
 #include "worker.h"
 
+#include <errno.h>
 #include <string.h>
 
 /*
- * Punch again what a dead monitor may have been punching.  `stuck`: what can neither be given back
- * nor restored.  It stays PUNCHING: its copy alone has its bytes, whatever is in memory.
+ * Punch pages that a dead monitor may have been punching.  `stuck`: pages that can neither be
+ * punched nor restored.  They stay PUNCHING: their bytes are in their copy alone.
  */
 static void punch_again(struct hfs *swap, struct hfs_bits *present, struct hfs_bits *stuck)
 {
@@ -37,7 +40,7 @@ static void punch_again(struct hfs *swap, struct hfs_bits *present, struct hfs_b
 	}
 }
 
-/* What is in the staging memory of pages that are not staged is of no use. */
+/* Punch the staging memory of pages that are not staged. */
 static void clean_staging(struct hfs *swap)
 {
 	uint64_t page, first, pages = swap->table.pages;
@@ -51,7 +54,7 @@ static void clean_staging(struct hfs *swap)
 	}
 }
 
-/* Whether the places [start, start + count) are there, and were free; they are taken now. */
+/* Set [start, start + count); return whether it is within the bitmap and was clear. */
 static bool mark(struct hfs_bits *bits, uint64_t start, uint64_t count)
 {
 	uint64_t each;
@@ -65,7 +68,7 @@ static bool mark(struct hfs_bits *bits, uint64_t start, uint64_t count)
 	return true;
 }
 
-/* Whether the place of an entry's copy is one, and nobody else's. */
+/* Allocate what an entry's copy uses; return whether it is valid, and used by no other entry. */
 static bool mark_place(struct hfs *swap, uint64_t entry)
 {
 	uint64_t length = hfs_length(entry), location = hfs_location(entry);
@@ -93,11 +96,11 @@ static bool mark_places(struct hfs *swap)
 	return true;
 }
 
-/* Whether a page can be like this at all. */
-static bool sane(struct hfs *swap, uint64_t entry, int phase)
+/* Return whether an entry is possible in a phase. */
+static bool entry_is_valid(struct hfs *swap, uint64_t entry, int phase)
 {
 	static const unsigned int none = 1u << HFS_RESIDENT, file = 1u << HFS_FILE,
-				  squeezed = 1u << HFS_COMPRESSED, zero = 1u << HFS_ZERO;
+				  compressed = 1u << HFS_COMPRESSED, zero = 1u << HFS_ZERO;
 	unsigned int copy = 1u << hfs_copy(entry);
 
 	switch (hfs_state(entry)) {
@@ -111,11 +114,11 @@ static bool sane(struct hfs *swap, uint64_t entry, int phase)
 	case HFS_WRITING:
 		return phase != HFS_OFF && copy & none;
 	case HFS_PUNCHING:
-		return phase != HFS_OFF && copy & (file | squeezed | zero);
+		return phase != HFS_OFF && copy & (file | compressed | zero);
 	case HFS_FILE:
 		return phase != HFS_OFF && copy & file;
 	case HFS_COMPRESSED:
-		return phase != HFS_OFF && copy & squeezed;
+		return phase != HFS_OFF && copy & compressed;
 	case HFS_ZERO:
 		return phase != HFS_OFF && copy & zero;
 	default:
@@ -123,8 +126,8 @@ static bool sane(struct hfs *swap, uint64_t entry, int phase)
 	}
 }
 
-/* Somebody else wrote the table: nothing is done with one that no monitor can have left. */
-static bool table_is_sane(struct hfs *swap)
+/* The table is input: one that no monitor can have left is refused. */
+static bool table_is_valid(struct hfs *swap)
 {
 	uint32_t phase = atomic_load(&swap->table.header->phase);
 	uint64_t page;
@@ -132,12 +135,11 @@ static bool table_is_sane(struct hfs *swap)
 	if (phase > HFS_SETTLED)
 		return false;
 	for (page = 0; page < swap->table.pages; page++)
-		if (!sane(swap, hfs_entry(&swap->table, page), (int)phase))
+		if (!entry_is_valid(swap, hfs_entry(&swap->table, page), (int)phase))
 			return false;
 	return mark_places(swap);
 }
 
-/* Before hfs_start, with a table that another monitor has left.  -EINVAL: that is none. */
 int hfs_take_over(struct hfs *swap)
 {
 	struct hfs_table *table = &swap->table;
@@ -146,7 +148,7 @@ int hfs_take_over(struct hfs *swap)
 	uint64_t page;
 	int error;
 
-	if (!table_is_sane(swap))
+	if (!table_is_valid(swap))
 		return -EINVAL;
 	error = hfs_bits_open(&present, table->pages);
 	if (!error)

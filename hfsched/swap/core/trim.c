@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker, dropping staged pages that need not be written: zero, or equal to their old copy.
+ * The worker: trim; drops staged pages that are zero, or equal to their stale copy.
  */
+#include "memory.h"
+#include "stores.h"
 #include "worker.h"
 
+#include <errno.h>
 #include <string.h>
 
-/* Compare staged pages with their stale copies; those that equal become PUNCHING. */
+/* Compare staged pages with their stale copies; those that are equal become PUNCHING. */
 static int drop_clean(struct hfs *swap, const uint64_t *pages, const uint64_t *slots, int count,
 		      bool *dropped)
 {
@@ -17,7 +20,7 @@ static int drop_clean(struct hfs *swap, const uint64_t *pages, const uint64_t *s
 			;
 		error = hfs_read_direct(swap, slots[first], end - first, swap->buffer);
 		if (error)
-			continue; /* it is no copy, then */
+			continue; /* treated as not equal */
 		for (each = first; each < end; each++)
 			dropped[each] = !memcmp(hfs_source(swap, pages[each]),
 						swap->buffer + (each - first) * HFS_PAGE, HFS_PAGE) &&
@@ -40,7 +43,7 @@ static int trim_run(struct hfs *swap, const uint64_t *pages, int count,
 		if (hfs_is_zero(hfs_source(swap, pages[each]))) {
 			zero[each] = hfs_drop_zero(&swap->table, pages[each], &old);
 			if (zero[each])
-				hfs_let_go(swap, old);
+				hfs_free_copy(swap, old);
 		} else if (hfs_copy(entry) == HFS_FILE) {
 			stale[held] = pages[each];
 			slots[held++] = hfs_location(entry);
@@ -48,7 +51,7 @@ static int trim_run(struct hfs *swap, const uint64_t *pages, int count,
 	}
 	drop_clean(swap, stale, slots, held, clean);
 	for (each = 0; each < count; each++) {
-		hfs_forget_taken(swap, pages[each]);
+		hfs_discard_taken(swap, pages[each]);
 		if (zero[each]) {
 			progress->zero++;
 		} else if (next < held && stale[next] == pages[each]) {
@@ -92,8 +95,8 @@ int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 		trim_run(swap, pages, count, progress);
 		limit -= count;
 	}
-	hfs_event(swap, HFS_TRIMMED_ZERO, progress->zero);
-	hfs_event(swap, HFS_TRIMMED_CLEAN, progress->clean);
+	hfs_event(swap, HFS_EVENT_TRIMMED_ZERO, progress->zero);
+	hfs_event(swap, HFS_EVENT_TRIMMED_CLEAN, progress->clean);
 	hfs_end(swap);
 	return 0;
 }

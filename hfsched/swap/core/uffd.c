@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * userfaultfd's requests.  COPY and CONTINUE over a range may stop part-way: then they go on from
- * there; a page that is there already (EEXIST) or is not in memory (EFAULT of CONTINUE) is skipped,
- * or is the result when it is the only one.
+ * userfaultfd's requests.  COPY and CONTINUE over a range may stop part-way, and are continued.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PROBE (1ull << 20) /* bytes; nobody has guest memory there */
-#define RETRIES 256 /* of a request that says EAGAIN without progress */
+#include "core.h"
+
+#define PROBE (1ull << 20) /* an address where no process has guest memory */
+#define RETRIES 256 /* of a request that fails with EAGAIN without progress */
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -43,7 +43,6 @@ static int new_uffd(int user_mode_only)
 	return uffd;
 }
 
-/* A descriptor for this process, with what is needed of it agreed on. */
 int hfs_uffd_open(int user_mode_only)
 {
 	struct uffdio_api api = {
@@ -83,8 +82,8 @@ int hfs_uffd_unregister(int uffd, uint64_t address, uint64_t size)
 }
 
 /*
- * Where nothing is registered a living process says ENOENT.  Not at address 0: to most kernels all
- * below vm.mmap_min_addr is EINVAL, of a dead one too.
+ * Where nothing is registered the result is ENOENT for a living process.  Not at address 0: most
+ * kernels return EINVAL below vm.mmap_min_addr, for a dead process too.
  */
 int hfs_uffd_probe(int uffd)
 {
@@ -107,7 +106,7 @@ struct request {
 	const uint8_t *source; /* NULL: CONTINUE */
 };
 
-/* Bytes done, or -errno. */
+/* Issue it once; bytes done, or -errno. */
 static int64_t once(const struct request *request, uint64_t done)
 {
 	uint64_t address = request->address + done, size = request->size - done;
@@ -130,7 +129,7 @@ static int64_t once(const struct request *request, uint64_t done)
 	}
 }
 
-/* `done`: bytes that are there now. */
+/* Issue it until it is complete.  `*done`: bytes that are there now. */
 static int whole(const struct request *request, uint64_t *done)
 {
 	int left = RETRIES;
@@ -183,7 +182,6 @@ int hfs_uffd_zero(int uffd, uint64_t address)
 	return 0;
 }
 
-/* Unmap pages of a shared mapping: they stay in its file. */
 int hfs_zap(uint64_t address, uint64_t size)
 {
 	return madvise((void *)(uintptr_t)address, size, MADV_DONTNEED) ? -errno : 0;

@@ -1,46 +1,34 @@
-/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * What the worker's functions share.
+ */
 #ifndef HFSCHED_SWAP_WORKER_H
 #define HFSCHED_SWAP_WORKER_H
 
-#include "core.h"
+#include "state.h"
 
-#include <errno.h>
-
-/* One piece of work at a time. */
-static inline int hfs_begin(struct hfs *swap)
-{
-	return atomic_exchange(&swap->working, 1) ? -EBUSY : 0;
-}
-
-static inline void hfs_end(struct hfs *swap)
-{
-	atomic_store(&swap->working, 0);
-}
-
-static inline bool hfs_bit(struct hfs_bits *bits, uint64_t bit)
-{
-	return atomic_load(&bits->words[bit / 64]) >> bit % 64 & 1;
-}
-
-/* A page in one of these states is in memory after all: RESIDENT. */
-bool hfs_page_arrived(struct hfs *swap, uint64_t page, unsigned int states);
-/* Write a PUNCHING page's bytes back to where they were, since they could not be given back. */
-int hfs_restore(struct hfs *swap, uint64_t page);
-/* Give back the memory of PUNCHING pages (in ascending order), and publish them. */
-int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count);
-
-/*
- * With copy staging: give back what reading a page's staging memory has made of it, if a fault had
- * taken the page, and given it back, before.
- */
-void hfs_forget_taken(struct hfs *swap, uint64_t page);
-
-bool hfs_is_zero(const uint8_t *page);
-/* Whether nothing is anywhere else; pages that a fault is taking are waited for. */
-bool hfs_all_are_in(struct hfs *swap);
-/* Where the worker has a page of guest memory mapped. */
-uint8_t *hfs_guest_page(struct hfs *swap, uint64_t page);
+/* Begin a piece of work.  -EBUSY: another one is under way.  hfs_end ends it. */
+int hfs_begin(struct hfs *swap);
+void hfs_end(struct hfs *swap);
 /* Let trim, out and in begin with the first page again. */
 void hfs_reset_cursors(struct hfs *swap);
+
+/* A page is in memory: if its state is one of `states` (a mask) it becomes RESIDENT. */
+bool hfs_page_arrived(struct hfs *swap, uint64_t page, unsigned int states);
+/* Write a PUNCHING page's bytes back to where they were, since it could not be punched. */
+int hfs_restore(struct hfs *swap, uint64_t page);
+/* Punch PUNCHING pages, in ascending order, and publish them; the last error. */
+int hfs_punch_pages(struct hfs *swap, const uint64_t *pages, int count);
+/*
+ * Copy staging: punch the staging memory of a page that a fault has taken back and punched before,
+ * which reading it has allocated again.
+ */
+void hfs_discard_taken(struct hfs *swap, uint64_t page);
+/* Return how many of `pages` follow each other from the first on, in one region. */
+int hfs_neighbours(struct hfs *swap, const uint64_t *pages, int count);
+
+bool hfs_is_zero(const uint8_t *page);
+/* Return whether every page is RESIDENT or ZERO; waits for faults that are being served. */
+bool hfs_all_present(struct hfs *swap);
 
 #endif

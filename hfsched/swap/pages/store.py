@@ -68,7 +68,7 @@ EVENTS = (
     "waited",  # faults that waited for a page to be published
     "cancelled",  # writes that a fault came before
     "written",  # pages written to the file
-    "squeezed",  # pages put into the compressed tier
+    "compressed",  # pages put into the compressed tier
     "trimmed_zero",
     "trimmed_clean",
     "read_errors",  # of the file, while a fault waited; it is tried again

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The object behind core.h, and its parts.  Types alone; each field names the thread that uses it.
+ */
+#ifndef HFSCHED_SWAP_STATE_H
+#define HFSCHED_SWAP_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bits.h"
+#include "core.h"
+#include "table.h"
+
+#define HFS_RUN 512	  /* pages in one write or read: 2 MiB */
+#define HFS_AROUND_MAX 64 /* pages that may come with a fault */
+
+struct hfs_region {
+	int fd;
+	uint64_t first; /* page */
+	uint64_t pages;
+	uint8_t *map; /* no uffd is registered on it; only pages known to be in memory are accessed */
+};
+
+/* A process that maps guest memory. */
+struct hfs_member {
+	atomic_int state; /* enum hfs_member_state */
+	int uffd;
+	bool dynamic;		    /* it may die */
+	uint64_t base[HFS_REGIONS]; /* 0: it has not mapped that region */
+};
+
+/* A read of the file that is under way. */
+struct hfs_ahead {
+	unsigned long context; /* of Linux's AIO; 0: there is none, */
+	bool refused;	       /* and will be none */
+	uint64_t slot;
+	uint64_t count;	 /* pages; 0: no read is under way */
+	uint8_t *buffer; /* HFS_RUN pages */
+};
+
+/* A fault that is not served yet. */
+struct hfs_fault {
+	int member;
+	bool waited;
+	uint64_t page;
+};
+
+struct hfs {
+	struct hfs_table table;
+	struct hfs_region regions[HFS_REGIONS];
+	int region_count;
+	struct hfs_member members[HFS_MEMBERS];
+
+	/* Stores; `slots` and `spans` are cleared by both threads, set by the worker alone. */
+	int file_out; /* O_DIRECT where it can be had */
+	int file_in;  /* buffered */
+	bool direct;
+	struct hfs_bits slots;
+	int tier_fd;
+	uint8_t *tier;
+	struct hfs_bits spans;	     /* in HFS_UNITs */
+	uint64_t tier_limit;	     /* bytes: longer ones go to the file */
+	_Atomic uint32_t tier_freed; /* counts what was freed in it; the worker: */
+	uint32_t tier_freed_seen, tier_misses;
+	uint64_t tier_room; /* bytes: longer ones have found no room */
+	int staging_fd;
+	uint8_t *staging;
+
+	/* The serving thread. */
+	pthread_t thread;
+	bool running;
+	int around;
+	int kick; /* eventfd */
+	atomic_int stop;
+	atomic_int waiting;    /* faults that wait for a page to be published */
+	_Atomic uint32_t turn; /* odd: it is serving */
+	atomic_int turn_waiters;
+	struct hfs_fault *queue;
+	int queued, queue_size;
+	uint8_t *serve_buffer; /* HFS_AROUND_MAX pages */
+
+	/* The worker. */
+	atomic_int working;
+	uint64_t trim_cursor, out_cursor, in_cursor; /* pages */
+	int in_part; /* of hfs_swap_in: 0 staged, 1 compressed, 2 the file */
+	uint8_t *buffer; /* HFS_RUN pages */
+	struct hfs_ahead ahead;
+};
+
+static inline void hfs_event(struct hfs *swap, enum hfs_event event, uint64_t number)
+{
+	hfs_table_event(&swap->table, event, number);
+}
+
+#endif
