@@ -42,8 +42,8 @@ def main() -> int:
     assert swap is not None
     known: dict[str, Callable[[], object]] = {
         "enable": swap.enable,
-        "out": swap.owner.swap_out,
-        "disable": swap.owner.disable,
+        "out": swap.client.swap_out,
+        "disable": swap.client.disable,
     }
     moves = [known[name] for name in args.moves.split(",")]
     rounds = 0

@@ -177,16 +177,16 @@ class Swapped:
 
     def command(self, name: str) -> bool:
         """Give a command; tell whether it was accepted."""
-        owner = self.swap.owner
+        client = self.swap.client
         try:
             if name == "enable":
                 self.swap.enable()
             elif name == "trim":
-                owner.trim()
+                client.trim()
             elif name == "out":
-                owner.swap_out()
+                client.swap_out()
             else:
-                owner.disable(slow_file_cleanup=self._choose.random() < 0.2)
+                client.disable(slow_file_cleanup=self._choose.random() < 0.2)
         except HfschedError as exc:
             self.refused[f"{name}: {exc}"] += 1
             if any(text in str(exc) for text in NOT_NOW):
@@ -197,7 +197,7 @@ class Swapped:
 
     def come_back(self) -> None:
         """Disable; nothing may be away, and no room taken, after that."""
-        self.swap.owner.disable()
+        self.swap.client.disable()
         deadline = time.monotonic() + WITHIN
         while (status := self.swap.status()).state is not State.READY:
             if time.monotonic() > deadline:
@@ -240,19 +240,19 @@ class Kills:
     def one(self) -> None:
         """Kill the monitor once."""
         want = min(WANTED, key=lambda state: (self.hit[state], self._choose.random()))
-        keeper = self._swapped.swap.owner._keeper
+        supervisor = self._swapped.swap.client._supervisor
         if want is None:
             _pause(self._choose.random() ** 2 / 5)
         else:
             # What a dead one has left does not count.
-            self._await(lambda: keeper.takeovers > self._served, "served")
+            self._await(lambda: supervisor.takeovers > self._served, "served")
             self._await(lambda: self._swapped.has(want), want.name.lower())
             if want not in (Page.WRITING, Page.PUNCHING):  # those are over soon enough
                 _pause(self._choose.random() ** 3 / 100)
-        process = keeper._process
+        process = supervisor._process
         if process is None:
             return  # it is dead, and the next one is not there yet
-        self._served = keeper.takeovers
+        self._served = supervisor.takeovers
         process.kill()
         process.join()
         met = self._swapped.states()  # the next monitor takes a while to start
@@ -316,7 +316,7 @@ def kills(target: Target, count: int, seed: int, directory: str) -> str:
         swapped.come_back()
         checker.step()
         _healthy(host)
-        takeovers = swapped.swap.owner._keeper.takeovers
+        takeovers = swapped.swap.client._supervisor.takeovers
     return f"{count} kills, {takeovers} took over, {checker.checks} checks, 0 bad pages\n{deaths}"
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.client.client import Owner
+from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.core.guestpages import GuestPages, open_userfault, zap
 from hfsched.swap.core.resources import pack
@@ -198,24 +198,28 @@ class Ours(World):
         self.stores = Stores.create(directory, size // PAGE_SIZE, staging, tier)
         self.stack.callback(self.stores.close)
         program = single if around == 1 else monitor
-        self.owner = Owner(
-            ThreadRuntime(), program, self.watch, pack(self.stores, [self.ram.fd]), patience=None
+        self.client = MonitorClient(
+            ThreadRuntime(),
+            program,
+            self.watch,
+            pack(self.stores, [self.ram.fd]),
+            default_timeout=None,
         )
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cpus or before)  # the monitor has it from this thread
-        self.owner.start()
+        self.client.start()
         os.sched_setaffinity(0, before)
         self.stack.callback(self._end)
         region = Region(self.ram.address, 0, self.ram.size)
-        self.owner.add(MainMember(self.uffd, [region]))
+        self.client.add(MainMember(self.uffd, [region]))
 
     def _end(self) -> None:
-        self.owner.close(discard=True)
-        self.owner.join()
+        self.client.close(discard=True)
+        self.client.join()
 
     def until(self, state: State) -> float:
         """Wait for the end of a move; return its seconds, by the monitor's clock."""
-        while (status := self.owner.status()).state is not state:
+        while (status := self.client.status()).state is not state:
             if status.error:
                 raise OSError(status.error)
             time.sleep(POLL)
@@ -223,17 +227,17 @@ class Ours(World):
 
     def out(self) -> float:
         """Move out what is staged."""
-        self.owner.swap_out()
+        self.client.swap_out()
         return self.until(State.ACTIVE)
 
     def disable(self) -> float:
         """Bring everything back."""
-        self.owner.disable()
+        self.client.disable()
         return self.until(State.READY)
 
     def enable(self) -> float:
         """Stage everything; return for how long the machine stood still, in seconds."""
-        self.owner.enable()
+        self.client.enable()
         return self.watch.paused
 
     def prepare(self) -> None:
@@ -248,7 +252,7 @@ class Ours(World):
 
     def faults(self) -> int | None:
         """Return how many were served."""
-        return self.owner.status().metrics.events["faults"]
+        return self.client.status().metrics.events["faults"]
 
 
 class Loops(World):

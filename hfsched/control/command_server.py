@@ -154,11 +154,11 @@ def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answe
         case commands.SwapEnable():
             return Done(pages=swap.enable(deadline))
         case commands.SwapTrim():
-            swap.owner.trim(deadline)
+            swap.client.trim(deadline)
         case commands.SwapOut():
-            swap.owner.swap_out(deadline)
+            swap.client.swap_out(deadline)
         case commands.SwapDisable(slow_file_cleanup=slow):
-            swap.owner.disable(slow_file_cleanup=slow, deadline=deadline)
+            swap.client.disable(slow_file_cleanup=slow, deadline=deadline)
         case commands.SwapStatus(vm=vm, fine=fine):
             return _report(swap, names if vm is None else [vm], deadline, fine=fine)
     return Done()

@@ -1,6 +1,6 @@
 """Guest memory swapped out and in while guests touch it, commands come, and the monitor dies.
 
-What ships is main's owner and keeper, the monitor's loop and state machine, the page table's changes;
+What ships is main's client and supervisor, the monitor's loop and state machine, the page table's changes;
 the kernel and the moves of bytes are a model (`swapmemory`, `swapstore`).  Of each page the guest must find what it
 wrote last, every fault is served in the end, and every request is answered; what was accepted
 is carried out, whoever dies.
@@ -20,7 +20,7 @@ from hfsched.scenarios.swapchild import Other
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Step, Suspension
-from hfsched.swap.client.client import Owner
+from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.pages.entries import State
 from hfsched.swap.protocol.messages import Region
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "SwapScenario"]
 
-COMMANDS: Mapping[str, Callable[[Owner], object]] = {
-    "enable": Owner.enable,
-    "status": Owner.status,
-    "trim": Owner.trim,
-    "out": Owner.swap_out,
-    "disable": Owner.disable,
-    "close": Owner.close,
+COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
+    "enable": MonitorClient.enable,
+    "status": MonitorClient.status,
+    "trim": MonitorClient.trim,
+    "out": MonitorClient.swap_out,
+    "disable": MonitorClient.disable,
+    "close": MonitorClient.close,
 }
 
 
@@ -216,7 +216,9 @@ class _Machine:
         if self.other is not None:
             steps.append(Step("child", self.other.stop, self.other.go_on))
         condition = Suspension(runtime, steps)
-        self.owner = Owner(self._mortal, monitor, condition, patience=None, on_lost=self._lost)
+        self.client = MonitorClient(
+            self._mortal, monitor, condition, default_timeout=None, on_lost=self._lost
+        )
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
         self.ended: dict[str, list[str]] = {}  # and what came of them
@@ -233,10 +235,10 @@ class _Machine:
 
     def _start(self) -> None:
         def start() -> None:
-            self.owner.start()
-            self.owner.add(_Main(self.memory))
+            self.client.start()
+            self.client.add(_Main(self.memory))
             if self.other is not None:
-                self.other.join(self.owner)
+                self.other.join(self.client)
 
         self._runtime.spawn("start", start)
         self._runtime.settle()
@@ -278,7 +280,7 @@ class _Machine:
 
     def _do(self, task: str, word: str) -> None:
         try:
-            COMMANDS[word](self.owner)
+            COMMANDS[word](self.client)
         except SwapError as exc:
             self.ended[task].append(f"{word}: {exc}")
         else:

@@ -10,13 +10,13 @@ from hfsched.explore.objects import Thing
 from hfsched.scenarios.swapmemory import CHILD, Memory
 from hfsched.swap.child.child import Child
 from hfsched.swap.client.childmember import ChildMember, Part
-from hfsched.swap.protocol.childmessages import Answer, Request, Zap
+from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
 from hfsched.swap.protocol.messages import Done, Region
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
-    from hfsched.swap.client.client import Owner
+    from hfsched.swap.client.client import MonitorClient
 
 __all__ = ["Other"]
 
@@ -26,7 +26,7 @@ class _Child(Child):
         super().__init__(runtime, end)
         self._memory = memory
 
-    def _answer(self, request: Request, fds: list[int]) -> tuple[Answer, Sequence[int]]:
+    def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
         if isinstance(request, Zap):
             assert self._gate.key() == (False, 0), "it zaps, and does not stand still"
             self._memory.zap(CHILD)
@@ -40,7 +40,7 @@ class _Member(ChildMember):
         super().__init__(runtime, CHILD, end, [], None, within=None)
         self.number = 1
 
-    def _introduce(
+    def _set_up(
         self, parts: Sequence[Part], deadline: int | None, undo: ExitStack
     ) -> tuple[Region, ...]:
         del parts, deadline, undo
@@ -84,10 +84,10 @@ class Other(Thing):
                 self._memory.touch(CHILD, self._memory.pages[0], CHILD)
             self._done = count + 1
 
-    def join(self, owner: Owner) -> None:
+    def join(self, client: MonitorClient) -> None:
         """Make it a member."""
-        owner.add(self._member)
-        self._member.go_on()
+        client.add(self._member)
+        self._member.resume()
         for page in self._memory.pages:
             page.mapped.add(CHILD)  # it has touched them
 
@@ -105,12 +105,12 @@ class Other(Thing):
 
     def stop(self, deadline: int | None) -> bool:
         """Have it stand still; see `Step`."""
-        self._member.stop(deadline)
+        self._member.suspend(deadline)
         return True
 
     def go_on(self) -> None:
         """Undo `stop`."""
-        self._member.go_on()
+        self._member.resume()
 
     def check(self) -> None:
         """Check, when all is at rest, that it is not held for ever."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
 from hfsched.swap.monitor.controller import Controller
 from hfsched.swap.monitor.serving import serve
-from hfsched.swap.pages.entries import Answer, Entry, State
+from hfsched.swap.pages.entries import Entry, FaultAction, State
 from hfsched.swap.pages.store import Counts, Phase, Progress
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Monitor", "Store"]
 
 
 class Store:
-    """The monitor's `Pages` and `Members`, and who serves its faults."""
+    """The monitor's `Pages` and `Processes`, and who serves its faults."""
 
     def __init__(self, memory: Memory, *, wakes: bool = True, quiesces: bool = True) -> None:
         self._memory = memory
@@ -36,7 +36,7 @@ class Store:
     # Members: number 0 is main.
 
     def add(self, register: Register, fds: Sequence[int]) -> None:  # noqa: ARG002 - a model has none
-        """See `Members.add`."""
+        """See `Processes.add`."""
         memory = self._memory
         process = CHILD if register.member else MAIN
         if process is MAIN:
@@ -62,14 +62,14 @@ class Store:
                 page.registered.add(process)
 
     def dead(self) -> Sequence[int]:
-        """See `Members.dead`."""
+        """See `Processes.dead`."""
         self._runtime.point("is it dead", None, also=(self._memory.phase,))
         dead = CHILD in self._processes and CHILD in self._memory.dead
         self._runtime.observe(dead)
         return (1,) if dead else ()
 
     def drop(self, member: int) -> None:  # noqa: ARG002 - there is one that may die
-        """See `Members.drop`."""
+        """See `Processes.drop`."""
         self._processes.remove(CHILD)
 
     def close(self) -> None:
@@ -100,10 +100,10 @@ class Store:
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
-            if answer is not Answer.WAIT:
+            if answer is not FaultAction.WAIT:
                 break
             self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
-        if answer is Answer.CONTINUE:
+        if answer is FaultAction.CONTINUE:
             self._runtime.retain_only(self._number, page.number, process)
             self._memory.at("continue", page)
             self._memory.arrive(page, 0, process)

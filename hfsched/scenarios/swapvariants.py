@@ -10,11 +10,11 @@ from hfsched.explore.scenario import World
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
 from hfsched.scenarios.swapstore import Monitor
 from hfsched.swap.protocol.messages import (
-    Answer,
     Done,
     Enable,
     GetStatus,
-    Request,
+    MonitorAnswer,
+    MonitorRequest,
     State,
     Status,
     decode_answer,
@@ -122,7 +122,7 @@ def deadlock(runtime: ExploreRuntime, words: Sequence[str]) -> World:
             answered.append(word)
         questions(None)
 
-    def answer(request: Request, back: End) -> Answer:
+    def answer(request: MonitorRequest, back: End) -> MonitorAnswer:
         if not isinstance(request, Enable):
             return Status(state=State.READY)
         back.send(b"suspend the machine")

@@ -22,7 +22,7 @@ from hfsched.swap.protocol.messages import State, Status
 if TYPE_CHECKING:
     from hfsched.runtime.base import Cell, Runtime, Task
 
-__all__ = ["SwapIdle", "Swappable", "Watch"]
+__all__ = ["IdleTimer", "SwapIdle", "Swappable"]
 
 
 class Swappable(Protocol):
@@ -38,17 +38,17 @@ class Swappable(Protocol):
         """Say how things are."""
 
 
-class Watch:
+class IdleTimer:
     """Tells when a machine has been idle for `after` ns.  Plain; who uses it says what time it is."""
 
     def __init__(self, after: int, now: int) -> None:
         self._after = after
-        self._looked = now
+        self._updated = now
         self._since = now  # it has been idle, if it is
         self._seen: int | None = None
         self._used: int | None = None
 
-    def look(self, now: int, rested: int, runs: int | None) -> int | None:
+    def update(self, now: int, rested: int, runs: int | None) -> int | None:
         """Return until when (ns) nothing can be due; None: it is time.
 
         `rested`: when a vCPU went to sleep last.  `runs`: a number that changes with whatever runs,
@@ -57,25 +57,25 @@ class Watch:
         if runs is None:
             self._since = now
         elif runs != self._seen:
-            self._since = rested if rested > self._looked else now
+            self._since = rested if rested > self._updated else now
         self._seen = runs
-        self._looked = now
+        self._updated = now
         if runs == self._used:
             return now + self._after
         end = self._since + self._after
         return end if now < end else None
 
-    def use(self) -> None:
+    def mark_used(self) -> None:
         """Note that this idle time has had its effect."""
         self._used = self._seen
 
-    def later(self) -> int:
+    def retry_at(self) -> int:
         """Return when to look again at a time that could not be used."""
-        return self._looked + self._after
+        return self._updated + self._after
 
 
 class SwapIdle:
-    """See the module's text.  `runs` is as `Watch.look` has it; `after` is in ns.
+    """See the module's text.  `runs` is as `IdleTimer.update` has it; `after` is in ns.
 
     `start` it once the guests run, `end` it before they are stopped, `close` it before the swap.
     """
@@ -112,12 +112,12 @@ class SwapIdle:
         self._ending.close()
 
     def _run(self) -> None:
-        watch = Watch(self._after, self._runtime.now())
-        deadline: int | None = watch.later()
+        watch = IdleTimer(self._after, self._runtime.now())
+        deadline: int | None = watch.retry_at()
         while not self._ending.wait(deadline):
             rested = self._rested.get()
             runs = self._runs()
-            deadline = watch.look(self._runtime.now(), rested, runs)
+            deadline = watch.update(self._runtime.now(), rested, runs)
             if deadline is not None:
                 continue
             try:
@@ -126,14 +126,14 @@ class SwapIdle:
                 return  # the run ends
             except (SwapError, SuspendError):
                 pass  # `status` says what is wrong with the machine's swap
-            deadline = watch.later()
+            deadline = watch.retry_at()
 
-    def _move(self, watch: Watch) -> None:
+    def _move(self, watch: IdleTimer) -> None:
         """Move all memory out, unless somebody is at it by hand."""
         status = self._swap.status()
         if status.state not in (State.READY, State.PENDING, State.ACTIVE):
             return  # later: a move is under way
-        watch.use()
+        watch.mark_used()
         # An error says that it was a move that ended before its time.
         staged = status.state is State.PENDING and not status.error
         self._left = staged and not self._left

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.childmember import ChildMember, Part
-from hfsched.swap.client.client import Owner
+from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.mainmember import MainMember
-from hfsched.swap.client.memberset import Company
-from hfsched.swap.client.suspension import Standstill, still
+from hfsched.swap.client.memberset import MemberSet
+from hfsched.swap.client.suspension import Suspendable, suspended
 from hfsched.swap.core import device
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
@@ -49,10 +49,10 @@ class MachineSwap:
 
     Nobody but main has guest memory mapped, unless `add_process` has told of it.
 
-    The swap file is in `directory`.  `standstill` stops whoever touches the memory; `kernel`: some of
+    The swap file is in `directory`.  `suspendable` stops whoever touches the memory; `kernel`: some of
     them do it inside the kernel (KVM), which takes more privileges to serve.  Raises UserError for
     what this machine does not have.  A monitor that is lost, with no other to take its place, ends
-    the owner's task with a UserError, which the runtime reports.
+    the client's task with a UserError, which the runtime reports.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MachineSwap:
         runtime: Runtime,
         directory: Path,
         rams: Mapping[str, Ram],
-        standstill: Standstill,
+        suspendable: Suspendable,
         *,
         kernel: bool,
     ) -> None:
@@ -79,19 +79,19 @@ class MachineSwap:
             stack.callback(self._stores.close)
             memfds = list(self._memfds.values())
             resources = pack(self._stores, memfds)
-            self._company = Company(standstill)
+            self._members = MemberSet(suspendable)
             self._parts = _parts(rams)
-            self.owner = Owner(runtime, monitor, self._company, resources, on_lost=_lost)
-            self.footprint = Footprint(memfds, self._stores.memfds(), self.owner.monitor_pid)
+            self.client = MonitorClient(runtime, monitor, self._members, resources, on_lost=_lost)
+            self.footprint = Footprint(memfds, self._stores.memfds(), self.client.monitor_pid)
             try:
-                self.owner.start()
+                self.client.start()
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
         places = zip(rams.values(), self._parts, strict=True)
         regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
         try:
-            self.owner.add(MainMember(self._uffd, regions))
+            self.client.add(MainMember(self._uffd, regions))
         except SwapError as exc:
             self.close()
             raise UserError(str(exc)) from exc
@@ -99,13 +99,15 @@ class MachineSwap:
     def close(self) -> None:
         """End the monitor, and forget what is swapped out.
 
-        Should the owner's task still be busy, the descriptors that it may give to a monitor stay.
+        Should the client's task still be busy, the descriptors that it may give to a monitor stay.
         """
-        self._company.stop(self._runtime.now() + _CLOSE_WITHIN)  # what is out stays out
+        self._members.suspend_processes(
+            self._runtime.now() + _CLOSE_WITHIN
+        )  # what is out stays out
         with suppress(SwapError):  # it is lost, or busy
-            self.owner.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
-        ended = self.owner.join(self._runtime.now() + _CLOSE_WITHIN)
-        self._company.close()
+            self.client.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
+        ended = self.client.join(self._runtime.now() + _CLOSE_WITHIN)
+        self._members.close()
         if ended:
             self._stack.close()
 
@@ -134,19 +136,19 @@ class MachineSwap:
             parts = [part for part in self._parts if vms is None or part.name in vms]
             process = ChildMember(self._runtime, name, end, parts, deadline, dynamic=dynamic)
             undo.callback(process.close)
-            with still(self._company, deadline):
-                process.number = self._company.free_number()
-                self.owner.add(process, deadline)
-                self._company.add(process)
+            with suspended(self._members, deadline):
+                process.number = self._members.free_number()
+                self.client.add(process, deadline)
+                self._members.add(process)
             undo.pop_all()
 
     def collect(self, deadline: int | None = None) -> None:
         """Forget the processes that have died, if they may; raises SwapError, SuspendError."""
-        if self._company.dead():
-            with still(self._company, deadline):
-                dead = self._company.dead()
-                self.owner.collect(deadline)
-                self._company.forget(dead)
+        if self._members.dead():
+            with suspended(self._members, deadline):
+                dead = self._members.dead()
+                self.client.collect(deadline)
+                self._members.remove(dead)
 
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.
@@ -157,15 +159,15 @@ class MachineSwap:
             deadline = self._runtime.now() + _ENABLE_WITHIN
         self.collect(deadline)
         self.footprint.mark()
-        return self.owner.enable(deadline)
+        return self.client.enable(deadline)
 
     def swap_out(self, deadline: int | None = None) -> None:
-        """Begin to move what is staged out; see `Owner.swap_out`."""
-        self.owner.swap_out(deadline)
+        """Begin to move what is staged out; see `MonitorClient.swap_out`."""
+        self.client.swap_out(deadline)
 
     def status(self, deadline: int | None = None) -> Status:
-        """Say how things are; see `Owner.status`."""
-        return self.owner.status(deadline)
+        """Say how things are; see `MonitorClient.status`."""
+        return self.client.status(deadline)
 
     def pictures(self, names: Sequence[str] = (), cell: int = CELL) -> dict[str, str]:
         """Return for these VMs (all) where their memory is, a character for each `cell` pages."""

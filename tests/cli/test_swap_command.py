@@ -87,7 +87,7 @@ def test_memory_goes_out_and_comes_back(run: Start, hfsched: Start, tmp_path: Pa
 
 
 @can_swap
-def test_status_tells_what_was_given_back_and_draws_it(
+def test_status_reports_freed_memory_and_draws_it(
     run: Start, hfsched: Start, tmp_path: Path
 ) -> None:
     stress = machine(run, tmp_path)
@@ -262,7 +262,7 @@ def test_a_time_to_wait_needs_a_directory(run: Start) -> None:
 
 
 @can_swap
-def test_a_machine_without_a_directory_says_so(run: Start, hfsched: Start) -> None:
+def test_a_machine_without_a_directory_refuses(run: Start, hfsched: Start) -> None:
     pytest.importorskip("unicorn")
     stress = run("--engine", "unicorn", "--guest", "stress.bin", "--linger", "60")
     stress.until(r"^\[stress\] stress: up")

@@ -50,11 +50,11 @@ MIB = 1 << 20
 
 
 class FakeSwap:
-    """Swap, and its owner."""
+    """Swap, and its client."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
-        self.owner = self
+        self.client = self
         self.sizes = {"a": 1024, "b": 512}  # pages
         self.footprint = self
         self.events: dict[str, int] = {}

@@ -12,9 +12,9 @@ from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.child import child as child_module
 from hfsched.swap.child.child import Child
 from hfsched.swap.core.guestpages import open_userfault
-from hfsched.swap.protocol.childmessages import Answer, Request, Zap
+from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
 
-from .harness import PAGE
+from .guestmemory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +136,7 @@ def unprivileged_backend(runtime: Runtime, end: End, requests: End) -> None:
 
 
 class _Stubborn(Child):
-    def _answer(self, request: Request, fds: list[int]) -> tuple[Answer, Sequence[int]]:
+    def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
         if isinstance(request, Zap):
             threading.Event().wait()
         return super()._answer(request, fds)

@@ -15,7 +15,7 @@ from hfsched.swap.monitor.serving import serve
 from hfsched.swap.pages.store import Counts, Phase, Progress
 from hfsched.swap.protocol.messages import Begin, Region, Register, Zapped, decode_request, name_of
 
-__all__ = ["FakeMember", "FakeMembers", "FakePages", "Harness", "Machine", "Plan", "register"]
+__all__ = ["FakeMember", "FakeMembers", "FakePages", "FakeRuntime", "Machine", "Plan", "register"]
 
 
 class FakePages:
@@ -250,7 +250,7 @@ class _Thread:
         return 0 if self._task.join(0) else None
 
 
-class Harness(ThreadRuntime):
+class FakeRuntime(ThreadRuntime):
     """A runtime whose processes are monitors over the same fake pages, one for each plan.
 
     `log` has all that happens; wait for a line by `wait_for`.

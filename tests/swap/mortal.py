@@ -38,11 +38,11 @@ def main(directory: str, word: str) -> bool:
         swap = host.machine.swap
         assert swap is not None
         filled = host.ask("fill 7")
-        process = swap.owner._keeper._process
+        process = swap.client._supervisor._process
         assert process is not None
         pid = process._popen.pid  # type: ignore[attr-defined]
         swap.enable()
-        swap.owner.swap_out()
+        swap.client.swap_out()
         print(json.dumps({"monitor": pid, **child(word)}), flush=True)
         while not told:
             while swap.status().state is not State.ACTIVE:
@@ -50,7 +50,7 @@ def main(directory: str, word: str) -> bool:
             if host.ask("check 7") != filled:
                 return False
             swap.enable()
-            swap.owner.swap_out()
+            swap.client.swap_out()
     return True
 
 

@@ -15,7 +15,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import State, Status
 from hfsched.vmm.swapping import MachineSwap
 
-from .harness import MIB
+from .guestmemory import MIB
 
 on_every_engine = pytest.mark.parametrize(
     "target", TARGETS, ids=lambda target: str(target).replace(" ", "-")
@@ -53,18 +53,18 @@ def in_memory(host: Talk, vm: int = 0) -> int:
 
 def go_out(host: Talk) -> Status:
     swap_of(host).enable()
-    swap_of(host).owner.swap_out()
+    swap_of(host).client.swap_out()
     return wait_for(host, State.ACTIVE)
 
 
 def come_back(host: Talk) -> None:
-    swap_of(host).owner.disable()
+    swap_of(host).client.disable()
     wait_for(host, State.READY)
 
 
 def kill(host: Talk) -> None:
     """Kill the monitor that there is now."""
-    process = swap_of(host).owner._keeper._process
+    process = swap_of(host).client._supervisor._process
     if process is not None:
         process.kill()
 
@@ -78,7 +78,7 @@ def swapped_all_the_while(host: Talk) -> Iterator[list[str]]:
 
     def swap() -> None:
         while not end.is_set():
-            for command in (swapping.enable, swapping.owner.swap_out, swapping.owner.disable):
+            for command in (swapping.enable, swapping.client.swap_out, swapping.client.disable):
                 try:
                     command()
                 except SwapError as exc:

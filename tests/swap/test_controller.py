@@ -18,8 +18,8 @@ from hfsched.swap.protocol.messages import (
     Exit,
     GetStatus,
     Give,
+    MonitorRequest,
     Refused,
-    Request,
     State,
     Status,
     SwapOut,
@@ -68,7 +68,7 @@ def bring_to(machine: Machine, state: State) -> None:
 
 
 # The state that a request leads to; None: it is refused, and nothing changes.
-REQUESTS: dict[str, Request] = {
+REQUESTS: dict[str, MonitorRequest] = {
     "enable": Enable(),
     "zapped": Zapped(member=0),
     "trim": Trim(),
@@ -192,7 +192,7 @@ def test_pages_move_only_when_every_member_has_zapped(machine: Machine) -> None:
     assert machine.controller.state is ENABLING  # the second time counts anew
 
 
-def test_without_members_nobody_has_to_zap() -> None:
+def test_without_members_no_zap_is_needed() -> None:
     machine = Machine()
     machine.controller.answer(Enable())
     assert machine.controller.state is PENDING
@@ -221,7 +221,7 @@ def test_a_static_member_must_live(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("state", "after"), [(TRIMMING, PENDING), (OUT, PENDING), (IN, ACTIVE), (ENABLING, ENABLING)]
 )
-def test_a_move_that_fails_leaves_the_pages_and_says_why(
+def test_a_move_that_fails_leaves_the_pages_and_reports_why(
     machine: Machine, state: State, after: State
 ) -> None:
     bring_to(machine, state)
@@ -262,7 +262,7 @@ def test_a_register_that_fails_is_refused(machine: Machine) -> None:
     assert machine.controller.status().members == 1
 
 
-def test_exit_that_fails_is_refused_and_all_goes_on(machine: Machine) -> None:
+def test_exit_that_fails_is_refused_and_the_monitor_continues(machine: Machine) -> None:
     bring_to(machine, ACTIVE)
     machine.pages.problem = "swap file: input/output error"
     assert machine.controller.answer(Exit()) is None
@@ -314,7 +314,7 @@ def test_the_file_is_given_back_little_by_little(machine: Machine) -> None:
 
 @pytest.mark.parametrize(("request_", "left"), [(Disable(), 0), (Enable(), 40_000)])
 def test_a_slow_cleanup_ends_when_it_is_overtaken(
-    machine: Machine, request_: Request, left: int
+    machine: Machine, request_: MonitorRequest, left: int
 ) -> None:
     bring_to(machine, ACTIVE)
     machine.controller.answer(Disable(slow_file_cleanup=True))
@@ -324,7 +324,7 @@ def test_a_slow_cleanup_ends_when_it_is_overtaken(
     assert machine.pages.file == left
 
 
-def test_a_file_whose_room_cannot_be_given_back_is_said_and_tried_again(machine: Machine) -> None:
+def test_a_file_that_cannot_be_truncated_is_reported_and_retried(machine: Machine) -> None:
     bring_to(machine, ACTIVE)
     machine.pages.release_error = UserError("swap file: truncating it: Input/output error")
     machine.controller.answer(Disable())
@@ -364,7 +364,9 @@ def test_a_monitor_begins_in_the_state_that_it_finds(
 
 
 @pytest.mark.parametrize(("zapped", "after"), [(True, PENDING), (False, ENABLING)])
-def test_who_takes_over_knows_who_has_zapped(machine: Machine, zapped: bool, after: State) -> None:
+def test_a_successor_knows_which_members_have_zapped(
+    machine: Machine, zapped: bool, after: State
+) -> None:
     bring_to(machine, ENABLING)
     machine.again().answer(register(0, zapped=zapped))
     assert machine.controller.state is after
@@ -372,7 +374,7 @@ def test_who_takes_over_knows_who_has_zapped(machine: Machine, zapped: bool, aft
 
 def gone(machine: Machine) -> bool:
     machine.members.gone = [0]
-    return machine.controller.abandon()
+    return machine.controller.begin_drain()
 
 
 def test_without_main_and_members_the_monitor_ends(machine: Machine) -> None:
@@ -380,8 +382,8 @@ def test_without_main_and_members_the_monitor_ends(machine: Machine) -> None:
     assert not gone(machine)
 
 
-@pytest.mark.parametrize("act", [lambda m: m.controller.abandon(), gone])
-def test_who_outlives_main_gets_its_pages_back(
+@pytest.mark.parametrize("act", [lambda m: m.controller.begin_drain(), gone])
+def test_a_member_that_outlives_main_gets_its_pages_back(
     machine: Machine, act: Callable[[Machine], bool]
 ) -> None:
     machine.controller.answer(register(1))
@@ -397,4 +399,4 @@ def test_who_outlives_main_gets_its_pages_back(
 
 
 def test_nothing_is_brought_back_when_nothing_is_away(machine: Machine) -> None:
-    assert not machine.controller.abandon()
+    assert not machine.controller.begin_drain()

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hfsched.swap.core import device
 from hfsched.swap.core.table import CoreTable, table_size
-from hfsched.swap.pages.entries import Answer, Entry, PageTable, Staging, State
+from hfsched.swap.pages.entries import Entry, FaultAction, PageTable, Staging, State
 
 PAGES = 3
 COPIES = (State.FILE, State.COMPRESSED, State.ZERO)
@@ -62,7 +62,7 @@ def entries() -> st.SearchStrategy[Entry]:
 
 
 @given(entries())
-def test_a_word_says_all_of_an_entry(entry: Entry) -> None:
+def test_an_entry_survives_encoding(entry: Entry) -> None:
     assert Entry.decode(entry.encode()) == entry
     assert entry.encode() < 2**64
 
@@ -168,7 +168,7 @@ def test_a_fault_takes_a_page_back_from_a_write() -> None:
     table = PageTable(1)
     assert table.stage(0)
     assert table.claim(0)
-    assert table.fault(0) is Answer.CONTINUE
+    assert table.fault(0) is FaultAction.CONTINUE
     assert not table.publish(0, State.FILE, 7), "the worker must see that it came too late"
     assert table.entry(0) == Entry()
 
@@ -178,9 +178,9 @@ def test_a_page_that_comes_back_from_the_file_keeps_its_slot() -> None:
     table.stage(0)
     table.claim(0)
     table.publish(0, State.FILE, 7)
-    assert table.fault(0) is Answer.WAIT
+    assert table.fault(0) is FaultAction.WAIT
     table.punched(0)
-    assert table.fault(0) is Answer.READ_FILE
+    assert table.fault(0) is FaultAction.READ_FILE
     assert table.arrived(0)
     assert table.slots() == {7: 0}
     table.stage(0)

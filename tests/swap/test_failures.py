@@ -23,7 +23,7 @@ from hfsched.swap.pages.entries import Staging
 from hfsched.swap.pages.store import Phase
 
 from .children import Member
-from .harness import PAGE, World, needs_userfault, plain, through, userfault
+from .guestmemory import PAGE, World, needs_userfault, plain, through, userfault
 
 pytestmark = needs_userfault
 
@@ -62,7 +62,7 @@ def test_a_full_file_leaves_pages_where_they_were(tmp_path: Path, staging: Stagi
 
 
 @both
-def test_a_full_file_while_somebody_touches_pages(tmp_path: Path, staging: Staging) -> None:
+def test_a_full_file_while_pages_are_touched(tmp_path: Path, staging: Staging) -> None:
     with World(tmp_path, staging=staging) as world, world.guest.running():
         for _ in range(5):
             world.enable()
@@ -262,7 +262,7 @@ def test_a_member_is_not_taken_for_the_one_that_was_at_its_place(tmp_path: Path)
             os.close(other)
 
 
-def test_it_is_told_whether_a_member_is_there_and_what_is_none() -> None:
+def test_liveness_of_members_and_of_other_descriptors() -> None:
     """Alive is 0 alone: a request that the kernel has not understood tells nothing."""
     lib = device.core().lib
     uffd = userfault()

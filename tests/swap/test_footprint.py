@@ -12,7 +12,7 @@ from hfsched.swap.protocol.messages import State
 from hfsched.swap.report import footprint
 from hfsched.swap.report.footprint import Footprint, Memory, allocated, held, resident
 
-from .harness import MIB, PAGE, needs_userfault
+from .guestmemory import MIB, PAGE, needs_userfault
 from .swapping import (
     HERE,
     come_back,
@@ -79,7 +79,7 @@ def test_the_tier_is_memory_that_swap_keeps(tmp_path: Path) -> None:
         host.ask("fill 7")
         swap_of(host).enable()
         before = swap_of(host).footprint.measure()
-        swap_of(host).owner.swap_out()
+        swap_of(host).client.swap_out()
         used = wait_for(host, State.ACTIVE).metrics.tier_used
         after = swap_of(host).footprint.measure()
         assert after.kept - before.kept >= used > 0

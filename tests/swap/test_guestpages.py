@@ -13,10 +13,10 @@ from hfsched.errors import InternalError
 from hfsched.swap.core import device
 from hfsched.swap.core.guestpages import GuestPages, Region
 from hfsched.swap.core.table import CoreTable
-from hfsched.swap.pages.entries import Answer, Staging, State
+from hfsched.swap.pages.entries import FaultAction, Staging, State
 from hfsched.swap.pages.store import EVENTS, REGIONS_MAX, Phase, Progress
 
-from .harness import MIB, PAGE, World, needs_lz4, needs_userfault, through
+from .guestmemory import MIB, PAGE, World, needs_lz4, needs_userfault, through
 
 pytestmark = needs_userfault
 
@@ -57,7 +57,7 @@ def test_contents_stay_through_enable_out_faults_in_and_disable(
 
 @both
 @tiers
-def test_contents_stay_while_somebody_touches_pages_all_along(
+def test_contents_stay_while_pages_are_touched_concurrently(
     tmp_path: Path, staging: Staging, tier: int
 ) -> None:
     with World(tmp_path, staging=staging, tier=tier) as world, world.guest.running():
@@ -140,7 +140,7 @@ def test_a_second_swap_out_writes_what_came_back(tmp_path: Path, staging: Stagin
         world.guest.check_all()
 
 
-def test_neighbours_come_with_a_page_if_they_are_kept_alike(tmp_path: Path) -> None:
+def test_neighbours_in_the_same_store_come_with_a_page(tmp_path: Path) -> None:
     with World(tmp_path, pages=64, around=16) as world:
         world.enable()
         world.guest.check(16)
@@ -253,7 +253,7 @@ def test_disable_waits_for_a_page_that_a_fault_has_taken(tmp_path: Path) -> None
     with World(tmp_path, pages=16, staging=Staging.COPY) as world:
         table = CoreTable(world.stores.table, 16, Staging.COPY)
         world.enable()
-        assert table.fault(5) is Answer.COPY_STAGED
+        assert table.fault(5) is FaultAction.COPY_STAGED
         for _ in range(3):
             assert not world.swap.swap_in(100).done
         assert table.untake(5)  # it could not be copied: it is staged again, behind the cursor
@@ -307,9 +307,7 @@ def test_what_faults_bring_in_leaves_room_in_the_compressed_tier(tmp_path: Path)
 
 
 @both
-def test_what_was_read_ahead_is_forgotten_when_the_file_changes(
-    tmp_path: Path, staging: Staging
-) -> None:
+def test_read_ahead_is_discarded_when_the_file_changes(tmp_path: Path, staging: Staging) -> None:
     with World(tmp_path, pages=64, staging=staging, around=1) as world:
         for text in (b"old ", b"new "):
             for page in range(64):
@@ -341,7 +339,7 @@ def test_pages_that_can_be_compressed_are_found_behind_many_that_cannot(tmp_path
         assert world.guest.ram.read(1023 * PAGE, 5) == b"1023 "
 
 
-def test_nobody_else_can_open_the_file_or_see_it(tmp_path: Path) -> None:
+def test_no_other_process_can_open_or_see_the_file(tmp_path: Path) -> None:
     with World(tmp_path, pages=16) as world:
         world.enable()
         world.out()

@@ -27,17 +27,17 @@ from hfsched.swap.protocol.messages import (
     Collected,
     Done,
     Exit,
+    MonitorRequest,
     Refused,
     Region,
     Register,
-    Request,
     Status,
     decode_answer,
     encode,
     number_of,
 )
 
-from .harness import PAGE, needs_userfault, userfault
+from .guestmemory import PAGE, needs_userfault, userfault
 from .test_messages import requests
 
 pytestmark = needs_userfault
@@ -55,7 +55,7 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-class Harness:
+class World:
     """All kinds of descriptors that somebody may send, by a number."""
 
     def __init__(self) -> None:
@@ -92,10 +92,10 @@ class Harness:
 
 
 @pytest.fixture(scope="module")
-def harness() -> Iterator[Harness]:
-    made = Harness()
+def world() -> Iterator[World]:
+    made = World()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "_stand_alone", lambda: None)  # it is a thread here
+        patch.setattr(program, "_detach", lambda: None)  # it is a thread here
         yield made
     made.close()
 
@@ -106,9 +106,9 @@ picks = st.lists(st.integers(0, 30), max_size=8)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=9), max_size=8), picks)
 def test_any_resources_are_unpacked_or_refused(
-    harness: Harness, words: list[str], numbers: list[int]
+    world: World, words: list[str], numbers: list[int]
 ) -> None:
-    fds = harness.pick(numbers)
+    fds = world.pick(numbers)
     try:
         stores, regions = unpack(words, fds)
     except (ValueError, OSError):
@@ -122,9 +122,9 @@ def test_any_resources_are_unpacked_or_refused(
 
 @given(st.permutations(range(5)), st.integers(0, 5))
 def test_resources_in_another_order_are_the_same_and_one_less_is_none(
-    harness: Harness, order: list[int], left: int
+    world: World, order: list[int], left: int
 ) -> None:
-    words, fds = harness.resources.words, harness.resources.fds
+    words, fds = world.resources.words, world.resources.fds
     assert len(words) == 5
     made, regions = unpack([words[at] for at in order], [fds[at] for at in order])
     assert (made, regions) == unpack(words, fds)
@@ -151,7 +151,7 @@ registers = st.builds(
         max_size=3,
     ).map(tuple),
 )
-messages: st.SearchStrategy[bytes | Request] = (
+messages: st.SearchStrategy[bytes | MonitorRequest] = (
     requests.filter(lambda request: not isinstance(request, Exit))
     | registers
     | st.binary(min_size=1, max_size=40)
@@ -160,17 +160,17 @@ messages: st.SearchStrategy[bytes | Request] = (
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(messages, picks), max_size=12), st.booleans())
-def test_each_message_has_one_answer_whatever_it_is(
-    harness: Harness, given_: list[tuple[bytes | Request, list[int]]], begun: bool
+def test_each_message_has_exactly_one_answer(
+    world: World, given_: list[tuple[bytes | MonitorRequest, list[int]]], begun: bool
 ) -> None:
     before = descriptors()
     runtime = ThreadRuntime()
     end, theirs = runtime.channel("monitor")
     task = runtime.spawn("monitor", lambda: program.monitor(runtime, theirs))
-    begin = Begin(fresh=True, resources=harness.resources.words)
-    said = [(begin, list(harness.resources.fds))] if begun else []
+    begin = Begin(fresh=True, resources=world.resources.words)
+    said = [(begin, list(world.resources.fds))] if begun else []
     for number, (message, fds) in enumerate(
-        [*said, *((message, harness.pick(numbers)) for message, numbers in given_)], 1
+        [*said, *((message, world.pick(numbers)) for message, numbers in given_)], 1
     ):
         data = message if isinstance(message, bytes) else encode(number, message)
         end.send(data, fds)
@@ -186,7 +186,7 @@ def test_each_message_has_one_answer_whatever_it_is(
     assert descriptors() == before
 
 
-def test_a_begin_may_have_as_many_resources_as_there_can_be(harness: Harness) -> None:
-    rams = [harness.ram.fd] * (RESOURCES_MAX - 5)
-    packed = pack(harness.stores, rams)
+def test_a_begin_may_have_as_many_resources_as_there_can_be(world: World) -> None:
+    rams = [world.ram.fd] * (RESOURCES_MAX - 5)
+    packed = pack(world.stores, rams)
     assert len(unpack(packed.words, packed.fds)[1]) == len(rams)

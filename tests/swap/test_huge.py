@@ -14,7 +14,7 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.swap.pages.entries import Staging
 
-from .harness import MIB, PAGE, World, needs_userfault
+from .guestmemory import MIB, PAGE, World, needs_userfault
 
 pytestmark = needs_userfault
 
@@ -75,7 +75,7 @@ def test_huge_pages_go_out_in_parts(tmp_path: Path, staging: Staging) -> None:
         world.guest.check_all()
 
 
-def test_a_huge_page_that_somebody_holds_stays(tmp_path: Path) -> None:
+def test_a_pinned_huge_page_stays(tmp_path: Path) -> None:
     with World(tmp_path, pages=1024) as world:
         with in_huge_pages(world, held=True):
             world.enable()
@@ -90,7 +90,7 @@ def test_a_huge_page_that_somebody_holds_stays(tmp_path: Path) -> None:
         world.guest.check_all()
 
 
-def test_a_huge_page_that_cannot_be_moved_is_said_and_undone(tmp_path: Path) -> None:
+def test_a_huge_page_that_cannot_be_moved_is_reported_and_undone(tmp_path: Path) -> None:
     with World(tmp_path, pages=1024, staging=Staging.COPY) as world:
         world.enable()
         world.swap.swap_out(100)

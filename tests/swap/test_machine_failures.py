@@ -27,7 +27,7 @@ from hfsched.swap.core import device
 from hfsched.swap.protocol.messages import State
 from hfsched.vmm import swapping
 
-from .harness import PAGE, needs_userfault
+from .guestmemory import PAGE, needs_userfault
 from .swapping import HERE, come_back, go_out, machine, on_every_engine, swap_of, wait_for
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ PROGRAM = Path(__file__).parent / "mortal.py"
 
 def monitor_of(host: Talk) -> int:
     """Return the id of the monitor's process."""
-    process = swap_of(host).owner._keeper._process
+    process = swap_of(host).client._supervisor._process
     assert process is not None
     pid: int = process._popen.pid  # type: ignore[attr-defined]
     return pid
@@ -78,7 +78,7 @@ def mounted(where: Path, kind: str, options: str) -> Iterator[Path]:
 
 
 def out_until_it_ends(host: Talk) -> None:
-    swap_of(host).owner.swap_out()
+    swap_of(host).client.swap_out()
     wait_for(host, State.PENDING, State.ACTIVE)
 
 
@@ -86,7 +86,7 @@ def out_until_it_ends(host: Talk) -> None:
 
 
 @on_every_engine
-def test_a_full_file_system_is_said_and_with_room_it_goes_on(
+def test_a_full_file_system_is_reported_and_swap_out_continues_with_room(
     target: Target, tmp_path: Path
 ) -> None:
     with (
@@ -115,7 +115,7 @@ def test_a_full_file_system_is_said_and_with_room_it_goes_on(
 
 
 @on_every_engine
-def test_a_write_that_fails_is_said_and_may_be_tried_again(target: Target, tmp_path: Path) -> None:
+def test_a_write_that_fails_is_reported_and_may_be_retried(target: Target, tmp_path: Path) -> None:
     with machine(target, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
         swap_of(host).enable()
@@ -131,7 +131,7 @@ def test_a_write_that_fails_is_said_and_may_be_tried_again(target: Target, tmp_p
         assert monitor_of(host) == monitor
 
 
-def test_a_directory_that_is_read_only_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_read_only_directory_is_reported_in_a_line(tmp_path: Path) -> None:
     with mounted(tmp_path / "fixed", "tmpfs", "ro") as fixed:
         before = belongings()
         with pytest.raises(UserError, match=r"fixed: the file system is read-only: choose another"):
@@ -197,7 +197,7 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
         with pytest.raises(SwapError, match=r"^status: the monitor did not answer in time$"):
             swap_of(host).status(now + SECOND // 10)
         with pytest.raises(SwapError, match=r"^disable: the monitor did not answer in time$"):
-            swap_of(host).owner.disable(deadline=now + SECOND // 5)
+            swap_of(host).client.disable(deadline=now + SECOND // 5)
         with pytest.raises((SwapError, SuspendError), match=r"in time$"):
             swap_of(host).enable(host.runtime.now() + SECOND // 5)
         assert said == [], "it has an answer without its memory"
@@ -206,7 +206,7 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
         assert said == [filled]
         wait_for(host, State.READY)
         assert host.ask("check 7") == filled
-        assert swap_of(host).owner._keeper.takeovers == 0
+        assert swap_of(host).client._supervisor.takeovers == 0
 
 
 def test_a_machine_ends_though_its_monitor_is_stopped(

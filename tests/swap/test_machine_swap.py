@@ -17,7 +17,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.core import guestpages, userfault
 from hfsched.swap.protocol.messages import State
 
-from .harness import MIB, needs_userfault
+from .guestmemory import MIB, needs_userfault
 from .swapping import (
     HERE,
     come_back,
@@ -55,7 +55,7 @@ def test_a_guests_memory_is_as_it_was_through_it_all(target: Target, tmp_path: P
         assert host.ask("check 7") == filled
         touched = swap_of(host).status().metrics.events["from_staging"] - touched
         assert touched > 80  # what is staged was mapped by nobody
-        swap_of(host).owner.trim()
+        swap_of(host).client.trim()
         wait_for(host, State.PENDING)
         come_back(host)
         assert host.ask("check 7") == filled
@@ -113,7 +113,7 @@ def test_monitors_that_die_take_nothing_along(target: Target, tmp_path: Path) ->
                 assert host.receive().decode() == filled, f"seed {seed}"
         come_back(host)
         assert host.ask("check 7") == filled, f"seed {seed}"
-        assert swap_of(host).owner._keeper.takeovers >= 1
+        assert swap_of(host).client._supervisor.takeovers >= 1
         assert all("refuse" not in text for text in went)
 
 
@@ -122,7 +122,7 @@ def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
     with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
         go_out(host)
-        process = swap_of(host).owner._keeper._process
+        process = swap_of(host).client._supervisor._process
         assert process is not None
     assert process.exit_status == 0
     assert belongings() - before == {}
@@ -131,7 +131,7 @@ def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
 def test_commands_in_the_wrong_state_are_refused_and_the_guest_runs_on(tmp_path: Path) -> None:
     with machine(HERE, tmp_path, "echo") as host:
         with pytest.raises(SwapError, match=r"^out: it begins only when swap is pending"):
-            swap_of(host).owner.swap_out()
+            swap_of(host).client.swap_out()
         assert host.ask("hello") == "hello"
 
 
@@ -141,7 +141,7 @@ def test_the_pictures_say_where_memory_is(tmp_path: Path) -> None:
         assert swap_of(host).pictures() == {"stress": "..", "echo": ".-"}
         swap_of(host).enable()
         assert swap_of(host).pictures()["stress"] == "ss"
-        swap_of(host).owner.swap_out()
+        swap_of(host).client.swap_out()
         wait_for(host, State.ACTIVE)
         assert swap_of(host).pictures()["stress"] == "FF"
 
@@ -157,14 +157,14 @@ def test_many_vms_are_swapped_and_taken_over(tmp_path: Path) -> None:
         come_back(host)
         for vm, answer in filled.items():
             assert host.ask("check 7", vm) == answer
-        assert swap_of(host).owner._keeper.takeovers == 1
+        assert swap_of(host).client._supervisor.takeovers == 1
 
 
 # What a machine may lack.
 
 
 @pytest.mark.parametrize("where", ["nowhere", "/proc"])
-def test_a_directory_that_cannot_be_used_is_said_in_a_line(tmp_path: Path, where: str) -> None:
+def test_an_unusable_directory_is_reported_in_a_line(tmp_path: Path, where: str) -> None:
     before = belongings()
     with pytest.raises(UserError, match=r"^swap file in \S+: .*directory$"):
         machine(HERE, tmp_path / where, "echo")
@@ -179,7 +179,7 @@ def without_privileges(*, user_mode_only: bool = False) -> int:
 
 
 @on_every_engine
-def test_without_privileges_unicorn_swaps_and_kvm_says_why_not(
+def test_without_privileges_unicorn_swaps_and_kvm_is_refused(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(userfault, "open_userfault", without_privileges)

@@ -17,14 +17,14 @@ from hfsched.swap.child.gate import Gate
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.childmessages import (
-    Answer,
-    GoOn,
+    ChildAnswer,
+    ChildRequest,
     Join,
     Joined,
     Map,
     Mapped,
-    Request,
-    Stop,
+    Resume,
+    Suspend,
     VmMemory,
     Zap,
     decode_answer,
@@ -32,10 +32,10 @@ from hfsched.swap.protocol.childmessages import (
 )
 from hfsched.swap.protocol.messages import Done, Refused, encode
 
-from .harness import PAGE, needs_userfault, userfault
+from .guestmemory import PAGE, needs_userfault, userfault
 
 SECOND = 1_000_000_000
-Reply = Answer | bytes | tuple[Answer, Sequence[int]] | None
+Reply = ChildAnswer | bytes | tuple[ChildAnswer, Sequence[int]] | None
 
 
 class Peer:
@@ -43,7 +43,7 @@ class Peer:
 
     def __init__(self, runtime: ThreadRuntime, replies: dict[type, Reply]) -> None:
         self.replies = replies
-        self.asked: list[Request] = []
+        self.asked: list[ChildRequest] = []
         self.end, self._mine = runtime.channel("peer")
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -108,16 +108,16 @@ def test_an_introduction_ends_with_a_member(
     made = member(runtime, ram, peer)
     assert made.regions[0].base == 0x10000
     assert len(made.descriptors()) == 2
-    made.go_on()
-    made.stop()
+    made.resume()
+    made.suspend()
     made.zap()
-    made.go_on()
-    made.go_on()  # once is enough
-    made.stop()
+    made.resume()
+    made.resume()  # once is enough
+    made.suspend()
     made.close()
     peer.thread.join()
     kinds = [type(request) for request in peer.asked]
-    assert kinds == [Map, Join, GoOn, Stop, Zap, GoOn, Stop]
+    assert kinds == [Map, Join, Resume, Suspend, Zap, Resume, Suspend]
 
 
 @needs_userfault
@@ -130,7 +130,7 @@ def test_an_introduction_ends_with_a_member(
         (Map, Mapped(bases=(0,)), "guest memory at 0x0"),
         (Map, Mapped(bases=(0x10001,)), "guest memory at 0x10001"),
         (Map, Mapped(bases=((1 << 63) - PAGE,)), r"does not end below 2\*\*63"),
-        (Map, b"nonsense", "it talks nonsense: no answer"),
+        (Map, b"nonsense", "invalid answer: no answer"),
         (Map, encode(7, Done()), "an answer to 7 where 1 is due"),
         (Map, None, "it has closed its channel"),
         (Join, Joined(), "0 descriptors"),
@@ -139,7 +139,7 @@ def test_an_introduction_ends_with_a_member(
         (Join, (Done(), (0,)), "descriptors that nobody asked for"),
     ],
 )
-def test_an_introduction_that_goes_wrong_says_how(
+def test_a_failed_set_up_names_its_cause(
     runtime: ThreadRuntime,
     ram: Ram,
     right: dict[type, Reply],
@@ -174,7 +174,7 @@ def test_a_pidfd_must_be_one(
     ("reply", "text"),
     [
         (Refused(text="not now"), "not now"),
-        (b"nonsense", "it talks nonsense"),
+        (b"nonsense", "invalid answer"),
         (Mapped(bases=()), "an answer of the wrong kind"),
         (None, "it has closed its channel"),
     ],
@@ -182,10 +182,10 @@ def test_a_pidfd_must_be_one(
 def test_a_process_that_does_not_do_what_it_should_is_named(
     runtime: ThreadRuntime, ram: Ram, right: dict[type, Reply], reply: Reply, text: str
 ) -> None:
-    peer = Peer(runtime, {**right, Stop: reply, Zap: reply})
+    peer = Peer(runtime, {**right, Suspend: reply, Zap: reply})
     made = member(runtime, ram, peer)
     with pytest.raises(SwapError, match=f"^process peer: .*{text}"):
-        made.stop()
+        made.suspend()
     with pytest.raises(OSError, match=r"^process peer: "):
         made.zap()
     made.close()
@@ -204,13 +204,13 @@ class Host:
         self.thread.start()
         self.number = 0
 
-    def raw(self, data: bytes, fds: Sequence[int] = ()) -> tuple[int, Answer, list[int]]:
+    def raw(self, data: bytes, fds: Sequence[int] = ()) -> tuple[int, ChildAnswer, list[int]]:
         self.end.send(data, fds)
         got = self.end.recv()
         assert got is not None
         return (*decode_answer(got[0]), got[1])
 
-    def ask(self, request: Request, fds: Sequence[int] = ()) -> Answer:
+    def ask(self, request: ChildRequest, fds: Sequence[int] = ()) -> ChildAnswer:
         self.number += 1
         number, answer, given = self.raw(encode(self.number, request), fds)
         for fd in given:
@@ -234,7 +234,7 @@ def host(runtime: ThreadRuntime) -> Iterator[Host]:
     made.close()
 
 
-def test_nonsense_is_answered_and_costs_nothing(host: Host, ram: Ram) -> None:
+def test_invalid_requests_are_refused_without_effect(host: Host, ram: Ram) -> None:
     before = belongings()
     assert isinstance(host.raw(b"nonsense", [ram.fd])[1], Refused)
     vm = VmMemory("guest", 4 * PAGE)
@@ -257,7 +257,7 @@ def test_a_child_joins_once(host: Host) -> None:
     assert isinstance(host.ask(Join()), Refused)
 
 
-def test_memory_is_there_from_the_first_go_on(host: Host, ram: Ram) -> None:
+def test_memory_is_accessible_from_the_first_resume(host: Host, ram: Ram) -> None:
     found: list[bytes] = []
     ram.write(PAGE, b"hello")
     touch = threading.Thread(
@@ -266,20 +266,20 @@ def test_memory_is_there_from_the_first_go_on(host: Host, ram: Ram) -> None:
     touch.start()
     host.ask(Map(vms=(VmMemory("guest", 4 * PAGE),)), [ram.fd])
     assert found == []
-    host.ask(GoOn())
+    host.ask(Resume())
     touch.join()
     assert found == [b"hello"]
 
 
-def test_a_child_that_touches_memory_does_not_stand_still(host: Host) -> None:
-    host.ask(GoOn())
+def test_a_child_that_accesses_memory_is_not_suspended(host: Host) -> None:
+    host.ask(Resume())
     with host.child.touching():
-        refused = host.ask(Stop(within=0))
-    assert refused == Refused(text="it did not stand still in time")
-    assert host.ask(Stop(within=None)) == Done()
+        refused = host.ask(Suspend(within=0))
+    assert refused == Refused(text="it did not suspend in time")
+    assert host.ask(Suspend(within=None)) == Done()
 
 
-def test_nobody_passes_a_closed_gate(runtime: ThreadRuntime) -> None:
+def test_a_closed_gate_admits_no_task(runtime: ThreadRuntime) -> None:
     gate = Gate(runtime, "gate")
     passing = threading.Thread(target=gate.enter, daemon=True)
     passing.start()

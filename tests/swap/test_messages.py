@@ -15,7 +15,6 @@ from hfsched.swap.protocol import messages
 from hfsched.swap.protocol.messages import (
     MEMBERS_MAX,
     NO_NUMBER,
-    Answer,
     Begin,
     Collect,
     Collected,
@@ -25,11 +24,12 @@ from hfsched.swap.protocol.messages import (
     Exit,
     GetStatus,
     Metrics,
+    MonitorAnswer,
+    MonitorRequest,
     ProtocolError,
     Refused,
     Region,
     Register,
-    Request,
     State,
     Status,
     SwapOut,
@@ -49,7 +49,7 @@ members = st.integers(0, MEMBERS_MAX - 1)
 counts = st.integers(0, (1 << 63) - 1)
 half = st.integers(0, (1 << 62) - 1)
 regions = st.builds(Region, base=half, offset=half, size=st.integers(1, 1 << 62))
-requests: st.SearchStrategy[Request] = st.one_of(
+requests: st.SearchStrategy[MonitorRequest] = st.one_of(
     st.builds(
         Register,
         member=members,
@@ -67,7 +67,7 @@ requests: st.SearchStrategy[Request] = st.one_of(
     st.builds(Exit, discard=st.booleans()),
     st.sampled_from([Enable(), Trim(), SwapOut(), GetStatus(), Collect()]),
 )
-answers: st.SearchStrategy[Answer] = st.one_of(
+answers: st.SearchStrategy[MonitorAnswer] = st.one_of(
     st.builds(Done, pages=counts),
     st.builds(Refused, text=st.text(max_size=80)),
     st.builds(Collected, members=st.lists(members, max_size=4).map(tuple)),
@@ -88,14 +88,14 @@ anything: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(numbers, requests)
-def test_a_request_comes_out_as_it_went_in(number: int, request: Request) -> None:
+def test_a_request_comes_out_as_it_went_in(number: int, request: MonitorRequest) -> None:
     data = encode(number, request)
     assert decode_request(data) == (number, request)
     assert number_of(data) == number
 
 
 @given(numbers, answers)
-def test_an_answer_comes_out_as_it_went_in(number: int, answer: Answer) -> None:
+def test_an_answer_comes_out_as_it_went_in(number: int, answer: MonitorAnswer) -> None:
     assert decode_answer(encode(number, answer)) == (number, answer)
 
 
@@ -137,7 +137,7 @@ def test_fields_that_are_wrong_are_one_clear_error_or_typed(tag: str, fields: An
 
 
 @given(requests, st.data())
-def test_a_message_cut_short_is_no_message(request: Request, data: st.DataObject) -> None:
+def test_a_message_cut_short_is_no_message(request: MonitorRequest, data: st.DataObject) -> None:
     whole = encode(1, request)
     size = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(ProtocolError):
@@ -145,7 +145,7 @@ def test_a_message_cut_short_is_no_message(request: Request, data: st.DataObject
 
 
 @given(answers, st.data())
-def test_an_answer_cut_short_is_no_answer(answer: Answer, data: st.DataObject) -> None:
+def test_an_answer_cut_short_is_no_answer(answer: MonitorAnswer, data: st.DataObject) -> None:
     whole = encode(1, answer)
     size = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(ProtocolError):
@@ -156,12 +156,12 @@ def test_an_answer_cut_short_is_no_answer(answer: Answer, data: st.DataObject) -
     requests | answers, st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=4)
 )
 def test_bytes_that_change_on_the_way_are_typed_or_one_clear_error(
-    message: Request | Answer, changes: list[tuple[int, int]]
+    message: MonitorRequest | MonitorAnswer, changes: list[tuple[int, int]]
 ) -> None:
     data = bytearray(encode(1, message))
     for place, byte in changes:
         data[place % len(data)] = byte
-    for decode, kinds in ((decode_request, Request), (decode_answer, Answer)):
+    for decode, kinds in ((decode_request, MonitorRequest), (decode_answer, MonitorAnswer)):
         error = error_of(decode, bytes(data))
         assert error is None or is_one_line(error)
         if error is None:

@@ -17,7 +17,7 @@ from hfsched.swap.core.table import CoreTable
 from hfsched.swap.pages.entries import Staging, State
 
 from .children import Member, start_monitor
-from .harness import MIB, Guest, needs_userfault, userfault
+from .guestmemory import MIB, Guest, needs_userfault, userfault
 
 pytestmark = needs_userfault
 

@@ -23,7 +23,7 @@ from hfsched.vmm import swapping
 
 from . import backends
 from .backends import Backend, first_of
-from .harness import MIB, PAGE, needs_userfault
+from .guestmemory import MIB, PAGE, needs_userfault
 from .swapping import (
     HERE,
     come_back,
@@ -108,7 +108,7 @@ def test_a_process_and_a_guest_share_memory_through_it_all(
         assert swap_of(host).status().metrics.events["from_file"] > 0
         assert host.ask("check 10") == answer
         swap_of(host).enable()
-        swap_of(host).owner.trim()
+        swap_of(host).client.trim()
         wait_for(host, State.PENDING)
         assert child.ask("check", 10, *place, vm) == 0
         come_back(host)
@@ -142,7 +142,7 @@ def test_a_process_may_have_the_memory_of_some_vms_alone(tmp_path: Path, start: 
 
 
 @on_every_engine
-def test_what_a_process_writes_all_the_while_is_kept(
+def test_concurrent_writes_of_a_process_are_kept(
     target: Target, tmp_path: Path, start: Backends
 ) -> None:
     with machine(target, tmp_path, "stress", "echo") as host:
@@ -152,7 +152,7 @@ def test_what_a_process_writes_all_the_while_is_kept(
             go_out(host)
             assert host.ask("check 7") == answer
             swap_of(host).enable()
-            swap_of(host).owner.trim()
+            swap_of(host).client.trim()
             wait_for(host, State.PENDING)
             come_back(host)
         assert child.ask("calm") == 0
@@ -183,7 +183,7 @@ def test_processes_that_may_die_do_so_at_any_moment(tmp_path: Path, start: Backe
         assert belongings() - before == {}
 
 
-def test_many_that_died_are_forgotten_together(tmp_path: Path, start: Backends) -> None:
+def test_many_dead_processes_are_removed_together(tmp_path: Path, start: Backends) -> None:
     with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
         children = [start(host) for _ in range(5)]
@@ -208,14 +208,12 @@ def in_a_fault(pid: int) -> bool:
     return False
 
 
-def test_a_process_that_dies_in_the_middle_of_a_fault_is_forgotten(
-    tmp_path: Path, start: Backends
-) -> None:
+def test_a_process_that_dies_in_a_fault_is_removed(tmp_path: Path, start: Backends) -> None:
     with machine(HERE, tmp_path, "stress") as host:
         answer, first, pages = filled(host)
         child = start(host)
         go_out(host)
-        monitor = swap_of(host).owner._keeper._process._popen.pid  # type: ignore[union-attr]
+        monitor = swap_of(host).client._supervisor._process._popen.pid  # type: ignore[union-attr]
         os.kill(monitor, signal.SIGSTOP)
         child.post("check", 7, first, pages, *vm_names(host))
         assert host.until(lambda: in_a_fault(child.pid))
@@ -233,7 +231,7 @@ def test_a_process_that_is_registered_too_late_holds_nothing_up(
     """The monitor has a member then that main has given up, and that never zaps."""
     with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
-        monitor = swap_of(host).owner._keeper._process._popen.pid  # type: ignore[union-attr]
+        monitor = swap_of(host).client._supervisor._process._popen.pid  # type: ignore[union-attr]
         os.kill(monitor, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr(swapping, "_ENABLE_WITHIN", 2 * SECOND)
@@ -280,14 +278,14 @@ def test_a_process_that_does_not_zap_undoes_the_enable(tmp_path: Path, start: Ba
         assert host.ask("check 7") == answer
 
 
-def test_a_process_that_does_not_stand_still_leaves_all_as_it_was(
+def test_a_process_that_does_not_suspend_makes_enable_fail_without_effect(
     tmp_path: Path, start: Backends
 ) -> None:
     with machine(HERE, tmp_path, "stress") as host:
         answer, *_ = filled(host)
         child = start(host)
         child.ask("hold")
-        with pytest.raises(SwapError, match=r"^process backend: stop: it did not "):
+        with pytest.raises(SwapError, match=r"^process backend: suspend: it did not "):
             swap_of(host).enable()
         assert swap_of(host).status().state is State.READY
         assert host.ask("check 7") == answer
@@ -323,7 +321,7 @@ def test_a_monitors_death_is_no_harm_to_other_processes(tmp_path: Path, start: B
         assert busy.ask("calm") == 0
         assert swap_of(host).status().members == 3
         assert host.ask("check 7") == answer
-        assert swap_of(host).owner._keeper.takeovers == KILLS
+        assert swap_of(host).client._supervisor.takeovers == KILLS
 
 
 def test_a_process_ends_with_the_machine_though_memory_is_out(
@@ -345,7 +343,7 @@ def doomed(_: Runtime, end: End) -> None:
         filled(host)
         child = Backends().churning(host)
         go_out(host)
-        monitor = swap_of(host).owner._keeper._process._popen.pid  # type: ignore[union-attr]
+        monitor = swap_of(host).client._supervisor._process._popen.pid  # type: ignore[union-attr]
         end.send(f"{monitor} {child.pid}".encode())
         end.recv()
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.client.client import Owner
+from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.core.guestpages import GuestPages
 from hfsched.swap.core.guestpages import Region as Memory
 from hfsched.swap.core.resources import pack, unpack
 from hfsched.swap.core.stores import Stores
-from hfsched.swap.monitor.program import Processes, monitor
+from hfsched.swap.monitor.program import ServedProcesses, monitor
 from hfsched.swap.pages.entries import Staging
 from hfsched.swap.protocol.messages import Region, Register, State
 
 from . import children
-from .harness import PAGE, Guest, World, needs_userfault, userfault
+from .guestmemory import PAGE, Guest, World, needs_userfault, userfault
 
 pytestmark = needs_userfault
 
@@ -31,7 +31,7 @@ SECOND = 1_000_000_000
 
 
 class Frozen:
-    """The standstill of a guest."""
+    """The suspendable of a guest."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -89,26 +89,26 @@ class Swapped:
         self.guest = Guest(PAGES)
         self.stores = Stores.create(directory, PAGES, staging, 16 * PAGE)
         self.uffd = userfault()
-        self.owner = Owner(
+        self.client = MonitorClient(
             self.runtime, monitor, Frozen(self.guest), pack(self.stores, [self.guest.ram.fd])
         )
-        self.owner.start()
-        self.owner.add(Here(self.guest, self.uffd))
+        self.client.start()
+        self.client.add(Here(self.guest, self.uffd))
 
     def wait_for(self, state: State) -> None:
         deadline = self.runtime.now() + 60 * SECOND
-        while (found := self.owner.status().state) is not state:
+        while (found := self.client.status().state) is not state:
             assert self.runtime.now() < deadline, f"it is {found}"
 
     def out(self) -> None:
-        self.owner.enable()
-        self.owner.swap_out()
+        self.client.enable()
+        self.client.swap_out()
         self.wait_for(State.ACTIVE)
 
     def close(self) -> None:
         with suppress(SwapError):
-            self.owner.close(discard=True)
-        assert self.owner.join(self.runtime.now() + 60 * SECOND)
+            self.client.close(discard=True)
+        assert self.client.join(self.runtime.now() + 60 * SECOND)
         self.guest.close()
         self.stores.close()
         os.close(self.uffd)
@@ -123,19 +123,19 @@ def swapped(tmp_path: Path) -> Iterator[Swapped]:
 
 def test_the_end_brings_everything_back(swapped: Swapped) -> None:
     swapped.out()
-    swapped.owner.close()
-    assert swapped.owner.join(swapped.runtime.now() + 60 * SECOND)
+    swapped.client.close()
+    assert swapped.client.join(swapped.runtime.now() + 60 * SECOND)
     swapped.guest.check_all()
 
 
 def test_a_process_that_may_die_is_served_and_collected(swapped: Swapped) -> None:
     there = There(children.Member(swapped.guest.ram.fd, PAGES), swapped.guest.ram.size)
-    swapped.owner.add(there)
+    swapped.client.add(there)
     swapped.out()
     assert there.child.read(5) == swapped.guest.content(5, 1)
-    assert swapped.owner.collect() == ()
+    assert swapped.client.collect() == ()
     there.child.kill()
-    assert swapped.owner.collect() == (7,)
+    assert swapped.client.collect() == (7,)
     swapped.guest.check_all()
     there.child.end.close()
     os.close(there.pidfd)
@@ -147,8 +147,8 @@ def test_a_process_that_maps_something_else_is_refused(swapped: Swapped) -> None
     other.number = 3
     other.regions = (Region(swapped.guest.ram.address, PAGE, swapped.guest.ram.size),)
     with pytest.raises(SwapError, match=r"^register: .*no VM's memory is \[0x1000, \+0x40000\)"):
-        swapped.owner.add(other)
-    assert swapped.owner.status().members == 1
+        swapped.client.add(other)
+    assert swapped.client.status().members == 1
 
 
 @pytest.mark.parametrize("staging", Staging)
@@ -169,7 +169,7 @@ def test_resources_come_out_as_they_went_in(tmp_path: Path, staging: Staging) ->
     stores.close()
 
 
-def test_who_waits_for_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> None:
+def test_a_fault_of_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> None:
     """The dead one has read the fault, and so nobody reads it again until the waiter is woken."""
     with World(tmp_path, PAGES) as world:
         world.enable()
@@ -184,7 +184,7 @@ def test_who_waits_for_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> N
         world.swap = GuestPages(world.stores, [region])
         world.swap.take_over()
         world.swap.start()
-        processes = Processes(world.swap, [region])
+        processes = ServedProcesses(world.swap, [region])
         where = Region(world.guest.ram.address, 0, world.guest.ram.size)
         register = Register(member=0, dynamic=False, zapped=True, regions=(where,))
         processes.add(register, [os.dup(world.userfault)])

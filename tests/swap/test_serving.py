@@ -14,7 +14,6 @@ from hfsched.swap.monitor.serving import serve
 from hfsched.swap.protocol.messages import (
     RESOURCES_ALL_MAX,
     RESOURCES_MAX,
-    Answer,
     Begin,
     Disable,
     Done,
@@ -22,8 +21,9 @@ from hfsched.swap.protocol.messages import (
     Exit,
     GetStatus,
     Give,
+    MonitorAnswer,
+    MonitorRequest,
     Refused,
-    Request,
     State,
     Status,
     SwapOut,
@@ -53,7 +53,9 @@ class Monitor:
         self.begun.append((begin, fds))
         return Controller(lambda: 0, self.pages, self.members)
 
-    def ask(self, request: Request, number: int = 7, fds: Sequence[int] = ()) -> Answer:
+    def ask(
+        self, request: MonitorRequest, number: int = 7, fds: Sequence[int] = ()
+    ) -> MonitorAnswer:
         self.end.send(encode(number, request), fds)
         found, answer = decode_answer(receive(self.end))
         assert found == number
@@ -118,7 +120,7 @@ def test_resources_may_come_in_several_messages(monitor: Monitor) -> None:
     monitor.ask(register(0))
 
 
-def test_resources_have_a_limit_and_are_let_go(monitor: Monitor) -> None:
+def test_resources_have_a_limit_and_are_closed(monitor: Monitor) -> None:
     reader, writer = os.pipe()
     words = ("ram",) * RESOURCES_MAX
     for _ in range(RESOURCES_ALL_MAX // RESOURCES_MAX):
@@ -178,7 +180,7 @@ def test_requests_are_answered_while_pages_move(monitor: Monitor) -> None:
 
 
 @pytest.mark.parametrize("survivor", [True, False])
-def test_when_main_is_gone_pages_come_back_for_those_who_live(
+def test_when_main_is_gone_pages_come_back_for_living_members(
     monitor: Monitor, survivor: bool
 ) -> None:
     monitor.begin()

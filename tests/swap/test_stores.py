@@ -12,7 +12,7 @@ from hfsched.errors import UserError
 from hfsched.swap.core.stores import Stores, SwapFile, open_swap_file
 from hfsched.swap.pages.entries import Staging
 
-from .harness import World, needs_userfault
+from .guestmemory import World, needs_userfault
 
 SHARED = Path("/dev/shm")
 
@@ -22,7 +22,7 @@ def close(file: SwapFile) -> None:
     os.close(file.into)
 
 
-def test_both_descriptors_are_the_same_file_which_nobody_else_may_open(tmp_path: Path) -> None:
+def test_both_descriptors_are_the_same_unnamed_file(tmp_path: Path) -> None:
     file = open_swap_file(tmp_path)
     made = os.fstat(file.out)
     assert (made.st_ino, made.st_nlink, made.st_mode & 0o777) == (

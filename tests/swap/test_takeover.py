@@ -22,7 +22,7 @@ from hfsched.swap.pages.entries import Entry, Staging, State
 from hfsched.swap.pages.store import Counts, Phase
 from hfsched.swap.report.picture import picture
 
-from .harness import PAGE, needs_lz4, needs_userfault, plain, userfault
+from .guestmemory import PAGE, needs_lz4, needs_userfault, plain, userfault
 
 pytestmark = needs_userfault
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from swap_torture import Target, cycles, kills
 
-from .harness import needs_userfault
+from .guestmemory import needs_userfault
 from .swapping import on_every_engine
 
 pytestmark = needs_userfault

@@ -18,7 +18,7 @@ import pytest
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.client.client import Owner
+from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
@@ -26,7 +26,7 @@ from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging
 from hfsched.swap.protocol.messages import Region, State, Status
 
-from .harness import PAGE, needs_userfault, userfault
+from .guestmemory import PAGE, needs_userfault, userfault
 
 pytestmark = needs_userfault
 
@@ -57,13 +57,13 @@ class Machine:
         self.stores = Stores.create(directory, 2 * SIZE, Staging.MINOR, 0)
         self.uffd = userfault()
         resources = pack(self.stores, [ram.fd for ram in self.rams])
-        self.owner = Owner(self.runtime, monitor, Still(), resources)
-        self.owner.start()
+        self.client = MonitorClient(self.runtime, monitor, Still(), resources)
+        self.client.start()
         regions = [
             Region(ram.address, number * SIZE * PAGE, ram.size)
             for number, ram in enumerate(self.rams)
         ]
-        self.owner.add(MainMember(self.uffd, regions))
+        self.client.add(MainMember(self.uffd, regions))
         for vm in (0, 1):
             for page in FILLED:
                 self.write(vm, page, 1 + (page + vm) % 250)
@@ -83,26 +83,26 @@ class Machine:
 
     def until(self, state: State) -> Status:
         deadline = self.runtime.now() + 60 * SECOND
-        while (status := self.owner.status()).state is not state:
+        while (status := self.client.status()).state is not state:
             assert self.runtime.now() < deadline, f"it is {status}"
         return status
 
     def trim(self) -> int:
         """Return how many pages it was."""
-        self.owner.trim()
+        self.client.trim()
         return self.until(State.PENDING).transition.pages
 
     def out(self) -> int:
-        self.owner.swap_out()
+        self.client.swap_out()
         return self.until(State.ACTIVE).transition.pages
 
     def disable(self) -> int:
-        self.owner.disable()
+        self.client.disable()
         return self.until(State.READY).transition.pages
 
     def close(self) -> None:
-        self.owner.close(discard=True)
-        assert self.owner.join(self.runtime.now() + 60 * SECOND)
+        self.client.close(discard=True)
+        assert self.client.join(self.runtime.now() + 60 * SECOND)
         for ram in self.rams:
             ram.close()
         self.stores.close()
@@ -120,24 +120,24 @@ ALL = 2 * len(FILLED)
 
 
 def test_enable_stages_what_there_is_and_then_what_came_back(machine: Machine) -> None:
-    assert machine.owner.enable() == ALL
+    assert machine.client.enable() == ALL
     status = machine.until(State.PENDING)
     assert (status.transition.pages, status.metrics.staged) == (ALL, ALL)
     machine.look(0, range(8))
     machine.look(0, [NEVER])  # one page of zeros
-    metrics = machine.owner.status().metrics
+    metrics = machine.client.status().metrics
     assert (metrics.staged, metrics.events["from_staging"]) == (ALL - 8, 8)
     assert metrics.events["zeroed"] == 1
-    assert machine.owner.enable() == 9
+    assert machine.client.enable() == 9
     machine.write(1, 16, 251)
-    assert machine.owner.enable() == 8
-    assert machine.owner.status().transition.pages == 8
+    assert machine.client.enable() == 8
+    assert machine.client.status().transition.pages == 8
     machine.look_at_all()
 
 
 def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -> None:
-    machine.owner.enable()
-    process = machine.owner._keeper._process
+    machine.client.enable()
+    process = machine.client._supervisor._process
     monitor_ = process._popen.pid  # type: ignore[union-attr]
     os.kill(monitor_, signal.SIGSTOP)
     waiter = threading.Thread(target=machine.look, args=(0, [3]), daemon=True)
@@ -149,21 +149,21 @@ def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -
     os.kill(monitor_, signal.SIGCONT)
     waiter.join(60)
     assert not waiter.is_alive(), "it waits for ever"
-    assert machine.owner.status().metrics.events["redundant"] == 1
+    assert machine.client.status().metrics.events["redundant"] == 1
     machine.look_at_all()
 
 
 def test_out_writes_what_is_staged_and_then_what_came_back(machine: Machine) -> None:
-    machine.owner.enable()
+    machine.client.enable()
     assert machine.out() == ALL
-    metrics = machine.owner.status().metrics
+    metrics = machine.client.status().metrics
     assert (metrics.staged, metrics.file, metrics.stale) == (0, ALL, 0)
     machine.look(0, range(8))
     machine.look(1, range(16, 32))
-    metrics = machine.owner.status().metrics
+    metrics = machine.client.status().metrics
     assert (metrics.file, metrics.stale, metrics.events["from_file"]) == (ALL - 24, 24, 24)
     machine.write(0, 0, 252)
-    assert machine.owner.enable() == 24
+    assert machine.client.enable() == 24
     assert machine.out() == 24
     machine.look_at_all()
 
@@ -171,15 +171,15 @@ def test_out_writes_what_is_staged_and_then_what_came_back(machine: Machine) -> 
 def test_trim_drops_zero_pages_and_then_clean_ones(machine: Machine) -> None:
     for page in range(8):
         machine.write(1, page, 0)
-    machine.owner.enable()
+    machine.client.enable()
     assert machine.trim() == 8
-    assert machine.owner.status().metrics.zero == 8
+    assert machine.client.status().metrics.zero == 8
     assert machine.out() == ALL - 8
     machine.look(0, range(24))
     machine.write(0, 3, 253)
-    assert machine.owner.enable() == 24  # 16 are there; 8 were never written, and are zero
+    assert machine.client.enable() == 24  # 16 are there; 8 were never written, and are zero
     assert machine.trim() == 23
-    events = machine.owner.status().metrics.events
+    events = machine.client.status().metrics.events
     assert (events["trimmed_zero"], events["trimmed_clean"]) == (16, 15)
     assert machine.trim() == 0
     assert machine.out() == 1
@@ -188,18 +188,18 @@ def test_trim_drops_zero_pages_and_then_clean_ones(machine: Machine) -> None:
 
 @pytest.mark.parametrize("where", ["staging", "file", "both"])
 def test_disable_brings_back_from_wherever_it_is(machine: Machine, where: str) -> None:
-    machine.owner.enable()
+    machine.client.enable()
     if where != "staging":
         machine.out()
     if where == "both":
         machine.look(0, range(8))
-        assert machine.owner.enable() == 8
+        assert machine.client.enable() == 8
     assert machine.disable() == ALL
-    metrics = machine.owner.status().metrics
+    metrics = machine.client.status().metrics
     assert (metrics.resident, metrics.staged, metrics.file, metrics.stale) == (2 * SIZE, 0, 0, 0)
     assert os.fstat(machine.stores.file.out).st_size == 0
     faults = metrics.events["faults"]
     machine.look_at_all()
-    assert machine.owner.status().metrics.events["faults"] == faults  # nobody listens any more
-    assert machine.owner.enable() >= ALL
+    assert machine.client.status().metrics.events["faults"] == faults  # nobody listens any more
+    assert machine.client.enable() >= ALL
     machine.look_at_all()

@@ -105,7 +105,7 @@ class Swap:
         return Status(state=self.state, error=self.error)
 
 
-class Harness:
+class Machine:
     """A machine of one vCPU, and its policy, until time 1000."""
 
     def __init__(self) -> None:
@@ -148,96 +148,96 @@ class Harness:
 
 
 @pytest.fixture
-def harness() -> Harness:
-    return Harness()
+def machine() -> Machine:
+    return Machine()
 
 
-def test_a_machine_that_only_waits_goes_out_once(harness: Harness) -> None:
-    assert harness.moved(10_000) == [2 * AFTER]  # how long it had rested before is not known
+def test_a_machine_that_only_waits_goes_out_once(machine: Machine) -> None:
+    assert machine.moved(10_000) == [2 * AFTER]  # how long it had rested before is not known
 
 
-def test_the_time_counts_from_the_end_of_the_last_run(harness: Harness) -> None:
+def test_the_time_counts_from_the_end_of_the_last_run(machine: Machine) -> None:
     for begin in range(0, 100, 10):
-        harness.message(begin, begin + 3)
-    assert harness.moved() == [93 + AFTER]
+        machine.message(begin, begin + 3)
+    assert machine.moved() == [93 + AFTER]
 
 
-def test_a_message_brings_back_and_it_goes_out_again(harness: Harness) -> None:
-    harness.message(1, 2)
-    harness.message(200, 205)
-    harness.message(300, 400)
-    assert harness.moved() == [2 + AFTER, 205 + AFTER, 400 + AFTER]
+def test_a_message_brings_back_and_it_goes_out_again(machine: Machine) -> None:
+    machine.message(1, 2)
+    machine.message(200, 205)
+    machine.message(300, 400)
+    assert machine.moved() == [2 + AFTER, 205 + AFTER, 400 + AFTER]
 
 
-def test_a_guest_that_runs_is_left_alone(harness: Harness) -> None:
-    harness.message(1, 900)
-    assert harness.moved() == [900 + AFTER]
+def test_a_guest_that_runs_is_left_alone(machine: Machine) -> None:
+    machine.message(1, 900)
+    assert machine.moved() == [900 + AFTER]
 
 
-def test_messages_cost_no_looks(harness: Harness) -> None:
+def test_messages_cost_no_looks(machine: Machine) -> None:
     for begin in range(0, 900, 2):
-        harness.message(begin, begin + 1)
-    harness.moved()
-    assert len(harness.time.looks) <= 1000 / AFTER + 1
+        machine.message(begin, begin + 1)
+    machine.moved()
+    assert len(machine.time.looks) <= 1000 / AFTER + 1
 
 
-def test_one_who_waits_inside_a_run_does_not_say_so(harness: Harness) -> None:
-    harness.message(1, 100, told=False)
-    (moved,) = harness.moved()
+def test_a_vcpu_that_waits_inside_a_run_is_found_idle(machine: Machine) -> None:
+    machine.message(1, 100, told=False)
+    (moved,) = machine.moved()
     assert 100 + AFTER <= moved <= 100 + 2 * AFTER
 
 
-def test_what_is_brought_back_by_hand_stays_until_a_guest_has_run(harness: Harness) -> None:
-    harness.message(1, 2)
-    harness.by_hand(100, State.READY)
-    harness.message(500, 501)
-    assert harness.moved() == [2 + AFTER, 501 + AFTER]
+def test_what_is_brought_back_by_hand_stays_until_a_guest_has_run(machine: Machine) -> None:
+    machine.message(1, 2)
+    machine.by_hand(100, State.READY)
+    machine.message(500, 501)
+    assert machine.moved() == [2 + AFTER, 501 + AFTER]
 
 
-def test_what_is_staged_by_hand_stays_until_a_guest_has_run(harness: Harness) -> None:
-    harness.message(1, 2)
-    harness.by_hand(10, State.PENDING)
-    harness.message(500, 501)
-    harness.by_hand(700, State.PENDING)
-    harness.message(800, 801)
-    assert harness.moved() == [501 + AFTER]
+def test_what_is_staged_by_hand_stays_until_a_guest_has_run(machine: Machine) -> None:
+    machine.message(1, 2)
+    machine.by_hand(10, State.PENDING)
+    machine.message(500, 501)
+    machine.by_hand(700, State.PENDING)
+    machine.message(800, 801)
+    assert machine.moved() == [501 + AFTER]
 
 
 @pytest.mark.parametrize(
     "state", [State.ENABLING, State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN]
 )
-def test_a_move_that_is_under_way_is_waited_for(harness: Harness, state: State) -> None:
-    harness.message(1, 2)
-    harness.by_hand(10, state)
-    harness.by_hand(300, State.READY)
-    (moved,) = harness.moved()
+def test_a_move_that_is_under_way_is_waited_for(machine: Machine, state: State) -> None:
+    machine.message(1, 2)
+    machine.by_hand(10, state)
+    machine.by_hand(300, State.READY)
+    (moved,) = machine.moved()
     assert 300 <= moved <= 300 + AFTER
 
 
-def test_a_move_that_failed_is_tried_again_after_the_next_run(harness: Harness) -> None:
-    harness.message(1, 2)
-    harness.by_hand(100, State.PENDING, "swap file: No space left on device")
-    harness.message(500, 501)
-    assert harness.moved() == [2 + AFTER, 501 + AFTER]
+def test_a_move_that_failed_is_tried_again_after_the_next_run(machine: Machine) -> None:
+    machine.message(1, 2)
+    machine.by_hand(100, State.PENDING, "swap file: No space left on device")
+    machine.message(500, 501)
+    assert machine.moved() == [2 + AFTER, 501 + AFTER]
 
 
 @pytest.mark.parametrize("error", [SwapError("enable: no"), SuspendError("suspend: no")])
-def test_a_refusal_is_no_error(harness: Harness, error: Exception) -> None:
-    harness.message(1, 2)
-    harness.swap.refusal = error
-    harness.time.at(300, lambda: setattr(harness.swap, "refusal", None))
-    harness.message(500, 501)
-    assert harness.moved() == [501 + AFTER]
+def test_a_refusal_is_no_error(machine: Machine, error: Exception) -> None:
+    machine.message(1, 2)
+    machine.swap.refusal = error
+    machine.time.at(300, lambda: setattr(machine.swap, "refusal", None))
+    machine.message(500, 501)
+    assert machine.moved() == [501 + AFTER]
 
 
-def test_without_a_monitor_it_ends(harness: Harness) -> None:
-    harness.message(1, 2)
-    harness.swap.refusal = LostError("swap: the monitor does not start")
-    assert harness.moved() == []
-    assert harness.time.looks[-1] == 2 + AFTER
+def test_without_a_monitor_it_ends(machine: Machine) -> None:
+    machine.message(1, 2)
+    machine.swap.refusal = LostError("swap: the monitor does not start")
+    assert machine.moved() == []
+    assert machine.time.looks[-1] == 2 + AFTER
 
 
-def test_what_a_machine_says_of_its_runs() -> None:
+def test_the_run_count_of_a_machine() -> None:
     why_not = UNICORN.why_not()
     if why_not is not None:
         pytest.skip(why_not)

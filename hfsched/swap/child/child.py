@@ -41,14 +41,14 @@ from hfsched.swap.child.gate import Gate
 from hfsched.swap.core.guestpages import zap
 from hfsched.swap.core.userfault import userfault
 from hfsched.swap.protocol.childmessages import (
-    Answer,
-    GoOn,
+    ChildAnswer,
+    ChildRequest,
     Join,
     Joined,
     Map,
     Mapped,
-    Request,
-    Stop,
+    Resume,
+    Suspend,
     VmMemory,
     Zap,
     decode_request,
@@ -115,7 +115,7 @@ class Child:
         if isinstance(answer, Joined):
             _close([given[1]])
 
-    def _answer(self, request: Request, fds: list[int]) -> tuple[Answer, Sequence[int]]:
+    def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
         match request:
             case Map(vms=vms):
                 return Mapped(bases=self._map(vms, fds)), ()
@@ -124,12 +124,12 @@ class Child:
                     return Refused(text="it has joined already"), ()
                 self._uffd = userfault(kernel=self._kernel)
                 return Joined(), (self._uffd, os.pidfd_open(os.getpid()))
-            case GoOn():
+            case Resume():
                 self._gate.open()
-            case Stop(within=within):
+            case Suspend(within=within):
                 deadline = None if within is None else self._runtime.now() + within
                 if not self._gate.close(deadline):
-                    return Refused(text="it did not stand still in time"), ()
+                    return Refused(text="it did not suspend in time"), ()
             case Zap():
                 for ram in self._rams.values():
                     zap(ram.address, ram.size)

@@ -23,14 +23,14 @@ from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.childmessages import (
     VMS_MAX,
-    Answer,
-    GoOn,
+    ChildAnswer,
+    ChildRequest,
     Join,
     Joined,
     Map,
     Mapped,
-    Request,
-    Stop,
+    Resume,
+    Suspend,
     VmMemory,
     Zap,
     decode_answer,
@@ -62,7 +62,7 @@ class ChildMember:
     Making it does the whole introduction, by `deadline`: the process may have only just been
     started.  Each request after it is answered within `within` ns (None: no limit), or has failed.
     Raises SwapError; then the channel is closed, as it is by `close`.  The process touches nothing before the first
-    `go_on`.
+    `resume`.
     """
 
     def __init__(
@@ -84,17 +84,17 @@ class ChildMember:
         self._within = within
         self._sent = 0  # the number of the last request,
         self._answered = 0  # and of the last one that has its answer
-        self._stopped = True
+        self._suspended = True
         self._pidfd: int | None = None  # not known yet
         with ExitStack() as undo:
             undo.callback(end.close)
             try:
-                self._regions = self._introduce(parts, deadline, undo)
+                self._regions = self._set_up(parts, deadline, undo)
             except OSError as exc:
                 raise SwapError(f"process {name}: {exc}") from None
             self._stack = undo.pop_all()
 
-    def _introduce(
+    def _set_up(
         self, parts: Sequence[Part], deadline: int | None, undo: ExitStack
     ) -> tuple[Region, ...]:
         regions: list[Region] = []
@@ -138,48 +138,48 @@ class ChildMember:
     def zap(self) -> None:
         """See `Member`."""
         try:
-            self._do(Zap(), self._limit(None))
+            self._command(Zap(), self._limit(None))
         except OSError as exc:
             if self._dynamic and isinstance(exc, ProcessLookupError):
                 raise
             raise OSError(f"process {self.name}: {exc}") from None
 
-    # Its part in a standstill.
+    # Its part in a suspendable.
 
     @property
     def dead(self) -> bool:
         """See `Member`."""
         return self._ended(0)
 
-    def stop(self, deadline: int | None = None) -> None:
+    def suspend(self, deadline: int | None = None) -> None:
         """Have it stand still, as the dead do; raises SwapError for one that does not.
 
-        Also for a static one that is dead.  `go_on` comes after it in any case.
+        Also for a static one that is dead.  `resume` comes after it in any case.
         """
         deadline = self._limit(deadline)
         try:
-            self._settle(deadline)
-            self._stopped = True
+            self._collect_answers(deadline)
+            self._suspended = True
             left = None if deadline is None else max(0, deadline - self._runtime.now())
-            self._do(Stop(within=left), deadline)
+            self._command(Suspend(within=left), deadline)
         except ProcessLookupError as exc:
             if not self._dynamic:
                 raise SwapError(f"process {self.name} is dead, and it must not be") from exc
         except OSError as exc:
             raise SwapError(f"process {self.name}: {exc}") from exc
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it touch guest memory again, if it was told to stop; wait for nothing."""
-        if self._stopped:
-            self._stopped = False
+        if self._suspended:
+            self._suspended = False
             with suppress(ChannelClosedError):  # whoever asks for something next is told
-                self._post(GoOn())
+                self._post(Resume())
 
     # Requests.
 
     def key(self) -> object:
         """Return all that is known of what was said, hashable."""
-        return (self._sent, self._answered, self._stopped)
+        return (self._sent, self._answered, self._suspended)
 
     def _limit(self, deadline: int | None) -> int | None:
         if self._within is None:
@@ -187,31 +187,31 @@ class ChildMember:
         limit = self._runtime.now() + self._within
         return limit if deadline is None else min(deadline, limit)
 
-    def _do(self, request: Request, deadline: int | None) -> None:
+    def _command(self, request: ChildRequest, deadline: int | None) -> None:
         answer, _ = self._ask(request, deadline)
         if not isinstance(answer, Done):
             raise _refused(name_of(request), answer)
 
     def _ask(
-        self, request: Request, deadline: int | None, fds: Sequence[int] = ()
-    ) -> tuple[Answer, list[int]]:
+        self, request: ChildRequest, deadline: int | None, fds: Sequence[int] = ()
+    ) -> tuple[ChildAnswer, list[int]]:
         """Return the answer; raises OSError, ESRCH when it is dead."""
-        self._settle(deadline)
+        self._collect_answers(deadline)
         try:
             self._post(request, fds)
         except ChannelClosedError:
-            raise self._gone(deadline) from None
-        answered = self._settle(deadline, name_of(request))
+            raise self._closed_error(deadline) from None
+        answered = self._collect_answers(deadline, name_of(request))
         assert answered is not None
         return answered
 
-    def _post(self, request: Request, fds: Sequence[int] = ()) -> None:
+    def _post(self, request: ChildRequest, fds: Sequence[int] = ()) -> None:
         self._sent += 1
         self._end.send(encode(self._sent, request), fds)
 
-    def _settle(
+    def _collect_answers(
         self, deadline: int | None, what: str = "an earlier request"
-    ) -> tuple[Answer, list[int]] | None:
+    ) -> tuple[ChildAnswer, list[int]] | None:
         """Take every answer that is due, and return the last of them."""
         last = None
         while self._answered < self._sent:
@@ -220,13 +220,13 @@ class ChildMember:
             try:
                 received = self._end.recv(deadline)
             except ChannelClosedError:
-                raise self._gone(deadline) from None
+                raise self._closed_error(deadline) from None
             if received is None:
                 raise OSError(f"{what}: it did not answer in time")
             last = self._read(*received)
         return last
 
-    def _read(self, data: bytes, fds: list[int]) -> tuple[Answer, list[int]]:
+    def _read(self, data: bytes, fds: list[int]) -> tuple[ChildAnswer, list[int]]:
         try:
             number, answer = decode_answer(data)
             if number != self._answered + 1:
@@ -235,11 +235,11 @@ class ChildMember:
                 raise ProtocolError("descriptors that nobody asked for")
         except ProtocolError as exc:
             _close(fds)
-            raise OSError(f"it talks nonsense: {exc}") from None
+            raise OSError(f"invalid answer: {exc}") from None
         self._answered = number
         return answer, fds
 
-    def _gone(self, deadline: int | None) -> OSError:
+    def _closed_error(self, deadline: int | None) -> OSError:
         """Return what says that its channel is closed: it is dead then, unless it did so itself."""
         if self._ended(deadline):
             return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
@@ -262,33 +262,33 @@ class _Descriptor:
 def _regions(parts: Sequence[Part], bases: Sequence[int]) -> list[Region]:
     """Return where the parts are; raises OSError for what cannot be."""
     if len(bases) != len(parts):
-        raise OSError(f"it talks nonsense: {len(bases)} addresses for {len(parts)} VMs")
+        raise OSError(f"invalid answer: {len(bases)} addresses for {len(parts)} VMs")
     made = []
     for part, base in zip(parts, bases, strict=True):
         if not base or base % PAGE_SIZE:
-            raise OSError(f"it talks nonsense: guest memory at {base:#x}")
+            raise OSError(f"invalid answer: guest memory at {base:#x}")
         try:
             made.append(Region(base, part.offset, part.size))
         except ValueError as exc:
-            raise OSError(f"it talks nonsense: {exc}") from None
+            raise OSError(f"invalid answer: {exc}") from None
     return made
 
 
 def _checked(fds: Sequence[int]) -> tuple[int, int]:
     """Return a uffd and a pidfd; raises OSError if they are something else."""
     if len(fds) != 2:
-        raise OSError(f"it talks nonsense: {len(fds)} descriptors, a uffd and a pidfd are due")
+        raise OSError(f"invalid answer: {len(fds)} descriptors, a uffd and a pidfd are due")
     uffd, pidfd = fds
     if str(Path(f"/proc/self/fd/{uffd}").readlink()) != _UFFD:
-        raise OSError("it talks nonsense: its first descriptor is no uffd")
+        raise OSError("invalid answer: its first descriptor is no uffd")
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
         word, _, rest = line.partition(":")
         if word == "Pid" and int(rest) not in (os.getpid(), 0):
             return uffd, pidfd
-    raise OSError("it talks nonsense: its second descriptor is no pidfd of it")
+    raise OSError("invalid answer: its second descriptor is no pidfd of it")
 
 
-def _refused(what: str, answer: Answer) -> OSError:
+def _refused(what: str, answer: ChildAnswer) -> OSError:
     text = answer.text if isinstance(answer, Refused) else f"an answer of the wrong kind: {answer}"
     return OSError(f"{what}: {text}")
 

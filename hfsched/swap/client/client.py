@@ -1,6 +1,6 @@
-"""Main's side of swap: the owner of the monitor.
+"""Main's side of swap: the client of the monitor.
 
-One task, the owner's, has the channel to the monitor.  It sends what others ask for, one request at a
+One task, the client's, has the channel to the monitor.  It sends what others ask for, one request at a
 time, each with a deadline and an answer; and the end of the channel wakes it when the monitor dies, so
 that another one takes over at once (`hfsched.swap.client.supervisor`) though nobody asks for anything.
 """
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hfsched.swap.client.errors import LostError, SwapError
-from hfsched.swap.client.member import Known, Member
-from hfsched.swap.client.supervisor import ATTEMPTS, Job, Keeper, refusal
-from hfsched.swap.client.suspension import Standstill, still
+from hfsched.swap.client.member import Member, RegisteredMember
+from hfsched.swap.client.supervisor import ATTEMPTS, Job, MonitorSupervisor, refusal
+from hfsched.swap.client.suspension import Suspendable, suspended
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import (
-    Answer,
     Collect,
     Collected,
     Disable,
@@ -26,6 +25,7 @@ from hfsched.swap.protocol.messages import (
     Enable,
     Exit,
     GetStatus,
+    MonitorAnswer,
     State,
     Status,
     SwapOut,
@@ -39,17 +39,17 @@ from hfsched.swap.protocol.messages import (
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime, Task
 
-__all__ = ["Owner"]
+__all__ = ["MonitorClient"]
 
-PATIENCE = 10_000_000_000  # ns
+DEFAULT_TIMEOUT = 10_000_000_000  # ns
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
     """An answer, the members that there were then, and how many monitors had taken over."""
 
-    answer: Answer
-    members: tuple[Known, ...]
+    answer: MonitorAnswer
+    members: tuple[RegisteredMember, ...]
     takeovers: int
 
     @property
@@ -63,11 +63,11 @@ class _Result:
         return (encode(0, self.answer), members, self.takeovers)
 
 
-class Owner:
+class MonitorClient:
     """See the module's text.  Any task may call its methods; a deadline is in ns.
 
-    `program(runtime, end)` is the monitor's.  `patience` (ns) makes the deadline of a request that
-    has none; None for no limit.  `on_lost(why)` is called on the owner's task when no monitor could
+    `program(runtime, end)` is the monitor's.  `default_timeout` (ns) makes the deadline of a request that
+    has none; None for no limit.  `on_lost(why)` is called on the client's task when no monitor could
     be started: nobody serves faults from then on, and whoever touches memory that is not
     there waits for ever.
     """
@@ -76,25 +76,27 @@ class Owner:
         self,
         runtime: Runtime,
         program: Callable[..., None],
-        standstill: Standstill,
+        suspendable: Suspendable,
         resources: Resources | None = None,
         *,
-        patience: int | None = PATIENCE,
+        default_timeout: int | None = DEFAULT_TIMEOUT,
         on_lost: Callable[[str], None] = lambda _why: None,
     ) -> None:
         self._runtime = runtime
-        self._standstill = standstill
-        self._patience = patience
+        self._suspendable = suspendable
+        self._default_timeout = default_timeout
         self._on_lost = on_lost
-        # The owner's task alone, once it runs.
-        self._keeper = Keeper(runtime, program, resources or Resources(), patience, on_lost)
+        # The client's task alone, once it runs.
+        self._supervisor = MonitorSupervisor(
+            runtime, program, resources or Resources(), default_timeout, on_lost
+        )
         self._task: Task | None = None
         # Everybody's, under the lock.
         self._lock = runtime.lock("swap", state=self.key)
-        self._taken = False  # somebody's request is under way
+        self._busy = False  # somebody's request is under way
         self._job: Job | None = None
         self._result: _Result | SwapError | None = None
-        self._over = ""  # why no request is taken any more,
+        self._closed = ""  # why no request is taken any more,
         self._lost = False  # and whether that is since the monitor is lost
         self._free = runtime.event("swap.free")
         self._posted = runtime.event("swap.posted")
@@ -104,43 +106,43 @@ class Owner:
         """Return all that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
         result = self._result.key() if isinstance(self._result, _Result) else str(self._result)
-        return (self._taken, job, result, self._over, self._lost)
+        return (self._busy, job, result, self._closed, self._lost)
 
     def start(self) -> None:
-        """Start the monitor and the owner's task; raises LostError, as requests do from then on."""
+        """Start the monitor and the client's task; raises LostError, as requests do from then on."""
         try:
-            self._keeper.ensure()
+            self._supervisor.ensure()
         except LostError as exc:
-            self._end(str(exc))
+            self._refuse_all(str(exc))
             raise
-        self._task = self._runtime.spawn("swap.owner", self._run)
+        self._task = self._runtime.spawn("swap.client", self._run)
 
     def add(self, member: Member, deadline: int | None = None) -> None:
         """Have the faults of a process served; what is staged or out it has not mapped yet.
 
         It must not touch guest memory before this returns.
         """
-        self._do(Job(Known(member).request(), deadline, member))
+        self._command(Job(RegisteredMember(member).request(), deadline, member))
 
     def enable(self, deadline: int | None = None) -> int:
         """Stage all memory, while the machine stands still; return how many pages.
 
         When a step fails, swap is disabled again, and the machine goes on.
         """
-        with still(self._standstill, deadline):
+        with suspended(self._suspendable, deadline):
             return self._stage(deadline)
 
     def trim(self, deadline: int | None = None) -> None:
         """Begin to drop what need not be written."""
-        self._do(Job(Trim(), deadline))
+        self._command(Job(Trim(), deadline))
 
     def swap_out(self, deadline: int | None = None) -> None:
         """Begin to move what is staged out of memory."""
-        self._do(Job(SwapOut(), deadline))
+        self._command(Job(SwapOut(), deadline))
 
     def disable(self, *, slow_file_cleanup: bool = False, deadline: int | None = None) -> None:
         """Begin to bring everything back."""
-        self._do(Job(Disable(slow_file_cleanup=slow_file_cleanup), deadline))
+        self._command(Job(Disable(slow_file_cleanup=slow_file_cleanup), deadline))
 
     def status(self, deadline: int | None = None) -> Status:
         """Say how things are; `State.FAILED` when the monitor is lost."""
@@ -164,15 +166,15 @@ class Owner:
 
         `discard`: bring nothing back, since nobody will touch guest memory any more.
         """
-        self._do(Job(Exit(discard=discard), deadline))
+        self._command(Job(Exit(discard=discard), deadline))
 
     def join(self, deadline: int | None = None) -> bool:
-        """Wait, after `close`, for the end of the monitor's process and of the owner's task."""
+        """Wait, after `close`, for the end of the monitor's process and of the client's task."""
         return self._task is None or self._task.join(deadline)
 
     def monitor_pid(self) -> int | None:
         """Return the monitor's process, as the system counts; None: there is none now."""
-        return self._keeper.pid
+        return self._supervisor.pid
 
     # Enabling.
 
@@ -193,7 +195,7 @@ class Owner:
 
         Whoever takes over then has taken back what was marked.
         """
-        first = self._do(Job(Enable(), deadline))
+        first = self._command(Job(Enable(), deadline))
         last = first
         for known in first.members:
             last = self._zap(known.member, deadline)
@@ -207,11 +209,11 @@ class Owner:
             if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
                 return gone
             raise SwapError(one_line(f"enable: member {member.number}: {exc}")) from exc
-        return self._do(Job(Zapped(member=member.number), deadline))
+        return self._command(Job(Zapped(member=member.number), deadline))
 
     # Requests, on anybody's task.
 
-    def _do(self, job: Job) -> _Result:
+    def _command(self, job: Job) -> _Result:
         """Have a request done."""
         result = self._ask(job)
         if isinstance(result.answer, Done):
@@ -219,27 +221,27 @@ class Owner:
         raise SwapError(refusal(result.answer))
 
     def _ask(self, job: Job) -> _Result:
-        if job.deadline is None and self._patience is not None:
-            job = Job(job.request, self._runtime.now() + self._patience, job.member)
-        self._take(job)
-        self._done.wait()  # the owner's task always answers
+        if job.deadline is None and self._default_timeout is not None:
+            job = Job(job.request, self._runtime.now() + self._default_timeout, job.member)
+        self._post(job)
+        self._done.wait()  # the client's task always answers
         with self._lock:
             self._done.clear()
             result, self._result = self._result, None
-            self._taken = False
+            self._busy = False
             self._free.set()
         assert result is not None
         if isinstance(result, SwapError):
             raise result
         return result
 
-    def _take(self, job: Job) -> None:
+    def _post(self, job: Job) -> None:
         while True:
             with self._lock:
-                if self._over:
-                    raise (LostError if self._lost else SwapError)(self._over)
-                if not self._taken:
-                    self._taken = True
+                if self._closed:
+                    raise (LostError if self._lost else SwapError)(self._closed)
+                if not self._busy:
+                    self._busy = True
                     self._job = job
                     self._free.clear()
                     self._posted.set()
@@ -247,10 +249,10 @@ class Owner:
             if not self._free.wait(job.deadline):
                 raise SwapError(f"{name_of(job.request)}: another request did not end in time")
 
-    # The owner's task.
+    # The client's task.
 
     def _run(self) -> None:
-        why = "swap: the owner's task has failed"
+        why = "swap: the client's task has failed"
         try:
             self._serve()
             why = ""
@@ -259,30 +261,30 @@ class Owner:
             self._on_lost(why)
         finally:
             if why:
-                self._end(why)
+                self._refuse_all(why)
             self._posted.close()
 
-    def _end(self, why: str) -> None:
-        """Answer all requests, also those that are under way: there is nobody to do them."""
+    def _refuse_all(self, why: str) -> None:
+        """MonitorAnswer all requests, also those that are under way: there is nobody to do them."""
         with self._lock:
-            self._over = why
+            self._closed = why
             self._lost = True
-            if self._taken and self._result is None:
+            if self._busy and self._result is None:
                 self._job = None
                 self._result = LostError(why)
                 self._done.set()
 
     def _serve(self) -> None:
-        keeper = self._keeper
+        supervisor = self._supervisor
         ended = False
         while not ended:
-            self._runtime.retain_only(keeper.key())
-            end = keeper.ensure()
+            self._runtime.retain_only(supervisor.key())
+            end = supervisor.ensure()
             if self._posted in self._runtime.select([end, self._posted]):
                 ended = self._next()
             else:
-                keeper.listen()
-        keeper.close()
+                supervisor.poll()
+        supervisor.close()
 
     def _next(self) -> bool:
         """Do what somebody has asked for; tell whether that was the end."""
@@ -292,8 +294,8 @@ class Owner:
         assert job is not None
         result: _Result | SwapError
         try:
-            answer = self._keeper.perform(job)
-            result = _Result(answer, self._keeper.members, self._keeper.takeovers)
+            answer = self._supervisor.perform(job)
+            result = _Result(answer, self._supervisor.members, self._supervisor.takeovers)
         except LostError:
             raise
         except SwapError as exc:
@@ -302,7 +304,7 @@ class Owner:
         with self._lock:
             self._result = result
             if ended:
-                self._over = "swap has ended"
+                self._closed = "swap has ended"
             self._done.set()
         return ended
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hfsched.swap.protocol.messages import Region, Register
 
-__all__ = ["Known", "Member"]
+__all__ = ["Member", "RegisteredMember"]
 
 
 class Member(Protocol):
@@ -41,7 +41,7 @@ class Member(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class RegisteredMember:
     """A member that the monitor was told of, and whether it has zapped since the last enable."""
 
     member: Member

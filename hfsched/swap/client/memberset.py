@@ -1,4 +1,4 @@
-"""The processes beside main that have guest memory mapped, and their part in a standstill.
+"""The processes beside main that have guest memory mapped, and their part in a suspendable.
 
 They stand still after the guests do, and go on before them.  Who they are changes only while the
 machine stands still, so that each suspension ends for those for whom it began, and a new process
@@ -12,39 +12,39 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.client.suspension import Standstill
+from hfsched.swap.client.suspension import Suspendable
 
 if TYPE_CHECKING:
     from hfsched.swap.client.childmember import ChildMember
 
-__all__ = ["Company"]
+__all__ = ["MemberSet"]
 
 _MAIN = 0  # main's number as a member
 
 
-class Company:
-    """A `Standstill` of `machine` and of the processes."""
+class MemberSet:
+    """A `Suspendable` of `machine` and of the processes."""
 
-    def __init__(self, machine: Standstill) -> None:
+    def __init__(self, machine: Suspendable) -> None:
         self._machine = machine
         self._processes: tuple[ChildMember, ...] = ()
 
     def suspend(self, deadline: int | None = None) -> None:
-        """See `Standstill`; raises SwapError for a process that does not stand still."""
+        """See `Suspendable`; raises SwapError for a process that does not stand still."""
         self._machine.suspend(deadline)
         try:
             for process in self._processes:
-                process.stop(deadline)
+                process.suspend(deadline)
         except BaseException:
             self.resume()
             raise
 
     def resume(self) -> None:
-        """See `Standstill`; nothing is waited for."""
+        """See `Suspendable`; nothing is waited for."""
         with ExitStack() as stack:
             stack.callback(self._machine.resume)
             for process in self._processes:
-                stack.callback(process.go_on)
+                stack.callback(process.resume)
 
     def dead(self) -> Collection[ChildMember]:
         """Return those that have ended and may."""
@@ -61,7 +61,7 @@ class Company:
         """Have one more; it goes on with the others."""
         self._processes = (*self._processes, process)
 
-    def forget(self, gone: Collection[ChildMember]) -> None:
+    def remove(self, gone: Collection[ChildMember]) -> None:
         """Let go of some."""
         self._processes = tuple(each for each in self._processes if each not in gone)
         for process in gone:
@@ -69,12 +69,12 @@ class Company:
 
     # When guests have stopped for ever.
 
-    def stop(self, deadline: int | None = None) -> None:
+    def suspend_processes(self, deadline: int | None = None) -> None:
         """Have those stand still that can."""
         for process in self._processes:
             with suppress(SwapError):
-                process.stop(deadline)
+                process.suspend(deadline)
 
     def close(self) -> None:
         """Let go of all."""
-        self.forget(self._processes)
+        self.remove(self._processes)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.client.errors import LostError, SwapError
-from hfsched.swap.client.member import Known, Member
+from hfsched.swap.client.member import Member, RegisteredMember
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import (
     RESOURCES_MAX,
-    Answer,
     Begin,
     Collected,
     Disable,
@@ -26,10 +25,11 @@ from hfsched.swap.protocol.messages import (
     Enable,
     Exit,
     Give,
+    MonitorAnswer,
+    MonitorRequest,
     ProtocolError,
     Refused,
     Register,
-    Request,
     SwapOut,
     Trim,
     Zapped,
@@ -41,7 +41,7 @@ from hfsched.swap.protocol.messages import (
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Process, Runtime
 
-__all__ = ["Job", "Keeper", "refusal"]
+__all__ = ["Job", "MonitorSupervisor", "refusal"]
 
 ATTEMPTS = 3  # monitors in a row that may die of the same request
 STARTS = 10  # monitors in a row that may die before they serve: to give up ends the machine
@@ -54,12 +54,12 @@ START_WITHIN = 10_000_000_000  # ns, for each request of a take-over
 class Job:
     """A request, until when it may take (ns), and the member to register if it is that."""
 
-    request: Request
+    request: MonitorRequest
     deadline: int | None = None
     member: Member | None = None
 
 
-class Keeper:
+class MonitorSupervisor:
     """See the module's text.  `lost(why)` is told of a static member that lives, and a new monitor refuses."""
 
     def __init__(
@@ -78,19 +78,19 @@ class Keeper:
         self._process: Process | None = None
         self._number = 0  # of the last request to this monitor,
         self._answered = 0  # and of the last answer from it
-        self._unwanted: set[int] = set()  # registrations that nobody waits for any more
-        self._promise: Request | None = None  # the move that was accepted last
+        self._abandoned: set[int] = set()  # registrations that nobody waits for any more
+        self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
         self._begun = False  # a monitor has begun with the resources
         self.takeovers = 0
         self.end: End | None = None  # the channel to a monitor that has begun; None: there is none
-        self.members: tuple[Known, ...] = ()
+        self.members: tuple[RegisteredMember, ...] = ()
 
     def key(self) -> object:
         """Return all that is known here, hashable."""
         members = tuple((known.member.number, known.zapped) for known in self.members)
-        promise = None if self._promise is None else name_of(self._promise)
+        promise = None if self._accepted_move is None else name_of(self._accepted_move)
         monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
-        return (*monitor, promise, members, *sorted(self._unwanted))
+        return (*monitor, promise, members, *sorted(self._abandoned))
 
     @property
     def pid(self) -> int | None:
@@ -98,14 +98,14 @@ class Keeper:
         process = self._process
         return None if process is None else process.pid
 
-    def perform(self, job: Job) -> Answer:
+    def perform(self, job: Job) -> MonitorAnswer:
         """Have a request answered; raises SwapError.
 
         Where nothing is to be kept, a monitor that is silent or dead has ended as it should.
         """
         discard = isinstance(job.request, Exit) and job.request.discard
         if isinstance(job.request, Enable):
-            self._promise = None
+            self._accepted_move = None
             self.members = tuple(replace(known, zapped=False) for known in self.members)
         for attempt in range(ATTEMPTS):
             self._runtime.retain_only(
@@ -113,20 +113,20 @@ class Keeper:
             )
             self.ensure()
             try:
-                answer = self._ask(job)
+                answer = self._perform_once(job)
             except OSError as exc:
                 raise SwapError(f"{name_of(job.request)}: {exc.strerror}") from exc
             except ChannelClosedError:
-                self._bury()
+                self._kill()
                 if discard:
                     return Done()
             except SwapError:
                 if not discard:
                     raise
-                self._bury()
+                self._kill()
                 return Done()
             else:
-                self._learn(job, answer)
+                self._record(job, answer)
                 return answer
         raise SwapError(f"{name_of(job.request)}: {ATTEMPTS} monitors have died of it")
 
@@ -140,24 +140,24 @@ class Keeper:
             try:
                 self._start()
             except ChannelClosedError:
-                self._bury()
+                self._kill()
             except SwapError as exc:
-                self._bury()
+                self._kill()
                 raise LostError(f"swap: the monitor does not start: {exc}") from exc
             except OSError as exc:
-                self._bury()
+                self._kill()
                 why = str(exc.strerror)
                 self._runtime.sleep_until(self._runtime.now() + START_AGAIN)
         if self.end is None:
             raise LostError(f"swap: the monitor does not start: {why}")
         return self.end
 
-    def listen(self) -> None:
+    def poll(self) -> None:
         """Look at what the monitor says unasked: that it is dead, or an answer that is too late."""
         try:
-            self._hear(None)
+            self._receive(None)
         except ChannelClosedError:
-            self._bury()
+            self._kill()
 
     def close(self) -> None:
         """Let go of a monitor that has answered Exit, and wait for its end."""
@@ -168,7 +168,7 @@ class Keeper:
             self._process.join()
             self._process = None
 
-    def _bury(self) -> None:
+    def _kill(self) -> None:
         """Make sure that a monitor is dead: no two may ever work on the same pages."""
         if self._process is not None:
             self._process.kill()
@@ -177,7 +177,7 @@ class Keeper:
     def _start(self) -> None:
         """Start a monitor and tell it all that the last one knew."""
         self._number = self._answered = 0
-        self._unwanted.clear()
+        self._abandoned.clear()
         self.end, theirs = self._runtime.channel("swap.monitor")
         try:
             self._process = self._runtime.process("monitor", self._program, [theirs])
@@ -186,53 +186,57 @@ class Keeper:
             raise
         words, fds = self._resources.words, self._resources.fds
         while len(words) > RESOURCES_MAX:
-            self._check(self._tell(Give(resources=words[:RESOURCES_MAX]), fds[:RESOURCES_MAX]))
+            self._check(
+                self._send_setup(Give(resources=words[:RESOURCES_MAX]), fds[:RESOURCES_MAX])
+            )
             words, fds = words[RESOURCES_MAX:], fds[RESOURCES_MAX:]
-        self._check(self._tell(Begin(fresh=not self._begun, resources=words), fds))
+        self._check(self._send_setup(Begin(fresh=not self._begun, resources=words), fds))
         self.takeovers += self._begun
         self._begun = True
         for known in self.members:
-            answer = self._tell(known.request(), known.member.descriptors())
+            answer = self._send_setup(known.request(), known.member.descriptors())
             if isinstance(answer, Refused):
                 self._drop(known.member.number)
                 if not (known.member.dynamic or known.member.dead):
                     self._lost(answer.text)
-        if self._promise is not None:
-            self._tell(self._promise, ())  # if it is refused, then since it was done
+        if self._accepted_move is not None:
+            self._send_setup(self._accepted_move, ())  # if it is refused, then since it was done
 
-    def _tell(self, request: Request, fds: Sequence[int]) -> Answer:
+    def _send_setup(self, request: MonitorRequest, fds: Sequence[int]) -> MonitorAnswer:
         limit = self._start_within
         deadline = None if limit is None else self._runtime.now() + limit
-        return self._say(request, fds, deadline)
+        return self._exchange(request, fds, deadline)
 
-    def _check(self, answer: Answer) -> None:
+    def _check(self, answer: MonitorAnswer) -> None:
         if not isinstance(answer, Done):
             raise SwapError(refusal(answer))
 
-    def _ask(self, job: Job) -> Answer:
+    def _perform_once(self, job: Job) -> MonitorAnswer:
         fds = () if job.member is None else job.member.descriptors()
-        return self._say(job.request, fds, job.deadline)
+        return self._exchange(job.request, fds, job.deadline)
 
-    def _say(self, request: Request, fds: Sequence[int], deadline: int | None) -> Answer:
+    def _exchange(
+        self, request: MonitorRequest, fds: Sequence[int], deadline: int | None
+    ) -> MonitorAnswer:
         """Send a request and return its answer; raises ChannelClosedError for a dead monitor."""
         assert self.end is not None
         late = f"{name_of(request)}: the monitor did not answer in time"
         while self._number - self._answered >= UNANSWERED_MAX:
-            if self._hear(deadline) is None:
+            if self._receive(deadline) is None:
                 raise SwapError(late)
         self.end.send(encode(self._number + 1, request), fds)
         self._number += 1
         while True:
-            heard = self._hear(deadline)
-            if heard is None:
+            received = self._receive(deadline)
+            if received is None:
                 if isinstance(request, Register):
-                    self._unwanted.add(self._number)
+                    self._abandoned.add(self._number)
                 raise SwapError(late)
-            number, answer = heard
+            number, answer = received
             if number == self._number:
                 return answer
 
-    def _hear(self, deadline: int | None) -> tuple[int, Answer] | None:
+    def _receive(self, deadline: int | None) -> tuple[int, MonitorAnswer] | None:
         """Return what the monitor says next, None at the deadline; raises ChannelClosedError."""
         assert self.end is not None
         received = self.end.recv(deadline)
@@ -243,23 +247,23 @@ class Keeper:
         except ProtocolError:
             raise ChannelClosedError from None  # it is out of its mind: as good as dead
         self._answered = max(self._answered, min(number, self._number))
-        if number in self._unwanted and isinstance(answer, Done):
+        if number in self._abandoned and isinstance(answer, Done):
             raise ChannelClosedError  # it has a member that nobody else knows: another one has not
         return number, answer
 
-    def _learn(self, job: Job, answer: Answer) -> None:
+    def _record(self, job: Job, answer: MonitorAnswer) -> None:
         """Note what a new monitor will have to know."""
         match job.request, answer:
             case Register(), Done():
                 assert job.member is not None
-                self.members = (*self.members, Known(job.member))
+                self.members = (*self.members, RegisteredMember(job.member))
             case Zapped(member=number), Done():
                 self.members = tuple(
                     replace(known, zapped=known.zapped or known.member.number == number)
                     for known in self.members
                 )
             case ((Trim() | SwapOut() | Disable()), Done()):
-                self._promise = job.request
+                self._accepted_move = job.request
             case _, Collected(members=gone):
                 for number in gone:
                     self._drop(number)
@@ -268,6 +272,6 @@ class Keeper:
         self.members = tuple(known for known in self.members if known.member.number != number)
 
 
-def refusal(answer: Answer) -> str:
+def refusal(answer: MonitorAnswer) -> str:
     """Return the text of an answer that is not what was asked for."""
     return answer.text if isinstance(answer, Refused) else f"an answer of the wrong kind: {answer}"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Standstill", "still"]
+__all__ = ["Suspendable", "suspended"]
 
 
-class Standstill(Protocol):
-    """Brings vCPUs and devices to a standstill: one at a time, others wait for its end."""
+class Suspendable(Protocol):
+    """Brings vCPUs and devices to a suspendable: one at a time, others wait for its end."""
 
     def suspend(self, deadline: int | None = None) -> None:
         """Stop everything, by the deadline; else raise, with nothing left stopped."""
@@ -20,10 +20,10 @@ class Standstill(Protocol):
 
 
 @contextmanager
-def still(standstill: Standstill, deadline: int | None = None) -> Iterator[None]:
+def suspended(suspendable: Suspendable, deadline: int | None = None) -> Iterator[None]:
     """Keep everything stopped for a ``with``."""
-    standstill.suspend(deadline)
+    suspendable.suspend(deadline)
     try:
         yield
     finally:
-        standstill.resume()
+        suspendable.resume()

@@ -1,6 +1,6 @@
 """`hfsched.swap.pages.store.Pages` in production: the C core over memfds, userfaultfd and the stores.
 
-One thread of the owner calls the work; another one, in C, serves faults between `start` and
+One thread of the client calls the work; another one, in C, serves faults between `start` and
 `close`, without the interpreter lock.  Whoever maps guest memory is a *member*: a process (a
 userfaultfd of its own) with the addresses at which it has the regions.
 """

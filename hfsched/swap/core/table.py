@@ -12,7 +12,7 @@ from typing import Any
 
 from hfsched.errors import InternalError
 from hfsched.swap.core.device import core
-from hfsched.swap.pages.entries import Answer, Entry, Staging, State
+from hfsched.swap.pages.entries import Entry, FaultAction, Staging, State
 
 __all__ = ["CoreTable", "table_size"]
 
@@ -95,9 +95,9 @@ class CoreTable:
         """See `PageTable.restored`."""
         return bool(self._lib.hfs_restored(self._table, self._check(page), self._old))
 
-    def fault(self, page: int) -> Answer:
+    def fault(self, page: int) -> FaultAction:
         """See `PageTable.fault`."""
-        return Answer(self._lib.hfs_fault(self._table, self._check(page), self._old))
+        return FaultAction(self._lib.hfs_fault(self._table, self._check(page), self._old))
 
     def untake(self, page: int) -> bool:
         """See `PageTable.untake`."""

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Protocol
 from hfsched.errors import UserError, describe
 from hfsched.swap.pages.store import Phase
 from hfsched.swap.protocol.messages import (
-    Answer,
     Begin,
     Collect,
     Collected,
@@ -32,9 +31,10 @@ from hfsched.swap.protocol.messages import (
     GetStatus,
     Give,
     Metrics,
+    MonitorAnswer,
+    MonitorRequest,
     Refused,
     Register,
-    Request,
     State,
     Status,
     SwapOut,
@@ -48,7 +48,7 @@ from hfsched.swap.protocol.messages import (
 if TYPE_CHECKING:
     from hfsched.swap.pages.store import Counts, Pages, Progress
 
-__all__ = ["Controller", "Members"]
+__all__ = ["Controller", "Processes"]
 
 TRIM_CHUNK = 1024  # pages
 MOVE_CHUNK = 512  # pages: 2 MiB
@@ -60,7 +60,7 @@ _NS_PER_MS = 1_000_000
 _MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
 
 
-class Members(Protocol):
+class Processes(Protocol):
     """The processes whose faults the monitor serves; each method may raise OSError."""
 
     def add(self, register: Register, fds: Sequence[int]) -> None:
@@ -85,10 +85,10 @@ class _Member:
 class Controller:
     """See the module's text.  It begins in the state that `pages` tells; `now` returns ns."""
 
-    def __init__(self, now: Callable[[], int], pages: Pages, members: Members) -> None:
+    def __init__(self, now: Callable[[], int], pages: Pages, processes: Processes) -> None:
         self._now = now
         self._pages = pages
-        self._processes = members
+        self._processes = processes
         self._members: dict[int, _Member] = {}
         self._error = ""
         self._moved = 0  # pages, since the last transition began
@@ -99,7 +99,7 @@ class Controller:
         self._clean_at: int | None = None  # when the next part of the file is given back
         self._exiting = False
         self.ended = False  # everything is back, and Exit wants an end
-        self.state = self._found()
+        self.state = self._state_from_table()
 
     def key(self) -> object:
         """Return all that is known here, hashable."""
@@ -115,7 +115,7 @@ class Controller:
 
     # Requests.
 
-    def answer(self, request: Request, fds: Sequence[int] = ()) -> Answer | None:
+    def answer(self, request: MonitorRequest, fds: Sequence[int] = ()) -> MonitorAnswer | None:
         """Do what a request wants; None: the answer comes later, from `work` (Exit alone).
 
         Who calls closes `fds` if the answer is `Refused`, or the request is no `Register`.
@@ -127,7 +127,7 @@ class Controller:
         except Exception as exc:  # noqa: BLE001 - a bug must not end who serves the faults
             return self._fail(exc)
 
-    def _answer(self, request: Request, fds: Sequence[int]) -> Answer | None:
+    def _answer(self, request: MonitorRequest, fds: Sequence[int]) -> MonitorAnswer | None:
         if isinstance(request, GetStatus):
             return self.status()
         if isinstance(request, Collect):
@@ -174,58 +174,58 @@ class Controller:
             error=self._error,
         )
 
-    def _register(self, request: Register, fds: Sequence[int]) -> Answer:
+    def _register(self, request: Register, fds: Sequence[int]) -> MonitorAnswer:
         if request.member in self._members:
             return _refuse(request, f"there is a member {request.member} already")
         self._processes.add(request, fds)
         self._members[request.member] = _Member(request.dynamic, request.zapped)
-        self._look_at_members()
+        self._update_phase()
         return Done()
 
-    def _enable(self) -> Answer:
+    def _enable(self) -> MonitorAnswer:
         """Stage all that is in memory; a move that is under way has ended with its last chunk."""
-        self._begin()
+        self._begin_transition()
         self._clean_at = None
         try:
             staged = self._pages.stage()
         except (OSError, UserError):
-            self.state = self._found()
+            self.state = self._state_from_table()
             raise
         for member in self._members.values():
             member.zapped = False
         self.state = State.ENABLING
-        self._note(staged)
-        self._look_at_members()
+        self._count_moved(staged)
+        self._update_phase()
         return Done(pages=staged)
 
-    def _zapped(self, request: Request, number: int) -> Answer:
+    def _zapped(self, request: MonitorRequest, number: int) -> MonitorAnswer:
         member = self._members.get(number)
         if member is None:
             return _refuse(request, f"there is no member {number}")
         if self.state in (State.READY, State.SWAPPING_IN):
             return _refuse(request, f"swap is being enabled no longer: it is {self.state.value}")
         member.zapped = True
-        self._look_at_members()
+        self._update_phase()
         return Done()
 
-    def _move(self, request: Request, state: State) -> Answer:
+    def _move(self, request: MonitorRequest, state: State) -> MonitorAnswer:
         if self.state is not State.PENDING:
             why = f"it begins only when swap is pending, and it is {self.state.value}"
             return _refuse(request, why)
-        self._begin()
+        self._begin_transition()
         self.state = state
         return Done()
 
-    def _disable(self, *, slow: bool) -> Answer:
+    def _disable(self, *, slow: bool) -> MonitorAnswer:
         self._slow = slow
         if self.state is State.READY:
             self._release()  # a dead monitor may not have come to it
         elif self.state is not State.SWAPPING_IN:
-            self._begin()
+            self._begin_transition()
             self.state = State.SWAPPING_IN
         return Done()
 
-    def _collect(self) -> Answer:
+    def _collect(self) -> MonitorAnswer:
         gone = []
         for number in self._processes.dead():
             member = self._members.get(number)
@@ -237,10 +237,10 @@ class Controller:
                 gone.append(number)
             elif self.state is not State.FAILED:
                 self._fail(RuntimeError(f"member {number} is dead, and it is a static one"))
-        self._look_at_members()
+        self._update_phase()
         return Collected(members=tuple(gone))
 
-    def abandon(self) -> bool:
+    def begin_drain(self) -> bool:
         """Bring everything back since main is gone; False when nobody lives, or nothing is away.
 
         `work` says how that goes, as for Exit.
@@ -255,7 +255,7 @@ class Controller:
             self._exiting = True
         return True
 
-    def _look_at_members(self) -> None:
+    def _update_phase(self) -> None:
         """Let pages move only while no member may have mapped what is staged."""
         ready = all(member.zapped for member in self._members.values())
         if self.state is State.ENABLING and ready:
@@ -266,14 +266,14 @@ class Controller:
 
     # Moves.
 
-    def work(self) -> Answer | None:
+    def work(self) -> MonitorAnswer | None:
         """Move one chunk of pages, or give a part of the file back; return the answer to Exit."""
         try:
             return self._work()
         except Exception as exc:  # noqa: BLE001 - likewise
             return self._fail(exc)
 
-    def _work(self) -> Answer | None:
+    def _work(self) -> MonitorAnswer | None:
         match self.state:
             case State.TRIMMING:
                 return self._advance(self._pages.trim(TRIM_CHUNK), State.PENDING)
@@ -287,12 +287,12 @@ class Controller:
                 self._clean()
                 return None
 
-    def _advance(self, progress: Progress, end: State) -> Answer | None:
+    def _advance(self, progress: Progress, end: State) -> MonitorAnswer | None:
         """Count what was moved; the last of it leads to the state `end`."""
-        self._note(progress.moved)
+        self._count_moved(progress.moved)
         self._wait_until = 0
         if progress.problem is not None:
-            return self._give_up(progress.problem)
+            return self._abort_move(progress.problem)
         if progress.done:
             if end is State.READY:
                 self._release()
@@ -318,28 +318,28 @@ class Controller:
         if progress.problem is not None:
             self._error = one_line(progress.problem)
 
-    def _give_up(self, text: str) -> Answer | None:
+    def _abort_move(self, text: str) -> MonitorAnswer | None:
         """End a move before its time: the pages are where they were."""
         self._error = one_line(text)
-        self.state = self._found()
-        self._look_at_members()
+        self.state = self._state_from_table()
+        self._update_phase()
         if self._exiting:
             self._exiting = False
             return Refused(text=self._error)
         return None
 
-    def _exited(self) -> Answer:
+    def _exited(self) -> MonitorAnswer:
         self.ended = True
         return Done()
 
-    def _fail(self, exc: Exception) -> Answer:
+    def _fail(self, exc: Exception) -> MonitorAnswer:
         """Move nothing any more: something is not as it must be."""
         self._error = one_line(describe(exc))
         self.state = State.FAILED
         self._exiting = False
         return Refused(text=self._error)
 
-    def _found(self) -> State:
+    def _state_from_table(self) -> State:
         """Return the state that the page table tells."""
         counts = self._pages.counts()
         match counts.phase:
@@ -352,14 +352,14 @@ class Controller:
 
     # Transitions.
 
-    def _begin(self) -> None:
+    def _begin_transition(self) -> None:
         self._moved = 0
         self._ms = 0
         self._wait_until = 0
         self._error = ""
         self._began = self._now()
 
-    def _note(self, pages: int) -> None:
+    def _count_moved(self, pages: int) -> None:
         self._moved += pages
         self._ms = self._elapsed()
 
@@ -367,7 +367,7 @@ class Controller:
         return (self._now() - self._began) // _NS_PER_MS
 
 
-def _refuse(request: Request, why: str) -> Refused:
+def _refuse(request: MonitorRequest, why: str) -> Refused:
     return Refused(text=one_line(f"{name_of(request)}: {why}"))
 
 

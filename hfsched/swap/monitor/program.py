@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime
     from hfsched.swap.protocol.messages import Begin, Register
 
-__all__ = ["Processes", "monitor"]
+__all__ = ["ServedProcesses", "monitor"]
 
 
 def monitor(runtime: Runtime, end: End) -> None:
     """Be the program: work until main says so, or is gone and nobody needs its memory."""
-    _stand_alone()
+    _detach()
     with ExitStack() as stack:
         with contextlib.suppress(OSError):
             main = os.pidfd_open(os.getppid())
             stack.callback(os.close, main)
-            end = _MainsEnd(runtime, end, _Process(main))
+            end = _MainChannel(runtime, end, _Process(main))
 
         def make(begin: Begin, fds: Sequence[int]) -> Controller:
             for fd in fds:
                 stack.callback(os.close, fd)
             stores, regions = unpack(begin.resources, fds)
             pages = GuestPages(stores, regions)
-            processes = Processes(pages, regions)
+            processes = ServedProcesses(pages, regions)
             stack.callback(processes.close)
             stack.callback(pages.close)  # first: nobody serves faults then, and they wait
             if not begin.fresh:
@@ -55,7 +55,7 @@ def monitor(runtime: Runtime, end: End) -> None:
         serve(runtime, end, make)
 
 
-def _stand_alone() -> None:
+def _detach() -> None:
     """Take no notice of the terminal's signals: who is in a fault waits for this process.
 
     Main may run under SCHED_BATCH, which does not interrupt others; a fault should.
@@ -76,7 +76,7 @@ class _Process:
         return self.pidfd
 
 
-class _MainsEnd:
+class _MainChannel:
     """The channel to main; it is closed when main ends, though a child of main has it open too."""
 
     def __init__(self, runtime: Runtime, end: End, main: _Process) -> None:
@@ -105,8 +105,8 @@ class _MainsEnd:
         return self._end.fileno()
 
 
-class Processes:
-    """`hfsched.swap.monitor.controller.Members` over `GuestPages`, by the numbers that main gives."""
+class ServedProcesses:
+    """`hfsched.swap.monitor.controller.Processes` over `GuestPages`, by the numbers that main gives."""
 
     def __init__(self, pages: GuestPages, regions: Sequence[Region]) -> None:
         self._pages = pages
@@ -114,7 +114,7 @@ class Processes:
         self._members: dict[int, tuple[int, Sequence[int]]] = {}  # its number there, descriptors
 
     def add(self, register: Register, fds: Sequence[int]) -> None:
-        """See `Members.add`; when it raises, the descriptors stay the caller's."""
+        """See `Processes.add`; when it raises, the descriptors stay the caller's."""
         if len(fds) != 1 + register.dynamic:
             raise OSError(
                 errno.EINVAL, f"{len(fds)} descriptors: a uffd, and a dynamic one's pidfd"
@@ -130,7 +130,7 @@ class Processes:
         self._members[register.member] = (number, fds)
 
     def dead(self) -> Sequence[int]:
-        """See `Members.dead`."""
+        """See `Processes.dead`."""
         return [number for number in self._members if not self._lives(number)]
 
     def _lives(self, number: int) -> bool:
@@ -139,7 +139,7 @@ class Processes:
         return not ended and self._pages.liveness(inner) is Liveness.ALIVE
 
     def drop(self, member: int) -> None:
-        """See `Members.drop`."""
+        """See `Processes.drop`."""
         inner, fds = self._members.pop(member)
         self._pages.remove_member(inner)
         for fd in fds:

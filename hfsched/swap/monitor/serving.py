@@ -15,10 +15,10 @@ from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.monitor.controller import Controller
 from hfsched.swap.protocol.messages import (
     RESOURCES_ALL_MAX,
-    Answer,
     Begin,
     Done,
     Give,
+    MonitorAnswer,
     ProtocolError,
     Refused,
     Register,
@@ -40,7 +40,7 @@ Maker = Callable[[Begin, Sequence[int]], Controller]
 
 
 def serve(runtime: Runtime, end: End, make: Maker) -> None:
-    """Answer main's requests until Exit, or until main is gone and nobody needs the monitor.
+    """MonitorAnswer main's requests until Exit, or until main is gone and nobody needs the monitor.
 
     `make(begin, fds)` makes the controller from all that was given until then, and serves faults
     from then on; it owns the descriptors, also when it raises.
@@ -49,12 +49,12 @@ def serve(runtime: Runtime, end: End, make: Maker) -> None:
     try:
         while not loop.ended:
             runtime.retain_only(loop.key())
-            loop.turn()
+            loop.step()
     except ChannelClosedError:
         if loop.controller is not None:
-            _leave(runtime, loop.controller)
+            _drain(runtime, loop.controller)
     finally:
-        loop.let_go()
+        loop.discard_resources()
         end.close()
 
 
@@ -75,34 +75,34 @@ class _Loop:
     def ended(self) -> bool:
         return self.controller is not None and self.controller.ended
 
-    def turn(self) -> None:
-        """Answer a request or, when there is none, do a chunk of work."""
+    def step(self) -> None:
+        """MonitorAnswer a request or, when there is none, do a chunk of work."""
         received = self._end.recv(None if self.controller is None else self.controller.due)
         if received is not None:
-            self._take(*received)
+            self._handle(*received)
         elif self.controller is not None:
             answer = self.controller.work()
             if answer is not None and self._exiting:
-                self._say(self._exiting, answer)
+                self._reply(self._exiting, answer)
 
-    def _take(self, data: bytes, fds: list[int]) -> None:
+    def _handle(self, data: bytes, fds: list[int]) -> None:
         try:
             number, request = decode_request(data)
         except ProtocolError as exc:
             _close(fds)
-            self._say(number_of(data), Refused(text=str(exc)))
+            self._reply(number_of(data), Refused(text=str(exc)))
             return
-        answer: Answer | None
+        answer: MonitorAnswer | None
         if self.controller is None:
-            if isinstance(request, Begin | Give) and not self._give(request, fds):
+            if isinstance(request, Begin | Give) and not self._add_resources(request, fds):
                 answer = Refused(
                     text=f"{name_of(request)}: more than {RESOURCES_ALL_MAX} resources"
                 )
             elif isinstance(request, Begin):
-                self._say(number, self._begin(request))
+                self._reply(number, self._begin(request))
                 return
             elif isinstance(request, Give):
-                self._say(number, Done())
+                self._reply(number, Done())
                 return
             else:
                 answer = Refused(text="the first request must be: begin")
@@ -113,9 +113,9 @@ class _Loop:
         if answer is None:
             self._exiting = number
         else:
-            self._say(number, answer)
+            self._reply(number, answer)
 
-    def _give(self, request: Begin | Give, fds: list[int]) -> bool:
+    def _add_resources(self, request: Begin | Give, fds: list[int]) -> bool:
         """Note what a request brings; False: it is too much."""
         if len(self._words) + len(request.resources) > RESOURCES_ALL_MAX:
             return False
@@ -123,12 +123,12 @@ class _Loop:
         self._fds += fds
         return True
 
-    def let_go(self) -> None:
+    def discard_resources(self) -> None:
         """Close what was given for nothing."""
         _close(self._fds)
         self._words, self._fds = (), []
 
-    def _begin(self, request: Begin) -> Answer:
+    def _begin(self, request: Begin) -> MonitorAnswer:
         begin, fds = Begin(fresh=request.fresh, resources=self._words), self._fds
         self._words, self._fds = (), []
         try:
@@ -137,15 +137,15 @@ class _Loop:
             return Refused(text=one_line(f"begin: {describe(exc)}"))
         return Done()
 
-    def _say(self, number: int, answer: Answer) -> None:
+    def _reply(self, number: int, answer: MonitorAnswer) -> None:
         if number == self._exiting:
             self._exiting = 0
         self._end.send(encode(number, answer))
 
 
-def _leave(runtime: Runtime, controller: Controller) -> None:
+def _drain(runtime: Runtime, controller: Controller) -> None:
     """Bring everything back for members that outlive main; serve their faults while it fails."""
-    while controller.abandon():
+    while controller.begin_drain():
         runtime.retain_only(controller.key())
         answer = controller.work()
         if controller.ended:

@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 
-__all__ = ["Answer", "Entry", "PageTable", "Staging", "State"]
+__all__ = ["Entry", "FaultAction", "PageTable", "Staging", "State"]
 
 
 class Staging(Enum):
@@ -43,7 +43,7 @@ class State(IntEnum):
     TAKING = 8  # one is copying it back from the staging memory; all others wait
 
 
-class Answer(IntEnum):
+class FaultAction(IntEnum):
     """What a fault on a page needs."""
 
     CONTINUE = 0  # map what is in memory; if nothing is, a zero page
@@ -147,20 +147,20 @@ class PageTable:
 
     # Faults, by the thread that serves them; and in, by the worker
 
-    def fault(self, page: int) -> Answer:
+    def fault(self, page: int) -> FaultAction:
         """Return what a fault needs.
 
         CONTINUE has changed the state to RESIDENT; after the others (not WAIT) `arrived` does it.
         COPY_STAGED has made it TAKING, so that the staging memory stays until then.
         """
         state = self.entries[page].state
-        if state in _ANSWERS:
-            return _ANSWERS[state]
+        if state in _ACTIONS:
+            return _ACTIONS[state]
         if self.staging is Staging.COPY:
             self._move(page, (State.STAGED, State.WRITING), State.TAKING)
-            return Answer.COPY_STAGED
+            return FaultAction.COPY_STAGED
         self._move(page, (State.STAGED, State.WRITING), State.RESIDENT)
-        return Answer.CONTINUE
+        return FaultAction.CONTINUE
 
     def untake(self, page: int) -> bool:
         """Turn TAKING into STAGED: it could not be copied."""
@@ -223,14 +223,14 @@ class PageTable:
         return True
 
 
-_ANSWERS = {
-    State.RESIDENT: Answer.CONTINUE,
-    State.PUNCHING: Answer.WAIT,
-    State.MOVING: Answer.WAIT,
-    State.TAKING: Answer.WAIT,
-    State.FILE: Answer.READ_FILE,
-    State.COMPRESSED: Answer.DECOMPRESS,
-    State.ZERO: Answer.ZERO_PAGE,
+_ACTIONS = {
+    State.RESIDENT: FaultAction.CONTINUE,
+    State.PUNCHING: FaultAction.WAIT,
+    State.MOVING: FaultAction.WAIT,
+    State.TAKING: FaultAction.WAIT,
+    State.FILE: FaultAction.READ_FILE,
+    State.COMPRESSED: FaultAction.DECOMPRESS,
+    State.ZERO: FaultAction.ZERO_PAGE,
 }
 
 

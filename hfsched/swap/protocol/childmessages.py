@@ -17,14 +17,14 @@ from hfsched.swap.protocol.messages import Address, Done, Message, Refused, Word
 
 __all__ = [
     "VMS_MAX",
-    "Answer",
-    "GoOn",
+    "ChildAnswer",
+    "ChildRequest",
     "Join",
     "Joined",
     "Map",
     "Mapped",
-    "Request",
-    "Stop",
+    "Resume",
+    "Suspend",
     "VmMemory",
     "Zap",
     "decode_answer",
@@ -51,14 +51,14 @@ class Join(Message, frozen=True, tag="join"):
     """Give a uffd and a pidfd of yours."""
 
 
-class GoOn(Message, frozen=True, tag="go-on"):
-    """Touch guest memory as you like, until Stop."""
+class Resume(Message, frozen=True, tag="resume"):
+    """Touch guest memory as you like, until Suspend."""
 
 
-class Stop(Message, frozen=True, tag="stop"):
+class Suspend(Message, frozen=True, tag="suspend"):
     """Stand still: touch no guest memory from the answer on; give up after `within` ns.
 
-    GoOn comes after it, whatever the answer was.
+    Resume comes after it, whatever the answer was.
     """
 
     within: Annotated[int, Meta(ge=0)] | None
@@ -68,7 +68,7 @@ class Zap(Message, frozen=True, tag="zap"):
     """Zap the page tables of all the guest memory that you have mapped."""
 
 
-Request: TypeAlias = Map | Join | GoOn | Stop | Zap
+ChildRequest: TypeAlias = Map | Join | Resume | Suspend | Zap
 
 
 class Mapped(Message, frozen=True, tag="mapped"):
@@ -81,17 +81,17 @@ class Joined(Message, frozen=True, tag="joined"):
     """A uffd and a pidfd come along."""
 
 
-Answer: TypeAlias = Mapped | Joined | Done | Refused
+ChildAnswer: TypeAlias = Mapped | Joined | Done | Refused
 
-_requests = msgspec.msgpack.Decoder(Request)
-_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_requests = msgspec.msgpack.Decoder(ChildRequest)
+_answers: msgspec.msgpack.Decoder[ChildAnswer] = msgspec.msgpack.Decoder(ChildAnswer)
 
 
-def decode_request(data: bytes) -> tuple[int, Request]:
+def decode_request(data: bytes) -> tuple[int, ChildRequest]:
     """Return a request and its number; raises ProtocolError, whatever `data` is."""
     return decode("request", _requests, data)
 
 
-def decode_answer(data: bytes) -> tuple[int, Answer]:
+def decode_answer(data: bytes) -> tuple[int, ChildAnswer]:
     """Return an answer and its number; raises ProtocolError, whatever `data` is."""
     return decode("answer", _answers, data)

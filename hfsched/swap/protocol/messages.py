@@ -25,7 +25,6 @@ __all__ = [
     "NO_NUMBER",
     "RESOURCES_ALL_MAX",
     "RESOURCES_MAX",
-    "Answer",
     "Begin",
     "Collect",
     "Collected",
@@ -37,11 +36,12 @@ __all__ = [
     "Give",
     "Message",
     "Metrics",
+    "MonitorAnswer",
+    "MonitorRequest",
     "ProtocolError",
     "Refused",
     "Region",
     "Register",
-    "Request",
     "State",
     "Status",
     "SwapOut",
@@ -68,7 +68,7 @@ _WORD = 1 << 63  # one more than the greatest number, address or size
 
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Address: TypeAlias = Annotated[int, Meta(ge=0)]
-Member: TypeAlias = Annotated[int, Meta(ge=0, lt=MEMBERS_MAX)]
+MemberNumber: TypeAlias = Annotated[int, Meta(ge=0, lt=MEMBERS_MAX)]
 Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
 
@@ -133,7 +133,7 @@ class Register(Message, frozen=True, tag="register"):
     mapped there: it is new, or it has zapped its page tables since the last enable.
     """
 
-    member: Member
+    member: MemberNumber
     dynamic: bool
     zapped: bool
     regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=REGIONS_MAX)]
@@ -146,7 +146,7 @@ class Enable(Message, frozen=True, tag="enable"):
 class Zapped(Message, frozen=True, tag="zapped"):
     """A member has zapped its page tables since the last enable."""
 
-    member: Member
+    member: MemberNumber
 
 
 class Trim(Message, frozen=True, tag="trim"):
@@ -180,7 +180,7 @@ class Exit(Message, frozen=True, tag="exit"):
     discard: bool = False
 
 
-Request: TypeAlias = (
+MonitorRequest: TypeAlias = (
     Give
     | Begin
     | Register
@@ -210,7 +210,7 @@ class Refused(Message, frozen=True, tag="refused"):
 class Collected(Message, frozen=True, tag="collected"):
     """The members that were dead, and are forgotten."""
 
-    members: tuple[Member, ...]
+    members: tuple[MemberNumber, ...]
 
 
 class Transition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,11 +246,11 @@ class Status(Message, frozen=True, tag="state"):
     error: Text = ""
 
 
-Answer: TypeAlias = Done | Refused | Collected | Status
+MonitorAnswer: TypeAlias = Done | Refused | Collected | Status
 
 _encoder = msgspec.msgpack.Encoder()
-_requests = msgspec.msgpack.Decoder(Request)
-_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_requests = msgspec.msgpack.Decoder(MonitorRequest)
+_answers: msgspec.msgpack.Decoder[MonitorAnswer] = msgspec.msgpack.Decoder(MonitorAnswer)
 _T = TypeVar("_T")
 
 
@@ -265,12 +265,12 @@ def number_of(data: bytes) -> int:
     return number if len(data) >= _HEAD and number < _WORD else NO_NUMBER
 
 
-def decode_request(data: bytes) -> tuple[int, Request]:
+def decode_request(data: bytes) -> tuple[int, MonitorRequest]:
     """Return a request and its number; raises ProtocolError, whatever `data` is."""
     return decode("request", _requests, data)
 
 
-def decode_answer(data: bytes) -> tuple[int, Answer]:
+def decode_answer(data: bytes) -> tuple[int, MonitorAnswer]:
     """Return an answer and its number; raises ProtocolError, whatever `data` is."""
     return decode("answer", _answers, data)
 
