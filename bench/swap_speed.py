@@ -5,7 +5,7 @@
 Everything is measured in this run, interleaved; ratios are medians of those within each round.
 
 - faults: reading a page until it is there, served by the monitor, against a process in C that polls,
-  reads one event and answers it (`swap_bare.c`).  Each is on the CPU of who reads the page, since
+  reads one event and answers it (`swap_bare.c`).  Each is on the CPU of the reader of the page, since
   what it takes to wake another CPU would hide all else; with --apart on another one.  Both bring the
   same pages with it: none, then as many as in production.  *minor*: staged; *file*: not in the page
   cache; *zero*: was zero.
@@ -51,7 +51,7 @@ KINDS = ("minor", "file", "file, cached", "zero")
 
 
 def _available() -> int:
-    """Return the bytes that can be had without pushing anybody out."""
+    """Return the bytes that can be had without reclaim."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -27,7 +27,7 @@ from hfsched.errors import HfschedError
 
 
 def main() -> int:
-    """Run it; say how many rounds it took."""
+    """Run it; return how many rounds it took."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=("unicorn", "kvm"), default="unicorn")
     parser.add_argument("--moves", default="enable,out")
@@ -62,7 +62,7 @@ def main() -> int:
     while time.monotonic() < end:
         try:
             answer = host.ask("check 7")
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is printed
+        except Exception as exc:  # noqa: BLE001 - any error is printed
             answer = repr(exc)
         if not answer.startswith("ok "):
             print(f"{args.engine}: after {rounds} rounds and {checks} checks: {answer}")

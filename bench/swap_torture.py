@@ -52,7 +52,7 @@ MEMORY = 1 << 19  # bytes, of each VM
 WITHIN = 60  # seconds, until an answer or a state
 WANTED = (Page.STAGED, Page.WRITING, Page.PUNCHING, Page.COMPRESSED, Page.FILE, None)
 MOVES = ("enable", "trim", "out", "disable")
-NOT_NOW = ("it begins only when swap is pending", "another suspension did not end in time")
+NOT_NOW = ("nothing is staged", "swap must be pending", "another suspension did not end in time")
 WINDOW = 8  # messages on their way
 STEP = 0.001  # seconds
 
@@ -62,7 +62,7 @@ class FaultError(Exception):
 
 
 class Beside:
-    """Something that goes on beside, in a thread of its own, until the end of a ``with``."""
+    """A function called repeatedly in a thread of its own until the end of a ``with``."""
 
     def __init__(self, step: Callable[[], None]) -> None:
         self._step = step
@@ -74,7 +74,7 @@ class Beside:
         while not self._end.is_set():
             try:
                 self._step()
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it is a fault
+            except Exception as exc:  # noqa: BLE001 - any error is a failure
                 self.fault = f"{type(exc).__name__}: {exc}"
                 return
 
@@ -172,11 +172,11 @@ class Swapped:
         return Counter(Page(byte & 15) for byte in self._table[table_size(0) :: 8])
 
     def has(self, state: Page) -> bool:
-        """Tell whether some page is in a state; this is fast."""
+        """Return whether some page is in a state; this is fast."""
         return not _BYTES[state].isdisjoint(self._table[table_size(0) :: 8])
 
     def command(self, name: str) -> bool:
-        """Give a command; tell whether it was accepted."""
+        """Give a command; return whether it was accepted."""
         client = self.swap.client
         try:
             if name == "enable":

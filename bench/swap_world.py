@@ -164,7 +164,7 @@ class Bare(World):
 
 
 class Watch:
-    """The standstill of nobody; how long it was."""
+    """A `Suspendable` without guests that measures the time from suspend to resume."""
 
     def __init__(self) -> None:
         self._began = 0.0
@@ -236,7 +236,7 @@ class Ours(World):
         return self.until(State.READY)
 
     def enable(self) -> float:
-        """Stage everything; return for how long the machine stood still, in seconds."""
+        """Stage everything; return for how long the machine was suspended, in seconds."""
         self.client.enable()
         return self.watch.paused
 

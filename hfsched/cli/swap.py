@@ -23,13 +23,13 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Move the guests' memory of a running machine to its swap file, and back. The machine was started by
-`hfsched run --swap-dir DIR`; its VMs are swapped together, and run on all the while.
+`hfsched run --swap-dir DIR`; its VMs are swapped together, and keep running.
 
-  hfsched swap enable trusty     stage all memory (the guests stand still for a moment)
-  hfsched swap trim trusty       drop what is zero, or is in the file already
-  hfsched swap out trusty        move what is staged, and was not touched since, out
-  hfsched swap status trusty     how far that is, and where the memory is (--svg FILE: as a drawing)
-  hfsched swap disable trusty    bring everything back
+  hfsched swap enable trusty     stage all memory (the guests are paused for a moment)
+  hfsched swap trim trusty       drop staged pages that are zero, or in the file already
+  hfsched swap out trusty        move staged pages that were not touched since out
+  hfsched swap status trusty     progress, and where the memory is (--svg FILE: as a drawing)
+  hfsched swap disable trusty    bring everything back into memory
 """
 _REQUESTS: dict[str, type[Request]] = {
     "enable": commands.SwapEnable,
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--slow-file-cleanup",
         action="store_true",
-        help="disable: give the file's room back little by little",
+        help="disable: truncate the file in steps",
     )
     parser.add_argument("--svg", metavar="FILE", help="status: draw where the memory is into FILE")
     parser.add_argument(

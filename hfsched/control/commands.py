@@ -9,7 +9,7 @@ The socket is AF_UNIX, SOCK_SEQPACKET; one packet is one message in JSON.  A req
         {"is": "swap", "status": {"is": "state", "state": "pending", ...},
          "memory": {"guests": 8511488, ...}, "empty": 2018, "cell": 2097152, "pictures": {"trusty": "ss"}}
     anything else, or no luck
-        {"is": "refused", "text": "out: it begins only when swap is pending, and it is ready"}
+        {"is": "refused", "text": "out: nothing is staged: run `hfsched swap enable` first"}
 
 Requests of one connection are answered one after another; `within_ms` is until when a request may
 take, after which it is refused.  Nothing of what is refused was done; but what the monitor

@@ -1,13 +1,13 @@
-"""The policy `--swap-idle`: a machine whose guests only wait is swapped out.
+"""The policy `--swap-idle`: a machine whose guests are idle is swapped out.
 
-When every vCPU of the machine has rested for the time given, all memory is staged and moved out.  A
-message then brings back what it touches; when the guests rest again for that long, that goes out
-too.  An idle time is used once: what somebody brings back by hand meanwhile stays, until a
-guest has run again; and so does what somebody has staged by hand, to move it in steps.
+When every vCPU of the machine has been idle for the given time, all memory is staged and moved out.
+A message then brings back the pages that it touches; when the guests have been idle again for that
+long, those go out too.  Each idle period is used once: pages that a user swaps in by command stay
+until a guest has run again, and so do pages that a user has staged by command.
 
-One task looks whether it is time.  It sleeps until it can be, so it looks at most once in the time
-given, however many messages come.  A vCPU that goes to sleep leaves a note of when that was; one
-that waits inside RUN (WFI on arm64 under KVM) leaves none, and counts from the look that finds it.
+One task checks whether it is time.  It sleeps until the earliest time possible, so it checks at most
+once in the given time, however many messages come.  A vCPU that goes to sleep records when; one that
+waits inside RUN (WFI on arm64 under KVM) does not, and counts as idle from the check that finds it.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ __all__ = ["IdleTimer", "SwapIdle", "Swappable"]
 
 
 class Swappable(Protocol):
-    """What the policy wants of `hfsched.vmm.swapping.MachineSwap`; all may raise SwapError."""
+    """What the policy needs of `hfsched.vmm.swapping.MachineSwap`; each may raise SwapError."""
 
     def enable(self, deadline: int | None = None) -> int:
         """Stage all memory; may raise SuspendError."""
 
     def swap_out(self, deadline: int | None = None) -> None:
-        """Begin to move it out."""
+        """Begin to move staged pages out."""
 
     def status(self, deadline: int | None = None) -> Status:
-        """Say how things are."""
+        """Return the status."""
 
 
 class IdleTimer:
-    """Tells when a machine has been idle for `after` ns.  Plain; who uses it says what time it is."""
+    """Computes when a machine has been idle for `after` ns.  Pure: the caller passes the time."""
 
     def __init__(self, after: int, now: int) -> None:
         self._after = after
         self._updated = now
-        self._since = now  # it has been idle, if it is
+        self._since = now  # since when it has been idle, if it is
         self._seen: int | None = None
         self._used: int | None = None
 
     def update(self, now: int, rested: int, runs: int | None) -> int | None:
-        """Return until when (ns) nothing can be due; None: it is time.
+        """Return when to check again (ns); None: the machine has been idle for long enough.
 
-        `rested`: when a vCPU went to sleep last.  `runs`: a number that changes with whatever runs,
-        None while something does.
+        `rested`: when a vCPU went to sleep last (ns).  `runs`: a number that changes with each RUN,
+        None while a vCPU is inside one.
         """
         if runs is None:
             self._since = now
@@ -66,18 +66,18 @@ class IdleTimer:
         return end if now < end else None
 
     def mark_used(self) -> None:
-        """Note that this idle time has had its effect."""
+        """Mark this idle period as used."""
         self._used = self._seen
 
     def retry_at(self) -> int:
-        """Return when to look again at a time that could not be used."""
+        """Return when to check again after an idle period that could not be used."""
         return self._updated + self._after
 
 
 class SwapIdle:
     """See the module's text.  `runs` is as `IdleTimer.update` has it; `after` is in ns.
 
-    `start` it once the guests run, `end` it before they are stopped, `close` it before the swap.
+    `start` it once the guests run, `end` it before they are stopped, `close` it before swap.
     """
 
     def __init__(
@@ -90,22 +90,22 @@ class SwapIdle:
         self._rested: Cell[int] = runtime.cell("swap.rested", 0)
         self._ending = runtime.event("swap.idle.end")
         self._task: Task | None = None
-        self._left = False  # the last idle time went by with pages staged by somebody else
+        self._left = False  # the last idle period passed with pages staged by a user
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the task."""
         self._task = self._runtime.spawn("swap.idle", self._run)
 
     def note_rest(self) -> None:
-        """Note that a vCPU goes to sleep; on its thread."""
+        """Record that a vCPU goes to sleep; on its thread."""
         self._rested.set(self._runtime.now())
 
     def end(self) -> None:
-        """Let nothing more begin."""
+        """Begin no further move."""
         self._ending.set()
 
     def close(self) -> None:
-        """End, and wait for what is under way; each step of it has a deadline."""
+        """End, and wait for a move that is under way; each step of it has a deadline."""
         self.end()
         if self._task is not None:
             self._task.join()
@@ -125,16 +125,16 @@ class SwapIdle:
             except LostError:
                 return  # the run ends
             except (SwapError, SuspendError):
-                pass  # `status` says what is wrong with the machine's swap
+                pass  # `hfsched swap status` reports the cause
             deadline = watch.retry_at()
 
     def _move(self, watch: IdleTimer) -> None:
-        """Move all memory out, unless somebody is at it by hand."""
+        """Move all memory out, unless a user's command is in effect."""
         status = self._swap.status()
         if status.state not in (State.READY, State.PENDING, State.ACTIVE):
-            return  # later: a move is under way
+            return  # a move is under way: try later
         watch.mark_used()
-        # An error says that it was a move that ended before its time.
+        # With an error it is PENDING because a move was aborted.
         staged = status.state is State.PENDING and not status.error
         self._left = staged and not self._left
         if not self._left:

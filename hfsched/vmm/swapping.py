@@ -1,7 +1,7 @@
-"""Swap for the memory of a machine's VMs: what `hfsched.swap` needs of a machine.
+"""Swap for the memory of a machine's VMs: `hfsched.swap` put together for a machine.
 
 One monitor serves all VMs, and a command moves the memory of all: the guests are suspended together.
-Nothing moves here by itself; `hfsched.vmm.swapidle` is a policy that moves it.
+Nothing is moved automatically here; `hfsched.vmm.swapidle` is a policy that does.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineSwap"]
 
-_TIER_PART = 4  # the compressed tier may have this part of the guests' memory
+_TIER_PART = 4  # the compressed tier may have one part in so many of the guests' memory
 _ENABLE_WITHIN = 10_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
 
 
 class MachineSwap:
-    """Made before the guests run; `close` it when they have stopped.
+    """Created before the guests run; `close` it when they have stopped.
 
-    Nobody but main has guest memory mapped, unless `add_process` has told of it.
+    Only main, and processes added by `add_process`, may have guest memory mapped.
 
-    The swap file is in `directory`.  `suspendable` stops whoever touches the memory; `kernel`: some of
-    them do it inside the kernel (KVM), which takes more privileges to serve.  Raises UserError for
-    what this machine does not have.  A monitor that is lost, with no other to take its place, ends
-    the client's task with a UserError, which the runtime reports.
+    The swap file is in `directory`.  `suspendable` suspends the guests; `kernel`: the kernel accesses
+    guest memory too (KVM), which takes more privileges to serve.  Raises UserError for requirements
+    that this machine does not meet.  When the monitor dies and none can be started, the client's
+    task ends with a UserError, which the runtime reports.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class MachineSwap:
             raise UserError(str(exc)) from exc
 
     def close(self) -> None:
-        """End the monitor, and forget what is swapped out.
+        """End the monitor, and discard what is swapped out.
 
-        Should the client's task still be busy, the descriptors that it may give to a monitor stay.
+        If the client's task is still busy, the descriptors that it may hand to a monitor stay open.
         """
         self._members.suspend_processes(
             self._runtime.now() + _CLOSE_WITHIN
         )  # what is out stays out
-        with suppress(SwapError):  # it is lost, or busy
+        with suppress(SwapError):  # the monitor is lost, or busy
             self.client.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
         ended = self.client.join(self._runtime.now() + _CLOSE_WITHIN)
         self._members.close()
@@ -122,11 +122,12 @@ class MachineSwap:
     ) -> None:
         """Give a process the memory of VMs (None: of all), and serve its faults from then on.
 
-        `end` is this side of the channel that its `hfsched.swap.child.child.Child` has the other end of.
-        It is this object's now, and closed in the end, also when this raises; the process takes
-        that for the end of main.  From now on it stands still whenever the machine does for swap.
-        A `dynamic` process may die, and is forgotten then; when one dies that is not, Enable is
-        refused for ever.  The machine is suspended for a moment.  Raises SwapError, SuspendError.
+        `end` is this side of the channel whose other end its `hfsched.swap.child.child.Child` has.
+        This object takes it over and closes it in the end, also when this raises; the process then
+        treats main as gone.  The process is suspended from now on whenever swap suspends the
+        machine.  A `dynamic` process may die, and is removed then; after the death of one that is
+        not, Enable is refused.  The machine is suspended for a moment.  Raises SwapError,
+        SuspendError.
         """
         if deadline is None:
             deadline = self._runtime.now() + _ENABLE_WITHIN
@@ -143,7 +144,7 @@ class MachineSwap:
             undo.pop_all()
 
     def collect(self, deadline: int | None = None) -> None:
-        """Forget the processes that have died, if they may; raises SwapError, SuspendError."""
+        """Remove the dynamic processes that have died; raises SwapError, SuspendError."""
         if self._members.dead():
             with suspended(self._members, deadline):
                 dead = self._members.dead()
@@ -153,7 +154,7 @@ class MachineSwap:
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.
 
-        Raises SwapError or SuspendError; then the guests run on.
+        Raises SwapError or SuspendError; then the guests keep running.
         """
         if deadline is None:
             deadline = self._runtime.now() + _ENABLE_WITHIN
@@ -162,22 +163,22 @@ class MachineSwap:
         return self.client.enable(deadline)
 
     def swap_out(self, deadline: int | None = None) -> None:
-        """Begin to move what is staged out; see `MonitorClient.swap_out`."""
+        """Begin to move staged pages out; see `MonitorClient.swap_out`."""
         self.client.swap_out(deadline)
 
     def status(self, deadline: int | None = None) -> Status:
-        """Say how things are; see `MonitorClient.status`."""
+        """Return the status; see `MonitorClient.status`."""
         return self.client.status(deadline)
 
     def pictures(self, names: Sequence[str] = (), cell: int = CELL) -> dict[str, str]:
-        """Return for these VMs (all) where their memory is, a character for each `cell` pages."""
+        """Return pictures of these VMs (default: all), a character for each `cell` pages."""
         made, first = {}, 0
         with mmap.mmap(
             self._stores.table, table_size(self._stores.pages), prot=mmap.PROT_READ
         ) as table:
             for name, pages in self.sizes.items():
                 if name in (names or self.sizes):
-                    # The lowest byte of each entry has its state.
+                    # The state is in the lowest byte of each entry.
                     states = table[table_size(first) : table_size(first + pages) : 8]
                     made[name] = picture(mark_empty(states, held(self._memfds[name], pages)), cell)
                 first += pages
@@ -200,4 +201,4 @@ def _parts(rams: Mapping[str, Ram]) -> list[Part]:
 
 
 def _lost(why: str) -> None:
-    raise UserError(f"{why}: guests that touch memory which is out wait for ever")
+    raise UserError(f"{why}: guests that access memory that is out wait for ever")

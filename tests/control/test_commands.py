@@ -69,7 +69,7 @@ class FakeSwap:
         self.log.append("trim")
 
     def swap_out(self, deadline: int) -> None:
-        raise SwapError("out: it begins only when swap is pending")
+        raise SwapError("out: nothing is staged")
 
     def disable(self, *, slow_file_cleanup: bool, deadline: int) -> None:
         self.log.append(f"disable {slow_file_cleanup}")
@@ -169,7 +169,7 @@ def test_an_answer_about_very_much_memory_has_room(served: Served, fine: bool) -
 
 
 def test_what_is_refused_says_why(served: Served) -> None:
-    with pytest.raises(UserError, match=r"^out: it begins only when swap is pending$"):
+    with pytest.raises(UserError, match=r"^out: nothing is staged$"):
         served.ask(SwapOut())
     with pytest.raises(UserError, match=r"^no VM 'c' in machine m: a, b$"):
         served.ask(SwapEnable(vm="c"))

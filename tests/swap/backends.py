@@ -94,7 +94,7 @@ class Work:
         return self._bad
 
     def hold(self) -> None:
-        """Never stand still again."""
+        """Never suspend again."""
         self._child.memory()
         threading.Thread(target=self._hold, daemon=True).start()
         self._ending.wait()
@@ -130,7 +130,7 @@ def user_mode_backend(runtime: Runtime, end: End, requests: End) -> None:
 
 
 def unprivileged_backend(runtime: Runtime, end: End, requests: End) -> None:
-    """Be a user's who may have no other userfaultfd."""
+    """Act for a user who may have no other userfaultfd."""
     vars(child_module)["userfault"] = lambda **_: open_userfault(user_mode_only=True)
     program(Child(runtime, end), runtime, requests)
 

@@ -83,7 +83,7 @@ def start_monitor(
 
 
 def member(_: Runtime, end: End) -> None:
-    """Map guest memory, hand over a userfaultfd, unmap and read pages when told to."""
+    """Map guest memory, hand over a userfaultfd, unmap and read pages on request."""
     got = end.recv()
     assert got is not None
     size = int(got[0])

@@ -1,4 +1,4 @@
-"""A page store and members that do what a test says."""
+"""A page store and members that a test controls."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class DiedError(Exception):
 
 @dataclass
 class Plan:
-    """What becomes of one monitor: it dies `when` a request comes, or when it has been answered.
+    """The fate of one monitor: it dies `when` a request comes, or when it has been answered.
 
     `deaf` makes it never answer that request, `mad` answer it with garbage.
     """
@@ -308,7 +308,7 @@ class FakeRuntime(ThreadRuntime):
 
 
 class _Refusing:
-    """Members some of which cannot be registered; when the monitor is killed, nobody lives."""
+    """Members some of which cannot be registered; when the monitor is killed, all are dead."""
 
     def __init__(self, members: FakeMembers, refused: set[int], killed: threading.Event) -> None:
         self._members = members

@@ -1,4 +1,4 @@
-"""A guest's memory with known contents, somebody who touches it all along, and what serves it."""
+"""A guest's memory with known contents, a thread that touches it, and the page store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def userfault_problem() -> str | None:
 
 def plain(file: SwapFile) -> int:
     """Return another descriptor of a swap file, which need not be used in whole blocks."""
-    os.fchmod(file.out, 0o600)  # nobody may open it; but its owner may change that
+    os.fchmod(file.out, 0o600)  # its mode is 0, which its owner may change
     try:
         return os.open(f"/proc/self/fd/{file.out}", os.O_RDWR)
     finally:
@@ -153,7 +153,7 @@ class World:
             self._stack = undo.pop_all()
 
     def serve(self) -> GuestPages:
-        """Serve the guest's faults, after whoever did before."""
+        """Serve the guest's faults, after a previous store."""
         region = Region(self.guest.ram.fd, self.guest.pages)
         swap = GuestPages(self.stores, [region], around=self.around)
         swap.add_member(self.userfault, [self.guest.ram.address])

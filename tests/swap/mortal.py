@@ -1,7 +1,7 @@
-"""A machine that swaps until it is told to end (SIGUSR1), or killed: ``DIRECTORY alone|fork|exec``.
+"""A machine that swaps until SIGUSR1, or until it is killed: ``DIRECTORY alone|fork|exec``.
 
 It prints, in JSON, the ids of its monitor's process and of a child that lives on.  The exit status
-says whether the guest's memory was right to the end.
+prints whether the guest's memory was correct to the end.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def child(word: str) -> dict[str, int]:
 
 def main(directory: str, word: str) -> bool:
     """Swap; return whether the memory is right."""
-    told: list[int] = []
-    signal.signal(signal.SIGUSR1, lambda number, _frame: told.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _frame: signals.append(number))
     with Talk(UNICORN, "stress", memory=1 << 19, swap=directory) as host:
         swap = host.machine.swap
         assert swap is not None
@@ -44,7 +44,7 @@ def main(directory: str, word: str) -> bool:
         swap.enable()
         swap.client.swap_out()
         print(json.dumps({"monitor": pid, **child(word)}), flush=True)
-        while not told:
+        while not signals:
             while swap.status().state is not State.ACTIVE:
                 pass
             if host.ask("check 7") != filled:

@@ -1,4 +1,4 @@
-"""Main's side: the order of an enable, and monitors that die, say nothing, or talk nonsense."""
+"""Main's side: the order of an enable; monitors that die, do not answer, or answer invalidly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Suspendable:
 
 
 class World:
-    """An client with a static member 0 and a dynamic member 1; `log` is what came after that."""
+    """A client with a static member 0 and a dynamic member 1; `log` has the events after that."""
 
     def __init__(self, *plans: Plan, default_timeout: int | None = 20 * SECOND) -> None:
         self.runtime = FakeRuntime(*plans)
@@ -77,10 +77,10 @@ class World:
             assert self.runtime.now() < deadline, f"it is {found}, and never {state}"
 
     def close(self) -> None:
-        """End the client, and with it whatever monitor there is: a killed one would get a successor."""
+        """End the client and its monitor; a killed monitor would be replaced."""
         with suppress(SwapError):
             self.client.close(self.runtime.now() + SECOND // 10, discard=True)
-        assert self.client.join(self.runtime.now() + 20 * SECOND), "the client's task goes on"
+        assert self.client.join(self.runtime.now() + 20 * SECOND), "the client's task does not end"
 
 
 @pytest.fixture
@@ -164,9 +164,9 @@ def test_a_static_member_must_be_there(world: World) -> None:
 
 
 def test_a_refusal_names_its_cause_and_has_no_effect(world: World) -> None:
-    with pytest.raises(SwapError, match=r"^out: it begins only when swap is pending"):
+    with pytest.raises(SwapError, match=r"^out: nothing is staged"):
         world.client.swap_out()
-    with pytest.raises(SwapError, match=r"^register: there is a member 0 already"):
+    with pytest.raises(SwapError, match=r"^register: member 0 exists already"):
         world.client.add(world.members[0])
 
 
@@ -208,7 +208,7 @@ def test_a_successor_is_told_which_members_have_zapped(worlds: list[World]) -> N
     world.client.enable()
     assert "register 0 zapped" in world.log
     assert "register 1" in world.log
-    assert world.log.count("enable") == 2  # who takes over has unstaged what was marked
+    assert world.log.count("enable") == 2  # the successor has unstaged what was marked
     assert world.client.status().state is State.PENDING
 
 
@@ -239,15 +239,15 @@ def test_an_enable_cancels_the_accepted_move(worlds: list[World]) -> None:
     assert world.log.count("out") == 1
 
 
-@pytest.mark.parametrize(("number", "dead", "told"), [(0, False, 1), (0, True, 0), (1, False, 0)])
+@pytest.mark.parametrize(("number", "dead", "lost"), [(0, False, 1), (0, True, 0), (1, False, 0)])
 def test_a_member_that_a_new_monitor_refuses_is_removed(
-    worlds: list[World], number: int, dead: bool, told: int
+    worlds: list[World], number: int, dead: bool, lost: int
 ) -> None:
     world = begin(worlds, Plan("status", "before"))
     world.members[number].dead = dead
     world.runtime.refuses.add(number)
     assert world.client.status().members == 1
-    assert len(world.lost) == told
+    assert len(world.lost) == lost
 
 
 def test_a_request_that_kills_every_monitor_is_an_error(worlds: list[World]) -> None:
@@ -357,7 +357,7 @@ def test_close_that_fails_leaves_all_as_it_was(world: World) -> None:
 def test_monitors_that_die_again_and_again_before_they_serve_are_replaced(
     worlds: list[World],
 ) -> None:
-    """Somebody kills every one that starts; they are many, and no machine ends of that."""
+    """Many monitors in a row are killed after their start; the machine does not end."""
     world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * (STARTS - 1))
     assert world.client.status().state is State.READY
     assert world.log.count("begin") == STARTS
@@ -413,8 +413,8 @@ def test_a_request_that_cannot_be_sent_is_an_error_and_the_next_one_is_sent(worl
     assert "begin" not in world.log
 
 
-class Silent:
-    """An client, without default_timeout of its own, whose monitor is a process that is stopped."""
+class Stopped:
+    """A client without a default timeout, whose monitor is a stopped process (SIGSTOP)."""
 
     def __init__(self) -> None:
         self.runtime = ThreadRuntime()
@@ -433,7 +433,7 @@ class Silent:
         self._pid = process._popen.pid  # type: ignore[attr-defined]
         os.kill(self._pid, signal.SIGSTOP)
 
-    def goes_on(self) -> State:
+    def resume(self) -> State:
         """Let it run; return its state when it has come to the end of what it was asked."""
         os.kill(self._pid, signal.SIGCONT)
         deadline = self.runtime.now() + 20 * SECOND
@@ -449,7 +449,7 @@ class Silent:
 
 
 def within_reason(act: Callable[[], None]) -> bool:
-    """Do something in a thread; tell whether it came to its end."""
+    """Do something in a thread; return whether it ended."""
     ended = threading.Event()
 
     def run() -> None:
@@ -461,27 +461,27 @@ def within_reason(act: Callable[[], None]) -> bool:
 
 
 def test_each_request_to_a_stopped_monitor_ends_at_its_deadline() -> None:
-    silent = Silent()
+    stopped = Stopped()
 
     def ask() -> None:
         for _ in range(2000):
             with pytest.raises(SwapError, match=r"^status: the monitor did not answer in time$"):
-                silent.client.status(silent.runtime.now())
+                stopped.client.status(stopped.runtime.now())
 
     ended = within_reason(ask)
-    assert silent.goes_on() is State.READY
+    assert stopped.resume() is State.READY
     assert ended, "it waited beyond its deadline"
 
 
 def test_no_guest_is_suspended_beyond_the_deadline_by_a_stopped_monitor() -> None:
-    silent = Silent()
+    stopped = Stopped()
 
     def enable() -> None:
         with pytest.raises(SwapError, match=r"^enable: the monitor did not answer in time$"):
-            silent.client.enable(silent.runtime.now() + SECOND // 20)
+            stopped.client.enable(stopped.runtime.now() + SECOND // 20)
 
     ended = within_reason(enable)
-    log = silent.suspendable.runtime.log[:]
-    assert silent.goes_on() is State.READY, "what came too late was not undone"
+    log = stopped.suspendable.runtime.log[:]
+    assert stopped.resume() is State.READY, "the late answer was not undone"
     assert ended
     assert log == ["suspend", "resume"]

@@ -1,4 +1,4 @@
-"""The files of the C core call each other in one direction, as `core.h` says."""
+"""The files of the C core call each other in one direction, as `core.h` lists."""
 
 import re
 from pathlib import Path

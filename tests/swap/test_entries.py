@@ -106,7 +106,7 @@ def test_taking_over_any_entry(
         State.PUNCHING,
         State.MOVING,
         State.TAKING,
-    ), "nobody would end what a dead monitor has begun"
+    ), "a dead monitor's work would not be completed"
     core.close()
 
 

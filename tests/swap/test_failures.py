@@ -1,4 +1,4 @@
-"""What cannot be written or read: nothing is lost, somebody is told, and it may be tried again."""
+"""Failing reads and writes: nothing is lost, the error is reported, and it may be retried."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_member_that_is_no_process_is_refused(tmp_path: Path) -> None:
     with World(tmp_path, pages=64) as world:
         world.enable()
         uffd = userfault()
-        with pytest.raises(UserError, match="cannot be watched"):
+        with pytest.raises(UserError, match="registering a process's memory"):
             world.swap.add_member(uffd, [0x1000])  # nothing is mapped there
         os.close(uffd)
 
@@ -189,7 +189,7 @@ def test_a_member_that_is_no_process_is_refused(tmp_path: Path) -> None:
 def test_what_a_refused_member_has_registered_stays_so_while_pages_are_out(
     tmp_path: Path,
 ) -> None:
-    """Else whoever touches it reads zeros, and all others do from then on."""
+    """Unregistered, an access would read zeros, and so would every other process afterwards."""
     with World(tmp_path, pages=64) as world, World(tmp_path, pages=8) as second:
         world.swap.close()
         both_stores = Stores.create(tmp_path, 72, Staging.MINOR)
@@ -206,7 +206,7 @@ def test_what_a_refused_member_has_registered_stays_so_while_pages_are_out(
         swap.close()
         swap = GuestPages(both_stores, regions)
         swap.take_over()
-        with pytest.raises(UserError, match="cannot be watched"):
+        with pytest.raises(UserError, match="registering a process's memory"):
             swap.add_member(world.userfault, [bases[0], 0x1000])  # nothing is mapped there
         reader = threading.Thread(target=world.guest.check, args=(7,), daemon=True)
         reader.start()
@@ -250,7 +250,7 @@ def test_a_member_is_not_taken_for_the_one_that_was_at_its_place(tmp_path: Path)
             world.guest.check(page + 1)
             while ") S " not in status.read_text():  # it polls the new one
                 pass
-            # It comes late to hear that the member is gone.
+            # It learns late that the member is gone.
             os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
             world.swap.remove_member(number)
             os.close(one)
@@ -263,7 +263,7 @@ def test_a_member_is_not_taken_for_the_one_that_was_at_its_place(tmp_path: Path)
 
 
 def test_liveness_of_members_and_of_other_descriptors() -> None:
-    """Alive is 0 alone: a request that the kernel has not understood tells nothing."""
+    """Only 0 means alive: an unknown request is no evidence."""
     lib = device.core().lib
     uffd = userfault()
     assert lib.hfs_uffd_probe(uffd) == 0

@@ -1,4 +1,4 @@
-"""Memory that is given back is given back: memfds and processes become smaller, and status tells."""
+"""Freed memory is really free: memfds and processes become smaller, and status reports it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_is_counted() -> None:
         footprint.mark()
         os.ftruncate(guest, 8 * PAGE)
         os.pwrite(kept, b"x", 2 * PAGE)
-        footprint.mark()  # less than there was: forgotten
+        footprint.mark()  # less than before: ignored
         seen = footprint.measure()
         assert (seen.guests, seen.kept, seen.monitor) == (8 * PAGE, 2 * PAGE, 0)
         assert seen.given_back == 39 * PAGE

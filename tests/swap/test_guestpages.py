@@ -242,7 +242,7 @@ def test_a_fault_waits_until_a_page_is_published(tmp_path: Path) -> None:
             pass
         assert table.entry(5).state is State.PUNCHING
         table.punched(5)
-        world.out()  # whatever the worker publishes, it looks for those who wait
+        world.out()  # publishing looks for faults that wait
         reader.join()
         assert table.entry(5).state is State.RESIDENT
         table.close()

@@ -1,4 +1,4 @@
-"""A monitor that is told nonsense by main: it answers each message once, and keeps no descriptor."""
+"""A monitor that gets invalid messages from main: it answers each once, and leaks no descriptor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def descriptors() -> dict[str, str]:
 
 
 class World:
-    """All kinds of descriptors that somebody may send, by a number."""
+    """All kinds of descriptors that main may send, by a number."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()

@@ -29,7 +29,7 @@ class Vector(ctypes.Structure):
 
 @contextmanager
 def in_huge_pages(world: World, *, held: bool = False) -> Iterator[None]:
-    """Put the guest's memory into huge pages; `held`: somebody holds a page of each."""
+    """Put the guest's memory into huge pages; `held`: a page of each is pinned."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     size = world.guest.ram.size
@@ -80,7 +80,7 @@ def test_a_pinned_huge_page_stays(tmp_path: Path) -> None:
         with in_huge_pages(world, held=True):
             world.enable()
             progress = world.swap.swap_out(100)
-            assert progress.problem == "giving back guest memory: Device or resource busy"
+            assert progress.problem == "freeing guest memory: Device or resource busy"
             assert world.swap.counts().busy == 0
             assert world.swap.counts().file == 0
             world.guest.check_all()

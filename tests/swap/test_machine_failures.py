@@ -1,4 +1,4 @@
-"""What a machine's surroundings may do: the guests run on, nothing is lost, somebody says why."""
+"""Failures around a machine: the guests keep running, nothing is lost, the cause is reported."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
         go_out(host)
         os.kill(monitor_of(host), signal.SIGSTOP)
         said: list[str] = []
-        # Its message goes into the guest's memory: who sends it may wait too.
+        # Its message goes into the guest's memory: the sender may wait too.
         thread = threading.Thread(target=lambda: said.append(host.ask("check 7")), daemon=True)
         thread.start()
         now = host.runtime.now()
@@ -226,7 +226,7 @@ def test_a_machine_ends_though_its_monitor_is_stopped(
 
 @contextmanager
 def mortal(directory: Path, *words: str) -> Iterator[dict[str, int]]:
-    """Run a machine in a process of its own, which swaps on and on; say what it says."""
+    """Run a machine in a process of its own, which swaps repeatedly; yield its output."""
     roots = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, str(PROGRAM), str(directory), *words]
     main = subprocess.Popen(
@@ -257,7 +257,7 @@ def test_when_main_is_killed_nothing_is_left(tmp_path: Path, word: str) -> None:
 
 @pytest.mark.parametrize("word", ["fork", "exec"])
 def test_children_of_main_do_not_disturb(tmp_path: Path, word: str) -> None:
-    """A monitor's death is seen, and the guests find their memory, whoever else has it open."""
+    """A monitor's death is seen, and guest memory stays correct, though other processes have the monitor's descriptors."""
     with mortal(tmp_path, word) as said:
         pidfd = os.pidfd_open(said["monitor"])
         os.kill(said["monitor"], signal.SIGKILL)

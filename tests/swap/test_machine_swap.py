@@ -54,7 +54,7 @@ def test_a_guests_memory_is_as_it_was_through_it_all(target: Target, tmp_path: P
         touched = swap_of(host).status().metrics.events["from_staging"]
         assert host.ask("check 7") == filled
         touched = swap_of(host).status().metrics.events["from_staging"] - touched
-        assert touched > 80  # what is staged was mapped by nobody
+        assert touched > 80  # staged pages were unmapped
         swap_of(host).client.trim()
         wait_for(host, State.PENDING)
         come_back(host)
@@ -130,7 +130,7 @@ def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
 
 def test_commands_in_the_wrong_state_are_refused_and_the_guest_runs_on(tmp_path: Path) -> None:
     with machine(HERE, tmp_path, "echo") as host:
-        with pytest.raises(SwapError, match=r"^out: it begins only when swap is pending"):
+        with pytest.raises(SwapError, match=r"^out: nothing is staged"):
             swap_of(host).client.swap_out()
         assert host.ask("hello") == "hello"
 
@@ -172,7 +172,7 @@ def test_an_unusable_directory_is_reported_in_a_line(tmp_path: Path, where: str)
 
 
 def without_privileges(*, user_mode_only: bool = False) -> int:
-    """Be `open_userfault` for a user who has none."""
+    """Replace `open_userfault` for a user without permission."""
     if not user_mode_only:
         raise UserError("userfaultfd: Operation not permitted: as root: sysctl")
     return guestpages.open_userfault(user_mode_only=True)

@@ -1,4 +1,4 @@
-"""Main and a process that maps guest memory: each side with another that talks nonsense."""
+"""Main and a process that maps guest memory: each side with a peer that sends invalid messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Reply = ChildAnswer | bytes | tuple[ChildAnswer, Sequence[int]] | None
 
 
 class Peer:
-    """A process that answers as it is told: `replies` by the kind of the request."""
+    """A process with prepared answers: `replies` by the type of the request."""
 
     def __init__(self, runtime: ThreadRuntime, replies: dict[type, Reply]) -> None:
         self.replies = replies
@@ -125,18 +125,18 @@ def test_an_introduction_ends_with_a_member(
     ("kind", "reply", "text"),
     [
         (Map, Refused(text="no room"), "map: no room"),
-        (Map, Done(), "map: an answer of the wrong kind"),
+        (Map, Done(), "map: unexpected answer"),
         (Map, Mapped(bases=()), "0 addresses for 1 VMs"),
         (Map, Mapped(bases=(0,)), "guest memory at 0x0"),
         (Map, Mapped(bases=(0x10001,)), "guest memory at 0x10001"),
-        (Map, Mapped(bases=((1 << 63) - PAGE,)), r"does not end below 2\*\*63"),
-        (Map, b"nonsense", "invalid answer: no answer"),
-        (Map, encode(7, Done()), "an answer to 7 where 1 is due"),
+        (Map, Mapped(bases=((1 << 63) - PAGE,)), r"must end below 2\*\*63"),
+        (Map, b"garbage", "invalid answer: "),
+        (Map, encode(7, Done()), "invalid answer: to 7, expected 1"),
         (Map, None, "it has closed its channel"),
         (Join, Joined(), "0 descriptors"),
-        (Join, (Joined(), (0, 0)), "its first descriptor is no uffd"),
-        (Join, Done(), "join: an answer of the wrong kind"),
-        (Join, (Done(), (0,)), "descriptors that nobody asked for"),
+        (Join, (Joined(), (0, 0)), "the first descriptor is not a uffd"),
+        (Join, Done(), "join: unexpected answer"),
+        (Join, (Done(), (0,)), "unexpected descriptors"),
     ],
 )
 def test_a_failed_set_up_names_its_cause(
@@ -164,7 +164,7 @@ def test_a_pidfd_must_be_one(
     reply = right[Join]
     assert isinstance(reply, tuple)
     peer = Peer(runtime, {**right, Join: (Joined(), (reply[1][0], fd))})
-    with pytest.raises(SwapError, match="its second descriptor is no pidfd of it"):
+    with pytest.raises(SwapError, match="the second descriptor is not its pidfd"):
         member(runtime, ram, peer)
     os.close(fd)
 
@@ -174,8 +174,8 @@ def test_a_pidfd_must_be_one(
     ("reply", "text"),
     [
         (Refused(text="not now"), "not now"),
-        (b"nonsense", "invalid answer"),
-        (Mapped(bases=()), "an answer of the wrong kind"),
+        (b"garbage", "invalid answer"),
+        (Mapped(bases=()), "unexpected answer"),
         (None, "it has closed its channel"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_process_that_does_not_do_what_it_should_is_named(
 
 
 class Host:
-    """Main, which says what it likes."""
+    """Main, which sends any message."""
 
     def __init__(self, runtime: ThreadRuntime) -> None:
         self.end, theirs = runtime.channel("child")
@@ -236,11 +236,15 @@ def host(runtime: ThreadRuntime) -> Iterator[Host]:
 
 def test_invalid_requests_are_refused_without_effect(host: Host, ram: Ram) -> None:
     before = belongings()
-    assert isinstance(host.raw(b"nonsense", [ram.fd])[1], Refused)
+    assert isinstance(host.raw(b"garbage", [ram.fd])[1], Refused)
     vm = VmMemory("guest", 4 * PAGE)
     for request, fds, text in (
         (Map(vms=(vm,)), (), "0 descriptors for the memory of 1 VMs"),
-        (Map(vms=(VmMemory("guest", PAGE),)), (ram.fd,), "the memory of guest has not 4096 bytes"),
+        (
+            Map(vms=(VmMemory("guest", PAGE),)),
+            (ram.fd,),
+            "the memory of guest must have 4096 bytes",
+        ),
         (Map(vms=(vm, vm)), (ram.fd,), "1 descriptors for the memory of 2 VMs"),
     ):
         assert host.ask(request, fds) == Refused(text=text)
@@ -248,7 +252,7 @@ def test_invalid_requests_are_refused_without_effect(host: Host, ram: Ram) -> No
     assert isinstance(host.ask(Map(vms=(vm,)), [ram.fd]), Mapped)
     again = host.ask(Map(vms=(vm,)), [ram.fd])
     assert isinstance(again, Refused)
-    assert "the memory of guest again" in again.text
+    assert "the memory of guest is mapped already" in again.text
 
 
 @needs_userfault

@@ -189,7 +189,7 @@ def shown(directory: Path, drawing: str, *, dark: bool) -> Any:
 
 
 def luminance(colour: str) -> float:
-    """Return the relative luminance of a colour as a browser says it."""
+    """Return the relative luminance of a colour, as browsers define it."""
     channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

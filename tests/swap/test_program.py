@@ -1,4 +1,4 @@
-"""The monitor's program: the processes it serves, and those who wait when it takes over."""
+"""The monitor's program: the processes it serves, and faults that wait when it takes over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECOND = 1_000_000_000
 
 
 class Frozen:
-    """The suspendable of a guest."""
+    """Suspends a guest."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -170,7 +170,7 @@ def test_resources_come_out_as_they_went_in(tmp_path: Path, staging: Staging) ->
 
 
 def test_a_fault_of_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> None:
-    """The dead one has read the fault, and so nobody reads it again until the waiter is woken."""
+    """The dead monitor has read the fault; it is read again only after the waiter is woken."""
     with World(tmp_path, PAGES) as world:
         world.enable()
         world.out()

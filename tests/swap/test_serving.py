@@ -1,4 +1,4 @@
-"""The monitor's loop: one answer to each request, whatever comes, and its end."""
+"""The monitor's loop: one answer to each request, valid or not, and its end."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def is_open(fd: int) -> bool:
 
 def test_the_first_request_must_be_begin(monitor: Monitor) -> None:
     for request in (GetStatus(), Exit(), register(0)):
-        assert monitor.ask(request) == Refused(text="the first request must be: begin")
+        assert monitor.ask(request) == Refused(text="the first request must be begin")
     monitor.begin()
 
 
@@ -131,7 +131,7 @@ def test_resources_have_a_limit_and_are_closed(monitor: Monitor) -> None:
     monitor.end.close()
     assert monitor.ended()
     os.close(writer)
-    assert os.read(reader, 1) == b""  # nobody has the other end any more
+    assert os.read(reader, 1) == b""  # every other descriptor is closed
     os.close(reader)
 
 
@@ -155,7 +155,7 @@ def test_descriptors_are_kept_by_a_register_and_closed_else(monitor: Monitor) ->
     monitor.end.send(b"garbage that has a descriptor", [writer])
     receive(monitor.end)
     os.close(writer)
-    assert os.read(reader, 1) == b""  # nobody has the other end any more
+    assert os.read(reader, 1) == b""  # every other descriptor is closed
     os.close(reader)
     os.close(kept)
 

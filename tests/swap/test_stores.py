@@ -79,7 +79,7 @@ def test_descriptors_are_handed_over_in_order(tmp_path: Path, staging: Staging, 
 
 @pytest.mark.parametrize(
     ("directory", "text"),
-    [("/nowhere/at/all", "there is no such directory"), ("/proc/self/status", "no directory")],
+    [("/nowhere/at/all", "no such directory"), ("/proc/self/status", "not a directory")],
 )
 def test_a_directory_that_cannot_be_used(
     directory: str, text: str, descriptors: Callable[[], int]

@@ -1,4 +1,4 @@
-"""A page table that a new monitor takes over: whatever is in it, nothing beyond it is touched."""
+"""A page table that a new monitor takes over: with any contents, nothing beyond it is accessed."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ def work(swap: GuestPages) -> None:
 
 
 def live_on(left: Left) -> bool:
-    """Take over and work; tell whether the table was taken for one."""
+    """Take over and work; return whether the table was accepted."""
     before = left.entries()
     try:
         swap = left.take_over()
     except InternalError:
-        assert left.entries() == before, "what makes no sense was changed"
+        assert left.entries() == before, "an invalid table was changed"
         return False
     try:
         for word in left.entries():
@@ -251,7 +251,7 @@ def test_what_can_neither_be_given_back_nor_restored_is_not_taken_for_memory() -
     os.ftruncate(left.plain(), 0)
     swap.take_over()
     assert left.entries()[0] == entry(State.PUNCHING, State.FILE, 0, 3)
-    assert swap.swap_in(64).problem == "giving back guest memory: Operation not permitted"
+    assert swap.swap_in(64).problem == "freeing guest memory: Operation not permitted"
     swap.close()
     ram.close()
     left.close()

@@ -39,8 +39,8 @@ NEVER = 700
 UFFDIO_CONTINUE, DONTWAKE = 0xC020AA07, 1  # linux/userfaultfd.h
 
 
-class Still:
-    """Nobody touches anything but the test."""
+class NeverRuns:
+    """Only the test accesses memory."""
 
     def suspend(self, deadline: int | None = None) -> None: ...
 
@@ -57,7 +57,7 @@ class Machine:
         self.stores = Stores.create(directory, 2 * SIZE, Staging.MINOR, 0)
         self.uffd = userfault()
         resources = pack(self.stores, [ram.fd for ram in self.rams])
-        self.client = MonitorClient(self.runtime, monitor, Still(), resources)
+        self.client = MonitorClient(self.runtime, monitor, NeverRuns(), resources)
         self.client.start()
         regions = [
             Region(ram.address, number * SIZE * PAGE, ram.size)
@@ -200,6 +200,8 @@ def test_disable_brings_back_from_wherever_it_is(machine: Machine, where: str) -
     assert os.fstat(machine.stores.file.out).st_size == 0
     faults = metrics.events["faults"]
     machine.look_at_all()
-    assert machine.client.status().metrics.events["faults"] == faults  # nobody listens any more
+    assert (
+        machine.client.status().metrics.events["faults"] == faults
+    )  # no range is registered any more
     assert machine.client.enable() >= ALL
     machine.look_at_all()

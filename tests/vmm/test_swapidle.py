@@ -25,7 +25,7 @@ AFTER = 30
 
 
 class VirtualTime:
-    """A runtime of one task, with time that passes only while it waits; `at` says what happens when."""
+    """A runtime of one task, with time that passes only while it waits; `at` schedules events."""
 
     def __init__(self) -> None:
         self.time = 0
@@ -118,8 +118,8 @@ class Machine:
     def runs(self) -> int | None:
         return None if self.busy else self.count
 
-    def message(self, begin: int, end: int, *, told: bool = True) -> None:
-        """Have the vCPU run from `begin` to `end`; `told`: it says that it goes to sleep."""
+    def message(self, begin: int, end: int, *, noted: bool = True) -> None:
+        """Have the vCPU run from `begin` to `end`; `noted`: it records that it goes to sleep."""
 
         def work() -> None:
             self.busy = True
@@ -127,7 +127,7 @@ class Machine:
         def rest() -> None:
             self.busy = False
             self.count += 1
-            if told:
+            if noted:
                 self.policy.note_rest()
 
         self.time.at(begin, work)
@@ -182,7 +182,7 @@ def test_messages_cost_no_looks(machine: Machine) -> None:
 
 
 def test_a_vcpu_that_waits_inside_a_run_is_found_idle(machine: Machine) -> None:
-    machine.message(1, 100, told=False)
+    machine.message(1, 100, noted=False)
     (moved,) = machine.moved()
     assert 100 + AFTER <= moved <= 100 + 2 * AFTER
 
@@ -251,7 +251,7 @@ def test_the_run_count_of_a_machine() -> None:
 
         before = at_rest()
         (counters,) = host.machine.assembly.vms[0].driven.counters
-        counters.runs[Preempted] += 5  # it was stopped to be swapped, say: nothing has run by that
+        counters.runs[Preempted] += 5  # it was stopped for a swap: no RUN has ended
         assert at_rest() == before
         host.ask("hello")
         assert at_rest() > before
@@ -273,7 +273,7 @@ def test_no_order_of_things_breaks_it(runtime: ExploreRuntime, messages: int) ->
     def look() -> int | None:
         nonlocal looks
         looks += 1
-        if looks == 4:  # or time could pass for ever before anybody else does a thing
+        if looks == 4:  # else time could pass for ever before another task runs
             policy.end()
         runs, busy = state.get()
         return None if busy else runs

@@ -1,4 +1,4 @@
-"""The side of a process that maps guest memory beside main: a device, or any child.
+"""The side of a process beside main that maps guest memory: a device process, or any other child.
 
 A program for `Runtime.process` whose first end is the channel to main uses it thus:
 
@@ -10,21 +10,20 @@ A program for `Runtime.process` whose first end is the channel to main uses it t
     def work(child, requests):
         memory = child.memory()["trusty"]  # a `Ram`; waits until main has given it
         while ...:
-            with child.touching():  # from here on to its end guest memory may be touched
+            with child.touching():  # guest memory may be accessed until the end of this block
                 ...
 
-All that touches guest memory does so inside `touching`, and begins and ends there what it does with
-it: no system call and no device may still be about to write to guest memory after it.
+Every access to guest memory is made inside `touching`, and is complete at its end: no system call
+and no device may write to guest memory after it.
 
-Implementation note.  Why a child stands still while pages are staged, though its own touches would
-be harmless with minor staging: a staged page is read by nobody before every member has zapped, so
-what the processor writes between marking and zapping is in the page, and after the zap a touch
-faults and is served.  But three things go beyond the processor's touches.  A system call that has
-pinned a page (direct I/O) writes into it after its contents have been saved and its memory given
-back: that write would be lost.  Staging by copy takes a page's bytes before the page is unmapped: a
-write in between would be lost.  And what a device has half done (a descriptor taken, no answer yet)
-should be as still as the guest that waits for it.  So Enable stops every member as it stops vCPUs,
-and the zap is done by a process that touches nothing.
+Implementation note.  A child is suspended while pages are staged, although with minor staging its
+own accesses would be harmless: no staged page is read before every member has zapped, so a write
+between marking and zapping is in the page, and an access after the zap faults and is served.  There
+are three other reasons.  A system call that has pinned a page (direct I/O) writes into it after its
+contents were saved and its memory punched: that write would be lost.  Copy staging takes a page's
+bytes before the page is unmapped: a write in between would be lost.  And a device's half-done work
+(a descriptor taken, not answered yet) should be suspended with the guest that waits for it.  So
+Enable suspends every member as it suspends vCPUs, and a process zaps while it accesses nothing.
 """
 
 from __future__ import annotations
@@ -62,10 +61,10 @@ __all__ = ["Child"]
 
 
 class Child:
-    """See the module's text.  `serve` is one task's, all else is anybody's.
+    """See the module's text.  One task calls `serve`, any task the other methods.
 
-    `kernel`: guest memory is touched inside the kernel too (system calls are given addresses in
-    it), which takes more privileges to serve.
+    `kernel`: the kernel accesses guest memory too (system calls get addresses in it), which takes
+    more privileges to serve.
     """
 
     def __init__(self, runtime: Runtime, end: End, *, kernel: bool = False) -> None:
@@ -74,16 +73,16 @@ class Child:
         self._kernel = kernel
         self._gate = Gate(runtime, "child")
         self._rams: dict[str, Ram] = {}
-        self._uffd: int | None = None  # stays open: it is this process's as well as main's
+        self._uffd: int | None = None  # stays open here too, after main has got it
 
     def memory(self) -> Mapping[str, Ram]:
-        """Wait until main has given guest memory, and return it by the names of the VMs."""
+        """Wait until main has sent guest memory, and return it by the names of the VMs."""
         with self.touching():
             return self._rams
 
     @contextmanager
     def touching(self) -> Iterator[None]:
-        """Touch guest memory in a ``with``; it waits while the machine stands still."""
+        """Allow accesses to guest memory in a ``with``; waits while the machine is suspended."""
         self._gate.enter()
         try:
             yield
@@ -91,7 +90,7 @@ class Child:
             self._gate.leave()
 
     def serve(self) -> None:
-        """Do what main asks for, until it is gone."""
+        """Answer main's requests until main has ended."""
         with suppress(ChannelClosedError):
             while True:
                 self._runtime.retain_only(tuple(self._rams), self._uffd is None)
@@ -110,7 +109,7 @@ class Child:
         except (HfschedError, OSError) as exc:
             answer = Refused(text=one_line(f"{describe(exc)}"))
         finally:
-            _close(fds)  # what was kept is no longer among them
+            _close(fds)  # those still in use were removed from the list
         self._end.send(encode(number, answer), given)
         if isinstance(answer, Joined):
             _close([given[1]])
@@ -140,9 +139,9 @@ class Child:
             raise ProtocolError(f"{len(fds)} descriptors for the memory of {len(vms)} VMs")
         for vm in vms:
             if vm.name in self._rams:
-                raise ProtocolError(f"the memory of {vm.name} again")
+                raise ProtocolError(f"the memory of {vm.name} is mapped already")
             if os.fstat(fds[0]).st_size != vm.size:
-                raise ProtocolError(f"the memory of {vm.name} has not {vm.size} bytes")
+                raise ProtocolError(f"the memory of {vm.name} must have {vm.size} bytes")
             self._rams[vm.name] = Ram(vm.name, vm.size, fds.pop(0))
         return tuple(self._rams[vm.name].address for vm in vms)
 

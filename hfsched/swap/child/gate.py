@@ -11,7 +11,7 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Who passes it is inside until it leaves; `close` keeps others out and waits for those inside.
+    """Tasks are inside between `enter` and `leave`; `close` admits no more and waits for those inside.
 
     It is closed at first.
     """
@@ -29,7 +29,7 @@ class Gate:
         return (self._is_open, self._inside)
 
     def enter(self) -> None:
-        """Pass, once it is open."""
+        """Wait until it is open, and be inside."""
         while True:
             with self._lock:
                 if self._is_open:
@@ -39,20 +39,20 @@ class Gate:
             self._opened.wait()
 
     def leave(self) -> None:
-        """Be no longer inside."""
+        """Be outside again."""
         with self._lock:
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
 
     def open(self) -> None:
-        """Let all pass."""
+        """Admit tasks."""
         with self._lock:
             self._is_open = True
             self._opened.set()
 
     def close(self, deadline: int | None) -> bool:
-        """Keep all out; tell whether nobody was inside before the deadline."""
+        """Admit no task; return whether none was inside any more at the deadline (ns)."""
         with self._lock:
             self._is_open = False
             self._opened.clear()

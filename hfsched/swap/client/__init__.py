@@ -1,7 +1,7 @@
 """The side of main, the process that runs the VMs.
 
 - `errors`: `SwapError`, `LostError`.
-- `suspension`: the interface by which whatever accesses guest memory is suspended.
+- `suspension`: the interface by which the machine is suspended.
 - `member`: the interface of a process that maps guest memory; `mainmember`: main itself;
   `childmember`: another process, over a channel; `memberset`: all of the latter.
 - `supervisor`: starts the monitor, and replaces it when it dies.

@@ -1,11 +1,10 @@
 """Main's side of a process that maps guest memory: a `Member` over a channel.
 
-`hfsched.swap.child.child` is the other side; the process is whoever's it is that started it.  One task
-uses a member at a time: who registers it, who has the machine stand still, or who closes it.
+`hfsched.swap.child.child` is the other side; the code that started the process owns it.  One task
+uses a member at a time: to register it, to suspend the machine, or to close it.
 
-Nothing here waits beyond its deadline, whatever the process does or does not do.  An answer that
-was not there in time is waited for before the next request, so that a process that hangs has two
-messages at most in its queue.
+No method waits beyond its deadline, whatever the process does.  An answer that is late is waited for
+before the next request, so that a process that hangs has at most two messages in its queue.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _UFFD = "anon_inode:[userfaultfd]"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The memory of a VM: `size` bytes of a memfd, at `offset` in the whole."""
+    """The memory of a VM: `size` bytes of a memfd, at byte `offset` of all regions."""
 
     name: str
     fd: int
@@ -59,10 +58,10 @@ class Part:
 class ChildMember:
     """See the module's text, and `hfsched.swap.client.member.Member`.
 
-    Making it does the whole introduction, by `deadline`: the process may have only just been
-    started.  Each request after it is answered within `within` ns (None: no limit), or has failed.
-    Raises SwapError; then the channel is closed, as it is by `close`.  The process touches nothing before the first
-    `resume`.
+    The constructor sets the process up, by `deadline` (ns): it may have just been started.  Each
+    later request fails if it is not answered within `within` ns (None: no limit).  Raises SwapError;
+    then the channel is closed, as by `close`.  The process accesses no guest memory before the
+    first `resume`.
     """
 
     def __init__(
@@ -77,13 +76,13 @@ class ChildMember:
         within: int | None = ANSWERS_WITHIN,
     ) -> None:
         self.name = name
-        self.number = 0  # main's: it is given one of its own before it is registered
+        self.number = 0  # it gets its own before it is registered
         self._runtime = runtime
         self._dynamic = dynamic
         self._end = end
         self._within = within
         self._sent = 0  # the number of the last request,
-        self._answered = 0  # and of the last one that has its answer
+        self._answered = 0  # and of the last one that was answered
         self._suspended = True
         self._pidfd: int | None = None  # not known yet
         with ExitStack() as undo:
@@ -114,10 +113,10 @@ class ChildMember:
         return tuple(regions)
 
     def close(self) -> None:
-        """Let go of it: it ends by itself, or is dead."""
+        """Close its channel and descriptors: it ends by itself, or is dead."""
         self._stack.close()
 
-    # What a `Member` is.
+    # Member.
 
     @property
     def dynamic(self) -> bool:
@@ -144,7 +143,7 @@ class ChildMember:
                 raise
             raise OSError(f"process {self.name}: {exc}") from None
 
-    # Its part in a suspendable.
+    # Suspendable.
 
     @property
     def dead(self) -> bool:
@@ -152,9 +151,9 @@ class ChildMember:
         return self._ended(0)
 
     def suspend(self, deadline: int | None = None) -> None:
-        """Have it stand still, as the dead do; raises SwapError for one that does not.
+        """Have it access no memory; raises SwapError if it does not, or is static and dead.
 
-        Also for a static one that is dead.  `resume` comes after it in any case.
+        `resume` must follow in any case.
         """
         deadline = self._limit(deadline)
         try:
@@ -164,21 +163,21 @@ class ChildMember:
             self._command(Suspend(within=left), deadline)
         except ProcessLookupError as exc:
             if not self._dynamic:
-                raise SwapError(f"process {self.name} is dead, and it must not be") from exc
+                raise SwapError(f"process {self.name} is dead, and is not allowed to die") from exc
         except OSError as exc:
             raise SwapError(f"process {self.name}: {exc}") from exc
 
     def resume(self) -> None:
-        """Let it touch guest memory again, if it was told to stop; wait for nothing."""
+        """Let it access guest memory again, if it was suspended; does not wait."""
         if self._suspended:
             self._suspended = False
-            with suppress(ChannelClosedError):  # whoever asks for something next is told
+            with suppress(ChannelClosedError):  # the next request reports it
                 self._post(Resume())
 
     # Requests.
 
     def key(self) -> object:
-        """Return all that is known of what was said, hashable."""
+        """Return the state of the conversation, hashable."""
         return (self._sent, self._answered, self._suspended)
 
     def _limit(self, deadline: int | None) -> int | None:
@@ -195,7 +194,7 @@ class ChildMember:
     def _ask(
         self, request: ChildRequest, deadline: int | None, fds: Sequence[int] = ()
     ) -> tuple[ChildAnswer, list[int]]:
-        """Return the answer; raises OSError, ESRCH when it is dead."""
+        """Return the answer; raises OSError, with ESRCH if it is dead."""
         self._collect_answers(deadline)
         try:
             self._post(request, fds)
@@ -212,7 +211,7 @@ class ChildMember:
     def _collect_answers(
         self, deadline: int | None, what: str = "an earlier request"
     ) -> tuple[ChildAnswer, list[int]] | None:
-        """Take every answer that is due, and return the last of them."""
+        """Receive every answer that is due, and return the last of them."""
         last = None
         while self._answered < self._sent:
             if last is not None:
@@ -230,17 +229,17 @@ class ChildMember:
         try:
             number, answer = decode_answer(data)
             if number != self._answered + 1:
-                raise ProtocolError(f"an answer to {number} where {self._answered + 1} is due")
+                raise ProtocolError(f"invalid answer: to {number}, expected {self._answered + 1}")
             if fds and not isinstance(answer, Joined):
-                raise ProtocolError("descriptors that nobody asked for")
+                raise ProtocolError("invalid answer: unexpected descriptors")
         except ProtocolError as exc:
             _close(fds)
-            raise OSError(f"invalid answer: {exc}") from None
+            raise OSError(str(exc)) from None
         self._answered = number
         return answer, fds
 
     def _closed_error(self, deadline: int | None) -> OSError:
-        """Return what says that its channel is closed: it is dead then, unless it did so itself."""
+        """Return the error for a closed channel: the process is dead, unless it closed it itself."""
         if self._ended(deadline):
             return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         return OSError("it has closed its channel")
@@ -260,7 +259,7 @@ class _Descriptor:
 
 
 def _regions(parts: Sequence[Part], bases: Sequence[int]) -> list[Region]:
-    """Return where the parts are; raises OSError for what cannot be."""
+    """Return the mappings of the parts; raises OSError for impossible addresses."""
     if len(bases) != len(parts):
         raise OSError(f"invalid answer: {len(bases)} addresses for {len(parts)} VMs")
     made = []
@@ -275,21 +274,21 @@ def _regions(parts: Sequence[Part], bases: Sequence[int]) -> list[Region]:
 
 
 def _checked(fds: Sequence[int]) -> tuple[int, int]:
-    """Return a uffd and a pidfd; raises OSError if they are something else."""
+    """Return a uffd and a pidfd; raises OSError if they are not that."""
     if len(fds) != 2:
-        raise OSError(f"invalid answer: {len(fds)} descriptors, a uffd and a pidfd are due")
+        raise OSError(f"invalid answer: {len(fds)} descriptors, expected a uffd and a pidfd")
     uffd, pidfd = fds
     if str(Path(f"/proc/self/fd/{uffd}").readlink()) != _UFFD:
-        raise OSError("invalid answer: its first descriptor is no uffd")
+        raise OSError("invalid answer: the first descriptor is not a uffd")
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
         word, _, rest = line.partition(":")
         if word == "Pid" and int(rest) not in (os.getpid(), 0):
             return uffd, pidfd
-    raise OSError("invalid answer: its second descriptor is no pidfd of it")
+    raise OSError("invalid answer: the second descriptor is not its pidfd")
 
 
 def _refused(what: str, answer: ChildAnswer) -> OSError:
-    text = answer.text if isinstance(answer, Refused) else f"an answer of the wrong kind: {answer}"
+    text = answer.text if isinstance(answer, Refused) else f"unexpected answer: {answer}"
     return OSError(f"{what}: {text}")
 
 

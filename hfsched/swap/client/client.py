@@ -1,8 +1,8 @@
-"""Main's side of swap: the client of the monitor.
+"""Requests to the monitor, from any task of main.
 
-One task, the client's, has the channel to the monitor.  It sends what others ask for, one request at a
-time, each with a deadline and an answer; and the end of the channel wakes it when the monitor dies, so
-that another one takes over at once (`hfsched.swap.client.supervisor`) though nobody asks for anything.
+One task, the client's, has the channel to the monitor.  It sends the requests of other tasks, one at
+a time, each with a deadline and an answer.  The end of the channel wakes it when the monitor dies,
+so that `hfsched.swap.client.supervisor` replaces it at once, also between requests.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DEFAULT_TIMEOUT = 10_000_000_000  # ns
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """An answer, the members that there were then, and how many monitors had taken over."""
+    """An answer, the members at that time, and how many monitors had taken over."""
 
     answer: MonitorAnswer
     members: tuple[RegisteredMember, ...]
@@ -66,10 +66,9 @@ class _Result:
 class MonitorClient:
     """See the module's text.  Any task may call its methods; a deadline is in ns.
 
-    `program(runtime, end)` is the monitor's.  `default_timeout` (ns) makes the deadline of a request that
-    has none; None for no limit.  `on_lost(why)` is called on the client's task when no monitor could
-    be started: nobody serves faults from then on, and whoever touches memory that is not
-    there waits for ever.
+    `program(runtime, end)` is the monitor's.  `default_timeout` (ns; None: no limit) is for requests
+    without a deadline.  `on_lost(why)` is called on the client's task when no monitor could be
+    started: no faults are served from then on, and an access to memory that is out waits for ever.
     """
 
     def __init__(
@@ -91,19 +90,19 @@ class MonitorClient:
             runtime, program, resources or Resources(), default_timeout, on_lost
         )
         self._task: Task | None = None
-        # Everybody's, under the lock.
+        # Of all tasks, under the lock.
         self._lock = runtime.lock("swap", state=self.key)
-        self._busy = False  # somebody's request is under way
+        self._busy = False  # a request is under way
         self._job: Job | None = None
         self._result: _Result | SwapError | None = None
-        self._closed = ""  # why no request is taken any more,
-        self._lost = False  # and whether that is since the monitor is lost
+        self._closed = ""  # why no request is accepted any more,
+        self._lost = False  # and whether that is because the monitor is lost
         self._free = runtime.event("swap.free")
         self._posted = runtime.event("swap.posted")
         self._done = runtime.event("swap.done")
 
     def key(self) -> object:
-        """Return all that the lock guards."""
+        """Return the state that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
         result = self._result.key() if isinstance(self._result, _Result) else str(self._result)
         return (self._busy, job, result, self._closed, self._lost)
@@ -118,34 +117,34 @@ class MonitorClient:
         self._task = self._runtime.spawn("swap.client", self._run)
 
     def add(self, member: Member, deadline: int | None = None) -> None:
-        """Have the faults of a process served; what is staged or out it has not mapped yet.
+        """Have the faults of a process served; it must have no page mapped that is staged or out.
 
-        It must not touch guest memory before this returns.
+        It must not access guest memory before this returns.
         """
         self._command(Job(RegisteredMember(member).request(), deadline, member))
 
     def enable(self, deadline: int | None = None) -> int:
-        """Stage all memory, while the machine stands still; return how many pages.
+        """Stage all memory while the machine is suspended; return how many pages.
 
-        When a step fails, swap is disabled again, and the machine goes on.
+        When a step fails, swap is disabled again, and the machine is resumed.
         """
         with suspended(self._suspendable, deadline):
             return self._stage(deadline)
 
     def trim(self, deadline: int | None = None) -> None:
-        """Begin to drop what need not be written."""
+        """Begin to drop pages that need not be written."""
         self._command(Job(Trim(), deadline))
 
     def swap_out(self, deadline: int | None = None) -> None:
-        """Begin to move what is staged out of memory."""
+        """Begin to move staged pages out of memory."""
         self._command(Job(SwapOut(), deadline))
 
     def disable(self, *, slow_file_cleanup: bool = False, deadline: int | None = None) -> None:
-        """Begin to bring everything back."""
+        """Begin to swap everything in."""
         self._command(Job(Disable(slow_file_cleanup=slow_file_cleanup), deadline))
 
     def status(self, deadline: int | None = None) -> Status:
-        """Say how things are; `State.FAILED` when the monitor is lost."""
+        """Return the status; `State.FAILED` when the monitor is lost."""
         try:
             answer = self._ask(Job(GetStatus(), deadline)).answer
         except LostError as exc:
@@ -155,16 +154,16 @@ class MonitorClient:
         raise SwapError(refusal(answer))
 
     def collect(self, deadline: int | None = None) -> tuple[int, ...]:
-        """Forget the dynamic members that are dead; return their numbers."""
+        """Remove the dynamic members that are dead; return their numbers."""
         answer = self._ask(Job(Collect(), deadline)).answer
         if isinstance(answer, Collected):
             return answer.members
         raise SwapError(refusal(answer))
 
     def close(self, deadline: int | None = None, *, discard: bool = False) -> None:
-        """Bring everything back and end the monitor; when that fails, it serves on.
+        """Swap everything in and end the monitor; when that fails, it continues to serve.
 
-        `discard`: bring nothing back, since nobody will touch guest memory any more.
+        `discard`: swap nothing in, since no process will access guest memory any more.
         """
         self._command(Job(Exit(discard=discard), deadline))
 
@@ -173,7 +172,7 @@ class MonitorClient:
         return self._task is None or self._task.join(deadline)
 
     def monitor_pid(self) -> int | None:
-        """Return the monitor's process, as the system counts; None: there is none now."""
+        """Return the monitor's process id; None: there is no process now."""
         return self._supervisor.pid
 
     # Enabling.
@@ -186,14 +185,14 @@ class MonitorClient:
                     return staged
             raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
         except BaseException:
-            with suppress(SwapError):  # not waited for beyond the deadline, but it is asked for
+            with suppress(SwapError):  # requested, but not waited for beyond the deadline
                 self.disable(deadline=deadline)
             raise
 
     def _mark_and_zap(self, deadline: int | None) -> int | None:
-        """Stage, and have every member zap; None: a monitor died on the way.
+        """Stage, and have every member zap; None: the monitor died meanwhile.
 
-        Whoever takes over then has taken back what was marked.
+        The one that took over has then unstaged what was marked.
         """
         first = self._command(Job(Enable(), deadline))
         last = first
@@ -211,10 +210,10 @@ class MonitorClient:
             raise SwapError(one_line(f"enable: member {member.number}: {exc}")) from exc
         return self._command(Job(Zapped(member=member.number), deadline))
 
-    # Requests, on anybody's task.
+    # Requests, on any task.
 
     def _command(self, job: Job) -> _Result:
-        """Have a request done."""
+        """Have a request done; raises SwapError if it is refused."""
         result = self._ask(job)
         if isinstance(result.answer, Done):
             return result
@@ -265,7 +264,7 @@ class MonitorClient:
             self._posted.close()
 
     def _refuse_all(self, why: str) -> None:
-        """MonitorAnswer all requests, also those that are under way: there is nobody to do them."""
+        """Fail all requests, also the one under way: no monitor is left."""
         with self._lock:
             self._closed = why
             self._lost = True
@@ -287,7 +286,7 @@ class MonitorClient:
         supervisor.close()
 
     def _next(self) -> bool:
-        """Do what somebody has asked for; tell whether that was the end."""
+        """Perform the posted request; return whether it ended the monitor."""
         with self._lock:
             self._posted.clear()
             job, self._job = self._job, None

@@ -1,4 +1,4 @@
-"""Errors of swap requests, as main's side raises them."""
+"""The errors of main's side of swap."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["LostError", "SwapError"]
 
 
 class SwapError(HfschedError):
-    """A request was not done; the text is one line, and says why.  The guest runs on."""
+    """A request was not done; the text is one line with the reason.  The guests keep running."""
 
 
 class LostError(SwapError):
-    """There is no monitor any more, and none could be started."""
+    """There is no monitor, and none could be started."""

@@ -1,4 +1,4 @@
-"""The process that runs the VMs, as a member: it touches guest memory where it has it mapped."""
+"""Main, the process that runs the VMs, as a member."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MainMember"]
 
 @dataclass(frozen=True, slots=True)
 class MainMember:
-    """See `hfsched.swap.client.member.Member`; it is member 0, and never dead while anybody asks."""
+    """See `hfsched.swap.client.member.Member`; it is member 0, and never dead."""
 
     uffd: int
     regions: Sequence[Region]

@@ -14,12 +14,12 @@ __all__ = ["Member", "RegisteredMember"]
 class Member(Protocol):
     """A process that maps guest memory, as main knows it.
 
-    A static one lives as long as the VM; a dynamic one may die.
+    A static one must live as long as the machine; a dynamic one may die.
     """
 
     @property
     def number(self) -> int:
-        """Its number, below `hfsched.swap.protocol.messages.MEMBERS_MAX`; no two have the same."""
+        """Its number, unique, below `hfsched.swap.protocol.messages.MEMBERS_MAX`."""
 
     @property
     def dynamic(self) -> bool:
@@ -31,24 +31,24 @@ class Member(Protocol):
 
     @property
     def regions(self) -> Sequence[Region]:
-        """Where it maps guest memory; constant."""
+        """Its mappings of guest memory; constant."""
 
     def descriptors(self) -> Sequence[int]:
-        """Return its uffd, then its pidfd if it is dynamic: duplicates that main keeps open."""
+        """Return its uffd, then its pidfd if it is dynamic; main keeps them open."""
 
     def zap(self) -> None:
-        """Have it zap its page tables over its regions; raises OSError, ESRCH when it is dead."""
+        """Have it zap its page tables over its regions; raises OSError, with ESRCH if it is dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredMember:
-    """A member that the monitor was told of, and whether it has zapped since the last enable."""
+    """A member that is registered, and whether it has zapped since the last enable."""
 
     member: Member
     zapped: bool = True
 
     def request(self) -> Register:
-        """Return the request that tells of it."""
+        """Return the request that registers it."""
         return Register(
             member=self.member.number,
             dynamic=self.member.dynamic,

@@ -1,8 +1,8 @@
-"""The processes beside main that have guest memory mapped, and their part in a suspendable.
+"""The set of processes beside main that map guest memory, suspended together with the machine.
 
-They stand still after the guests do, and go on before them.  Who they are changes only while the
-machine stands still, so that each suspension ends for those for whom it began, and a new process
-touches nothing before its first end.
+They are suspended after the guests, and resumed before them.  The set changes only while the
+machine is suspended: so each suspension resumes exactly the processes that it suspended, and a new
+process accesses nothing before the first resume.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _MAIN = 0  # main's number as a member
 
 
 class MemberSet:
-    """A `Suspendable` of `machine` and of the processes."""
+    """The `Suspendable` made of `machine` and the processes."""
 
     def __init__(self, machine: Suspendable) -> None:
         self._machine = machine
         self._processes: tuple[ChildMember, ...] = ()
 
     def suspend(self, deadline: int | None = None) -> None:
-        """See `Suspendable`; raises SwapError for a process that does not stand still."""
+        """See `Suspendable`; raises SwapError for a process that does not suspend in time."""
         self._machine.suspend(deadline)
         try:
             for process in self._processes:
@@ -40,41 +40,41 @@ class MemberSet:
             raise
 
     def resume(self) -> None:
-        """See `Suspendable`; nothing is waited for."""
+        """See `Suspendable`; does not wait."""
         with ExitStack() as stack:
             stack.callback(self._machine.resume)
             for process in self._processes:
                 stack.callback(process.resume)
 
     def dead(self) -> Collection[ChildMember]:
-        """Return those that have ended and may."""
+        """Return the dynamic processes that have died."""
         return [process for process in self._processes if process.dynamic and process.dead]
 
-    # While all are suspended.
+    # Only while all are suspended.
 
     def free_number(self) -> int:
-        """Return a number that no member has."""
+        """Return a member number that is not in use."""
         taken = {_MAIN, *(process.number for process in self._processes)}
         return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def add(self, process: ChildMember) -> None:
-        """Have one more; it goes on with the others."""
+        """Add a process; it is resumed with the others."""
         self._processes = (*self._processes, process)
 
     def remove(self, gone: Collection[ChildMember]) -> None:
-        """Let go of some."""
+        """Remove and close processes."""
         self._processes = tuple(each for each in self._processes if each not in gone)
         for process in gone:
             process.close()
 
-    # When guests have stopped for ever.
+    # When the guests have ended.
 
     def suspend_processes(self, deadline: int | None = None) -> None:
-        """Have those stand still that can."""
+        """Suspend the processes, except those that fail to."""
         for process in self._processes:
             with suppress(SwapError):
                 process.suspend(deadline)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Remove and close all."""
         self.remove(self._processes)

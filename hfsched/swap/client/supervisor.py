@@ -1,9 +1,8 @@
-"""A monitor kept alive: its process, its channel, and all that must outlive it.  One task uses it.
+"""Supervision of the monitor: its process, its channel, and what must outlive it.  One task uses it.
 
 A monitor that dies is replaced by another one, which gets the same resources and the same members.
-What was under way is repeated: each request is refused, or done again without harm.  And the last
-move that was accepted, and that no later request has undone, is asked for again; it is
-done at once if it was done before.
+The request that was under way is repeated, which is refused or has the same effect.  The move that
+was accepted last, unless a later request has cancelled it, is requested again as well.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ if TYPE_CHECKING:
 __all__ = ["Job", "MonitorSupervisor", "refusal"]
 
 ATTEMPTS = 3  # monitors in a row that may die of the same request
-STARTS = 10  # monitors in a row that may die before they serve: to give up ends the machine
-START_AGAIN = 100_000_000  # ns, after there was no room for another process
-UNANSWERED_MAX = 32  # requests: more might fill the channel of a monitor that is silent
+STARTS = 10  # monitors in a row that may die before they serve; then the machine ends
+START_AGAIN = 100_000_000  # ns, after a process could not be started
+UNANSWERED_MAX = 32  # requests: more might fill the channel of a monitor that hangs
 START_WITHIN = 10_000_000_000  # ns, for each request of a take-over
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request, until when it may take (ns), and the member to register if it is that."""
+    """A request, its deadline (ns), and the member that a Register is about."""
 
     request: MonitorRequest
     deadline: int | None = None
@@ -60,7 +59,7 @@ class Job:
 
 
 class MonitorSupervisor:
-    """See the module's text.  `lost(why)` is told of a static member that lives, and a new monitor refuses."""
+    """See the module's text.  `lost(why)` is called if a new monitor refuses a static member that lives."""
 
     def __init__(
         self,
@@ -78,15 +77,15 @@ class MonitorSupervisor:
         self._process: Process | None = None
         self._number = 0  # of the last request to this monitor,
         self._answered = 0  # and of the last answer from it
-        self._abandoned: set[int] = set()  # registrations that nobody waits for any more
+        self._abandoned: set[int] = set()  # registrations whose requester has timed out
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
-        self._begun = False  # a monitor has begun with the resources
+        self._begun = False  # a monitor has used the resources before
         self.takeovers = 0
-        self.end: End | None = None  # the channel to a monitor that has begun; None: there is none
+        self.end: End | None = None  # the channel to the monitor; None: there is no monitor
         self.members: tuple[RegisteredMember, ...] = ()
 
     def key(self) -> object:
-        """Return all that is known here, hashable."""
+        """Return the whole state, hashable."""
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
         monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
@@ -94,14 +93,14 @@ class MonitorSupervisor:
 
     @property
     def pid(self) -> int | None:
-        """The monitor's process, as the system counts; any task may look, None: there is none."""
+        """The monitor's process id, for any task; None: there is no process."""
         process = self._process
         return None if process is None else process.pid
 
     def perform(self, job: Job) -> MonitorAnswer:
-        """Have a request answered; raises SwapError.
+        """Return the answer to a request; raises SwapError.
 
-        Where nothing is to be kept, a monitor that is silent or dead has ended as it should.
+        Exit with `discard` is also done if the monitor is dead, or does not answer and is killed.
         """
         discard = isinstance(job.request, Exit) and job.request.discard
         if isinstance(job.request, Enable):
@@ -153,14 +152,14 @@ class MonitorSupervisor:
         return self.end
 
     def poll(self) -> None:
-        """Look at what the monitor says unasked: that it is dead, or an answer that is too late."""
+        """Receive what the monitor sends between requests: a late answer, or the end of its channel."""
         try:
             self._receive(None)
         except ChannelClosedError:
             self._kill()
 
     def close(self) -> None:
-        """Let go of a monitor that has answered Exit, and wait for its end."""
+        """Close the channel to a monitor that has answered Exit, and wait for its process to end."""
         if self.end is not None:
             self.end.close()
             self.end = None
@@ -169,13 +168,13 @@ class MonitorSupervisor:
             self._process = None
 
     def _kill(self) -> None:
-        """Make sure that a monitor is dead: no two may ever work on the same pages."""
+        """Kill the monitor and wait: no two may ever work on the same pages."""
         if self._process is not None:
             self._process.kill()
         self.close()
 
     def _start(self) -> None:
-        """Start a monitor and tell it all that the last one knew."""
+        """Start a monitor, and give it the resources, members and move of the last one."""
         self._number = self._answered = 0
         self._abandoned.clear()
         self.end, theirs = self._runtime.channel("swap.monitor")
@@ -200,7 +199,7 @@ class MonitorSupervisor:
                 if not (known.member.dynamic or known.member.dead):
                     self._lost(answer.text)
         if self._accepted_move is not None:
-            self._send_setup(self._accepted_move, ())  # if it is refused, then since it was done
+            self._send_setup(self._accepted_move, ())  # it is refused if it was done before
 
     def _send_setup(self, request: MonitorRequest, fds: Sequence[int]) -> MonitorAnswer:
         limit = self._start_within
@@ -237,7 +236,7 @@ class MonitorSupervisor:
                 return answer
 
     def _receive(self, deadline: int | None) -> tuple[int, MonitorAnswer] | None:
-        """Return what the monitor says next, None at the deadline; raises ChannelClosedError."""
+        """Return the next answer, None at the deadline; raises ChannelClosedError."""
         assert self.end is not None
         received = self.end.recv(deadline)
         if received is None:
@@ -245,14 +244,14 @@ class MonitorSupervisor:
         try:
             number, answer = decode_answer(received[0])
         except ProtocolError:
-            raise ChannelClosedError from None  # it is out of its mind: as good as dead
+            raise ChannelClosedError from None  # it cannot be trusted any more: treated as dead
         self._answered = max(self._answered, min(number, self._number))
         if number in self._abandoned and isinstance(answer, Done):
-            raise ChannelClosedError  # it has a member that nobody else knows: another one has not
+            raise ChannelClosedError  # it has a member that main does not know of; a new one has not
         return number, answer
 
     def _record(self, job: Job, answer: MonitorAnswer) -> None:
-        """Note what a new monitor will have to know."""
+        """Record what a new monitor must be told."""
         match job.request, answer:
             case Register(), Done():
                 assert job.member is not None
@@ -273,5 +272,5 @@ class MonitorSupervisor:
 
 
 def refusal(answer: MonitorAnswer) -> str:
-    """Return the text of an answer that is not what was asked for."""
-    return answer.text if isinstance(answer, Refused) else f"an answer of the wrong kind: {answer}"
+    """Return the text of an answer that is not the expected one."""
+    return answer.text if isinstance(answer, Refused) else f"unexpected answer: {answer}"

@@ -1,4 +1,4 @@
-"""What swap needs of whatever runs: to be suspended while memory is staged, and resumed."""
+"""What swap needs of the machine: to be suspended while memory is staged, and resumed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["Suspendable", "suspended"]
 
 
 class Suspendable(Protocol):
-    """Brings vCPUs and devices to a suspendable: one at a time, others wait for its end."""
+    """Suspends vCPUs and devices; a second caller waits for the first one's `resume`."""
 
     def suspend(self, deadline: int | None = None) -> None:
-        """Stop everything, by the deadline; else raise, with nothing left stopped."""
+        """Suspend everything by the deadline (ns), or raise and leave everything running."""
 
     def resume(self) -> None:
-        """Let everything go on."""
+        """Resume everything."""
 
 
 @contextmanager
 def suspended(suspendable: Suspendable, deadline: int | None = None) -> Iterator[None]:
-    """Keep everything stopped for a ``with``."""
+    """Keep everything suspended for a ``with``."""
     suspendable.suspend(deadline)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Builds the extension `_core` (cffi, API mode): the compiler checks all against the headers.
+"""Builds the extension `_core` (cffi, API mode): the compiler checks `_CDEF` against the headers.
 
-pip does it by ``setup.py``; ``python -m hfsched.swap.core.build_core`` does it in the source tree.
+pip runs it through ``setup.py``; ``python -m hfsched.swap.core.build_core`` builds in the source tree.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 
 
 def builder(top: Path = Path()) -> FFI:
-    """Return the description of the extension, for cffi, with files named from `top`."""
+    """Return the description of the extension for cffi; its files are named relative to `top`."""
     folder = top / "hfsched" / "swap" / "core"
     ffi = FFI()
     ffi.cdef(_CDEF)
@@ -101,7 +101,7 @@ def builder(top: Path = Path()) -> FFI:
         include_dirs=[str(folder)],
         libraries=["pthread", "dl"],
         extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
-        optional=True,  # without a compiler all else works
+        optional=True,  # without a compiler the rest of hfsched works
     )
     return ffi
 
@@ -109,7 +109,7 @@ def builder(top: Path = Path()) -> FFI:
 def main() -> None:
     """Build it into the source tree."""
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # where no pyproject.toml is
+        os.chdir(folder)  # a directory without a pyproject.toml
         made = builder(_TOP).compile(tmpdir=folder)
         shutil.copy2(made, _HERE)
 

@@ -1,4 +1,4 @@
-"""The extension, and what of userfaultfd this process has.  Nothing here raises."""
+"""Whether this process can swap: the extension, and the library of the compressed tier."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def core() -> Any:
 
 
 def problem() -> str | None:
-    """Say in a line why guest memory cannot be swapped by this process at all; None: it can.
+    """Return in a line why this process cannot swap guest memory at all; None: it can.
 
-    `hfsched.memory.userfault` says of which guests.
+    `hfsched.swap.core.userfault` checks whether the guests' accesses can be served.
     """
     if mmap.PAGESIZE != 4096:
         return f"this kernel's pages have {mmap.PAGESIZE} bytes: swap needs 4096"
@@ -29,7 +29,7 @@ def problem() -> str | None:
 
 
 def tier_problem() -> str | None:
-    """Say in a line why there can be no compressed tier; None: there can."""
+    """Return in a line why there can be no compressed tier; None: there can."""
     why = problem()
     if why is not None:
         return why

@@ -1,8 +1,8 @@
 """`hfsched.swap.pages.store.Pages` in production: the C core over memfds, userfaultfd and the stores.
 
-One thread of the client calls the work; another one, in C, serves faults between `start` and
-`close`, without the interpreter lock.  Whoever maps guest memory is a *member*: a process (a
-userfaultfd of its own) with the addresses at which it has the regions.
+One thread of the monitor calls the work; another one, in C, serves faults between `start` and
+`close`, without the interpreter lock.  A *member* is a process that maps guest memory: its
+userfaultfd, and the addresses at which it has the regions mapped.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hfsched.swap.pages.store import EVENTS, Counts, Phase, Progress
 __all__ = ["AROUND", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
 
 _PAGE = 4096
-AROUND = 8  # pages: what is brought with a fault
-_WORTH = 3072  # bytes: a page that is longer than this when compressed goes to the file
-_PLACES = ("swap file", "guest memory", "giving back guest memory", "compressed tier")
+AROUND = 8  # pages that may come with a fault
+_TIER_LIMIT = 3072  # bytes: a page that is longer than this when compressed goes to the file
+_PLACES = ("swap file", "guest memory", "freeing guest memory", "compressed tier")
 _REMEDIES = {
     errno.EPERM: "as root: sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd",
     errno.EMFILE: "raise the limit: ulimit -n",
@@ -35,7 +35,7 @@ _PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
 
 
 class Liveness(IntEnum):
-    """Whether a member's process is there."""
+    """Whether a member's process lives."""
 
     GONE = 0  # removed
     ALIVE = 1
@@ -53,8 +53,8 @@ class Region:
 def open_userfault(*, user_mode_only: bool = False) -> int:
     """Return a userfaultfd of this process; raises UserError.
 
-    `user_mode_only`: without privileges; no access from inside the kernel (KVM, system calls) is
-    served then, it fails.
+    `user_mode_only`: needs no privileges; faults of the kernel (KVM, system calls) are not served,
+    and those accesses fail.
     """
     fd: int = core().lib.hfs_uffd_open(user_mode_only)
     if fd < 0:
@@ -65,7 +65,7 @@ def open_userfault(*, user_mode_only: bool = False) -> int:
 def zap(address: int, size: int) -> None:
     """Unmap a part of a shared mapping of this process; its pages stay in the memfd.
 
-    Raises OSError, for instance where they are locked in memory.
+    Raises OSError, for instance EINVAL where they are locked in memory.
     """
     error = core().lib.hfs_zap(address, size)
     if error:
@@ -76,29 +76,29 @@ class GuestPages:
     """See `hfsched.swap.pages.store.Pages`.
 
     `regions` follow each other in the numbering of pages and fill the stores' table.  `around`:
-    pages (a power of two, at most 64) that are brought together if they are kept alike; 1 turns
-    that off.  The descriptors stay the caller's, and must stay open until `close`.
+    pages (a power of two, at most 64) that are brought in together if they are in the same store; 1
+    turns that off.  The caller owns the descriptors, and keeps them open until `close`.
     """
 
     def __init__(self, stores: Stores, regions: Sequence[Region], *, around: int = AROUND) -> None:
         if sum(region.pages for region in regions) != stores.pages:
-            raise InternalError(f"{regions} do not have the {stores.pages} pages of the table")
+            raise InternalError(f"{regions} must have the {stores.pages} pages of the table")
         self._core: Any = core()
         self._lib = self._core.lib
         self._stores = stores
         self._regions = tuple(regions)
-        self.tier_problem = tier_problem() if stores.tier is not None else "not wanted"
+        self.tier_problem = tier_problem() if stores.tier is not None else "not configured"
         copy = stores.staging is Staging.COPY
         self._swap = self._lib.hfs_new(stores.table, stores.pages, copy, around)
         if self._swap == self._core.ffi.NULL:
             raise InternalError(f"swap: {os.strerror(self._core.ffi.errno)}")
         try:
-            self._put_together()
+            self._configure()
         except BaseException:
             self.close()
             raise
 
-    def _put_together(self) -> None:
+    def _configure(self) -> None:
         for region in self._regions:
             self._check(self._lib.hfs_add_region(self._swap, region.fd, region.pages), "a region")
         file = self._stores.file
@@ -108,7 +108,7 @@ class GuestPages:
         if self.tier_problem is None:
             self._check(
                 self._lib.hfs_set_tier(
-                    self._swap, self._stores.tier, self._stores.tier_size, _WORTH
+                    self._swap, self._stores.tier, self._stores.tier_size, _TIER_LIMIT
                 ),
                 "the compressed tier",
             )
@@ -116,10 +116,10 @@ class GuestPages:
     # Members
 
     def add_member(self, uffd: int, bases: Sequence[int | None], *, dynamic: bool = False) -> int:
-        """Serve a process; return its number here.
+        """Serve a process; return its number in this object.
 
-        `bases`: where it has each region mapped, None for one that it has not.  `dynamic`: it may
-        die.  While pages are swapped it is registered at once, else by `stage`.
+        `bases`: the address of each region in the process, None for one that it does not map.
+        `dynamic`: it may die.  While swap is enabled it is registered at once, else by `stage`.
         """
         if len(bases) != len(self._regions):
             raise InternalError(f"{len(bases)} addresses for {len(self._regions)} regions")
@@ -128,35 +128,35 @@ class GuestPages:
         if number == -errno.EMFILE:
             raise UserError(f"swap: {self._lib.HFS_MEMBERS} processes are served already")
         if number < 0:
-            raise UserError(f"swap: a process's memory cannot be watched: {os.strerror(-number)}")
+            raise UserError(f"swap: registering a process's memory: {os.strerror(-number)}")
         return number
 
     def remove_member(self, member: int) -> None:
-        """Serve it no more; its userfaultfd may be closed then."""
+        """Stop serving it; its userfaultfd may be closed after this."""
         self._lib.hfs_remove_member(self._open(), self._member(member))
 
     def liveness(self, member: int) -> Liveness:
-        """Say whether it is there; it is looked after."""
+        """Return whether it lives, by probing its userfaultfd."""
         return Liveness(self._lib.hfs_member_state(self._open(), self._member(member)))
 
     # The serving thread
 
     def take_over(self) -> None:
-        """Make good what a dead monitor left half done; before `start`, after its death.
+        """Complete what a dead monitor left half done; after its death, before `start`.
 
-        Raises InternalError for a page table that none can have left; nothing is done then.
+        Raises InternalError for a page table that no monitor can have left; nothing is done then.
         """
         result = self._lib.hfs_take_over(self._open())
         if result == -errno.EINVAL:
-            raise InternalError("swap: the page table makes no sense")
+            raise InternalError("swap: the page table is invalid")
         self._check(result, "taking over")
 
     def start(self) -> None:
-        """Start to serve faults, those that waited before too."""
+        """Start to serve faults, including those that wait already."""
         self._check(self._lib.hfs_start(self._open()), "the thread that serves faults")
 
     def close(self) -> None:
-        """Stop serving and let go of everything; faults then wait for whoever takes over."""
+        """Stop serving and free everything; faults then wait for the next monitor."""
         if self._swap is not None and self._swap != self._core.ffi.NULL:
             self._lib.hfs_free(self._swap)
         self._swap = None
@@ -181,7 +181,7 @@ class GuestPages:
         self._check(self._lib.hfs_zapped(self._open()), "zapped before stage")
 
     def unstage(self) -> None:
-        """Undo `stage`: what is staged is resident again.  What is swapped out stays so."""
+        """Undo `stage`: staged pages become resident.  Pages that are out stay so."""
         self._check(self._lib.hfs_unstage(self._open()), "unstaging")
         if self._stores.staging is Staging.COPY:
             while self.counts().staged:
@@ -236,13 +236,13 @@ class GuestPages:
         )
 
     def in_memory(self) -> int:
-        """Return how many pages the guests' memfds hold now."""
+        """Return how many pages the guests' memfds hold."""
         pages: int = self._lib.hfs_in_memory(self._open())
         self._check(min(pages, 0), "counting")
         return pages
 
     def quiesce(self) -> None:
-        """Wait until every fault that was being served has been, and is counted."""
+        """Wait until each fault that is being served has been served and counted."""
         self._lib.hfs_quiesce(self._open())
 
     def phase(self) -> Phase:

@@ -1,6 +1,6 @@
-"""What main gives every monitor: a word for each descriptor.
+"""The descriptors of a page store, as main hands them to each monitor: a word for each.
 
-Everything else that a monitor must know follows from these: the sizes are those of the files.
+A monitor derives everything else from these: sizes are those of the files.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What every monitor gets: words that it knows, and a descriptor for each; main keeps them."""
+    """What every monitor gets: a word and a descriptor each; main keeps the descriptors open."""
 
     words: tuple[str, ...] = ()
     fds: tuple[int, ...] = ()
 
 
 def pack(stores: Stores, rams: Sequence[int]) -> Resources:
-    """Return the stores and the memfds of the VMs' memory, in the order of their pages."""
+    """Return stores and the memfds of the VMs' memory, in the order of their pages, as resources."""
     if not 0 < len(rams) <= REGIONS_MAX:
-        raise UserError(f"swap: {len(rams)} VMs: 1 to {REGIONS_MAX}")
+        raise UserError(f"swap: VMs must be 1 to {REGIONS_MAX}, got {len(rams)}")
     given = [(_TABLE, stores.table), (_OUT, stores.file.out), (_INTO, stores.file.into)]
     if stores.staged is not None:
         given.append((_STAGING, stores.staged))
@@ -51,7 +51,7 @@ def pack(stores: Stores, rams: Sequence[int]) -> Resources:
 
 
 def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Region]]:
-    """Return what `pack` was given; raises ValueError for what it has not made."""
+    """Return the arguments of `pack`; raises ValueError for words that it cannot have made."""
     given = dict(zip(words, fds, strict=True))
     known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM}
     missing = {_TABLE, _OUT, _INTO, _RAM} - given.keys()

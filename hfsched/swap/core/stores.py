@@ -1,8 +1,7 @@
-"""Where swapped pages are: a file, a compressed tier, the staging memory; and the page table.
+"""Where swapped pages are stored: a file, a compressed tier, the staging memory; and the page table.
 
-The process that runs the VM makes them and keeps their descriptors; a monitor is handed the same
-ones, and so is the one that takes its place.  Which slots and which space are in use is nowhere but
-in the table.
+Main creates them and keeps their descriptors open; each monitor gets the same ones.  Which slots and
+which spans are in use is recorded in the page table alone.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ _PAGE = 4096
 
 @dataclass(frozen=True, slots=True)
 class SwapFile:
-    """A file without a name that nobody else can open: one descriptor to write, one to read.
+    """An unnamed file that no other user can open: one descriptor to write, one to read.
 
-    `direct`: what is written goes past the page cache.
+    `direct`: writes bypass the page cache.
     """
 
     out: int
@@ -36,7 +35,7 @@ class SwapFile:
 
 
 def open_swap_file(directory: str | Path) -> SwapFile:
-    """Make a swap file in `directory`; raises UserError where there can be none."""
+    """Create a swap file in `directory`; raises UserError if that fails."""
     where = f"swap file in {directory}"
     try:
         made = _unnamed(str(directory))
@@ -44,12 +43,12 @@ def open_swap_file(directory: str | Path) -> SwapFile:
         raise UserError(f"{where}: {_remedy(exc)}") from exc
     with ExitStack() as undo:
         undo.callback(os.close, made)
-        # By way of /proc: the file has no name.  Mode 0 only then, since that asks for permission.
+        # Through /proc, since the file has no name; mode 0 only after that, since opening checks it.
         mine = f"/proc/self/fd/{made}"
         try:
             into = os.open(mine, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
-            raise UserError(f"{where}: it cannot be opened for reading: {exc.strerror}") from exc
+            raise UserError(f"{where}: cannot be opened for reading: {exc.strerror}") from exc
         undo.callback(os.close, into)
         try:
             out = os.open(mine, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
@@ -70,7 +69,7 @@ def _unnamed(directory: str) -> int:
     try:
         return os.open(directory, flags | os.O_TMPFILE, 0o600)
     except OSError as exc:
-        # EISDIR: a kernel, EOPNOTSUPP: a file system, that knows no such files.
+        # O_TMPFILE is not supported by the kernel (EISDIR) or the file system (EOPNOTSUPP).
         if exc.errno not in (errno.EISDIR, errno.EOPNOTSUPP, errno.EINVAL):
             raise
     name = Path(directory) / f".hfsched-swap-{os.getpid()}-{os.urandom(8).hex()}"
@@ -85,8 +84,8 @@ def _unnamed(directory: str) -> int:
 
 def _remedy(exc: OSError) -> str:
     remedies = {
-        errno.ENOENT: "there is no such directory",
-        errno.ENOTDIR: "this is no directory",
+        errno.ENOENT: "no such directory",
+        errno.ENOTDIR: "not a directory",
         errno.EROFS: "the file system is read-only: choose another directory",
         errno.EACCES: "no permission to write there: choose another directory",
         errno.EPERM: "no permission to write there: choose another directory",
@@ -97,7 +96,7 @@ def _remedy(exc: OSError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The descriptors of everything that outlives a monitor, and what they are for."""
+    """The descriptors of everything that outlives a monitor."""
 
     pages: int
     staging: Staging
@@ -111,7 +110,7 @@ class Stores:
     def create(
         cls, directory: str | Path, pages: int, staging: Staging, tier_size: int = 0
     ) -> Stores:
-        """Make all of them, empty; raises UserError.  `tier_size` 0: no compressed tier."""
+        """Create all of them, empty; raises UserError.  `tier_size` 0: no compressed tier."""
         tier_size -= tier_size % _PAGE
         with ExitStack() as undo:
 
@@ -126,17 +125,17 @@ class Stores:
                 staged = memory("staging", pages * _PAGE) if staging is Staging.COPY else None
                 tier = memory("tier", tier_size) if tier_size else None
             except OSError as exc:
-                raise UserError(f"swap: no memory for its tables: {exc.strerror}") from exc
+                raise UserError(f"swap: cannot create its tables: {exc.strerror}") from exc
             file = open_swap_file(directory)
             undo.pop_all()
         return cls(pages, staging, table, file, staged, tier, tier_size)
 
     def descriptors(self) -> list[int]:
-        """Return the descriptors to pass to another process, in the order that `adopt` wants."""
+        """Return the descriptors to pass to another process, in the order that `adopt` takes."""
         return list(self._each())
 
     def adopt(self, descriptors: list[int]) -> Stores:
-        """Return the same stores with these descriptors, which another process has been given."""
+        """Return the same stores over descriptors that another process has received."""
         rest = iter(descriptors)
         return Stores(
             self.pages,
@@ -149,11 +148,11 @@ class Stores:
         )
 
     def memfds(self) -> list[int]:
-        """Return those of the descriptors that are memory."""
+        """Return the descriptors that are memfds."""
         return [fd for fd in (self.table, self.staged, self.tier) if fd is not None]
 
     def close(self) -> None:
-        """Close them; the file and the memory go with the last of their descriptors."""
+        """Close them; the file and the memory are freed with the last of their descriptors."""
         for fd in self._each():
             os.close(fd)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * The page table: one 64-bit word a page in a memfd, each change one compare-and-swap.
- * hfsched.swap.pages.entries has the same table in Python, and says what each change means.
+ * hfsched.swap.pages.entries is the same table in Python, and documents each change.
  *
  * A function that returns bool returns whether it changed the entry; false: the page was not in a
  * state for it.  `*old` is the entry before the change.  `page` is below `pages`, unchecked.

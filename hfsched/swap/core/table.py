@@ -1,7 +1,7 @@
 """The page table in C, with the methods of `hfsched.swap.pages.entries.PageTable`.
 
-It lives in a memfd, so that it outlives whoever serves its pages.  The controller's work goes
-through `hfsched.swap.core.guestpages`; single changes from here are for tests and for a look at it.
+It is in a memfd, so that it outlives a monitor.  Production changes it through
+`hfsched.swap.core.guestpages`; the single changes here are for tests and inspection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADER = 4096
 
 
 def table_size(pages: int) -> int:
-    """Return the bytes that the memfd of a table of `pages` pages must have."""
+    """Return the size in bytes of the memfd of a table of `pages` pages."""
     return _HEADER + 8 * pages
 
 
@@ -48,7 +48,7 @@ class CoreTable:
         return Entry.decode(self._lib.hfs_entry(self._table, self._check(page)))
 
     def set_entry(self, page: int, entry: Entry) -> None:
-        """Make an entry what it should be at the start of a test."""
+        """Set an entry, at the start of a test."""
         self._lib.hfs_set_entry(self._table, self._check(page), entry.encode())
 
     def stage(self, page: int) -> bool:

@@ -1,4 +1,4 @@
-"""A userfaultfd of this process, of the kind that this user may have and that is enough."""
+"""A userfaultfd of this process, with the fewest privileges that are enough."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["userfault"]
 def userfault(*, kernel: bool) -> int:
     """Return a userfaultfd; raises UserError.
 
-    `kernel`: accesses from inside the kernel (KVM, system calls) must be served, which takes more
-    privileges; else one that serves this process's own alone will do.
+    `kernel`: faults of the kernel (KVM, system calls) must be served, which takes more privileges;
+    else one that serves only faults in user mode is enough.
     """
     try:
         return open_userfault()

@@ -1,15 +1,15 @@
-"""The monitor's state machine: what each request does in each state, and the moves of pages.
+"""The monitor's state machine: the effect of each request in each state, and the moves of pages.
 
 A plain class that one task uses.  `Controller.answer` answers a request, `Controller.work` moves one
-bounded chunk of pages; whoever calls them (`hfsched.swap.monitor.serving`) looks for requests between any
-two chunks, so none waits for a move to end, and aborting a move is not going on with it.
+bounded chunk of pages.  Their caller, `hfsched.swap.monitor.serving`, takes requests between any two
+chunks: no request waits for a move to end, and a move is aborted by not continuing it.
 
-The commands are those of crosvm's vmm-swap.  What differs: a page table has been zapped by each
-member before anything that is staged may move (`State.ENABLING`), a failed move leaves the pages
-where they were, and a monitor may begin with a page table that a dead one has left.
+The commands are those of crosvm's vmm-swap.  Differences: each member zaps its page tables before a
+staged page may move (`State.ENABLING`), a failed move leaves the pages where they were, and a monitor
+may begin with the page table of a dead one.
 
-Implementation note.  Trim and swap-out are safe only for pages that nobody has mapped, so they run
-only while every member has said `Zapped` since the last enable.
+Implementation note.  Trim and swap-out are safe only for unmapped pages, so they run only while every
+member has sent `Zapped` since the last enable.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TRIM_CHUNK = 1024  # pages
 MOVE_CHUNK = 512  # pages: 2 MiB
 CLEAN_CHUNK = 16384  # pages: 64 MiB
 CLEAN_EVERY = 5_000_000_000  # ns
-WAIT = 1_000_000  # ns: how long faults that wait hold a move up before it looks again
+WAIT = 1_000_000  # ns: a move that faults hold up continues after this
 _NS_PER_MS = 1_000_000
 
 _MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
@@ -64,16 +64,16 @@ class Processes(Protocol):
     """The processes whose faults the monitor serves; each method may raise OSError."""
 
     def add(self, register: Register, fds: Sequence[int]) -> None:
-        """Serve a process's faults, and wake all that wait there; it owns `fds` from here on.
+        """Serve a process's faults, and wake all that wait there; takes over `fds`.
 
-        Its ranges are registered with its uffd if those of the others are.
+        Its ranges are registered with its uffd if those of the other members are.
         """
 
     def dead(self) -> Sequence[int]:
-        """Return the members that live no longer."""
+        """Return the numbers of the members that are dead."""
 
     def drop(self, member: int) -> None:
-        """Forget a dead member."""
+        """Remove a dead member."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class _Member:
 
 
 class Controller:
-    """See the module's text.  It begins in the state that `pages` tells; `now` returns ns."""
+    """See the module's text.  The first state is that of the page table; `now` returns ns."""
 
     def __init__(self, now: Callable[[], int], pages: Pages, processes: Processes) -> None:
         self._now = now
@@ -95,14 +95,14 @@ class Controller:
         self._began = 0  # ns
         self._ms = 0
         self._wait_until = 0  # ns: no chunk is moved before
-        self._slow = False  # how the file is given back
-        self._clean_at: int | None = None  # when the next part of the file is given back
+        self._slow = False  # whether the file is truncated in steps
+        self._clean_at: int | None = None  # ns: when the next part of the file is cut off
         self._exiting = False
-        self.ended = False  # everything is back, and Exit wants an end
+        self.ended = False  # Exit has been carried out
         self.state = self._state_from_table()
 
     def key(self) -> object:
-        """Return all that is known here, hashable."""
+        """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
         transition = (self._moved, self._began, self._ms, self._error)
         cleaning = (self._slow, self._clean_at, self._wait_until)
@@ -110,21 +110,21 @@ class Controller:
 
     @property
     def due(self) -> int | None:
-        """When `work` has something to do: a time (ns), 0 for now, None for not before a request."""
+        """When `work` has something to do: a time (ns), 0 for now, None: not before a request."""
         return self._wait_until if self.state in _MOVING else self._clean_at
 
     # Requests.
 
     def answer(self, request: MonitorRequest, fds: Sequence[int] = ()) -> MonitorAnswer | None:
-        """Do what a request wants; None: the answer comes later, from `work` (Exit alone).
+        """Carry out a request; None: the answer comes later, from `work` (Exit alone).
 
-        Who calls closes `fds` if the answer is `Refused`, or the request is no `Register`.
+        The caller closes `fds` if the answer is `Refused`, or the request is not a `Register`.
         """
         try:
             return self._answer(request, fds)
         except (OSError, UserError) as exc:
             return Refused(text=one_line(f"{name_of(request)}: {exc}"))
-        except Exception as exc:  # noqa: BLE001 - a bug must not end who serves the faults
+        except Exception as exc:  # noqa: BLE001 - a bug must not end the serving of faults
             return self._fail(exc)
 
     def _answer(self, request: MonitorRequest, fds: Sequence[int]) -> MonitorAnswer | None:
@@ -137,7 +137,7 @@ class Controller:
         if self.state is State.FAILED:
             return _refuse(request, f"the monitor has failed: {self._error}")
         if self._exiting:
-            return _refuse(request, "the monitor is about to end")
+            return _refuse(request, "the monitor is ending")
         match request:
             case Begin() | Give():
                 return _refuse(request, "the monitor has begun already")
@@ -159,10 +159,10 @@ class Controller:
                 return None if self.state in _MOVING else self._exited()
 
     def status(self) -> Status:
-        """Say how things are."""
+        """Return the status; does not raise."""
         try:
             metrics = _metrics(self._pages.counts())
-        except Exception as exc:  # noqa: BLE001 - it is answered whatever is wrong
+        except Exception as exc:  # noqa: BLE001 - status must always be answered
             self._fail(exc)
             metrics = Metrics()
         ms = self._elapsed() if self.state in _MOVING else self._ms
@@ -176,14 +176,14 @@ class Controller:
 
     def _register(self, request: Register, fds: Sequence[int]) -> MonitorAnswer:
         if request.member in self._members:
-            return _refuse(request, f"there is a member {request.member} already")
+            return _refuse(request, f"member {request.member} exists already")
         self._processes.add(request, fds)
         self._members[request.member] = _Member(request.dynamic, request.zapped)
         self._update_phase()
         return Done()
 
     def _enable(self) -> MonitorAnswer:
-        """Stage all that is in memory; a move that is under way has ended with its last chunk."""
+        """Stage all pages in memory; a move that is under way is aborted."""
         self._begin_transition()
         self._clean_at = None
         try:
@@ -203,15 +203,16 @@ class Controller:
         if member is None:
             return _refuse(request, f"there is no member {number}")
         if self.state in (State.READY, State.SWAPPING_IN):
-            return _refuse(request, f"swap is being enabled no longer: it is {self.state.value}")
+            return _refuse(request, f"swap is no longer being enabled: it is {self.state.value}")
         member.zapped = True
         self._update_phase()
         return Done()
 
     def _move(self, request: MonitorRequest, state: State) -> MonitorAnswer:
         if self.state is not State.PENDING:
-            why = f"it begins only when swap is pending, and it is {self.state.value}"
-            return _refuse(request, why)
+            if self.state in (State.READY, State.ACTIVE):
+                return _refuse(request, "nothing is staged: run `hfsched swap enable` first")
+            return _refuse(request, f"swap must be pending, and it is {self.state.value}")
         self._begin_transition()
         self.state = state
         return Done()
@@ -219,7 +220,7 @@ class Controller:
     def _disable(self, *, slow: bool) -> MonitorAnswer:
         self._slow = slow
         if self.state is State.READY:
-            self._release()  # a dead monitor may not have come to it
+            self._release()  # a monitor may have died before it
         elif self.state is not State.SWAPPING_IN:
             self._begin_transition()
             self.state = State.SWAPPING_IN
@@ -236,14 +237,14 @@ class Controller:
                 del self._members[number]
                 gone.append(number)
             elif self.state is not State.FAILED:
-                self._fail(RuntimeError(f"member {number} is dead, and it is a static one"))
+                self._fail(RuntimeError(f"static member {number} is dead"))
         self._update_phase()
         return Collected(members=tuple(gone))
 
     def begin_drain(self) -> bool:
-        """Bring everything back since main is gone; False when nobody lives, or nothing is away.
+        """Begin to swap everything in since main is gone; False: no member lives, or nothing is out.
 
-        `work` says how that goes, as for Exit.
+        `work` does it, as for Exit.
         """
         for number in self._processes.dead():
             if self._members.pop(number, None) is not None:
@@ -256,7 +257,7 @@ class Controller:
         return True
 
     def _update_phase(self) -> None:
-        """Let pages move only while no member may have mapped what is staged."""
+        """Allow moves only while no member may have a staged page mapped."""
         ready = all(member.zapped for member in self._members.values())
         if self.state is State.ENABLING and ready:
             self._pages.zapped()
@@ -267,10 +268,10 @@ class Controller:
     # Moves.
 
     def work(self) -> MonitorAnswer | None:
-        """Move one chunk of pages, or give a part of the file back; return the answer to Exit."""
+        """Move one chunk of pages, or truncate the file by one; return the answer to Exit, if it is due."""
         try:
             return self._work()
-        except Exception as exc:  # noqa: BLE001 - likewise
+        except Exception as exc:  # noqa: BLE001 - as in `answer`
             return self._fail(exc)
 
     def _work(self) -> MonitorAnswer | None:
@@ -288,7 +289,7 @@ class Controller:
                 return None
 
     def _advance(self, progress: Progress, end: State) -> MonitorAnswer | None:
-        """Count what was moved; the last of it leads to the state `end`."""
+        """Count the pages moved; `end` is the state after the last chunk."""
         self._count_moved(progress.moved)
         self._wait_until = 0
         if progress.problem is not None:
@@ -298,12 +299,12 @@ class Controller:
                 self._release()
             self.state = end
             return self._exited() if self._exiting else None
-        if not progress.moved:  # faults go first
+        if not progress.moved:  # faults have priority
             self._wait_until = self._now() + WAIT
         return None
 
     def _release(self) -> None:
-        """Give the file's room back: now, or little by little; so too what cannot be done now."""
+        """Release the stores; truncate the file now, or in steps; retry later if that fails."""
         self._clean_at = self._now() + CLEAN_EVERY if self._slow else None
         try:
             self._pages.release(slow=self._slow)
@@ -312,14 +313,14 @@ class Controller:
             self._clean_at = self._now() + CLEAN_EVERY
 
     def _clean(self) -> None:
-        """Give a part of the file back."""
+        """Truncate the file by one chunk."""
         progress = self._pages.shrink(CLEAN_CHUNK)
         self._clean_at = None if progress.done else self._now() + CLEAN_EVERY
         if progress.problem is not None:
             self._error = one_line(progress.problem)
 
     def _abort_move(self, text: str) -> MonitorAnswer | None:
-        """End a move before its time: the pages are where they were."""
+        """Abort a move; the pages concerned are where they were."""
         self._error = one_line(text)
         self.state = self._state_from_table()
         self._update_phase()
@@ -333,14 +334,14 @@ class Controller:
         return Done()
 
     def _fail(self, exc: Exception) -> MonitorAnswer:
-        """Move nothing any more: something is not as it must be."""
+        """Enter FAILED after an internal error: no page is moved any more."""
         self._error = one_line(describe(exc))
         self.state = State.FAILED
         self._exiting = False
         return Refused(text=self._error)
 
     def _state_from_table(self) -> State:
-        """Return the state that the page table tells."""
+        """Return the state that follows from the page table."""
         counts = self._pages.counts()
         match counts.phase:
             case Phase.OFF:

@@ -1,8 +1,8 @@
 """The monitor: the program that serves page faults of guest memory, and moves its pages.
 
-Main starts it by `Runtime.process`, never by a fork, and starts another one, with the same
-descriptors, when it has died; by then the kernel has told main of its end, so that no two ever work
-on the same pages.  Of main's end a descriptor of its process tells, besides the channel's end.
+Main starts it by `Runtime.process`, never by a fork.  When it has died, main starts another one with
+the same descriptors, after the kernel has reported its death: no two ever work on the same pages.
+The monitor notices main's death by a pidfd, besides the end of the channel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["ServedProcesses", "monitor"]
 
 
 def monitor(runtime: Runtime, end: End) -> None:
-    """Be the program: work until main says so, or is gone and nobody needs its memory."""
+    """Run until main sends Exit, or until main is gone and no member needs its memory."""
     _detach()
     with ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def monitor(runtime: Runtime, end: End) -> None:
             pages = GuestPages(stores, regions)
             processes = ServedProcesses(pages, regions)
             stack.callback(processes.close)
-            stack.callback(pages.close)  # first: nobody serves faults then, and they wait
+            stack.callback(pages.close)  # before `processes.close`: faults wait from then on
             if not begin.fresh:
                 pages.take_over()
             pages.start()
@@ -56,11 +56,11 @@ def monitor(runtime: Runtime, end: End) -> None:
 
 
 def _detach() -> None:
-    """Take no notice of the terminal's signals: who is in a fault waits for this process.
+    """Leave the terminal's process group, whose signals must not end this process.
 
-    Main may run under SCHED_BATCH, which does not interrupt others; a fault should.
+    Also leave SCHED_BATCH, which main may run under: serving a fault should preempt other tasks.
     """
-    with contextlib.suppress(OSError):  # it is a leader already
+    with contextlib.suppress(OSError):  # it is a session leader already
         os.setsid()
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
@@ -68,7 +68,7 @@ def _detach() -> None:
 
 @dataclass(frozen=True)
 class _Process:
-    """A process whose end can be waited for."""
+    """A process that `Runtime.select` can wait for."""
 
     pidfd: int
 
@@ -77,7 +77,7 @@ class _Process:
 
 
 class _MainChannel:
-    """The channel to main; it is closed when main ends, though a child of main has it open too."""
+    """The channel to main; it ends with main, even if a child of main has it open too."""
 
     def __init__(self, runtime: Runtime, end: End, main: _Process) -> None:
         self._runtime = runtime
@@ -106,23 +106,24 @@ class _MainChannel:
 
 
 class ServedProcesses:
-    """`hfsched.swap.monitor.controller.Processes` over `GuestPages`, by the numbers that main gives."""
+    """`hfsched.swap.monitor.controller.Processes` over `GuestPages`, by the numbers of main."""
 
     def __init__(self, pages: GuestPages, regions: Sequence[Region]) -> None:
         self._pages = pages
-        self._places = list(_places(regions))
+        self._ranges = list(_ranges(regions))
         self._members: dict[int, tuple[int, Sequence[int]]] = {}  # its number there, descriptors
 
     def add(self, register: Register, fds: Sequence[int]) -> None:
-        """See `Processes.add`; when it raises, the descriptors stay the caller's."""
+        """See `Processes.add`; when it raises, the caller keeps the descriptors."""
         if len(fds) != 1 + register.dynamic:
             raise OSError(
-                errno.EINVAL, f"{len(fds)} descriptors: a uffd, and a dynamic one's pidfd"
+                errno.EINVAL,
+                f"{len(fds)} descriptors: expected a uffd, and for a dynamic member a pidfd",
             )
-        bases: list[int | None] = [None] * len(self._places)
+        bases: list[int | None] = [None] * len(self._ranges)
         for region in register.regions:
             try:
-                bases[self._places.index((region.offset, region.size))] = region.base
+                bases[self._ranges.index((region.offset, region.size))] = region.base
             except ValueError:
                 text = f"no VM's memory is [{region.offset:#x}, +{region.size:#x})"
                 raise OSError(errno.EINVAL, text) from None
@@ -146,15 +147,15 @@ class ServedProcesses:
             os.close(fd)
 
     def close(self) -> None:
-        """Close their descriptors; what is registered stays so, and faults wait."""
+        """Close their descriptors; registered ranges stay so, and faults wait."""
         for _, fds in self._members.values():
             for fd in fds:
                 os.close(fd)
         self._members.clear()
 
 
-def _places(regions: Sequence[Region]) -> Iterator[tuple[int, int]]:
-    """Yield where each region is in the whole: offset, size; bytes."""
+def _ranges(regions: Sequence[Region]) -> Iterator[tuple[int, int]]:
+    """Yield the offset and the size of each region, in bytes."""
     offset = 0
     for region in regions:
         yield offset, region.pages * PAGE_SIZE

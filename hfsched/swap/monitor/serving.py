@@ -1,6 +1,6 @@
 """The monitor's control loop: requests from main, and chunks of work between them.
 
-The faults are served beside it, by somebody who never waits for this loop.
+Another thread serves the faults, and never waits for this loop.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ Maker = Callable[[Begin, Sequence[int]], Controller]
 
 
 def serve(runtime: Runtime, end: End, make: Maker) -> None:
-    """MonitorAnswer main's requests until Exit, or until main is gone and nobody needs the monitor.
+    """Answer main's requests until Exit, or until main is gone and no member needs the monitor.
 
-    `make(begin, fds)` makes the controller from all that was given until then, and serves faults
-    from then on; it owns the descriptors, also when it raises.
+    `make(begin, fds)` makes the controller from all resources received, and starts to serve faults;
+    it takes over the descriptors, also when it raises.
     """
     loop = _Loop(end, make)
     try:
@@ -62,8 +62,8 @@ class _Loop:
     def __init__(self, end: End, make: Maker) -> None:
         self._end = end
         self._make = make
-        self._exiting = 0  # the number of the request Exit, which is answered when all is back
-        self._words: tuple[str, ...] = ()  # of the resources given so far,
+        self._exiting = 0  # the number of an Exit that is not answered yet; 0: none
+        self._words: tuple[str, ...] = ()  # of the resources received so far,
         self._fds: list[int] = []  # and their descriptors
         self.controller: Controller | None = None
 
@@ -76,7 +76,7 @@ class _Loop:
         return self.controller is not None and self.controller.ended
 
     def step(self) -> None:
-        """MonitorAnswer a request or, when there is none, do a chunk of work."""
+        """Answer a request or, if there is none, do a chunk of work."""
         received = self._end.recv(None if self.controller is None else self.controller.due)
         if received is not None:
             self._handle(*received)
@@ -105,7 +105,7 @@ class _Loop:
                 self._reply(number, Done())
                 return
             else:
-                answer = Refused(text="the first request must be: begin")
+                answer = Refused(text="the first request must be begin")
         else:
             answer = self.controller.answer(request, fds)
         if isinstance(answer, Refused) or not isinstance(request, Register):
@@ -116,7 +116,7 @@ class _Loop:
             self._reply(number, answer)
 
     def _add_resources(self, request: Begin | Give, fds: list[int]) -> bool:
-        """Note what a request brings; False: it is too much."""
+        """Add the resources of a request; False: there are too many."""
         if len(self._words) + len(request.resources) > RESOURCES_ALL_MAX:
             return False
         self._words += request.resources
@@ -124,7 +124,7 @@ class _Loop:
         return True
 
     def discard_resources(self) -> None:
-        """Close what was given for nothing."""
+        """Close resources that were not used."""
         _close(self._fds)
         self._words, self._fds = (), []
 
@@ -133,7 +133,7 @@ class _Loop:
         self._words, self._fds = (), []
         try:
             self.controller = self._make(begin, fds)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, main must hear of it
+        except Exception as exc:  # noqa: BLE001 - main must get any error as an answer
             return Refused(text=one_line(f"begin: {describe(exc)}"))
         return Done()
 
@@ -144,7 +144,7 @@ class _Loop:
 
 
 def _drain(runtime: Runtime, controller: Controller) -> None:
-    """Bring everything back for members that outlive main; serve their faults while it fails."""
+    """Swap everything in for members that outlive main; retry while it fails."""
     while controller.begin_drain():
         runtime.retain_only(controller.key())
         answer = controller.work()

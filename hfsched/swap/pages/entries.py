@@ -1,15 +1,15 @@
-"""What a page of guest memory can be, and how it changes.
+"""The states of a page of guest memory, and their changes.
 
-Everything here is plain: no memory is touched and no system call made.  `PageTable` is the table as
-Python sees it; `hfsched.swap.core.table` has the one in C, atomic and in shared memory, with the same
-methods, the same encoding and the same answers.
+Everything here is pure: no memory is accessed and no system call made.  `PageTable` is the reference;
+`hfsched.swap.core.table` has the table in C, atomic and in shared memory, with the same methods,
+encoding and results.
 
 An entry is one 64-bit word, and a change is one compare-and-swap of it.  Two threads change
 entries: the one that serves faults, and the worker (stage, trim, swap out, swap in), which alone
 allocates slots and space and punches guest memory.  The order that keeps data safe: write the data,
 publish the state, free the source.  A page that is in memory wins over every copy of it.
 
-Staging is `MINOR` (a staged page stays in the guest's memfd, and nobody has it mapped) or `COPY` (it
+Staging is `MINOR` (a staged page stays in the guest's memfd, unmapped in every process) or `COPY` (it
 is moved to a memfd of its own).
 """
 
@@ -30,23 +30,23 @@ class Staging(Enum):
 
 
 class State(IntEnum):
-    """What a page is.  In `RESIDENT` and `STAGED` a copy in the file may be held as *stale*."""
+    """The state of a page.  In `RESIDENT` and `STAGED` a copy in the file may be held as *stale*."""
 
     RESIDENT = 0  # in the guest's memory, or never touched
-    STAGED = 1  # mapped by nobody, waits to be swapped out
+    STAGED = 1  # unmapped in every process, waits to be swapped out
     WRITING = 2  # the worker is writing or compressing it; a fault takes it back
-    PUNCHING = 3  # its copy is complete, its memory is being given back; a fault waits
+    PUNCHING = 3  # its copy is complete, its memory is being punched; a fault waits
     FILE = 4  # in slot `location` of the swap file
     COMPRESSED = 5  # `length` bytes at `location` of the compressed tier
-    ZERO = 6  # all zero: kept nowhere
-    MOVING = 7  # copied to the staging memory, its own is being given back; a fault waits
-    TAKING = 8  # one is copying it back from the staging memory; all others wait
+    ZERO = 6  # all zero: stored nowhere
+    MOVING = 7  # copied to the staging memory, its own is being punched; a fault waits
+    TAKING = 8  # a fault is copying it back from the staging memory; other faults wait
 
 
 class FaultAction(IntEnum):
     """What a fault on a page needs."""
 
-    CONTINUE = 0  # map what is in memory; if nothing is, a zero page
+    CONTINUE = 0  # map the page in memory; if there is none, a zero page
     ZERO_PAGE = 1
     READ_FILE = 2
     DECOMPRESS = 3
@@ -56,7 +56,7 @@ class FaultAction(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: the state, which copy there is besides, and where.
+    """One entry: the state, the kind of copy, and its location.
 
     `copy` is FILE, COMPRESSED, ZERO, or RESIDENT for none.  A RESIDENT, STAGED, MOVING or TAKING
     page may have a copy FILE, which is the stale one; PUNCHING has the copy it is about to become.
@@ -83,8 +83,8 @@ _RESIDENT = Entry()
 class PageTable:
     """The entries of `pages` pages, and the changes that are possible.
 
-    A method that returns False (or None) has changed nothing: the page is not in a state for it,
-    most often since a fault came first.
+    A method that returns False has changed nothing: the page is not in a state for it, most often
+    because a fault came first.
     """
 
     def __init__(self, pages: int, staging: Staging = Staging.MINOR) -> None:
@@ -110,13 +110,13 @@ class PageTable:
         return self._move(page, (State.MOVING,), State.STAGED)
 
     def unstage(self, page: int) -> bool:
-        """STAGED becomes RESIDENT (for minor staging alone: the page is in memory)."""
+        """STAGED becomes RESIDENT (minor staging only: the page is in memory)."""
         return self._move(page, (State.STAGED,), State.RESIDENT)
 
     # Out, by the worker
 
     def claim(self, page: int) -> bool:
-        """STAGED becomes WRITING, and a stale copy is let go."""
+        """STAGED becomes WRITING, and a stale copy is freed."""
         return self._become(page, (State.STAGED,), Entry(State.WRITING))
 
     def unclaim(self, page: int) -> bool:
@@ -128,11 +128,11 @@ class PageTable:
         return self._become(page, (State.WRITING,), Entry(State.PUNCHING, copy, length, location))
 
     def drop_zero(self, page: int) -> bool:
-        """STAGED becomes PUNCHING: its bytes are zero.  A stale copy is let go."""
+        """STAGED becomes PUNCHING: its bytes are zero.  A stale copy is freed."""
         return self._become(page, (State.STAGED,), Entry(State.PUNCHING, State.ZERO))
 
     def drop_clean(self, page: int) -> bool:
-        """STAGED with a stale copy that equals it becomes PUNCHING: the copy is good again."""
+        """STAGED with a stale copy that equals it becomes PUNCHING: the copy is valid again."""
         if self.entries[page].copy is not State.FILE:
             return False
         return self._move(page, (State.STAGED,), State.PUNCHING)
@@ -142,7 +142,7 @@ class PageTable:
         return self._move(page, (State.PUNCHING,), self.entries[page].copy)
 
     def restored(self, page: int) -> bool:
-        """PUNCHING becomes STAGED: its memory could not be given back, and has its bytes again."""
+        """PUNCHING becomes STAGED: its memory could not be punched, and has its bytes again."""
         return self._become(page, (State.PUNCHING,), Entry(State.STAGED))
 
     # Faults, by the thread that serves them; and in, by the worker
@@ -150,7 +150,7 @@ class PageTable:
     def fault(self, page: int) -> FaultAction:
         """Return what a fault needs.
 
-        CONTINUE has changed the state to RESIDENT; after the others (not WAIT) `arrived` does it.
+        CONTINUE has changed the state to RESIDENT; after the others (except WAIT) `arrived` does.
         COPY_STAGED has made it TAKING, so that the staging memory stays until then.
         """
         state = self.entries[page].state
@@ -167,9 +167,9 @@ class PageTable:
         return self._move(page, (State.TAKING,), State.STAGED)
 
     def arrived(self, page: int) -> bool:
-        """Whatever it was becomes RESIDENT, since it is in memory; False: it has to be waited for.
+        """Any state becomes RESIDENT, since the page is in memory; False: it must be waited for.
 
-        A copy in the file is kept as stale, one in the compressed tier is let go.
+        A copy in the file is kept as stale, one in the compressed tier is freed.
         """
         entry = self.entries[page]
         if entry.state in (State.PUNCHING, State.MOVING):
@@ -177,17 +177,17 @@ class PageTable:
         self.entries[page] = _arrived(entry)
         return True
 
-    # The end of a time of swapping, and of a monitor
+    # Disabling, and the death of a monitor
 
     def release(self, page: int) -> bool:
-        """RESIDENT or ZERO becomes RESIDENT without a copy; False: it is still somewhere else."""
+        """RESIDENT or ZERO becomes RESIDENT without a copy; False: it is in another state."""
         return self._become(page, (State.RESIDENT, State.ZERO), _RESIDENT)
 
     def take_over(self, page: int, *, in_memory: bool, settled: bool = True) -> None:
-        """Make good what a dead monitor left half done.
+        """Complete what a dead monitor left half done.
 
         PUNCHING and MOVING pages are punched before.  `in_memory`: the page is in the guest's memfd
-        (after that).  Not `settled`: somebody may have a staged page mapped.
+        (after that).  Not `settled`: a process may have a staged page mapped.
         """
         for change in (self.punched, self.moved, self.unclaim, self.untake):
             if change(page):
@@ -199,10 +199,10 @@ class PageTable:
         elif in_memory:
             self.entries[page] = _arrived(entry)
 
-    # What is derived from the entries
+    # Derived from the entries
 
     def slots(self) -> dict[int, int]:
-        """Return the pages of slots in use; a new monitor's allocator starts from this."""
+        """Return slots in use, with their pages; a new monitor's allocator starts from this."""
         return {e.location: page for page, e in enumerate(self.entries) if e.copy is State.FILE}
 
     def spans(self) -> dict[int, int]:

@@ -1,6 +1,6 @@
-"""What a controller asks of the page store, and what it is told: the types alone.
+"""The interface of a page store, which the monitor's controller uses: types alone.
 
-`hfsched.swap.pages.entries` has the pages' states, which these count.
+`hfsched.swap.pages.entries` has the states that are counted here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ REGIONS_MAX = 1024  # of one page store
 
 
 class Phase(Enum):
-    """How far enabling has come; it is kept beside the table and outlives a monitor."""
+    """How far enabling has come; stored beside the page table, so it outlives a monitor."""
 
-    OFF = "off"  # nothing is registered, no page is anywhere else
-    MARKED = "marked"  # after `stage`: a staged page may still be mapped somewhere
+    OFF = "off"  # no range is registered, every page is in memory or zero
+    MARKED = "marked"  # after `stage`: a process may still have a staged page mapped
     SETTLED = "settled"  # after `zapped`
 
 
@@ -26,9 +26,8 @@ class Phase(Enum):
 class Progress:
     """What one bounded piece of work did.
 
-    `moved`: pages it brought where they should go.  `done`: nothing is left of this work.
-    `problem`: one line about what stopped it; the pages concerned stay where they were, and the
-    same call may be made again later.
+    `moved`: pages moved.  `done`: nothing is left of this work.  `problem`: one line about what
+    stopped it; the pages concerned stay where they were, and the same call may be made again.
     """
 
     moved: int
@@ -40,12 +39,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Pages by state, as they are now; and what has happened since the table was made."""
+    """Pages by state, now; and events since the table was made."""
 
     pages: int
     resident: int  # RESIDENT: in the guest's memory, or never touched
     staged: int
-    busy: int  # WRITING, PUNCHING and MOVING
+    busy: int  # WRITING, PUNCHING, MOVING and TAKING
     file: int
     compressed: int
     zero: int
@@ -59,14 +58,14 @@ class Counts:
 EVENTS = (
     "faults",  # events read
     "from_file",  # pages brought by faults: read from the file,
-    "from_staging",  # given back from staging,
+    "from_staging",  # taken back from staging,
     "decompressed",  # from the compressed tier,
     "zeroed",  # as zero pages,
-    "mapped",  # that were in memory, but not for the one who asked
-    "around",  # of all these: not asked for, but beside one that was
-    "redundant",  # faults on a page that was there already
+    "mapped",  # that were in memory, but not mapped in the faulting process
+    "around",  # of all these: neighbours of a page that faulted
+    "redundant",  # faults on a page that was mapped already
     "waited",  # faults that waited for a page to be published
-    "cancelled",  # writes that a fault came before
+    "cancelled",  # writes that a fault cancelled
     "written",  # pages written to the file
     "compressed",  # pages put into the compressed tier
     "trimmed_zero",
@@ -77,23 +76,24 @@ EVENTS = (
 
 
 class Pages(Protocol):
-    """What the controller asks of the page store; one thread calls it.
+    """The page store, as the controller uses it; one thread calls it.
 
-    Faults are served all the while by somebody else.  Work is done in pieces, so that whatever else
-    there is may come between two of them.  Nothing here blocks for longer than a piece takes.
+    Another thread serves faults meanwhile.  Work is done in bounded pieces, so that requests can be
+    answered between two of them.  No method blocks for longer than a piece takes.
     """
 
     def stage(self) -> int:
         """Register every member's ranges and stage what is resident; return the pages staged.
 
-        The guests stand still.  Pages that are swapped out already stay so.  Afterwards with minor
-        staging each member unmaps its memory, and then comes `zapped`; with copy staging `zapped`
-        comes at once.  Raises UserError; then nothing is registered that was not before.
+        The guests must be suspended.  Pages that are swapped out already stay so.  Afterwards, with
+        minor staging, each member unmaps its memory before `zapped` is called; with copy staging
+        `zapped` may be called at once.  Raises UserError; then no range is registered that was not
+        before.
         """
         ...
 
     def zapped(self) -> None:
-        """Say that nobody has a staged page mapped any more; trim and swap_out are possible now."""
+        """Note that no member has a staged page mapped; allows `trim` and `swap_out`."""
         ...
 
     def trim(self, limit: int) -> Progress:
@@ -106,12 +106,12 @@ class Pages(Protocol):
     def swap_out(self, limit: int) -> Progress:
         """Write up to `limit` staged pages, lowest first, in runs of at most 2 MiB.
 
-        It lets faults go first.
+        Faults have priority.
         """
         ...
 
     def swap_in(self, limit: int) -> Progress:
-        """Bring up to `limit` pages in: first staged ones, then compressed ones, then the file's.
+        """Bring up to `limit` pages in: staged ones, then compressed ones, then those of the file.
 
         `done`: every page is resident or zero.
         """
@@ -120,8 +120,8 @@ class Pages(Protocol):
     def release(self, *, slow: bool = False) -> None:
         """Unregister every member, after `swap_in` was done; empty the stores.
 
-        `slow`: the file keeps its size, and `shrink` takes it away piece by piece.  Raises UserError
-        when that alone could not be done: the file's room is not given back.
+        `slow`: the file keeps its size, and `shrink` truncates it piece by piece.  Raises UserError
+        if only the file could not be truncated.
         """
         ...
 
@@ -130,5 +130,5 @@ class Pages(Protocol):
         ...
 
     def counts(self) -> Counts:
-        """Count; at any time."""
+        """Count pages and events; callable at any time."""
         ...

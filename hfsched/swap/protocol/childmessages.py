@@ -1,9 +1,8 @@
-"""What main and a process that maps guest memory say to each other.
+"""The messages between main and a child: another process that maps guest memory.
 
-As in `hfsched.swap.protocol.messages`: requests run one way, from main; each has exactly one answer, with its
-number; what comes from the other side goes through a decoder.  The order is ``map`` (as many as the
-descriptors of the guests' memory need), ``join``, and then, again and again, ``go-on``, ``stop`` and
-``zap``.
+As in `hfsched.swap.protocol.messages`, requests run one way, from main; each has exactly one answer,
+with its number; received bytes are decoded here alone.  The order is ``map`` (as many as the memfds
+of the guests' memory need), ``join``, and then repeatedly ``resume``, ``suspend`` and ``zap``.
 """
 
 from __future__ import annotations
@@ -42,43 +41,43 @@ class VmMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Map(Message, frozen=True, tag="map"):
-    """Map the memory of these VMs, whose memfds come along in this order; do not touch it."""
+    """Map the memory of these VMs, whose memfds are attached in this order; do not access it."""
 
     vms: Annotated[tuple[VmMemory, ...], Meta(min_length=1, max_length=VMS_MAX)]
 
 
 class Join(Message, frozen=True, tag="join"):
-    """Give a uffd and a pidfd of yours."""
+    """Return a uffd and a pidfd of the child."""
 
 
 class Resume(Message, frozen=True, tag="resume"):
-    """Touch guest memory as you like, until Suspend."""
+    """Guest memory may be accessed until Suspend."""
 
 
 class Suspend(Message, frozen=True, tag="suspend"):
-    """Stand still: touch no guest memory from the answer on; give up after `within` ns.
+    """Access no guest memory after the answer; give up after `within` ns.
 
-    Resume comes after it, whatever the answer was.
+    Resume follows it, whether it was done or refused.
     """
 
     within: Annotated[int, Meta(ge=0)] | None
 
 
 class Zap(Message, frozen=True, tag="zap"):
-    """Zap the page tables of all the guest memory that you have mapped."""
+    """Zap the page tables of all guest memory that is mapped."""
 
 
 ChildRequest: TypeAlias = Map | Join | Resume | Suspend | Zap
 
 
 class Mapped(Message, frozen=True, tag="mapped"):
-    """At which addresses the memory is."""
+    """The addresses of the mappings."""
 
     bases: Annotated[tuple[Address, ...], Meta(max_length=VMS_MAX)]
 
 
 class Joined(Message, frozen=True, tag="joined"):
-    """A uffd and a pidfd come along."""
+    """A uffd and a pidfd are attached."""
 
 
 ChildAnswer: TypeAlias = Mapped | Joined | Done | Refused
@@ -88,10 +87,10 @@ _answers: msgspec.msgpack.Decoder[ChildAnswer] = msgspec.msgpack.Decoder(ChildAn
 
 
 def decode_request(data: bytes) -> tuple[int, ChildRequest]:
-    """Return a request and its number; raises ProtocolError, whatever `data` is."""
+    """Return a request and its number; raises ProtocolError for any other bytes."""
     return decode("request", _requests, data)
 
 
 def decode_answer(data: bytes) -> tuple[int, ChildAnswer]:
-    """Return an answer and its number; raises ProtocolError, whatever `data` is."""
+    """Return an answer and its number; raises ProtocolError for any other bytes."""
     return decode("answer", _answers, data)

@@ -1,12 +1,12 @@
-"""What main and the monitor say to each other.
+"""The messages between main and the monitor.
 
 Requests run one way, from main to the monitor; each has exactly one answer.  A message is a number,
-8 bytes little-endian, and a MessagePack map whose field ``is`` says what it is.  An answer has its
-request's number, so that one that comes too late is not taken for another's.  A request that makes
-no sense is answered too: by `Refused`, with its number where it has 8 bytes, else with `NO_NUMBER`.
+8 bytes little-endian, and a MessagePack map whose field ``is`` names its type.  An answer has its
+request's number, so that a late one is not taken for another's.  An invalid request is answered
+too: by `Refused`, with its number if it has 8 bytes, else with `NO_NUMBER`.
 
-All that comes from the other side goes through `decode_request` or `decode_answer`; what these
-return is typed and within its bounds.
+Received bytes are decoded by `decode_request` or `decode_answer` alone; the result is typed and
+within its bounds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
     "one_line",
 ]
 
-NO_NUMBER = 0  # of an answer to a request that has none
+NO_NUMBER = 0  # of an answer to a request without a number
 MEMBERS_MAX = 1 << 10
 RESOURCES_MAX = 32  # in one message: each has a descriptor
 RESOURCES_ALL_MAX = REGIONS_MAX + 8
@@ -74,26 +74,26 @@ Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
 
 
 class ProtocolError(HfschedError):
-    """Bytes from the other side that are no message; the text is one line."""
+    """Received bytes are not a valid message; the text is one line."""
 
 
 class State(StrEnum):
-    """The states of a monitor; the names are crosvm's, but for `ENABLING`."""
+    """The states of a monitor; the names are crosvm's, except `ENABLING`."""
 
-    READY = "ready"  # nothing is swapped out: swap is disabled
-    ENABLING = "enabling"  # pages are marked, and some member has yet to zap its page tables
+    READY = "ready"  # swap is disabled: every page is in memory or zero
+    ENABLING = "enabling"  # pages are marked, and a member has yet to zap its page tables
     PENDING = "pending"  # pages are staged; trim and swap-out may begin
     TRIMMING = "trim-in-progress"
     SWAPPING_OUT = "swap-out-in-progress"
     ACTIVE = "active"  # all that was staged and not touched since is out
     SWAPPING_IN = "swap-in-progress"
-    FAILED = "failed"  # nothing more is moved; faults are served still
+    FAILED = "failed"  # an internal error: no page is moved any more; faults are still served
 
 
 class Message(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", kw_only=True
 ):
-    """What all messages have in common: a field that nobody knows is a mistake."""
+    """The base of all messages; an unknown field is an error."""
 
 
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,11 +105,11 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.base + self.size > _WORD or self.offset + self.size > _WORD:
-            raise ValueError("a region that does not end below 2**63")
+            raise ValueError("a region must end below 2**63")
 
 
 class Give(Message, frozen=True, tag="give"):
-    """Before Begin, where one message has no room for all: here are the first, or more, of them."""
+    """Before Begin: some of the resources, where one message has no room for all."""
 
     resources: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=RESOURCES_MAX)]
 
@@ -117,9 +117,8 @@ class Give(Message, frozen=True, tag="give"):
 class Begin(Message, frozen=True, tag="begin"):
     """Begin to work, with the resources of each Give and then these.
 
-    Their descriptors come along in this order.
-    `fresh` is false for a monitor that takes over from a dead one: then the page table says where
-    every page is.
+    Their descriptors are attached in this order.  `fresh` is false for a monitor that takes over
+    from a dead one: then the page table has the state of every page.
     """
 
     fresh: bool
@@ -127,10 +126,10 @@ class Begin(Message, frozen=True, tag="begin"):
 
 
 class Register(Message, frozen=True, tag="register"):
-    """Serve the faults of a process too; its uffd comes along, and for a dynamic one its pidfd.
+    """Serve the faults of a process; its uffd is attached, and for a dynamic one its pidfd.
 
-    A dynamic member may die, and is collected then.  `zapped` says that nothing that is staged is
-    mapped there: it is new, or it has zapped its page tables since the last enable.
+    A dynamic member may die, and is collected then.  `zapped`: no staged page is mapped there,
+    since it is new, or has zapped its page tables since the last enable.
     """
 
     member: MemberNumber
@@ -140,7 +139,7 @@ class Register(Message, frozen=True, tag="register"):
 
 
 class Enable(Message, frozen=True, tag="enable"):
-    """Stage every page that is in memory; the guest stands still meanwhile."""
+    """Stage every page that is in memory; the guests are suspended meanwhile."""
 
 
 class Zapped(Message, frozen=True, tag="zapped"):
@@ -158,23 +157,23 @@ class SwapOut(Message, frozen=True, tag="out"):
 
 
 class Disable(Message, frozen=True, tag="disable"):
-    """Bring everything back, and give the file's room back: at once, or little by little."""
+    """Swap everything in, and truncate the file: at once, or in steps."""
 
     slow_file_cleanup: bool = False
 
 
 class GetStatus(Message, frozen=True, tag="status"):
-    """Say how things are."""
+    """Return the status."""
 
 
 class Collect(Message, frozen=True, tag="collect"):
-    """Forget the dynamic members that are dead."""
+    """Remove the dynamic members that are dead."""
 
 
 class Exit(Message, frozen=True, tag="exit"):
-    """Bring everything back and end.
+    """Swap everything in and end.
 
-    `discard`: end at once, and bring nothing back; nobody will touch guest memory any more.
+    `discard`: end at once, without swapping in; no process will access guest memory any more.
     """
 
     discard: bool = False
@@ -196,32 +195,32 @@ MonitorRequest: TypeAlias = (
 
 
 class Done(Message, frozen=True, tag="done"):
-    """It is done or, for what takes long, has begun; `pages` where pages were counted."""
+    """It is done or, for a move, has begun; `pages` where pages were counted."""
 
     pages: Count = 0
 
 
 class Refused(Message, frozen=True, tag="refused"):
-    """It is not done, and nothing of it is; `text` is one line."""
+    """It is not done, not even in part; `text` is one line."""
 
     text: Text
 
 
 class Collected(Message, frozen=True, tag="collected"):
-    """The members that were dead, and are forgotten."""
+    """The members that were dead and are removed."""
 
     members: tuple[MemberNumber, ...]
 
 
 class Transition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The move of pages that is under way, or the last one: so many pages in so many ms."""
+    """The move of pages that is under way, or the last one: its pages and its duration."""
 
     pages: Count = 0
     ms: Count = 0
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pages by where they are (see `hfsched.swap.pages.store.Counts`); bytes of the compressed tier."""
+    """Pages by state (see `hfsched.swap.pages.store.Counts`); bytes of the compressed tier."""
 
     pages: Count = 0
     resident: Count = 0
@@ -237,7 +236,7 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Status(Message, frozen=True, tag="state"):
-    """How things are; `error` is why the last move ended before its time, else empty."""
+    """The status; `error` is why the last move was aborted, else empty."""
 
     state: State
     transition: Transition = Transition()
@@ -255,7 +254,7 @@ _T = TypeVar("_T")
 
 
 def encode(number: int, message: Message) -> bytes:
-    """Return a message in bytes; `number` is below 2**63."""
+    """Return the bytes of a message; `number` is below 2**63."""
     return number.to_bytes(_HEAD, "little") + _encoder.encode(message)
 
 
@@ -266,29 +265,29 @@ def number_of(data: bytes) -> int:
 
 
 def decode_request(data: bytes) -> tuple[int, MonitorRequest]:
-    """Return a request and its number; raises ProtocolError, whatever `data` is."""
+    """Return a request and its number; raises ProtocolError for any other bytes."""
     return decode("request", _requests, data)
 
 
 def decode_answer(data: bytes) -> tuple[int, MonitorAnswer]:
-    """Return an answer and its number; raises ProtocolError, whatever `data` is."""
+    """Return an answer and its number; raises ProtocolError for any other bytes."""
     return decode("answer", _answers, data)
 
 
 def decode(what: str, decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> tuple[int, _T]:
-    """Return a message and its number; raises ProtocolError, whatever `data` is."""
+    """Return a message and its number; raises ProtocolError for any other bytes."""
     try:
         return number_of(data), decoder.decode(data[_HEAD:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise ProtocolError(one_line(f"no {what}: {exc}")) from None
+        raise ProtocolError(one_line(f"invalid {what}: {exc}")) from None
 
 
 def name_of(request: Message) -> str:
-    """Return the word for a request."""
+    """Return the tag of a message."""
     return str(type(request).__struct_config__.tag)
 
 
 def one_line(text: str) -> str:
-    """Return a text as an answer may have it: one line, of bounded length, printable."""
+    """Return a text as an answer may have it: one line, printable, at most TEXT_MAX characters."""
     safe = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(safe.split())[:TEXT_MAX]

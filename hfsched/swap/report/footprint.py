@@ -1,7 +1,4 @@
-"""How much memory swapping gives back, as the kernel counts it: memfds, and resident sizes.
-
-The page table says what was moved; here is what came of it.
-"""
+"""How much memory swap frees, as the kernel counts it: memfds, and resident sizes of processes."""
 
 from __future__ import annotations
 
@@ -21,11 +18,11 @@ Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bytes of RAM, now: the guests' (their memfds), and what swap keeps (table, tier, staging).
+    """Bytes of RAM, now: of the guests' memfds, and of swap's own (table, tier, staging).
 
     `main` and `monitor` are the resident sizes of the two processes; a page that both map counts in
-    both.  `given_back`: how much less guests' and kept memory is than before the enable that found
-    most; `resident_less`: how much smaller the two processes are than then.
+    both.  `given_back`: how much less `guests` and `kept` are together than at the enable where they
+    were most; `resident_less`: how much smaller the two processes are than at that enable.
     """
 
     guests: Count = 0
@@ -37,7 +34,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Footprint:
-    """Measures memfds, `guests` and `kept`, and this process and another one, `monitor()`."""
+    """Measures memfds, `guests` and `kept`, this process, and the process `monitor()`."""
 
     def __init__(
         self, guests: Sequence[int], kept: Sequence[int], monitor: Callable[[], int | None]
@@ -48,14 +45,14 @@ class Footprint:
         self._before = (0, 0)  # bytes: in the memfds, resident
 
     def mark(self) -> None:
-        """Note how much there is before pages move, if it is more than ever."""
+        """Record the present memory as the reference, if it is more than the last one."""
         now = self.measure()
         held = now.guests + now.kept
         if held > self._before[0]:
             self._before = (held, now.main + now.monitor)
 
     def measure(self) -> Memory:
-        """Say how much there is."""
+        """Return the present memory."""
         guests, kept = sum(map(allocated, self._guests)), sum(map(allocated, self._kept))
         main, monitor = resident(os.getpid()), resident(self._monitor())
         held, resided = self._before
@@ -70,14 +67,14 @@ class Footprint:
 
 
 def allocated(fd: int) -> int:
-    """Return how many bytes of a memfd are in memory."""
+    """Return how many bytes of a memfd are allocated."""
     return os.fstat(fd).st_blocks * _BLOCK
 
 
 def held(fd: int, pages: int) -> Iterator[tuple[int, int]]:
-    """Yield which of a memfd's pages are in memory, as (first, one after the last), in order.
+    """Yield the ranges of a memfd's pages that are allocated, as (first, end), in order.
 
-    Nobody waits for ever: where they lie in very many parts, the rest is taken for one.
+    `end` is exclusive.  The number of ranges is bounded: beyond it the rest is yielded as one.
     """
     size = pages * mmap.PAGESIZE
     end = 0
@@ -96,7 +93,7 @@ def held(fd: int, pages: int) -> Iterator[tuple[int, int]]:
 
 
 def resident(pid: int | None) -> int:
-    """Return a process's resident size in bytes, 0 for one that is not there."""
+    """Return a process's resident size in bytes, 0 if it does not exist."""
     if pid is None:
         return 0
     try:

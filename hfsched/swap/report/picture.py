@@ -1,4 +1,4 @@
-"""Where guest memory is, as a picture: a character for each cell, of 2 MiB where nothing else is said."""
+"""Where guest memory is, as a picture: a character for each cell, of 2 MiB by default."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STATES = {
     State.MOVING: "w",
     State.TAKING: "w",
 }
-_EMPTY = 14  # beside the states: resident, and nothing is there
+_EMPTY = 14  # a value beside the states: resident, but not allocated
 _KNOWN = {int(state): ord(kind) for state, kind in _STATES.items()} | {_EMPTY: ord("-")}
 _KIND_OF = bytes(_KNOWN.get(byte & 15, ord("?")) for byte in range(256))
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -40,9 +40,9 @@ _EMPTIED = bytes(byte if byte & 15 else _EMPTY for byte in range(256))
 
 
 def mark_empty(entries: bytes, held: Iterable[tuple[int, int]]) -> bytes:
-    """Return entries for `picture` that tell what is in memory from what takes none.
+    """Return entries for `picture`, with resident pages that take no memory marked as empty.
 
-    `held`: the pages that the VM's memfd has, as (first, one after the last), in order.
+    `held`: the ranges of pages that the VM's memfd has, as (first, end), `end` exclusive, in order.
     """
     made, end = [], 0
     for first, after in held:
@@ -53,9 +53,9 @@ def mark_empty(entries: bytes, held: Iterable[tuple[int, int]]) -> bytes:
 
 
 def picture(entries: bytes, cell: int = CELL) -> str:
-    """Return what most pages of each cell are; of `entries`, the lowest byte of each.
+    """Return the most frequent kind of page of each cell of `cell` pages.
 
-    Empty ones count only where a cell has no others.
+    `entries`: the lowest byte of each page's entry.  Empty pages count only if a cell has no others.
     """
     kinds = entries.translate(_KIND_OF)
     cells = (kinds[first : first + cell] for first in range(0, len(kinds), cell))
@@ -64,16 +64,16 @@ def picture(entries: bytes, cell: int = CELL) -> str:
 
 def _most(kinds: bytes) -> int:
     first = kinds[0]
-    if kinds.count(first) == len(kinds):  # most cells are alike all through
+    if kinds.count(first) == len(kinds):  # most cells are uniform
         return first
     return max(_ORDER, key=kinds.count)
 
 
 def cell_size(sizes: Sequence[int], most: int, *, fine: bool = False) -> int:
-    """Return how many pages (a power of two) a cell has, for VMs of these sizes (in pages).
+    """Return the pages of a cell, a power of two, for VMs of these sizes (in pages).
 
-    That is 2 MiB; more, when pictures of all VMs would have more than `most` characters; less
-    for a `fine` picture of few pages.
+    It is 2 MiB; more if the pictures of all VMs would have more than `most` characters; less for a
+    `fine` picture of few pages.
     """
     cell = 1 if fine else CELL
     while cell < CELL and _cells(sizes, cell) > FINE:
@@ -88,7 +88,7 @@ def _cells(sizes: Sequence[int], cell: int) -> int:
 
 
 def size(number: int) -> str:
-    """Return a number of bytes for people: 2 MiB, 1.5 GiB."""
+    """Return a number of bytes in human-readable form: 2 MiB, 1.5 GiB."""
     unit = 0
     value = float(number)
     while value >= 1024 and unit < len(_UNITS) - 1:

@@ -1,4 +1,4 @@
-"""Where guest memory is, as a drawing (SVG) that needs nothing else, in light and in dark."""
+"""Where guest memory is, as a self-contained drawing (SVG), in light and in dark colours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["svg"]
 _PAGE = 4096
 _MARGIN = 16  # pixels
 _LINE = 18
-_CHARACTER = 8  # a wide guess: text is set in what fonts there are
+_CHARACTER = 8  # an upper estimate: the font is not known
 _LABEL = 72  # a row's offset
 _KIND = 110  # a kind in the legend
 _MANY = 4096  # cells; from there on they are drawn smaller
@@ -61,7 +61,7 @@ _STYLE = """\
 def svg(title: str, lines: Sequence[str], pictures: Mapping[str, str], cell: int) -> str:
     """Return the drawing of pictures (`hfsched.swap.report.picture`) whose cells have `cell` pages.
 
-    `title` and `lines` stand above them.
+    `title` and `lines` are written above them.
     """
     many = any(len(picture) > _MANY for picture in pictures.values())
     columns, pitch = (128, 8) if many else (64, 12)
@@ -125,7 +125,7 @@ def _known(kind: str) -> str:
 
 
 def _square(kind: str, left: int, top: int, pitch: int) -> str:
-    """Return a square a pixel smaller than its pitch; what is drawn as a line lies within it."""
+    """Return a square one pixel smaller than its pitch; outlines lie within it."""
     if kind == "0":
         return f"M{left + 0.5} {top + 0.5}h{pitch - 2}v{pitch - 2}h-{pitch - 2}z"
     if kind == "-":
@@ -139,6 +139,6 @@ def _text(left: int, top: int, text: str, kind: str = "") -> str:
 
 
 def _escape(text: str) -> str:
-    """Return a text as XML may have it; what is not printable may not be in it at all."""
+    """Return a text escaped for XML, with unprintable characters replaced."""
     safe = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
