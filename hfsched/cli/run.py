@@ -69,12 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="what runs the vCPUs (auto: what fits, and says why)",
     )
     parser.add_argument(
-        "--swap-dir", metavar="DIR", help="where guest memory may be swapped to; see `hfsched swap`"
+        "--swap-dir", metavar="DIR", help="the directory of the swap file; see `hfsched swap`"
     )
     parser.add_argument(
         "--swap-idle",
         metavar="TIME",
-        help="swap out by itself when all VMs have waited for that long, such as 30s",
+        help="swap out when all VMs have been idle for that long, such as 30s",
     )
     parser.add_argument(
         "--socket", metavar="PATH", help="a control socket there too; see `hfsched swap`"
@@ -130,10 +130,9 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
     if args.swap_dir is not None:
         spec.swap = args.swap_dir
     if args.swap_idle is not None:
-        parse_idle("--swap-idle", args.swap_idle)
+        spec.swap_idle = parse_idle("--swap-idle", args.swap_idle)
         if spec.swap is None:
             raise ConfigError("--swap-idle needs --swap-dir DIR: where guest memory goes")
-        spec.swap_idle = args.swap_idle
     spec.check("command line" if args.manifest is None else f"manifest {args.manifest}")
     return spec
 

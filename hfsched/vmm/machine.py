@@ -62,7 +62,7 @@ class Machine:
             )
             self._stack.callback(self._wait_for_senders)
             if spec.swap is not None:
-                self._open_swap(Path(spec.swap), spec.swap_idle_ns, builder)
+                self._open_swap(Path(spec.swap), spec.swap_idle, builder)
         except BaseException:
             self._stack.close()
             raise

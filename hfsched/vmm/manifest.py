@@ -85,6 +85,10 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return parse_size(f"vm {self.name}: memory", self.memory)
 
 
+class IdleTime(int):
+    """A time in ns, parsed by `parse_idle` where it is written."""
+
+
 class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A machine.  `folder` is what relative paths are relative to."""
 
@@ -92,12 +96,7 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str | None = None
     engine: EngineName = "auto"
     swap: str | None = None
-    swap_idle: str | None = None
-
-    @property
-    def swap_idle_ns(self) -> int | None:
-        """How long all VMs wait before they are swapped out, in ns; None: they are not."""
-        return None if self.swap_idle is None else parse_idle("swap_idle", self.swap_idle)
+    swap_idle: IdleTime | None = None  # how long all VMs are idle before they are swapped out
 
     def check(self, source: str) -> None:
         """Give unnamed VMs a name, and raise ConfigError for what cannot be used."""
@@ -109,10 +108,8 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             _check_name(source, "machine name", self.name)
         if self.swap == "":
             raise ConfigError(f"{source}: swap is empty: name a directory, or leave it out")
-        if self.swap_idle is not None:
-            parse_idle(f"{source}: swap_idle", self.swap_idle)
-            if self.swap is None:
-                raise ConfigError(f"{source}: swap_idle needs swap, a directory (--swap-dir DIR)")
+        if self.swap_idle is not None and self.swap is None:
+            raise ConfigError(f"{source}: swap_idle needs swap, a directory (--swap-dir DIR)")
         asked = {spec.name for spec in self.vm if spec.name}
         for spec in self.vm:
             if not spec.name:
@@ -195,12 +192,12 @@ def parse_size(what: str, text: int | str) -> int:
     return size
 
 
-def parse_idle(what: str, text: str) -> int:
-    """Return a time to wait before swapping, in ns, from "30s" or "500ms"."""
+def parse_idle(what: str, text: str) -> IdleTime:
+    """Return a time to wait before swapping from "30s" or "500ms"; raises ConfigError."""
     found = seconds(text)
     if found is None or not IDLE_MIN <= found <= IDLE_MAX:
         raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")
-    return round(found * 1_000_000_000)
+    return IdleTime(round(found * 1_000_000_000))
 
 
 def load(path: Path) -> MachineSpec:
@@ -236,10 +233,20 @@ def _beside(manifest: Path, name: str) -> str:
     return str(manifest.parent / name) if os.path.exists(beside) else name
 
 
+def _decode_field(kind: type, value: Any) -> Any:
+    """Return the value of a field whose type msgspec does not know: IdleTime alone."""
+    assert kind is IdleTime
+    if not isinstance(value, str):
+        raise TypeError(f"Expected `str | null`, got `{type(value).__name__}`")
+    return parse_idle("swap_idle", value)
+
+
 def parse(source: str, text: bytes) -> MachineSpec:
     """Parse and check a manifest's text."""
     try:
-        spec: Any = msgspec.toml.decode(text, type=MachineSpec)
+        spec: Any = msgspec.toml.decode(text, type=MachineSpec, dec_hook=_decode_field)
+    except ConfigError as exc:
+        raise ConfigError(f"manifest {source}: {exc}") from None
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise ConfigError(f"manifest {source}: {_reworded(reason, text)}") from None

@@ -163,14 +163,14 @@ def test_the_limits_themselves_are_taken() -> None:
 
 
 def test_how_long_to_wait_before_swapping() -> None:
-    assert parsed(VM).swap_idle_ns is None
+    assert parsed(VM).swap_idle is None
     for text, ns in (
         ("10ms", 10**7),
         ("0.5s", 5 * 10**8),
         ("2m", 120 * 10**9),
         ("24h", 864 * 10**11),
     ):
-        assert parsed(f'swap = "d"\nswap_idle = "{text}"\n' + VM).swap_idle_ns == ns
+        assert parsed(f'swap = "d"\nswap_idle = "{text}"\n' + VM).swap_idle == ns
 
 
 def test_unnamed_vms_are_called_after_their_images() -> None:
