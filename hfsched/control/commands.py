@@ -24,8 +24,8 @@ import msgspec
 from msgspec import Meta
 
 from hfsched.errors import HfschedError
-from hfsched.swap.report.footprint import Memory
 from hfsched.swap.protocol.messages import TEXT_MAX, Status
+from hfsched.swap.report.footprint import Memory
 from hfsched.text import one_line
 
 __all__ = [

@@ -28,7 +28,7 @@ class _Child(Child):
 
     def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
         if isinstance(request, Zap):
-            assert self._gate.key() == (False, 0), "it zaps, and does not stand still"
+            assert self.gate.key() == (False, 0), "it zaps while it is not paused"
             self._memory.zap(CHILD)
             return Done(), ()
         return super()._answer(request, fds)

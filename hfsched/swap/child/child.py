@@ -71,7 +71,7 @@ class Child:
         self._runtime = runtime
         self._end = end
         self._kernel = kernel
-        self._gate = Gate(runtime, "child")
+        self.gate = Gate(runtime, "child")
         self._rams: dict[str, Ram] = {}
         self._uffd: int | None = None  # stays open here too, after main has got it
 
@@ -83,11 +83,11 @@ class Child:
     @contextmanager
     def touching(self) -> Iterator[None]:
         """Allow accesses to guest memory in a ``with``; waits while the machine is suspended."""
-        self._gate.enter()
+        self.gate.enter()
         try:
             yield
         finally:
-            self._gate.leave()
+            self.gate.leave()
 
     def serve(self) -> None:
         """Answer main's requests until main has ended."""
@@ -124,10 +124,10 @@ class Child:
                 self._uffd = userfault(kernel=self._kernel)
                 return Joined(), (self._uffd, os.pidfd_open(os.getpid()))
             case Resume():
-                self._gate.open()
+                self.gate.open()
             case Suspend(within=within):
                 deadline = None if within is None else self._runtime.now() + within
-                if not self._gate.close(deadline):
+                if not self.gate.close(deadline):
                     return Refused(text="it did not suspend in time"), ()
             case Zap():
                 for ram in self._rams.values():

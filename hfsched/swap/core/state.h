@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The object behind core.h, and its parts.  Types alone; each field names the thread that uses it.
+ * The object behind core.h, and its parts: types alone, grouped by the thread that uses them.
  */
 #ifndef HFSCHED_SWAP_STATE_H
 #define HFSCHED_SWAP_STATE_H
