@@ -103,7 +103,7 @@ class Inline:
     ) -> None:
         spec = MachineSpec(vm=[VmSpec(image="echo.bin", name="inline")], engine=engine)
         self.machine = Machine(spec, runtime, lambda _vm, _line: None)
-        self._interface = self.machine.hypervisor
+        self._interface = self.machine.hypervisor.primary
         self._driver = self.machine.driver
         self._done = runtime.event("done")
         self._left = 0
@@ -239,8 +239,8 @@ def where(trips: int = 5000) -> None:
     watch.wrap(vcpu.cpu, "enter", "engine: turn, slice, exit decoded")
     watch.wrap(vcpu.cpu, "reply", "engine: reply written")
     watch.wrap(part.machine.hypervisor._calls, "answer", "hypercalls answered")
-    watch.wrap(part.machine.hypervisor, "run", "RUN: claim, loop, publish")
-    watch.wrap(part.machine.hypervisor, "send", "send into the mailbox")
+    watch.wrap(part.machine.hypervisor.primary, "run", "RUN: claim, loop, publish")
+    watch.wrap(part.machine.hypervisor.primary, "send", "send into the mailbox")
     watch.wrap(driver, "deliver", "delivery: mirror, injection")
     watch.wrap(part.machine.ports, "put", "port: header, handler")
     watch.wrap(driver, "_react", "driver: RX taken and released")

@@ -78,7 +78,7 @@ class Guards:
 
     def surround(self, vm: Vm) -> None:
         """Take the addresses on both sides of a VM's memory, where nobody has them."""
-        ram = vm.ram
+        ram = vm.memory.regions[0].ram
         for size in (_GUARD_SIZE, PAGE_SIZE):
             self._guard(f"what is below {vm.name}'s memory", ram.address - size, size)
             self._guard(f"what is above {vm.name}'s memory", ram.address + ram.size, size)
@@ -133,7 +133,7 @@ def _watch(talk: Talk, guards: Guards) -> None:
         guards.surround(talk.vm(vm))
     image = read_image(bundled_images()[f"{talk.target.architecture}/stress.bin"])
     first = -(-image.memory_size // PAGE_SIZE) * PAGE_SIZE
-    ram = talk.vm(STRESS).ram
+    ram = talk.vm(STRESS).memory.regions[0].ram
     guards.watch("stress's memory", ram.address + first, ram.size - first)
 
 

@@ -36,6 +36,7 @@ from echo import Inline, Threads
 from hfsched.abi.ffa import FfaId, HfId
 from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.hypervisor.interface import Yield
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime, tune_process
 from hfsched.vcpu.engine import Hypercall, Permissions
@@ -86,8 +87,10 @@ class Loop:
         self._ram.write(0, guest(calls))
         space = self._engine.space("loop", 1)
         space.map(BASE, self._ram, 0, MEMORY, Permissions.RWX)
-        assembly = assemble(runtime, vms=[VmParts("loop", space, self._ram, BASE, 1, BASE)])
-        self._hypervisor = assembly.hypervisor
+        assembly = assemble(
+            runtime, vms=[VmParts("loop", space, GuestMemory.whole(self._ram, BASE), 1, BASE)]
+        )
+        self._primary = assembly.interface
         vm = assembly.vms[0].record
         self._vm = vm.id
         cpu = vm.vcpus[0].cpu
@@ -97,7 +100,7 @@ class Loop:
 
     def answered(self, times: int) -> None:
         for _ in range(times):
-            result = self._hypervisor.run(self._vm, 0)
+            result = self._primary.run(self._vm, 0)
             assert type(result) is Yield, result
 
     def enter(self, times: int) -> None:

@@ -1,7 +1,6 @@
-"""RUN, and the rest of what the primary may do.
+"""RUN's loop: enter a claimed vCPU, answer its hypercalls and exits, publish its state.
 
-RUN claims the vCPU, sets its registers, enters it and answers its hypercalls until one of them (or
-an exit) concerns the scheduler; then it publishes the state and lets the vCPU go.
+Which vCPU may run, and what it is given, `hfsched.hypervisor.primary` decides under the VM's lock.
 """
 
 from __future__ import annotations
@@ -10,27 +9,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hfsched.abi.dialect import Regs
-from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID, Intid
+from hfsched.abi.ffa import Intid
 from hfsched.errors import InternalError
 from hfsched.hypervisor.calls import Calls
 from hfsched.hypervisor.console import Console
 from hfsched.hypervisor.context import Context
 from hfsched.hypervisor.interface import (
     Aborted,
-    Busy,
-    Injection,
     Invalid,
     Preempted,
+    PrimaryInterface,
     RunResult,
-    SendResult,
-    VmInfo,
     WaitForInterrupt,
     WaitForMessage,
 )
+from hfsched.hypervisor.primary import PrimaryCalls
 from hfsched.hypervisor.registry import Registry
 from hfsched.hypervisor.reply import Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState
-from hfsched.mailbox.mailbox import Header
 from hfsched.vcpu.engine import (
     Failed,
     Fault,
@@ -52,9 +48,10 @@ _BLOCKED = (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT)
 
 
 class Hypervisor:
-    """The hypervisor, seen by the scheduler VM through `PrimaryInterface`.
+    """The hypervisor of one machine.  `primary` is what the host's scheduler sees of it.
 
-    `log(vm name, line)` gets each line that a guest prints; it must not block.
+    `log(vm name, line)` gets each line that a guest prints; it must not block.  `calls` makes what
+    answers hypercalls.
     """
 
     def __init__(
@@ -67,6 +64,8 @@ class Hypervisor:
         self.registry = Registry(runtime)
         self.console = Console(log)
         self._calls = calls(Context(runtime, self.registry, self.console))
+        primary_calls = PrimaryCalls(self.registry, self.resume)
+        self.primary: PrimaryInterface = primary_calls.bound_to(self.registry.primary)
 
     def start(self, vm: int, entry: int, argument: int, vcpu: int = 0) -> None:
         """Turn a vCPU of a VM on: its first RUN begins at `entry` with x0 = `argument`."""
@@ -76,168 +75,13 @@ class Hypervisor:
             boot.start = (entry, argument)
             boot.state = VcpuState.READY
 
-    # The primary's interface.
+    def resume(self, vcpu: Vcpu, start: tuple[int, int] | None, regs: Regs | None) -> RunResult:
+        """Set the registers of a claimed vCPU and run it until the scheduler is concerned.
 
-    def run(self, vm: int, vcpu: int) -> RunResult:
-        """See `PrimaryInterface.run`."""
-        target = self._vcpu(vm, vcpu)
-        if target is None:
-            return Invalid()
-        regs: Regs | None = None
-        with target.vm.lock:
-            refusal = self._refusal(target)
-            if refusal is not None:
-                return refusal
-            if target.state is VcpuState.BLOCKED_MAILBOX:
-                header = target.vm.mailbox.read()
-                if header is not None:
-                    dialect = target.vm.dialect
-                    regs = dialect.message(header.sender, target.vm.id, header.size)
-            if regs is None:
-                blocked = self._still_blocked(target)
-                if blocked is not None:
-                    target.vm.spurious += 1
-                    return blocked
-            start = self._claim(target)
-        return self._resume(target, start, regs)
-
-    def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
-        """See `PrimaryInterface.direct_request`."""
-        target = self._vcpu(vm, vcpu)
-        if target is None:
-            return Invalid()
-        with target.vm.lock:
-            if target.direct_origin is not None or target.claimed:
-                return Busy()
-            if target.vm.aborting:
-                target.state = VcpuState.ABORTED
-                return Aborted(target.vm.abort_reason or "aborted")
-            if target.state is not VcpuState.BLOCKED_MAILBOX:
-                return Busy()
-            target.direct_origin = PRIMARY_ID
-            start = self._claim(target)
-        regs = target.vm.dialect.direct_request(PRIMARY_ID, vm, words)
-        return self._resume(target, start, regs)
-
-    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
-        """See `PrimaryInterface.send`."""
-        target = self.registry.vms.get(to)
-        if target is None or len(message) > MAILBOX_SIZE:
-            return SendResult.INVALID
-        with target.lock:
-            if not target.mailbox.writable:
-                if notify:
-                    target.mailbox.refuse(PRIMARY_ID)
-                return SendResult.BUSY
-            target.store(message)
-            target.mailbox.write(Header(PRIMARY_ID, len(message)))
-        return SendResult.SENT
-
-    def rx_take(self) -> tuple[int, bytes] | None:
-        """See `PrimaryInterface.rx_take`."""
-        primary = self.registry.primary
-        with primary.lock:
-            header = primary.mailbox.message
-            return None if header is None else (header.sender, primary.message)
-
-    def rx_release(self) -> bool:
-        """See `PrimaryInterface.rx_release`."""
-        primary = self.registry.primary
-        with primary.lock:
-            return primary.mailbox.release() and bool(primary.mailbox.waiters)
-
-    def waiter(self, vm: int) -> int | None:
-        """See `PrimaryInterface.waiter`."""
-        target = self.registry.find(vm)
-        if target is None:
-            return None
-        with target.lock:
-            number = target.mailbox.take_waiter()
-        waiter = None if number is None else self.registry.find(number)
-        if waiter is None:
-            return None
-        with waiter.lock:
-            waiter.mailbox.became_writable(vm)
-        return waiter.id
-
-    def writable(self) -> int | None:
-        """See `PrimaryInterface.writable`."""
-        primary = self.registry.primary
-        with primary.lock:
-            return primary.mailbox.take_ready()
-
-    def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
-        """See `PrimaryInterface.inject`."""
-        target = self._vcpu(vm, vcpu)
-        if target is None or not target.interrupts.valid(intid):
-            return Injection.INVALID
-        with target.vm.lock:
-            rose = target.interrupts.inject(intid)
-            target.update_line()
-            if target.state is VcpuState.OFF or not target.interrupts.enabled >> intid & 1:
-                return Injection.DISABLED
-            return Injection.WAKE if rose else Injection.PENDING
-
-    def preempt(self, vm: int, vcpu: int) -> None:
-        """See `PrimaryInterface.preempt`."""
-        target = self._vcpu(vm, vcpu)
-        if target is not None:
-            target.cpu.kick()
-
-    def info(self, vm: int) -> VmInfo | None:
-        """See `PrimaryInterface.info`."""
-        record = self.registry.vms.get(vm)
-        if record is None:
-            return None
-        with record.lock:
-            return VmInfo(
-                record.id,
-                record.name,
-                len(record.vcpus),
-                record.mailbox.state,
-                len(record.mailbox.waiters),
-                record.abort_reason,
-                tuple(vcpu.state.value for vcpu in record.vcpus),
-            )
-
-    # Before the guest runs; under its VM's lock.
-
-    def _vcpu(self, vm: int, vcpu: int) -> Vcpu | None:
-        record = self.registry.vms.get(vm)
-        if record is None or not 0 <= vcpu < len(record.vcpus):
-            return None
-        return record.vcpus[vcpu]
-
-    def _refusal(self, vcpu: Vcpu) -> RunResult | None:
-        if vcpu.claimed:
-            return Busy()
-        if vcpu.vm.aborting:
-            vcpu.state = VcpuState.ABORTED
-            return Invalid()
-        return Invalid() if vcpu.state is VcpuState.OFF else None
-
-    def _still_blocked(self, vcpu: Vcpu) -> RunResult | None:
-        if vcpu.state is VcpuState.READY or vcpu.interrupts.up:
-            return None
-        timer = vcpu.cpu.timer_remaining()
-        if timer == 0:
-            return None
-        if vcpu.state is VcpuState.BLOCKED_MAILBOX:
-            return WaitForMessage(timer)
-        return WaitForInterrupt(timer)
-
-    def _claim(self, vcpu: Vcpu) -> tuple[int, int] | None:
-        """Claim a vCPU; return {entry, argument} where it starts anew."""
-        vcpu.claimed = True
-        vcpu.state = VcpuState.RUNNING
-        vcpu.vm.entries += 1
-        start, vcpu.start = vcpu.start, None
-        return start
-
-    # While it runs; no lock.
-
-    def _resume(self, vcpu: Vcpu, start: tuple[int, int] | None, regs: Regs | None) -> RunResult:
-        """Set the registers of a claimed vCPU and run it until the scheduler is concerned."""
+        `start` is {entry, argument} of a vCPU that begins, `regs` the answer to the call that it
+        waits in.  No lock is held while the guest runs; state and "registers saved" are published
+        together.
+        """
         cpu = vcpu.cpu
         if start is not None:
             cpu.reset(*start)

@@ -17,8 +17,9 @@ from hfsched.hypervisor.interface import (
     WaitForMessage,
 )
 from hfsched.hypervisor.pages import OWN, Mode
+from hfsched.hypervisor.party import locked
 from hfsched.hypervisor.reply import Reply, Switch
-from hfsched.hypervisor.vm import Primary, Vcpu, VcpuState, Vm
+from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
 from hfsched.mailbox.mailbox import Header, RxState
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.vcpu.engine import Permissions
@@ -59,8 +60,8 @@ def rxtx_map(_: Context, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
             return abi.error(Error.DENIED)
         _set_mode(vm, tx, _TX)
         _set_mode(vm, rx, _RX)
-        mailbox.tx = tx - vm.base
-        mailbox.rx = rx - vm.base
+        mailbox.tx = tx
+        mailbox.rx = rx
         waiters = bool(mailbox.waiters)
     return _writable(vcpu, waiters=waiters)
 
@@ -75,8 +76,8 @@ def rxtx_unmap(_: Context, vcpu: Vcpu, owner: int) -> Reply:
         mailbox = vm.mailbox
         if owner not in (0, vm.id) or mailbox.rx is None or mailbox.tx is None:
             return vm.dialect.error(Error.INVALID_PARAMETERS)
-        _set_mode(vm, vm.base + mailbox.tx, OWN)
-        _set_mode(vm, vm.base + mailbox.rx, OWN)
+        _set_mode(vm, mailbox.tx, OWN)
+        _set_mode(vm, mailbox.rx, OWN)
         mailbox.rx = mailbox.tx = mailbox.message = None
         mailbox.state = RxState.EMPTY
     return vm.dialect.success()
@@ -113,23 +114,20 @@ def msg_send(
     if vcpu.direct_origin is not None:
         return abi.error(Error.DENIED)
     target = context.registry.find(receiver)
-    tx = vm.mailbox.tx
-    if target is None or tx is None:
+    if target is None:
         return abi.error(Error.INVALID_PARAMETERS)
-    with target.lock:
+    with locked(vm, target):  # the sender's too: its TX stays what it is while it is read
+        tx = vm.mailbox.tx
+        if tx is None:
+            return abi.error(Error.INVALID_PARAMETERS)
         mailbox = target.mailbox
         if not mailbox.writable:
             if notify:
                 mailbox.refuse(sender)
             return abi.error(Error.BUSY)
-        target.store(vm.ram.read(tx, size))
-        if isinstance(target, Primary):
-            mailbox.write(Header(sender, size), target.arrival)
-            result = Message(sender, receiver, size)
-        else:
-            mailbox.write(Header(sender, size))
-            result = Message(sender, receiver, 0)
-    return Switch(abi.success(), result)
+        target.store(vm.memory.read(tx, size))
+        mailbox.write(Header(sender, size), target.arrival)
+    return Switch(abi.success(), Message(sender, receiver, target.reported_size(size)))
 
 
 def msg_wait(_: Context, vcpu: Vcpu) -> Reply:

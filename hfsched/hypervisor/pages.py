@@ -1,13 +1,14 @@
 """Who owns which page of a VM's address space, and what the VM may do with it.
 
-Plain state: the VM's lock guards it.  A VM begins with one region, all of it its own; what differs
-from that is kept page by page.
+Plain state: the VM's lock guards it.  All memory of a VM is its own at first; what
+differs from that is kept page by page.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.vcpu.engine import Permissions
 
@@ -27,22 +28,21 @@ OWN = Mode(Permissions.RWX)
 
 
 class Pages:
-    """The pages of the region [base, base + size) of IPAs."""
+    """The modes of the pages of a VM's memory."""
 
-    def __init__(self, base: int, size: int) -> None:
-        self.base = base
-        self.size = size
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
         self.changes = 0  # how often a mode was set
         self._overrides: dict[int, Mode] = {}
 
     def mode(self, ipa: int) -> Mode | None:
-        """Return the mode of the page that holds `ipa`, None outside the region."""
-        if not self.base <= ipa < self.base + self.size:
+        """Return the mode of the page that holds `ipa`, None where the VM has no memory."""
+        if self._memory.find(ipa) is None:
             return None
         return self._overrides.get(ipa // PAGE_SIZE, OWN)
 
     def set(self, ipa: int, mode: Mode) -> None:
-        """Give the page at `ipa` (in the region) a mode."""
+        """Give the page at `ipa` (in the VM's memory) a mode."""
         self.changes += 1
         if mode == OWN:
             self._overrides.pop(ipa // PAGE_SIZE, None)
@@ -50,12 +50,12 @@ class Pages:
             self._overrides[ipa // PAGE_SIZE] = mode
 
     def allows(self, ipa: int, wanted: Permissions) -> bool:
-        """Tell whether the VM may access `ipa` so."""
+        """Return whether the VM may access `ipa` so."""
         mode = self.mode(ipa)
         return mode is not None and wanted in mode.permissions
 
     def exclusive(self, ipa: int, wanted: Permissions) -> bool:
-        """Tell whether the page is the VM's own, nobody else's, and accessible so."""
+        """Return whether the page is the VM's own, nobody else's, and accessible so."""
         mode = self.mode(ipa)
         return mode is not None and mode.owned and mode.exclusive and wanted in mode.permissions
 

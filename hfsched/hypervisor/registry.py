@@ -12,8 +12,9 @@ from hfsched.hypervisor.vm import NIL_UUID, Primary, Vm
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
+    from hfsched.hypervisor.party import Party
     from hfsched.mailbox.mailbox import Mailbox
-    from hfsched.memory.ram import Ram
+    from hfsched.memory.guestmemory import GuestMemory
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Space
 
@@ -36,13 +37,12 @@ class Registry:
         name: str,
         dialect: Dialect,
         space: Space,
-        ram: Ram,
-        base: int,
+        memory: GuestMemory,
         vcpus: int,
         uuid: UUID = NIL_UUID,
         mailbox: Mailbox | None = None,
     ) -> Vm:
-        """Make a VM with an id of its own; its RAM is at IPA `base` of its space already.
+        """Make a VM with an id of its own; its memory is mapped in its space already.
 
         Raises ConfigError for an id that is taken or is no secondary's, and for a dialect that needs
         more argument registers than its engine has.
@@ -57,16 +57,15 @@ class Registry:
         if number in self.vms:
             raise ConfigError(f"vm {name}: id {number} is that of {self.vms[number].name}")
         table_of(dialect)  # an operation without a handler is found here, not by a guest
-        vm = Vm(self._runtime, number, name, dialect, space, ram, base, vcpus, uuid, mailbox)
+        vm = Vm(self._runtime, number, name, dialect, space, memory, vcpus, uuid, mailbox)
         self.vms[number] = vm
         return vm
 
-    def find(self, number: int) -> Vm | Primary | None:
+    def find(self, number: int) -> Party | None:
         """Return the party with this id, the primary included."""
         return self.primary if number == PRIMARY_ID else self.vms.get(number)
 
     def partitions(self, uuid: UUID) -> list[tuple[int, int]]:
         """Return {id, vCPUs} of every party with this UUID, of all for the nil one."""
-        everyone: list[tuple[int, int, UUID]] = [(PRIMARY_ID, 1, Primary.uuid)]
-        everyone += [(vm.id, len(vm.vcpus), vm.uuid) for vm in self.vms.values()]
-        return [(vm, vcpus) for vm, vcpus, its in everyone if uuid in (NIL_UUID, its)]
+        parties: list[Party] = [self.primary, *self.vms.values()]
+        return [(each.id, each.vcpu_count) for each in parties if uuid in (NIL_UUID, each.uuid)]

@@ -14,7 +14,7 @@ from hfsched.mailbox.mailbox import Mailbox, RxState
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
-    from hfsched.memory.ram import Ram
+    from hfsched.memory.guestmemory import GuestMemory
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu import engine
 
@@ -102,8 +102,7 @@ class Vm:
         name: str,
         dialect: Dialect,
         space: engine.Space,
-        ram: Ram,
-        base: int,
+        memory: GuestMemory,
         vcpus: int,
         uuid: UUID,
         mailbox: Mailbox | None = None,
@@ -112,11 +111,10 @@ class Vm:
         self.name = name
         self.dialect = dialect
         self.space = space
-        self.ram = ram
-        self.base = base
+        self.memory = memory
         self.uuid = uuid
         self.mailbox = Mailbox() if mailbox is None else mailbox
-        self.pages = Pages(base, ram.size)
+        self.pages = Pages(memory)
         self.aborting = False
         self.abort_reason: str | None = None
         self.log = bytearray()
@@ -137,7 +135,23 @@ class Vm:
     def store(self, message: bytes) -> None:
         """Copy a message into RX; under the lock, while the mailbox is writable."""
         assert self.mailbox.rx is not None
-        self.ram.write(self.mailbox.rx, message)
+        self.memory.write(self.mailbox.rx, message)
+
+    def load(self, size: int) -> bytes:
+        """Return the first bytes of RX; under the lock, while there is a message."""
+        assert self.mailbox.rx is not None
+        return self.memory.read(self.mailbox.rx, size)
+
+    arrival = RxState.RECEIVED
+
+    @property
+    def vcpu_count(self) -> int:
+        """How many vCPUs it has."""
+        return len(self.vcpus)
+
+    def reported_size(self, size: int) -> int:  # noqa: ARG002
+        """Return 0: RUN tells sizes of messages to the primary alone."""
+        return 0
 
 
 class Primary:
@@ -161,7 +175,13 @@ class Primary:
         """Copy a message into RX; under the lock, while the mailbox is writable."""
         self.message = message
 
-    @property
-    def arrival(self) -> RxState:
-        """The state of RX after a message was written: nobody has to ask for it."""
-        return RxState.READ
+    def load(self, size: int) -> bytes:
+        """Return the first bytes of RX; under the lock, while there is a message."""
+        return self.message[:size]
+
+    arrival = RxState.READ
+    vcpu_count = 1
+
+    def reported_size(self, size: int) -> int:
+        """Return the size of a message to this party, for RUN to report."""
+        return size

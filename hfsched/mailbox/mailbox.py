@@ -34,8 +34,7 @@ class Header:
 class Mailbox:
     """The mailbox of one VM.
 
-    `rx` and `tx` are where the VM keeps its buffers (offsets of one page each in its RAM), None
-    while it has none.  `waiters` are VMs refused with BUSY that asked to be told; `ready` are VMs
+    `rx` and `tx` are the IPAs of the VM's buffers, one page each, None while it has none.  `waiters` are VMs refused with BUSY that asked to be told; `ready` are VMs
     whose mailbox has become writable for this one.  Both are in order and hold an id once.
     """
 

@@ -34,6 +34,7 @@ from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, frame
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_image
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scenarios.memory import RewindRam
@@ -150,7 +151,12 @@ class Stage:
             entry = machine.entry if boot else None
             vms.append(
                 VmParts(
-                    machine.name, machine.space, machine.ram, BASE, machine.vcpus, entry, MEMORY
+                    machine.name,
+                    machine.space,
+                    GuestMemory.whole(machine.ram, BASE),
+                    machine.vcpus,
+                    entry,
+                    MEMORY,
                 )
             )
         return assemble(runtime, opaque_parts(runtime, parts), vms)

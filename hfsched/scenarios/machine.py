@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hfsched.explore.objects import Thing
 from hfsched.hypervisor.interface import Injection
 from hfsched.mailbox.mailbox import RxState
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.scenarios.guests import GO, Notes
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_words, opaque_parts
@@ -121,9 +122,11 @@ class ScenarioMachine:
         space = ScriptSpace(self.runtime, name, vcpus)
         memory = HeapRam(name, SIZE) if ram is None else ram
         space.map(BASE, memory, 0, SIZE, Permissions.RWX)
-        made = self.assembly.add(VmParts(name, space, memory, BASE, vcpus, raw=True))
+        made = self.assembly.add(
+            VmParts(name, space, GuestMemory.whole(memory, BASE), vcpus, raw=True)
+        )
         with made.record.lock:
-            made.record.mailbox.rx, made.record.mailbox.tx = RX, TX
+            made.record.mailbox.rx, made.record.mailbox.tx = BASE + RX, BASE + TX
         notes = Notes()
         each = programs(notes, made.id)
         for index in range(vcpus):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
     from hfsched.hypervisor.interface import PrimaryInterface
     from hfsched.hypervisor.vm import Vm
-    from hfsched.memory.ram import Ram
+    from hfsched.memory.guestmemory import GuestMemory
     from hfsched.runtime.base import Runtime
     from hfsched.scheduler.driver import DrivenVm
     from hfsched.vcpu.engine import Space
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["AssembledVm", "Assembly", "Callbacks", "Parts", "VmParts", "assemble"]
 
 
-def _the_hypervisor_itself(hypervisor: Hypervisor) -> PrimaryInterface:
-    return hypervisor
+def _primary_of(hypervisor: Hypervisor) -> PrimaryInterface:
+    return hypervisor.primary
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Parts:
     mailbox: Callable[[], Mailbox] = Mailbox
     calls: Callable[..., Calls] = Calls
     hypervisor: Callable[..., Hypervisor] = Hypervisor
-    interface: Callable[[Hypervisor], PrimaryInterface] = _the_hypervisor_itself
+    interface: Callable[[Hypervisor], PrimaryInterface] = _primary_of
     ports: Callable[[Runtime], Ports] = Ports
     mirror: Callable[..., Mirror] = Mirror
     driver: Callable[..., Driver] = Driver
@@ -59,7 +59,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class VmParts:
-    """A VM whose memory is mapped at IPA `base` of its space, and loaded.
+    """A VM whose memory is mapped in its space, and loaded.
 
     vCPU 0 starts at `entry` with x0 = `argument`; None leaves all vCPUs off.  `raw`: messages to
     and from the host have no port header.
@@ -67,8 +67,7 @@ class VmParts:
 
     name: str
     space: Space
-    ram: Ram
-    base: int
+    memory: GuestMemory
     vcpus: int = 1
     entry: int | None = None
     argument: int = 0
@@ -143,8 +142,7 @@ class Assembly:
             vm.name,
             vm.dialect,
             vm.space,
-            vm.ram,
-            vm.base,
+            vm.memory,
             vm.vcpus,
             vm.uuid,
             self._parts.mailbox(),

@@ -14,6 +14,7 @@ from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.memory.fdt import place_fdt, with_memory
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
@@ -77,8 +78,7 @@ class Builder:
         return VmParts(
             vm.name,
             space,
-            ram,
-            base,
+            GuestMemory.whole(ram, base),
             vm.vcpus,
             entry=_load(vm, code, space, ram, base),
             argument=_device_tree(vm, code, ram, base),

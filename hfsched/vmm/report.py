@@ -70,7 +70,7 @@ def _claims(vms: Sequence[AssembledVm]) -> int | None:
 
 
 def _released(assembly: Assembly, vm: AssembledVm) -> bool:
-    info = assembly.hypervisor.info(vm.id)
+    info = assembly.interface.info(vm.id)
     assert info is not None
     return info.abort_reason is not None or (vm.outbox.waiting() == 0 and info.rx is RxState.EMPTY)
 
@@ -102,7 +102,7 @@ def runs_ended(vms: Sequence[AssembledVm]) -> int | None:
 
 def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
     """Return what happened to a VM so far."""
-    info = assembly.hypervisor.info(vm.id)
+    info = assembly.interface.info(vm.id)
     assert info is not None
     ports: Ports = assembly.ports
     counters = vm.driven.counters

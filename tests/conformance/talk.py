@@ -178,7 +178,7 @@ class Talk:
     def inject(self, intid: int, vcpu: int = 0) -> str:
         """Interrupt a vCPU of the first VM, as the driver does; say what came of it."""
         driven = self.machine.driver.vms[0]
-        injection = self.machine.hypervisor.inject(driven.id, vcpu, intid)
+        injection = self.machine.hypervisor.primary.inject(driven.id, vcpu, intid)
         driven.mirror.wake(vcpu)
         return injection.value
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, PsciId
 from hfsched.hypervisor.interface import Preempted, RunResult, WakeUp
 from hfsched.hypervisor.vm import NIL_UUID
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import Permissions
@@ -138,7 +139,9 @@ class Machine:
         self.seen: list[list[Seen]] = [[] for _ in range(vcpus)]
         self.entry = self.space.address_of(program or self._obey)
         self.record = bench.assembly.add(
-            VmParts(name, self.space, self.ram, BASE, vcpus, self.entry, uuid=uuid)
+            VmParts(
+                name, self.space, GuestMemory.whole(self.ram, BASE), vcpus, self.entry, uuid=uuid
+            )
         ).record
         self.id = self.record.id
 
@@ -236,7 +239,8 @@ class Bench:
         self.lines: list[tuple[str, bytes]] = []
         log = Callbacks(lambda vm, line: self.lines.append((vm, line)))
         self.assembly = assemble(self.clock, callbacks=log)
-        self.hv = self.assembly.hypervisor
+        self.hv = self.assembly.interface
+        self.registry = self.assembly.hypervisor.registry
 
     def vm(
         self,
@@ -250,7 +254,7 @@ class Bench:
 
         With a `program` vCPU 0 runs that instead, and nothing has been run yet.
         """
-        name = f"vm{len(self.hv.registry.vms) + 2}"
+        name = f"vm{len(self.registry.vms) + 2}"
         machine = Machine(self, name, vcpus, uuid, program)
         if program is None:
             assert machine.run() == Preempted()

@@ -278,7 +278,7 @@ def test_a_request_that_is_interrupted_is_answered_at_a_later_run() -> None:
 
 def test_a_request_and_a_pending_interrupt_arrive_together() -> None:
     bench, vm = waiting()
-    bench.hv.registry.vms[vm.id].vcpus[0].interrupts.enable(5, on=True)
+    bench.registry.vms[vm.id].vcpus[0].interrupts.enable(5, on=True)
     bench.hv.inject(vm.id, 0, 5)
     assert bench.hv.direct_request(vm.id, 0, WORDS) == Preempted()
     assert vm.last()[0] == REQ

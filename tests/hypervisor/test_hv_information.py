@@ -167,11 +167,11 @@ def test_with_a_message_in_rx_it_is_busy_and_the_message_stays(*, read: bool) ->
 def test_more_partitions_than_rx_holds_are_no_memory() -> None:
     bench = Bench()
     vm = bench.vm()
-    registry = bench.hv.registry
+    registry = bench.registry
 
     def fill(until: int) -> None:
         while len(registry.vms) < until:
-            registry.add(len(registry.vms) + 2, "more", FFA_1_0, vm.space, vm.ram, 0, 1)
+            registry.add(len(registry.vms) + 2, "more", FFA_1_0, vm.space, vm.record.memory, 1)
 
     fill(511)  # and the primary: 512 descriptors, 4096 bytes
     assert vm.call(INFO, 0, 0, 0, 0) == ok(512)

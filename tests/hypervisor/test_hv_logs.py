@@ -72,8 +72,8 @@ def test_a_line_without_an_end_can_be_flushed_once() -> None:
     bench = Bench()
     vm = bench.vm(mapped=False)
     say(vm, b"half")
-    bench.hv.console.flush(vm.record.vcpus[0])
-    bench.hv.console.flush(vm.record.vcpus[0])
+    bench.assembly.hypervisor.console.flush(vm.record.vcpus[0])
+    bench.assembly.hypervisor.console.flush(vm.record.vcpus[0])
     assert bench.lines == [("vm2", b"half")]
 
 

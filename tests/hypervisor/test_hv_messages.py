@@ -270,7 +270,7 @@ def test_to_the_primary_a_message_is_read_at_once_and_run_tells_its_size() -> No
     vm = bench.vm()
     vm.put(b"hello")
     assert vm.send(1, 5) == Message(vm.id, 1, 5)
-    assert bench.hv.registry.primary.mailbox.state is RxState.READ
+    assert bench.registry.primary.mailbox.state is RxState.READ
     assert bench.hv.rx_take() == (vm.id, b"hello")
     assert vm.resume() == ok()
 

@@ -339,7 +339,7 @@ class Beside(RuleBasedStateMachine):
     @invariant()
     def mailboxes_are_the_models(self) -> None:
         for number in (1, 2, 3):
-            party, model = self.hv.registry.find(number), self.model.mailbox(number)
+            party, model = self.bench.registry.find(number), self.model.mailbox(number)
             assert party is not None
             assert model is not None
             mailbox = party.mailbox

@@ -211,7 +211,7 @@ def test_a_vm_starts_at_its_entry_with_its_argument() -> None:
 
     bench = Bench()
     vm = bench.vm(program=guest)
-    bench.hv.start(vm.id, vm.entry, 1 << 20)
+    bench.assembly.hypervisor.start(vm.id, vm.entry, 1 << 20)
     assert vm.run() == Yield()
     assert seen == [(1 << 20, BASE, PAGES * 4096, True)]
 

@@ -12,6 +12,7 @@ from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.errors import ConfigError
 from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.interface import Yield
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import Permissions
@@ -58,10 +59,10 @@ def test_such_a_call_is_read_and_answered_whole() -> None:
         got.append((yield Hvc(WIDE_CALL, *range(2, 18), 500)))
         yield Hvc(FfaId.YIELD)
 
-    vm = hypervisor.registry.add(3, "vm", dialect, space, ram, BASE, 1)
+    vm = hypervisor.registry.add(3, "vm", dialect, space, GuestMemory.whole(ram, BASE), 1)
     hypervisor.start(vm.id, space.address_of(guest), 0)
     SEEN.clear()
-    assert isinstance(hypervisor.run(vm.id, 0), Yield)
+    assert isinstance(hypervisor.primary.run(vm.id, 0), Yield)
     assert [(WIDE_CALL, *range(2, 18), 500)] == SEEN
     assert got == [tuple(range(500, 518))]
 
@@ -72,10 +73,10 @@ def test_an_engine_with_eight_registers_refuses_it() -> None:
     space = engine.space("vm", 1)
     space.argument_registers = 8
     with pytest.raises(ConfigError) as caught:
-        hypervisor.registry.add(3, "vm", dialect, space, ram, BASE, 1)
+        hypervisor.registry.add(3, "vm", dialect, space, GuestMemory.whole(ram, BASE), 1)
     assert str(caught.value) == (
         "vm vm: dialect wide passes x0 to x17, and this engine has 8 argument registers:"
         " use an aarch64 image"
     )
     assert not hypervisor.registry.vms
-    hypervisor.registry.add(3, "vm", FFA_1_0, space, ram, BASE, 1)
+    hypervisor.registry.add(3, "vm", FFA_1_0, space, GuestMemory.whole(ram, BASE), 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hfsched.explore.stepwise import Stepwise
 from hfsched.mailbox.mirror import Mirror
 from hfsched.mailbox.ports import frame
+from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import Ram
 from hfsched.scheduler.driver import Driver
 from hfsched.scheduler.outbox import Sent
@@ -45,7 +46,7 @@ BASE = 0x4000_0000
 class TracedInterface:
     """The primary's interface; `answers` holds what RUN of {vm, vcpu} returns instead, once each."""
 
-    def __init__(self, interface: Hypervisor, point: Callable[[str], None]) -> None:
+    def __init__(self, interface: PrimaryInterface, point: Callable[[str], None]) -> None:
         self._interface = interface
         self._point = point
         self.answers: dict[tuple[int, int], deque[RunResult]] = {}
@@ -119,7 +120,7 @@ class Guest:
     @property
     def notes(self) -> list[bytes]:
         """What the guest has noted of its messages."""
-        return notes(self.vm.ram.read(NOTES, 4096))
+        return notes(self.vm.memory.read(BASE + NOTES, 4096))
 
     @property
     def mirror(self) -> Mirror:
@@ -152,7 +153,9 @@ class Harness:
         self._rams: list[Ram] = []
 
     def _traced(self, hypervisor: Hypervisor) -> PrimaryInterface:
-        self.interface = TracedInterface(hypervisor, lambda label: self.world.point(label, None))
+        self.interface = TracedInterface(
+            hypervisor.primary, lambda label: self.world.point(label, None)
+        )
         return self.interface
 
     def _make_mirror(self, *args: Any) -> Mirror:
@@ -188,7 +191,9 @@ class Harness:
         self.mirror = Mirror if mirror is None else mirror
         entry = space.address_of(program)
         return Guest(
-            self.assembly.add(VmParts(name, space, ram, BASE, vcpus, entry, MEMORY, raw=raw))
+            self.assembly.add(
+                VmParts(name, space, GuestMemory.whole(ram, BASE), vcpus, entry, MEMORY, raw=raw)
+            )
         )
 
     def start(self) -> None:

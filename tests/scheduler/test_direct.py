@@ -71,7 +71,7 @@ def test_a_response_may_come_after_an_interruption(world: Stepwise) -> None:
         guest.mirror.wake(0)  # spurious: it goes on waiting
         world.settle()
         assert got == []
-        harness.hypervisor.inject(2, 0, BELL)
+        harness.hypervisor.primary.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()
         assert got == [plus_one(SLOW)]
@@ -170,7 +170,7 @@ def test_a_deadline_leaves_the_request_running(world: Stepwise) -> None:
         world.advance(10)
         world.settle()
         assert out == [None]
-        harness.hypervisor.inject(2, 0, BELL)
+        harness.hypervisor.primary.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()
         got = ask(harness, "next", WORDS)
@@ -297,7 +297,7 @@ def test_a_busy_run_does_not_end_the_request_being_served(world: Stepwise) -> No
         got = ask(harness, "host", SLOW)
         world.settle()
         harness.interface.answers[2, 0] = deque([Busy()])
-        harness.hypervisor.inject(2, 0, BELL)
+        harness.hypervisor.primary.inject(2, 0, BELL)
         guest.mirror.wake(0)
         world.settle()
         assert got == [plus_one(SLOW)]

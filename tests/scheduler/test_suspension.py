@@ -314,7 +314,7 @@ def test_a_try_that_raises_holds_no_suspension_up(monkeypatch: pytest.MonkeyPatc
 
     with resting() as (_, harness, guest):
         with monkeypatch.context() as patch:
-            patch.setattr(harness.hypervisor, "send", broken)
+            patch.setattr(harness.hypervisor.primary, "send", broken)
             with pytest.raises(MemoryError):
                 guest.outbox.send(b"x")
         assert harness.driver.suspend(0)

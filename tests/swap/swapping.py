@@ -48,7 +48,7 @@ def wait_for(host: Talk, *states: State) -> Status:
 
 def in_memory(host: Talk, vm: int = 0) -> int:
     """Return how many bytes of a VM's memory are in its memfd."""
-    return os.fstat(host.vm(vm).ram.fd).st_blocks * 512
+    return os.fstat(host.vm(vm).memory.regions[0].ram.fd).st_blocks * 512
 
 
 def go_out(host: Talk) -> Status:

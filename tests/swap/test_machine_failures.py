@@ -166,7 +166,7 @@ def test_without_the_compressed_tiers_library_all_goes_to_the_file(
 def test_memory_that_is_locked_cannot_be_staged_and_the_guest_runs_on(tmp_path: Path) -> None:
     with machine(HERE, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
-        ram = host.vm().ram
+        ram = host.vm().memory.regions[0].ram
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size)):
             pytest.skip(f"no memory can be locked here: {os.strerror(ctypes.get_errno())}")

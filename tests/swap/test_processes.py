@@ -49,7 +49,7 @@ OWN = 48, 32  # pages of `echo`'s memory that no guest uses: first, number
 def filled(host: Talk, seed: int = 7) -> tuple[str, int, int]:
     """Let `stress` fill its memory; return its answer, its first page and how many they are."""
     answer = host.ask(f"fill {seed}")
-    return answer, first_of(host.vm().ram, seed), int(answer.split()[1])
+    return answer, first_of(host.vm().memory.regions[0].ram, seed), int(answer.split()[1])
 
 
 def vm_names(host: Talk) -> list[str]:
@@ -375,4 +375,4 @@ def test_a_program_that_is_no_member_is_refused(tmp_path: Path) -> None:
             swap_of(host).add_process("closed", here)
         assert belongings() - before == {}
         assert host.ask("hello") == "hello"
-        assert host.vm().ram.size // PAGE == 256
+        assert host.vm().memory.regions[0].ram.size // PAGE == 256

@@ -37,7 +37,7 @@ def picture(host: Talk) -> list[object]:
     out: list[object] = []
     for index, driven in enumerate(host.machine.driver.vms):
         vm = host.vm(index)
-        memory = zlib.crc32(vm.ram.read(0, vm.ram.size))
+        memory = zlib.crc32(vm.memory.regions[0].ram.read(0, vm.memory.regions[0].ram.size))
         runs = [
             {result.__name__: count for result, count in counters.runs.items()}
             for counters in driven.counters

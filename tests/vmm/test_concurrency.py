@@ -94,7 +94,9 @@ class Changes:
         vm = host.vm()
         self._engine = host.target.engine
         self._space, self._ram = space, ram
-        self._last = vm.base + vm.ram.size - PAGE_SIZE  # no guest uses its last page
+        self._last = (
+            vm.memory.regions[0].ipa + vm.memory.regions[0].ram.size - PAGE_SIZE
+        )  # no guest uses its last page
 
     def __call__(self, number: int) -> None:
         if self._engine != "script":  # which maps one RAM
@@ -160,7 +162,7 @@ def test_each_kick_ends_one_run(target: Target) -> None:
 
             def run() -> None:
                 for _ in range(kicks):
-                    results.append(hypervisor.run(vm, 0))
+                    results.append(hypervisor.primary.run(vm, 0))
                     seen.release()
                 over.set()
 
@@ -169,13 +171,13 @@ def test_each_kick_ends_one_run(target: Target) -> None:
                 # The suspension's own kick may have come between two RUNs; with the first it is one.
                 for number in range(kicks):
                     assert len(results) == number, "a kick came twice"
-                    hypervisor.preempt(vm, 0)
+                    hypervisor.primary.preempt(vm, 0)
                     if number == 0:
                         threads.start(run)
                     assert seen.acquire(timeout=WITHIN), "a kick was lost"
             finally:
                 while not over.wait(0.01):  # after a failure: nobody may be in RUN at the end
-                    hypervisor.preempt(vm, 0)
+                    hypervisor.primary.preempt(vm, 0)
             threads.join()
             assert results == [Preempted()] * kicks
 
@@ -188,7 +190,7 @@ def test_kicks_change_nothing_that_a_guest_sees(target: Target) -> None:
         hypervisor = host.machine.hypervisor
 
         def kick(number: int) -> None:
-            hypervisor.preempt(vms[number % 2], number // 2 % VCPUS)
+            hypervisor.primary.preempt(vms[number % 2], number // 2 % VCPUS)
 
         def work() -> None:
             ask(host, "count")

@@ -206,12 +206,12 @@ class HalfWay:
 
     def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         machine.start()
-        (self.ram,) = [vm.record.ram for vm in machine.assembly.vms]
+        (self.ram,) = [vm.record.memory.regions[0].ram for vm in machine.assembly.vms]
         self.outcome: list[Sent] = []
         self._goes_on = threading.Event()
         inside = threading.Event()
         end = machine.endpoint("echo", 1)
-        send = machine.hypervisor.send
+        send = machine.hypervisor.primary.send
 
         def slowly(number: int, message: bytes, *, notify: bool) -> SendResult:
             inside.set()
@@ -219,7 +219,7 @@ class HalfWay:
             self.ram.read(0, 1)  # raises when it is closed
             return send(number, message, notify=notify)
 
-        monkeypatch.setattr(machine.hypervisor, "send", slowly)
+        monkeypatch.setattr(machine.hypervisor.primary, "send", slowly)
         self._sender = threading.Thread(target=lambda: self.outcome.append(end.send(b"x")))
         self._sender.start()
         assert inside.wait(WITHIN / 1e9)
@@ -258,7 +258,7 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
 ) -> None:
     with harness.machine(echoes(1)) as machine:
         machine.start()
-        (ram,) = [vm.record.ram for vm in machine.assembly.vms]
+        (ram,) = [vm.record.memory.regions[0].ram for vm in machine.assembly.vms]
 
         def interrupted(_deadline: int | None) -> bool:
             raise KeyboardInterrupt
@@ -327,7 +327,7 @@ def test_what_has_a_place_of_its_own_gets_it_first(harness: Harness) -> None:
         for driven in machine.driver.vms:
             vm = machine.hypervisor.registry.find(driven.id)
             assert isinstance(vm, Vm)
-            places[driven.name] = vm.base
+            places[driven.name] = vm.memory.regions[0].ipa
         assert places["top"] == top
         assert places["any"] + (16 << 20) <= top
 

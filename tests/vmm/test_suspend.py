@@ -43,7 +43,7 @@ def test_nothing_runs_in_between(target: Target) -> None:
         threads.start(receive)
         assert under_way.wait(60)
         with host.machine.suspension.held(host.deadline()):
-            host.machine.hypervisor.preempt(host.vm(3).id, 0)
+            host.machine.hypervisor.primary.preempt(host.vm(3).id, 0)
             before = picture(host)
             host.runtime.sleep_until(host.runtime.now() + 100 * MS)  # the timer's time passes
             assert [host.end(vm).try_send(b"no") for vm in range(4)] == [Sent.BUSY] * 4

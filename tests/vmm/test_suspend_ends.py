@@ -128,9 +128,9 @@ def test_a_vcpu_that_does_not_stop_in_time_leaves_the_machine_running(
             assert host.ask("still there?") == "still there?"
         Gates.open.set()
         with host.machine.suspension.held(host.deadline()):
-            before = host.vm(1).ram.read(0, 8)
-            assert host.vm(1).ram.read(0, 8) == before
-        assert host.until(lambda: host.vm(1).ram.read(0, 8) != before)
+            before = host.vm(1).memory.regions[0].ram.read(0, 8)
+            assert host.vm(1).memory.regions[0].ram.read(0, 8) == before
+        assert host.until(lambda: host.vm(1).memory.regions[0].ram.read(0, 8) != before)
 
 
 @pytest.mark.parametrize("raises", [False, True])
