@@ -5,7 +5,8 @@ CPU stores them: little-endian.  The tables give the size of each register in by
 the architecture's manual.  Engines leave out what their CPU has not (pointer authentication keys).
 
 arm64: `sp` is the stack pointer in use, `sp_el0` or `sp_el1` by `pstate`.  Counters are no registers
-here; `cntv_cval_el0` is in the units of the engine's counter.  x86-64: a segment register is its
+here; `cntv_cval_el0` is in the units of the engine's counter, and `cntv_ctl_el0`
+is without ISTATUS, which follows from it.  x86-64: a segment register is its
 selector.  Script guests have x0 to x17, and `pc`.
 """
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RegisterFile"]
 
+_ISTATUS = 4  # of CNTV_CTL_EL0: read-only, and it follows the counter
+
 
 class RegisterFile:
     """The registers of one vCPU; call from its owner, outside `enter`."""
@@ -45,6 +47,9 @@ class RegisterFile:
             pstate = found["pstate"]
             assert isinstance(pstate, int)
             found["sp"] = found[stack_pointer(pstate)]
+            control = found["cntv_ctl_el0"]
+            assert isinstance(control, int)
+            found["cntv_ctl_el0"] = control & ~_ISTATUS
         return found
 
     def write(self, values: Mapping[str, int | bytes]) -> None:
