@@ -381,7 +381,7 @@ def partition_info(target: Target) -> str:
         said = _said(talk.call("hvc", FfaId.PARTITION_INFO_GET))
         vm = talk.vm()
         assert vm.mailbox.rx is not None
-        found = struct.iter_unpack("<HHI", vm.memory.regions[0].ram.read(vm.mailbox.rx, 24))
+        found = struct.iter_unpack("<HHI", vm.memory.read(vm.mailbox.rx, 24))
         each = ", ".join(f"vm {number}: {vcpus}, {bits}" for number, vcpus, bits in found)
         return f"{said}; {each}"
 

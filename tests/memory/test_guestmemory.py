@@ -64,7 +64,7 @@ def test_an_access_outside_is_our_bug(ram: Ram, ipa: int, size: int) -> None:
 def test_regions_are_whole_pages_that_do_not_overlap(
     ram: Ram, regions: list[tuple[int, int, int]]
 ) -> None:
-    with pytest.raises(InternalError, match="^memory region at"):
+    with pytest.raises(InternalError, match=r"^memory region at"):
         GuestMemory(Region(ipa, ram, offset, size) for ipa, offset, size in regions)
 
 
