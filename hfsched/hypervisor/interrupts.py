@@ -6,6 +6,8 @@ Plain state: the VM's lock guards it.  Source: TF-Hafnium/hafnium f0701679c0, `s
 from __future__ import annotations
 
 from hfsched.abi.ffa import INTERRUPT_IDS
+from hfsched.hypervisor.records import InterruptsRecord
+from hfsched.mailbox.records import check
 
 __all__ = ["Interrupts"]
 
@@ -28,6 +30,16 @@ class Interrupts:
     def valid(intid: int) -> bool:
         """Tell whether there is such an id."""
         return 0 <= intid < INTERRUPT_IDS
+
+    def save(self) -> InterruptsRecord:
+        """Return all of the state."""
+        return InterruptsRecord(self.enabled, self.pending)
+
+    def restore(self, record: InterruptsRecord) -> None:
+        """Put back what `save` returned; raises UserError for ids that there are not."""
+        check(0 <= record.enabled >> INTERRUPT_IDS < 1, "interrupt ids above 63 are enabled")
+        check(0 <= record.pending >> INTERRUPT_IDS < 1, "interrupt ids above 63 are pending")
+        self.enabled, self.pending = record.enabled, record.pending
 
     def enable(self, intid: int, *, on: bool) -> None:
         """Enable or disable a valid id.  A pending one stays pending."""

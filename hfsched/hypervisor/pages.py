@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hfsched.hypervisor.records import PagesRecord
+from hfsched.mailbox.records import check
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.vcpu.engine import Permissions
@@ -58,6 +60,28 @@ class Pages:
         """Return whether the page is the VM's own, nobody else's, and accessible so."""
         mode = self.mode(ipa)
         return mode is not None and mode.owned and mode.exclusive and wanted in mode.permissions
+
+    def save(self) -> PagesRecord:
+        """Return the modes of the pages whose mode is not `OWN`."""
+        return PagesRecord(
+            tuple(
+                (page, mode.permissions.value, mode.owned, mode.exclusive)
+                for page, mode in self.key()
+            )
+        )
+
+    def restore(self, record: PagesRecord) -> None:
+        """Put back what `save` returned; raises UserError for a page that the VM does not have.
+
+        The space's tables are not touched: see `hfsched.hypervisor.vm.Vm.restore`.
+        """
+        overrides: dict[int, Mode] = {}
+        for page, permissions, owned, exclusive in record.overrides:
+            check(self._memory.find(page * PAGE_SIZE) is not None, f"page {page:#x} is no memory")
+            check(0 <= permissions <= Permissions.RWX, f"page {page:#x}: permissions {permissions}")
+            overrides[page] = Mode(Permissions(permissions), owned=owned, exclusive=exclusive)
+        self._overrides = overrides
+        self.changes += 1
 
     def key(self) -> tuple[tuple[int, Mode], ...]:
         """Return what differs from the beginning, hashable."""

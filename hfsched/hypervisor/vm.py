@@ -1,4 +1,4 @@
-"""The hypervisor's records of a VM and of its vCPUs.  State only; `VmLock` says what guards it."""
+"""The hypervisor's state of a VM and of its vCPUs; the VM's lock guards it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from hfsched.abi.ffa import PRIMARY_ID
+from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID
+from hfsched.errors import InternalError
 from hfsched.hypervisor.interrupts import Interrupts
 from hfsched.hypervisor.pages import Pages
+from hfsched.hypervisor.records import PagesRecord, PrimaryRecord, VcpuRecord, VmRecord
 from hfsched.mailbox.mailbox import Mailbox, RxState
+from hfsched.mailbox.records import check
+from hfsched.memory.ram import PAGE_SIZE
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
@@ -35,10 +39,13 @@ class VcpuState(Enum):
     ABORTED = "aborted"
 
 
+_AT_REST = frozenset(state.value for state in VcpuState if state is not VcpuState.RUNNING)
+
+
 class Vcpu:
     """One vCPU of a VM.
 
-    `claimed` is set while somebody runs it, until its registers are saved: the state alone would
+    `claimed` is set from the RUN that enters it until its registers are saved: the state alone would
     let a second RUN in too early.  `start` is {entry, argument} of a vCPU that has been turned on
     and not yet run.  `direct_origin` is the VM whose direct request it serves.
     """
@@ -75,6 +82,26 @@ class Vcpu:
         if level != self.line:
             self.line = level
             self.cpu.set_irq(level)
+
+    def save(self) -> VcpuRecord:
+        """Return the state, the CPU's registers left out; while nobody runs it, under the lock."""
+        if self.claimed:
+            raise InternalError(f"vm {self.vm.name}: vCPU {self.index} is saved while it runs")
+        return VcpuRecord(self.state.value, self.start, self.direct_origin, self.interrupts.save())
+
+    def restore(self, record: VcpuRecord) -> None:
+        """Put back what `save` returned, and set the CPU's interrupt line; under the lock.
+
+        Raises UserError for a state that a vCPU at rest cannot have.
+        """
+        check(record.state in _AT_REST, f"vCPU {self.index} is {record.state!r}")
+        self.state = VcpuState(record.state)
+        self.claimed = False
+        self.start, self.direct_origin = record.start, record.direct_origin
+        self.interrupts.restore(record.interrupts)
+        self.fault = None
+        self.line = self.interrupts.up
+        self.cpu.set_irq(self.line)
 
     def key(self) -> Hashable:
         """Return all that the VM's lock guards."""
@@ -132,6 +159,45 @@ class Vm:
             tuple(vcpu.key() for vcpu in self.vcpus),
         )
 
+    def save(self) -> VmRecord:
+        """Return the state, memory and registers left out; under the lock, while no vCPU runs."""
+        return VmRecord(
+            self.name,
+            self.dialect.name,
+            self.mailbox.save(),
+            self.pages.save(),
+            tuple(vcpu.save() for vcpu in self.vcpus),
+            self.abort_reason if self.aborting else None,
+            bytes(self.log),
+        )
+
+    def restore(self, record: VmRecord, applied: PagesRecord | None = None) -> None:
+        """Put back what `save` returned; under the lock, while no vCPU runs.
+
+        The space's tables get the pages' modes; `applied` are those that they have now (None: that
+        of a new VM, all memory its own).  Raises UserError for a record of another VM.
+        """
+        check(record.name == self.name, f"it is of vm {record.name!r}, not of {self.name!r}")
+        check(record.dialect == self.dialect.name, f"its dialect is {record.dialect!r}")
+        check(len(record.vcpus) == len(self.vcpus), f"it has {len(record.vcpus)} vCPUs")
+        buffers = (record.mailbox.rx, record.mailbox.tx)
+        check((buffers[0] is None) == (buffers[1] is None), "RX without TX, or TX without RX")
+        for ipa in buffers:
+            found = None if ipa is None or ipa % PAGE_SIZE else self.memory.find(ipa)
+            check(ipa is None or found is not None, f"no mailbox buffer can be at {ipa!r}")
+        self.mailbox.restore(record.mailbox)
+        self.pages.restore(record.pages)
+        old = {page for page, *_ in (PagesRecord() if applied is None else applied).overrides}
+        for page in old | {page for page, *_ in record.pages.overrides}:
+            mode = self.pages.mode(page * PAGE_SIZE)
+            assert mode is not None
+            self.space.protect(page * PAGE_SIZE, PAGE_SIZE, mode.permissions)
+        for vcpu, saved in zip(self.vcpus, record.vcpus, strict=True):
+            vcpu.restore(saved)
+        self.aborting = record.abort_reason is not None
+        self.abort_reason = record.abort_reason
+        self.log = bytearray(record.log[:LOG_LINE_MAX])
+
     def store(self, message: bytes) -> None:
         """Copy a message into RX; under the lock, while the mailbox is writable."""
         assert self.mailbox.rx is not None
@@ -170,6 +236,16 @@ class Primary:
     def key(self) -> Hashable:
         """Return all that the lock guards."""
         return (self.mailbox.key(), self.message)
+
+    def save(self) -> PrimaryRecord:
+        """Return all of the state; under the lock."""
+        return PrimaryRecord(self.mailbox.save(), self.message)
+
+    def restore(self, record: PrimaryRecord) -> None:
+        """Put back what `save` returned; under the lock."""
+        check(len(record.message) <= MAILBOX_SIZE, f"a message of {len(record.message)} bytes")
+        self.mailbox.restore(record.mailbox)
+        self.message = record.message
 
     def store(self, message: bytes) -> None:
         """Copy a message into RX; under the lock, while the mailbox is writable."""

@@ -12,6 +12,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 
+from hfsched.abi.ffa import MAILBOX_SIZE
+from hfsched.mailbox.records import MailboxRecord, check
+
 __all__ = ["Header", "Mailbox", "RxState"]
 
 
@@ -21,6 +24,10 @@ class RxState(Enum):
     EMPTY = "empty"
     RECEIVED = "received"  # written, unread
     READ = "read"  # given to the VM, until it releases
+
+
+ID_MAX = 0xFFFF
+RX_STATES = frozenset(state.value for state in RxState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,29 @@ class Mailbox:
     def take_ready(self) -> int | None:
         """Remove and return the first VM whose mailbox became writable, or None."""
         return self.ready.pop(0) if self.ready else None
+
+    def save(self) -> MailboxRecord:
+        """Return all of the state."""
+        message = None if self.message is None else (self.message.sender, self.message.size)
+        return MailboxRecord(
+            self.rx, self.tx, self.state.value, message, tuple(self.waiters), tuple(self.ready)
+        )
+
+    def restore(self, record: MailboxRecord) -> None:
+        """Put back what `save` returned; raises UserError for a record that contradicts itself."""
+        check(record.state in RX_STATES, f"no RX state {record.state!r}")
+        state = RxState(record.state)
+        check(
+            (record.message is None) == (state is RxState.EMPTY), f"a mailbox that is {state.value}"
+        )
+        ids = (*record.waiters, *record.ready, *(record.message or ())[:1])
+        check(all(0 <= number <= ID_MAX for number in ids), "a VM id of more than 16 bits")
+        size = 0 if record.message is None else record.message[1]
+        check(0 <= size <= MAILBOX_SIZE, f"a message of {size} bytes")
+        check(record.rx is not None or state is RxState.EMPTY, "a message without an RX buffer")
+        self.rx, self.tx, self.state = record.rx, record.tx, state
+        self.message = None if record.message is None else Header(*record.message)
+        self.waiters, self.ready = list(record.waiters), list(record.ready)
 
     def key(self) -> Hashable:
         """Return all of the state, hashable."""

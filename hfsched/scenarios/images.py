@@ -20,7 +20,6 @@ records.  Its clock stands still.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,12 +30,12 @@ from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
+from hfsched.hypervisor.records import VmRecord
+from hfsched.hypervisor.vm import Vcpu, Vm
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_image
-from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scenarios.memory import RewindRam
 from hfsched.scenarios.recording import machine_words, opaque_parts
 from hfsched.scenarios.variants import PARTS, VARIANTS
@@ -81,48 +80,28 @@ class _Machine:
         self.space.map(BASE, self.ram, 0, MEMORY, Permissions.RWX)
         self.cpus = [self.space.vcpu(index) for index in range(self.vcpus)]
         self.entry = place(read_image(bundled_images()[f"{image}.bin"]), self.ram, BASE)
-        self._saved: list[bytes] = []
-        self._vcpus: list[tuple[VcpuState, int, int]] = []
-        self._vm: Vm | None = None
+        self._registers: list[bytes] = []
+        self._record: VmRecord | None = None
         self._last: Vm | None = None  # of the execution before
 
     def keep(self, vm: Vm) -> None:
         """Let what is there now be what `rewind` puts back."""
-        self._vm = vm
-        self._saved = [cpu.save() for cpu in self.cpus]
-        self._vcpus = [
-            (vcpu.state, vcpu.interrupts.enabled, vcpu.interrupts.pending) for vcpu in vm.vcpus
-        ]
+        self._registers = [cpu.save() for cpu in self.cpus]
+        self._record = vm.save()
+        self._last = vm
         self.ram.keep()
 
     def rewind(self, vm: Vm) -> None:
         """Put everything back, with `vm` as the hypervisor's new record."""
+        assert self._record is not None
+        assert self._last is not None
         self.ram.rewind()
         with vm.lock:
-            self._put_records_back(vm)
-
-    def _put_records_back(self, vm: Vm) -> None:
-        assert self._vm is not None
-        vm.mailbox.rx, vm.mailbox.tx = self._vm.mailbox.rx, self._vm.mailbox.tx
-        self._put_pages_back(vm)
-        for vcpu, cpu, saved, state in zip(
-            vm.vcpus, self.cpus, self._saved, self._vcpus, strict=True
-        ):
-            vcpu.state, vcpu.interrupts.enabled, vcpu.interrupts.pending = state
-            vcpu.line = vcpu.interrupts.up
-            assert isinstance(cpu, UnicornVcpu)
-            cpu.rewind(saved, irq=vcpu.line)
-
-    def _put_pages_back(self, vm: Vm) -> None:
-        """Undo in the tables what the last execution's guest changed, if anything."""
-        assert self._vm is not None
-        if self._last is not None and self._last.pages.key() != self._vm.pages.key():
-            self.space.protect(BASE, MEMORY, Permissions.RWX)
-            for page, mode in self._vm.pages.key():
-                self.space.protect(page * PAGE_SIZE, PAGE_SIZE, mode.permissions)
-        vm.pages = copy.copy(self._vm.pages)
-        vm.pages._overrides = dict(self._vm.pages._overrides)
+            vm.restore(self._record, self._last.pages.save())
         self._last = vm
+        for vcpu, cpu, registers in zip(vm.vcpus, self.cpus, self._registers, strict=True):
+            assert isinstance(cpu, UnicornVcpu)
+            cpu.rewind(registers, irq=vcpu.line)
 
 
 class Stage:
