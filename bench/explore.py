@@ -44,7 +44,7 @@ def small() -> list[tuple[str, int | None]]:
         specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
     specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
     specs += ["mailbox,runners=1"]
-    for event in ("suspend", "abort", "timer", "fault", "death"):
+    for event in ("suspend", "abort", "timer", "fault", "post", "death"):
         specs += [f"events,event={event}"]
     specs += [
         f"swap,commands={each}" for each in ("enable-out-disable", "enable-out-enable-out-disable")

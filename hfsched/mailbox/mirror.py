@@ -5,61 +5,33 @@ that, three things hold (and make that no wake-up is lost):
 
 1. `unread` implies that no vCPU is parked as waiting for a message;
 2. after a delivery, `unread` is set, or a claimed vCPU owes a RUN, or the message was read;
-3. claiming a vCPU, or clearing `unread`, comes before the RUN that it pays for.
+3. claiming a vCPU, or clearing `unread`, comes before the RUN that it accounts for.
 
 So a vCPU that exits to wait for a message while one is believed unread is run again at once; if
-the guest has read it meanwhile, that RUN costs one spurious exit and says so.
+the guest has read it meanwhile, that RUN costs one spurious exit and returns "still waiting".
 
-One lock for each VM guards everything here; it is never held across the primary's interface or while sleeping.
+One lock for each VM guards everything here, and its `Quiescence`; it is never held across the
+primary's interface or while sleeping.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from hfsched.mailbox.quiescence import Entry, Quiescence
+from hfsched.mailbox.slot import Slot, VcpuActivity
+
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Event, Runtime
+    from hfsched.runtime.base import Runtime
 
 __all__ = ["Entry", "Mirror", "Quiet", "VcpuActivity"]
 
 
-class VcpuActivity(Enum):
-    """What a vCPU's thread does, as far as its VM's mirror knows."""
-
-    RUNNING = "run"  # in RUN, or about to be
-    WFM = "wait-for-message"
-    WFI = "wait-for-interrupt"
-    OFF = "off"
-    GONE = "gone"  # its thread has left for good
-
-
-class Entry(Enum):
-    """Whether a host sender may try now."""
-
-    OPEN = "open"  # and it has begun: `Mirror.end_send`, or the delivery, ends it
-    SUSPENDED = "suspended"  # not before the end of a suspension
-    ENDED = "ended"  # never again
-
-
-class _Slot:
-    __slots__ = ("activity", "blocked", "deadline", "direct", "event", "kick")
-
-    def __init__(self, event: Event) -> None:
-        self.activity = VcpuActivity.RUNNING
-        self.kick = False
-        self.direct = False  # claimed for a direct request, which is still to be taken
-        # Its thread (which may be still to come) is in no RUN, and in none before a suspension's end.
-        self.blocked = True
-        self.event = event
-        self.deadline: int | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """What `Mirror.quiet` saw: whether all vCPUs rest with no deadline, and the claims so far."""
+    """What `Mirror.quiet` saw: whether all vCPUs wait with no deadline, and the claims so far."""
 
     resting: bool
     claims: int
@@ -69,69 +41,63 @@ class Mirror:
     """The mirror of VM `name` with `vcpus` vCPUs; every vCPU starts as running.
 
     `wake_ups` counts claims of a parked vCPU and kicks of a running one.  `on_idle` is called, with
-    no lock held, by a vCPU's thread that goes to sleep or leaves; it must not block.
+    no lock held, by a vCPU's thread that goes to sleep or leaves; it must not block.  `on_work` is
+    called, likewise, by a vCPU's thread that is in no RUN, for work posted to it.
     """
 
     def __init__(
-        self, runtime: Runtime, name: str, vcpus: int, on_idle: Callable[[], None] = lambda: None
+        self,
+        runtime: Runtime,
+        name: str,
+        vcpus: int,
+        on_idle: Callable[[], None] = lambda: None,
+        on_work: Callable[[int], None] = lambda _vcpu: None,
     ) -> None:
         self._runtime = runtime
         self._on_idle = on_idle
+        self._on_work = on_work
+        self._quiescence = Quiescence(runtime, name)
         self._lock = runtime.lock(f"{name}.mirror", state=self.key)
-        self._slots = [_Slot(runtime.event(f"{name}.{index}.wake")) for index in range(vcpus)]
+        self._slots = [Slot(runtime.event(f"{name}.{index}.wake")) for index in range(vcpus)]
         self.unread = False
         self.dead = False
-        self.stopping = False
-        self.suspended = False
-        self._senders = 0  # of the host, between looking and delivering
-        self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
-        self._quiesced = runtime.event(
-            f"{name}.quiesced"
-        )  # suspended or stopping; nobody in RUN or sending
         self._claims = 0
         self.wake_ups = 0
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        slots = tuple(
-            (slot.activity, slot.kick, slot.direct, slot.blocked, slot.deadline)
-            for slot in self._slots
-        )
-        return (self.unread, self.dead, self.stopping, self.suspended, self._senders, slots)
+        slots = tuple(slot.key() for slot in self._slots)
+        return (self.unread, self.dead, self._quiescence.key(), slots)
 
-    # What others do to the VM.
+    # For threads other than a vCPU's own.
 
     def begin_send(self) -> Entry:
-        """Ask, for a host sender, whether it may try now."""
+        """Ask, for a host sender, whether it may try now; `end_send` or `deliver` ends its try."""
         with self._lock:
-            if self.dead or self.stopping:
-                return Entry.ENDED
-            if self.suspended:
-                return Entry.SUSPENDED
-            self._senders += 1
-            return Entry.OPEN
+            return Entry.ENDED if self.dead else self._quiescence.begin_send()
 
     def end_send(self) -> None:
-        """Note that a sender's try came to nothing."""
+        """Note that a host sender's try has ended without a message."""
         with self._lock:
-            self._senders -= 1
+            self._quiescence.end_send()
             self._update_quiesced()
 
     def wait_resumed(self, deadline: int | None) -> bool:
-        """Wait for the end of a suspension; False at the deadline."""
-        return self._resumed.wait(deadline)
+        """Wait for the end of a suspension, or to ask again; False at the deadline."""
+        return self._quiescence.wait_resumed(deadline)
 
     def deliver(self, *, ends_send: bool = False) -> bool:
         """Note that a message was written.  True: a vCPU was claimed, and its RUN will deliver.
 
-        `ends_send` says that a host sender wrote it, which `begin_send` has let in.
+        `ends_send`: a host sender wrote it, which `begin_send` has let in.
 
-        False: nobody waits for a message.  It counts as unread now, and the caller must try to
+        False: no vCPU waits for a message.  It counts as unread now, and the caller must try to
         interrupt a vCPU about it.  An earlier unread message must have been read by now, or its
         sender has not come to its own delivery yet: either way the one flag stands for both.
         """
         with self._lock:
-            self._senders -= ends_send
+            if ends_send:
+                self._quiescence.end_send()
             for slot in self._slots:
                 if slot.activity is VcpuActivity.WFM:
                     self._claim(slot)
@@ -150,19 +116,24 @@ class Mirror:
             self._claim(slot)
             return True
 
-    def take_direct_claim(self, vcpu: int) -> bool:
-        """Tell, once, whether `vcpu` was claimed for a direct request.
-
-        A RUN that is owed to a message must not be spent on a request that has claimed nothing.
-        """
-        with self._lock:
-            direct, self._slots[vcpu].direct = self._slots[vcpu].direct, False
-            return direct
-
     def wake(self, vcpu: int) -> None:
         """Make sure that `vcpu` is run once more from now."""
         with self._lock:
             self._wake(self._slots[vcpu])
+
+    def post(self, vcpu: int) -> VcpuActivity:
+        """Have the thread of `vcpu` call `on_work`, without a RUN if it is in none.
+
+        Returns what it does: RUNNING, then kick it, and wake it where it may wait for something
+        else (`block`); GONE, then nothing comes of it.
+        """
+        with self._lock:
+            slot = self._slots[vcpu]
+            slot.work = True
+            if slot.activity not in (VcpuActivity.RUNNING, VcpuActivity.GONE):
+                slot.event.set()
+            self._quiescence.nudge()
+            return slot.activity
 
     def abort(self) -> list[int] | None:
         """Note that the VM aborted.  Parked vCPUs are claimed; return the running ones, to kick.
@@ -178,8 +149,7 @@ class Mirror:
     def stop(self) -> list[int]:
         """Make every vCPU's thread leave.  Parked ones are claimed; return the running ones."""
         with self._lock:
-            self.stopping = True
-            self._resumed.set()
+            self._quiescence.stop()
             running = self._wake_all()
             self._update_quiesced()
             return running
@@ -190,66 +160,88 @@ class Mirror:
         What comes meanwhile is kept: in `unread`, in kicks, in claims.
         """
         with self._lock:
-            self.suspended = True
-            if not self.stopping:  # else somebody who is about to wait would miss the stop
-                self._resumed.clear()
+            self._quiescence.suspend()
             self._update_quiesced()
             return [
                 i for i, slot in enumerate(self._slots) if slot.activity is VcpuActivity.RUNNING
             ]
 
     def wait_quiesced(self, deadline: int | None) -> bool:
-        """Wait until no vCPU is in RUN and nobody sending; False at the deadline.
+        """Wait until no vCPU is in RUN and no host sender under way; False at the deadline.
 
         For a VM that is suspended, or being stopped: then every vCPU's thread has left.
         """
-        return self._quiesced.wait(deadline)
+        return self._quiescence.wait_quiesced(deadline)
 
     def resume(self) -> None:
         """Let RUNs and senders begin again."""
         with self._lock:
-            self.suspended = False
-            self._quiesced.clear()
-            self._update_quiesced()
-            self._resumed.set()
+            self._quiescence.resume(idle=self._idle())
 
-    # What a vCPU's own thread does.
+    # For a vCPU's own thread.
 
     def before_run(self, vcpu: int) -> bool:
-        """Forget the kicks that the coming RUN pays for; False: leave instead.
+        """Clear the kicks that the coming RUN accounts for; False: leave instead.
 
-        Waits for the end of a suspension.
+        Waits for the end of a suspension; posted work is done first.
         """
         slot = self._slots[vcpu]
+        quiescence = self._quiescence
         while True:
             with self._lock:
-                slot.blocked = self.suspended and not self.stopping
-                if self.stopping:
+                work, slot.work = slot.work, False
+                slot.blocked = quiescence.holds_runs
+                if quiescence.stopping:
                     slot.activity = VcpuActivity.GONE
                     return False
-                if not self.suspended:
-                    slot.kick = False
-                    return True
-                self._update_quiesced()
-            self._runtime.retain_only(level=1)
-            self._resumed.wait()
+                if not work:
+                    if not quiescence.suspended:
+                        slot.kick = False
+                        return True
+                    quiescence.before_wait()
+                    self._update_quiesced()
+            if work:
+                self._on_work(vcpu)
+            else:
+                self._runtime.retain_only(level=1)
+                quiescence.wait_resumed()
+
+    def take_direct_claim(self, vcpu: int) -> bool:
+        """Return, once, whether `vcpu` was claimed for a direct request.
+
+        A RUN that is owed to a message must not be spent on a request that has claimed nothing.
+        """
+        with self._lock:
+            direct, self._slots[vcpu].direct = self._slots[vcpu].direct, False
+            return direct
 
     def block(self, vcpu: int) -> None:
-        """Note that the vCPU's thread waits for something else, in no RUN, until `go_on`."""
+        """Note that the vCPU's thread waits for something else, in no RUN, until `unblock`."""
+        slot = self._slots[vcpu]
         with self._lock:
-            self._slots[vcpu].blocked = True
+            slot.blocked = True
+            work, slot.work = slot.work, False
             self._update_quiesced()
+        if work:
+            self._on_work(vcpu)
 
     def unblock(self, vcpu: int) -> None:
-        """End what `hold` began; waits for the end of a suspension."""
+        """End what `block` began; waits for the end of a suspension, and does posted work."""
         slot = self._slots[vcpu]
+        quiescence = self._quiescence
         while True:
             with self._lock:
-                slot.blocked = self.suspended and not self.stopping
+                work, slot.work = slot.work, False
+                slot.blocked = quiescence.holds_runs or work
                 if not slot.blocked:
                     return
-            self._runtime.retain_only(level=1)
-            self._resumed.wait()
+                if not work:
+                    quiescence.before_wait()
+            if work:
+                self._on_work(vcpu)
+            else:
+                self._runtime.retain_only(level=1)
+                quiescence.wait_resumed()
 
     def wait_for_message(self, vcpu: int, deadline: int | None) -> None:
         """RUN said that the vCPU waits for a message: sleep, unless there is a reason to RUN."""
@@ -259,14 +251,14 @@ class Mirror:
                 return
             parked = self._begin_wait(self._slots[vcpu], VcpuActivity.WFM, deadline)
         if parked:
-            self._park(self._slots[vcpu], deadline)
+            self._park(vcpu, deadline)
 
     def wait_for_interrupt(self, vcpu: int, deadline: int | None) -> None:
         """RUN said that the vCPU waits for an interrupt.  An unread message stays unread."""
         with self._lock:
             parked = self._begin_wait(self._slots[vcpu], VcpuActivity.WFI, deadline)
         if parked:
-            self._park(self._slots[vcpu], deadline)
+            self._park(vcpu, deadline)
 
     def switched_off(self, vcpu: int) -> bool:
         """RUN said that the vCPU cannot run: sleep until it is turned on.  False: leave instead."""
@@ -277,7 +269,7 @@ class Mirror:
                 return False
             parked = self._begin_wait(slot, VcpuActivity.OFF, None)
         if parked:
-            self._park(slot, None)
+            self._park(vcpu, None)
         return True
 
     def leave(self, vcpu: int) -> None:
@@ -287,10 +279,15 @@ class Mirror:
             self._update_quiesced()
         self._on_idle()
 
-    # What an onlooker asks.
+    @property
+    def suspended(self) -> bool:
+        """Whether the VM is suspended; without the lock, so a hint."""
+        return self._quiescence.suspended
+
+    # For reports.
 
     def quiet(self) -> Quiet:
-        """Tell whether nothing here will happen by itself."""
+        """Return whether nothing here will happen by itself."""
         with self._lock:
             resting = all(
                 slot.activity is not VcpuActivity.RUNNING and slot.deadline is None
@@ -299,9 +296,9 @@ class Mirror:
             return Quiet(resting, self._claims)
 
     def ended(self) -> bool:
-        """Tell whether the VM has aborted or is being stopped."""
+        """Return whether the VM has aborted or is being stopped."""
         with self._lock:
-            return self.dead or self.stopping
+            return self.dead or self._quiescence.stopping
 
     def activity(self, vcpu: int) -> VcpuActivity:
         """Return what `vcpu` does now."""
@@ -314,19 +311,20 @@ class Mirror:
 
     def close(self) -> None:
         """Free the events; every vCPU's thread must have left."""
-        for event in (self._resumed, self._quiesced, *(slot.event for slot in self._slots)):
-            event.close()
+        self._quiescence.close()
+        for slot in self._slots:
+            slot.event.close()
 
     # Under the lock.
 
-    def _claim(self, slot: _Slot) -> None:
+    def _claim(self, slot: Slot) -> None:
         slot.activity = VcpuActivity.RUNNING
         slot.deadline = None
         self._claims += 1
         self.wake_ups += 1
         slot.event.set()
 
-    def _wake(self, slot: _Slot) -> None:
+    def _wake(self, slot: Slot) -> None:
         if slot.activity is VcpuActivity.RUNNING:
             slot.kick = True
             self.wake_ups += 1
@@ -339,24 +337,29 @@ class Mirror:
             self._wake(slot)
         return running
 
-    def _begin_wait(self, slot: _Slot, activity: VcpuActivity, deadline: int | None) -> bool:
-        if slot.kick or self.dead or self.stopping:
+    def _begin_wait(self, slot: Slot, activity: VcpuActivity, deadline: int | None) -> bool:
+        if slot.kick or slot.work or self.dead or self._quiescence.stopping:
             return False
         slot.activity = activity
         slot.deadline = deadline
         self._update_quiesced()
         return True
 
+    def _idle(self) -> bool:
+        """Return whether no vCPU is in RUN, nor can be before the end of a suspension."""
+        return all(
+            slot.blocked or slot.activity is not VcpuActivity.RUNNING for slot in self._slots
+        )
+
     def _update_quiesced(self) -> None:
-        """Say so if nobody is in RUN or sending, nor can be before `resume`, or ever again."""
-        if self._senders or not (self.suspended or self.stopping):
-            return
-        if all(slot.blocked or slot.activity is not VcpuActivity.RUNNING for slot in self._slots):
-            self._quiesced.set()
+        quiescence = self._quiescence
+        if quiescence.suspended or quiescence.stopping:
+            quiescence.update(idle=self._idle())
 
     # Without the lock.
 
-    def _park(self, slot: _Slot, deadline: int | None) -> None:
+    def _park(self, vcpu: int, deadline: int | None) -> None:
+        slot = self._slots[vcpu]
         self._on_idle()
         while True:
             self._runtime.retain_only(level=1)
@@ -365,9 +368,12 @@ class Mirror:
                 if slot.activity is VcpuActivity.RUNNING:
                     slot.event.clear()
                     return
-                if not woken:  # the guest's timer: whoever comes now finds the vCPU running
+                if not woken:  # the guest's timer: from here on others find the vCPU running
                     slot.activity = VcpuActivity.RUNNING
                     slot.deadline = None
                     self._claims += 1
                     return
                 slot.event.clear()
+                work, slot.work = slot.work, False
+            if work:
+                self._on_work(vcpu)

@@ -272,6 +272,14 @@ class Ports:
                 port.room.set()
                 port.arrived.set()
 
+    def nudge(self, vm: int) -> None:
+        """Wake the threads that wait for room for a message of a VM, to look for something else."""
+        with self._lock:
+            self._vms[vm].room.set()
+            for (owner, _), port in self._open.items():
+                if owner == vm:
+                    port.room.set()
+
     def waiting(self) -> int:
         """Return how many messages lie in open ports' queues."""
         with self._lock:

@@ -7,6 +7,7 @@ Each `event` happens once, whenever the controller lets it:
 - ``abort``: the guest's last vCPU ends, and the VM with it: nobody may sleep on, senders are told;
 - ``timer``: the guest waits for a message with a time-out, which may expire before any of them;
 - ``fault``: the page of the mailbox is taken away, and a pager brings it back when it is touched;
+- ``post``: work is posted to the vCPUs' threads: each is done once, in no RUN, whatever the thread does;
 - ``death``: the host program that sends dies; what it has handed over must be read all the same.
 """
 
@@ -31,11 +32,12 @@ from hfsched.vcpu.script import Program
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.hypervisor.vm import Vcpu
     from hfsched.runtime.base import End
 
 __all__ = ["EVENTS", "EventsScenario", "suspend"]
 
-EVENTS = ("suspend", "abort", "timer", "fault", "death")
+EVENTS = ("suspend", "abort", "timer", "fault", "post", "death")
 
 
 class PagedRam(HeapRam):
@@ -105,7 +107,7 @@ class EventsScenario:
         vcpus = self.vcpus + (self.event == "abort")
         ram = PagedRam(runtime, "g", SIZE) if self.event == "fault" else None
         guest = machine.vm("g", vcpus, self._programs, ram)
-        machine.start(boot=False, kicks=self.event in ("suspend", "abort"))
+        machine.start(boot=False, kicks=self.event in ("suspend", "abort", "post"))
         host = Host(machine, 0, guest, self.messages)
         if self.event == "death":
             self._client(machine, guest, host)
@@ -113,10 +115,13 @@ class EventsScenario:
             runtime.spawn(host.name, host.run)
         suspended: list[RxState] = []
         resumed: list[bool] = []
+        posted: list[int] = []
         if self.event == "suspend":
             runtime.spawn("suspender", partial(_suspend_twice, machine, guest, suspended, resumed))
         elif self.event == "abort":
             runtime.spawn("fate", partial(machine.go, guest, vcpus - 1))
+        elif self.event == "post":
+            runtime.spawn("poster", partial(self._post, machine, guest, posted))
         elif ram is not None:
             runtime.spawn("pager", partial(self._page, machine, guest, ram))
             runtime.event_of("eviction", partial(_evict, ram))
@@ -135,6 +140,9 @@ class EventsScenario:
                 self._check(guest, host)
                 if self.event == "suspend":
                     assert len(resumed) == 2, "the suspender sleeps for ever"
+                if self.event == "post":
+                    wanted = list(range(vcpus))
+                    assert posted == wanted, f"work of vCPUs {posted} is done, not of {wanted}"
 
         def final() -> Hashable:
             return (guest.notes.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
@@ -159,6 +167,17 @@ class EventsScenario:
                 with guest.vm.lock:
                     pass
             ram.present.set()
+
+    def _post(self, machine: ScenarioMachine, guest: Guest, posted: list[int]) -> None:
+        """Post work to each vCPU's thread, and wait for it."""
+
+        def work(vcpu: Vcpu) -> None:
+            assert not vcpu.claimed, f"posted work is done while vCPU {vcpu.index} is in RUN"
+            posted.append(vcpu.index)
+
+        for vcpu in guest.vm.vcpus:
+            machine.driver.owners.post(guest.driven, vcpu.index, partial(work, vcpu)).result()
+            machine.runtime.retain_only(len(posted))
 
     def _client(self, machine: ScenarioMachine, guest: Guest, host: Host) -> None:
         """Let a process send, which may die, and a session of ours that hands its messages on."""

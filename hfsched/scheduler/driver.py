@@ -31,10 +31,11 @@ from hfsched.hypervisor.interface import (
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import Mirror
 from hfsched.observe.counters import VcpuCounters
+from hfsched.scheduler.owners import VcpuOwners
 
 if TYPE_CHECKING:
     from hfsched.mailbox.ports import Ports
-    from hfsched.runtime.base import Cell, Runtime, Task
+    from hfsched.runtime.base import Cell, Runtime
 
 __all__ = ["DirectRequest", "DrivenVm", "Driver"]
 
@@ -90,7 +91,7 @@ class Driver:
         ports: Ports,
         on_abort: Callable[[str, str], None] = lambda _name, _reason: None,
         on_idle: Callable[[], None] = lambda: None,
-        mirror: Callable[[Runtime, str, int, Callable[[], None]], Mirror] = Mirror,
+        mirror: Callable[..., Mirror] = Mirror,
     ) -> None:
         self._runtime = runtime
         self._interface = interface
@@ -99,7 +100,7 @@ class Driver:
         self._on_idle = on_idle
         self._mirror = mirror
         self._vms: dict[int, DrivenVm] = {}
-        self._tasks: list[Task] = []
+        self.owners = VcpuOwners(runtime, interface, ports)
 
     # Setting up and down.
 
@@ -108,7 +109,8 @@ class Driver:
         info = self._interface.info(number)
         if info is None:
             raise InternalError(f"no VM {number}")
-        mirror = self._mirror(self._runtime, info.name, info.vcpus, self._on_idle)
+        work = partial(self.owners.work, number)
+        mirror = self._mirror(self._runtime, info.name, info.vcpus, self._on_idle, work)
         vm = DrivenVm(self._runtime, number, info.name, info.vcpus, mirror)
         self._vms[number] = vm
         self._ports.add(number, raw=raw)
@@ -118,8 +120,13 @@ class Driver:
         """Start a thread for each vCPU."""
         for vm in self._vms.values():
             for index in range(len(vm.counters)):
-                loop = partial(self.vcpu, vm, index)
-                self._tasks.append(self._runtime.spawn(f"{vm.name}.{index}", loop))
+                self.owners.start(vm, index, partial(self._own, vm, index))
+
+    def _own(self, vm: DrivenVm, index: int) -> None:
+        try:
+            self.vcpu(vm, index)
+        finally:
+            self.owners.leave(vm.id, index)
 
     def stop(self, deadline: int | None = None) -> list[str]:
         """Stop every vCPU; return the names of those that did not stop before the deadline."""
@@ -128,7 +135,7 @@ class Driver:
             for index in vm.mirror.stop():
                 self._interface.preempt(vm.id, index)
             vm.writable.set()
-        return [task.name for task in self._tasks if not task.join(deadline)]
+        return self.owners.join(deadline)
 
     def suspend(self, deadline: int | None = None) -> bool:
         """Let no RUN begin until `resume`; tell whether every RUN ended before the deadline.

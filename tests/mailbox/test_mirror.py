@@ -112,7 +112,7 @@ def test_waking_a_vcpu_whose_thread_has_left_does_nothing() -> None:
 def test_a_claim_is_no_kick() -> None:
     case = Case(WFI)
     case.mirror.wake(0)
-    case.mirror._park(case.mirror._slots[0], None)
+    case.mirror._park(0, None)
     assert not case.kicked(0)
 
 

@@ -185,7 +185,7 @@ def test_stop_names_who_did_not_stop() -> None:
         harness.vm("g", sink)
         harness.start()
         world.settle()
-        (task,) = harness.driver._tasks
+        (task,) = harness.driver.owners._tasks
         task.join = lambda deadline=None: False  # type: ignore[method-assign]
         assert harness.driver.stop(world.now()) == ["g.0"]
 

@@ -16,7 +16,7 @@ from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
 from hfsched.explore.stepwise import StepsExceededError, Stepwise
 from hfsched.hypervisor.interface import Busy, Injection, RunResult, SendResult
 from hfsched.mailbox.mailbox import Mailbox, RxState
-from hfsched.mailbox.mirror import Mirror, VcpuActivity, _Slot
+from hfsched.mailbox.mirror import Mirror, VcpuActivity
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Wfi
@@ -58,7 +58,7 @@ class NoBelief(Mirror):
 
     def deliver(self, *, ends_send: bool = False) -> bool:
         with self._lock:
-            self._senders -= ends_send
+            self._quiescence._senders -= ends_send
             for slot in self._slots:
                 if slot.activity is VcpuActivity.WFM:
                     self._claim(slot)
@@ -113,11 +113,12 @@ class TwoSteps(Mirror):
         with self._lock:
             parked = self._begin_wait(slot, VcpuActivity.WFM, deadline)
         if parked:
-            self._park(slot, deadline)
+            self._park(vcpu, deadline)
 
 
 class TimerDoesNotClaim(Mirror):
-    def _park(self, slot: _Slot, deadline: int | None) -> None:
+    def _park(self, vcpu: int, deadline: int | None) -> None:
+        slot = self._slots[vcpu]
         while True:
             woken = slot.event.wait(deadline)
             with self._lock:

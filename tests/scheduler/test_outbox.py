@@ -203,7 +203,7 @@ def test_another_vm_may_be_faster_than_a_sender_that_was_told(world: Stepwise) -
     with Harness(world) as harness:
         guest = blocked(harness, world)
         harness.vm("t", talker(3, 2, b"guest"))
-        harness.driver._tasks.clear()
+        harness.driver.owners._tasks.clear()
         loop = partial(harness.driver.vcpu, harness.driver.vm(3), 0)
         world.spawn("t.0", loop)
         outcome = sender(world, guest, "s0", b"0")

@@ -1,0 +1,114 @@
+"""Whether RUNs and host senders of one VM may begin, and whether all that had begun have ended.
+
+Plain state: the lock of the VM's mirror guards it, but for the two waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+
+__all__ = ["Entry", "Quiescence"]
+
+
+class Entry(Enum):
+    """Whether a host sender may try now."""
+
+    OPEN = "open"  # and it has begun: `Quiescence.end_send` ends it
+    SUSPENDED = "suspended"  # not before the end of a suspension
+    ENDED = "ended"  # never again
+
+
+class Quiescence:
+    """The suspension and the stop of one VM, and its host senders under way.
+
+    The VM is *quiesced* while it is suspended or stopping, no vCPU is in RUN, and no host sender is
+    between looking at the mailbox and delivering; then neither begins before `resume`, or ever.
+    """
+
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self.suspended = False
+        self.stopping = False
+        self._senders = 0
+        self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
+        self._quiesced = runtime.event(f"{name}.quiesced")
+        self._nudged = False  # `_resumed` was set without a resumption
+
+    def key(self) -> Hashable:
+        """Return all of the state but the events."""
+        return (self.stopping, self.suspended, self._senders, self._nudged)
+
+    @property
+    def holds_runs(self) -> bool:
+        """Whether no RUN may begin before the end of a suspension."""
+        return self.suspended and not self.stopping
+
+    # Under the mirror's lock.
+
+    def begin_send(self) -> Entry:
+        """Ask whether a host sender may begin."""
+        if self.stopping:
+            return Entry.ENDED
+        if self.suspended:
+            self.before_wait()
+            return Entry.SUSPENDED
+        self._senders += 1
+        return Entry.OPEN
+
+    def end_send(self) -> None:
+        """Note that a host sender has ended; `update` afterwards."""
+        self._senders -= 1
+
+    def stop(self) -> None:
+        """Let nothing begin any more, and no wait for a resumption last."""
+        self.stopping = True
+        self._resumed.set()
+
+    def suspend(self) -> None:
+        """Let nothing begin until `resume`."""
+        self.suspended = True
+        if not self.stopping:  # else a thread that is about to wait would miss the stop
+            self._resumed.clear()
+
+    def resume(self, *, idle: bool) -> None:
+        """End a suspension; `idle` as in `update`."""
+        self.suspended = False
+        self._quiesced.clear()
+        self.update(idle=idle)
+        self._resumed.set()
+
+    def nudge(self) -> None:
+        """Wake the threads that wait for a resumption, to look for something else."""
+        if self.holds_runs:
+            self._nudged = True
+            self._resumed.set()
+
+    def before_wait(self) -> None:
+        """Take back a nudge; call it before `wait_resumed`, while suspended."""
+        if self._nudged:
+            self._nudged = False
+            self._resumed.clear()
+
+    def update(self, *, idle: bool) -> None:
+        """Note whether no vCPU is in RUN, nor can be before `resume`."""
+        if idle and not self._senders and (self.suspended or self.stopping):
+            self._quiesced.set()
+
+    # Without the lock.
+
+    def wait_resumed(self, deadline: int | None = None) -> bool:
+        """Wait for the end of a suspension, or a nudge; False at the deadline."""
+        return self._resumed.wait(deadline)
+
+    def wait_quiesced(self, deadline: int | None) -> bool:
+        """Wait until the VM is quiesced; False at the deadline."""
+        return self._quiesced.wait(deadline)
+
+    def close(self) -> None:
+        """Free the events."""
+        self._resumed.close()
+        self._quiesced.close()
