@@ -51,12 +51,14 @@ def small() -> list[tuple[str, int | None]]:
     ]
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
     specs += ["swap,beside=status"]
+    specs += ["suspension"]
     return [(spec, None) for spec in specs]
 
 
 def large() -> list[tuple[str, int | None]]:
     """Return {spec, bound} of what takes minutes."""
     specs = [f"mailbox,receiver={each},vcpus=2,messages=3" for each in TWO_VCPUS]
+    specs += ["suspension,holders=2", "suspension,rounds=2"]
     specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]

@@ -32,6 +32,7 @@ __all__ = ["RunSession"]
 _NS = 1_000_000_000
 _UNREAD = 3
 _SPIN_MIN = 0.05  # seconds; below, running is no spinning
+_STOPPED = "job control"  # holds the suspension while the process is stopped
 _SUSPEND_WITHIN = _NS
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something waits for ever
 
@@ -217,7 +218,7 @@ class RunSession:
     def _pause(self, machine: Machine, console: Console, signals: Signals) -> None:
         """Stop the process until it is continued; for the guests that is no time."""
         try:
-            machine.suspension.suspend(self._runtime.now() + _SUSPEND_WITHIN)
+            machine.suspension.suspend(_STOPPED, self._runtime.now() + _SUSPEND_WITHIN)
         except SuspendError as exc:
             if not self._args.quiet:
                 notice(f"stopped, but the guests' clocks go on: {exc}")
@@ -226,7 +227,7 @@ class RunSession:
             try:
                 signals.stop()
             finally:
-                machine.suspension.resume()
+                machine.suspension.resume(_STOPPED)
         console.linger_anew()
 
     def _complain(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:

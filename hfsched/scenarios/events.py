@@ -225,7 +225,7 @@ def _suspend_twice(
     machine: ScenarioMachine, guest: Guest, suspended: list[RxState], resumed: list[bool]
 ) -> None:
     for _ in range(2):
-        with machine.suspension.held():
+        with machine.suspension.held("suspender"):
             suspended.append(guest.vm.mailbox.state)
             machine.runtime.checkpoint("suspended")
             suspended.clear()
@@ -235,7 +235,7 @@ def _suspend_twice(
 
 def suspend(machine: ScenarioMachine, suspended: list[bool]) -> None:
     """Suspend the machine and resume it; `suspended` is not empty in between."""
-    with machine.suspension.held():
+    with machine.suspension.held("suspender"):
         suspended.append(True)
         machine.runtime.checkpoint("suspended")
         suspended.clear()

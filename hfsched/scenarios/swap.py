@@ -19,7 +19,7 @@ from hfsched.explore.scenario import World
 from hfsched.scenarios.swapchild import Other
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
-from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scheduler.suspension import Holder, Step, Suspension
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.pages.entries import State
@@ -215,9 +215,9 @@ class _Machine:
         steps = [Step("guests", self.gate.stop, self.gate.go_on)]
         if self.other is not None:
             steps.append(Step("child", self.other.stop, self.other.go_on))
-        condition = Suspension(runtime, steps)
+        hold = Holder(Suspension(runtime, steps), "swap", frozen=True)
         self.client = MonitorClient(
-            self._mortal, monitor, condition, default_timeout=None, on_lost=self._lost
+            self._mortal, monitor, hold, default_timeout=None, on_lost=self._lost
         )
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,

@@ -1,34 +1,34 @@
-"""The suspend suspension: a machine brought to a standstill in a fixed order, and back in reverse.
+"""Suspension: a machine is paused by steps in a fixed order, for holders by name, and resumed in reverse.
 
-What stands still: no message is on its way into a mailbox, no vCPU is in RUN, no guest's clock goes on.
-Whoever wants to look at a machine or change it beneath its guests (swap, snapshots) does it in
-between.
+While it is suspended, no message is on its way into a mailbox, no vCPU is in RUN, and no guest's clock
+runs.  What looks at a machine or changes it beneath its guests (swap, a snapshot, a debugger) holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from hfsched.errors import HfschedError
+from hfsched.errors import HfschedError, InternalError
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
 
-__all__ = ["THROTTLE_MAX", "Step", "SuspendError", "SuspendThrottle", "Suspension"]
+__all__ = ["THROTTLE_MAX", "Holder", "Step", "SuspendError", "SuspendThrottle", "Suspension"]
 
 THROTTLE_MAX = 100_000_000  # ns
 
 
 class SuspendError(HfschedError):
-    """The machine could not be suspended; it runs as before.  The text says which step it was."""
+    """The machine could not be suspended; the text names the step or the holder that was in the way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to stop: `pause(deadline)` tells whether that came in time, `resume` undoes it.
+    """One thing to pause: `pause(deadline)` returns whether that was in time, `resume` undoes it.
 
     `resume` is called also after a `pause` that failed.
     """
@@ -39,9 +39,9 @@ class Step:
 
 
 class SuspendThrottle:
-    """A first step that stops nothing: between two suspensions the machine runs as long as it stood.
+    """A first step that pauses nothing: between two suspensions the machine runs as long as it stood.
 
-    Otherwise who suspends again and again would leave the guests no time at all.  After a
+    Otherwise a caller that suspends again and again would leave the guests no time at all.  After a
     long suspension `THROTTLE_MAX` is enough.
     """
 
@@ -63,61 +63,199 @@ class SuspendThrottle:
         self._until = now + min(now - self._begun, THROTTLE_MAX)
 
 
+class _Phase(Enum):
+    RUNNING = "running"
+    CHANGING = "changing"  # steps are being taken, or undone
+    SUSPENDED = "suspended"
+
+
 class Suspension:
-    """Suspends by `steps`, in their order.  One suspension at a time; others wait for its end."""
+    """Suspends by steps, in their order; the machine runs when no holder is left.
 
-    def __init__(self, runtime: Runtime, steps: Sequence[Step]) -> None:
+    A holder joins a standing suspension at once.  A *frozen* one excludes the others' writes to guest
+    memory: it begins when no `writing` is under way, and `writing` waits for its end.
+    """
+
+    def __init__(self, runtime: Runtime, steps: Sequence[Step] = ()) -> None:
         self._runtime = runtime
-        self._steps = tuple(steps)
-        self._lock = runtime.lock("suspension", state=lambda: self._taken)
-        self._taken = False
-        self._free = runtime.event("suspension.free")
+        self._steps = list(steps)
+        self._taken: list[Step] = []  # in the order in which they were paused
+        self._lock = runtime.lock("suspension", state=self.key)
+        self._phase = _Phase.RUNNING
+        self._holders: list[str] = []
+        self._frozen: str | None = None
+        self._writers = 0
+        self._changed = runtime.event("suspension.changed")
 
-    def suspend(self, deadline: int | None = None) -> None:
-        """Stop everything, by the deadline; else raise SuspendError, with nothing left stopped."""
-        self._acquire(deadline)
-        done: list[Step] = []
+    def key(self) -> Hashable:
+        """Return all that the lock guards."""
+        return (self._phase, tuple(self._holders), self._frozen, self._writers)
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """The names of those who hold the machine suspended."""
+        with self._lock:
+            return tuple(self._holders)
+
+    # The steps.
+
+    def add(self, step: Step) -> None:
+        """Let a step be taken after the others.
+
+        While the machine is suspended it counts as taken: it is resumed with the others.
+        """
+        with self._lock:
+            self._steps.append(step)
+            if self._phase is _Phase.SUSPENDED:
+                self._taken.append(step)
+
+    def remove(self, step: Step) -> None:
+        """Take a step off the list, which is neither paused nor resumed any more."""
+        with self._lock:
+            self._steps.remove(step)
+            if step in self._taken:
+                self._taken.remove(step)
+
+    # Holders.
+
+    def suspend(self, holder: str, deadline: int | None = None, *, frozen: bool = False) -> None:
+        """Hold the machine suspended, by the deadline (ns), under a name that holds it once.
+
+        Raises SuspendError; then it is as it was before, and this holder does not hold it.
+        """
+        if not self._join(holder, deadline, frozen=frozen):
+            return
         try:
-            for step in self._steps:
-                done.append(step)
+            for step in list(self._steps):
+                self._taken.append(step)
                 if not step.pause(deadline):
                     raise SuspendError(f"suspend: {step.name} did not stop in time")
         except BaseException:
-            self._undo(done)
+            self._undo()
             raise
+        with self._lock:
+            self._phase = _Phase.SUSPENDED
+            self._changed.set()
 
-    def resume(self) -> None:
-        """Let everything go on."""
-        self._undo(list(self._steps))
+    def resume(self, holder: str) -> None:
+        """End a hold; the machine runs on when it was the last."""
+        with self._lock:
+            if holder not in self._holders:
+                raise InternalError(f"resume: {holder} does not hold the suspension")
+            if self._frozen == holder:
+                self._frozen = None
+            if len(self._holders) > 1:
+                self._holders.remove(holder)
+                self._changed.set()
+                return
+            self._phase = _Phase.CHANGING
+        self._undo()
 
     @contextmanager
-    def held(self, deadline: int | None = None) -> Iterator[None]:
+    def held(
+        self, holder: str, deadline: int | None = None, *, frozen: bool = False
+    ) -> Iterator[None]:
         """Keep the machine suspended for a ``with``."""
-        self.suspend(deadline)
+        self.suspend(holder, deadline, frozen=frozen)
         try:
             yield
         finally:
-            self.resume()
+            self.resume(holder)
 
-    def _acquire(self, deadline: int | None) -> None:
+    @contextmanager
+    def writing(self, holder: str, deadline: int | None = None) -> Iterator[None]:
+        """Let a holder write guest memory for a ``with``; waits for the end of another's frozen hold.
+
+        Raises SuspendError at the deadline.
+        """
+        self._wait(
+            lambda: self._frozen in (None, holder),
+            deadline,
+            lambda: f"write: {self._frozen} keeps guest memory as it is",
+            self._begin_write,
+        )
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writers -= 1
+                self._changed.set()
+
+    def _begin_write(self) -> None:
+        self._writers += 1
+
+    def _join(self, holder: str, deadline: int | None, *, frozen: bool) -> bool:
+        """Become a holder; return whether the machine runs, and its steps are to be taken."""
+        first: list[bool] = []
+
+        def may() -> bool:
+            if self._phase is _Phase.RUNNING:
+                return True
+            if self._phase is _Phase.CHANGING or holder in self._holders:
+                return False
+            return not frozen or (self._frozen is None and self._writers == 0)
+
+        def join() -> None:
+            first.append(self._phase is _Phase.RUNNING)
+            self._holders.append(holder)
+            if frozen:
+                self._frozen = holder
+            if first[0]:
+                self._phase = _Phase.CHANGING
+
+        self._wait(may, deadline, self._why_not, join)
+        return first[0]
+
+    def _why_not(self) -> str:
+        return f"suspend: the suspension by {', '.join(self._holders)} did not end in time"
+
+    def _wait(
+        self,
+        may: Callable[[], bool],
+        deadline: int | None,
+        why_not: Callable[[], str],
+        then: Callable[[], None],
+    ) -> None:
+        """Wait until `may()` holds, and do `then()`, both under the lock."""
         while True:
             with self._lock:
-                if not self._taken:
-                    self._taken = True
-                    self._free.clear()
+                if may():
+                    then()
                     return
-            self._runtime.retain_only(level=1)
-            if not self._free.wait(deadline):
-                raise SuspendError("suspend: another suspension did not end in time")
+                self._changed.clear()
+                reason = why_not()
+            self._runtime.retain_only(reason, level=1)
+            if not self._changed.wait(deadline):
+                raise SuspendError(reason)
 
-    def _undo(self, done: list[Step]) -> None:
-        """Undo steps in reverse, all of them whatever one raises, and let others suspend."""
+    def _undo(self) -> None:
+        """Undo the steps in reverse, each one whatever another raises; then the machine runs."""
         with ExitStack() as stack:
-            stack.callback(self._release)
-            for step in done:
+            stack.callback(self._run)
+            for step in self._taken:
                 stack.callback(step.resume)
 
-    def _release(self) -> None:
+    def _run(self) -> None:
         with self._lock:
-            self._taken = False
-            self._free.set()
+            self._taken.clear()
+            self._holders.clear()
+            self._frozen = None
+            self._phase = _Phase.RUNNING
+            self._changed.set()
+
+
+class Holder:
+    """One holder of a suspension, as an object with `suspend` and `resume`."""
+
+    def __init__(self, suspension: Suspension, name: str, *, frozen: bool = False) -> None:
+        self._suspension = suspension
+        self._name = name
+        self._frozen = frozen
+
+    def suspend(self, deadline: int | None = None) -> None:
+        """See `Suspension.suspend`."""
+        self._suspension.suspend(self._name, deadline, frozen=self._frozen)
+
+    def resume(self) -> None:
+        """See `Suspension.resume`."""
+        self._suspension.resume(self._name)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hfsched.errors import UserError
+from hfsched.scheduler.suspension import Step
+from hfsched.swap.client.memberset import MemberSet
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.report import VmSummary, busy_vcpus, is_quiet, runs_ended, summary_of
@@ -51,6 +53,7 @@ class Machine:
         self._on_abort = on_abort
         self._on_activity = on_activity
         self.aborts: dict[str, str] = {}
+        self.members = MemberSet()  # processes beside this one that map guest memory
         self.swap: MachineSwap | None = None
         self._swap_idle: SwapIdle | None = None
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
@@ -59,6 +62,9 @@ class Machine:
             vms = builder.build(spec)
             self.assembly = assemble(
                 runtime, vms=vms, callbacks=Callbacks(log, self._aborted, on_idle)
+            )
+            self.assembly.suspension.add(
+                Step("processes with guest memory", self.members.suspend, self.members.resume)
             )
             self._stack.callback(self._wait_for_senders)
             if spec.swap is not None:
@@ -81,6 +87,7 @@ class Machine:
             directory,
             builder.rams,
             self.assembly.suspension,
+            self.members,
             kernel=builder.in_kernel,
         )
         self._stack.callback(self.swap.close)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.scheduler.suspension import Holder
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.client.memberset import MemberSet
-from hfsched.swap.client.suspension import Suspendable, suspended
+from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core import device
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
@@ -35,6 +36,7 @@ from hfsched.swap.report.picture import CELL, mark_empty, picture
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import End, Runtime
+    from hfsched.scheduler.suspension import Suspension
     from hfsched.swap.protocol.messages import Status
 
 __all__ = ["MachineSwap"]
@@ -49,7 +51,8 @@ class MachineSwap:
 
     Only main, and processes added by `add_process`, may have guest memory mapped.
 
-    The swap file is in `directory`.  `suspendable` suspends the guests; `kernel`: the kernel accesses
+    The swap file is in `directory`.  `members` are the other processes that map guest memory, a step of
+    `suspension`; `kernel`: the kernel accesses
     guest memory too (KVM), which takes more privileges to serve.  Raises UserError for requirements
     that this machine does not meet.  When the monitor dies and none can be started, the client's
     task ends with a UserError, which the runtime reports.
@@ -60,7 +63,8 @@ class MachineSwap:
         runtime: Runtime,
         directory: Path,
         rams: Mapping[str, Ram],
-        suspendable: Suspendable,
+        suspension: Suspension,
+        members: MemberSet,
         *,
         kernel: bool,
     ) -> None:
@@ -79,9 +83,11 @@ class MachineSwap:
             stack.callback(self._stores.close)
             memfds = list(self._memfds.values())
             resources = pack(self._stores, memfds)
-            self._members = MemberSet(suspendable)
+            self._members = members
+            hold = Holder(suspension, "swap", frozen=True)
+            self._hold = hold
             self._parts = _parts(rams)
-            self.client = MonitorClient(runtime, monitor, self._members, resources, on_lost=_lost)
+            self.client = MonitorClient(runtime, monitor, hold, resources, on_lost=_lost)
             self.footprint = Footprint(memfds, self._stores.memfds(), self.client.monitor_pid)
             try:
                 self.client.start()
@@ -137,7 +143,7 @@ class MachineSwap:
             parts = [part for part in self._parts if vms is None or part.name in vms]
             process = ChildMember(self._runtime, name, end, parts, deadline, dynamic=dynamic)
             undo.callback(process.close)
-            with suspended(self._members, deadline):
+            with suspended(self._hold, deadline):
                 process.number = self._members.free_number()
                 self.client.add(process, deadline)
                 self._members.add(process)
@@ -146,7 +152,7 @@ class MachineSwap:
     def collect(self, deadline: int | None = None) -> None:
         """Remove the dynamic processes that have died; raises SwapError, SuspendError."""
         if self._members.dead():
-            with suspended(self._members, deadline):
+            with suspended(self._hold, deadline):
                 dead = self._members.dead()
                 self.client.collect(deadline)
                 self._members.remove(dead)

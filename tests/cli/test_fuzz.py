@@ -231,6 +231,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "images",
         "mailbox",
         "programs",
+        "suspension",
         "swap",
     ]
     assert re.search(r"^  --variant upstream +\S", told.out, re.MULTILINE)

@@ -154,7 +154,7 @@ def clock_stands(target: Target) -> str:
         now = talk.runtime.now
         outer = now()
         start, frequency = _time(talk)
-        with talk.machine.suspension.held(talk.deadline()):
+        with talk.machine.suspension.held("test", talk.deadline()):
             held = now()
             while now() < held + 30_000_000:
                 pass

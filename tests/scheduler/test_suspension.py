@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 
@@ -56,7 +55,7 @@ def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
     suspension = Suspension(Stepwise(), machine.steps)
     for _ in range(2):
         machine.did.clear()
-        with suspension.held():
+        with suspension.held("test"):
             assert machine.did == ["stop a", "stop b", "stop c"]
         assert machine.did[3:] == ["go on c", "go on b", "go on a"]
 
@@ -66,10 +65,10 @@ def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     machine = Machine(**{kind: "b"})
     suspension = Suspension(Stepwise(), machine.steps)
     with pytest.raises(SuspendError if kind == "late" else OSError, match="b"):
-        suspension.suspend(100)
+        suspension.suspend("test", 100)
     assert machine.did == ["stop a", "stop b", "go on b", "go on a"]
     machine.late = machine.broken = ""
-    suspension.suspend(100)  # nobody holds it
+    suspension.suspend("test", 100)  # nobody holds it
 
 
 class Timed(Stepwise):
@@ -100,11 +99,11 @@ def test_between_two_suspensions_a_machine_runs_as_long_as_it_stood(
     world = Timed()
     machine = Machine()
     suspension = Suspension(world, [SuspendThrottle(world).step, *machine.steps])
-    with suspension.held():
+    with suspension.held("test"):
         assert world.slept == []
         world.advance(stood)
     world.advance(passes)
-    with suspension.held(None if limit is None else world.time + limit):
+    with suspension.held("test", None if limit is None else world.time + limit):
         assert world.slept == slept
 
 
@@ -116,66 +115,73 @@ def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
 
     machine.steps[2] = Step("c", machine.steps[2].pause, broken)
     suspension = Suspension(Stepwise(), machine.steps)
-    suspension.suspend()
+    suspension.suspend("test")
     with pytest.raises(OSError, match="c"):
-        suspension.resume()
+        suspension.resume("test")
     assert machine.did[3:] == ["go on b", "go on a"]
-    suspension.suspend()
+    suspension.suspend("test")
 
 
 def test_the_second_gives_up_at_its_deadline() -> None:
     world = Stepwise()
     suspension = Suspension(world, Machine().steps)
-    suspension.suspend()
-    with pytest.raises(SuspendError, match="another suspension"):
-        suspension.suspend(world.now())
-    suspension.resume()
-    suspension.suspend(world.now())
+    suspension.suspend("test")
+    with pytest.raises(SuspendError, match="the suspension by test did not end in time"):
+        suspension.suspend("test", world.now())
+    suspension.resume("test")
+    suspension.suspend("test", world.now())
 
 
-@dataclass(frozen=True)
-class Rivals:
-    """`tasks` suspend a machine, each twice; one at a time must hold it."""
-
-    tasks: int = 3
-
-    @property
-    def name(self) -> str:
-        return f"rivals,tasks={self.tasks}"
-
-    def build(self, runtime: ExploreRuntime) -> Explored:
-        inside: list[int] = []
-        ended: list[int] = []
-        stopped = runtime.cell("stopped", False)
-
-        def stop(_deadline: int | None) -> bool:
-            assert stopped.compare_and_set(False, True), "stopped twice"
-            return True
-
-        suspension = Suspension(runtime, [Step("it", stop, lambda: stopped.set(False))])
-
-        def rival(number: int) -> None:
-            for _ in range(2):
-                with suspension.held():
-                    inside.append(number)
-                    runtime.checkpoint("inside")
-                    assert inside == [number]
-                    inside.clear()
-            ended.append(number)
-
-        for number in range(self.tasks):
-            runtime.spawn(f"rival.{number}", partial(rival, number))
-
-        def check() -> None:
-            assert len(ended) == self.tasks, "somebody waits for ever"
-
-        return Explored(check)
+def test_another_holder_joins_a_standing_suspension_at_once() -> None:
+    world, machine = Stepwise(), Machine()
+    suspension = Suspension(world, machine.steps)
+    suspension.suspend("terminal")
+    suspension.suspend("swap", world.now(), frozen=True)
+    assert suspension.holders == ("terminal", "swap")
+    did = list(machine.did)
+    suspension.resume("terminal")
+    assert machine.did == did, "it is still held"
+    suspension.resume("swap")
+    assert machine.did[3:] == ["go on c", "go on b", "go on a"]
+    with pytest.raises(InternalError, match="swap does not hold"):
+        suspension.resume("swap")
 
 
-def test_one_suspends_at_a_time_in_every_interleaving() -> None:
-    result = search(Rivals(2), Exhaustive())
-    assert result.failure is None, result.failure
-    assert result.complete
+def test_writes_wait_for_another_holders_frozen_memory() -> None:
+    world = Stepwise()
+    suspension = Suspension(world, Machine().steps)
+    with suspension.held("debugger"):
+        with suspension.held("swap", frozen=True):
+            with (
+                pytest.raises(SuspendError, match="swap keeps guest memory as it is"),
+                suspension.writing("debugger", world.now()),
+            ):
+                pass
+            with suspension.writing("swap", world.now()):
+                pass
+        with suspension.writing("debugger", world.now()):
+            with pytest.raises(SuspendError):
+                suspension.suspend("swap", world.now(), frozen=True)
+            suspension.suspend("snapshot", world.now())
+        suspension.resume("snapshot")
+        suspension.suspend("swap", world.now(), frozen=True)
+        suspension.resume("swap")
+
+
+def test_a_step_joins_and_leaves() -> None:
+    machine = Machine()
+    first, second, late = machine.steps
+    suspension = Suspension(Stepwise(), [first])
+    suspension.add(second)
+    suspension.suspend("test")
+    assert machine.did == ["stop a", "stop b"]
+    suspension.add(late)  # it is suspended already: it is resumed with the others
+    suspension.remove(first)
+    suspension.resume("test")
+    assert machine.did[2:] == ["go on c", "go on b"]
+    machine.did.clear()
+    with suspension.held("test"):
+        assert machine.did == ["stop b", "stop c"]
 
 
 # The driver's step.

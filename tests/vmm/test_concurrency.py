@@ -153,7 +153,7 @@ def test_each_kick_ends_one_run(target: Target) -> None:
     kicks = 300
     with host:
         host.ask("spin")
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             vm = host.vm().id
             hypervisor = host.machine.hypervisor
             seen = threading.Semaphore(0)

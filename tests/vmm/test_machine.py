@@ -245,7 +245,7 @@ def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
         monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN)
         sender.closing.start()
         with pytest.raises(SuspendError):
-            machine.suspension.suspend(harness.runtime.now() + SECOND // 100)
+            machine.suspension.suspend("test", harness.runtime.now() + SECOND // 100)
         sender.go_on()
         sender.closing.join(WITHIN / 2e9)
         assert not sender.closing.is_alive()

@@ -42,7 +42,7 @@ def test_nothing_runs_in_between(target: Target) -> None:
         threads.start(send)
         threads.start(receive)
         assert under_way.wait(60)
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             host.machine.hypervisor.primary.preempt(host.vm(3).id, 0)
             before = picture(host)
             host.runtime.sleep_until(host.runtime.now() + 100 * MS)  # the timer's time passes
@@ -61,11 +61,11 @@ def test_a_guests_counter_does_not_count_the_time_suspended(target: Target) -> N
         first = counter(host)
         suspended = 0
         for _ in range(3):
-            host.machine.suspension.suspend(host.deadline())
+            host.machine.suspension.suspend("test", host.deadline())
             began = now()
             host.runtime.sleep_until(began + 100 * MS)
             suspended += now() - began
-            host.machine.suspension.resume()
+            host.machine.suspension.resume("test")
             last = counter(host)
             assert first < last <= first + now() - asked - suspended + MS
         assert suspended >= 300 * MS
@@ -78,7 +78,7 @@ def test_a_sleep_takes_its_time_though_it_was_suspended_for_longer(target: Targe
         asked = host.runtime.now()
         host.send(b"sleep 200")
         assert host.ask("echo it has begun").endswith("it has begun")
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             began = host.runtime.now()
             host.runtime.sleep_until(began + 400 * MS)
             suspended = host.runtime.now() - began
@@ -103,7 +103,7 @@ def test_messages_in_flight_arrive_once_and_in_order(target: Target) -> None:
         got = []
         for _ in texts:
             got.append(host.receive())
-            with host.machine.suspension.held(host.deadline()):
+            with host.machine.suspension.held("test", host.deadline()):
                 pass
         threads.join()
         assert got == texts
@@ -117,7 +117,7 @@ def test_senders_wait_and_go_on(target: Target) -> None:
         threads = Threads()
         end = host.end()
         [outbox] = [vm.outbox for vm in host.machine.assembly.vms]
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             for number in range(3):
                 threads.start(lambda text=b"%d" % number: host.send(text))  # type: ignore[misc]
                 assert host.until(lambda count=number + 1: outbox.waiting() == count)  # type: ignore[misc]
@@ -142,7 +142,7 @@ def test_a_port_is_full(target: Target) -> None:
         threads.start(send)
         # One answer is held by the vCPU's thread, one message lies in RX, one sender waits.
         assert host.until(lambda: host.machine.summary()[0].from_host == QUEUE + 2)
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             before = picture(host)
             got = [host.receive() for _ in range(QUEUE)]
             assert end.recv(host.runtime.now() + 50 * MS) is None

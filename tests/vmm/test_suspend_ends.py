@@ -27,7 +27,7 @@ def test_two_threads_suspend(target: Target) -> None:
 
         def suspend(me: int) -> None:
             for _ in range(20):
-                with host.machine.suspension.held(host.deadline()):
+                with host.machine.suspension.held("test", host.deadline()):
                     inside.append(me)
                     before = picture(host)
                     assert inside == [me]
@@ -45,10 +45,10 @@ def test_two_threads_suspend(target: Target) -> None:
 @every_engine
 def test_who_suspends_a_suspended_machine_gives_up_at_the_deadline(target: Target) -> None:
     with talk(target, "trusty") as host:
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             before = picture(host)
-            with pytest.raises(SuspendError, match="another suspension did not end in time"):
-                host.machine.suspension.suspend(host.runtime.now())
+            with pytest.raises(SuspendError, match="the suspension by test did not end in time"):
+                host.machine.suspension.suspend("test", host.runtime.now())
             assert picture(host) == before
         assert counter(host) < counter(host)
 
@@ -59,7 +59,7 @@ def test_the_machine_is_stopped_during_a_suspension(target: Target) -> None:
         threads = Threads()
         host.ask("spin", 2)
         host.send(b"sleep 1", 1)
-        host.machine.suspension.suspend(host.deadline())
+        host.machine.suspension.suspend("test", host.deadline())
         sent: list[Sent] = []
         end = host.end()
         threads.start(lambda: sent.append(end.send(b"late", host.deadline())))
@@ -70,21 +70,21 @@ def test_the_machine_is_stopped_during_a_suspension(target: Target) -> None:
         assert sent == [Sent.DEAD, Sent.DEAD]
         after = [sum(each.counters[0].runs.values()) for each in host.machine.driver.vms]
         assert after == before
-        host.machine.suspension.resume()
+        host.machine.suspension.resume("test")
 
 
 @every_engine
 def test_the_machine_is_closed_during_a_suspension(target: Target) -> None:
     with talk(target, "trusty") as host:
         host.ask("time")
-        host.machine.suspension.suspend(host.deadline())
+        host.machine.suspension.suspend("test", host.deadline())
         host.machine.close()
-        host.machine.suspension.resume()
+        host.machine.suspension.resume("test")
 
 
 def test_a_machine_that_was_not_started_can_be_suspended() -> None:
     host = Talk(SCRIPT, "echo")
-    with host.machine.suspension.held(host.deadline()):
+    with host.machine.suspension.held("test", host.deadline()):
         pass
     with host:
         assert host.ask("hello") == "hello"
@@ -124,10 +124,10 @@ def test_a_vcpu_that_does_not_stop_in_time_leaves_the_machine_running(
         assert Gates.inside.wait(60)
         for _ in range(2):
             with pytest.raises(SuspendError, match="vCPUs and senders did not stop in time"):
-                host.machine.suspension.suspend(host.runtime.now() + 20 * MS)
+                host.machine.suspension.suspend("test", host.runtime.now() + 20 * MS)
             assert host.ask("still there?") == "still there?"
         Gates.open.set()
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             before = host.vm(1).memory.regions[0].ram.read(0, 8)
             assert host.vm(1).memory.regions[0].ram.read(0, 8) == before
         assert host.until(lambda: host.vm(1).memory.regions[0].ram.read(0, 8) != before)
@@ -147,14 +147,14 @@ def test_a_step_that_fails_leaves_the_machine_running(target: Target, raises: bo
         machine: Any = host.machine
         mirror = machine.driver.vms[0].mirror
         last = Step("disk", fail, lambda: suspended_as_undone.append(mirror.suspended))
-        guard = Suspension(host.runtime, [*machine.suspension._steps, last])
+        suspension = Suspension(host.runtime, [*machine.suspension._steps, last])
         first = counter(host)
         host.send(b"sleep 20")
         with pytest.raises(OSError if raises else SuspendError):
-            guard.suspend(host.deadline())
+            suspension.suspend("test", host.deadline())
         assert suspended_as_undone == [True], "the last step first"
         assert not mirror.suspended
         assert slept(host.receive()) >= 20
         assert counter(host) - first >= 20 * MS
-        with host.machine.suspension.held(host.deadline()):
+        with host.machine.suspension.held("test", host.deadline()):
             pass

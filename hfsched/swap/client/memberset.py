@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.client.suspension import Suspendable
 
 if TYPE_CHECKING:
     from hfsched.swap.client.childmember import ChildMember
@@ -23,26 +22,20 @@ _MAIN = 0  # main's number as a member
 
 
 class MemberSet:
-    """The `Suspendable` made of `machine` and the processes."""
+    """The processes; `suspend` and `resume` are a step of the machine's suspension."""
 
-    def __init__(self, machine: Suspendable) -> None:
-        self._machine = machine
+    def __init__(self) -> None:
         self._processes: tuple[ChildMember, ...] = ()
 
-    def suspend(self, deadline: int | None = None) -> None:
-        """See `Suspendable`; raises SwapError for a process that does not suspend in time."""
-        self._machine.suspend(deadline)
-        try:
-            for process in self._processes:
-                process.suspend(deadline)
-        except BaseException:
-            self.resume()
-            raise
+    def suspend(self, deadline: int | None = None) -> bool:
+        """Suspend all; raises SwapError for a process that does not suspend in time."""
+        for process in self._processes:
+            process.suspend(deadline)
+        return True
 
     def resume(self) -> None:
-        """See `Suspendable`; does not wait."""
+        """Resume all, each whatever another raises; does not wait."""
         with ExitStack() as stack:
-            stack.callback(self._machine.resume)
             for process in self._processes:
                 stack.callback(process.resume)
 

@@ -1,0 +1,114 @@
+"""Holders of a suspension: some that hold it, one that keeps memory frozen, one that writes memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.scheduler.suspension import Step, Suspension
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+
+__all__ = ["SuspensionScenario"]
+
+
+class _Unchecked(Suspension):
+    """Writes do not wait for a frozen hold."""
+
+    @contextmanager
+    def writing(self, holder: str, deadline: int | None = None) -> Iterator[None]:  # noqa: ARG002
+        yield
+
+
+class _Alone(Suspension):
+    """A hold that ends lets the machine run, although others hold it too."""
+
+    def resume(self, holder: str) -> None:
+        with self._lock:
+            self._holders[:] = [holder]
+        super().resume(holder)
+
+
+@dataclass(frozen=True)
+class SuspensionScenario:
+    """`holders` hold a machine suspended, `rounds` times each; one freezes memory, one writes it.
+
+    While any of them holds it, it is paused, and when none does, it runs; nothing is written while
+    memory is frozen; all come to their end.  Two of them have the same name, and hold it in turn.
+    """
+
+    holders: int = 1
+    rounds: int = 1
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "unchecked": Variant("writes to guest memory do not wait for a frozen hold"),
+        "alone": Variant("the first hold that ends lets the machine run", {"holders": 2}),
+    }
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("holders", 0, 4), ("rounds", 1, 4)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("suspension", self)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Make the suspension and its holders."""
+        kind = {"": Suspension, "unchecked": _Unchecked, "alone": _Alone}[self.variant]
+        paused: list[str] = []
+        inside: list[str] = []  # the tasks that hold it
+        writing: list[str] = []
+        ended: list[str] = []
+
+        def pause(name: str, _deadline: int | None) -> bool:
+            assert name not in paused, f"{name} is paused twice"
+            runtime.checkpoint(f"{name} pauses")
+            paused.append(name)
+            return True
+
+        steps = [Step(name, partial(pause, name), partial(paused.remove, name)) for name in "ab"]
+        suspension = kind(runtime, steps)
+
+        def hold(task: str, holder: str, *, frozen: bool = False, writes: bool = False) -> None:
+            for count in range(self.rounds):
+                runtime.retain_only(count)
+                with suspension.held(holder, frozen=frozen):
+                    inside.append(task)
+                    if writes:
+                        with suspension.writing(holder):
+                            writing.append(task)
+                            runtime.checkpoint(f"{task} writes")
+                            writing.clear()
+                    else:
+                        runtime.checkpoint(f"{task} holds it")
+                    inside.remove(task)
+            ended.append(task)
+
+        tasks = [(f"holder.{n}", "holder") for n in range(self.holders)]
+        for task, holder in tasks:
+            runtime.spawn(task, partial(hold, task, holder))
+        runtime.spawn("freezer", partial(hold, "freezer", "freezer", frozen=True))
+        runtime.spawn("writer", partial(hold, "writer", "writer", writes=True))
+
+        def invariant() -> None:
+            if inside:
+                assert paused == ["a", "b"], f"held by {inside}, and {paused} paused"
+            assert not (writing and "freezer" in inside), "memory is written while it is frozen"
+            same = [task for task in inside if task.startswith("holder")]
+            assert len(same) < 2, "a name holds it twice"
+
+        def check() -> None:
+            assert len(ended) == self.holders + 2, f"only {ended} came to their end"
+            assert paused == [], f"{paused} stay paused"
+
+        return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)
