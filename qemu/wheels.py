@@ -17,7 +17,7 @@ __all__ = ["download", "requirements", "unpack"]
 _PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64")
 # Not the emulator: it wants more memory than the machine has, and its engine here knows x86-64 only.
 _EXTRAS = ("explore", "fdt", "test")
-_NOT_INSIDE = ("mypy", "ruff")
+_NOT_INSIDE = ("mypy", "pytest-xdist", "ruff")
 
 
 def requirements(pyproject: Path) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from timing import Timing
 
 with contextlib.suppress(ImportError):
     from hypothesis import HealthCheck, settings
@@ -16,6 +17,10 @@ with contextlib.suppress(ImportError):
         "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Timing(), "timing")
 
 
 @pytest.fixture
