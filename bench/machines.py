@@ -31,7 +31,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from hfsched.scheduler.outbox import Sent
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
-__all__ = ["TARGETS", "Harness", "Target", "belongings", "chain", "everyone", "leaks"]
+__all__ = ["TARGETS", "Harness", "Target", "belongings", "chain", "everyone", "leaks", "more_than"]
 
 LIVES = 1000
 WARM_UP = 20  # lives, after which all that is kept is there
@@ -56,6 +56,8 @@ SHARES = ("two of them", "each in turn")
 _MEMORY = 1 << 20  # bytes, of each VM
 _WITHIN = 300_000_000_000  # ns; then an answer counts as lost
 _ANONYMOUS = "mapping of no file"  # allocators make and join some too: one in ten lives is none
+_UNCHANGED = 60.0  # s
+_PAUSE = 0.01  # s
 _WINDOW = 16  # messages on their way through a chain
 
 
@@ -106,11 +108,32 @@ def belongings() -> Counter[str]:
         except FileNotFoundError:  # the one that reads the folder
             continue
     for thread in Path("/proc/self/task").iterdir():
-        has[f"thread {(thread / 'comm').read_text().strip()}"] += 1
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            has[f"thread {(thread / 'comm').read_text().strip()}"] += 1
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
         has[f"mapping of {fields[5]}" if len(fields) > 5 else _ANONYMOUS] += 1
     return has
+
+
+def more_than(before: Counter[str], kinds: tuple[str, ...] = ("",)) -> Counter[str]:
+    """Return what this process has now and had not `before`, of what begins with one of `kinds`.
+
+    A thread that was joined takes a moment to be gone: as long as anything is left, it looks again,
+    until nothing has changed for a minute.
+    """
+
+    def look() -> Counter[str]:
+        more = belongings() - before
+        return Counter({what: count for what, count in more.items() if what.startswith(kinds)})
+
+    left, since = look(), time.monotonic()
+    while left and time.monotonic() - since < _UNCHANGED:
+        time.sleep(_PAUSE)
+        now = look()
+        if now != left:
+            left, since = now, time.monotonic()
+    return left
 
 
 def leaks(target: Target, lives: int) -> dict[str, int]:

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
 
 _MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @functools.cache
 def stress_page(seed: int, page: int) -> bytes:
     """Return what the guest `stress` fills its page of that number with (guests/stress/fill.c)."""
-    state = seed ^ (page + 1) * 0x9E3779B97F4A7C15 & _MASK
-    words = []
-    for _ in range(PAGE // 8):
-        state ^= state >> 12
-        state ^= state << 25 & _MASK
-        state ^= state >> 27
-        words.append(state * 0x2545F4914F6CDD1D & _MASK)
+    state = seed ^ (page + 1) * _GOLDEN & _MASK
+    state ^= state >> 12
+    state ^= state << 25 & _MASK
+    state ^= state >> 27
+    first = state * 0x2545F4914F6CDD1D
+    words = (first + number * _GOLDEN & _MASK for number in range(PAGE // 8))
     return b"".join(word.to_bytes(8, "little") for word in words)
 
 
