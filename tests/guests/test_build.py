@@ -55,14 +55,36 @@ def load_build_module() -> ModuleType:
 guests_build = load_build_module()
 
 
-@pytest.fixture(scope="session")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("guests")
+@pytest.fixture(scope="module")
+def output() -> Path:
+    """Where all guests are built: by `script/guests`, or now."""
+    directory = ROOT / "guests" / "build"
     guests_build.build(directory)
     return directory
 
 
-@pytest.fixture(params=[AARCH64, X86_64], ids=lambda architecture: architecture.name)
+@dataclass(frozen=True)
+class Built:
+    """What was built in an empty directory, and said."""
+
+    output: Path
+    made: list[Path]
+    told: list[str]
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory, architecture: Architecture) -> Built:
+    """The guest `echo` for one architecture."""
+    output, told = tmp_path_factory.mktemp("guests"), list[str]()
+    made = guests_build.build(
+        output, architecture=architecture.name, guests=["echo"], report=told.append
+    )
+    return Built(output, made, told)
+
+
+@pytest.fixture(
+    scope="module", params=[AARCH64, X86_64], ids=lambda architecture: architecture.name
+)
 def architecture(request: pytest.FixtureRequest) -> Architecture:
     found = request.param
     assert isinstance(found, Architecture)
@@ -193,16 +215,12 @@ def test_second_build_does_nothing(output: Path) -> None:
 
 
 @needs_compiler
-def test_builds_only_what_is_asked_for(tmp_path: Path, architecture: Architecture) -> None:
-    told: list[str] = []
-    made = guests_build.build(
-        tmp_path, architecture=architecture.name, guests=["echo"], report=told.append
-    )
-    place = tmp_path / architecture.name
-    assert made == [place / "echo.elf", place / "echo.bin"]
-    assert sorted(path.name for path in tmp_path.glob("*/*.bin")) == ["echo.bin"]
-    assert f"{architecture.name}: compile echo/main.c" in told
-    assert not any("trusty" in line for line in told)
+def test_builds_only_what_is_asked_for(echo: Built, architecture: Architecture) -> None:
+    place = echo.output / architecture.name
+    assert echo.made == [place / "echo.elf", place / "echo.bin"]
+    assert sorted(path.name for path in echo.output.glob("*/*.bin")) == ["echo.bin"]
+    assert f"{architecture.name}: compile echo/main.c" in echo.told
+    assert not any("trusty" in line for line in echo.told)
 
 
 @needs_compiler
@@ -229,21 +247,20 @@ def test_x86_flags_keep_to_the_first_processors(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_rebuilds_what_a_touched_object_feeds(tmp_path: Path) -> None:
-    guests_build.build(tmp_path, guests=["echo"])
-    (tmp_path / "x86_64" / "obj" / "echo" / "main.c.o").unlink()
-    told: list[str] = []
-    guests_build.build(tmp_path, guests=["echo"], report=told.append)
-    assert told == ["x86_64: compile echo/main.c", "x86_64: link echo"]
+def test_two_builds_are_the_same_bytes(
+    images: Path, echo: Built, architecture: Architecture
+) -> None:
+    again = echo.output / architecture.name / "echo.bin"
+    assert again.read_bytes() == (images / "echo.bin").read_bytes()
 
 
 @needs_compiler
-def test_two_builds_are_the_same_bytes(
-    images: Path, architecture: Architecture, tmp_path: Path
-) -> None:
-    guests_build.build(tmp_path, architecture=architecture.name, guests=["relay"])
-    again = tmp_path / architecture.name / "relay.bin"
-    assert again.read_bytes() == (images / "relay.bin").read_bytes()
+def test_rebuilds_what_a_touched_object_feeds(echo: Built, architecture: Architecture) -> None:
+    name = architecture.name
+    (echo.output / name / "obj" / "echo" / "main.c.o").unlink()
+    told: list[str] = []
+    guests_build.build(echo.output, architecture=name, guests=["echo"], report=told.append)
+    assert told == [f"{name}: compile echo/main.c", f"{name}: link echo"]
 
 
 @needs_compiler
