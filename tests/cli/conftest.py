@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import pytest
+from warm import COMMANDS, Forked, Warm
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))  # for the ELF and FDT writers of tests/memory
 
 WITHIN = 30.0  # seconds: far above what anything here takes
 PIPE = subprocess.PIPE
+WARM = {"stdin", "stdout", "stderr", "cwd", "within", "memory"}
 
 # Guests for these tests; each test's directory has them in guests.py.
 GUESTS = '''
@@ -186,7 +188,13 @@ def raises(cpu):
 class Process:
     """One `hfsched` in a process; every method fails the test at the deadline."""
 
-    def __init__(self, arguments: tuple[str, ...], folder: Path, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        options: dict[str, Any],
+        warm: Warm | None = None,
+    ) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(map(str, [*options.pop("paths", ()), TESTS.parent])),
@@ -196,8 +204,12 @@ class Process:
         self._ends: float = time.monotonic() + options.pop("within", WITHIN)
         command = options.pop("command", (sys.executable, "-m", "hfsched"))
         streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE} | options
-        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
-        self._popen = popen([*command, *arguments], env=environment, **streams)
+        self._popen: subprocess.Popen[bytes] | Forked
+        if warm is not None:
+            self._popen = warm.start(arguments, environment, **streams)
+        else:
+            popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+            self._popen = popen([*command, *arguments], env=environment, **streams)
         self._texts = {"out": b"", "err": b""}
         self._streams: dict[int, tuple[str, IO[bytes]]] = {}
         for name, stream in (("out", self._popen.stdout), ("err", self._popen.stderr)):
@@ -346,17 +358,29 @@ def runtime_directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """What starts most processes."""
+    made = Warm({"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS.parent)})
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def hfsched(
-    tmp_path: Path, runtime_directory: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runtime_directory: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm
 ) -> Iterator[Start]:
-    """Start `hfsched ARGUMENTS...` in a directory that has guests.py; options go to Popen."""
+    """Start `hfsched ARGUMENTS...` in a directory that has guests.py; options go to Popen.
+
+    Where these are of `WARM` alone, Python and what is imported have been started before.
+    """
     started: list[Process] = []
     (tmp_path / "guests.py").write_text(GUESTS)
     monkeypatch.chdir(tmp_path)
 
     def start(*arguments: str, **options: Any) -> Process:
-        process = Process(arguments, runtime_directory, options)
+        usual = arguments[:1] and arguments[0] in COMMANDS and set(options) <= WARM
+        process = Process(arguments, runtime_directory, options, warm if usual else None)
         started.append(process)
         return process
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +18,13 @@ SPIN = b"\0\0\0\x14"  # b .
 
 def refusal(run: Start, *arguments: str, status: int = 1, within: float = 30) -> str:
     """Return the one line that a command line is refused with."""
-    refused = run(*arguments, within=within, preexec_fn=little_memory)
+    refused = run(*arguments, within=within, memory=4 << 30)
     assert refused.wait() == status, refused.err
     assert refused.out == ""
     (line,) = (line for line in refused.err.splitlines() if not line.startswith("hfsched: engine"))
     assert line.startswith("hfsched: error: ")
     assert line.isprintable()
     return line.removeprefix("hfsched: error: ")
-
-
-def little_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
 
 def write(name: str, data: bytes | str) -> None:
