@@ -14,7 +14,7 @@ from hfsched.swap.child.child import Child
 from hfsched.swap.core.guestpages import open_userfault
 from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
 
-from .guestmemory import PAGE
+from .basics import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

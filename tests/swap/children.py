@@ -14,7 +14,7 @@ from hfsched.swap.core.guestpages import GuestPages, Region, zap
 from hfsched.swap.core.stores import Stores, SwapFile
 from hfsched.swap.pages.entries import Staging
 
-from .guestmemory import PAGE, userfault
+from .basics import PAGE, userfault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,13 +15,25 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.memory.ram import Ram
 from hfsched.swap.core import device
-from hfsched.swap.core.guestpages import GuestPages, Region, open_userfault, zap
+from hfsched.swap.core.guestpages import GuestPages, Region, zap
 from hfsched.swap.core.stores import Stores, SwapFile
 from hfsched.swap.pages.entries import Staging
 from hfsched.swap.pages.store import Progress
 
-PAGE = 4096
-MIB = 1 << 20
+from .basics import MIB, PAGE, userfault
+
+__all__ = [
+    "MIB",
+    "PAGE",
+    "Guest",
+    "World",
+    "needs_lz4",
+    "needs_userfault",
+    "plain",
+    "through",
+    "userfault",
+    "userfault_problem",
+]
 
 
 def userfault_problem() -> str | None:
@@ -42,13 +54,6 @@ def plain(file: SwapFile) -> int:
         return os.open(f"/proc/self/fd/{file.out}", os.O_RDWR)
     finally:
         os.fchmod(file.out, 0)
-
-
-def userfault() -> int:
-    try:
-        return open_userfault()
-    except UserError:
-        return open_userfault(user_mode_only=True)
 
 
 needs_userfault = pytest.mark.skipif(
