@@ -26,13 +26,16 @@ from typing import IO, Any
 
 __all__ = ["COMMANDS", "Forked", "Warm"]
 
-COMMANDS = ("run", "swap", "image", "doctor")
+COMMANDS = ("run", "swap", "image", "doctor", "fuzz")
 _IMPORTED = (
-    "cli.main",
-    *(f"cli.{command}" for command in COMMANDS),
-    "control.commandserver",
-    "control.portserver",
-    "programs.bundled",
+    "hfsched.cli.main",
+    *(f"hfsched.cli.{command}" for command in COMMANDS),
+    "hfsched.control.command_server",
+    "hfsched.control.port_server",
+    "hfsched.explore.campaign.run",
+    "hfsched.explore.registry",
+    "hfsched.explore.replay",
+    "hfsched.programs.bundled",
 )
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 _CLONE_PARENT = 0x8000
@@ -182,7 +185,7 @@ def _become(request: dict[str, Any], fds: list[int]) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for _name in _IMPORTED:
-        importlib.import_module(f"hfsched.{_name}")
+        importlib.import_module(_name)
     gc.freeze()
     if _serve(socket.socket(fileno=int(sys.argv[1]))):
         runpy.run_module("hfsched", run_name="__main__", alter_sys=True)
