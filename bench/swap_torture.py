@@ -49,7 +49,7 @@ from hfsched.vmm.swapping import MachineSwap
 __all__ = ["TARGETS", "FaultError", "Target", "cycles", "kills"]
 
 MEMORY = 1 << 19  # bytes, of each VM
-WITHIN = 60  # seconds, until an answer or a state
+WITHIN = 120  # seconds, until an answer or a state
 WANTED = (Page.STAGED, Page.WRITING, Page.PUNCHING, Page.COMPRESSED, Page.FILE, None)
 MOVES = ("enable", "trim", "out", "disable")
 NOT_NOW = ("nothing is staged", "swap must be pending", "another suspension did not end in time")

@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds from the start of QEMU")
     parser.add_argument(
+        "--silence", type=float, metavar="S", help="seconds in which the machine says nothing"
+    )
+    parser.add_argument(
         "--add",
         action="append",
         default=[],
@@ -95,10 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             err=_writer(sys.stderr.fileno()),
             stdin=_input(),
             timeout=options.timeout,
+            silence=options.silence,
             extra=extra,
         )
         if status == TIMED_OUT:
-            _report(f"no end after {options.timeout:g} s")
+            limits = {"no end after": options.timeout, "not a word for": options.silence}
+            _report(", or ".join(f"{what} {s:g} s" for what, s in limits.items() if s is not None))
     except MachineError as error:
         print(f"qemu: {error}", file=sys.stderr)
         return _FAILED

@@ -69,13 +69,14 @@ def run(
     err: Sink,
     stdin: int | None = None,
     timeout: float | None = None,
+    silence: float | None = None,
     extra: Mapping[str, Path] | None = None,
 ) -> int:
     """Run a command in a new machine and return its exit status, or `TIMED_OUT`.
 
     Its working directory is the project. `out` and `err` get what it prints, `stdin` is a file
-    descriptor that it reads (an empty input when None, and with `icount`), `timeout` is in seconds from now, `extra` as
-    in :meth:`Image.project`. Raises :class:`MachineError` if the machine dies.
+    descriptor that it reads (an empty input when None, and with `icount`), `timeout` is in seconds from now, `silence`
+    is how long (s) the machine may say nothing at all, `extra` as in :meth:`Image.project`. Raises :class:`MachineError` if the machine dies.
     """
     text = command.run_script(words)
     mark = f"<{key_of(text, b'end')}>"
@@ -103,11 +104,14 @@ def run(
             name: Marked(mark.encode(), sink)
             for name, sink in zip(command.OUTPUTS, (out, err), strict=True)
         }
+        heard = time.monotonic()
         while (status := _status(*streams.values())) is None:
-            left = None if deadline is None else deadline - time.monotonic()
+            ends = [deadline, None if silence is None else heard + silence]
+            left = min((end - time.monotonic() for end in ends if end is not None), default=None)
             if left is not None and left <= 0:
                 return TIMED_OUT
             for name, data in ports.wait(left):
+                heard = time.monotonic()
                 if not data:
                     raise MachineError(console.obituary(process, ports))
                 streams.get(name, console).feed(data)

@@ -53,14 +53,14 @@ class Timing:
         self._last = self._began = _now()
         self._in_tests = 0.0  # seconds of the processor, of this process
 
+    def pytest_runtest_logstart(self) -> None:
+        """Begin to count: what came between two tests is no test's."""
+        self._last = _now()
+
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Iterator[Any]:  # a generator that returns the report
+    def pytest_runtest_makereport(self) -> Iterator[Any]:  # a generator that returns the report
         """Note what a test's phase took, with the fixtures that it made or closed."""
         report = yield
-        if call.when == "setup":  # what came between two tests is no test's
-            self._last = self._last[0], time.monotonic() - call.duration
         now = _now()
         taken = now[0] - self._last[0], now[1] - self._last[1]
         self._last = now

@@ -1,4 +1,4 @@
-"""`hfsched` as a user has it: a process of its own, and a deadline on everything one waits for."""
+"""`hfsched` as a user has it: a process of its own, and nothing that is waited for without end."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import pytest
+from progress import QUIET, Quiet
 from warm import COMMANDS, Forked, Warm
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))  # for the ELF and FDT writers of tests/memory
 
-WITHIN = 30.0  # seconds: far above what anything here takes
 PIPE = subprocess.PIPE
-WARM = {"stdin", "stdout", "stderr", "cwd", "within", "memory"}
+WARM = {"stdin", "stdout", "stderr", "cwd", "memory"}
 
 # Guests for these tests; each test's directory has them in guests.py.
 GUESTS = '''
@@ -186,7 +185,7 @@ def raises(cpu):
 
 
 class Process:
-    """One `hfsched` in a process; every method fails the test at the deadline."""
+    """One `hfsched` in a process; every method fails the test when that says nothing for too long."""
 
     def __init__(
         self,
@@ -201,7 +200,7 @@ class Process:
             "XDG_RUNTIME_DIR": str(folder),
             **options.pop("environment", {}),
         }
-        self._ends: float = time.monotonic() + options.pop("within", WITHIN)
+        self._quiet = Quiet()
         command = options.pop("command", (sys.executable, "-m", "hfsched"))
         streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE} | options
         self._popen: subprocess.Popen[bytes] | Forked
@@ -255,6 +254,7 @@ class Process:
     def until(self, pattern: str, stream: str = "out") -> re.Match[bytes]:
         """Read until a stream has the pattern."""
         wanted = re.compile(pattern.encode(), re.MULTILINE)
+        self._quiet.moved()
         while (found := wanted.search(self._texts[stream])) is None:
             if not self._read():
                 pytest.fail(f"no {pattern!r} before the end: {self._state()}")
@@ -272,10 +272,12 @@ class Process:
         """Return all that the next writer of a FIFO in this directory writes."""
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
         data = b""
+        self._quiet.moved()
         try:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
-            while poll.poll(max(0.0, self._left()) * 1000):
+            while poll.poll(self._quiet.left * 1000):
+                self._quiet.moved()
                 part = os.read(descriptor, 1 << 16)
                 if not part:
                     return data
@@ -291,10 +293,11 @@ class Process:
     def wait(self) -> int:
         """Close stdin, read all that comes and return the exit status."""
         self.end_input()
+        self._quiet.moved()
         while self._read():
             pass
         try:
-            status = self._popen.wait(self._left())
+            status = self._popen.wait(self._quiet.left)
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running: {self._state()}")
         assert "Traceback" not in self.err
@@ -324,10 +327,10 @@ class Process:
         poll = select.poll()
         for descriptor in self._streams:
             poll.register(descriptor, select.POLLIN)
-        left = self._left()
-        ready = poll.poll(left * 1000) if left > 0 else []
+        ready = poll.poll(self._quiet.left * 1000)
         if not ready:
-            pytest.fail(f"not before the deadline: {self._state()}")
+            pytest.fail(f"it has said nothing for {QUIET:g} s: {self._state()}")
+        self._quiet.moved()
         for descriptor, _ in ready:
             name, stream = self._streams[descriptor]
             try:
@@ -339,9 +342,6 @@ class Process:
                 del self._streams[descriptor]
                 stream.close()
         return True
-
-    def _left(self) -> float:
-        return self._ends - time.monotonic()
 
     def _state(self) -> str:
         return f"stdout {self.raw[-1000:]!r}, stderr {self._texts['err'][-1000:]!r}"

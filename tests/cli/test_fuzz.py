@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
+from progress import QUIET
 
 from hfsched.explore.campaign.run import Campaign
 
 if TYPE_CHECKING:
     from conftest import Process, Start
 
-WITHIN = 20.0  # seconds: far above what anything here takes
 TEXT = "all sleep beside a mailbox that is received"
 
 SCENARIOS = """
@@ -247,7 +247,7 @@ def ends(pid: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([handle], [], [], WITHIN)[0])
+        return bool(select.select([handle], [], [], QUIET)[0])
     finally:
         os.close(handle)
 

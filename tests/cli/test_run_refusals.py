@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 SPIN = b"\0\0\0\x14"  # b .
 
 
-def refusal(run: Start, *arguments: str, status: int = 1, within: float = 30) -> str:
+def refusal(run: Start, *arguments: str, status: int = 1) -> str:
     """Return the one line that a command line is refused with."""
-    refused = run(*arguments, within=within, memory=4 << 30)
+    refused = run(*arguments, memory=4 << 30)
     assert refused.wait() == status, refused.err
     assert refused.out == ""
     (line,) = (line for line in refused.err.splitlines() if not line.startswith("hfsched: engine"))
@@ -243,7 +243,7 @@ def test_a_manifest_that_is_a_directory(run: Start) -> None:
 @pytest.mark.parametrize("name", ["fifo", "/dev/zero"])
 def test_a_manifest_that_is_no_file(run: Start, name: str) -> None:
     os.mkfifo("fifo")
-    assert name in refusal(run, name, within=3)
+    assert name in refusal(run, name)
 
 
 # Python guests.

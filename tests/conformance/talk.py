@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import re
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
+
+from progress import QUIET, Quiet
 
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import Vcpu, Vm
@@ -22,7 +23,7 @@ from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
 
-WITHIN = 60.0  # seconds: far above what anything here takes
+WITHIN = QUIET  # seconds, for one thing that is waited for
 NOISE = 99  # the port that the random calls of `hostile` send from
 Words = tuple[int, ...]
 
@@ -183,13 +184,14 @@ class Talk:
         return injection.value
 
     def until(self, condition: Callable[[], bool], within: float = WITHIN) -> bool:
-        """Wait until something holds; False: it did not in this time (s)."""
-        ends = time.monotonic() + within
+        """Wait until something holds; False: it does not, and nothing has moved for so long (s)."""
+        quiet = Quiet(within)
         while not condition():
             self._activity.clear()
-            if time.monotonic() > ends:
+            if not quiet.left:
                 return False
-            self._activity.wait(0.01)  # not everything that one may wait for is told
+            if self._activity.wait(0.01):  # not everything that one may wait for is told
+                quiet.moved()
         return True
 
     def until_quiet(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from progress import QUIET
 
 from hfsched.control import command_server, commands, wire
 from hfsched.control.command_client import ask, find
@@ -45,7 +46,7 @@ from .harness import runtime_directory
 if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
 
-WITHIN = 20.0
+WITHIN = QUIET
 MIB = 1 << 20
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from progress import run
 
 from hfsched.explore.registry import find
 from hfsched.explore.testing import Settings, check
@@ -72,15 +73,7 @@ class Calm:
 def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(TOP), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "hfsched.explore.pytest_plugin", "-v"]
-    return subprocess.run(
-        [*command, "-p", "no:cacheprovider", *arguments],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run([*command, "-p", "no:cacheprovider", *arguments], cwd=folder, env=env)
 
 
 @pytest.fixture
@@ -112,9 +105,7 @@ def test_the_token_of_a_failure_is_run_alone_and_by_the_command(folder: Path) ->
     assert "an update was lost" in again.stdout
     command = [sys.executable, "-m", "hfsched", "fuzz", "replay", token[1]]
     env = {**os.environ, "PYTHONPATH": str(TOP)}
-    replayed = subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    replayed = run(command, cwd=folder, env=env)
     assert replayed.returncode == 1, replayed.stderr
     assert "an update was lost" in replayed.stdout
 

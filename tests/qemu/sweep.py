@@ -33,6 +33,7 @@ def main() -> None:
         def receive(vm: int) -> None:
             for _ in texts:
                 answers[vm].append(talk.receive(vm).decode())
+                print(vm, end=" ", file=sys.stderr)  # it goes on
                 times[vm].append(talk.runtime.now())
 
         tasks = [

@@ -106,13 +106,13 @@ def machines(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Po
     """The machines that are asked for, at work side by side: each is one thread for most of the time."""
     machine_image()
     started = {}
-    options = f"-q -p no:cacheprovider -p no:hypothesispytest --junitxml={RESULTS}"
+    options = f"-v -p no:cacheprovider -p no:hypothesispytest --junitxml={RESULTS}"
     options += f" -o junit_family=xunit1 -k '{OTHER_ENGINES}'"
     for cpu, (suites, _) in CPUS.items():
         if any(f"[{cpu}]" in item.name for item in request.session.items):
             tests = f"python3 -m pytest {options} {' '.join(suites)} >&2"
             script = f"{tests}; status=$?; cat {RESULTS}; exit $status"
-            words = ("--timeout", "500", "--cpu", cpu, "--", "sh", "-c", script)
+            words = ("--cpu", cpu, "--", "sh", "-c", script)
             started[cpu] = start(*words)
     yield started
     for process in started.values():
@@ -134,7 +134,7 @@ def test_each_schedule_repeats_itself_and_loses_nothing() -> None:
     machine_image()
     schedules = set()
     for shift in SHIFTS:
-        words = ("--timeout", "300", "--icount", f"{shift}", "--", "python3", "tests/qemu/sweep.py")
+        words = ("--icount", f"{shift}", "--", "python3", "tests/qemu/sweep.py")
         runs = [start(*words) for _ in range(2)]
         (status, out, err), again = [end(process) for process in runs]
         assert status == 0, f"shift {shift}: {err[-4000:]}"

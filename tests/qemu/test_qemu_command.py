@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from progress import QUIET
 
 from qemu.__main__ import main
 from qemu.command import Settings, arguments, environment_script, run_script
@@ -126,8 +127,8 @@ def test_files_tell_what_is_added_and_when_the_machine_ends() -> None:
             pass_fds=ports.descriptors(),
         )
         ports.started(process)
-        assert ports.wait(30) == [("hf.out", b"said")]
-        process.wait(30)
+        assert ports.wait(QUIET) == [("hf.out", b"said")]
+        process.wait(QUIET)
         assert ports.wait(None) == [("hf.out", b""), ("hf.err", b"")]
 
 
@@ -144,7 +145,7 @@ def test_sockets_carry_input_and_its_end(tmp_path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-c", program], pass_fds=ports.descriptors())
         ports.started(process)
         said = b""
-        while (came := ports.wait(30)) != [("hf.out", b"")]:
+        while (came := ports.wait(QUIET)) != [("hf.out", b"")]:
             said += b"".join(data for _, data in came)
         assert said == b"TYPED"
-        assert process.wait(30) == 0
+        assert process.wait(QUIET) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from progress import QUIET
 
 from qemu import MachineError, cpio, debian, wheels
 from qemu.cache import Cache, default_directory, key_of
@@ -221,19 +222,19 @@ def test_two_that_want_the_same_make_it_once(tmp_path: Path) -> None:
     def make(directory: Path) -> None:
         made.append(directory)
         inside.set()
-        assert go.wait(10)
+        assert go.wait(QUIET)
 
     waiting = threading.Event()
     first = threading.Thread(target=Cache(tmp_path).entry, args=("thing", "1", make))
     first.start()
-    assert inside.wait(10)
+    assert inside.wait(QUIET)
     late = Cache(tmp_path, report=lambda line: waiting.set() if "waiting" in line else None)
     second = threading.Thread(target=late.entry, args=("thing", "1", make))
     second.start()
-    assert waiting.wait(10)
+    assert waiting.wait(QUIET)
     go.set()
-    first.join(10)
-    second.join(10)
+    first.join(QUIET)
+    second.join(QUIET)
     assert len(made) == 1
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
+from progress import run
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import execute, search
@@ -89,9 +89,7 @@ def test_the_lost_wake_up_shows_on_a_real_image_and_its_token_repeats_it() -> No
     assert outcome.failure is not None
     env = {**os.environ, "PYTHONHASHSEED": "5"}
     command = [sys.executable, "-m", "hfsched", "fuzz", "replay", token, "--engine", "unicorn"]
-    again = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    again = run(command, env=env)
     assert again.returncode == 1
     assert "which is received" in again.stdout
 

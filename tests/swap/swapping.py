@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from progress import until
 from talk import TARGETS, UNICORN, Talk, Target
 
 from hfsched.swap.client.errors import SwapError
@@ -40,10 +41,7 @@ def swap_of(host: Talk) -> MachineSwap:
 
 
 def wait_for(host: Talk, *states: State) -> Status:
-    deadline = host.deadline()
-    while (status := swap_of(host).status()).state not in states:
-        assert host.runtime.now() < deadline, f"it is {status}"
-    return status
+    return until(swap_of(host).status, lambda status: status.state in states)
 
 
 def in_memory(host: Talk, vm: int = 0) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from progress import QUIET, QUIET_NS, until
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
@@ -44,7 +45,7 @@ class Suspendable:
 class World:
     """A client with a static member 0 and a dynamic member 1; `log` has the events after that."""
 
-    def __init__(self, *plans: Plan, default_timeout: int | None = 20 * SECOND) -> None:
+    def __init__(self, *plans: Plan, default_timeout: int | None = QUIET_NS) -> None:
         self.runtime = FakeRuntime(*plans)
         self.suspendable = Suspendable(self.runtime)
         self.lost: list[str] = []
@@ -72,15 +73,13 @@ class World:
         return self.runtime.log
 
     def wait_until(self, state: State) -> None:
-        deadline = self.runtime.now() + 20 * SECOND
-        while (found := self.client.status().state) is not state:
-            assert self.runtime.now() < deadline, f"it is {found}, and never {state}"
+        until(lambda: self.client.status().state, lambda found: found is state)
 
     def close(self) -> None:
         """End the client and its monitor; a killed monitor would be replaced."""
         with suppress(SwapError):
             self.client.close(self.runtime.now() + SECOND // 10, discard=True)
-        assert self.client.join(self.runtime.now() + 20 * SECOND), "the client's task does not end"
+        assert self.client.join(self.runtime.now() + QUIET_NS), "the client's task does not end"
 
 
 @pytest.fixture
@@ -289,7 +288,7 @@ def test_a_monitor_is_a_process_that_gets_the_same_descriptors_as_its_successor(
     assert process is not None
     assert client.status().state is State.READY
     process.kill()
-    assert process.join(runtime.now() + 20 * SECOND)
+    assert process.join(runtime.now() + QUIET_NS)
     assert client.status().state is State.READY
     client.close()
     os.close(writer)
@@ -336,7 +335,7 @@ def test_close_brings_everything_back_and_ends_the_monitor(world: World) -> None
     world.client.swap_out()
     world.client.close()
     assert world.runtime.pages.resident == 1500
-    assert world.runtime.monitors[0].join(world.runtime.now() + 20 * SECOND)
+    assert world.runtime.monitors[0].join(world.runtime.now() + QUIET_NS)
     for request in (world.client.status, world.client.close, world.client.enable):
         with pytest.raises(SwapError, match="swap has ended"):
             request()
@@ -368,8 +367,8 @@ def test_monitors_that_die_again_and_again_before_they_serve_are_replaced(
 def test_discarding_ends_a_monitor_that_does_not_answer(worlds: list[World], when: str) -> None:
     world = begin(worlds, Plan("exit", when))
     world.client.close(world.runtime.now() + SECOND // 20, discard=True)
-    assert world.client.join(world.runtime.now() + 20 * SECOND)
-    assert world.runtime.monitors[0].join(world.runtime.now() + 20 * SECOND)
+    assert world.client.join(world.runtime.now() + QUIET_NS)
+    assert world.runtime.monitors[0].join(world.runtime.now() + QUIET_NS)
     assert "begin" not in world.log
 
 
@@ -436,7 +435,7 @@ class Stopped:
     def resume(self) -> State:
         """Let it run; return its state when it has come to the end of what it was asked."""
         os.kill(self._pid, signal.SIGCONT)
-        deadline = self.runtime.now() + 20 * SECOND
+        deadline = self.runtime.now() + QUIET_NS
         state = self.client.status(deadline).state
         while state is State.SWAPPING_IN:
             state = self.client.status(deadline).state
@@ -457,7 +456,7 @@ def within_reason(act: Callable[[], None]) -> bool:
         ended.set()
 
     threading.Thread(target=run, daemon=True).start()
-    return ended.wait(20)
+    return ended.wait(QUIET)
 
 
 def test_each_request_to_a_stopped_monitor_ends_at_its_deadline() -> None:

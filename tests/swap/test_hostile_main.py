@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from progress import QUIET_NS
 
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import Ram
@@ -174,7 +175,7 @@ def test_each_message_has_exactly_one_answer(
     ):
         data = message if isinstance(message, bytes) else encode(number, message)
         end.send(data, fds)
-        got = end.recv(runtime.now() + 20 * SECOND)
+        got = end.recv(runtime.now() + QUIET_NS)
         assert got is not None, f"no answer to {message!r}"
         answered, answer = decode_answer(got[0])
         assert answered == number_of(data)
@@ -182,7 +183,7 @@ def test_each_message_has_exactly_one_answer(
         if begun and number == 1:
             assert answer == Done()
     end.close()
-    assert task.join(runtime.now() + 20 * SECOND)
+    assert task.join(runtime.now() + QUIET_NS)
     assert descriptors() == before
 
 

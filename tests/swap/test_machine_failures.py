@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from machines import belongings, more_than
+from progress import QUIET
 
 from hfsched.errors import UserError
 from hfsched.scheduler.suspension import SuspendError
@@ -54,7 +55,7 @@ def ended(pidfd: int) -> bool:
     """Wait for a process's end."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(20_000))
+    return bool(poll.poll(QUIET * 1000))
 
 
 @contextmanager
@@ -199,7 +200,7 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
             swap_of(host).enable(host.runtime.now() + SECOND // 5)
         assert said == [], "it has an answer without its memory"
         os.kill(monitor_of(host), signal.SIGCONT)
-        thread.join(60)
+        thread.join(QUIET)
         assert said == [filled]
         wait_for(host, State.READY)
         assert host.ask("check 7") == filled

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from machines import belongings, more_than
+from progress import QUIET
 
 from hfsched.errors import UserError
 from hfsched.swap.client.errors import SwapError
@@ -87,7 +88,7 @@ def test_messages_come_and_go_meanwhile(target: Target, tmp_path: Path) -> None:
 
         thread = threading.Thread(target=talk, daemon=True)
         thread.start()
-        assert began.wait(60)
+        assert began.wait(QUIET)
         rounds = 0
         while thread.is_alive() or rounds < 3:
             go_out(host)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from machines import belongings, more_than
+from progress import QUIET_NS
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.base import ChannelClosedError
@@ -96,7 +97,7 @@ def right() -> Iterator[dict[type, Reply]]:
 
 def member(runtime: ThreadRuntime, ram: Ram, peer: Peer) -> ChildMember:
     part = Part("guest", ram.fd, 0, ram.size)
-    deadline = runtime.now() + 20 * SECOND
+    deadline = runtime.now() + QUIET_NS
     return ChildMember(runtime, "peer", peer.end, [part], deadline, within=SECOND // 5)
 
 

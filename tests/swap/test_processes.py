@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from machines import belongings, more_than
+from progress import QUIET
 
 from hfsched.runtime.base import End, Runtime
 from hfsched.runtime.threads import ThreadRuntime
@@ -360,7 +361,7 @@ def test_when_main_is_killed_its_processes_end(tmp_path: Path) -> None:
     pidfds = [os.pidfd_open(int(pid)) for pid in got[0].split()]
     main.kill()
     for pidfd in pidfds:
-        assert select.select([pidfd], [], [], 60)[0], "it lives on"
+        assert select.select([pidfd], [], [], QUIET)[0], "it lives on"
         os.close(pidfd)
     assert main.join()
     end.close()

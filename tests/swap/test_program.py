@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from progress import QUIET, QUIET_NS, until
 
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.client import MonitorClient
@@ -96,9 +97,7 @@ class Swapped:
         self.client.add(Here(self.guest, self.uffd))
 
     def wait_for(self, state: State) -> None:
-        deadline = self.runtime.now() + 60 * SECOND
-        while (found := self.client.status().state) is not state:
-            assert self.runtime.now() < deadline, f"it is {found}"
+        until(self.client.status, lambda found: found.state is state)
 
     def out(self) -> None:
         self.client.enable()
@@ -108,7 +107,7 @@ class Swapped:
     def close(self) -> None:
         with suppress(SwapError):
             self.client.close(discard=True)
-        assert self.client.join(self.runtime.now() + 60 * SECOND)
+        assert self.client.join(self.runtime.now() + QUIET_NS)
         self.guest.close()
         self.stores.close()
         os.close(self.uffd)
@@ -124,7 +123,7 @@ def swapped(tmp_path: Path) -> Iterator[Swapped]:
 def test_the_end_brings_everything_back(swapped: Swapped) -> None:
     swapped.out()
     swapped.client.close()
-    assert swapped.client.join(swapped.runtime.now() + 60 * SECOND)
+    assert swapped.client.join(swapped.runtime.now() + QUIET_NS)
     swapped.guest.check_all()
 
 
@@ -188,7 +187,7 @@ def test_a_fault_of_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> None
         where = Region(world.guest.ram.address, 0, world.guest.ram.size)
         register = Register(member=0, dynamic=False, zapped=True, regions=(where,))
         processes.add(register, [os.dup(world.userfault)])
-        waiter.join(30)
+        waiter.join(QUIET)
         assert not waiter.is_alive(), "it waits for ever"
         world.guest.check_all()
         world.swap.close()

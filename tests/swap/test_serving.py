@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import pytest
+from progress import QUIET_NS
 
 from hfsched.runtime.base import ChannelClosedError, End
 from hfsched.runtime.threads import ThreadRuntime
@@ -66,11 +67,11 @@ class Monitor:
         assert self.ask(register(0)) == Done()
 
     def ended(self) -> bool:
-        return self.task.join(self.runtime.now() + 20 * SECOND)
+        return self.task.join(self.runtime.now() + QUIET_NS)
 
 
 def receive(end: End) -> bytes:
-    got = end.recv(ThreadRuntime().now() + 20 * SECOND)
+    got = end.recv(ThreadRuntime().now() + QUIET_NS)
     assert got is not None, "no answer"
     return got[0]
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from progress import QUIET, QUIET_NS, until
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
@@ -82,10 +83,7 @@ class Machine:
             self.look(vm, range(SIZE))
 
     def until(self, state: State) -> Status:
-        deadline = self.runtime.now() + 60 * SECOND
-        while (status := self.client.status()).state is not state:
-            assert self.runtime.now() < deadline, f"it is {status}"
-        return status
+        return until(self.client.status, lambda status: status.state is state)
 
     def trim(self) -> int:
         """Return how many pages it was."""
@@ -102,7 +100,7 @@ class Machine:
 
     def close(self) -> None:
         self.client.close(discard=True)
-        assert self.client.join(self.runtime.now() + 60 * SECOND)
+        assert self.client.join(self.runtime.now() + QUIET_NS)
         for ram in self.rams:
             ram.close()
         self.stores.close()
@@ -142,12 +140,12 @@ def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -
     os.kill(monitor_, signal.SIGSTOP)
     waiter = threading.Thread(target=machine.look, args=(0, [3]), daemon=True)
     waiter.start()
-    assert select.select([machine.uffd], [], [], 60)[0]
+    assert select.select([machine.uffd], [], [], QUIET)[0]
     # As if for another's fault, but without waking this one.
     place = machine.rams[0].address + 3 * PAGE
     fcntl.ioctl(machine.uffd, UFFDIO_CONTINUE, struct.pack("QQQq", place, PAGE, DONTWAKE, 0))
     os.kill(monitor_, signal.SIGCONT)
-    waiter.join(60)
+    waiter.join(QUIET)
     assert not waiter.is_alive(), "it waits for ever"
     assert machine.client.status().metrics.events["redundant"] == 1
     machine.look_at_all()

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from progress import QUIET
 from standins import SCRIPT
 from talk import KVM_ARM64, KVM_X86, TARGETS, Talk, Target
 
@@ -96,7 +97,7 @@ class Threads:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(60)
+            thread.join(QUIET)
             assert self._errors or not thread.is_alive(), "a thread of the test does not end"
         for error in self._errors:
             raise error

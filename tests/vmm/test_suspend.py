@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from progress import QUIET
 from standins import MS
 from talks import Threads, counter, every_engine, picture, slept, talk
 
@@ -41,7 +42,7 @@ def test_nothing_runs_in_between(target: Target) -> None:
         host.end()  # one connection for both threads
         threads.start(send)
         threads.start(receive)
-        assert under_way.wait(60)
+        assert under_way.wait(QUIET)
         with host.machine.suspension.held("test", host.deadline()):
             host.machine.hypervisor.primary.preempt(host.vm(3).id, 0)
             before = picture(host)

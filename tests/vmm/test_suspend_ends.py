@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from progress import QUIET
 from standins import MS, SCRIPT
 from talk import Talk, Target
 from talks import Threads, counter, every_engine, picture, slept, talk
@@ -104,7 +105,7 @@ def stuck(cpu: Cpu) -> Guest:
     """Stay in one step until the gate is open, for ever after in many."""
     yield Instructions()
     Gates.inside.set()
-    Gates.open.wait(60)
+    Gates.open.wait(QUIET)
     while True:
         cpu.write(
             cpu.base, (int.from_bytes(cpu.read(cpu.base, 8), "little") + 1).to_bytes(8, "little")
@@ -121,7 +122,7 @@ def test_a_vcpu_that_does_not_stop_in_time_leaves_the_machine_running(
     Gates.open.clear()
     monkeypatch.setattr(standins, "stuck", stuck, raising=False)
     with Talk(SCRIPT, "echo", "stuck") as host:
-        assert Gates.inside.wait(60)
+        assert Gates.inside.wait(QUIET)
         for _ in range(2):
             with pytest.raises(SuspendError, match="vCPUs and senders did not stop in time"):
                 host.machine.suspension.suspend("test", host.runtime.now() + 20 * MS)

@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from progress import finish
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = f"no browser: none of {', '.join(NAMES)} is on PATH (apt-get install chromium)"
 FLAGS = [
@@ -57,9 +59,10 @@ def _run(directory: Path, page: Path, *more: str) -> bytes:
     browser = find()
     assert browser is not None
     command = [browser, *FLAGS, f"--user-data-dir={directory / 'profile'}", *more, page.as_uri()]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-    return done.stdout
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = finish(process)
+    assert process.returncode == 0, err.decode(errors="replace")[-2000:]
+    return out
 
 
 def measure(directory: Path, html: str) -> Any:

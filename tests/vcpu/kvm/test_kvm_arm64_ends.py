@@ -8,6 +8,7 @@ import threading
 from typing import Self
 
 import pytest
+from progress import QUIET
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
@@ -197,7 +198,7 @@ def test_lines_that_change_while_a_machine_is_closed_do_nothing() -> None:
 
             thread = threading.Thread(target=storm)
             thread.start()
-            assert running.wait(20)
+            assert running.wait(QUIET)
             guest.space.close()
             over.set()
             thread.join()
