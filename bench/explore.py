@@ -2,12 +2,15 @@
 
     python bench/explore.py proofs [--large] [--only TEXT]
     python bench/explore.py failures [--seeds N] [--only TEXT]
+    python bench/explore.py soundness [--examples N]
     python bench/explore.py speed [--rounds N]
 
 `proofs` searches every interleaving of the shipped code on small machines and prints states,
 executions and seconds; `--large` adds the machines that take minutes.  `failures` prints for each
 historical variant and strategy the median and worst number of schedules to the first failure over
-seeds, and for the default strategy the worst time.  `speed` prints steps and schedules a second.
+seeds, and for the default strategy the worst time.  `soundness` runs tests/explore/test_soundness.py,
+which holds the search against every schedule, one by one, with N drawn programs of each kind, and
+looks at larger machines whether what spares states changes any end.  `speed` prints steps and schedules a second.
 All are pinned to one CPU; exit status 1 when something fails that must hold, or is not found.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hfsched.explore.execution import Result, search
+from hfsched.explore.execution import Outcome, Result, search
 from hfsched.explore.registry import find, variants_of
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
@@ -50,7 +54,7 @@ def small() -> list[tuple[str, int | None]]:
         f"swap,commands={each}" for each in ("enable-out-disable", "enable-out-enable-out-disable")
     ]
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
-    specs += ["swap,beside=status"]
+    specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
     return [(spec, None) for spec in specs]
 
@@ -95,6 +99,45 @@ def proofs(args: argparse.Namespace) -> int:
             flush=True,
         )
     return 1 if bad else 0
+
+
+SPARED = ("swap,commands=status,guests=1,abort=true", "mailbox,messages=2,boot=true", "swap")
+
+
+def soundness(args: argparse.Namespace) -> int:
+    """Compare what searches find that spare states in different ways, and in none."""
+    bad = 0
+    for spec in SPARED:
+        ends = [
+            _ends(spec, Exhaustive(cache=cache, sleep=sleep), forgetting=forgetting)
+            for cache, sleep, forgetting in (
+                (True, True, True),
+                (True, True, False),
+                (True, False, False),
+            )
+        ]
+        same = all(each == ends[0] for each in ends)
+        bad += not same
+        print(
+            f"{spec}: {len(ends[0])} ends, {'the same' if same else 'DIFFERENT'} in all", flush=True
+        )
+    command = [sys.executable, "-m", "pytest", "-q", "tests/explore/test_soundness.py"]
+    drawn = {**os.environ, "HFSCHED_SOUNDNESS": str(args.examples)}
+    top = Path(__file__).resolve().parent.parent
+    return bad or subprocess.run(command, env=drawn, cwd=top, check=False).returncode
+
+
+def _ends(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
+    found: set[object] = set()
+
+    def on_end(outcome: Outcome) -> None:
+        if not outcome.cut:
+            found.add(outcome.final)
+
+    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
+    assert result.complete, spec
+    assert result.failure is None, spec
+    return found
 
 
 def failures(args: argparse.Namespace) -> int:
@@ -191,6 +234,9 @@ def main() -> int:
     two.add_argument("--seeds", type=int, default=100)
     two.add_argument("--only", default="", metavar="TEXT", help="variants with TEXT in them")
     two.set_defaults(run=failures)
+    four = tables.add_parser("soundness", help="whether what spares work loses an outcome")
+    four.add_argument("--examples", type=int, default=400, help="drawn programs (%(default)s)")
+    four.set_defaults(run=soundness)
     three = tables.add_parser("speed", help="steps and schedules a second")
     three.add_argument("--rounds", type=int, default=5)
     three.set_defaults(run=speed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,8 @@ from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.strategy import Strategy, View
 from hfsched.explore.task import Task
 
+# Drawn programs; `bench/explore.py soundness` draws hundreds.
+EXAMPLES = int(os.environ.get("HFSCHED_SOUNDNESS", "12"))
 PLAIN_MAX = 400  # executions of one program: beyond it, those that there were are compared
 SEARCH_MAX = 3000  # likewise; a search that has not come to its end may have lost anything
 
@@ -141,19 +144,19 @@ def by_states(scenario: Scenario) -> Verdicts:
     return verdicts(scenario, Exhaustive(sleep=False), joining=False)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(programs())
 def test_no_outcome_of_a_program_is_lost(program: Program) -> None:
     compare(program, plainly)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mortals())
 def test_no_outcome_of_a_program_whose_processes_die_is_lost(program: Program) -> None:
     compare(program, at_random)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spinning())
 def test_no_outcome_of_a_program_that_goes_round_is_lost(program: Program) -> None:
     compare(program, by_states, ["all", "no joins", "no sleep"])
