@@ -46,7 +46,7 @@ from hfsched.scheduler.outbox import Sent
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
-__all__ = ["TARGETS", "Harness", "Target", "belongings", "chain", "everyone", "leaks", "more_than"]
+__all__ = ["TARGETS", "Harness", "Target", "belongings", "chain", "everyone", "leaks"]
 
 LIVES = 1000
 WARM_UP = 20  # lives, after which all that is kept is there
@@ -56,8 +56,8 @@ SHARES = ("two of them", "each in turn")
 _MEMORY = 1 << 20  # bytes, of each VM
 _WITHIN = 300_000_000_000  # ns; then an answer counts as lost
 _ANONYMOUS = "mapping of no file"  # allocators make and join some too: one in ten lives is none
-_UNCHANGED = 60.0  # s
-_PAUSE = 0.01  # s
+_UNCHANGED = 10.0  # s; then it is one that nobody joined
+_PAUSE = 0.001  # s
 _WINDOW = 16  # messages on their way through a chain
 
 
@@ -98,9 +98,29 @@ class Harness(AbstractContextManager["Harness"]):
         self.machine.close()
 
 
+def _strangers() -> set[int]:
+    """Return the threads of this process that Python does not know, or no more."""
+    known = {thread.native_id for thread in threading.enumerate()}
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()} - known
+
+
+_FOREIGN = _strangers()
+
+
+def _wait_for_joined() -> None:
+    """Wait until threads that were joined are gone, which takes them a moment."""
+    since, left = time.monotonic(), _strangers() - _FOREIGN
+    while left and time.monotonic() - since < _UNCHANGED:
+        time.sleep(_PAUSE)
+        now = _strangers() - _FOREIGN
+        if now != left:
+            since, left = time.monotonic(), now
+
+
 def belongings() -> Counter[str]:
     """Return what this process has: descriptors, threads and mappings, by what they are of."""
     gc.collect()
+    _wait_for_joined()
     has: Counter[str] = Counter()
     for fd in Path("/proc/self/fd").iterdir():
         try:
@@ -114,26 +134,6 @@ def belongings() -> Counter[str]:
         fields = line.split(maxsplit=5)
         has[f"mapping of {fields[5]}" if len(fields) > 5 else _ANONYMOUS] += 1
     return has
-
-
-def more_than(before: Counter[str], kinds: tuple[str, ...] = ("",)) -> Counter[str]:
-    """Return what this process has now and had not `before`, of what begins with one of `kinds`.
-
-    A thread that was joined takes a moment to be gone: as long as anything is left, it looks again,
-    until nothing has changed for a minute.
-    """
-
-    def look() -> Counter[str]:
-        more = belongings() - before
-        return Counter({what: count for what, count in more.items() if what.startswith(kinds)})
-
-    left, since = look(), time.monotonic()
-    while left and time.monotonic() - since < _UNCHANGED:
-        time.sleep(_PAUSE)
-        now = look()
-        if now != left:
-            left, since = now, time.monotonic()
-    return left
 
 
 def leaks(target: Target, lives: int) -> dict[str, int]:

@@ -23,6 +23,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Timing(), "timing")
 
 
+TESTS = Path(__file__).parent
+# The files that take longest, which are begun first, so that no worker is alone with one at the end.
+LONGEST = (
+    "qemu/test_integration.py",
+    "qemu/test_qemu_boot.py",
+    "explore/test_soundness.py",
+    "swap/test_processes.py",
+    "swap/test_monitor.py",
+    "vmm/test_hostile.py",
+    "explore/scenarios/test_swap.py",
+    "cli/test_swap_command.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> None:
     """Leave what is there now out of later collections: many tests collect, to count what is left."""

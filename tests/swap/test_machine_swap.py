@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from machines import belongings, more_than
+from machines import belongings
 from progress import QUIET
 
 from hfsched.errors import UserError
@@ -126,7 +126,7 @@ def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
         process = swap_of(host).client._supervisor._process
         assert process is not None
     assert process.exit_status == 0
-    assert more_than(before) == {}
+    assert belongings() - before == {}
 
 
 def test_commands_in_the_wrong_state_are_refused_and_the_guest_runs_on(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_unusable_directory_is_reported_in_a_line(tmp_path: Path, where: str)
     before = belongings()
     with pytest.raises(UserError, match=r"^swap file in \S+: .*directory$"):
         machine(HERE, tmp_path / where, "echo")
-    assert more_than(before) == {}
+    assert belongings() - before == {}
 
 
 def without_privileges(*, user_mode_only: bool = False) -> int:

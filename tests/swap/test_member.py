@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
-from machines import belongings, more_than
+from machines import belongings
 from progress import QUIET_NS
 
 from hfsched.memory.ram import Ram
@@ -153,7 +153,7 @@ def test_a_failed_set_up_names_its_cause(
     with pytest.raises(SwapError, match=rf"^process peer: .*{text}"):
         member(runtime, ram, peer)
     peer.thread.join()
-    assert more_than(before) == {}
+    assert belongings() - before == {}
 
 
 @needs_userfault
@@ -249,7 +249,7 @@ def test_invalid_requests_are_refused_without_effect(host: Host, ram: Ram) -> No
         (Map(vms=(vm, vm)), (ram.fd,), "1 descriptors for the memory of 2 VMs"),
     ):
         assert host.ask(request, fds) == Refused(text=text)
-    assert more_than(before) == {}
+    assert belongings() - before == {}
     assert isinstance(host.ask(Map(vms=(vm,)), [ram.fd]), Mapped)
     again = host.ask(Map(vms=(vm,)), [ram.fd])
     assert isinstance(again, Refused)

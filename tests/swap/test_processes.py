@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from machines import belongings, more_than
+from machines import belongings
 from progress import QUIET
 
 from hfsched.runtime.base import End, Runtime
@@ -181,7 +181,7 @@ def test_processes_that_may_die_do_so_at_any_moment(tmp_path: Path, start: Backe
         child = start.churning(host)
         child.close()
         swap_of(host).collect()
-        assert more_than(before) == {}
+        assert belongings() - before == {}
 
 
 def test_many_dead_processes_are_removed_together(tmp_path: Path, start: Backends) -> None:
@@ -374,6 +374,6 @@ def test_a_program_that_is_no_member_is_refused(tmp_path: Path) -> None:
         there.close()
         with pytest.raises(SwapError, match=r"^process closed: it has closed its channel$"):
             swap_of(host).add_process("closed", here)
-        assert more_than(before) == {}
+        assert belongings() - before == {}
         assert host.ask("hello") == "hello"
         assert host.vm().memory.regions[0].ram.size // PAGE == 256
