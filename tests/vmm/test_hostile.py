@@ -1,4 +1,4 @@
-"""Forty thousand random hypercalls, on arm64 fewer; the millions are `bench/hostile.py`."""
+"""Fifteen thousand random hypercalls, on arm64 fewer; the millions are `bench/hostile.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hostile import TARGETS, Guards, Result, Target, attack
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.kvm import device
 
-CALLS = 10_000 if device.MACHINE == "aarch64" else 40_000
+CALLS = 10_000 if device.MACHINE == "aarch64" else 15_000
 WITHIN = 12.0  # seconds: where a guest is emulated, fewer calls fit
 
 
