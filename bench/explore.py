@@ -101,7 +101,7 @@ def proofs(args: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-SPARED = ("swap,commands=status,guests=1,abort=true", "mailbox,messages=2,boot=true", "swap")
+SPARED = ("swap,commands=enable,abort=true", "mailbox,messages=2,boot=true", "swap")
 
 
 def soundness(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ def test_an_event_may_come_at_any_point(event: str, receiver: str) -> None:
     assert result.complete
 
 
-@pytest.mark.parametrize("event", ["timer", "fault", "death"])  # suspend: bench/explore.py
+@pytest.mark.parametrize("event", ["suspend", "timer", "fault", "death"])
 def test_an_event_may_come_between_messages(event: str) -> None:
     result = search(find(f"events,event={event},messages=2"), Exhaustive())
     assert result.failure is None

@@ -25,7 +25,7 @@ TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
         *(f"receiver={receiver},messages=1,hosts=2" for receiver in ONE_VCPU),
         *(f"receiver={receiver},messages=1,guests=1" for receiver in ONE_VCPU),
         *(f"receiver={receiver},messages=2,boot=true" for receiver in ONE_VCPU),
-        "receiver=echo,messages=1,runners=1",
+        "receiver=echo,messages=2,runners=1",
     ],
 )
 def test_every_message_is_read_whatever_the_order(spec: str) -> None:

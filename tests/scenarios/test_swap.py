@@ -24,7 +24,7 @@ from hfsched.scenarios.swap import SwapScenario
         "commands=enable,child=lives",
         "commands=enable,child=dies,guests=0",
         "commands=enable-disable,beside=status",
-        "commands=enable,abort=true,guests=0",
+        "commands=enable,abort=true",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -92,7 +92,7 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
         "swap,commands=enable,guests=0,touches=1,child=dies",
         "swap,commands=status,beside=status,guests=0",
         "swap,commands=disable,beside=disable,guests=0",
-        "swap,commands=status,guests=0,abort=true",
+        "swap,commands=status,guests=1,abort=true",
         "swap,commands=enable,guests=2",
     ],
 )
