@@ -32,7 +32,7 @@ LONGEST = (
     "swap/test_processes.py",
     "swap/test_monitor.py",
     "vmm/test_hostile.py",
-    "explore/scenarios/test_swap.py",
+    "scenarios/test_swap.py",
     "cli/test_swap_command.py",
 )
 
