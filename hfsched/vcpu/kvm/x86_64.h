@@ -19,6 +19,12 @@ static inline struct kvm_regs *hfs_registers(struct hfs_cpu *cpu)
 	return &cpu->run->s.regs.regs;
 }
 
+/* XSTATE_BV says which parts of an XSAVE area are not in their initial state; KVM writes the initial
+   values where a bit is clear.  Whether it is clear for equal values depends on the host's processor:
+   set, x87 and SSE state has one form.  The index is that of XSTATE_BV in `struct kvm_xsave`. */
+#define HFS_XSTATE_BV (512 / sizeof(uint32_t))
+#define HFS_X87_AND_SSE 3
+
 /* Return the guest's clock in ns. */
 int64_t hfs_guest_now(const struct hfs_cpu *cpu);
 

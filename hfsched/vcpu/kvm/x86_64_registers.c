@@ -31,7 +31,6 @@ static const uint32_t msrs[MSRS] = {
 #define ST(n) FLOAT("st" #n, 10, 32 + 16 * (n))
 #define XMM(n) FLOAT("xmm" #n, 16, 160 + 16 * (n))
 #define IS_FLOAT(offset) ((offset) - offsetof(struct all, xsave) < sizeof(struct kvm_xsave))
-#define FP_AND_SSE 3 /* of XSTATE_BV, at byte 512: these parts are not in their initial state */
 #define MSR(name, n) {{name, 8}, offsetof(struct all, msrs[n])}
 
 /* hfsched/vcpu/registers.py has the same names.  A segment's selector is that alone: its base, limit
@@ -146,7 +145,7 @@ int hfs_set_registers(struct hfs_cpu *cpu, const uint8_t *values, const uint8_t 
 		       table[index].public.size);
 	}
 	if (floats) {
-		all.xsave.region[512 / sizeof(all.xsave.region[0])] |= FP_AND_SSE;
+		all.xsave.region[HFS_XSTATE_BV] |= HFS_X87_AND_SSE;
 		if (ioctl(cpu->fd, KVM_SET_XSAVE, &all.xsave))
 			return -errno;
 	}

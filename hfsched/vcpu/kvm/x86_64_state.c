@@ -157,6 +157,8 @@ int hfs_save(struct hfs_cpu *cpu, uint8_t *out, int size)
 	    ioctl(cpu->fd, KVM_GET_DEBUGREGS, &saved->debug))
 		return -errno;
 	saved->has_xsave = !ioctl(cpu->fd, KVM_GET_XSAVE, &saved->xsave);
+	if (saved->has_xsave)
+		saved->xsave.region[HFS_XSTATE_BV] |= HFS_X87_AND_SSE;
 	for (index = 0; index < sizeof(msrs) / sizeof(msrs[0]); index++) {
 		struct one_msr one = {.header = {.nmsrs = 1}, .entry = {.index = msrs[index]}};
 
