@@ -178,15 +178,17 @@ class Swapped:
     def command(self, name: str) -> bool:
         """Give a command; return whether it was accepted."""
         client = self.swap.client
+        deadline = time.monotonic_ns() + WITHIN * 1_000_000_000
         try:
             if name == "enable":
-                self.swap.enable()
+                self.swap.enable(deadline)
             elif name == "trim":
-                client.trim()
+                client.trim(deadline)
             elif name == "out":
-                client.swap_out()
+                client.swap_out(deadline)
             else:
-                client.disable(slow_file_cleanup=self._choose.random() < 0.2)
+                slow = self._choose.random() < 0.2
+                client.disable(slow_file_cleanup=slow, deadline=deadline)
         except HfschedError as exc:
             self.refused[f"{name}: {exc}"] += 1
             if any(text in str(exc) for text in NOT_NOW):

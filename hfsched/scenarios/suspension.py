@@ -30,9 +30,8 @@ class _Alone(Suspension):
     """A hold that ends lets the machine run, although others hold it too."""
 
     def resume(self, holder: str) -> None:
-        with self._lock:
-            self._holders[:] = [holder]
-        super().resume(holder)
+        for each in self.holders or (holder,):
+            super().resume(each)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
     ("line", "why"),
     [
         # Scenarios and their parameters.
-        ("nobody", "no scenario 'nobody': known: events, images, mailbox, programs, swap; "),
+        (
+            "nobody",
+            "no scenario 'nobody': known: events, images, mailbox, programs, suspension, swap; ",
+        ),
         ("mailbox --variant better", "scenario mailbox: no variant better: known: early-run, "),
         ("mailbox,speed=1", "scenario mailbox: no parameter speed: known: boot, guests, "),
         ("mailbox,vcpus=two", "scenario mailbox: vcpus=two: not a number"),

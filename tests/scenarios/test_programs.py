@@ -13,7 +13,7 @@ from hfsched.scenarios.drawing import find_failure
 from hfsched.scenarios.programs import describe
 
 
-@pytest.mark.parametrize("seed", [1, 6])
+@pytest.mark.parametrize("seed", [4, 6])
 @pytest.mark.parametrize("variant", ["upstream", "wake-vcpu0", "fixed-target", "waiter-livelock"])
 def test_a_mistake_is_found_and_shrunk_to_what_a_person_can_read(variant: str, seed: int) -> None:
     hunt = find_failure(3000, seed, variant)
