@@ -1,6 +1,6 @@
-"""What guests print: the debug log and the PL011's data register, line by line.
+"""What guests print, by the debug log and the PL011, line by line.
 
-Source: TF-Hafnium/hafnium f0701679c0, api_debug_log; Arm DDI 0183 (PL011).
+Source: TF-Hafnium/hafnium f0701679c0, api_debug_log.
 """
 
 from __future__ import annotations
@@ -12,15 +12,9 @@ from hfsched.hypervisor.vm import LOG_LINE_MAX
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.vm import Vcpu
-    from hfsched.vcpu.engine import Mmio
 
-__all__ = ["PL011_BASE", "Console"]
+__all__ = ["Console"]
 
-PL011_BASE = 0x0900_0000
-PL011_SIZE = 0x1000
-_DR = 0x000
-_FR = 0x018
-_FR_IDLE = 0x90  # transmit FIFO empty, receive FIFO empty
 _ENDS = (ord("\n"), 0)
 
 
@@ -49,14 +43,3 @@ class Console:
         """Give out a line that was begun and never ended."""
         if vcpu.vm.log:
             self.put(vcpu, 0)
-
-    def mmio(self, vcpu: Vcpu, access: Mmio) -> int | None:
-        """Do a PL011 access; return the value read (0 for a write), None if it is none."""
-        offset = access.address - PL011_BASE
-        if not 0 <= offset < PL011_SIZE:
-            return None
-        if access.write:
-            if offset == _DR:
-                self.put(vcpu, access.value & 0xFF)
-            return 0
-        return _FR_IDLE if offset == _FR else 0

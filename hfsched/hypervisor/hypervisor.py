@@ -23,6 +23,8 @@ from hfsched.hypervisor.interface import (
     WaitForInterrupt,
     WaitForMessage,
 )
+from hfsched.hypervisor.mmio import Window
+from hfsched.hypervisor.pl011 import PL011_BASE, PL011_SIZE, Pl011
 from hfsched.hypervisor.primary import PrimaryCalls
 from hfsched.hypervisor.registry import Registry
 from hfsched.hypervisor.reply import Switch
@@ -61,8 +63,8 @@ class Hypervisor:
         calls: Callable[[Context], Calls] = Calls,
     ) -> None:
         self._runtime = runtime
-        self.registry = Registry(runtime)
         self.console = Console(log)
+        self.registry = Registry(runtime, [Window(Pl011(self.console), PL011_BASE, PL011_SIZE)])
         self._calls = calls(Context(runtime, self.registry, self.console))
         primary_calls = PrimaryCalls(self.registry, self.resume)
         self.primary: PrimaryInterface = primary_calls.bound_to(self.registry.primary)
@@ -156,9 +158,9 @@ class Hypervisor:
         return result
 
     def _stage_2_fault(self, vcpu: Vcpu, event: Mmio | Fault) -> None:
-        """Reply an access outside what the VM has with an abort, the PL011's with its register."""
+        """Let a device answer; reply any other access outside what the VM has with an abort."""
         if isinstance(event, Mmio):
-            value = self.console.mmio(vcpu, event)
+            value = vcpu.vm.mmio.access(vcpu, event)
             if value is not None:
                 vcpu.cpu.complete_mmio(value)
                 return

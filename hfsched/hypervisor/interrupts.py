@@ -1,9 +1,12 @@
 """A vCPU's para-virtual interrupt controller: 64 ids, enabled and pending apart.
 
-Plain state: the VM's lock guards it.  Source: TF-Hafnium/hafnium f0701679c0, `struct interrupts`.
+Plain state: the VM's lock guards it.  Source: TF-Hafnium/hafnium f0701679c0, `struct interrupts`;
+levels are this project's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Hashable
 
 from hfsched.abi.ffa import INTERRUPT_IDS
 from hfsched.hypervisor.records import InterruptsRecord
@@ -13,22 +16,28 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """Bit n of `enabled` and `pending` is interrupt id n."""
+    """Bit n of `enabled`, `pending` and `high` is interrupt id n.
 
-    __slots__ = ("enabled", "pending")
+    An id is pending by an edge (`pending`: an injection, until it is taken) or by a level (`high`: some
+    of its `sources` is high, until all are low).
+    """
+
+    __slots__ = ("enabled", "high", "pending", "sources")
 
     def __init__(self) -> None:
         self.enabled = 0
         self.pending = 0
+        self.high = 0
+        self.sources: frozenset[tuple[int, str]] = frozenset()  # {id, source} of each high line
 
     @property
     def up(self) -> bool:
         """The level of the interrupt line: some id is both enabled and pending."""
-        return self.enabled & self.pending != 0
+        return self.enabled & (self.pending | self.high) != 0
 
     @staticmethod
     def valid(intid: int) -> bool:
-        """Tell whether there is such an id."""
+        """Return whether there is such an id."""
         return 0 <= intid < INTERRUPT_IDS
 
     def save(self) -> InterruptsRecord:
@@ -49,16 +58,33 @@ class Interrupts:
             self.enabled &= ~(1 << intid)
 
     def inject(self, intid: int) -> bool:
-        """Make a valid id pending; tell whether the line went up by that."""
+        """Make a valid id pending; return whether the line went up by that."""
         was_up = self.up
         self.pending |= 1 << intid
         return self.up and not was_up
 
+    def set_level(self, source: str, intid: int, level: bool) -> bool:  # noqa: FBT001
+        """Raise or lower a source of a valid id; return whether the line went up by that."""
+        was_up = self.up
+        line = frozenset([(intid, source)])
+        self.sources = self.sources | line if level else self.sources - line
+        self.high = 0
+        for number, _ in self.sources:
+            self.high |= 1 << number
+        return self.up and not was_up
+
     def take(self) -> int | None:
-        """Return the lowest id that is enabled and pending, no longer pending; None without one."""
-        both = self.enabled & self.pending
+        """Return the lowest id that is enabled and pending; None without one.
+
+        It is no longer pending by an edge; while it is high it stays pending.
+        """
+        both = self.enabled & (self.pending | self.high)
         if not both:
             return None
         lowest = both & -both
         self.pending &= ~lowest
         return lowest.bit_length() - 1
+
+    def key(self) -> tuple[Hashable, ...]:
+        """Return all of the state, hashable."""
+        return (self.enabled, self.pending, tuple(sorted(self.sources)))

@@ -158,9 +158,7 @@ class PrimaryCalls:
         with target.vm.lock:
             rose = target.interrupts.inject(intid)
             target.update_line()
-            if target.state is VcpuState.OFF or not target.interrupts.enabled >> intid & 1:
-                return Injection.DISABLED
-            return Injection.WAKE if rose else Injection.PENDING
+            return target.injection(intid, rose=rose)
 
     def preempt(self, caller: Party, vm: int, vcpu: int) -> None:
         """See `PrimaryInterface.preempt`."""

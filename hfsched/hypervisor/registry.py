@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from hfsched.hypervisor.vm import NIL_UUID, Primary, Vm
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
+    from hfsched.hypervisor.mmio import Window
     from hfsched.hypervisor.party import Party
     from hfsched.mailbox.mailbox import Mailbox
     from hfsched.memory.guestmemory import GuestMemory
@@ -24,10 +26,11 @@ IDS_MAX = 0xFFFF  # bit 15 marks secure partitions
 
 
 class Registry:
-    """The primary and the secondaries, by id."""
+    """The primary and the secondaries, by id.  `windows` are the devices that each secondary has."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, windows: Sequence[Window] = ()) -> None:
         self._runtime = runtime
+        self._windows = windows
         self.primary = Primary(runtime)
         self.vms: dict[int, Vm] = {}
 
@@ -44,8 +47,8 @@ class Registry:
     ) -> Vm:
         """Make a VM with an id of its own; its memory is mapped in its space already.
 
-        Raises ConfigError for an id that is taken or is no secondary's, and for a dialect that needs
-        more argument registers than its engine has.
+        Raises ConfigError for an id that is taken or is no secondary's, for a dialect that needs more
+        argument registers than its engine has, and for memory at the address of a device.
         """
         if dialect.registers > space.argument_registers:
             raise ConfigError(
@@ -58,6 +61,8 @@ class Registry:
             raise ConfigError(f"vm {name}: id {number} is that of {self.vms[number].name}")
         table_of(dialect)  # an operation without a handler is found here, not by a guest
         vm = Vm(self._runtime, number, name, dialect, space, memory, vcpus, uuid, mailbox)
+        for window in self._windows:
+            vm.mmio.claim(*window)
         self.vms[number] = vm
         return vm
 

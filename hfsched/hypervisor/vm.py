@@ -9,7 +9,9 @@ from uuid import UUID
 
 from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID
 from hfsched.errors import InternalError
+from hfsched.hypervisor.interface import Injection
 from hfsched.hypervisor.interrupts import Interrupts
+from hfsched.hypervisor.mmio import MmioBus
 from hfsched.hypervisor.pages import Pages
 from hfsched.hypervisor.records import PagesRecord, PrimaryRecord, VcpuRecord, VmRecord
 from hfsched.mailbox.mailbox import Mailbox, RxState
@@ -103,6 +105,15 @@ class Vcpu:
         self.line = self.interrupts.up
         self.cpu.set_irq(self.line)
 
+    def injection(self, intid: int, *, rose: bool) -> Injection:
+        """Return what making an id pending came to; under the lock.
+
+        `rose`: by that, the vCPU has its first interrupt that is enabled and pending.
+        """
+        if self.state is VcpuState.OFF or not self.interrupts.enabled >> intid & 1:
+            return Injection.DISABLED
+        return Injection.WAKE if rose else Injection.PENDING
+
     def key(self) -> Hashable:
         """Return all that the VM's lock guards."""
         interrupts = self.interrupts
@@ -111,8 +122,7 @@ class Vcpu:
             self.claimed,
             self.start,
             self.direct_origin,
-            interrupts.enabled,
-            interrupts.pending,
+            *interrupts.key(),
         )
 
 
@@ -142,6 +152,7 @@ class Vm:
         self.uuid = uuid
         self.mailbox = Mailbox() if mailbox is None else mailbox
         self.pages = Pages(memory)
+        self.mmio = MmioBus(name, memory)
         self.aborting = False
         self.abort_reason: str | None = None
         self.log = bytearray()

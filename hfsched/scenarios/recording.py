@@ -84,7 +84,9 @@ def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
         for vcpu in vm.vcpus:
             words[f"vCPU {vm.name}.{vcpu.index}"] = _STATES.get(vcpu.state, vcpu.state.value)
         for vcpu in vm.vcpus:
-            words[f"{vm.name}.{vcpu.index} pending"] = _interrupts(vcpu.interrupts.pending)
+            words[f"{vm.name}.{vcpu.index} pending"] = _interrupts(
+                vcpu.interrupts.pending | vcpu.interrupts.high
+            )
         if vm.mailbox.waiters:
             words[f"{vm.name} waiters"] = str(vm.mailbox.waiters)
     for driven in driver.vms:

@@ -15,6 +15,8 @@ from hfsched.abi.ffa import FIRST_SECONDARY_ID
 from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.hypervisor.calls import Calls
 from hfsched.hypervisor.hypervisor import Hypervisor
+from hfsched.hypervisor.interface import Injection
+from hfsched.hypervisor.lines import InterruptLine
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.mailbox.mailbox import Mailbox
 from hfsched.mailbox.mirror import Mirror
@@ -106,6 +108,16 @@ class AssembledVm:
     def name(self) -> str:
         """The VM's name."""
         return self.record.name
+
+    def interrupt_line(self, source: str, intid: int, vcpu: int = 0) -> Callable[[bool], None]:
+        """Return what raises (True) and lowers (False) a device's line; any thread, no VM's lock held."""
+        line = InterruptLine(self.record.vcpus[vcpu], source, intid)
+
+        def set_level(level: bool) -> None:  # noqa: FBT001
+            if line.set_level(level) is Injection.WAKE:
+                self.driven.mirror.wake(vcpu)
+
+        return set_level
 
 
 class Assembly:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hv_bench import Bench, Machine, full, hf
 
-from hfsched.hypervisor.console import PL011_BASE
 from hfsched.hypervisor.interface import Preempted
+from hfsched.hypervisor.pl011 import PL011_BASE
 from hfsched.vcpu.script import Hvc, Load, Smc, Store
 
 LOG = 0xBD00_0000

@@ -77,6 +77,36 @@ def test_an_overlap_names_both(base: int, size: int) -> None:
     layout.reserve("third", 0x7000, 0x1000)
 
 
+@pytest.mark.parametrize(
+    ("base", "size"),
+    [(0x0900_0000, 4096), (0x0800_0000, 32 * MIB), (0x0900_0000, 16 * MIB), (0, 1 << 30)],
+)
+def test_memory_at_the_pl011_is_refused(base: int, size: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Layout().reserve("a", base, size)
+    assert str(caught.value) == (
+        f"vm a: memory [{base:#x}, {base + size:#x}) overlaps PL011 [0x9000000, 0x9001000)"
+    )
+    Layout().reserve("below", 0x0800_0000, 16 * MIB)
+    Layout().reserve("above", 0x0900_1000, 4096)
+
+
+def test_a_window_is_kept_free_and_refused_where_something_is() -> None:
+    layout = Layout()
+    layout.reserve("a", 0x0B00_0000, MIB)
+    layout.reserve_window("disk", 0x0A00_0000, 4096)
+    with pytest.raises(
+        ConfigError, match=r"^vm b: memory .* overlaps disk \[0xa000000, 0xa001000\)$"
+    ):
+        layout.reserve("b", 0x0A00_0000, 4096)
+    with pytest.raises(
+        ConfigError, match=r"^vm a: memory .* overlaps net \[0xb000000, 0xb001000\)$"
+    ):
+        layout.reserve_window("net", 0x0B00_0000, 4096)
+    with pytest.raises(ConfigError, match=r"^device net .* overlaps disk \[0xa000000, "):
+        layout.reserve_window("net", 0x0A00_0000, 8192)
+
+
 def test_no_free_addresses() -> None:
     layout = Layout()
     with pytest.raises(
