@@ -57,7 +57,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     guests.add_argument("--memory", metavar="SIZE", help="memory of each VM (16MiB)")
     guests.add_argument("--vcpus", type=int, metavar="N", help="vCPUs of each VM (1)")
     guests.add_argument("--dialect", choices=DIALECTS, help="what the guests speak")
-    guests.add_argument("--fdt", metavar="FILE", help="a device tree blob for each VM")
+    guests.add_argument(
+        "--fdt",
+        metavar="FILE",
+        help="a device tree blob for each VM; 'auto' has one made (a file of that name is ./auto)",
+    )
     guests.add_argument(
         "--framing",
         choices=("ports", "raw"),

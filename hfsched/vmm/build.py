@@ -22,8 +22,10 @@ from hfsched.vcpu.engine import Engine, Permissions, Space
 from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
+from hfsched.vmm.devicetree import device_tree
 from hfsched.vmm.guests import GuestCode, resolve
 from hfsched.vmm.layout import Layout
+from hfsched.vmm.manifest import FDT_AUTO
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -136,7 +138,12 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
     if vm.fdt is None:
         return ram.size
     try:
-        blob = with_memory(read_bytes(vm.fdt), base, ram.size)
+        if vm.fdt == FDT_AUTO:
+            blob = device_tree(
+                base, ram.size, vm.vcpus, machine=code.machine, bootargs=vm.bootargs or ""
+            )
+        else:
+            blob = with_memory(read_bytes(vm.fdt), base, ram.size)
         return place_fdt(blob, ram, base, used=_end(code.image, base))
     except UserError as exc:
         raise ConfigError(f"vm {vm.name}: fdt {vm.fdt}: {exc}") from None

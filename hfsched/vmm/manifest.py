@@ -11,7 +11,8 @@ image = "trusty.bin"          # relative to the manifest, else one of the bundle
 memory = "16MiB"
 vcpus = 1
 dialect = "ffa-1.0"
-fdt = "trusty.dtb"            # optional
+fdt = "trusty.dtb"            # optional; "auto" has one made (a file of that name is "./auto")
+bootargs = "console=ttyAMA0"  # optional, with fdt = "auto": /chosen/bootargs
 framing = "ports"             # or "raw": no port header on messages to and from the host
 ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
 base = 0x7f000000             # optional: IPA of its memory
@@ -36,11 +37,23 @@ from hfsched.text import integer
 from hfsched.times import seconds
 from hfsched.vmm.layout import ADDRESS_MAX
 
-__all__ = ["DIALECTS", "EngineName", "MachineSpec", "VmSpec", "load", "parse_idle", "parse_size"]
+__all__ = [
+    "DIALECTS",
+    "FDT_AUTO",
+    "EngineName",
+    "MachineSpec",
+    "VmSpec",
+    "load",
+    "parse_idle",
+    "parse_size",
+]
 
 DIALECTS = ("ffa-1.0",)
 EngineName = Literal["auto", "unicorn", "kvm", "script"]
 Framing = Literal["ports", "raw"]
+FDT_AUTO = "auto"
+"""In place of a device tree's file: one is made for the VM."""
+
 TEXT_PORT = 1
 VCPUS_MAX = 32
 VMS_MAX = 1024
@@ -69,6 +82,7 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     vcpus: int = 1
     dialect: str = "ffa-1.0"
     fdt: str | None = None
+    bootargs: str | None = None
     framing: Framing = "ports"
     ports: dict[str, int] = {}
     base: int | None = None
@@ -151,6 +165,10 @@ def _check_vm(source: str, spec: VmSpec) -> None:
         raise ConfigError(f"{where}: vcpus must be 1 to {VCPUS_MAX}, got {integer(spec.vcpus)}")
     if spec.fdt == "":
         raise ConfigError(f"{where}: fdt is empty: name a file, or leave it out")
+    if spec.bootargs is not None and spec.fdt != FDT_AUTO:
+        raise ConfigError(f'{where}: bootargs needs fdt = "{FDT_AUTO}"')
+    if spec.bootargs is not None and "\0" in spec.bootargs:
+        raise ConfigError(f"{where}: bootargs {spec.bootargs[:80]!r}: has a NUL character")
     if spec.dialect not in DIALECTS:
         raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}")
     size = parse_size(f"{where}: memory", spec.memory)
@@ -220,7 +238,7 @@ def load(path: Path) -> MachineSpec:
     spec = parse(str(path), text)
     for vm in spec.vm:
         vm.image = _beside(path, vm.image)
-        if vm.fdt is not None:
+        if vm.fdt is not None and vm.fdt != FDT_AUTO:
             vm.fdt = _beside(path, vm.fdt)
     if spec.swap is not None:
         spec.swap = _beside(path, spec.swap)

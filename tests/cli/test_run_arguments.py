@@ -133,6 +133,7 @@ def quoted(text: str) -> str:
 KEYS = st.sampled_from(
     [
         *("image", "name", "memory", "vcpus", "dialect", "fdt", "framing", "ports", "base", "uuid"),
+        "bootargs",
         *("engine", "vm", "unknown", "a.b", '""'),
     ]
 )

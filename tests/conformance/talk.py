@@ -74,6 +74,7 @@ class Talk:
         vcpus: int = 1,
         memory: int = 1 << 20,
         swap: str | None = None,
+        fdt: str | None = None,
     ) -> None:
         self.target = target
         self._failures: list[str] = []
@@ -84,7 +85,10 @@ class Talk:
         self.runtime = ThreadRuntime(
             lambda task, error: self._failures.append(f"{task}: {error!r}")
         )
-        vms = [VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus) for guest in guests]
+        vms = [
+            VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus, fdt=fdt)
+            for guest in guests
+        ]
         spec = MachineSpec(vm=vms, engine=target.engine, name="conformance", swap=swap)
         spec.check("conformance")
         self.machine = Machine(

@@ -25,12 +25,12 @@ every_engine = pytest.mark.parametrize(
 )
 
 
-def talk(target: Target, *guests: str, vcpus: int = 1) -> Talk:
+def talk(target: Target, *guests: str, vcpus: int = 1, fdt: str | None = None) -> Talk:
     """Return a machine of guests, or skip the test with the reason."""
     why_not = target.why_not()
     if why_not is not None:
         pytest.skip(f"{target}: {why_not}")
-    return Talk(target, *guests, vcpus=vcpus)
+    return Talk(target, *guests, vcpus=vcpus, fdt=fdt)
 
 
 def picture(host: Talk) -> list[object]:
