@@ -12,7 +12,7 @@ memory = "16MiB"
 vcpus = 1
 dialect = "ffa-1.0"
 fdt = "trusty.dtb"            # optional; "auto" has one made (a file of that name is "./auto")
-bootargs = "console=ttyAMA0"  # optional, with fdt = "auto": /chosen/bootargs
+# bootargs = "quiet"          # with fdt = "auto" alone: /chosen/bootargs
 framing = "ports"             # or "raw": no port header on messages to and from the host
 ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
 base = 0x7f000000             # optional: IPA of its memory
