@@ -16,12 +16,13 @@ from hfsched.cli.output import notice
 from hfsched.errors import UserError
 from hfsched.text import printable
 from hfsched.times import seconds
+from hfsched.vcpu.engines import EngineId
 
 __all__ = ["add_parser", "run"]
 
 STRATEGIES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
 SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
-ENGINES = ("script", "unicorn")
+ENGINES: tuple[EngineId, ...] = ("script", "unicorn")  # those that the explorer can control
 NUMBERS = {"bound": (0, 1000), "seed": (0, (1 << 63) - 1), "jobs": (1, 256)}
 
 USAGE = """hfsched fuzz SCENARIO [options]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import get_args
 
+from hfsched.abi.dialects import DIALECTS
 from hfsched.cli.session import RunSession
 from hfsched.errors import ConfigError
 from hfsched.runtime.threads import tune_process
-from hfsched.vmm.manifest import DIALECTS, MachineSpec, VmSpec, load, parse_idle
+from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, load, parse_idle
 
 __all__ = ["add_parser", "run"]
 
@@ -56,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     guests.add_argument("--memory", metavar="SIZE", help="memory of each VM (16MiB)")
     guests.add_argument("--vcpus", type=int, metavar="N", help="vCPUs of each VM (1)")
-    guests.add_argument("--dialect", choices=DIALECTS, help="what the guests speak")
+    guests.add_argument("--dialect", choices=tuple(DIALECTS), help="what the guests speak")
     guests.add_argument(
         "--fdt",
         metavar="FILE",
@@ -69,7 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--engine",
-        choices=("auto", "unicorn", "kvm", "script"),
+        choices=get_args(EngineName),
         help="what runs the vCPUs (auto: what fits, and says why)",
     )
     parser.add_argument(

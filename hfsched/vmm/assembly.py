@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from hfsched.abi.dialects import DEFAULT
 from hfsched.abi.ffa import FIRST_SECONDARY_ID
-from hfsched.abi.ffa_1_0 import FFA_1_0
 from hfsched.hypervisor.calls import Calls
 from hfsched.hypervisor.hypervisor import Hypervisor
 from hfsched.hypervisor.interface import Injection
@@ -73,7 +73,7 @@ class VmParts:
     vcpus: int = 1
     entry: int | None = None
     argument: int = 0
-    dialect: Dialect = FFA_1_0
+    dialect: Dialect = DEFAULT
     uuid: UUID = NIL_UUID
     raw: bool = False
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from hfsched.abi.ffa_1_0 import FFA_1_0
+from hfsched.abi.dialects import DIALECTS
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import NIL_UUID
 from hfsched.memory.fdt import place_fdt, with_memory
@@ -19,6 +19,7 @@ from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.engine import Engine, Permissions, Space
+from hfsched.vcpu.engines import ENGINES
 from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Builder"]
 
 _BLOCK = 2 << 20  # stage 2 maps 2 MiB at once where it can
-_DIALECTS = {FFA_1_0.name: FFA_1_0}
 
 
 class Builder:
@@ -84,7 +84,7 @@ class Builder:
             vm.vcpus,
             entry=_load(vm, code, space, ram, base),
             argument=_device_tree(vm, code, ram, base),
-            dialect=_DIALECTS[vm.dialect],
+            dialect=DIALECTS[vm.dialect],
             uuid=NIL_UUID if vm.uuid is None else UUID(vm.uuid),
             raw=vm.framing == "raw",
         )
@@ -93,7 +93,7 @@ class Builder:
         name, why = engines.pick(wanted, vm.name, code.machine)
         if name not in self._engines:
             self._notice(f"engine {name}: {why}")
-            engine = engines.make(name, self._runtime)
+            engine = ENGINES[name](self._runtime)
             self._stack.callback(engine.close)
             self._engines[name] = engine
         return self._engines[name]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hfsched.errors import ConfigError
+from hfsched.vcpu.engines import EngineId
 from hfsched.vcpu.kvm import device
 
-if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime
-    from hfsched.vcpu.engine import Engine
-
-__all__ = ["make", "pick"]
+__all__ = ["pick"]
 
 
-def pick(wanted: str, vm: str, machine: str) -> tuple[str, str]:
+def pick(wanted: str, vm: str, machine: str) -> tuple[EngineId, str]:
     """Return {engine, why} for a guest of an architecture ("script" for a Python one).
 
     Raises ConfigError when the engine that was asked for cannot run it.
@@ -49,18 +44,3 @@ def _no_kvm(machine: str) -> str | None:
     if machine != device.MACHINE:
         return f"this host is {device.MACHINE}, the guest is {machine}"
     return device.problem()
-
-
-def make(name: str, runtime: Runtime) -> Engine:
-    """Return the engine with a name that `pick` gave."""
-    if name == "script":
-        from hfsched.vcpu.script import ScriptEngine  # noqa: PLC0415 - one engine is enough
-
-        return ScriptEngine(runtime)
-    if name == "kvm":
-        from hfsched.vcpu.kvm.engine import KvmEngine  # noqa: PLC0415
-
-        return KvmEngine(runtime)
-    from hfsched.vcpu.unicorn import UnicornEngine  # noqa: PLC0415 - an extra, and GPLv2
-
-    return UnicornEngine(runtime)

@@ -30,15 +30,16 @@ from uuid import UUID
 
 import msgspec
 
+from hfsched.abi.dialects import DEFAULT, DIALECTS
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import integer
 from hfsched.times import seconds
+from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.layout import ADDRESS_MAX
 
 __all__ = [
-    "DIALECTS",
     "FDT_AUTO",
     "EngineName",
     "MachineSpec",
@@ -48,8 +49,7 @@ __all__ = [
     "parse_size",
 ]
 
-DIALECTS = ("ffa-1.0",)
-EngineName = Literal["auto", "unicorn", "kvm", "script"]
+EngineName = Literal["auto", EngineId]
 Framing = Literal["ports", "raw"]
 FDT_AUTO = "auto"
 """In place of a device tree's file: one is made for the VM."""
@@ -80,7 +80,7 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str = ""
     memory: int | str = MEMORY_DEFAULT
     vcpus: int = 1
-    dialect: str = "ffa-1.0"
+    dialect: str = DEFAULT.name
     fdt: str | None = None
     bootargs: str | None = None
     framing: Framing = "ports"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from hfsched.errors import ConfigError
 from hfsched.vmm.manifest import (
-    DIALECTS,
     MEMORY_DEFAULT,
     MachineSpec,
     VmSpec,
@@ -83,7 +82,7 @@ def test_what_need_not_be_said() -> None:
     spec = parsed(VM)
     assert (spec.name, spec.engine) == (None, "auto")
     vm = spec.vm[0]
-    assert (vm.name, vm.memory, vm.vcpus, vm.dialect) == ("guest", MEMORY_DEFAULT, 1, DIALECTS[0])
+    assert (vm.name, vm.memory, vm.vcpus, vm.dialect) == ("guest", MEMORY_DEFAULT, 1, "ffa-1.0")
     assert (vm.fdt, vm.framing, vm.ports, vm.base, vm.uuid) == (None, "ports", {}, None, None)
     assert vm.text_port == 1
 
