@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol, TypeAlias
 
-__all__ = ["Args", "Call", "Dialect", "Error", "Op", "Power", "Regs"]
+__all__ = ["Args", "Call", "Dialect", "Error", "Op", "Power", "Regs", "Show", "describe"]
 
 Regs: TypeAlias = tuple[int, ...]
 """Values for x0, x1, ...; the registers beyond stay as they are."""
@@ -28,7 +28,7 @@ class Op(Enum):
     ID_GET = auto()  # ()
     PARTITION_INFO_GET = auto()  # (four words of a UUID)
     RXTX_MAP = auto()  # (TX address, RX address, pages)
-    RXTX_UNMAP = auto()  # (VM id,)
+    RXTX_UNMAP = auto()  # (owner: a VM id or 0,)
     RX_RELEASE = auto()  # ()
     MSG_SEND = auto()  # (sender, receiver, size in bytes, notify 0 or 1)
     MSG_WAIT = auto()  # ()
@@ -81,14 +81,21 @@ class Power(Enum):
 class Call:
     """One function id: what it asks for, how its arguments are read, and by which instructions.
 
-    `decode` gets x0 to x(registers - 1) as unsigned 64-bit numbers and returns the arguments that `Op`
-    names.  Engines read the first eight at every hypercall, the others for a call that says so here.
+    `name` is the specification's, and `arguments` name what `decode` returns, in its order.  `decode`
+    gets x0 to x(registers - 1) as unsigned 64-bit numbers and returns the arguments that `Op` has.
+    Engines read the first eight at every hypercall, the others for a call that says so here.
     """
 
+    name: str
     op: Op
+    arguments: tuple[str, ...]
     decode: Callable[[Regs], Args]
     smc: bool  # by SMC too; HVC always works
     registers: int = 8  # 8 to 18
+
+
+Show: TypeAlias = Callable[[str, int], str]
+"""Returns an argument's value, given its name in `Call.arguments` or `Dialect.answer`, in words."""
 
 
 class Dialect(Protocol):
@@ -103,6 +110,12 @@ class Dialect(Protocol):
     unknown: Regs  # the answer to an id that is not in `calls`
 
     def __hash__(self) -> int: ...
+
+    def answer(self, regs: Regs, show: Show) -> str:
+        """Return in words what a call returned.
+
+        `show` is asked for "sender" (a VM's id) and "intid".
+        """
 
     def success(self, w2: int = 0) -> Regs: ...
     def error(self, error: Error) -> Regs: ...
@@ -124,3 +137,12 @@ class Dialect(Protocol):
     def power(self, power: Power) -> Regs: ...
     def partition_info(self, partitions: list[tuple[int, int]]) -> bytes:
         """Encode {VM id, vCPUs} descriptors as they lie in RX."""
+
+
+def describe(call: Call, regs: Regs, show: Show) -> str:
+    """Return a call in words: its name, and its arguments as ``name=value``.
+
+    `regs` are x0 to x(call.registers - 1).
+    """
+    values = zip(call.arguments, call.decode(regs), strict=True)
+    return " ".join([call.name, *(f"{name}={show(name, value)}" for name, value in values)])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from hfsched.abi.dialect import Args, Call, Error, Op, Power, Regs
+from hfsched.abi.dialect import Args, Call, Error, Op, Power, Regs, Show
 from hfsched.abi.ffa import (
     CONVENTION_64,
     INVALID_INTID,
@@ -16,6 +16,7 @@ from hfsched.abi.ffa import (
     FfaError,
     FfaId,
     HfId,
+    Intid,
     PsciError,
     PsciId,
 )
@@ -47,57 +48,86 @@ def _msg_send(x: Regs) -> Args:
     return (w1 >> 16 & 0xFFFF, w1 & 0xFFFF, x[3] & _W, x[4] & _NOTIFY)
 
 
-_FFA: dict[FfaId, tuple[Op, Callable[[Regs], Args]]] = {
-    FfaId.VERSION: (Op.VERSION, _w1),
-    FfaId.FEATURES: (Op.FEATURES, _w1),
-    FfaId.RX_RELEASE: (Op.RX_RELEASE, _none),
-    FfaId.RXTX_MAP: (Op.RXTX_MAP, lambda x: (x[1], x[2], x[3] & _W)),
-    FfaId.RXTX_UNMAP: (Op.RXTX_UNMAP, lambda x: (x[1] >> 16 & 0xFFFF,)),
+_Decode: TypeAlias = "Callable[[Regs], Args]"
+_Row: TypeAlias = tuple[Op, tuple[str, ...], _Decode]
+_REFUSED: _Row = (Op.NOT_SUPPORTED, (), _none)
+
+_FFA: dict[FfaId, _Row] = {
+    FfaId.VERSION: (Op.VERSION, ("requested",), _w1),
+    FfaId.FEATURES: (Op.FEATURES, ("function",), _w1),
+    FfaId.RX_RELEASE: (Op.RX_RELEASE, (), _none),
+    FfaId.RXTX_MAP: (Op.RXTX_MAP, ("tx", "rx", "pages"), lambda x: (x[1], x[2], x[3] & _W)),
+    FfaId.RXTX_UNMAP: (Op.RXTX_UNMAP, ("owner",), lambda x: (x[1] >> 16 & 0xFFFF,)),
     FfaId.PARTITION_INFO_GET: (
         Op.PARTITION_INFO_GET,
+        ("uuid0", "uuid1", "uuid2", "uuid3"),
         lambda x: (x[1] & _W, x[2] & _W, x[3] & _W, x[4] & _W),
     ),
-    FfaId.ID_GET: (Op.ID_GET, _none),
-    FfaId.MSG_POLL: (Op.MSG_POLL, _none),
-    FfaId.MSG_WAIT: (Op.MSG_WAIT, _none),
-    FfaId.YIELD: (Op.YIELD, _none),
-    FfaId.RUN: (Op.RUN, _endpoints),
-    FfaId.MSG_SEND: (Op.MSG_SEND, _msg_send),
-    FfaId.MSG_SEND_DIRECT_REQ: (Op.DIRECT_REQUEST, _endpoints),
+    FfaId.ID_GET: (Op.ID_GET, (), _none),
+    FfaId.MSG_POLL: (Op.MSG_POLL, (), _none),
+    FfaId.MSG_WAIT: (Op.MSG_WAIT, (), _none),
+    FfaId.YIELD: (Op.YIELD, (), _none),
+    FfaId.RUN: (Op.RUN, ("vm", "vcpu"), _endpoints),
+    FfaId.MSG_SEND: (Op.MSG_SEND, ("sender", "receiver", "size", "notify"), _msg_send),
+    FfaId.MSG_SEND_DIRECT_REQ: (Op.DIRECT_REQUEST, ("sender", "receiver"), _endpoints),
     FfaId.MSG_SEND_DIRECT_RESP: (
         Op.DIRECT_RESPONSE,
+        ("sender", "receiver", "w3", "w4", "w5", "w6", "w7"),
         lambda x: (x[1] >> 16 & 0xFFFF, x[1] & 0xFFFF, *x[3:8]),
     ),
-    FfaId.MEM_DONATE: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_LEND: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_SHARE: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_RETRIEVE_REQ: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_RELINQUISH: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_RECLAIM: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_FRAG_RX: (Op.NOT_SUPPORTED, _none),
-    FfaId.MEM_FRAG_TX: (Op.NOT_SUPPORTED, _none),
+    FfaId.MEM_DONATE: _REFUSED,
+    FfaId.MEM_LEND: _REFUSED,
+    FfaId.MEM_SHARE: _REFUSED,
+    FfaId.MEM_RETRIEVE_REQ: _REFUSED,
+    FfaId.MEM_RELINQUISH: _REFUSED,
+    FfaId.MEM_RECLAIM: _REFUSED,
+    FfaId.MEM_FRAG_RX: _REFUSED,
+    FfaId.MEM_FRAG_TX: _REFUSED,
 }
 
 # Ids of VMs and vCPUs are 16 bits wide, and Hafnium drops the rest: a guest may pass its raw MPIDR.
-_PSCI: dict[PsciId, tuple[Op, Callable[[Regs], Args]]] = {
-    PsciId.VERSION: (Op.PSCI_VERSION, _none),
-    PsciId.FEATURES: (Op.PSCI_FEATURES, _w1),
-    PsciId.CPU_SUSPEND: (Op.CPU_SUSPEND, _none),
-    PsciId.CPU_OFF: (Op.CPU_OFF, _none),
-    PsciId.CPU_ON: (Op.CPU_ON, lambda x: (x[1] & 0xFFFF, x[2], x[3])),
-    PsciId.AFFINITY_INFO: (Op.AFFINITY_INFO, lambda x: (x[1] & 0xFFFF, x[2] & _W)),
+_PSCI: dict[PsciId, _Row] = {
+    PsciId.VERSION: (Op.PSCI_VERSION, (), _none),
+    PsciId.FEATURES: (Op.PSCI_FEATURES, ("function",), _w1),
+    PsciId.CPU_SUSPEND: (Op.CPU_SUSPEND, (), _none),
+    PsciId.CPU_OFF: (Op.CPU_OFF, (), _none),
+    PsciId.CPU_ON: (
+        Op.CPU_ON,
+        ("vcpu", "entry", "context"),
+        lambda x: (x[1] & 0xFFFF, x[2], x[3]),
+    ),
+    PsciId.AFFINITY_INFO: (
+        Op.AFFINITY_INFO,
+        ("vcpu", "level"),
+        lambda x: (x[1] & 0xFFFF, x[2] & _W),
+    ),
 }
+# DEN0022 has these with a prefix, and all others without.
+_PSCI_PREFIXED = frozenset(
+    {
+        PsciId.VERSION,
+        PsciId.FEATURES,
+        PsciId.SET_SUSPEND_MODE,
+        PsciId.STAT_RESIDENCY,
+        PsciId.STAT_COUNT,
+    }
+)
 
-_HF: dict[HfId, tuple[Op, Callable[[Regs], Args]]] = {
-    HfId.MAILBOX_WRITABLE_GET: (Op.WRITABLE_GET, _none),
-    HfId.MAILBOX_WAITER_GET: (Op.WAITER_GET, lambda x: (x[1] & 0xFFFF,)),
-    HfId.INTERRUPT_ENABLE: (Op.INTERRUPT_ENABLE, lambda x: (x[1] & _W, int(x[2] != 0))),
-    HfId.INTERRUPT_GET: (Op.INTERRUPT_GET, _none),
+_HF: dict[HfId, _Row] = {
+    HfId.MAILBOX_WRITABLE_GET: (Op.WRITABLE_GET, (), _none),
+    HfId.MAILBOX_WAITER_GET: (Op.WAITER_GET, ("vm",), lambda x: (x[1] & 0xFFFF,)),
+    HfId.INTERRUPT_ENABLE: (
+        Op.INTERRUPT_ENABLE,
+        ("intid", "on"),
+        lambda x: (x[1] & _W, int(x[2] != 0)),
+    ),
+    HfId.INTERRUPT_GET: (Op.INTERRUPT_GET, (), _none),
     HfId.INTERRUPT_INJECT: (
         Op.INTERRUPT_INJECT,
+        ("vm", "vcpu", "intid"),
         lambda x: (x[1] & 0xFFFF, x[2] & 0xFFFF, x[3] & _W),
     ),
-    HfId.DEBUG_LOG: (Op.DEBUG_LOG, lambda x: (x[1] & 0xFF,)),
+    HfId.DEBUG_LOG: (Op.DEBUG_LOG, ("character",), lambda x: (x[1] & 0xFF,)),
 }
 
 # What FEATURES admits to.  RXTX_UNMAP works, yet Hafnium does not list it; RXTX_MAP is listed by
@@ -136,17 +166,19 @@ _PSCI_FEATURES = {
 def _table() -> dict[int, Call]:
     table: dict[int, Call] = {}
 
-    def add(ids: Iterable[int], op: Op, decode: Callable[[Regs], Args], *, smc: bool) -> None:
+    def add(ids: Iterable[int], name: str, row: _Row, *, smc: bool) -> None:
+        op, arguments, decode = row
         for number in ids:
-            table[int(number)] = Call(op, decode, smc)
+            table[int(number)] = Call(name, op, arguments, decode, smc)
 
-    for ffa, (op, decode) in _FFA.items():
-        add((ffa, ffa | CONVENTION_64), op, decode, smc=True)
+    for ffa, row in _FFA.items():
+        add((ffa, ffa | CONVENTION_64), f"FFA_{ffa.name}", row, smc=True)
     for psci in PsciId:
-        op, decode = _PSCI.get(psci, (Op.PSCI_NOT_SUPPORTED, _none))
-        add((psci, psci | CONVENTION_64), op, decode, smc=True)
-    for hf, (op, decode) in _HF.items():
-        add((hf,), op, decode, smc=hf is HfId.DEBUG_LOG)
+        name = f"PSCI_{psci.name}" if psci in _PSCI_PREFIXED else psci.name
+        row = _PSCI.get(psci, (Op.PSCI_NOT_SUPPORTED, (), _none))
+        add((psci, psci | CONVENTION_64), name, row, smc=True)
+    for hf, row in _HF.items():
+        add((hf,), f"HF_{hf.name}", row, smc=hf is HfId.DEBUG_LOG)
     return table
 
 
@@ -172,6 +204,20 @@ class _Ffa10:
     registers = 8
     calls: Mapping[int, Call] = _table()
     unknown: Regs = (SMCCC_UNKNOWN,)
+
+    def answer(self, regs: Regs, show: Show) -> str:
+        function = regs[0]
+        if function == FfaId.ERROR:
+            code = regs[2] & _W
+            return FfaError(code - (1 << 32) if code >> 31 else code).name
+        if function == FfaId.MSG_SEND:
+            return f"a message of {regs[3]} bytes from {show('sender', regs[1] >> 16 & 0xFFFF)}"
+        if function in FfaId._value2member_map_:
+            return FfaId(function).name
+        number = function & _W
+        if number in Intid._value2member_map_:
+            return show("intid", number)
+        return "-1" if number == _W else str(number)
 
     def success(self, w2: int = 0) -> Regs:
         return _ffa(FfaId.SUCCESS, 0, w2) if w2 else _SUCCESS

@@ -129,6 +129,10 @@ class Vcpu:
 class Vm:
     """A secondary VM.  `lock` guards all that changes but `entries` and `spurious`.
 
+    `dialect` is what its calls are read and answered by; a handler may change it, under the lock, to one
+    that needs no more argument registers than `space` has.  A call that another vCPU has begun already
+    may still be answered by the one before.
+
     `entries` counts RUNs that entered the guest, `spurious` those that found it still blocked.
     """
 
@@ -166,6 +170,7 @@ class Vm:
         return (
             self.mailbox.key(),
             self.pages.key(),
+            self.dialect.name,
             self.aborting,
             tuple(vcpu.key() for vcpu in self.vcpus),
         )

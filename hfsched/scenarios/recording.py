@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hfsched.abi.ffa import CONVENTION_64, PRIMARY_ID, FfaError, FfaId, HfId, Intid, PsciId
+from hfsched.abi.dialect import describe
+from hfsched.abi.ffa import PRIMARY_ID, Intid
 from hfsched.explore.opaque import opaque_call
 from hfsched.hypervisor.interface import (
     Aborted,
@@ -29,7 +30,6 @@ from hfsched.hypervisor.interface import (
 )
 from hfsched.hypervisor.vm import VcpuState
 from hfsched.mailbox.mirror import VcpuActivity
-from hfsched.programs.library import error_of
 from hfsched.vcpu.engine import Hypercall
 
 if TYPE_CHECKING:
@@ -224,6 +224,8 @@ _RESULTS = {
     "Busy": "busy",
     "Invalid": "invalid",
 }
+_VMS = ("vm", "sender", "receiver")  # arguments that are a VM's id
+_DECIMAL_MAX = 1 << 16
 _INJECTION = {
     "wake": "wake it",
     "pending": "one was pending",
@@ -238,6 +240,7 @@ class _Cpu:
     def __init__(self, recorder: Recorder, vcpu: Vcpu, name: Any) -> None:
         self._recorder = recorder
         self._cpu: Any = vcpu.cpu
+        self._vm = vcpu.vm
         self._lane = f"guest {vcpu.vm.name}.{vcpu.index}"
         self._name = name
         self._reply = "runs"
@@ -251,48 +254,35 @@ class _Cpu:
         self._reply = "goes on"
         with recorder.inside(self._lane):
             event: Exit = self._cpu.enter()
-        what = _call(event.args, self._name) if isinstance(event, Hypercall) else _exit(event)
+        what = self._call(event) if isinstance(event, Hypercall) else _exit(event)
         recorder.note(what, lane=self._lane, to=HYPERVISOR)
         return event
 
     def reply(self, values: Any) -> None:
-        self._reply = _answer(tuple(values), self._name)
+        self._reply = self._vm.dialect.answer(tuple(values), self._show)
         self._cpu.reply(values)
+
+    def _call(self, event: Hypercall) -> str:
+        call = self._vm.dialect.calls.get(event.args[0] & 0xFFFF_FFFF)
+        if call is None:
+            return f"{event.conduit.name} {event.args[0]:#x}"
+        regs = event.args
+        if call.registers > len(regs):
+            regs = self._cpu.arguments(call.registers)
+        return describe(call, regs, self._show)
+
+    def _show(self, argument: str, value: int) -> str:
+        """Return a value in words: VMs and interrupts by name, what is large in hexadecimal."""
+        if argument in _VMS:
+            return str(self._name(value))
+        if argument == "intid" and value in Intid._value2member_map_:
+            return Intid(value).name
+        return str(value) if value < _DECIMAL_MAX else f"{value:#x}"
 
 
 def _exit(event: Exit) -> str:
     name = type(event).__name__
     return {"Wfi": "WFI", "Kicked": "preempted", "Timer": "its timer fired"}.get(name, name)
-
-
-def _call(args: tuple[int, ...], name: Any) -> str:
-    function = args[0] & ~CONVENTION_64
-    for ids in (FfaId, PsciId, HfId):
-        if function in ids._value2member_map_:
-            what = ids(function).name
-            break
-    else:
-        return f"HVC {args[0]:#x}"
-    if function == FfaId.MSG_SEND:
-        return f"MSG_SEND {args[3]} bytes to {name(args[1] & 0xFFFF)}"
-    if function == HfId.INTERRUPT_ENABLE:
-        return f"INTERRUPT_{'ENABLE' if args[2] else 'DISABLE'} {_interrupt(args[1])}"
-    return what
-
-
-def _answer(regs: tuple[int, ...], name: Any) -> str:
-    """Say what a call returned."""
-    if regs[0] == FfaId.ERROR:
-        code = error_of(regs)
-        return code.name if isinstance(code, FfaError) else "ERROR"
-    if regs[0] == FfaId.MSG_SEND:
-        return f"a message of {regs[3]} bytes from {name(regs[1] >> 16 & 0xFFFF)}"
-    if regs[0] in FfaId._value2member_map_:
-        return FfaId(regs[0]).name
-    number = regs[0] & 0xFFFF_FFFF
-    if number in Intid._value2member_map_ and number:
-        return Intid(number).name
-    return "-1" if number == 0xFFFF_FFFF else str(number)
 
 
 def _interrupt(intid: int) -> str:

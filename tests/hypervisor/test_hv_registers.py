@@ -36,7 +36,7 @@ class Wide(type(FFA_1_0)):  # type: ignore[misc]
     registers = 18
     calls: Mapping[int, Call] = {
         **FFA_1_0.calls,
-        WIDE_CALL: Call(Op.VERSION, decode, smc=True, registers=18),
+        WIDE_CALL: Call("WIDE", Op.VERSION, ("requested",), decode, smc=True, registers=18),
     }
 
     def version(self, requested: int) -> Regs:

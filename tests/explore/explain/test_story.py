@@ -86,7 +86,10 @@ def test_its_one_preemption_is_shown_before_that(upstream: Story) -> None:
 def test_arrows_go_from_who_acts_to_whom(upstream: Story) -> None:
     arrows = {step.arrow.label: step.arrow for step in upstream.steps if step.arrow is not None}
     assert (arrows["RUN g.0"].source, arrows["RUN g.0"].target) == ("thread g.0", "hypervisor")
-    assert (arrows["MSG_WAIT"].source, arrows["MSG_WAIT"].target) == ("guest g.0", "hypervisor")
+    assert (arrows["FFA_MSG_WAIT"].source, arrows["FFA_MSG_WAIT"].target) == (
+        "guest g.0",
+        "hypervisor",
+    )
     sent = arrows["send 2 bytes to g: sent"]
     assert (sent.source, sent.target) == ("host.0", "hypervisor")
     assert all(arrow.source in upstream.lanes for arrow in arrows.values())
@@ -111,6 +114,16 @@ def test_the_mirror_is_beside_the_driver_that_ships() -> None:
         assert "g.0 mirror" in story.columns
         assert story.steps[-1].state["g mailbox"] == "empty"
         places(story, "host.0: send", "hypervisor: a message of 2 bytes", "guest g.0: RX_RELEASE")
+
+
+def test_calls_are_told_with_their_arguments_by_the_names_of_the_dialect() -> None:
+    scenario = find("mailbox,receiver=trusty,messages=1,guests=1,boot=true")
+    told = [step.arrow.label for step in tell(scenario, RandomWalk(1)).steps if step.arrow]
+    assert "HF_INTERRUPT_ENABLE intid=MAILBOX_WRITABLE on=1" in told
+    assert "HF_INTERRUPT_ENABLE intid=9 on=1" in told
+    assert "FFA_MSG_SEND sender=s0 receiver=g size=2 notify=1" in told
+    assert "FFA_RX_RELEASE" in told
+    assert "a message of 2 bytes from s0" in told
 
 
 def test_a_scenario_that_knows_of_no_stories_has_one() -> None:
