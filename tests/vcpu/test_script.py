@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.errors import InternalError, UserError
+from hfsched.errors import InternalError
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vcpu.engine import (
@@ -437,14 +437,6 @@ def test_something_that_is_no_action_ends_the_guest() -> None:
         yield 42  # type: ignore[misc]
 
     assert start(guest).enter() == Failed("the guest function yielded 42")
-
-
-def test_a_generator_cannot_be_saved() -> None:
-    cpu = machine().vcpu(0)
-    with pytest.raises(UserError, match="script"):
-        cpu.save()
-    with pytest.raises(UserError, match="script"):
-        cpu.restore(b"")
 
 
 # Keys

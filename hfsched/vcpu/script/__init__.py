@@ -11,6 +11,9 @@ An interrupt is delivered between two yields: while the line is up, `cpu.masked`
 `cpu.handler` is set, the handler runs (masked) to its end before the guest resumes.  An abort that
 the hypervisor injects is raised in the guest as `Abort`.
 
+``ScriptEngine(runtime, recording=True)`` makes CPUs that can be saved and restored; `journal` says what
+a guest must keep to for that.
+
 `actions` is what a guest may yield, `cpu` runs it, `space` has its memory and the engine.
 
 Implementation note.  Everything that other threads touch (kick, line) is a cell of the runtime, so

@@ -10,6 +10,7 @@ from hfsched.text import safe_repr
 from hfsched.vcpu.engine import Exit, Failed, Hypercall, Kicked, Mmio, Permissions, Timer
 from hfsched.vcpu.engine import Wfi as WfiExit
 from hfsched.vcpu.registers import ARM64_ARGUMENTS, SCRIPT, encode
+from hfsched.vcpu.script import saving
 from hfsched.vcpu.script.actions import (
     REGISTERS,
     WORD,
@@ -21,6 +22,17 @@ from hfsched.vcpu.script.actions import (
     Store,
     Wfi,
 )
+from hfsched.vcpu.script.journal import (
+    BEGAN,
+    RAISED,
+    RETURNED,
+    Journal,
+    Kind,
+    Outcome,
+    Tape,
+    action_of,
+)
+from hfsched.vcpu.script.statekey import frames
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -32,6 +44,9 @@ __all__ = ["Cpu", "Guest", "Program"]
 # Any exception of a guest ends the guest; GreenletExit, which unwinds a greenlet, is none of these.
 GUESTS_MISTAKES = (Exception, SystemExit, KeyboardInterrupt)
 
+RETURNS = "the guest function returned"
+
+Owed: TypeAlias = tuple[int, ...] | Abort | list[int] | Load | Store | None
 Guest: TypeAlias = Generator[Action, tuple[int, ...], None]
 Program: TypeAlias = Callable[["Cpu"], Guest]
 
@@ -49,21 +64,23 @@ class _Frame:
         self.program = program
         self.guest = guest
         self.regs = [arg] + [0] * (REGISTERS - 1)
-        self.owed: tuple[int, ...] | Abort | list[int] | Load | Store | None = None
+        self.owed: Owed = None
 
     def key(self) -> Hashable:
         owed = self.owed
         if isinstance(owed, Abort):
-            return (_frames(self.guest), (*self.regs,), "abort", owed.address)
+            return (frames(self.guest), (*self.regs,), "abort", owed.address)
         if isinstance(owed, list):
-            return (_frames(self.guest), (*self.regs,), "call")
-        return (_frames(self.guest), (*self.regs,), owed)
+            return (frames(self.guest), (*self.regs,), "call")
+        return (frames(self.guest), (*self.regs,), owed)
 
 
 class Cpu:
     """One CPU of a `ScriptSpace`: the guest's side (public), and the engine's `Vcpu`."""
 
-    def __init__(self, runtime: Runtime, space: ScriptSpace, index: int) -> None:
+    def __init__(
+        self, runtime: Runtime, space: ScriptSpace, index: int, journal: Journal | None = None
+    ) -> None:
         self._runtime = runtime
         self._space = space
         self.index = index
@@ -77,6 +94,9 @@ class Cpu:
         self._line = runtime.cell(f"{name}.irq", value=False)
         self._stack: list[_Frame] = []  # the guest, and a handler that interrupted it
         self._missing = "it was never started"  # why the stack is empty
+        self._start = 0  # the address of the last reset
+        self._journal = journal
+        self._tape: Tape | None = None  # while the guest's own code runs, and that is recorded
 
     # For the guest.
 
@@ -92,25 +112,39 @@ class Cpu:
 
     def read(self, ipa: int, size: int) -> bytes:
         """Read the VM's memory; no permission is checked (yield `Load` for that)."""
-        return self._space.ram.read(ipa - self._space.base, size)
+        ram, offset = self._space.ram, ipa - self._space.base
+        if self._tape is None:
+            return ram.read(offset, size)
+        return self._tape.take(b"%d %d" % (ipa, size), lambda: ram.read(offset, size))
 
     def write(self, ipa: int, data: bytes) -> None:
         """Write the VM's memory; no permission is checked (yield `Store` for that)."""
-        self._space.ram.write(ipa - self._space.base, data)
+        if self._tape is None or self._tape.give(ipa, data):
+            self._space.ram.write(ipa - self._space.base, data)
 
     def arm(self, delay: int | None) -> None:
         """Set the virtual timer to fire in `delay` ns, unmasked; None switches it off."""
-        self.timer = None if delay is None else self._space.clock.read() + delay
+        self.timer = None if delay is None else self._now() + delay
         self.timer_masked = False
+
+    def _now(self) -> int:
+        clock = self._space.clock
+        return clock.read() if self._tape is None else self._tape.take(b"now", clock.read)
 
     def address_of(self, program: Program) -> int:
         """Return an entry address for CPU_ON."""
-        return self._space.address_of(program)
+        address = self._space.address_of(program)
+        if self._tape is not None:
+            self._tape.give(address, b"")  # it must be the same when the CPU is restored
+        return address
 
     # The engine's side: see hfsched.vcpu.engine.Vcpu.
 
     def reset(self, pc: int, arg: int) -> None:
         program = self._space.program_at(pc)
+        self._start = pc
+        if self._journal is not None:
+            self._journal.clear()
         self.arg = arg
         self.masked = True
         self.handler = None
@@ -119,7 +153,7 @@ class Cpu:
         self._missing = f"no code at {pc:#x}"
         self._stack = []
         if program is not None:
-            self._push(program, arg)
+            self._begin(program, arg, "guest")
 
     def enter(self) -> Exit:
         while True:
@@ -131,7 +165,7 @@ class Cpu:
                 return Failed(self._missing)
             if self.handler is not None and not self.masked and self._line.get():
                 self.masked = True
-                self._push(self.handler, 0)
+                self._begin(self.handler, 0, "handler")
                 continue
             frame = self._stack[-1]
             action = self._resume(frame)
@@ -189,6 +223,8 @@ class Cpu:
 
     def mask_timer(self) -> None:
         self.timer_masked = True
+        if self._journal is not None:
+            self._journal.add("mask", [])
 
     def program_counter(self) -> int:
         """Return the address of the program that runs, 0 for one that has none."""
@@ -214,22 +250,47 @@ class Cpu:
             self._stack[-1].regs[int(name[1:])] = number
 
     def save(self) -> bytes:
-        raise UserError(f"vm {self._space.name}: engine script cannot save a Python generator")
+        """See `engine.Vcpu`; raises UserError unless the engine records.
 
-    def restore(self, data: bytes) -> None:  # noqa: ARG002
-        raise UserError(f"vm {self._space.name}: engine script cannot restore a Python generator")
+        Neither the interrupt line nor a kick is in it: they are not the CPU's own.
+        """
+        return saving.save(self, self._recording())
+
+    def restore(self, data: bytes) -> None:
+        """See `engine.Vcpu`: run the guest once more, given the same (`journal` has the conditions).
+
+        The VM's memory is not touched.  Programs have the addresses that they had when saved: a VM's
+        CPUs are restored in the order of their indices.  Raises UserError for bytes that `save` did not
+        return, for a guest that now does something else, and unless the engine records.
+        """
+        saving.restore(self, self._recording(), data)
+
+    def _recording(self) -> Journal:
+        if self._journal is None:
+            raise UserError(
+                f"vm {self._space.name}: engine script saves and restores a Python generator only"
+                " where it records: ScriptEngine(runtime, recording=True)"
+            )
+        return self._journal
 
     def state_key(self) -> Hashable:
-        frames = tuple(frame.key() for frame in self._stack)
+        stack = tuple(frame.key() for frame in self._stack)
         timer = (self.timer, self.timer_masked)
         handler = getattr(self.handler, "__qualname__", None)
         flags = (self.masked, handler, self.arg, self._missing)
-        return (frames, timer, flags, self._kick.get(), self._line.get())
+        return (stack, timer, flags, self._kick.get(), self._line.get())
 
     # Inside.
 
+    def _begin(self, program: Program, arg: int, kind: Kind) -> None:
+        """Begin a guest or a handler; `kind` says which."""
+        journal = self._tape = self._journal
+        self._push(program, arg)
+        if journal is not None:
+            self._tape = None
+            journal.add(kind, [BEGAN])
+
     def _push(self, program: Program, arg: int) -> None:
-        """Begin a guest or a handler."""
         try:
             guest = program(self)
         except GUESTS_MISTAKES as exc:
@@ -247,17 +308,33 @@ class Cpu:
     def _resume(self, frame: _Frame) -> Action | None:
         """Run a generator to its next action; None: it ended, or nothing came of it."""
         owed, frame.owed = frame.owed, ()
+        if isinstance(owed, Load | Store):
+            return owed
+        if isinstance(owed, list):
+            owed = tuple(owed)
+        journal = self._tape = self._journal
+        action = self._step(frame, owed)
+        if journal is not None:
+            self._tape = None
+            journal.add(owed, self.outcome_of(action))
+        return action
+
+    def outcome_of(self, action: Action | None) -> Outcome:
+        """Return what a step came to, as a journal has it."""
+        return self.ending() if action is None else action_of(action)
+
+    def ending(self) -> Outcome:
+        """Return how the last generator that ended did."""
+        return [RETURNED if self._missing == RETURNS else RAISED]
+
+    def _step(self, frame: _Frame, owed: tuple[int, ...] | Abort | None) -> Action | None:
         try:
-            if isinstance(owed, Load | Store):
-                return owed
             if isinstance(owed, Abort):
                 return frame.guest.throw(owed)
-            if isinstance(owed, list):
-                owed = tuple(owed)
             return frame.guest.send(owed)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration:
             self._stack.pop()
-            self._missing = "the guest function returned"
+            self._missing = RETURNS
             self.masked = False
         except GUESTS_MISTAKES as exc:
             self._die(f"the guest function raised {safe_repr(exc)}")
@@ -291,29 +368,3 @@ class Cpu:
         else:
             frame.owed = (int.from_bytes(self.read(action.address, action.size), "little"),)
         return None
-
-
-def _frames(guest: Guest) -> Hashable:
-    """Return the positions of a generator and of those it delegates to, with their locals, hashable."""
-    out = []
-    inner: object = guest
-    while isinstance(inner, Generator):
-        frame = getattr(inner, "gi_frame", None)
-        if frame is None:
-            break
-        local = tuple((name, _plain(value)) for name, value in sorted(frame.f_locals.items()))
-        out.append((frame.f_code.co_qualname, frame.f_lasti, local))
-        inner = getattr(inner, "gi_yieldfrom", None)
-    return tuple(out)
-
-
-def _plain(value: object) -> Hashable:
-    """Return something hashable for a guest's local; an object may say its state by `key()`."""
-    if isinstance(value, (int, str, bytes, bool, type(None))):
-        return value
-    if isinstance(value, (tuple, list)):
-        return tuple(_plain(item) for item in value)
-    if isinstance(value, dict):
-        return tuple((_plain(key), _plain(item)) for key, item in value.items())
-    key = getattr(value, "key", None)
-    return (type(value).__qualname__, key() if callable(key) else None)

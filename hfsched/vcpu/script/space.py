@@ -10,6 +10,7 @@ from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.script.cpu import Cpu, Program
+from hfsched.vcpu.script.journal import Journal
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -20,7 +21,7 @@ __all__ = ["ScriptEngine", "ScriptSpace"]
 class ScriptSpace:
     """One VM's memory and CPUs; see hfsched.vcpu.engine.Space."""
 
-    def __init__(self, runtime: Runtime, name: str, vcpus: int) -> None:
+    def __init__(self, runtime: Runtime, name: str, vcpus: int, *, recording: bool = False) -> None:
         self.name = name
         self.argument_registers = ARM64_ARGUMENTS
         self.base = 0
@@ -28,7 +29,9 @@ class ScriptSpace:
         self._pages: dict[int, Permissions] = {}
         self._programs: list[Program] = []
         self.clock = Clock(runtime.now)
-        self._cpus = [Cpu(runtime, self, index) for index in range(vcpus)]
+        self._cpus = [
+            Cpu(runtime, self, index, Journal() if recording else None) for index in range(vcpus)
+        ]
 
     @property
     def ram(self) -> Ram:
@@ -91,15 +94,20 @@ class ScriptSpace:
 
 
 class ScriptEngine:
-    """Makes `ScriptSpace`s; see hfsched.vcpu.engine.Engine."""
+    """Makes `ScriptSpace`s; see hfsched.vcpu.engine.Engine.
+
+    `recording`: its CPUs can be saved and restored.  Each keeps a journal for that, which grows with
+    every step of its guest (`hfsched.vcpu.script.journal`), by 30 to 60 bytes for a hypercall.
+    """
 
     name = "script"
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, recording: bool = False) -> None:
         self._runtime = runtime
+        self._recording = recording
 
     def space(self, name: str, vcpus: int) -> ScriptSpace:
-        return ScriptSpace(self._runtime, name, vcpus)
+        return ScriptSpace(self._runtime, name, vcpus, recording=self._recording)
 
     def close(self) -> None:
         pass
