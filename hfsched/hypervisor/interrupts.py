@@ -42,13 +42,16 @@ class Interrupts:
 
     def save(self) -> InterruptsRecord:
         """Return all of the state."""
-        return InterruptsRecord(self.enabled, self.pending)
+        return InterruptsRecord(self.enabled, self.pending, tuple(sorted(self.sources)))
 
     def restore(self, record: InterruptsRecord) -> None:
         """Put back what `save` returned; raises UserError for ids that there are not."""
         check(0 <= record.enabled >> INTERRUPT_IDS < 1, "interrupt ids above 63 are enabled")
         check(0 <= record.pending >> INTERRUPT_IDS < 1, "interrupt ids above 63 are pending")
+        check(all(self.valid(number) for number, _ in record.sources), "a line of no interrupt id")
         self.enabled, self.pending = record.enabled, record.pending
+        self.sources = frozenset(record.sources)
+        self._update_high()
 
     def enable(self, intid: int, *, on: bool) -> None:
         """Enable or disable a valid id.  A pending one stays pending."""
@@ -68,10 +71,13 @@ class Interrupts:
         was_up = self.up
         line = frozenset([(intid, source)])
         self.sources = self.sources | line if level else self.sources - line
+        self._update_high()
+        return self.up and not was_up
+
+    def _update_high(self) -> None:
         self.high = 0
         for number, _ in self.sources:
             self.high |= 1 << number
-        return self.up and not was_up
 
     def take(self) -> int | None:
         """Return the lowest id that is enabled and pending; None without one.

@@ -10,10 +10,11 @@ __all__ = ["InterruptsRecord", "PagesRecord", "PrimaryRecord", "VcpuRecord", "Vm
 
 
 class InterruptsRecord(msgspec.Struct, frozen=True):
-    """Bit n of `enabled` and `pending` is interrupt id n."""
+    """Bit n of `enabled` and `pending` is interrupt id n; `sources` are {id, source} of high lines."""
 
     enabled: int
     pending: int
+    sources: tuple[tuple[int, str], ...] = ()
 
 
 class PagesRecord(msgspec.Struct, frozen=True):

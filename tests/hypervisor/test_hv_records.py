@@ -30,6 +30,8 @@ def busy() -> tuple[Bench, Machine]:
     vm, other = bench.vm(vcpus=2), bench.vm()
     vm.enable(Intid.MAILBOX_READABLE, 9, vcpu=1)
     bench.hv.inject(vm.id, 1, 9)
+    with vm.record.lock:
+        vm.record.vcpus[1].interrupts.set_level("disk", 12, True)
     assert isinstance(vm.wait(), WaitForMessage)
     bench.hv.send(vm.id, b"unread", notify=False)
     other.put(b"refused")
@@ -52,6 +54,8 @@ def test_a_record_puts_back_all_that_the_lock_guards() -> None:
     vm.resume(vcpu=1)
     vm.call(HfId.INTERRUPT_GET, vcpu=1)
     vm.call(FfaId.RXTX_UNMAP, vcpu=1)
+    with vm.record.lock:
+        vm.record.vcpus[1].interrupts.set_level("disk", 12, False)
     vm.call(HfId.DEBUG_LOG, ord("n"), vcpu=1)
     assert state(vm) != before
     with vm.record.lock:
@@ -119,6 +123,9 @@ HOSTILE: dict[str, Callable[[VmRecord], VmRecord]] = {
     ),
     "negative interrupts": lambda r: vcpu(
         r, interrupts=msgspec.structs.replace(r.vcpus[0].interrupts, enabled=-1)
+    ),
+    "a line of no interrupt": lambda r: vcpu(
+        r, interrupts=msgspec.structs.replace(r.vcpus[0].interrupts, sources=((64, "disk"),))
     ),
     "RX outside": lambda r: mailbox(r, rx=BASE + PAGES * PAGE_SIZE),
     "RX within a page": lambda r: mailbox(r, rx=RX + 8),
