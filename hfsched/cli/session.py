@@ -34,6 +34,7 @@ _UNREAD = 3
 _SPIN_MIN = 0.05  # seconds; below, running is no spinning
 _STOPPED = "job control"  # holds the suspension while the process is stopped
 _SUSPEND_WITHIN = _NS
+MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something waits for ever
 
 
@@ -45,6 +46,11 @@ class RunSession:
         self._spec = spec
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
+        if spec.swap is not None:  # before any other thread, and before anything is given up
+            try:
+                self._runtime.start_spawner([MONITOR])
+            except OSError as exc:
+                raise UserError(f"swap: no process can be started: {exc.strerror}") from None
         self._changed = self._runtime.event("changed")
         self._summed = self._runtime.event("summed")  # only who reads the output is waited for now
         self._over = self._runtime.event("over")
@@ -88,6 +94,7 @@ class RunSession:
             self._notices.close(self._runtime.now() + _NS)
             self._summed.set()
             self._over.set()
+            self._runtime.close()
 
     def _run(self, machine: Machine) -> int:
         console = Console(self._runtime, machine, self._output, self._default, self._changed)

@@ -56,6 +56,7 @@ class ExploreRuntime:
         )
         self.forgetting = forgetting and strategy.stateful
         self.recorder: Recorder | None = None  # records the story of this execution
+        self._spawner_lost: XEvent | None = None
 
     # The protocol.
 
@@ -110,6 +111,12 @@ class ExploreRuntime:
         group.things = [each for end in group.ends for each in (end, end.peer)]
         self.controller.spawn(name, lambda: main(self, *ends), group)
         return ProcessHandle(self.controller, group)
+
+    @property
+    def spawner_lost(self) -> XEvent:
+        if self._spawner_lost is None:
+            self._spawner_lost = XEvent(self, "spawner.lost")
+        return self._spawner_lost
 
     def choose(self, name: str, n: int) -> int:
         if n < 1:

@@ -23,6 +23,7 @@ __all__ = [
     "Process",
     "Runtime",
     "Shared",
+    "SpawnerLostError",
     "Task",
     "Waitable",
 ]
@@ -32,6 +33,10 @@ T = TypeVar("T")
 
 class ChannelClosedError(Exception):
     """The other end of a channel is closed, or its process is dead, and nothing is left to read."""
+
+
+class SpawnerLostError(Exception):
+    """No process can be started any more: see `Runtime.spawner_lost`."""
 
 
 class Lock(Protocol):
@@ -159,9 +164,18 @@ class Runtime(Protocol):
         """Start a task.  An exception that leaves `fn` is reported to `on_failure`."""
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
-        """Start a fresh program that calls the importable `main(runtime, *ends)`.
+        """Start a process that calls the importable `main(runtime, *ends)`, with nothing of this one's.
 
-        The ends are handed over: this process's copies are closed.
+        It ends when this process ends, at the latest.  The ends are handed over: this process's copies
+        are closed.  Raises OSError if it cannot be started now, SpawnerLostError if none ever can; then
+        the ends stay the caller's.
+        """
+
+    @property
+    def spawner_lost(self) -> Event:
+        """Set for good when no process can be started any more.
+
+        The process that starts others has ended, and this one may not exec another.
         """
 
     def choose(self, name: str, n: int) -> int:

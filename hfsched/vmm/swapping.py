@@ -25,10 +25,11 @@ from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core import device
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
-from hfsched.swap.core.table import table_size
+from hfsched.swap.core.table import CoreTable, table_size
 from hfsched.swap.core.userfault import userfault
 from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging
+from hfsched.swap.pages.store import Phase
 from hfsched.swap.protocol.messages import Region
 from hfsched.swap.report.footprint import Footprint, held
 from hfsched.swap.report.picture import CELL, mark_empty, picture
@@ -55,7 +56,7 @@ class MachineSwap:
     `suspension`; `kernel`: the kernel accesses
     guest memory too (KVM), which takes more privileges to serve.  Raises UserError for requirements
     that this machine does not meet.  When the monitor dies and none can be started, the client's
-    task ends with a UserError, which the runtime reports.
+    task ends with a UserError, which the runtime reports, unless all memory is in.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class MachineSwap:
             hold = Holder(suspension, "swap", frozen=True)
             self._hold = hold
             self._parts = _parts(rams)
-            self.client = MonitorClient(runtime, monitor, hold, resources, on_lost=_lost)
+            self.client = MonitorClient(
+                runtime, monitor, hold, resources, on_lost=_lost, needed=self._needed
+            )
             self.footprint = Footprint(memfds, self._stores.memfds(), self.client.monitor_pid)
             try:
                 self.client.start()
@@ -116,6 +119,14 @@ class MachineSwap:
         self._members.close()
         if ended:
             self._stack.close()
+
+    def _needed(self) -> bool:
+        """Return whether faults may have to be served."""
+        table = CoreTable(self._stores.table, self._stores.pages, self._stores.staging)
+        try:
+            return table.phase() is not Phase.OFF
+        finally:
+            table.close()
 
     def add_process(
         self,

@@ -141,6 +141,13 @@ entry()
 """
 
 
+def children(pid: int, name: str) -> list[int]:
+    """Return the children of a process that have this name."""
+    lists = [each.read_text("ascii") for each in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(child) for each in lists for child in each.split()]
+    return [child for child in found if Path(f"/proc/{child}/comm").read_text() == f"{name}\n"]
+
+
 @can_swap
 @pytest.mark.parametrize("end", ["signal", "lost"])
 def test_a_run_ends_though_a_sender_waits_for_memory(
@@ -156,7 +163,7 @@ def test_a_run_ends_though_a_sender_waits_for_memory(
     say(hfsched, "out", "stress")
     until(hfsched, "stress", "active")
     tasks = Path(f"/proc/{stress.pid}/task")
-    monitor = int((tasks / str(stress.pid) / "children").read_text(encoding="ascii"))
+    (monitor,) = children(stress.pid, "monitor")
     os.kill(monitor, signal.SIGSTOP)
     try:
         stress.type("check 7\n")

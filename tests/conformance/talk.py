@@ -106,6 +106,7 @@ class Talk:
     def __exit__(self, kind: object, *exc: object) -> None:
         stuck = self.machine.stop()
         self.machine.close()
+        self.runtime.close()
         assert kind is not None or (stuck, self._failures) == ([], [])
 
     def deadline(self) -> int:

@@ -114,6 +114,10 @@ class ScriptedRuntime:
             self.events.append(made)
         return made
 
+    @property
+    def spawner_lost(self) -> ScriptedEvent:
+        raise NotImplementedError
+
     def now(self) -> int:
         return self.time
 

@@ -1,12 +1,17 @@
-"""Programs for `Runtime.process`: each is called in a fresh interpreter."""
+"""Programs for `Runtime.process`: each is called in a process of its own."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfsched.runtime.base import ChannelClosedError
+from hfsched.runtime.threads import ThreadRuntime
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime
@@ -46,3 +51,43 @@ class Nested:
     @staticmethod
     def main(_: Runtime, end: End) -> None:
         end.send(repr(sys.flags.dont_write_bytecode).encode())
+
+
+def about(_: Runtime, end: End) -> None:
+    """Say what this process is."""
+    word = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(word))  # PR_GET_PDEATHSIG
+    said = {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
+        "group": os.getpgid(0),
+        "signal": word.value,
+        "threads": len([*Path("/proc/self/task").iterdir()]),
+        "tid": threading.get_native_id(),
+        "comm": Path("/proc/self/comm").read_text().rstrip("\n"),
+        "descriptors": len([*Path("/proc/self/fd").iterdir()]),
+        "imported": "hfsched.runtime.threads.spawner" in sys.orig_argv,
+    }
+    end.send("\n".join(f"{name}={value}" for name, value in said.items()).encode())
+
+
+def doomed(_: Runtime, end: End) -> None:
+    """Be a main that is killed: with a child, and a spawner that is running, stopped or dead."""
+    got = end.recv()
+    assert got is not None
+    runtime = ThreadRuntime()
+    mine, theirs = runtime.channel("c")
+    process = runtime.process("child", sleep_for_ever, [theirs])
+    mine.recv()
+    pids = [pid for pid in (process.pid, runtime.spawner_pid) if pid is not None]
+    if got[0] == b"stopped":
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+    elif got[0] == b"dead":
+        runtime.forbid_exec()
+        os.kill(pids[1], signal.SIGKILL)
+        runtime.spawner_lost.wait()
+        del pids[1]
+    end.send(" ".join(map(str, pids)).encode())
+    end.recv()

@@ -15,6 +15,7 @@ from hfsched.swap.core.guestpages import open_userfault
 from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
 
 from .basics import PAGE
+from .children import pid_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,11 +159,11 @@ class Backend:
         *,
         dynamic: bool = True,
     ) -> None:
-        runtime = ThreadRuntime()
+        self._runtime = runtime = ThreadRuntime()
         end, theirs = runtime.channel("backend")
         self.requests, asked = runtime.channel("requests")
         self.process = runtime.process("backend", main, [theirs, asked])
-        self.pid: int = self.process._popen.pid  # type: ignore[attr-defined]
+        self.pid = pid_of(self.process)
         try:
             swap.add_process("backend", end, vms, dynamic=dynamic)
         except BaseException:
@@ -185,3 +186,4 @@ class Backend:
     def close(self) -> None:
         self.kill()
         self.requests.close()
+        self._runtime.close()

@@ -61,6 +61,13 @@ def monitor(_: Runtime, end: End) -> None:
     pages.close()
 
 
+def pid_of(process: Process | None) -> int:
+    """Return the process id of a process that runs."""
+    assert process is not None
+    assert process.pid is not None
+    return process.pid
+
+
 def start_monitor(
     stores: Stores, ram: int, members: Sequence[tuple[int, int]], around: int
 ) -> tuple[Process, End]:

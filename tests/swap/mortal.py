@@ -40,7 +40,7 @@ def main(directory: str, word: str) -> bool:
         filled = host.ask("fill 7")
         process = swap.client._supervisor._process
         assert process is not None
-        pid = process._popen.pid  # type: ignore[attr-defined]
+        pid = process.pid
         swap.enable()
         swap.client.swap_out()
         print(json.dumps({"monitor": pid, **child(word)}), flush=True)

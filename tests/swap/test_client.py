@@ -22,6 +22,7 @@ from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import State
 
 from . import programs
+from .children import pid_of
 from .fakes import FakeMember, FakeRuntime, Plan
 
 SECOND = 1_000_000_000
@@ -429,7 +430,7 @@ class Stopped:
         self.client.start()
         process = self.client._supervisor._process
         assert process is not None
-        self._pid = process._popen.pid  # type: ignore[attr-defined]
+        self._pid = pid_of(process)
         os.kill(self._pid, signal.SIGSTOP)
 
     def resume(self) -> State:

@@ -28,6 +28,7 @@ from hfsched.swap.core import device
 from hfsched.swap.protocol.messages import State
 from hfsched.vmm import swapping
 
+from .children import pid_of
 from .guestmemory import PAGE, needs_userfault
 from .swapping import HERE, come_back, go_out, machine, on_every_engine, swap_of, wait_for
 
@@ -43,9 +44,7 @@ PROGRAM = Path(__file__).parent / "mortal.py"
 def monitor_of(host: Talk) -> int:
     """Return the id of the monitor's process."""
     process = swap_of(host).client._supervisor._process
-    assert process is not None
-    pid: int = process._popen.pid  # type: ignore[attr-defined]
-    return pid
+    return pid_of(process)
 
 
 def more_than(before: Counter[str]) -> list[str]:

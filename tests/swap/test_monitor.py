@@ -16,7 +16,7 @@ from hfsched.swap.core.stores import Stores
 from hfsched.swap.core.table import CoreTable
 from hfsched.swap.pages.entries import Staging, State
 
-from .children import Member, start_monitor
+from .children import Member, pid_of, start_monitor
 from .guestmemory import MIB, Guest, needs_userfault, userfault
 
 pytestmark = needs_userfault
@@ -124,7 +124,7 @@ class Moment:
 
     def stopped(self) -> bool:
         """Stop it while pages are on the way; False: they were there already."""
-        pid = self.served.process._popen.pid  # type: ignore[attr-defined]
+        pid = pid_of(self.served.process)
         os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, pid, os.WSTOPPED)
         if self.on_the_way():

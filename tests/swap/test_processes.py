@@ -24,6 +24,7 @@ from hfsched.vmm import swapping
 
 from . import backends
 from .backends import Backend, first_of
+from .children import pid_of
 from .guestmemory import MIB, PAGE, needs_userfault
 from .swapping import (
     HERE,
@@ -214,7 +215,7 @@ def test_a_process_that_dies_in_a_fault_is_removed(tmp_path: Path, start: Backen
         answer, first, pages = filled(host)
         child = start(host)
         go_out(host)
-        monitor = swap_of(host).client._supervisor._process._popen.pid  # type: ignore[union-attr]
+        monitor = pid_of(swap_of(host).client._supervisor._process)
         os.kill(monitor, signal.SIGSTOP)
         child.post("check", 7, first, pages, *vm_names(host))
         assert host.until(lambda: in_a_fault(child.pid))
@@ -232,7 +233,7 @@ def test_a_process_that_is_registered_too_late_holds_nothing_up(
     """The monitor has a member then that main has given up, and that never zaps."""
     with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
-        monitor = swap_of(host).client._supervisor._process._popen.pid  # type: ignore[union-attr]
+        monitor = pid_of(swap_of(host).client._supervisor._process)
         os.kill(monitor, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr(swapping, "_ENABLE_WITHIN", 2 * SECOND)
@@ -346,7 +347,7 @@ def doomed(_: Runtime, end: End) -> None:
         filled(host)
         child = Backends().churning(host)
         go_out(host)
-        monitor = swap_of(host).client._supervisor._process._popen.pid  # type: ignore[union-attr]
+        monitor = pid_of(swap_of(host).client._supervisor._process)
         end.send(f"{monitor} {child.pid}".encode())
         end.recv()
 

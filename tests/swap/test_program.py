@@ -72,7 +72,7 @@ class There:
 
     def __init__(self, child: children.Member, size: int) -> None:
         self.child = child
-        self.pidfd = os.pidfd_open(child.process._popen.pid)  # type: ignore[attr-defined]
+        self.pidfd = os.pidfd_open(children.pid_of(child.process))
         self.regions = (Region(child.base, 0, size),)
 
     def descriptors(self) -> Sequence[int]:

@@ -27,6 +27,7 @@ from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging
 from hfsched.swap.protocol.messages import Region, State, Status
 
+from .children import pid_of
 from .guestmemory import PAGE, needs_userfault, userfault
 
 pytestmark = needs_userfault
@@ -136,7 +137,7 @@ def test_enable_stages_what_there_is_and_then_what_came_back(machine: Machine) -
 def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -> None:
     machine.client.enable()
     process = machine.client._supervisor._process
-    monitor_ = process._popen.pid  # type: ignore[union-attr]
+    monitor_ = pid_of(process)
     os.kill(monitor_, signal.SIGSTOP)
     waiter = threading.Thread(target=machine.look, args=(0, [3]), daemon=True)
     waiter.start()

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from hfsched.runtime.base import ChannelClosedError
 
-__all__ = ["MESSAGE_MAX", "SocketEnd", "poll_until"]
+__all__ = ["FDS_MAX", "MESSAGE_MAX", "SocketEnd", "poll_until", "receive"]
 
 MESSAGE_MAX = 1 << 16
-_FDS_MAX = 32
+FDS_MAX = 32
 _NS = 1_000_000_000
 _INT = struct.Struct("i")
 
@@ -53,6 +53,22 @@ def poll_until(fds: Sequence[int], deadline: int | None) -> list[int]:
             return []
 
 
+def receive(
+    sock: socket.socket, size: int = MESSAGE_MAX, fds_max: int = FDS_MAX
+) -> tuple[bytes, list[int], bool]:
+    """Return a message, its descriptors, and whether there was room for all of these."""
+    # socket.recv_fds forgets its flags in Python 3.11.
+    data, ancillary, flags, _ = sock.recvmsg(
+        size, socket.CMSG_SPACE(fds_max * _INT.size), socket.MSG_CMSG_CLOEXEC
+    )
+    fds: list[int] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(content) - len(content) % _INT.size
+            fds += [fd for (fd,) in _INT.iter_unpack(content[:whole])]
+    return data, fds, not flags & socket.MSG_CTRUNC
+
+
 class SocketEnd:
     """One end of a channel: an AF_UNIX seqpacket socket."""
 
@@ -63,8 +79,8 @@ class SocketEnd:
         return self._sock.fileno()
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        if not data or len(data) > MESSAGE_MAX or len(fds) > _FDS_MAX:
-            raise ValueError(f"a message has 1 to {MESSAGE_MAX} bytes and at most {_FDS_MAX} fds")
+        if not data or len(data) > MESSAGE_MAX or len(fds) > FDS_MAX:
+            raise ValueError(f"a message has 1 to {MESSAGE_MAX} bytes and at most {FDS_MAX} fds")
         try:
             if fds:
                 socket.send_fds(self._sock, [data], list(fds))
@@ -77,24 +93,12 @@ class SocketEnd:
         if deadline is not None and not poll_until((self._sock.fileno(),), deadline):
             return None
         try:
-            data, fds = self._receive()
+            data, fds, _ = receive(self._sock)
         except ConnectionResetError:
             # The peer went without reading all of ours; said once, before what it wrote is read.
-            data, fds = self._receive()
+            data, fds, _ = receive(self._sock)
         if not data:  # empty messages are never sent
             raise ChannelClosedError
-        return data, fds
-
-    def _receive(self) -> tuple[bytes, list[int]]:
-        # socket.recv_fds forgets its flags in Python 3.11.
-        data, ancillary, _, _ = self._sock.recvmsg(
-            MESSAGE_MAX, socket.CMSG_SPACE(_FDS_MAX * _INT.size), socket.MSG_CMSG_CLOEXEC
-        )
-        fds: list[int] = []
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                whole = len(content) - len(content) % _INT.size
-                fds += [fd for (fd,) in _INT.iter_unpack(content[:whole])]
         return data, fds
 
     def close(self) -> None:

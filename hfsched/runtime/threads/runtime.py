@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +14,7 @@ from typing import TypeVar
 from hfsched.errors import UserError
 from hfsched.runtime.base import Cell, End, Event, Lock, Process, Shared, Task, Waitable
 from hfsched.runtime.threads.channel import SocketEnd, poll_until
+from hfsched.runtime.threads.spawning import Spawner
 from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainShared
 
 __all__ = ["ThreadRuntime", "tune_process"]
@@ -51,40 +50,18 @@ class _Task:
         return not self._thread.is_alive()
 
 
-class _Process:
-    def __init__(self, name: str, popen: subprocess.Popen[bytes]) -> None:
-        self.name = name
-        self._popen = popen
-
-    def kill(self) -> None:
-        self._popen.send_signal(signal.SIGKILL)
-
-    def join(self, deadline: int | None = None) -> bool:
-        timeout = None if deadline is None else max(0, deadline - time.monotonic_ns()) / _NS
-        try:
-            self._popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        return self._popen.pid if self._popen.returncode is None else None
-
-    @property
-    def exit_status(self) -> int | None:
-        return self._popen.poll()
-
-
 class ThreadRuntime:
     """See `hfsched.runtime.base.Runtime`.
 
     `on_failure(task_name, exception)` is called, in the failing thread, for an exception that
-    leaves a task; without one the exception goes to `threading.excepthook`.
+    leaves a task; without one the exception goes to `threading.excepthook`.  The processes that it starts
+    end with it (`close`, or its last reference), and with this process.
     """
 
     def __init__(self, on_failure: Callable[[str, BaseException], None] | None = None) -> None:
         self._on_failure = on_failure
+        self._lost = FlagEvent("spawner.lost")
+        self._spawner = Spawner(self._lost)
 
     def lock(
         self,
@@ -133,18 +110,36 @@ class ThreadRuntime:
         return _Task(name, thread)
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
-        # The package's own place goes first: the child must import what this process runs.
-        descriptors = [end.fileno() for end in ends]
-        command = [sys.executable, "-m", "hfsched.runtime.child"]
-        command += [f"{main.__module__}:{main.__qualname__}", *map(str, descriptors)]
-        roots = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
-        popen = subprocess.Popen(  # noqa: S603
-            command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL
-        )
+        process = self._spawner.start(name, main, [end.fileno() for end in ends])
         for end in ends:
             end.close()
-        return _Process(name, popen)
+        return process
+
+    @property
+    def spawner_lost(self) -> Event:
+        return self._lost
+
+    def start_spawner(self, modules: Sequence[str] = ()) -> None:
+        """Start the process that forks this runtime's children, with `modules` imported.
+
+        Else the first `process` starts it.  Call it early: what this process does to itself later does
+        not concern its children.  Raises OSError.
+        """
+        self._spawner.prepare(modules)
+
+    def forbid_exec(self) -> None:
+        """Declare that from here on this process may not exec: a dead spawner is not replaced."""
+        self._spawner.forbid_exec()
+
+    @property
+    def spawner_pid(self) -> int | None:
+        """The process id of the spawner, None while there is none."""
+        return self._spawner.pid
+
+    def close(self) -> None:
+        """End all processes that this runtime has started; it can start no more."""
+        self._spawner.close()
+        self._lost.close()
 
     def choose(self, name: str, n: int) -> int:  # noqa: ARG002
         return 0

@@ -3,6 +3,9 @@
 One task, the client's, has the channel to the monitor.  It sends the requests of other tasks, one at
 a time, each with a deadline and an answer.  The end of the channel wakes it when the monitor dies,
 so that `hfsched.swap.client.supervisor` replaces it at once, also between requests.
+
+Where no monitor could be started any more (`Runtime.spawner_lost`) everything is swapped in while this
+one lives, and Enable is refused from then on.
 """
 
 from __future__ import annotations
@@ -37,11 +40,12 @@ from hfsched.swap.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime, Task
+    from hfsched.runtime.base import Runtime, Task, Waitable
 
 __all__ = ["MonitorClient"]
 
 DEFAULT_TIMEOUT = 10_000_000_000  # ns
+_NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class MonitorClient:
     `program(runtime, end)` is the monitor's.  `default_timeout` (ns; None: no limit) is for requests
     without a deadline.  `on_lost(why)` is called on the client's task when no monitor could be
     started: no faults are served from then on, and an access to memory that is out waits for ever.
+    It is not called if no monitor can be started any more and `needed()` is False: all memory is in.
     """
 
     def __init__(
@@ -80,11 +85,14 @@ class MonitorClient:
         *,
         default_timeout: int | None = DEFAULT_TIMEOUT,
         on_lost: Callable[[str], None] = lambda _why: None,
+        needed: Callable[[], bool] = lambda: True,
     ) -> None:
         self._runtime = runtime
         self._suspendable = suspendable
         self._default_timeout = default_timeout
         self._on_lost = on_lost
+        self._needed = needed
+        self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
         self._supervisor = MonitorSupervisor(
             runtime, program, resources or Resources(), default_timeout, on_lost
@@ -257,7 +265,8 @@ class MonitorClient:
             why = ""
         except LostError as exc:
             why = str(exc)
-            self._on_lost(why)
+            if not self._supervisor.irreplaceable or self._needed():
+                self._on_lost(why)
         finally:
             if why:
                 self._refuse_all(why)
@@ -275,15 +284,34 @@ class MonitorClient:
 
     def _serve(self) -> None:
         supervisor = self._supervisor
+        waits: list[Waitable]
         ended = False
         while not ended:
             self._runtime.retain_only(supervisor.key())
             end = supervisor.ensure()
-            if self._posted in self._runtime.select([end, self._posted]):
+            waits = [end, self._posted]
+            if not supervisor.irreplaceable:
+                waits.append(self._spawner_lost)
+            ready = self._runtime.select(waits)
+            if self._spawner_lost in ready:
+                self._bring_in()
+            elif self._posted in ready:
                 ended = self._next()
             else:
                 supervisor.poll()
         supervisor.close()
+
+    def _bring_in(self) -> None:
+        """Begin to swap everything in, since the monitor cannot be replaced any more."""
+        self._supervisor.irreplaceable = True
+        limit = self._default_timeout
+        deadline = None if limit is None else self._runtime.now() + limit
+        try:
+            self._supervisor.perform(Job(Disable(), deadline))
+        except LostError:
+            raise
+        except SwapError:
+            pass  # it is late, or has failed: what it has been sent it does when it can
 
     def _next(self) -> bool:
         """Perform the posted request; return whether it ended the monitor."""
@@ -293,6 +321,8 @@ class MonitorClient:
         assert job is not None
         result: _Result | SwapError
         try:
+            if isinstance(job.request, Enable) and self._supervisor.irreplaceable:
+                raise SwapError(_NO_ENABLE)
             answer = self._supervisor.perform(job)
             result = _Result(answer, self._supervisor.members, self._supervisor.takeovers)
         except LostError:

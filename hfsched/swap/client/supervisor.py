@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hfsched.runtime.base import ChannelClosedError
+from hfsched.runtime.base import ChannelClosedError, SpawnerLostError
 from hfsched.swap.client.errors import LostError, SwapError
 from hfsched.swap.client.member import Member, RegisteredMember
 from hfsched.swap.core.resources import Resources
@@ -80,6 +80,7 @@ class MonitorSupervisor:
         self._abandoned: set[int] = set()  # registrations whose requester has timed out
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
         self._begun = False  # a monitor has used the resources before
+        self.irreplaceable = False  # no other monitor can be started any more
         self.takeovers = 0
         self.end: End | None = None  # the channel to the monitor; None: there is no monitor
         self.members: tuple[RegisteredMember, ...] = ()
@@ -89,7 +90,7 @@ class MonitorSupervisor:
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
         monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
-        return (*monitor, promise, members, *sorted(self._abandoned))
+        return (*monitor, self.irreplaceable, promise, members, *sorted(self._abandoned))
 
     @property
     def pid(self) -> int | None:
@@ -143,6 +144,10 @@ class MonitorSupervisor:
             except SwapError as exc:
                 self._kill()
                 raise LostError(f"swap: the monitor does not start: {exc}") from exc
+            except SpawnerLostError as exc:
+                self._kill()
+                self.irreplaceable = True
+                raise LostError(f"swap: there is no monitor: {exc}") from exc
             except OSError as exc:
                 self._kill()
                 why = str(exc.strerror)
@@ -180,7 +185,7 @@ class MonitorSupervisor:
         self.end, theirs = self._runtime.channel("swap.monitor")
         try:
             self._process = self._runtime.process("monitor", self._program, [theirs])
-        except OSError:
+        except (OSError, SpawnerLostError):
             theirs.close()
             raise
         words, fds = self._resources.words, self._resources.fds

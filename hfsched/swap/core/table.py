@@ -13,10 +13,12 @@ from typing import Any
 from hfsched.errors import InternalError
 from hfsched.swap.core.device import core
 from hfsched.swap.pages.entries import Entry, FaultAction, Staging, State
+from hfsched.swap.pages.store import Phase
 
 __all__ = ["CoreTable", "table_size"]
 
 _HEADER = 4096
+_PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
 
 
 def table_size(pages: int) -> int:
@@ -120,6 +122,12 @@ class CoreTable:
         counts = self._core.ffi.new("struct hfs_counts *")
         self._lib.hfs_count(self._table, counts)
         return Counter({state: counts.states[state] for state in State if counts.states[state]})
+
+    def phase(self) -> Phase:
+        """Return the phase; for any task, while a monitor may change it."""
+        counts = self._core.ffi.new("struct hfs_counts *")
+        self._lib.hfs_count(self._table, counts)
+        return _PHASES[counts.phase]
 
     def _check(self, page: int) -> int:
         if not 0 <= page < self.pages:

@@ -1,0 +1,180 @@
+"""The spawner, a program: ``python -m hfsched.runtime.threads.spawner FD MAIN_PID MODULE...``.
+
+It forks processes for main, the process that started it, which asks for them on the socket FD.  It has
+one thread, has imported the MODULEs that its children need, and opens and reads nothing else.  So a
+child begins within milliseconds, and main can have one although it may no longer exec.
+
+A child is made with CLONE_PARENT: it is main's, which has its exit status, and it outlives the
+spawner.  PR_SET_PDEATHSIG ends both with the thread of main that started the spawner.
+
+Messages.  The spawner says `READY` once.  Main sends `FORK` with one end of a socket for the child; the
+answer is the child's pid with a pidfd, or a negative errno.  Then main sends the child, on that socket,
+its job (`encode_job`) and its descriptors, and the child answers `BEGUN`.  Until then it is in the
+spawner's process group, so that main can end and reap a child of which it has never heard: one whose
+spawner died before the answer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import importlib
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from hfsched.runtime.threads.channel import FDS_MAX, SocketEnd, receive
+from hfsched.runtime.threads.runtime import ThreadRuntime
+
+__all__ = ["ANSWER", "BEGUN", "FORK", "JOB_MAX", "READY", "decode_job", "main"]
+
+READY, FORK, BEGUN = b"ready", b"fork", b"begun"
+ANSWER = struct.Struct("=q")  # a pid, or a negative errno
+JOB_MAX = 4096  # bytes
+_TARGET = re.compile(r"[\w.]+:[\w.<>]+")
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_GET_TID_ADDRESS = 1, 15, 40
+_CLONE_PIDFD, _CLONE_PARENT = 0x1000, 0x8000
+_CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x200000, 0x1000000
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
+
+# A PyDLL keeps the interpreter lock, which the child must have when it returns.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.argtypes = [ctypes.c_long] * 6
+_libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve main until it is gone; in a child, do the job."""
+    control, parent = socket.socket(fileno=int(argv[0])), int(argv[1])
+    _end_with(parent)
+    for module in argv[2:]:
+        with suppress(Exception):  # the child that needs it imports it, and fails
+            importlib.import_module(module)
+    gc.freeze()  # the children share these pages for longer
+    gate = None
+    with suppress(ConnectionError):
+        control.send(READY)
+        gate = _serve(control, parent)
+    control.close()
+    if gate is not None:
+        _begin(gate)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent's thread ends; exit if that has happened."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _serve(control: socket.socket, parent: int) -> socket.socket | None:
+    """Fork on request; return in a child its socket, in the spawner None when main is gone."""
+    while True:
+        data, fds, complete = receive(control, len(FORK) + 1, 2)
+        if not data:
+            return None
+        try:
+            if not complete:
+                raise OSError(errno.EMFILE, "no descriptor")
+            if data != FORK or len(fds) != 1:
+                raise OSError(errno.EINVAL, "no request")
+            pid, pidfd = _fork()
+            if pid == 0:
+                _end_with(parent)
+                return socket.socket(fileno=fds.pop())
+            fds.append(pidfd)
+            socket.send_fds(control, [ANSWER.pack(pid)], [pidfd])
+        except ConnectionError:
+            return None
+        except OSError as exc:
+            control.send(ANSWER.pack(-(exc.errno or errno.EIO)))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+def _fork() -> tuple[int, int]:
+    """Return (0, -1) in the child; its pid and a pidfd here.  It is a child of this one's parent."""
+    pidfd = ctypes.c_int(-1)
+    tid = _thread_id_address()
+    flags = _CLONE_PARENT | _CLONE_PIDFD | signal.SIGCHLD
+    if tid:
+        flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID  # as the C library's fork does
+    number = _SYS_CLONE[platform.machine()]
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    # The last two arguments are the thread id's address and the TLS, or the reverse.
+    pid = _libc.syscall(number, flags, 0, ctypes.addressof(pidfd), tid, tid)
+    error = ctypes.get_errno()
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0, -1
+    python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, os.strerror(error))
+    return pid, pidfd.value
+
+
+def _thread_id_address() -> int:
+    """Return where the C library has this thread's id, 0 if that is not known.
+
+    Only its own fork would set it in the child.
+    """
+    address = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(address), 0, 0, 0) or not address.value:
+        return 0
+    known = ctypes.c_int.from_address(address.value).value == os.getpid()
+    return address.value if known else 0
+
+
+# The child.
+
+
+def _begin(gate: socket.socket) -> None:
+    """Do the job that comes; exit if none comes."""
+    data, fds, _ = receive(gate, JOB_MAX + 1, FDS_MAX)
+    if not data:
+        os._exit(0)
+    name, target, count = decode_job(data)
+    if len(fds) != count:
+        raise OSError(errno.EMFILE, f"{name}: got {len(fds)} of {count} descriptors")
+    title = ctypes.create_string_buffer(name.encode())  # the kernel cuts it off
+    _libc.prctl(_PR_SET_NAME, ctypes.addressof(title), 0, 0, 0)
+    os.setsid()
+    with suppress(ConnectionError):
+        gate.send(BEGUN)
+    gate.close()
+    _resolve(target)(ThreadRuntime(), *[SocketEnd(socket.socket(fileno=fd)) for fd in fds])
+
+
+def decode_job(data: bytes) -> tuple[str, str, int]:
+    """Return name, ``module:function``, and the number of descriptors; raises ValueError."""
+    job = json.loads(data) if len(data) <= JOB_MAX else None
+    if isinstance(job, list) and [type(each) for each in job] == [str, str, int]:
+        name, target, count = job
+        if _TARGET.fullmatch(target) and 0 <= count <= FDS_MAX and "\0" not in name:
+            return name, target, count
+    raise ValueError(f"invalid job: {data[:100]!r}")
+
+
+def _resolve(target: str) -> Callable[..., None]:
+    module, _, name = target.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

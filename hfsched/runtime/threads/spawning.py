@@ -1,0 +1,323 @@
+"""Main's side of the spawner: the process that forks this one's children.
+
+One thread, `spawner`, starts the spawner and talks to it; other threads post requests to it.  The kernel
+kills the children when the thread ends that has started their spawner, so this one lives until `close`.
+
+Implementation note.  A spawner may die at any point.  A child of which main has not heard then is in the
+spawner's process group, into which no other process comes: it is killed and reaped there, and the
+request is made again.  See `hfsched.runtime.threads.spawner` for the messages.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+from hfsched.runtime.base import SpawnerLostError
+from hfsched.runtime.threads.channel import poll_until, receive
+from hfsched.runtime.threads.process import ChildProcess, reap
+from hfsched.runtime.threads.sync import FlagEvent
+
+__all__ = ["ANSWERS_WITHIN", "Spawner"]
+
+ANSWERS_WITHIN = 30_000_000_000  # ns: a start of Python and the imports may be slow
+ATTEMPTS = 3  # spawners that may die of one request
+_PROGRAM = "hfsched.runtime.threads.spawner"
+_LOST = "the process that starts others has ended, and this one may not start another"
+
+
+class _DeadError(Exception):
+    """The spawner has ended, or does not answer."""
+
+
+class _Living:
+    """A spawner's process and the socket to it; the thread `spawner` alone uses it."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        with ExitStack() as undo:
+            self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(self.sock.close)
+            with theirs:
+                command = [sys.executable, "-m", _PROGRAM, str(theirs.fileno()), str(os.getpid())]
+                # What this process runs goes first: the children must import that.
+                roots = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
+                self._popen = subprocess.Popen(  # noqa: S603
+                    [*command, *modules],
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            undo.callback(self._end_group)
+            self.pidfd = os.pidfd_open(self._popen.pid)
+            undo.pop_all()
+        self.ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def bury(self) -> None:
+        """End it, and each child that it has made and that was given no job."""
+        with suppress(OSError):
+            self.ready = self.ready or bool(self.sock.recv(1, socket.MSG_DONTWAIT))
+        self.sock.close()
+        self._end_group()
+        os.close(self.pidfd)
+
+    def _end_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while True:
+                os.waitid(os.P_PGID, self.pid, os.WEXITED)
+        self._popen.poll()  # finds it reaped
+
+    def fork(self, gate: socket.socket, deadline: int) -> tuple[int, int]:
+        """Return the pid and a pidfd of a child that has `gate`; raises OSError, _DeadError."""
+        try:
+            socket.send_fds(self.sock, [b"fork"], [gate.fileno()])
+            if not self.ready:
+                self._receive(deadline)
+                self.ready = True
+            data, fds = self._receive(deadline)
+        except ConnectionError:
+            raise _DeadError from None
+        number = int.from_bytes(data, sys.byteorder, signed=True)
+        if number < 0:
+            raise OSError(-number, os.strerror(-number))
+        if not fds:  # this process has no descriptor left for it
+            os.kill(number, signal.SIGKILL)
+            os.waitid(os.P_PID, number, os.WEXITED)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return number, fds[0]
+
+    def _receive(self, deadline: int) -> tuple[bytes, list[int]]:
+        # The socket may be open still, in a child that is stopped.
+        if 0 not in poll_until((self.sock.fileno(), self.pidfd), deadline):
+            raise _DeadError
+        data, fds, _ = receive(self.sock)
+        if not data:
+            raise _DeadError
+        return data, fds
+
+
+@dataclass
+class _Request:
+    """A process to be started; `fds` are the caller's.  No name and no target: just a spawner."""
+
+    name: str = ""
+    target: str = ""
+    fds: Sequence[int] = ()
+    done: threading.Event = field(default_factory=threading.Event)
+    child: tuple[int, int] | None = None
+    error: Exception | None = None
+
+    def job(self) -> bytes:
+        return json.dumps([self.name, self.target, len(self.fds)]).encode()
+
+
+class _Thread:
+    """What the thread has and does."""
+
+    def __init__(self, lost: FlagEvent) -> None:
+        self.modules: Sequence[str] = ()
+        self.orphans: list[int] = []  # pidfds of processes that run and have no `ChildProcess`
+        self._may_exec = True
+        self._lost = lost
+        self._main = os.getpid()
+        self._wake = FlagEvent("spawner.wake")
+        self._lock = threading.Lock()
+        self._queue: deque[_Request] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._living: _Living | None = None
+
+    # Any thread.
+
+    def perform(self, request: _Request) -> None:
+        """Have a request done; raises OSError, SpawnerLostError."""
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "the runtime is closed")
+            if self._thread is None:
+                self._wake.fileno()  # may fail
+                self._thread = threading.Thread(target=self._run, name="spawner", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    raise OSError(errno.EAGAIN, "no thread") from None
+            self._queue.append(request)
+        self._wake.set()
+        request.done.wait()
+        if request.error is not None:
+            raise request.error
+
+    def forbid_exec(self) -> None:
+        """See `Spawner`."""
+        with self._lock:
+            self._may_exec = False
+            if self._thread is None:
+                self._lost.set()
+        self._wake.set()
+
+    @property
+    def pid(self) -> int | None:
+        """See `Spawner`."""
+        living = self._living
+        return None if living is None else living.pid
+
+    def close(self) -> None:
+        """End the spawner, then the thread: the kernel kills the children with it."""
+        if os.getpid() != self._main:
+            return  # a fork of main: nothing here is its own
+        with self._lock:
+            closed, self._closed = self._closed, True
+            thread = self._thread
+        if closed:
+            return
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        for pidfd in self.orphans:
+            reap(pidfd, block=thread is not None)
+            os.close(pidfd)
+        self._wake.close()
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                self._step()
+        finally:
+            if self._living is not None:
+                self._bury()
+            with self._lock:
+                self._closed = True
+                for request in self._queue:
+                    request.error = OSError(errno.ESHUTDOWN, "the runtime is closed")
+                    request.done.set()
+
+    def _step(self) -> None:
+        fds = [self._wake.fileno()]
+        if self._living is not None:
+            fds.append(self._living.pidfd)
+        ready = poll_until(fds, None)
+        self._wake.clear()
+        if 1 in ready:
+            self._replace()
+        if self._living is None and not self._may_exec:
+            self._lost.set()
+        while self._queue and not self._closed:
+            self._answer(self._queue.popleft())
+        for pidfd in list(self.orphans):
+            if reap(pidfd) is not None:
+                self.orphans.remove(pidfd)
+                os.close(pidfd)
+
+    def _bury(self) -> bool:
+        """Remove the spawner that has ended; return whether it was of use."""
+        assert self._living is not None
+        self._living.bury()
+        ready = self._living.ready
+        self._living = None
+        return ready
+
+    def _replace(self) -> None:
+        if self._bury() and self._may_exec:
+            with suppress(OSError):  # the next request tries again
+                self._living = _Living(self.modules)
+
+    def _answer(self, request: _Request) -> None:
+        try:
+            self._carry_out(request)
+        except Exception as exc:  # noqa: BLE001 - the requester gets it
+            request.error = exc
+        request.done.set()
+
+    def _carry_out(self, request: _Request) -> None:
+        for _ in range(ATTEMPTS):
+            if self._living is None:
+                if not self._may_exec:
+                    raise SpawnerLostError(_LOST)
+                self._living = _Living(self.modules)
+            if not request.target:
+                return
+            try:
+                request.child = self._start(self._living, request)
+            except _DeadError:
+                self._bury()
+            else:
+                return
+        if not self._may_exec:
+            self._lost.set()
+            raise SpawnerLostError(_LOST)
+        raise OSError(errno.ECHILD, f"{ATTEMPTS} spawners have ended")
+
+    def _start(self, living: _Living, request: _Request) -> tuple[int, int]:
+        deadline = time.monotonic_ns() + ANSWERS_WITHIN
+        gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with gate, theirs:
+            pid, pidfd = living.fork(theirs, deadline)
+            theirs.close()
+            with suppress(ConnectionError):  # it has died: the caller sees that by its pidfd
+                socket.send_fds(gate, [request.job()], list(request.fds))
+            # It has left the process group of the spawner, or died, when this returns.
+            if not poll_until((gate.fileno(), pidfd), deadline):
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return pid, pidfd
+
+
+class Spawner:
+    """Starts processes, from any thread; all end with it.
+
+    `lost` is set when no more can be started.  It is closed when the last reference goes.
+    """
+
+    def __init__(self, lost: FlagEvent) -> None:
+        self._thread = _Thread(lost)
+        self.close = weakref.finalize(self, self._thread.close)
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Start the spawner's process, which imports `modules`; raises OSError."""
+        self._thread.modules = tuple(modules)
+        self._thread.perform(_Request())
+
+    def forbid_exec(self) -> None:
+        """Never start another spawner: this process may not."""
+        self._thread.forbid_exec()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the spawner, None while there is none."""
+        return self._thread.pid
+
+    def start(self, name: str, main: Callable[..., None], fds: Sequence[int]) -> ChildProcess:
+        """Start a process that calls `main` with an end for each descriptor, which stay the caller's.
+
+        Raises OSError, SpawnerLostError.
+        """
+        request = _Request(name, f"{main.__module__}:{main.__qualname__}", fds)
+        if not self._thread.modules:
+            self._thread.modules = (main.__module__,)
+        self._thread.perform(request)
+        assert request.child is not None
+        return ChildProcess(name, *request.child, self._abandon)
+
+    def _abandon(self, pidfd: int) -> None:
+        self._thread.orphans.append(pidfd)
