@@ -145,6 +145,12 @@ class XEvent(Thing):
         self.controller.pass_on(self)
         self._flag = True
 
+    def become_set(self) -> None:
+        """Set it without a point: the current step does it too."""
+        self.controller.touched.append((self.name, True))
+        self.controller.pass_on(self)
+        self._flag = True
+
     def clear(self) -> None:
         self.controller.point("clear", self, write=True)
         self._flag = False

@@ -221,6 +221,10 @@ class ExploreRuntime:
         """
         self.controller.settle()
 
+    def lose_spawner(self) -> None:
+        """Set `spawner_lost`, within a step (`event_of`): its processes cannot be started any more."""
+        self.spawner_lost.become_set()
+
     def may_die(self, process: ProcessHandle) -> None:
         """Let a process die at any point, up to its end."""
         group = process.group

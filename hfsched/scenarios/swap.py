@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
+from hfsched.runtime.base import SpawnerLostError
 from hfsched.scenarios.swapchild import Other
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
@@ -98,11 +99,15 @@ class _Accepted(Thing):
 
 
 class _Mortal:
-    """A runtime whose first `deaths` processes may die."""
+    """A runtime whose first `deaths` processes may die, and its spawner if it is `forlorn`.
 
-    def __init__(self, runtime: ExploreRuntime, deaths: int) -> None:
+    Then it may not exec another spawner.
+    """
+
+    def __init__(self, runtime: ExploreRuntime, deaths: int, *, forlorn: bool) -> None:
         self._runtime = runtime
         self._left = deaths
+        self._forlorn = forlorn
         self._early: list[ProcessHandle] | None = []
 
     def __getattr__(self, name: str) -> Any:
@@ -112,6 +117,8 @@ class _Mortal:
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         """See `Runtime.process`."""
+        if self._forlorn and self._runtime.spawner_lost.is_set():
+            raise SpawnerLostError("the spawner is dead")
         process = self._runtime.process(name, main, ends)
         if self._early is not None:
             self._early.append(process)
@@ -124,6 +131,8 @@ class _Mortal:
         early, self._early = self._early, None
         for process in early or ():
             self._arm(process)
+        if self._forlorn:
+            self._runtime.event_of("death of the spawner", self._runtime.lose_spawner)
 
     def _arm(self, process: ProcessHandle) -> None:
         if self._left:
@@ -155,7 +164,8 @@ class SwapScenario:
     Commands are joined by ``-``: ``enable-out-disable``.  Each guest touches pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may find it full.  `child` is a process beside
-    main that touches the first page `touches` times: it ``lives``, or ``dies`` at any point.
+    main that touches the first page `touches` times: it ``lives``, or ``dies`` at any point.  With
+    `forlorn` main may not exec, and the spawner dies at any point: no monitor is started after that.
     """
 
     commands: str = "enable-out-disable"
@@ -167,6 +177,7 @@ class SwapScenario:
     abort: bool = False
     full: bool = False
     child: str = ""
+    forlorn: bool = False
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
@@ -209,15 +220,20 @@ class _Machine:
         parts = PARTS[scenario.variant]
         self.memory = parts.memory(runtime, scenario.pages, full=scenario.full)
         self.gate = _Gate(runtime)
-        self._mortal = _Mortal(runtime, scenario.deaths)
+        self._mortal = _Mortal(runtime, scenario.deaths, forlorn=scenario.forlorn)
         monitor = parts.monitor(self.memory)
         self.other = Other(runtime, self.memory, scenario.touches) if scenario.child else None
         steps = [Step("guests", self.gate.stop, self.gate.go_on)]
         if self.other is not None:
             steps.append(Step("child", self.other.stop, self.other.go_on))
         hold = Holder(Suspension(runtime, steps), "swap", frozen=True)
-        self.client = MonitorClient(
-            self._mortal, monitor, hold, default_timeout=None, on_lost=self._lost
+        self.client = parts.client(
+            self._mortal,
+            monitor,
+            hold,
+            default_timeout=None,
+            on_lost=self._lost,
+            needed=self.memory.needed,
         )
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> requests made,
@@ -295,21 +311,27 @@ class _Machine:
     # Oracles.
 
     def _check(self) -> None:
-        assert not self.lost, f"the monitor is lost: {self.lost[0]}"
+        orphaned = self._runtime.spawner_lost.peek()
+        may_be_lost = orphaned and self._scenario.deaths
+        assert may_be_lost or not self.lost, f"the monitor is lost: {self.lost[0]}"
+        if self.lost and any(page.waiting for page in self.memory.pages):
+            return  # the run ends with an error; a suspension may wait for a guest in a fault
         for task, begun in self.begun.items():
             assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
             for said in self.ended[task]:
                 in_the_way = "member 1" in said or "process child" in said
                 assert not in_the_way, f"a process that may die is in the way: {said}"
+        if self.lost:
+            return
         self.memory.check()
         assert not self.gate.inside, "a guest is held for ever"
         if self.other is not None:
             self.other.check()
-        last = self._accepted.last
-        if last in ("disable", "close"):
+        last = "the spawner's death" if orphaned else self._accepted.last
+        if orphaned or last in ("disable", "close"):
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
-                assert back, f"{last} was accepted, and {page.name} is not back"
+                assert back, f"after {last} {page.name} is not back"
 
     def _final(self) -> Hashable:
         ended = tuple((task, tuple(said)) for task, said in sorted(self.ended.items()))

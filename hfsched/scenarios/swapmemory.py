@@ -159,6 +159,12 @@ class Memory:
             page.registered.discard(process)
             self.wake(page, process)
 
+    def needed(self) -> bool:
+        """Return whether a fault may have to be served."""
+        self.runtime.point("needed", self.phase)
+        self.runtime.observe(self.phase.phase.value)
+        return self.phase.phase is not Phase.OFF
+
     def look(self) -> None:
         """Check that no page is lost; for every step."""
         for page in self.pages:

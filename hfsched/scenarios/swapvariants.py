@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
 from hfsched.scenarios.swapstore import Monitor
+from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.protocol.messages import (
     Done,
     Enable,
@@ -49,12 +51,25 @@ class _ChildUnzapped(Memory):
             super().zap(process)
 
 
+class _Unworried(MonitorClient):
+    def _bring_in(self) -> None:
+        """Leave memory where it is."""
+        self._supervisor.irreplaceable = True
+
+
+class _Careless(MonitorClient):
+    def _may_enable(self) -> bool:
+        """Refuse nothing."""
+        return True
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a machine is put together from."""
 
-    def __init__(self, monitor: type[Monitor] = Monitor, memory: type[Memory] = Memory) -> None:
-        self.monitor = monitor
-        self.memory = memory
+    monitor: type[Monitor] = Monitor
+    memory: type[Memory] = Memory
+    client: type[MonitorClient] = MonitorClient
 
 
 PARTS: Mapping[str, Parts] = {
@@ -63,6 +78,8 @@ PARTS: Mapping[str, Parts] = {
     "no-quiesce": Parts(_NoQuiesce),
     "no-zap": Parts(memory=_Unzapped),
     "child-no-zap": Parts(memory=_ChildUnzapped),
+    "left-out": Parts(client=_Unworried),
+    "enabled-again": Parts(client=_Careless),
 }
 
 VARIANTS: Mapping[str, Variant] = {
@@ -85,6 +102,14 @@ VARIANTS: Mapping[str, Variant] = {
     "child-no-zap": Variant(
         "a process beside main says that it has zapped its page tables, and has not",
         {"commands": "enable-out", "child": "lives", "guests": 0},
+    ),
+    "left-out": Variant(
+        "memory stays out though a monitor that dies cannot be replaced any more",
+        {"commands": "enable-out", "forlorn": True},
+    ),
+    "enabled-again": Variant(
+        "Enable is accepted though a monitor that dies cannot be replaced any more",
+        {"commands": "enable", "forlorn": True},
     ),
 }
 

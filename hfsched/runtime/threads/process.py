@@ -57,7 +57,12 @@ class ChildProcess:
             self._joining += 1
         ended = False
         try:
-            ended = bool(poll_until((self._pidfd,), deadline))
+            if deadline is None:
+                with suppress(ChildProcessError):  # as in `reap`
+                    os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+                ended = True
+            else:
+                ended = bool(poll_until((self._pidfd,), deadline))
         finally:
             with self._lock:
                 self._joining -= 1

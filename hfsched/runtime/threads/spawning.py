@@ -34,6 +34,7 @@ __all__ = ["ANSWERS_WITHIN", "Spawner"]
 
 ANSWERS_WITHIN = 30_000_000_000  # ns: a start of Python and the imports may be slow
 ATTEMPTS = 3  # spawners that may die of one request
+_POLL_AGAIN = 0.1  # seconds
 _PROGRAM = "hfsched.runtime.threads.spawner"
 _LOST = "the process that starts others has ended, and this one may not start another"
 
@@ -216,7 +217,11 @@ class _Thread:
         fds = [self._wake.fileno()]
         if self._living is not None:
             fds.append(self._living.pidfd)
-        ready = poll_until(fds, None)
+        try:
+            ready = poll_until(fds, None)
+        except OSError:  # its limits may forbid this process even that for a while
+            time.sleep(_POLL_AGAIN)
+            return
         self._wake.clear()
         if 1 in ready:
             self._replace()

@@ -265,7 +265,8 @@ class MonitorClient:
             why = ""
         except LostError as exc:
             why = str(exc)
-            if not self._supervisor.irreplaceable or self._needed():
+            supervisor = self._supervisor
+            if not supervisor.irreplaceable or supervisor.half_enabled or self._needed():
                 self._on_lost(why)
         finally:
             if why:
@@ -301,6 +302,10 @@ class MonitorClient:
                 supervisor.poll()
         supervisor.close()
 
+    def _may_enable(self) -> bool:
+        """Return whether a monitor that dies can be replaced."""
+        return not self._supervisor.irreplaceable
+
     def _bring_in(self) -> None:
         """Begin to swap everything in, since the monitor cannot be replaced any more."""
         self._supervisor.irreplaceable = True
@@ -321,7 +326,7 @@ class MonitorClient:
         assert job is not None
         result: _Result | SwapError
         try:
-            if isinstance(job.request, Enable) and self._supervisor.irreplaceable:
+            if isinstance(job.request, Enable) and not self._may_enable():
                 raise SwapError(_NO_ENABLE)
             answer = self._supervisor.perform(job)
             result = _Result(answer, self._supervisor.members, self._supervisor.takeovers)

@@ -81,6 +81,7 @@ class MonitorSupervisor:
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
         self._begun = False  # a monitor has used the resources before
         self.irreplaceable = False  # no other monitor can be started any more
+        self.half_enabled = False  # memory may be registered though the table does not say so
         self.takeovers = 0
         self.end: End | None = None  # the channel to the monitor; None: there is no monitor
         self.members: tuple[RegisteredMember, ...] = ()
@@ -90,7 +91,14 @@ class MonitorSupervisor:
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
         monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
-        return (*monitor, self.irreplaceable, promise, members, *sorted(self._abandoned))
+        return (
+            *monitor,
+            self.irreplaceable,
+            self.half_enabled,
+            promise,
+            members,
+            *sorted(self._abandoned),
+        )
 
     @property
     def pid(self) -> int | None:
@@ -106,6 +114,7 @@ class MonitorSupervisor:
         discard = isinstance(job.request, Exit) and job.request.discard
         if isinstance(job.request, Enable):
             self._accepted_move = None
+            self.half_enabled = True
             self.members = tuple(replace(known, zapped=False) for known in self.members)
         for attempt in range(ATTEMPTS):
             self._runtime.retain_only(
@@ -257,6 +266,8 @@ class MonitorSupervisor:
 
     def _record(self, job: Job, answer: MonitorAnswer) -> None:
         """Record what a new monitor must be told."""
+        if isinstance(job.request, Enable | Disable) and isinstance(answer, Done):
+            self.half_enabled = False
         match job.request, answer:
             case Register(), Done():
                 assert job.member is not None
