@@ -1,6 +1,6 @@
 """Guest memory out of RAM and back while guests run: userfaultfd, a swap file, a compressed tier.
 
-Main, the process that runs the VMs, starts a monitor: a fresh program that serves the page faults of
+Main, the process that runs the VMs, starts a monitor: a process that serves the page faults of
 every process that maps guest memory, and moves its pages.
 
 Packages, each of which imports only from those listed above it:

@@ -1,6 +1,7 @@
-"""The runtime of production: threads, descriptors, fresh programs.
+"""The runtime of production: threads, descriptors, processes.
 
-`sync` has what threads share, `channel` what processes share, `runtime` makes them all.  Sleepers
+`sync` has what threads share, `channel` what processes share, `process` a child process, `spawning` the
+side of main to `spawner`, the program that forks them; `runtime` makes them all.  Sleepers
 sleep on a futex (a lock of their own); an event that stands beside sockets in `select` gets an
 eventfd.
 """

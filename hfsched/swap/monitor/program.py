@@ -1,6 +1,6 @@
 """The monitor: the program that serves page faults of guest memory, and moves its pages.
 
-Main starts it by `Runtime.process`, never by a fork.  When it has died, main starts another one with
+Main starts it by `Runtime.process`: it has nothing of main's memory.  When it has died, main starts another one with
 the same descriptors, after the kernel has reported its death: no two ever work on the same pages.
 The monitor notices main's death by a pidfd, besides the end of the channel.
 """
