@@ -50,7 +50,7 @@ def main() -> int:
             took.append((time.monotonic() - began) * 1000)
             ours.client.status()
             pid = _monitor(ours, pid)
-        takeovers = ours.client._supervisor.takeovers
+        takeovers = ours.client.supervisor.takeovers
     native.close()
     took.sort()
     print(f"{takeovers} take-overs; ms from the death of a monitor to the page it did not serve:")

@@ -242,7 +242,7 @@ class Kills:
     def one(self) -> None:
         """Kill the monitor once."""
         want = min(WANTED, key=lambda state: (self.hit[state], self._choose.random()))
-        supervisor = self._swapped.swap.client._supervisor
+        supervisor = self._swapped.swap.client.supervisor
         if want is None:
             _pause(self._choose.random() ** 2 / 5)
         else:
@@ -318,7 +318,7 @@ def kills(target: Target, count: int, seed: int, directory: str) -> str:
         swapped.come_back()
         checker.step()
         _healthy(host)
-        takeovers = swapped.swap.client._supervisor.takeovers
+        takeovers = swapped.swap.client.supervisor.takeovers
     return f"{count} kills, {takeovers} took over, {checker.checks} checks, 0 bad pages\n{deaths}"
 
 

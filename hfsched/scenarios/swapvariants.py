@@ -54,7 +54,7 @@ class _ChildUnzapped(Memory):
 class _Unworried(MonitorClient):
     def _bring_in(self) -> None:
         """Leave memory where it is."""
-        self._supervisor.irreplaceable = True
+        self.supervisor.irreplaceable = True
 
 
 class _Careless(MonitorClient):

@@ -38,7 +38,7 @@ def main(directory: str, word: str) -> bool:
         swap = host.machine.swap
         assert swap is not None
         filled = host.ask("fill 7")
-        process = swap.client._supervisor._process
+        process = swap.client.supervisor._process
         assert process is not None
         pid = process.pid
         swap.enable()

@@ -62,7 +62,7 @@ def come_back(host: Talk) -> None:
 
 def kill(host: Talk) -> None:
     """Kill the monitor that there is now."""
-    process = swap_of(host).client._supervisor._process
+    process = swap_of(host).client.supervisor._process
     if process is not None:
         process.kill()
 

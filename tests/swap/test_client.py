@@ -285,7 +285,7 @@ def test_a_monitor_is_a_process_that_gets_the_same_descriptors_as_its_successor(
     suspendable = Suspendable(FakeRuntime())
     client = MonitorClient(runtime, programs.monitor, suspendable, Resources(("log",), (writer,)))
     client.start()
-    process = client._supervisor._process
+    process = client.supervisor._process
     assert process is not None
     assert client.status().state is State.READY
     process.kill()
@@ -428,7 +428,7 @@ class Stopped:
             default_timeout=None,
         )
         self.client.start()
-        process = self.client._supervisor._process
+        process = self.client.supervisor._process
         assert process is not None
         self._pid = pid_of(process)
         os.kill(self._pid, signal.SIGSTOP)
@@ -442,7 +442,7 @@ class Stopped:
             state = self.client.status(deadline).state
         self.client.close(deadline)
         assert self.client.join(deadline)
-        assert self.client._supervisor.takeovers == 0
+        assert self.client.supervisor.takeovers == 0
         for fd in self._pipe:
             os.close(fd)
         return state

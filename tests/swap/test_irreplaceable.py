@@ -44,7 +44,7 @@ def spawner_of(host: Talk) -> int:
 
 
 def monitor_of(host: Talk) -> int:
-    return pid_of(swap_of(host).client._supervisor._process)
+    return pid_of(swap_of(host).client.supervisor._process)
 
 
 def lose_spawner(host: Talk) -> None:
@@ -63,7 +63,7 @@ def test_a_spawner_that_dies_with_its_monitor_is_replaced_too(tmp_path: Path) ->
             os.kill(monitor_of(host), signal.SIGKILL)
             assert host.ask("check 7") == filled
             go_out(host)
-            assert swap_of(host).client._supervisor.takeovers == number + 1
+            assert swap_of(host).client.supervisor.takeovers == number + 1
         come_back(host)
 
 
@@ -120,7 +120,7 @@ def test_a_monitor_that_dies_in_the_middle_of_enable_ends_the_run(tmp_path: Path
 
 def kill_later(host: Talk) -> None:
     """Kill the spawner, then the monitor, once Enable has been sent."""
-    supervisor = swap_of(host).client._supervisor
+    supervisor = swap_of(host).client.supervisor
     while not supervisor.half_enabled:
         host.runtime.checkpoint("until Enable has been sent")
     lose_spawner(host)
@@ -167,7 +167,7 @@ def confined(_: Runtime, end: End) -> None:
             go_out(host)
             kill(host)
             assert host.ask("check 7") == filled
-        assert swap_of(host).client._supervisor.takeovers == KILLS
+        assert swap_of(host).client.supervisor.takeovers == KILLS
         go_out(host)
         lose_spawner(host)
         wait_for(host, State.READY)

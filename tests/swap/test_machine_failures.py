@@ -43,7 +43,7 @@ PROGRAM = Path(__file__).parent / "mortal.py"
 
 def monitor_of(host: Talk) -> int:
     """Return the id of the monitor's process."""
-    process = swap_of(host).client._supervisor._process
+    process = swap_of(host).client.supervisor._process
     return pid_of(process)
 
 
@@ -206,7 +206,7 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
         assert said == [filled]
         wait_for(host, State.READY)
         assert host.ask("check 7") == filled
-        assert swap_of(host).client._supervisor.takeovers == 0
+        assert swap_of(host).client.supervisor.takeovers == 0
 
 
 def test_a_machine_ends_though_its_monitor_is_stopped(

@@ -114,7 +114,7 @@ def test_monitors_that_die_take_nothing_along(target: Target, tmp_path: Path) ->
                 assert host.receive().decode() == filled, f"seed {seed}"
         come_back(host)
         assert host.ask("check 7") == filled, f"seed {seed}"
-        assert swap_of(host).client._supervisor.takeovers >= 1
+        assert swap_of(host).client.supervisor.takeovers >= 1
         assert all("refuse" not in text for text in went)
 
 
@@ -123,7 +123,7 @@ def test_a_machine_may_end_while_its_memory_is_out(tmp_path: Path) -> None:
     with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
         go_out(host)
-        process = swap_of(host).client._supervisor._process
+        process = swap_of(host).client.supervisor._process
         assert process is not None
     assert process.exit_status == 0
     assert belongings() - before == {}
@@ -158,7 +158,7 @@ def test_many_vms_are_swapped_and_taken_over(tmp_path: Path) -> None:
         come_back(host)
         for vm, answer in filled.items():
             assert host.ask("check 7", vm) == answer
-        assert swap_of(host).client._supervisor.takeovers == 1
+        assert swap_of(host).client.supervisor.takeovers == 1
 
 
 # What a machine may lack.

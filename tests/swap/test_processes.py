@@ -215,7 +215,7 @@ def test_a_process_that_dies_in_a_fault_is_removed(tmp_path: Path, start: Backen
         answer, first, pages = filled(host)
         child = start(host)
         go_out(host)
-        monitor = pid_of(swap_of(host).client._supervisor._process)
+        monitor = pid_of(swap_of(host).client.supervisor._process)
         os.kill(monitor, signal.SIGSTOP)
         child.post("check", 7, first, pages, *vm_names(host))
         assert host.until(lambda: in_a_fault(child.pid))
@@ -233,7 +233,7 @@ def test_a_process_that_is_registered_too_late_holds_nothing_up(
     """The monitor has a member then that main has given up, and that never zaps."""
     with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
-        monitor = pid_of(swap_of(host).client._supervisor._process)
+        monitor = pid_of(swap_of(host).client.supervisor._process)
         os.kill(monitor, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr(swapping, "_ENABLE_WITHIN", 2 * SECOND)
@@ -325,7 +325,7 @@ def test_a_monitors_death_is_no_harm_to_other_processes(tmp_path: Path, start: B
         assert busy.ask("calm") == 0
         assert swap_of(host).status().members == 3
         assert host.ask("check 7") == answer
-        assert swap_of(host).client._supervisor.takeovers == KILLS
+        assert swap_of(host).client.supervisor.takeovers == KILLS
 
 
 def test_a_process_ends_with_the_machine_though_memory_is_out(
@@ -347,7 +347,7 @@ def doomed(_: Runtime, end: End) -> None:
         filled(host)
         child = Backends().churning(host)
         go_out(host)
-        monitor = pid_of(swap_of(host).client._supervisor._process)
+        monitor = pid_of(swap_of(host).client.supervisor._process)
         end.send(f"{monitor} {child.pid}".encode())
         end.recv()
 

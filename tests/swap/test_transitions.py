@@ -136,7 +136,7 @@ def test_enable_stages_what_there_is_and_then_what_came_back(machine: Machine) -
 
 def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -> None:
     machine.client.enable()
-    process = machine.client._supervisor._process
+    process = machine.client.supervisor._process
     monitor_ = pid_of(process)
     os.kill(monitor_, signal.SIGSTOP)
     waiter = threading.Thread(target=machine.look, args=(0, [3]), daemon=True)

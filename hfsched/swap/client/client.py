@@ -94,7 +94,7 @@ class MonitorClient:
         self._needed = needed
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
-        self._supervisor = MonitorSupervisor(
+        self.supervisor = MonitorSupervisor(
             runtime, program, resources or Resources(), default_timeout, on_lost
         )
         self._task: Task | None = None
@@ -118,7 +118,7 @@ class MonitorClient:
     def start(self) -> None:
         """Start the monitor and the client's task; raises LostError, as requests do from then on."""
         try:
-            self._supervisor.ensure()
+            self.supervisor.ensure()
         except LostError as exc:
             self._refuse_all(str(exc))
             raise
@@ -181,7 +181,7 @@ class MonitorClient:
 
     def monitor_pid(self) -> int | None:
         """Return the monitor's process id; None: there is no process now."""
-        return self._supervisor.pid
+        return self.supervisor.pid
 
     # Enabling.
 
@@ -265,7 +265,7 @@ class MonitorClient:
             why = ""
         except LostError as exc:
             why = str(exc)
-            supervisor = self._supervisor
+            supervisor = self.supervisor
             if not supervisor.irreplaceable or supervisor.half_enabled or self._needed():
                 self._on_lost(why)
         finally:
@@ -284,7 +284,7 @@ class MonitorClient:
                 self._done.set()
 
     def _serve(self) -> None:
-        supervisor = self._supervisor
+        supervisor = self.supervisor
         waits: list[Waitable]
         ended = False
         while not ended:
@@ -304,15 +304,15 @@ class MonitorClient:
 
     def _may_enable(self) -> bool:
         """Return whether a monitor that dies can be replaced."""
-        return not self._supervisor.irreplaceable
+        return not self.supervisor.irreplaceable
 
     def _bring_in(self) -> None:
         """Begin to swap everything in, since the monitor cannot be replaced any more."""
-        self._supervisor.irreplaceable = True
+        self.supervisor.irreplaceable = True
         limit = self._default_timeout
         deadline = None if limit is None else self._runtime.now() + limit
         try:
-            self._supervisor.perform(Job(Disable(), deadline))
+            self.supervisor.perform(Job(Disable(), deadline))
         except LostError:
             raise
         except SwapError:
@@ -328,8 +328,8 @@ class MonitorClient:
         try:
             if isinstance(job.request, Enable) and not self._may_enable():
                 raise SwapError(_NO_ENABLE)
-            answer = self._supervisor.perform(job)
-            result = _Result(answer, self._supervisor.members, self._supervisor.takeovers)
+            answer = self.supervisor.perform(job)
+            result = _Result(answer, self.supervisor.members, self.supervisor.takeovers)
         except LostError:
             raise
         except SwapError as exc:
