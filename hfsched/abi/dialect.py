@@ -136,7 +136,7 @@ class Dialect(Protocol):
     def psci_features(self, function: int) -> Regs: ...
     def power(self, power: Power) -> Regs: ...
     def partition_info(self, partitions: list[tuple[int, int]]) -> bytes:
-        """Encode {VM id, vCPUs} descriptors as they lie in RX."""
+        """Encode {VM id, vCPUs} descriptors as RX holds them."""
 
 
 def describe(call: Call, regs: Regs, show: Show) -> str:

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 CONVENTION_64 = 1 << 30  # bit 30 of a function id: the SMC64/HVC64 convention
-SMCCC_UNKNOWN = 0xFFFF_FFFF_FFFF_FFFF  # x0 after a call that nobody knows
+SMCCC_UNKNOWN = 0xFFFF_FFFF_FFFF_FFFF  # x0 after an unknown call
 MAILBOX_SIZE = 4096  # bytes of RX and of TX
 INVALID_INTID = 0xFFFF_FFFF
 INTERRUPT_IDS = 64  # interrupt ids a vCPU

@@ -36,7 +36,7 @@ def version(_: Context, vcpu: Vcpu, requested: int) -> Reply:
 
 
 def features(_: Context, vcpu: Vcpu, function: int) -> Reply:
-    """Tell whether a function is there."""
+    """Return what FEATURES answers for a function."""
     return vcpu.vm.dialect.features(function)
 
 

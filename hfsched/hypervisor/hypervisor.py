@@ -123,7 +123,7 @@ class Hypervisor:
         vcpu.cpu.mask_timer()
 
     def _handle(self, vcpu: Vcpu, event: Exit) -> tuple[RunResult, VcpuState] | None:
-        """Deal with an exit that is no hypercall; None: the guest goes on."""
+        """Handle an exit that is no hypercall; None: the guest continues."""
         match event:
             case Kicked() | Timer():
                 return Preempted(), VcpuState.READY
@@ -138,7 +138,7 @@ class Hypervisor:
                 return None
             case Failed(reason):
                 with vcpu.vm.lock:
-                    if vcpu.vm.aborting:  # another vCPU's exit has said it
+                    if vcpu.vm.aborting:  # another vCPU's exit was reported
                         return Invalid(), VcpuState.ABORTED
                     vcpu.vm.aborting = True
                     vcpu.vm.abort_reason = reason

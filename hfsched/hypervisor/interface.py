@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Preempted:
-    """The vCPU could go on: it was kicked, or its timer fired while it ran."""
+    """The vCPU is ready: it was kicked, or its timer fired while it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class WakeUp:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """The VM is dead, by this exit; said once.  `reason` is one line for the user."""
+    """The VM is dead because of this exit; reported once.  `reason` is one line for the user."""
 
     reason: str
 
@@ -118,15 +118,15 @@ RunResult: TypeAlias = (
 
 
 class SendResult(Enum):
-    """What a send by the primary came to."""
+    """The result of a send by the primary."""
 
     SENT = "sent"
-    BUSY = "busy"  # the mailbox is full; with `notify` the primary is told when it is not
+    BUSY = "busy"  # the mailbox is full; with `notify` the primary is notified when it is not
     INVALID = "invalid"  # no such VM, or more than 4096 bytes
 
 
 class Injection(Enum):
-    """What an injection by the primary came to.  The interrupt is pending in any valid case."""
+    """The result of an injection by the primary.  The interrupt is pending in any valid case."""
 
     WAKE = "wake"  # the first enabled and pending one: run or kick the vCPU
     PENDING = "pending"  # an enabled one was pending before: its waker is on the way
@@ -138,7 +138,7 @@ class Injection(Enum):
 class VmInfo:
     """What the primary may know of a VM.
 
-    `abort_reason` is None while it lives; `states` says of each vCPU what it does, in words.
+    `abort_reason` is None while it lives; `states` describes each vCPU in words.
     """
 
     id: int
@@ -169,7 +169,7 @@ class PrimaryInterface(Protocol):
         """Return {sender, bytes} of the message in the primary's own RX, None without one."""
 
     def rx_release(self) -> bool:
-        """Empty the primary's RX; tell whether others wait for that."""
+        """Empty the primary's RX; return whether other VMs wait for that."""
 
     def waiter(self, vm: int) -> int | None:
         """Take the next VM that waits for the mailbox of `vm`, while that is writable."""

@@ -1,4 +1,4 @@
-"""Messages between VMs: RX and TX, sending, waiting, releasing, who waits for whom.
+"""Messages between VMs: RX and TX, sending, waiting, releasing, lists of waiters.
 
 Each function takes the calling vCPU and decoded arguments and returns an `Reply`.  The order of
 the checks is Hafnium's (f0701679c0, api.c), for it decides which error a guest sees.

@@ -23,7 +23,7 @@ class Device(Protocol):
     """What answers accesses to a window.
 
     `read` and `write` are called on the thread of the accessing vCPU, which waits for them, and hold no
-    lock; several vCPUs may call at once.  An access lies in the window as a whole.
+    lock; several vCPUs may call at once.  An access is within one window.
     """
 
     @property

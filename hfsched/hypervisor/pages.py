@@ -1,4 +1,4 @@
-"""Who owns which page of a VM's address space, and what the VM may do with it.
+"""Ownership of the pages of a VM's address space, and the VM's permissions.
 
 Plain state: the VM's lock guards it.  All memory of a VM is its own at first; what
 differs from that is kept page by page.
@@ -19,7 +19,7 @@ __all__ = ["Mode", "Pages"]
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """What a VM may do with a page, whether it owns it, and whether nobody else has it."""
+    """What a VM may do with a page, whether it owns it, and whether it alone can access it."""
 
     permissions: Permissions
     owned: bool = True
@@ -57,7 +57,7 @@ class Pages:
         return mode is not None and wanted in mode.permissions
 
     def exclusive(self, ipa: int, wanted: Permissions) -> bool:
-        """Return whether the page is the VM's own, nobody else's, and accessible so."""
+        """Return whether the page is owned and exclusive, and accessible so."""
         mode = self.mode(ipa)
         return mode is not None and mode.owned and mode.exclusive and wanted in mode.permissions
 

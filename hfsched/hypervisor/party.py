@@ -13,7 +13,7 @@ __all__ = ["Party", "locked"]
 
 
 class Party(Protocol):
-    """A VM with a mailbox.  `lock` guards the mailbox and whatever lies in RX."""
+    """A VM with a mailbox.  `lock` guards the mailbox and the contents of RX."""
 
     id: int
     name: str

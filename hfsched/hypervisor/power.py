@@ -29,7 +29,7 @@ def psci_version(_: Context, vcpu: Vcpu) -> Reply:
 
 
 def psci_features(_: Context, vcpu: Vcpu, function: int) -> Reply:
-    """Tell what is known of a PSCI function."""
+    """Return what PSCI_FEATURES answers for a function."""
     return vcpu.vm.dialect.psci_features(function)
 
 
@@ -61,13 +61,13 @@ def cpu_on(_: Context, vcpu: Vcpu, index: int, entry: int, context: int) -> Repl
     with vm.lock:
         if target.state is not VcpuState.OFF:
             return vm.dialect.power(Power.ALREADY_ON)
-        target.start = (entry, context)  # its own runner resets it
+        target.start = (entry, context)  # the thread that runs it resets it
         target.state = VcpuState.READY
     return Switch(vm.dialect.power(Power.SUCCESS), WakeUp(vm.id, index))
 
 
 def affinity_info(_: Context, vcpu: Vcpu, index: int, level: int) -> Reply:
-    """Tell whether a vCPU of the same VM is on."""
+    """Return whether a vCPU of the same VM is on."""
     vm = vcpu.vm
     if level != 0 or index >= len(vm.vcpus):
         return vm.dialect.power(Power.INVALID_PARAMETERS)

@@ -209,7 +209,7 @@ class PrimaryCalls:
         return WaitForInterrupt(timer)
 
     def _claim(self, vcpu: Vcpu) -> tuple[int, int] | None:
-        """Claim a vCPU; return {entry, argument} where it starts anew."""
+        """Claim a vCPU; return {entry, argument} where it has been turned on."""
         vcpu.claimed = True
         vcpu.state = VcpuState.RUNNING
         vcpu.vm.entries += 1

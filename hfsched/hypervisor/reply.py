@@ -16,7 +16,7 @@ __all__ = ["Reply", "Switch"]
 
 @dataclass(slots=True)
 class Switch:
-    """The call ends the RUN: its `result`, the vCPU's state, and what the guest sees when it goes on."""
+    """The call ends the RUN: its `result`, the vCPU's state, and what the guest sees when it continues."""
 
     regs: Regs
     result: RunResult
@@ -24,4 +24,4 @@ class Switch:
 
 
 Reply: TypeAlias = Regs | Switch
-"""Registers alone: the guest goes on at once."""
+"""Registers alone: the guest continues at once."""

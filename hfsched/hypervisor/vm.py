@@ -75,7 +75,7 @@ class Vcpu:
         self.direct_origin: int | None = None
         self.interrupts = Interrupts()
         self.line = False
-        # Its runner's own: the stage-2 fault last retried, and the pages' changes by then.
+        # For the thread that runs it: the stage-2 fault last retried, and the pages' changes by then.
         self.fault: tuple[engine.Exit, int] | None = None
 
     def update_line(self) -> None:
@@ -86,7 +86,7 @@ class Vcpu:
             self.cpu.set_irq(level)
 
     def save(self) -> VcpuRecord:
-        """Return the state, the CPU's registers left out; while nobody runs it, under the lock."""
+        """Return the state, the CPU's registers left out; while it does not run, under the lock."""
         if self.claimed:
             raise InternalError(f"vm {self.vm.name}: vCPU {self.index} is saved while it runs")
         return VcpuRecord(self.state.value, self.start, self.direct_origin, self.interrupts.save())
@@ -237,7 +237,7 @@ class Vm:
 
 
 class Primary:
-    """The scheduler VM, as others see it: a mailbox whose messages need no delivery."""
+    """The scheduler VM, as other parties see it: a mailbox whose messages need no delivery."""
 
     id = PRIMARY_ID
     name = "primary"
@@ -245,7 +245,7 @@ class Primary:
 
     def __init__(self, runtime: Runtime) -> None:
         self.mailbox = Mailbox()
-        self.mailbox.rx = 0  # its RX lies in this process, not in guest memory
+        self.mailbox.rx = 0  # its RX is in this process, not in guest memory
         self.message = b""
         self.lock = runtime.lock("primary.hv", state=self.key)
 

@@ -1,4 +1,4 @@
-"""A VM's mailbox as the hypervisor keeps it: RX, TX, who waits for it, what it waits for.
+"""A VM's mailbox as the hypervisor keeps it: RX, TX, its waiters, and the mailboxes it waits for.
 
     EMPTY --write--> RECEIVED --read--> READ --release--> EMPTY
 
@@ -32,7 +32,7 @@ RX_STATES = frozenset(state.value for state in RxState)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What lies in RX: the sender's VM id and the size in bytes."""
+    """The message in RX: the sender's VM id and the size in bytes."""
 
     sender: int
     size: int
@@ -41,8 +41,8 @@ class Header:
 class Mailbox:
     """The mailbox of one VM.
 
-    `rx` and `tx` are the IPAs of the VM's buffers, one page each, None while it has none.  `waiters` are VMs refused with BUSY that asked to be told; `ready` are VMs
-    whose mailbox has become writable for this one.  Both are in order and hold an id once.
+    `rx` and `tx` are the IPAs of the VM's buffers, one page each, None while it has none.  `waiters` are VMs refused with BUSY that asked to be notified; `ready` are VMs
+    whose mailbox has become writable for this one.  Both are ordered and hold an id once.
     """
 
     __slots__ = ("message", "ready", "rx", "state", "tx", "waiters")
@@ -61,7 +61,7 @@ class Mailbox:
         return self.rx is not None and self.state is RxState.EMPTY
 
     def refuse(self, sender: int) -> None:
-        """Note that `sender` found the mailbox busy and wants to be told when it is not."""
+        """Note that `sender` found the mailbox busy and wants to be notified when it is not."""
         if sender not in self.waiters:
             self.waiters.append(sender)
 
@@ -78,7 +78,7 @@ class Mailbox:
         return self.message
 
     def release(self) -> bool:
-        """Empty RX; tell whether it was READ (else nothing changes)."""
+        """Empty RX; return whether it was READ (else nothing changes)."""
         if self.state is not RxState.READ:
             return False
         self.state = RxState.EMPTY
@@ -89,7 +89,7 @@ class Mailbox:
         """Remove and return the first waiter, but only while the mailbox is writable.
 
         Handed out at any other time, a waiter would find the mailbox busy again, register again,
-        and be handed out again, for ever.
+        and be handed out again: a livelock.
         """
         return self.waiters.pop(0) if self.writable and self.waiters else None
 

@@ -1,11 +1,11 @@
-"""The host's ports: where messages for the host wait for their readers, with bounds.
+"""The host's ports: bounded queues of messages for host programs.
 
 A message to the primary begins with 16 bytes, {source port u64, destination port u64}, little
 endian; at most 4080 bytes follow (TF-Hafnium/hafnium-driver-linux, `struct hf_msg_hdr`).  A VM with
 `framing` "raw" has no header and one port.
 
-Every queue is bounded.  A message that finds its queue full holds the thread that brought it, and
-so the guest that sent it, and nobody else.  Messages for a port that was never opened wait in one
+Every queue is bounded.  A message that finds its queue full blocks the thread that brought it, and
+so the guest that sent it, alone.  Messages for a port that was never opened wait in one
 bounded queue for each VM; messages for a connection that has gone are discarded and counted.
 """
 
@@ -96,7 +96,7 @@ class Port:
     def get(self, deadline: int | None = None) -> PortMessage | None:
         """Return the next message; None at the deadline, or when it is closed or all is stopped.
 
-        What lies in the queue when all is stopped can still be had.
+        Messages queued when all is stopped can still be read.
         """
         while True:
             port_message = self._ports.take(self)
@@ -127,7 +127,7 @@ class Ports:
         return (vms, tuple((key, tuple(port.messages)) for key, port in self._open.items()))
 
     def add(self, vm: int, *, raw: bool) -> None:
-        """Know a VM."""
+        """Register a VM."""
         self._vms[vm] = _Vm(self.runtime.event(f"port.{vm}.unclaimed.room"), raw=raw)
 
     def open(self, vm: int, number: int | None = None, handler: Handler | None = None) -> Port:
@@ -165,7 +165,7 @@ class Ports:
         return port
 
     def _hand_over(self, port: Port, handler: Handler) -> None:
-        """Give the handler what waits; once nothing does, it gets the rest where it is brought."""
+        """Give the handler the queued messages; later ones go to it where they arrive."""
         while True:
             with self._lock:
                 port_message = self._take(port)
@@ -182,11 +182,11 @@ class Ports:
         block: Callable[[], object] = lambda: None,
         unblock: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Bring a message from a VM to its port; wait for room.  False: stopped meanwhile.
+        """Queue a message of a VM at its port; wait for room.  False: stopped meanwhile.
 
         `block` and `unblock` are called before and after each wait; the second may wait itself.
 
-        A message without a whole header is counted as malformed, and gone.
+        A message without a whole header is counted as malformed, and dropped.
         """
         entry = self._vms[vm]
         if entry.raw:
@@ -217,7 +217,7 @@ class Ports:
     def _put(
         self, entry: _Vm, port: Port | None, number: int, port_message: PortMessage
     ) -> Event | None:
-        """Queue a message; or return the event, cleared, that tells of room for it."""
+        """Queue a message; or return the event, cleared, that is set when there is room."""
         if port is not None:
             if len(port.messages) >= QUEUE_MAX:
                 port.room.clear()
@@ -247,7 +247,7 @@ class Ports:
         return port.messages.popleft()
 
     def ended(self, port: Port) -> bool:
-        """Tell whether nothing will come to the port any more."""
+        """Return whether no message will come to the port any more."""
         with self._lock:
             return self.stopped or port.closed
 
@@ -263,7 +263,7 @@ class Ports:
                 port.arrived.set()
 
     def stop(self) -> None:
-        """Let go of every thread that waits here; queues can still be emptied."""
+        """Release every thread that waits here; queues can still be emptied."""
         with self._lock:
             self.stopped = True
             for entry in self._vms.values():

@@ -19,7 +19,7 @@ class VcpuActivity(Enum):
     WFM = "wait-for-message"
     WFI = "wait-for-interrupt"
     OFF = "off"
-    GONE = "gone"  # its thread has left for good
+    GONE = "gone"  # its thread has ended
 
 
 class Slot:

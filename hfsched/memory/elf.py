@@ -2,7 +2,7 @@
 
 Source: the System V gABI, chapters 4 and 5, and the AArch64 and x86-64 supplements.  pyelftools
 decodes the headers; it is not asked for sections or dynamic segments, where a malformed file can
-keep it busy for ever.  Tables are checked against the file before anything is read from them.
+keep it busy without end.  Tables are checked against the file before anything is read from them.
 """
 
 from __future__ import annotations

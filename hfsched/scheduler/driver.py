@@ -49,7 +49,7 @@ class DirectRequest:
         self.done = runtime.event("direct-request.done")
 
     def key(self) -> object:
-        """Return what tells it from others, hashable."""
+        """Return its state, hashable."""
         return self.words
 
     def finish(self, result: RunResult) -> None:
@@ -63,7 +63,7 @@ def _request_cell(runtime: Runtime, name: str) -> Cell[DirectRequest | None]:
 
 
 class DrivenVm:
-    """What the scheduler keeps of one VM."""
+    """The scheduler's record of one VM."""
 
     def __init__(
         self, runtime: Runtime, number: int, name: str, vcpus: int, mirror: Mirror
@@ -102,10 +102,10 @@ class Driver:
         self._vms: dict[int, DrivenVm] = {}
         self.owners = VcpuOwners(runtime, interface, ports)
 
-    # Setting up and down.
+    # Setup and teardown.
 
     def add(self, number: int, *, raw: bool) -> DrivenVm:
-        """Take charge of a VM; `raw` as `Ports.add` has it."""
+        """Add a VM; `raw` as `Ports.add` has it."""
         info = self._interface.info(number)
         if info is None:
             raise InternalError(f"no VM {number}")
@@ -138,7 +138,7 @@ class Driver:
         return self.owners.join(deadline)
 
     def suspend(self, deadline: int | None = None) -> bool:
-        """Let no RUN begin until `resume`; tell whether every RUN ended before the deadline.
+        """Let no RUN begin until `resume`; return whether every RUN ended before the deadline.
 
         Host senders wait, and none is half-way through.  A thread that holds a message for a port
         without room keeps it until `resume`.
@@ -194,7 +194,7 @@ class Driver:
                 if not self._react(vm, index, result):
                     return
         except BaseException:
-            self.end_vm(vm, index)  # a bug of ours: whoever waits for the VM must not wait for ever
+            self.end_vm(vm, index)  # a bug of ours: the threads that wait for the VM are released
             raise
         finally:
             vm.mirror.leave(index)
@@ -203,7 +203,7 @@ class Driver:
                     left.finish(Invalid())
 
     def _react(self, vm: DrivenVm, index: int, result: RunResult) -> bool:
-        """Do what a result asks for; False: the thread ends."""
+        """React to a result of RUN; False: the thread ends."""
         match result:
             case WaitForMessage(timer):
                 vm.mirror.wait_for_message(index, self._deadline(timer))
@@ -251,7 +251,7 @@ class Driver:
     # Messages and wake-ups; any thread.
 
     def deliver(self, number: int, *, ends_send: bool = False) -> None:
-        """See that a message just written for VM `number` is read: claim a waiter or interrupt."""
+        """Deliver a message just written for VM `number`: claim a waiter, or interrupt a vCPU."""
         vm = self._vms[number]
         if not vm.mirror.deliver(ends_send=ends_send):
             self._interrupt(vm, Intid.MAILBOX_READABLE)
@@ -266,7 +266,7 @@ class Driver:
             self.deliver(number)
 
     def notify_waiters(self, number: int) -> None:
-        """Tell everybody who waits for the mailbox of `number` that it is writable."""
+        """Notify all waiters of the mailbox of `number` that it is writable."""
         while (waiter := self._interface.waiter(number)) is not None:
             if waiter == PRIMARY_ID:
                 while (writable := self._interface.writable()) is not None:
@@ -308,7 +308,7 @@ class Driver:
                 return
 
     def to_host(self, vm: DrivenVm, index: int) -> None:
-        """Empty the primary's RX at once; this thread then holds the message until it has room."""
+        """Empty the primary's RX at once; this thread then waits for room in the port."""
         taken = self._interface.rx_take()
         if taken is None:
             raise InternalError(f"vm {vm.name}: a message for the host, and nothing in RX")

@@ -1,4 +1,4 @@
-"""What a host program holds to talk to one port of one VM."""
+"""A host program's connection to one port of one VM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Endpoint"]
 class Endpoint:
     """A connection between a host port of its own and port `remote` of a VM.
 
-    It reads whatever the VM sends to its host port.  Any thread may use it.
+    It reads all that the VM sends to its host port.  Any thread may use it.
     """
 
     def __init__(self, outbox: Outbox, port: Port, remote: int) -> None:

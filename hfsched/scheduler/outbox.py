@@ -1,4 +1,4 @@
-"""The host's side of a guest's mailbox: senders in the order of arrival, and none is refused.
+"""The host's side of a guest's mailbox: senders in the order of arrival; none is refused.
 
 The mailbox holds one message.  Senders queue here; the first one tries, and when the mailbox is
 busy sleeps until the guest has released it.  Nothing is dropped.
@@ -22,7 +22,7 @@ __all__ = ["Outbox", "Sent"]
 
 
 class Sent(Enum):
-    """What became of a send."""
+    """The result of a send."""
 
     SENT = "sent"
     BUSY = "busy"  # not before the deadline
@@ -30,7 +30,7 @@ class Sent(Enum):
 
 
 class Outbox:
-    """Where host programs send to one VM."""
+    """The queue of host programs that send to one VM."""
 
     def __init__(
         self, runtime: Runtime, interface: PrimaryInterface, driver: Driver, vm: DrivenVm
@@ -44,7 +44,7 @@ class Outbox:
         self.accepted = 0
 
     def try_send(self, message: bytes) -> Sent:
-        """Send if the mailbox is empty and nobody waits before us; never blocks."""
+        """Send if the mailbox is empty and no sender waits before this one; never blocks."""
         with self._lock:
             if self._turns:
                 return Sent.BUSY
@@ -62,17 +62,17 @@ class Outbox:
         if turn is not None:
             try:
                 its_turn = turn.wait(deadline)
-            except BaseException:  # interrupted: nobody may wait behind a place nobody holds
+            except BaseException:  # interrupted: no sender may wait behind an abandoned place
                 self._give_up(turn)
                 raise
             if not its_turn:
                 return self._give_up(turn)
-            turn.close()  # it is set, and nobody sets it again
+            turn.close()  # it is set, and will not be set again
         try:
             sent = self._attempt(message, deadline, notify=False)
             while sent is Sent.BUSY:
                 self._runtime.retain_only(message, level=1)
-                self._vm.writable.clear()  # before the try that it pays for
+                self._vm.writable.clear()  # before the try that it accounts for
                 sent = self._attempt(message, deadline, notify=True)
                 if sent is Sent.BUSY and not self._vm.writable.wait(deadline):
                     break

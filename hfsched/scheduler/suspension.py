@@ -39,7 +39,7 @@ class Step:
 
 
 class SuspendThrottle:
-    """A first step that pauses nothing: between two suspensions the machine runs as long as it stood.
+    """A first step that pauses nothing: between two suspensions the machine runs as long as it was paused.
 
     Otherwise a caller that suspends again and again would leave the guests no time at all.  After a
     long suspension `THROTTLE_MAX` is enough.
@@ -93,7 +93,7 @@ class Suspension:
 
     @property
     def holders(self) -> tuple[str, ...]:
-        """The names of those who hold the machine suspended."""
+        """The names of the holders."""
         with self._lock:
             return tuple(self._holders)
 
@@ -229,7 +229,7 @@ class Suspension:
                 raise SuspendError(reason)
 
     def _undo(self) -> None:
-        """Undo the steps in reverse, each one whatever another raises; then the machine runs."""
+        """Undo the steps in reverse, each one even if another raises; then the machine runs."""
         with ExitStack() as stack:
             stack.callback(self._run)
             for step in self._taken:

@@ -225,7 +225,7 @@ def load(path: Path) -> MachineSpec:
     """
     try:
         kind = path.stat().st_mode
-        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading it could last for ever
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading it might never end
             raise ConfigError(f"manifest {path}: not a regular file")
         with path.open("rb") as file:
             text = file.read(TEXT_MAX + 1)

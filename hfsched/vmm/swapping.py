@@ -218,4 +218,4 @@ def _parts(rams: Mapping[str, Ram]) -> list[Part]:
 
 
 def _lost(why: str) -> None:
-    raise UserError(f"{why}: guests that access memory that is out wait for ever")
+    raise UserError(f"{why}: guests that access memory that is out will not continue")

@@ -101,7 +101,7 @@ def test_a_monitor_that_dies_before_all_is_in_ends_the_run(tmp_path: Path) -> No
         os.kill(monitor_of(host), signal.SIGKILL)
         assert host.until(lambda: bool(host._failures))
         (failure,) = host._failures
-        assert f"{LOST}: guests that access memory that is out wait for ever" in failure
+        assert f"{LOST}: guests that access memory that is out will not continue" in failure
         host._failures.clear()
 
 

@@ -306,7 +306,7 @@ class Cpu:
         self._missing = why
 
     def _resume(self, frame: _Frame) -> Action | None:
-        """Run a generator to its next action; None: it ended, or nothing came of it."""
+        """Run a generator to its next action; None: it ended, or yielded no action."""
         owed, frame.owed = frame.owed, ()
         if isinstance(owed, Load | Store):
             return owed

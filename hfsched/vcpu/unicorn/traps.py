@@ -130,7 +130,7 @@ class Traps:
         return None
 
     def _unhandled(self, vector: int) -> Failed:
-        """Describe the first exception of those that the vector itself raises for ever."""
+        """Describe the first exception of those that the vector itself raises repeatedly."""
         machine = self._machine
         esr, pc = machine.read(Reg.ESR_EL1), machine.read(Reg.ELR_EL1)
         what = exceptions.describe(esr, machine.read(Reg.FAR_EL1))
