@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hfsched.errors import UserError
+from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.scheduler.suspension import Step
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
@@ -174,6 +175,22 @@ class Machine:
     def runs(self) -> dict[str, int]:
         """Return for each vCPU inside a RUN the number of RUNs so far."""
         return busy_vcpus(self.assembly.vms)
+
+    def program_counter(self, vcpu: str, deadline: int | None = None) -> int | None:
+        """Return the address of the next instruction of a vCPU, named as `runs` does.
+
+        Its thread is asked, by a kick if it is inside a RUN.  None if it does not answer by the
+        deadline (ns), or has ended.
+        """
+        name, _, index = vcpu.rpartition(".")
+        vm, number = self._vm(name), int(index)
+        posted = self.driver.owners.post(
+            vm.driven, number, vm.record.vcpus[number].cpu.program_counter
+        )
+        try:
+            return posted.result(deadline)
+        except (TimeoutError, OwnerGoneError):
+            return None
 
     def _runs_ended(self) -> int | None:
         return runs_ended(self.assembly.vms)

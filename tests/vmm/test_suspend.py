@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from progress import QUIET
-from standins import MS
+from standins import MS, SCRIPT
 from talks import Threads, counter, every_engine, picture, slept, talk
 
 from hfsched.scheduler.outbox import Sent
@@ -151,3 +151,23 @@ def test_a_port_is_full(target: Target) -> None:
         got += [host.receive() for _ in texts[QUEUE:]]
         threads.join()
         assert got == texts
+
+
+@every_engine
+def test_the_program_counter_of_a_vcpu_is_known_wherever_it_is(target: Target) -> None:
+    with talk(target, "echo", "hostile") as host:
+        host.ask("spin", 1)
+        machine = host.machine
+        vcpus = [f"{name}.0" for name in machine.vm_names()]
+        memory = [vm.record.memory.regions[0] for vm in machine.assembly.vms]
+        for _ in range(20):  # the one is parked in the mirror, the other in RUN
+            for region, vcpu in zip(memory, vcpus, strict=True):
+                counter = machine.program_counter(vcpu, host.deadline())
+                assert counter is not None
+                assert target == SCRIPT or region.ipa <= counter < region.end
+        with machine.suspension.held("test", host.deadline()):
+            first = machine.program_counter(vcpus[1], host.deadline())
+            assert first == machine.program_counter(vcpus[1], host.deadline())
+        assert host.ask("hello") == "hello"
+        machine.stop()
+        assert machine.program_counter(vcpus[0], host.deadline()) is None
