@@ -39,10 +39,22 @@ EQUIVALENT = TOP / "bench" / "mutants-equivalent.txt"
 # File -> the functions to mutate; None for all of them.
 TARGETS: dict[str, tuple[str, ...] | None] = {
     "hfsched/mailbox/mirror.py": None,
-    "hfsched/mailbox/mailbox.py": None,
+    "hfsched/mailbox/quiescence.py": None,
+    "hfsched/mailbox/slot.py": None,
+    "hfsched/mailbox/mailbox.py": (
+        "__init__",
+        "writable",
+        "refuse",
+        "write",
+        "read",
+        "release",
+        "take_waiter",
+        "became_writable",
+        "take_ready",
+    ),
     "hfsched/scheduler/driver.py": None,
     "hfsched/scheduler/outbox.py": None,
-    "hfsched/hypervisor/hypervisor.py": (
+    "hfsched/hypervisor/primary.py": (
         "send",
         "rx_take",
         "rx_release",
