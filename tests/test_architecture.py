@@ -86,3 +86,19 @@ def test_private_names_are_used_in_the_package_that_defines_them() -> None:
         if defined[name] and where not in defined[name]
     ]
     assert not wrong
+
+
+def test_sockets_and_processes_are_the_runtimes() -> None:
+    """Except at the edges: names of sockets, host programs, the fuzzer's workers."""
+    edges = {"hfsched.client", "hfsched.explore.campaign.pool"}
+    edges |= {
+        f"hfsched.control.{name}" for name in ("command_client", "port_client", "runtime_dir")
+    }
+    for module, tree in MODULES.items():
+        if module in edges or module.startswith("hfsched.runtime.threads"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = {each.name for each in node.names}
+                assert not names & {"multiprocessing", "socket", "subprocess"}, module
+            assert not (isinstance(node, ast.Attribute) and node.attr == "eventfd"), module

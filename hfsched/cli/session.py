@@ -190,7 +190,12 @@ class RunSession:
         listeners = [place.listen(CONTROL)]
         if self._args.socket is not None:
             listeners.append(place.listen_at(Path(self._args.socket)))
-        self._commands = [CommandServer(self._runtime, machine, each) for each in listeners]
+        self._commands = [
+            CommandServer(
+                self._runtime, machine, self._runtime.adopt_listener(CONTROL, each.detach())
+            )
+            for each in listeners
+        ]
 
     # Waiting for the end.
 

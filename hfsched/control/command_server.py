@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
@@ -15,6 +14,7 @@ from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
 from hfsched.control.listener import accept
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
 from hfsched.swap.report.picture import cell_size
 from hfsched.text import one_line
@@ -22,7 +22,7 @@ from hfsched.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hfsched.runtime.base import Runtime, Task
+    from hfsched.runtime.base import Connection, Listener, Runtime, Task
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer", "carry_out"]
@@ -50,7 +50,7 @@ class CommandServer:
         self,
         runtime: Runtime,
         machine: CommandMachine,
-        listener: socket.socket,
+        listener: Listener,
         *,
         patience: int = PATIENCE,
     ) -> None:
@@ -87,48 +87,46 @@ class CommandServer:
     def _accept(self) -> None:
         accept(self._runtime, self._listener, self._closing, self._receive)
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, connection: Connection) -> None:
         try:
-            self._admit(sock)
+            self._admit(connection)
         except HfschedError as exc:
-            with sock:
-                _say(sock, Refused(text=one_line(str(exc), TEXT_MAX)))
+            _say(connection, Refused(text=one_line(str(exc), TEXT_MAX)))
+            connection.close()
 
-    def _admit(self, sock: socket.socket) -> None:
-        wire.check_peer(sock)
-        sock.setblocking(False)
+    def _admit(self, connection: Connection) -> None:
+        wire.check_peer(connection.peer_uid)
         with self._lock:  # it must be known before it can be forgotten
             if len(self._clients) >= CLIENTS_MAX:
                 raise HfschedError(f"the control socket has {CLIENTS_MAX} clients already")
             self._count += 1
             name = f"control.{self._count}"
-            body = partial(self._serve, self._count, sock)
+            body = partial(self._serve, self._count, connection)
             self._clients[self._count] = self._runtime.spawn(name, body)
 
-    def _serve(self, number: int, sock: socket.socket) -> None:
+    def _serve(self, number: int, connection: Connection) -> None:
         try:
-            with sock:
-                while self._turn(sock):
-                    pass
+            while self._turn(connection):
+                pass
         finally:
+            connection.close()
             with self._lock:
                 del self._clients[number]
 
-    def _turn(self, sock: socket.socket) -> bool:
+    def _turn(self, connection: Connection) -> bool:
         """Answer one request; False: there will be no more."""
-        ready = self._runtime.select([sock, self._closing], self._runtime.now() + self._patience)
+        deadline = self._runtime.now() + self._patience
+        ready = self._runtime.select([connection, self._closing], deadline)
         if self._closing in ready:
-            _say(sock, Refused(text=f"machine {self._machine.name} is about to end"))
+            _say(connection, Refused(text=f"machine {self._machine.name} is about to end"))
             return False
-        if sock not in ready:
+        if connection not in ready:
             return False
         try:
-            data = sock.recv(commands.REQUEST_MAX + 1)
-        except BlockingIOError:
-            return True
+            data = connection.recv(commands.REQUEST_MAX + 1)
         except OSError:
             return False
-        return bool(data) and _say(sock, self._answer(data))
+        return bool(data) and _say(connection, self._answer(data or b""))
 
     def _answer(self, data: bytes) -> Answer:
         try:
@@ -181,9 +179,8 @@ def _report(swap: MachineSwap, names: Sequence[str], deadline: int, *, fine: boo
     return report
 
 
-def _say(sock: socket.socket, answer: Answer) -> bool:
+def _say(connection: Connection, answer: Answer) -> bool:
     """Send an answer; False: it does not listen."""
-    with suppress(OSError):
-        sock.send(commands.encode(answer), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        return True
+    with suppress(OSError, ChannelClosedError):
+        return connection.send(commands.encode(answer)) > 0
     return False

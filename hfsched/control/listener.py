@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Event, Runtime
+    from hfsched.runtime.base import Connection, Event, Listener, Runtime
 
 __all__ = ["accept"]
 
@@ -16,17 +15,16 @@ _RETRY_AFTER = 100_000_000  # ns; when the process has no descriptor left for a 
 
 def accept(
     runtime: Runtime,
-    listener: socket.socket,
+    listener: Listener,
     closing: Event,
-    admit: Callable[[socket.socket], None],
+    admit: Callable[[Connection], None],
 ) -> None:
-    """Hand each client of a non-blocking listener to `admit`, which owns it, until `closing`."""
+    """Hand each client to `admit`, which owns it, until `closing`."""
     while closing not in runtime.select([listener, closing]):
         try:
-            sock, _ = listener.accept()
-        except (BlockingIOError, ConnectionError):
-            continue  # it went away again
+            connection = listener.accept()
         except OSError:
             closing.wait(runtime.now() + _RETRY_AFTER)
             continue
-        admit(sock)
+        if connection is not None:
+            admit(connection)

@@ -21,6 +21,7 @@ __all__ = ["dial", "find", "readable"]
 
 _ASK_WITHIN = 1.0  # seconds for one machine's answer, when several are asked
 _TIMEVAL = struct.Struct("@ll")
+_PEERCRED = struct.Struct("=iII")  # pid, uid, gid
 _GONE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
 
 
@@ -58,7 +59,8 @@ def _open(path: Path, deadline: float) -> socket.socket:
         except OSError as exc:
             kind = _GoneError if exc.errno in _GONE else UserError
             raise kind(f"{path}: {exc.strerror or exc}") from None
-        wire.check_peer(sock)
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+        wire.check_peer(_PEERCRED.unpack(raw)[1])
         sock.setblocking(False)
     except BaseException:
         sock.close()

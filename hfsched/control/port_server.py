@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -21,12 +20,13 @@ from hfsched.control import wire
 from hfsched.control.listener import accept
 from hfsched.control.runtime_dir import PORTS
 from hfsched.control.session import PortMachine, Session
+from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hfsched.control.runtime_dir import Place
-    from hfsched.runtime.base import Runtime, Task
+    from hfsched.runtime.base import Connection, Runtime, Task
 
 __all__ = ["CLIENTS_MAX", "PATIENCE", "PortMachine", "PortServer"]
 
@@ -67,7 +67,7 @@ class PortServer:
         self._discarded = 0
         self._count = 0
         self._closed = False
-        self._listener = place.listen(PORTS)
+        self._listener = runtime.adopt_listener("ports", place.listen(PORTS).detach())
         self._acceptor = runtime.spawn("ports.accept", self._accept)
 
     def __enter__(self) -> Self:
@@ -143,16 +143,16 @@ class PortServer:
     def _accept(self) -> None:
         accept(self._runtime, self._listener, self._closing, self._receive)
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, connection: Connection) -> None:
         try:
-            self._admit(sock)
+            self._admit(connection)
         except wire.RefusedError as exc:
-            with sock:
-                _say(sock, wire.error(exc.code, str(exc)))
+            with suppress(OSError, ChannelClosedError):  # it does not listen
+                connection.send(wire.error(exc.code, str(exc)))
+            connection.close()
 
-    def _admit(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wire.SEND_BUFFER)
+    def _admit(self, connection: Connection) -> None:
+        connection.limit_unsent(wire.SEND_BUFFER)
         with self._lock:
             if len(self._sessions) >= self._clients_max:
                 text = f"machine {self._name} has {self._clients_max} clients already"
@@ -163,7 +163,7 @@ class PortServer:
                 self._runtime,
                 self._machine,
                 (self._name, f"ports.{number}"),
-                sock,
+                connection,
                 closing=self._closing,
                 why_ended=self._why_ended,
                 on_idle=self._on_idle,
@@ -192,8 +192,3 @@ class PortServer:
                 del self._sessions[number], self._tasks[number]
                 self._discarded += session.discarded
             self._on_idle()
-
-
-def _say(sock: socket.socket, packet: bytes) -> None:
-    with suppress(OSError):  # it does not listen
-        sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

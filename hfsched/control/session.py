@@ -17,16 +17,11 @@ Implementation note.  How each kind of end comes about:
 
 from __future__ import annotations
 
-import fcntl
-import select
-import socket
-import struct
-import termios
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.control import wire
 from hfsched.errors import UserError
+from hfsched.runtime.base import ChannelClosedError
 from hfsched.scheduler.outbox import Sent
 from hfsched.text import one_line
 
@@ -34,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hfsched.mailbox.ports import PortMessage
-    from hfsched.runtime.base import Event, Runtime
+    from hfsched.runtime.base import Connection, Event, Runtime
     from hfsched.scheduler.endpoint import Endpoint
 
 __all__ = ["PortMachine", "Session"]
@@ -42,7 +37,6 @@ __all__ = ["PortMachine", "Session"]
 _NS = 1_000_000_000
 _REASON_WITHIN = _NS  # the reason of an abort follows the first refused message
 _PASSED = 0  # a deadline that has passed: look, do not wait
-_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class PortMachine(Protocol):
@@ -59,7 +53,7 @@ class PortMachine(Protocol):
 
 
 class Session:
-    """A client on the accepted socket `sock`, which the session owns from here on.
+    """A client on an accepted `connection`, which the session owns from here on.
 
     `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
     before `end`, when the server closes.  `on_idle` is called on the reader's task each time that
@@ -71,7 +65,7 @@ class Session:
         runtime: Runtime,
         machine: PortMachine,
         names: tuple[str, str],
-        sock: socket.socket,
+        connection: Connection,
         *,
         closing: Event,
         why_ended: Callable[[str], str | None],
@@ -82,7 +76,7 @@ class Session:
         self._runtime = runtime
         self._machine = machine
         self._machine_name, self._name = names
-        self._sock = sock
+        self._connection = connection
         self._closing = closing
         self._why_ended = why_ended
         self._on_idle = on_idle
@@ -108,7 +102,7 @@ class Session:
                 return
             self._reason = self._reason or reason
             self._deaf = True
-            _shutdown(self._sock, socket.SHUT_RD)
+            self._connection.shutdown(receive=True)
             self._leaving.set()
 
     def pending(self) -> bool:
@@ -117,8 +111,7 @@ class Session:
         with self._lock:
             if self._deaf or self._over:
                 return False
-            raw = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
-            return struct.unpack("i", raw)[0] > 0 or self._held.get()
+            return self._connection.unread() > 0 or self._held.get()
 
     # The reader's task.
 
@@ -135,20 +128,20 @@ class Session:
         finally:
             with self._lock:
                 self._over = True
-                self._sock.close()
+                self._connection.close()
                 self._leaving.close()
 
     def _greet(self) -> Endpoint | None:
         """Hear the hello and connect; None: the client wanted nothing more."""
-        wire.check_peer(self._sock)
+        wire.check_peer(self._connection.peer_uid)
         ready = self._runtime.select(
-            [self._sock, self._closing], self._runtime.now() + self._patience
+            [self._connection, self._closing], self._runtime.now() + self._patience
         )
         if self._closing in ready:  # first, for closing makes the socket readable too
             raise wire.RefusedError("stopping", f"machine {self._machine_name} stops")
-        if self._sock not in ready:
+        if self._connection not in ready:
             raise wire.RefusedError("silent", f"no hello within {self._patience / _NS:g} s")
-        data = self._sock.recv(wire.HELLO_MAX + 1)
+        data = self._connection.recv(wire.HELLO_MAX + 1)
         if not data:
             return None
         hello = wire.parse_hello(data)
@@ -196,26 +189,18 @@ class Session:
 
     def _read(self, endpoint: Endpoint) -> None:
         room = 1 + endpoint.payload_max + 1  # one byte more tells that a message is too long
-        while self._recv(1, socket.MSG_PEEK):
+        while self._connection.recv(1, peek=True):
             self._held.set(True)
-            packet = self._recv(room)
+            packet = self._connection.recv(room) or b""
             going_on = not self._closing.is_set() and self._deliver(endpoint, packet)
             self._held.set(False)
             self._on_idle()
             if not going_on:
                 break
         # What nobody takes makes room: a client that waits for that learns that it is over.
-        while self._recv(1):
+        while self._connection.recv(1):
             pass
-        hang_up = select.poll()
-        hang_up.register(self._sock, 0)
-        hang_up.poll()
-
-    def _recv(self, size: int, flags: int = 0) -> bytes:
-        try:
-            return self._sock.recv(size, flags)
-        except ConnectionResetError:  # said once: the client left something unread, and is gone
-            return self._sock.recv(size, flags)
+        self._runtime.select([self._connection.hangup])
 
     def _deliver(self, endpoint: Endpoint, packet: bytes) -> bool:
         """Bring a packet to the VM; False: the VM takes nothing more."""
@@ -247,7 +232,7 @@ class Session:
             self._push(wire.CLOSING + one_line(reason, wire.TEXT_MAX).encode())
         finally:
             endpoint.close()
-            _shutdown(self._sock, socket.SHUT_RDWR)
+            self._connection.shutdown(receive=True, send=True)
 
     def _port_messages(self, endpoint: Endpoint) -> Iterator[PortMessage]:
         """Yield the VM's messages until no more will come."""
@@ -271,20 +256,10 @@ class Session:
         while True:
             closing = self._closing.is_set()
             try:
-                self._sock.send(packet, _SEND)
-            except BlockingIOError:
-                if closing:
-                    return False
-            except OSError:
+                if self._connection.send(packet):
+                    return True
+            except (OSError, ChannelClosedError):
                 return False
-            else:
-                return True
-            room = select.poll()
-            room.register(self._sock, select.POLLOUT)
-            room.register(self._closing, select.POLLIN)
-            room.poll()
-
-
-def _shutdown(sock: socket.socket, how: int) -> None:
-    with suppress(OSError):  # nobody is connected any more
-        sock.shutdown(how)
+            if closing:
+                return False
+            self._runtime.select([self._connection.room, self._closing])

@@ -6,13 +6,15 @@ scenarios call; `hfsched.explore.controller` decides, and keeps the execution's 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError
 from hfsched.explore.controller import STEPS_MAX, Controller
+from hfsched.explore.foreign import XConnection, XEventFd, XListener
 from hfsched.explore.handles import ProcessHandle, TaskHandle
 from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared, plain
 from hfsched.explore.races import Races
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ExploreRuntime"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Thing)
 
 
 @cache
@@ -57,6 +60,7 @@ class ExploreRuntime:
         self.forgetting = forgetting and strategy.stateful
         self.recorder: Recorder | None = None  # records the story of this execution
         self._spawner_lost: XEvent | None = None
+        self._descriptors: dict[int, Thing] = {}
 
     # The protocol.
 
@@ -86,17 +90,33 @@ class ExploreRuntime:
         left.peer, right.peer = right, left
         return left, right
 
+    def adopt_listener(self, name: str, fd: int) -> XListener:  # noqa: ARG002
+        return self._adopt(fd, XListener)
+
+    def adopt_connection(self, name: str, fd: int) -> XConnection:  # noqa: ARG002
+        return self._adopt(fd, XConnection)
+
+    def adopt_eventfd(self, name: str, fd: int) -> XEventFd:  # noqa: ARG002
+        return self._adopt(fd, XEventFd)
+
+    def _adopt(self, fd: int, kind: type[F]) -> F:
+        found = self._descriptors.get(fd)
+        if not isinstance(found, kind):
+            raise OSError(errno.EBADF, f"descriptor {fd} is no {kind.__name__}")
+        return found
+
     def select(self, waitables: Sequence[Waitable], deadline: int | None = None) -> list[Waitable]:
         def ready() -> list[int]:
             return [i for i, each in enumerate(waitables) if each.ready()]  # type: ignore[attr-defined]
 
-        things: Sequence[Thing] = waitables  # type: ignore[assignment]  # all are this runtime's
+        every: Sequence[Any] = waitables  # all are this runtime's
+        things: list[Thing] = [getattr(each, "thing", each) for each in every]
         self.controller.point(
             "select", None, condition=lambda: bool(ready()), deadline=deadline, also=things
         )
         found = ready()
         for i in found:
-            self.controller.take_over(waitables[i])  # type: ignore[arg-type]
+            self.controller.take_over(things[i])
         self.controller.observe(tuple(found))
         return [waitables[i] for i in found]
 
@@ -157,6 +177,39 @@ class ExploreRuntime:
             and lock.marks is not None
         ):
             task.history, task.kept = lock.marks[task.index]
+
+    # For scenarios: the other side of foreign sockets and eventfds.
+
+    def listener(self, name: str) -> XListener:
+        """Return a socket that is connected to by `connect`."""
+        return XListener(self, name)
+
+    def eventfd(self, name: str) -> XEventFd:
+        """Return an eventfd that both sides may use."""
+        return XEventFd(self, name)
+
+    def connection(
+        self, name: str, *, packets: bool = True, capacity: int = 1 << 16, uid: int = 0
+    ) -> tuple[XConnection, XConnection]:
+        """Return both ends of a connection by a user; `capacity`: bytes that may be unread."""
+        ends = [
+            XConnection(self, f"{name}.{side}", packets=packets, capacity=capacity, uid=uid)
+            for side in ("left", "right")
+        ]
+        ends[0].peer, ends[1].peer = ends[1], ends[0]
+        return ends[0], ends[1]
+
+    def connect(self, name: str, listener: XListener, **kind: Any) -> XConnection:
+        """Connect to a listener, as `connection` does; raises ConnectionRefusedError."""
+        mine, theirs = self.connection(name, **kind)
+        listener.admit(theirs)
+        return mine
+
+    def descriptor(self, thing: XListener | XConnection | XEventFd) -> int:
+        """Return a number that stands for a thing, and can be sent as a descriptor."""
+        number = 1000 + len(self._descriptors)
+        self._descriptors[number] = thing
+        return number
 
     # For scenarios and their things.
 

@@ -14,11 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from hfsched.runtime.foreign import Connection, EventFd, Listener
+from hfsched.runtime.waitable import Waitable
+
 __all__ = [
     "Cell",
     "ChannelClosedError",
+    "Connection",
     "End",
     "Event",
+    "EventFd",
+    "Listener",
     "Lock",
     "Process",
     "Runtime",
@@ -50,13 +56,6 @@ class Lock(Protocol):
     def release(self) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, kind: Any, value: Any, trace: Any, /) -> bool | None: ...
-
-
-class Waitable(Protocol):
-    """Something `Runtime.select` can wait for."""
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable (production only)."""
 
 
 class Event(Waitable, Protocol):
@@ -157,6 +156,15 @@ class Runtime(Protocol):
     def cell(self, name: str, value: T) -> Cell[T]: ...
     def shared(self, name: str, value: T) -> Shared[T]: ...
     def channel(self, name: str) -> tuple[End, End]: ...
+    def adopt_listener(self, name: str, fd: int) -> Listener:
+        """Own a socket that listens, opened by the caller; see `hfsched.runtime.foreign`."""
+
+    def adopt_connection(self, name: str, fd: int) -> Connection:
+        """Own a connected socket, of a stream or of packets."""
+
+    def adopt_eventfd(self, name: str, fd: int) -> EventFd:
+        """Own an eventfd that another program or the kernel has too."""
+
     def select(self, waitables: Sequence[Waitable], deadline: int | None = None) -> list[Waitable]:
         """Wait until at least one is ready; return the ready ones, empty at the deadline."""
 

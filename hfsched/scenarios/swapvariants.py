@@ -54,7 +54,6 @@ class _ChildUnzapped(Memory):
 class _Unworried(MonitorClient):
     def _bring_in(self) -> None:
         """Leave memory where it is."""
-        self.supervisor.irreplaceable = True
 
 
 class _Careless(MonitorClient):

@@ -102,8 +102,9 @@ class Served:
         self.machine = FakeMachine()
         self.place = claim("m")
         self.path = Path(tempfile.mkdtemp(dir=self.place.path.parent)) / "s"
-        self.listener = self.place.listen_at(self.path)
-        self.server = CommandServer(ThreadRuntime(), self.machine, self.listener)
+        runtime = ThreadRuntime()
+        listener = runtime.adopt_listener("control", self.place.listen_at(self.path).detach())
+        self.server = CommandServer(runtime, self.machine, listener)
 
     def ask(self, request: Request) -> commands.Answer:
         return ask(self.path, request, time.monotonic() + WITHIN)
@@ -231,7 +232,7 @@ def test_what_is_no_request_is_refused(served: Served, data: bytes) -> None:
 def test_nobody_else_is_talked_to(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
 
-    def other(_: socket.socket) -> None:
+    def other(_: int) -> None:
         raise wire.RefusedError("peer", "user 0 does not talk to user 7")
 
     monkeypatch.setattr(wire, "check_peer", other)

@@ -12,7 +12,17 @@ from hfsched.mailbox.mirror import Mirror, VcpuActivity
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hfsched.runtime.base import Cell, End, Process, Shared, Task, Waitable
+    from hfsched.runtime.base import (
+        Cell,
+        Connection,
+        End,
+        EventFd,
+        Listener,
+        Process,
+        Shared,
+        Task,
+        Waitable,
+    )
 
 __all__ = ["GONE", "OFF", "PARK", "RUN", "WFI", "WFM", "Case", "ParkedError", "ScriptedRuntime"]
 
@@ -113,6 +123,15 @@ class ScriptedRuntime:
         if name.endswith(".wake"):
             self.events.append(made)
         return made
+
+    def adopt_listener(self, name: str, fd: int) -> Listener:
+        raise NotImplementedError
+
+    def adopt_connection(self, name: str, fd: int) -> Connection:
+        raise NotImplementedError
+
+    def adopt_eventfd(self, name: str, fd: int) -> EventFd:
+        raise NotImplementedError
 
     @property
     def spawner_lost(self) -> ScriptedEvent:

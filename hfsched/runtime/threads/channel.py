@@ -33,9 +33,13 @@ _ppoll = ctypes.CDLL(None, use_errno=True).ppoll
 _ppoll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p)
 
 
-def poll_until(fds: Sequence[int], deadline: int | None) -> list[int]:
-    """Return the positions of the readable (or broken) descriptors, empty at the deadline."""
-    array = (_Pollfd * len(fds))(*[_Pollfd(fd, select.POLLIN, 0) for fd in fds])
+def poll_until(fds: Sequence[int], deadline: int | None, *events: int) -> list[int]:
+    """Return the positions of the ready (or broken) descriptors, empty at the deadline.
+
+    `events` is what each waits for: by default that it is readable.
+    """
+    wanted = events or (select.POLLIN,) * len(fds)
+    array = (_Pollfd * len(fds))(*map(_Pollfd, fds, wanted))
     while True:
         timeout = None
         if deadline is not None:
@@ -59,7 +63,7 @@ def receive(
     """Return a message, its descriptors, and whether there was room for all of these."""
     # socket.recv_fds forgets its flags in Python 3.11.
     data, ancillary, flags, _ = sock.recvmsg(
-        size, socket.CMSG_SPACE(fds_max * _INT.size), socket.MSG_CMSG_CLOEXEC
+        size, socket.CMSG_LEN(fds_max * _INT.size), socket.MSG_CMSG_CLOEXEC
     )
     fds: list[int] = []
     for level, kind, content in ancillary:

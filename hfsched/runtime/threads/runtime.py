@@ -9,11 +9,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from select import POLLIN
 from typing import TypeVar
 
 from hfsched.errors import UserError
-from hfsched.runtime.base import Cell, End, Event, Lock, Process, Shared, Task, Waitable
+from hfsched.runtime.base import (
+    Cell,
+    Connection,
+    End,
+    Event,
+    EventFd,
+    Listener,
+    Lock,
+    Process,
+    Shared,
+    Task,
+    Waitable,
+)
 from hfsched.runtime.threads.channel import SocketEnd, poll_until
+from hfsched.runtime.threads.foreign import ForeignConnection, ForeignEventFd, ForeignListener
 from hfsched.runtime.threads.spawning import Spawner
 from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainShared
 
@@ -87,8 +101,18 @@ class ThreadRuntime:
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return SocketEnd(left), SocketEnd(right)
 
+    def adopt_listener(self, name: str, fd: int) -> Listener:  # noqa: ARG002
+        return ForeignListener(socket.socket(fileno=fd))
+
+    def adopt_connection(self, name: str, fd: int) -> Connection:  # noqa: ARG002
+        return ForeignConnection(socket.socket(fileno=fd))
+
+    def adopt_eventfd(self, name: str, fd: int) -> EventFd:  # noqa: ARG002
+        return ForeignEventFd(fd)
+
     def select(self, waitables: Sequence[Waitable], deadline: int | None = None) -> list[Waitable]:
-        ready = poll_until([waitable.fileno() for waitable in waitables], deadline)
+        fds = [waitable.fileno() for waitable in waitables]
+        ready = poll_until(fds, deadline, *[getattr(each, "events", POLLIN) for each in waitables])
         return [waitables[i] for i in ready]
 
     def spawn(self, name: str, fn: Callable[[], None]) -> Task:

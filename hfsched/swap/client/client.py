@@ -295,6 +295,7 @@ class MonitorClient:
                 waits.append(self._spawner_lost)
             ready = self._runtime.select(waits)
             if self._spawner_lost in ready:
+                supervisor.irreplaceable = True
                 self._bring_in()
             elif self._posted in ready:
                 ended = self._next()
@@ -308,7 +309,6 @@ class MonitorClient:
 
     def _bring_in(self) -> None:
         """Begin to swap everything in, since the monitor cannot be replaced any more."""
-        self.supervisor.irreplaceable = True
         limit = self._default_timeout
         deadline = None if limit is None else self._runtime.now() + limit
         try:
