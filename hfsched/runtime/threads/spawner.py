@@ -22,7 +22,6 @@ import gc
 import importlib
 import json
 import os
-import platform
 import re
 import signal
 import socket
@@ -111,7 +110,7 @@ def _fork() -> tuple[int, int]:
     flags = _CLONE_PARENT | _CLONE_PIDFD | signal.SIGCHLD
     if tid:
         flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID  # as the C library's fork does
-    number = _SYS_CLONE[platform.machine()]
+    number = _SYS_CLONE[os.uname().machine]
     python = ctypes.pythonapi
     python.PyOS_BeforeFork()
     # The last two arguments are the thread id's address and the TLS, or the reverse.
