@@ -22,6 +22,7 @@ __all__ = ["main"]
 COMMANDS = {
     "run": ("hfsched.cli.run", "boot guests and talk to them"),
     "swap": ("hfsched.cli.swap", "move a running machine's guest memory out of RAM, and back"),
+    "events": ("hfsched.cli.events", "print what happens in a running machine, as JSON objects"),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "say what a guest image is and whether it would boot"),
     "doctor": ("hfsched.cli.doctor", "say what this machine can do, and what it lacks"),

@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfsched import __version__
 from hfsched.cli.console import Console
 from hfsched.cli.lines import Lines
 from hfsched.cli.output import Output, notice
 from hfsched.cli.signals import Signals
+from hfsched.control import events
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.suspension import SuspendError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from hfsched.control.command_server import CommandServer
     from hfsched.control.port_server import PortServer
     from hfsched.control.runtime_dir import Place
+    from hfsched.control.swap_watch import SwapWatch
     from hfsched.runtime.base import Event
 
 __all__ = ["RunSession"]
@@ -35,6 +38,7 @@ _SPIN_MIN = 0.05  # seconds; below, running is no spinning
 _STOPPED = "job control"  # holds the suspension while the process is stopped
 _SUSPEND_WITHIN = _NS
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
+_SWAP_WATCH_WITHIN = 5 * _NS
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something waits for ever
 
 
@@ -69,6 +73,8 @@ class RunSession:
         self._place: Place | None = None
         self._server: PortServer | None = None
         self._commands: list[CommandServer] = []
+        self._events = events.Hub(self._runtime)
+        self._swap_watch: SwapWatch | None = None
         self._unaccepted = False
 
     def run(self) -> int:
@@ -81,6 +87,7 @@ class RunSession:
                 self._notice,
                 self._aborted,
                 self._changed.set,
+                self._events.note_hold,
             ) as machine:
                 self._signals = Signals(
                     self._runtime, self._changed, lambda n: self._end_soon(128 + n, self._over)
@@ -100,6 +107,8 @@ class RunSession:
         console = Console(self._runtime, machine, self._output, self._default, self._changed)
         console.open()
         machine.start()
+        names = tuple(machine.vm_names())
+        self._events.publish(events.Started(machine=machine.name, version=__version__, vms=names))
         if not self._args.no_stdin:
             console.listen(0)
         if not self._args.no_sockets:
@@ -108,6 +117,8 @@ class RunSession:
         if self._signals is not None:
             self._signals.release()
         stuck = [task for server in self._commands for task in server.close()]
+        if self._swap_watch is not None:
+            stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
         interrupted = self._interrupted()
         self._unaccepted = self._server is not None and self._server.pending()
         for name in machine.stop():
@@ -171,7 +182,11 @@ class RunSession:
                 self._claim()
             assert self._place is not None
             self._server = PortServer(
-                self._runtime, machine, self._place, on_idle=self._changed.set
+                self._runtime,
+                machine,
+                self._place,
+                on_idle=self._changed.set,
+                on_client=self._events.note_client,
             )
             self._serve_commands(machine, self._place)
         except UserError as exc:
@@ -186,16 +201,22 @@ class RunSession:
     def _serve_commands(self, machine: Machine, place: Place) -> None:
         from hfsched.control.command_server import CommandServer  # noqa: PLC0415
         from hfsched.control.commands import CONTROL  # noqa: PLC0415 - likewise
+        from hfsched.control.swap_watch import SwapWatch  # noqa: PLC0415 - likewise
 
         listeners = [place.listen(CONTROL)]
         if self._args.socket is not None:
             listeners.append(place.listen_at(Path(self._args.socket)))
         self._commands = [
             CommandServer(
-                self._runtime, machine, self._runtime.adopt_listener(CONTROL, each.detach())
+                self._runtime,
+                machine,
+                self._events,
+                self._runtime.adopt_listener(CONTROL, each.detach()),
             )
             for each in listeners
         ]
+        if machine.swap is not None:
+            self._swap_watch = SwapWatch(self._runtime, machine.swap, self._events)
 
     # Waiting for the end.
 
@@ -319,6 +340,7 @@ class RunSession:
 
     def _aborted(self, vm: str, reason: str) -> None:
         self._say(f"error: vm {vm} aborted: {reason}")
+        self._events.publish(events.Aborted(vm=vm, reason=reason))
         if self._server is not None:
             self._server.vm_ended(vm, reason)
 

@@ -13,7 +13,7 @@ import msgspec
 from hfsched.cli.files import write_whole
 from hfsched.control import commands
 from hfsched.control.command_client import ask, find
-from hfsched.control.commands import Answer, Done, Request, SwapReport
+from hfsched.control.commands import Answer, Done, SwapReport, SwapRequest
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
@@ -31,7 +31,7 @@ Move the guests' memory of a running machine to its swap file, and back. The mac
   hfsched swap status trusty     progress, and where the memory is (--svg FILE: as a drawing)
   hfsched swap disable trusty    bring everything back into memory
 """
-_REQUESTS: dict[str, type[Request]] = {
+_REQUESTS: dict[str, type[SwapRequest]] = {
     "enable": commands.SwapEnable,
     "trim": commands.SwapTrim,
     "out": commands.SwapOut,
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _request(args: argparse.Namespace, vm: str | None) -> Request:
+def _request(args: argparse.Namespace, vm: str | None) -> SwapRequest:
     within_ms = int(args.within * 1000)
     if args.what == "disable":
         return commands.SwapDisable(

@@ -1,19 +1,27 @@
-"""The client's way to a machine's control socket.  Blocking; deadlines are of `time.monotonic`."""
+"""The client's side of a machine's control socket.  Blocking; deadlines are of `time.monotonic`."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hfsched.control import commands, port_client
-from hfsched.control.commands import Answer, CommandError, Refused, Request
+from hfsched.control import commands, port_client, runtime_dir
+from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Request
 from hfsched.errors import UserError
+from hfsched.text import one_line
 
-__all__ = ["ask", "find"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ask", "find", "find_machine", "subscribe"]
+
+_PACKET_MAX = 1 << 16  # bytes of an event; a later machine's may be longer than ours
 
 
 def find(where: str, deadline: float) -> tuple[Path, str | None]:
@@ -21,43 +29,110 @@ def find(where: str, deadline: float) -> tuple[Path, str | None]:
 
     By its path it is all VMs of the machine: None.  Raises UserError, TimeoutError.
     """
-    if os.path.exists(where) and "/" in where:  # noqa: PTH110 - says no where Path raises
-        if not stat.S_ISSOCK(os.stat(where).st_mode):  # noqa: PTH116 - likewise
-            raise UserError(f"{where}: this is no socket")
-        return Path(where), None
+    if (path := _socket(where)) is not None:
+        return path, None
     machine, slash, vm = where.rpartition("/")
     if "/" in machine or (slash and not machine) or not vm:
         raise UserError(f"{where}: there is no such socket")
     return port_client.find(vm, machine or None, deadline).with_name(commands.CONTROL), vm
 
 
+def find_machine(where: str | None, deadline: float) -> Path:
+    """Return the control socket of ``MACHINE`` or a socket's path; None: of the machine that runs.
+
+    Raises UserError, which names the machines that run, where that is not one; TimeoutError.
+    """
+    if where is not None and (path := _socket(where)) is not None:
+        return path
+    if where is not None and "/" in where:
+        raise UserError(f"{where}: there is no such socket")
+    living = runtime_dir.living()
+    if where in living:
+        return living[where].with_name(commands.CONTROL)
+    running = {}
+    for name, ports in living.items():
+        with suppress(port_client._GoneError):
+            path = ports.with_name(commands.CONTROL)
+            port_client._open(path, deadline).close()
+            running[name] = path
+    if where is None and len(running) == 1:
+        return next(iter(running.values()))
+    listed = port_client._listed(list(running))
+    if where is not None:
+        raise UserError(f"no machine {where!r}: {listed}")
+    raise UserError(f"several machines, name one: {listed}" if running else listed)
+
+
+def _socket(where: str) -> Path | None:
+    if not ("/" in where and os.path.exists(where)):  # noqa: PTH110 - False where Path raises
+        return None
+    if not stat.S_ISSOCK(os.stat(where).st_mode):  # noqa: PTH116 - likewise
+        raise UserError(f"{where}: not a socket")
+    return Path(where)
+
+
 def ask(path: Path, request: Request, deadline: float) -> Answer:
     """Return the answer to a request; raises UserError for one that is refused, TimeoutError."""
+    with _connect(path, deadline) as sock:
+        return _ask(sock, path, request, deadline)
+
+
+def subscribe(path: Path, deadline: float) -> Iterator[dict[str, Any]]:
+    """Yield a machine's events as JSON objects, until the machine ends; the last is ``ended``.
+
+    An event of a type that `hfsched.control.events` does not have is yielded too.  The deadline is for
+    the subscription.  Raises UserError, also for a machine that ends without that event; TimeoutError.
+    """
+    with _connect(path, deadline) as sock:
+        _ask(sock, path, EventsSubscribe(), deadline)
+        while True:
+            event = _event(path, _receive(sock, path, _PACKET_MAX, None))
+            yield event
+            if event["event"] == "ended":
+                return
+
+
+def _event(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        with port_client._open(path, deadline) as sock:
-            answer = commands.decode_answer(_converse(sock, path, request, deadline))
+        event = json.loads(data)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        shown = one_line(data.decode(errors="backslashreplace"), 100)
+        raise UserError(f"{path}: not an event: {shown}")
+    return event
+
+
+def _connect(path: Path, deadline: float) -> socket.socket:
+    try:
+        return port_client._open(path, deadline)
     except port_client._GoneError:
-        raise UserError(f"{path}: nobody listens there: the machine has ended") from None
+        raise UserError(f"{path}: no process listens there: the machine has ended") from None
+
+
+def _ask(sock: socket.socket, path: Path, request: Request, deadline: float) -> Answer:
+    with suppress(OSError):  # refused before the request: the reply gives the reason
+        sock.send(commands.encode(request), socket.MSG_NOSIGNAL)
+    try:
+        answer = commands.decode_answer(_receive(sock, path, commands.ANSWER_MAX + 1, deadline))
     except CommandError as exc:
-        raise UserError(f"{path}: this is no machine's control socket: {exc}") from None
+        raise UserError(f"{path}: not a machine's control socket: {exc}") from None
     if isinstance(answer, Refused):
         raise UserError(answer.text)
     return answer
 
 
-def _converse(sock: socket.socket, path: Path, request: Request, deadline: float) -> bytes:
-    with suppress(OSError):  # refused before we spoke: the answer says why
-        sock.send(commands.encode(request), socket.MSG_NOSIGNAL)
+def _receive(sock: socket.socket, path: Path, limit: int, deadline: float | None) -> bytes:
     while port_client.readable(sock, deadline):
         try:
-            data = sock.recv(commands.ANSWER_MAX + 1)
+            data = sock.recv(limit)
         except BlockingIOError:
             continue
         except OSError as exc:
             if exc.errno == errno.ECONNRESET:
-                continue  # said once: what it said comes next
+                continue  # reported once: what the machine sent before comes next
             raise UserError(f"{path}: {exc.strerror}") from None
         if not data:
-            raise UserError(f"{path}: the machine has ended, and did not answer")
+            raise UserError(f"{path}: the machine has ended without a reply")
         return data
     raise TimeoutError(f"{path}: the machine does not answer")

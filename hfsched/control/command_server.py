@@ -1,31 +1,29 @@
-"""A machine's control socket: a task for each client, and what each request does.
+"""A machine's control socket: a task for each client.
 
-`hfsched.control.commands` says what is spoken, `hfsched.control.command_client` is the other side.
+`hfsched.control.commands` has the messages, `hfsched.control.handlers` what the commands do,
+`hfsched.control.command_client` the other side.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
-from hfsched.control import commands, wire
-from hfsched.control.commands import Answer, Done, Refused, Request, SwapReport
+from hfsched.control import commands, events, wire
+from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Subscribed
+from hfsched.control.events import Ended, Hub, Subscription
+from hfsched.control.handlers import CommandMachine, carry_out
 from hfsched.control.listener import accept
 from hfsched.errors import HfschedError
-from hfsched.memory.ram import PAGE_SIZE
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
-from hfsched.swap.report.picture import cell_size
 from hfsched.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from hfsched.runtime.base import Connection, Event, Listener, Runtime, Task
 
-    from hfsched.runtime.base import Connection, Listener, Runtime, Task
-    from hfsched.vmm.swapping import MachineSwap
-
-__all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer", "carry_out"]
+__all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer"]
 
 CLIENTS_MAX = 16
 PATIENCE = 60_000_000_000  # ns, until a client's next request
@@ -33,29 +31,24 @@ _CLOSE_WITHIN = 5_000_000_000  # ns
 _NS_PER_MS = 1_000_000
 
 
-class CommandMachine(Protocol):
-    """What the server wants of a machine."""
-
-    name: str
-    swap: MachineSwap | None
-
-    def vm_names(self) -> list[str]:
-        """Return the names of the VMs."""
-
-
 class CommandServer:
-    """Answers requests on a listening socket, which it owns, from its making until `close`."""
+    """Answers requests on a listening socket, which it owns, from its creation until `close`.
+
+    `hub` has the machine's events.
+    """
 
     def __init__(
         self,
         runtime: Runtime,
         machine: CommandMachine,
+        hub: Hub,
         listener: Listener,
         *,
         patience: int = PATIENCE,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
+        self._hub = hub
         self._patience = patience
         self._listener = listener
         self._closing = runtime.event("control.closing")
@@ -91,96 +84,125 @@ class CommandServer:
         try:
             self._admit(connection)
         except HfschedError as exc:
-            _say(connection, Refused(text=one_line(str(exc), TEXT_MAX)))
+            code = exc.code if isinstance(exc, CommandError | wire.RefusedError) else "failed"
+            refused = Refused(code=code, text=one_line(str(exc), TEXT_MAX))
+            _offer(connection, commands.encode(refused))
             connection.close()
 
     def _admit(self, connection: Connection) -> None:
         wire.check_peer(connection.peer_uid)
-        with self._lock:  # it must be known before it can be forgotten
+        with self._lock:  # it must be registered before its task removes it
             if len(self._clients) >= CLIENTS_MAX:
-                raise HfschedError(f"the control socket has {CLIENTS_MAX} clients already")
+                text = f"the control socket has {CLIENTS_MAX} clients already"
+                raise CommandError("too-many", text)
             self._count += 1
             name = f"control.{self._count}"
             body = partial(self._serve, self._count, connection)
             self._clients[self._count] = self._runtime.spawn(name, body)
 
     def _serve(self, number: int, connection: Connection) -> None:
+        client = _Client(self._runtime, self._machine, self._hub, self._closing, connection)
         try:
-            while self._turn(connection):
-                pass
+            client.serve(self._patience)
         finally:
             connection.close()
             with self._lock:
                 del self._clients[number]
 
-    def _turn(self, connection: Connection) -> bool:
-        """Answer one request; False: there will be no more."""
-        deadline = self._runtime.now() + self._patience
-        ready = self._runtime.select([connection, self._closing], deadline)
-        if self._closing in ready:
-            _say(connection, Refused(text=f"machine {self._machine.name} is about to end"))
-            return False
-        if connection not in ready:
-            return False
+
+class _Client:
+    """One client: its requests are answered in order, between the events that it subscribed to."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        machine: CommandMachine,
+        hub: Hub,
+        closing: Event,
+        connection: Connection,
+    ) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._hub = hub
+        self._closing = closing
+        self._connection = connection
+        self._subscription: Subscription | None = None
+
+    def serve(self, patience: int) -> None:
+        """Serve the client to its end, or until none of its requests has come for `patience` ns."""
         try:
-            data = connection.recv(commands.REQUEST_MAX + 1)
+            while self._turn(patience):
+                pass
+        finally:
+            if self._subscription is not None:
+                self._subscription.close()
+
+    def _turn(self, patience: int) -> bool:
+        """Answer one request, or send the events there are; False: there will be no more."""
+        subscription = self._subscription
+        filled = [] if subscription is None else [subscription.filled]
+        deadline = None if filled else self._runtime.now() + patience
+        ready = self._runtime.select([self._connection, self._closing, *filled], deadline)
+        if self._closing in ready:
+            self._say_end()
+            return False
+        if self._connection in ready and not self._receive():
+            return False
+        if subscription is not None:
+            return all(self._send(events.encode(each)) for each in subscription.take())
+        return bool(ready)
+
+    def _receive(self) -> bool:
+        try:
+            data = self._connection.recv(commands.REQUEST_MAX + 1, self._runtime.now())
         except OSError:
             return False
-        return bool(data) and _say(connection, self._answer(data or b""))
+        if data is None:
+            return True
+        return bool(data) and self._send(commands.encode(self._answer(data)))
 
     def _answer(self, data: bytes) -> Answer:
         try:
             request = commands.decode_request(data)
+            if isinstance(request, EventsSubscribe):
+                return self._subscribe()
             deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
             return carry_out(self._machine, request, deadline)
+        except CommandError as exc:
+            return Refused(code=exc.code, text=one_line(str(exc), TEXT_MAX))
         except HfschedError as exc:
             return Refused(text=one_line(str(exc), TEXT_MAX))
         except OSError as exc:  # main lacks descriptors or memory for a moment; the guests run on
             return Refused(text=one_line(f"{self._machine.name}: {exc.strerror or exc}", TEXT_MAX))
 
+    def _subscribe(self) -> Answer:
+        if self._subscription is not None:
+            raise HfschedError("this connection has subscribed already")
+        self._subscription = self._hub.subscribe()
+        return Subscribed()
 
-def carry_out(machine: CommandMachine, request: Request, deadline: int) -> Answer:
-    """Do what a request wants; raises HfschedError for what cannot be done by the deadline (ns)."""
-    names = machine.vm_names()
-    if request.vm is not None and request.vm not in names:
-        raise HfschedError(f"no VM {request.vm!r} in machine {machine.name}: {', '.join(names)}")
-    swap = machine.swap
-    if swap is None:
-        remedy = "start it with: hfsched run --swap-dir DIR"
-        raise HfschedError(f"machine {machine.name} cannot swap: {remedy}")
-    match request:
-        case commands.SwapEnable():
-            return Done(pages=swap.enable(deadline))
-        case commands.SwapTrim():
-            swap.client.trim(deadline)
-        case commands.SwapOut():
-            swap.client.swap_out(deadline)
-        case commands.SwapDisable(slow_file_cleanup=slow):
-            swap.client.disable(slow_file_cleanup=slow, deadline=deadline)
-        case commands.SwapStatus(vm=vm, fine=fine):
-            return _report(swap, names if vm is None else [vm], deadline, fine=fine)
-    return Done()
+    def _say_end(self) -> None:
+        """Send what is left as far as the socket has room, and that the machine ends."""
+        if self._subscription is None:
+            text = f"machine {self._machine.name} is about to end"
+            _say(self._sock, commands.encode(Refused(code="ending", text=text)))
+            return
+        for event in (*self._subscription.take(), Ended()):
+            _say(self._sock, events.encode(event))
 
-
-def _report(swap: MachineSwap, names: Sequence[str], deadline: int, *, fine: bool) -> Answer:
-    cell = cell_size([swap.sizes[name] for name in names], commands.CELLS_MAX, fine=fine)
-    status, memory = swap.status(deadline), swap.footprint.measure()
-    metrics = status.metrics
-    there = memory.guests // PAGE_SIZE - metrics.staged - metrics.busy
-    report = SwapReport(
-        status=status,
-        memory=memory,
-        empty=max(0, metrics.resident - max(0, there)),
-        cell=cell * PAGE_SIZE,
-        pictures=swap.pictures(names, cell),
-    )
-    if len(commands.encode(report)) > commands.ANSWER_MAX:
-        raise HfschedError("this is too much for one answer: ask for one VM")
-    return report
+    def _send(self, packet: bytes) -> bool:
+        """Send a packet; a subscriber is waited for until the server closes.  False: it is gone."""
+        try:
+            while not self._connection.send(packet):
+                if self._subscription is None or self._closing.is_set():
+                    return False
+                self._runtime.select([self._connection.room, self._closing])
+        except (OSError, ChannelClosedError):
+            return False
+        return True
 
 
-def _say(connection: Connection, answer: Answer) -> bool:
-    """Send an answer; False: it does not listen."""
+def _offer(connection: Connection, packet: bytes) -> None:
+    """Send a packet if the client is connected and its socket has space."""
     with suppress(OSError, ChannelClosedError):
-        return connection.send(commands.encode(answer)) > 0
-    return False
+        connection.send(packet)

@@ -1,24 +1,26 @@
-"""What is said on a machine's control socket: typed requests, each with one answer.
+"""The messages of a machine's control socket: typed requests in groups, each with one reply.
 
-The socket is AF_UNIX, SOCK_SEQPACKET; one packet is one message in JSON.  A request of at most
-`REQUEST_MAX` bytes has the field ``do``, an answer of at most `ANSWER_MAX` bytes the field ``is``::
+The socket is AF_UNIX, SOCK_SEQPACKET; one packet is one message in JSON.  A request has at most
+`REQUEST_MAX` bytes and names the version of the protocol, a group and a command of that group; a reply
+has at most `ANSWER_MAX` bytes and the field ``is``::
 
-    {"do": "swap-enable", "vm": "trusty", "within_ms": 10000}
+    {"version": 1, "group": "swap", "command": "enable", "vm": "trusty", "within_ms": 10000}
         {"is": "done", "pages": 2078}
-    {"do": "swap-status", "vm": "trusty"}
-        {"is": "swap", "status": {"is": "state", "state": "pending", ...},
-         "memory": {"guests": 8511488, ...}, "empty": 2018, "cell": 2097152, "pictures": {"trusty": "ss"}}
-    anything else, or no luck
-        {"is": "refused", "text": "out: nothing is staged: run `hfsched swap enable` first"}
+    {"version": 1, "group": "machine", "command": "status"}
+        {"is": "machine", "name": "demo", "vms": [{"name": "trusty", "vcpus": ["..."], "abort": null}], ...}
+    {"version": 1, "group": "events", "command": "subscribe"}
+        {"is": "subscribed"}, and from then on events (`hfsched.control.events`), between other replies
+    a request that is not valid, or that the machine cannot do
+        {"is": "refused", "code": "group", "text": "unknown group 'disk': there are machine, swap, events"}
 
-Requests of one connection are answered one after another; `within_ms` is until when a request may
-take, after which it is refused.  Nothing of what is refused was done; but what the monitor
-"did not answer in time" may be done later all the same.
+Requests of one connection are answered one after another.  `within_ms` is the time that a request may
+take, after which it is refused.  A refused request has had no effect; but what the monitor
+"did not answer in time" may still be done later.  `docs/control.md` has all of it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -27,22 +29,35 @@ from hfsched.errors import HfschedError
 from hfsched.swap.protocol.messages import TEXT_MAX, Status
 from hfsched.swap.report.footprint import Memory
 from hfsched.text import one_line
+from hfsched.vmm.report import VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "ANSWER_MAX",
     "CELLS_MAX",
     "CONTROL",
+    "GROUPS",
     "REQUEST_MAX",
+    "VERSION",
     "WITHIN_MS",
     "Answer",
     "CommandError",
     "Done",
+    "EventsRequest",
+    "EventsSubscribe",
+    "MachineReport",
+    "MachineRequest",
+    "MachineStatus",
     "Refused",
     "Request",
+    "Subscribed",
     "SwapDisable",
     "SwapEnable",
     "SwapOut",
     "SwapReport",
+    "SwapRequest",
     "SwapStatus",
     "SwapTrim",
     "decode_answer",
@@ -50,7 +65,8 @@ __all__ = [
     "encode",
 ]
 
-CONTROL = "control"  # the socket's name in a machine's place
+VERSION = 1
+CONTROL = "control"  # the socket's name in a machine's directory
 REQUEST_MAX = 1024  # bytes
 ANSWER_MAX = 1 << 16  # bytes
 CELLS_MAX = (
@@ -65,43 +81,91 @@ _T = TypeVar("_T")
 
 
 class CommandError(HfschedError):
-    """Bytes from the other side that are no message; the text is one line."""
+    """A request that is refused, or bytes that are not a message; the text is one line.
+
+    `code` is "bad-request" (not a valid message), "version", "group" or "command" (unknown here),
+    "no-group" (this machine lacks the group), "no-vm", "too-many" (clients), "ending" (the machine is
+    about to end) or "failed" (valid, and it could not be done).
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+# Requests.
 
 
 class _Request(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", kw_only=True
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", kw_only=True
 ):
-    """`vm`: the VM that it is about; None for all of the machine."""
-
-    vm: Name | None = None
+    version: Literal[1] = 1
     within_ms: Annotated[int, Meta(ge=1, le=_WITHIN_MAX)] = WITHIN_MS
 
 
-class SwapEnable(_Request, frozen=True, tag="swap-enable"):
+class _MachineRequest(_Request, frozen=True):
+    group: Literal["machine"] = "machine"
+
+
+class MachineStatus(_MachineRequest, frozen=True, tag="status"):
+    """Return a `MachineReport`."""
+
+
+class _SwapRequest(_Request, frozen=True):
+    """`vm`: the VM that it is about; None for all of the machine."""
+
+    group: Literal["swap"] = "swap"
+    vm: Name | None = None
+
+
+class SwapEnable(_SwapRequest, frozen=True, tag="enable"):
     """Stage the machine's memory."""
 
 
-class SwapTrim(_Request, frozen=True, tag="swap-trim"):
+class SwapTrim(_SwapRequest, frozen=True, tag="trim"):
     """Begin to drop what need not be written."""
 
 
-class SwapOut(_Request, frozen=True, tag="swap-out"):
+class SwapOut(_SwapRequest, frozen=True, tag="out"):
     """Begin to move what is staged out of memory."""
 
 
-class SwapDisable(_Request, frozen=True, tag="swap-disable"):
+class SwapDisable(_SwapRequest, frozen=True, tag="disable"):
     """Begin to bring everything back."""
 
     slow_file_cleanup: bool = False
 
 
-class SwapStatus(_Request, frozen=True, tag="swap-status"):
-    """Say how things are; `fine`: with small cells where the memory is small."""
+class SwapStatus(_SwapRequest, frozen=True, tag="status"):
+    """Return a `SwapReport`; `fine`: with small cells where the memory is small."""
 
     fine: bool = False
 
 
-Request: TypeAlias = SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapStatus
+class _EventsRequest(_Request, frozen=True):
+    group: Literal["events"] = "events"
+
+
+class EventsSubscribe(_EventsRequest, frozen=True, tag="subscribe"):
+    """Send the machine's events on this connection until the machine ends; once is enough."""
+
+
+MachineRequest: TypeAlias = MachineStatus
+SwapRequest: TypeAlias = SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapStatus
+EventsRequest: TypeAlias = EventsSubscribe
+Request: TypeAlias = MachineRequest | SwapRequest | EventsRequest
+
+# By name; `hfsched.control.handlers` carries out all but those of `events`.
+GROUPS: dict[str, Any] = {"machine": MachineRequest, "swap": SwapRequest, "events": EventsRequest}
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    version: int
+    group: str
+    command: str
+
+
+# Replies.
 
 
 class _Answer(
@@ -117,13 +181,31 @@ class Done(_Answer, frozen=True, tag="done"):
 
 
 class Refused(_Answer, frozen=True, tag="refused"):
-    """It is not done; `text` is one line."""
+    """It is not done; `text` is one line, `code` is as `CommandError` has it."""
 
     text: Annotated[str, Meta(max_length=500)]
+    code: Name = "failed"
+
+
+class Subscribed(_Answer, frozen=True, tag="subscribed"):
+    """Events follow: first those that describe the present state, then each as it happens."""
+
+
+class MachineReport(_Answer, frozen=True, tag="machine"):
+    """A machine: its VMs, the holders that keep it suspended, the groups of commands it answers.
+
+    `versions` has "hfsched" and "protocol".
+    """
+
+    name: str
+    versions: dict[Name, str]
+    groups: tuple[Name, ...]
+    suspended_by: tuple[str, ...]
+    vms: tuple[VmState, ...]
 
 
 class SwapReport(_Answer, frozen=True, tag="swap"):
-    """How swap is, what RAM it takes, and where each VM's memory is (`hfsched.swap.report.picture`).
+    """The state of swap, the RAM it takes, and where each VM's memory is (`hfsched.swap.report.picture`).
 
     `empty`: how many of the resident pages take no memory: never touched, or zero and given back.
     `cell`: bytes that a character of a picture stands for: more than 2 MiB for very much memory.
@@ -136,9 +218,22 @@ class SwapReport(_Answer, frozen=True, tag="swap"):
     pictures: dict[Name, str]
 
 
-Answer: TypeAlias = Done | Refused | SwapReport
+Answer: TypeAlias = Done | Refused | Subscribed | MachineReport | SwapReport
 
-_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+
+# Encoding.
+
+
+def _commands(requests: Any) -> list[str]:
+    types = get_args(requests) or (requests,)
+    return [str(each.__struct_config__.tag) for each in types]
+
+
+_commands_of = {name: _commands(requests) for name, requests in GROUPS.items()}
+_requests: dict[str, msgspec.json.Decoder[Request]] = {
+    name: msgspec.json.Decoder(requests) for name, requests in GROUPS.items()
+}
+_envelopes: msgspec.json.Decoder[_Envelope] = msgspec.json.Decoder(_Envelope)
 _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
@@ -148,21 +243,41 @@ def encode(message: Request | Answer) -> bytes:
 
 
 def decode_request(data: bytes) -> Request:
-    """Return a request; raises CommandError, whatever `data` is."""
+    """Return a request; raises CommandError, whatever `data` is.
+
+    The version is checked here and nowhere else: a later one that still answers requests of this one
+    converts them here.
+    """
     if len(data) > REQUEST_MAX:
-        raise CommandError(f"a request of more than {REQUEST_MAX} bytes")
-    return _decode("request", _requests, data)
+        raise CommandError("bad-request", f"a request of more than {REQUEST_MAX} bytes")
+    envelope = _decode("request", _envelopes, data)
+    if envelope.version != VERSION:
+        text = f"unknown version {envelope.version}: this machine speaks version {VERSION}"
+        raise CommandError("version", text)
+    group = envelope.group
+    if group not in GROUPS:
+        raise CommandError("group", _unknown("group", group, "", GROUPS))
+    known = _commands_of[group]
+    if envelope.command not in known:
+        text = _unknown("command", envelope.command, f" of group {group}", known)
+        raise CommandError("command", text)
+    return _decode("request", _requests[group], data)
+
+
+def _unknown(what: str, name: str, where: str, known: Iterable[str]) -> str:
+    return f"unknown {what} {one_line(name, 64)!r}{where}: there are {', '.join(known)}"
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Return an answer; raises CommandError, whatever `data` is."""
+    """Return a reply; raises CommandError, whatever `data` is."""
     if len(data) > ANSWER_MAX:
-        raise CommandError(f"an answer of more than {ANSWER_MAX} bytes")
-    return _decode("answer", _answers, data)
+        raise CommandError("bad-reply", f"a reply of more than {ANSWER_MAX} bytes")
+    return _decode("reply", _answers, data)
 
 
 def _decode(what: str, decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise CommandError(one_line(f"no {what}: {exc}", TEXT_MAX)) from None
+        text = one_line(f"not a valid {what}: {exc}", TEXT_MAX)
+        raise CommandError(f"bad-{what}", text) from None

@@ -113,7 +113,7 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
     living = runtime_dir.living()
     if machine is not None:
         if machine not in living:
-            raise UserError(f"no machine {machine!r} runs: {_listed(list(living))}")
+            raise UserError(f"no machine {machine!r}: {_listed(list(living))}")
         return living[machine]
     having, running, silent = [], [], []
     for asked, (name, path) in enumerate(living.items()):
@@ -136,4 +136,4 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
 
 
 def _listed(names: list[str]) -> str:
-    return f"there runs {', '.join(names)}" if names else "none runs"
+    return f"running: {', '.join(names)}" if names else "no machine is running"

@@ -39,8 +39,10 @@ class PortServer:
     """Serves the host ports of `machine` in `place` from its making until `close`.
 
     A client has `patience` ns to say what it wants; of more than `clients_max` clients, the
-    others are refused.  `on_idle` is called whenever `pending` may have turned False, on a
-    client's task; it must not block.  Raises UserError when the socket cannot be made.
+    others are refused.  Called on a client's task, and must not block: `on_idle` whenever `pending`
+    may have turned False, `on_client(client, vm, port, host_port, connected)` when a client, by number,
+    is connected to a VM's port (True) and when that has ended (False).  Raises UserError when the
+    socket cannot be made.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class PortServer:
         patience: int = PATIENCE,
         clients_max: int = CLIENTS_MAX,
         on_idle: Callable[[], None] = lambda: None,
+        on_client: Callable[[int, str, int, int, bool], None] = lambda *_: None,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
@@ -59,6 +62,7 @@ class PortServer:
         self._patience = patience
         self._clients_max = clients_max
         self._on_idle = on_idle
+        self._on_client = on_client
         self._closing = runtime.event("ports.closing")
         self._lock = runtime.lock("ports.sessions", state=self.key)
         self._sessions: dict[int, Session] = {}
@@ -167,6 +171,7 @@ class PortServer:
                 closing=self._closing,
                 why_ended=self._why_ended,
                 on_idle=self._on_idle,
+                on_client=partial(self._on_client, number),
                 patience=self._patience,
             )
             try:

@@ -56,8 +56,9 @@ class Session:
     """A client on an accepted `connection`, which the session owns from here on.
 
     `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
-    before `end`, when the server closes.  `on_idle` is called on the reader's task each time that
-    bytes were dealt with; it must not block.  `patience` is in ns.
+    before `end`, when the server closes.  Both are called on the reader's task and must not block:
+    `on_idle` each time that bytes were dealt with, `on_client(vm, port, host_port, connected)` when the
+    client is connected to a port (True), and when that has ended (False).  `patience` is in ns.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Session:
         closing: Event,
         why_ended: Callable[[str], str | None],
         on_idle: Callable[[], None],
+        on_client: Callable[[str, int, int, bool], None],
         patience: int,
     ) -> None:
         self.vm: str | None = None
@@ -80,6 +82,7 @@ class Session:
         self._closing = closing
         self._why_ended = why_ended
         self._on_idle = on_idle
+        self._on_client = on_client
         self._patience = patience
         self._leaving = runtime.event(f"{self._name}.leaving")
         self._held = runtime.cell(f"{self._name}.held", value=False)
@@ -177,13 +180,17 @@ class Session:
             except OSError as exc:
                 raise wire.RefusedError("too-many", f"no descriptor: {exc.strerror}") from None
             number, limit = endpoint.host_port, endpoint.payload_max
-            self._push(wire.Welcome(self._machine_name, self.vm, number, limit).encode())
-            writer = self._runtime.spawn(f"{self._name}.writer", lambda: self._write(endpoint))
+            self._on_client(self.vm, endpoint.remote, number, True)
             try:
-                self._read(endpoint)
+                self._push(wire.Welcome(self._machine_name, self.vm, number, limit).encode())
+                writer = self._runtime.spawn(f"{self._name}.writer", lambda: self._write(endpoint))
+                try:
+                    self._read(endpoint)
+                finally:
+                    self._leaving.set()
+                    writer.join()
             finally:
-                self._leaving.set()
-                writer.join()
+                self._on_client(self.vm, endpoint.remote, number, False)
         finally:
             endpoint.close()
 

@@ -72,6 +72,9 @@ class _Phase(Enum):
 class Suspension:
     """Suspends by steps, in their order; the machine runs when no holder is left.
 
+    `on_hold(holder, held)` is called, on its task, when a holder has suspended the machine (True) and
+    before it resumes it (False); it must not block.
+
     A holder joins a standing suspension at once.  A *frozen* one excludes the others' writes to guest
     memory: it begins when no `writing` is under way, and `writing` waits for its end.
     """
@@ -86,6 +89,7 @@ class Suspension:
         self._frozen: str | None = None
         self._writers = 0
         self._changed = runtime.event("suspension.changed")
+        self.on_hold: Callable[[str, bool], None] = lambda _holder, _held: None
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
@@ -123,8 +127,11 @@ class Suspension:
 
         Raises SuspendError; then it is as it was before, and this holder does not hold it.
         """
-        if not self._join(holder, deadline, frozen=frozen):
-            return
+        if self._join(holder, deadline, frozen=frozen):
+            self._pause(deadline)
+        self.on_hold(holder, True)
+
+    def _pause(self, deadline: int | None) -> None:
         try:
             for step in list(self._steps):
                 self._taken.append(step)
@@ -139,6 +146,7 @@ class Suspension:
 
     def resume(self, holder: str) -> None:
         """End a hold; the machine runs on when it was the last."""
+        self.on_hold(holder, False)  # first: once it is no holder, it may suspend again
         with self._lock:
             if holder not in self._holders:
                 raise InternalError(f"resume: {holder} does not hold the suspension")

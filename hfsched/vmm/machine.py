@@ -14,7 +14,15 @@ from hfsched.scheduler.suspension import Step
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
-from hfsched.vmm.report import VmSummary, busy_vcpus, is_quiet, runs_ended, summary_of
+from hfsched.vmm.report import (
+    VmState,
+    VmSummary,
+    busy_vcpus,
+    is_quiet,
+    runs_ended,
+    state_of,
+    summary_of,
+)
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -32,8 +40,9 @@ class Machine:
     """Made from a description, started once, closed once; use it in a ``with``.
 
     `log(vm, line)` gets each line that a guest prints, `notice(text)` what the user may want to
-    know, `on_abort(vm, reason)` a VM's death; `on_activity` is called whenever `quiet` may have
-    changed; none of them may block.
+    know, `on_abort(vm, reason)` a VM's end; `on_activity` is called whenever `quiet` may have
+    changed, `on_hold(holder, held)` when a holder of the suspension has suspended the machine (True)
+    or is about to resume it (False); none of them may block.
     `swap` moves guest memory out and back where the description has a directory for it, else it is
     None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
@@ -46,6 +55,7 @@ class Machine:
         notice: Callable[[str], None] = lambda _text: None,
         on_abort: Callable[[str, str], None] = lambda _vm, _reason: None,
         on_activity: Callable[[], None] = lambda: None,
+        on_hold: Callable[[str, bool], None] = lambda _holder, _held: None,
     ) -> None:
         self.name = spec.name or f"m{os.getpid()}"
         self._runtime = runtime
@@ -64,6 +74,7 @@ class Machine:
             self.assembly = assemble(
                 runtime, vms=vms, callbacks=Callbacks(log, self._aborted, on_idle)
             )
+            self.assembly.suspension.on_hold = on_hold
             self.assembly.suspension.add(
                 Step("processes with guest memory", self.members.suspend, self.members.resume)
             )
@@ -194,6 +205,14 @@ class Machine:
 
     def _runs_ended(self) -> int | None:
         return runs_ended(self.assembly.vms)
+
+    def vm_states(self) -> list[VmState]:
+        """Return the state of each VM."""
+        return [state_of(vm, self.assembly) for vm in self.assembly.vms]
+
+    def suspended_by(self) -> tuple[str, ...]:
+        """Return the names of the holders that keep the machine suspended."""
+        return self.suspension.holders
 
     def summary(self) -> list[VmSummary]:
         """Return what happened so far, a record for each VM."""

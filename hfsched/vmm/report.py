@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hfsched.mailbox.ports import Ports
     from hfsched.vmm.assembly import AssembledVm, Assembly
 
-__all__ = ["VmSummary", "busy_vcpus", "is_quiet", "runs_ended", "summary_of"]
+__all__ = ["VmState", "VmSummary", "busy_vcpus", "is_quiet", "runs_ended", "state_of", "summary_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,15 @@ class VmSummary:
     spurious: int
     abort: str | None
     vcpus: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VmState:
+    """A VM as it is now: the state of each vCPU in words, and why it has ended (None: it has not)."""
+
+    name: str
+    vcpus: tuple[str, ...]
+    abort: str | None
 
 
 def is_quiet(assembly: Assembly) -> bool:
@@ -98,6 +107,13 @@ def runs_ended(vms: Sequence[AssembledVm]) -> int | None:
         for vm in vms
         for counters in vm.driven.counters
     )
+
+
+def state_of(vm: AssembledVm, assembly: Assembly) -> VmState:
+    """Return the state of a VM."""
+    info = assembly.interface.info(vm.id)
+    assert info is not None
+    return VmState(vm.name, info.states, info.abort_reason)
 
 
 def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:

@@ -279,7 +279,7 @@ def test_a_machine_without_a_directory_refuses(run: Start, hfsched: Start) -> No
     stress.until(r"^stress: ok \d+$")
     refused = hfsched("swap", "enable", "stress")
     assert refused.wait() == 1
-    assert refused.err.endswith("cannot swap: start it with: hfsched run --swap-dir DIR\n")
+    assert refused.err.endswith("error: this machine has no swap: start it with --swap-dir DIR\n")
     stress.type("check 7\n")
     assert stress.wait() == 0
     assert stress.out.count("stress: ok ") == 2

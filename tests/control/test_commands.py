@@ -1,4 +1,4 @@
-"""The control socket: what is said there, and who may say it."""
+"""The control socket: its requests, their replies, and the clients that are refused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progress import QUIET
 
+from hfsched import __version__
 from hfsched.control import command_server, commands, wire
 from hfsched.control.command_client import ask, find
 from hfsched.control.command_server import CommandServer
 from hfsched.control.commands import (
     CommandError,
     Done,
+    EventsSubscribe,
+    MachineReport,
+    MachineStatus,
     Refused,
     Request,
     SwapDisable,
@@ -34,12 +38,14 @@ from hfsched.control.commands import (
     SwapStatus,
     SwapTrim,
 )
+from hfsched.control.events import Hub
 from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Metrics, State, Status
 from hfsched.swap.report.footprint import Memory
+from hfsched.vmm.report import VmState
 
 from .harness import runtime_directory
 
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
 
 WITHIN = QUIET
+OUT = b'{"version":1,"group":"swap","command":"out"'
 MIB = 1 << 20
 
 
@@ -96,6 +103,12 @@ class FakeMachine:
     def vm_names(self) -> list[str]:
         return ["a", "b"]
 
+    def vm_states(self) -> list[VmState]:
+        return [VmState("a", ("runs",), None), VmState("b", (), "it has ended")]
+
+    def suspended_by(self) -> tuple[str, ...]:
+        return ("swap",)
+
 
 class Served:
     def __init__(self) -> None:
@@ -103,16 +116,21 @@ class Served:
         self.place = claim("m")
         self.path = Path(tempfile.mkdtemp(dir=self.place.path.parent)) / "s"
         runtime = ThreadRuntime()
+        self.hub = Hub(runtime)
         listener = runtime.adopt_listener("control", self.place.listen_at(self.path).detach())
-        self.server = CommandServer(runtime, self.machine, listener)
+        self.server = CommandServer(runtime, self.machine, self.hub, listener)
 
     def ask(self, request: Request) -> commands.Answer:
         return ask(self.path, request, time.monotonic() + WITHIN)
 
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(WITHIN)
+        sock.connect(os.fspath(self.path))
+        return sock
+
     def raw(self, data: bytes) -> commands.Answer:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.settimeout(WITHIN)
-            sock.connect(os.fspath(self.path))
+        with self.connect() as sock:
             with suppress(BrokenPipeError):  # refused before we spoke
                 sock.send(data)
             try:
@@ -132,7 +150,7 @@ def served() -> Iterator[Served]:
         assert not made.path.exists()
 
 
-def test_each_request_does_what_it_says(served: Served) -> None:
+def test_each_swap_command_does_what_it_says(served: Served) -> None:
     assert served.ask(SwapEnable(vm="a")) == Done(pages=12)
     assert served.ask(SwapTrim()) == Done()
     assert served.ask(SwapDisable(vm="b", slow_file_cleanup=True)) == Done()
@@ -170,14 +188,82 @@ def test_an_answer_about_very_much_memory_has_room(served: Served, fine: bool) -
     assert [len(picture) for picture in report.pictures.values()] == [1024] * 27
 
 
+def test_the_status_of_a_machine(served: Served) -> None:
+    report = served.ask(MachineStatus())
+    assert report == MachineReport(
+        name="m",
+        versions={"hfsched": __version__, "protocol": "1"},
+        groups=("machine", "swap", "events"),
+        suspended_by=("swap",),
+        vms=(VmState("a", ("runs",), None), VmState("b", (), "it has ended")),
+    )
+    served.machine.swap = None
+    report = served.ask(MachineStatus())
+    assert isinstance(report, MachineReport)
+    assert report.groups == ("machine", "events")
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (
+            {"version": 2, "group": "later", "command": "x", "more": 1},
+            "version",
+            "unknown version 2: this machine speaks version 1",
+        ),
+        (
+            {"version": 1, "group": "disk", "command": "x"},
+            "group",
+            "unknown group 'disk': there are machine, swap, events",
+        ),
+        (
+            {"version": 1, "group": "swap", "command": "in", "vm": "a"},
+            "command",
+            "unknown command 'in' of group swap: there are enable, trim, out, disable, status",
+        ),
+        (
+            {"do": "swap-out"},
+            "bad-request",
+            "not a valid request: Object missing required field `version`",
+        ),
+        (
+            {"version": 1, "group": "swap", "command": "out", "vm": "c"},
+            "no-vm",
+            "no VM 'c' in machine m: a, b",
+        ),
+        (
+            {"version": 1, "group": "swap", "command": "out"},
+            "failed",
+            "out: nothing is staged",
+        ),
+    ],
+)
+def test_a_refusal_names_what_there_is_and_the_connection_stays(
+    served: Served, request_: dict[str, object], code: str, text: str
+) -> None:
+    with served.connect() as sock:
+        for _ in range(2):
+            sock.send(json.dumps(request_).encode())
+            answer = commands.decode_answer(sock.recv(commands.ANSWER_MAX))
+            assert answer == Refused(code=code, text=text)
+        sock.send(commands.encode(SwapTrim()))
+        assert commands.decode_answer(sock.recv(commands.ANSWER_MAX)) == Done()
+
+
+def test_a_machine_without_swap_refuses_swap_alone(served: Served) -> None:
+    served.machine.swap = None
+    text = "this machine has no swap: start it with --swap-dir DIR"
+    for request in (SwapStatus(), SwapEnable(vm="c")):
+        assert served.raw(commands.encode(request)) == Refused(code="no-group", text=text)
+    assert isinstance(served.ask(MachineStatus()), MachineReport)
+    assert served.ask(EventsSubscribe()) == commands.Subscribed()
+
+
 def test_what_is_refused_says_why(served: Served) -> None:
     with pytest.raises(UserError, match=r"^out: nothing is staged$"):
         served.ask(SwapOut())
     with pytest.raises(UserError, match=r"^no VM 'c' in machine m: a, b$"):
         served.ask(SwapEnable(vm="c"))
-    served.machine.swap = None
-    with pytest.raises(UserError, match=r"^machine m cannot swap: .*hfsched run --swap-dir DIR$"):
-        served.ask(SwapStatus())
 
 
 def test_what_main_lacks_for_a_moment_is_said_and_it_serves_on(
@@ -193,43 +279,44 @@ def test_what_main_lacks_for_a_moment_is_said_and_it_serves_on(
     assert isinstance(served.ask(SwapStatus()), SwapReport)
 
 
-def test_who_is_connected_when_the_machine_ends_is_told(served: Served) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.settimeout(WITHIN)
-        sock.connect(os.fspath(served.path))
+def test_a_client_that_is_connected_when_the_machine_ends_gets_a_refusal(served: Served) -> None:
+    with served.connect() as sock:
         sock.send(commands.encode(SwapTrim()))
         assert commands.decode_answer(sock.recv(commands.ANSWER_MAX)) == Done()
         assert served.server.close() == []
         answer = commands.decode_answer(sock.recv(commands.ANSWER_MAX))
-        assert answer == Refused(text="machine m is about to end")
+        assert answer == Refused(code="ending", text="machine m is about to end")
         assert sock.recv(commands.ANSWER_MAX) == b""
 
 
 def test_a_path_that_leads_to_no_machine(served: Served) -> None:
     within = time.monotonic() + WITHIN
     folder = os.fspath(served.path.parent)
-    with pytest.raises(UserError, match=r"^/.*: this is no socket$"):
+    with pytest.raises(UserError, match=r"^/.*: not a socket$"):
         find(folder, within)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         dead = served.path.with_name("dead")
         sock.bind(os.fspath(dead))
-        with pytest.raises(UserError, match=r"dead: nobody listens there: the machine has ended$"):
+        with pytest.raises(
+            UserError, match=r"dead: no process listens there: the machine has ended$"
+        ):
             ask(dead, SwapStatus(), within)
         dead.unlink()
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"x", b"{}", b'{"do":"swap-out","more":1}', b'{"do":"swap-out","within_ms":0}', b" " * 2000],
+    [b"x", b"{}", OUT + b',"more":1}', OUT + b',"within_ms":0}', b" " * 2000],
 )
 def test_what_is_no_request_is_refused(served: Served, data: bytes) -> None:
     answer = served.raw(data)
     assert isinstance(answer, Refused)
-    assert answer.text.startswith(("no request: ", "a request of more than "))
+    assert answer.code == "bad-request"
+    assert answer.text.startswith(("not a valid request: ", "a request of more than "))
     assert served.machine.fake.log == []
 
 
-def test_nobody_else_is_talked_to(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
 
     def other(_: int) -> None:
@@ -237,7 +324,7 @@ def test_nobody_else_is_talked_to(served: Served, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(wire, "check_peer", other)
     answer = served.raw(commands.encode(SwapEnable()))
-    assert answer == Refused(text="user 0 does not talk to user 7")
+    assert answer == Refused(code="peer", text="user 0 does not talk to user 7")
     assert served.machine.fake.log == []
 
 
@@ -247,7 +334,7 @@ def test_too_many_clients_are_refused(served: Served, monkeypatch: pytest.Monkey
         served.ask(SwapStatus())
 
 
-def test_a_socket_that_somebody_listens_to_is_left_alone(served: Served) -> None:
+def test_a_socket_with_a_listener_is_left_alone(served: Served) -> None:
     with pytest.raises(UserError, match="no socket can be made: Address already in use"):
         served.place.listen_at(served.path)
     assert served.ask(SwapTrim()) == Done()
@@ -282,17 +369,25 @@ anything: st.SearchStrategy[object] = st.recursive(
     max_leaves=8,
 )
 fields = st.dictionaries(
-    st.sampled_from(["vm", "within_ms", "slow_file_cleanup", "pages", "text", "status", "x"]),
+    st.sampled_from(
+        ["version", "vm", "within_ms", "slow_file_cleanup", "pages", "text", "status", "x"]
+    ),
     anything,
 )
-tags = ["swap-enable", "swap-trim", "swap-out", "swap-disable", "swap-status", "done", "swap"]
+names = ["enable", "trim", "out", "disable", "status", "subscribe", "done", "swap", "machine"]
 
 
-@given(st.sampled_from(["do", "is"]), st.sampled_from([*tags, "refused", "", None]), fields)
+@given(
+    st.sampled_from(["command", "is"]),
+    st.sampled_from([*names, "refused", "", None]),
+    st.sampled_from(["machine", "swap", "events", "", None]),
+    fields,
+)
 def test_fields_that_are_wrong_are_one_clear_error_or_typed(
-    tag: str, name: object, given_: dict[str, object]
+    tag: str, name: object, group: object, given_: dict[str, object]
 ) -> None:
-    data = json.dumps({tag: name, **given_}).encode()
+    request = {"version": 1, "group": group} if tag == "command" else {}
+    data = json.dumps({**request, tag: name, **given_}).encode()
     for decode in (commands.decode_request, commands.decode_answer):
         text = refusal(decode, data)
         assert text.isprintable()
@@ -305,18 +400,20 @@ def test_fields_that_are_wrong_are_one_clear_error_or_typed(
     "data",
     [
         b"[" * commands.REQUEST_MAX,
-        b'{"do":' * 170,
-        b'{"do":"swap-out","within_ms":1e999}',
-        b'{"do":"swap-out","within_ms":' + b"9" * 900 + b"}",
-        b'{"do":"swap-out","vm":"\\ud800"}',
-        b'\xff\xfe{"do":"swap-out"}',
-        b'{"do":"swap-out"}{"do":"swap-out"}',
-        b'{"do":"swap-out","vm":"' + b"a" * 65 + b'"}',
+        b'{"command":' * 90,
+        OUT + b',"within_ms":1e999}',
+        OUT + b',"within_ms":' + b"9" * 900 + b"}",
+        OUT + b',"vm":"\\ud800"}',
+        b"\xff\xfe" + OUT + b"}",
+        OUT + b"}" + OUT + b"}",
+        OUT + b',"vm":"' + b"a" * 65 + b'"}',
+        b'{"version":1.5,"group":"swap","command":"out"}',
+        b'{"version":true,"group":"swap","command":"out"}',
     ],
 )
 def test_what_is_nearly_a_request_is_none(data: bytes) -> None:
     text = refusal(commands.decode_request, data)
-    assert text.startswith("no request: ")
+    assert text.startswith("not a valid request: ")
     assert text.isprintable()
 
 

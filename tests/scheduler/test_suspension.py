@@ -60,6 +60,22 @@ def test_steps_are_taken_in_order_and_undone_in_reverse() -> None:
         assert machine.did[3:] == ["go on c", "go on b", "go on a"]
 
 
+def test_holders_are_reported_when_they_suspend_and_before_they_resume() -> None:
+    machine = Machine(late="c")
+    suspension = Suspension(Stepwise(), machine.steps)
+    suspension.on_hold = lambda holder, held: machine.did.append(f"{holder} {held}")
+    with pytest.raises(SuspendError):
+        suspension.suspend("first", 100)
+    assert "first True" not in machine.did
+    machine.late = ""
+    machine.did.clear()
+    with suspension.held("first"):
+        with suspension.held("second"):
+            assert machine.did == ["stop a", "stop b", "stop c", "first True", "second True"]
+        assert machine.did[5:] == ["second False"]
+    assert machine.did[6:] == ["first False", "go on c", "go on b", "go on a"]
+
+
 @pytest.mark.parametrize("kind", ["late", "broken"])
 def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     machine = Machine(**{kind: "b"})

@@ -1,0 +1,113 @@
+"""What each command of a group does, without sockets; `hfsched.control.commands` has their types.
+
+The group `events` concerns a connection: `hfsched.control.command_server` answers it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from hfsched import __version__
+from hfsched.control import commands
+from hfsched.control.commands import (
+    Answer,
+    CommandError,
+    Done,
+    MachineReport,
+    MachineRequest,
+    SwapReport,
+    SwapRequest,
+)
+from hfsched.errors import HfschedError
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.swap.report.picture import cell_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hfsched.vmm.report import VmState
+    from hfsched.vmm.swapping import MachineSwap
+
+__all__ = ["CommandMachine", "carry_out"]
+
+
+class CommandMachine(Protocol):
+    """What the commands need of a machine."""
+
+    name: str
+    swap: MachineSwap | None
+
+    def vm_names(self) -> list[str]:
+        """Return the names of the VMs."""
+
+    def vm_states(self) -> list[VmState]:
+        """Return the state of each VM."""
+
+    def suspended_by(self) -> tuple[str, ...]:
+        """Return the names of the holders that keep the machine suspended."""
+
+
+def carry_out(
+    machine: CommandMachine, request: MachineRequest | SwapRequest, deadline: int
+) -> Answer:
+    """Carry a request out by the deadline (ns); raises HfschedError for what cannot be done."""
+    match request:
+        case commands.MachineStatus():
+            return _machine_status(machine)
+        case _:
+            return _swap(machine, request, deadline)
+
+
+def _machine_status(machine: CommandMachine) -> Answer:
+    lacking = () if machine.swap is not None else ("swap",)
+    report = MachineReport(
+        name=machine.name,
+        versions={"hfsched": __version__, "protocol": str(commands.VERSION)},
+        groups=tuple(name for name in commands.GROUPS if name not in lacking),
+        suspended_by=machine.suspended_by(),
+        vms=tuple(machine.vm_states()),
+    )
+    return _fitting(report, "the machine has too many vCPUs for one reply")
+
+
+def _swap(machine: CommandMachine, request: SwapRequest, deadline: int) -> Answer:
+    swap = machine.swap
+    if swap is None:
+        raise CommandError("no-group", "this machine has no swap: start it with --swap-dir DIR")
+    names = machine.vm_names()
+    if request.vm is not None and request.vm not in names:
+        text = f"no VM {request.vm!r} in machine {machine.name}: {', '.join(names)}"
+        raise CommandError("no-vm", text)
+    match request:
+        case commands.SwapEnable():
+            return Done(pages=swap.enable(deadline))
+        case commands.SwapTrim():
+            swap.client.trim(deadline)
+        case commands.SwapOut():
+            swap.client.swap_out(deadline)
+        case commands.SwapDisable(slow_file_cleanup=slow):
+            swap.client.disable(slow_file_cleanup=slow, deadline=deadline)
+        case commands.SwapStatus(vm=vm, fine=fine):
+            return _swap_status(swap, names if vm is None else [vm], deadline, fine=fine)
+    return Done()
+
+
+def _swap_status(swap: MachineSwap, names: Sequence[str], deadline: int, *, fine: bool) -> Answer:
+    cell = cell_size([swap.sizes[name] for name in names], commands.CELLS_MAX, fine=fine)
+    status, memory = swap.status(deadline), swap.footprint.measure()
+    metrics = status.metrics
+    there = memory.guests // PAGE_SIZE - metrics.staged - metrics.busy
+    report = SwapReport(
+        status=status,
+        memory=memory,
+        empty=max(0, metrics.resident - max(0, there)),
+        cell=cell * PAGE_SIZE,
+        pictures=swap.pictures(names, cell),
+    )
+    return _fitting(report, "this is too much for one reply: ask for one VM")
+
+
+def _fitting(report: Answer, otherwise: str) -> Answer:
+    if len(commands.encode(report)) > commands.ANSWER_MAX:
+        raise HfschedError(otherwise)
+    return report

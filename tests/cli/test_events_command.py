@@ -1,0 +1,180 @@
+"""`hfsched events`: what happens in a running machine, as a user reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from progress import Quiet
+from test_swap_command import can_swap, say
+
+import hfsched as package
+from hfsched.client import connect
+
+if TYPE_CHECKING:
+    from conftest import Process, Start
+
+DYING = '''
+from hfsched.programs.library import GuestMailbox, log
+
+
+def main(cpu):
+    """End at the first message."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from log("up")
+    yield from mailbox.wait()
+'''
+
+
+def objects(process: Process) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in process.out.splitlines()]
+
+
+@pytest.fixture
+def place(runtime_directory: Path) -> Path:
+    """The directory of the machine's sockets."""
+    return runtime_directory / "hfsched" / "demo"
+
+
+@pytest.fixture
+def echo(run: Start, place: Path) -> Start:
+    """Start a machine, and wait until its control socket is there: no output says so."""
+
+    def start(*arguments: str) -> Process:
+        guests = () if "--guest" in arguments else ("--guest", "a=guests.py:echo")
+        machine = run(*guests, "--name", "demo", "--linger", "60", *arguments)
+        machine.until(r"up")
+        quiet = Quiet()
+        while not answers(place / "control"):
+            assert quiet.left > 0
+            select.select([], [], [], 0.01)
+        return machine
+
+    return start
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def test_a_machine_without_swap_has_events_until_it_ends(echo: Start, hfsched: Start) -> None:
+    machine = echo()
+    events = hfsched("events", "demo")
+    events.until('"started"')
+    assert machine.wait() == 0
+    assert events.wait() == 0
+    assert events.err == ""
+    version = package.__version__
+    assert objects(events) == [
+        {"event": "started", "machine": "demo", "version": version, "vms": ["a"]},
+        {"event": "ended"},
+    ]
+
+
+def test_a_client_that_connects_and_a_vm_that_ends(
+    echo: Start, hfsched: Start, place: Path
+) -> None:
+    Path("dying.py").write_text(DYING)
+    machine = echo("--guest", "a=guests.py:echo", "--guest", "b=dying.py:main")
+    events = hfsched("events", str(place / "control"))
+    events.until('"started"')
+    with connect("a", 5, str(place / "ports"), local=9):
+        events.until('"connected"')
+    events.until('"disconnected"')
+    machine.type("@b go\n")
+    events.until('"aborted"')
+    assert machine.wait() == 1
+    assert events.wait() == 0
+    reason = "the guest function returned"
+    assert objects(events)[1:] == [
+        {"event": "connected", "client": 1, "vm": "a", "port": 5, "host_port": 9},
+        {"event": "disconnected", "client": 1, "vm": "a", "port": 5},
+        {"event": "aborted", "vm": "b", "reason": reason},
+        {"event": "ended"},
+    ]
+
+
+def test_ctrl_c_ends_it_with_status_0(echo: Start, hfsched: Start) -> None:
+    machine = echo()
+    events = hfsched("events", "demo")
+    events.until('"started"')
+    events.interrupt(signal.SIGINT)
+    assert events.wait() == 0
+    assert [each["event"] for each in objects(events)] == ["started"]
+    assert machine.wait() == 0
+
+
+def test_a_machine_that_is_killed(echo: Start, hfsched: Start, place: Path) -> None:
+    machine = echo()
+    events = hfsched("events", "demo")
+    events.until('"started"')
+    machine.interrupt(signal.SIGKILL)
+    assert machine.wait() == -signal.SIGKILL
+    assert events.wait() == 1
+    path = place / "control"
+    assert events.err == f"hfsched: error: {path}: the machine has ended without a reply\n"
+    again = hfsched("events", "demo")
+    assert again.wait() == 1
+    assert again.err == f"hfsched: error: {path}: no process listens there: the machine has ended\n"
+
+
+def test_a_machine_that_is_not_there(hfsched: Start) -> None:
+    for name, text in (
+        ("absent", "no machine 'absent': "),
+        ("nowhere/s", "nowhere/s: there is no such socket\n"),
+        ("./guests.py", "./guests.py: not a socket\n"),
+    ):
+        events = hfsched("events", name)
+        assert events.wait() == 1
+        assert events.out == ""
+        assert events.err.startswith(f"hfsched: error: {text}")
+        assert events.err.count("\n") == 1
+
+
+def test_a_reader_that_leaves(echo: Start, hfsched: Start) -> None:
+    machine = echo()
+    reader, writer = os.pipe()
+    os.close(reader)
+    events = hfsched("events", "demo", stdout=writer)
+    os.close(writer)
+    assert events.wait() == 1
+    assert events.err == ""
+    assert machine.wait() == 0
+
+
+@can_swap
+def test_swap_and_the_suspension_are_events(echo: Start, hfsched: Start, tmp_path: Path) -> None:
+    pytest.importorskip("unicorn")
+    guest = ("--engine", "unicorn", "--guest", "stress.bin", "--memory", "4MiB")
+    machine = echo(*guest, "--swap-dir", str(tmp_path))
+    events = hfsched("events", "demo")
+    events.until('"ready"')
+    say(hfsched, "enable", "stress")
+    events.until('"pending"')
+    say(hfsched, "out", "stress")
+    events.until('"active"')
+    say(hfsched, "disable", "stress")
+    events.until('"ready"[^$]*"ready"')
+    assert machine.wait() == 0
+    assert events.wait() == 0
+    seen = objects(events)
+    holds = [each for each in seen if each["event"] in ("suspended", "resumed")]
+    assert holds == [
+        {"event": "suspended", "holder": "swap"},
+        {"event": "resumed", "holder": "swap"},
+    ]
+    moves = [each["state"] for each in seen if each["event"] == "swap"]
+    assert [state for state in moves if "progress" not in state and state != "enabling"] == [
+        "ready",
+        "pending",
+        "active",
+        "ready",
+    ]
