@@ -1,4 +1,4 @@
-"""Standard input to guests: a line is a message, its answers come out.
+"""Standard input to guests: a line is a message, and its answers are printed.
 
 Reading and sending are two tasks with a bounded queue between them, so that the end of input is
 seen even while a guest takes no message.
@@ -29,7 +29,7 @@ _LINE_MAX = 1 << 20  # bytes; what follows up to the newline is dropped
 
 
 class Console:
-    """Talks to the VMs' text ports.
+    """Connects standard input and output to the VMs' text ports.
 
     A line goes to `default`, or to NAME when it begins with ``@NAME `` and there is such a VM.
     `changed` is set when `ended` or `unsent` has changed, or something was printed.
@@ -46,14 +46,14 @@ class Console:
         self._lock = runtime.lock("console")
         self._lines: deque[bytes] = deque()
         self._filled = runtime.event("console.filled")
-        self._room = runtime.event("console.room")
+        self._space = runtime.event("console.space")
         self.changed = changed
         self.ended = False
         self.refused = 0
         # When the last line was accepted, the end was seen, or the process was continued.
         self.progress = runtime.now()
         self._sending = False
-        self._undeliverable = 0  # their VM was dead, or the machine stopped
+        self._undeliverable = 0  # their VM had ended, or the machine stopped
         self._printers: list[Task] = []
 
     def open(self) -> None:
@@ -73,8 +73,8 @@ class Console:
         self._runtime.spawn("console.read", lambda: self._read(fd))
         self._runtime.spawn("console.send", self._send)
 
-    def linger_anew(self) -> None:
-        """Note that the process was stopped for a while."""
+    def restart_linger(self) -> None:
+        """Count the time to linger from now on: the process was stopped for a while."""
         with self._lock:
             self.progress = self._runtime.now()
 
@@ -83,10 +83,14 @@ class Console:
         with self._lock:
             return len(self._lines) + int(self._sending)
 
-    def unaccepted(self) -> int:
-        """Return how many lines were read and not accepted by their guest."""
+    def undelivered(self) -> int:
+        """Return how many lines were read and not delivered to their guest."""
         with self._lock:
             return len(self._lines) + int(self._sending) + self._undeliverable
+
+    def any_ended(self) -> bool:
+        """Return whether a line may be undelivered because its VM has ended."""
+        return bool(self._machine.aborts)
 
     def _print(self, vm: str) -> None:
         endpoint = self._endpoints[vm]
@@ -127,7 +131,7 @@ class Console:
             except BlockingIOError:
                 select.select([fd], [], [])
             except OSError as exc:
-                notice(f"standard input: {exc.strerror}: taken as its end")
+                notice(f"standard input: {exc.strerror}: treated as its end")
                 return b""
 
     def _queue(self, line: bytes) -> None:
@@ -137,15 +141,15 @@ class Console:
                     self._lines.append(line)
                     self._filled.set()
                     return
-                self._room.clear()
-            self._room.wait()
+                self._space.clear()
+            self._space.wait()
 
     def _send(self) -> None:
         while True:
             with self._lock:
                 line = self._lines.popleft() if self._lines else None
                 self._sending = line is not None
-                self._room.set()
+                self._space.set()
                 if line is None:
                     if self.ended:
                         return

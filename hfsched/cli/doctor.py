@@ -1,4 +1,4 @@
-"""`hfsched doctor`: what this machine can do, what it cannot, and the remedy.
+"""`hfsched doctor`: what this machine can do, what it lacks, and the remedy.
 
 Exit status: 0 when some engine runs guest images here, else 1.
 """
@@ -31,7 +31,7 @@ _EXTRAS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing: whether it is there, and what for, or why not and what to do."""
+    """A capability: whether it is available, and its purpose; or why it is not, and the remedy."""
 
     what: str
     ok: bool
@@ -42,8 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to those of `hfsched`; its `run` default is `run`."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say what this machine can do, and the remedy for what it cannot",
-        description="Say what this machine can do, and the remedy for what it cannot.",
+        help="show what this machine can do, and what it lacks",
+        description="Show what this machine can do, what it lacks, and the remedy.",
         epilog="Exit status: 0 when some engine runs guest images here, else 1.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def examine() -> list[Finding]:
-    """Look at everything."""
+    """Return a finding for each capability."""
     return [
         _unicorn(),
         _kvm(),
@@ -121,8 +121,8 @@ def _extra(name: str) -> Finding:
     versions = {package: _version(package) for package in packages}
     if None in versions.values():
         return Finding(name, ok=False, text=f"{purpose}: pip install 'hfsched[{extra}]'")
-    said = ", ".join(f"{package} {version}" for package, version in versions.items())
-    return Finding(name, ok=True, text=f"{purpose} ({said})")
+    listed = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return Finding(name, ok=True, text=f"{purpose} ({listed})")
 
 
 def _guests() -> Finding:

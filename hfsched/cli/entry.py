@@ -1,9 +1,8 @@
 """The first lines of the program, before anything slow is imported.
 
-A Ctrl-C ends it at once from here on, with no traceback, until a command takes signals over.
-Missing standard descriptors are replaced, so that nothing else is opened in their place: reading
-finds the end of input, writing to a missing standard output is an error, standard error may be
-missing.
+A Ctrl-C ends the process at once from here on, without a traceback, until a command handles signals.
+Missing standard descriptors are replaced, so that no other file gets their numbers: reading yields the
+end of input, writing to a missing standard output is an error, standard error may be missing.
 """
 
 from __future__ import annotations

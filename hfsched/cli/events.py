@@ -1,6 +1,6 @@
-"""`hfsched events [MACHINE]`: what happens in a running machine, one JSON object a line.
+"""`hfsched events [MACHINE]`: prints the events of a running machine, one JSON object a line.
 
-Exit status: 0 the machine has ended, or Ctrl-C; 1 there is no such machine, and one line says why.
+Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to those of `hfsched`; its `run` default is `run`."""
     parser = subparsers.add_parser(
         "events",
-        help="print what happens in a running machine, one JSON object a line",
+        help="print the events of a running machine, one JSON object a line",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line names.",
+        epilog="Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

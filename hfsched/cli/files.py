@@ -1,4 +1,4 @@
-"""A file written whole, or not at all."""
+"""Writes a file atomically."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["write_whole"]
 
 
 def write_whole(what: str, path: str, text: str) -> None:
-    """Put a text into the file at `path`: who looks sees what was there before, or all of it.
+    """Write a text to the file at `path`: a reader sees the former content, or all of the new one.
 
-    `what` is the option that names the file, for the UserError where that cannot be.
+    `what` is the option that names the file.  Raises UserError, which begins with it.
     """
     try:
-        target = Path(path).resolve()  # a link stays, and leads to the new file
+        target = Path(path).resolve()  # a link is kept, and points to the new file
         if target.exists() and not target.is_file():
-            raise UserError(f"{what} {path}: is no regular file")
+            raise UserError(f"{what} {path}: not a regular file")
         beside = target.with_name(f".hfsched-{os.getpid()}-{os.urandom(8).hex()}")
         made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -33,4 +33,4 @@ def write_whole(what: str, path: str, text: str) -> None:
     except OSError as exc:
         raise UserError(f"{what} {path}: {exc.strerror}") from exc
     except (ValueError, RuntimeError):  # a NUL; a loop of links
-        raise UserError(f"{what} {path!r}: no file can have this name") from None
+        raise UserError(f"{what} {path!r}: not a valid file name") from None

@@ -1,7 +1,7 @@
-"""`hfsched fuzz`: search a scenario for a schedule that fails, and work with what was found.
+"""`hfsched fuzz`: search a scenario for a schedule that fails, and replay, shrink or explain one that was found.
 
-Exit status: 0 nothing found; 1 a failure, with ``token: ...`` on a line of its own; 2 misuse; 130
-and 143 when interrupted, with what was covered so far.
+Exit status: 0 nothing found; 1 a failure, with ``token: ...`` on a separate line; 2 misuse; 130
+and 143 when interrupted; the part covered so far is printed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ USAGE = """hfsched fuzz SCENARIO [options]
        hfsched fuzz explain TOKEN [--html FILE]
        hfsched fuzz list"""
 
-TEXT = """SCENARIO is a name that `hfsched fuzz list` tells, with parameters if you like
+TEXT = """SCENARIO is a name that `hfsched fuzz list` prints, optionally with parameters
 (mailbox,receiver=trusty,vcpus=2), or a scenario of your own (my_file.py::MyScenario).
 
-replay   run a token's very schedule again; status 1 when it fails as recorded
-shrink   look for the fewest preemptions that still fail, and prove that fewer do not
-explain  tell the story of a token's schedule, as text or as a page of its own
+replay   run a token's schedule again; status 1 when it fails as recorded
+shrink   find the fewest preemptions that still fail, and prove that fewer do not
+explain  show a token's schedule step by step, as text or as an HTML page
 list     the scenarios, their parameters and their faulty variants"""
 
 
@@ -49,32 +49,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=TEXT + "\n\nExit status: 0 nothing found; 1 a failure; 2 misuse.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", metavar="SCENARIO", help="what to explore, or one of the verbs")
+    parser.add_argument(
+        "what", metavar="SCENARIO", help="the scenario to explore, or one of the verbs"
+    )
     parser.add_argument("token", metavar="TOKEN", nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("--variant", metavar="V", help="faulty code in place of what ships")
+    parser.add_argument("--variant", metavar="V", help="a faulty variant of the code, by name")
     parser.add_argument(
         "--strategy",
         metavar="S",
-        help=f"{', '.join(STRATEGIES)} (all of them by turns, the default)",
+        help=f"{', '.join(STRATEGIES)} (the default: all of them in turn)",
     )
     parser.add_argument(
         "--bound", metavar="N", help="preemptions at most; makes the strategy bounded"
     )
     parser.add_argument(
-        "--seed", metavar="N", help="of what is random; default: a fresh one, printed"
+        "--seed", metavar="N", help="of random choices; default: a new one, which is printed"
     )
     parser.add_argument("--budget", metavar="TIME", help="such as 500ms, 10s, 5m; default: 60s")
-    parser.add_argument("--jobs", metavar="N", help="worker processes; default: 1, this one alone")
+    parser.add_argument("--jobs", metavar="N", help="processes; default: 1, this one")
     parser.add_argument(
         "--cluster", metavar="tcp://...", help="use the workers of a Dask scheduler"
     )
     parser.add_argument("--engine", metavar="ENGINE", help="for replay: script or unicorn")
-    parser.add_argument("--html", metavar="FILE", help="for explain: write a page")
+    parser.add_argument("--html", metavar="FILE", help="for explain: write an HTML page")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks for; return the exit status."""
+    """Carry out the command line; return the exit status."""
     try:
         if not __debug__:
             raise UserError("python -O and PYTHONOPTIMIZE leave out what scenarios assert")
@@ -101,7 +103,7 @@ def _verb(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, *names: str) -> None:
-    """Refuse options that the verb, or a search, has no use for."""
+    """Refuse options that do not apply to the verb, or to a search."""
     what = "a search" if args.what not in (*VERBS, "list") else args.what
     for name in names:
         if getattr(args, name) is not None:
@@ -132,7 +134,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> None:
-    """Read the options' values; argparse would say its usage about one of them, in many lines."""
+    """Read the options' values; for an invalid one argparse would print its usage, in many lines."""
     for name, (least, most) in NUMBERS.items():
         text = getattr(args, name)
         if text is None:

@@ -1,4 +1,4 @@
-"""`hfsched fuzz SCENARIO`: the search, its progress, and what it says in the end."""
+"""`hfsched fuzz SCENARIO`: the search, its progress, and its result."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["Stop", "preemptions", "printing_aside", "search"]
 
 BUDGET = 60.0  # seconds
-PROGRAMS = 500  # drawn between two looks at the clock
-WIDTH = 100  # columns, where no terminal says
+PROGRAMS = 500  # drawn between two checks of the time
+WIDTH = 100  # columns, without a terminal
 
 
 def search(args: argparse.Namespace) -> int:
     """Explore a scenario as the options say; return the exit status."""
     if args.jobs is not None and args.cluster is not None:
-        raise UserError("--jobs is for this machine: a cluster has workers of its own")
+        raise UserError("--jobs is for this machine: a cluster has its own workers")
     strategy = args.strategy or ("portfolio" if args.bound is None else "bounded")
     budget = BUDGET if args.budget is None else args.budget
     from hfsched.explore.campaign.run import Campaign  # noqa: PLC0415 - slow to import
@@ -43,7 +43,7 @@ def search(args: argparse.Namespace) -> int:
     if scenario.name.partition("+")[0] == "programs":
         return _draw(args, args.variant or scenario.name.partition("+")[2], budget)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    make(strategy, seed, bound=args.bound)  # says what does not go together
+    make(strategy, seed, bound=args.bound)  # raises for options that exclude each other
     stopped = Stop()
     shown = _Progress()
     seeded = strategy not in ("bounded", "exhaustive")
@@ -66,12 +66,12 @@ def search(args: argparse.Namespace) -> int:
 
 
 def printing_aside() -> contextlib.AbstractContextManager[object]:
-    """Have what a scenario prints go to standard error, as that of worker processes does."""
+    """Redirect what a scenario prints to standard error, as in worker processes."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
 def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
-    """Draw programs as well as schedules, until one fails or the time is over."""
+    """Draw programs as well as schedules, until one fails or the time is up."""
     from hfsched.scenarios.drawing import find_failure  # noqa: PLC0415
     from hfsched.scenarios.programs import describe  # noqa: PLC0415
 
@@ -95,7 +95,7 @@ def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
             print("next:  hfsched fuzz explain TOKEN")
             return 1
     seconds = time.monotonic() - start
-    print(f"no failure in {programs} programs, each with a schedule of its own")
+    print(f"no failure in {programs} programs, each with one random schedule")
     print(f"{seconds:.1f} s, {programs / max(seconds, 1e-3):.0f} programs/s")
     return 0 if stopped.number is None else 128 + stopped.number
 
@@ -104,7 +104,7 @@ def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
     schedules = count(summary.executions, "schedule")
     covered = f"{count(summary.states, 'state')}, {count(summary.executions, 'execution')}"
     if summary.found is not None:
-        _tell_failure(summary.found, summary)
+        _print_failure(summary.found, summary)
         return
     if summary.complete:
         print(f"complete: every interleaving of this scenario holds ({covered})")
@@ -126,7 +126,7 @@ def _rate(summary: Summary) -> str:
     return f"{summary.executions / max(summary.seconds, 1e-3):.0f} schedules/s"
 
 
-def _tell_failure(found: Found, summary: Summary) -> None:
+def _print_failure(found: Found, summary: Summary) -> None:
     after = f" after {count(summary.executions, 'schedule')}" if summary.executions else ""
     print(f"FAILED{after}: {printable(found.text)}")
     if found.detail:
@@ -144,21 +144,21 @@ def preemptions(number: int) -> str:
 
 
 class Stop:
-    """The first SIGINT or SIGTERM is noted, for an orderly end; a second one ends the process."""
+    """Records the first SIGINT or SIGTERM, for an orderly end; a second one ends the process."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._came)
+            signal.signal(number, self._record)
 
-    def _came(self, number: int, _frame: object) -> None:
+    def _record(self, number: int, _frame: object) -> None:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
 
 
 class _Progress:
-    """A line on standard error: rewritten on a terminal, else now and then."""
+    """A line on standard error: rewritten on a terminal, else printed every five seconds."""
 
     def __init__(self) -> None:
         self._terminal = os.isatty(2) and os.environ.get("TERM") != "dumb"
@@ -189,5 +189,5 @@ class _Progress:
 
     @staticmethod
     def _write(text: str) -> None:
-        with contextlib.suppress(OSError):  # it may have gone
+        with contextlib.suppress(OSError):  # it may be closed
             write_all(2, text.encode())

@@ -1,4 +1,4 @@
-"""`hfsched fuzz replay|shrink|explain TOKEN`: work with a failing schedule that was found."""
+"""`hfsched fuzz replay|shrink|explain TOKEN`: run, reduce or explain a failing schedule."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _shrink(args: argparse.Namespace) -> int:
     with printing_aside():
         scenario, outcome = replay(args.token)
         if outcome.failure is None:
-            raise UserError("the token's schedule does not fail: there is nothing to shrink")
+            raise UserError("the token's schedule does not fail: nothing to shrink")
         stopped = Stop()
         finding = confirm(scenario, decode(args.token).schedule, outcome.failure)
         if not finding.token:

@@ -1,6 +1,6 @@
 """`hfsched image FILE`: what a guest image is, what it needs, and whether it would boot.
 
-Exit status: 0 it would boot, 1 it would not (what is known is printed all the same), 2 the file
+Exit status: 0 it would boot, 1 it would not (what is known is still printed), 2 the file
 cannot be read.
 """
 
@@ -42,8 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to those of `hfsched`; its `run` default is `run`."""
     parser = subparsers.add_parser(
         "image",
-        help="say what a guest image is and whether it would boot",
-        description="Say what a guest image is, what memory it needs and whether it would boot.",
+        help="show what a guest image is and whether it would boot",
+        description="Show what a guest image is, what memory it needs and whether it would boot.",
         epilog="Exit status: 0 it would boot, 1 it would not, 2 the file cannot be read.",
     )
     parser.add_argument(
@@ -145,7 +145,7 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _no_relocations(kind: str) -> str:
-    return "unknown: a flat image does not show its own" if kind != "elf64" else "none"
+    return "unknown: a flat image does not list them" if kind != "elf64" else "none"
 
 
 def _aligned(rows: list[Any]) -> list[str]:

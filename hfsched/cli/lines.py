@@ -1,7 +1,7 @@
 """A bounded queue of lines and the task that writes them to a descriptor.
 
-Whoever has something to say on a vCPU's thread must not wait for a reader: a line that finds the
-queue full is counted, and the loss is said in its place.
+A line offered on a vCPU's thread must not wait for a reader: when the queue is full it is counted as
+lost, and a line that reports the loss takes its place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHUNK = 1 << 16
 
 
 class Lines:
-    """Writes to `fd`.  `loss(n)` is the line that tells of n lost ones.
+    """Writes to `fd`.  `loss(n)` is the line that reports n lost ones.
 
     `error` is the OSError that ended it, None while it works; `changed` is set with it.
     """
@@ -36,42 +36,42 @@ class Lines:
         self._lock = runtime.lock(name)
         self._lines: deque[bytes] = deque()
         self._filled = runtime.event(f"{name}.filled")
-        self._room = runtime.event(f"{name}.room")
+        self._space = runtime.event(f"{name}.space")
         self._lost = 0
         self._closing = False
         self.error: OSError | None = None
         self._task = runtime.spawn(name, self._write)
 
     def offer(self, line: bytes) -> None:
-        """Queue a line if there is room; never blocks."""
+        """Queue a line if there is space; never blocks."""
         with self._lock:
             if len(self._lines) >= QUEUE_MAX:
                 self._lost += 1
                 return
-            self._tell_loss()
+            self._report_loss()
             self._lines.append(line)
             self._filled.set()
 
     def put(self, line: bytes) -> None:
-        """Queue a line, and wait for room."""
+        """Queue a line, and wait for space."""
         while True:
             with self._lock:
                 if len(self._lines) < QUEUE_MAX or self.error is not None:
                     self._lines.append(line)
                     self._filled.set()
                     return
-                self._room.clear()
-            self._room.wait()
+                self._space.clear()
+            self._space.wait()
 
     def close(self, deadline: int | None = None) -> bool:
-        """Write what is left; tell whether all of it was written before the deadline."""
+        """Write what is left; return whether all of it was written before the deadline."""
         with self._lock:
-            self._tell_loss()
+            self._report_loss()
             self._closing = True
             self._filled.set()
         return self._task.join(deadline) and self.error is None
 
-    def _tell_loss(self) -> None:
+    def _report_loss(self) -> None:
         if self._lost:
             self._lines.append(self._loss(self._lost))
             self._lost = 0
@@ -81,7 +81,7 @@ class Lines:
             with self._lock:
                 chunk = b"".join(self._lines)
                 self._lines.clear()
-                self._room.set()
+                self._space.set()
                 if not chunk:
                     if self._closing:
                         return
@@ -95,13 +95,13 @@ class Lines:
             except OSError as exc:
                 with self._lock:
                     self.error = exc
-                    self._room.set()
+                    self._space.set()
                 self._changed.set()
                 return
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, waiting where the descriptor itself would not."""
+    """Write all of `data`, waiting also for a non-blocking descriptor."""
     view = memoryview(data)
     while view:
         try:

@@ -1,4 +1,4 @@
-"""What the user sees: guests' lines on standard output, ours on standard error."""
+"""Output for the user: guests' lines on standard output, hfsched's own on standard error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLOURS = (36, 32, 33, 35, 34, 31)
 
 
 class Output:
-    """Says what guests say: lines about VMs on a descriptor, as text or as JSON objects.
+    """Prints guests' logs and messages on a descriptor, as text or as JSON objects.
 
     `error` is the OSError that ended it, None while it works; `changed` is set with it.
     """
@@ -38,7 +38,7 @@ class Output:
 
     @property
     def error(self) -> OSError | None:
-        """What ended it."""
+        """The error that ended it."""
         return self._lines.error
 
     def log(self, vm: str, line: bytes) -> None:
@@ -49,7 +49,7 @@ class Output:
             self._lines.offer(self._prefixed(vm, f"[{vm}]", line))
 
     def answer(self, vm: str, source: int, payload: bytes) -> None:
-        """Print a message from a guest; waits for room."""
+        """Print a message from a guest; waits for space."""
         if self._json:
             port = None if source == RAW else source
             event = {"event": "message", "vm": vm, "port": port, **_payload("text", payload)}
@@ -63,7 +63,7 @@ class Output:
             self._lines.put(_object(event))
 
     def close(self, deadline: int | None = None) -> bool:
-        """Write what is left; tell whether all of it was written before the deadline."""
+        """Write what is left; return whether all of it was written before the deadline."""
         return self._lines.close(deadline)
 
     def _prefixed(self, vm: str, prefix: str, line: bytes) -> bytes:
@@ -79,7 +79,7 @@ class Output:
         if self._json:
             return _object({"event": "log-lost", "lines": lines})
         lost = f"{count(lines, 'line')} of guests' logs"
-        return f"hfsched: {lost} lost: nobody read them\n".encode()
+        return f"hfsched: {lost} lost: not read in time\n".encode()
 
 
 def _object(event: dict[str, object]) -> bytes:
@@ -87,7 +87,7 @@ def _object(event: dict[str, object]) -> bytes:
 
 
 def _payload(name: str, data: bytes) -> dict[str, object]:
-    """Return text as it is, and what is no text in base64 under ``data``."""
+    """Return UTF-8 text as it is, other bytes in base64 under ``data``."""
     try:
         return {name: data.decode()}
     except UnicodeDecodeError:
@@ -95,6 +95,6 @@ def _payload(name: str, data: bytes) -> dict[str, object]:
 
 
 def notice(text: str) -> None:
-    """Tell the user something, on standard error, which may be full, closed or missing."""
+    """Print a line on standard error, which may be full, closed or missing."""
     with contextlib.suppress(OSError):
         write_all(2, f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))

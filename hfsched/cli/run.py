@@ -1,4 +1,4 @@
-"""``hfsched run``: boot guests, print what they say, carry messages, end in good order."""
+"""``hfsched run``: boots guests, prints their output, carries messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Boot guests and talk to them. A guest's log appears with its VM's name in brackets. A line typed on
 standard input goes to the first guest (or, written as "@NAME text", to VM NAME) as a message, and
-the answers come out as "NAME: text".
+the answers are printed as "NAME: text".
 
   hfsched run --guest trusty.bin
   echo version | hfsched run --guest trusty.bin
@@ -31,9 +31,9 @@ IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled 
 echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
 MODULE:FUNCTION are guests written in Python.
 
-The run ends at the end of input, as soon as every message is read and released and all vCPUs rest,
-or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it, and the guests' clocks with it;
-`fg` lets both go on. Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse;
+The run ends at the end of input, as soon as every message is read and released and all vCPUs are
+idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it, and the guests' clocks with
+it; `fg` continues both. Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse;
 3 a message was left unread; 130 interrupted.
 """
 
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     guests.add_argument("--memory", metavar="SIZE", help="memory of each VM (16MiB)")
     guests.add_argument("--vcpus", type=int, metavar="N", help="vCPUs of each VM (1)")
-    guests.add_argument("--dialect", choices=tuple(DIALECTS), help="what the guests speak")
+    guests.add_argument("--dialect", choices=tuple(DIALECTS), help="the interface that the guests use")
     guests.add_argument(
         "--fdt",
         metavar="FILE",
@@ -72,7 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--engine",
         choices=get_args(EngineName),
-        help="what runs the vCPUs (auto: what fits, and says why)",
+        help="the engine of the vCPUs (auto: one that fits; the choice is printed)",
     )
     parser.add_argument(
         "--swap-dir", metavar="DIR", help="the directory of the swap file; see `hfsched swap`"
@@ -83,10 +83,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="swap out when all VMs have been idle for that long, such as 30s",
     )
     parser.add_argument(
-        "--socket", metavar="PATH", help="a control socket there too; see `hfsched swap`"
+        "--socket", metavar="PATH", help="another control socket at this path; see `hfsched swap`"
     )
     parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
-    parser.add_argument("--to", metavar="NAME", help="the VM that standard input talks to")
+    parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
         "--linger", type=float, default=2.0, metavar="SECONDS", help="wait at the end of input (2)"
     )
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> MachineSpec:
-    """Return the description of the machine that a command line asks for."""
+    """Return the description of the machine that a command line describes."""
     if (args.manifest is None) == (not args.guest):
         raise ConfigError("name either a manifest or at least one --guest, such as trusty.bin")
     if args.manifest is not None:

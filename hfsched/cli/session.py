@@ -1,4 +1,4 @@
-"""One run of a machine for a user: from its building to its summary and exit status."""
+"""One run of a machine: from its construction to its summary and exit status."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ __all__ = ["RunSession"]
 
 _NS = 1_000_000_000
 _UNREAD = 3
-_SPIN_MIN = 0.05  # seconds; below, running is no spinning
+_NOT_TAKEN = "RX not mapped or not released"
+_SPIN_MIN = 0.05  # seconds; shorter RUNs are not reported
 _STOPPED = "job control"  # holds the suspension while the process is stopped
 _SUSPEND_WITHIN = _NS
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 _SWAP_WATCH_WITHIN = 5 * _NS
-END_WITHIN = 30 * _NS  # far more than an end takes, unless something waits for ever
+END_WITHIN = 30 * _NS  # far more than an end takes, unless something never completes
 
 
 class RunSession:
-    """Made from the command line and a checked description; `run` once."""
+    """Created from the command line and a checked description; `run` once."""
 
     def __init__(self, args: argparse.Namespace, spec: MachineSpec, names: list[str]) -> None:
         self._args = args
@@ -56,7 +57,9 @@ class RunSession:
             except OSError as exc:
                 raise UserError(f"swap: no process can be started: {exc.strerror}") from None
         self._changed = self._runtime.event("changed")
-        self._summed = self._runtime.event("summed")  # only who reads the output is waited for now
+        self._summed = self._runtime.event(
+            "summed"
+        )  # only the reader of the output is waited for now
         self._over = self._runtime.event("over")
         self._began = self._runtime.now()
         self._errors: list[str] = []
@@ -65,7 +68,7 @@ class RunSession:
             self._runtime,
             "notices",
             2,
-            lambda lost: f"hfsched: {count(lost, 'notice')} lost: nobody read them\n".encode(),
+            lambda lost: f"hfsched: {count(lost, 'notice')} lost: not read in time\n".encode(),
             self._runtime.event("notices.broken"),
         )
         self._signals: Signals | None = None
@@ -75,7 +78,7 @@ class RunSession:
         self._commands: list[CommandServer] = []
         self._events = events.Hub(self._runtime)
         self._swap_watch: SwapWatch | None = None
-        self._unaccepted = False
+        self._undelivered = False
 
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
@@ -120,11 +123,11 @@ class RunSession:
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
         interrupted = self._interrupted()
-        self._unaccepted = self._server is not None and self._server.pending()
+        self._undelivered = self._server is not None and self._server.pending()
         for name in machine.stop():
             vm, _, index = name.rpartition(".")
             self._errors.append(
-                f"vm {vm}: vCPU {index} did not stop: its guest never gives it back"
+                f"vm {vm}: vCPU {index} did not stop: an instruction of its guest does not complete"
             )
         if self._server is not None:
             stuck += self._server.close()
@@ -140,10 +143,10 @@ class RunSession:
         return status if interrupted is None else 128 + interrupted
 
     def _end_soon(self, status: int, by: Event) -> None:
-        """End the process if what must come soon (`by`) does not.
+        """End the process unless `by` is set in time.
 
-        Who touches guest memory that is out waits for as long as the monitor is silent, and may hold
-        a VM's lock; whoever then asks for that VM waits too.
+        A thread that accesses guest memory that is out waits for as long as the monitor does not
+        answer, and may hold a VM's lock; a thread that needs the lock then waits too.
         """
 
         def watch() -> None:
@@ -153,7 +156,7 @@ class RunSession:
             for text in self._failures:
                 self._say(f"error: {text}")
             self._say(
-                f"error: the run did not end within {END_WITHIN // _NS} s, and is cut off{why}"
+                f"error: the run did not end within {END_WITHIN // _NS} s, and is terminated{why}"
             )
             self._notices.close(self._runtime.now() + _NS)
             with suppress(OSError):
@@ -174,8 +177,8 @@ class RunSession:
         self._place = claim(self._spec.name)
 
     def _serve(self, machine: Machine) -> None:
-        """Open the ports to host programs; without a place for the socket, go on without it."""
-        from hfsched.control.port_server import PortServer  # noqa: PLC0415 - the guests come first
+        """Open the sockets for host programs; without a directory for them, continue without."""
+        from hfsched.control.port_server import PortServer  # noqa: PLC0415 - guests start before it is imported
 
         try:
             if self._place is None:
@@ -227,10 +230,10 @@ class RunSession:
             self._changed.clear()
             if self._signals is not None and self._signals.stop_asked:
                 self._pause(machine, console, self._signals)
-            everyone = machine.vm_names()
+            names = machine.vm_names()
             if self._failures or self._output.error or self._interrupted() is not None:
                 return
-            if all(name in machine.aborts for name in everyone):
+            if all(name in machine.aborts for name in names):
                 return
             deadline = None
             if console.ended:
@@ -244,37 +247,36 @@ class RunSession:
                     if seen is None or seen[0] != progress:
                         seen = (progress, machine.runs())
                 if self._runtime.now() >= deadline:
-                    self._complain(machine, seen)
+                    self._report_spinning(machine, seen)
                     return
             self._changed.wait(deadline)
 
     def _pause(self, machine: Machine, console: Console, signals: Signals) -> None:
-        """Stop the process until it is continued; for the guests that is no time."""
+        """Stop the process until it is continued; the guests' clocks stop meanwhile."""
         try:
             machine.suspension.suspend(_STOPPED, self._runtime.now() + _SUSPEND_WITHIN)
         except SuspendError as exc:
             if not self._args.quiet:
-                notice(f"stopped, but the guests' clocks go on: {exc}")
+                notice(f"stopped, but the guests' clocks keep running: {exc}")
             signals.stop()
         else:
             try:
                 signals.stop()
             finally:
                 machine.suspension.resume(_STOPPED)
-        console.linger_anew()
+        console.restart_linger()
 
-    def _complain(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
-        """Name the vCPUs that were inside one RUN for half of the time to linger."""
+    def _report_spinning(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
+        """Report the vCPUs that were inside one RUN for half of the time to linger."""
         half = self._args.linger / 2
         if seen is None or half < _SPIN_MIN:
             return
         for vcpu, runs in machine.runs().items():
             if seen[1].get(vcpu) == runs:
                 vm, _, index = vcpu.rpartition(".")
-                self._errors.append(
-                    f"vm {vm}: vCPU {index} spins: it ran for {half:g} s after the end of input and"
-                    " did not once wait, yield or send"
-                )
+                text = f"vm {vm}: vCPU {index} still running {self._args.linger:g} s after end of input"
+                pc = machine.program_counter(vcpu, self._runtime.now() + _NS)
+                self._errors.append(text if pc is None else f"{text}; pc {pc:#x}")
 
     # The end.
 
@@ -297,16 +299,20 @@ class RunSession:
         for vm in summary:
             if vm.unread:
                 doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
-                left.append(f"vm {vm.name}: a message was left unread in its mailbox ({doing})")
+                left.append(f"vm {vm.name}: unread message in its mailbox ({doing})")
             if vm.unclaimed:
                 messages = count(vm.unclaimed, "message")
-                left.append(f"vm {vm.name}: {messages} for host ports that nobody opened")
+                left.append(f"vm {vm.name}: {messages} for host ports that no program opened")
             if vm.lost:
-                left.append(f"vm {vm.name}: {count(vm.lost, 'message')} to the host found no room")
-        if self._unaccepted:
-            left.append("host programs: messages were not accepted by their guest")
-        if lines := console.unaccepted():
-            left.append(f"standard input: {count(lines, 'line')} not accepted by their guest")
+                messages = count(vm.lost, "message")
+                left.append(
+                    f"vm {vm.name}: {messages} to the host undelivered: the machine stopped"
+                )
+        if self._undelivered:
+            left.append(f"host programs: messages undelivered: {_NOT_TAKEN}")
+        if lines := console.undelivered():
+            why = f"the VM has ended, or {_NOT_TAKEN}" if console.any_ended() else _NOT_TAKEN
+            left.append(f"standard input: {count(lines, 'line')} undelivered: {why}")
         return left
 
     def _print_summary(self, summary: list[VmSummary]) -> None:
@@ -324,13 +330,16 @@ class RunSession:
                 f" {count(vm.wake_ups, 'wake-up')}, {count(vm.spurious, 'spurious RUN')}"
             )
             if vm.discarded:
-                lines.append(f"    {count(vm.discarded, 'message')} for a host that had gone")
+                lines.append(
+                    f"    {count(vm.discarded, 'message')} discarded: the connection was closed"
+                )
             if vm.malformed:
-                lines.append(f"    {count(vm.malformed, 'message')} to the host without a header")
+                dropped = count(vm.malformed, "message")
+                lines.append(f"    {dropped} dropped: shorter than the 16-byte port header")
         self._say(*lines)
 
     def _say(self, *lines: str) -> None:
-        """Tell the user something, on standard error; never blocks."""
+        """Print lines on standard error; never blocks."""
         text = "\n".join(map(printable, lines))
         self._notices.offer(f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))
 

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGTSTP (Ctrl-Z) while a machine runs.
 
-No handler raises: an exception out of the blue, between starting a thread and noting it, loses the
-thread.  A task waits for signals instead, and says so to whoever waits for the end.
+No handler raises: an exception between the start of a thread and its registration would lose the
+thread.  A task waits for signals instead, and sets the event that the main thread waits for.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def _seen(_number: int, _frame: object) -> None:
 
 
 class Signals:
-    """From its making on, `number` is the first signal that came (None: none yet).
+    """From its creation on, `number` is the first signal that came (None: none yet).
 
     `changed` is set with it, and `on_signal(number)` is called.  A second signal ends the process at
     once.
 
-    `stop_asked` tells whether the process was asked to stop, as by Ctrl-Z, and `changed` is set with
-    it; `stop` does it.  Who ignores SIGTSTP goes on ignoring it.  All but the attributes is for the
-    main thread.
+    `stop_asked` is whether the process was asked to stop, as by Ctrl-Z, and `changed` is set with it;
+    `stop` does it.  A process that ignores SIGTSTP keeps ignoring it.  The methods are for the main
+    thread.
     """
 
     def __init__(self, runtime: Runtime, changed: Event, on_signal: Callable[[int], None]) -> None:
@@ -49,12 +49,12 @@ class Signals:
     def stop(self) -> None:
         """Stop the process; return when it was continued.
 
-        As ever, nothing happens where no shell is that could continue it (an orphaned process
+        As usual, it has no effect without a shell that could continue it (an orphaned process
         group).
         """
         self.stop_asked = False
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTSTP)  # to this thread: it does not come back before
+        signal.raise_signal(signal.SIGTSTP)  # to this thread: it returns once continued
         signal.signal(signal.SIGTSTP, _seen)
 
     def release(self) -> None:

@@ -1,6 +1,6 @@
-"""`hfsched swap COMMAND VM`: guest memory out of RAM and back, by hand.
+"""`hfsched swap COMMAND VM`: moves guest memory out of RAM and back, by command.
 
-Exit status: 0 it is done or has begun; 1 it is not, and one line says why.
+Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REQUESTS: dict[str, type[SwapRequest]] = {
     "status": commands.SwapStatus,
 }
 _WIDTH = 64  # characters of a picture in a line
-_SLACK = 5.0  # seconds, for the answer to a request whose time is up
+_SLACK = 5.0  # seconds, for the reply to a request whose time is up
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "swap",
         help="move a running machine's guest memory out of RAM, and back",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 it is done or has begun; 1 it is not, and one line says why.",
+        epilog="Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=_REQUESTS, metavar="|".join(_REQUESTS))
@@ -66,14 +66,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=float,
         default=commands.WITHIN_MS / 1000,
         metavar="SECONDS",
-        help="how long it may take (%(default)g)",
+        help="the time limit (%(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have one request answered, and print the answer; return the exit status."""
+    """Send one request, and print the reply; return the exit status."""
     if args.slow_file_cleanup and args.what != "disable":
         raise UserError(f"--slow-file-cleanup is for disable, not for {args.what}")
     if args.svg is not None and args.what != "status":

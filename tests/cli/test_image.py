@@ -56,7 +56,7 @@ def test_a_raw_image(command: Command) -> None:
         "  memory       8192 bytes (0x2000) from the base\n"
         "  alignment    0x1000\n"
         "  text_offset  0x1000\n"
-        "  relocations  unknown: a flat image does not show its own\n"
+        "  relocations  unknown: a flat image does not list them\n"
         "  boots        yes: unicorn on any host, kvm on an arm64 host\n"
         "\n"
         "  address  file  memory  access\n"

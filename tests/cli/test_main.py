@@ -1,4 +1,4 @@
-"""`hfsched`: commands, help, and what becomes of an error."""
+"""`hfsched`: commands, help, and the report of an error."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_missing_file_is_one_line(hfsched: Start) -> None:
     assert image.err == "hfsched: error: absent: cannot be read: No such file or directory\n"
 
 
-def test_nobody_reads_the_output(hfsched: Start) -> None:
+def test_standard_output_is_closed(hfsched: Start) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     image = hfsched("image", "guests.py", stdout=writer)
@@ -80,7 +80,7 @@ def test_nobody_reads_the_output(hfsched: Start) -> None:
     assert image.err == ""
 
 
-def test_the_output_has_no_room(hfsched: Start) -> None:
+def test_standard_output_is_full(hfsched: Start) -> None:
     with Path("/dev/full").open("wb") as full:
         image = hfsched("image", "guests.py", stdout=full)
         assert image.wait() == 1

@@ -360,7 +360,7 @@ def test_an_unread_message_is_status_3(run: Start) -> None:
     deaf = run("--guest", "guests.py:deaf", "--linger", "0.2")
     deaf.type("anybody?\n")
     assert deaf.wait() == 3
-    assert "hfsched: error: vm guests: a message was left unread in its mailbox" in deaf.err
+    assert "hfsched: error: vm guests: unread message in its mailbox" in deaf.err
 
 
 def test_lines_that_wait_behind_an_unread_message_are_counted(run: Start) -> None:
@@ -368,11 +368,13 @@ def test_lines_that_wait_behind_an_unread_message_are_counted(run: Start) -> Non
     deaf.type("one\ntwo\nthree\n")
     assert deaf.wait() == 3
     assert re.search(
-        r"error: standard input: 2 lines .*not accepted by their guest$", deaf.err, re.MULTILINE
+        r"error: standard input: 2 lines undelivered: RX not mapped or not released$",
+        deaf.err,
+        re.MULTILINE,
     )
 
 
-def test_an_answer_to_a_port_that_nobody_opened_is_status_3(run: Start) -> None:
+def test_an_answer_to_a_port_that_no_program_opened_is_status_3(run: Start) -> None:
     stray = run("--guest", "guests.py:stray", "--linger", "0.2")
     stray.type("one\ntwo\n")
     assert stray.wait() == 3

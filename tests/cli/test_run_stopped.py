@@ -244,7 +244,7 @@ def test_a_machine_that_cannot_be_suspended_is_stopped_all_the_same(jobs: Jobs) 
     job.type(CTRL_Z)
     assert job.stopped() == "T SIGTSTP"
     job.until(
-        r"^hfsched: stopped, but the guests' clocks go on: suspend: vCPUs and senders did not stop"
+        r"^hfsched: stopped, but the guests' clocks keep running: suspend: vCPUs and senders did not stop"
         r" in time\r?$"
     )
     job.go_on()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def problem() -> str | None:
-    """Say why nothing can be swapped here."""
+    """Return why nothing can be swapped here; None: it can."""
     if device.problem() is not None:
         return device.problem()
     if "stress.bin" not in bundled_images():
@@ -121,8 +121,8 @@ def test_status_reports_freed_memory_and_draws_it(
     assert (fine["cell"], len(fine["pictures"]["stress"])) == (4096, 1024)
     for bad, why in (
         (tmp_path / "no" / "x.svg", "No such file or directory"),
-        (tmp_path, "is no regular file"),
-        (Path("/dev/null"), "is no regular file"),
+        (tmp_path, "not a regular file"),
+        (Path("/dev/null"), "not a regular file"),
         (file / "x", "Not a directory"),
     ):
         refused = hfsched("swap", "status", "stress", "--svg", str(bad))
@@ -174,12 +174,14 @@ def test_a_run_ends_though_a_sender_waits_for_memory(
         else:
             resource.prlimit(stress.pid, resource.RLIMIT_NOFILE, (0, 4096))
             os.kill(monitor, signal.SIGKILL)
-        stress.until("is cut off", "err")
+        stress.until("is terminated", "err")
     finally:  # it has the streams open too
         with suppress(ProcessLookupError):
             os.kill(monitor, signal.SIGCONT)
     assert stress.wait() == (130 if end == "signal" else 1)
-    assert "the run did not end within 1 s, and is cut off: guest memory that is out" in stress.err
+    assert (
+        "the run did not end within 1 s, and is terminated: guest memory that is out" in stress.err
+    )
     assert ("the monitor does not start: Too many open files" in stress.err) == (end == "lost")
 
 
