@@ -43,7 +43,7 @@ class Row:
 _STRESSED = "sent 10 acked 10 received 10 bad 0"
 _NO_END = (
     "The kernel delivers each fetch abort to the guest without an exit, so the engine cannot see that"
-    " the guest takes aborts for ever. Hafnium spins there, too."
+    " the guest takes aborts endlessly. Hafnium spins there, too."
 )
 
 ROWS = (
