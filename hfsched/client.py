@@ -1,4 +1,4 @@
-"""Talk to a VM of a running machine from another program.
+"""Exchanges messages with a VM of a running machine, from another program.
 
 ::
 
@@ -10,7 +10,7 @@
 
 Messages are whole: one `send` here is one message there.  Nothing is dropped: while the VM's
 mailbox is full, `send` waits (or raises BlockingIOError), after some messages that the socket
-holds; and a program that does not `recv` holds up the guest that writes to it.
+holds; and a program that does not `recv` delays the guest that writes to it.
 
 `hfsched.client_asyncio` is the same for asyncio.
 """
@@ -38,13 +38,13 @@ CONNECT_WITHIN = 10.0  # seconds
 
 
 class ConnectionClosed(HfschedError, EOFError):  # noqa: N818 - an end, and often no error
-    """The connection has ended; the text is why."""
+    """The connection has ended; the text is the reason."""
 
 
 class Connection:
     """A connection to a port of a VM.  Made by `connect`; use it in a ``with``.
 
-    `machine` and `vm` are names, `port` is the VM's port, `host_port` ours (-1 for a VM without
+    `machine` and `vm` are names, `port` is the VM's port, `host_port` this end's (-1 for a VM without
     framing), `payload_max` the longest message in bytes.  `reason` is why the connection ended,
     as far as that is known.  One thread may send while another receives; any may close.
     """
@@ -58,7 +58,7 @@ class Connection:
         self.reason: str | None = None
         self._sock = sock
         self._mutex = threading.RLock()
-        self._users = 0  # calls inside: the last one out closes the socket of a closed connection
+        self._users = 0  # calls under way: the last one closes the socket of a closed connection
         self._closed = False
 
     def __repr__(self) -> str:
@@ -71,7 +71,7 @@ class Connection:
         self.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield messages until the connection ends; `reason` says why it did."""
+        """Yield messages until the connection ends; `reason` is why it did."""
         while True:
             try:
                 message = self.recv()
@@ -86,7 +86,7 @@ class Connection:
     def send(self, data: bytes, *, block: bool = True, timeout: float | None = None) -> None:
         """Send one message of at most `payload_max` bytes; it may be empty.
 
-        Waits while there is no room, at most `timeout` seconds (None: for ever), and then raises
+        Waits while there is no space, at most `timeout` seconds (None: no limit), and then raises
         TimeoutError; with `block` False it raises BlockingIOError at once.  A message is sent whole
         or not at all.  Raises UserError for one that is too long, ConnectionClosed at the end.
         """
@@ -102,20 +102,20 @@ class Connection:
                     if not block:
                         raise
                 except ConnectionResetError:
-                    continue  # said once
+                    continue  # reported once
                 except OSError as exc:
                     raise self._end(f"{self} takes no more: {exc.strerror}") from None
                 else:
                     return
                 if not self._writable(deadline):
-                    raise TimeoutError(f"{self}: no room within {timeout} s")
+                    raise TimeoutError(f"{self}: not taken within {timeout} s")
 
     def recv(self, timeout: float | None = None, *, block: bool = True) -> bytes:
         """Return the next message of the VM.
 
-        Waits at most `timeout` seconds (None: for ever), and then raises TimeoutError; with `block`
+        Waits at most `timeout` seconds (None: no limit), and then raises TimeoutError; with `block`
         False it raises BlockingIOError at once.  Raises ConnectionClosed at the end, and
-        RefusedError when the machine did not deliver a message, after which all goes on.
+        RefusedError when the machine did not deliver a message; the connection stays open.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with _Use(self):
@@ -128,7 +128,7 @@ class Connection:
                     if not readable(self._sock, deadline):
                         raise TimeoutError(f"{self}: no message within {timeout} s") from None
                 except ConnectionResetError:
-                    continue  # said once: the machine left something unread; what it said comes
+                    continue  # reported once: the machine left packets unread; its own come next
                 except OSError as exc:
                     raise self._end(f"{self} is broken: {exc.strerror}") from None
                 else:
@@ -137,8 +137,8 @@ class Connection:
                         return message
 
     def shutdown(self) -> None:
-        """Say that nothing more will be sent; `recv` goes on."""
-        with _Use(self), suppress(OSError):  # the machine has gone: recv says so
+        """End sending; `recv` still works."""
+        with _Use(self), suppress(OSError):  # the machine has ended: recv raises
             self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -151,13 +151,13 @@ class Connection:
             if not self._users:
                 self._sock.close()
                 return
-        with suppress(OSError):  # the machine has gone
+        with suppress(OSError):  # the machine has ended
             self._sock.shutdown(socket.SHUT_RDWR)
 
     # Inside.
 
     def _message(self, packet: bytes) -> bytes | None:
-        """Return a packet's message, None for a packet without one; raise what it says."""
+        """Return a packet's message, None for a packet without one; raise for a refusal or an end."""
         kind = packet[:1]
         if kind == wire.DATA:
             return packet[1:]
@@ -168,7 +168,7 @@ class Connection:
             return None
         if packet:
             raise self._end(f"machine {self.machine} sent a packet of type {kind!r}")
-        raise self._end(f"machine {self.machine} has gone without a word")
+        raise self._end(f"machine {self.machine} has ended without a reason")
 
     def _end(self, otherwise: str) -> ConnectionClosed:
         return ConnectionClosed(self.reason or otherwise)
@@ -181,7 +181,7 @@ class Connection:
 
 
 class _Use:
-    """A call inside a connection: as long as one is, the descriptor stays what it is."""
+    """A call under way: as long as there is one, the descriptor stays open."""
 
     __slots__ = ("_connection",)
 
@@ -215,11 +215,11 @@ def connect(
 
     `vm` is a VM's name, or "machine/vm".  `machine` is a machine's name, or the path of its socket
     (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
-    that number (below 2**32), to hear what the VM sends there; None takes a new one, to which the
+    that number (below 2**32), to get what the VM sends there; None takes a new one, to which the
     VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.
 
     Raises UserError when there is no such VM or more than one, RefusedError (a UserError with a
-    `code`) when the machine says no, TimeoutError when it does not answer.
+    `code`) when the machine refuses, TimeoutError when it does not answer.
     """
     if "/" in vm:
         if machine is not None:

@@ -30,7 +30,7 @@ class AsyncConnection:
     """A connection to a port of a VM, in one event loop.  Made by `connect_async`.
 
     The names are those of `hfsched.client.Connection`.  Any number of tasks may send and receive;
-    they take turns.
+    they wait for each other.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -54,7 +54,7 @@ class AsyncConnection:
         await self.close()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield messages until the connection ends; `reason` says why it did."""
+        """Yield messages until the connection ends; `reason` is why it did."""
         while True:
             try:
                 message = await self.recv()
@@ -72,7 +72,7 @@ class AsyncConnection:
         return self._connection.fileno()
 
     async def send(self, data: bytes) -> None:
-        """Send one message of at most `payload_max` bytes; waits while there is no room.
+        """Send one message of at most `payload_max` bytes; waits while there is no space.
 
         Raises UserError for one that is too long, ConnectionClosed at the end.
         """
@@ -88,7 +88,7 @@ class AsyncConnection:
         """Return the next message of the VM.
 
         Raises ConnectionClosed at the end, and RefusedError when the machine did not deliver a
-        message, after which all goes on.
+        message; the connection stays open.
         """
         loop = asyncio.get_running_loop()
         async with self._receiving:
@@ -99,12 +99,12 @@ class AsyncConnection:
                     await self._ready(loop.add_reader, loop.remove_reader)
 
     def shutdown(self) -> None:
-        """Say that nothing more will be sent; `recv` goes on."""
+        """End sending; `recv` still works."""
         self._connection.shutdown()
 
     async def close(self) -> None:
         """Disconnect, and end calls in other tasks; what was sent before is delivered."""
-        # Before the descriptor can become somebody else's.
+        # Before another file can get the descriptor's number.
         for future, remove in self._waiting.items():
             remove(self.fileno())
             _wake(future)
@@ -137,19 +137,19 @@ async def connect_async(
 ) -> AsyncConnection:
     """Connect as `hfsched.connect` does; see there.
 
-    A thread of the loop's executor asks; cancelled meanwhile, it disconnects again.
+    A thread of the loop's executor connects; cancelled meanwhile, it disconnects again.
     """
-    asking = _Asking(partial(connect, vm, port, machine, timeout, local=local))
+    connecting = _Connecting(partial(connect, vm, port, machine, timeout, local=local))
     try:
-        connection = await asyncio.get_running_loop().run_in_executor(None, asking.run)
+        connection = await asyncio.get_running_loop().run_in_executor(None, connecting.run)
     except asyncio.CancelledError:
-        asking.abandon()
+        connecting.abandon()
         raise
     return AsyncConnection(connection)
 
 
-class _Asking:
-    """A connection being made in a thread; made or abandoned, somebody closes it."""
+class _Connecting:
+    """A connection being made in a thread; if it is abandoned, it is closed."""
 
     def __init__(self, make: Callable[[], Connection]) -> None:
         self._make = make

@@ -46,7 +46,7 @@ def in_turn(count: int) -> list[bytes]:
 
 
 def fill(connection: Connection) -> list[bytes]:
-    """Send without waiting until there is no room; return what was sent."""
+    """Send without waiting until there is no space; return what was sent."""
     sent: list[bytes] = []
     while True:
         message = b"message %d" % len(sent)
@@ -89,7 +89,7 @@ def test_three_clients_at_once_each_hear_their_own() -> None:
 
 def test_two_machines_with_one_vm_name_do_not_meet() -> None:
     with Harness("one", {"alpha": "echo"}) as one, Harness("two", {"alpha": "echo"}) as two:
-        with pytest.raises(UserError, match="say which: one/alpha, two/alpha"):
+        with pytest.raises(UserError, match="name one: one/alpha, two/alpha"):
             connect("alpha")
         with connect("one/alpha") as first, connect("alpha", machine="two") as second:
             first.send(b"to one")
@@ -150,9 +150,9 @@ def test_a_port_that_is_no_u64_is_refused(machine: str, port: int, code: str) ->
     assert caught.value.code == code
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_server_of_another_user_is_not_trusted(xdg: Path) -> None:
-    """The kernel keeps the credentials of whoever called listen()."""
+    """The kernel keeps the credentials of the process that called listen()."""
     xdg.chmod(0o777)
     ready, done = os.pipe(), os.pipe()
     child = os.fork()  # no thread runs yet
@@ -169,7 +169,7 @@ def test_a_server_of_another_user_is_not_trusted(xdg: Path) -> None:
             os._exit(0)
     try:
         os.read(ready[0], 1)
-        with pytest.raises(RefusedError, match="does not talk to user 65534"):
+        with pytest.raises(RefusedError, match="the peer is user 65534, not user 0 or root"):
             connect("alpha", machine=str(xdg / "trap"))
     finally:
         os.write(done[1], b"x")
@@ -228,7 +228,7 @@ def test_a_full_mailbox_is_felt_and_nothing_is_lost() -> None:
     with Harness("demo", {"alpha": "gated"}) as harness, connect("alpha") as alpha:
         harness.until(lambda: harness.server.clients() == 1)
         sent = fill(alpha)
-        with pytest.raises(TimeoutError, match="no room"):
+        with pytest.raises(TimeoutError, match="not taken"):
             alpha.send(b"never sent", timeout=0.01)
         waiting = threading.Thread(target=alpha.send, args=(b"patient",))
         waiting.start()
@@ -351,7 +351,7 @@ def test_a_machine_that_vanishes_is_an_end_too(xdg: Path) -> None:
         server.send(wire.DATA + b"last")
         server.close()
         assert alpha.recv(timeout=WITHIN) == b"last"
-        with pytest.raises(ConnectionClosed, match="gone without a word"):
+        with pytest.raises(ConnectionClosed, match="ended without a reason"):
             alpha.recv(timeout=WITHIN)
 
 

@@ -32,9 +32,11 @@ echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTI
 MODULE:FUNCTION are guests written in Python.
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are
-idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it, and the guests' clocks with
-it; `fg` continues both. Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse;
-3 a message was left unread; 130 interrupted.
+idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it and the guests' clocks,
+`fg` continues both.
+
+Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
+unread; 130 interrupted.
 """
 
 
@@ -58,7 +60,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     guests.add_argument("--memory", metavar="SIZE", help="memory of each VM (16MiB)")
     guests.add_argument("--vcpus", type=int, metavar="N", help="vCPUs of each VM (1)")
-    guests.add_argument("--dialect", choices=tuple(DIALECTS), help="the interface that the guests use")
+    guests.add_argument(
+        "--dialect", choices=tuple(DIALECTS), help="the interface that the guests use"
+    )
     guests.add_argument(
         "--fdt",
         metavar="FILE",

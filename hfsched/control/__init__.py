@@ -1,10 +1,14 @@
-"""The outer edge: how other programs on this host talk to a running machine.
+"""The sockets of a running machine, for other programs on this host.
 
-`commands` is what the control socket speaks, `command_server` the machine's side of it, `command_client`
-the client's.  `runtime_dir` is where a machine's sockets lie, `wire` what is said on those of the ports,
-`port_server` (with one `session` for each client) the machine's side of these, `port_client` the client's.
-`listener` is the loop of both servers.
-`wire`, `runtime_dir` and `port_client` are also imported by clients, so they stay cheap and know no machine.
+Commands: `commands` has the messages of the control socket, `handlers` what each command does,
+`command_server` the machine's side, `command_client` the client's.  `events` has the events to subscribe
+to, `swap_watch` follows the state of swap for them.
 
-Whatever comes from a socket is parsed once, here, with bounds and deadlines.
+Ports: `wire` has the messages of the port socket, `port_server` (with one `session` for each client) the
+machine's side, `port_client` the client's.
+
+`runtime_dir` has the directories of the sockets, `listener` the loop of both servers.  `wire`,
+`runtime_dir` and `port_client` are also imported by clients, so they import little.
+
+Received bytes are parsed once, in this package, with bounds and deadlines.
 """

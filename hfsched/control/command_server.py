@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer"]
 
 CLIENTS_MAX = 16
-PATIENCE = 60_000_000_000  # ns, until a client's next request
+PATIENCE = 60_000_000_000  # ns, for a client's next request
 _CLOSE_WITHIN = 5_000_000_000  # ns
 _NS_PER_MS = 1_000_000
 
@@ -144,7 +144,7 @@ class _Client:
         deadline = None if filled else self._runtime.now() + patience
         ready = self._runtime.select([self._connection, self._closing, *filled], deadline)
         if self._closing in ready:
-            self._say_end()
+            self._send_end()
             return False
         if self._connection in ready and not self._receive():
             return False
@@ -172,7 +172,7 @@ class _Client:
             return Refused(code=exc.code, text=one_line(str(exc), TEXT_MAX))
         except HfschedError as exc:
             return Refused(text=one_line(str(exc), TEXT_MAX))
-        except OSError as exc:  # main lacks descriptors or memory for a moment; the guests run on
+        except OSError as exc:  # main lacks descriptors or memory for a moment
             return Refused(text=one_line(f"{self._machine.name}: {exc.strerror or exc}", TEXT_MAX))
 
     def _subscribe(self) -> Answer:
@@ -181,17 +181,17 @@ class _Client:
         self._subscription = self._hub.subscribe()
         return Subscribed()
 
-    def _say_end(self) -> None:
-        """Send what is left as far as the socket has room, and that the machine ends."""
+    def _send_end(self) -> None:
+        """Send what is left as far as the socket has space, and `Ended`."""
         if self._subscription is None:
             text = f"machine {self._machine.name} is about to end"
-            _say(self._sock, commands.encode(Refused(code="ending", text=text)))
+            _offer(self._connection, commands.encode(Refused(code="ending", text=text)))
             return
         for event in (*self._subscription.take(), Ended()):
-            _say(self._sock, events.encode(event))
+            _offer(self._connection, events.encode(event))
 
     def _send(self, packet: bytes) -> bool:
-        """Send a packet; a subscriber is waited for until the server closes.  False: it is gone."""
+        """Send a packet; wait for a subscriber to read until the server closes.  False: not sent."""
         try:
             while not self._connection.send(packet):
                 if self._subscription is None or self._closing.is_set():

@@ -243,7 +243,7 @@ def encode(message: Request | Answer) -> bytes:
 
 
 def decode_request(data: bytes) -> Request:
-    """Return a request; raises CommandError, whatever `data` is.
+    """Return a request; raises CommandError for any other bytes.
 
     The version is checked here and nowhere else: a later one that still answers requests of this one
     converts them here.
@@ -269,7 +269,7 @@ def _unknown(what: str, name: str, where: str, known: Iterable[str]) -> str:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Return a reply; raises CommandError, whatever `data` is."""
+    """Return a reply; raises CommandError for any other bytes."""
     if len(data) > ANSWER_MAX:
         raise CommandError("bad-reply", f"a reply of more than {ANSWER_MAX} bytes")
     return _decode("reply", _answers, data)

@@ -1,7 +1,7 @@
-"""What happens in a machine, as events for the programs that subscribe to them.
+"""Events of a machine, for the programs that subscribe to them.
 
 The code that runs a machine publishes into one `Hub`; each subscriber has a bounded queue.  Publishing
-never waits: a subscriber that does not read in time loses events, and is told how many in their place.
+never waits: a subscriber that does not read in time loses events, and `Lost` takes their place.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Subscription:
         self.filled.close()
 
     def _offer(self, event: Event) -> None:
-        """Queue an event if there is room; under the hub's lock."""
+        """Queue an event if there is space; under the hub's lock."""
         if len(self._queue) >= QUEUE_MAX:
             self._lost += 1
             return

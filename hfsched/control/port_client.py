@@ -1,4 +1,4 @@
-"""The client's way to a machine: which one has the VM, and the first words.
+"""The client's side of a machine's ports: finds the machine that has a VM, and connects.
 
 Blocking, with deadlines in seconds of `time.monotonic`.
 """
@@ -26,7 +26,7 @@ _GONE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
 
 
 class _GoneError(UserError):
-    """Nobody listens there."""
+    """No process listens there."""
 
 
 def readable(sock: socket.socket, deadline: float | None) -> bool:
@@ -39,12 +39,12 @@ def _wait(sock: socket.socket, what: int, deadline: float | None) -> bool:
     waiter.register(sock, what)
     if deadline is None:
         return bool(waiter.poll())
-    # poll() rounds a fraction of a millisecond up, and minus means "for ever".
+    # poll() rounds a fraction of a millisecond up; a negative time is no limit.
     return bool(waiter.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 def _open(path: Path, deadline: float) -> socket.socket:
-    """Return a non-blocking socket connected to `path`, whose owner may be talked to."""
+    """Return a non-blocking socket connected to `path`, whose peer has been checked."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wire.SEND_BUFFER)
@@ -69,25 +69,25 @@ def _open(path: Path, deadline: float) -> socket.socket:
 
 
 def _converse(sock: socket.socket, path: Path, hello: bytes, deadline: float) -> bytes:
-    with suppress(OSError):  # refused before we spoke: the answer says why
+    with suppress(OSError):  # refused before the hello: the answer gives the reason
         sock.send(hello, socket.MSG_NOSIGNAL)
     while readable(sock, deadline):
         try:
             answer = sock.recv(wire.ANSWER_MAX + 1)
         except ConnectionResetError:
-            continue  # said once: it did not read our hello, and what it said comes next
+            continue  # reported once: the hello was not read, and the answer comes next
         except BlockingIOError:
             continue
         if not answer:
-            raise _GoneError(f"{path}: the machine closed the connection without a word")
+            raise _GoneError(f"{path}: the machine closed the connection without an answer")
         return answer
     raise TimeoutError(f"{path}: the machine does not answer")
 
 
 def dial(path: Path, hello: wire.Hello, deadline: float) -> tuple[socket.socket, wire.Welcome]:
-    """Connect; return the non-blocking socket, the caller's now, and what it is connected to.
+    """Connect; return the non-blocking socket, which the caller closes, and what it is connected to.
 
-    Raises UserError (RefusedError when the machine said no) or TimeoutError.
+    Raises UserError (RefusedError when the machine refuses) or TimeoutError.
     """
     sock = _open(path, deadline)
     try:
@@ -117,7 +117,7 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
         return living[machine]
     having, running, silent = [], [], []
     for asked, (name, path) in enumerate(living.items()):
-        # A machine that hangs takes its share of the time, not that of the others.
+        # A machine that does not answer takes its share of the time, not that of the others.
         share = (deadline - time.monotonic()) / (len(living) - asked + 1)
         try:
             if _has(path, vm, time.monotonic() + min(share, _ASK_WITHIN)):
@@ -131,7 +131,7 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
         return living[having[0]]
     if having:
         found = ", ".join(f"{name}/{vm}" for name in having)
-        raise UserError(f"several machines have a VM {vm!r}: say which: {found}")
+        raise UserError(f"several machines have a VM {vm!r}: name one: {found}")
     raise UserError(f"no machine has a VM {vm!r}: {_listed(running)}{''.join(silent)}")
 
 

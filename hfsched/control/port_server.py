@@ -5,9 +5,9 @@
     with claim(machine.name) as place, PortServer(runtime, machine, place) as server:
         machine.start()
         ...
-        machine.stop()      # first, so that nobody waits for a mailbox any more
+        machine.stop()      # first, so that no sender waits for a mailbox
 
-`hfsched.control.wire` says what is spoken, `hfsched.client` is the other side.
+`hfsched.control.wire` has the messages, `hfsched.client` is the other side.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ _CLOSE_WITHIN = 5_000_000_000  # ns
 
 
 class PortServer:
-    """Serves the host ports of `machine` in `place` from its making until `close`.
+    """Serves the host ports of `machine` in `place` from its creation until `close`.
 
-    A client has `patience` ns to say what it wants; of more than `clients_max` clients, the
-    others are refused.  Called on a client's task, and must not block: `on_idle` whenever `pending`
+    A client must send its hello within `patience` ns; clients beyond `clients_max` are refused.  Called on a client's task, and must not block: `on_idle` whenever `pending`
     may have turned False, `on_client(client, vm, port, host_port, connected)` when a client, by number,
     is connected to a VM's port (True) and when that has ended (False).  Raises UserError when the
     socket cannot be made.
@@ -87,7 +86,7 @@ class PortServer:
     # For the machine.
 
     def vm_ended(self, vm: str, reason: str) -> None:
-        """Tell the VM's clients, present and to come, that it has ended.  Does not block."""
+        """Report to the VM's clients, present and later ones, that it has ended.  Does not block."""
         with self._lock:
             self._ended.setdefault(vm, reason)
             concerned = [session for session in self._sessions.values() if session.vm == vm]
@@ -95,10 +94,10 @@ class PortServer:
             session.end(f"vm {vm} has ended: {reason}")
 
     def pending(self) -> bool:
-        """Tell whether some client's message was sent and not yet accepted by its VM.
+        """Return whether some client's message was sent and not yet accepted by its VM.
 
-        Ask this before asking whether the machine is quiet: what is no longer pending is the
-        machine's.  Messages for a VM that has ended do not count.
+        Call this before `Machine.quiet`: a message that is no longer pending is the machine's.
+        Messages for a VM that has ended do not count.
         """
         return any(session.pending() for session in self._current())
 
@@ -108,15 +107,15 @@ class PortServer:
 
     @property
     def discarded(self) -> int:
-        """Messages taken from a port's queue for a client that had gone; ports count the others."""
+        """Messages taken from a port's queue for a client that had disconnected; ports count the others."""
         with self._lock:
             return self._discarded
 
     def close(self, deadline: int | None = None) -> list[str]:
         """Refuse new clients, end all present ones and wait for their tasks until `deadline` (ns).
 
-        Each client gets what lies in its port's queue, as far as its socket has room, the reason
-        and end of file.  What clients sent and the VM did not accept is lost: see `pending`.
+        Each client gets the messages in its port's queue, as far as its socket has space, the reason
+        and end of file.  Messages that clients sent and the VM did not accept are lost: see `pending`.
         Returns the names of tasks that did not end: a sender that waits for a full mailbox ends
         with the machine only.  The default deadline is five seconds from now.
         """
@@ -175,7 +174,7 @@ class PortServer:
                 patience=self._patience,
             )
             try:
-                # Under the lock: it must be known before it can be forgotten.
+                # Under the lock: it must be registered before its task removes it.
                 self._tasks[number] = self._runtime.spawn(
                     f"ports.{number}.reader", partial(self._serve, number, session)
                 )

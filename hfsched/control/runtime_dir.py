@@ -1,4 +1,4 @@
-"""Where a running machine's sockets lie, and whose they are.
+"""The directories of running machines' sockets, and their owners.
 
 ::
 
@@ -6,13 +6,13 @@
         listener = place.listen("ports")    # .../hfsched/demo/ports, mode 0600
 
 The user's runtime directory is ``$XDG_RUNTIME_DIR/hfsched`` where that is usable, else
-``/tmp/hfsched-<uid>``; mode 0700.  Each machine has a directory in it, called like the machine, so
-two machines never share a socket whatever their VMs are called.
+``/tmp/hfsched-<uid>``; mode 0700.  Each machine has a directory in it with the machine's name, so two
+machines never share a socket, also with VMs of the same name.
 
 Implementation note.  A machine holds a file lock on ``lock`` in its directory for as long as it
-lives; the kernel lets go of it with the process, so a directory whose lock is free is a leftover.
-Whoever takes a lock looks whether the file still has its name: its last holder may have removed
-it in between.
+lives; the kernel releases it with the process, so a directory whose lock is free is a leftover.
+After taking a lock a process checks that the file still has its name: its last holder may have
+removed it in between.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _BACKLOG = 128
 
 
 def _problem(path: Path, *, follow: bool = False) -> str | None:
-    """Say in a few words why a directory is not safe to use; None: it is."""
+    """Return why a directory is not safe to use; None: it is."""
     try:
         status = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - Path.lstat has no flag
     except OSError as exc:
-        return exc.strerror or "cannot be looked at"
+        return exc.strerror or "cannot be read"
     if not stat.S_ISDIR(status.st_mode):
-        return "is no directory"
+        return "is not a directory"
     if status.st_uid != os.geteuid():
         return f"belongs to user {status.st_uid}"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -53,9 +53,9 @@ def _problem(path: Path, *, follow: bool = False) -> str | None:
 
 
 def roots() -> list[Path]:
-    """Return where this user's machines may be, the preferred one first; they need not exist.
+    """Return the directories of this user's machines, the preferred one first; they need not exist.
 
-    Both are searched: a login session has XDG_RUNTIME_DIR, and a job of cron has not.
+    Clients search both: a login session has XDG_RUNTIME_DIR, a job of cron does not.
     """
     found = [Path("/tmp") / f"hfsched-{os.geteuid()}"]  # noqa: S108 - checked before it is used
     xdg = Path(os.environ.get("XDG_RUNTIME_DIR") or ".")
@@ -65,28 +65,30 @@ def roots() -> list[Path]:
 
 
 def _make(path: Path) -> None:
-    """Make a directory of ours, or check the one that is there."""
+    """Make a directory, or check the existing one."""
     try:
         path.mkdir(0o700)
-        path.chmod(0o700)  # whatever the umask is
+        path.chmod(0o700)  # for any umask
     except FileExistsError:
         pass
     except OSError as exc:
-        raise UserError(f"{path} cannot be made: {exc.strerror}: set XDG_RUNTIME_DIR") from None
+        raise UserError(f"{path} cannot be created: {exc.strerror}: set XDG_RUNTIME_DIR") from None
     problem = _problem(path)
     if problem is not None:
-        raise UserError(f"{path} {problem}: remove it, or set XDG_RUNTIME_DIR to a place of yours")
+        raise UserError(
+            f"{path} {problem}: remove it, or set XDG_RUNTIME_DIR to a directory of yours"
+        )
 
 
 def runtime_directory() -> Path:
-    """Return the user's runtime directory, made if need be; raises UserError if it is not safe."""
+    """Return the user's runtime directory, created if needed; raises UserError if it is not safe."""
     root = roots()[0]
     _make(root)
     return root
 
 
 def _is_dead(path: Path) -> bool:
-    """Tell whether nobody listens at a socket any more."""
+    """Return whether no process listens at a socket any more."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.setblocking(False)
         try:
@@ -116,12 +118,12 @@ class Place:
     def listen(self, what: str) -> socket.socket:
         """Return a listening, non-blocking seqpacket socket, mode 0600; the caller closes it.
 
-        Raises UserError when the path is too long for a socket, or cannot be made.
+        Raises UserError when the path is too long for a socket, or it cannot be created.
         """
         return self._add(self.path / what)
 
     def listen_at(self, path: Path) -> socket.socket:
-        """Return one like that with a path of the user's choice; a dead one there is replaced."""
+        """Return one like that at a path of the user's choice; a socket without a listener is replaced."""
         with suppress(OSError):
             if stat.S_ISSOCK(path.lstat().st_mode) and _is_dead(path):
                 path.unlink()
@@ -131,19 +133,21 @@ class Place:
         length = len(os.fsencode(path))
         if length > _PATH_MAX:
             raise UserError(
-                f"{path}: {length} bytes, and a socket's path has at most {_PATH_MAX}: "
+                f"{path}: {length} bytes, a socket's path has at most {_PATH_MAX}: "
                 "use a shorter machine name or XDG_RUNTIME_DIR"
             )
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            os.fchmod(sock.fileno(), 0o600)  # before it has a name: it is never wider
+            os.fchmod(
+                sock.fileno(), 0o600
+            )  # before it has a name: no other user can connect in between
             sock.bind(os.fspath(path))
             self._made.append(path)
             sock.listen(_BACKLOG)
             sock.setblocking(False)
         except OSError as exc:
             sock.close()
-            raise UserError(f"{path}: no socket can be made: {exc.strerror}") from None
+            raise UserError(f"{path}: the socket cannot be created: {exc.strerror}") from None
         except BaseException:
             sock.close()
             raise
@@ -155,14 +159,14 @@ class Place:
             return
         for path in (*self._made, self.path / _LOCK):
             path.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody put something there, or claims the name just now
+        with suppress(OSError):  # it has other files, or another process claims the name now
             self.path.rmdir()
         os.close(self._lock)
         self._lock = -1
 
 
 def claim(name: str | None = None) -> Place:
-    """Make the directory of machine `name` (None: ``m<pid>``); replace what a dead one left.
+    """Create the directory of machine `name` (None: ``m<pid>``); remove what a dead one left.
 
     Raises UserError when a machine of that name runs, or for a directory that is not safe.
     """
@@ -187,7 +191,7 @@ def claim(name: str | None = None) -> Place:
 
 
 def _take(path: Path, name: str) -> int | None:
-    """Return the lock's descriptor; None: it was removed under our hands, so try again."""
+    """Return the lock's descriptor; None: it was removed meanwhile, so try again."""
     _make(path)
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -200,7 +204,7 @@ def _take(path: Path, name: str) -> int | None:
             return lock
     except BlockingIOError:
         os.close(lock)
-        raise UserError(f"a machine {name!r} runs already ({path}): choose another name") from None
+        raise UserError(f"a machine {name!r} is running ({path}): choose another name") from None
     except FileNotFoundError:
         pass
     except BaseException:
@@ -213,8 +217,8 @@ def _take(path: Path, name: str) -> int | None:
 def living() -> dict[str, Path]:
     """Return the sockets `PORTS` of this user's machines by machine name.
 
-    A dead machine's socket may be among them: connecting tells.  Directories that are not safe are
-    passed over.
+    A dead machine's socket may be among them: connecting to it fails.  Directories that are not safe
+    are skipped.
     """
     found: dict[str, Path] = {}
     for root in roots():

@@ -2,16 +2,16 @@
 
 Two tasks: the reader (which is also the owner) brings the client's packets to the VM and waits as
 long as the mailbox is full; the writer brings the VM's messages to the client and waits as long
-as the client does not read.  So a full mailbox is felt by its senders alone, and a slow client by
-the guest that writes to it alone.
+as the client does not read.  So a full mailbox delays only its senders, and a slow client only the
+guest that writes to it.
 
-Implementation note.  How each kind of end comes about:
+Implementation note.  The kinds of end:
 
-- the client says end of file: the reader delivers what came before, then waits for the hang-up;
-- the client is gone: the reader sees the hang-up, or the writer an error.  The writer closes the
-  endpoint at once, so that a guest which answers is not held, while the reader still delivers;
-- the VM is dead or the server closes: `end` makes the client's sending fail and wakes both.  The
-  reader throws away what is there.  What lies in the port's queue still goes out (without waiting,
+- the client shuts its sending down: the reader delivers what came before, then waits for the hang-up;
+- the client has disconnected: the reader sees the hang-up, or the writer an error.  The writer closes
+  the endpoint at once, so that a guest that answers is not delayed, while the reader still delivers;
+- the VM has ended or the server closes: `end` makes the client's sending fail and wakes both.  The
+  reader discards what is there.  The messages in the port's queue are still sent (without waiting,
   if the server closes), then the reason.
 """
 
@@ -36,7 +36,7 @@ __all__ = ["PortMachine", "Session"]
 
 _NS = 1_000_000_000
 _REASON_WITHIN = _NS  # the reason of an abort follows the first refused message
-_PASSED = 0  # a deadline that has passed: look, do not wait
+_PASSED = 0  # a deadline that has passed: do not wait
 
 
 class PortMachine(Protocol):
@@ -57,7 +57,7 @@ class Session:
 
     `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
     before `end`, when the server closes.  Both are called on the reader's task and must not block:
-    `on_idle` each time that bytes were dealt with, `on_client(vm, port, host_port, connected)` when the
+    `on_idle` each time that bytes were handled, `on_client(vm, port, host_port, connected)` when the
     client is connected to a port (True), and when that has ended (False).  `patience` is in ns.
     """
 
@@ -88,31 +88,31 @@ class Session:
         self._held = runtime.cell(f"{self._name}.held", value=False)
         self._lock = runtime.lock(f"{self._name}.end", state=self.key)
         self._reason = ""
-        self._deaf = False  # nothing more is taken from the client
+        self._refusing = False  # nothing more is taken from the client
         self._over = False  # the socket is closed, or about to be
-        self.discarded = 0  # messages in the writer's hand when the client went
+        self.discarded = 0  # messages that the writer had taken when the client disconnected
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        return (self._reason, self._deaf, self._over)
+        return (self._reason, self._refusing, self._over)
 
     # For the server; any thread.
 
     def end(self, reason: str) -> None:
-        """Take nothing more from the client, give it what is left, the reason and end of file."""
+        """Take nothing more from the client; send it what is left, the reason and end of file."""
         with self._lock:
             if self._over:
                 return
             self._reason = self._reason or reason
-            self._deaf = True
+            self._refusing = True
             self._connection.shutdown(receive=True)
             self._leaving.set()
 
     def pending(self) -> bool:
-        """Tell whether the client has sent something that the VM has yet to accept."""
-        # The socket first: what has left it by then is held.
+        """Return whether the client has sent a message that the VM has yet to accept."""
+        # The socket first: a message that has left it is held.
         with self._lock:
-            if self._deaf or self._over:
+            if self._refusing or self._over:
                 return False
             return self._connection.unread() > 0 or self._held.get()
 
@@ -127,7 +127,7 @@ class Session:
         except wire.RefusedError as exc:
             self._push(wire.error(exc.code, str(exc)))
         except ConnectionError:
-            pass  # gone before it was served
+            pass  # disconnected before it was served
         finally:
             with self._lock:
                 self._over = True
@@ -135,7 +135,7 @@ class Session:
                 self._leaving.close()
 
     def _greet(self) -> Endpoint | None:
-        """Hear the hello and connect; None: the client wanted nothing more."""
+        """Receive the hello and connect; None: nothing more is to be done."""
         wire.check_peer(self._connection.peer_uid)
         ready = self._runtime.select(
             [self._connection, self._closing], self._runtime.now() + self._patience
@@ -161,7 +161,7 @@ class Session:
         return self._connect(hello)
 
     def _connect(self, hello: wire.Hello) -> Endpoint:
-        # The name before the question: whoever reports a VM's end asks in the other order.
+        # The name first: `PortServer.vm_ended` records the end before it looks for sessions by name.
         self.vm = hello.vm
         ended = self._why_ended(hello.vm)
         if ended is not None:
@@ -195,16 +195,16 @@ class Session:
             endpoint.close()
 
     def _read(self, endpoint: Endpoint) -> None:
-        room = 1 + endpoint.payload_max + 1  # one byte more tells that a message is too long
+        limit = 1 + endpoint.payload_max + 1  # one byte more shows that a message is too long
         while self._connection.recv(1, peek=True):
             self._held.set(True)
-            packet = self._connection.recv(room) or b""
-            going_on = not self._closing.is_set() and self._deliver(endpoint, packet)
+            packet = self._connection.recv(limit) or b""
+            more = not self._closing.is_set() and self._deliver(endpoint, packet)
             self._held.set(False)
             self._on_idle()
-            if not going_on:
+            if not more:
                 break
-        # What nobody takes makes room: a client that waits for that learns that it is over.
+        # Discarding makes space: a client that waits for it learns that the connection has ended.
         while self._connection.recv(1):
             pass
         self._runtime.select([self._connection.hangup])
@@ -221,7 +221,7 @@ class Session:
         if endpoint.send(packet[1:]) is not Sent.DEAD:
             return True
         with self._lock:
-            self._deaf = True
+            self._refusing = True
         if not self._leaving.wait(self._runtime.now() + _REASON_WITHIN):
             self.end(f"vm {self.vm} has ended")
         return False
@@ -253,7 +253,7 @@ class Session:
             if arrived in self._runtime.select([arrived, self._leaving]):
                 port_message = endpoint.recv(_PASSED)
                 if port_message is None:
-                    return  # set, and nothing there: the machine stops
+                    return  # set without a message: the machine stops
                 yield port_message
 
     # Both.

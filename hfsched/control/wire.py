@@ -1,24 +1,24 @@
-"""What is said on a machine's socket `ports`.
+"""The messages of a machine's socket `ports`.
 
-The socket is AF_UNIX, SOCK_SEQPACKET: one packet is one message.  The client speaks first, in JSON
+The socket is AF_UNIX, SOCK_SEQPACKET: one packet is one message.  The client sends first, in JSON
 of at most `HELLO_MAX` bytes; the server answers in JSON of at most `ANSWER_MAX` bytes::
 
     {"v": 1, "vm": "trusty", "port": 1, "local": null}       connect to port 1 of that VM
         {"ok": true, "machine": "m12", "vm": "trusty", "host_port": 4294967296, "payload_max": 4080}
     {"v": 1, "ask": "trusty"}                                 is there such a VM?
         {"ok": true, "machine": "m12", "has": true}           and the server closes
-    anything else, or no luck
+    a first packet that is not valid, or a request that is refused
         {"error": "no VM 'x' in machine m12: ...", "code": "no-vm"}      and the server closes
 
 `port` is any u64; `local` asks for a host port below 2**32 instead of a new one.  After the first
 form, each packet is a type byte and the rest, so that an empty message differs from the end of
 file: `DATA` (both ways) and a payload; `REFUSED` (from the server) and why it did not deliver a
-message, after which the connection goes on; `CLOSING` (from the server) and why the end of file
+message, after which the connection stays open; `CLOSING` (from the server) and why the end of file
 follows.  Texts are UTF-8, at most `TEXT_MAX` characters, and may come from a guest.
 
 A client's end of file ends its sending; everything it sent before is delivered.
 
-Both sides ask the kernel who the other one is, and talk to nobody but the same user and root.
+Both sides get the peer's user from the kernel, and accept the same user and root only.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ HELLO_MAX = 1024  # bytes
 ANSWER_MAX = 8192  # bytes; a text of TEXT_MAX characters takes at most 12 each
 TEXT_MAX = 500  # characters
 PACKET_MAX = 1 << 16  # bytes; more than any mailbox holds, and any text
-LOCAL_PORTS = 1 << 32  # host ports below this are named by users
+LOCAL_PORTS = 1 << 32  # host ports below this are chosen by users
 SEND_BUFFER = 16 << 10  # bytes; the kernel doubles it: about 4 messages of 4 KiB, 40 short ones
 
 DATA = b"D"
@@ -70,11 +70,11 @@ _U64 = 1 << 64
 
 
 class RefusedError(UserError):
-    """The other side said no; `code` is one of these words.
+    """The other side refused; `code` is one of these words.
 
     "bad-hello", "version", "silent", "peer", "too-many", "no-vm", "vm-ended", "port-in-use",
-    "stopping"; "message" for one message of a connection that goes on; "bad-answer" for a machine
-    that speaks another language.
+    "stopping"; "message" for one message of a connection that stays open; "bad-answer" for an
+    answer that is not valid.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -123,7 +123,7 @@ def encode(value: dict[str, Any]) -> bytes:
 
 
 def error(code: str, text: str) -> bytes:
-    """Return the answer that says no."""
+    """Return the answer to a request that is refused."""
     return encode({"error": one_line(text, TEXT_MAX), "code": code})
 
 
@@ -138,9 +138,9 @@ def _object(code: str, data: bytes, limit: int) -> dict[str, Any]:
     try:
         value = json.loads(data.decode())
     except (ValueError, RecursionError):
-        raise RefusedError(code, "the first packet is no JSON") from None
+        raise RefusedError(code, "the first packet is not JSON") from None
     if not isinstance(value, dict):
-        raise RefusedError(code, "the first packet is no JSON object")
+        raise RefusedError(code, "the first packet is not a JSON object")
     return value
 
 
@@ -153,13 +153,13 @@ def _name(value: dict[str, Any], key: str) -> str:
 
 def _number(value: dict[str, Any], key: str, limit: int) -> int:
     number = value.get(key)
-    if type(number) is not int or not 0 <= number < limit:  # True is an int, and no port
+    if type(number) is not int or not 0 <= number < limit:  # True is an int, too
         raise RefusedError("bad-hello", f"{key!r} must be a number from 0 to {limit - 1}")
     return number
 
 
 def parse_hello(data: bytes) -> Hello | Ask:
-    """Parse a client's first packet, whatever it holds; raises RefusedError."""
+    """Parse a client's first packet, any bytes; raises RefusedError."""
     value = _object("bad-hello", data, HELLO_MAX)
     version = value.get("v")
     if type(version) is not int or version != VERSION:
@@ -193,14 +193,14 @@ def parse_welcome(data: bytes) -> Welcome:
         or type(payload_max) is not int
         or not 0 < payload_max < PACKET_MAX
     ):
-        raise RefusedError("bad-answer", "the machine's answer makes no sense")
+        raise RefusedError("bad-answer", "the machine's answer is not valid")
     return Welcome(one_line(machine, TEXT_MAX), one_line(vm, TEXT_MAX), host_port, payload_max)
 
 
 def check_peer(uid: int) -> None:
     """Raise RefusedError unless the other side is this user, or root.
 
-    The kernel says who connected or, at the client, who listens.
+    The kernel has the user that connected or, at the client, that listens.
     """
     if uid not in (os.geteuid(), 0):
-        raise RefusedError("peer", f"user {os.geteuid()} does not talk to user {uid}")
+        raise RefusedError("peer", f"the peer is user {uid}, not user {os.geteuid()} or root")

@@ -1,4 +1,4 @@
-"""`hfsched` as a user has it: a process of its own, and nothing that is waited for without end."""
+"""`hfsched` as a user runs it, in a separate process; every wait has an end."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def clock(cpu):
 
 
 def stuck(cpu):
-    """Be inside one instruction until somebody opens the FIFO `gate`; then answer `open`."""
+    """Be inside one instruction until the test opens the FIFO `gate`; then answer `open`."""
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
     sender, data = yield from mailbox.wait()
@@ -145,7 +145,7 @@ def ugly(cpu):
 
 
 def loud(cpu):
-    """Log for ever; tell the FIFO `heard` once it is far beyond any queue."""
+    """Log without end; write to the FIFO `heard` once no queue can hold it."""
     yield from loudly("xxxx", lines=5000)
     with open("heard", "w") as heard:
         heard.write("all of it\\n")
@@ -284,7 +284,7 @@ class Process:
                 data += part
         finally:
             os.close(descriptor)
-        pytest.fail(f"nobody wrote to {name}: {self._state()}")
+        pytest.fail(f"no writer of {name}: {self._state()}")
 
     def interrupt(self, number: int = signal.SIGINT) -> None:
         """Send a signal."""
@@ -311,7 +311,7 @@ class Process:
         return self.wait()
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self._popen.kill()
         self._popen.wait()
         for _, stream in self._streams.values():
@@ -335,7 +335,7 @@ class Process:
             name, stream = self._streams[descriptor]
             try:
                 data = os.read(descriptor, 1 << 16)
-            except OSError:  # a terminal whose last program has gone
+            except OSError:  # a terminal without a program
                 data = b""
             self._texts[name] += data
             if not data:
@@ -352,7 +352,7 @@ Start: TypeAlias = Callable[..., Process]
 
 @pytest.fixture(scope="session")
 def runtime_directory() -> Iterator[Path]:
-    """A place for sockets; its path is short, for a socket's has a limit."""
+    """A directory for sockets; its path is short, since a socket's has a limit."""
     path = Path(tempfile.mkdtemp(prefix="hf-"))
     yield path
     shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""`hfsched doctor`: what is found, said as text and as JSON, and what its exit status is."""
+"""`hfsched doctor`: its findings as text and as JSON, and its exit status."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_unicorn_is_enough(no_kvm: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert run() == 0
 
 
-def test_no_packages_is_said_with_what_installs_them(no_packages: None) -> None:
+def test_missing_packages_are_listed_with_the_command_that_installs_them(no_packages: None) -> None:
     all_of_it = found()
     for what, extra in (
         ("engine unicorn", "emulator"),

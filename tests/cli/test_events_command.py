@@ -1,4 +1,4 @@
-"""`hfsched events`: what happens in a running machine, as a user reads it."""
+"""`hfsched events`: the events of a running machine, as a user reads them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def place(runtime_directory: Path) -> Path:
 
 @pytest.fixture
 def echo(run: Start, place: Path) -> Start:
-    """Start a machine, and wait until its control socket is there: no output says so."""
+    """Start a machine, and wait until its control socket is there, which no output reports."""
 
     def start(*arguments: str) -> Process:
         guests = () if "--guest" in arguments else ("--guest", "a=guests.py:echo")

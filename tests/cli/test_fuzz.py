@@ -80,7 +80,7 @@ def fuzz(hfsched: Start) -> Fuzz:
 
 
 def token_of(process: Process) -> str:
-    """Return the token, which has a line of its own."""
+    """Return the token, which is on a separate line."""
     (token,) = re.findall(r"^token: (\S+)$", process.out, re.MULTILINE)
     return str(token)
 
@@ -117,7 +117,7 @@ def test_a_bound_is_complete_to_itself(fuzz: Fuzz) -> None:
     )
 
 
-def test_time_that_was_too_little_is_said(fuzz: Fuzz) -> None:
+def test_a_budget_that_is_spent_is_reported(fuzz: Fuzz) -> None:
     ours = fuzz("mailbox", "--strategy", "pos", "--budget", "500ms", "--seed", "1")
     assert ours.wait() == 0
     assert re.match(r"no failure in \d+ schedules, 0 states: the budget of 0.5 s", ours.out)

@@ -109,7 +109,7 @@ def test_without_assertions_nothing_would_be_found(hfsched: Start) -> None:
     assert said == "python -O and PYTHONOPTIMIZE leave out what scenarios assert"
 
 
-# What is not there, and what is not needed.
+# Files and packages that are missing, or not needed.
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_without_distributed_the_remedy_is_named(hfsched: Start, tmp_path: Path)
 
 @pytest.mark.parametrize("line", ["run --help", "image --help", "fuzz --help"])
 def test_nothing_else_imports_the_explorer(hfsched: Start, line: str) -> None:
-    """Not even its own help."""
+    """Nor for its help."""
     told = hfsched(*line.split(), environment={"PYTHONPROFILEIMPORTTIME": "1"})
     assert told.wait() == 0
     imported = {each.rpartition("|")[2].strip() for each in told.err.splitlines()}

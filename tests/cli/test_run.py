@@ -82,7 +82,7 @@ def test_two_vcpus(run: Start) -> None:
     assert {"smp: vcpu 0 of 2: one", "smp: vcpu 1 of 2: two"} <= set(smp.out.splitlines())
 
 
-def test_a_python_guest_says_which_engine_took_it(run: Start) -> None:
+def test_the_engine_of_a_python_guest_is_printed(run: Start) -> None:
     echo = run("--guest", "guests.py:echo")
     echo.type("hello\n")
     assert echo.wait() == 0
@@ -108,7 +108,7 @@ def test_the_summary_counts(run: Start) -> None:
     assert int(summary[3]) >= 1
 
 
-def test_quiet_says_nothing_on_stderr(run: Start) -> None:
+def test_quiet_prints_nothing_on_stderr(run: Start) -> None:
     echo = run("--guest", "guests.py:echo", "--quiet")
     echo.type("hello\n")
     assert echo.wait() == 0
@@ -232,7 +232,7 @@ def test_one_guest_dies_and_the_other_answers(run: Start) -> None:
 # Manifests.
 
 
-def test_a_manifest_says_all(run: Start, tmp_path: Path) -> None:
+def test_a_manifest_has_all_options(run: Start, tmp_path: Path) -> None:
     Path("board.dtb").write_bytes(write(tree()))
     Path("demo.toml").write_text(
         """
@@ -275,7 +275,7 @@ def test_a_name_in_use_is_refused_before_anything_boots(run: Start) -> None:
     first.until("hello")
     second = run("--guest", "guests.py:echo", "--name", "taken")
     assert second.wait() == 1
-    assert "error: a machine 'taken' runs already" in second.err
+    assert "error: a machine 'taken' is running" in second.err
     assert second.out == ""
 
 
@@ -381,7 +381,7 @@ def test_an_answer_to_a_port_that_no_program_opened_is_status_3(run: Start) -> N
     assert "hfsched: error: vm guests: 2 messages for host ports " in stray.err
 
 
-def test_without_stdin_it_runs_until_it_is_told_to_stop(run: Start) -> None:
+def test_without_stdin_it_runs_until_a_signal(run: Start) -> None:
     echo = run("--guest", "guests.py:echo", "--no-stdin", "--linger", "0")
     echo.end_input()
     echo.until("up")

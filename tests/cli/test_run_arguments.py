@@ -1,4 +1,4 @@
-"""Whatever is typed or written into a manifest: a machine's description, or one line that says no."""
+"""Any command line and any manifest: a machine's description, or one line of error."""
 
 from __future__ import annotations
 

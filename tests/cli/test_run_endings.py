@@ -117,7 +117,7 @@ def test_an_image_that_faults_at_its_first_instruction(run: Start, word: int) ->
 
 @with_images
 @pytest.mark.parametrize("command", ["die", "spin"])
-def test_an_image_that_ends_or_spins_when_told_to(run: Start, command: str) -> None:
+def test_an_image_that_ends_or_spins_on_command(run: Start, command: str) -> None:
     pytest.importorskip("unicorn")
     hostile = run("--guest", "hostile.bin", "--linger", "0.4")
     hostile.type(command + "\n")
@@ -194,7 +194,7 @@ def test_a_closed_standard_output_ends_the_run(run: Start) -> None:
     assert "standard output was closed before the end" in errors(loud)
 
 
-def test_an_answer_finds_standard_output_closed(run: Start) -> None:
+def test_an_answer_when_standard_output_is_closed(run: Start) -> None:
     echo = run("--guest", "guests.py:echo")
     assert echo.first_line_then_close() == "[guests] up"
     echo.type("hello\n")

@@ -23,7 +23,7 @@ CTRL_Z, END = b"\x1a", b"\x04"
 MS = 1_000_000  # ns
 
 # What a shell is to its job: it leads the terminal's session, learns how the job is (one line for
-# each news on descriptor 3), and lets it go on in the foreground when told to (a byte on 4).
+# each change on descriptor 3), and continues it in the foreground on request (a byte on 4).
 SHELL = """
 import fcntl, os, signal, subprocess, sys, termios
 
@@ -48,7 +48,7 @@ while True:
     os.read(4, 1)
     os.tcsetpgrp(0, job.pid)
     os.killpg(job.pid, signal.SIGCONT)
-    os.write(3, b"goes on\\n")
+    os.write(3, b"continued\\n")
 os.write(3, f"ended {os.waitstatus_to_exitcode(status)}\\n".encode())
 """
 
@@ -56,7 +56,7 @@ os.write(3, f"ended {os.waitstatus_to_exitcode(status)}\\n".encode())
 class Job:
     """`hfsched run ARGUMENTS...` on a terminal, in the foreground.
 
-    The terminal does not echo, nor throw away at Ctrl-Z what lies in it.
+    The terminal does not echo, nor discard its input at Ctrl-Z.
     """
 
     def __init__(self, hfsched: Start, *arguments: str) -> None:
@@ -118,7 +118,7 @@ class Job:
     def go_on(self) -> None:
         """Do what `fg` does."""
         os.write(self._order, b"\n")
-        self.process.until(rf"(?:^goes on\n(?s:.)*){{{self._stops}}}", "err")
+        self.process.until(rf"(?:^continued\n(?s:.)*){{{self._stops}}}", "err")
 
     def ended(self) -> int:
         """Wait for the end; return the exit status."""
@@ -170,7 +170,7 @@ every_clock = pytest.mark.parametrize("clocks", [Clocks(None), *map(Clocks, TARG
 
 
 @every_clock
-def test_a_guests_clock_stands_while_the_job_is_stopped(jobs: Jobs, clocks: Clocks) -> None:
+def test_a_guests_clock_stops_while_the_job_is_stopped(jobs: Jobs, clocks: Clocks) -> None:
     job = jobs(*clocks.arguments())
     job.until("up")
     began = time.monotonic_ns()

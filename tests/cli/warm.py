@@ -149,7 +149,7 @@ def _serve(connection: socket.socket) -> bool:
             for fd in fds:
                 os.close(fd)
             continue
-        connection.detach()  # or its number would be closed, whatever has it then
+        connection.detach()  # or its number would be closed, which another file may have by then
         _become(json.loads(data), fds)
         return True
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfsched.vcpu.script import Cpu, Guest
 
 FLOOD = 400
-LAST_WORDS = 14  # at most as many as a port's queue holds
+LAST_MESSAGES = 14  # at most as many as a port's queue holds
 
 # By VM name: a guest that is `gated` takes no message before its gate is open.
 GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
@@ -54,12 +54,12 @@ def flood(cpu: Cpu) -> Guest:
 
 
 def drowning(cpu: Cpu) -> Guest:
-    """Answer one message with `LAST_WORDS` long ones, more than a socket holds, and end."""
+    """Answer one message with `LAST_MESSAGES` long ones, more than a socket holds, and end."""
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
     sender, data = yield from mailbox.wait()
     header = swap_ports(data)[: HEADER.size]
-    for number in range(LAST_WORDS):
+    for number in range(LAST_MESSAGES):
         yield from mailbox.send(sender, header + bytes([number]) * 4080)
 
 

@@ -1,4 +1,4 @@
-"""A running machine of script guests with its port server, in a runtime directory of its own."""
+"""A running machine of script guests with its port server, in a separate runtime directory."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Harness:
         guests.GATES[vm].set()
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds, looking each time that the machine or the server moved."""
+        """Wait until something holds, checking each time that the machine or the server has reported a change."""
         while True:
             self._changed.clear()
             if holds():

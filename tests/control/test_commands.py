@@ -131,11 +131,11 @@ class Served:
 
     def raw(self, data: bytes) -> commands.Answer:
         with self.connect() as sock:
-            with suppress(BrokenPipeError):  # refused before we spoke
+            with suppress(BrokenPipeError):  # refused before the request
                 sock.send(data)
             try:
                 answer = sock.recv(commands.ANSWER_MAX)
-            except ConnectionResetError:  # said once: it has not read our request
+            except ConnectionResetError:  # reported once: the request was not read
                 answer = sock.recv(commands.ANSWER_MAX)
             return commands.decode_answer(answer)
 
@@ -150,7 +150,7 @@ def served() -> Iterator[Served]:
         assert not made.path.exists()
 
 
-def test_each_swap_command_does_what_it_says(served: Served) -> None:
+def test_each_swap_command_is_carried_out(served: Served) -> None:
     assert served.ask(SwapEnable(vm="a")) == Done(pages=12)
     assert served.ask(SwapTrim()) == Done()
     assert served.ask(SwapDisable(vm="b", slow_file_cleanup=True)) == Done()
@@ -259,14 +259,14 @@ def test_a_machine_without_swap_refuses_swap_alone(served: Served) -> None:
     assert served.ask(EventsSubscribe()) == commands.Subscribed()
 
 
-def test_what_is_refused_says_why(served: Served) -> None:
+def test_a_refusal_gives_the_reason(served: Served) -> None:
     with pytest.raises(UserError, match=r"^out: nothing is staged$"):
         served.ask(SwapOut())
     with pytest.raises(UserError, match=r"^no VM 'c' in machine m: a, b$"):
         served.ask(SwapEnable(vm="c"))
 
 
-def test_what_main_lacks_for_a_moment_is_said_and_it_serves_on(
+def test_a_lack_of_resources_is_reported_and_the_next_request_is_served(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(names: Sequence[str], cell: int) -> dict[str, str]:
@@ -320,11 +320,11 @@ def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
 
     def other(_: int) -> None:
-        raise wire.RefusedError("peer", "user 0 does not talk to user 7")
+        raise wire.RefusedError("peer", "the peer is user 7, not user 0 or root")
 
     monkeypatch.setattr(wire, "check_peer", other)
     answer = served.raw(commands.encode(SwapEnable()))
-    assert answer == Refused(code="peer", text="user 0 does not talk to user 7")
+    assert answer == Refused(code="peer", text="the peer is user 7, not user 0 or root")
     assert served.machine.fake.log == []
 
 
@@ -335,7 +335,7 @@ def test_too_many_clients_are_refused(served: Served, monkeypatch: pytest.Monkey
 
 
 def test_a_socket_with_a_listener_is_left_alone(served: Served) -> None:
-    with pytest.raises(UserError, match="no socket can be made: Address already in use"):
+    with pytest.raises(UserError, match="the socket cannot be created: Address already in use"):
         served.place.listen_at(served.path)
     assert served.ask(SwapTrim()) == Done()
 
@@ -349,7 +349,7 @@ def test_a_dead_socket_is_replaced(served: Served) -> None:
 
 
 def refusal(decode: Callable[[bytes], object], data: bytes) -> str:
-    """Return what is wrong with a message, nothing if nothing is."""
+    """Return the error of a message, empty if it is valid."""
     try:
         decode(data)
     except CommandError as exc:

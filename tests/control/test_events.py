@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from progress import QUIET
@@ -40,7 +41,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import State, Status
 from hfsched.vmm.report import VmState
 
-from .harness import WITHIN, Harness, runtime_directory
+from .harness import REPOSITORY, WITHIN, Harness, runtime_directory
 
 if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
@@ -121,7 +122,7 @@ def test_a_swap_state_is_forgotten_when_the_last_subscriber_leaves(hub: Hub) -> 
     assert second.take() == [SwapChanged(state="pending")]
 
 
-def test_a_full_queue_loses_events_and_says_how_many_in_their_place(hub: Hub) -> None:
+def test_a_full_queue_loses_events_and_their_number_takes_their_place(hub: Hub) -> None:
     slow = hub.subscribe()
     numbered = [Suspended(holder=str(number)) for number in range(QUEUE_MAX + 5)]
     for event in numbered:
@@ -162,7 +163,7 @@ def test_every_event_is_one_json_object() -> None:
 
 
 class FakeSwap:
-    """Swap whose monitor fails once, and then reports one state after another."""
+    """Swap: its monitor fails once, and then reports one state after another."""
 
     def __init__(self) -> None:
         self.states = [State.READY, State.PENDING, State.PENDING, State.ACTIVE]
@@ -259,7 +260,7 @@ def test_a_subscriber_gets_events_and_its_requests_are_still_answered(served: Se
         assert heard(sock)["event"] == "aborted"
 
 
-def test_the_last_event_says_that_the_machine_ends(served: Served) -> None:
+def test_the_last_event_is_the_end_of_the_machine(served: Served) -> None:
     with served.subscriber() as sock:
         served.hub.publish(DEAD)
         assert served.server.close() == []
@@ -285,7 +286,7 @@ def test_a_subscriber_that_leaves_ends_its_subscription(
     served.hub.publish(DEAD)
 
 
-def test_a_subscriber_that_does_not_read_is_told_of_its_loss_and_delays_no_other(
+def test_a_subscriber_that_does_not_read_loses_events_and_delays_no_other(
     served: Served,
 ) -> None:
     with served.subscriber() as slow, served.subscriber() as quick:
@@ -389,3 +390,22 @@ def test_clients_of_ports_are_events() -> None:
         assert subscription.take() == [
             ClientDisconnected(client=connected.client, vm="alpha", port=5)
         ]
+
+
+# The documentation.
+
+
+def test_the_documentation_has_every_command_and_every_event() -> None:
+    text = (REPOSITORY / "docs" / "control.md").read_text()
+    commanding, _, listening = text.partition("\n## Events\n")
+    rows = [line for line in commanding.splitlines() if line.startswith("| `")]
+    for group, requests in commands.GROUPS.items():
+        for each in get_args(requests) or (requests,):
+            name = each.__struct_config__.tag
+            (row,) = [row for row in rows if f"| `{group}` |" in row and f"`{name}`" in row]
+            fields = set(each.__struct_fields__) - {"version", "group", "within_ms"}
+            assert all(f"`{field}`" in row for field in fields)
+    rows = [line for line in listening.splitlines() if line.startswith("| `")]
+    for event in get_args(Event):
+        (row,) = [row for row in rows if f"`{event.__struct_config__.tag}`" in row.split("|")[1]]
+        assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(event.__struct_fields__)

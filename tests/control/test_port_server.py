@@ -100,13 +100,13 @@ def test_an_unknown_vm_is_answered_with_those_there_are() -> None:
         assert answer(sock)["error"] == "no VM 'omega\\n' in machine demo: it has alpha, beta"
 
 
-def test_a_silent_client_is_told_and_closed() -> None:
+def test_a_silent_client_gets_an_error_and_is_closed() -> None:
     with Harness("demo", {"alpha": "echo"}, patience=QUICK) as harness, harness.call() as sock:
         assert answer(sock) == {"code": "silent", "error": "no hello within 0.05 s"}
         assert heard(sock) == b""
 
 
-def test_a_silent_client_keeps_nobody_waiting() -> None:
+def test_a_silent_client_delays_no_other() -> None:
     with Harness("demo", {"alpha": "echo"}) as harness, harness.call(), harness.call(HELLO) as sock:
         assert answer(sock)["ok"]
 
@@ -135,10 +135,10 @@ def test_of_too_many_clients_the_last_is_refused() -> None:
             assert answer(fourth)["ok"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("door_open", [False, True])
 def test_another_user_is_refused(xdg: Path, *, door_open: bool) -> None:
-    """By the directory's mode; and where somebody has opened that, by its credentials."""
+    """By the directory's mode; and where that has been opened, by its credentials."""
     go, told = os.pipe(), os.pipe()
     child = os.fork()  # before there are threads
     if child == 0:
@@ -221,11 +221,11 @@ def test_descriptors_sent_along_are_not_kept() -> None:
         socket.send_fds(sock, [wire.DATA + b"take this"], [write_end])
         assert heard(sock) == wire.DATA + b"take this"
         os.close(write_end)
-        assert os.read(read_end, 1) == b"", "somebody still holds the other end"
+        assert os.read(read_end, 1) == b"", "the other end is still open"
         os.close(read_end)
 
 
-# Who waits for whom.
+# Waiting.
 
 
 def test_what_was_sent_is_pending_until_the_vm_has_accepted_it() -> None:
@@ -258,7 +258,7 @@ def test_what_a_client_sent_before_it_left_is_delivered() -> None:
             answer(sock)
             for number in range(30):
                 sock.send(wire.DATA + bytes([number]))
-        harness.open("alpha")  # its answers find nobody, and hold nobody
+        harness.open("alpha")  # its answers have no reader, and delay no client
         harness.until(lambda: harness.server.clients() == 0)
         harness.until(harness.machine.quiet)
         summary = harness.machine.summary()[0]
@@ -279,7 +279,7 @@ def test_a_client_that_leaves_with_answers_unread_loses_none_of_its_messages() -
         assert harness.machine.summary()[1].from_host == 30
 
 
-def test_after_its_end_of_file_a_client_still_hears() -> None:
+def test_after_its_end_of_file_a_client_still_receives() -> None:
     with Harness("demo", {"alpha": "gated"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
         for number in range(10):
@@ -289,7 +289,7 @@ def test_after_its_end_of_file_a_client_still_hears() -> None:
         assert [heard(sock) for _ in range(10)] == [wire.DATA + bytes([n]) for n in range(10)]
 
 
-def test_a_slow_client_holds_its_guest_and_nobody_else() -> None:
+def test_a_slow_client_delays_its_guest_and_no_other() -> None:
     with (
         Harness("demo", {"alpha": "flood", "beta": "echo"}) as harness,
         harness.call(HELLO) as slow,
@@ -320,11 +320,11 @@ def test_a_client_that_leaves_frees_the_guest_that_wrote_to_it() -> None:
 # Ends.
 
 
-def test_a_vms_last_words_come_before_the_reason_of_its_end() -> None:
+def test_a_vms_last_messages_come_before_the_reason_of_its_end() -> None:
     with Harness("demo", {"alpha": "dying"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
-        sock.send(wire.DATA + b"adieu")
-        assert [heard(sock) for _ in range(3)] == [wire.DATA + b"adieu"] * 3
+        sock.send(wire.DATA + b"last")
+        assert [heard(sock) for _ in range(3)] == [wire.DATA + b"last"] * 3
         reason = b"vm alpha has ended: the guest function returned"
         assert heard(sock) == wire.CLOSING + reason
         assert heard(sock) == b""
@@ -344,15 +344,15 @@ def test_messages_for_a_vm_that_ended_are_not_pending() -> None:
         assert said[4] == b""
 
 
-def test_a_dead_vm_takes_no_more_and_a_slow_client_still_gets_all_its_last_words() -> None:
+def test_a_dead_vm_takes_no_more_and_a_slow_client_still_gets_all_its_last_messages() -> None:
     with Harness("demo", {"alpha": "drowning"}) as harness, harness.call(HELLO) as sock:
         answer(sock)
-        with suppress(ConnectionError):  # which comes, though nobody reads
+        with suppress(ConnectionError):  # which comes, though no client reads
             while sock.send(wire.DATA + b"x"):
                 pass
         harness.until(lambda: "alpha" in harness.machine.aborts)
         harness.until(lambda: not harness.server.pending())
-        for number in range(guests.LAST_WORDS):
+        for number in range(guests.LAST_MESSAGES):
             assert heard(sock) == wire.DATA + bytes([number]) * 4080
         assert heard(sock)[:1] == wire.CLOSING
         assert heard(sock) == b""
@@ -368,7 +368,7 @@ def test_a_client_that_does_not_read_holds_up_no_closing() -> None:
         assert heard(sock) == wire.DATA + bytes(4080)
 
 
-def test_when_the_machine_stops_every_client_is_told() -> None:
+def test_when_the_machine_stops_every_client_gets_the_reason() -> None:
     with Harness("demo", {"alpha": "echo", "beta": "gated", "gamma": "flood"}) as harness:
         idle, stuck, slow, dumb = (
             harness.call(wire.Hello(vm, 1, None).encode())
@@ -377,7 +377,7 @@ def test_when_the_machine_stops_every_client_is_told() -> None:
         for sock in (idle, stuck, slow, dumb):
             answer(sock)
         for _ in range(8):
-            stuck.send(wire.DATA + b"x")  # nobody takes them
+            stuck.send(wire.DATA + b"x")  # they are not taken
         slow.send(wire.DATA + b"go")
         assert heard(slow)  # the first of many, and reads no more
         harness.stop()

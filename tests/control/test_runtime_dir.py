@@ -1,4 +1,4 @@
-"""Where sockets lie: one directory for each machine, the user's own, and nothing left behind."""
+"""The directories of sockets: one for each machine, owned by the user, removed at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def test_directories_are_0700_and_the_socket_is_0600_whatever_the_umask(xdg: Path) -> None:
+def test_directories_are_0700_and_the_socket_is_0600_for_any_umask(xdg: Path) -> None:
     before = os.umask(0)
     try:
         with runtime_dir.claim("demo") as place, place.listen("ports"):
@@ -56,7 +56,7 @@ def test_a_machine_without_a_name_is_called_after_its_process() -> None:
 
 def test_a_running_machine_keeps_its_name() -> None:
     with runtime_dir.claim("demo") as first, first.listen("ports"):
-        with pytest.raises(UserError, match="'demo' runs already"):
+        with pytest.raises(UserError, match="'demo' is running"):
             runtime_dir.claim("demo")
         assert (first.path / "ports").exists()
 
@@ -80,7 +80,7 @@ FAMILY = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(
     monkeypatch: pytest.MonkeyPatch, xdg: Path
 ) -> None:
-    """Its last holder removes the file just after we opened it: the lock we get is nobody's."""
+    """Its last holder removes the file just after we opened it: the lock that we get protects nothing."""
     calls: list[int] = []
     flock = fcntl.flock
 
@@ -91,7 +91,7 @@ def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(
         flock(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with runtime_dir.claim("demo"), pytest.raises(UserError, match="runs already"):
+    with runtime_dir.claim("demo"), pytest.raises(UserError, match="is running"):
         runtime_dir.claim("demo")
     assert len(calls) == 3
 
@@ -135,7 +135,7 @@ def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
         runtime_dir.claim(name)
 
 
-def test_a_path_too_long_for_a_socket_is_refused_in_words(xdg: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_refused_with_the_limit(xdg: Path) -> None:
     long = xdg / ("d" * 60)
     long.mkdir(0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(long)
@@ -155,7 +155,7 @@ def test_a_directory_that_others_can_write_is_refused(xdg: Path) -> None:
 def test_a_symbolic_link_is_refused(xdg: Path) -> None:
     (xdg / "elsewhere").mkdir(0o700)
     (xdg / "hfsched").symlink_to("elsewhere")
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         runtime_dir.claim("demo")
 
 
@@ -163,7 +163,7 @@ def test_a_symbolic_link_as_the_machines_directory_is_refused(xdg: Path) -> None
     (xdg / "elsewhere").mkdir(0o700)
     (xdg / "hfsched").mkdir(0o700)
     (xdg / "hfsched" / "demo").symlink_to("../elsewhere")
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         runtime_dir.claim("demo")
 
 

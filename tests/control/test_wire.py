@@ -1,4 +1,4 @@
-"""The first words on a machine's socket: whatever comes, they are understood or refused."""
+"""The first packets on a machine's port socket: any bytes are parsed or refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check(hello: wire.Hello | wire.Ask) -> None:
 
 
 @given(st.binary(max_size=wire.HELLO_MAX + 1))
-def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     judge(data)
 
 
@@ -74,12 +74,12 @@ def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
         },
     )
 )
-def test_any_object_is_understood_or_refused(value: dict[str, object]) -> None:
+def test_any_object_is_parsed_or_refused(value: dict[str, object]) -> None:
     judge(json.dumps(value).encode())
 
 
 @given(st.binary(max_size=200) | scraps.map(lambda value: json.dumps(value).encode()))
-def test_any_answer_is_understood_or_refused(data: bytes) -> None:
+def test_any_answer_is_parsed_or_refused(data: bytes) -> None:
     try:
         welcome = wire.parse_welcome(data)
     except wire.RefusedError:
