@@ -216,7 +216,8 @@ class Served:
         self.runtime = ThreadRuntime()
         self.hub = Hub(self.runtime)
         self.path = path
-        self.server = CommandServer(self.runtime, Machine(), self.hub, listener)
+        adopted = self.runtime.adopt_listener("control", listener.detach())
+        self.server = CommandServer(self.runtime, Machine(), self.hub, adopted)
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -115,5 +115,5 @@ def test_any_refusal_fits_into_an_answer(text: str) -> None:
 
 def test_our_own_process_is_an_allowed_peer() -> None:
     wire.check_peer(os.geteuid())
-    with pytest.raises(wire.RefusedError, match="does not talk to user"):
+    with pytest.raises(wire.RefusedError, match="the peer is user"):
         wire.check_peer(os.geteuid() + 7)
