@@ -84,7 +84,7 @@ class _Living:
         with suppress(ChildProcessError):
             while True:
                 os.waitid(os.P_PGID, self.pid, os.WEXITED)
-        self._popen.poll()  # finds it reaped
+        self._popen.returncode = 0  # it is reaped
 
     def fork(self, gate: socket.socket, deadline: int) -> tuple[int, int]:
         """Return the pid and a pidfd of a child that has `gate`; raises OSError, _DeadError."""
