@@ -54,6 +54,8 @@ TARGETS: dict[str, tuple[str, ...] | None] = {
     ),
     "hfsched/scheduler/driver.py": None,
     "hfsched/scheduler/outbox.py": None,
+    "hfsched/scheduler/owners.py": None,
+    "hfsched/scheduler/suspension.py": None,
     "hfsched/hypervisor/primary.py": (
         "send",
         "rx_take",
@@ -76,6 +78,8 @@ QUICK = (
     "events,event=abort,messages=1",
     "events,event=timer,messages=1",
     "events,event=death,messages=1",
+    "events,event=post,messages=1",
+    "suspension",
 )
 THOROUGH = (
     "events,vcpus=2,messages=1",

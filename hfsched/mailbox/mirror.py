@@ -279,11 +279,6 @@ class Mirror:
             self._update_quiesced()
         self._on_idle()
 
-    @property
-    def suspended(self) -> bool:
-        """Whether the VM is suspended; without the lock, so a hint."""
-        return self._quiescence.suspended
-
     # For reports.
 
     def quiet(self) -> Quiet:

@@ -225,3 +225,13 @@ def test_a_suspension_beside_a_stop_takes_nothing_from_who_waits_for_a_sender() 
     assert not case.mirror.wait_quiesced(0)
     case.mirror.end_send()
     assert case.mirror.wait_quiesced(0)
+
+
+def test_posted_work_does_not_end_the_wait_of_a_held_thread() -> None:
+    case = Case(RUN)
+    case.mirror.suspend()
+    case.mirror.block(0)
+    case.runtime.steps.append(lambda: case.mirror.post(0))
+    with pytest.raises(ParkedError, match=r"^g\.resumed$"):
+        case.mirror.unblock(0)
+    assert not case.runtime.steps, "it has waited, done the work, and waits again"
