@@ -132,7 +132,7 @@ def _ends(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
     found: set[object] = set()
 
     def on_end(outcome: Outcome) -> None:
-        if not outcome.cut:
+        if not outcome.pruned:
             found.add(outcome.final)
 
     result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)

@@ -17,7 +17,7 @@ SHRINK_MAX = 50_000  # executions
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from hfsched.explore.replay import replay, words  # noqa: PLC0415
+    from hfsched.explore.replay import failure_text, replay  # noqa: PLC0415
     from hfsched.explore.token import decode  # noqa: PLC0415
 
     token = decode(args.token)
@@ -31,7 +31,7 @@ def _replay(args: argparse.Namespace) -> int:
     if outcome.failure is None:
         print("no failure")
         return 0
-    print(f"FAILED again: {printable(words(outcome.failure))}")
+    print(f"FAILED again: {printable(failure_text(outcome.failure))}")
     return 1
 
 
@@ -69,7 +69,7 @@ def _shrink(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     from hfsched.explore.explain.html import page  # noqa: PLC0415
-    from hfsched.explore.explain.story import tell  # noqa: PLC0415
+    from hfsched.explore.explain.story import record_story  # noqa: PLC0415
     from hfsched.explore.explain.text import draw  # noqa: PLC0415
     from hfsched.explore.races import Races  # noqa: PLC0415
     from hfsched.explore.replay import replay  # noqa: PLC0415
@@ -80,7 +80,7 @@ def _explain(args: argparse.Namespace) -> int:
         scenario, _ = replay(args.token)
         schedule = decode(args.token).schedule
         races = Races if schedule.races else None
-        story = tell(scenario, Replay(schedule), token=args.token.strip(), races=races)
+        story = record_story(scenario, Replay(schedule), token=args.token.strip(), races=races)
     if args.html is None:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome, Result, execute, search
     from hfsched.explore.explain.html import page
-    from hfsched.explore.explain.story import tell
+    from hfsched.explore.explain.story import record_story
     from hfsched.explore.explain.text import draw
     from hfsched.explore.opaque import opaque_call
     from hfsched.explore.registry import Variant, find
@@ -51,10 +51,10 @@ __all__ = [
     "make",
     "opaque_call",
     "page",
+    "record_story",
     "replay",
     "search",
     "shrink",
-    "tell",
     "test",
 ]
 
@@ -79,7 +79,7 @@ _WHERE = {
     "replay": "replay",
     "search": "execution",
     "shrink": "shrink",
-    "tell": "explain.story",
+    "record_story": "explain.story",
     "test": "testing",
 }
 

@@ -310,11 +310,11 @@ class Controller:
             except Exception as exc:  # noqa: BLE001 - likewise
                 return self._fail(exc)
 
-    def inspect(self, look: Callable[[], T]) -> T:
+    def inspect(self, read: Callable[[], T]) -> T:
         """Call a function that reads the whole state; no operation in it is a point."""
         task, self.current = self.current, None
         try:
-            return look()
+            return read()
         finally:
             self.current = task
 
@@ -335,7 +335,7 @@ class Controller:
         """Make a task of a process (None: of the first one); it has not begun."""
         task = self.table.new(name, group, self.current)
         if self.races is not None:
-            self.races.born(task, self.current)
+            self.races.spawned(task, self.current)
 
         def body(*_: object) -> None:
             try:

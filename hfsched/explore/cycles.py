@@ -28,7 +28,7 @@ def fair(enabled: Sequence[frozenset[int]], ran: Sequence[int]) -> bool:
 
 
 class Cycles:
-    """Looks for fair cycles in one execution; ask `look` at each point.
+    """Looks for fair cycles in one execution; ask `check` at each point.
 
     It needs states (`Strategy.stateful`) and every point (`Strategy.every_point`).
     """
@@ -38,7 +38,7 @@ class Cycles:
         self._enabled: list[frozenset[int]] = []
         self._ran: list[int] = []
 
-    def look(self, view: View, enabled: list[Task]) -> None:
+    def check(self, view: View, enabled: list[Task]) -> None:
         """Look whether this state closes a fair cycle: then raises `LivelockError`."""
         if len(enabled) == 1:
             return
@@ -47,20 +47,20 @@ class Cycles:
         if start[1] < len(self._ran):
             ran = self._ran[start[1] :]
             if fair(self._enabled[start[0] :], ran):
-                raise LivelockError(words(view, ran))
+                raise LivelockError(livelock_text(view, ran))
         self._enabled.append(frozenset(task.index for task in enabled))
 
-    def went(self, task: Task) -> None:
+    def note_ran(self, task: Task) -> None:
         """Note who was chosen."""
         self._ran.append(task.index)
 
-    def waited_longest(self, enabled: list[Task]) -> Task:
+    def least_recently_run(self, enabled: list[Task]) -> Task:
         """Return the task that has not run for the longest time."""
         last = {index: at for at, index in enumerate(self._ran)}
         return min(enabled, key=lambda task: last.get(task.index, -1))
 
 
-def words(view: View, ran: Sequence[int]) -> str:
+def livelock_text(view: View, ran: Sequence[int]) -> str:
     """Return what a livelock's message says of the tasks that go round."""
     names = ", ".join(view.tasks[index].name for index in sorted(set(ran)))
     return f"a livelock: {names} come back to where they were, and nobody else can go on"

@@ -20,12 +20,12 @@ __all__ = ["Outcome", "Result", "execute", "search"]
 class Outcome:
     """How an execution ended.
 
-    `failure` is None for a good end; `cut` says that the strategy ended it.  `final` is the end's
+    `failure` is None for a good end; `pruned` says that the strategy ended it.  `final` is the end's
     state as the scenario tells it, None where it did not end by itself.
     """
 
     steps: int
-    cut: bool = False
+    pruned: bool = False
     failure: BaseException | None = None
     task: str | None = None
     final: object = None
@@ -75,7 +75,7 @@ def execute(
     controller.invariant = world.invariant
     try:
         controller.explore()
-        outcome = Outcome(controller.steps, cut=controller.pruned)
+        outcome = Outcome(controller.steps, pruned=controller.pruned)
         failure = controller.failure
         if isinstance(failure, KeyboardInterrupt | SystemExit):
             raise failure  # the user's, and no finding

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.task import Task
 
-__all__ = ["Known", "Torn", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
+__all__ = ["Known", "UnguardedChangeError", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
 
 T = TypeVar("T")
 # Of a lock: what it saw, whether that is how things still are, and its marks.
 Known = tuple[int | None, bool, dict[int, Learnt] | None]
 
 
-class Torn(Exception):  # noqa: N818 - a finding, not an error of the tool
+class UnguardedChangeError(Exception):
     """Guarded state changed while no task held its lock."""
 
 
@@ -85,7 +85,9 @@ class XLock(Thing):
         if controller.stateful and self._state is not None:
             now = hash(self._state())
             if self._seen is not None and self._seen != now:
-                raise Torn(f"state guarded by {self.name} changed while no task held it")
+                raise UnguardedChangeError(
+                    f"state guarded by {self.name} changed while no task held it"
+                )
             controller.observe(now)
         if controller.races is not None:
             controller.races.acquire(self)
@@ -292,9 +294,9 @@ class XEnd(Thing):
 
     def close(self) -> None:
         self.controller.point("close", self.peer, write=True, also=(self,))
-        self.cut()
+        self.close_silently()
 
-    def cut(self) -> None:
+    def close_silently(self) -> None:
         """Close without a point: its process has ended."""
         self.closed = True
         self.inbox.clear()  # no task can read it any more

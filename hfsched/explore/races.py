@@ -2,7 +2,7 @@
 
 Two accesses to a `Shared`, one of them a write, race when neither happens before the other.  What
 orders them: a task's own steps, spawning, locks, and whatever else passes knowledge on (cells,
-events, channels).  Locks whose names match `blind` order nothing: those of another party (the
+events, channels).  Locks whose names match `ignored` order nothing: those of another party (the
 hypervisor's) order the scheduler's accesses by accident only.
 
 Source: C. Flanagan and S. Freund, "FastTrack", PLDI 2009 (the plain vector-clock algorithm that it
@@ -38,8 +38,8 @@ def _join(into: Clock, other: Clock) -> None:
 class Races:
     """The clocks of one execution; see `ExploreRuntime`."""
 
-    def __init__(self, blind: Callable[[str], bool] = lambda _name: False) -> None:
-        self._blind = blind
+    def __init__(self, ignored: Callable[[str], bool] = lambda _name: False) -> None:
+        self._ignored = ignored
         self._controller: Controller | None = None
         self._reads: dict[int, Clock] = {}
         self._writes: dict[int, tuple[int, int]] = {}
@@ -53,7 +53,7 @@ class Races:
     def _current(self) -> Task | None:
         return None if self._controller is None else self._controller.current
 
-    def born(self, task: Task, parent: Task | None) -> None:
+    def spawned(self, task: Task, parent: Task | None) -> None:
         """Let a task begin with what its parent knows."""
         if parent is not None:
             _join(task.clock, parent.clock)
@@ -63,13 +63,13 @@ class Races:
     def acquire(self, thing: Thing) -> None:
         """Learn what `thing` passes on."""
         task = self._current()
-        if task is not None and not (thing.unordered or self._blind(thing.name)):
+        if task is not None and not (thing.unordered or self._ignored(thing.name)):
             _join(task.clock, thing.clock)
 
     def release(self, thing: Thing) -> None:
         """Pass on through `thing` what the current task knows."""
         task = self._current()
-        if task is not None and not (thing.unordered or self._blind(thing.name)):
+        if task is not None and not (thing.unordered or self._ignored(thing.name)):
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
 
@@ -78,7 +78,7 @@ class Races:
         task = self._current()
         if task is None:
             return
-        self._after_write(task, value, "read")
+        self._check_last_write(task, value, "read")
         self._reads.setdefault(id(value), {})[task.index] = task.clock[task.index]
 
     def write(self, value: Any) -> None:
@@ -86,19 +86,19 @@ class Races:
         task = self._current()
         if task is None:
             return
-        self._after_write(task, value, "write")
+        self._check_last_write(task, value, "write")
         for index, time in self._reads.get(id(value), {}).items():
             if index != task.index and task.clock.get(index, 0) < time:
-                raise RaceError(self._words(task, value, "write", index, "read"))
+                raise RaceError(self._message(task, value, "write", index, "read"))
         self._reads[id(value)] = {}
         self._writes[id(value)] = (task.index, task.clock[task.index])
 
-    def _after_write(self, task: Task, value: Any, what: str) -> None:
+    def _check_last_write(self, task: Task, value: Any, what: str) -> None:
         index, time = self._writes.get(id(value), (task.index, 0))
         if index != task.index and task.clock.get(index, 0) < time:
-            raise RaceError(self._words(task, value, what, index, "write"))
+            raise RaceError(self._message(task, value, what, index, "write"))
 
-    def _words(self, task: Task, value: Any, what: str, other: int, its: str) -> str:
+    def _message(self, task: Task, value: Any, what: str, other: int, its: str) -> str:
         assert self._controller is not None
         name = self._controller.tasks[other].name
         return f"{value.name}: the {what} by {task.name} and the {its} by {name} are not ordered"

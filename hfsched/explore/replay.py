@@ -29,12 +29,12 @@ __all__ = [
     "NondeterminismError",
     "Run",
     "confirm",
+    "failure_text",
     "kind",
     "replay",
     "run",
     "scenario_of",
     "schedule_of",
-    "words",
 ]
 
 
@@ -68,11 +68,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A schedule run again: `misfit` says where it could not be followed, None when it could."""
+    """A schedule run again: `mismatch` says where it could not be followed, None when it could."""
 
     outcome: Outcome
     recording: Recording
-    misfit: str | None
+    mismatch: str | None
 
 
 def kind(failure: BaseException) -> str:
@@ -86,7 +86,7 @@ def kind(failure: BaseException) -> str:
     return re.sub(r"\b0x[0-9a-fA-F]+|\d+", "#", describe(failure).partition("\n")[0])
 
 
-def words(failure: BaseException) -> str:
+def failure_text(failure: BaseException) -> str:
     """Return a failure in one line: an oracle's own words, else the exception's type and text.
 
     Of an assertion it is the first line: pytest adds values below, in modules that it rewrites.
@@ -144,7 +144,7 @@ def run(
     recording.begin()
     outcome = execute(scenario, recording, tracing=tracing)
     recording.end(outcome)
-    return Run(outcome, recording, replayed.misfit)
+    return Run(outcome, recording, replayed.mismatch)
 
 
 def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None = None) -> Finding:
@@ -154,20 +154,20 @@ def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None 
     """
     one, two = run(scenario, schedule), run(scenario, schedule)
     failure = one.outcome.failure
-    trouble = _difference(one.outcome, two.outcome) or _trouble(one, found)
-    if failure is None or trouble is not None:
-        failure = NondeterminismError(trouble)
+    mismatch = _difference(one.outcome, two.outcome) or _unreproduced(one, found)
+    if failure is None or mismatch is not None:
+        failure = NondeterminismError(mismatch)
     final = schedule
-    if trouble is None:
+    if mismatch is None:
         final = schedule_of(one.recording, one.outcome, races=schedule.races)
     return Finding(
         scenario.name,
         final,
         one.recording.preemptions,
         failure,
-        words(failure),
+        failure_text(failure),
         "".join(traceback.format_exception(failure)) if _raised(failure) else "",
-        encode(_token(scenario, final, one.outcome)) if trouble is None else "",
+        encode(_token(scenario, final, one.outcome)) if mismatch is None else "",
     )
 
 
@@ -183,15 +183,15 @@ def replay(token: str | Schedule, scenario: Scenario | None = None) -> tuple[Sce
         if scenario is None:
             raise UserError("a schedule without a token: of which scenario?")
         again = run(scenario, token)
-        if again.misfit is not None:
-            raise UserError(f"this schedule is of another scenario or code: {again.misfit}")
+        if again.mismatch is not None:
+            raise UserError(f"this schedule is of another scenario or code: {again.mismatch}")
         return scenario, again.outcome
     read = decode(token, None if scenario is None else scenario.name)
     known = scenario_of(read) if scenario is None else scenario
     again = run(known, read.schedule)
-    now = f"{again.outcome.steps} steps, {_said(again.outcome.failure)}"
-    if again.misfit is not None:
-        raise DriftError(again.misfit)
+    now = f"{again.outcome.steps} steps, {_failure_line(again.outcome.failure)}"
+    if again.mismatch is not None:
+        raise DriftError(again.mismatch)
     if again.outcome.trace_hash != read.trace:
         raise DriftError(f"trace {again.outcome.trace_hash}, not {read.trace}; now {now}")
     if _end(again.outcome.failure) != read.end:
@@ -204,9 +204,9 @@ def scenario_of(token: Token) -> Scenario:
     try:
         scenario = find(token.spec)
     except Exception as exc:
-        said = exc if isinstance(exc, UserError) else describe(exc)
-        said = " ".join(str(said).split())
-        raise UserError(f"the token's scenario is not known here: {said}") from exc
+        text = str(exc) if isinstance(exc, UserError) else describe(exc)
+        text = " ".join(text.split())
+        raise UserError(f"the token's scenario is not known here: {text}") from exc
     if scenario.name != token.spec:
         raise UserError(f"the token's scenario {token.spec!r} is called {scenario.name!r} here")
     return scenario
@@ -224,7 +224,7 @@ def _end(failure: BaseException | None) -> str:
     return blake2b(type(failure).__name__.encode(), digest_size=END).hexdigest()
 
 
-def _said(failure: BaseException | None) -> str:
+def _failure_line(failure: BaseException | None) -> str:
     """Return a failure in one line, the same in every execution: without addresses."""
     if failure is None:
         return "no failure"
@@ -245,19 +245,19 @@ def _difference(one: Outcome, two: Outcome) -> str | None:
         if first != second:
             ways = " then ".join("the end" if way is None else repr(way) for way in (first, second))
             return f"the same schedule went two ways: step {number} was first {ways}"
-    said = [_said(each.failure) for each in (one, two)]
-    if said[0] != said[1]:
-        ends = " then ".join(said)
+    lines = [_failure_line(each.failure) for each in (one, two)]
+    if lines[0] != lines[1]:
+        ends = " then ".join(lines)
         return f"the same schedule ended in two ways after {len(one.trace)} steps: first {ends}"
     return None
 
 
-def _trouble(again: Run, found: BaseException | None) -> str | None:
+def _unreproduced(again: Run, found: BaseException | None) -> str | None:
     """Return why a run that repeats is still not what was found; None: it is."""
-    if again.misfit is not None:
-        return f"a schedule could not be followed again: {again.misfit}"
+    if again.mismatch is not None:
+        return f"a schedule could not be followed again: {again.mismatch}"
     failure = again.outcome.failure
     if failure is None or (found is not None and kind(failure) != kind(found)):
-        before = "" if found is None else f" ({_said(found)})"
-        return f"a schedule that failed{before} did not fail so again: {_said(failure)}"
+        before = "" if found is None else f" ({_failure_line(found)})"
+        return f"a schedule that failed{before} did not fail so again: {_failure_line(failure)}"
     return None

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from hfsched.explore.strategy import Strategy, View
     from hfsched.explore.task import Task
 
-__all__ = ["MisfitError", "Recording", "Replay", "Schedule"]
+__all__ = ["MismatchError", "Recording", "Replay", "Schedule"]
 
 
-class MisfitError(Exception):
+class MismatchError(Exception):
     """A schedule that this scenario, or this code, cannot follow."""
 
 
@@ -111,7 +111,7 @@ class Recording:
 class Replay:
     """Decides one execution as a schedule says.
 
-    Where it cannot be followed, the execution ends (`strict`), or the default is taken.  `misfit`
+    Where it cannot be followed, the execution ends (`strict`), or the default is taken.  `mismatch`
     is the first such place, in words: ask there, for the code under test may catch what is raised.
     """
 
@@ -120,7 +120,7 @@ class Replay:
     def __init__(self, schedule: Schedule, *, strict: bool = True) -> None:
         self.stateful = schedule.stateful or schedule.cycles
         self.every_point = schedule.cycles
-        self.misfit: str | None = None
+        self.mismatch: str | None = None
         self.decisions = 0
         self._schedule = schedule
         self._strict = strict
@@ -136,13 +136,13 @@ class Replay:
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""
         if self._cycles is not None:
-            self._cycles.look(view, enabled)
+            self._cycles.check(view, enabled)
         chosen = enabled[0]
         if len(enabled) > 1:
             chosen = self._chosen(view, current, enabled)
             self.decisions += 1
         if self._cycles is not None:
-            self._cycles.went(chosen)
+            self._cycles.note_ran(chosen)
         return chosen
 
     def _chosen(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
@@ -153,29 +153,29 @@ class Replay:
                     return task
             known = wanted < len(view.tasks)
             name = f"{view.tasks[wanted].name} cannot go on" if known else "there is none"
-            self._miss(f"decision {self.decisions} is for task {wanted}, but {name}")
+            self._mismatch(f"decision {self.decisions} is for task {wanted}, but {name}")
         return current or enabled[0]
 
     def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         """See `Strategy`."""
         wanted = self._at.get(self.decisions, 0)
         if wanted >= n:
-            self._miss(f"decision {self.decisions} is {wanted}, but {name} is below {n}")
+            self._mismatch(f"decision {self.decisions} is {wanted}, but {name} is below {n}")
             wanted = 0
         self.decisions += 1
         return wanted
 
-    def _miss(self, text: str) -> None:
-        if self.misfit is None:
-            self.misfit = text
+    def _mismatch(self, text: str) -> None:
+        if self.mismatch is None:
+            self.mismatch = text
         if self._strict:
-            raise MisfitError(text)
+            raise MismatchError(text)
 
     def end(self, outcome: Outcome) -> None:
         """See `Strategy`; what was not reached is a misfit too."""
         left = sum(at >= self.decisions for at, _ in self._schedule.deviations)
-        if left and self.misfit is None:
-            self.misfit = (
+        if left and self.mismatch is None:
+            self.mismatch = (
                 f"it ends after {outcome.steps} steps and {self.decisions} decisions, with {left} "
                 f"of {len(self._schedule.deviations)} deviations to come"
             )

@@ -34,8 +34,8 @@ __all__ = ["Shrunk", "shrink"]
 CONFIRM = 2  # executions that `confirm` takes
 # An execution that has not come round after so many times the steps that it took, and so many more,
 # is not tried to its end.
-LONGER = 4
-PLENTY = 100
+STEPS_FACTOR = 4
+STEPS_MARGIN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Shrunk:
     states: int = 0
 
     @property
-    def least(self) -> bool:
+    def minimal(self) -> bool:
         """Whether no schedule with fewer preemptions fails."""
         return self.clean == self.finding.preemptions - 1
 
@@ -62,7 +62,7 @@ class Shrunk:
         """Whether it is the least, and how that is known, in words."""
         if self.finding.preemptions == 0:
             return "the least: no preemption is needed"
-        if self.least:
+        if self.minimal:
             return (
                 f"the least: complete and clean at {self.clean} preemptions, "
                 f"{self.searched} executions, {self.states} states"
@@ -102,10 +102,10 @@ class _Shrinker:
         again = run(self.scenario, schedule, strict=False, tracing=False, limit=self._limit)
         if not self.is_wanted(again.outcome.failure):
             return None
-        went = schedule_of(again.recording, again.outcome, races=self.racing)
-        return went, again.recording.preemptions
+        executed = schedule_of(again.recording, again.outcome, races=self.racing)
+        return executed, again.recording.preemptions
 
-    def take(self, schedule: Schedule) -> bool:
+    def accept(self, schedule: Schedule) -> bool:
         """Confirm a schedule and make it the best; False: it does not repeat."""
         self.executions += CONFIRM
         finding = confirm(self.scenario, schedule)
@@ -114,7 +114,7 @@ class _Shrinker:
         self.best = finding
         return True
 
-    def look_closer(self) -> bool:
+    def locate_cycle(self) -> bool:
         """Find out where code that does not end begins to go round; False: that cannot be said."""
         failure = self.best.failure
         if not isinstance(failure, LivelockError | StepsExceededError):
@@ -127,10 +127,10 @@ class _Shrinker:
         if not isinstance(again.outcome.failure, LivelockError):
             return False
         self.wanted = kind(again.outcome.failure)
-        self._limit = LONGER * again.outcome.steps + PLENTY
-        return self.take(schedule_of(again.recording, again.outcome))
+        self._limit = STEPS_FACTOR * again.outcome.steps + STEPS_MARGIN
+        return self.accept(schedule_of(again.recording, again.outcome))
 
-    def leave_out(self) -> None:
+    def minimize(self) -> None:
         """Leave out what can be left out, in ever smaller parts."""
         schedule, preemptions = self.best.schedule, self.best.preemptions
         size, start, shorter = len(schedule.deviations), 0, False
@@ -149,7 +149,7 @@ class _Shrinker:
             else:
                 start += size
         if schedule != self.best.schedule:
-            self.take(schedule)
+            self.accept(schedule)
 
     def search(self) -> int:
         """Search with 0, 1, 2 ... preemptions; return the highest bound that is clean."""
@@ -181,7 +181,7 @@ class _Shrinker:
                 continue
             within = strategy.preemptions <= bound
             if within or strategy.preemptions < self.best.preemptions:
-                self.take(schedule_of(strategy, outcome, races=self.racing))
+                self.accept(schedule_of(strategy, outcome, races=self.racing))
                 taken += CONFIRM
             if within:
                 return False
@@ -210,8 +210,8 @@ def shrink(
         until if budget is None else lambda n: n >= budget or until(n),
     )
     clean = -1
-    if shrinker.look_closer():
-        shrinker.leave_out()
+    if shrinker.locate_cycle():
+        shrinker.minimize()
         clean = shrinker.search()
-        shrinker.leave_out()  # what is no preemption and need not be
+        shrinker.minimize()  # what is no preemption and need not be
     return Shrunk(shrinker.best, clean, shrinker.executions, shrinker.searched, shrinker.states)

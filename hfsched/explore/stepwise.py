@@ -41,7 +41,7 @@ class WouldSleepError(Exception):
     """The test itself called an operation that sleeps."""
 
 
-class _Hand:
+class _StepwiseStrategy:
     """The strategy: what the test asked for last."""
 
     name = "stepwise"
@@ -107,9 +107,9 @@ class Stepwise(ExploreRuntime):
     """
 
     def __init__(self, steps_max: int = 20_000) -> None:
-        self._hand = _Hand()
-        super().__init__(self._hand, joining=False, steps_max=steps_max)
-        self._hand.holds_lock = lambda task: any(
+        self._strategy = _StepwiseStrategy()
+        super().__init__(self._strategy, joining=False, steps_max=steps_max)
+        self._strategy.holds_lock = lambda task: any(
             lock.owner is task for lock in self.controller.table.locks()
         )
         self.controller.time = START
@@ -125,7 +125,7 @@ class Stepwise(ExploreRuntime):
     def go(self, name: str, until: str | None = None) -> str:
         """Run one task; return the label at which it stopped, "asleep THING" or "done"."""
         task = self.task(name)
-        self._hand.target, self._hand.until, self._hand.moved = task, until, False
+        self._strategy.target, self._strategy.until, self._strategy.moved = task, until, False
         self._run()
         if task.done:
             return "done"
@@ -140,7 +140,7 @@ class Stepwise(ExploreRuntime):
 
     def shuffle(self, order: random.Random | None) -> None:
         """Like `settle`, but another task may run at every operation, as `order` has it."""
-        self._hand.target, self._hand.order = None, order
+        self._strategy.target, self._strategy.order = None, order
         self.controller.previous = None  # in the order in which they were made
         self._run()
 
@@ -156,7 +156,7 @@ class Stepwise(ExploreRuntime):
         """Raise an exception in a task that sleeps, as a signal handler may, and run it."""
         task = self.task(name)
         task.condition, task.kind, task.thing = None, "interrupted", None
-        self._hand.target, self._hand.until, self._hand.moved = task, None, False
+        self._strategy.target, self._strategy.until, self._strategy.moved = task, None, False
         self.controller.throw(task, error)
         self._raise_failure()
 

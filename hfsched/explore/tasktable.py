@@ -116,5 +116,5 @@ class TaskTable:
     @staticmethod
     def _close_channels(group: Group) -> Touched:
         for end in group.ends:
-            end.cut()
+            end.close_silently()
         return [(thing.name, True) for thing in group.things]

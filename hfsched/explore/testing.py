@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError
 from hfsched.explore.execution import Result, search
-from hfsched.explore.explain.story import tell
+from hfsched.explore.explain.story import record_story
 from hfsched.explore.explain.text import draw
 from hfsched.explore.races import Races
-from hfsched.explore.replay import Finding, confirm, replay, schedule_of, words
+from hfsched.explore.replay import Finding, confirm, failure_text, replay, schedule_of
 from hfsched.explore.schedule import Recording, Replay
 from hfsched.explore.shrink import Shrunk, shrink
 from hfsched.explore.strategies.choose import make
@@ -146,7 +146,7 @@ def check(scenario: Scenario, settings: Settings | None = None) -> Report:
 def _story(scenario: Scenario, finding: Finding) -> str:
     races = Races if finding.schedule.races else None
     strategy = Replay(finding.schedule)
-    return draw(tell(scenario, strategy, token=finding.token, races=races), WIDTH)
+    return draw(record_story(scenario, strategy, token=finding.token, races=races), WIDTH)
 
 
 def run(scenario: Scenario, settings: Settings) -> None:
@@ -155,7 +155,7 @@ def run(scenario: Scenario, settings: Settings) -> None:
     if OPTIONS.token is not None:
         _, outcome = replay(OPTIONS.token, scenario)
         if outcome.failure is not None:
-            raise ScenarioFailedError(f"{scenario.name}: {words(outcome.failure)}")
+            raise ScenarioFailedError(f"{scenario.name}: {failure_text(outcome.failure)}")
         return
     report = check(scenario, settings)
     if report.found is not None:

@@ -37,7 +37,7 @@ from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_image
 from hfsched.scenarios.memory import RewindRam
-from hfsched.scenarios.recording import machine_words, opaque_parts
+from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
@@ -288,7 +288,7 @@ class ImagesScenario:
         def final() -> Hashable:
             return tuple(tuple(got) for got in answers.values())
 
-        watch = partial(machine_words, assembly.hypervisor.registry, assembly.driver)
+        watch = partial(machine_state, assembly.hypervisor.registry, assembly.driver)
         return World(check, final=final, timers=False, watch=watch)
 
     def _text(self, number: int, index: int) -> str:

@@ -13,7 +13,7 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.scenarios.guests import GO, Notes
 from hfsched.scenarios.memory import HeapRam
-from hfsched.scenarios.recording import machine_words, opaque_parts
+from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.script import Program, ScriptSpace
@@ -177,7 +177,7 @@ class ScenarioMachine:
 
     def words(self) -> dict[str, str]:
         """Return what a story shows beside each step."""
-        return dict(machine_words(self.hypervisor.registry, self.driver))
+        return dict(machine_state(self.hypervisor.registry, self.driver))
 
 
 class _Waiters(Thing):

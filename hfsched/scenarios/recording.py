@@ -2,7 +2,7 @@
 
 One task of a scenario plays three: a vCPU's thread of the scheduler, inside RUN the hypervisor, and
 inside that the guest.  `recorded` stands between them and says what passes: RUN and what it returned,
-hypercalls and their answers, sends and injections.  `machine_words` is what is shown beside.
+hypercalls and their answers, sends and injections.  `machine_state` is what is shown beside.
 
     primary = recorded(runtime, hypervisor, hypervisor.registry)
     ...
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from hfsched.vcpu.engine import Exit
     from hfsched.vmm.assembly import Parts
 
-__all__ = ["machine_words", "opaque_parts", "recorded"]
+__all__ = ["machine_state", "opaque_parts", "recorded"]
 
 HYPERVISOR = "hypervisor"
-_QUIET = (".kick", ".irq", ".direct", ".hv", ".mirror")
+_HIDDEN = (".kick", ".irq", ".direct", ".hv", ".mirror")
 
 
 def recorded(
@@ -76,30 +76,32 @@ def opaque_parts(runtime: ExploreRuntime, parts: Parts) -> Parts:
     )
 
 
-def machine_words(registry: Registry, driver: Driver) -> Mapping[str, str]:
+def machine_state(registry: Registry, driver: Driver) -> Mapping[str, str]:
     """Return what a story shows of each VM: the hypervisor's state, then the scheduler's mirror."""
-    words: dict[str, str] = {}
+    state: dict[str, str] = {}
     for vm in registry.vms.values():
-        words[f"{vm.name} mailbox"] = vm.mailbox.state.value
+        state[f"{vm.name} mailbox"] = vm.mailbox.state.value
         for vcpu in vm.vcpus:
-            words[f"vCPU {vm.name}.{vcpu.index}"] = _STATES.get(vcpu.state, vcpu.state.value)
+            state[f"vCPU {vm.name}.{vcpu.index}"] = _STATES.get(vcpu.state, vcpu.state.value)
         for vcpu in vm.vcpus:
-            words[f"{vm.name}.{vcpu.index} pending"] = _interrupts(
+            state[f"{vm.name}.{vcpu.index} pending"] = _interrupts(
                 vcpu.interrupts.pending | vcpu.interrupts.high
             )
         if vm.mailbox.waiters:
-            words[f"{vm.name} waiters"] = str(vm.mailbox.waiters)
+            state[f"{vm.name} waiters"] = str(vm.mailbox.waiters)
     for driven in driver.vms:
-        words[f"{driven.name} mirror"] = "a message unread" if driven.mirror.unread else "-"
+        state[f"{driven.name} mirror"] = "a message unread" if driven.mirror.unread else "-"
         for index, (activity, kick) in enumerate(driven.mirror.peek()):
             kicked = ", kicked" if kick else ""
-            words[f"{driven.name}.{index} mirror"] = _RESTS.get(activity, activity.value) + kicked
-    return words
+            state[f"{driven.name}.{index} mirror"] = (
+                _ACTIVITIES.get(activity, activity.value) + kicked
+            )
+    return state
 
 
 # Of what waits, for a message and for an interrupt, the short names.
 _STATES = {VcpuState.BLOCKED_MAILBOX: "WFM", VcpuState.BLOCKED_INTERRUPT: "WFI"}
-_RESTS = {VcpuActivity.WFM: "WFM", VcpuActivity.WFI: "WFI"}
+_ACTIVITIES = {VcpuActivity.WFM: "WFM", VcpuActivity.WFI: "WFI"}
 
 
 class _RecordedInterface:
@@ -109,8 +111,8 @@ class _RecordedInterface:
         self._recorder = recorder
         self._interface = interface
         self._registry = registry
-        quiet = recorder.quiet
-        recorder.quiet = lambda name: name.endswith(_QUIET) or quiet(name)
+        hidden = recorder.hidden
+        recorder.hidden = lambda name: name.endswith(_HIDDEN) or hidden(name)
         recorder.ranks[HYPERVISOR] = 2
 
     def run(self, vm: int, vcpu: int) -> RunResult:
@@ -125,14 +127,14 @@ class _RecordedInterface:
         recorder = self._recorder
         name = f"{self._name(vm)}.{vcpu}"
         thread = recorder.lane
-        self._listen(vm, vcpu, thread)
+        self._wrap_cpu(vm, vcpu, thread)
         recorder.announce(f"{what} {name}", to=HYPERVISOR)
-        with recorder.inside(HYPERVISOR):
+        with recorder.acting_as(HYPERVISOR):
             result: RunResult = call()
         recorder.note(self._result(result), lane=HYPERVISOR, to=thread)
         return result
 
-    def _listen(self, vm: int, vcpu: int, thread: str) -> None:
+    def _wrap_cpu(self, vm: int, vcpu: int, thread: str) -> None:
         """Stand between the hypervisor and a vCPU, the first time that it is run."""
         record = self._registry.vms.get(vm)
         if record is None or not 0 <= vcpu < len(record.vcpus):
@@ -145,54 +147,54 @@ class _RecordedInterface:
             found.cpu = _Cpu(self._recorder, found, self._name)
 
     def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             result = self._interface.send(to, message, notify=notify)
-        self._say(f"send {len(message)} bytes to {self._name(to)}: {result.value}")
+        self._note_call(f"send {len(message)} bytes to {self._name(to)}: {result.value}")
         return result
 
     def rx_take(self) -> tuple[int, bytes] | None:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             taken = self._interface.rx_take()
         if taken is not None:
-            self._say(f"take {len(taken[1])} bytes of {self._name(taken[0])} from RX")
+            self._note_call(f"take {len(taken[1])} bytes of {self._name(taken[0])} from RX")
         return taken
 
     def rx_release(self) -> bool:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             waited = self._interface.rx_release()
-        self._say("RX_RELEASE" + (": others wait" if waited else ""))
+        self._note_call("RX_RELEASE" + (": others wait" if waited else ""))
         return waited
 
     def waiter(self, vm: int) -> int | None:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             waiter = self._interface.waiter(vm)
         if waiter is not None:
-            self._say(f"who waits for {self._name(vm)}? {self._name(waiter)}")
+            self._note_call(f"who waits for {self._name(vm)}? {self._name(waiter)}")
         return waiter
 
     def writable(self) -> int | None:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             vm = self._interface.writable()
         if vm is not None:
-            self._say(f"what became writable? {self._name(vm)}")
+            self._note_call(f"what became writable? {self._name(vm)}")
         return vm
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             result = self._interface.inject(vm, vcpu, intid)
         what = _interrupt(intid)
-        self._say(f"inject {what} into {self._name(vm)}.{vcpu}: {_INJECTION[result.value]}")
+        self._note_call(f"inject {what} into {self._name(vm)}.{vcpu}: {_INJECTION[result.value]}")
         return result
 
     def preempt(self, vm: int, vcpu: int) -> None:
-        with self._recorder.inside(HYPERVISOR):
+        with self._recorder.acting_as(HYPERVISOR):
             self._interface.preempt(vm, vcpu)
-        self._say(f"preempt {self._name(vm)}.{vcpu}")
+        self._note_call(f"preempt {self._name(vm)}.{vcpu}")
 
     def info(self, vm: int) -> VmInfo | None:
         return self._interface.info(vm)
 
-    def _say(self, text: str) -> None:
+    def _note_call(self, text: str) -> None:
         self._recorder.note(text, to=HYPERVISOR)
 
     def _name(self, number: int) -> str:
@@ -252,14 +254,14 @@ class _Cpu:
         recorder = self._recorder
         recorder.note(self._reply, lane=HYPERVISOR, to=self._lane)
         self._reply = "goes on"
-        with recorder.inside(self._lane):
+        with recorder.acting_as(self._lane):
             event: Exit = self._cpu.enter()
         what = self._call(event) if isinstance(event, Hypercall) else _exit(event)
         recorder.note(what, lane=self._lane, to=HYPERVISOR)
         return event
 
     def reply(self, values: Any) -> None:
-        self._reply = self._vm.dialect.answer(tuple(values), self._show)
+        self._reply = self._vm.dialect.answer(tuple(values), self._value_text)
         self._cpu.reply(values)
 
     def _call(self, event: Hypercall) -> str:
@@ -269,9 +271,9 @@ class _Cpu:
         regs = event.args
         if call.registers > len(regs):
             regs = self._cpu.arguments(call.registers)
-        return describe(call, regs, self._show)
+        return describe(call, regs, self._value_text)
 
-    def _show(self, argument: str, value: int) -> str:
+    def _value_text(self, argument: str, value: int) -> str:
         """Return a value in words: VMs and interrupts by name, what is large in hexadecimal."""
         if argument in _VMS:
             return str(self._name(value))

@@ -23,7 +23,7 @@ def finals(scenario: Counter, strategy: Exhaustive) -> tuple[Result, set[object]
     found: set[object] = set()
 
     def on_end(outcome: Outcome) -> None:
-        if not outcome.cut:
+        if not outcome.pruned:
             found.add(outcome.final)
 
     return search(scenario, strategy, on_end=on_end), found
@@ -96,7 +96,7 @@ def test_another_partys_lock_orders_accesses_unless_it_is_blind(*, blind: bool) 
 
 
 def test_guarded_state_that_changes_without_its_lock_is_found() -> None:
-    class Torn:
+    class UnguardedChangeError:
         name = "torn"
 
         def build(self, runtime: ExploreRuntime) -> World:
@@ -113,7 +113,7 @@ def test_guarded_state_that_changes_without_its_lock_is_found() -> None:
             runtime.spawn("a", work)
             return World()
 
-    result = search(Torn(), Exhaustive())
+    result = search(UnguardedChangeError(), Exhaustive())
     assert result.failure is not None
     assert "while no task held it" in str(result.failure.failure)
 

@@ -27,10 +27,10 @@ from hfsched.explore.replay import (
     DriftError,
     NondeterminismError,
     confirm,
+    failure_text,
     kind,
     replay,
     run,
-    words,
 )
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
@@ -58,9 +58,9 @@ def test_a_tokens_failure_comes_again(strategy: str) -> None:
 def test_a_replay_is_the_same_in_another_process_and_hash_seed(seed: str) -> None:
     finding = find_failure(find(UPSTREAM), Exhaustive())
     code = (
-        "import sys; from hfsched.explore.replay import replay, words\n"
+        "import sys; from hfsched.explore.replay import replay, failure_text\n"
         "_, outcome = replay(sys.argv[1])\n"
-        "print(outcome.trace_hash, outcome.steps, words(outcome.failure))"
+        "print(outcome.trace_hash, outcome.steps, failure_text(outcome.failure))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, finding.token],
@@ -71,7 +71,7 @@ def test_a_replay_is_the_same_in_another_process_and_hash_seed(seed: str) -> Non
     )
     _, outcome = replay(finding.token)
     assert outcome.failure is not None
-    said = words(outcome.failure)
+    said = failure_text(outcome.failure)
     assert done.stdout == f"{outcome.trace_hash} {outcome.steps} {said}\n"
 
 

@@ -112,7 +112,7 @@ def test_a_replay_goes_step_for_step_as_what_was_recorded(scenario: Scenario, na
             break
         was = execute(scenario, recording, tracing=True)
         recording.end(was)
-        if was.cut:
+        if was.pruned:
             continue
         schedule = recording.schedule(stateful=recording.stateful)
         again = Recording(Replay(schedule))
@@ -131,7 +131,7 @@ def test_numbers_are_decisions_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deviations", "misfit"),
+    ("deviations", "mismatch"),
     [
         (((0, 9),), "decision 0 is for task 9, but there is none"),
         (((0, 0),), "decision 0 is for task 0, but clock cannot go on"),
@@ -139,12 +139,12 @@ def test_numbers_are_decisions_too() -> None:
     ],
 )
 def test_what_cannot_be_followed_is_a_misfit(
-    deviations: tuple[tuple[int, int], ...], misfit: str
+    deviations: tuple[tuple[int, int], ...], mismatch: str
 ) -> None:
     replay = Replay(Schedule(deviations))
     record(Counter(), replay)
-    assert replay.misfit is not None
-    assert misfit in replay.misfit
+    assert replay.mismatch is not None
+    assert mismatch in replay.mismatch
 
 
 def test_a_number_out_of_range_is_a_misfit_whatever_the_code_does_with_the_exception() -> None:
@@ -163,14 +163,14 @@ def test_a_number_out_of_range_is_a_misfit_whatever_the_code_does_with_the_excep
 
     replay = Replay(Schedule(((0, 2),)))
     record(Catcher(), replay)
-    assert replay.misfit == "decision 0 is 2, but size is below 2"
+    assert replay.mismatch == "decision 0 is 2, but size is below 2"
 
 
 def test_not_strict_it_goes_on_with_the_default() -> None:
     replay = Replay(Schedule(((0, 9), (1, 2))), strict=False)
     recording = record(Counter(), replay)
     assert recording.deviations == [(1, 2)]
-    assert replay.misfit is not None
+    assert replay.mismatch is not None
 
 
 def test_a_replay_is_one_execution() -> None:

@@ -34,7 +34,7 @@ def test_the_lost_wake_up_shrinks_to_one_preemption_and_that_is_proved() -> None
     shrunk = shrink(find(UPSTREAM), finding)
     assert shrunk.finding.preemptions == 1
     assert shrunk.clean == 0
-    assert shrunk.least
+    assert shrunk.minimal
     assert kind(shrunk.finding.failure) == kind(finding.failure)
     assert len(shrunk.finding.token) < len(finding.token)
     assert replay(shrunk.finding.token)[1].failure is not None
@@ -54,10 +54,10 @@ def test_the_proof_says_what_was_searched() -> None:
 @pytest.mark.parametrize("switches", [2, 3, 4])
 def test_the_least_is_what_the_bounded_search_finds_first(switches: int) -> None:
     world = Rounds(switches)
-    least = next(n for n in range(9) if search(world, Exhaustive(n)).failure is not None)
-    shrunk = shrink(world, failing(world, least + 1))
-    assert shrunk.finding.preemptions == least
-    assert shrunk.least
+    minimal = next(n for n in range(9) if search(world, Exhaustive(n)).failure is not None)
+    shrunk = shrink(world, failing(world, minimal + 1))
+    assert shrunk.finding.preemptions == minimal
+    assert shrunk.minimal
 
 
 def test_nothing_more_can_be_left_out() -> None:
@@ -72,7 +72,7 @@ def test_a_failure_without_preemptions_is_the_least_at_once() -> None:
     finding = find_failure(Rounds(1))
     shrunk = shrink(Rounds(1), finding)
     assert shrunk.finding.schedule.deviations == ()
-    assert shrunk.least
+    assert shrunk.minimal
     assert shrunk.proof == "the least: no preemption is needed"
 
 
@@ -102,7 +102,7 @@ def test_another_failure_is_not_the_same() -> None:
     shrunk = shrink(Two(), finding)
     assert "an update was lost" in shrunk.finding.text
     assert shrunk.finding.preemptions == 1
-    assert shrunk.least
+    assert shrunk.minimal
 
 
 def test_where_delta_debugging_sticks_the_search_goes_on() -> None:
@@ -140,7 +140,7 @@ def test_where_delta_debugging_sticks_the_search_goes_on() -> None:
         assert run(Stuck(), left, strict=False).outcome.failure is None
     shrunk = shrink(Stuck(), long)
     assert shrunk.finding.preemptions == 1
-    assert shrunk.least
+    assert shrunk.minimal
 
 
 def _alternating() -> Iterator[Schedule]:
@@ -153,7 +153,7 @@ def _alternating() -> Iterator[Schedule]:
 def test_numbers_that_the_failure_needs_stay() -> None:
     shrunk = shrink(Values(of=4), find_failure(Values(of=4)))
     assert shrunk.finding.schedule.deviations == ((0, 3), (1, 1))
-    assert shrunk.least
+    assert shrunk.minimal
 
 
 # What is no oracle's word.
@@ -188,7 +188,7 @@ def test_a_race_is_shrunk_without_the_cache() -> None:
     shrunk = shrink(Rare(), finding)
     assert isinstance(shrunk.finding.failure, RaceError)
     assert shrunk.finding.preemptions == 1
-    assert shrunk.least
+    assert shrunk.minimal
     assert shrunk.searched > 0
     assert shrunk.states == 0
 
@@ -226,14 +226,14 @@ def test_what_fails_beyond_the_bound_does_not_end_its_search() -> None:
     assert beyond.preemptions > 1
     shrunk = shrink(Waits(), failing(Waits(), 3))
     assert shrunk.finding.preemptions == 1
-    assert shrunk.least
+    assert shrunk.minimal
 
 
 def test_an_exception_is_shrunk_even_where_races_were_looked_for_too() -> None:
     finding = confirm(Counter(), Schedule(((2, 2),), races=True))
     shrunk = shrink(Counter(), finding)
     assert "an update was lost" in shrunk.finding.text
-    assert shrunk.least
+    assert shrunk.minimal
 
 
 def test_a_run_that_goes_round_is_cut_to_where_it_begins_to() -> None:
@@ -245,7 +245,7 @@ def test_a_run_that_goes_round_is_cut_to_where_it_begins_to() -> None:
     assert len(shrunk.finding.schedule.deviations) <= 3
     assert shrunk.finding.preemptions < finding.preemptions / 100
     assert len(shrunk.finding.token) < 60
-    assert not shrunk.least
+    assert not shrunk.minimal
     assert "of a livelock that is not proved" in shrunk.proof
 
 
@@ -262,7 +262,7 @@ def test_without_a_budget_left_it_is_what_it_was_and_nothing_is_proved() -> None
     shrunk = shrink(find(UPSTREAM), finding, budget=0)
     assert shrunk.finding == finding
     assert shrunk.executions == 0
-    assert not shrunk.least
+    assert not shrunk.minimal
     assert "the search at 0 preemptions was not finished" in shrunk.proof
 
 

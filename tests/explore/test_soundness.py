@@ -14,7 +14,7 @@ from small import Do, Program
 
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.registry import find
-from hfsched.explore.replay import words
+from hfsched.explore.replay import failure_text
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import Scenario, World
 from hfsched.explore.strategies.exhaustive import Exhaustive, _Node
@@ -83,9 +83,9 @@ def verdicts(
         outcome = execute(scenario, strategy, forgetting=forgetting, joining=joining)
         strategy.end(outcome)
         if outcome.failure is not None:
-            said = words(outcome.failure).partition(":")[0]  # of a race: on what
+            said = failure_text(outcome.failure).partition(":")[0]  # of a race: on what
             found.add((type(outcome.failure).__name__, said))
-        elif not outcome.cut:
+        elif not outcome.pruned:
             found.add(outcome.final)
     return found, False
 
@@ -237,15 +237,15 @@ class Remembering(Exhaustive):
         super().__init__()
         self.arrivals = 0
 
-    def _follow(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
-        chosen = super()._follow(view, current, enabled)
+    def _repeat(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        chosen = super()._repeat(view, current, enabled)
         view.stateful = True
         return chosen
 
-    def _arrive(self, node: _Node, view: View) -> None:
+    def _recall(self, node: _Node, view: View) -> None:
         self.arrivals += 1
         assert view.knowledge() == node.knowledge
-        super()._arrive(node, view)
+        super()._recall(node, view)
 
 
 RECALLED = [
@@ -322,7 +322,7 @@ def test_what_changes_without_its_lock_is_found_however_the_search_comes_there()
         return found
 
     found = ends(Exhaustive())
-    assert "Torn" in found
+    assert "UnguardedChangeError" in found
     assert found == ends(Remembering())
 
 

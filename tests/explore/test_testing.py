@@ -115,7 +115,7 @@ def test_the_example_finds_the_fault_and_proves_the_mended_one() -> None:
     report = check(find(f"{EXAMPLE}::sleepy"))
     assert report.shrunk is not None
     assert report.shrunk.finding.preemptions == 1
-    assert report.shrunk.least
+    assert report.shrunk.minimal
     assert "asleep with" in str(report)
     assert check(find(f"{EXAMPLE}::test_careful"), Settings("exhaustive")).result.complete
 

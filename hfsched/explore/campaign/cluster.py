@@ -111,8 +111,8 @@ class Cluster:
         if type(error).__name__ == "KilledWorker":
             text = f"the cluster's workers ended again and again during {task.strategy} of this"
             return Report(task.number, ended=True, found=Found(text))
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return Report(task.number, ended=True, error=f"--cluster {self._address}: {said}")
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return Report(task.number, ended=True, error=f"--cluster {self._address}: {text}")
 
 
 def work(data: bytes, code: str) -> bytes:
@@ -126,7 +126,7 @@ def work(data: bytes, code: str) -> bytes:
     worker: Any = get_worker()
     key = worker.get_current_task()
 
-    def unwanted(_report: Report) -> bool:
+    def cancelled(_report: Report) -> bool:
         known = worker.state.tasks.get(key)
         return known is None or known.state != "executing"
 
@@ -136,7 +136,7 @@ def work(data: bytes, code: str) -> bytes:
         report = failed(task.number, error)
     else:
         if same:
-            report = perform(task, unwanted, _CACHES)
+            report = perform(task, cancelled, _CACHES)
         else:
             text = f"the worker at {worker.address} has other code than this: start it again"
             report = Report(task.number, ended=True, error=text)

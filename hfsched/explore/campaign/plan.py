@@ -31,10 +31,10 @@ ROOTS = 8  # sub-trees for each worker
 RANDOM = ("pos", "urw", "random", "pct")
 
 
-class _Scout:
+class _BranchProbe:
     """Follows choices, and says what there is to choose next."""
 
-    name = "scout"
+    name = "probe"
     stateful = False
     every_point = False
 
@@ -84,10 +84,10 @@ def roots(
     closed: list[tuple[int, ...]] = []
     while open_ and len(open_) + len(closed) < wanted and not over():
         root = open_.popleft()
-        scout = _Scout(root)
-        execute(scenario, scout)
-        if scout.next:
-            open_.extend((*root, choice) for choice in scout.next)
+        probe = _BranchProbe(root)
+        execute(scenario, probe)
+        if probe.next:
+            open_.extend((*root, choice) for choice in probe.next)
         else:
             closed.append(root)
     return closed + list(open_)
@@ -117,7 +117,7 @@ class Plan:
         self._seeds = random.Random(seed)  # noqa: S311 - schedules, no secrets
         self._campaign = random.SystemRandom().getrandbits(63)
         self._bound = bound
-        self._again: deque[Task] = deque()
+        self._returned: deque[Task] = deque()
         self._number = 0
         self._trees: set[int] | None = None  # sub-trees that are not complete yet
         self._bounds: dict[int, int] = {}  # task -> bound
@@ -161,8 +161,8 @@ class Plan:
 
     def take(self) -> Task | None:
         """Return the next task."""
-        if self._again:
-            return self._again.popleft()
+        if self._returned:
+            return self._returned.popleft()
         while self._streams:
             stream = self._streams.pop(0)
             task = next(stream, None)
@@ -174,7 +174,7 @@ class Plan:
     def give_back(self, task: Task) -> None:
         """Take back a task whose worker was lost: it counts for nothing until it is done again."""
         self._running.pop(task.number, None)
-        self._again.appendleft(task)
+        self._returned.appendleft(task)
 
     def note(self, report: Report) -> None:
         """Take a report; a later one of the same task replaces it."""

@@ -60,7 +60,7 @@ class _Worker:
         self.task: Task | None = None
         self._data = bytearray()
 
-    def ask(self, task: Task) -> bool:
+    def assign(self, task: Task) -> bool:
         """Give it a task; False: it is dead."""
         self.task = task
         data = msgspec.msgpack.encode(task)
@@ -72,7 +72,7 @@ class _Worker:
             return False
         return True
 
-    def answers(self) -> list[Report] | None:
+    def reports(self) -> list[Report] | None:
         """Return the reports that have arrived; None: it has ended."""
         data = self.output.read()
         if data == b"":
@@ -150,14 +150,14 @@ class Pool:
                 task = plan.take()
                 if task is None:
                     break
-                if not worker.ask(task):
+                if not worker.assign(task):
                     self._replace(worker, plan)
                     return True
         if all(worker.task is None for worker in self._workers):
             return False
         for key, _ in self._selector.select(TICK):
             worker = key.data
-            reports = worker.answers()
+            reports = worker.reports()
             if reports is None:
                 self._replace(worker, plan)
                 continue

@@ -75,11 +75,11 @@ class Campaign:
     ) -> Summary:
         task = Task(1, os.fsencode(self.spec), self.strategy, self.seed, self.bound)
 
-        def tell(report: Report) -> bool:
+        def report_progress(report: Report) -> bool:
             progress(self._summary(report, start))
             return over()
 
-        report = perform(task, tell)
+        report = perform(task, report_progress)
         if report.error is not None:
             raise UserError(report.error)
         return self._summary(report, start)
@@ -121,11 +121,11 @@ class Campaign:
                     plan.found,
                 )
 
-            def tell() -> bool:
+            def report_progress() -> bool:
                 progress(summary())
                 return over()
 
-            workers.run(plan, tell)
+            workers.run(plan, report_progress)
             if plan.found is None and plan.error is not None:
                 raise UserError(plan.error)
             return summary()

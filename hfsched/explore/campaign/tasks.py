@@ -23,7 +23,7 @@ from hfsched.explore.strategy import Strategy
 
 __all__ = ["Caches", "Found", "Report", "Task", "failed", "perform"]
 
-LOOK_EVERY = 0.05  # seconds between two reports of a task
+PROGRESS_EVERY = 0.05  # seconds between two reports of a task
 TEXT_MAX = 100_000  # characters of a traceback: a message between processes has a limit
 CAMPAIGNS = 4  # whose covered states are kept
 
@@ -96,35 +96,37 @@ def _sendable(text: str) -> str:
 
 def perform(
     task: Task,
-    tell: Callable[[Report], bool] = lambda _report: False,
+    report_progress: Callable[[Report], bool] = lambda _report: False,
     caches: Caches | None = None,
 ) -> Report:
     """Do a task; what the scenario raises is a finding.
 
-    `tell` is called several times a second and may end it by returning True; what it raises itself
+    `report_progress` is called several times a second and may end it by returning True; what it raises itself
     comes out here.  `caches` keeps, for sub-trees of one search, the states that earlier ones have
     covered.
     """
-    own: list[BaseException] = []
+    raised: list[BaseException] = []
     report: Report | None = None
 
-    def guarded(report: Report) -> bool:
+    def guarded_report(report: Report) -> bool:
         try:
-            return tell(report)
+            return report_progress(report)
         except BaseException as error:  # noqa: BLE001 - raised again below
-            own.append(error)
+            raised.append(error)
             return True
 
     try:
-        report = _perform(task, guarded, caches)
+        report = _perform(task, guarded_report, caches)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a scenario that cannot be built
         report = failed(task.number, error)
-    if own:
-        raise own[0]
+    if raised:
+        raise raised[0]
     return report
 
 
-def _perform(task: Task, tell: Callable[[Report], bool], caches: Caches | None) -> Report:
+def _perform(
+    task: Task, report_progress: Callable[[Report], bool], caches: Caches | None
+) -> Report:
     scenario = find(os.fsdecode(task.spec))
     strategy: Strategy
     cache: dict[int, frozenset[int]] | None = None
@@ -136,7 +138,7 @@ def _perform(task: Task, tell: Callable[[Report], bool], caches: Caches | None) 
         strategy = make(task.strategy, task.seed, bound=task.bound)
     recording = Recording(strategy)
     known = len(cache or ())
-    told: float | None = None
+    reported: float | None = None
 
     def report(result: Result, *, ended: bool = False, found: Found | None = None) -> Report:
         return Report(
@@ -151,14 +153,14 @@ def _perform(task: Task, tell: Callable[[Report], bool], caches: Caches | None) 
         )
 
     def until(result: Result) -> bool:
-        nonlocal told
+        nonlocal reported
         if task.executions and result.executions >= task.executions:
             return True
         now = time.monotonic()
-        if told is not None and now - told < LOOK_EVERY:
+        if reported is not None and now - reported < PROGRESS_EVERY:
             return False
-        told = now
-        return tell(report(result))
+        reported = now
+        return report_progress(report(result))
 
     result = search(scenario, recording, until=until)
     found = None

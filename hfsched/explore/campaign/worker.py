@@ -22,7 +22,7 @@ __all__ = ["MESSAGE_MAX", "main", "read_message", "write_message"]
 
 LENGTH = struct.Struct("<I")
 MESSAGE_MAX = 1 << 22  # bytes: a token of the greatest size, and text
-TELL_EVERY = 0.25  # seconds between two reports of one task
+REPORT_EVERY = 0.25  # seconds between two reports of one task
 
 
 def read_message(stream: BinaryIO) -> bytes | None:
@@ -43,7 +43,7 @@ def write_message(stream: BinaryIO, data: bytes) -> None:
     stream.flush()
 
 
-def _listen(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
+def _read_tasks(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
     """Read tasks; at the end of the input, or of sense in it, end the process, whatever it does."""
     try:
         while (data := read_message(source)) is not None:
@@ -64,14 +64,14 @@ def main() -> None:
     os.close(null)
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()
+    threading.Thread(target=_read_tasks, args=(source, tasks), daemon=True).start()
     caches: Caches = {}
     last = time.monotonic()
 
-    def tell(report: Report) -> bool:
+    def report_progress(report: Report) -> bool:
         nonlocal last
         now = time.monotonic()
-        if now - last >= TELL_EVERY:
+        if now - last >= REPORT_EVERY:
             last = now
             write_message(out, msgspec.msgpack.encode(report))
         return False
@@ -79,6 +79,8 @@ def main() -> None:
     try:
         while True:
             last = time.monotonic()
-            write_message(out, msgspec.msgpack.encode(perform(tasks.get(), tell, caches)))
+            write_message(
+                out, msgspec.msgpack.encode(perform(tasks.get(), report_progress, caches))
+            )
     except BrokenPipeError:
         os._exit(1)

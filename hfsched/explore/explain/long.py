@@ -13,47 +13,47 @@ __all__ = ["shortened"]
 
 STEPS_MAX = 400
 HEAD, TAIL = 300, 60  # what stays of more
-ROUND_MAX = 100  # steps of a round that is looked for
-ROUNDS_MIN = 4
+CYCLE_MAX = 100  # steps of a round that is looked for
+CYCLES_MIN = 4
 
 
 def shortened(steps: Sequence[Step]) -> list[Step]:
     """Return the steps without the rounds that only repeat, and at most about `STEPS_MAX`."""
-    out = _without_rounds(list(steps))
+    out = _without_cycles(list(steps))
     if len(out) <= STEPS_MAX:
         return out
     middle = out[HEAD:-TAIL]
     marked = [step for step in middle if step.marked]
     missing = len(middle) - len(marked)
-    words = f"{missing} steps are left out here"
-    filler = replace(middle[-1], lane="", text=words, arrow=None, changed=(), preemption="")
+    text = f"{missing} steps are left out here"
+    filler = replace(middle[-1], lane="", text=text, arrow=None, changed=(), preemption="")
     return [*out[:HEAD], *marked, replace(filler, marked=""), *out[-TAIL:]]
 
 
 def _same(step: Step) -> Hashable:
-    return (step.lane, step.says, step.arrow is None, step.preemption)
+    return (step.lane, step.description, step.arrow is None, step.preemption)
 
 
-def _without_rounds(steps: list[Step]) -> list[Step]:
+def _without_cycles(steps: list[Step]) -> list[Step]:
     """Leave out what goes round and round before the last step."""
-    if len(steps) <= ROUNDS_MIN:
+    if len(steps) <= CYCLES_MIN:
         return steps
     *body, last = steps
     keys = [_same(step) for step in body]
-    for size in range(1, min(ROUND_MAX, len(body) // ROUNDS_MIN) + 1):
+    for size in range(1, min(CYCLE_MAX, len(body) // CYCLES_MIN) + 1):
         begin = len(keys)
         while begin > size and keys[begin - 1] == keys[begin - 1 - size]:
             begin -= 1
         begin -= size  # the first round itself
         begin = max(begin, 0)
-        if (len(keys) - begin) // size < ROUNDS_MIN:
+        if (len(keys) - begin) // size < CYCLES_MIN:
             continue
         if any(step.marked for step in body[begin + size :]):
             return steps
-        rounds = (len(keys) - begin) // size - 1
-        words = f"the last {size} steps again, {rounds} times"
+        cycles = (len(keys) - begin) // size - 1
+        text = f"the last {size} steps again, {cycles} times"
         again = replace(
-            body[-1], lane="", text=words, arrow=None, changed=(), preemption="", marked=""
+            body[-1], lane="", text=text, arrow=None, changed=(), preemption="", marked=""
         )
         return [*body[: begin + size], again, last]
     return steps

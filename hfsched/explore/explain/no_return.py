@@ -78,26 +78,26 @@ def point_of_no_return(scenario: Scenario, decisions: Sequence[int]) -> int | No
 
     None when no decision is to blame: what is made there fails whatever is decided.
     """
-    if _hopeless(scenario, decisions[:0]):
+    if _always_fails(scenario, decisions[:0]):
         return None
     # A good end can follow the first `low` decisions (or may), none can follow the first `high`.
     low, high = 0, len(decisions)
     while high - low > 1:
         middle = (low + high) // 2
-        if _hopeless(scenario, decisions[:middle]):
+        if _always_fails(scenario, decisions[:middle]):
             high = middle
         else:
             low = middle
     return high - 1
 
 
-def _hopeless(scenario: Scenario, beginning: Sequence[int]) -> bool:
+def _always_fails(scenario: Scenario, prefix: Sequence[int]) -> bool:
     """Tell whether it is proved that every schedule with this beginning fails."""
-    strategy = Replayed(beginning, Exhaustive())
+    strategy = Replayed(prefix, Exhaustive())
     steps = 0
     while strategy.begin():
         outcome = execute(scenario, strategy)
-        if outcome.failure is None and not outcome.cut:
+        if outcome.failure is None and not outcome.pruned:
             return False
         strategy.end(outcome)
         steps += outcome.steps

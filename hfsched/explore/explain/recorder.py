@@ -41,39 +41,39 @@ class Row:
     text: str
     to: str | None = None
     state: Mapping[str, str] = field(default_factory=dict)
-    instead: tuple[str, str] | None = None  # who goes on, and who could have
+    preempted: tuple[str, str] | None = None  # who goes on, and who could have
     point: int = -1  # the decision that it belongs to
     asleep: bool = False  # it says that the task fell asleep, which is no operation
-    words: Callable[[], str] | None = None  # its text, once it is done
+    render: Callable[[], str] | None = None  # its text, once it is done
 
 
 class Recorder:
-    """Listens to one execution that `strategy` decides; the decision `loud` gets a row anyhow."""
+    """Listens to one execution that `strategy` decides; the decision `always_shown` gets a row anyhow."""
 
     name = "recorder"
     every_point = True
 
-    def __init__(self, strategy: Strategy, loud: int | None = None) -> None:
+    def __init__(self, strategy: Strategy, always_shown: int | None = None) -> None:
         self._strategy = strategy
-        self._loud = loud
+        self._always_shown = always_shown
         self.stateful = strategy.stateful
         self.decisions: list[int] = []
         self.rows: list[Row] = []
         self._world: World | None = None
         self._runtime: ExploreRuntime | None = None
-        self._open: Row | None = None  # its operation may not be done yet
-        self._quiet_row: Row | None = None  # the point now under way, while it has said nothing
+        self._incomplete: Row | None = None  # its operation may not be done yet
+        self._unwritten: Row | None = None  # the point now under way, while it has said nothing
         self._state: Mapping[str, str] = {}
         self._asleep: set[int] = set()
-        self._ahead: dict[int, list[Row]] = {}
-        self._inside: dict[int, list[str]] = {}
-        self._instead: tuple[str, str] | None = None  # not shown yet
+        self._announced: dict[int, list[Row]] = {}
+        self._actors: dict[int, list[str]] = {}
+        self._preempted: tuple[str, str] | None = None  # not shown yet
         self.preemptions = 0
-        self.broken = False  # the world's invariant
+        self.invariant_failed = False  # the world's invariant
         # For `machine` and its like.
         self.names: dict[str, str] = {}  # task -> lane
         self.ranks: dict[str, int] = {}  # lane -> where it stands, 0 for what is not here
-        self.quiet: Callable[[str], bool] = lambda _name: False  # things that say nothing
+        self.hidden: Callable[[str], bool] = lambda _name: False  # things that say nothing
 
     # What the scenario's actors say.
 
@@ -83,15 +83,15 @@ class Recorder:
 
     def announce(self, text: str, to: str) -> None:
         """Write a row when the current task comes to its next operation: what begins with it."""
-        task = self._task()
+        task = self._current_task()
         if task is not None:
-            self._ahead.setdefault(task.index, []).append(Row(self.lane, text, to))
+            self._announced.setdefault(task.index, []).append(Row(self.lane, text, to))
 
     @contextmanager
-    def inside(self, lane: str) -> Iterator[None]:
+    def acting_as(self, lane: str) -> Iterator[None]:
         """Let what the current task does be done by `lane`."""
-        task = self._task()
-        stack = self._inside.setdefault(-1 if task is None else task.index, [])
+        task = self._current_task()
+        stack = self._actors.setdefault(-1 if task is None else task.index, [])
         stack.append(lane)
         try:
             yield
@@ -101,49 +101,49 @@ class Recorder:
     @property
     def lane(self) -> str:
         """Who acts now."""
-        task = self._task()
+        task = self._current_task()
         return "" if task is None else self._lane_of(task)
 
-    def _task(self) -> Task | None:
+    def _current_task(self) -> Task | None:
         return None if self._runtime is None else self._runtime.current
 
     def _lane_of(self, task: Task) -> str:
-        stack = self._inside.get(task.index)
+        stack = self._actors.get(task.index)
         return stack[-1] if stack else task.name
 
     # The course of an execution.
 
-    def watched(self, invariant: Callable[[], None]) -> Callable[[], None]:
+    def watch_invariant(self, invariant: Callable[[], None]) -> Callable[[], None]:
         """Return the world's invariant, which says here when it is broken."""
 
-        def look() -> None:
+        def checked() -> None:
             try:
                 invariant()
             except Exception:
-                self.broken = True
+                self.invariant_failed = True
                 raise
 
-        return look
+        return checked
 
-    def listen(self, runtime: ExploreRuntime) -> None:
+    def attach(self, runtime: ExploreRuntime) -> None:
         """Belong to an execution; its world is about to be built."""
         self._runtime = runtime
         runtime.recorder = self
 
-    def built(self, world: World) -> None:
+    def note_built(self, world: World) -> None:
         """Begin: what was done up to now is the start-up, the same in every schedule."""
         if self._runtime is None:
             raise InternalError("a recorder is told of a world before its runtime")
         self._world = world
-        started = bool(self.rows) or bool(self._ahead)
+        started = bool(self.rows) or bool(self._announced)
         self.rows.clear()
-        self._open = None
-        self._ahead.clear()
+        self._incomplete = None
+        self._announced.clear()
         self._state = self._watch()
         if started:
-            sleepers = [task for task in self._runtime.tasks if self._sleeps(task)]
+            sleepers = [task for task in self._runtime.tasks if self._is_blocked(task)]
             self._asleep = {task.index for task in sleepers}
-            text = "; ".join(f"{self.name_of(task.name)} {_sleep(task)}" for task in sleepers)
+            text = "; ".join(f"{self.name_of(task.name)} {_wait_text(task)}" for task in sleepers)
             self._write(Row("", f"after the start-up: {text or 'all can go on'}"))
 
     def begin(self) -> bool:
@@ -152,17 +152,17 @@ class Recorder:
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy.pick`."""
-        self._arrived()
+        self._complete_step()
         chosen = enabled[0]
         if len(enabled) > 1 or self._strategy.every_point:
             chosen = self._strategy.pick(view, current, enabled)
         self.decisions.append(chosen.index)
         if current is not None and chosen is not current:
             # What is folded shows nothing: from the first who was kept waiting to the last who goes.
-            first = current.name if self._instead is None else self._instead[1]
-            self._instead = (chosen.name, first)
+            first = current.name if self._preempted is None else self._preempted[1]
+            self._preempted = (chosen.name, first)
             self.preemptions += 1
-        self._chosen(chosen)
+        self._begin_step(chosen)
         return chosen
 
     def value(self, view: View, name: str, n: int) -> int:
@@ -178,9 +178,9 @@ class Recorder:
 
     def finish(self, runtime: ExploreRuntime) -> None:
         """Take in the end of the execution."""
-        self._arrived()
+        self._complete_step()
         failure, failed = runtime.controller.failure, runtime.controller.failed_task
-        if self.broken:
+        if self.invariant_failed:
             self._write(Row("", "the invariant does not hold"))
         elif isinstance(failure, StepsExceededError):
             self._write(Row("", "given up: no end in sight"))
@@ -188,44 +188,44 @@ class Recorder:
             lane = "" if failed is None else self._lane_of(failed)
             self._write(Row(lane, f"raises {type(failure).__name__}"))
         elif not runtime.controller.pruned:
-            self._write(Row("", self._ending(runtime)))
+            self._write(Row("", self._end_text(runtime)))
         self._close()
 
-    def _ending(self, runtime: ExploreRuntime) -> str:
+    def _end_text(self, runtime: ExploreRuntime) -> str:
         left = [task for task in runtime.tasks if task.act is None and not task.done]
         if not left:
             return "all have ended"
-        text = "; ".join(f"{self.name_of(task.name)} {_sleep(task)}" for task in left)
+        text = "; ".join(f"{self.name_of(task.name)} {_wait_text(task)}" for task in left)
         return f"nobody can go on: {text}"
 
-    def _arrived(self) -> None:
+    def _complete_step(self) -> None:
         """Look at what the last operation has done, and at whoever falls asleep after it."""
         runtime = self._runtime
         if runtime is None:
             return
         before = self._state
         self._close()
-        quiet, self._quiet_row = self._quiet_row, None
-        if quiet is not None:
+        hidden, self._unwritten = self._unwritten, None
+        if hidden is not None:
             changes = _changes(before, self._state)
-            if changes or quiet.point == self._loud:
-                quiet.text = changes or quiet.text
-                quiet.state = self._state
-                self._append(quiet)
+            if changes or hidden.point == self._always_shown:
+                hidden.text = changes or hidden.text
+                hidden.state = self._state
+                self._append(hidden)
         for task in runtime.tasks:
-            if task.index not in self._asleep and self._sleeps(task):
+            if task.index not in self._asleep and self._is_blocked(task):
                 self._asleep.add(task.index)
-                row = Row(self._lane_of(task), _sleep(task), state=self._state, asleep=True)
+                row = Row(self._lane_of(task), _wait_text(task), state=self._state, asleep=True)
                 row.point = len(self.decisions) - 1
                 self._append(row)
 
-    def _chosen(self, task: Task) -> None:
+    def _begin_step(self, task: Task) -> None:
         """Write what the chosen task's operation says before it is done."""
         slept = task.index in self._asleep
         self._asleep.discard(task.index)
-        self._quiet_row = Row(self._lane_of(task), _quietly(task))
-        self._quiet_row.point = len(self.decisions) - 1
-        for row in self._ahead.pop(task.index, []):
+        self._unwritten = Row(self._lane_of(task), _plain_operation(task))
+        self._unwritten.point = len(self.decisions) - 1
+        for row in self._announced.pop(task.index, []):
             self._write(row)
         row_of = self._row(task, slept=slept)
         if row_of is not None:
@@ -236,37 +236,37 @@ class Recorder:
         if task.act is not None:
             return Row(task.name, "time passes" if task.kind == "clock" else "happens")
         thing = task.thing
-        if thing is not None and self.quiet(thing.name):
+        if thing is not None and self.hidden(thing.name):
             return None
-        words = _doing(task.kind, thing)
-        if words is None:
+        render = _operation(task.kind, thing)
+        if render is None:
             return Row(lane, "wakes up") if slept else None
-        return Row(lane, "", words=words)
+        return Row(lane, "", render=render)
 
     # Rows.
 
     def _write(self, row: Row) -> None:
         self._close()
-        self._quiet_row = None
+        self._unwritten = None
         if row.point < 0:
             row.point = len(self.decisions) - 1
         self._append(row)
-        self._open = row
+        self._incomplete = row
 
     def _append(self, row: Row) -> None:
-        row.instead, self._instead = self._instead, None
-        if row.instead is not None and row.instead[0] == row.instead[1]:
-            row.instead = None
+        row.preempted, self._preempted = self._preempted, None
+        if row.preempted is not None and row.preempted[0] == row.preempted[1]:
+            row.preempted = None
         self.rows.append(row)
 
     def _close(self) -> None:
         """Complete the last row with what is now, before anything else happens."""
         self._state = self._watch()
-        row, self._open = self._open, None
+        row, self._incomplete = self._incomplete, None
         if row is not None:
             row.state = self._state
-            if row.words is not None:
-                row.text = row.words()
+            if row.render is not None:
+                row.text = row.render()
 
     def _watch(self) -> Mapping[str, str]:
         runtime, world = self._runtime, self._world
@@ -274,19 +274,19 @@ class Recorder:
             return {}
         state: dict[str, str] = {}
 
-        def look() -> None:
-            state.update((name, _cut(words)) for name, words in world.watch().items())
+        def read() -> None:
+            state.update((name, _truncate(render)) for name, render in world.watch().items())
             for thing in runtime.controller.table.things:
-                if not self.quiet(thing.name):
+                if not self.hidden(thing.name):
                     value = _value(thing)
                     if value is not None:
                         state[thing.name] = value
 
-        runtime.controller.inspect(look)
+        runtime.controller.inspect(read)
         return state
 
     @staticmethod
-    def _sleeps(task: Task) -> bool:
+    def _is_blocked(task: Task) -> bool:
         return (
             task.act is None
             and not task.done
@@ -314,7 +314,7 @@ class Recorder:
         return tuple(sorted(found, key=lambda lane: self.ranks.get(lane, 0)))
 
 
-def _doing(kind: str, thing: Thing | None) -> Callable[[], str] | None:
+def _operation(kind: str, thing: Thing | None) -> Callable[[], str] | None:
     """Return what says an operation once it is done; None for one that says nothing."""
     if kind in _SILENT or kind.startswith("checkpoint "):
         return None
@@ -330,14 +330,14 @@ def _doing(kind: str, thing: Thing | None) -> Callable[[], str] | None:
         return lambda: template.format(name, "set" if thing.peek() else "clear")
     if isinstance(thing, XEnd):
         return _channel(kind, thing)
-    words = f"{kind} {name}".rstrip()
-    return lambda: words
+    render = f"{kind} {name}".rstrip()
+    return lambda: render
 
 
 def _channel(kind: str, end: XEnd) -> Callable[[], str]:
     if kind == "recv":
-        words = "reads the end of" if not end.inbox else f"receives {_short(end.inbox[0][0])} from"
-        return lambda: f"{words} {end.name}"
+        render = "reads the end of" if not end.inbox else f"receives {_short(end.inbox[0][0])} from"
+        return lambda: f"{render} {end.name}"
     if kind == "send":
         count = len(end.inbox)
 
@@ -360,7 +360,7 @@ _CELLS = {
 _EVENTS = {"set": "sets {}", "clear": "clears {}", "is_set": "looks at {}: {}"}
 
 
-def _quietly(task: Task) -> str:
+def _plain_operation(task: Task) -> str:
     """Say an operation that says nothing, for once."""
     name = "" if task.thing is None else task.thing.name
     if task.kind == "lock":
@@ -368,7 +368,7 @@ def _quietly(task: Task) -> str:
     return f"{task.kind} {name}".rstrip()
 
 
-def _sleep(task: Task) -> str:
+def _wait_text(task: Task) -> str:
     """Say of a task that cannot go on what it waits for."""
     if task.kind == "lock":
         return "waits for " + ("a lock" if task.thing is None else task.thing.name)
@@ -396,8 +396,8 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 def _short(value: object) -> str:
-    return _cut(repr(value))
+    return _truncate(repr(value))
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     return text if len(text) <= VALUE_MAX else text[: VALUE_MAX - 1] + "…"

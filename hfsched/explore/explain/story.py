@@ -20,17 +20,17 @@ from hfsched.explore.explain.long import shortened
 from hfsched.explore.explain.no_return import Replayed, point_of_no_return
 from hfsched.explore.explain.recorder import Recorder, Row
 from hfsched.explore.races import RaceError, Races
-from hfsched.explore.replay import words
+from hfsched.explore.replay import failure_text
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.scenario import Scenario, World
     from hfsched.explore.strategy import Strategy
 
-__all__ = ["Arrow", "Listening", "Step", "Story", "tell"]
+__all__ = ["Arrow", "RecordedScenario", "Step", "Story", "record_story"]
 
 NO_RETURN = "from here on every schedule fails"
-THE_END = "it failed here, and does in every schedule"
+FAILED_HERE = "it failed here, and does in every schedule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Step:
     marked: str = ""
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """What happens, in words."""
         return self.arrow.label if self.arrow is not None else self.text
 
@@ -89,7 +89,7 @@ class Story:
     preemptions: int = 0
 
 
-class Listening:
+class RecordedScenario:
     """A scenario whose executions a recorder hears."""
 
     def __init__(self, scenario: Scenario, recorder: Recorder) -> None:
@@ -99,15 +99,15 @@ class Listening:
 
     def build(self, runtime: ExploreRuntime) -> World:
         """See `Scenario.build`."""
-        self._recorder.listen(runtime)
+        self._recorder.attach(runtime)
         world = self._scenario.build(runtime)
-        self._recorder.built(world)
+        self._recorder.note_built(world)
         if world.invariant is not None:
-            world = replace(world, invariant=self._recorder.watched(world.invariant))
+            world = replace(world, invariant=self._recorder.watch_invariant(world.invariant))
         return world
 
 
-def tell(
+def record_story(
     scenario: Scenario,
     strategy: Strategy,
     *,
@@ -120,37 +120,37 @@ def tell(
     `token` is only quoted; `races` looks for data races as in `execute`.
     """
     strategy.begin()
-    recorder, outcome = _listen(scenario, strategy, None, races)
-    turning = None
+    recorder, outcome = _record(scenario, strategy, None, races)
+    no_return = None
     # What is found by looking on, and not by how it ends, has no point of no return.
     if outcome.failure is not None and not isinstance(outcome.failure, LivelockError | RaceError):
-        turning = point_of_no_return(scenario, recorder.decisions)
-        if turning is not None:
+        no_return = point_of_no_return(scenario, recorder.decisions)
+        if no_return is not None:
             # Once more, for that step must not be folded.
-            recorder, outcome = _listen(scenario, Replayed(recorder.decisions), turning)
-    return _story(scenario.name, recorder, outcome, turning, token)
+            recorder, outcome = _record(scenario, Replayed(recorder.decisions), no_return)
+    return _story(scenario.name, recorder, outcome, no_return, token)
 
 
-def _listen(
+def _record(
     scenario: Scenario,
     strategy: Strategy,
-    turning: int | None,
+    no_return: int | None,
     races: Callable[[], Races] | None = None,
 ) -> tuple[Recorder, Outcome]:
-    recorder = Recorder(strategy, turning)
-    listening = Listening(scenario, recorder)
-    return recorder, execute(listening, recorder, look=recorder.finish, races=races)
+    recorder = Recorder(strategy, no_return)
+    recorded = RecordedScenario(scenario, recorder)
+    return recorder, execute(recorded, recorder, look=recorder.finish, races=races)
 
 
 def _story(
-    title: str, recorder: Recorder, outcome: Outcome, turning: int | None, token: str
+    title: str, recorder: Recorder, outcome: Outcome, no_return: int | None, token: str
 ) -> Story:
     failure, detail = None, ""
     if outcome.failure is not None:
-        failure = words(outcome.failure)
+        failure = failure_text(outcome.failure)
         if not isinstance(outcome.failure, AssertionError | StepsExceededError):
             detail = "".join(traceback.format_exception(outcome.failure))
-    marked = _marked(recorder.rows, outcome, turning)
+    marked = _marked(recorder.rows, outcome, no_return)
     columns = _columns(recorder.rows)
     lanes = recorder.lanes()
     steps = []
@@ -188,21 +188,21 @@ def _story(
 
 
 def _preemption(recorder: Recorder, row: Row) -> str:
-    if row.instead is None:
+    if row.preempted is None:
         return ""
-    now, before = map(recorder.name_of, row.instead)
+    now, before = map(recorder.name_of, row.preempted)
     return f"preemption: {now} goes on instead of {before}"
 
 
-def _marked(rows: list[Row], outcome: Outcome, turning: int | None) -> dict[int, str]:
+def _marked(rows: list[Row], outcome: Outcome, no_return: int | None) -> dict[int, str]:
     """Say which rows are to be marked, and with what words."""
     if outcome.failure is None or not rows:
         return {}
-    if turning is not None:
+    if no_return is not None:
         for place, row in enumerate(rows):
-            if row.point == turning and not row.asleep:
+            if row.point == no_return and not row.asleep:
                 return {place: NO_RETURN}
-    return {len(rows) - 1: THE_END}
+    return {len(rows) - 1: FAILED_HERE}
 
 
 def _columns(rows: list[Row]) -> tuple[str, ...]:

@@ -27,15 +27,15 @@ def draw(story: Story, width: int, *, color: bool = False, ascii_only: bool = Fa
     `color` adds ANSI codes; `ascii_only` keeps to ASCII, also in what the scenario says.
     """
     width = max(width, 20)
-    pen = _Pen(story, width, color=color, lines=_ASCII if ascii_only else _LINES)
-    body = pen.listed() if pen.pitch < PITCH_MIN else pen.columns()
-    lines = [*pen.head(), "", *body, "", *pen.foot()]
+    renderer = _Renderer(story, width, color=color, lines=_ASCII if ascii_only else _LINES)
+    body = renderer.listed() if renderer.pitch < PITCH_MIN else renderer.columns()
+    lines = [*renderer.head(), "", *body, "", *renderer.foot()]
     text = "".join(line.rstrip() + "\n" for line in lines)
     return text.encode("ascii", "replace").decode() if ascii_only else text
 
 
 @dataclass
-class _Pen:
+class _Renderer:
     story: Story
     width: int
     color: bool
@@ -95,48 +95,48 @@ class _Pen:
 
     def _step(self, step: Step) -> Iterator[str]:
         beside = self._beside(step)
-        rows = self._arrow(step.arrow) if step.arrow is not None else self._words(step)
+        rows = self._arrow(step.arrow) if step.arrow is not None else self._text_rows(step)
         number = f"{'>' if step.marked else ' '}{step.index:>{self.digits}} "
         for index in range(max(len(rows), len(beside))):
-            left = rows[index] if index < len(rows) else self._life()
+            left = rows[index] if index < len(rows) else self._lifelines()
             right = beside[index] if index < len(beside) else ""
             line = f"{number if index == 0 else ' ' * self.margin}{left:<{self.area}}"
             yield (self._red(line) if step.marked else line) + self._dim(right)
 
     def _beside(self, step: Step) -> list[str]:
-        room = self.width - self.margin - self.area - 1
+        available = self.width - self.margin - self.area - 1
         lines = []
         for name in step.changed:
-            lines += textwrap.wrap(visible(f"{name}: {step.state[name]}"), max(room, 8))
+            lines += textwrap.wrap(visible(f"{name}: {step.state[name]}"), max(available, 8))
         return lines
 
-    def _life(self) -> str:
+    def _lifelines(self) -> str:
         """Return the lanes' lines, and nothing else."""
         row = [" "] * self.area
         for place in self.center.values():
             row[place] = self.lines[0]
         return "".join(row)
 
-    def _over(self, text: str, start: int) -> str:
+    def _overlay(self, text: str, start: int) -> str:
         """Return the lanes' lines with a text over them."""
-        row = self._life()
+        row = self._lifelines()
         return row[:start] + text + row[start + len(text) :]
 
-    def _words(self, step: Step) -> list[str]:
+    def _text_rows(self, step: Step) -> list[str]:
         text = visible(step.text)
         if not step.lane:
-            return [self._over(part, 0) for part in textwrap.wrap(text, self.area - 1)]
+            return [self._overlay(part, 0) for part in textwrap.wrap(text, self.area - 1)]
         start = self.center[step.lane]
-        room = self.area - start - 3
-        if room < min(len(text), self.pitch):  # the last lane: the text goes to its left
+        available = self.area - start - 3
+        if available < min(len(text), self.pitch):  # the last lane: the text goes to its left
             start = max(0, start - min(len(text), self.area // 2) - 1)
             parts = textwrap.wrap(text, max(self.center[step.lane] - start - 1, 8))
             dot = self.center[step.lane]
-            rows = [self._over(part + " ", start) for part in parts]
+            rows = [self._overlay(part + " ", start) for part in parts]
             return [rows[0][:dot] + self.lines[6] + rows[0][dot + 1 :], *rows[1:]]
-        parts = textwrap.wrap(text, max(room, 8)) or [""]
-        first = self._over(f"{self.lines[6]} {parts[0]} ", start)[: self.area]
-        return [first, *(self._over(f"{part} ", start + 2) for part in parts[1:])]
+        parts = textwrap.wrap(text, max(available, 8)) or [""]
+        first = self._overlay(f"{self.lines[6]} {parts[0]} ", start)[: self.area]
+        return [first, *(self._overlay(f"{part} ", start + 2) for part in parts[1:])]
 
     def _arrow(self, arrow: Arrow) -> list[str]:
         source, target = self.center[arrow.source], self.center[arrow.target]
@@ -149,16 +149,16 @@ class _Pen:
             above = []
         else:
             middle = line * inner
-            room = self.area - low - 3
-            parts = textwrap.wrap(label, max(room, 8))
-            above = [self._over(f"{part} ", low + 2)[: self.area] for part in parts]
+            available = self.area - low - 3
+            parts = textwrap.wrap(label, max(available, 8))
+            above = [self._overlay(f"{part} ", low + 2)[: self.area] for part in parts]
         ends = (
             self.lines[4] + middle[:-1] + right
             if source < target
             else left + middle[1:] + self.lines[5]
         )
         start = low if source < target else low + 1
-        return [*above, self._over(ends, start)]
+        return [*above, self._overlay(ends, start)]
 
     def _note(self, text: str, *, mark: bool = False) -> str:
         dash = " " if mark else self.lines[1]
@@ -172,10 +172,10 @@ class _Pen:
         for step in self.story.steps:
             if step.preemption:
                 yield from self._wrap(f"     -- {visible(step.preemption)}", "        ")
-            who = step.lane
+            actor = step.lane
             if step.arrow is not None:
-                who = f"{step.arrow.source} -> {step.arrow.target}"
-            text = f"{visible(who)}: {visible(step.says)}" if who else visible(step.text)
+                actor = f"{step.arrow.source} -> {step.arrow.target}"
+            text = f"{visible(actor)}: {visible(step.description)}" if actor else visible(step.text)
             number = f"{'>' if step.marked else ' '}{step.index:>{self.digits}} "
             color = self._red if step.marked else None
             yield from self._wrap(number + text, " " * self.margin, color)

@@ -1,9 +1,9 @@
 """Strategies: who goes next.  One file each, with its source; `choose.make` makes one by its name."""
 
-__all__ = ["PATIENCE", "YIELD"]
+__all__ = ["FAIR_AFTER", "YIELD"]
 
 # The kind of a point at which a task says that it can do nothing before somebody else has gone.
 YIELD = "checkpoint yield"
 
 # After so many steps a strategy that could starve a task takes it that one spins, and becomes fair.
-PATIENCE = 1000
+FAIR_AFTER = 1000

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.explore.controller import Prune
-from hfsched.explore.cycles import Cycles, LivelockError, fair, words
+from hfsched.explore.cycles import Cycles, LivelockError, fair, livelock_text
 from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
@@ -38,31 +38,31 @@ if TYPE_CHECKING:
 __all__ = ["Exhaustive"]
 
 
-CHASE_MAX = 400  # points: how long everybody is let run in turn
+FAIR_RUN_MAX = 400  # points: how long everybody is let run in turn
 
 Touched = tuple[tuple[str, bool], ...]  # what a step touches besides its first operation
-Sleepers = dict[int, Touched]  # tasks by index, with what their next step touches
+SleepSet = dict[int, Touched]  # tasks by index, with what their next step touches
 
 
 class _Node:
     __slots__ = (
-        "asleep",
         "before",
-        "chased",
         "choice",
         "done",
         "enabled",
+        "fair_run_done",
         "key",
         "knowledge",
         "left",
+        "sleep_set",
         "steps",
         "touched",
     )
 
-    def __init__(self, left: list[int], asleep: Sleepers) -> None:
+    def __init__(self, left: list[int], sleep_set: SleepSet) -> None:
         self.left = left  # what is still to be explored, the next one last
-        self.asleep = asleep
-        self.done: Sleepers = {}  # what was explored from here
+        self.sleep_set = sleep_set
+        self.done: SleepSet = {}  # what was explored from here
         self.choice = left.pop()
         self.touched: Touched = ()  # by the step of `choice`, whatever numbers it chose
         self.enabled: frozenset[int] | None = None  # who could go on; None: it chose a number
@@ -70,7 +70,7 @@ class _Node:
         self.steps = 0  # how many came before
         self.knowledge: Knowledge | None = None  # what was learnt up to here, if it is asked for
         self.before: _Node | None = None  # if it chose a number: see `Exhaustive._node`
-        self.chased = False  # a cycle through it was looked at
+        self.fair_run_done = False  # a cycle through it was looked at
 
 
 class Exhaustive:
@@ -103,13 +103,13 @@ class Exhaustive:
         self._path: list[_Node] = []
         self._depth = 0
         self._preemptions = 0
-        self._asleep: Sleepers = {}
+        self._sleep_set: SleepSet = {}
         self._node: _Node | None = None  # the one that the last step was chosen at
         self._view: View | None = None
         self._on_path: dict[int, int] = {}  # state's key -> where its node is on the path
         self._ran: list[int] = []  # the tasks that ran in this execution, step by step
-        self._chase: Cycles | None = None
-        self._chased = 0
+        self._fair_run: Cycles | None = None
+        self._fair_steps = 0
         self.began = False
 
     @property
@@ -123,11 +123,11 @@ class Exhaustive:
         self.began = True
         self._depth = 0
         self._preemptions = 0
-        self._asleep = {}
+        self._sleep_set = {}
         self._node = None
         self._ran = []
-        self._chase = None
-        self._chased = 0
+        self._fair_run = None
+        self._fair_steps = 0
         return True
 
     def _advance(self) -> bool:
@@ -146,35 +146,35 @@ class Exhaustive:
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         self._runtime = view
-        if self._chase is not None:
-            return self._go_on(self._chase, view, enabled)
+        if self._fair_run is not None:
+            return self._step_fairly(self._fair_run, view, enabled)
         if self._depth < len(self._path):
-            return self._follow(view, current, enabled)
+            return self._repeat(view, current, enabled)
         if self._sleeping:
-            self._look_back(view)
+            self._apply_touched(view)
         if len(enabled) == 1:
             self._ran.append(enabled[0].index)
-            if enabled[0].index in self._asleep:
+            if enabled[0].index in self._sleep_set:
                 raise Prune
-            if self._asleep:
-                self._fall_asleep(view, self._asleep, enabled[0])
+            if self._sleep_set:
+                self._update_sleep_set(view, self._sleep_set, enabled[0])
             return enabled[0]
         if self._depth < len(self._root):
             node = _Node([self._root[self._depth]], {})
         else:
             node = self._visit(view, current, enabled)
-            if self._chase is not None:
-                return self._go_on(self._chase, view, enabled)
-        self._append(node, view)
+            if self._fair_run is not None:
+                return self._step_fairly(self._fair_run, view, enabled)
+        self._push(node, view)
         return self._choose(node, view, current)
 
-    def _append(self, node: _Node, view: View) -> None:
+    def _push(self, node: _Node, view: View) -> None:
         """Add a node to the path; if another choice is left, an execution will come to it again."""
         if self.stateful and node.left:
             node.knowledge = view.knowledge()
         self._path.append(node)
 
-    def _follow(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+    def _repeat(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """Go the way of the execution before, up to the last node: nothing is new before that."""
         view.stateful = False
         if len(enabled) == 1:
@@ -182,24 +182,24 @@ class Exhaustive:
             return enabled[0]
         node = self._path[self._depth]
         if self._depth + 1 == len(self._path):
-            self._arrive(node, view)
+            self._recall(node, view)
             return self._choose(node, view, current)
-        return self._go(node, view, current)
+        return self._note_choice(node, view, current)
 
-    def _arrive(self, node: _Node, view: View) -> None:
+    def _recall(self, node: _Node, view: View) -> None:
         """Know, at the last node of the path, what was known when it was first come to."""
         if node.knowledge is not None:
             view.recall(node.knowledge)
 
     def _choose(self, node: _Node, view: View, current: Task | None) -> Task:
         """Do what a node says, for the first time."""
-        chosen = self._go(node, view, current)
+        chosen = self._note_choice(node, view, current)
         if self._sleeping:
             self._node = node
-            self._fall_asleep(view, node.asleep | node.done, chosen)
+            self._update_sleep_set(view, node.sleep_set | node.done, chosen)
         return chosen
 
-    def _go(self, node: _Node, view: View, current: Task | None) -> Task:
+    def _note_choice(self, node: _Node, view: View, current: Task | None) -> Task:
         """Note that a node's choice runs."""
         self._depth += 1
         self._ran.append(node.choice)
@@ -208,40 +208,40 @@ class Exhaustive:
             self._preemptions += 1
         return chosen
 
-    def _go_on(self, chase: Cycles, view: View, enabled: list[Task]) -> Task:
+    def _step_fairly(self, fair_run: Cycles, view: View, enabled: list[Task]) -> Task:
         """Let everybody run in turn, behind what the search covers."""
-        self._chased += 1
-        if self._chased > CHASE_MAX:
+        self._fair_steps += 1
+        if self._fair_steps > FAIR_RUN_MAX:
             raise Prune
-        chase.look(view, enabled)
-        chosen = chase.waited_longest(enabled)
-        chase.went(chosen)
+        fair_run.check(view, enabled)
+        chosen = fair_run.least_recently_run(enabled)
+        fair_run.note_ran(chosen)
         return chosen
 
-    def _look_back(self, view: View) -> None:
+    def _apply_touched(self, view: View) -> None:
         """Learn what the last step has touched besides its first operation; wake whom it concerns."""
         touched = view.touched
         if self._node is not None:
             self._node.touched = tuple({*self._node.touched, *touched})
             self._node = None
-        if touched and self._asleep:
-            self._asleep = {
+        if touched and self._sleep_set:
+            self._sleep_set = {
                 index: theirs
-                for index, theirs in self._asleep.items()
-                if not touches(view.tasks[index], touched) and not _meet(theirs, touched)
+                for index, theirs in self._sleep_set.items()
+                if not touches(view.tasks[index], touched) and not _conflict(theirs, touched)
             }
 
-    def _fall_asleep(self, view: View, candidates: Sleepers, chosen: Task) -> None:
+    def _update_sleep_set(self, view: View, candidates: SleepSet, chosen: Task) -> None:
         """Keep asleep what the step of `chosen` does not touch, as far as its operation tells."""
-        self._asleep = {
+        self._sleep_set = {
             index: theirs
             for index, theirs in candidates.items()
             if not dependent(view.tasks[index], chosen) and not touches(chosen, theirs)
         }
 
     def _visit(self, view: View, current: Task | None, enabled: list[Task]) -> _Node:
-        asleep = frozenset(self._asleep)
-        candidates = [task.index for task in enabled if task.index not in asleep]
+        sleep_set = frozenset(self._sleep_set)
+        candidates = [task.index for task in enabled if task.index not in sleep_set]
         key = 0
         if self._caching:
             key = view.state_key()
@@ -250,53 +250,53 @@ class Exhaustive:
                 key = hash((key, self._preemptions, last))
             known = self._cache.get(key)
             if known is None:
-                self._cache[key] = asleep
+                self._cache[key] = sleep_set
             else:
-                self._go_round(view, key)
-                if self._chase is not None:
+                self._check_cycle(view, key)
+                if self._fair_run is not None:
                     return _Node([0], {})  # not used: the search goes no further here
                 candidates = [index for index in candidates if index in known]
-                self._cache[key] = known & asleep
+                self._cache[key] = known & sleep_set
         if self.bound is not None and self._preemptions >= self.bound and current is not None:
             candidates = [index for index in candidates if index == current.index]
         if not candidates:
             raise Prune
         # The one that keeps the current task comes first, that is last in the list.
         candidates.sort(key=lambda index: (current is not None and index == current.index, -index))
-        node = _Node(candidates, self._asleep)
+        node = _Node(candidates, self._sleep_set)
         node.enabled = frozenset(task.index for task in enabled)
         node.key = key
         node.steps = len(self._ran)
         self._on_path[key] = len(self._path)
         return node
 
-    def _go_round(self, view: View, key: int) -> None:
+    def _check_cycle(self, view: View, key: int) -> None:
         """Look whether a known state closes a fair cycle."""
         start = self._on_path.get(key)
-        if start is None or self._path[start].chased:
+        if start is None or self._path[start].fair_run_done:
             return
         nodes = self._path[start:]
         ran = self._ran[nodes[0].steps :]
         if fair([node.enabled for node in nodes if node.enabled is not None], ran):
-            raise LivelockError(words(view, ran))
-        nodes[0].chased = True
-        self._chase = Cycles()
+            raise LivelockError(livelock_text(view, ran))
+        nodes[0].fair_run_done = True
+        self._fair_run = Cycles()
 
     def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
-        if self._chase is not None:
+        if self._fair_run is not None:
             return 0
         if self._depth < len(self._path):
             node = self._path[self._depth]
             if self._depth + 1 == len(self._path):
-                self._arrive(node, view)
-                self._asleep, self._node = node.asleep, node.before
+                self._recall(node, view)
+                self._sleep_set, self._node = node.sleep_set, node.before
         else:
             rooted = self._depth < len(self._root)
             most = n if self.bound is None or self._preemptions < self.bound else 1
             left = [self._root[self._depth]] if rooted else list(range(most - 1, -1, -1))
-            node = _Node(left, self._asleep)
+            node = _Node(left, self._sleep_set)
             node.before = self._node
-            self._append(node, view)
+            self._push(node, view)
         self._depth += 1
         if node.choice:
             self._preemptions += 1
@@ -304,10 +304,10 @@ class Exhaustive:
 
     def end(self, outcome: Outcome) -> None:  # noqa: ARG002
         if self._sleeping and self._view is not None:
-            self._look_back(self._view)
+            self._apply_touched(self._view)
             self._view = None
 
 
-def _meet(one: Sequence[tuple[str, bool]], two: Sequence[tuple[str, bool]]) -> bool:
+def _conflict(one: Sequence[tuple[str, bool]], two: Sequence[tuple[str, bool]]) -> bool:
     """Tell whether two steps access the same thing, one of them writing."""
     return any(a == b and (write or writes) for a, write in one for b, writes in two)

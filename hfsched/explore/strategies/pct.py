@@ -11,7 +11,7 @@ Where this differs:
 - A step is a point at which more than one task can go (section 4.1 of the paper: a change during a
   sequential phase has the effect of one at its end).  The first one needs no change either.
 - The task is lowered before it does the step of a change point, and another goes at that step.
-- A task that yields goes below all others, and beyond `PATIENCE` steps whoever has gone does (the
+- A task that yields goes below all others, and beyond `FAIR_AFTER` steps whoever has gone does (the
   paper leaves tasks that spin to a heuristic): else a task that waits by spinning would never see
   what it waits for.
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from hfsched.explore.strategies import PATIENCE, YIELD
+from hfsched.explore.strategies import FAIR_AFTER, YIELD
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
@@ -74,7 +74,7 @@ class PCT:
         if change is not None:
             priorities[best.index] = change
             best = self._highest(enabled)
-        if best.kind == YIELD or step >= PATIENCE:
+        if best.kind == YIELD or step >= FAIR_AFTER:
             self._lowest -= 1
             priorities[best.index] = self._lowest
         return best
@@ -93,4 +93,4 @@ class PCT:
         return self._random.randrange(n)
 
     def end(self, outcome: Outcome) -> None:  # noqa: ARG002
-        self._longest = max(self._longest, min(self._step, PATIENCE))
+        self._longest = max(self._longest, min(self._step, FAIR_AFTER))

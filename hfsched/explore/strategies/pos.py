@@ -8,7 +8,7 @@ Where this differs:
 
 - A step here can be more than its operation (a lock and the first access inside it); what else it
   has touched is known after it, and what races with that is drawn anew then.
-- A yield races with everything, and so does each step beyond `PATIENCE`.  A pending operation would
+- A yield races with everything, and so does each step beyond `FAIR_AFTER`.  A pending operation would
   else wait n rounds for a task that spins with a probability of 1 / (n + 1): too often for long ones.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from hfsched.explore.strategies import PATIENCE, YIELD
+from hfsched.explore.strategies import FAIR_AFTER, YIELD
 from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class POS:
                 best = task
                 highest = priorities[task.index]
         self._step += 1
-        everything = best.kind == YIELD or self._step > PATIENCE
+        everything = best.kind == YIELD or self._step > FAIR_AFTER
         for task in enabled:
             if task is best or everything or dependent(task, best):
                 priorities[task.index] = draw()

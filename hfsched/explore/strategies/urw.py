@@ -36,7 +36,7 @@ class UniformWalk:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
-        self._seen: dict[str, tuple[int, int]] = {}  # by name: steps, and tasks that did them
+        self._lengths: dict[str, tuple[int, int]] = {}  # by name: steps, and tasks that did them
         # By the task's index, in this execution.
         self._names: list[str] = []
         self._left: list[float] = []  # at least 1: the weight
@@ -56,7 +56,7 @@ class UniformWalk:
     ) -> Task:
         left = self._left
         if len(left) < len(view.tasks):
-            self._meet(view.tasks[len(left) :])
+            self._add_tasks(view.tasks[len(left) :])
         chosen = enabled[-1]
         if len(enabled) > 1:
             total = 0.0
@@ -73,9 +73,9 @@ class UniformWalk:
         left[index] = max(left[index] - 1, 1)
         return chosen
 
-    def _meet(self, tasks: Sequence[Task]) -> None:
+    def _add_tasks(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
-            steps, count = self._seen.get(task.name, (1, 1))
+            steps, count = self._lengths.get(task.name, (1, 1))
             self._names.append(task.name)
             self._left.append(max(steps / count, 1))
             self._steps.append(0)
@@ -84,8 +84,8 @@ class UniformWalk:
         return self._random.randrange(n)
 
     def end(self, outcome: Outcome) -> None:
-        if outcome.cut:
+        if outcome.pruned:
             return
         for name, steps in zip(self._names, self._steps, strict=True):
-            before, count = self._seen.get(name, (0, 0))
-            self._seen[name] = (before + steps, count + 1)
+            before, count = self._lengths.get(name, (0, 0))
+            self._lengths[name] = (before + steps, count + 1)

@@ -11,7 +11,7 @@ import pytest
 from hfsched.errors import UserError
 from hfsched.explore.campaign import cluster as clusters
 from hfsched.explore.campaign.run import Campaign, Summary
-from hfsched.explore.replay import replay, words
+from hfsched.explore.replay import failure_text, replay
 
 from .worlds import CLEAN, UPSTREAM, deaths, mortal
 
@@ -48,7 +48,7 @@ def test_a_failure_has_a_token_that_replays_here(address: str) -> None:
     scenario, outcome = replay(found.token)
     assert scenario.name == UPSTREAM
     assert outcome.failure is not None
-    assert words(outcome.failure) == found.text
+    assert failure_text(outcome.failure) == found.text
 
 
 def test_a_clean_scenario_is_proved(address: str) -> None:

@@ -45,7 +45,7 @@ def finals(spec: str, root: tuple[int, ...] = (), seen: Seen | None = None) -> s
     found: set[object] = set()
 
     def on_end(outcome: Outcome) -> None:
-        if not outcome.cut:
+        if not outcome.pruned:
             found.add(outcome.final)
 
     result = search(find(spec), Exhaustive(root=root, seen=seen), on_end=on_end)

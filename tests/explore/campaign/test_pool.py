@@ -18,7 +18,7 @@ from hfsched.errors import UserError
 from hfsched.explore.campaign.plan import Plan
 from hfsched.explore.campaign.pool import Pool
 from hfsched.explore.campaign.run import Campaign, Summary
-from hfsched.explore.replay import replay, words
+from hfsched.explore.replay import failure_text, replay
 
 from . import worlds
 from .worlds import CLEAN, HERE, UPSTREAM, deaths, mortal
@@ -58,7 +58,7 @@ def test_a_failure_has_a_token_that_replays_here(strategy: str) -> None:
     scenario, outcome = replay(summary.found.token)
     assert scenario.name == UPSTREAM
     assert outcome.failure is not None
-    assert words(outcome.failure) == summary.found.text
+    assert failure_text(outcome.failure) == summary.found.text
 
 
 def test_a_clean_scenario_is_proved() -> None:

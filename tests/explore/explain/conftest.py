@@ -9,7 +9,7 @@ import pytest
 from hfsched.explore.execution import execute
 from hfsched.explore.explain.no_return import Replayed
 from hfsched.explore.explain.recorder import Recorder
-from hfsched.explore.explain.story import Story, tell
+from hfsched.explore.explain.story import Story, record_story
 from hfsched.explore.registry import find
 from hfsched.explore.strategies.exhaustive import Exhaustive
 
@@ -32,7 +32,7 @@ def failing(scenario: Scenario, bound: int) -> list[int] | None:
 def story_of(scenario: Scenario, bound: int = 1, token: str = "") -> Story:
     decisions = failing(scenario, bound)
     assert decisions is not None, f"{scenario.name} does not fail"
-    return tell(scenario, Replayed(decisions), token=token)
+    return record_story(scenario, Replayed(decisions), token=token)
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ def test_it_says_what_the_story_says(upstream: Story) -> None:
     assert upstream.failure is not None
     assert upstream.failure in text
     for step in upstream.steps:
-        assert step.says in text
+        assert step.description in text
         assert html.count(f'id="step-{step.index}"') == 1
     assert html.count('class="step wrong"') == 1
 

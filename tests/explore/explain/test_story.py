@@ -9,7 +9,13 @@ import pytest
 from hfsched.explore.execution import execute
 from hfsched.explore.explain.no_return import Replayed, point_of_no_return
 from hfsched.explore.explain.recorder import Recorder
-from hfsched.explore.explain.story import NO_RETURN, THE_END, Listening, Story, tell
+from hfsched.explore.explain.story import (
+    FAILED_HERE,
+    NO_RETURN,
+    RecordedScenario,
+    Story,
+    record_story,
+)
 from hfsched.explore.registry import find
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
@@ -46,7 +52,9 @@ def places(story: Story, *words: str) -> list[int]:
     steps = iter(story.steps)
     for word in words:
         lane, _, text = word.partition(": ")
-        found.append(next(step.index for step in steps if step.lane == lane and text in step.says))
+        found.append(
+            next(step.index for step in steps if step.lane == lane and text in step.description)
+        )
     return found
 
 
@@ -98,7 +106,7 @@ def test_arrows_go_from_who_acts_to_whom(upstream: Story) -> None:
 
 def test_the_state_beside_is_the_state_after_the_step(upstream: Story) -> None:
     assert {"g mailbox", "g.0.waiting", "g.0 pending"} <= set(upstream.columns)
-    sent = [step for step in upstream.steps if step.says.startswith("send 2")][-1]
+    sent = [step for step in upstream.steps if step.description.startswith("send 2")][-1]
     assert sent.state["g mailbox"] == "received"
     assert "g mailbox" in sent.changed
     assert "g mailbox" not in upstream.steps[-1].changed
@@ -108,7 +116,7 @@ def test_the_state_beside_is_the_state_after_the_step(upstream: Story) -> None:
 def test_the_mirror_is_beside_the_driver_that_ships() -> None:
     for seed in range(20):
         scenario = find("mailbox,receiver=echo,vcpus=1,messages=2")
-        story = tell(scenario, RandomWalk(seed))
+        story = record_story(scenario, RandomWalk(seed))
         assert story.failure is None
         assert not any(step.marked for step in story.steps)
         assert "g.0 mirror" in story.columns
@@ -118,20 +126,20 @@ def test_the_mirror_is_beside_the_driver_that_ships() -> None:
 
 def test_calls_are_told_with_their_arguments_by_the_names_of_the_dialect() -> None:
     scenario = find("mailbox,receiver=trusty,messages=1,guests=1,boot=true")
-    told = [step.arrow.label for step in tell(scenario, RandomWalk(1)).steps if step.arrow]
-    assert "HF_INTERRUPT_ENABLE intid=MAILBOX_WRITABLE on=1" in told
-    assert "HF_INTERRUPT_ENABLE intid=9 on=1" in told
-    assert "FFA_MSG_SEND sender=s0 receiver=g size=2 notify=1" in told
-    assert "FFA_RX_RELEASE" in told
-    assert "a message of 2 bytes from s0" in told
+    recorded = [step.arrow.label for step in record_story(scenario, RandomWalk(1)).steps if step.arrow]
+    assert "HF_INTERRUPT_ENABLE intid=MAILBOX_WRITABLE on=1" in recorded
+    assert "HF_INTERRUPT_ENABLE intid=9 on=1" in recorded
+    assert "FFA_MSG_SEND sender=s0 receiver=g size=2 notify=1" in recorded
+    assert "FFA_RX_RELEASE" in recorded
+    assert "a message of 2 bytes from s0" in recorded
 
 
 def test_a_scenario_that_knows_of_no_stories_has_one() -> None:
     story = story_of(Counter())
     assert story.lanes == ("add.0", "add.1")
     assert story.columns == ("n",)
-    says = [(step.lane, step.text) for step in story.steps]
-    assert says == [
+    description = [(step.lane, step.text) for step in story.steps]
+    assert description == [
         ("add.0", "reads n: 0"),
         ("add.1", "reads n: 0"),
         ("add.1", "n = 1"),
@@ -157,13 +165,13 @@ def test_notes_and_words_to_watch_are_the_scenarios_own() -> None:
             runtime.spawn("writer", work)
             return World(watch=lambda: {"letters": str(len(boxes))})
 
-    story = tell(Post(), RandomWalk(1))
+    story = record_story(Post(), RandomWalk(1))
     (step, end) = story.steps
     assert story.lanes == ("writer", "box")
     assert step.arrow is not None
     assert (step.arrow.source, step.arrow.target) == ("writer", "box")
     assert step.arrow.label == "posts a letter"
-    assert end.state == {}  # what never changes while it is told needs no column
+    assert end.state == {}  # what never changes while it is recorded needs no column
 
 
 def test_a_task_that_raises_is_the_end_and_has_its_traceback() -> None:
@@ -178,11 +186,11 @@ def test_a_task_that_raises_is_the_end_and_has_its_traceback() -> None:
             runtime.spawn("worker", work)
             return World()
 
-    story = tell(Broken(), RandomWalk(1))
+    story = record_story(Broken(), RandomWalk(1))
     assert story.failure == "ValueError: no such thing"
     assert "Traceback" in story.detail
     assert story.steps[-1].text == "raises ValueError"
-    assert story.steps[-1].marked == THE_END  # no decision is to blame
+    assert story.steps[-1].marked == FAILED_HERE  # no decision is to blame
 
 
 def test_processes_channels_choices_and_time_have_their_steps() -> None:
@@ -204,8 +212,8 @@ def test_processes_channels_choices_and_time_have_their_steps() -> None:
             runtime.spawn("parent", parent)
             return World()
 
-    story = tell(Parts(), RandomWalk(4))
-    says = "\n".join(f"{step.lane}: {step.says}" for step in story.steps)
+    story = record_story(Parts(), RandomWalk(4))
+    description = "\n".join(f"{step.lane}: {step.description}" for step in story.steps)
     for words in (
         "child: sends b'hello' to c.left",
         "parent: receives b'hello' from c.left",
@@ -214,19 +222,19 @@ def test_processes_channels_choices_and_time_have_their_steps() -> None:
         "clock: time passes",
         "parent: wakes up",
     ):
-        assert words in says
+        assert words in description
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_story_changes_nothing(seed: int) -> None:
-    """The schedule told is the schedule that runs without a recorder."""
+    """The schedule recorded is the schedule that runs without a recorder."""
     scenario = find("mailbox,receiver=trusty,vcpus=1,messages=1")
     plain = execute(scenario, RandomWalk(seed), tracing=True)
     recorder = Recorder(RandomWalk(seed))
-    told = execute(Listening(scenario, recorder), recorder, tracing=True)
+    recorded = execute(RecordedScenario(scenario, recorder), recorder, tracing=True)
     assert recorder.rows
-    assert told.trace == plain.trace
-    assert told.trace_hash == plain.trace_hash
+    assert recorded.trace == plain.trace
+    assert recorded.trace_hash == plain.trace_hash
 
 
 def test_the_point_of_no_return_is_the_first() -> None:
@@ -265,10 +273,13 @@ def test_a_broken_invariant_is_told_after_the_step_that_broke_it() -> None:
             runtime.spawn("worker", work)
             return World(invariant=hold)
 
-    story = tell(Guarded(), RandomWalk(1))
+    story = record_story(Guarded(), RandomWalk(1))
     assert story.failure is not None
     assert story.failure.startswith("n has grown too large")
-    assert [step.says for step in story.steps[-2:]] == ["n = 7", "the invariant does not hold"]
+    assert [step.description for step in story.steps[-2:]] == [
+        "n = 7",
+        "the invariant does not hold",
+    ]
 
 
 class Spinning:
@@ -297,7 +308,7 @@ def test_a_livelock_goes_round_once() -> None:
     story = next(
         story
         for seed in range(50)
-        if (story := tell(Spinning(), RandomWalk(seed))).failure is not None
+        if (story := record_story(Spinning(), RandomWalk(seed))).failure is not None
     )
     assert len(story.steps) < 40
     assert story.points > 10_000
@@ -331,7 +342,9 @@ def test_a_very_long_story_keeps_its_beginning_its_end_and_its_mark() -> None:
             return World(check)
 
     story = next(
-        story for seed in range(50) if (story := tell(Long(), RandomWalk(seed))).failure is not None
+        story
+        for seed in range(50)
+        if (story := record_story(Long(), RandomWalk(seed))).failure is not None
     )
     assert len(story.steps) < 500
     assert story.steps[0].text == "n = 0"

@@ -60,7 +60,7 @@ def test_it_ends_when_all_has_been_seen(scenario: Scenario) -> None:
         {
             "failed" if outcome.failure else outcome.final
             for outcome in run(scenario, each, 10_000)
-            if not outcome.cut
+            if not outcome.pruned
         }
         for each in (Exhaustive(), strategy)
     )
