@@ -145,7 +145,7 @@ class Exhaustive:
         return False
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
-        self._runtime = view
+        self._view = view
         if self._fair_run is not None:
             return self._step_fairly(self._fair_run, view, enabled)
         if self._depth < len(self._path):
