@@ -33,7 +33,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.schedule import Replay, Schedule
 from hfsched.scenarios import images
-from hfsched.scenarios.images import ImagesScenario, Stage
+from hfsched.scenarios.images import BootedMachines, ImagesScenario
 from hfsched.scenarios.variants import PARTS
 from hfsched.vcpu.engine import Hypercall
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
@@ -49,9 +49,9 @@ class Sliced:
 
     def __init__(self, guest: str, size: int) -> None:
         self._scenario = ImagesScenario(guest=guest, messages=MESSAGES[guest], hosts=2, cuts=0)
-        self.stage = images._stage(guest)
+        self.booted = images._booted(guest)
         self._size = size
-        self.cpus = [cpu for machine in self.stage.machines for cpu in machine.cpus]
+        self.cpus = [cpu for machine in self.booted.machines for cpu in machine.cpus]
 
     def build(self, runtime: ExploreRuntime) -> World:
         world = self._scenario.build(runtime)
@@ -88,7 +88,7 @@ class Sliced:
             wrap(cpu, "_slice", count)
             wrap(cpu, "reply")
             wrap(cpu, "set_irq")
-        for machine in self.stage.machines:
+        for machine in self.booted.machines:
             wrap(machine.ram, "write")
         scenario = self
         runtime_of: Any = None
@@ -112,11 +112,11 @@ class Sliced:
 class Bare:
     """What the engine did, alone."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, booted: BootedMachines) -> None:
         runtime = ExploreRuntime(Replay(Schedule()))
-        assembly = stage.assemble(runtime, PARTS[""], boot=False)
+        assembly = booted.assemble(runtime, PARTS[""], boot=False)
         self._pairs = [
-            (machine, vm.record) for machine, vm in zip(stage.machines, assembly.vms, strict=True)
+            (machine, vm.record) for machine, vm in zip(booted.machines, assembly.vms, strict=True)
         ]
 
     def run(self, did: list[Did]) -> None:
@@ -148,7 +148,7 @@ def main() -> int:
                 outcome = execute(scenario, Replay(Schedule()))
                 assert outcome.failure is None, outcome.failure
             explored.append((time.perf_counter() - start) / args.schedules)
-            bare = Bare(scenario.stage)
+            bare = Bare(scenario.booted)
             start = time.perf_counter()
             for _ in range(args.schedules):
                 bare.run(did)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
 
-__all__ = ["Drawn", "Hunt", "find_failure"]
+__all__ = ["DrawResult", "Drawn", "find_failure"]
 
 GAP_MAX = 24  # decisions
 WIDE = 4  # tasks among which a deviation chooses
@@ -71,7 +71,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Hunt:
+class DrawResult:
     """What a series of drawn programs came to."""
 
     examples: int
@@ -79,7 +79,7 @@ class Hunt:
     program: str = ""
 
 
-def find_failure(examples: int, seed: int, variant: str = "") -> Hunt:
+def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
     """Draw up to `examples` programs and schedules; return the smallest failure, if any.
 
     Raises UserError without the package hypothesis.
@@ -106,7 +106,7 @@ def find_failure(examples: int, seed: int, variant: str = "") -> Hunt:
         verbosity=hypothesis.Verbosity.quiet,
     )
     @hypothesis.given(_programs(st), _schedules(st))
-    def hunt(program: str, deviations: list[tuple[int, int]]) -> None:
+    def run_drawn(program: str, deviations: list[tuple[int, int]]) -> None:
         nonlocal count, last
         count += 1
         scenario = ProgramsScenario(program, variant)
@@ -118,17 +118,17 @@ def find_failure(examples: int, seed: int, variant: str = "") -> Hunt:
             raise outcome.failure
 
     try:
-        hunt()
+        run_drawn()
     except Exception:
         if last is None:
             raise
     if last is None:
-        return Hunt(count)
+        return DrawResult(count)
     scenario, recording, outcome = last
     found = confirm(scenario, schedule_of(recording, outcome), outcome.failure)
     if found.token:
         found = shrink(scenario, found, lambda executions: executions >= SHRINK_MAX).finding
-    return Hunt(count, found, scenario.program)
+    return DrawResult(count, found, scenario.program)
 
 
 def _programs(st: Any) -> Any:

@@ -23,7 +23,7 @@ from hfsched.explore.scenario import World
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.runtime.base import ChannelClosedError
-from hfsched.scenarios.guests import RECEIVERS, Notes, ender
+from hfsched.scenarios.guests import RECEIVERS, GuestLog, aborting
 from hfsched.scenarios.machine import SIZE, Guest, Host, ScenarioMachine
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.variants import PARTS
@@ -119,7 +119,7 @@ class EventsScenario:
         if self.event == "suspend":
             runtime.spawn("suspender", partial(_suspend_twice, machine, guest, suspended, resumed))
         elif self.event == "abort":
-            runtime.spawn("fate", partial(machine.go, guest, vcpus - 1))
+            runtime.spawn("fate", partial(machine.start_guest, guest, vcpus - 1))
         elif self.event == "post":
             runtime.spawn("poster", partial(self._post, machine, guest, posted))
         elif ram is not None:
@@ -145,17 +145,17 @@ class EventsScenario:
                     assert posted == wanted, f"work of vCPUs {posted} is done, not of {wanted}"
 
         def final() -> Hashable:
-            return (guest.notes.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
+            return (guest.log.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
 
         timers = self.event == "timer"
-        return World(check, invariant=invariant, final=final, timers=timers, watch=machine.words)
+        return World(check, invariant=invariant, final=final, timers=timers, watch=machine.state)
 
-    def _programs(self, notes: Notes, _id: int) -> Sequence[Program]:
+    def _programs(self, log: GuestLog, _id: int) -> Sequence[Program]:
         receiver = "ticking" if self.event == "timer" else self.receiver
-        first, rest = (partial(program, notes) for program in RECEIVERS[receiver])
+        first, rest = (partial(program, log) for program in RECEIVERS[receiver])
         programs: list[Program] = [first, *[rest] * (self.vcpus - 1)]
         if self.event == "abort":
-            programs.append(partial(ender, notes))
+            programs.append(partial(aborting, log))
         return programs
 
     def _page(self, machine: ScenarioMachine, guest: Guest, ram: PagedRam) -> None:
@@ -203,12 +203,12 @@ class EventsScenario:
         machine.runtime.spawn(host.name, session)
 
     def _check(self, guest: Guest, host: Host) -> None:
-        state, read = guest.vm.mailbox.state, guest.notes.read
+        state, read = guest.vm.mailbox.state, guest.log.read
         assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
         assert host.ended, f"the host sleeps for ever after {len(host.sent)} messages"
         assert read == host.sent, f"read {read}, sent {host.sent}"
         if self.event == "timer":
-            assert guest.notes.ticks == 1, f"{guest.notes.ticks} time-outs of 1"
+            assert guest.log.ticks == 1, f"{guest.log.ticks} time-outs of 1"
 
     def _check_abort(self, machine: ScenarioMachine, guest: Guest, host: Host) -> None:
         assert len(machine.aborts) == 1, f"{len(machine.aborts)} aborts were reported"
@@ -218,7 +218,7 @@ class EventsScenario:
                 f"the thread of vCPU {vcpu.index} is left: {rest.value}"
             )
         assert host.ended, "the host waits for a VM that is dead"
-        assert guest.notes.read == host.sent[: len(guest.notes.read)], "not in order"
+        assert guest.log.read == host.sent[: len(guest.log.read)], "not in order"
 
 
 def _suspend_twice(

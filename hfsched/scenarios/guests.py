@@ -1,6 +1,6 @@
 """Guests of the scenarios, for the engine `script`: who reads, who sleeps, who sends.
 
-Each takes `Notes`, where it says what it has done, and its CPU.  Receivers, by name:
+Each takes `GuestLog`, where it says what it has done, and its CPU.  Receivers, by name:
 
 - ``echo``: waits for messages, never enables an interrupt;
 - ``disabled``: the same on vCPU 0; the others sleep in WFI with everything disabled;
@@ -20,13 +20,13 @@ from hfsched.abi.ffa import FfaError, FfaId, Intid
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Wfi
 
-__all__ = ["GO", "RECEIVERS", "Notes", "ender", "sender"]
+__all__ = ["RECEIVERS", "START", "GuestLog", "aborting", "sender"]
 
-GO = 9  # an interrupt that lets a waiting guest begin
+START = 9  # an interrupt that lets a waiting guest begin
 TICK = 1000  # ns
 
 
-class Notes:
+class GuestLog:
     """What one VM's guest has done; its vCPUs share it."""
 
     def __init__(self) -> None:
@@ -34,67 +34,67 @@ class Notes:
         self.waits = False  # to be told that a mailbox is writable
         self.sent = 0
         self.ticks = 0
-        self.told = 0  # interrupts MAILBOX_READABLE taken
+        self.notified = 0  # interrupts MAILBOX_READABLE taken
 
     def key(self) -> Hashable:
         """Return all of it, for the state of the guest."""
-        return (self.by_sender(), self.waits, self.sent, self.ticks, self.told)
+        return (self.by_sender(), self.waits, self.sent, self.ticks, self.notified)
 
     def by_sender(self) -> Hashable:
         """Return what was read from each sender; how senders mix is nobody's business."""
         return tuple(sorted(self.read, key=lambda message: message[0]))
 
 
-Program = Callable[[Notes, Cpu], Guest]
+Program = Callable[[GuestLog, Cpu], Guest]
 
 
-def _echo(notes: Notes, cpu: Cpu) -> Guest:
+def _echo(log: GuestLog, cpu: Cpu) -> Guest:
     mailbox = GuestMailbox(cpu)
     while True:
-        notes.read.append((yield from mailbox.wait())[1])
+        log.read.append((yield from mailbox.wait())[1])
         yield from mailbox.release()
 
 
-def _ticking(notes: Notes, cpu: Cpu) -> Guest:
+def _ticking(log: GuestLog, cpu: Cpu) -> Guest:
     mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.VIRTUAL_TIMER)
     cpu.arm(TICK)
     while True:
         found = mailbox.message((yield Hvc(FfaId.MSG_WAIT)))
         if found is not None:
-            notes.read.append(found[1])
+            log.read.append(found[1])
             yield from mailbox.release()
         elif (yield from interrupt_get()) == Intid.VIRTUAL_TIMER:
-            notes.ticks += 1
+            log.ticks += 1
 
 
-def _sleeper(_: Notes, cpu: Cpu) -> Guest:  # noqa: ARG001
+def _sleeper(_: GuestLog, cpu: Cpu) -> Guest:  # noqa: ARG001
     while True:
         yield Wfi()
 
 
-def _drain(notes: Notes, mailbox: GuestMailbox) -> Guest:
+def _drain(log: GuestLog, mailbox: GuestMailbox) -> Guest:
     while (found := (yield from mailbox.poll())) is not None:
-        notes.read.append(found[1])
+        log.read.append(found[1])
         yield from mailbox.release()
 
 
-def _handler(notes: Notes, mailbox: GuestMailbox) -> Callable[[Cpu], Guest]:
+def _handler(log: GuestLog, mailbox: GuestMailbox) -> Callable[[Cpu], Guest]:
     def handle(_: Cpu) -> Guest:
         while (yield from interrupt_get()) == Intid.MAILBOX_READABLE:
-            yield from _drain(notes, mailbox)
+            yield from _drain(log, mailbox)
 
     return handle
 
 
-def _trusty(notes: Notes, cpu: Cpu) -> Guest:
+def _trusty(log: GuestLog, cpu: Cpu) -> Guest:
     mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.MAILBOX_READABLE)
-    cpu.handler = _handler(notes, mailbox)
+    cpu.handler = _handler(log, mailbox)
     while True:
         found = mailbox.message((yield Hvc(FfaId.MSG_WAIT)))
         if found is not None:  # a fast call: interrupts stay masked, the pending one stays
-            notes.read.append(found[1])
+            log.read.append(found[1])
             yield from mailbox.release()
         else:
             cpu.masked = False
@@ -102,47 +102,45 @@ def _trusty(notes: Notes, cpu: Cpu) -> Guest:
             cpu.masked = True
 
 
-def _reader(notes: Notes, cpu: Cpu) -> Guest:
+def _reader(log: GuestLog, cpu: Cpu) -> Guest:
     mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.MAILBOX_READABLE)
-    cpu.handler = _handler(notes, mailbox)
+    cpu.handler = _handler(log, mailbox)
     cpu.masked = False
     while True:
         yield Wfi()
 
 
 def sender(own: int, to: int, messages: int) -> Program:
-    """Return a guest that sends {own id, n} to VM `to` once it is told to `GO`.
+    """Return a guest that sends {own id, n} to VM `to` once it is told to `START`.
 
     Refused, it sleeps until its own MAILBOX_WRITABLE.
     """
-    return partial(_sender, own, to, messages)
+    return partial(_sending_guest, own, to, messages)
 
 
-def _sender(own: int, to: int, messages: int, notes: Notes, cpu: Cpu) -> Guest:
+def _sending_guest(own: int, to: int, messages: int, log: GuestLog, cpu: Cpu) -> Guest:
     mailbox = GuestMailbox(cpu)
     mailbox.id = own
     yield from interrupt_enable(Intid.MAILBOX_WRITABLE)
-    yield from interrupt_enable(GO)
+    yield from interrupt_enable(START)
     yield Wfi()
     yield from interrupt_get()
-    while notes.sent < messages:
-        if (
-            yield from mailbox.try_send(to, bytes((own, notes.sent)), notify=True)
-        ) is FfaError.BUSY:
-            notes.waits = True
+    while log.sent < messages:
+        if (yield from mailbox.try_send(to, bytes((own, log.sent)), notify=True)) is FfaError.BUSY:
+            log.waits = True
             yield Wfi()
             yield from interrupt_get()
         else:
-            notes.waits = False
-            notes.sent += 1
+            log.waits = False
+            log.sent += 1
     while True:
         yield Wfi()
 
 
-def ender(_: Notes, cpu: Cpu) -> Guest:  # noqa: ARG001
-    """Wait for `GO`, and end: the VM aborts."""
-    yield from interrupt_enable(GO)
+def aborting(_: GuestLog, cpu: Cpu) -> Guest:  # noqa: ARG001
+    """Wait for `START`, and end: the VM aborts."""
+    yield from interrupt_enable(START)
     yield Wfi()
 
 

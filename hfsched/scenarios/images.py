@@ -50,7 +50,7 @@ from hfsched.vmm.guests import bundled_images
 if TYPE_CHECKING:
     from hfsched.vmm.assembly import Assembly, Parts
 
-__all__ = ["GUESTS", "ImagesScenario", "Stage"]
+__all__ = ["GUESTS", "BootedMachines", "ImagesScenario"]
 
 BASE = 0x7F00_0000
 MEMORY = 1 << 20
@@ -84,12 +84,12 @@ class _Machine:
         self._record: VmRecord | None = None
         self._last: Vm | None = None  # of the execution before
 
-    def keep(self, vm: Vm) -> None:
+    def take_snapshot(self, vm: Vm) -> None:
         """Let what is there now be what `rewind` puts back."""
         self._registers = [cpu.save() for cpu in self.cpus]
         self._record = vm.save()
         self._last = vm
-        self.ram.keep()
+        self.ram.take_snapshot()
 
     def rewind(self, vm: Vm) -> None:
         """Put everything back, with `vm` as the hypervisor's new record."""
@@ -104,7 +104,7 @@ class _Machine:
             cpu.rewind(registers, irq=vcpu.line)
 
 
-class Stage:
+class BootedMachines:
     """The machines of one `guest`, booted; `set_up` begins an execution with them."""
 
     def __init__(self, guest: str) -> None:
@@ -118,7 +118,7 @@ class Stage:
         if failure is not None:
             raise failure
         for machine, vm in zip(self.machines, assembly.vms, strict=True):
-            machine.keep(vm.record)
+            machine.take_snapshot(vm.record)
         runtime.controller.close()
 
     def assemble(self, runtime: ExploreRuntime, parts: Parts, *, boot: bool) -> Assembly:
@@ -205,8 +205,8 @@ class _Cuts:
 
 
 @cache
-def _stage(guest: str) -> Stage:
-    return Stage(guest)
+def _booted(guest: str) -> BootedMachines:
+    return BootedMachines(guest)
 
 
 @dataclass(frozen=True)
@@ -242,11 +242,11 @@ class ImagesScenario:
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Put the booted machines back, and make the hosts."""
-        stage = _stage(self.guest)
-        assembly = stage.set_up(runtime, PARTS[self.variant])
-        each = SLICES_EACH * len(stage.machines)
+        booted = _booted(self.guest)
+        assembly = booted.set_up(runtime, PARTS[self.variant])
+        each = SLICES_EACH * len(booted.machines)
         cuts = _Cuts(runtime, self.cuts, each * self.messages * self.hosts)
-        for machine in stage.machines:
+        for machine in booted.machines:
             for cpu in machine.cpus:
                 assert isinstance(cpu, UnicornVcpu)
                 cpu.cut = cuts if self.cuts else None

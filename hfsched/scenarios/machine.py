@@ -11,7 +11,7 @@ from hfsched.explore.objects import Thing
 from hfsched.hypervisor.interface import Injection
 from hfsched.mailbox.mailbox import RxState
 from hfsched.memory.guestmemory import GuestMemory
-from hfsched.scenarios.guests import GO, Notes
+from hfsched.scenarios.guests import START, GuestLog
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scheduler.outbox import Sent
@@ -37,16 +37,16 @@ RX, TX = 0x1000, 0x2000
 class Guest:
     """One VM of the machine, with what its guest noted."""
 
-    def __init__(self, made: AssembledVm, mirror: Mirror, notes: Notes) -> None:
+    def __init__(self, made: AssembledVm, mirror: Mirror, log: GuestLog) -> None:
         self.vm = made.record
         self.driven = made.driven
         self.outbox = made.outbox
         self.mirror = mirror  # itself, without opaque calls: to look at
-        self.notes = notes
+        self.log = log
 
     def state(self, index: int) -> Hashable:
         """Return what vCPU `index` alone touches."""
-        return (self.vm.vcpus[index].cpu.state_key(), self.notes.key())
+        return (self.vm.vcpus[index].cpu.state_key(), self.log.key())
 
 
 class Host:
@@ -89,9 +89,9 @@ class ScenarioMachine:
         self._mirrors: dict[str, Mirror] = {}
         self.aborts: list[tuple[str, str]] = []
         seen = opaque_parts(
-            runtime, replace(parts, mirror=partial(self._note_mirror, parts.mirror))
+            runtime, replace(parts, mirror=partial(self._keep_mirror, parts.mirror))
         )
-        seen = replace(seen, interface=partial(self._watched, seen.interface))
+        seen = replace(seen, interface=partial(self._tracked, seen.interface))
         callbacks = Callbacks(on_abort=lambda name, why: self.aborts.append((name, why)))
         self.assembly = assemble(runtime, seen, callbacks=callbacks)
         self.hypervisor = self.assembly.hypervisor
@@ -100,25 +100,25 @@ class ScenarioMachine:
         self.suspension = self.assembly.suspension
         self.guests: list[Guest] = []
 
-    def _note_mirror(self, make: Callable[..., Mirror], *args: Any) -> Mirror:
+    def _keep_mirror(self, make: Callable[..., Mirror], *args: Any) -> Mirror:
         mirror = make(*args)
         self._mirrors[args[1]] = mirror
         return mirror
 
-    def _watched(
+    def _tracked(
         self, make: Callable[[Hypervisor], PrimaryInterface], hypervisor: Hypervisor
     ) -> PrimaryInterface:
-        watched: Any = _Watched(self, make(hypervisor))
-        return watched  # type: ignore[no-any-return]
+        tracked: Any = _WaiterTracking(self, make(hypervisor))
+        return tracked  # type: ignore[no-any-return]
 
     def vm(
         self,
         name: str,
         vcpus: int,
-        programs: Callable[[Notes, int], Sequence[Program]],
+        programs: Callable[[GuestLog, int], Sequence[Program]],
         ram: HeapRam | None = None,
     ) -> Guest:
-        """Add a VM with mapped buffers; `programs(notes, id)` gives vCPU 0's and the others'."""
+        """Add a VM with mapped buffers; `programs(log, id)` gives vCPU 0's and the others'."""
         space = ScriptSpace(self.runtime, name, vcpus)
         memory = HeapRam(name, SIZE) if ram is None else ram
         space.map(BASE, memory, 0, SIZE, Permissions.RWX)
@@ -127,12 +127,12 @@ class ScenarioMachine:
         )
         with made.record.lock:
             made.record.mailbox.rx, made.record.mailbox.tx = BASE + RX, BASE + TX
-        notes = Notes()
-        each = programs(notes, made.id)
+        log = GuestLog()
+        each = programs(log, made.id)
         for index in range(vcpus):
             program = each[min(index, len(each) - 1)]
             self.hypervisor.start(made.id, space.address_of(program), SIZE, index)
-        guest = Guest(made, self._mirrors[name], notes)
+        guest = Guest(made, self._mirrors[name], log)
         self.guests.append(guest)
         return guest
 
@@ -151,9 +151,9 @@ class ScenarioMachine:
         if not boot:
             self.runtime.settle()
 
-    def go(self, guest: Guest, vcpu: int = 0) -> None:
-        """Let a guest that waits for `GO` begin."""
-        if self.primary.inject(guest.vm.id, vcpu, GO) is Injection.WAKE:
+    def start_guest(self, guest: Guest, vcpu: int = 0) -> None:
+        """Let a guest that waits for `START` begin."""
+        if self.primary.inject(guest.vm.id, vcpu, START) is Injection.WAKE:
             guest.driven.mirror.wake(vcpu)
 
     def declare_exclusive(self, guest: Guest, receiver: Guest) -> None:
@@ -167,7 +167,7 @@ class ScenarioMachine:
 
         self.runtime.declare_exclusive(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
 
-    def look_at_waiters(self) -> None:
+    def check_waiters(self) -> None:
         """Look, before every step, whether a waiter was told in vain.
 
         It may be: another was quicker.  But a mailbox that has not been empty since the waiter was
@@ -175,7 +175,7 @@ class ScenarioMachine:
         """
         self._waiters.look(self.hypervisor.registry.vms.values())
 
-    def words(self) -> dict[str, str]:
+    def state(self) -> dict[str, str]:
         """Return what a story shows beside each step."""
         return dict(machine_state(self.hypervisor.registry, self.driver))
 
@@ -208,7 +208,7 @@ class _Waiters(Thing):
                 )
 
 
-class _Watched:
+class _WaiterTracking:
     """The primary's interface; notes who is telling waiters."""
 
     def __init__(self, machine: ScenarioMachine, primary: PrimaryInterface) -> None:

@@ -15,7 +15,7 @@ from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
-from hfsched.scenarios.guests import RECEIVERS, Notes, sender
+from hfsched.scenarios.guests import RECEIVERS, GuestLog, sender
 from hfsched.scenarios.machine import Guest, Host, ScenarioMachine
 from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.vcpu.script import Program
@@ -68,14 +68,14 @@ class MailboxScenario:
         machine = ScenarioMachine(runtime, PARTS[self.variant])
         receiver = machine.vm("g", self.vcpus, self._programs)
         senders = [
-            machine.vm(f"s{number}", 1, partial(self._sender, receiver.vm.id))
+            machine.vm(f"s{number}", 1, partial(self._sending_guest, receiver.vm.id))
             for number in range(self.guests)
         ]
         machine.start(boot=self.boot, kicks=self.runners > 0)
         if self.hosts == 1:
             runtime.declare_private("g.outbox")
         for guest in senders:
-            machine.go(guest)
+            machine.start_guest(guest)
             machine.declare_exclusive(guest, receiver)
         hosts = [Host(machine, number, receiver, self.messages) for number in range(self.hosts)]
         for host in hosts:
@@ -90,21 +90,21 @@ class MailboxScenario:
         def invariant() -> None:
             spurious, claims = vm.spurious, mirror.wake_ups
             assert spurious <= limit + claims, f"{spurious} RUNs in vain: a livelock"
-            machine.look_at_waiters()
+            machine.check_waiters()
 
         def check() -> None:
             self._check(receiver, hosts, senders)
 
         def final() -> Hashable:
-            return (receiver.notes.by_sender(), receiver.vm.mailbox.state.value)
+            return (receiver.log.by_sender(), receiver.vm.mailbox.state.value)
 
-        return World(check, invariant=invariant, final=final, timers=False, watch=machine.words)
+        return World(check, invariant=invariant, final=final, timers=False, watch=machine.state)
 
-    def _programs(self, notes: Notes, _id: int) -> Sequence[Program]:
-        return [partial(program, notes) for program in RECEIVERS[self.receiver]]
+    def _programs(self, log: GuestLog, _id: int) -> Sequence[Program]:
+        return [partial(program, log) for program in RECEIVERS[self.receiver]]
 
-    def _sender(self, to: int, notes: Notes, own: int) -> Sequence[Program]:
-        return [partial(sender(own, to, self.messages), notes)]
+    def _sending_guest(self, to: int, log: GuestLog, own: int) -> Sequence[Program]:
+        return [partial(sender(own, to, self.messages), log)]
 
     def _run(self, machine: ScenarioMachine, guest: Guest) -> None:
         """RUN vCPU 0 beside its own thread, as a scheduler with a pool of threads may."""
@@ -121,13 +121,13 @@ class MailboxScenario:
     def _check(self, receiver: Guest, hosts: list[Host], senders: list[Guest]) -> None:
         expected = [bytes((host.number, n)) for host in hosts for n in range(self.messages)]
         expected += [bytes((guest.vm.id, n)) for guest in senders for n in range(self.messages)]
-        state, read = receiver.vm.mailbox.state, receiver.notes.read
+        state, read = receiver.vm.mailbox.state, receiver.log.read
         assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
         for host in hosts:
             assert host.ended, f"host {host.number} sent {len(host.sent)} of {self.messages}"
         for guest in senders:
-            assert guest.notes.sent == self.messages, (
-                f"{guest.vm.name} sent {guest.notes.sent} of {self.messages}"
+            assert guest.log.sent == self.messages, (
+                f"{guest.vm.name} sent {guest.log.sent} of {self.messages}"
             )
         assert sorted(read) == sorted(expected), f"read {_list(read)} of {_list(expected)}"
         for number in {message[0] for message in expected}:

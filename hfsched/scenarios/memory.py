@@ -65,13 +65,13 @@ class RewindRam(Ram):
         self._anchor = (ctypes.c_char * size).from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
 
-    def keep(self) -> None:
+    def take_snapshot(self) -> None:
         """Let what is there now be what `rewind` puts back."""
         os.pwrite(self.fd, self.read(0, self.size), 0)
         self.rewind()
 
     def rewind(self) -> None:
-        """Forget all that was written since `keep`."""
+        """Forget all that was written since `take_snapshot`."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def digest(self) -> int:

@@ -43,7 +43,7 @@ from hfsched.hypervisor.vm import VcpuState
 from hfsched.mailbox.mailbox import RxState
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
 from hfsched.scenarios.events import suspend
-from hfsched.scenarios.guests import GO, Notes
+from hfsched.scenarios.guests import START, GuestLog
 from hfsched.scenarios.machine import Guest, Host, ScenarioMachine
 from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
@@ -64,7 +64,7 @@ _READABLE = 1 << Intid.MAILBOX_READABLE
 _BLOCKED = (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT)
 _WORDS = {
     "w": "MSG_WAIT", "p": "MSG_POLL", "i": "WFI", "g": "INTERRUPT_GET", "e": "enable READABLE",
-    "d": "disable READABLE", "f": "enable GO", "j": "inject GO into the next vCPU", "y": "YIELD",
+    "d": "disable READABLE", "f": "enable START", "j": "inject START into the next vCPU", "y": "YIELD",
     "0": "send to VM 0", "1": "send to VM 1", "2": "send to VM 2", "n": "send to the next VM, wait",
     "x": "end", "W": "wait for messages for ever", "I": "WFI for ever",
     "R": "WFI for ever, read in a handler",
@@ -95,83 +95,85 @@ class _Vcpu:
         self._index = index
         self._sibling = (index + 1) % siblings
 
-    def __call__(self, notes: Notes, cpu: Cpu) -> Script:
+    def __call__(self, log: GuestLog, cpu: Cpu) -> Script:
         mailbox = GuestMailbox(cpu)
         mailbox.id = self._own
         for action in self._word:
-            yield from self._act(action, notes, mailbox, cpu)
+            yield from self._action(action, log, mailbox, cpu)
 
-    def _act(self, action: str, notes: Notes, mailbox: GuestMailbox, cpu: Cpu) -> Script:
+    def _action(self, action: str, log: GuestLog, mailbox: GuestMailbox, cpu: Cpu) -> Script:
         match action:
             case "w" | "p":
                 call = FfaId.MSG_WAIT if action == "w" else FfaId.MSG_POLL
-                yield from self._take(mailbox.message((yield Hvc(call))), notes, mailbox)
+                yield from self._read(mailbox.message((yield Hvc(call))), log, mailbox)
             case "i":
                 yield Wfi()
             case "g":
-                yield from self._get(notes)
+                yield from self._get(log)
             case "e" | "d":
                 yield from interrupt_enable(Intid.MAILBOX_READABLE, on=action == "e")
             case "f":
-                yield from interrupt_enable(GO)
+                yield from interrupt_enable(START)
             case "j":
-                yield Hvc(HfId.INTERRUPT_INJECT, self._own, self._sibling, GO)
+                yield Hvc(HfId.INTERRUPT_INJECT, self._own, self._sibling, START)
             case "y":
                 yield Hvc(FfaId.YIELD)
             case "0" | "1" | "2":
                 to = FIRST_SECONDARY_ID + int(action) % self._vms
-                yield from self._send(to, notes, mailbox, patient=False)
+                yield from self._send(to, log, mailbox, patient=False)
             case "n":
-                yield from self._send(self._next, notes, mailbox, patient=True)
+                yield from self._send(self._next, log, mailbox, patient=True)
             case "x":
                 return
             case _:
-                yield from self._rest(action, notes, mailbox, cpu)
+                yield from self._final(action, log, mailbox, cpu)
 
-    def _rest(self, action: str, notes: Notes, mailbox: GuestMailbox, cpu: Cpu) -> Script:
+    def _final(self, action: str, log: GuestLog, mailbox: GuestMailbox, cpu: Cpu) -> Script:
         if action == "R":
             yield from interrupt_enable(Intid.MAILBOX_READABLE)
-            cpu.handler = partial(self._handle, notes, mailbox)
+            cpu.handler = partial(self._handle, log, mailbox)
             cpu.masked = False
         while True:
             if action == "W":
-                yield from self._take(mailbox.message((yield Hvc(FfaId.MSG_WAIT))), notes, mailbox)
-                yield from self._get(notes)
+                yield from self._read(mailbox.message((yield Hvc(FfaId.MSG_WAIT))), log, mailbox)
+                yield from self._get(log)
             else:
                 yield Wfi()
                 if action == "I":
-                    yield from self._get(notes)  # else it would never sleep again
+                    yield from self._get(log)  # else it would never sleep again
 
-    def _handle(self, notes: Notes, mailbox: GuestMailbox, _: Cpu) -> Script:
-        yield from self._get(notes)
+    def _handle(self, log: GuestLog, mailbox: GuestMailbox, _: Cpu) -> Script:
+        yield from self._get(log)
         while (found := (yield from mailbox.poll())) is not None:
-            yield from self._take(found, notes, mailbox)
+            yield from self._read(found, log, mailbox)
 
-    def _get(self, notes: Notes) -> Script:
+    def _get(self, log: GuestLog) -> Script:
         if (yield from interrupt_get()) == Intid.MAILBOX_READABLE:
-            notes.told += 1
+            log.notified += 1
 
-    def _take(self, found: tuple[int, bytes] | None, notes: Notes, mailbox: GuestMailbox) -> Script:
+    def _read(
+        self, found: tuple[int, bytes] | None, log: GuestLog, mailbox: GuestMailbox
+    ) -> Script:
         if found is not None:
-            notes.read.append(found[1])
+            log.read.append(found[1])
             yield from mailbox.release()
 
-    def _send(self, to: int, notes: Notes, mailbox: GuestMailbox, *, patient: bool) -> Script:
+    def _send(self, to: int, log: GuestLog, mailbox: GuestMailbox, *, patient: bool) -> Script:
         """Send {own id, to, n}; nothing to oneself."""
         if to == self._own or self._index:
             return
-        message = bytes((self._own, to, notes.sent))
+        message = bytes((self._own, to, log.sent))
         if patient:
             yield from interrupt_enable(Intid.MAILBOX_WRITABLE)
         while (error := (yield from mailbox.try_send(to, message, notify=patient))) is not None:
             if error is not FfaError.BUSY or not patient:
-                notes.waits = False
+                log.waits = False
                 return
-            notes.waits = True
+            log.waits = True
             yield Wfi()
-            yield from self._get(notes)
-        notes.waits = False
-        notes.sent += 1
+            yield from self._get(log)
+        log.waits = False
+        log.sent += 1
 
 
 @dataclass(frozen=True)
@@ -234,20 +236,19 @@ class ProgramsScenario:
             _check_messages(guests, hosts)
 
         def final() -> Hashable:
-            return tuple((guest.notes.key(), guest.vm.mailbox.state) for guest in guests)
+            return tuple((guest.log.key(), guest.vm.mailbox.state) for guest in guests)
 
-        return World(check, invariant=invariant, final=final, timers=False, watch=machine.words)
+        return World(check, invariant=invariant, final=final, timers=False, watch=machine.state)
 
-    def _words(self, vm: int, words: str, vms: int, notes: Notes, _id: int) -> Sequence[Program]:
+    def _words(self, vm: int, words: str, vms: int, log: GuestLog, _id: int) -> Sequence[Program]:
         each = words.split("_")
         return [
-            partial(_Vcpu(word, vm, index, len(each), vms), notes)
-            for index, word in enumerate(each)
+            partial(_Vcpu(word, vm, index, len(each), vms), log) for index, word in enumerate(each)
         ]
 
 
 def _always(machine: ScenarioMachine, guests: list[Guest], suspended: list[bool]) -> None:
-    machine.look_at_waiters()
+    machine.check_waiters()
     if suspended:
         for guest in guests:
             running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]
@@ -270,10 +271,10 @@ def _check_guest(guest: Guest, guests: list[Guest], ended: set[str]) -> None:
         if vcpu.state in _BLOCKED:
             assert not vcpu.interrupts.up, f"{who} sleeps with an interrupt pending"
             if vm.mailbox.state is RxState.RECEIVED and vcpu.interrupts.enabled & _READABLE:
-                assert guest.notes.told, f"{who} sleeps, and was not interrupted for a message"
+                assert guest.log.notified, f"{who} sleeps, and was not interrupted for a message"
         assert vcpu.state is not VcpuState.READY, f"{who} could run, and nobody runs it"
     target = guests[(guests.index(guest) + 1) % len(guests)].vm
-    if guest.notes.waits and not target.aborting:
+    if guest.log.waits and not target.aborting:
         state = target.mailbox.state
         assert state is not RxState.EMPTY, f"{vm.name} waits for {target.name}, which is empty"
 
@@ -288,7 +289,7 @@ def _check_host(host: Host) -> None:
 
 def _check_messages(guests: list[Guest], hosts: list[Host]) -> None:
     for guest in guests:
-        read = guest.notes.read
+        read = guest.log.read
         assert len(set(read)) == len(read), f"{guest.vm.name} has read a message twice: {read}"
         for sender in {message[0] for message in read}:
             mine = [message for message in read if message[0] == sender]

@@ -26,7 +26,7 @@ class _Unchecked(Suspension):
         yield
 
 
-class _Alone(Suspension):
+class _ResumesForAll(Suspension):
     """A hold that ends lets the machine run, although others hold it too."""
 
     def resume(self, holder: str) -> None:
@@ -63,7 +63,7 @@ class SuspensionScenario:
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Make the suspension and its holders."""
-        kind = {"": Suspension, "unchecked": _Unchecked, "alone": _Alone}[self.variant]
+        kind = {"": Suspension, "unchecked": _Unchecked, "alone": _ResumesForAll}[self.variant]
         paused: list[str] = []
         inside: list[str] = []  # the tasks that hold it
         writing: list[str] = []

@@ -17,7 +17,7 @@ from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.runtime.base import SpawnerLostError
-from hfsched.scenarios.swapchild import Other
+from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Holder, Step, Suspension
@@ -75,7 +75,7 @@ class _Gate(Thing):
         self.runtime.point("stopped", self, write=True, condition=lambda: not self.inside)
         return True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Undo `stop`."""
         self.runtime.point("go on", self, write=True)
         self.stopped = False
@@ -98,16 +98,16 @@ class _Accepted(Thing):
             self.runtime.touch(self.name)
 
 
-class _Mortal:
-    """A runtime whose first `deaths` processes may die, and its spawner if it is `forlorn`.
+class _FailingRuntime:
+    """A runtime whose first `deaths` processes may die, and its spawner if it is `spawner_dies`.
 
     Then it may not exec another spawner.
     """
 
-    def __init__(self, runtime: ExploreRuntime, deaths: int, *, forlorn: bool) -> None:
+    def __init__(self, runtime: ExploreRuntime, deaths: int, *, spawner_dies: bool) -> None:
         self._runtime = runtime
         self._left = deaths
-        self._forlorn = forlorn
+        self._spawner_dies = spawner_dies
         self._early: list[ProcessHandle] | None = []
 
     def __getattr__(self, name: str) -> Any:
@@ -117,7 +117,7 @@ class _Mortal:
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         """See `Runtime.process`."""
-        if self._forlorn and self._runtime.spawner_lost.is_set():
+        if self._spawner_dies and self._runtime.spawner_lost.is_set():
             raise SpawnerLostError("the spawner is dead")
         process = self._runtime.process(name, main, ends)
         if self._early is not None:
@@ -131,7 +131,7 @@ class _Mortal:
         early, self._early = self._early, None
         for process in early or ():
             self._arm(process)
-        if self._forlorn:
+        if self._spawner_dies:
             self._runtime.event_of("death of the spawner", self._runtime.lose_spawner)
 
     def _arm(self, process: ProcessHandle) -> None:
@@ -165,7 +165,7 @@ class SwapScenario:
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may find it full.  `child` is a process beside
     main that touches the first page `touches` times: it ``lives``, or ``dies`` at any point.  With
-    `forlorn` main may not exec, and the spawner dies at any point: no monitor is started after that.
+    `spawner_dies` main may not exec, and the spawner dies at any point: no monitor is started after that.
     """
 
     commands: str = "enable-out-disable"
@@ -177,7 +177,7 @@ class SwapScenario:
     abort: bool = False
     full: bool = False
     child: str = ""
-    forlorn: bool = False
+    spawner_dies: bool = False
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
@@ -220,15 +220,19 @@ class _Machine:
         parts = PARTS[scenario.variant]
         self.memory = parts.memory(runtime, scenario.pages, full=scenario.full)
         self.gate = _Gate(runtime)
-        self._mortal = _Mortal(runtime, scenario.deaths, forlorn=scenario.forlorn)
+        self._failing = _FailingRuntime(
+            runtime, scenario.deaths, spawner_dies=scenario.spawner_dies
+        )
         monitor = parts.monitor(self.memory)
-        self.other = Other(runtime, self.memory, scenario.touches) if scenario.child else None
-        steps = [Step("guests", self.gate.stop, self.gate.go_on)]
-        if self.other is not None:
-            steps.append(Step("child", self.other.stop, self.other.go_on))
+        self.child_model = (
+            ChildModel(runtime, self.memory, scenario.touches) if scenario.child else None
+        )
+        steps = [Step("guests", self.gate.stop, self.gate.resume)]
+        if self.child_model is not None:
+            steps.append(Step("child", self.child_model.stop, self.child_model.resume))
         hold = Holder(Suspension(runtime, steps), "swap", frozen=True)
         self.client = parts.client(
-            self._mortal,
+            self._failing,
             monitor,
             hold,
             default_timeout=None,
@@ -253,12 +257,12 @@ class _Machine:
         def start() -> None:
             self.client.start()
             self.client.add(_Main(self.memory))
-            if self.other is not None:
-                self.other.join(self.client)
+            if self.child_model is not None:
+                self.child_model.join(self.client)
 
         self._runtime.spawn("start", start)
         self._runtime.settle()
-        self._mortal.begin()
+        self._failing.begin()
 
     def world(self) -> World:
         scenario, runtime = self._scenario, self._runtime
@@ -268,8 +272,8 @@ class _Machine:
             if words:
                 self.ended[name] = []
                 runtime.spawn(name, partial(self._command, name, words.split("-")))
-        if self.other is not None:
-            self.other.begin(dies=scenario.child == "dies")
+        if self.child_model is not None:
+            self.child_model.begin(dies=scenario.child == "dies")
         if scenario.abort:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []
@@ -318,15 +322,15 @@ class _Machine:
             return  # the run ends with an error; a suspension may wait for a guest in a fault
         for task, begun in self.begun.items():
             assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
-            for said in self.ended[task]:
-                in_the_way = "member 1" in said or "process child" in said
-                assert not in_the_way, f"a process that may die is in the way: {said}"
+            for outcome in self.ended[task]:
+                in_the_way = "member 1" in outcome or "process child" in outcome
+                assert not in_the_way, f"a process that may die is in the way: {outcome}"
         if self.lost:
             return
         self.memory.check()
         assert not self.gate.inside, "a guest is held for ever"
-        if self.other is not None:
-            self.other.check()
+        if self.child_model is not None:
+            self.child_model.check()
         last = "the spawner's death" if orphaned else self._accepted.last
         if orphaned or last in ("disable", "close"):
             for page in self.memory.pages:
@@ -334,5 +338,5 @@ class _Machine:
                 assert back, f"after {last} {page.name} is not back"
 
     def _final(self) -> Hashable:
-        ended = tuple((task, tuple(said)) for task, said in sorted(self.ended.items()))
+        ended = tuple((task, tuple(outcome)) for task, outcome in sorted(self.ended.items()))
         return (ended, tuple(page.key() for page in self.memory.pages))

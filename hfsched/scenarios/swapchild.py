@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import End
     from hfsched.swap.client.client import MonitorClient
 
-__all__ = ["Other"]
+__all__ = ["ChildModel"]
 
 
 class _Child(Child):
@@ -54,7 +54,7 @@ class _Member(ChildMember):
         return CHILD in self._memory.dead
 
 
-class Other(Thing):
+class ChildModel(Thing):
     """The process, and main's side of it."""
 
     def __init__(self, runtime: ExploreRuntime, memory: Memory, touches: int) -> None:
@@ -62,14 +62,14 @@ class Other(Thing):
         self._memory = memory
         self._touches = touches
         here, theirs = runtime.channel(CHILD)
-        self._process = runtime.process(CHILD, self._program, [theirs])
+        self._handle = runtime.process(CHILD, self._program, [theirs])
         self._member = _Member(runtime, here, memory)
-        self._go = False
+        self._started = False
         self._done = 0  # touches
 
     def key(self) -> Hashable:
         """See `Thing.key`."""
-        return (self._member.key(), CHILD in self._memory.dead, self._go, self._done)
+        return (self._member.key(), CHILD in self._memory.dead, self._started, self._done)
 
     def _program(self, runtime: ExploreRuntime, end: End) -> None:
         child = _Child(runtime, end, self._memory)
@@ -77,7 +77,7 @@ class Other(Thing):
         child.serve()
 
     def _work(self, child: Child) -> None:
-        self.runtime.point("begin", self, condition=lambda: self._go)
+        self.runtime.point("begin", self, condition=lambda: self._started)
         for count in range(self._touches):
             self.runtime.retain_only(count)
             with child.touching():
@@ -93,13 +93,13 @@ class Other(Thing):
 
     def begin(self, *, dies: bool) -> None:
         """Let it touch memory; `dies`: and die at any point."""
-        self._go = True
+        self._started = True
         if dies:
             self.runtime.event_of("death of the child", self._die)
 
     def _die(self) -> None:
         self._memory.die(CHILD)
-        group = self._process.group
+        group = self._handle.group
         self.runtime.controller.touched += [(end.name, True) for end in group.ends]
         self.runtime.controller.kill(group)
 
@@ -108,7 +108,7 @@ class Other(Thing):
         self._member.suspend(deadline)
         return True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Undo `stop`."""
         self._member.resume()
 

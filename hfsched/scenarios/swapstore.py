@@ -262,7 +262,7 @@ class Store:
         page.slots = {slot: value for slot, value in page.slots.items() if slot == kept}
 
 
-class _Brief(Controller):
+class _UncountedController(Controller):
     """The controller, told without what it counts: only `Status` shows that, and nobody looks."""
 
     def key(self) -> object:
@@ -277,7 +277,7 @@ class _Brief(Controller):
 class Monitor:
     """A monitor's program over a `Memory`."""
 
-    controller: type[Controller] = _Brief
+    controller: type[Controller] = _UncountedController
     wakes = True
     quiesces = True
 

@@ -51,12 +51,12 @@ class _ChildUnzapped(Memory):
             super().zap(process)
 
 
-class _Unworried(MonitorClient):
+class _NoBringIn(MonitorClient):
     def _bring_in(self) -> None:
         """Leave memory where it is."""
 
 
-class _Careless(MonitorClient):
+class _NoEnableCheck(MonitorClient):
     def _may_enable(self) -> bool:
         """Refuse nothing."""
         return True
@@ -77,8 +77,8 @@ PARTS: Mapping[str, Parts] = {
     "no-quiesce": Parts(_NoQuiesce),
     "no-zap": Parts(memory=_Unzapped),
     "child-no-zap": Parts(memory=_ChildUnzapped),
-    "left-out": Parts(client=_Unworried),
-    "enabled-again": Parts(client=_Careless),
+    "left-out": Parts(client=_NoBringIn),
+    "enabled-again": Parts(client=_NoEnableCheck),
 }
 
 VARIANTS: Mapping[str, Variant] = {
@@ -104,11 +104,11 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "left-out": Variant(
         "memory stays out though a monitor that dies cannot be replaced any more",
-        {"commands": "enable-out", "forlorn": True},
+        {"commands": "enable-out", "spawner_dies": True},
     ),
     "enabled-again": Variant(
         "Enable is accepted though a monitor that dies cannot be replaced any more",
-        {"commands": "enable", "forlorn": True},
+        {"commands": "enable", "spawner_dies": True},
     ),
 }
 

@@ -18,7 +18,7 @@ from hfsched.hypervisor.interrupts import Interrupts
 from hfsched.hypervisor.lines import InterruptLine
 from hfsched.hypervisor.vm import Vcpu
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.scenarios.guests import Notes
+from hfsched.scenarios.guests import GuestLog
 from hfsched.scenarios.machine import ScenarioMachine
 from hfsched.scenarios.variants import PARTS
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Store, Wfi
@@ -166,7 +166,7 @@ class Doorbell:
         self._runtime = runtime
         self.heard = 0
 
-    def _programs(self, _notes: Notes, _id: int) -> Sequence[Program]:
+    def _programs(self, _log: GuestLog, _id: int) -> Sequence[Program]:
         return [listener]
 
     def ring(self) -> None:

@@ -38,11 +38,11 @@ def hashes(guest: str, seeds: range) -> list[str | None]:
 
 @pytest.mark.parametrize("guest", ["trusty", "smp", "relay"])
 def test_a_machine_put_back_is_as_good_as_a_new_one(guest: str) -> None:
-    images._stage.cache_clear()
+    images._booted.cache_clear()
     used = hashes(guest, range(12))
     assert len(set(used)) > 6, "the schedules are all the same"
     for seed in (11, 5, 0):  # each on a machine just booted
-        images._stage.cache_clear()
+        images._booted.cache_clear()
         assert hashes(guest, range(seed, seed + 1)) == used[seed : seed + 1]
 
 

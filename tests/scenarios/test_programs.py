@@ -16,20 +16,20 @@ from hfsched.scenarios.programs import describe
 @pytest.mark.parametrize("seed", [4, 6])
 @pytest.mark.parametrize("variant", ["upstream", "wake-vcpu0", "fixed-target", "waiter-livelock"])
 def test_a_mistake_is_found_and_shrunk_to_what_a_person_can_read(variant: str, seed: int) -> None:
-    hunt = find_failure(3000, seed, variant)
-    assert hunt.found is not None
-    assert hunt.found.preemptions <= 1
-    assert len(describe(hunt.program)) <= 4
-    assert len(hunt.program) <= 12
-    _, outcome = replay(hunt.found.token)
+    result = find_failure(3000, seed, variant)
+    assert result.found is not None
+    assert result.found.preemptions <= 1
+    assert len(describe(result.program)) <= 4
+    assert len(result.program) <= 12
+    _, outcome = replay(result.found.token)
     assert outcome.failure is not None
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_code_that_ships_holds(seed: int) -> None:
-    hunt = find_failure(500, seed)
-    assert hunt.found is None, (hunt.program, hunt.found)
-    assert hunt.examples >= 500
+    result = find_failure(500, seed)
+    assert result.found is None, (result.program, result.found)
+    assert result.examples >= 500
 
 
 @pytest.mark.parametrize("program", ["W;01;", "x;02;", "R;02;", "fI_jW;;", "eW;01;S", "nI-W;;"])

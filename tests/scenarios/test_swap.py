@@ -25,7 +25,7 @@ from hfsched.scenarios.swap import SwapScenario
         "commands=enable,child=dies,guests=0",
         "commands=enable-disable,beside=status",
         "commands=enable,abort=true",
-        "commands=enable,forlorn=true",
+        "commands=enable,spawner_dies=true",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -42,8 +42,8 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
         "beside=status",
         "beside=disable-enable,touches=2",
         "abort=true",
-        "forlorn=true,deaths=1",
-        "forlorn=true,deaths=1,beside=disable-enable,child=lives",
+        "spawner_dies=true,deaths=1",
+        "spawner_dies=true,deaths=1,beside=disable-enable,child=lives",
         "child=dies,deaths=1,commands=enable-out-enable-out-disable,touches=2",
         "child=lives,beside=disable-enable,touches=2",
         "commands=enable-out-disable-enable-out,touches=2",
@@ -97,7 +97,7 @@ def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
         "swap,commands=disable,beside=disable,guests=0",
         "swap,commands=status,guests=1,abort=true",
         "swap,commands=enable,guests=2",
-        "swap,commands=enable,guests=0,forlorn=true",
+        "swap,commands=enable,guests=0,spawner_dies=true",
     ],
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:

@@ -126,7 +126,9 @@ def test_the_mirror_is_beside_the_driver_that_ships() -> None:
 
 def test_calls_are_told_with_their_arguments_by_the_names_of_the_dialect() -> None:
     scenario = find("mailbox,receiver=trusty,messages=1,guests=1,boot=true")
-    recorded = [step.arrow.label for step in record_story(scenario, RandomWalk(1)).steps if step.arrow]
+    recorded = [
+        step.arrow.label for step in record_story(scenario, RandomWalk(1)).steps if step.arrow
+    ]
     assert "HF_INTERRUPT_ENABLE intid=MAILBOX_WRITABLE on=1" in recorded
     assert "HF_INTERRUPT_ENABLE intid=9 on=1" in recorded
     assert "FFA_MSG_SEND sender=s0 receiver=g size=2 notify=1" in recorded
