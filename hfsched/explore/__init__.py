@@ -1,16 +1,16 @@
 """The exploring runtime: production code under every interleaving.
 
 `runtime` implements `hfsched.runtime.base.Runtime` with greenlets; each operation is a scheduling
-point at which a `strategies` object decides who goes next: `points` has that.  `objects` are its
-locks, events, cells and channels; `task` its tasks and `handles` what callers have of them;
-`execution` runs one schedule of a scenario and says how it ended.
-`schedule`, `token`, `replay` and `shrink` make failures that can be sent, `explain` tells them, and
-`campaign` spreads a search over processes; `registry` finds scenarios by name.  The layer below is
-`hfsched.runtime` alone: what is explored, be it hfsched's own scheduler, is imported by scenarios.
+point at which a strategy (`strategies`) chooses the next task: `controller` has that.  `objects` are
+its locks, events, cells and channels; `task` its tasks and `handles` their public handles;
+`execution` runs one schedule of a scenario and returns the outcome.
+`schedule`, `token`, `replay` and `shrink` make failures reproducible, `explain` displays them, and
+`campaign` distributes a search over processes; `registry` finds scenarios by name.  The only layer
+below is `hfsched.runtime`: the code under test, hfsched's own scheduler too, is imported by scenarios.
 
-It is for users too, to explore schedulers of their own: what is named below is public, and is
-imported when it is asked for.  It needs the package greenlet (the extra `explore`).  It knows no
-terminal, and nothing in production imports it.
+Users can explore their own schedulers with it: the names below are public, and each is imported on
+first use.  It needs the package greenlet (the extra `explore`).  It uses no terminal, and nothing in
+production imports it.
 """
 
 from __future__ import annotations

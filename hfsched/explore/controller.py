@@ -12,12 +12,12 @@ control when no task is enabled, when the strategy prunes the execution, or when
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from hfsched.errors import InternalError, UserError
+from hfsched.errors import UserError
 from hfsched.explore import digests
+from hfsched.explore.joining import joins
 from hfsched.explore.objects import Thing, plain
 from hfsched.explore.task import Group, Task
 from hfsched.explore.tasktable import TaskTable
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 
 class Prune(Exception):  # noqa: N818 - no error
-    """The strategy has explored what follows already."""
+    """The strategy has already explored everything that can follow."""
 
 
 class Pause(Exception):  # noqa: N818 - no error
-    """The strategy hands control back to the caller of `Controller.explore`, who may call it again."""
+    """The strategy returns control to the caller of `Controller.explore`, which may call it again."""
 
 
 class StepsExceededError(Exception):
@@ -55,9 +55,8 @@ class StepsExceededError(Exception):
 class Controller:
     """One execution: its tasks and things (`table`), its time, and the choice at each point.
 
-    `tracing` records every step.  `races` looks for unordered accesses to shared values in its own
-    way; without it the first shared value brings a detector along.  It is the
-    `hfsched.explore.strategy.View` that a strategy gets.
+    `tracing` records every step.  `races` is the race detector for shared values; without it the first
+    shared value creates one.  Implements `hfsched.explore.strategy.View` for the strategy.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Controller:
             self.previous = None
 
     def stop_clock(self) -> None:
-        """Let no deadline pass."""
+        """Disable deadlines: time does not advance."""
         self._clock = None
 
     def close(self) -> None:
@@ -148,11 +147,11 @@ class Controller:
     ) -> None:
         """Let the strategy choose the next task; return when it is this task's turn.
 
-        `also` are things that the operation and its condition look at, besides `thing`; a `write`
-        to them needs an operation whose order always matters (`hfsched.explore.task`).
+        `also` are things that the operation and its condition read, besides `thing`; a `write` to
+        them needs an operation that is dependent on every other (`hfsched.explore.task`).
         """
         task = self.current
-        if task is None:  # the scenario is being built, or looked at
+        if task is None:  # the scenario is being built, or its state inspected
             if self.on_outside is not None:
                 self.on_outside(thing, condition, deadline)
             return
@@ -164,13 +163,15 @@ class Controller:
             and (
                 thing.private or thing.exclusive is not None or (task.entered and condition is None)
             )
-            and self._joins(task, kind, thing, write, condition, also)
+            and joins(task, thing, write, condition, also, self.touched)
         ):
+            if self.trace is not None:
+                self.record(f"{task.name}: {kind} {thing.name}")
             return
         if self.stateful:
-            task.history = hash((task.history, kind))  # that it has come this far
+            task.history = hash((task.history, kind))  # its position in the program
         if deadline is not None:
-            self.touched.append(("clock", False))  # time may stop here now
+            self.touched.append(("clock", False))  # the deadline is a new stop of the clock
         task.entered = kind == "lock"
         task.kind = kind
         task.thing = thing
@@ -194,7 +195,7 @@ class Controller:
         task.glet.throw(error)
 
     def _switch(self, chosen: Task | None) -> None:
-        """Let another task run, None: the hub; return when it is the caller's turn again."""
+        """Switch to another task (None: to the hub); return when the caller is chosen again."""
         if chosen is None:
             self._hub.switch()
         else:
@@ -202,59 +203,23 @@ class Controller:
         if self.stopping:
             raise greenlet.GreenletExit
 
-    def _joins(
-        self,
-        task: Task,
-        kind: str,
-        thing: Thing,
-        write: bool,  # noqa: FBT001
-        condition: Callable[[], bool] | None,
-        also: Sequence[Thing],
-    ) -> bool:
-        """Return whether an operation belongs to the step before it.
-
-        An operation on a thing that no other task uses is invisible to them.  And taking a lock can
-        be put off until just before the first operation inside that never blocks, for no other task
-        can tell the difference: lock, operation and unlock are one step (R. Lipton, "Reduction",
-        CACM 18(12), 1975).  Neither holds for a task of a process: that may die in between.
-        """
-        if thing.private:
-            if thing.user is not None and thing.user is not task:
-                raise InternalError(f"{thing.name} is private, and {task.name} uses it too")
-            thing.user = task
-        if task.group is not None:
-            return False
-        if not thing.private:
-            exclusive = thing.exclusive
-            if exclusive is not None and exclusive[0] == task.name and exclusive[1]():
-                if condition is not None and not condition():
-                    return False
-            elif condition is None and task.entered:
-                task.entered = False
-                self.touched += [(each.name, write) for each in (thing, *also)]
-            else:
-                return False
-        if self.trace is not None:
-            self.record(f"{task.name}: {kind} {thing.name}")
-        return True
-
     def observe(self, value: object) -> None:
-        """Note a hashable value that the current task has learnt."""
+        """Add a hashable value that the current task has observed to its history."""
         if self.stateful and self.current is not None:
             self.current.history = hash((self.current.history, value))
 
     def observe_plain(self, value: object) -> None:
-        """Note a value of any type that the current task was given."""
+        """Add a value of any type that the current task has observed to its history."""
         if self.stateful and self.current is not None:
             self.current.history = hash((self.current.history, plain(value)))
 
     def pass_on(self, thing: Thing) -> None:
-        """Order all that happened before ahead of what `take_over` of `thing` precedes."""
+        """Release `thing` for the race detector: order earlier accesses before later `take_over`s."""
         if self.races is not None:
             self.races.release(thing)
 
     def take_over(self, thing: Thing) -> None:
-        """See `pass_on`."""
+        """Acquire `thing` for the race detector; see `pass_on`."""
         if self.races is not None:
             self.races.acquire(thing)
 
@@ -266,7 +231,7 @@ class Controller:
             self.steps += 1
             if self.steps > self._steps_max:
                 return self._fail(
-                    StepsExceededError(f"{self._steps_max} steps and no end: a livelock?")
+                    StepsExceededError(f"no end after {self._steps_max} steps: possibly a livelock")
                 )
             try:
                 if self.invariant is not None:
@@ -304,7 +269,7 @@ class Controller:
                 self.previous = self.current = chosen
                 return chosen
             self.record(chosen.name)
-            self.current = None  # no task acts: no operation in it is a point
+            self.current = None  # operations of a pseudo-task are no points
             try:
                 chosen.act()
             except Exception as exc:  # noqa: BLE001 - likewise
@@ -360,7 +325,7 @@ class Controller:
         return self.table.new_pseudo(name, kind, act, self.current, live=live)
 
     def end(self, task: Task) -> None:
-        """Note that a task has ended."""
+        """Record the end of a task."""
         self.touched += self.table.end(task)
 
     def kill(self, group: Group) -> None:
@@ -369,7 +334,7 @@ class Controller:
             return
         self.touched += self.table.kill(group)
         if self.current is not None and self.current.group is group:
-            self._switch(self._next())  # nothing of it runs any more, not even a ``finally``
+            self._switch(self._next())  # no code of it runs any more, not even a ``finally``
 
     # States and traces.
 
@@ -383,11 +348,11 @@ class Controller:
             self.current = task
 
     def knowledge(self) -> digests.Knowledge:
-        """Return all digests of what was learnt so far, for `recall`."""
+        """Return the digests of what the tasks have observed so far, for `recall`."""
         return digests.knowledge(self.table)
 
     def recall(self, knowledge: digests.Knowledge) -> None:
-        """Put back what was learnt in another execution of the schedule so far; digests are on."""
+        """Restore digests from another execution of the same schedule prefix; keep digests from here."""
         self.stateful = True
         digests.recall(self.table, knowledge)
 
@@ -395,8 +360,3 @@ class Controller:
         """Write a line of the trace."""
         if self.trace is not None and not self.settling:
             self.trace.append(line)
-
-    def trace_hash(self) -> str:
-        """Return a digest of the trace, the same in every process."""
-        assert self.trace is not None
-        return hashlib.blake2b("\n".join(self.trace).encode(), digest_size=8).hexdigest()

@@ -1,7 +1,7 @@
-"""Livelocks: schedules that come back to a state they have been in, and are fair all the way round.
+"""Livelocks: fair cycles, by which a schedule returns to an earlier state.
 
-A cycle is fair when every task that could go on at all of its points did go on at one of them.  An
-unfair one is no fault of the code: its scheduler starves somebody.
+A cycle is fair when every task that is enabled at all of its points runs at one of them.  An unfair
+cycle is no fault of the code under test: its scheduler starves a task.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ __all__ = ["Cycles", "LivelockError", "fair"]
 
 
 class LivelockError(Exception):
-    """A fair cycle: tasks run for ever, and nothing comes of it."""
+    """A fair cycle: tasks run endlessly without progress."""
 
 
 def fair(enabled: Sequence[frozenset[int]], ran: Sequence[int]) -> bool:
-    """Tell whether a cycle is fair: who could go on at its points with a choice, and who ran."""
-    # Where one task alone could go on, and there was no choice, nobody else could all the way.
+    """Return whether a cycle is fair.
+
+    `enabled` are the tasks enabled at each of its points with a choice, `ran` the task of each step.
+    """
+    # At a point without a choice only one task is enabled: no other is enabled at all points.
     return len(ran) > len(enabled) or frozenset[int].intersection(*enabled) <= set(ran)
 
 
 class Cycles:
-    """Looks for fair cycles in one execution; ask `check` at each point.
+    """Detects fair cycles in one execution; call `check` at each point, then `note_ran`.
 
     It needs states (`Strategy.stateful`) and every point (`Strategy.every_point`).
     """
@@ -39,7 +42,7 @@ class Cycles:
         self._ran: list[int] = []
 
     def check(self, view: View, enabled: list[Task]) -> None:
-        """Look whether this state closes a fair cycle: then raises `LivelockError`."""
+        """Raise `LivelockError` if this state closes a fair cycle."""
         if len(enabled) == 1:
             return
         key = view.state_key()
@@ -51,7 +54,7 @@ class Cycles:
         self._enabled.append(frozenset(task.index for task in enabled))
 
     def note_ran(self, task: Task) -> None:
-        """Note who was chosen."""
+        """Record the chosen task."""
         self._ran.append(task.index)
 
     def least_recently_run(self, enabled: list[Task]) -> Task:
@@ -61,6 +64,6 @@ class Cycles:
 
 
 def livelock_text(view: View, ran: Sequence[int]) -> str:
-    """Return what a livelock's message says of the tasks that go round."""
+    """Return a livelock's message, which names the tasks of the cycle."""
     names = ", ".join(view.tasks[index].name for index in sorted(set(ran)))
-    return f"a livelock: {names} come back to where they were, and nobody else can go on"
+    return f"livelock: {names} return to an earlier state, and no other task stays enabled"

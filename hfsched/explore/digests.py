@@ -1,7 +1,8 @@
-"""Digests of states, and of what tasks have learnt: what a search that compares states asks for."""
+"""Digests of states and of tasks' observations, for searches that compare states; of traces too."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
@@ -9,11 +10,13 @@ from hfsched.explore.objects import Known
 from hfsched.explore.task import Learnt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hfsched.explore.tasktable import TaskTable
 
-__all__ = ["Knowledge", "knowledge", "recall", "state_key"]
+__all__ = ["Knowledge", "knowledge", "recall", "state_key", "trace_hash"]
 
-# By task: what it has learnt, and what it knew before the opaque calls that it is in; by lock.
+# By task: its history, and those saved at the opaque calls that it is in; by lock.
 Knowledge = tuple[list[tuple[int, tuple[int, ...], tuple[Learnt, ...]]], list[Known]]
 
 
@@ -31,23 +34,28 @@ def state_key(table: TaskTable, time: int) -> int:
 
 
 def knowledge(table: TaskTable) -> Knowledge:
-    """Return all digests of what was learnt so far, for `recall`."""
+    """Return the digests of what the tasks have observed so far, for `recall`."""
     tasks = [(task.history, task.kept, task.opaque_calls) for task in table.tasks]
     return tasks, [lock.known() for lock in table.locks()]
 
 
 def recall(table: TaskTable, known: Knowledge) -> None:
-    """Put back what was learnt in another execution of the schedule so far.
+    """Restore digests taken in another execution of the same schedule prefix.
 
-    Until then an execution may go without digests, which cost more than all else.  A digest that is
-    needed later may be kept in a task or in a lock, and nowhere else.
+    Up to there an execution may run without digests, which are its largest cost.  A digest that is
+    needed later may be kept only in a task or in a lock.
     """
     tasks, locks = known
     mine = table.locks()
     if len(tasks) != len(table.tasks) or len(locks) != len(mine):
-        raise InternalError("the same schedule has made other tasks or locks than before")
+        raise InternalError("the same schedule has created other tasks or locks than before")
     for task, (history, kept, opaque_calls) in zip(table.tasks, tasks, strict=True):
         task.history, task.kept, task.opaque_calls = history, kept, opaque_calls
         task.key = None
     for lock, seen in zip(mine, locks, strict=True):
         lock.recall(seen)
+
+
+def trace_hash(trace: Sequence[str]) -> str:
+    """Return a 64-bit digest of a trace in hex, the same in every process."""
+    return hashlib.blake2b("\n".join(trace).encode(), digest_size=8).hexdigest()

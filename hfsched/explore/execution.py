@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hfsched.explore.digests import trace_hash
 from hfsched.explore.runtime import ExploreRuntime
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ __all__ = ["Outcome", "Result", "execute", "search"]
 class Outcome:
     """How an execution ended.
 
-    `failure` is None for a good end; `pruned` says that the strategy ended it.  `final` is the end's
-    state as the scenario tells it, None where it did not end by itself.
+    `failure` is None without one; `pruned` is set if the strategy ended it.  `final` is the final
+    state as returned by `World.final`, None if the execution did not end by itself.
     """
 
     steps: int
@@ -35,7 +36,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Result:
-    """What a search came to: `complete` when the strategy had nothing left to try."""
+    """The result of a search; `complete` if the strategy has no schedule left."""
 
     executions: int = 0
     steps: int = 0
@@ -55,7 +56,7 @@ def execute(
 ) -> Outcome:
     """Run one schedule, decided by `strategy`, from beginning to end.
 
-    `look` is called at the end, before anything is torn down.
+    `look` is called at the end, before the execution is closed.
     """
     runtime = ExploreRuntime(
         strategy,
@@ -78,19 +79,19 @@ def execute(
         outcome = Outcome(controller.steps, pruned=controller.pruned)
         failure = controller.failure
         if isinstance(failure, KeyboardInterrupt | SystemExit):
-            raise failure  # the user's, and no finding
+            raise failure  # an interrupt by the user is no finding
         if failure is None and not controller.pruned:
             try:
                 world.check()
                 outcome.final = world.final()
-            except Exception as exc:  # noqa: BLE001 - a finding, whatever it is
+            except Exception as exc:  # noqa: BLE001 - a finding, of any type
                 failure = exc
         if failure is not None:
             outcome.failure = failure
             outcome.task = None if controller.failed_task is None else controller.failed_task.name
-        if tracing:
+        if controller.trace is not None:
             outcome.trace = controller.trace
-            outcome.trace_hash = controller.trace_hash()
+            outcome.trace_hash = trace_hash(controller.trace)
         return outcome
     finally:
         look(runtime)
@@ -108,7 +109,7 @@ def search(
     joining: bool = True,
     races: Callable[[], Races] | None = None,
 ) -> Result:
-    """Run schedules until one fails, the strategy has none left, or `until` says so."""
+    """Run schedules until one fails, the strategy has none left, or `until` returns True."""
     result = Result()
     while not until(result):
         if not strategy.begin():

@@ -1,4 +1,4 @@
-"""What the exploring runtime's `spawn` and `process` return."""
+"""Handles of tasks and processes, returned by the exploring runtime's `spawn` and `process`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ProcessHandle", "TaskHandle"]
 
 
 class TaskHandle:
-    """What `spawn` returns."""
+    """See `hfsched.runtime.base.Task`."""
 
     def __init__(self, controller: Controller, task: Task) -> None:
         self._controller = controller
@@ -27,7 +27,7 @@ class TaskHandle:
 
 
 class ProcessHandle:
-    """What `process` returns."""
+    """See `hfsched.runtime.base.Process`."""
 
     def __init__(self, controller: Controller, group: Group) -> None:
         self._controller = controller

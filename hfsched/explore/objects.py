@@ -1,8 +1,8 @@
 """Locks, events, cells, shared values and channels of the exploring runtime.
 
 Every operation first calls `Controller.point`, at which other tasks may run; what follows is atomic
-up to the task's next operation.  Releasing a lock is no point of its own: no task can tell whether
-it came before or after what the releasing task does next.
+up to the task's next operation.  Releasing a lock is no separate point: no task observes whether it
+came before or after the releasing task's next operation.
 
 `key` of a thing is its state, hashable; it is computed only for strategies that compare states.
 `peek` is its value for display.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Known", "UnguardedChangeError", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
 
 T = TypeVar("T")
-# Of a lock: what it saw, whether that is how things still are, and its marks.
+# Of a lock: the digest it has seen, whether the guarded state still has that digest, and its marks.
 Known = tuple[int | None, bool, dict[int, Learnt] | None]
 
 
@@ -42,9 +42,9 @@ class Thing:
         self.runtime = runtime
         self.controller = runtime.controller
         self.name = name
-        self.clock: dict[int, int] = {}  # what it passes on from task to task
+        self.clock: dict[int, int] = {}  # vector clock, for the race detector
         self.unordered = False  # it orders no accesses to shared values
-        self.private = False  # one task alone uses it, `user` once it has
+        self.private = False  # only one task uses it: `user`, after its first use
         self.user: Task | None = None
         self.exclusive: tuple[str, Callable[[], bool]] | None = None  # see `declare_exclusive`
         table = self.controller.table
@@ -56,12 +56,12 @@ class Thing:
         return None
 
     def peek(self) -> object:
-        """Return the value, without a point; None for a thing that has none to show."""
+        """Return the value, without a point; None for a thing that has none."""
         return None
 
 
 class XLock(Thing):
-    """A lock; `state` returns all that it guards."""
+    """A lock; `state` returns everything that it guards."""
 
     def __init__(
         self, runtime: ExploreRuntime, name: str, state: Callable[[], object] | None
@@ -69,8 +69,8 @@ class XLock(Thing):
         super().__init__(runtime, name)
         self.owner: Task | None = None
         self._state = state
-        self._seen: int | None = None  # the digest of the state when the lock was last let go
-        self.marks: dict[int, Learnt] | None = None  # see `declare_retry`: what tasks knew
+        self._seen: int | None = None  # the digest of the state at the last release
+        self.marks: dict[int, Learnt] | None = None  # see `declare_retry`: tasks' histories
 
     def _free(self) -> bool:
         return self.owner is None
@@ -104,7 +104,7 @@ class XLock(Thing):
             controller.races.release(self)
 
     def note_state(self) -> None:
-        """Note the guarded state as the next owner will find it."""
+        """Record the digest of the guarded state that the next owner must find."""
         if self.controller.stateful and self._state is not None:
             self._seen = hash(self._state())
 
@@ -112,14 +112,14 @@ class XLock(Thing):
     release = __exit__
 
     def known(self) -> Known:
-        """Return what `recall` takes."""
+        """Return the argument for `recall`."""
         same = self.owner is None and self._state is not None and self._seen == hash(self._state())
         return self._seen, same, None if self.marks is None else dict(self.marks)
 
     def recall(self, known: Known) -> None:
         """See `hfsched.explore.digests.recall`."""
         self._seen, same, marks = known
-        if same:  # what hashes by identity is another object in each execution
+        if same:  # an object that hashes by identity differs in each execution
             self.note_state()
         self.marks = None if marks is None else dict(marks)
 
@@ -148,7 +148,7 @@ class XEvent(Thing):
         self._flag = True
 
     def become_set(self) -> None:
-        """Set it without a point: the current step does it too."""
+        """Set the event without a point, as part of the current step."""
         self.controller.touched.append((self.name, True))
         self.controller.pass_on(self)
         self._flag = True
@@ -186,7 +186,7 @@ class XEvent(Thing):
 
 
 class XCell(Thing, Generic[T]):
-    """A cell; every operation is a point, and passes on what happened before."""
+    """A cell; every operation is a point, and orders accesses to shared values."""
 
     def __init__(self, runtime: ExploreRuntime, name: str, value: T) -> None:
         super().__init__(runtime, name)
@@ -229,7 +229,7 @@ class XCell(Thing, Generic[T]):
 
 
 class XShared(Thing, Generic[T]):
-    """A plain value: no point, and every access is looked at for races."""
+    """A plain value: no point, and every access is checked for races."""
 
     def __init__(self, runtime: ExploreRuntime, name: str, value: T) -> None:
         super().__init__(runtime, name)
@@ -256,7 +256,7 @@ class XShared(Thing, Generic[T]):
 
 
 class XEnd(Thing):
-    """One end of a channel; `inbox` holds what the other end has sent."""
+    """One end of a channel; `inbox` holds the messages that the other end has sent."""
 
     peer: XEnd
 
@@ -266,7 +266,7 @@ class XEnd(Thing):
         self.closed = False
 
     def ready(self) -> bool:
-        """Return whether there is something to read, or the end; no point."""
+        """Return whether there is a message or the end of file to read; no point."""
         return bool(self.inbox) or self.peer.closed
 
     def fileno(self) -> int:
@@ -297,7 +297,7 @@ class XEnd(Thing):
         self.close_silently()
 
     def close_silently(self) -> None:
-        """Close without a point: its process has ended."""
+        """Close without a point, because its process has ended."""
         self.closed = True
         self.inbox.clear()  # no task can read it any more
 
@@ -309,9 +309,9 @@ _PLAIN = frozenset((int, str, bytes, float, bool, type(None)))
 
 
 def plain(value: Any) -> Hashable:
-    """Return something hashable that is equal for equal values in every run.
+    """Return a hashable that is equal for equal values in every run.
 
-    An object of another type must tell its state by a method `key`.
+    An object of another type needs a method `key` that returns its state.  Raises InternalError.
     """
     if type(value) in _PLAIN or isinstance(value, Enum | int):
         return value  # type: ignore[no-any-return]
@@ -323,4 +323,4 @@ def plain(value: Any) -> Hashable:
     if is_dataclass(value):
         values = (getattr(value, field.name) for field in fields(value))
         return (type(value).__name__, *map(plain, values))
-    raise InternalError(f"a {type(value).__name__} cannot tell its state: give it a method key")
+    raise InternalError(f"a {type(value).__name__} has no state key: give it a method key")

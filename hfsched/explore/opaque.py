@@ -1,9 +1,9 @@
-"""Opaque calls: after one, the caller knows what it returned, and nothing else.
+"""Opaque calls: after one, the caller's history contains its result, and nothing else of it.
 
-A search that compares states keeps for each task a digest of all that it has observed.  What a call
-into another party has looked at on its way matters no longer once it has returned: only the result
-does.  `opaque_call` puts that into effect without a word in the code explored.  It is trusted like
-`Runtime.retain_only`: the party must keep nothing for the caller but in state that a lock reports.
+A search that compares states keeps for each task a digest of everything that it has observed.  The
+intermediate observations of a call into another party no longer matter once it has returned: only the
+result does.  `opaque_call` drops them without a change of the code explored.  It is trusted like
+`Runtime.retain_only`: the party may keep data for the caller only in state that a lock reports.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 def opaque_call(runtime: ExploreRuntime, party: T) -> T:
-    """Return `party`, whose method calls are opaque; the party itself when states do not matter."""
+    """Return a wrapper of `party` whose method calls are opaque; `party` if states are not compared."""
     if not runtime.forgetting:
         return party
     return _Opaque(runtime, party)  # type: ignore[return-value]  # it has every attribute of it
 
 
 class _Opaque:
-    """Stands for a party; a method is wrapped when it is first asked for."""
+    """A wrapper of a party; a method is wrapped on first use."""
 
     def __init__(self, runtime: ExploreRuntime, party: Any) -> None:
         self._runtime = runtime

@@ -1,9 +1,9 @@
 """A race detector for shared values: vector clocks.
 
-Two accesses to a `Shared`, one of them a write, race when neither happens before the other.  What
-orders them: a task's own steps, spawning, locks, and whatever else passes knowledge on (cells,
-events, channels).  Locks whose names match `ignored` order nothing: those of another party (the
-hypervisor's) order the scheduler's accesses by accident only.
+Two accesses to a `Shared`, one of them a write, race when neither happens before the other.  They are
+ordered by the order of steps in a task, by spawning, locks, cells, events and channels.  Locks whose
+names match `ignored` order nothing: those of another party (the hypervisor's) order the scheduler's
+accesses by accident only.
 
 Source: C. Flanagan and S. Freund, "FastTrack", PLDI 2009 (the plain vector-clock algorithm that it
 starts from).
@@ -23,7 +23,7 @@ __all__ = ["RaceError", "Races"]
 
 
 class RaceError(Exception):
-    """Two accesses to a shared value that nothing orders."""
+    """Two unordered accesses to a shared value."""
 
 
 Clock = dict[int, int]
@@ -45,7 +45,7 @@ class Races:
         self._writes: dict[int, tuple[int, int]] = {}
 
     def attach(self, controller: Controller) -> None:
-        """Belong to an execution."""
+        """Attach the detector to an execution."""
         self._controller = controller
         for task in controller.tasks:
             task.clock[task.index] = 1
@@ -54,27 +54,27 @@ class Races:
         return None if self._controller is None else self._controller.current
 
     def spawned(self, task: Task, parent: Task | None) -> None:
-        """Let a task begin with what its parent knows."""
+        """Initialise the clock of a new task from its parent's."""
         if parent is not None:
             _join(task.clock, parent.clock)
             parent.clock[parent.index] = parent.clock.get(parent.index, 0) + 1
         task.clock[task.index] = 1
 
     def acquire(self, thing: Thing) -> None:
-        """Learn what `thing` passes on."""
+        """Join the clock of `thing` into the current task's."""
         task = self._current()
         if task is not None and not (thing.unordered or self._ignored(thing.name)):
             _join(task.clock, thing.clock)
 
     def release(self, thing: Thing) -> None:
-        """Pass on through `thing` what the current task knows."""
+        """Join the current task's clock into that of `thing`."""
         task = self._current()
         if task is not None and not (thing.unordered or self._ignored(thing.name)):
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
 
     def read(self, value: Any) -> None:
-        """Look at a read of a shared value."""
+        """Check a read of a shared value; raises RaceError."""
         task = self._current()
         if task is None:
             return
@@ -82,7 +82,7 @@ class Races:
         self._reads.setdefault(id(value), {})[task.index] = task.clock[task.index]
 
     def write(self, value: Any) -> None:
-        """Look at a write of a shared value."""
+        """Check a write of a shared value; raises RaceError."""
         task = self._current()
         if task is None:
             return

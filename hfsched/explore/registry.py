@@ -1,14 +1,13 @@
-"""Scenarios by name: what ``hfsched fuzz SCENARIO`` and tokens refer to.
+"""Scenarios by name, for ``hfsched fuzz SCENARIO`` and for tokens.
 
 A *spec* is ``NAME[+VARIANT][,PARAMETER=VALUE]...``, as in ``mailbox+upstream,receiver=echo``.  NAME
-is one of `catalogue`, or ``FILE.py::CLASS`` or ``package.module::CLASS`` for a scenario of one's own.
-A distribution gives its scenarios names by entry points of the group `GROUP`.
+is one of `catalogue`, or ``FILE.py::CLASS`` or ``package.module::CLASS`` for a user's scenario.
+A distribution names its scenarios by entry points of the group `GROUP`.
 
 A scenario is a dataclass whose fields are its parameters (int, str or bool, each with a default).  A
 field ``variant`` names the faulty code to explore, empty for the code that ships; the class
-attribute ``variants`` says which there are, and with what parameters each shows best.  The
-canonical spec names the parameters that differ from those: two scenarios with the same one are the
-same.
+attribute ``variants`` lists them, with the parameters that show each best.  The canonical spec
+names the parameters that differ from those: scenarios with equal canonical specs are equal.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Value = int | str | bool
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A faulty variant: what is wrong with it, and the parameters that show it best."""
+    """A faulty variant: a description of the fault, and the parameters that show it best."""
 
     text: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
@@ -50,16 +49,16 @@ class Variant:
 def catalogue() -> Mapping[str, str]:
     """Return the named scenarios of all installed distributions: name -> "module::CLASS".
 
-    A scenario's module is imported when the scenario is asked for.
+    A scenario's module is imported by `find`.
     """
     found = {each.name: each.value.replace(":", "::") for each in entry_points(group=GROUP)}
     return dict(sorted(found.items()))
 
 
 def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario:
-    """Make the scenario that `spec` describes; `variant` and `parameters` go before its own.
+    """Create the scenario of `spec`; `variant` and `parameters` override those of the spec.
 
-    Raises UserError that names what is not known, and what is.
+    Raises UserError for an unknown scenario, variant or parameter, with a list of the known ones.
     """
     name, inner, values = _split(spec)
     kind = kind_of(name)
@@ -79,8 +78,8 @@ def find(spec: str, variant: str | None = None, **parameters: Value) -> Scenario
     except Exception as exc:
         raise UserError(f"scenario {name}: {' '.join(describe(exc).split())}") from exc
     if name not in catalogue():
-        # Whatever name it has given itself, tokens and workers need one by which it is found; a
-        # property is left alone, and so are slots.
+        # Tokens and workers need a name by which `find` finds it.  A property cannot be set, nor can
+        # an attribute of a class with slots.
         with contextlib.suppress(AttributeError):
             object.__setattr__(scenario, "name", spec_of(name, scenario))
     return scenario
@@ -98,7 +97,7 @@ def kind_of(name: str) -> type:
     kind = getattr(module, attribute, None)
     kind = getattr(kind, "hfsched_scenario", kind)  # a function that is a test
     if not isinstance(kind, type) or not is_dataclass(kind) or not hasattr(kind, "build"):
-        raise UserError(f"scenario {name}: {attribute} is no dataclass with a method build")
+        raise UserError(f"scenario {name}: {attribute} is not a dataclass with a method build")
     return kind
 
 
@@ -109,7 +108,7 @@ def variants_of(kind: type) -> Mapping[str, Variant]:
 
 
 def spec_of(name: str, scenario: Any) -> str:
-    """Return the canonical spec of a scenario that is called `name`: what differs from default."""
+    """Return the canonical spec of a scenario of this name: parameters that are not the default."""
     kind = type(scenario)
     variant = getattr(scenario, "variant", "")
     usual = dict(variants_of(kind)[variant].parameters) if variant else {}
@@ -119,12 +118,12 @@ def spec_of(name: str, scenario: Any) -> str:
         if each.name in ("variant", "name"):
             continue
         if value != usual.get(each.name, each.default):
-            parts.append(f"{each.name}={_shown(value)}")
+            parts.append(f"{each.name}={_value_text(value)}")
     return ",".join(parts)
 
 
 def _split(spec: str) -> tuple[str, str, dict[str, str]]:
-    """Take a spec apart: name, variant, parameters as text."""
+    """Split a spec into name, variant, and parameters as text."""
     path, colons, rest = spec.rpartition("::")
     head, *pairs = rest.split(",")
     head, _, variant = head.partition("+")
@@ -154,7 +153,7 @@ def _parse(kind: type, name: str, key: str, text: str) -> Value:
         raise UserError(f"scenario {name}: {key}={text}: not {wanted}") from None
 
 
-def _shown(value: Value) -> str:
+def _value_text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -172,7 +171,7 @@ def _load_module(name: str) -> Any:
 
 
 def _load_file(path: str) -> Any:
-    """Import a file once, under a name of its own that workers can use too."""
+    """Import a file once, under a unique name that is the same in workers."""
     file = Path(path).resolve()
     name = f"hfsched_scenario_{file.stem}_{blake2b(bytes(file), digest_size=8).hexdigest()}"
     if name in sys.modules:
@@ -191,7 +190,7 @@ def _load_file(path: str) -> Any:
 
 
 def _raised(error: BaseException) -> str:
-    """Return what a module has raised while it was imported, and where, in one line."""
+    """Return the error that a module's import raised, with its location, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = (
         "" if isinstance(error, SyntaxError) else f" ({frames[-1].filename}:{frames[-1].lineno})"

@@ -1,4 +1,4 @@
-"""Running a schedule again: to confirm a failure that was found, and to show one from its token."""
+"""Repeating a schedule: to confirm a failure that was found, and to reproduce one from its token."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ __all__ = [
 
 
 class NondeterminismError(Exception):
-    """The same schedule did not do the same twice: something is decided outside the view."""
+    """Two runs of the same schedule differ: a decision is made outside the runtime."""
 
 
 class DriftError(UserError):
-    """This code no longer does what a token has recorded."""
+    """This code no longer behaves as a token has recorded."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"this code no longer does what the token recorded: {what}")
+        super().__init__(f"this code no longer behaves as the token recorded: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A schedule run again: `mismatch` says where it could not be followed, None when it could."""
+    """A repeated schedule: `mismatch` describes where it could not be followed, None if it could."""
 
     outcome: Outcome
     recording: Recording
@@ -76,10 +76,10 @@ class Run:
 
 
 def kind(failure: BaseException) -> str:
-    """Return what tells failures apart: the type, and the first line of its text but for numbers.
+    """Return what distinguishes failures: the type, and the first line of the text without numbers.
 
-    The lines below are particulars, such as the values that pytest adds to an assertion.  Who goes
-    round in a livelock, and which step differs, is no matter.
+    The lines below are details, such as the values that pytest adds to an assertion.  All livelocks
+    are one kind, and so are all differences between two runs.
     """
     if isinstance(failure, LivelockError | NondeterminismError):
         return type(failure).__name__
@@ -87,7 +87,7 @@ def kind(failure: BaseException) -> str:
 
 
 def failure_text(failure: BaseException) -> str:
-    """Return a failure in one line: an oracle's own words, else the exception's type and text.
+    """Return a failure in one line: an oracle's message, else the exception's type and text.
 
     Of an assertion it is the first line: pytest adds values below, in modules that it rewrites.
     """
@@ -100,7 +100,7 @@ def failure_text(failure: BaseException) -> str:
 
 
 def schedule_of(recording: Recording, outcome: Outcome, *, races: bool = False) -> Schedule:
-    """Return the schedule of the execution that `recording` has seen last, which failed."""
+    """Return the schedule of the last execution of `recording`, which failed."""
     failure = outcome.failure
     return recording.schedule(
         stateful=recording.stateful,
@@ -110,7 +110,7 @@ def schedule_of(recording: Recording, outcome: Outcome, *, races: bool = False) 
 
 
 class _Limited(Replay):
-    """A replay that is given up after so many points."""
+    """A replay that is pruned after `limit` points."""
 
     def __init__(self, schedule: Schedule, limit: int, *, strict: bool) -> None:
         super().__init__(schedule, strict=strict)
@@ -132,9 +132,9 @@ def run(
     tracing: bool = True,
     limit: int | None = None,
 ) -> Run:
-    """Run a schedule; what cannot be followed ends it (`strict`), or is passed over.
+    """Run a schedule; a decision that does not apply ends it (`strict`), or is ignored.
 
-    After `limit` points it is cut short.  Data races are looked for wherever there are shared values.
+    It is pruned after `limit` points.  Data races are detected wherever there are shared values.
     """
     if limit is None:
         replayed = Replay(schedule, strict=strict)
@@ -148,9 +148,9 @@ def run(
 
 
 def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None = None) -> Finding:
-    """Run a failing schedule twice; what differs is a failure of its own (NondeterminismError).
+    """Run a failing schedule twice; a difference is reported as NondeterminismError.
 
-    `found` is the failure that the schedule was recorded with: it has to be of that kind again.
+    `found` is the failure that the schedule was recorded with: both runs must fail with that `kind`.
     """
     one, two = run(scenario, schedule), run(scenario, schedule)
     failure = one.outcome.failure
@@ -172,16 +172,16 @@ def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None 
 
 
 def replay(token: str | Schedule, scenario: Scenario | None = None) -> tuple[Scenario, Outcome]:
-    """Run a token's schedule; the trace must be the recorded one, step for step, and so its end.
+    """Run a token's schedule; the trace and the kind of end must equal the recorded ones.
 
     A bare schedule needs its scenario, and has no trace to compare.
 
-    Raises DriftError for a token that this code does not follow any more, and UserError for one that
-    cannot be read, or is of another scenario than the one given.
+    Raises DriftError for a token that this code no longer follows, and UserError for one that cannot
+    be decoded, or that belongs to another scenario than the one given.
     """
     if isinstance(token, Schedule):
         if scenario is None:
-            raise UserError("a schedule without a token: of which scenario?")
+            raise UserError("a schedule without a token needs a scenario")
         again = run(scenario, token)
         if again.mismatch is not None:
             raise UserError(f"this schedule is of another scenario or code: {again.mismatch}")
@@ -195,12 +195,12 @@ def replay(token: str | Schedule, scenario: Scenario | None = None) -> tuple[Sce
     if again.outcome.trace_hash != read.trace:
         raise DriftError(f"trace {again.outcome.trace_hash}, not {read.trace}; now {now}")
     if _end(again.outcome.failure) != read.end:
-        raise DriftError(f"the steps are the same, but they end in another way; now {now}")
+        raise DriftError(f"the steps are the same, but the end differs; now {now}")
     return known, again.outcome
 
 
 def scenario_of(token: Token) -> Scenario:
-    """Make a token's scenario; raises UserError for one that is not known here."""
+    """Create a token's scenario; raises UserError for one that is not known here."""
     try:
         scenario = find(token.spec)
     except Exception as exc:
@@ -218,7 +218,7 @@ def _token(scenario: Scenario, schedule: Schedule, outcome: Outcome) -> Token:
 
 
 def _end(failure: BaseException | None) -> str:
-    """Return what a token says of an execution's end: a digest of the failure's type."""
+    """Return a token's digest of an execution's end: of the failure's type."""
     if failure is None:
         return "00" * END
     return blake2b(type(failure).__name__.encode(), digest_size=END).hexdigest()
@@ -232,32 +232,32 @@ def _failure_line(failure: BaseException | None) -> str:
 
 
 def _raised(failure: BaseException) -> bool:
-    """Tell whether a failure is an exception of the code under test, not an oracle's word."""
+    """Return whether a failure is an exception of the code under test, not an oracle's."""
     known = (AssertionError, LivelockError, RaceError, StepsExceededError, NondeterminismError)
     return not isinstance(failure, known) or not str(failure)
 
 
 def _difference(one: Outcome, two: Outcome) -> str | None:
-    """Return where two executions of a schedule part; None: nowhere."""
+    """Return where two executions of a schedule differ; None if they are equal."""
     assert one.trace is not None
     assert two.trace is not None
     for number, (first, second) in enumerate(zip_longest(one.trace, two.trace)):
         if first != second:
             ways = " then ".join("the end" if way is None else repr(way) for way in (first, second))
-            return f"the same schedule went two ways: step {number} was first {ways}"
+            return f"two runs of the same schedule differ: step {number} was first {ways}"
     lines = [_failure_line(each.failure) for each in (one, two)]
     if lines[0] != lines[1]:
         ends = " then ".join(lines)
-        return f"the same schedule ended in two ways after {len(one.trace)} steps: first {ends}"
+        return f"two runs of the same schedule end differently after {len(one.trace)} steps: first {ends}"
     return None
 
 
 def _unreproduced(again: Run, found: BaseException | None) -> str | None:
-    """Return why a run that repeats is still not what was found; None: it is."""
+    """Return why a repeated run does not reproduce what was found; None if it does."""
     if again.mismatch is not None:
-        return f"a schedule could not be followed again: {again.mismatch}"
+        return f"a schedule could not be repeated: {again.mismatch}"
     failure = again.outcome.failure
     if failure is None or (found is not None and kind(failure) != kind(found)):
         before = "" if found is None else f" ({_failure_line(found)})"
-        return f"a schedule that failed{before} did not fail so again: {_failure_line(failure)}"
+        return f"a schedule that failed{before} ended differently when repeated: {_failure_line(failure)}"
     return None

@@ -1,7 +1,7 @@
-"""The second runtime: greenlets, virtual time, and a strategy that chooses the next task.
+"""The exploring runtime: greenlets, virtual time, and a strategy that chooses the next task.
 
-The code explored is the production code; only its `Runtime` differs.  Here is what programs and
-scenarios call; `hfsched.explore.controller` decides, and keeps the execution's state.
+The code explored is the production code; only its `Runtime` differs.  This module has the interface
+for programs and scenarios; `hfsched.explore.controller` schedules and keeps the execution's state.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ExploreRuntime:
         self,
         name: str,
         *,
-        fair: bool = False,  # noqa: ARG002 - any order may come, so also the fair one
+        fair: bool = False,  # noqa: ARG002 - every order is explored, the fair one too
         state: Callable[[], object] | None = None,
     ) -> XLock:
         return XLock(self, name, state)
@@ -140,7 +140,7 @@ class ExploreRuntime:
 
     def choose(self, name: str, n: int) -> int:
         if n < 1:
-            raise InternalError(f"choose {name}: nothing to choose from")
+            raise InternalError(f"choose {name}: n must be at least 1, got {n}")
         controller = self.controller
         if n == 1 or controller.current is None or controller.settling:
             return 0
@@ -168,7 +168,7 @@ class ExploreRuntime:
             task.history = hash(task.kept)
 
     def start_again(self, lock: XLock) -> None:
-        """Let the current task know what it knew at `lock`."""
+        """Reset the current task's history to that at `lock`."""
         task = self.controller.current
         if (
             self.forgetting
@@ -223,17 +223,17 @@ class ExploreRuntime:
         deadline: int | None = None,
         also: Sequence[Thing] = (),
     ) -> None:
-        """Make an operation of a thing of one's own a point; see `Controller.point`."""
+        """Make an operation of a scenario's own thing a point; see `Controller.point`."""
         self.controller.point(
             kind, thing, write=write, condition=condition, deadline=deadline, also=also
         )
 
     def observe(self, value: object) -> None:
-        """Note a hashable value that the current task has learnt."""
+        """Add a hashable value that the current task has observed to its history."""
         self.controller.observe(value)
 
     def touch(self, name: str, *, write: bool = True) -> None:
-        """Note that the current step accesses this thing too, besides its operation's own."""
+        """Record that the current step accesses this thing too, besides that of its operation."""
         self.controller.touched.append((name, write))
 
     @property
@@ -243,7 +243,7 @@ class ExploreRuntime:
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """All tasks, in the order in which they were made."""
+        """All tasks, in order of creation."""
         return self.controller.tasks
 
     @property
@@ -257,7 +257,7 @@ class ExploreRuntime:
         return self.controller.settling
 
     def event_of(self, name: str, act: Callable[[], None]) -> Task:
-        """Let `act` happen once, at any point: a death, a fault, a time-out of the outside."""
+        """Let `act` happen once, at any point: a death, a fault, an external time-out."""
         task = self.controller.pseudo(name, "anything", lambda: None)
 
         def once() -> None:
@@ -275,7 +275,7 @@ class ExploreRuntime:
         self.controller.settle()
 
     def lose_spawner(self) -> None:
-        """Set `spawner_lost`, within a step (`event_of`): its processes cannot be started any more."""
+        """Set `spawner_lost`, within a step (`event_of`): no process can be started any more."""
         self.spawner_lost.become_set()
 
     def may_die(self, process: ProcessHandle) -> None:
@@ -297,24 +297,24 @@ class ExploreRuntime:
     def declare_private(self, *names: str) -> None:
         """Declare that each thing with such a name (``*`` for any text) has one user.
 
-        Its operations are no points then.  A second user is a failure.  For cells and locks, and
-        for events without a waiter.
+        Their operations are no points then.  A second user is a failure.  For cells and locks, and
+        for events that no task waits for.
         """
         for thing in self.controller.table.things:
             thing.private = _named(thing.name, names) or thing.private
 
     def declare_unordered(self, *names: str) -> None:
-        """Let such things order no accesses to shared values.
+        """Exclude such things from the order of accesses to shared values.
 
-        Another party's locks do by accident only: a race that they hide is one all the same.
+        For another party's locks, which order accesses by accident only and could hide a race.
         """
         for thing in self.controller.table.things:
             thing.unordered = _named(thing.name, names) or thing.unordered
 
     def declare_exclusive(self, task: str, names: str, exclusive: Callable[[], bool]) -> None:
-        """Declare that no task but `task` can come to use such a thing while `exclusive()` holds.
+        """Declare that no task but `task` can start to use such a thing while `exclusive()` holds.
 
-        That is, before `task` itself does something else.  Its operations on them are no points
+        That is, before `task` itself runs another step.  Its operations on them are no points
         meanwhile.  `exclusive` may read any state; it is trusted, so compare the final states with
         and without it.
         """
@@ -323,10 +323,10 @@ class ExploreRuntime:
                 thing.exclusive = (task, exclusive)
 
     def declare_retry(self, lock: str, event: str) -> None:
-        """Declare that a task which waits for `event` starts again at `lock`, with its knowledge there.
+        """Declare that a task which waits for `event` retries from `lock`, with its history there.
 
-        It has found under the lock that it must wait, and has learnt nothing else.  This is trusted
-        as `retain_only` is.
+        The task has found under the lock that it must wait, and has observed nothing else.  This is
+        trusted as `retain_only` is.
         """
         guards = [thing for thing in self.controller.table.locks() if thing.name == lock]
         for thing in self.controller.table.things:
@@ -335,11 +335,11 @@ class ExploreRuntime:
                 thing.retry.marks = {}
 
     def stop_clock(self) -> None:
-        """Let no deadline pass: a lost wake-up must not hide behind a time-out."""
+        """Disable deadlines, so that no time-out masks a lost wake-up."""
         self.controller.stop_clock()
 
     def note(self, text: str, *, lane: str | None = None, to: str | None = None) -> None:
-        """Record what was just done, for a story (`hfsched.explore.explain`), if one is recorded.
+        """Add a step to the story (`hfsched.explore.explain`), if one is recorded.
 
         `lane` is the actor, by default the current task; `to` makes it an arrow to another actor.
         """

@@ -1,4 +1,4 @@
-"""What can be explored: a scenario builds a world of tasks and says what must hold.
+"""Scenarios: a scenario builds a world of tasks and states what must hold.
 
 ::
 
@@ -38,27 +38,28 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What `Scenario.build` returns.
+    """The result of `Scenario.build`.
 
-    `check` is called when no task can go on, and raises (AssertionError) for an end that must not
-    be; `invariant` before every step; `close` frees what was built; `watch` says, in short words
-    by name, what a story shows beside each step.  None of them is scheduled.
+    `check` is called when no task is enabled, and raises (AssertionError) for an illegal final state;
+    `invariant` before every step; `close` frees the world's resources; `watch` returns short texts by
+    name, which a story shows beside each step.  None of them is scheduled.  Without `timers` no
+    deadline passes.
     """
 
     check: Callable[[], None] = _nothing
     invariant: Callable[[], None] | None = None
     close: Callable[[], None] = _nothing
     timers: bool = True
-    final: Callable[[], object] = _nothing  # the end's state, hashable, for comparing searches
+    final: Callable[[], object] = _nothing  # the final state, hashable, for comparing searches
     watch: Callable[[], Mapping[str, str]] = dict
 
 
 class Scenario(Protocol):
-    """Something to explore; every call of `build` makes the same world anew."""
+    """Something to explore; every call of `build` creates the same world."""
 
     @property
     def name(self) -> str:
-        """What it is called, with all that matters."""
+        """The canonical spec: the name with all parameters that matter."""
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Spawn tasks; nothing runs before all of this has returned."""
+        """Spawn tasks; none runs before this has returned."""

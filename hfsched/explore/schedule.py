@@ -1,10 +1,8 @@
-"""Schedules: what was decided in one execution, so that it can be decided again.
+"""Schedules: the decisions of one execution, so that it can be repeated.
 
-A decision is made wherever there was a choice: among tasks that could go on, or of a number
-(`Runtime.choose`).  The default is to keep the task that went last if it can go on, else to take
-the first in the order of the view's list; of numbers, 0.  A schedule lists only where an
-execution deviates from that, which is what a person would say of it: "and there the host came in
-between".
+A decision is made wherever there is a choice: among several enabled tasks, or of a number
+(`Runtime.choose`).  The default is the task that ran last if it is enabled, else the first in the
+order of the view's list; of numbers, 0.  A schedule lists only the deviations from the default.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ class MismatchError(Exception):
 class Schedule:
     """`deviations` are {number of the decision, task's index or value}, in order.
 
-    `stateful`, `cycles` and `races` say what was looked for besides the scenario's own oracles:
-    guarded state that changes without its lock, fair cycles, data races.
+    `stateful`, `cycles` and `races` are the checks besides the scenario's own oracles: guarded state
+    that changes without its lock, fair cycles, data races.
     """
 
     deviations: tuple[tuple[int, int], ...] = ()
@@ -40,15 +38,15 @@ class Schedule:
     races: bool = False
 
     def without(self, start: int, stop: int) -> Schedule:
-        """Return a schedule that lacks the deviations from place `start` of the list to `stop`."""
+        """Return the schedule without the deviations `start` to `stop` (exclusive) of the list."""
         return replace(self, deviations=self.deviations[:start] + self.deviations[stop:])
 
 
 class Recording:
-    """Decides as `inner` does, and knows the last execution's deviations and preemptions.
+    """Decides as `inner` does, and records the last execution's deviations and preemptions.
 
-    A preemption is another task's turn while the one that went last could have gone on; a number
-    other than 0 counts as one.
+    A preemption is a switch away from a task that is still enabled; a number other than 0 counts as
+    one.
     """
 
     def __init__(self, inner: Strategy) -> None:
@@ -109,10 +107,11 @@ class Recording:
 
 
 class Replay:
-    """Decides one execution as a schedule says.
+    """Decides one execution by a schedule.
 
-    Where it cannot be followed, the execution ends (`strict`), or the default is taken.  `mismatch`
-    is the first such place, in words: ask there, for the code under test may catch what is raised.
+    Where the schedule does not apply, the execution ends (`strict`), or the default is taken.
+    `mismatch` describes the first such place: check it, since the code under test may catch
+    `MismatchError`.
     """
 
     name = "replay"
@@ -152,7 +151,7 @@ class Replay:
                 if task.index == wanted:
                     return task
             known = wanted < len(view.tasks)
-            name = f"{view.tasks[wanted].name} cannot go on" if known else "there is none"
+            name = f"{view.tasks[wanted].name} is not enabled" if known else "there is none"
             self._mismatch(f"decision {self.decisions} is for task {wanted}, but {name}")
         return current or enabled[0]
 
@@ -172,10 +171,10 @@ class Replay:
             raise MismatchError(text)
 
     def end(self, outcome: Outcome) -> None:
-        """See `Strategy`; what was not reached is a misfit too."""
+        """See `Strategy`; a deviation that was not reached is a mismatch too."""
         left = sum(at >= self.decisions for at, _ in self._schedule.deviations)
         if left and self.mismatch is None:
             self.mismatch = (
-                f"it ends after {outcome.steps} steps and {self.decisions} decisions, with {left} "
-                f"of {len(self._schedule.deviations)} deviations to come"
+                f"the execution ends after {outcome.steps} steps and {self.decisions} decisions, "
+                f"with {left} of {len(self._schedule.deviations)} deviations not reached"
             )

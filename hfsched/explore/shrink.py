@@ -1,15 +1,15 @@
 """Shrinking a failing schedule to the fewest preemptions that still fail.
 
 Source: delta debugging (A. Zeller and R. Hildebrandt, "Simplifying and Isolating Failure-Inducing
-Input", TSE 28(2), 2002) first, since it is quick; it sticks at schedules from which no part can be
-left out.  Then preemption-bounded search from 0 upward (see `strategies.exhaustive`): the first
-bound with a failure is the least, and the bounds below it, complete and clean, are the proof.
+Input", TSE 28(2), 2002) first, since it is quick; it ends at schedules from which no part can be
+removed.  Then preemption-bounded search from 0 upward (see `strategies.exhaustive`): the first bound
+with a failure is the minimum, and the complete searches below it, without a failure, are the proof.
 
-What counts as the same failure is `replay.kind`.  Three kinds need care.  Data races depend on who
-knows of what, which is no part of a state, so there the search runs without the state cache.  Of
-livelocks it sees those that go round without a preemption; it may find a shorter schedule, but that
-it finds none proves nothing.  And an execution given up after too many steps is one only if it comes
-back to a state: else, leaving out what lets others go on would starve them, and "fail" too.
+Failures are the same if `replay.kind` is.  Three kinds need care.  Data races depend on vector
+clocks, which are no part of a state, so the search for them runs without the state cache.  Of
+livelocks the search sees those whose cycle has no preemption; it may find a shorter schedule, but
+finding none proves nothing.  And an execution that exceeds the step limit is a livelock only if a
+state repeats: else, removing the deviations that let other tasks run would starve those, and "fail".
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hfsched.explore.races import RaceError
 from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of
 from hfsched.explore.schedule import Recording, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.text import count
 
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
@@ -32,17 +33,16 @@ if TYPE_CHECKING:
 __all__ = ["Shrunk", "shrink"]
 
 CONFIRM = 2  # executions that `confirm` takes
-# An execution that has not come round after so many times the steps that it took, and so many more,
-# is not tried to its end.
+# The step limit of a livelock's executions: this multiple of the steps of the first, plus a margin.
 STEPS_FACTOR = 4
 STEPS_MARGIN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """The shortest failure; `clean` is the highest bound proved to have none, -1 without any.
+    """The failure with the fewest preemptions; `clean` is the highest bound proved to have none, or -1.
 
-    `executions` is what all of it took; `searched` of them, which have seen `states`, are the search
+    `executions` is the total number; `searched` of them, which have visited `states`, are the search
     that proves `clean`.
     """
 
@@ -59,19 +59,22 @@ class Shrunk:
 
     @property
     def proof(self) -> str:
-        """Whether it is the least, and how that is known, in words."""
+        """Whether it is minimal, and the reason, as text."""
         if self.finding.preemptions == 0:
-            return "the least: no preemption is needed"
+            return "minimal: it fails without preemptions"
         if self.minimal:
+            bound = count(self.clean, "preemption")
+            most = f"at most {bound}" if self.clean else bound
             return (
-                f"the least: complete and clean at {self.clean} preemptions, "
-                f"{self.searched} executions, {self.states} states"
+                f"minimal: no schedule with {most} fails "
+                f"({count(self.searched, 'execution')}, {count(self.states, 'state')})"
             )
         if isinstance(self.finding.failure, StepsExceededError):
-            return "not shrunk: given up after too many steps, and not seen to come back to a state"
+            return "not shrunk: the step limit was exceeded, and no state repeats"
         if isinstance(self.finding.failure, LivelockError):
-            return "perhaps not the least: of a livelock that is not proved"
-        return f"perhaps not the least: the search at {self.clean + 1} preemptions was not finished"
+            return "not proved minimal: the search does not cover every livelock"
+        bound = count(self.clean + 1, "preemption")
+        return f"not proved minimal: the search with at most {bound} was not finished"
 
 
 class _Shrinker:
@@ -94,7 +97,7 @@ class _Shrinker:
         return failure is not None and kind(failure) == self.wanted
 
     def fails(self, schedule: Schedule) -> tuple[Schedule, int] | None:
-        """Return the schedule as it went, and its preemptions, if it fails in the same way."""
+        """Return the schedule as executed, and its preemptions, if it fails in the same way."""
         if schedule in self._tried:
             return None
         self._tried.add(schedule)
@@ -106,7 +109,7 @@ class _Shrinker:
         return executed, again.recording.preemptions
 
     def accept(self, schedule: Schedule) -> bool:
-        """Confirm a schedule and make it the best; False: it does not repeat."""
+        """Confirm a schedule and make it the best; return whether it is reproducible."""
         self.executions += CONFIRM
         finding = confirm(self.scenario, schedule)
         if not self.is_wanted(finding.failure):
@@ -115,7 +118,7 @@ class _Shrinker:
         return True
 
     def locate_cycle(self) -> bool:
-        """Find out where code that does not end begins to go round; False: that cannot be said."""
+        """Find the cycle of an execution that does not end; return whether shrinking is possible."""
         failure = self.best.failure
         if not isinstance(failure, LivelockError | StepsExceededError):
             return True
@@ -131,7 +134,7 @@ class _Shrinker:
         return self.accept(schedule_of(again.recording, again.outcome))
 
     def minimize(self) -> None:
-        """Leave out what can be left out, in ever smaller parts."""
+        """Remove deviations, in ever smaller parts, as long as the schedule fails."""
         schedule, preemptions = self.best.schedule, self.best.preemptions
         size, start, shorter = len(schedule.deviations), 0, False
         while not self.over():
@@ -161,10 +164,10 @@ class _Shrinker:
         return clean
 
     def _search(self, bound: int) -> bool:
-        """Search with one bound, and take what fails; tell whether it is complete and clean.
+        """Search with one bound, and accept a failure; return whether it is complete without one.
 
-        Where it looks into a cycle it lets everybody run in turn, beyond the bound; what fails there
-        is worth taking if it is better, but is no failure within the bound.
+        Inside a cycle the search runs all tasks in turn, beyond the bound; a failure found there is
+        accepted if it is better, but is no failure within the bound.
         """
         search = Exhaustive(bound, cache=not self.racing)
         strategy = Recording(search)
@@ -201,7 +204,7 @@ def shrink(
 ) -> Shrunk:
     """Return the failure with the fewest preemptions.
 
-    It takes at most `budget` executions, but for those that confirm the result; `until(executions)`
+    It takes at most `budget` executions, besides those that confirm the result; `until(executions)`
     may end it early too.
     """
     shrinker = _Shrinker(
@@ -213,5 +216,5 @@ def shrink(
     if shrinker.locate_cycle():
         shrinker.minimize()
         clean = shrinker.search()
-        shrinker.minimize()  # what is no preemption and need not be
+        shrinker.minimize()  # deviations that are no preemptions
     return Shrunk(shrinker.best, clean, shrinker.executions, shrinker.searched, shrinker.states)

@@ -1,7 +1,7 @@
-"""A runtime for tests in which nothing happens unless the test says so.
+"""A runtime for tests that control every step of every task.
 
-`Stepwise.go` runs one task until it sleeps, ends, or comes to an operation whose label begins with
-what the test asked for, and leaves it there.  So a test forces an interleaving by naming it::
+`Stepwise.go` runs one task until it sleeps, ends, or reaches an operation whose label begins with the
+given text, and stops it there.  So a test forces an interleaving by naming its operations::
 
     world = Stepwise()
     ...
@@ -10,8 +10,9 @@ what the test asked for, and leaves it there.  So a test forces an interleaving 
     world.settle()
 
 The test itself is no task: its own operations never pause, and raise `WouldSleepError` if they would
-sleep; so no task is left at an operation inside a lock, which the test could not take.  Time stands still but for `advance`.  A label is what `Runtime` does next, as in "lock g.mirror",
-"wait g.turn", "get g.kick", "checkpoint NAME", or what the test's own code passes to `point`.
+sleep; so no task is stopped while it holds a lock, which the test could not take.  Only `advance`
+changes the time.  A label is an operation of `Runtime`, as in "lock g.mirror", "wait g.turn",
+"get g.kick", "checkpoint NAME", or the kind that the test's own code passes to `point`.
 (Prior art: trio.testing's `Sequencer` and `MockClock`.)
 """
 
@@ -42,10 +43,10 @@ class WouldSleepError(Exception):
 
 
 class _StepwiseStrategy:
-    """The strategy: what the test asked for last."""
+    """Follows the test's last request."""
 
     name = "stepwise"
-    stateful = True  # locks check that what they guard changes under them alone
+    stateful = True  # locks check that guarded state changes only under them
     every_point = True
 
     def __init__(self) -> None:
@@ -81,12 +82,12 @@ class _StepwiseStrategy:
 
 
 def label_of(task: Task) -> str:
-    """Return what a task does next: its operation, and the thing that the operation is about."""
+    """Return the label of a task's pending operation: its kind, and the thing's name."""
     return task.kind if task.thing is None else f"{task.kind} {task.thing.name}"
 
 
 class _Handle(TaskHandle):
-    """What `spawn` returns; the test, which cannot sleep, settles all tasks to join one."""
+    """A task's handle; `join` by the test, which cannot sleep, settles all tasks."""
 
     def __init__(self, world: Stepwise, task: Task) -> None:
         super().__init__(world.controller, task)
@@ -100,10 +101,10 @@ class _Handle(TaskHandle):
 
 
 class Stepwise(ExploreRuntime):
-    """A runtime under a test's control; see the module's text.
+    """A runtime under a test's control; see the module's docstring.
 
     After `steps_max` operations of the whole test `StepsExceededError` is raised.  Use it in a
-    ``with``, or call `close`: what has not ended is unwound.
+    ``with``, or call `close`: tasks that have not ended are unwound.
     """
 
     def __init__(self, steps_max: int = 20_000) -> None:
@@ -139,17 +140,17 @@ class Stepwise(ExploreRuntime):
         self.shuffle(None)
 
     def shuffle(self, order: random.Random | None) -> None:
-        """Like `settle`, but another task may run at every operation, as `order` has it."""
+        """Like `settle`, but `order` chooses the task at every operation."""
         self._strategy.target, self._strategy.order = None, order
-        self.controller.previous = None  # in the order in which they were made
+        self.controller.previous = None  # in order of creation
         self._run()
 
     def advance(self, ns: int) -> None:
-        """Let time pass: tasks whose deadline it reaches are no longer asleep."""
+        """Advance the time: tasks whose deadline it reaches are no longer asleep."""
         self.controller.time += ns
 
     def spawn(self, name: str, fn: Callable[[], None]) -> TaskHandle:
-        """Make a task, which has not begun; its `join` by the test settles all tasks first."""
+        """Create a task, not started yet; its `join` by the test settles all tasks first."""
         return _Handle(self, super().spawn(name, fn).task)
 
     def interrupt(self, name: str, error: type[BaseException]) -> None:

@@ -1,4 +1,4 @@
-"""What decides schedules: the protocol of `hfsched.explore.strategies`."""
+"""The protocol of strategies, and their view of an execution; see `hfsched.explore.strategies`."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ class View(Protocol):
     stateful: bool
     """Whether digests of states are kept; a strategy may switch them off, and `recall` on again."""
     touched: Touched
-    """What the last step has accessed besides its first operation."""
+    """The accesses of the last step besides its first operation."""
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """All tasks, each at the place of its index."""
+        """All tasks, by index."""
 
     def state_key(self) -> int:
         """Return a 64-bit digest of the whole state."""
 
     def knowledge(self) -> Knowledge:
-        """Return all digests of what tasks have learnt so far, for `recall`."""
+        """Return the digests of what the tasks have observed so far, for `recall`."""
 
     def recall(self, knowledge: Knowledge) -> None:
-        """Put back digests taken in another execution of the schedule so far."""
+        """Restore digests taken in another execution of the same schedule prefix."""
 
 
 class Strategy(Protocol):
     """Decides a series of executions; one object serves a whole search.
 
-    `stateful` asks the runtime for digests of states, `every_point` to be asked where there is but
-    one task too.  A strategy may switch the digests off (`View.stateful`) while it repeats a schedule
-    that it ran before, and on by `View.recall`.
+    `stateful` requests digests of states, `every_point` calls of `pick` also where only one task is
+    enabled.  A strategy may switch the digests off (`View.stateful`) while it repeats a schedule that
+    it has run before, and on by `View.recall`.
     """
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The strategy's name."""
 
     @property
     def stateful(self) -> bool:
-        """See the class's text; asked when an execution begins."""
+        """See the class; read when an execution begins."""
 
     @property
     def every_point(self) -> bool:
-        """See the class's text; asked when an execution begins."""
+        """See the class; read when an execution begins."""
 
     def begin(self) -> bool:
         """Prepare for the next execution; False: there is none left."""
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
-        """Choose among the tasks that can go; `current` is the one that went last, if it still can.
+        """Choose one of the enabled tasks; `current` is the one that ran last, None if not enabled.
 
         May raise `hfsched.explore.controller.Prune` to end the execution here.
         """
@@ -68,4 +68,4 @@ class Strategy(Protocol):
         """Choose a number below `n`, at least 2."""
 
     def end(self, outcome: Outcome) -> None:
-        """Learn how the execution ended."""
+        """Take note of an execution's outcome."""

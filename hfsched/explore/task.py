@@ -1,4 +1,4 @@
-"""Tasks of the exploring runtime, and what they are about to do."""
+"""Tasks of the exploring runtime, and dependence between their pending operations."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Group:
         self.name = name
         self.dead = False
         self.tasks: list[Task] = []
-        self.ends: list[XEnd] = []  # what the kernel closes when it is no more
-        self.things: list[Thing] = []  # both ends of every channel that it has
+        self.ends: list[XEnd] = []  # closed by the kernel when the process ends
+        self.things: list[Thing] = []  # both ends of every channel that it holds
 
     def ended(self) -> bool:
         """Return whether it has died, or all its tasks have ended."""
@@ -32,10 +32,10 @@ class Group:
 class Task:
     """A task: its greenlet, and its pending operation.
 
-    `kind`, `thing` and `write` say what it will do when it is chosen (a task that has not begun
-    will "start"), `also` what else it looks at; `condition` tells whether it can, None for always;
-    `deadline` is the time at which it can in any case.  `history` is a digest of all that it has
-    observed and still depends on.
+    `kind`, `thing` and `write` describe the operation (of a task that has not begun: "start"), `also`
+    the other things that it reads; `condition` returns whether it is enabled, None for always;
+    `deadline` is the time from which it is enabled in any case.  `history` is a digest of everything
+    that the task has observed and still depends on.
     `act` makes it a pseudo-task: choosing it calls `act`, and no greenlet runs.
     """
 
@@ -76,10 +76,12 @@ class Task:
         self.deadline: int | None = None
         self.entered = False  # it has taken a lock, and done nothing since
         self.history = 0
-        self.kept: tuple[int, ...] = ()  # for each level of loops, a digest of what it keeps alive
-        self.opaque_calls: tuple[Learnt, ...] = ()  # what it knew before each opaque call it is in
+        self.kept: tuple[int, ...] = ()  # for each loop level, a digest of its live values
+        self.opaque_calls: tuple[
+            Learnt, ...
+        ] = ()  # saved at the entry of each opaque call it is in
         self.act: Callable[[], None] | None = None
-        self.kills: Group | None = None  # the process whose death this pseudo-task is
+        self.kills: Group | None = None  # the process that this pseudo-task kills
         self.extra: Callable[[], object] | None = None  # more of its state, hashable
         self.key: object = None  # its part of the state's key; None: to be computed
         self.clock: dict[int, int] = {}  # vector clock, for the race detector
@@ -99,17 +101,17 @@ class Task:
 
 
 def _wide(task: Task) -> bool:
-    """Return whether the order of a pending operation and of any other can matter.
+    """Return whether a pending operation is dependent on every other operation.
 
-    Closing an end of a channel concerns both; a join that may be too late, any step that may be the
-    other's last.
+    Closing an end of a channel touches both ends; a join with a deadline depends on any step that may
+    be the last one of the joined task.
     """
     kind = task.kind
     return kind in ("anything", "close") or (kind == "join" and task.deadline is not None)
 
 
 def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
-    """Return whether the order of a pending operation and of accesses (name, write) can matter."""
+    """Return whether a pending operation is dependent on accesses (name, write)."""
     if _wide(task):
         return True
     if task.kind == "clock":
@@ -127,7 +129,7 @@ def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:
 
 
 def _ends(death: Task, other: Task) -> bool:
-    """Return whether `death` ends what `other` is about to do, or closes what that looks at."""
+    """Return whether `death` ends the task of the operation `other`, or closes what that reads."""
     group = death.kills
     if group is None:
         return False
@@ -140,9 +142,9 @@ def _ends(death: Task, other: Task) -> bool:
 
 
 def dependent(one: Task, two: Task) -> bool:
-    """Return whether the order of two pending operations can matter.
+    """Return whether two pending operations are dependent: whether their order can matter.
 
-    Time is a thing too: the clock's step touches every operation that has a deadline.
+    Time counts as a thing: the clock's step is dependent on every operation with a deadline.
     """
     if _wide(one) or _wide(two):
         return True

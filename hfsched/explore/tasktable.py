@@ -1,7 +1,7 @@
-"""The tasks, processes and things of one execution: which exist, which can run, which have ended.
+"""The tasks, processes and things of one execution: which exist, are enabled, or have ended.
 
-Plain state.  The controller decides which task runs; a method that ends tasks returns what that
-touches, as {name, write}.
+Plain state.  The controller decides which task runs; a method that ends tasks returns the accesses
+that this implies, as {name, write}.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["TaskTable"]
 
 
 class TaskTable:
-    """All tasks in the order in which they were made, which gives each its index."""
+    """All tasks in order of creation; a task's index is its position."""
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
         self.things: list[Thing] = []
-        self.created = 0  # a digest: which task made which tasks and things
+        self.created = 0  # a digest: which task created which tasks and things
         self._live: list[Task] = []  # those that have not ended, without the clock
 
     def new(self, name: str, group: Group | None, maker: Task | None) -> Task:
@@ -50,15 +50,15 @@ class TaskTable:
         return task
 
     def note_created(self, name: str, maker: Task | None) -> None:
-        """Note that a task (None: the scenario) has made, or closed, something of this name.
+        """Record that a task (None: the scenario) has created, or closed, an object of this name.
 
-        States identify tasks and things by their places in the order of creation; so that order is
+        States identify tasks and things by their position in the order of creation, so that order is
         part of the state.
         """
         self.created = hash((self.created, -1 if maker is None else maker.index, name))
 
     def enabled(self, now: int) -> list[Task]:
-        """Return the tasks whose pending operation can be done at time `now`, the clock left out."""
+        """Return the tasks whose pending operation is enabled at time `now`, without the clock."""
         return [
             task
             for task in self._live
@@ -81,7 +81,7 @@ class TaskTable:
         return [thing for thing in self.things if isinstance(thing, XLock)]
 
     def end(self, task: Task) -> Touched:
-        """Note that a task has ended; the last one of a process closes its channels."""
+        """Record the end of a task; the last one of a process closes its channels."""
         if task.done:
             return []
         task.done = True
@@ -98,8 +98,8 @@ class TaskTable:
     def kill(self, group: Group) -> Touched:
         """End every task of a process where it is; the kernel closes its channels.
 
-        What the tasks knew is gone: two states that differ in that alone are the same.  What they
-        have left half done under a lock that they hold is part of the state.
+        The tasks' histories are dropped: states that differ in those alone are equal.  Incomplete
+        changes under a lock that such a task holds are part of the state.
         """
         group.dead = True
         touched: Touched = []

@@ -1,4 +1,4 @@
-"""A scenario as a test: search, and when something fails, say all that helps.
+"""A scenario as a test: search, and report a failure with its schedule and story.
 
 ::
 
@@ -9,11 +9,11 @@
 
 pytest collects it like any other test function; its parameters behind `runtime` are fixtures and
 parametrized values as usual.  A scenario's class (a dataclass with `build`) can be decorated too: it
-stays what it is, and pytest collects it as a test (by `hfsched.explore.pytest_plugin`, which an
-installed hfsched brings along).
+remains unchanged, and pytest collects it as a test (by `hfsched.explore.pytest_plugin`, which an
+installed hfsched registers).
 
 A test is repeatable: its seed and its budget, counted in executions, are fixed.  ``pytest
---hfsched-seed N`` draws other schedules, ``pytest --hfsched-token TOKEN`` runs one only.
+--hfsched-seed N`` draws other schedules, ``pytest --hfsched-token TOKEN`` runs only that one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hfsched.explore.replay import Finding, confirm, failure_text, replay, sched
 from hfsched.explore.schedule import Recording, Replay
 from hfsched.explore.shrink import Shrunk, shrink
 from hfsched.explore.strategies.choose import make
+from hfsched.text import count
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -44,7 +45,7 @@ __all__ = ["OPTIONS", "Options", "Report", "ScenarioFailedError", "Settings", "c
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-EXECUTIONS = 2000  # where a search need not be complete
+EXECUTIONS = 2000  # the budget of a search that need not be complete
 SHRINK_MAX = 5000  # executions
 WIDTH = 100  # columns of a story
 
@@ -58,7 +59,7 @@ class Settings:
     """How a scenario is tested.
 
     `executions` is the budget: None for no limit with the strategies exhaustive and bounded, else
-    2000.  `complete` says whether every interleaving must have been seen (None: with those two).
+    2000.  `complete` is whether every interleaving must be covered (None: with those two).
     """
 
     strategy: str = "portfolio"
@@ -82,13 +83,13 @@ class Settings:
 
     @property
     def must_be_complete(self) -> bool:
-        """Whether the search must end by itself."""
+        """Whether the search must cover everything."""
         return self._searches_all if self.complete is None else self.complete
 
 
 @dataclass(slots=True)
 class Options:
-    """What the command line of pytest asks for instead."""
+    """Overrides from pytest's command line."""
 
     token: str | None = None
     seed: int | None = None
@@ -99,7 +100,7 @@ OPTIONS = Options()
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a test of a scenario came to; `str` is for reading."""
+    """The result of a scenario's test; `str` is readable."""
 
     spec: str
     result: Result
@@ -111,19 +112,22 @@ class Report:
         result = self.result
         if self.found is None or self.shrunk is None:
             how = "complete" if result.complete else "not complete"
-            return f"{self.spec}: no failure in {result.executions} schedules ({how})"
+            return f"{self.spec}: no failure in {count(result.executions, 'schedule')} ({how})"
         best = self.shrunk.finding
-        lines = [f"{self.spec}: {best.text}", f"found after {result.executions} schedules"]
+        lines = [
+            f"{self.spec}: {best.text}",
+            f"found after {count(result.executions, 'schedule')}",
+        ]
         if best.token:
-            lines.append(f"{best.preemptions} preemptions ({self.shrunk.proof})")
+            lines.append(f"{count(best.preemptions, 'preemption')} ({self.shrunk.proof})")
             lines.append(f"token: {best.token}")
-            lines.append("again: pytest --hfsched-token TOKEN, or hfsched fuzz replay TOKEN")
+            lines.append("reproduce: pytest --hfsched-token TOKEN, or hfsched fuzz replay TOKEN")
         lines += [best.detail, self.story]
         return "\n".join(line for line in lines if line)
 
 
 def check(scenario: Scenario, settings: Settings | None = None) -> Report:
-    """Search a scenario; shrink and explain what fails.  Nothing is raised for a failure."""
+    """Search a scenario; shrink and explain a failure.  A failure is returned, not raised."""
     settings = Settings() if settings is None else settings
     seed = settings.seed if OPTIONS.seed is None else OPTIONS.seed
     recording = Recording(make(settings.strategy, seed, bound=settings.bound))
@@ -150,7 +154,7 @@ def _story(scenario: Scenario, finding: Finding) -> str:
 
 
 def run(scenario: Scenario, settings: Settings) -> None:
-    """Do what a test does; raises `ScenarioFailedError` with the report."""
+    """Run a test; raises `ScenarioFailedError` with the report."""
     __tracebackhide__ = True
     if OPTIONS.token is not None:
         _, outcome = replay(OPTIONS.token, scenario)
@@ -162,7 +166,7 @@ def run(scenario: Scenario, settings: Settings) -> None:
         raise ScenarioFailedError(str(report))
     if settings.must_be_complete and not report.result.complete:
         raise ScenarioFailedError(
-            f"{report}: executions={settings.limit} are too few for it, or say complete=False"
+            f"{report}: raise executions={settings.limit}, or pass complete=False"
         )
 
 
@@ -176,15 +180,15 @@ def test(
 ) -> Callable[[T], T]:
     """Make a test of a scenario: of a class, or of a function that builds a `World`.
 
-    See `Settings`, and the module's text.
+    See `Settings`, and the module's docstring.
     """
     settings = Settings(strategy, bound, seed, executions, complete)
-    make(strategy, seed, bound=bound)  # says at once what does not go together
+    make(strategy, seed, bound=bound)  # raises for options that do not combine
 
     def decorate(scenario: T) -> T:
         if isinstance(scenario, type):
             if not is_dataclass(scenario) or not hasattr(scenario, "build"):
-                raise InternalError(f"{scenario.__name__} is no dataclass with a method build")
+                raise InternalError(f"{scenario.__name__} is not a dataclass with a method build")
             scenario.hfsched_settings = settings  # type: ignore[attr-defined]
             return scenario
         made: T = _function(scenario, settings)
@@ -193,7 +197,7 @@ def test(
     return decorate
 
 
-test.__test__ = False  # type: ignore[attr-defined]  # pytest: no test itself
+test.__test__ = False  # type: ignore[attr-defined]  # pytest: this is no test
 
 
 def _function(build: Callable[..., World], settings: Settings) -> Any:
@@ -216,7 +220,7 @@ def _function(build: Callable[..., World], settings: Settings) -> Any:
 
 
 class _FunctionScenario:
-    """A function as a scenario."""
+    """A scenario made of a function."""
 
     def __init__(self, build: Callable[..., World], name: str, arguments: dict[str, Any]) -> None:
         self._build = build
@@ -229,7 +233,7 @@ class _FunctionScenario:
 
 
 def _class_of(function: Callable[..., World]) -> type:
-    """Return a dataclass that the registry can make the scenario from, without arguments."""
+    """Return a dataclass by which the registry can create the scenario, without arguments."""
 
     @dataclass(frozen=True)
     class Scenario:
@@ -244,6 +248,6 @@ def _class_of(function: Callable[..., World]) -> type:
 
 
 def _spec(function: Callable[..., Any]) -> str:
-    """Return FILE.py::NAME as seen from the working directory."""
+    """Return FILE.py::NAME, relative to the working directory."""
     file = Path(inspect.getsourcefile(function) or "")
     return f"{os.path.relpath(file)}::{function.__name__}"

@@ -1,11 +1,11 @@
-"""Tokens: a scenario and a failing schedule of it, as one word to copy and to send.
+"""Tokens: a scenario and a failing schedule of it, as one word to copy and share.
 
 ``hf1-`` and url-safe base64, without padding, of: the number of bytes that follow; flags; the
 scenario's spec with its size; the deviations with their number, each {decisions since the last one,
-choice}; how it ended; the trace's hash; a checksum.  Numbers are varints.
+choice}; a digest of the end; the trace's hash; a checksum.  Numbers are varints.
 
-The size comes first so that a token that was cut short is told from a damaged one.  The checksum is
-a CRC because that is certain to notice any change of up to 32 bits in a row.
+The size comes first to distinguish a truncated token from a damaged one.  The checksum is a CRC, which
+detects every burst error of up to 32 bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hfsched.explore.schedule import Schedule
 __all__ = ["Token", "decode", "encode"]
 
 VERSION = 1
-END = 2  # bytes that say how it ended
+END = 2  # bytes of the digest of the end
 HASH = 8  # bytes of a trace's hash
 CHECK = 4  # bytes of the checksum
 SIZE_MAX = 1 << 20  # characters of a token
@@ -32,10 +32,10 @@ _OTHER = re.compile(r"[^A-Za-z0-9_-]")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says.
+    """The contents of a token.
 
-    `trace` is the hash of the execution's trace and `end` tells failures apart ("0000": none), both
-    in hex.
+    `trace` is the hash of the execution's trace and `end` the digest of the failure's type ("0000":
+    none), both in hex.
     """
 
     spec: str
@@ -48,7 +48,7 @@ def encode(token: Token) -> str:
     """Return the token's text; raises UserError for a schedule too long for one."""
     schedule = token.schedule
     out = bytearray([sum(getattr(schedule, name) << i for i, name in enumerate(_FLAGS))])
-    spec = token.spec.encode(errors="surrogateescape")  # it can be the path of a file
+    spec = token.spec.encode(errors="surrogateescape")  # it may contain a file's path
     _put(out, len(spec))
     out += spec
     last = 0
@@ -68,21 +68,24 @@ def encode(token: Token) -> str:
     whole += out
     whole += _check(whole)
     if _characters(len(whole)) > SIZE_MAX:
-        raise UserError(f"a schedule of {len(schedule.deviations)} deviations is too long a token")
+        raise UserError(
+            f"a schedule of {len(schedule.deviations)} deviations is too long for a token"
+        )
     return f"hf{VERSION}-" + _text(whole)
 
 
 def decode(text: str, spec: str | None = None) -> Token:
-    """Read a token, of the scenario `spec` if one is named.
+    """Decode a token; with `spec`, it must be of that scenario.
 
-    Raises UserError that says what is wrong with it.
+    Raises UserError with the reason for a token that is damaged, truncated, of another version or
+    scenario.
     """
     text = text.strip()
     head, dash, body = text.partition("-")
     if not dash or not re.fullmatch(r"hf[0-9]{1,9}", head):
-        raise UserError(f"not a token: {_short(text)}: one begins with hf{VERSION}-")
+        raise UserError(f"not a token: {_short(text)}: tokens begin with hf{VERSION}-")
     if head != f"hf{VERSION}":
-        raise UserError(f"token {_short(text)}: of format {head[2:]}, this reads {VERSION}")
+        raise UserError(f"token {_short(text)}: format {head[2:]}, supported: {VERSION}")
     try:
         content = _open(body)
     except ValueError as exc:
@@ -90,32 +93,32 @@ def decode(text: str, spec: str | None = None) -> Token:
     try:
         token = _parse(content)
     except (ValueError, IndexError):
-        raise UserError(f"token {_short(text)}: intact, but no schedule: what made it?") from None
+        raise UserError(f"token {_short(text)}: the content is not a schedule") from None
     if spec is not None and token.spec != spec:
         raise UserError(f"token {_short(text)}: of scenario {token.spec!r}, not of {spec!r}")
     return token
 
 
 def _open(body: str) -> bytes:
-    """Return what is between the size and the checksum; ValueError says what is wrong."""
+    """Return the bytes between the size and the checksum; raises ValueError with the reason."""
     if len(body) > SIZE_MAX:
         raise ValueError(f"{len(body)} characters, more than {SIZE_MAX}")
     other = _OTHER.search(body)
     if other is not None:
-        raise ValueError(f"damaged: {other[0]!a} cannot be in a token")
-    used = len(body) - (len(body) % 4 == 1)  # one character more is no byte
+        raise ValueError(f"damaged: invalid character {other[0]!a}")
+    used = len(body) - (len(body) % 4 == 1)  # a single character more encodes no byte
     data = base64.urlsafe_b64decode(body[:used] + "=" * (-used % 4))
     try:
         size, at = _get(data, 0)
     except IndexError:
-        raise ValueError("cut short: nothing is left of it") from None
+        raise ValueError("truncated: no size") from None
     expected = _characters(at + size)
     if size < CHECK or expected > SIZE_MAX:
-        raise ValueError("damaged: a size that cannot be")
+        raise ValueError("damaged: impossible size")
     if len(body) < expected:
-        raise ValueError(f"cut short: {len(body)} of {expected} characters")
+        raise ValueError(f"truncated: {len(body)} of {expected} characters")
     if len(body) > expected:
-        raise ValueError(f"{len(body) - expected} characters too many at its end")
+        raise ValueError(f"{len(body) - expected} characters too many at the end")
     if _text(data) != body or _check(data[:-CHECK]) != data[-CHECK:]:
         raise ValueError("damaged: the checksum is wrong")
     return data[at:-CHECK]
@@ -140,14 +143,14 @@ def _parse(data: bytes) -> Token:
         last = where
     end, trace = data[at : at + END], data[at + END :]
     if len(end + trace) != END + HASH:
-        raise ValueError("more behind it, or less")
+        raise ValueError("wrong size of the digests")
     chosen = {name: bool(flags >> i & 1) for i, name in enumerate(_FLAGS)}
     return Token(spec, Schedule(tuple(deviations), **chosen), trace.hex(), end.hex())
 
 
 def _put(out: bytearray, number: int) -> None:
     if not 0 <= number < 1 << BITS_MAX:
-        raise InternalError(f"a token cannot have the number {number}")
+        raise InternalError(f"a token cannot encode the number {number}")
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
         number >>= 7
@@ -162,10 +165,10 @@ def _get(data: bytes, at: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         if not byte & 0x80:
             if shift and not byte:
-                break  # one byte less would have done
+                break  # not the shortest encoding
             return number, at
         shift += 7
-    raise ValueError("damaged: a number that cannot be")
+    raise ValueError("damaged: invalid number")
 
 
 def _check(data: bytes | bytearray) -> bytes:
@@ -177,7 +180,7 @@ def _text(data: bytes | bytearray) -> str:
 
 
 def _characters(size: int) -> int:
-    """Return how many characters so many bytes take."""
+    """Return the number of characters of `size` encoded bytes."""
     return -(-size * 4 // 3)
 
 

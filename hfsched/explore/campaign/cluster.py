@@ -1,8 +1,8 @@
-"""Workers of a Dask cluster: the same tasks, wherever its workers run.
+"""Workers of a Dask cluster, which run the same tasks as local ones.
 
-A task that loses its worker is given to another by Dask itself (`declare_retry`).  A worker may have
-started long ago, from other files: each task names the code it is about (`fingerprint`).  One that
-nobody waits for any more ends by itself.
+Dask itself gives a task that loses its worker to another one (`retries`).  A worker may have started
+long ago, from other files: each task has a digest of its code (`fingerprint`).  A cancelled task ends
+by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hfsched.explore.registry import find
 __all__ = ["Cluster", "fingerprint", "work"]
 
 RETRIES = 3
-TICK = 0.25  # seconds between two looks at the clock
+TICK = 0.25  # seconds between two checks of the time
 CONNECT = 10  # seconds
 ADDRESS = re.compile(r"(tcp|tls|ucx|wss?)://[^/\s]+:[0-9]{1,5}")
 
@@ -47,7 +47,7 @@ def fingerprint(spec: str) -> str:
 class Cluster:
     """The cluster whose scheduler listens at `address`, such as ``tcp://host:8786``.
 
-    Raises UserError when it is not there.
+    Raises UserError when it cannot be reached.
     """
 
     def __init__(self, address: str) -> None:
@@ -58,7 +58,7 @@ class Cluster:
                 "--cluster needs the package 'distributed': pip install 'hfsched[cluster]'"
             ) from exc
         self._address = address
-        if not ADDRESS.fullmatch(address):  # a client without one would wait for it at its end
+        if not ADDRESS.fullmatch(address):  # without one, closing the client would hang
             raise UserError(f"--cluster {address}: not an address such as tcp://host:8786")
         try:
             self._client: Any = Client(address, timeout=CONNECT, set_as_default=False)
@@ -95,7 +95,7 @@ class Cluster:
                 if not running:
                     return
                 try:
-                    with self._client.as_current():  # `wait` asks for it
+                    with self._client.as_current():  # `wait` needs it
                         done = wait(list(running), TICK, "FIRST_COMPLETED").done
                 except TimeoutError:
                     continue
@@ -109,14 +109,14 @@ class Cluster:
         if error is None:
             return msgspec.msgpack.decode(future.result(), type=Report)
         if type(error).__name__ == "KilledWorker":
-            text = f"the cluster's workers ended again and again during {task.strategy} of this"
+            text = f"the cluster's workers ended repeatedly during {task.strategy} of this scenario"
             return Report(task.number, ended=True, found=Found(text))
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return Report(task.number, ended=True, error=f"--cluster {self._address}: {text}")
 
 
 def work(data: bytes, code: str) -> bytes:
-    """Do an encoded task and return the encoded report, in a cluster's worker.
+    """Run an encoded task in a cluster's worker and return the encoded report.
 
     `code` is the campaign's `fingerprint`.
     """
@@ -138,7 +138,7 @@ def work(data: bytes, code: str) -> bytes:
         if same:
             report = perform(task, cancelled, _CACHES)
         else:
-            text = f"the worker at {worker.address} has other code than this: start it again"
+            text = f"the worker at {worker.address} has different code: restart it"
             report = Report(task.number, ended=True, error=text)
     return msgspec.msgpack.encode(report)
 

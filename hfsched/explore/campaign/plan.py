@@ -1,9 +1,9 @@
-"""How a search is divided into tasks that any worker can do.
+"""Divides a search into tasks that any worker can run.
 
-- Random strategies: chunks of executions, each with a seed of its own, without end.
+- Random strategies: chunks of executions, each with its own seed, without end.
 - Bounded search: one task a bound, 0, 1, 2 ...
-- Exhaustive search: sub-trees.  Each worker remembers the states that it has covered, so a state may
-  be explored once by each; the search is complete when every sub-tree is.
+- Exhaustive search: sub-trees.  Each worker caches the states that it has covered, so a state may be
+  explored once by each; the search is complete when every sub-tree is.
 - Portfolio: all of these in turn.
 """
 
@@ -32,7 +32,7 @@ RANDOM = ("pos", "urw", "random", "pct")
 
 
 class _BranchProbe:
-    """Follows choices, and says what there is to choose next."""
+    """Follows choices, and records the alternatives at the next choice."""
 
     name = "probe"
     stateful = False
@@ -75,9 +75,9 @@ class _BranchProbe:
 def roots(
     spec: str, wanted: int, over: Callable[[], bool] = lambda: False
 ) -> list[tuple[int, ...]]:
-    """Divide a scenario's tree into about `wanted` sub-trees, given by the choices that lead there.
+    """Divide a scenario's tree into about `wanted` sub-trees; return the choices that lead to each.
 
-    A branch that ends before it divides is a sub-tree too.  When it is `over`, there are fewer.
+    A branch that ends before it divides is a sub-tree too.  There are fewer if `over` returns True.
     """
     scenario = find(spec)
     open_: deque[tuple[int, ...]] = deque([()])
@@ -94,11 +94,11 @@ def roots(
 
 
 class Plan:
-    """The tasks of one search, and what is known of them.
+    """The tasks of one search, and their reports.
 
-    `take` gives the next task to do, None for none at present; `give_back` takes one whose worker
-    was lost; `note` takes a report.  `found` is the first failure, `error` why a task could not be
-    done.  `executions`, `steps` and `states` are of all tasks together.
+    `take` returns the next task, None if there is none at present; `give_back` takes one whose worker
+    was lost; `note` takes a report.  `found` is the first failure, `error` the reason why a task could
+    not be run.  `executions`, `steps` and `states` are sums over all tasks.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Plan:
         return None
 
     def give_back(self, task: Task) -> None:
-        """Take back a task whose worker was lost: it counts for nothing until it is done again."""
+        """Take back a task whose worker was lost; its reports so far are discarded."""
         self._running.pop(task.number, None)
         self._returned.appendleft(task)
 
@@ -204,29 +204,29 @@ class Plan:
 
     @property
     def executions(self) -> int:
-        """How many schedules were run."""
+        """The number of schedules run."""
         return self._ended[0] + sum(report.executions for report in self._running.values())
 
     @property
     def steps(self) -> int:
-        """How many steps they took."""
+        """The number of their steps."""
         return self._ended[1] + sum(report.steps for report in self._running.values())
 
     @property
     def states(self) -> int:
-        """How many states were seen; one may count for each task that has seen it."""
+        """The number of states visited; a state counts once for each task that has visited it."""
         return self._ended[2] + sum(report.states for report in self._running.values())
 
     @property
     def complete(self) -> bool:
-        """Whether every interleaving was covered, and holds."""
+        """Whether every interleaving was covered, without a failure."""
         if self.found is not None or self.error is not None:
             return False
         return self._last_bound is not None or (self._trees is not None and not self._trees)
 
     @property
     def complete_to(self) -> int | None:
-        """The highest preemption bound below which all is covered."""
+        """The highest preemption bound up to which every interleaving is covered."""
         if self._bound is not None:
             return self._bound if self._bound in self._clean else None
         bound = -1
@@ -236,7 +236,7 @@ class Plan:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left that could tell more."""
+        """Whether no further task can change the result."""
         if self.found is not None or self.error is not None or self.complete:
             return True
         return self._bound is not None and self._bound in self._clean

@@ -1,7 +1,7 @@
-"""Workers on this machine: fresh processes, never forks, for threads may be running here.
+"""Workers on this machine: new processes, not forks, since threads may be running here.
 
-A worker that dies gives its task back, and another takes its place.  A task that has lost
-`ATTEMPTS` workers is a finding: something in it ends the process.
+The task of a worker that dies is given to a new one.  A task that has lost `ATTEMPTS` workers is a
+finding: its code ends the process.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from hfsched.explore.campaign.worker import MESSAGE_MAX
 __all__ = ["Pool"]
 
 ATTEMPTS = 3
-TICK = 0.1  # seconds between two looks at the clock
-END = 1.0  # seconds to end in, for a process that has closed its output
+TICK = 0.1  # seconds between two checks of the time
+END = 1.0  # seconds: the time limit for the exit of a process that has closed its output
 LENGTH = struct.Struct("<I")
-# A worker imports from where this process does, and not from its working directory besides.
+# A worker has this process's sys.path, without its working directory.
 START = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from hfsched.explore.campaign.worker import main; main()"
@@ -39,7 +39,7 @@ START = (
 
 class _Worker:
     def __init__(self) -> None:
-        # A Ctrl-C goes to all processes of a terminal: it has to wait until the worker ignores it.
+        # A Ctrl-C is sent to all processes of a terminal: it is blocked until the worker ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(  # noqa: S603 - ourselves
@@ -61,7 +61,7 @@ class _Worker:
         self._data = bytearray()
 
     def assign(self, task: Task) -> bool:
-        """Give it a task; False: it is dead."""
+        """Give it a task; return False if it is dead."""
         self.task = task
         data = msgspec.msgpack.encode(task)
         view = memoryview(LENGTH.pack(len(data)) + data)
@@ -73,7 +73,7 @@ class _Worker:
         return True
 
     def reports(self) -> list[Report] | None:
-        """Return the reports that have arrived; None: it has ended."""
+        """Return the reports that have arrived, None if it has ended."""
         data = self.output.read()
         if data == b"":
             return None
@@ -94,7 +94,7 @@ class _Worker:
         return reports
 
     def end(self, within: float = 0.0) -> None:
-        """End it now, or let it end by itself."""
+        """Wait until it has exited, and kill it after `within` seconds."""
         try:
             self.process.wait(within)
         except subprocess.TimeoutExpired:
@@ -105,7 +105,7 @@ class _Worker:
 
 
 class Pool:
-    """`jobs` local workers; they are ended when it is left."""
+    """`jobs` local workers, which are killed at the end of the ``with``."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
@@ -135,12 +135,12 @@ class Pool:
         return [worker.process.pid for worker in self._workers]
 
     def run(self, plan: Plan, over: Callable[[], bool]) -> None:
-        """Have the plan's tasks done until it is done, nothing is left to do, or `over` says so."""
+        """Run the plan's tasks until it is done, no task is left, or `over` returns True."""
         while not over() and not plan.done and self._step(plan):
             pass
 
     def _step(self, plan: Plan) -> bool:
-        """Keep everybody busy, and wait for reports; False: there is nothing left to do."""
+        """Keep all workers busy, and wait for reports; return False if no task is left."""
         while len(self._workers) < self.jobs:
             worker = _Worker()
             self._workers.append(worker)
@@ -168,7 +168,7 @@ class Pool:
         return True
 
     def _replace(self, worker: _Worker, plan: Plan) -> None:
-        """Make room for a new worker in the place of one that has ended."""
+        """Remove a worker that has ended, and give its task back."""
         self._selector.unregister(worker.output)
         self._workers.remove(worker)
         worker.end(END)
@@ -180,7 +180,7 @@ class Pool:
             plan.give_back(task)
             return
         how = _how(worker.process.returncode)
-        text = f"the worker process ended ({how}) {ATTEMPTS} times during {task.strategy} of this"
+        text = f"the worker process ended ({how}) {ATTEMPTS} times during {task.strategy} of this scenario"
         plan.note(Report(task.number, ended=True, found=Found(text)))
 
 

@@ -1,4 +1,4 @@
-"""A whole campaign: search here, in a pool of processes, or on a cluster, and sum up."""
+"""A whole campaign: search in this process, in a pool of processes, or on a cluster."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Campaign", "Summary"]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was covered, up to now or in all; `seconds` since the beginning.
+    """The coverage so far, or at the end; `seconds` since the beginning.
 
-    A state may count in `states` for each worker that has seen it.  `complete`: every interleaving;
-    `complete_to`: every one with at most so many preemptions.
+    A state counts in `states` once for each worker that has visited it.  `complete`: every interleaving
+    is covered; `complete_to`: every one with at most so many preemptions.
     """
 
     executions: int = 0
@@ -34,10 +34,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What to search, how, and for how long (`budget`, in seconds).
+    """A search: the scenario's spec, the strategy, and the `budget` in seconds.
 
-    `jobs` is the number of local worker processes, 1 for none beside this process; `cluster` is the
-    address of a Dask scheduler, whose workers are used instead.
+    `jobs` is the number of local worker processes, 1 for this process alone; `cluster` is the address
+    of a Dask scheduler, whose workers are used instead.
     """
 
     spec: str
@@ -53,11 +53,11 @@ class Campaign:
         progress: Callable[[Summary], None] = lambda _summary: None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Summary:
-        """Search until all is covered, something fails, or the time is over.
+        """Search until every interleaving is covered, a schedule fails, or the budget is used.
 
         `progress` is called several times a second.  `interrupted` ends the campaign early.
 
-        Raises UserError for a scenario that cannot be made, and for workers that cannot be had.
+        Raises UserError for a scenario that cannot be created, and if there are no workers.
         """
         start = time.monotonic()
 

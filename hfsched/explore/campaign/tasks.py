@@ -1,6 +1,6 @@
-"""What a worker is asked to do, what it answers, and the doing.
+"""The requests to a worker, its reports, and how a task is performed.
 
-A task is complete in itself: any worker can do it, and do it again when another was lost.
+A task is self-contained: any worker can perform it, and repeat it when another was lost.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = ["Caches", "Found", "Report", "Task", "failed", "perform"]
 
 PROGRESS_EVERY = 0.05  # seconds between two reports of a task
 TEXT_MAX = 100_000  # characters of a traceback: a message between processes has a limit
-CAMPAIGNS = 4  # whose covered states are kept
+CAMPAIGNS = 4  # the most recent ones: their covered states are kept
 
 Caches = dict[int, dict[int, frozenset[int]]]  # campaign -> state -> see `Exhaustive`
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A part of a search; `executions` 0 for until its end, `root` the choices that lead to it.
+    """A part of a search; `executions` is 0 for no limit, `root` the choices that lead to a sub-tree.
 
-    `spec` is in bytes, as a file's name is; `campaign` is a number of the whole search's own.
+    `spec` is in bytes, as a file's name is; `campaign` identifies the whole search.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A failure, as a line, with its traceback and token where there are any."""
+    """A failure: one line of text, with a traceback and a token if there are any."""
 
     text: str
     detail: str = ""
@@ -56,9 +56,9 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How far a task is; `complete` when nothing of it is left, `ended` when it is done with.
+    """A task's progress; `complete` if it covered everything, `ended` if this is its last report.
 
-    `error` is why it could not be done at all, which tells nothing about the code under test.
+    `error` is the reason why it could not be run, which is no failure of the code under test.
     """
 
     number: int
@@ -73,13 +73,13 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def found_of(finding: Finding) -> Found:
-    """Return what is told of a confirmed failure."""
+    """Return a confirmed failure as a message."""
     text, detail = _sendable(finding.text), _sendable(finding.detail)
     return Found(text, detail, finding.token, finding.preemptions)
 
 
 def failed(number: int, error: BaseException) -> Report:
-    """Return the report of a task that has raised: the scenario's own code, or what it needs."""
+    """Return the report of a task that has raised: a finding, or for a UserError an error."""
     if isinstance(error, UserError):
         return Report(number, ended=True, error=_sendable(str(error)))
     text = " ".join(describe(error).split())
@@ -88,7 +88,7 @@ def failed(number: int, error: BaseException) -> Report:
 
 
 def _sendable(text: str) -> str:
-    """Return text that fits into a message: not too long, and without halves of characters."""
+    """Return text that can be sent in a message: of limited length, without lone surrogates."""
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]} ... {text[-TEXT_MAX // 2 :]}"
     return text.encode(errors="backslashreplace").decode()
@@ -99,11 +99,11 @@ def perform(
     report_progress: Callable[[Report], bool] = lambda _report: False,
     caches: Caches | None = None,
 ) -> Report:
-    """Do a task; what the scenario raises is a finding.
+    """Perform a task; an exception of the scenario is a finding.
 
-    `report_progress` is called several times a second and may end it by returning True; what it raises itself
-    comes out here.  `caches` keeps, for sub-trees of one search, the states that earlier ones have
-    covered.
+    `report_progress` is called several times a second and may end the task by returning True; its own
+    exceptions are raised again.  `caches` keeps, for the sub-trees of one search, the states that the
+    earlier ones have covered.
     """
     raised: list[BaseException] = []
     report: Report | None = None
@@ -131,7 +131,9 @@ def _perform(
     strategy: Strategy
     cache: dict[int, frozenset[int]] | None = None
     if task.strategy == "exhaustive":
-        if caches is not None:  # taken out: a task that does not end leaves no half-covered states
+        if (
+            caches is not None
+        ):  # removed: a task that does not end must leave no partly covered states
             cache = caches.pop(task.campaign, {})
         strategy = Exhaustive(root=task.root, seen=cache)
     else:

@@ -1,7 +1,7 @@
 """A worker process: tasks on standard input, reports on standard output.
 
-Each message is four bytes of length, little endian, and msgpack.  It ends when its input does, at
-once: whoever asked has gone.
+Each message is four bytes of length, little endian, and msgpack.  The process exits at once at the end
+of its input, since the campaign's process is gone then.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write_message(stream: BinaryIO, data: bytes) -> None:
 
 
 def _read_tasks(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
-    """Read tasks; at the end of the input, or of sense in it, end the process, whatever it does."""
+    """Read tasks; exit the process at the end of the input, and for an invalid message."""
     try:
         while (data := read_message(source)) is not None:
             tasks.put(msgspec.msgpack.decode(data, type=Task))
@@ -53,11 +53,11 @@ def _read_tasks(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
 
 
 def main() -> None:
-    """Work until the input ends."""
-    # The campaign's own process decides what an interrupt means; it has blocked it until here.
+    """Perform tasks until the input ends."""
+    # The campaign's process handles interrupts; it has blocked SIGINT up to here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # What a scenario prints or reads must not get between the messages.
+    # A scenario's standard input and output must not interfere with the messages.
     source, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

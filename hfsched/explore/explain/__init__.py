@@ -1,9 +1,8 @@
-"""The story of one execution: who did what, in order, and where it went wrong.
+"""The story of one execution: the visible steps of each task, in order, and the point of failure.
 
-`story` has the data and `record_story`, which runs an execution again and listens; `recorder` is the listener
-and decides what says something and what is folded away; `no_return` finds the step after which no
-schedule could end well.  `text` draws a story for a terminal, `html` as one page that needs
-nothing else.
+`story` has the data and `record_story`, which repeats an execution with a recorder; `recorder` decides
+which steps are shown and which are hidden, `wording` has their texts; `no_return` finds the step after
+which every schedule fails.  `text` draws a story for a terminal, `html` as one self-contained page.
 
-Nothing here runs, or costs anything, while no story is told.
+Nothing here runs, or costs anything, while no story is recorded.
 """

@@ -1,7 +1,7 @@
-"""A story as one HTML page that needs nothing else: no script, no font, no other file.
+"""A story as one self-contained HTML page: no script, no font, no other file.
 
-Every byte that a scenario or a guest has a part in is escaped, and the page's own policy (CSP)
-allows its one style sheet, by its digest, and nothing else.
+All text from a scenario or a guest is escaped, and the page's content security policy (CSP) allows
+only its style sheet, by digest.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _text(text: str, *, lines: bool = False) -> str:
 
 
 def _columns(lanes: int) -> str:
-    """Return the style of every place that something in the lanes can have."""
+    """Return the style of every position in the lanes."""
     lines = [
         f".grid {{ --pitch: {100 / lanes:.4f}%; min-width: {lanes * LANE}rem; }}",
         f".grid {{ grid-template-columns: repeat({lanes}, minmax(0, 1fr)); }}",
@@ -136,12 +136,12 @@ def _columns(lanes: int) -> str:
 def _head(story: Story) -> list[str]:
     lines = [f"<h1>{_text(story.title)}</h1>"]
     count = f"{len(story.steps)} steps of {story.points} points; preemptions: {story.preemptions}"
-    lines.append(f"<p>{count}. What says nothing is left out.</p>")
+    lines.append(f"<p>{count}. Steps without visible effect are hidden.</p>")
     if story.failure is None:
-        lines.append('<div class="failure good"><strong>It ended well.</strong></div>')
+        lines.append('<div class="failure good"><strong>No failure.</strong></div>')
     else:
         where = "".join(
-            f'<br>It went wrong at <a href="#step-{step.index}">step {step.index}</a>: '
+            f'<br>Point of failure: <a href="#step-{step.index}">step {step.index}</a>: '
             f"{_text(step.marked)}."
             for step in story.steps
             if step.marked
@@ -152,8 +152,8 @@ def _head(story: Story) -> list[str]:
     if story.token:
         token = _text(story.token)
         lines.append(
-            f'<div class="again"><p>Token <code>{token}</code>; the same schedule again, and with '
-            f"fewer preemptions:</p><pre>hfsched fuzz replay {token}\n"
+            f'<div class="again"><p>Token <code>{token}</code>; to repeat the schedule, and to find one '
+            f"with fewer preemptions:</p><pre>hfsched fuzz replay {token}\n"
             f"hfsched fuzz shrink {token}</pre></div>"
         )
     if story.detail:
@@ -194,7 +194,7 @@ def _step(story: Story, step: Step) -> list[str]:
 
 
 def _scene(story: Story, step: Step) -> str:
-    """Return what stands in the lanes."""
+    """Return the part of a step that is in the lanes."""
     if step.arrow is not None:
         source = story.lanes.index(step.arrow.source)
         target = story.lanes.index(step.arrow.target)

@@ -1,9 +1,9 @@
 """The point of no return: the first decision of a failing schedule after which all schedules fail.
 
-Once no continuation can end well, none of any longer beginning can; so the point is found by
-halving.  Each try is an exhaustive search of what can follow a beginning, stopped by the first good
-end.  A try that is too large counts as "may still end well": the point found may then come later
-than the first, but that no schedule from there ends well is proved in any case.
+If every continuation of a prefix fails, so does every continuation of a longer prefix; so the point is
+found by bisection.  Each probe is an exhaustive search of the continuations of a prefix, stopped by the
+first execution without a failure.  A probe that exceeds its budget counts as "may succeed": the point
+found may then come later than the first, but that every schedule from there fails is proved.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Replayed", "point_of_no_return"]
 
-STEPS_MAX = 60_000  # what one try may cost, in steps
+STEPS_MAX = 60_000  # the budget of one probe, in steps
 
 
 class Replayed:
-    """Decides as was decided before; then, where there is no more, as `then` does.
+    """Repeats `decisions`; after the last one, decides as `then` does.
 
     `decisions` has an entry for each point, also where there was no choice: the task's index, or
     the value chosen.
@@ -74,13 +74,13 @@ class Replayed:
 
 
 def point_of_no_return(scenario: Scenario, decisions: Sequence[int]) -> int | None:
-    """Return the place of the decision after which every schedule fails; `decisions` fail.
+    """Return the index of the decision after which every schedule fails; `decisions` fail.
 
-    None when no decision is to blame: what is made there fails whatever is decided.
+    None if every schedule of the scenario fails.
     """
     if _always_fails(scenario, decisions[:0]):
         return None
-    # A good end can follow the first `low` decisions (or may), none can follow the first `high`.
+    # A continuation of the first `low` decisions may succeed, all of the first `high` fail.
     low, high = 0, len(decisions)
     while high - low > 1:
         middle = (low + high) // 2
@@ -92,7 +92,7 @@ def point_of_no_return(scenario: Scenario, decisions: Sequence[int]) -> int | No
 
 
 def _always_fails(scenario: Scenario, prefix: Sequence[int]) -> bool:
-    """Tell whether it is proved that every schedule with this beginning fails."""
+    """Return whether it is proved that every schedule with this prefix fails."""
     strategy = Replayed(prefix, Exhaustive())
     steps = 0
     while strategy.begin():

@@ -1,4 +1,4 @@
-"""A story, and how it is told: the execution is run once more with a listener.
+"""A story, and its recording: the execution is repeated with a recorder.
 
 ::
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["Arrow", "RecordedScenario", "Step", "Story", "record_story"]
 
 NO_RETURN = "from here on every schedule fails"
-FAILED_HERE = "it failed here, and does in every schedule"
+FAILED_HERE = "this schedule fails here, and every schedule fails"
 
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """Something that goes from one lane to another; `label` says what."""
+    """A call or message from one lane to another, described by `label`."""
 
     source: str
     target: str
@@ -46,11 +46,10 @@ class Arrow:
 class Step:
     """One step of a story.
 
-    `lane` is who does it, empty for what concerns all; `text` what it does, empty when `arrow`
-    says it all.  `state` is what is beside it after the step, a value for each of the story's
-    columns, and `changed` names those that the step has changed.  `preemption` says, where not
-    empty, who goes on here in whose place.  `marked` says, where not empty, that this is where it
-    went wrong.
+    `lane` is the actor, empty for a step of the whole execution; `text` describes the step, empty if
+    it is an `arrow`.  `state` has the value of each of the story's columns after the step, and
+    `changed` names those that the step has changed.  `preemption`, if not empty, names the task that
+    runs from here and the task that it preempts.  `marked`, if not empty, marks the point of failure.
     """
 
     index: int
@@ -64,18 +63,18 @@ class Step:
 
     @property
     def description(self) -> str:
-        """What happens, in words."""
+        """The text of the step or of its arrow."""
         return self.arrow.label if self.arrow is not None else self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened in one execution.
+    """The visible steps of one execution.
 
-    `steps` are numbered from 1, without those that say nothing; of a very long story some are left
-    out.  `points` is how many there were with them, `preemptions` how often a task went on instead
-    of one that could have.  `failure` says how it failed, None when it did not; `detail` has the
-    traceback of an exception that is no broken promise of the scenario.
+    `steps` are numbered from 1, without hidden ones; a very long story is abbreviated.  `points` is
+    the number of all points, `preemptions` the number of switches away from an enabled task.
+    `failure` is the failure's text, None without one; `detail` is the traceback of an exception other
+    than a failed check of the scenario.
     """
 
     title: str
@@ -90,7 +89,7 @@ class Story:
 
 
 class RecordedScenario:
-    """A scenario whose executions a recorder hears."""
+    """A scenario with a recorder attached to its executions."""
 
     def __init__(self, scenario: Scenario, recorder: Recorder) -> None:
         self.name = scenario.name
@@ -114,19 +113,19 @@ def record_story(
     token: str = "",
     races: Callable[[], Races] | None = None,
 ) -> Story:
-    """Run `scenario` as `strategy` decides, and tell what happened.
+    """Run `scenario` as `strategy` decides, and return its story.
 
-    A failing execution is run some more, to find the step after which no schedule could end well.
-    `token` is only quoted; `races` looks for data races as in `execute`.
+    For a failing execution more are run, to find the step after which every schedule fails.  `token`
+    is only quoted; `races` enables race detection as in `execute`.
     """
     strategy.begin()
     recorder, outcome = _record(scenario, strategy, None, races)
     no_return = None
-    # What is found by looking on, and not by how it ends, has no point of no return.
+    # A failure that is detected during the execution, not at its end, has no point of no return.
     if outcome.failure is not None and not isinstance(outcome.failure, LivelockError | RaceError):
         no_return = point_of_no_return(scenario, recorder.decisions)
         if no_return is not None:
-            # Once more, for that step must not be folded.
+            # Repeated, since that step must not be hidden.
             recorder, outcome = _record(scenario, Replayed(recorder.decisions), no_return)
     return _story(scenario.name, recorder, outcome, no_return, token)
 
@@ -191,11 +190,11 @@ def _preemption(recorder: Recorder, row: Row) -> str:
     if row.preempted is None:
         return ""
     now, before = map(recorder.name_of, row.preempted)
-    return f"preemption: {now} goes on instead of {before}"
+    return f"preemption: {now} runs instead of {before}"
 
 
 def _marked(rows: list[Row], outcome: Outcome, no_return: int | None) -> dict[int, str]:
-    """Say which rows are to be marked, and with what words."""
+    """Return the texts of the marked rows, by index."""
     if outcome.failure is None or not rows:
         return {}
     if no_return is not None:
@@ -206,7 +205,7 @@ def _marked(rows: list[Row], outcome: Outcome, no_return: int | None) -> dict[in
 
 
 def _columns(rows: list[Row]) -> tuple[str, ...]:
-    """Return what is worth a column: what ever changes, in order of appearance."""
+    """Return the names of the values that change, in order of appearance."""
     seen: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.state.items():

@@ -1,4 +1,4 @@
-"""A story in text: lanes as columns, or, where those have no room, a list."""
+"""A story as text: lanes as columns, or a list if the terminal is too narrow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 PITCH_MIN = 12  # columns from lane to lane; with fewer, the story becomes a list
-BESIDE_MIN = 18  # columns for what is beside
+BESIDE_MIN = 18  # columns for the watched values
 _LINES = ("│", "─", "▶", "◀", "├", "┤", "●")
 _ASCII = ("|", "-", ">", "<", "|", "|", "*")
 _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
@@ -24,7 +24,7 @@ _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 def draw(story: Story, width: int, *, color: bool = False, ascii_only: bool = False) -> str:
     """Return the story for a terminal of `width` columns, lines ended by newlines.
 
-    `color` adds ANSI codes; `ascii_only` keeps to ASCII, also in what the scenario says.
+    `color` adds ANSI codes; with `ascii_only` all text is ASCII, the scenario's too.
     """
     width = max(width, 20)
     renderer = _Renderer(story, width, color=color, lines=_ASCII if ascii_only else _LINES)
@@ -63,20 +63,20 @@ class _Renderer:
         lines += self._wrap(how + str(story.preemptions), "")
         if story.token:
             lines.append(
-                f"again: hfsched fuzz replay {visible(story.token)}"
+                f"reproduce: hfsched fuzz replay {visible(story.token)}"
             )  # to be copied: one line
         return lines
 
     def foot(self) -> list[str]:
         story = self.story
         if story.failure is None:
-            return ["It ended well."]
+            return ["No failure."]
         lines = []
         for part in f"FAILED: {story.failure}".splitlines():
             lines += self._wrap(visible(part), "    ", self._red)
         for step in story.steps:
             if step.marked:
-                lines += self._wrap(f"It went wrong at step {step.index}: {step.marked}.", "    ")
+                lines += self._wrap(f"Point of failure: step {step.index}: {step.marked}.", "    ")
         return lines + [visible(line) for line in story.detail.splitlines()]
 
     # Lanes as columns.
@@ -111,7 +111,7 @@ class _Renderer:
         return lines
 
     def _lifelines(self) -> str:
-        """Return the lanes' lines, and nothing else."""
+        """Return the lanes' lines alone."""
         row = [" "] * self.area
         for place in self.center.values():
             row[place] = self.lines[0]

@@ -1,9 +1,9 @@
-"""Strategies: who goes next.  One file each, with its source; `choose.make` makes one by its name."""
+"""Strategies choose the next task.  One file each, with its source; `choose.make` creates one by name."""
 
 __all__ = ["FAIR_AFTER", "YIELD"]
 
-# The kind of a point at which a task says that it can do nothing before somebody else has gone.
+# The kind of a point at which a task declares that it makes no progress until another task has run.
 YIELD = "checkpoint yield"
 
-# After so many steps a strategy that could starve a task takes it that one spins, and becomes fair.
+# After so many steps a strategy that could starve a task assumes that a task spins, and becomes fair.
 FAIR_AFTER = 1000

@@ -3,12 +3,12 @@
 Source: M. Musuvathi and S. Qadeer, "Iterative Context Bounding for Systematic Testing of
 Multithreaded Programs", PLDI 2007.  The first failure found has the fewest preemptions possible.
 
-Where this differs: each bound is searched from the beginning (see `exhaustive`), instead of from what
-the one before had put off; it costs a part of the next, and nothing has to be kept.
+Where this differs: each bound is searched from the beginning (see `exhaustive`), instead of from the
+states deferred by the bound before; this repeats a part of the work, but stores no states.
 
-It ends by itself when a bound took no more executions than the one before: every choice that the
-lower bound allows is tried by the higher one too, and one that it does not would be an execution
-more; so no interleaving has that many preemptions.
+It ends by itself when a bound took no more executions than the one before: the higher bound tries
+every choice that the lower bound allows, and each further choice would be another execution; so no
+interleaving has that many preemptions.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["Bounded"]
 class Bounded:
     """One search after the other, each complete before the next.
 
-    `bound` is that of the current search, `complete_to` the last one that is complete (None: not
-    even 0); `states` is the most that one of them has seen.
+    `bound` is that of the current search, `complete_to` the last complete one (None: not even 0);
+    `states` is the largest number of states that one of them has visited.
     """
 
     name = "bounded"
@@ -46,7 +46,7 @@ class Bounded:
 
     @property
     def states(self) -> int:
-        """How many states were seen."""
+        """The number of states visited."""
         return max(self._states, self._search.states)
 
     def begin(self) -> bool:

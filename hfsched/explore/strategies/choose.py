@@ -1,4 +1,4 @@
-"""Strategies by name: what ``hfsched fuzz --strategy`` refers to."""
+"""Strategies by name, for ``hfsched fuzz --strategy``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NAMES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
 
 
 def make(name: str, seed: int, bound: int | None = None, depth: int | None = None) -> Strategy:
-    """Make the strategy called `name`, one of `NAMES`.
+    """Create the strategy called `name`, one of `NAMES`.
 
-    `seed` decides the random ones.  `bound` is the number of preemptions that `bounded` allows, None
-    for 0 and then always one more; `depth` is that of `pct`, 3 by default.
+    `seed` determines the random ones.  `bound` is the number of preemptions that `bounded` allows,
+    None for 0, 1, 2 ... in turn; `depth` is that of `pct`, 3 by default.
 
-    Raises UserError for another name, for a number that is too small, and for one that the strategy
-    has no use for.
+    Raises UserError for another name, for a number that is too small, and for an option that the
+    strategy does not have.
     """
     if bound is not None:
         _check(name, "bounded", "bound", bound, 0)

@@ -3,21 +3,21 @@
 Sources: P. Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems", LNCS
 1032 (sleep sets, and how they go with a state cache: section 5.3); G. Holzmann's hash compaction.
 
-States are visited by running each schedule from the beginning.  A node of the path knows which
-tasks were enabled, which are asleep (what they would do was explored before, from here or from
-above, and nothing since has touched it) and which remain.  The cache holds for each state, by a
-64-bit digest, the sleep set with which it was explored: coming again with a sleep set that holds all
-of that one, nothing is left to do; else only what slept then and does not sleep now.
+States are visited by running each schedule from the beginning.  A node of the path has the enabled
+tasks, the sleep set (tasks whose operation was explored before, from this node or an ancestor, with
+no dependent step since) and the tasks that remain.  The cache holds for each state, by a 64-bit
+digest, the sleep set with which it was explored: a later visit with a superset of that is pruned;
+else it explores only the tasks that were in the cached set and are not in the current one.
 
-A schedule that comes back to a state of its own path can go round for ever: a livelock if that is
-fair (`hfsched.explore.cycles`).  An unfair cycle may be part of a fair one that the search, which
-does not go over the same states twice, would not see: so from there, once, everybody is let run in
-turn, and the cycle either ends or closes fairly.
+A schedule that returns to a state of its own path has a cycle: a livelock if the cycle is fair
+(`hfsched.explore.cycles`).  An unfair cycle may be part of a fair one that the search, which does
+not explore a state twice, would not see: so once for each such state all tasks run in turn (a fair
+run), and the cycle either ends or closes fairly.
 
 With a `bound`, no schedule has more than that many preemptions, and `Runtime.choose` other than 0
-counts as one: a guest that is cut short is interrupted too (M. Musuvathi and S. Qadeer,
-"Iterative Context Bounding", PLDI 2007); the count is then part of the state, and sleep sets are
-off, for a task that sleeps may have been explored at a higher price.
+counts as one: it stands for an interrupted guest (M. Musuvathi and S. Qadeer, "Iterative Context
+Bounding", PLDI 2007); the count is then part of the state, and sleep sets are off, since a task in
+one may have been explored with more preemptions.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["Exhaustive"]
 
 
-FAIR_RUN_MAX = 400  # points: how long everybody is let run in turn
+FAIR_RUN_MAX = 400  # points
 
-Touched = tuple[tuple[str, bool], ...]  # what a step touches besides its first operation
-SleepSet = dict[int, Touched]  # tasks by index, with what their next step touches
+Touched = tuple[tuple[str, bool], ...]  # accesses of a step besides its first operation
+SleepSet = dict[int, Touched]  # tasks by index, with the further accesses of their next step
 
 
 class _Node:
@@ -60,27 +60,29 @@ class _Node:
     )
 
     def __init__(self, left: list[int], sleep_set: SleepSet) -> None:
-        self.left = left  # what is still to be explored, the next one last
+        self.left = left  # choices to be explored, the next one last
         self.sleep_set = sleep_set
-        self.done: SleepSet = {}  # what was explored from here
+        self.done: SleepSet = {}  # explored from here
         self.choice = left.pop()
-        self.touched: Touched = ()  # by the step of `choice`, whatever numbers it chose
-        self.enabled: frozenset[int] | None = None  # who could go on; None: it chose a number
+        self.touched: Touched = ()  # by the step of `choice`, for all numbers that it chose
+        self.enabled: frozenset[int] | None = (
+            None  # the enabled tasks; None: the choice of a number
+        )
         self.key = 0  # of the state
-        self.steps = 0  # how many came before
-        self.knowledge: Knowledge | None = None  # what was learnt up to here, if it is asked for
-        self.before: _Node | None = None  # if it chose a number: see `Exhaustive._node`
-        self.fair_run_done = False  # a cycle through it was looked at
+        self.steps = 0  # of the execution before it
+        self.knowledge: Knowledge | None = None  # the digests here, if the node is visited again
+        self.before: _Node | None = None  # of the choice of a number: see `Exhaustive._node`
+        self.fair_run_done = False
 
 
 class Exhaustive:
     """Every interleaving (`bound` None), or every one with at most `bound` preemptions.
 
-    `states` counts the different states seen at points where there was a choice.  Without `cache`
-    no state is remembered, and without `sleep` no task sleeps: slower, for comparison.
+    `states` counts the distinct states visited at points with a choice.  Without `cache` there is no
+    state cache, and without `sleep` there are no sleep sets: slower, for comparison.
 
-    `root` are choices at the first points with one: the search stays below them.  `seen` is the
-    cache of searches of other sub-trees that are complete.
+    `root` are the choices at the first points with one: the search stays in that sub-tree.  `seen` is
+    the cache of complete searches of other sub-trees.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Exhaustive:
         self.bound = bound
         self._caching = cache
         self._sleeping = sleep and bound is None
-        self.every_point = self._sleeping  # every step can wake a sleeper
+        self.every_point = self._sleeping  # every step may remove a task from the sleep set
         self.stateful = cache
         self._root = root
         self._cache: dict[int, frozenset[int]] = {} if seen is None else seen
@@ -104,9 +106,9 @@ class Exhaustive:
         self._depth = 0
         self._preemptions = 0
         self._sleep_set: SleepSet = {}
-        self._node: _Node | None = None  # the one that the last step was chosen at
+        self._node: _Node | None = None  # the node of the last step
         self._view: View | None = None
-        self._on_path: dict[int, int] = {}  # state's key -> where its node is on the path
+        self._on_path: dict[int, int] = {}  # state's key -> its node's position on the path
         self._ran: list[int] = []  # the tasks that ran in this execution, step by step
         self._fair_run: Cycles | None = None
         self._fair_steps = 0
@@ -114,7 +116,7 @@ class Exhaustive:
 
     @property
     def states(self) -> int:
-        """How many states were seen."""
+        """The number of states visited."""
         return len(self._cache)
 
     def begin(self) -> bool:
@@ -131,7 +133,7 @@ class Exhaustive:
         return True
 
     def _advance(self) -> bool:
-        """Take the next choice of the deepest node that has one; False: none has."""
+        """Take the next choice of the deepest node that has one; return False if there is none."""
         while self._path:
             node = self._path[-1]
             node.done[node.choice] = node.touched
@@ -169,13 +171,13 @@ class Exhaustive:
         return self._choose(node, view, current)
 
     def _push(self, node: _Node, view: View) -> None:
-        """Add a node to the path; if another choice is left, an execution will come to it again."""
+        """Add a node to the path; keep the digests if another choice is left."""
         if self.stateful and node.left:
             node.knowledge = view.knowledge()
         self._path.append(node)
 
     def _repeat(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
-        """Go the way of the execution before, up to the last node: nothing is new before that."""
+        """Repeat the previous execution up to the last node: all states before it are known."""
         view.stateful = False
         if len(enabled) == 1:
             self._ran.append(enabled[0].index)
@@ -187,12 +189,12 @@ class Exhaustive:
         return self._note_choice(node, view, current)
 
     def _recall(self, node: _Node, view: View) -> None:
-        """Know, at the last node of the path, what was known when it was first come to."""
+        """Restore, at the last node of the path, the digests of the first visit."""
         if node.knowledge is not None:
             view.recall(node.knowledge)
 
     def _choose(self, node: _Node, view: View, current: Task | None) -> Task:
-        """Do what a node says, for the first time."""
+        """Run a node's choice for the first time."""
         chosen = self._note_choice(node, view, current)
         if self._sleeping:
             self._node = node
@@ -200,7 +202,7 @@ class Exhaustive:
         return chosen
 
     def _note_choice(self, node: _Node, view: View, current: Task | None) -> Task:
-        """Note that a node's choice runs."""
+        """Record that a node's choice runs."""
         self._depth += 1
         self._ran.append(node.choice)
         chosen = view.tasks[node.choice]
@@ -209,7 +211,7 @@ class Exhaustive:
         return chosen
 
     def _step_fairly(self, fair_run: Cycles, view: View, enabled: list[Task]) -> Task:
-        """Let everybody run in turn, behind what the search covers."""
+        """Run all tasks in turn, beyond the states that the search covers."""
         self._fair_steps += 1
         if self._fair_steps > FAIR_RUN_MAX:
             raise Prune
@@ -219,7 +221,7 @@ class Exhaustive:
         return chosen
 
     def _apply_touched(self, view: View) -> None:
-        """Learn what the last step has touched besides its first operation; wake whom it concerns."""
+        """Record the last step's further accesses; remove dependent tasks from the sleep set."""
         touched = view.touched
         if self._node is not None:
             self._node.touched = tuple({*self._node.touched, *touched})
@@ -232,7 +234,7 @@ class Exhaustive:
             }
 
     def _update_sleep_set(self, view: View, candidates: SleepSet, chosen: Task) -> None:
-        """Keep asleep what the step of `chosen` does not touch, as far as its operation tells."""
+        """Keep in the sleep set the candidates that are independent of the operation of `chosen`."""
         self._sleep_set = {
             index: theirs
             for index, theirs in candidates.items()
@@ -254,7 +256,7 @@ class Exhaustive:
             else:
                 self._check_cycle(view, key)
                 if self._fair_run is not None:
-                    return _Node([0], {})  # not used: the search goes no further here
+                    return _Node([0], {})  # not used: the search is cut off here
                 candidates = [index for index in candidates if index in known]
                 self._cache[key] = known & sleep_set
         if self.bound is not None and self._preemptions >= self.bound and current is not None:
@@ -271,7 +273,7 @@ class Exhaustive:
         return node
 
     def _check_cycle(self, view: View, key: int) -> None:
-        """Look whether a known state closes a fair cycle."""
+        """Raise LivelockError if a known state closes a fair cycle; begin a fair run for another."""
         start = self._on_path.get(key)
         if start is None or self._path[start].fair_run_done:
             return
@@ -309,5 +311,5 @@ class Exhaustive:
 
 
 def _conflict(one: Sequence[tuple[str, bool]], two: Sequence[tuple[str, bool]]) -> bool:
-    """Tell whether two steps access the same thing, one of them writing."""
+    """Return whether two steps access the same thing, one of them writing."""
     return any(a == b and (write or writes) for a, write in one for b, writes in two)

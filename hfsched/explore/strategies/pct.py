@@ -1,4 +1,4 @@
-"""PCT: priorities, and few points at which the highest one becomes the lowest.
+"""PCT: random priorities, and few change points at which the highest one is lowered.
 
 Source: S. Burckhardt, P. Kothari, M. Musuvathi, S. Nagarakatte, "A Randomized Scheduler with
 Probabilistic Guarantees of Finding Bugs", ASPLOS 2010: a bug of depth d in a program of n tasks and
@@ -6,14 +6,14 @@ k steps is found by each execution with a probability of at least 1 / (n k^(d-1)
 
 Where this differs:
 
-- k is not given but learnt: it is the most that an earlier execution had.  The guarantee holds from
-  when k has been seen; the first execution has no change point at all.
-- A step is a point at which more than one task can go (section 4.1 of the paper: a change during a
-  sequential phase has the effect of one at its end).  The first one needs no change either.
-- The task is lowered before it does the step of a change point, and another goes at that step.
-- A task that yields goes below all others, and beyond `FAIR_AFTER` steps whoever has gone does (the
-  paper leaves tasks that spin to a heuristic): else a task that waits by spinning would never see
-  what it waits for.
+- k is not given but estimated: it is the maximum of the earlier executions.  The guarantee holds once
+  k has been reached; the first execution has no change point.
+- A step is a point at which more than one task is enabled (section 4.1 of the paper: a change during
+  a sequential phase has the effect of one at its end).  The first one needs no change either.
+- The task is lowered before the step of a change point, and another one runs at that step.
+- A task that yields gets the lowest priority, and beyond `FAIR_AFTER` steps each task does after its
+  step (the paper leaves tasks that spin to a heuristic): else a task that waits by spinning would
+  starve the task that it waits for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["PCT"]
 
 
 class PCT:
-    """Executions without end, decided by a seed; each has `depth` - 1 change points."""
+    """An unlimited number of executions, determined by a seed; each has `depth` - 1 change points."""
 
     name = "pct"
     stateful = False
@@ -44,8 +44,8 @@ class PCT:
         self._longest = 0  # the estimate of k, at most PATIENCE
         self._step = 0
         self._changes: dict[int, int] = {}  # step -> the priority that it gives
-        # By the task's index.  First ones are in [depth, depth + 1), those that change points give in
-        # [1, depth), and tasks that have yielded are below, the last one lowest.
+        # By the task's index.  Initial ones are in [depth, depth + 1), those given at change points in
+        # [1, depth), and those of tasks that have yielded are lower, the last one lowest.
         self._priorities: list[float] = []
         self._lowest = 0
 

@@ -1,11 +1,11 @@
-"""All strategies by turns: no single one is the best on every scenario.
+"""All strategies in turn: no single one is the best on every scenario.
 
 The idea is that of algorithm portfolios (B. Huberman, R. Lukose, T. Hogg, "An Economics Approach to
 Hard Computational Problems", Science 275, 1997): with members that take turns, the first failure
-costs at most their number times what the best of them needs.  A turn is one execution, and goes to
-the member that has used the fewest steps so far, so one with long executions gets fewer of them.
-After `EARLY` steps each, it is less and less likely that a shallow failure is left, and the search
-that can prove that there is none gets most of the turns.
+costs at most their number times the cost of the best one.  A turn is one execution of the member that
+has used the fewest steps so far, so a member with long executions gets fewer of them.  After `EARLY`
+steps each, shallow failures become unlikely, and the exhaustive search, which can prove that there is
+no failure, gets most of the turns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Portfolio"]
 
 
 EARLY = 100_000  # steps
-LATE = 12  # by how much dearer a step is for all but the exhaustive search after that
+LATE = 12  # the cost factor of a step after that, except for the exhaustive search
 
 
 class _Member:
@@ -39,16 +39,16 @@ class _Member:
         self.steps = 0
 
     def used(self) -> int:
-        """Return what counts for whose turn it is."""
+        """Return the weighted number of steps: the member with the fewest has the next turn."""
         return self.steps + (LATE - 1) * max(0, self.steps - EARLY)
 
 
 class Portfolio:
-    """Executions until every interleaving has been seen; the random members' are decided by a seed.
+    """Executions until every interleaving is covered; a seed determines the random members'.
 
-    `states` is what the search without a bound has seen, and `complete` whether it has seen all;
-    `complete_to` is the preemption bound that is complete (None: not even 0); `found_by` is the
-    member whose execution was the last one that failed.
+    `states` is the number of states that the exhaustive search has visited, and `complete` whether it
+    is complete; `complete_to` is the preemption bound that is complete (None: not even 0); `found_by`
+    is the member whose execution failed last.
     """
 
     name = "portfolio"
@@ -57,7 +57,7 @@ class Portfolio:
         seeds = random.Random(seed)  # noqa: S311 - schedules, no secrets
         self._bounded = Bounded()
         self._exhaustive = Exhaustive()
-        # Those that find a shallow failure in the fewest executions come first.
+        # In order of the executions needed for a shallow failure.
         self._members = [
             _Member("bounded", self._bounded),
             _Member("exhaustive", self._exhaustive),
@@ -75,7 +75,7 @@ class Portfolio:
 
     @property
     def states(self) -> int:
-        """How many states the search without a bound has seen."""
+        """The number of states that the exhaustive search has visited."""
         return self._exhaustive.states
 
     @property
@@ -85,7 +85,7 @@ class Portfolio:
 
     @property
     def steps(self) -> dict[str, int]:
-        """How many steps each member has used."""
+        """The steps of each member."""
         return {member.name: member.steps for member in self._members}
 
     def _used(self, member: _Member) -> int:

@@ -1,15 +1,15 @@
 """POS: a random priority for each pending operation, and a new one when it has lost a race.
 
 Source: X. Yuan, J. Yang, R. Gu, "Partial Order Aware Concurrency Sampling", CAV 2018 (POS, without
-the variant that is told a bound on the depth).  Operations that race with none are ordered once, so
-the partial orders are sampled more evenly than by a random walk, which favours short tasks.
+the variant with a bound on the depth).  Independent operations are ordered once, so the partial
+orders are sampled more evenly than by a random walk, which favours short tasks.
 
 Where this differs:
 
-- A step here can be more than its operation (a lock and the first access inside it); what else it
-  has touched is known after it, and what races with that is drawn anew then.
-- A yield races with everything, and so does each step beyond `FAIR_AFTER`.  A pending operation would
-  else wait n rounds for a task that spins with a probability of 1 / (n + 1): too often for long ones.
+- A step here may contain more than its operation (a lock and the first access inside it); its further
+  accesses are known after it, and the priorities of operations that race with them are drawn again.
+- A yield races with everything, and so does each step beyond `FAIR_AFTER`.  Otherwise a pending
+  operation would wait n iterations of a spinning task with a probability of 1 / (n + 1).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["POS"]
 
 
 class POS:
-    """Executions without end, decided by a seed."""
+    """An unlimited number of executions, determined by a seed."""
 
     name = "pos"
     stateful = False
-    every_point = True  # an operation that is alone has a successor too
+    every_point = True  # the only enabled operation has a successor too
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets

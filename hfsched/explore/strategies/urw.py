@@ -1,15 +1,15 @@
-"""URW: a random walk that is uniform over interleavings, as far as it knows the tasks' lengths.
+"""URW: a random walk that is uniform over interleavings, given the tasks' lengths.
 
 Source: H. Zhao, D. Wolff, U. Mathur, A. Roychoudhury, "Selectively Uniform Concurrency Testing",
-ASPLOS 2025 (URW, its first algorithm; nothing is selected).  A task goes with a probability that is
-proportional to the steps that it has left: of all interleavings, that share begins with it.
+ASPLOS 2025 (URW, its first algorithm; nothing is selected).  A task runs with a probability that is
+proportional to its remaining steps: the share of all interleavings that begin with it.
 
 Where this differs:
 
 - The lengths are not given, nor counted in one trial run: they are the means over all earlier
-  executions of this search.  Before there is one, every task counts alike.
-- A task that has more steps than estimated counts as one that has one step left.
-- The steps of a task that is not yet spawned count for nobody, in the paper for its parent:
+  executions of this search.  In the first execution all tasks have equal weight.
+- A task with more steps than estimated counts as one with a single remaining step.
+- The steps of a task that is not yet spawned are not counted, in the paper they count for its parent:
   scenarios spawn their tasks before the first step.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["UniformWalk"]
 
 
 class UniformWalk:
-    """Executions without end, decided by a seed and by the lengths of those before."""
+    """An unlimited number of executions, determined by a seed and the lengths of the earlier ones."""
 
     name = "urw"
     stateful = False
@@ -36,7 +36,7 @@ class UniformWalk:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - schedules, no secrets
-        self._lengths: dict[str, tuple[int, int]] = {}  # by name: steps, and tasks that did them
+        self._lengths: dict[str, tuple[int, int]] = {}  # by name: steps, and the number of tasks
         # By the task's index, in this execution.
         self._names: list[str] = []
         self._left: list[float] = []  # at least 1: the weight

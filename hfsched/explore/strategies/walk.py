@@ -1,7 +1,7 @@
-"""Random walk: at each point any enabled task, all alike.
+"""Random walk: at each point any enabled task, with equal probability.
 
-The plainest of all; Thomson, Donaldson, Betts, "Concurrency Testing Using Controlled Schedulers: An
-Empirical Study", TOPC 2016, is where it did better than its name.
+The simplest strategy; it did well in Thomson, Donaldson, Betts, "Concurrency Testing Using Controlled
+Schedulers: An Empirical Study", TOPC 2016.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["RandomWalk"]
 
 
 class RandomWalk:
-    """Executions without end, decided by a seed."""
+    """An unlimited number of executions, determined by a seed."""
 
     name = "random"
     stateful = False
@@ -37,7 +37,7 @@ class RandomWalk:
         current: Task | None,  # noqa: ARG002
         enabled: list[Task],
     ) -> Task:
-        return enabled[int(self._draw() * len(enabled))]  # quicker than choice()
+        return enabled[int(self._draw() * len(enabled))]  # faster than choice()
 
     def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
         return self._random.randrange(n)
