@@ -114,7 +114,7 @@ def _open(body: str) -> bytes:
         raise ValueError("truncated: no size") from None
     expected = _characters(at + size)
     if size < CHECK or expected > SIZE_MAX:
-        raise ValueError("damaged: impossible size")
+        raise ValueError("damaged: invalid size")
     if len(body) < expected:
         raise ValueError(f"truncated: {len(body)} of {expected} characters")
     if len(body) > expected:

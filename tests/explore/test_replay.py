@@ -83,7 +83,7 @@ def test_a_scenario_of_ones_own_may_be_given() -> None:
 def test_a_schedule_may_be_given_with_its_scenario() -> None:
     assert "an update was lost" in str(replay(LOST, Counter())[1].failure)
     assert replay(Schedule(), Counter())[1].failure is None
-    with pytest.raises(UserError, match="of which scenario"):
+    with pytest.raises(UserError, match="needs a scenario"):
         replay(LOST)
     with pytest.raises(UserError, match="another scenario or code: decision 0"):
         replay(Schedule(((0, 9),)), Counter())
@@ -134,7 +134,7 @@ def test_a_race_is_looked_for_again() -> None:
 
 def test_code_that_takes_other_steps_has_drifted() -> None:
     token = encode(Token("counter", LOST, "00" * 8))
-    with pytest.raises(DriftError, match=r"what the token recorded: trace .* an update was lost"):
+    with pytest.raises(DriftError, match=r"as the token recorded: trace .* an update was lost"):
         replay(token, Counter())
 
 
@@ -144,13 +144,13 @@ def test_code_in_which_a_task_cannot_go_on_has_drifted() -> None:
     trace = run(locked, Schedule()).outcome.trace_hash
     assert trace is not None
     token = encode(Token("counter", Schedule(((0, 1), (1, 0))), trace))
-    with pytest.raises(DriftError, match="decision 1 is for task 0, but clock cannot go on"):
+    with pytest.raises(DriftError, match="decision 1 is for task 0, but clock is not enabled"):
         replay(token, locked)
 
 
 def test_code_that_ends_before_the_schedule_has_drifted() -> None:
     token = encode(Token("counter", Schedule(((50, 1),)), "00" * 8))
-    with pytest.raises(DriftError, match="with 1 of 1 deviations to come"):
+    with pytest.raises(DriftError, match="with 1 of 1 deviations not reached"):
         replay(token, Counter())
 
 
@@ -160,7 +160,7 @@ def test_code_that_takes_the_same_steps_to_another_end_has_drifted() -> None:
     assert outcome.trace_hash is not None
     for end in ("0000", "abcd"):
         token = encode(Token("counter", LOST, outcome.trace_hash, end))
-        with pytest.raises(DriftError, match="the steps are the same, but they end in another way"):
+        with pytest.raises(DriftError, match="the steps are the same, but the end differs"):
             replay(token, Counter())
 
 
@@ -213,7 +213,7 @@ def test_another_step_is_nondeterminism_and_named() -> None:
     finding = confirm(Fickle(lambda runtime: runtime.checkpoint("three")), Schedule())
     assert isinstance(finding.failure, NondeterminismError)
     assert finding.text == (
-        "the same schedule went two ways: step 2 was first the end then 'a: checkpoint three'"
+        "two runs of the same schedule differ: step 2 was first the end then 'a: checkpoint three'"
     )
     assert not finding.token
 
@@ -264,7 +264,7 @@ def test_what_failed_once_and_then_no_more_is_nondeterminism() -> None:
     finding = confirm(Counter(), Schedule(), AssertionError("an update was lost"))
     assert isinstance(finding.failure, NondeterminismError)
     assert finding.text == (
-        "a schedule that failed (AssertionError: an update was lost) did not fail so again: "
+        "a schedule that failed (AssertionError: an update was lost) ended differently when repeated: "
         "no failure"
     )
 
@@ -277,7 +277,7 @@ def test_what_fails_twice_in_another_way_than_it_was_found_is_nondeterminism() -
 def test_a_recorded_schedule_that_cannot_be_followed_is_nondeterminism() -> None:
     finding = confirm(Counter(), Schedule(((0, 9),)))
     assert isinstance(finding.failure, NondeterminismError)
-    assert "could not be followed again: decision 0" in finding.text
+    assert "could not be repeated: decision 0" in finding.text
 
 
 def test_kinds_of_failures() -> None:

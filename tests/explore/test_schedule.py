@@ -134,8 +134,8 @@ def test_numbers_are_decisions_too() -> None:
     ("deviations", "mismatch"),
     [
         (((0, 9),), "decision 0 is for task 9, but there is none"),
-        (((0, 0),), "decision 0 is for task 0, but clock cannot go on"),
-        (((0, 2), (700, 1)), "with 1 of 2 deviations to come"),
+        (((0, 0),), "decision 0 is for task 0, but clock is not enabled"),
+        (((0, 2), (700, 1)), "with 1 of 2 deviations not reached"),
     ],
 )
 def test_what_cannot_be_followed_is_a_misfit(

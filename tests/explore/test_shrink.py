@@ -46,8 +46,8 @@ def test_the_proof_says_what_was_searched() -> None:
     result = search(Counter(tasks=3), clean)
     assert result.complete
     assert shrunk.proof == (
-        f"the least: complete and clean at 0 preemptions, {result.executions} executions, "
-        f"{clean.states} states"
+        f"minimal: no schedule with 0 preemptions fails ({result.executions} executions, "
+        f"{clean.states} states)"
     )
 
 
@@ -73,7 +73,7 @@ def test_a_failure_without_preemptions_is_the_least_at_once() -> None:
     shrunk = shrink(Rounds(1), finding)
     assert shrunk.finding.schedule.deviations == ()
     assert shrunk.minimal
-    assert shrunk.proof == "the least: no preemption is needed"
+    assert shrunk.proof == "minimal: it fails without preemptions"
 
 
 def test_another_failure_is_not_the_same() -> None:
@@ -246,7 +246,7 @@ def test_a_run_that_goes_round_is_cut_to_where_it_begins_to() -> None:
     assert shrunk.finding.preemptions < finding.preemptions / 100
     assert len(shrunk.finding.token) < 60
     assert not shrunk.minimal
-    assert "of a livelock that is not proved" in shrunk.proof
+    assert "the search does not cover every livelock" in shrunk.proof
 
 
 def test_a_run_without_end_that_never_comes_back_stays_what_it_is() -> None:
@@ -263,7 +263,7 @@ def test_without_a_budget_left_it_is_what_it_was_and_nothing_is_proved() -> None
     assert shrunk.finding == finding
     assert shrunk.executions == 0
     assert not shrunk.minimal
-    assert "the search at 0 preemptions was not finished" in shrunk.proof
+    assert "the search with at most 0 preemptions was not finished" in shrunk.proof
 
 
 def test_leaving_out_comes_first_and_is_quick() -> None:

@@ -94,7 +94,7 @@ def test_scenarios_are_collected_and_say_how_they_ended(folder: Path) -> None:
         assert line in done.stdout
     assert "an update was lost" in done.stdout
     assert "1 preemption" in done.stdout
-    assert "executions=1 are too few" in done.stdout
+    assert "raise executions=1" in done.stdout
 
 
 def test_the_token_of_a_failure_is_run_alone_and_by_the_command(folder: Path) -> None:

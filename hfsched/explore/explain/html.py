@@ -12,7 +12,7 @@ from html import escape
 from itertools import product
 from typing import TYPE_CHECKING
 
-from hfsched.explore.explain.characters import visible
+from hfsched.text import printable
 
 if TYPE_CHECKING:
     from hfsched.explore.explain.story import Step, Story
@@ -111,7 +111,7 @@ def page(story: Story) -> str:
 
 
 def _text(text: str, *, lines: bool = False) -> str:
-    return escape(visible(text, lines=lines))
+    return escape(printable(text, keep="\n" if lines else ""))
 
 
 def _columns(lanes: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hfsched.explore.explain.characters import visible
+from hfsched.text import printable
 
 if TYPE_CHECKING:
     from hfsched.explore.explain.story import Arrow, Step, Story
@@ -46,7 +46,7 @@ class _Renderer:
         last = max((step.index for step in self.story.steps), default=1)
         self.digits = max(3, len(str(last)))
         self.margin = self.digits + 2  # columns for a step's number and mark
-        longest = max((len(lane) for lane in self.story.lanes), default=0)
+        longest = max((len(printable(lane)) for lane in self.story.lanes), default=0)
         beside = BESIDE_MIN if self.story.columns else 0
         self.pitch = min((self.width - self.margin - beside) // lanes, max(20, longest + 2))
         if longest + 1 > self.pitch:
@@ -58,12 +58,12 @@ class _Renderer:
 
     def head(self) -> list[str]:
         story = self.story
-        lines = self._wrap(visible(story.title), "", self._bold)
+        lines = self._wrap(printable(story.title), "", self._bold)
         how = f"{len(story.steps)} steps of {story.points} points, preemptions: "
         lines += self._wrap(how + str(story.preemptions), "")
         if story.token:
             lines.append(
-                f"reproduce: hfsched fuzz replay {visible(story.token)}"
+                f"reproduce: hfsched fuzz replay {printable(story.token)}"
             )  # to be copied: one line
         return lines
 
@@ -73,22 +73,22 @@ class _Renderer:
             return ["No failure."]
         lines = []
         for part in f"FAILED: {story.failure}".splitlines():
-            lines += self._wrap(visible(part), "    ", self._red)
+            lines += self._wrap(printable(part), "    ", self._red)
         for step in story.steps:
             if step.marked:
                 lines += self._wrap(f"Point of failure: step {step.index}: {step.marked}.", "    ")
-        return lines + [visible(line) for line in story.detail.splitlines()]
+        return lines + [printable(line) for line in story.detail.splitlines()]
 
     # Lanes as columns.
 
     def columns(self) -> Iterator[str]:
         title = " " * self.margin
         for lane in self.story.lanes:
-            title += visible(lane).ljust(self.pitch)
+            title += printable(lane).ljust(self.pitch)
         yield self._bold(title + ("beside" if self.story.columns else ""))
         for step in self.story.steps:
             if step.preemption:
-                yield self._note(visible(step.preemption))
+                yield self._note(printable(step.preemption))
             yield from self._step(step)
             if step.marked:
                 yield self._red(self._note(f"^ {step.marked}", mark=True))
@@ -107,7 +107,7 @@ class _Renderer:
         available = self.width - self.margin - self.area - 1
         lines = []
         for name in step.changed:
-            lines += textwrap.wrap(visible(f"{name}: {step.state[name]}"), max(available, 8))
+            lines += textwrap.wrap(printable(f"{name}: {step.state[name]}"), max(available, 8))
         return lines
 
     def _lifelines(self) -> str:
@@ -123,7 +123,7 @@ class _Renderer:
         return row[:start] + text + row[start + len(text) :]
 
     def _text_rows(self, step: Step) -> list[str]:
-        text = visible(step.text)
+        text = printable(step.text)
         if not step.lane:
             return [self._overlay(part, 0) for part in textwrap.wrap(text, self.area - 1)]
         start = self.center[step.lane]
@@ -141,7 +141,7 @@ class _Renderer:
     def _arrow(self, arrow: Arrow) -> list[str]:
         source, target = self.center[arrow.source], self.center[arrow.target]
         low, high = min(source, target), max(source, target)
-        label = visible(arrow.label)
+        label = printable(arrow.label)
         line, right, left = self.lines[1], self.lines[2], self.lines[3]
         inner = high - low - 1
         if len(label) + 4 <= inner:
@@ -171,16 +171,20 @@ class _Renderer:
     def listed(self) -> Iterator[str]:
         for step in self.story.steps:
             if step.preemption:
-                yield from self._wrap(f"     -- {visible(step.preemption)}", "        ")
+                yield from self._wrap(f"     -- {printable(step.preemption)}", "        ")
             actor = step.lane
             if step.arrow is not None:
                 actor = f"{step.arrow.source} -> {step.arrow.target}"
-            text = f"{visible(actor)}: {visible(step.description)}" if actor else visible(step.text)
+            text = (
+                f"{printable(actor)}: {printable(step.description)}"
+                if actor
+                else printable(step.text)
+            )
             number = f"{'>' if step.marked else ' '}{step.index:>{self.digits}} "
             color = self._red if step.marked else None
             yield from self._wrap(number + text, " " * self.margin, color)
             for name in step.changed:
-                line = f"{' ' * self.margin}[{visible(name)}: {visible(step.state[name])}]"
+                line = f"{' ' * self.margin}[{printable(name)}: {printable(step.state[name])}]"
                 yield from self._wrap(line, " " * self.margin, self._dim)
             if step.marked:
                 yield from self._wrap(f"     ^ {step.marked}", "       ", self._red)

@@ -77,7 +77,7 @@ def test_workers_with_other_code_are_refused(address: str, tmp_path: Path) -> No
     with (tmp_path / "mortal.py").open("a") as file:
         file.write("# changed\n")
     clusters.fingerprint.cache_clear()
-    assert "has other code than this: start it again" in refusal(address, spec)
+    assert "has different code: restart it" in refusal(address, spec)
 
 
 @pytest.mark.parametrize(

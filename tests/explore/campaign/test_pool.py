@@ -125,7 +125,10 @@ def test_a_failure_is_found_whoever_is_killed(tmp_path: Path) -> None:
 def test_what_ends_its_workers_is_a_finding(tmp_path: Path, how: str, said: str) -> None:
     summary = search(mortal(tmp_path, how=how), "pos")
     assert summary.found is not None
-    assert summary.found.text == f"the worker process ended ({said}) 3 times during pos of this"
+    assert (
+        summary.found.text
+        == f"the worker process ended ({said}) 3 times during pos of this scenario"
+    )
     assert not summary.found.token
     assert not summary.complete
     assert deaths(tmp_path) >= 3

@@ -87,7 +87,7 @@ def test_its_one_preemption_is_shown_before_that(upstream: Story) -> None:
     assert upstream.preemptions == 1
     (switch,) = [step for step in upstream.steps if step.preemption]
     (wrong,) = [step for step in upstream.steps if step.marked]
-    assert switch.preemption == "preemption: host.0 goes on instead of thread g.0"
+    assert switch.preemption == "preemption: host.0 runs instead of thread g.0"
     assert switch.index <= wrong.index
 
 
@@ -146,7 +146,7 @@ def test_a_scenario_that_knows_of_no_stories_has_one() -> None:
         ("add.1", "reads n: 0"),
         ("add.1", "n = 1"),
         ("add.0", "n = 1"),
-        ("", "all have ended"),
+        ("", "all tasks have ended"),
     ]
     assert [step.state["n"] for step in story.steps] == ["0", "0", "1", "1", "1"]
     assert [step.index for step in story.steps if step.marked] == [2]
@@ -318,8 +318,8 @@ def test_a_livelock_goes_round_once() -> None:
     assert wrong.text == "reads turn: 1"
     assert wrong.lane == "other"
     again, end = story.steps[-2:]
-    assert again.text.startswith("the last 6 steps again, ")
-    assert end.text == "given up: no end in sight"
+    assert again.text.startswith("the last 6 steps repeat ")
+    assert end.text == "stopped: step limit exceeded"
     assert end.index > 10_000
 
 
@@ -350,6 +350,6 @@ def test_a_very_long_story_keeps_its_beginning_its_end_and_its_mark() -> None:
     )
     assert len(story.steps) < 500
     assert story.steps[0].text == "n = 0"
-    assert any("steps are left out here" in step.text for step in story.steps)
+    assert any("steps are hidden here" in step.text for step in story.steps)
     assert [step.text for step in story.steps if step.marked] == ["chooses door: 1 of 2"]
     assert story.steps[-2].text == "n = 1999"

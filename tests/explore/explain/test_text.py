@@ -17,7 +17,7 @@ LINES = [
     r"RUN g\.0",
     r"MSG_WAIT",
     r"waits for a message",
-    r"preemption: host\.0 goes on instead of thread g\.0",
+    r"preemption: host\.0 runs instead of thread g\.0",
     r"send 2 bytes to g: sent",
     r"^> *\d+ .*reads g\.0\.waiting: False",
     r"\^ from here on every schedule fails",
@@ -25,9 +25,9 @@ LINES = [
     r"g\.0\.waiting = True",
     r"reads g\.0\.abort_sleep: False",
     r"sleeps, waiting for g\.0\.thread",
-    r"nobody can go on",
+    r"no task is runnable",
     r"^FAILED: all sleep beside a mailbox that is received",
-    r"^It went wrong at step \d+: from here on every schedule fails",
+    r"^Point of failure: step \d+: from here on every schedule fails",
 ]
 
 
@@ -42,14 +42,14 @@ def test_the_lost_wake_up_in_lanes(upstream: Story) -> None:
     in_order(text, LINES)
     assert "├─ RUN g.0 ──" in text
     assert "▶" in text
-    assert "again: hfsched fuzz replay AbCdEf0123-_x\n" in text
+    assert "reproduce: hfsched fuzz replay AbCdEf0123-_x\n" in text
     assert "\x1b" not in text
 
 
 @pytest.mark.parametrize("width", [20, 30, 50, 79, 80, 100, 132, 200])
 def test_no_line_is_wider_than_the_terminal(upstream: Story, width: int) -> None:
     for line in draw(upstream, width).splitlines():
-        if not line.startswith("again:"):  # a token is copied: it stays on one line
+        if not line.startswith("reproduce:"):  # a token is copied: it stays on one line
             assert len(line) <= width, line
 
 
