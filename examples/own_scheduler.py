@@ -1,14 +1,14 @@
-"""A scheduler of one's own, with the classic lost wake-up, and mended.
+"""A user's scheduler, with the classic lost wake-up, and corrected.
 
-hfsched fuzz examples/own_scheduler.py::sleepy     finds it
-pytest examples/own_scheduler.py                   proves the mended one
+hfsched fuzz examples/own_scheduler.py::sleepy     finds the lost wake-up
+pytest examples/own_scheduler.py                   proves the corrected scheduler
 """
 
 import hfsched.explore
 
 
 def scheduler(runtime, *, careful):
-    """Two producers put jobs into a list; a worker takes them, and sleeps when there is none."""
+    """Two producers append jobs to a list; a worker takes them, and sleeps while the list is empty."""
     jobs, done = [], []
     lock, wake = runtime.lock("jobs", state=lambda: tuple(jobs)), runtime.event("wake")
 
@@ -16,14 +16,14 @@ def scheduler(runtime, *, careful):
         while len(done) < 2:
             runtime.retain_only(tuple(done))
             if careful:
-                wake.clear()  # before looking
+                wake.clear()  # before the list is checked
             with lock:
                 job = jobs.pop() if jobs else None
             if job is not None:
                 done.append(job)
                 continue
             if not careful:
-                wake.clear()  # a job that came since the look is never seen
+                wake.clear()  # a job appended since the check is never seen
             wake.wait()
 
     def produce(job):

@@ -1,7 +1,7 @@
-"""The one tree of exceptions.
+"""The hierarchy of exceptions.
 
-A guest's mistake is never here: it is an error code to the guest.  What is here is the user's
-mistake (`UserError` and below: one line, the thing, the value, what to do) or our own bug
+A guest's error is no exception: the guest gets an error code.  Exceptions are the user's errors
+(`UserError` and below: one line with the object, the value and the remedy) or bugs of this project
 (`InternalError`).
 """
 
@@ -15,7 +15,7 @@ class HfschedError(Exception):
 
 
 class UserError(HfschedError):
-    """Something the user can mend; the message is one line that says how."""
+    """An error that the user can correct; the message is one line."""
 
 
 class ImageError(UserError):
@@ -27,14 +27,14 @@ class ConfigError(UserError):
 
 
 class InternalError(HfschedError):
-    """A bug of ours: an invariant that does not hold."""
+    """A bug of this project: an invariant that does not hold."""
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's type and text, whatever somebody else's class makes of that."""
+    """Return an exception's type and text; a class whose `str` raises has no text."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - a guest's author may have written anything
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
         text = ""
     name = type(error).__name__
     return f"{name}: {text}" if text else name

@@ -1,4 +1,4 @@
-"""How long: what a user writes for a time, such as 500ms, 30s or 2m."""
+"""Parsing of durations, such as 500ms, 30s or 2m."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 
 
 def seconds(text: str) -> float | None:
-    """Return a time in seconds, more than 0; None for what is no such time."""
+    """Return a duration in seconds, more than 0; None for an invalid text."""
     found = _TIME.fullmatch(text)
     if found is None or float(found[1]) == 0:
         return None

@@ -1,1 +1,1 @@
-"""What happened: counters, told by others.  This room asks nobody."""
+"""Counters, which other packages increment.  This package imports no other."""

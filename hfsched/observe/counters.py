@@ -1,4 +1,4 @@
-"""Counters of a machine's scheduler; each vCPU's thread has its own, so none needs a lock."""
+"""Counters of a machine's scheduler; each vCPU's thread has its own object, so none needs a lock."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["VcpuCounters"]
 
 @dataclass(slots=True)
 class VcpuCounters:
-    """What one vCPU's thread has seen.
+    """The counters of one vCPU's thread.
 
     `runs` counts RUNs by the type of their result; `to_host`, `to_guests` and `lost` count messages:
-    brought to a host port, sent to another VM, not brought because the machine stopped.
+    delivered to a host port, sent to another VM, not delivered because the machine stopped.
     """
 
     runs: Counter[type] = field(default_factory=Counter)

@@ -1,12 +1,12 @@
 """The only source of concurrency, processes, time and choice.
 
-Code with concurrency in it takes a `Runtime` and uses nothing else.  Production gives it threads
-and processes (`hfsched.runtime.threads`); an explorer can give it the same operations as
+Concurrent code takes a `Runtime` and uses nothing else.  Production implements it with threads and
+processes (`hfsched.runtime.threads`); an explorer can implement it with the same operations as
 scheduling points.
 
-Times are integers in nanoseconds on the runtime's own monotonic clock; a deadline is such a time,
-or None for "never".  Names are for traces and for replay: give every object a name that is the
-same in every run.
+Times are integers in nanoseconds on the runtime's monotonic clock; a deadline is such a time, or None
+for none.  Names are for traces and for replay: every object needs a name that is the same in every
+run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class ChannelClosedError(Exception):
-    """The other end of a channel is closed, or its process is dead, and nothing is left to read."""
+    """The other end of a channel is closed, or its process is dead, and every message was read."""
 
 
 class SpawnerLostError(Exception):
@@ -48,8 +48,7 @@ class SpawnerLostError(Exception):
 class Lock(Protocol):
     """Mutual exclusion, not reentrant.  Use it in a ``with``.
 
-    Where every nanosecond counts, `acquire` and `release` in a ``try`` do the same in a quarter of
-    the time.
+    In hot code, `acquire` and `release` in a ``try`` do the same in a quarter of the time.
     """
 
     def acquire(self) -> Any: ...
@@ -68,13 +67,13 @@ class Event(Waitable, Protocol):
         """Clear the flag."""
 
     def is_set(self) -> bool:
-        """Tell whether the flag is set."""
+        """Return whether the flag is set."""
 
     def wait(self, deadline: int | None = None) -> bool:
-        """Sleep until the flag is set or the deadline (ns) has passed; tell whether it is set."""
+        """Sleep until the flag is set or the deadline (ns) has passed; return whether it is set."""
 
     def close(self) -> None:
-        """Free what the event holds; nobody may use it afterwards."""
+        """Free the event's resources; no task may use it afterwards."""
 
 
 class Cell(Protocol, Generic[T]):
@@ -83,10 +82,10 @@ class Cell(Protocol, Generic[T]):
     def get(self) -> T: ...
     def set(self, value: T) -> None: ...
     def exchange(self, value: T) -> T:
-        """Store `value`, return what was there."""
+        """Store `value`, return the old value."""
 
     def compare_and_set(self, expected: T, value: T) -> bool:
-        """Store `value` if the cell holds `expected`; tell whether it did."""
+        """Store `value` if the cell holds `expected`; return whether it did."""
 
 
 class Shared(Protocol, Generic[T]):
@@ -104,42 +103,42 @@ class End(Waitable, Protocol):
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send one message (at most 64 KiB) with descriptors (at most 32).
 
-        Raises `ChannelClosedError` when the peer is gone.
+        Raises `ChannelClosedError` when the peer is closed.
         """
 
     def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
         """Return the next message and its descriptors, or None when the deadline has passed.
 
-        Raises `ChannelClosedError` when the peer is gone and every message was read.
+        Raises `ChannelClosedError` when the peer is closed and every message was read.
         """
 
     def close(self) -> None:
-        """Close this end; the peer reads what is left and then the end of file."""
+        """Close this end; the peer reads the remaining messages and then the end of file."""
 
 
 class Task(Protocol):
-    """What `Runtime.spawn` returns."""
+    """A task's handle, returned by `Runtime.spawn`."""
 
     name: str
 
     def join(self, deadline: int | None = None) -> bool:
-        """Wait for the end of the task; tell whether it ended before the deadline."""
+        """Wait for the end of the task; return whether it ended before the deadline."""
 
 
 class Process(Protocol):
-    """What `Runtime.process` returns; it can be killed at any point."""
+    """A process's handle, returned by `Runtime.process`."""
 
     name: str
 
     def kill(self) -> None:
-        """End it now, wherever it is."""
+        """Kill it, at any point of its execution."""
 
     def join(self, deadline: int | None = None) -> bool:
-        """Wait for its end; tell whether it ended before the deadline."""
+        """Wait for its end; return whether it ended before the deadline."""
 
     @property
     def pid(self) -> int | None:
-        """The system's number for it; None when it has ended, or is no real process."""
+        """The process id; None when it has ended, or in an explorer."""
 
     @property
     def exit_status(self) -> int | None:
@@ -147,7 +146,7 @@ class Process(Protocol):
 
 
 class Runtime(Protocol):
-    """See the module's text.  `state` of a lock returns all that the lock guards, hashable."""
+    """See the module's docstring.  `state` of a lock returns everything that it guards, hashable."""
 
     def lock(
         self, name: str, *, fair: bool = False, state: Callable[[], object] | None = None
@@ -172,7 +171,7 @@ class Runtime(Protocol):
         """Start a task.  An exception that leaves `fn` is reported to `on_failure`."""
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
-        """Start a process that calls the importable `main(runtime, *ends)`, with nothing of this one's.
+        """Start a process that calls the importable `main(runtime, *ends)` and inherits nothing else.
 
         It ends when this process ends, at the latest.  The ends are handed over: this process's copies
         are closed.  Raises OSError if it cannot be started now, SpawnerLostError if none ever can; then
@@ -181,9 +180,9 @@ class Runtime(Protocol):
 
     @property
     def spawner_lost(self) -> Event:
-        """Set for good when no process can be started any more.
+        """Set, and never cleared, when no process can be started any more.
 
-        The process that starts others has ended, and this one may not exec another.
+        That is, the spawner has ended, and this process may not exec another.
         """
 
     def choose(self, name: str, n: int) -> int:
@@ -197,9 +196,9 @@ class Runtime(Protocol):
         """Mark a place in the trace; a scheduling point in exploration."""
 
     def retain_only(self, *live: object, level: int = 0) -> None:
-        """Say that, of all this task has observed so far, only `live` matters from here on.
+        """Declare that, of all this task has observed so far, only `live` matters from here on.
 
         For the head of a loop.  `level` is 0 in a task's outermost loop, 1 in a loop inside that
-        one's body, and so on: what outer loops keep alive stays known.  An explorer that compares
-        states trusts this; nobody else takes notice.
+        one's body, and so on: the live values of outer loops are retained.  An explorer that compares
+        states trusts this; in production it has no effect.
         """

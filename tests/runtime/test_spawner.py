@@ -192,24 +192,24 @@ def test_a_child_of_a_spawner_that_died_before_its_answer_is_reaped(
 ) -> None:
     """Main closes its socket for it, or the child is stopped and does not see that."""
     forked = threading.Event()
-    fork = spawning._Living.fork
-    born: list[int] = []
+    fork = spawning._SpawnerProcess.fork
+    forked: list[int] = []
 
-    def lose(living: spawning._Living, gate: object, deadline: int) -> tuple[int, int]:
-        pid, pidfd = fork(living, gate, deadline)  # type: ignore[arg-type]
+    def lose(process: spawning._SpawnerProcess, gate: object, deadline: int) -> tuple[int, int]:
+        pid, pidfd = fork(process, gate, deadline)  # type: ignore[arg-type]
         if forked.is_set():
             return pid, pidfd
         forked.set()
-        born.append(pid)
+        forked.append(pid)
         if answer:
             os.kill(pid, signal.SIGSTOP)
         os.close(pidfd)
         raise spawning._DeadError
 
-    monkeypatch.setattr(spawning._Living, "fork", lose)
+    monkeypatch.setattr(spawning._SpawnerProcess, "fork", lose)
     process, end = started(spawning_rt)
     assert answered(spawning_rt, end)
-    assert born[0] not in offspring()
+    assert forked[0] not in offspring()
     stop(spawning_rt, process, end)
 
 
@@ -220,11 +220,11 @@ def test_a_spawner_that_hangs_is_replaced(
     stop(spawning_rt, process, end)
     pid = spawner_of(spawning_rt)
     os.kill(pid, signal.SIGSTOP)
-    fork, deadlines = spawning._Living.fork, [0]
+    fork, deadlines = spawning._SpawnerProcess.fork, [0]
     monkeypatch.setattr(
-        spawning._Living,
+        spawning._SpawnerProcess,
         "fork",
-        lambda living, gate, late: fork(living, gate, deadlines.pop() if deadlines else late),
+        lambda process, gate, late: fork(process, gate, deadlines.pop() if deadlines else late),
     )
     process, end = started(spawning_rt)
     assert answered(spawning_rt, end)

@@ -1,9 +1,8 @@
-"""The runtime of production: threads, descriptors, processes.
+"""The production runtime: threads, descriptors, processes.
 
-`sync` has what threads share, `channel` what processes share, `process` a child process, `spawning` the
-side of main to `spawner`, the program that forks them; `runtime` makes them all.  Sleepers
-sleep on a futex (a lock of their own); an event that stands beside sockets in `select` gets an
-eventfd.
+`sync` has locks, events and cells, `channel` channels, `process` a child process, `spawning` main's side
+of `spawner`, the program that forks them; `runtime` creates them all.  A sleeping thread waits on a
+futex (a lock that no other thread waits for); an event that is passed to `select` gets an eventfd.
 """
 
 from hfsched.runtime.threads.channel import MESSAGE_MAX, SocketEnd

@@ -28,7 +28,7 @@ class _Pollfd(ctypes.Structure):
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
 
-# Python's poll() rounds to milliseconds; a guest's timer deserves better.
+# Python's poll() rounds to milliseconds, too coarse for a guest's timer.
 _ppoll = ctypes.CDLL(None, use_errno=True).ppoll
 _ppoll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -49,7 +49,7 @@ def poll_until(fds: Sequence[int], deadline: int | None, *events: int) -> list[i
         if count > 0:
             return [i for i, entry in enumerate(array) if entry.revents]
         if count < 0:
-            # A signal: its Python handler runs (and may raise) before the next round.
+            # A signal: its Python handler runs (and may raise) before the next iteration.
             if ctypes.get_errno() != 4:  # EINTR
                 error = ctypes.get_errno()
                 raise OSError(error, os.strerror(error))
@@ -61,7 +61,7 @@ def receive(
     sock: socket.socket, size: int = MESSAGE_MAX, fds_max: int = FDS_MAX
 ) -> tuple[bytes, list[int], bool]:
     """Return a message, its descriptors, and whether there was room for all of these."""
-    # socket.recv_fds forgets its flags in Python 3.11.
+    # socket.recv_fds ignores its flags in Python 3.11.
     data, ancillary, flags, _ = sock.recvmsg(
         size, socket.CMSG_LEN(fds_max * _INT.size), socket.MSG_CMSG_CLOEXEC
     )
@@ -99,7 +99,7 @@ class SocketEnd:
         try:
             data, fds, _ = receive(self._sock)
         except ConnectionResetError:
-            # The peer went without reading all of ours; said once, before what it wrote is read.
+            # The peer has closed without reading all messages; reported once, before its own are read.
             data, fds, _ = receive(self._sock)
         if not data:  # empty messages are never sent
             raise ChannelClosedError

@@ -19,7 +19,7 @@ __all__ = ["ChildProcess", "reap"]
 def reap(pidfd: int, *, block: bool = False) -> int | None:
     """Return a child's exit status, negative for a signal; None while it runs (without `block`).
 
-    It is 0 if the status is not to be had, as where SIGCHLD is ignored.
+    It is 0 if the status is not available, as where SIGCHLD is ignored.
     """
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | (0 if block else os.WNOHANG))
@@ -31,9 +31,9 @@ def reap(pidfd: int, *, block: bool = False) -> int | None:
 
 
 class ChildProcess:
-    """See `hfsched.runtime.base.Process`; `pidfd` is its own from here on.
+    """See `hfsched.runtime.base.Process`; it takes ownership of `pidfd`.
 
-    When the last reference goes and it still runs, `abandon` is called with the pidfd, and owns it.
+    If it still runs when the last reference is dropped, `abandon` is called and takes the pidfd.
     """
 
     def __init__(self, name: str, pid: int, pidfd: int, abandon: Callable[[int], None]) -> None:
@@ -43,7 +43,9 @@ class ChildProcess:
         self._abandon = abandon
         self._lock = threading.Lock()
         self._joining = 0  # threads that wait for the pidfd
-        self._status: int | None = None  # once known, and nobody joins, the pidfd is closed
+        self._status: int | None = (
+            None  # once it is known, and no thread joins, the pidfd is closed
+        )
 
     def kill(self) -> None:
         with self._lock, suppress(ProcessLookupError):
@@ -66,7 +68,7 @@ class ChildProcess:
         finally:
             with self._lock:
                 self._joining -= 1
-                self._look(block=ended)
+                self._poll_status(block=ended)
         return ended
 
     @property
@@ -76,9 +78,9 @@ class ChildProcess:
     @property
     def exit_status(self) -> int | None:
         with self._lock:
-            return self._look()
+            return self._poll_status()
 
-    def _look(self, *, block: bool = False) -> int | None:
+    def _poll_status(self, *, block: bool = False) -> int | None:
         """Return the exit status; under the lock."""
         if self._status is None:
             self._status = reap(self._pidfd, block=block)
@@ -88,5 +90,5 @@ class ChildProcess:
         return self._status
 
     def __del__(self) -> None:
-        if self._look() is None:
+        if self._poll_status() is None:
             self._abandon(self._pidfd)

@@ -1,4 +1,4 @@
-"""The runtime itself."""
+"""The implementation of `Runtime` with threads."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _SWITCH_INTERVAL = 1e-4  # seconds
 
 
 def tune_process() -> None:
-    """Make this process a good place for vCPU threads; call it once, before they start.
+    """Tune this process for vCPU threads; call it once, before they start.
 
-    At Python's switch interval of 5 ms a busy thread holds a vCPU up for milliseconds.  Under
-    SCHED_BATCH a thread that is woken does not take the processor from its waker, which holds the
-    interpreter lock and would get it back at once: that halves the cost of a message.
+    At Python's switch interval of 5 ms a busy thread delays a vCPU by milliseconds.  Under
+    SCHED_BATCH a thread that is woken does not preempt its waker, which holds the interpreter lock:
+    that halves the cost of a message.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL)
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        # A sandbox may forbid it: then all works, a little slower.
+        # A sandbox may forbid it: then messages are slower.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
@@ -68,8 +68,8 @@ class ThreadRuntime:
     """See `hfsched.runtime.base.Runtime`.
 
     `on_failure(task_name, exception)` is called, in the failing thread, for an exception that
-    leaves a task; without one the exception goes to `threading.excepthook`.  The processes that it starts
-    end with it (`close`, or its last reference), and with this process.
+    leaves a task; without one the exception goes to `threading.excepthook`.  The processes that it
+    starts end with it (`close`, or its last reference), and with this process.
     """
 
     def __init__(self, on_failure: Callable[[str, BaseException], None] | None = None) -> None:
@@ -129,7 +129,7 @@ class ThreadRuntime:
             thread.start()
         except RuntimeError:
             raise UserError(
-                f"no thread for {name}: this process may have no more of them, or no more memory"
+                f"cannot start a thread for {name}: limit of threads or memory reached"
             ) from None
         return _Task(name, thread)
 
@@ -146,8 +146,8 @@ class ThreadRuntime:
     def start_spawner(self, modules: Sequence[str] = ()) -> None:
         """Start the process that forks this runtime's children, with `modules` imported.
 
-        Else the first `process` starts it.  Call it early: what this process does to itself later does
-        not concern its children.  Raises OSError.
+        Otherwise the first `process` starts it.  Call it early: later changes of this process's limits
+        and privileges do not affect its children.  Raises OSError.
         """
         self._spawner.prepare(modules)
 
@@ -161,7 +161,7 @@ class ThreadRuntime:
         return self._spawner.pid
 
     def close(self) -> None:
-        """End all processes that this runtime has started; it can start no more."""
+        """End all processes that this runtime has started; it cannot start more."""
         self._spawner.close()
         self._lost.close()
 
@@ -175,7 +175,7 @@ class ThreadRuntime:
         time.sleep(max(0, deadline - time.monotonic_ns()) / _NS)
 
     def checkpoint(self, label: str) -> None:  # noqa: ARG002
-        time.sleep(0)  # lets another thread have the interpreter lock
+        time.sleep(0)  # yields the interpreter lock to another thread
 
     def retain_only(self, *live: object, level: int = 0) -> None:
         pass

@@ -1,16 +1,16 @@
 """The spawner, a program: ``python -m hfsched.runtime.threads.spawner FD MAIN_PID MODULE...``.
 
-It forks processes for main, the process that started it, which asks for them on the socket FD.  It has
+It forks processes for main, the process that started it, which requests them on the socket FD.  It has
 one thread, has imported the MODULEs that its children need, and opens and reads nothing else.  So a
-child begins within milliseconds, and main can have one although it may no longer exec.
+child starts within milliseconds, and main can start one although it may no longer exec.
 
-A child is made with CLONE_PARENT: it is main's, which has its exit status, and it outlives the
-spawner.  PR_SET_PDEATHSIG ends both with the thread of main that started the spawner.
+A child is created with CLONE_PARENT: it is a child of main, which gets its exit status, and it outlives
+the spawner.  PR_SET_PDEATHSIG ends both with the thread of main that started the spawner.
 
-Messages.  The spawner says `READY` once.  Main sends `FORK` with one end of a socket for the child; the
+Messages.  The spawner sends `READY` once.  Main sends `FORK` with one end of a socket for the child; the
 answer is the child's pid with a pidfd, or a negative errno.  Then main sends the child, on that socket,
-its job (`encode_job`) and its descriptors, and the child answers `BEGUN`.  Until then it is in the
-spawner's process group, so that main can end and reap a child of which it has never heard: one whose
+its job (see `decode_job`) and its descriptors, and the child answers `BEGUN`.  Until then it is in the
+spawner's process group, so that main can kill and reap a child whose pid it does not know, because the
 spawner died before the answer.
 """
 
@@ -54,9 +54,9 @@ _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serve main until it is gone; in a child, do the job."""
+    """Serve main until it has ended; in a child, run the job."""
     control, parent = socket.socket(fileno=int(argv[0])), int(argv[1])
-    _end_with(parent)
+    _die_with_parent(parent)
     for module in argv[2:]:
         with suppress(Exception):  # the child that needs it imports it, and fails
             importlib.import_module(module)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         _begin(gate)
 
 
-def _end_with(parent: int) -> None:
+def _die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent's thread ends; exit if that has happened."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -78,7 +78,7 @@ def _end_with(parent: int) -> None:
 
 
 def _serve(control: socket.socket, parent: int) -> socket.socket | None:
-    """Fork on request; return in a child its socket, in the spawner None when main is gone."""
+    """Fork on request; return in a child its socket, in the spawner None when main has ended."""
     while True:
         data, fds, complete = receive(control, len(FORK) + 1, 2)
         if not data:
@@ -90,7 +90,7 @@ def _serve(control: socket.socket, parent: int) -> socket.socket | None:
                 raise OSError(errno.EINVAL, "no request")
             pid, pidfd = _fork()
             if pid == 0:
-                _end_with(parent)
+                _die_with_parent(parent)
                 return socket.socket(fileno=fds.pop())
             fds.append(pidfd)
             socket.send_fds(control, [ANSWER.pack(pid)], [pidfd])
@@ -104,7 +104,7 @@ def _serve(control: socket.socket, parent: int) -> socket.socket | None:
 
 
 def _fork() -> tuple[int, int]:
-    """Return (0, -1) in the child; its pid and a pidfd here.  It is a child of this one's parent."""
+    """Return (0, -1) in the child, its pid and a pidfd here.  It is a child of this process's parent."""
     pidfd = ctypes.c_int(-1)
     tid = _thread_id_address()
     flags = _CLONE_PARENT | _CLONE_PIDFD | signal.SIGCHLD
@@ -126,9 +126,9 @@ def _fork() -> tuple[int, int]:
 
 
 def _thread_id_address() -> int:
-    """Return where the C library has this thread's id, 0 if that is not known.
+    """Return the address of this thread's id in the C library, 0 if it is not known.
 
-    Only its own fork would set it in the child.
+    Only the C library's own fork would set it in the child.
     """
     address = ctypes.c_void_p()
     if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(address), 0, 0, 0) or not address.value:
@@ -141,7 +141,7 @@ def _thread_id_address() -> int:
 
 
 def _begin(gate: socket.socket) -> None:
-    """Do the job that comes; exit if none comes."""
+    """Receive a job and run it; exit if none is sent."""
     data, fds, _ = receive(gate, JOB_MAX + 1, FDS_MAX)
     if not data:
         os._exit(0)

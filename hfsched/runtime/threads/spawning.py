@@ -1,11 +1,11 @@
 """Main's side of the spawner: the process that forks this one's children.
 
-One thread, `spawner`, starts the spawner and talks to it; other threads post requests to it.  The kernel
-kills the children when the thread ends that has started their spawner, so this one lives until `close`.
+One thread, `spawner`, starts the spawner and uses its socket; other threads post requests to it.  The
+kernel kills the children when the thread that has started their spawner ends, so it runs until `close`.
 
-Implementation note.  A spawner may die at any point.  A child of which main has not heard then is in the
-spawner's process group, into which no other process comes: it is killed and reaped there, and the
-request is made again.  See `hfsched.runtime.threads.spawner` for the messages.
+Implementation note.  A spawner may die at any point.  A child whose pid main does not know then is in
+the spawner's process group, which no other process enters: it is killed and reaped there, and the
+request is repeated.  See `hfsched.runtime.threads.spawner` for the messages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hfsched.runtime.threads.sync import FlagEvent
 __all__ = ["ANSWERS_WITHIN", "Spawner"]
 
 ANSWERS_WITHIN = 30_000_000_000  # ns: a start of Python and the imports may be slow
-ATTEMPTS = 3  # spawners that may die of one request
+ATTEMPTS = 3  # spawners that may die during one request
 _POLL_AGAIN = 0.1  # seconds
 _PROGRAM = "hfsched.runtime.threads.spawner"
 _LOST = "the process that starts others has ended, and this one may not start another"
@@ -43,8 +43,8 @@ class _DeadError(Exception):
     """The spawner has ended, or does not answer."""
 
 
-class _Living:
-    """A spawner's process and the socket to it; the thread `spawner` alone uses it."""
+class _SpawnerProcess:
+    """A spawner's process and the socket to it; only the thread `spawner` uses it."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         with ExitStack() as undo:
@@ -52,7 +52,7 @@ class _Living:
             undo.callback(self.sock.close)
             with theirs:
                 command = [sys.executable, "-m", _PROGRAM, str(theirs.fileno()), str(os.getpid())]
-                # What this process runs goes first: the children must import that.
+                # The children must import the same code as this process.
                 roots = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
                 self._popen = subprocess.Popen(  # noqa: S603
                     [*command, *modules],
@@ -70,8 +70,8 @@ class _Living:
     def pid(self) -> int:
         return self._popen.pid
 
-    def bury(self) -> None:
-        """End it, and each child that it has made and that was given no job."""
+    def end(self) -> None:
+        """Kill and reap it, and each child that it has forked and that has no job."""
         with suppress(OSError):
             self.ready = self.ready or bool(self.sock.recv(1, socket.MSG_DONTWAIT))
         self.sock.close()
@@ -106,7 +106,7 @@ class _Living:
         return number, fds[0]
 
     def _receive(self, deadline: int) -> tuple[bytes, list[int]]:
-        # The socket may be open still, in a child that is stopped.
+        # The socket may still be open in a stopped child: the pidfd shows the spawner's end.
         if 0 not in poll_until((self.sock.fileno(), self.pidfd), deadline):
             raise _DeadError
         data, fds, _ = receive(self.sock)
@@ -117,7 +117,7 @@ class _Living:
 
 @dataclass
 class _Request:
-    """A process to be started; `fds` are the caller's.  No name and no target: just a spawner."""
+    """A process to be started; the caller owns `fds`.  Without a target, only a spawner is started."""
 
     name: str = ""
     target: str = ""
@@ -131,7 +131,7 @@ class _Request:
 
 
 class _Thread:
-    """What the thread has and does."""
+    """The thread `spawner`: its state, and its requests."""
 
     def __init__(self, lost: FlagEvent) -> None:
         self.modules: Sequence[str] = ()
@@ -144,12 +144,12 @@ class _Thread:
         self._queue: deque[_Request] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._living: _Living | None = None
+        self._process: _SpawnerProcess | None = None
 
     # Any thread.
 
     def perform(self, request: _Request) -> None:
-        """Have a request done; raises OSError, SpawnerLostError."""
+        """Post a request and wait for it; raises OSError, SpawnerLostError."""
         with self._lock:
             if self._closed:
                 raise OSError(errno.ESHUTDOWN, "the runtime is closed")
@@ -178,13 +178,13 @@ class _Thread:
     @property
     def pid(self) -> int | None:
         """See `Spawner`."""
-        living = self._living
-        return None if living is None else living.pid
+        process = self._process
+        return None if process is None else process.pid
 
     def close(self) -> None:
         """End the spawner, then the thread: the kernel kills the children with it."""
         if os.getpid() != self._main:
-            return  # a fork of main: nothing here is its own
+            return  # a fork of main, which owns none of this
         with self._lock:
             closed, self._closed = self._closed, True
             thread = self._thread
@@ -205,8 +205,8 @@ class _Thread:
             while not self._closed:
                 self._step()
         finally:
-            if self._living is not None:
-                self._bury()
+            if self._process is not None:
+                self._discard()
             with self._lock:
                 self._closed = True
                 for request in self._queue:
@@ -215,17 +215,17 @@ class _Thread:
 
     def _step(self) -> None:
         fds = [self._wake.fileno()]
-        if self._living is not None:
-            fds.append(self._living.pidfd)
+        if self._process is not None:
+            fds.append(self._process.pidfd)
         try:
             ready = poll_until(fds, None)
-        except OSError:  # its limits may forbid this process even that for a while
+        except OSError:  # this process's limits may forbid it temporarily
             time.sleep(_POLL_AGAIN)
             return
         self._wake.clear()
         if 1 in ready:
             self._replace()
-        if self._living is None and not self._may_exec:
+        if self._process is None and not self._may_exec:
             self._lost.set()
         while self._queue and not self._closed:
             self._answer(self._queue.popleft())
@@ -234,18 +234,18 @@ class _Thread:
                 self.orphans.remove(pidfd)
                 os.close(pidfd)
 
-    def _bury(self) -> bool:
-        """Remove the spawner that has ended; return whether it was of use."""
-        assert self._living is not None
-        self._living.bury()
-        ready = self._living.ready
-        self._living = None
+    def _discard(self) -> bool:
+        """Remove the spawner that has ended; return whether it had started completely."""
+        assert self._process is not None
+        self._process.end()
+        ready = self._process.ready
+        self._process = None
         return ready
 
     def _replace(self) -> None:
-        if self._bury() and self._may_exec:
+        if self._discard() and self._may_exec:
             with suppress(OSError):  # the next request tries again
-                self._living = _Living(self.modules)
+                self._process = _SpawnerProcess(self.modules)
 
     def _answer(self, request: _Request) -> None:
         try:
@@ -256,28 +256,28 @@ class _Thread:
 
     def _carry_out(self, request: _Request) -> None:
         for _ in range(ATTEMPTS):
-            if self._living is None:
+            if self._process is None:
                 if not self._may_exec:
                     raise SpawnerLostError(_LOST)
-                self._living = _Living(self.modules)
+                self._process = _SpawnerProcess(self.modules)
             if not request.target:
                 return
             try:
-                request.child = self._start(self._living, request)
+                request.child = self._start(self._process, request)
             except _DeadError:
-                self._bury()
+                self._discard()
             else:
                 return
         if not self._may_exec:
             self._lost.set()
             raise SpawnerLostError(_LOST)
-        raise OSError(errno.ECHILD, f"{ATTEMPTS} spawners have ended")
+        raise OSError(errno.ECHILD, f"{ATTEMPTS} spawners have died")
 
-    def _start(self, living: _Living, request: _Request) -> tuple[int, int]:
+    def _start(self, process: _SpawnerProcess, request: _Request) -> tuple[int, int]:
         deadline = time.monotonic_ns() + ANSWERS_WITHIN
         gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with gate, theirs:
-            pid, pidfd = living.fork(theirs, deadline)
+            pid, pidfd = process.fork(theirs, deadline)
             theirs.close()
             with suppress(ConnectionError):  # it has died: the caller sees that by its pidfd
                 socket.send_fds(gate, [request.job()], list(request.fds))
@@ -291,7 +291,7 @@ class _Thread:
 class Spawner:
     """Starts processes, from any thread; all end with it.
 
-    `lost` is set when no more can be started.  It is closed when the last reference goes.
+    `lost` is set when no more can be started.  It is closed when the last reference is dropped.
     """
 
     def __init__(self, lost: FlagEvent) -> None:
@@ -304,7 +304,7 @@ class Spawner:
         self._thread.perform(_Request())
 
     def forbid_exec(self) -> None:
-        """Never start another spawner: this process may not."""
+        """Never start another spawner: this process may no longer exec."""
         self._thread.forbid_exec()
 
     @property
@@ -313,7 +313,7 @@ class Spawner:
         return self._thread.pid
 
     def start(self, name: str, main: Callable[..., None], fds: Sequence[int]) -> ChildProcess:
-        """Start a process that calls `main` with an end for each descriptor, which stay the caller's.
+        """Start a process that calls `main` with an end for each of `fds`, which the caller still owns.
 
         Raises OSError, SpawnerLostError.
         """

@@ -21,9 +21,9 @@ _NS = 1_000_000_000
 class FairLock:
     """A lock that is handed over in the order of arrival.
 
-    `_lock` is held whenever somebody has the lock.  A thread that finds it held queues a lock of
-    its own to sleep on; whoever lets go hands over to the first of the queue, with `_lock` still
-    held.  Both look once more after their own step, so that neither misses the other.
+    `_lock` is held by the owner.  A thread that finds it held appends a new lock to the queue and sleeps
+    on it; the owner that releases hands `_lock` over to the first of the queue without unlocking it.
+    Both sides check again after their own step, so that no hand-over is missed.
     """
 
     __slots__ = ("_lock", "_mutex", "_queue")
@@ -43,7 +43,7 @@ class FairLock:
             self._hand_over()
         try:
             turn.acquire()
-        except BaseException:  # interrupted: give the place up, or what came with it
+        except BaseException:  # interrupted: leave the queue, or release the lock if handed over
             with self._mutex:
                 waiting = turn in self._queue
                 if waiting:
@@ -62,17 +62,16 @@ class FairLock:
     release = __exit__
 
     def _hand_over(self) -> None:
-        """Give the lock to the first of the queue if nobody has it; under the mutex."""
+        """Give the lock to the first of the queue if it is free; under the mutex."""
         if self._queue and self._lock.acquire(blocking=False):
             self._queue.popleft().release()
 
 
 class FlagEvent:
-    """A flag; each sleeper waits for a lock of its own, which is one futex.
+    """A flag; each sleeping thread waits for its own lock, which is one futex.
 
-    Setting it is no system call unless somebody sleeps: a system call gives the interpreter lock
-    away, and gets it back only when the one just woken lets go.  The eventfd is made for `select`
-    alone.
+    Setting it makes no system call unless a thread sleeps: a system call drops the interpreter lock,
+    and the thread just woken takes it first.  The eventfd is created only for `select`.
     """
 
     __slots__ = ("_fd", "_flag", "_mutex", "_sleepers", "name")
@@ -123,12 +122,12 @@ class FlagEvent:
             if sleeper.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
                 return True
         except BaseException:
-            self._forget(sleeper)
+            self._stop_waiting(sleeper)
             raise
-        return self._forget(sleeper)
+        return self._stop_waiting(sleeper)
 
-    def _forget(self, sleeper: LockType) -> bool:
-        """Stop waiting; tell whether the event was set all the same."""
+    def _stop_waiting(self, sleeper: LockType) -> bool:
+        """Stop waiting; return whether the event was set meanwhile."""
         with self._mutex:
             if sleeper in self._sleepers:
                 self._sleepers.remove(sleeper)
@@ -145,7 +144,7 @@ class FlagEvent:
 
 
 class AtomicCell(Generic[T]):
-    """A `Cell`: changes take a lock, looks do not."""
+    """A `Cell`: writes take a lock, reads do not."""
 
     __slots__ = ("_mutex", "_value")
 
