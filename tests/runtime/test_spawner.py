@@ -193,14 +193,14 @@ def test_a_child_of_a_spawner_that_died_before_its_answer_is_reaped(
     """Main closes its socket for it, or the child is stopped and does not see that."""
     forked = threading.Event()
     fork = spawning._SpawnerProcess.fork
-    forked: list[int] = []
+    child_pids: list[int] = []
 
     def lose(process: spawning._SpawnerProcess, gate: object, deadline: int) -> tuple[int, int]:
         pid, pidfd = fork(process, gate, deadline)  # type: ignore[arg-type]
         if forked.is_set():
             return pid, pidfd
         forked.set()
-        forked.append(pid)
+        child_pids.append(pid)
         if answer:
             os.kill(pid, signal.SIGSTOP)
         os.close(pidfd)
@@ -209,7 +209,7 @@ def test_a_child_of_a_spawner_that_died_before_its_answer_is_reaped(
     monkeypatch.setattr(spawning._SpawnerProcess, "fork", lose)
     process, end = started(spawning_rt)
     assert answered(spawning_rt, end)
-    assert forked[0] not in offspring()
+    assert child_pids[0] not in offspring()
     stop(spawning_rt, process, end)
 
 
