@@ -1,7 +1,7 @@
 """Mailbox race fuzzing: Hypothesis draws a program and a schedule, and shrinks both together.
 
-A schedule is drawn as deviations from the default, each {decisions to pass over, which of those who can
-go on}; so what Hypothesis drops or makes smaller is what a person would want to be without.
+A schedule is drawn as deviations from the default, each {decisions to skip, index among the other
+enabled tasks}; so Hypothesis's shrinking removes deviations, and makes the remaining ones simpler.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class DrawResult:
-    """What a series of drawn programs came to."""
+    """The result of a series of drawn programs; `found` is the smallest failure."""
 
     examples: int
     found: Finding | None = None
@@ -132,7 +132,7 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
 
 
 def _programs(st: Any) -> Any:
-    """Return the strategy of programs; simple ones first, for that is where shrinking goes."""
+    """Return the strategy of programs; simple ones first, since Hypothesis shrinks towards those."""
     word = st.builds(
         lambda actions, end: "".join(actions) + end,
         st.lists(st.sampled_from(ACTIONS), max_size=4),

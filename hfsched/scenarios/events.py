@@ -1,14 +1,15 @@
-"""What else can happen while messages are on their way, at any point of them.
+"""Events at any point of the transfer of messages.
 
-Each `event` happens once, whenever the controller lets it:
+Each `event` happens once, at any point:
 
 - ``suspend``: the machine is suspended and resumed, twice; meanwhile no vCPU may be in RUN, and
-  nothing may come into the mailbox;
-- ``abort``: the guest's last vCPU ends, and the VM with it: nobody may sleep on, senders are told;
-- ``timer``: the guest waits for a message with a time-out, which may expire before any of them;
-- ``fault``: the page of the mailbox is taken away, and a pager brings it back when it is touched;
-- ``post``: work is posted to the vCPUs' threads: each is done once, in no RUN, whatever the thread does;
-- ``death``: the host program that sends dies; what it has handed over must be read all the same.
+  no message may be written to the mailbox;
+- ``abort``: the guest's last vCPU ends, and the VM aborts: no thread may stay asleep, and senders get
+  an error;
+- ``timer``: the guest waits for a message with a time-out, which may expire before any message;
+- ``fault``: the page of the mailbox is evicted, and a pager restores it when it is accessed;
+- ``post``: work is posted to the vCPUs' threads: each item runs once, outside of RUN;
+- ``death``: the host program that sends dies; the messages that it has sent must still be read.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scenarios.guests import RECEIVERS, GuestLog, aborting
-from hfsched.scenarios.machine import SIZE, Guest, Host, ScenarioMachine
+from hfsched.scenarios.machine import SIZE, Guest, Host, ScenarioMachine, not_empty
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.variants import PARTS
 from hfsched.scheduler.outbox import Sent
+from hfsched.text import count
 from hfsched.vcpu.script import Program
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ EVENTS = ("suspend", "abort", "timer", "fault", "post", "death")
 
 
 class PagedRam(HeapRam):
-    """RAM that a pager may have taken away: whoever touches it waits until it is back."""
+    """RAM that may have been evicted: a thread that accesses it waits until the pager restores it."""
 
     def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
         super().__init__(name, size)
@@ -69,8 +71,8 @@ class PagedRam(HeapRam):
 class EventsScenario:
     """One host sends `messages` to a `receiver` while an `event` happens.
 
-    The variant ``locked-pager`` has a pager that looks at the VM before it brings a page back, as
-    one that shares a lock with those who fault.
+    The pager of the variant ``locked-pager`` takes the VM's lock before it restores a page, which a
+    faulting thread may hold.
     """
 
     event: str = "suspend"
@@ -81,7 +83,7 @@ class EventsScenario:
 
     variants: ClassVar[Mapping[str, Variant]] = {
         "locked-pager": Variant(
-            "a page fault is served by somebody who takes the lock that the faulting thread holds",
+            "the pager takes a lock that the faulting thread holds",
             {"event": "fault", "messages": 1},
         ),
     }
@@ -102,7 +104,7 @@ class EventsScenario:
         return spec_of("events", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Make the machine, the sender, and whoever lets the event happen."""
+        """Create the machine, the sender, and the task of the event."""
         machine = ScenarioMachine(runtime, PARTS[""])
         vcpus = self.vcpus + (self.event == "abort")
         ram = PagedRam(runtime, "g", SIZE) if self.event == "fault" else None
@@ -119,7 +121,7 @@ class EventsScenario:
         if self.event == "suspend":
             runtime.spawn("suspender", partial(_suspend_twice, machine, guest, suspended, resumed))
         elif self.event == "abort":
-            runtime.spawn("fate", partial(machine.start_guest, guest, vcpus - 1))
+            runtime.spawn("aborter", partial(machine.start_guest, guest, vcpus - 1))
         elif self.event == "post":
             runtime.spawn("poster", partial(self._post, machine, guest, posted))
         elif ram is not None:
@@ -129,7 +131,9 @@ class EventsScenario:
         def invariant() -> None:
             if suspended:
                 state = guest.vm.mailbox.state
-                assert state is suspended[0], f"the mailbox becomes {state.value} while suspended"
+                assert state is suspended[0], (
+                    f"the mailbox changes to {state.value} while suspended"
+                )
                 running = [vcpu.index for vcpu in guest.vm.vcpus if vcpu.claimed]
                 assert not running, f"vCPU {running[0]} is in RUN though the machine is suspended"
 
@@ -139,10 +143,10 @@ class EventsScenario:
             else:
                 self._check(guest, host)
                 if self.event == "suspend":
-                    assert len(resumed) == 2, "the suspender sleeps for ever"
+                    assert len(resumed) == 2, "the suspender has not ended"
                 if self.event == "post":
                     wanted = list(range(vcpus))
-                    assert posted == wanted, f"work of vCPUs {posted} is done, not of {wanted}"
+                    assert posted == wanted, f"posted work ran on vCPUs {posted}, not on {wanted}"
 
         def final() -> Hashable:
             return (guest.log.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
@@ -172,7 +176,7 @@ class EventsScenario:
         """Post work to each vCPU's thread, and wait for it."""
 
         def work(vcpu: Vcpu) -> None:
-            assert not vcpu.claimed, f"posted work is done while vCPU {vcpu.index} is in RUN"
+            assert not vcpu.claimed, f"posted work runs while vCPU {vcpu.index} is in RUN"
             posted.append(vcpu.index)
 
         for vcpu in guest.vm.vcpus:
@@ -180,7 +184,7 @@ class EventsScenario:
             machine.runtime.retain_only(len(posted))
 
     def _client(self, machine: ScenarioMachine, guest: Guest, host: Host) -> None:
-        """Let a process send, which may die, and a session of ours that hands its messages on."""
+        """Spawn a client process, which may die, and a session that forwards its messages."""
         here, there = machine.runtime.channel("client")
 
         def program(_: ExploreRuntime, end: End) -> None:
@@ -204,8 +208,8 @@ class EventsScenario:
 
     def _check(self, guest: Guest, host: Host) -> None:
         state, read = guest.vm.mailbox.state, guest.log.read
-        assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
-        assert host.ended, f"the host sleeps for ever after {len(host.sent)} messages"
+        assert state is RxState.EMPTY, not_empty(state)
+        assert host.ended, f"the host still waits after {count(len(host.sent), 'message')}"
         assert read == host.sent, f"read {read}, sent {host.sent}"
         if self.event == "timer":
             assert guest.log.ticks == 1, f"{guest.log.ticks} time-outs of 1"
@@ -213,12 +217,12 @@ class EventsScenario:
     def _check_abort(self, machine: ScenarioMachine, guest: Guest, host: Host) -> None:
         assert len(machine.aborts) == 1, f"{len(machine.aborts)} aborts were reported"
         for vcpu in guest.vm.vcpus:
-            rest = guest.driven.mirror.activity(vcpu.index)
-            assert rest is VcpuActivity.GONE, (
-                f"the thread of vCPU {vcpu.index} is left: {rest.value}"
+            activity = guest.driven.mirror.activity(vcpu.index)
+            assert activity is VcpuActivity.GONE, (
+                f"the thread of vCPU {vcpu.index} has not ended: {activity.value}"
             )
         assert host.ended, "the host waits for a VM that is dead"
-        assert guest.log.read == host.sent[: len(guest.log.read)], "not in order"
+        assert guest.log.read == host.sent[: len(guest.log.read)], "read out of order"
 
 
 def _suspend_twice(
@@ -234,7 +238,7 @@ def _suspend_twice(
 
 
 def suspend(machine: ScenarioMachine, suspended: list[bool]) -> None:
-    """Suspend the machine and resume it; `suspended` is not empty in between."""
+    """Suspend and resume the machine; `suspended` is not empty while it is suspended."""
     with machine.suspension.held("suspender"):
         suspended.append(True)
         machine.runtime.checkpoint("suspended")

@@ -1,14 +1,14 @@
-"""Guests of the scenarios, for the engine `script`: who reads, who sleeps, who sends.
+"""Guests of the scenarios, for the engine `script`: receivers and senders.
 
-Each takes `GuestLog`, where it says what it has done, and its CPU.  Receivers, by name:
+Each takes a `GuestLog`, in which it records its actions, and its CPU.  Receivers, by name:
 
 - ``echo``: waits for messages, never enables an interrupt;
 - ``disabled``: the same on vCPU 0; the others sleep in WFI with everything disabled;
-- ``trusty``: MAILBOX_READABLE enabled; reads in a handler, and right after an MSG_WAIT that gave a
-  message it leaves the interrupt pending (a fast call);
+- ``trusty``: MAILBOX_READABLE enabled; reads in a handler, and leaves the interrupt pending after an
+  MSG_WAIT that returned a message (a fast call);
 - ``wfi-echo``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 waits for messages;
 - ``reader-1``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 in WFI with it enabled;
-- ``ticking``: an echo whose first wait has a time-out.
+- ``ticking``: like ``echo``, with a time-out on the first wait.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ TICK = 1000  # ns
 
 
 class GuestLog:
-    """What one VM's guest has done; its vCPUs share it."""
+    """The actions of one VM's guest; its vCPUs share it."""
 
     def __init__(self) -> None:
         self.read: list[bytes] = []
-        self.waits = False  # to be told that a mailbox is writable
+        self.waits = False  # for MAILBOX_WRITABLE
         self.sent = 0
         self.ticks = 0
         self.notified = 0  # interrupts MAILBOX_READABLE taken
 
     def key(self) -> Hashable:
-        """Return all of it, for the state of the guest."""
+        """Return the whole log, as a part of the guest's state."""
         return (self.by_sender(), self.waits, self.sent, self.ticks, self.notified)
 
     def by_sender(self) -> Hashable:
-        """Return what was read from each sender; how senders mix is nobody's business."""
+        """Return the messages read, by sender; the order among senders is irrelevant."""
         return tuple(sorted(self.read, key=lambda message: message[0]))
 
 
@@ -112,9 +112,9 @@ def _reader(log: GuestLog, cpu: Cpu) -> Guest:
 
 
 def sender(own: int, to: int, messages: int) -> Program:
-    """Return a guest that sends {own id, n} to VM `to` once it is told to `START`.
+    """Return a guest that sends {own id, n} to VM `to`, beginning at the interrupt `START`.
 
-    Refused, it sleeps until its own MAILBOX_WRITABLE.
+    After a BUSY it sleeps until its MAILBOX_WRITABLE.
     """
     return partial(_sending_guest, own, to, messages)
 
@@ -139,7 +139,7 @@ def _sending_guest(own: int, to: int, messages: int, log: GuestLog, cpu: Cpu) ->
 
 
 def aborting(_: GuestLog, cpu: Cpu) -> Guest:  # noqa: ARG001
-    """Wait for `START`, and end: the VM aborts."""
+    """Wait for the interrupt `START`, and end: the VM aborts."""
     yield from interrupt_enable(START)
     yield Wfi()
 

@@ -1,21 +1,21 @@
 """Real guest images on the engine unicorn, switched after any number of instructions.
 
 The production hypervisor, driver, mirror and ports, over CPUs that run the bundled images.  Hosts
-send numbered texts and wait for nothing; each must get its answers, each once, in order.  Guests:
+send numbered texts without waiting; each must get every answer once, in order.  Guests:
 
-- ``echo``: answers with what it got; never enables an interrupt;
+- ``echo``: sends each message back; never enables an interrupt;
 - ``trusty``: threads, MAILBOX_READABLE, fast and slow calls: asked to echo texts;
 - ``smp``: two vCPUs that take turns at the mailbox;
-- ``relay``: two VMs, relay and echo: messages go through both and come back;
-- ``pair``: two VMs, echo and echo: hosts send to the one and to the other;
+- ``relay``: two VMs, relay and echo: messages pass through both and back;
+- ``pair``: two VMs, echo and echo: hosts send to both in turn;
 - ``twins``: two VMs, trusty and trusty, likewise.
 
-`cuts` slices of an execution end after a number of instructions that the strategy decides; all
-others end at the guest's next exit.  So others get their turn in the middle of a guest's work.
+`cuts` slices of an execution end after a number of instructions that the strategy chooses; all others
+end at the guest's next exit.  So other tasks run in the middle of a guest's code.
 
-Implementation note.  A machine is booted once in a process, and kept; each execution begins with it
-put back to where it rested then: the pages that were written, the registers, the hypervisor's
-records.  Its clock stands still.
+Implementation note.  A machine is booted once in a process; each execution begins with its state after
+the boot restored: the pages that were written, the registers, the hypervisor's records.  Its clock
+does not advance.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_image
+from hfsched.scenarios.machine import not_empty
 from hfsched.scenarios.memory import RewindRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scenarios.variants import PARTS, VARIANTS
@@ -62,15 +63,15 @@ GUESTS: Mapping[str, tuple[str, ...]] = {
     "pair": ("echo", "echo"),
     "twins": ("trusty", "trusty"),
 }
-APART = ("pair", "twins")  # hosts send to the one and to the other
+APART = ("pair", "twins")  # hosts send to both VMs in turn
 VCPUS = {"smp": 2}
 TEXT_PORT = 1
-SLICES_EACH = 12  # about as many slices as a guest takes for a message
+SLICES_EACH = 12  # about the number of a guest's slices for one message
 CUT_MAX = 256  # instructions
 
 
 class _Machine:
-    """One VM's CPUs and RAM, and how they and the hypervisor's records were after the boot."""
+    """One VM's CPUs and RAM, and the snapshot of them and of the hypervisor's records after the boot."""
 
     def __init__(self, runtime: ExploreRuntime, name: str, image: str) -> None:
         self.name = name
@@ -85,14 +86,14 @@ class _Machine:
         self._last: Vm | None = None  # of the execution before
 
     def take_snapshot(self, vm: Vm) -> None:
-        """Let what is there now be what `rewind` puts back."""
+        """Take the snapshot that `rewind` restores."""
         self._registers = [cpu.save() for cpu in self.cpus]
         self._record = vm.save()
         self._last = vm
         self.ram.take_snapshot()
 
     def rewind(self, vm: Vm) -> None:
-        """Put everything back, with `vm` as the hypervisor's new record."""
+        """Restore the snapshot, with `vm` as the hypervisor's new record."""
         assert self._record is not None
         assert self._last is not None
         self.ram.rewind()
@@ -122,7 +123,7 @@ class BootedMachines:
         runtime.controller.close()
 
     def assemble(self, runtime: ExploreRuntime, parts: Parts, *, boot: bool) -> Assembly:
-        """Assemble a machine of these CPUs and memories; it boots, or its vCPUs are off."""
+        """Assemble a machine of these CPUs and memories; without `boot` its vCPUs are off."""
         turn = runtime.lock("unicorn")
         vms = []
         for machine in self.machines:
@@ -141,7 +142,7 @@ class BootedMachines:
         return assemble(runtime, opaque_parts(runtime, parts), vms)
 
     def set_up(self, runtime: ExploreRuntime, parts: Parts) -> Assembly:
-        """Put the machines back and start their threads; they wait when this returns."""
+        """Restore the machines and start their threads, which wait when this returns."""
         assembly = self.assemble(runtime, parts, boot=False)
         records = [vm.record for vm in assembly.vms]
         for machine, vm in zip(self.machines, records, strict=True):
@@ -180,7 +181,7 @@ def _state(vcpu: Vcpu) -> Hashable:
 
 
 class _Cuts:
-    """Where guests are interrupted: drawn when the first one runs, {slice, instructions} each."""
+    """The points at which guests are interrupted: {slice, instructions}, drawn at the first slice."""
 
     def __init__(self, runtime: ExploreRuntime, count: int, slices: int) -> None:
         self._runtime = runtime
@@ -190,7 +191,7 @@ class _Cuts:
         self._slices = 0
 
     def __call__(self) -> int:
-        """Return how many instructions the next slice may have."""
+        """Return the maximum number of instructions of the next slice."""
         if self._runtime.settling:
             return SLICE
         if self._at is None:
@@ -233,7 +234,7 @@ class ImagesScenario:
         missing = {f"{image}.bin" for image in GUESTS[self.guest]} - set(bundled_images())
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))}: not built: script/guests builds it")
-        load()  # raises where there is no Unicorn, with what to do
+        load()  # raises UserError without Unicorn
 
     @property
     def name(self) -> str:
@@ -241,7 +242,7 @@ class ImagesScenario:
         return spec_of("images", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Put the booted machines back, and make the hosts."""
+        """Restore the booted machines, and create the hosts."""
         booted = _booted(self.guest)
         assembly = booted.set_up(runtime, PARTS[self.variant])
         each = SLICES_EACH * len(booted.machines)
@@ -276,11 +277,9 @@ class ImagesScenario:
         def check() -> None:
             for vm in assembly.vms:
                 state = vm.record.mailbox.state
-                assert state is RxState.EMPTY, (
-                    f"all sleep beside {vm.name}'s mailbox, which is {state.value}"
-                )
+                assert state is RxState.EMPTY, f"{vm.name}: {not_empty(state)}"
             for number, got in answers.items():
-                assert number in ended, f"host {number} sleeps for ever"
+                assert number in ended, f"host {number} has not ended"
                 wanted = [self._answer(number, index) for index in range(self.messages)]
                 seen = [text.rpartition(": ")[2] for text in got]
                 assert seen == wanted, f"host {number}: {len(wanted)} sent, answered {got}"

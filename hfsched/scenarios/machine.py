@@ -27,25 +27,32 @@ if TYPE_CHECKING:
     from hfsched.mailbox.mirror import Mirror
     from hfsched.vmm.assembly import AssembledVm, Parts
 
-__all__ = ["Guest", "Host", "ScenarioMachine"]
+__all__ = ["Guest", "Host", "ScenarioMachine", "not_empty"]
 
 BASE = 0x1000_0000
 SIZE = 0x4000
 RX, TX = 0x1000, 0x2000
 
 
+def not_empty(state: RxState) -> str:
+    """Return the message of a mailbox that is not empty at the end."""
+    if state is RxState.RECEIVED:
+        return "lost wake-up: unread message, all vCPUs asleep"
+    return f"a message was read and not released ({state.value}), all vCPUs asleep"
+
+
 class Guest:
-    """One VM of the machine, with what its guest noted."""
+    """One VM of the machine, with its guest's log."""
 
     def __init__(self, made: AssembledVm, mirror: Mirror, log: GuestLog) -> None:
         self.vm = made.record
         self.driven = made.driven
         self.outbox = made.outbox
-        self.mirror = mirror  # itself, without opaque calls: to look at
+        self.mirror = mirror  # without opaque calls, for oracles
         self.log = log
 
     def state(self, index: int) -> Hashable:
-        """Return what vCPU `index` alone touches."""
+        """Return the state that only vCPU `index` changes."""
         return (self.vm.vcpus[index].cpu.state_key(), self.log.key())
 
 
@@ -66,7 +73,7 @@ class Host:
         self.ended = False
 
     def run(self) -> None:
-        """Send them all; the end of the VM ends it too."""
+        """Send all messages; end early if the VM has ended."""
         for index in range(self._messages):
             self._machine.runtime.retain_only(index)
             message = bytes((self.number, index))
@@ -79,12 +86,12 @@ class Host:
 class ScenarioMachine:
     """The machine.  VMs are added, `start` boots them, then hosts and other tasks are spawned.
 
-    It is what `assemble` makes of `parts`; calls into the hypervisor and the mirrors are opaque.
+    It is assembled of `parts`; calls into the hypervisor and the mirrors are opaque.
     """
 
     def __init__(self, runtime: ExploreRuntime, parts: Parts) -> None:
         self.runtime = runtime
-        self.notifying: set[str] = set()  # tasks that are telling waiters
+        self.notifying: set[str] = set()  # tasks that notify waiters
         self._waiters = _Waiters(runtime)
         self._mirrors: dict[str, Mirror] = {}
         self.aborts: list[tuple[str, str]] = []
@@ -118,7 +125,7 @@ class ScenarioMachine:
         programs: Callable[[GuestLog, int], Sequence[Program]],
         ram: HeapRam | None = None,
     ) -> Guest:
-        """Add a VM with mapped buffers; `programs(log, id)` gives vCPU 0's and the others'."""
+        """Add a VM with mapped buffers; `programs(log, id)` returns vCPU 0's and the others'."""
         space = ScriptSpace(self.runtime, name, vcpus)
         memory = HeapRam(name, SIZE) if ram is None else ram
         space.map(BASE, memory, 0, SIZE, Permissions.RWX)
@@ -137,7 +144,7 @@ class ScenarioMachine:
         return guest
 
     def start(self, *, boot: bool, kicks: bool = False) -> None:
-        """Start the vCPUs' threads; without `boot` they come to rest, and that is not explored.
+        """Start the vCPUs' threads; without `boot` they run until they wait, which is not explored.
 
         `kicks`: vCPUs may be preempted.
         """
@@ -145,21 +152,21 @@ class ScenarioMachine:
         for guest in self.guests:
             for index in range(len(guest.vm.vcpus)):
                 self.runtime.attach(f"{guest.vm.name}.{index}", partial(guest.state, index))
-        self.runtime.declare_private("*.direct")  # nobody makes direct requests here
+        self.runtime.declare_private("*.direct")  # no task makes direct requests here
         if not kicks:
             self.runtime.declare_private("*.kick")
         if not boot:
             self.runtime.settle()
 
     def start_guest(self, guest: Guest, vcpu: int = 0) -> None:
-        """Let a guest that waits for `START` begin."""
+        """Inject the interrupt `START` into a guest that waits for it."""
         if self.primary.inject(guest.vm.id, vcpu, START) is Injection.WAKE:
             guest.driven.mirror.wake(vcpu)
 
     def declare_exclusive(self, guest: Guest, receiver: Guest) -> None:
-        """Say when nobody but its own thread touches a sending guest's VM.
+        """Declare when only its own thread accesses a sending guest's VM.
 
-        It is told by whoever tells the receiver's waiters, and that only if it is one of them.
+        Another task accesses it only to notify the receiver's waiters, and only if it is one of them.
         """
 
         def alone() -> bool:
@@ -168,20 +175,20 @@ class ScenarioMachine:
         self.runtime.declare_exclusive(f"{guest.vm.name}.0", f"{guest.vm.name}.*", alone)
 
     def check_waiters(self) -> None:
-        """Look, before every step, whether a waiter was told in vain.
+        """Check, for every step, that no waiter is notified of a mailbox that was not empty.
 
-        It may be: another was quicker.  But a mailbox that has not been empty since the waiter was
-        refused cannot have become writable; told so and refused again, it may go on for ever.
+        Another sender may have filled the mailbox again.  But a mailbox that has not been empty since
+        the waiter got BUSY cannot have become writable; a notification then can repeat endlessly.
         """
         self._waiters.look(self.hypervisor.registry.vms.values())
 
     def state(self) -> dict[str, str]:
-        """Return what a story shows beside each step."""
+        """Return the watched values of a story."""
         return dict(machine_state(self.hypervisor.registry, self.driver))
 
 
 class _Waiters(Thing):
-    """{VM, waiter} for who waits, with whether the mailbox has been empty since."""
+    """Whether the mailbox of a VM has been empty since a waiter began to wait, by {VM, waiter}."""
 
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "waiters")
@@ -203,13 +210,13 @@ class _Waiters(Thing):
         for number, waiter in list(self._empty):
             if waiter not in vms[number].mailbox.waiters:
                 assert self._empty.pop((number, waiter)), (
-                    f"{waiter} is told that {vms[number].name} is writable, and it has not been "
-                    "empty since it was refused: a livelock"
+                    f"VM {waiter} is notified that {vms[number].name} is writable, but the mailbox was "
+                    "not empty since the VM got BUSY: a livelock"
                 )
 
 
 class _WaiterTracking:
-    """The primary's interface; notes who is telling waiters."""
+    """The primary's interface; records the tasks that notify waiters."""
 
     def __init__(self, machine: ScenarioMachine, primary: PrimaryInterface) -> None:
         self._machine = machine

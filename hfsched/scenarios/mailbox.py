@@ -1,7 +1,7 @@
 """Messages to a guest: the production hypervisor, driver and mirror, under every interleaving.
 
 Hosts and guests send numbered messages; the receiver must read each of them once, in its sender's
-order, and come to rest with an empty mailbox.  `guests` has the receivers.
+order, and then wait with an empty mailbox.  `guests` has the receivers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hfsched.explore.scenario import World
 from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
 from hfsched.scenarios.guests import RECEIVERS, GuestLog, sender
-from hfsched.scenarios.machine import Guest, Host, ScenarioMachine
+from hfsched.scenarios.machine import Guest, Host, ScenarioMachine, not_empty
 from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.vcpu.script import Program
 
@@ -30,8 +30,8 @@ __all__ = ["MailboxScenario"]
 class MailboxScenario:
     """`hosts` host tasks and `guests` other VMs send `messages` each to a `receiver`.
 
-    With `boot` the guests' start-up is explored too; else they rest when the first message comes.
-    `runners` are threads that RUN vCPU 0 beside its own, once for each message of a host.
+    With `boot` the guests' start-up is explored too; else they wait before the first message is sent.
+    `runners` are further threads that RUN vCPU 0, once for each message of a host.
     """
 
     receiver: str = "echo"
@@ -64,7 +64,7 @@ class MailboxScenario:
         return spec_of("mailbox", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Make the machine and its senders."""
+        """Create the machine and its senders."""
         machine = ScenarioMachine(runtime, PARTS[self.variant])
         receiver = machine.vm("g", self.vcpus, self._programs)
         senders = [
@@ -89,7 +89,7 @@ class MailboxScenario:
 
         def invariant() -> None:
             spurious, claims = vm.spurious, mirror.wake_ups
-            assert spurious <= limit + claims, f"{spurious} RUNs in vain: a livelock"
+            assert spurious <= limit + claims, f"{spurious} spurious RUNs: a livelock"
             machine.check_waiters()
 
         def check() -> None:
@@ -107,7 +107,7 @@ class MailboxScenario:
         return [partial(sender(own, to, self.messages), log)]
 
     def _run(self, machine: ScenarioMachine, guest: Guest) -> None:
-        """RUN vCPU 0 beside its own thread, as a scheduler with a pool of threads may."""
+        """RUN vCPU 0 in addition to its own thread, as a scheduler with a pool of threads may."""
         runtime = machine.runtime
         for count in range(self.messages * self.hosts):
             while True:
@@ -122,7 +122,7 @@ class MailboxScenario:
         expected = [bytes((host.number, n)) for host in hosts for n in range(self.messages)]
         expected += [bytes((guest.vm.id, n)) for guest in senders for n in range(self.messages)]
         state, read = receiver.vm.mailbox.state, receiver.log.read
-        assert state is RxState.EMPTY, f"all sleep beside a mailbox that is {state.value}"
+        assert state is RxState.EMPTY, not_empty(state)
         for host in hosts:
             assert host.ended, f"host {host.number} sent {len(host.sent)} of {self.messages}"
         for guest in senders:
@@ -132,7 +132,7 @@ class MailboxScenario:
         assert sorted(read) == sorted(expected), f"read {_list(read)} of {_list(expected)}"
         for number in {message[0] for message in expected}:
             mine = [message for message in read if message[0] == number]
-            assert mine == sorted(mine), f"from {number}, in the order {_list(mine)}"
+            assert mine == sorted(mine), f"messages of {number} read in the order {_list(mine)}"
 
 
 def _list(messages: list[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""RAM for explored machines: quick to make and to throw away, or quick to put back."""
+"""RAM for explored machines: cheap to create and discard, or cheap to rewind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["HeapRam", "RewindRam"]
 
 
 class HeapRam(Ram):
-    """A `Ram` in this process's heap; nobody else can map it."""
+    """A `Ram` in this process's heap; no other process can map it."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
@@ -51,9 +51,9 @@ class HeapRam(Ram):
 
 
 class RewindRam(Ram):
-    """A `Ram` that can be put back to what it was, at a cost for each page written since.
+    """A `Ram` with a snapshot, restored at a cost that is proportional to the pages written since.
 
-    It is a private mapping of a memfd: writes make copies of pages, and `rewind` drops them.
+    It is a private mapping of a memfd: writes copy pages, and `rewind` drops the copies.
     """
 
     def __init__(self, name: str, size: int) -> None:
@@ -66,12 +66,12 @@ class RewindRam(Ram):
         self.address = ctypes.addressof(self._anchor)
 
     def take_snapshot(self) -> None:
-        """Let what is there now be what `rewind` puts back."""
+        """Take the snapshot that `rewind` restores."""
         os.pwrite(self.fd, self.read(0, self.size), 0)
         self.rewind()
 
     def rewind(self) -> None:
-        """Forget all that was written since `take_snapshot`."""
+        """Discard all writes since `take_snapshot`."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def digest(self) -> int:

@@ -1,31 +1,31 @@
-"""Programs: who waits, sends, sleeps and dies, as short texts that Hypothesis can draw and shrink.
+"""Programs of guests, hosts and events as short texts, which Hypothesis can draw and shrink.
 
 A program is ``VMS;HOSTS;EVENTS``.  VMs are separated by ``-``, a VM's vCPUs by ``_``; a vCPU is a word
-of letters, one action each, the last one (a capital) for ever:
+of letters, one action each; the last one (a capital) repeats endlessly:
 
     w  MSG_WAIT; a message is read and released        e d  enable, disable MAILBOX_READABLE
     p  MSG_POLL, likewise                              f    enable the interrupt that siblings inject
     i  WFI                                             j    inject it into the next vCPU of the VM
     g  INTERRUPT_GET                                   y    YIELD
-    0 1 2  send to that VM, and do without if busy     n    send to the next VM, and wait for WRITABLE
-           (vCPU 0 alone sends: the VM has one TX, and one vCPU is told)
-    x  end, and the VM with it (the last action)
+    0 1 2  send to that VM, ignore BUSY                n    send to the next VM, and wait for WRITABLE
+           (only vCPU 0 sends: the VM has one TX, and one vCPU is notified)
+    x  end, which aborts the VM (the last action)
     W  waits for messages      I  sleeps in WFI      R  sleeps in WFI, and reads in a handler
 
-HOSTS has two digits for each host program: the VM that it sends to, and how many messages.  EVENTS
-are ``S``: the machine is suspended and resumed.
+HOSTS has two digits for each host program: the VM that it sends to, and the number of messages.
+EVENTS are ``S``: the machine is suspended and resumed.
 
-What a guest does may be foolish: it may sleep with everything disabled beside a message.  So what must
-hold at the end, when nobody can go on, is what RUN would undo, and what the others were promised:
+A guest may be faulty: it may sleep with all interrupts disabled while a message is unread.  So the
+checks at the end, when no task is enabled, are those that hold for every guest:
 
-- no vCPU waits for a message in a living VM whose mailbox is RECEIVED;
+- no vCPU waits for a message in a running VM whose mailbox is RECEIVED;
 - no vCPU is blocked with an enabled interrupt pending;
-- beside a RECEIVED mailbox, no vCPU is blocked with MAILBOX_READABLE enabled of a VM in which none has
-  ever taken it: somebody should have been interrupted;
-- no host, and no guest that asked to be told, waits for a mailbox that is EMPTY;
-- messages are read once, in their senders' order, and none that was not sent;
-- the threads of a dead VM have left, and whoever sends to it has been told;
-- nobody is in RUN while the machine is suspended.
+- while a mailbox is RECEIVED, no vCPU is blocked with MAILBOX_READABLE enabled in a VM of which no vCPU
+  has ever taken that interrupt: one should have been interrupted;
+- no host, and no guest that requested a notification, waits for a mailbox that is EMPTY;
+- each message is read once, in its sender's order, and was sent;
+- the threads of an aborted VM have ended, and its senders got an error;
+- no vCPU is in RUN while the machine is suspended.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from hfsched.scenarios.events import suspend
 from hfsched.scenarios.guests import START, GuestLog
 from hfsched.scenarios.machine import Guest, Host, ScenarioMachine
 from hfsched.scenarios.variants import PARTS, VARIANTS
+from hfsched.text import count as plural
 from hfsched.vcpu.script import Cpu, Hvc, Program, Wfi
 from hfsched.vcpu.script import Guest as Script
 
@@ -66,21 +67,21 @@ _WORDS = {
     "w": "MSG_WAIT", "p": "MSG_POLL", "i": "WFI", "g": "INTERRUPT_GET", "e": "enable READABLE",
     "d": "disable READABLE", "f": "enable START", "j": "inject START into the next vCPU", "y": "YIELD",
     "0": "send to VM 0", "1": "send to VM 1", "2": "send to VM 2", "n": "send to the next VM, wait",
-    "x": "end", "W": "wait for messages for ever", "I": "WFI for ever",
-    "R": "WFI for ever, read in a handler",
+    "x": "end", "W": "repeat: wait for messages", "I": "repeat: WFI",
+    "R": "repeat: WFI, read in a handler",
 }  # fmt: skip
 
 
 def describe(program: str) -> list[str]:
-    """Return a program in words, a line for each vCPU, host and event."""
+    """Return a description of a program, a line for each vCPU, host and event."""
     vms, hosts, events = program.split(";")
     lines = [
         f"vm g{vm}, vCPU {index}: " + ", ".join(_WORDS[action] for action in word)
         for vm, words in enumerate(vms.split("-"))
         for index, word in enumerate(words.split("_"))
     ]
-    for number, (vm, count) in enumerate(zip(hosts[::2], hosts[1::2], strict=True)):
-        lines.append(f"host {number}: {count} message(s) to g{vm}")
+    for number, (vm, messages) in enumerate(zip(hosts[::2], hosts[1::2], strict=True)):
+        lines.append(f"host {number}: {plural(int(messages), 'message')} to g{vm}")
     return lines + ["the machine is suspended and resumed"] * len(events)
 
 
@@ -140,7 +141,7 @@ class _Vcpu:
             else:
                 yield Wfi()
                 if action == "I":
-                    yield from self._get(log)  # else it would never sleep again
+                    yield from self._get(log)  # otherwise it would not sleep again
 
     def _handle(self, log: GuestLog, mailbox: GuestMailbox, _: Cpu) -> Script:
         yield from self._get(log)
@@ -159,7 +160,7 @@ class _Vcpu:
             yield from mailbox.release()
 
     def _send(self, to: int, log: GuestLog, mailbox: GuestMailbox, *, patient: bool) -> Script:
-        """Send {own id, to, n}; nothing to oneself."""
+        """Send {own id, to, n}; do nothing if `to` is this VM."""
         if to == self._own or self._index:
             return
         message = bytes((self._own, to, log.sent))
@@ -200,7 +201,7 @@ class ProgramsScenario:
             or any(int(vm) >= len(vms) for vm in self.program.split(";")[1][::2])
             or len(self.program.split(";")[1]) > 2 * HOSTS_MAX
         ):
-            raise ValueError(f"program={self.program}: no program, as in weW_iI-R;0211;S")
+            raise ValueError(f"program={self.program}: not a program such as weW_iI-R;0211;S")
 
     @property
     def name(self) -> str:
@@ -208,7 +209,7 @@ class ProgramsScenario:
         return spec_of("programs", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Make the machine, the hosts and the events."""
+        """Create the machine, the hosts and the events."""
         texts, senders, events = (self.program or "W;01;").split(";")
         machine = ScenarioMachine(runtime, PARTS[self.variant])
         vms = texts.split("-")
@@ -260,31 +261,37 @@ def _check_guest(guest: Guest, guests: list[Guest], ended: set[str]) -> None:
     if vm.aborting:
         for vcpu in vm.vcpus:
             thread = f"{vm.name}.{vcpu.index}"
-            assert thread in ended, f"{vm.name} is dead, and the thread of {thread} is not"
+            assert thread in ended, (
+                f"{vm.name} has aborted, but the thread of {thread} has not ended"
+            )
         return
     for vcpu in vm.vcpus:
-        who = f"{vm.name}.{vcpu.index}"
+        name = f"{vm.name}.{vcpu.index}"
         if vcpu.state is VcpuState.BLOCKED_MAILBOX:
             assert vm.mailbox.state is not RxState.RECEIVED, (
-                f"{who} waits for a message that is there"
+                f"{name} waits for a message while one is unread"
             )
         if vcpu.state in _BLOCKED:
-            assert not vcpu.interrupts.up, f"{who} sleeps with an interrupt pending"
+            assert not vcpu.interrupts.up, f"{name} sleeps with an interrupt pending"
             if vm.mailbox.state is RxState.RECEIVED and vcpu.interrupts.enabled & _READABLE:
-                assert guest.log.notified, f"{who} sleeps, and was not interrupted for a message"
-        assert vcpu.state is not VcpuState.READY, f"{who} could run, and nobody runs it"
+                assert guest.log.notified, f"{name} sleeps, and got no interrupt for a message"
+        assert vcpu.state is not VcpuState.READY, f"{name} is ready, but no thread runs it"
     target = guests[(guests.index(guest) + 1) % len(guests)].vm
     if guest.log.waits and not target.aborting:
         state = target.mailbox.state
-        assert state is not RxState.EMPTY, f"{vm.name} waits for {target.name}, which is empty"
+        assert state is not RxState.EMPTY, (
+            f"{vm.name} waits for {target.name}, whose mailbox is empty"
+        )
 
 
 def _check_host(host: Host) -> None:
     if host.ended:
         return
     vm = host.to.vm
-    assert not vm.aborting, f"{host.name} waits for {vm.name}, which is dead"
-    assert vm.mailbox.state is not RxState.EMPTY, f"{host.name} waits for {vm.name}, which is empty"
+    assert not vm.aborting, f"{host.name} waits for {vm.name}, which has aborted"
+    assert vm.mailbox.state is not RxState.EMPTY, (
+        f"{host.name} waits for {vm.name}, whose mailbox is empty"
+    )
 
 
 def _check_messages(guests: list[Guest], hosts: list[Host]) -> None:
@@ -300,4 +307,6 @@ def _check_messages(guests: list[Guest], hosts: list[Host]) -> None:
             if host.to is guest:
                 assert mine == tried[: len(mine)], f"{guest.vm.name} has read {mine} of {tried}"
             else:
-                assert not mine or host.number >= FIRST_SECONDARY_ID, "a message went astray"
+                assert not mine or host.number >= FIRST_SECONDARY_ID, (
+                    "a message was delivered to the wrong VM"
+                )

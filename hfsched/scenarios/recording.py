@@ -1,8 +1,8 @@
-"""A hypervisor, its guests and its scheduler as actors of a story of their own.
+"""A hypervisor, its guests and its scheduler as separate actors of a story.
 
-One task of a scenario plays three: a vCPU's thread of the scheduler, inside RUN the hypervisor, and
-inside that the guest.  `recorded` stands between them and says what passes: RUN and what it returned,
-hypercalls and their answers, sends and injections.  `machine_state` is what is shown beside.
+One task of a scenario has three roles: a vCPU's thread of the scheduler, inside RUN the hypervisor, and
+inside that the guest.  `recorded` wraps the interfaces between them and records the calls: RUN and its
+result, hypercalls and their results, sends and injections.  `machine_state` has the watched values.
 
     primary = recorded(runtime, hypervisor, hypervisor.registry)
     ...
@@ -52,16 +52,16 @@ _HIDDEN = (".kick", ".irq", ".direct", ".hv", ".mirror")
 def recorded(
     runtime: ExploreRuntime, interface: PrimaryInterface, registry: Registry
 ) -> PrimaryInterface:
-    """Return `interface`, and when a story is told, one that tells it as well."""
+    """Return `interface`, wrapped to record its calls if a story is recorded."""
     if runtime.recorder is None:
         return interface
     return _RecordedInterface(runtime.recorder, interface, registry)
 
 
 def opaque_parts(runtime: ExploreRuntime, parts: Parts) -> Parts:
-    """Return parts of which a caller learns the result of each call alone, and which are recorded.
+    """Return parts whose calls are opaque (see `opaque_call`) and are recorded.
 
-    Hypercalls, the primary's interface and the mirrors are parties of their own to their callers.
+    Hypercalls, the primary's interface and the mirrors are separate parties to their callers.
     """
 
     def interface(hypervisor: Hypervisor) -> PrimaryInterface:
@@ -77,7 +77,7 @@ def opaque_parts(runtime: ExploreRuntime, parts: Parts) -> Parts:
 
 
 def machine_state(registry: Registry, driver: Driver) -> Mapping[str, str]:
-    """Return what a story shows of each VM: the hypervisor's state, then the scheduler's mirror."""
+    """Return a story's watched values of each VM: the hypervisor's state, then the scheduler's mirror."""
     state: dict[str, str] = {}
     for vm in registry.vms.values():
         state[f"{vm.name} mailbox"] = vm.mailbox.state.value
@@ -99,13 +99,13 @@ def machine_state(registry: Registry, driver: Driver) -> Mapping[str, str]:
     return state
 
 
-# Of what waits, for a message and for an interrupt, the short names.
+# Short names of waiting for a message and for an interrupt.
 _STATES = {VcpuState.BLOCKED_MAILBOX: "WFM", VcpuState.BLOCKED_INTERRUPT: "WFI"}
 _ACTIVITIES = {VcpuActivity.WFM: "WFM", VcpuActivity.WFI: "WFI"}
 
 
 class _RecordedInterface:
-    """See `PrimaryInterface`; says what passes through it."""
+    """See `PrimaryInterface`; records its calls."""
 
     def __init__(self, recorder: Recorder, interface: PrimaryInterface, registry: Registry) -> None:
         self._recorder = recorder
@@ -135,7 +135,7 @@ class _RecordedInterface:
         return result
 
     def _wrap_cpu(self, vm: int, vcpu: int, thread: str) -> None:
-        """Stand between the hypervisor and a vCPU, the first time that it is run."""
+        """Wrap a vCPU's engine at its first RUN."""
         record = self._registry.vms.get(vm)
         if record is None or not 0 <= vcpu < len(record.vcpus):
             return
@@ -162,21 +162,21 @@ class _RecordedInterface:
     def rx_release(self) -> bool:
         with self._recorder.acting_as(HYPERVISOR):
             waited = self._interface.rx_release()
-        self._note_call("RX_RELEASE" + (": others wait" if waited else ""))
+        self._note_call("RX_RELEASE" + (": VMs are waiting" if waited else ""))
         return waited
 
     def waiter(self, vm: int) -> int | None:
         with self._recorder.acting_as(HYPERVISOR):
             waiter = self._interface.waiter(vm)
         if waiter is not None:
-            self._note_call(f"who waits for {self._name(vm)}? {self._name(waiter)}")
+            self._note_call(f"next waiter of {self._name(vm)}: {self._name(waiter)}")
         return waiter
 
     def writable(self) -> int | None:
         with self._recorder.acting_as(HYPERVISOR):
             vm = self._interface.writable()
         if vm is not None:
-            self._note_call(f"what became writable? {self._name(vm)}")
+            self._note_call(f"next writable mailbox: {self._name(vm)}")
         return vm
 
     def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
@@ -237,7 +237,7 @@ _INJECTION = {
 
 
 class _Cpu:
-    """A vCPU's engine, seen by the hypervisor; says what the guest does and is told."""
+    """A wrapper of a vCPU's engine; records the guest's exits and the hypervisor's replies."""
 
     def __init__(self, recorder: Recorder, vcpu: Vcpu, name: Any) -> None:
         self._recorder = recorder
@@ -253,7 +253,7 @@ class _Cpu:
     def enter(self) -> Exit:
         recorder = self._recorder
         recorder.note(self._reply, lane=HYPERVISOR, to=self._lane)
-        self._reply = "goes on"
+        self._reply = "continues"
         with recorder.acting_as(self._lane):
             event: Exit = self._cpu.enter()
         what = self._call(event) if isinstance(event, Hypercall) else _exit(event)
@@ -274,7 +274,7 @@ class _Cpu:
         return describe(call, regs, self._value_text)
 
     def _value_text(self, argument: str, value: int) -> str:
-        """Return a value in words: VMs and interrupts by name, what is large in hexadecimal."""
+        """Return a value as text: VMs and interrupts by name, large numbers in hexadecimal."""
         if argument in _VMS:
             return str(self._name(value))
         if argument == "intid" and value in Intid._value2member_map_:

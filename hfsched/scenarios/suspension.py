@@ -1,4 +1,4 @@
-"""Holders of a suspension: some that hold it, one that keeps memory frozen, one that writes memory."""
+"""Holders of a suspension: several plain ones, one that freezes memory, one that writes memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["SuspensionScenario"]
 
 
 class _Unchecked(Suspension):
-    """Writes do not wait for a frozen hold."""
+    """Writes to memory do not wait for the end of a frozen hold."""
 
     @contextmanager
     def writing(self, holder: str, deadline: int | None = None) -> Iterator[None]:  # noqa: ARG002
@@ -27,7 +27,7 @@ class _Unchecked(Suspension):
 
 
 class _ResumesForAll(Suspension):
-    """A hold that ends lets the machine run, although others hold it too."""
+    """The end of a hold resumes the machine although others hold it too."""
 
     def resume(self, holder: str) -> None:
         for each in self.holders or (holder,):
@@ -38,8 +38,8 @@ class _ResumesForAll(Suspension):
 class SuspensionScenario:
     """`holders` hold a machine suspended, `rounds` times each; one freezes memory, one writes it.
 
-    While any of them holds it, it is paused, and when none does, it runs; nothing is written while
-    memory is frozen; all come to their end.  Two of them have the same name, and hold it in turn.
+    The machine is paused while any of them holds it, and runs otherwise; memory is not written while it
+    is frozen; all tasks end.  Holders of the same name hold the machine in turn.
     """
 
     holders: int = 1
@@ -48,7 +48,7 @@ class SuspensionScenario:
 
     variants: ClassVar[Mapping[str, Variant]] = {
         "unchecked": Variant("writes to guest memory do not wait for a frozen hold"),
-        "alone": Variant("the first hold that ends lets the machine run", {"holders": 2}),
+        "alone": Variant("the end of the first hold resumes the machine", {"holders": 2}),
     }
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class SuspensionScenario:
         return spec_of("suspension", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Make the suspension and its holders."""
+        """Create the suspension and its holders."""
         kind = {"": Suspension, "unchecked": _Unchecked, "alone": _ResumesForAll}[self.variant]
         paused: list[str] = []
         inside: list[str] = []  # the tasks that hold it
@@ -101,13 +101,13 @@ class SuspensionScenario:
 
         def invariant() -> None:
             if inside:
-                assert paused == ["a", "b"], f"held by {inside}, and {paused} paused"
+                assert paused == ["a", "b"], f"held by {inside}, but only {paused} paused"
             assert not (writing and "freezer" in inside), "memory is written while it is frozen"
             same = [task for task in inside if task.startswith("holder")]
-            assert len(same) < 2, "a name holds it twice"
+            assert len(same) < 2, "two holders of the same name at once"
 
         def check() -> None:
-            assert len(ended) == self.holders + 2, f"only {ended} came to their end"
+            assert len(ended) == self.holders + 2, f"only {ended} have ended"
             assert paused == [], f"{paused} stay paused"
 
         return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)

@@ -1,9 +1,9 @@
-"""Guest memory swapped out and in while guests touch it, commands come, and the monitor dies.
+"""Guest memory swapped out and in while guests access it, commands are given, and the monitor dies.
 
-What ships is main's client and supervisor, the monitor's loop and state machine, the page table's changes;
-the kernel and the moves of bytes are a model (`swapmemory`, `swapstore`).  Of each page the guest must find what it
-wrote last, every fault is served in the end, and every request is answered; what was accepted
-is carried out, whoever dies.
+Production code are main's client and supervisor, the monitor's loop and state machine, and the changes
+of the page table; the kernel and the copying of pages are a model (`swapmemory`, `swapstore`).  A guest
+must read from each page what it wrote last, every fault is served, every request is answered, and every
+accepted command is carried out although processes die.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
 
 
 class _Gate(Thing):
-    """Where guests can be stopped: between two touches, never in a fault."""
+    """The gate at which guests are stopped: between two accesses, never in a fault."""
 
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "gate")
@@ -56,7 +56,7 @@ class _Gate(Thing):
         return (self.stopped, self.aborted, tuple(sorted(self.inside)))
 
     def enter(self, guest: str) -> bool:
-        """Begin to run; False: the VM has aborted."""
+        """Begin to run; return False if the VM has aborted."""
         self.runtime.point("enter", self, write=True, condition=lambda: not self.stopped)
         self.runtime.observe(self.aborted)
         if not self.aborted:
@@ -64,7 +64,7 @@ class _Gate(Thing):
         return not self.aborted
 
     def leave(self, guest: str) -> None:
-        """Run no longer."""
+        """Stop running."""
         self.runtime.point("leave", self, write=True)
         self.inside.discard(guest)
 
@@ -77,12 +77,12 @@ class _Gate(Thing):
 
     def resume(self) -> None:
         """Undo `stop`."""
-        self.runtime.point("go on", self, write=True)
+        self.runtime.point("resume", self, write=True)
         self.stopped = False
 
 
 class _Accepted(Thing):
-    """The last accepted command of those that say where pages must be in the end."""
+    """The last accepted command of those that determine the final place of pages."""
 
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "accepted")
@@ -92,14 +92,14 @@ class _Accepted(Thing):
         return self.last
 
     def note(self, word: str) -> None:
-        """Note a command, within the step that learns that it was accepted."""
+        """Record a command, within the step that observes its acceptance."""
         if word in ("enable", "disable", "close"):
             self.last = word
             self.runtime.touch(self.name)
 
 
 class _FailingRuntime:
-    """A runtime whose first `deaths` processes may die, and its spawner if it is `spawner_dies`.
+    """A runtime whose first `deaths` processes may die, and with `spawner_dies` its spawner too.
 
     Then it may not exec another spawner.
     """
@@ -127,7 +127,7 @@ class _FailingRuntime:
         return process
 
     def begin(self) -> None:
-        """Let them die from here on."""
+        """Allow deaths from here on."""
         early, self._early = self._early, None
         for process in early or ():
             self._arm(process)
@@ -142,7 +142,7 @@ class _FailingRuntime:
 
 @dataclass(frozen=True)
 class _Main:
-    """Main as a member: its guests touch the memory."""
+    """Main as a member: its guests access the memory."""
 
     memory: Memory
     number: int = 0
@@ -159,13 +159,14 @@ class _Main:
 
 @dataclass(frozen=True)
 class SwapScenario:
-    """Main gives `commands`, another task those of `beside`, while `guests` touch `pages`.
+    """Main gives `commands`, another task those of `beside`, while `guests` access `pages`.
 
-    Commands are joined by ``-``: ``enable-out-disable``.  Each guest touches pages `touches` times.
+    Commands are joined by ``-``: ``enable-out-disable``.  Each guest accesses pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
-    main closes swap.  With `full` each write to the file may find it full.  `child` is a process beside
-    main that touches the first page `touches` times: it ``lives``, or ``dies`` at any point.  With
-    `spawner_dies` main may not exec, and the spawner dies at any point: no monitor is started after that.
+    main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
+    another process that accesses the first page `touches` times: it ``lives``, or ``dies`` at any
+    point.  With `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
+    started after that.
     """
 
     commands: str = "enable-out-disable"
@@ -205,7 +206,7 @@ class SwapScenario:
         return spec_of("swap", self)
 
     def build(self, runtime: ExploreRuntime) -> World:
-        """Make main and its monitor, the guests, and who gives commands."""
+        """Create main and its monitor, the guests, and the tasks that give commands."""
         if self.variant == "enable-deadlock":
             return deadlock(runtime, self.commands.split("-"))
         return _Machine(self, runtime).world()
@@ -240,13 +241,13 @@ class _Machine:
             needed=self.memory.needed,
         )
         self.lost: list[str] = []
-        self.begun: dict[str, int] = {}  # task -> requests made,
-        self.ended: dict[str, list[str]] = {}  # and what came of them
+        self.begun: dict[str, int] = {}  # task -> number of requests made
+        self.ended: dict[str, list[str]] = {}  # task -> the requests' results
         self._accepted = _Accepted(runtime)
         self._start()
-        if not scenario.beside and not scenario.abort:  # main alone has requests
+        if not scenario.beside and not scenario.abort:  # only main makes requests
             runtime.declare_private("swap.free")
-        if "enable" not in scenario.beside:  # main alone suspends
+        if "enable" not in scenario.beside:  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
 
@@ -324,18 +325,18 @@ class _Machine:
             assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
             for outcome in self.ended[task]:
                 in_the_way = "member 1" in outcome or "process child" in outcome
-                assert not in_the_way, f"a process that may die is in the way: {outcome}"
+                assert not in_the_way, f"a process that may die makes a command fail: {outcome}"
         if self.lost:
             return
         self.memory.check()
-        assert not self.gate.inside, "a guest is held for ever"
+        assert not self.gate.inside, "a guest is never resumed"
         if self.child_model is not None:
             self.child_model.check()
         last = "the spawner's death" if orphaned else self._accepted.last
         if orphaned or last in ("disable", "close"):
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
-                assert back, f"after {last} {page.name} is not back"
+                assert back, f"after {last} {page.name} is not resident"
 
     def _final(self) -> Hashable:
         ended = tuple((task, tuple(outcome)) for task, outcome in sorted(self.ended.items()))

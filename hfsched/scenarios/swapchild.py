@@ -1,4 +1,4 @@
-"""A process beside main in the scenario `swap`: what ships, but for the kernel's part in it."""
+"""A process besides main in the scenario `swap`: production code over a model of the kernel."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Member(ChildMember):
         return ()
 
     def _ended(self, deadline: int | None) -> bool:
-        del deadline  # its channel is closed when it dies, and not before
+        del deadline  # its channel is closed when it dies, not earlier
         return CHILD in self._memory.dead
 
 
@@ -85,14 +85,14 @@ class ChildModel(Thing):
             self._done = count + 1
 
     def join(self, client: MonitorClient) -> None:
-        """Make it a member."""
+        """Add it as a member."""
         client.add(self._member)
         self._member.resume()
         for page in self._memory.pages:
-            page.mapped.add(CHILD)  # it has touched them
+            page.mapped.add(CHILD)  # it has accessed them
 
     def begin(self, *, dies: bool) -> None:
-        """Let it touch memory; `dies`: and die at any point."""
+        """Let it access memory; with `dies`, it may die at any point."""
         self._started = True
         if dies:
             self.runtime.event_of("death of the child", self._die)
@@ -104,7 +104,7 @@ class ChildModel(Thing):
         self.runtime.controller.kill(group)
 
     def stop(self, deadline: int | None) -> bool:
-        """Have it stand still; see `Step`."""
+        """Pause it; see `Step`."""
         self._member.suspend(deadline)
         return True
 
@@ -113,6 +113,6 @@ class ChildModel(Thing):
         self._member.resume()
 
     def check(self) -> None:
-        """Check, when all is at rest, that it is not held for ever."""
+        """Check, when no task is enabled, that it is not still paused."""
         held = self._done < self._touches and CHILD not in self._memory.dead
-        assert not held, "the child is held for ever"
+        assert not held, "the child is never resumed"

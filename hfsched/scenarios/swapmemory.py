@@ -1,7 +1,8 @@
-"""Guest memory that is swapped, in a model: what the kernel and main's descriptors keep alive.
+"""A model of guest memory that is swapped: the state that outlives processes, in the kernel and files.
 
-Main has it mapped, and one more process may.  A page's contents are one number.  Each operation is atomic, as the system call or the
-compare-and-swap that it stands for; whoever dies in between leaves all this as it is.
+Main has it mapped, and another process may.  A page's contents are one number.  Each operation is
+atomic, as the system call or the compare-and-swap that it models; the death of a process between two
+operations leaves this state unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAIN, CHILD = "main", "child"
 
 
 class Page(Thing):
-    """One page of the guest, in the memfd, in the file, or nowhere; and who waits for it."""
+    """One page of the guest, in the memfd, in the file, or nowhere, and the tasks that wait for it."""
 
     def __init__(self, runtime: ExploreRuntime, number: int, table: PageTable) -> None:
         super().__init__(runtime, f"page.{number}")
@@ -33,7 +34,7 @@ class Page(Thing):
         self.registered: set[str] = set()  # with the uffds of these
         self.slots: dict[int, int] = {}  # of the file
         self.waiting: set[tuple[str, str]] = set()  # processes, and their guests in a fault
-        self.latest = 1  # what was written last: no part of the system
+        self.latest = 1  # written last: for the oracle, no part of the modelled system
 
     @property
     def entry(self) -> Entry:
@@ -47,7 +48,7 @@ class Page(Thing):
         return (self.memory, self.latest, where, self.entry.encode(), slots, waiting)
 
     def contents(self) -> int | None:
-        """Return what a guest would find, None when that is lost."""
+        """Return the contents that a guest would read, None if they are lost."""
         entry = self.entry
         if self.memory is not None:
             return self.memory
@@ -56,19 +57,19 @@ class Page(Thing):
         return 0
 
     def punch(self) -> None:
-        """Give the memory back."""
+        """Punch a hole into the memfd."""
         self.memory = None
         self.mapped.clear()
 
 
 class _Uffd(Thing):
-    """Faults that nobody has read yet, and what else outlives a monitor."""
+    """Faults that no monitor has read yet, and other state that outlives a monitor."""
 
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "uffd")
         self.faults: list[tuple[str, int]] = []  # a process, a page
         self.reader = 0  # the monitor that serves them, 0 for none
-        self.serving = False  # it has read a fault, and is not done with it
+        self.serving = False  # it has read a fault that is not served yet
 
     def key(self) -> Hashable:
         return (tuple(self.faults), self.reader, self.serving)
@@ -84,9 +85,9 @@ class _Phase(Thing):
 
 
 class Memory:
-    """Pages, page tables of the guest's process, faults that wait, swap file, page table and phase.
+    """Pages, page tables of the processes, pending faults, swap file, entries and phase.
 
-    `full`: the swap file may have no room for a page.
+    With `full` the swap file may have no space for a page.
     """
 
     def __init__(self, runtime: ExploreRuntime, pages: int, *, full: bool = False) -> None:
@@ -100,11 +101,11 @@ class Memory:
         self.dead: set[str] = set()  # processes
 
     def at(self, what: str, thing: Thing, condition: Callable[[], bool] | None = None) -> None:
-        """Let others go first: what follows, up to the next such point, is one step."""
+        """Make a point: the code that follows, up to the next one, is one step."""
         self.runtime.point(what, thing, write=True, condition=condition)
 
     def touch(self, guest: str, page: Page, process: str = MAIN) -> None:
-        """Read what a guest wrote last, and write the next number."""
+        """Check that a guest reads the number written last, and write the next one."""
         while True:
             self.runtime.retain_only(level=1)
             self.at("touch", page)
@@ -126,9 +127,9 @@ class Memory:
             self.at("fault", page, lambda: (process, guest) not in page.waiting)
 
     def arrive(self, page: Page, value: int, process: str = MAIN) -> bool:
-        """Put a page there unless one is, map it, and wake who waits: UFFDIO_COPY or CONTINUE.
+        """Fill a page unless it is present, map it, and wake its waiters: UFFDIO_COPY or CONTINUE.
 
-        False: the process is dead.
+        Return False if the process is dead.
         """
         if process in self.dead:
             return False
@@ -139,7 +140,7 @@ class Memory:
         return True
 
     def wake(self, page: Page, process: str = MAIN) -> None:
-        """Wake who waits for a page: a fault that nobody has read is gone then."""
+        """Wake the tasks that wait for a page: a fault that was not read is removed."""
         page.waiting = {waits for waits in page.waiting if waits[0] != process}
         if (process, page.number) in self.uffd.faults:
             self.uffd.faults.remove((process, page.number))
@@ -152,7 +153,7 @@ class Memory:
             page.mapped.discard(process)
 
     def die(self, process: str) -> None:
-        """End a process: what it had mapped and waited for is no more."""
+        """End a process, with its mappings and pending faults."""
         self.dead.add(process)
         for page in self.pages:
             page.mapped.discard(process)
@@ -175,10 +176,10 @@ class Memory:
             )
 
     def check(self) -> None:
-        """Check, when all is at rest, that each page is in one place, and nobody waits for it."""
+        """Check, when no task is enabled, that each page is in one place, and no task waits for it."""
         for page in self.pages:
             entry = page.entry
-            assert not page.waiting, f"a fault on {page.name} is served by nobody"
+            assert not page.waiting, f"a fault on {page.name} is never served"
             away = entry.state in (State.FILE, State.ZERO)
             assert not (away and page.memory is not None), f"{page.name} is in two places"
             used = {entry.location} if entry.copy is State.FILE else set[int]()

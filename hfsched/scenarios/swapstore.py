@@ -1,4 +1,4 @@
-"""A monitor's data plane over a `Memory`: in steps, each of which may be the last before it dies.
+"""A monitor's data plane over a `Memory`, in steps: the monitor may die between any two.
 
 The entries change as `hfsched.swap.pages.entries` says.
 """
@@ -23,7 +23,7 @@ __all__ = ["Monitor", "Store"]
 
 
 class Store:
-    """The monitor's `Pages` and `Processes`, and who serves its faults."""
+    """The monitor's `Pages` and `Processes`, and the task that serves faults."""
 
     def __init__(self, memory: Memory, *, wakes: bool = True, quiesces: bool = True) -> None:
         self._memory = memory
@@ -73,7 +73,7 @@ class Store:
         self._processes.remove(CHILD)
 
     def close(self) -> None:
-        """Serve no faults any more."""
+        """Stop serving faults."""
         self._memory.at("close", self._memory.uffd)
         self._memory.uffd.reader = 0
 
@@ -111,7 +111,7 @@ class Store:
             self._bring(page, entry, process)
 
     def _bring(self, page: Page, entry: Entry, process: str = MAIN) -> None:
-        """Bring a page in that is kept elsewhere, whoever else may do so too."""
+        """Bring in a page, possibly while another task does so too."""
         value = 0
         if entry.state is State.FILE:
             self._memory.at("read file", page)
@@ -130,7 +130,7 @@ class Store:
     # Pages.
 
     def take_over(self) -> None:
-        """Make good what a dead monitor left half done."""
+        """Complete the operations that a dead monitor left half done."""
         table = self._memory.table
         self._memory.at("phase", self._memory.phase)
         settled = self._memory.phase.phase is Phase.SETTLED
@@ -199,7 +199,7 @@ class Store:
                 return Progress(0, done=False, problem="swap file: no space left on device")
             memory.at("write", page)
             value, slot = page.memory, 1 + max(page.slots, default=0)
-            assert value is not None, f"{page.name} is written, and is not there"
+            assert value is not None, f"{page.name} is written to the file, but is not in memory"
             page.slots[slot] = value
             self._runtime.observe(slot)
             memory.at("publish", page)
@@ -230,7 +230,9 @@ class Store:
         """See `Pages.release`."""
         for page in self._memory.pages:
             self._memory.at("release", page)
-            assert self._memory.table.release(page.number), f"{page.name} is released, and away"
+            assert self._memory.table.release(page.number), (
+                f"{page.name} is released, but not in memory"
+            )
             page.registered.clear()
             for process in self._processes:
                 self._memory.wake(page, process)
@@ -263,7 +265,7 @@ class Store:
 
 
 class _UncountedController(Controller):
-    """The controller, told without what it counts: only `Status` shows that, and nobody looks."""
+    """A controller whose state key lacks its counter, which only `Status` shows and no oracle reads."""
 
     def key(self) -> object:
         """See `Controller.key`."""

@@ -1,4 +1,4 @@
-"""Swap with one mistake each; and the protocol that once deadlocked."""
+"""Swap with one fault each, and a protocol that deadlocks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _NoEnableCheck(MonitorClient):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a machine is put together from."""
+    """The replaceable parts of a machine."""
 
     monitor: type[Monitor] = Monitor
     memory: type[Memory] = Memory
@@ -83,11 +83,11 @@ PARTS: Mapping[str, Parts] = {
 
 VARIANTS: Mapping[str, Variant] = {
     "enable-deadlock": Variant(
-        "main goes on after Enable, and the monitor asks it back to suspend the machine",
+        "main continues after Enable, and the monitor requests it to suspend the machine",
         {"commands": "enable-status"},
     ),
     "no-wake": Variant(
-        "a monitor that takes over does not wake those who wait for the dead one",
+        "a monitor that takes over does not wake the tasks that wait for the dead one",
         {"commands": "enable", "deaths": 1},
     ),
     "no-quiesce": Variant(
@@ -95,19 +95,19 @@ VARIANTS: Mapping[str, Variant] = {
         {"commands": "enable-out-disable-enable-out", "touches": 2},
     ),
     "no-zap": Variant(
-        "a member says that it has zapped its page tables, and has not",
+        "a member reports that it has zapped its page tables, and has not",
         {"commands": "enable-out"},
     ),
     "child-no-zap": Variant(
-        "a process beside main says that it has zapped its page tables, and has not",
+        "a process besides main reports that it has zapped its page tables, and has not",
         {"commands": "enable-out", "child": "lives", "guests": 0},
     ),
     "left-out": Variant(
-        "memory stays out though a monitor that dies cannot be replaced any more",
+        "memory stays swapped out although a dead monitor cannot be replaced any more",
         {"commands": "enable-out", "spawner_dies": True},
     ),
     "enabled-again": Variant(
-        "Enable is accepted though a monitor that dies cannot be replaced any more",
+        "Enable is accepted although a dead monitor cannot be replaced any more",
         {"commands": "enable", "spawner_dies": True},
     ),
 }
@@ -116,8 +116,8 @@ VARIANTS: Mapping[str, Variant] = {
 def deadlock(runtime: ExploreRuntime, words: Sequence[str]) -> World:
     """Return the world of the monitor that crosvm had before its change 4387662.
 
-    Main sends Enable and goes on; the monitor asks back, on another channel, for the machine to be
-    suspended, and main does that when it has nothing else to do.
+    Main sends Enable and continues; the monitor requests, on another channel, that the machine be
+    suspended, and main does that only when it is idle.
     """
     here, there = runtime.channel("requests")
     asked, asks = runtime.channel("questions")

@@ -1,7 +1,7 @@
-"""Schedulers and hypervisors as they were, each with its historical mistake.
+"""Schedulers and hypervisors with historical faults.
 
-Written from what is known of TF-Hafnium/hafnium-driver-linux (`main.c`, cc100f6) and of Hafnium
-before the mistakes were mended; each differs from the shipped code in the mistake alone.
+Modelled on TF-Hafnium/hafnium-driver-linux (`main.c`, cc100f6) and on Hafnium before the fixes; each
+differs from the production code only in the fault.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["PARTS", "VARIANTS"]
 
 
 class _Thread:
-    """What the upstream driver keeps of one vCPU's thread."""
+    """The upstream driver's state of one vCPU's thread."""
 
     waiting: Cell[bool]  # waiting_for_message
     abort_sleep: Cell[bool]
@@ -48,10 +48,10 @@ class _Thread:
 
 
 class Upstream(Driver):
-    """The Linux driver: a flag says who waits for a message, and it is set after RUN has returned.
+    """The Linux driver: a flag marks a vCPU that waits for a message, and is set after RUN has returned.
 
-    A sender that looks in between finds nobody, falls back to an interrupt of vCPU 0, and does
-    nothing more when that is not enabled or pending already (b/131434148).
+    A sender in between finds no waiting vCPU, falls back to an interrupt of vCPU 0, and does nothing
+    more if that is not enabled or already pending (b/131434148).
     """
 
     first_flags = (False, False, False, False)  # waiting_for_message, before it is first set
@@ -116,7 +116,7 @@ class Upstream(Driver):
         return True
 
     def _sleep(self, me: _Thread) -> None:
-        """Mark oneself as sleeping, look at abort_sleep, block."""
+        """Clear the wake-up event, check abort_sleep, block."""
         me.wake.clear()
         if not me.abort_sleep.get():
             me.wake.wait()
@@ -143,13 +143,13 @@ class Upstream(Driver):
 
 
 class Uninitialised(Upstream):
-    """The same before its flag was initialised for vCPUs other than 0: it may say anything."""
+    """The same with a flag that is initialised only for vCPU 0: the others may have any value."""
 
     first_flags = (False, True, True, True)
 
 
 class WakeVcpu0(Driver):
-    """Wakes vCPU 0 whatever happens, whoever waits for the message."""
+    """Wakes vCPU 0 in any case, although another vCPU waits for the message."""
 
     def deliver(self, number: int, *, ends_send: bool = False) -> None:
         """See `Driver.deliver`."""
@@ -160,7 +160,7 @@ class WakeVcpu0(Driver):
 
 
 class FixedTarget(Driver):
-    """The mirror, but only vCPU 0 is ever interrupted about a message."""
+    """The mirror, but only vCPU 0 is interrupted for a message."""
 
     def _interrupt(self, vm: DrivenVm, intid: int) -> None:
         if self._interface.inject(vm.id, 0, intid) is Injection.WAKE:
@@ -168,7 +168,7 @@ class FixedTarget(Driver):
 
 
 class AlwaysHandsOut(Mailbox):
-    """Waiters are handed out although the mailbox has filled again."""
+    """Waiters are returned although the mailbox is full again."""
 
     def take_waiter(self) -> int | None:
         """See `Mailbox.take_waiter`."""
@@ -176,7 +176,7 @@ class AlwaysHandsOut(Mailbox):
 
 
 class EarlyCalls(Calls):
-    """The state of a vCPU that waits is published before its registers are saved."""
+    """A vCPU's state is published as waiting before its registers are saved."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -210,19 +210,19 @@ VARIANTS: Mapping[str, Variant] = {
         {"receiver": "disabled", "vcpus": 2, "messages": 1, "boot": True},
     ),
     "wake-vcpu0": Variant(
-        "vCPU 0 is woken whatever happens, also when vCPU 1 waits",
+        "vCPU 0 is woken in any case, also when vCPU 1 waits",
         {"receiver": "wfi-echo", "vcpus": 2, "messages": 1},
     ),
     "fixed-target": Variant(
-        "only vCPU 0 is ever interrupted about a message",
+        "only vCPU 0 is interrupted for a message",
         {"receiver": "reader-1", "vcpus": 2, "messages": 1},
     ),
     "waiter-livelock": Variant(
-        "waiters are told that a mailbox is writable when it has filled again",
+        "waiters are notified that a mailbox is writable although it is full again",
         {"guests": 1, "messages": 2},
     ),
     "early-run": Variant(
-        "RUN is answered before the registers of the last one are saved",
+        "a vCPU can be RUN again before its registers are saved",
         {"runners": 1},
     ),
 }

@@ -18,7 +18,7 @@ from hfsched.explore.campaign.run import Campaign
 if TYPE_CHECKING:
     from conftest import Process, Start
 
-TEXT = "all sleep beside a mailbox that is received"
+TEXT = "lost wake-up: unread message, all vCPUs asleep"
 
 SCENARIOS = """
 import os

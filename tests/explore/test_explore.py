@@ -206,7 +206,7 @@ def test_the_lost_wake_up_of_the_upstream_driver_is_found(
 ) -> None:
     result = search(MailboxScenario(variant="upstream"), strategy)
     assert result.failure is not None
-    assert "all sleep beside a mailbox that is received" in str(result.failure.failure)
+    assert "lost wake-up: unread message, all vCPUs asleep" in str(result.failure.failure)
 
 
 def test_the_lost_wake_up_needs_a_preemption() -> None:

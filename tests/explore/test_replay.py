@@ -105,7 +105,7 @@ def test_an_exception_of_the_code_is_a_failure_with_its_traceback() -> None:
 
 def test_an_oracles_word_needs_no_traceback() -> None:
     finding = find_failure(find(UPSTREAM))
-    assert finding.text == "all sleep beside a mailbox that is received"
+    assert finding.text == "lost wake-up: unread message, all vCPUs asleep"
     assert not finding.detail
 
 

@@ -41,10 +41,10 @@ def test_a_program_holds_under_every_interleaving(program: str) -> None:
 
 def test_a_program_is_told_in_words() -> None:
     assert describe("weW_x-nI;02;S") == [
-        "vm g0, vCPU 0: MSG_WAIT, enable READABLE, wait for messages for ever",
+        "vm g0, vCPU 0: MSG_WAIT, enable READABLE, repeat: wait for messages",
         "vm g0, vCPU 1: end",
-        "vm g1, vCPU 0: send to the next VM, wait, WFI for ever",
-        "host 0: 2 message(s) to g0",
+        "vm g1, vCPU 0: send to the next VM, wait, repeat: WFI",
+        "host 0: 2 messages to g0",
         "the machine is suspended and resumed",
     ]
 

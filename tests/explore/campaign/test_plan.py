@@ -269,7 +269,7 @@ def test_tasks_of_a_failing_scenario_find_it() -> None:
     plan = planned(UPSTREAM)
     found = [perform(task).found for task in take_all(plan)]
     assert {each.text for each in found if each is not None} == {
-        "all sleep beside a mailbox that is received"
+        "lost wake-up: unread message, all vCPUs asleep"
     }
 
 

@@ -53,7 +53,7 @@ def is_ready(descriptor: int) -> bool:
 def test_a_failure_has_a_token_that_replays_here(strategy: str) -> None:
     summary = search(UPSTREAM, strategy)
     assert summary.found is not None
-    assert summary.found.text == "all sleep beside a mailbox that is received"
+    assert summary.found.text == "lost wake-up: unread message, all vCPUs asleep"
     assert not summary.complete
     scenario, outcome = replay(summary.found.token)
     assert scenario.name == UPSTREAM

@@ -72,7 +72,7 @@ def test_the_lost_wake_up_reads_in_order(upstream: Story) -> None:
         "thread g.0: sleeps, waiting for g.0.thread",
     )
     assert len(upstream.steps) <= 40
-    assert upstream.failure == "all sleep beside a mailbox that is received"
+    assert upstream.failure == "lost wake-up: unread message, all vCPUs asleep"
     assert "thread g.0 sleeps" in upstream.steps[-1].text
 
 

@@ -26,7 +26,7 @@ LINES = [
     r"reads g\.0\.abort_sleep: False",
     r"sleeps, waiting for g\.0\.thread",
     r"no task is runnable",
-    r"^FAILED: all sleep beside a mailbox that is received",
+    r"^FAILED: lost wake-up: unread message, all vCPUs asleep",
     r"^Point of failure: step \d+: from here on every schedule fails",
 ]
 
