@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "fuzz",
         usage=USAGE,
         description="Run the production scheduler under every interleaving of a scenario.",
-        epilog=TEXT + "\n\nExit status: 0 nothing found; 1 a failure; 2 misuse.",
+        epilog=TEXT + "\n\nExit status: 0 no failure; 1 a failure; 2 misuse.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

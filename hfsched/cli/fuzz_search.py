@@ -29,7 +29,7 @@ WIDTH = 100  # columns, without a terminal
 
 
 def search(args: argparse.Namespace) -> int:
-    """Explore a scenario as the options say; return the exit status."""
+    """Explore a scenario with the given options; return the exit status."""
     if args.jobs is not None and args.cluster is not None:
         raise UserError("--jobs is for this machine: a cluster has its own workers")
     strategy = args.strategy or ("portfolio" if args.bound is None else "bounded")
@@ -111,11 +111,11 @@ def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
     elif bound is not None and summary.complete_to == bound:
         print(f"complete to preemption bound {bound} ({covered})")
     else:
-        how = "not all was searched"
+        how = "not complete"
         if summary.interrupted:
             how = "interrupted"
         elif summary.seconds >= budget:
-            how = f"the budget of {budget:g} s is spent"
+            how = f"the budget of {budget:g} s is used"
         print(f"no failure in {schedules}, {count(summary.states, 'state')}: {how}")
         if summary.complete_to is not None:
             print(f"complete to preemption bound {summary.complete_to}")
@@ -139,7 +139,7 @@ def _print_failure(found: Found, summary: Summary) -> None:
 
 
 def preemptions(number: int) -> str:
-    """Return a number of preemptions in words."""
+    """Return "1 preemption", "2 preemptions"."""
     return count(number, "preemption")
 
 
