@@ -6,8 +6,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
-from hfsched.explore.objects import Known
-from hfsched.explore.task import Learnt
+from hfsched.explore.objects import LockDigests
+from hfsched.explore.task import History
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Knowledge", "knowledge", "recall", "state_key", "trace_hash"]
 
 # By task: its history, and those saved at the opaque calls that it is in; by lock.
-Knowledge = tuple[list[tuple[int, tuple[int, ...], tuple[Learnt, ...]]], list[Known]]
+Knowledge = tuple[list[tuple[int, tuple[int, ...], tuple[History, ...]]], list[LockDigests]]
 
 
 def state_key(table: TaskTable, time: int) -> int:

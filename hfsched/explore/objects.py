@@ -17,18 +17,27 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hfsched.errors import InternalError
-from hfsched.explore.task import Learnt
+from hfsched.explore.task import History
 from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.task import Task
 
-__all__ = ["Known", "UnguardedChangeError", "XCell", "XEnd", "XEvent", "XLock", "XShared", "plain"]
+__all__ = [
+    "LockDigests",
+    "UnguardedChangeError",
+    "XCell",
+    "XEnd",
+    "XEvent",
+    "XLock",
+    "XShared",
+    "plain",
+]
 
 T = TypeVar("T")
 # Of a lock: the digest it has seen, whether the guarded state still has that digest, and its marks.
-Known = tuple[int | None, bool, dict[int, Learnt] | None]
+LockDigests = tuple[int | None, bool, dict[int, History] | None]
 
 
 class UnguardedChangeError(Exception):
@@ -70,7 +79,7 @@ class XLock(Thing):
         self.owner: Task | None = None
         self._state = state
         self._seen: int | None = None  # the digest of the state at the last release
-        self.marks: dict[int, Learnt] | None = None  # see `declare_retry`: tasks' histories
+        self.marks: dict[int, History] | None = None  # see `declare_retry`: tasks' histories
 
     def _free(self) -> bool:
         return self.owner is None
@@ -111,12 +120,12 @@ class XLock(Thing):
     acquire = __enter__
     release = __exit__
 
-    def known(self) -> Known:
+    def known(self) -> LockDigests:
         """Return the argument for `recall`."""
         same = self.owner is None and self._state is not None and self._seen == hash(self._state())
         return self._seen, same, None if self.marks is None else dict(self.marks)
 
-    def recall(self, known: Known) -> None:
+    def recall(self, known: LockDigests) -> None:
         """See `hfsched.explore.digests.recall`."""
         self._seen, same, marks = known
         if same:  # an object that hashes by identity differs in each execution

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfsched.explore.objects import Thing, XEnd
 
-__all__ = ["Group", "Learnt", "Task", "Touched", "dependent", "touches"]
+__all__ = ["Group", "History", "Task", "Touched", "dependent", "touches"]
 
 Touched = list[tuple[str, bool]]  # names of things, and whether the access is a write
-Learnt = tuple[int, tuple[int, ...]]  # a task's `history`, and what it has `kept`
+History = tuple[int, tuple[int, ...]]  # a task's `history`, and what it has `kept`
 
 
 class Group:
@@ -78,7 +78,7 @@ class Task:
         self.history = 0
         self.kept: tuple[int, ...] = ()  # for each loop level, a digest of its live values
         self.opaque_calls: tuple[
-            Learnt, ...
+            History, ...
         ] = ()  # saved at the entry of each opaque call it is in
         self.act: Callable[[], None] | None = None
         self.kills: Group | None = None  # the process that this pseudo-task kills

@@ -1,6 +1,6 @@
 """A monitor's data plane over a `Memory`, in steps: the monitor may die between any two.
 
-The entries change as `hfsched.swap.pages.entries` says.
+The entries change as in `hfsched.swap.pages.entries`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ::
 
-    story = tell(scenario, RandomWalk(17))
+    story = record_story(scenario, RandomWalk(17))
     print(draw(story, width=100))
 """
 

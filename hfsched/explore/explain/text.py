@@ -128,7 +128,7 @@ class _Renderer:
             return [self._overlay(part, 0) for part in textwrap.wrap(text, self.area - 1)]
         start = self.center[step.lane]
         available = self.area - start - 3
-        if available < min(len(text), self.pitch):  # the last lane: the text goes to its left
+        if available < min(len(text), self.pitch):  # the last lane: the text is to its left
             start = max(0, start - min(len(text), self.area // 2) - 1)
             parts = textwrap.wrap(text, max(self.center[step.lane] - start - 1, 8))
             dot = self.center[step.lane]
