@@ -55,9 +55,9 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         ("programs --strategy pos", "--strategy: programs are drawn; give one "),
         # Tokens.
         ("replay", "replay: missing TOKEN"),
-        ("replay mailbox", "not a token: 'mailbox': one begins with hf1-"),
-        (f"replay {TOKEN.replace('hf1', 'hf2')}", "token 'hf2-IwAQbWFpbGJveCt1...': of format 2, "),
-        (f"shrink {TOKEN[:-5]}", "token 'hf1-IwAQbWFpbGJveCt1...': cut short: 43 of 48 characters"),
+        ("replay mailbox", "not a token: 'mailbox': tokens begin with hf1-"),
+        (f"replay {TOKEN.replace('hf1', 'hf2')}", "token 'hf2-IwAQbWFpbGJveCt1...': format 2, "),
+        (f"shrink {TOKEN[:-5]}", "token 'hf1-IwAQbWFpbGJveCt1...': truncated: 43 of 48 characters"),
         (f"explain {TOKEN[:20]}X{TOKEN[21:]}", "token 'hf1-IwAQbWFpbGJveCt1...': damaged: "),
     ],
 )
@@ -99,7 +99,7 @@ class Own:
     token = failed.out.partition("token: ")[2].split()[0]
     own.write_text(text.replace('"one"', '"another"'))
     said = refusal(hfsched, "replay", token)
-    assert said.startswith("this code no longer does what the token recorded: trace ")
+    assert said.startswith("this code no longer behaves as the token recorded: trace ")
     own.unlink()
     assert "the token's scenario is not known here: " in refusal(hfsched, "replay", token)
 

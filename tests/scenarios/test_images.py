@@ -83,7 +83,7 @@ def test_the_lost_wake_up_shows_on_a_real_image_and_its_token_repeats_it() -> No
     recording = Recording(RandomWalk(1))
     result = search(scenario, recording, until=lambda r: r.executions >= 3000)
     assert result.failure is not None
-    assert "which is received" in str(result.failure.failure)
+    assert "lost wake-up" in str(result.failure.failure)
     token = confirm(scenario, schedule_of(recording, result.failure)).token
     _, outcome = replay(token)
     assert outcome.failure is not None
@@ -91,7 +91,7 @@ def test_the_lost_wake_up_shows_on_a_real_image_and_its_token_repeats_it() -> No
     command = [sys.executable, "-m", "hfsched", "fuzz", "replay", token, "--engine", "unicorn"]
     again = run(command, env=env)
     assert again.returncode == 1
-    assert "which is received" in again.stdout
+    assert "lost wake-up" in again.stdout
 
 
 @pytest.mark.parametrize(

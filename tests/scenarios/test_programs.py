@@ -53,5 +53,5 @@ def test_a_program_is_told_in_words() -> None:
     "program", ["W", "W;0;", "W;11;", ";01;", "w;01;", "W;01;SS", "W-W-W-W;;", "q;;", "W_W_W_W;;"]
 )
 def test_what_is_no_program_is_named(program: str) -> None:
-    with pytest.raises(UserError, match="no program"):
+    with pytest.raises(UserError, match="not a program"):
         find(f"programs,program={program}")
