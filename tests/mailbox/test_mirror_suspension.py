@@ -235,3 +235,13 @@ def test_posted_work_does_not_end_the_wait_of_a_held_thread() -> None:
     with pytest.raises(ParkedError, match=r"^g\.resumed$"):
         case.mirror.unblock(0)
     assert not case.runtime.steps, "it has waited, done the work, and waits again"
+
+
+def test_a_thread_does_no_work_that_was_not_posted() -> None:
+    done: list[int] = []
+    mirror = Mirror(ScriptedRuntime(), "g", 1, on_work=done.append)
+    assert mirror.before_run(0)
+    assert done == []
+    mirror.post(0)
+    assert mirror.before_run(0)
+    assert done == [0]
