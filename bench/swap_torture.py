@@ -204,7 +204,7 @@ class Swapped:
         while (status := self.swap.status()).state is not State.READY:
             if time.monotonic() > deadline:
                 raise FaultError(f"it is not disabled: {status}")
-        if size := os.fstat(self.swap._stores.file.out).st_size:
+        if size := os.fstat(self.swap._stores.swap_file.out).st_size:
             raise FaultError(f"the swap file has {size} bytes still")
         if status.metrics.tier_used or status.metrics.resident != status.metrics.pages:
             raise FaultError(f"something is away: {status.metrics}")

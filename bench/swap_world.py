@@ -248,7 +248,7 @@ class Ours(World):
         if self.kind != "minor":
             self.out()
         if self.kind.startswith("file"):
-            _cache(self.stores.file.into, self.ram.size, warm=self.kind == "file, cached")
+            _cache(self.stores.swap_file.into, self.ram.size, warm=self.kind == "file, cached")
 
     def faults(self) -> int | None:
         """Return how many were served."""

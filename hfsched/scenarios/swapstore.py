@@ -183,6 +183,8 @@ class Store:
                 moved += 1
         return Progress(moved, done=True)
 
+    has_file = True
+
     def swap_out(self, limit: int) -> Progress:  # noqa: ARG002 - one at a time
         """See `Pages.swap_out`."""
         memory = self._memory

@@ -43,8 +43,9 @@ class Machine:
     know, `on_abort(vm, reason)` a VM's end; `on_activity` is called whenever `quiet` may have
     changed, `on_hold(holder, held)` when a holder of the suspension has suspended the machine (True)
     or is about to resume it (False); none of them may block.
-    `swap` moves guest memory out and back where the description has a directory for it, else it is
-    None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
+    `swap` moves guest memory out and back where the description has a directory for it; `monitor`
+    starts the process that serves page faults without one too, so that `swap` stages memory, and
+    gives it to other processes, but moves none out; else `swap` is None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Machine:
         on_abort: Callable[[str, str], None] = lambda _vm, _reason: None,
         on_activity: Callable[[], None] = lambda: None,
         on_hold: Callable[[str, bool], None] = lambda _holder, _held: None,
+        *,
+        monitor: bool = False,
     ) -> None:
         self.name = spec.name or f"m{os.getpid()}"
         self._runtime = runtime
@@ -79,8 +82,9 @@ class Machine:
                 Step("processes with guest memory", self.members.suspend, self.members.resume)
             )
             self._stack.callback(self._wait_for_senders)
-            if spec.swap is not None:
-                self._open_swap(Path(spec.swap), spec.swap_idle, builder)
+            if spec.swap is not None or monitor:
+                directory = None if spec.swap is None else Path(spec.swap)
+                self._open_swap(directory, spec.swap_idle, builder)
         except BaseException:
             self._stack.close()
             raise
@@ -90,7 +94,7 @@ class Machine:
         self.suspension = self.assembly.suspension
         self._text_ports = {vm.name: vm.text_port for vm in spec.vm}
 
-    def _open_swap(self, directory: Path, idle_ns: int | None, builder: Builder) -> None:
+    def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
         from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
 

@@ -52,8 +52,8 @@ class MachineSwap:
 
     Only main, and processes added by `add_process`, may have guest memory mapped.
 
-    The swap file is in `directory`.  `members` are the other processes that map guest memory, a step of
-    `suspension`; `kernel`: the kernel accesses
+    The swap file is in `directory`; None: there is none, and `swap_out` is refused.  `members` are
+    the other processes that map guest memory, a step of `suspension`; `kernel`: the kernel accesses
     guest memory too (KVM), which takes more privileges to serve.  Raises UserError for requirements
     that this machine does not meet.  When the monitor dies and none can be started, the client's
     task ends with a UserError, which the runtime reports, unless all memory is in.
@@ -62,7 +62,7 @@ class MachineSwap:
     def __init__(
         self,
         runtime: Runtime,
-        directory: Path,
+        directory: Path | None,
         rams: Mapping[str, Ram],
         suspension: Suspension,
         members: MemberSet,

@@ -74,6 +74,7 @@ class Talk:
         vcpus: int = 1,
         memory: int = 1 << 20,
         swap: str | None = None,
+        monitor: bool = False,
         fdt: str | None = None,
     ) -> None:
         self.target = target
@@ -97,6 +98,7 @@ class Talk:
             log=lambda _vm, line: self._lines.put(line.decode("latin-1")),
             on_abort=lambda _vm, reason: self._aborts.put(reason),
             on_activity=self._activity.set,
+            monitor=monitor,
         )
 
     def __enter__(self) -> Self:

@@ -63,6 +63,8 @@ class FakePages:
         self.looked_at += limit
         return self._stop() or Progress(1, done=self.looked_at >= self.staged)
 
+    has_file = True
+
     def swap_out(self, limit: int) -> Progress:
         assert self.phase is Phase.SETTLED
         stop = self._stop()

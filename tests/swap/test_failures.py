@@ -78,7 +78,7 @@ def test_a_fault_waits_for_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with World(tmp_path, pages=64) as world:
         world.enable()
         world.out()
-        file = plain(world.stores.file)
+        file = plain(world.stores.swap_file)
         saved = os.pread(file, 64 * PAGE, 0)
         os.ftruncate(file, 0)
         reader = threading.Thread(target=world.guest.check, args=(8,), daemon=True)
@@ -101,7 +101,7 @@ def test_a_page_is_read_alone_if_its_neighbours_cannot_be(tmp_path: Path) -> Non
             world.guest.ram.write(page * PAGE, b"%4d" % page * (PAGE // 4))
         world.enable()
         world.out()
-        file = plain(world.stores.file)
+        file = plain(world.stores.swap_file)
         saved = os.pread(file, 64 * PAGE, 0)
         os.ftruncate(file, 10 * PAGE)
         got: list[bytes] = []
@@ -120,7 +120,7 @@ def test_a_page_is_read_alone_if_its_neighbours_cannot_be(tmp_path: Path) -> Non
 
 def test_a_file_that_cannot_be_cut_is_no_loss(tmp_path: Path) -> None:
     stores = Stores.create(tmp_path, 64, Staging.MINOR)
-    for fd in (stores.file.out, stores.file.into):
+    for fd in (stores.swap_file.out, stores.swap_file.into):
         os.close(fd)
     sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
     fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)

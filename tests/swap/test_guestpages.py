@@ -344,5 +344,5 @@ def test_no_other_process_can_open_or_see_the_file(tmp_path: Path) -> None:
         world.enable()
         world.out()
         assert list(tmp_path.iterdir()) == []
-        assert PAGE * 16 >= Path(f"/proc/self/fd/{world.stores.file.out}").stat().st_size > 0
-        assert Path(f"/proc/self/fd/{world.stores.file.out}").stat().st_mode & 0o777 == 0
+        assert PAGE * 16 >= Path(f"/proc/self/fd/{world.stores.swap_file.out}").stat().st_size > 0
+        assert Path(f"/proc/self/fd/{world.stores.swap_file.out}").stat().st_mode & 0o777 == 0

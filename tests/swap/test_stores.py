@@ -47,7 +47,7 @@ def test_without_files_that_have_no_name(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "O_DIRECT", os.O_DIRECTORY)  # refused, as where there are none
     with World(tmp_path, pages=128) as world:
-        assert not world.stores.file.direct
+        assert not world.stores.swap_file.direct
         world.enable()
         world.out()
         world.disable()

@@ -66,7 +66,7 @@ class Left:
             os.ftruncate(fd, size + PAGE)
             self._write(fd, size, bytes([CANARY]) * PAGE)
         os.pwrite(
-            self.stores.file.out if not self.stores.file.direct else self.plain(),
+            self.stores.swap_file.out if not self.stores.swap_file.direct else self.plain(),
             b"x" * PAGES * PAGE,
             0,
         )
@@ -74,7 +74,7 @@ class Left:
         self._stack.callback(os.close, self.uffd)
 
     def plain(self) -> int:
-        fd = plain(self.stores.file)
+        fd = plain(self.stores.swap_file)
         self._stack.callback(os.close, fd)
         return fd
 

@@ -196,7 +196,7 @@ def test_disable_brings_back_from_wherever_it_is(machine: Machine, where: str) -
     assert machine.disable() == ALL
     metrics = machine.client.status().metrics
     assert (metrics.resident, metrics.staged, metrics.file, metrics.stale) == (2 * SIZE, 0, 0, 0)
-    assert os.fstat(machine.stores.file.out).st_size == 0
+    assert os.fstat(machine.stores.swap_file.out).st_size == 0
     faults = metrics.events["faults"]
     machine.look_at_all()
     assert (

@@ -102,7 +102,8 @@ class GuestPages:
         for region in self._regions:
             self._check(self._lib.hfs_add_region(self._swap, region.fd, region.pages), "a region")
         file = self._stores.file
-        self._lib.hfs_set_file(self._swap, file.out, file.into)
+        if file is not None:
+            self._lib.hfs_set_file(self._swap, file.out, file.into)
         if self._stores.staged is not None:
             self._check(self._lib.hfs_set_staging(self._swap, self._stores.staged), "staging")
         if self.tier_problem is None:
@@ -192,6 +193,11 @@ class GuestPages:
     def trim(self, limit: int) -> Progress:
         """See `Pages.trim`."""
         return self._work(self._lib.hfs_trim, limit)
+
+    @property
+    def has_file(self) -> bool:
+        """See `Pages.has_file`."""
+        return self._stores.file is not None
 
     def swap_out(self, limit: int) -> Progress:
         """See `Pages.swap_out`."""

@@ -41,7 +41,9 @@ def pack(stores: Stores, rams: Sequence[int]) -> Resources:
     """Return stores and the memfds of the VMs' memory, in the order of their pages, as resources."""
     if not 0 < len(rams) <= REGIONS_MAX:
         raise UserError(f"swap: VMs must be 1 to {REGIONS_MAX}, got {len(rams)}")
-    given = [(_TABLE, stores.table), (_OUT, stores.file.out), (_INTO, stores.file.into)]
+    given = [(_TABLE, stores.table)]
+    if stores.file is not None:
+        given += [(_OUT, stores.file.out), (_INTO, stores.file.into)]
     if stores.staged is not None:
         given.append((_STAGING, stores.staged))
     if stores.tier is not None:
@@ -54,21 +56,25 @@ def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Regio
     """Return the arguments of `pack`; raises ValueError for words that it cannot have made."""
     given = dict(zip(words, fds, strict=True))
     known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM}
-    missing = {_TABLE, _OUT, _INTO, _RAM} - given.keys()
-    if missing or given.keys() - known or len(words) != len(given) - 1 + words.count(_RAM):
+    missing = {_TABLE, _RAM} - given.keys()
+    half = (_OUT in given) != (_INTO in given)
+    if missing or half or given.keys() - known or len(words) != len(given) - 1 + words.count(_RAM):
         raise ValueError(f"resources {', '.join(words)}")
     regions = [
         Region(fd, os.fstat(fd).st_size // PAGE_SIZE)
         for word, fd in zip(words, fds, strict=True)
         if word == _RAM
     ]
-    direct = bool(fcntl.fcntl(given[_OUT], fcntl.F_GETFL) & os.O_DIRECT)
+    file = None
+    if _OUT in given:
+        direct = bool(fcntl.fcntl(given[_OUT], fcntl.F_GETFL) & os.O_DIRECT)
+        file = SwapFile(given[_OUT], given[_INTO], direct)
     tier = given.get(_TIER)
     stores = Stores(
         pages=sum(region.pages for region in regions),
         staging=Staging.COPY if _STAGING in given else Staging.MINOR,
         table=given[_TABLE],
-        file=SwapFile(given[_OUT], given[_INTO], direct),
+        file=file,
         staged=given.get(_STAGING),
         tier=tier,
         tier_size=0 if tier is None else os.fstat(tier).st_size,

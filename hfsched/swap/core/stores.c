@@ -161,6 +161,9 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	struct stat status;
 
 	memset(progress, 0, sizeof(*progress));
+	progress->done = swap->file_out < 0;
+	if (progress->done)
+		return 0;
 	if (fstat(swap->file_out, &status))
 		return -errno;
 	while (least && !hfs_bit(&swap->slots, least - 1))

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfsched.errors import UserError
+from hfsched.errors import InternalError, UserError
 from hfsched.swap.core.table import table_size
 from hfsched.swap.pages.entries import Staging
 
@@ -101,17 +101,20 @@ class Stores:
     pages: int
     staging: Staging
     table: int
-    file: SwapFile
+    file: SwapFile | None  # None: nothing can be moved out of memory
     staged: int | None  # the staging memory, for `Staging.COPY`
     tier: int | None  # the compressed tier
     tier_size: int  # bytes
 
     @classmethod
     def create(
-        cls, directory: str | Path, pages: int, staging: Staging, tier_size: int = 0
+        cls, directory: str | Path | None, pages: int, staging: Staging, tier_size: int = 0
     ) -> Stores:
-        """Create all of them, empty; raises UserError.  `tier_size` 0: no compressed tier."""
-        tier_size -= tier_size % _PAGE
+        """Create all of them, empty; raises UserError.
+
+        `tier_size` 0: no compressed tier.  `directory` None: no file and no compressed tier.
+        """
+        tier_size = 0 if directory is None else tier_size - tier_size % _PAGE
         with ExitStack() as undo:
 
             def memory(what: str, size: int) -> int:
@@ -126,9 +129,16 @@ class Stores:
                 tier = memory("tier", tier_size) if tier_size else None
             except OSError as exc:
                 raise UserError(f"swap: cannot create its tables: {exc.strerror}") from exc
-            file = open_swap_file(directory)
+            file = None if directory is None else open_swap_file(directory)
             undo.pop_all()
         return cls(pages, staging, table, file, staged, tier, tier_size)
+
+    @property
+    def swap_file(self) -> SwapFile:
+        """The file, where there must be one."""
+        if self.file is None:
+            raise InternalError("the stores have no swap file")
+        return self.file
 
     def descriptors(self) -> list[int]:
         """Return the descriptors to pass to another process, in the order that `adopt` takes."""
@@ -141,7 +151,7 @@ class Stores:
             self.pages,
             self.staging,
             next(rest),
-            SwapFile(next(rest), next(rest), self.file.direct),
+            None if self.file is None else SwapFile(next(rest), next(rest), self.file.direct),
             None if self.staged is None else next(rest),
             None if self.tier is None else next(rest),
             self.tier_size,
@@ -157,7 +167,9 @@ class Stores:
             os.close(fd)
 
     def _each(self) -> Iterator[int]:
-        yield from (self.table, self.file.out, self.file.into)
+        yield self.table
+        if self.file is not None:
+            yield from (self.file.out, self.file.into)
         if self.staged is not None:
             yield self.staged
         if self.tier is not None:

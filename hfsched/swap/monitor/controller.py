@@ -149,6 +149,8 @@ class Controller:
                 return self._zapped(request, number)
             case Trim():
                 return self._move(request, State.TRIMMING)
+            case SwapOut() if not self._pages.has_file:
+                return _refuse(request, "there is no swap file: the machine has no swap directory")
             case SwapOut():
                 return self._move(request, State.SWAPPING_OUT)
             case Disable(slow_file_cleanup=slow):

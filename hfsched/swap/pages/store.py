@@ -103,6 +103,11 @@ class Pages(Protocol):
         """
         ...
 
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a swap file; without one `swap_out` must not be called."""
+        ...
+
     def swap_out(self, limit: int) -> Progress:
         """Write up to `limit` staged pages, lowest first, in runs of at most 2 MiB.
 
