@@ -20,7 +20,7 @@ from hfsched.vcpu.engines import EngineId
 
 __all__ = ["add_parser", "run"]
 
-STRATEGIES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
+STRATEGIES = ("pos", "urw", "random", "pct", "bounded", "exhaustive", "portfolio")
 SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
 ENGINES: tuple[EngineId, ...] = ("script", "unicorn")  # those that the explorer can control
 NUMBERS = {"bound": (0, 1000), "seed": (0, (1 << 63) - 1), "jobs": (1, 256)}

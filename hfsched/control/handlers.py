@@ -54,7 +54,13 @@ def carry_out(
     match request:
         case commands.MachineStatus():
             return _machine_status(machine)
-        case _:
+        case (
+            commands.SwapEnable()
+            | commands.SwapTrim()
+            | commands.SwapOut()
+            | commands.SwapDisable()
+            | commands.SwapStatus()
+        ):
             return _swap(machine, request, deadline)
 
 

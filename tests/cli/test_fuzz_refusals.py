@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hfsched.cli.fuzz import STRATEGIES
+from hfsched.explore.strategies.choose import NAMES
+
 if TYPE_CHECKING:
     from conftest import Start
 
@@ -37,7 +40,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         ("mailbox,vcpus=two", "scenario mailbox: vcpus=two: not a number"),
         ("absent.py::Own", "scenario file absent.py: no such file"),
         # Values.
-        ("mailbox --strategy luck", "--strategy luck: known: random, pct, pos, urw, bounded, "),
+        ("mailbox --strategy luck", "--strategy luck: known: pos, urw, random, pct, bounded, "),
         ("mailbox --bound -1", "--bound -1: not a number from 0 to 1000"),
         ("mailbox --budget 5", "--budget 5: not a time such as 500ms, 10s or 5m"),
         ("mailbox --seed x", "--seed x: not a number from 0 to 9223372036854775807"),
@@ -155,3 +158,7 @@ def test_running_guests_needs_no_greenlet(hfsched: Start, without_greenlet: Path
     echo = hfsched("run", "--guest", "image=guests.py:echo", paths=[without_greenlet])
     assert echo.wait() == 0
     assert echo.out == "[image] up\n"
+
+
+def test_each_strategy_of_the_explorer_has_a_name_here() -> None:
+    assert STRATEGIES == NAMES

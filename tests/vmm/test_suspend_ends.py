@@ -11,6 +11,7 @@ from standins import MS, SCRIPT
 from talk import Talk, Target
 from talks import Threads, counter, every_engine, picture, slept, talk
 
+from hfsched.mailbox.quiescence import Entry
 from hfsched.scheduler.outbox import Sent
 from hfsched.scheduler.suspension import Step, SuspendError, Suspension
 from hfsched.vcpu.script import Cpu, Guest
@@ -147,14 +148,17 @@ def test_a_step_that_fails_leaves_the_machine_running(target: Target, raises: bo
 
         machine: Any = host.machine
         mirror = machine.driver.vms[0].mirror
-        last = Step("disk", fail, lambda: suspended_as_undone.append(mirror.suspended))
+        last = Step(
+            "disk", fail, lambda: suspended_as_undone.append(mirror.begin_send() is Entry.SUSPENDED)
+        )
         suspension = Suspension(host.runtime, [*machine.suspension._steps, last])
         first = counter(host)
         host.send(b"sleep 20")
         with pytest.raises(OSError if raises else SuspendError):
             suspension.suspend("test", host.deadline())
         assert suspended_as_undone == [True], "the last step first"
-        assert not mirror.suspended
+        assert mirror.begin_send() is Entry.OPEN
+        mirror.end_send()
         assert slept(host.receive()) >= 20
         assert counter(host) - first >= 20 * MS
         with host.machine.suspension.held("test", host.deadline()):

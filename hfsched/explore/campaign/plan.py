@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from hfsched.explore.campaign.tasks import Found, Report, Task
 from hfsched.explore.execution import execute
 from hfsched.explore.registry import find
+from hfsched.explore.strategies.choose import RANDOM
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
@@ -28,7 +29,6 @@ __all__ = ["Plan", "roots"]
 
 CHUNK = 500  # executions of a random strategy in one task
 ROOTS = 8  # sub-trees for each worker
-RANDOM = ("pos", "urw", "random", "pct")
 
 
 class _BranchProbe:

@@ -16,9 +16,10 @@ from hfsched.explore.strategies.walk import RandomWalk
 if TYPE_CHECKING:
     from hfsched.explore.strategy import Strategy
 
-__all__ = ["NAMES", "make"]
+__all__ = ["NAMES", "RANDOM", "make"]
 
-NAMES = ("random", "pct", "pos", "urw", "bounded", "exhaustive", "portfolio")
+RANDOM = ("pos", "urw", "random", "pct")  # those that a seed determines; the portfolio's order
+NAMES = (*RANDOM, "bounded", "exhaustive", "portfolio")
 
 
 def make(name: str, seed: int, bound: int | None = None, depth: int | None = None) -> Strategy:

@@ -80,7 +80,7 @@ def test_a_bound_and_a_depth_go_to_those_that_have_one() -> None:
 @pytest.mark.parametrize(
     ("name", "bound", "depth", "words"),
     [
-        ("dfs", None, None, "no strategy 'dfs': known: random, pct, pos, urw, bounded"),
+        ("dfs", None, None, "no strategy 'dfs': known: pos, urw, random, pct, bounded"),
         ("dfs", 1, None, "no strategy 'dfs': known: "),
         ("random", 1, None, "strategy random has no bound: bounded has"),
         ("exhaustive", 1, None, "strategy exhaustive has no bound: bounded has"),
