@@ -66,8 +66,9 @@ class Hypervisor:
         self.console = Console(log)
         self.registry = Registry(runtime, [Window(Pl011(self.console), PL011_BASE, PL011_SIZE)])
         self._calls = calls(Context(runtime, self.registry, self.console))
-        primary_calls = PrimaryCalls(self.registry, self.resume)
-        self.primary: PrimaryInterface = primary_calls.bound_to(self.registry.primary)
+        self.primary: PrimaryInterface = PrimaryCalls(
+            self.registry, self.resume, self.registry.primary
+        )
 
     def start(self, vm: int, entry: int, argument: int, vcpu: int = 0) -> None:
         """Turn a vCPU of a VM on: its first RUN begins at `entry` with x0 = `argument`."""

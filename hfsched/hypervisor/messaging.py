@@ -17,7 +17,7 @@ from hfsched.hypervisor.interface import (
     WaitForMessage,
 )
 from hfsched.hypervisor.pages import OWN, Mode
-from hfsched.hypervisor.party import locked
+from hfsched.hypervisor.party import in_order
 from hfsched.hypervisor.reply import Reply, Switch
 from hfsched.hypervisor.vm import Vcpu, VcpuState, Vm
 from hfsched.mailbox.mailbox import Header, RxState
@@ -116,7 +116,8 @@ def msg_send(
     target = context.registry.find(receiver)
     if target is None:
         return abi.error(Error.INVALID_PARAMETERS)
-    with locked(vm, target):  # the sender's too: its TX stays what it is while it is read
+    first, second = in_order(vm, target)
+    with first.lock, second.lock:  # the sender's too: its TX stays what it is while it is read
         tx = vm.mailbox.tx
         if tx is None:
             return abi.error(Error.INVALID_PARAMETERS)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hfsched.mailbox.mailbox import Mailbox, RxState
     from hfsched.runtime.base import Lock
 
-__all__ = ["Party", "locked"]
+__all__ = ["Party", "in_order"]
 
 
 class Party(Protocol):
@@ -39,29 +39,6 @@ class Party(Protocol):
         """Return the size that RUN reports of a message to this party, of `size` bytes."""
 
 
-class locked:  # noqa: N801 - used as a statement: `with locked(a, b):`
-    """Hold the locks of several parties, taken in the order of their ids."""
-
-    __slots__ = ("_locks",)
-
-    def __init__(self, *parties: Party) -> None:
-        self._locks = [party.lock for party in sorted(parties, key=_id_of)]
-
-    def __enter__(self) -> None:
-        held = []
-        try:
-            for lock in self._locks:
-                lock.acquire()
-                held.append(lock)
-        except BaseException:
-            for lock in reversed(held):
-                lock.release()
-            raise
-
-    def __exit__(self, *exc: object) -> None:
-        for lock in reversed(self._locks):
-            lock.release()
-
-
-def _id_of(party: Party) -> int:
-    return party.id
+def in_order(one: Party, other: Party) -> tuple[Party, Party]:
+    """Return two different parties in the order in which their locks are taken: that of their ids."""
+    return (one, other) if one.id < other.id else (other, one)

@@ -1,13 +1,12 @@
-"""What a scheduler VM may do: RUN, messages, interrupts, waiters.  Each operation takes the *caller*.
+"""What a scheduler VM may do: RUN, messages, interrupts, waiters.
 
-The caller is the party whose mailbox and id an operation uses: the primary for the host's scheduler
-(`bound_to`), a VM for a guest that is scheduler itself.  Source: TF-Hafnium/hafnium f0701679c0, api.c.
+The *caller* is the party whose mailbox and id the operations use: the primary for the host's
+scheduler, a VM for a guest that is scheduler itself.  Source: TF-Hafnium/hafnium f0701679c0, api.c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from hfsched.abi.dialect import Regs
@@ -17,7 +16,6 @@ from hfsched.hypervisor.interface import (
     Busy,
     Injection,
     Invalid,
-    PrimaryInterface,
     RunResult,
     SendResult,
     VmInfo,
@@ -36,34 +34,15 @@ __all__ = ["PrimaryCalls"]
 Resume = Callable[[Vcpu, tuple[int, int] | None, Regs | None], RunResult]
 
 
-class _Bound:
-    """A `PrimaryInterface`: the operations of one caller."""
-
-    def __init__(self, calls: PrimaryCalls, caller: Party) -> None:
-        self.run = partial(calls.run, caller)
-        self.direct_request = partial(calls.direct_request, caller)
-        self.send = partial(calls.send, caller)
-        self.rx_take = partial(calls.rx_take, caller)
-        self.rx_release = partial(calls.rx_release, caller)
-        self.waiter = partial(calls.waiter, caller)
-        self.writable = partial(calls.writable, caller)
-        self.inject = partial(calls.inject, caller)
-        self.preempt = partial(calls.preempt, caller)
-        self.info = partial(calls.info, caller)
-
-
 class PrimaryCalls:
-    """The operations; `resume` runs a vCPU that they have claimed."""
+    """The operations of one caller; `resume` runs a vCPU that they have claimed."""
 
-    def __init__(self, registry: Registry, resume: Resume) -> None:
+    def __init__(self, registry: Registry, resume: Resume, caller: Party) -> None:
         self._registry = registry
         self._resume = resume
+        self._caller = caller
 
-    def bound_to(self, caller: Party) -> PrimaryInterface:
-        """Return the operations of one caller."""
-        return _Bound(self, caller)
-
-    def run(self, caller: Party, vm: int, vcpu: int) -> RunResult:
+    def run(self, vm: int, vcpu: int) -> RunResult:
         """See `PrimaryInterface.run`."""
         target = self._vcpu(vm, vcpu)
         if target is None:
@@ -86,9 +65,7 @@ class PrimaryCalls:
             start = self._claim(target)
         return self._resume(target, start, regs)
 
-    def direct_request(
-        self, caller: Party, vm: int, vcpu: int, words: tuple[int, ...]
-    ) -> RunResult:
+    def direct_request(self, vm: int, vcpu: int, words: tuple[int, ...]) -> RunResult:
         """See `PrimaryInterface.direct_request`."""
         target = self._vcpu(vm, vcpu)
         if target is None:
@@ -101,12 +78,12 @@ class PrimaryCalls:
                 return Aborted(target.vm.abort_reason or "aborted")
             if target.state is not VcpuState.BLOCKED_MAILBOX:
                 return Busy()
-            target.direct_origin = caller.id
+            target.direct_origin = self._caller.id
             start = self._claim(target)
-        regs = target.vm.dialect.direct_request(caller.id, vm, words)
+        regs = target.vm.dialect.direct_request(self._caller.id, vm, words)
         return self._resume(target, start, regs)
 
-    def send(self, caller: Party, to: int, message: bytes, *, notify: bool) -> SendResult:
+    def send(self, to: int, message: bytes, *, notify: bool) -> SendResult:
         """See `PrimaryInterface.send`."""
         target = self._registry.vms.get(to)
         if target is None or len(message) > MAILBOX_SIZE:
@@ -114,24 +91,26 @@ class PrimaryCalls:
         with target.lock:
             if not target.mailbox.writable:
                 if notify:
-                    target.mailbox.refuse(caller.id)
+                    target.mailbox.refuse(self._caller.id)
                 return SendResult.BUSY
             target.store(message)
-            target.mailbox.write(Header(caller.id, len(message)))
+            target.mailbox.write(Header(self._caller.id, len(message)))
         return SendResult.SENT
 
-    def rx_take(self, caller: Party) -> tuple[int, bytes] | None:
+    def rx_take(self) -> tuple[int, bytes] | None:
         """See `PrimaryInterface.rx_take`."""
+        caller = self._caller
         with caller.lock:
             header = caller.mailbox.message
             return None if header is None else (header.sender, caller.load(header.size))
 
-    def rx_release(self, caller: Party) -> bool:
+    def rx_release(self) -> bool:
         """See `PrimaryInterface.rx_release`."""
+        caller = self._caller
         with caller.lock:
             return caller.mailbox.release() and bool(caller.mailbox.waiters)
 
-    def waiter(self, caller: Party, vm: int) -> int | None:
+    def waiter(self, vm: int) -> int | None:
         """See `PrimaryInterface.waiter`."""
         target = self._registry.find(vm)
         if target is None:
@@ -145,12 +124,13 @@ class PrimaryCalls:
             waiter.mailbox.became_writable(vm)
         return waiter.id
 
-    def writable(self, caller: Party) -> int | None:
+    def writable(self) -> int | None:
         """See `PrimaryInterface.writable`."""
+        caller = self._caller
         with caller.lock:
             return caller.mailbox.take_ready()
 
-    def inject(self, caller: Party, vm: int, vcpu: int, intid: int) -> Injection:
+    def inject(self, vm: int, vcpu: int, intid: int) -> Injection:
         """See `PrimaryInterface.inject`."""
         target = self._vcpu(vm, vcpu)
         if target is None or not target.interrupts.valid(intid):
@@ -160,13 +140,13 @@ class PrimaryCalls:
             target.update_line()
             return target.injection(intid, rose=rose)
 
-    def preempt(self, caller: Party, vm: int, vcpu: int) -> None:
+    def preempt(self, vm: int, vcpu: int) -> None:
         """See `PrimaryInterface.preempt`."""
         target = self._vcpu(vm, vcpu)
         if target is not None:
             target.cpu.kick()
 
-    def info(self, caller: Party, vm: int) -> VmInfo | None:
+    def info(self, vm: int) -> VmInfo | None:
         """See `PrimaryInterface.info`."""
         record = self._registry.vms.get(vm)
         if record is None:

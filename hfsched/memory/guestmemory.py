@@ -37,7 +37,7 @@ class GuestMemory:
     Raises InternalError for regions that overlap, are empty, or are not made of whole pages.
     """
 
-    __slots__ = ("regions",)
+    __slots__ = ("_spans", "regions")
 
     def __init__(self, regions: Iterable[Region]) -> None:
         self.regions = tuple(sorted(regions, key=lambda region: region.ipa))
@@ -48,6 +48,8 @@ class GuestMemory:
             if region.ipa < end:
                 raise InternalError(f"memory region at {region.ipa:#x} overlaps the one before")
             end = region.end
+        # {first IPA, IPA of the end, RAM, offset - IPA}: every message is read and written by these.
+        self._spans = tuple((r.ipa, r.end, r.ram, r.offset - r.ipa) for r in self.regions)
 
     @classmethod
     def whole(cls, ram: Ram, ipa: int) -> Self:
@@ -68,16 +70,20 @@ class GuestMemory:
 
     def read(self, ipa: int, size: int) -> bytes:
         """Return `size` bytes from `ipa`; they lie in one region.  No permission is checked."""
-        region = self._holding(ipa, size)
-        return region.ram.read(region.offset + ipa - region.ipa, size)
+        for first, end, ram, shift in self._spans:
+            if first <= ipa and ipa + size <= end:
+                return ram.read(ipa + shift, size)
+        raise _outside(ipa, size)
 
     def write(self, ipa: int, data: bytes) -> None:
         """Write bytes at `ipa`; they lie in one region.  No permission is checked."""
-        region = self._holding(ipa, len(data))
-        region.ram.write(region.offset + ipa - region.ipa, data)
+        after = ipa + len(data)
+        for first, end, ram, shift in self._spans:
+            if first <= ipa and after <= end:
+                ram.write(ipa + shift, data)
+                return
+        raise _outside(ipa, len(data))
 
-    def _holding(self, ipa: int, size: int) -> Region:
-        for region in self.regions:
-            if region.ipa <= ipa and ipa + size <= region.end:
-                return region
-        raise InternalError(f"guest memory [{ipa:#x}, {ipa + size:#x}) is in no region")
+
+def _outside(ipa: int, size: int) -> InternalError:
+    return InternalError(f"guest memory [{ipa:#x}, {ipa + size:#x}) is in no region")
