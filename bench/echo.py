@@ -238,7 +238,7 @@ def where(trips: int = 5000) -> None:
     watch.wrap(vcpu.cpu._machine, "run", "emulation (emu_start)")  # type: ignore[attr-defined]
     watch.wrap(vcpu.cpu, "enter", "engine: turn, slice, exit decoded")
     watch.wrap(vcpu.cpu, "reply", "engine: reply written")
-    watch.wrap(part.machine.hypervisor._calls, "answer", "hypercalls answered")
+    watch.wrap(part.machine.hypervisor._calls, "dispatch", "hypercalls answered")
     watch.wrap(part.machine.hypervisor.primary, "run", "RUN: claim, loop, publish")
     watch.wrap(part.machine.hypervisor.primary, "send", "send into the mailbox")
     watch.wrap(driver, "deliver", "delivery: mirror, injection")
