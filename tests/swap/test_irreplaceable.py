@@ -96,6 +96,7 @@ def test_a_monitor_that_dies_before_all_is_in_ends_the_run(tmp_path: Path) -> No
     with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
         go_out(host)
+        host.until_quiet()  # its guest has answered, and may run on into a fault
         os.kill(monitor_of(host), signal.SIGSTOP)
         lose_spawner(host)
         os.kill(monitor_of(host), signal.SIGKILL)
@@ -109,6 +110,7 @@ def test_a_monitor_that_dies_in_the_middle_of_enable_ends_the_run(tmp_path: Path
     """Memory may be registered then, though nothing is staged."""
     with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
+        host.until_quiet()
         os.kill(monitor_of(host), signal.SIGSTOP)
         end = host.runtime.spawn("kills", lambda: kill_later(host))
         with pytest.raises(LostError, match=LOST):
