@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +13,7 @@ from hfsched.control import commands, events, wire
 from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Subscribed
 from hfsched.control.events import Ended, Hub, Subscription
 from hfsched.control.handlers import CommandMachine, carry_out
-from hfsched.control.listener import accept
+from hfsched.control.listener import accept, offer
 from hfsched.errors import HfschedError
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
@@ -86,7 +85,7 @@ class CommandServer:
         except HfschedError as exc:
             code = exc.code if isinstance(exc, CommandError | wire.RefusedError) else "failed"
             refused = Refused(code=code, text=one_line(str(exc), TEXT_MAX))
-            _offer(connection, commands.encode(refused))
+            offer(connection, commands.encode(refused))
             connection.close()
 
     def _admit(self, connection: Connection) -> None:
@@ -185,10 +184,10 @@ class _Client:
         """Send what is left as far as the socket has space, and `Ended`."""
         if self._subscription is None:
             text = f"machine {self._machine.name} is about to end"
-            _offer(self._connection, commands.encode(Refused(code="ending", text=text)))
+            offer(self._connection, commands.encode(Refused(code="ending", text=text)))
             return
         for event in (*self._subscription.take(), Ended()):
-            _offer(self._connection, events.encode(event))
+            offer(self._connection, events.encode(event))
 
     def _send(self, packet: bytes) -> bool:
         """Send a packet; wait for a subscriber to read until the server closes.  False: not sent."""
@@ -200,9 +199,3 @@ class _Client:
         except (OSError, ChannelClosedError):
             return False
         return True
-
-
-def _offer(connection: Connection, packet: bytes) -> None:
-    """Send a packet if the client is connected and its socket has space."""
-    with suppress(OSError, ChannelClosedError):
-        connection.send(packet)

@@ -1,14 +1,17 @@
-"""The loop of a task that accepts clients."""
+"""What both servers do with clients: accept them, and send one a packet that it may not take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, Event, Listener, Runtime
 
-__all__ = ["accept"]
+__all__ = ["accept", "offer"]
 
 _RETRY_AFTER = 100_000_000  # ns; when the process has no descriptor left for a client
 
@@ -28,3 +31,9 @@ def accept(
             continue
         if connection is not None:
             admit(connection)
+
+
+def offer(connection: Connection, packet: bytes) -> None:
+    """Send a packet if the client is connected and its socket has space."""
+    with suppress(OSError, ChannelClosedError):
+        connection.send(packet)

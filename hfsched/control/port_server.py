@@ -12,15 +12,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from hfsched.control import wire
-from hfsched.control.listener import accept
+from hfsched.control.listener import accept, offer
 from hfsched.control.runtime_dir import PORTS
 from hfsched.control.session import PortMachine, Session
-from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,8 +148,7 @@ class PortServer:
         try:
             self._admit(connection)
         except wire.RefusedError as exc:
-            with suppress(OSError, ChannelClosedError):  # it does not listen
-                connection.send(wire.error(exc.code, str(exc)))
+            offer(connection, wire.error(exc.code, str(exc)))
             connection.close()
 
     def _admit(self, connection: Connection) -> None:
