@@ -23,7 +23,6 @@ from hfsched.vcpu.engines import ENGINES
 from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
-from hfsched.vmm.devicetree import device_tree
 from hfsched.vmm.guests import GuestCode, resolve
 from hfsched.vmm.layout import Layout
 from hfsched.vmm.manifest import FDT_AUTO
@@ -139,6 +138,8 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
         return ram.size
     try:
         if vm.fdt == FDT_AUTO:
+            from hfsched.vmm.devicetree import device_tree  # noqa: PLC0415 - only where it is wanted
+
             blob = device_tree(
                 base, ram.size, vm.vcpus, machine=code.machine, bootargs=vm.bootargs or ""
             )

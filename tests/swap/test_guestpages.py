@@ -13,8 +13,8 @@ from hfsched.errors import InternalError
 from hfsched.swap.core import device
 from hfsched.swap.core.guestpages import GuestPages, Region
 from hfsched.swap.core.table import CoreTable
-from hfsched.swap.pages.entries import FaultAction, Staging, State
-from hfsched.swap.pages.store import EVENTS, REGIONS_MAX, Phase, Progress
+from hfsched.swap.pages.entries import REGIONS_MAX, FaultAction, Staging, State
+from hfsched.swap.pages.store import EVENTS, Phase, Progress
 
 from .guestmemory import MIB, PAGE, World, needs_lz4, needs_userfault, through
 

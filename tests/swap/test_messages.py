@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hfsched.swap.pages.store import REGIONS_MAX
+from hfsched.swap.pages.entries import REGIONS_MAX
 from hfsched.swap.protocol import messages
 from hfsched.swap.protocol.messages import (
     MEMBERS_MAX,

@@ -14,8 +14,7 @@ from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.core.guestpages import Region
 from hfsched.swap.core.stores import Stores, SwapFile
-from hfsched.swap.pages.entries import Staging
-from hfsched.swap.pages.store import REGIONS_MAX
+from hfsched.swap.pages.entries import REGIONS_MAX, Staging
 
 __all__ = ["Resources", "pack", "unpack"]
 

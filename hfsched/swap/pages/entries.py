@@ -19,7 +19,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 
-__all__ = ["Entry", "FaultAction", "PageTable", "Staging", "State"]
+__all__ = ["REGIONS_MAX", "Entry", "FaultAction", "PageTable", "Staging", "State"]
+
+REGIONS_MAX = 1024  # of one page table: the memory of that many VMs
 
 
 class Staging(Enum):

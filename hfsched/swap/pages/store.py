@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-__all__ = ["EVENTS", "REGIONS_MAX", "Counts", "Pages", "Phase", "Progress"]
-
-REGIONS_MAX = 1024  # of one page store
+__all__ = ["EVENTS", "Counts", "Pages", "Phase", "Progress"]
 
 
 class Phase(Enum):

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from hfsched.errors import HfschedError
-from hfsched.swap.pages.store import REGIONS_MAX
+from hfsched.swap.pages.entries import REGIONS_MAX
 
 __all__ = [
     "MEMBERS_MAX",
