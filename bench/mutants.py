@@ -99,7 +99,7 @@ MISTAKES = (
     "AbortWakesNobody",
     "OneDeliveryAtATime",
     "BusyIsASleep",
-    "OnlyVcpu0",
+    "FixedTarget",
     "AlwaysHandsOut",
 )
 TESTS = ("tests/mailbox", "tests/scheduler", "tests/hypervisor")

@@ -14,9 +14,10 @@ import pytest
 
 from hfsched.abi.ffa import CONVENTION_64, FfaId, HfId, Intid, PsciId
 from hfsched.explore.stepwise import StepsExceededError, Stepwise
-from hfsched.hypervisor.interface import Busy, Injection, RunResult, SendResult
-from hfsched.mailbox.mailbox import Mailbox, RxState
+from hfsched.hypervisor.interface import Busy, RunResult, SendResult
+from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.mirror import Mirror, VcpuActivity
+from hfsched.scenarios.variants import AlwaysHandsOut, FixedTarget
 from hfsched.scheduler.driver import DrivenVm, Driver
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import Cpu, Hvc, Wfi
@@ -154,19 +155,6 @@ class BusyIsASleep(Driver):
             vm.mirror.wait_for_interrupt(index, None)
             return True
         return super()._react(vm, index, result)
-
-
-class OnlyVcpu0(Driver):
-    def _interrupt(self, vm: DrivenVm, intid: int) -> None:
-        if self._interface.inject(vm.id, 0, intid) is Injection.WAKE:
-            vm.mirror.wake(0)
-
-
-class AlwaysHandsOut(Mailbox):
-    """Waiters are handed out although the mailbox is full."""
-
-    def take_waiter(self) -> int | None:
-        return self.waiters.pop(0) if self.waiters else None
 
 
 # The stories.
@@ -343,7 +331,7 @@ def test_one_message_does_not_show_a_late_clear() -> None:
 
 
 @pytest.mark.parametrize(
-    ("story", "faulty"), [(a_busy_run, BusyIsASleep), (told_on_vcpu_1, OnlyVcpu0)]
+    ("story", "faulty"), [(a_busy_run, BusyIsASleep), (told_on_vcpu_1, FixedTarget)]
 )
 def test_a_faulty_driver_loses_what_the_shipped_one_keeps(
     story: Callable[[type[Driver]], bool], faulty: type[Driver]
