@@ -8,9 +8,10 @@ and answers, and no id.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 __all__ = ["Args", "Call", "Dialect", "Error", "Op", "Power", "Regs", "Show", "describe"]
 
@@ -77,8 +78,7 @@ class Power(Enum):
     ALREADY_ON = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One function id: what it asks for, how its arguments are read, and by which instructions.
 
     `name` is the specification's, and `arguments` name what `decode` returns, in its order.  `decode`

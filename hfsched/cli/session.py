@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
 
 from hfsched import __version__
 from hfsched.cli.console import Console

@@ -1,7 +1,8 @@
 """SIGINT, SIGTERM and SIGTSTP (Ctrl-Z) while a machine runs.
 
 No handler raises: an exception between the start of a thread and its registration would lose the
-thread.  A task waits for signals instead, and sets the event that the main thread waits for.
+thread.  A handler notes the signal, and a task, which gets its number too, sets the event that the
+main thread waits for.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Signals:
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _seen)
+            signal.signal(number, self._note)
         if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
             signal.signal(signal.SIGTSTP, _seen)
         runtime.spawn("signals", self._watch)
@@ -62,13 +63,22 @@ class Signals:
         if signal.getsignal(signal.SIGTSTP) is _seen:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
+    def _note(self, number: int, _frame: object) -> None:
+        """Note the first signal, on the main thread: all that it does from now on comes after it.
+
+        The task alone would be too late for a run that ends by itself just then.
+        """
+        if self.number is None:
+            self.number = number
+
     def _watch(self) -> None:
+        came = False
         while byte := os.read(self._fd, 1):
             if byte[0] == signal.SIGTSTP:
                 self.stop_asked = True
-            elif self.number is not None:
+            elif came:
                 os._exit(128 + byte[0])
             else:
-                self.number = byte[0]
+                came = True
                 self._on_signal(byte[0])
             self._changed.set()

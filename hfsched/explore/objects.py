@@ -16,6 +16,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from hfsched.errors import InternalError
 from hfsched.explore.task import History
 from hfsched.runtime.base import ChannelClosedError
@@ -329,7 +331,10 @@ def plain(value: Any) -> Hashable:
     key = getattr(value, "key", None)
     if callable(key):
         return (type(value).__name__, key())
-    if is_dataclass(value):
-        values = (getattr(value, field.name) for field in fields(value))
-        return (type(value).__name__, *map(plain, values))
-    raise InternalError(f"a {type(value).__name__} has no state key: give it a method key")
+    if isinstance(value, Struct):
+        names = value.__struct_fields__
+    elif is_dataclass(value):
+        names = tuple(field.name for field in fields(value))
+    else:
+        raise InternalError(f"a {type(value).__name__} has no state key: give it a method key")
+    return (type(value).__name__, *(plain(getattr(value, name)) for name in names))

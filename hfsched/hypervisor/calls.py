@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls", "table_of"]
 
-_SMC = Conduit.SMC  # an enumeration takes long to find its members
+_SMC = Conduit.SMC  # finding an enumeration's member takes as long as a call
 
 Handler = Callable[..., Reply]
 # {decoder, handler, by SMC too, how many registers to read where eight are not enough, else 0}

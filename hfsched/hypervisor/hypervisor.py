@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Hypervisor"]
 
 _BLOCKED = (VcpuState.BLOCKED_MAILBOX, VcpuState.BLOCKED_INTERRUPT)
+_WAITS = (WaitForMessage, WaitForInterrupt)
 
 
 class Hypervisor:
@@ -152,7 +153,7 @@ class Hypervisor:
 
         A timer that has fired makes it no wait at all; a direct response goes out first.
         """
-        if isinstance(result, WaitForMessage | WaitForInterrupt):
+        if isinstance(result, _WAITS):
             timer = vcpu.cpu.timer_remaining()
             if timer is not None:
                 return Preempted() if timer == 0 else type(result)(timer)

@@ -6,9 +6,10 @@ Source: TF-Hafnium/hafnium f0701679c0, api.c; DEN0077A section 8 (FFA_RUN and it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from hfsched.mailbox.mailbox import RxState
 
@@ -32,32 +33,27 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Preempted:
+class Preempted(Struct, frozen=True):
     """The vCPU is ready: it was kicked, or its timer fired while it ran."""
 
 
-@dataclass(frozen=True, slots=True)
-class Yield:
+class Yield(Struct, frozen=True):
     """The guest asked to let others run."""
 
 
-@dataclass(frozen=True, slots=True)
-class WaitForInterrupt:
+class WaitForInterrupt(Struct, frozen=True):
     """The guest waits for an interrupt, or has switched this vCPU off."""
 
     timer: int | None
 
 
-@dataclass(slots=True)
-class WaitForMessage:
+class WaitForMessage(Struct, frozen=True):
     """The guest waits for a message (or an interrupt)."""
 
     timer: int | None
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """The guest sent `size` bytes to `receiver`; the size is 0 but for the primary itself."""
 
     sender: int
@@ -65,40 +61,34 @@ class Message:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class DirectResponse:
+class DirectResponse(Struct, frozen=True):
     """The guest answered the primary's direct request with w3..w7."""
 
     words: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NotifyWaiters:
+class NotifyWaiters(Struct, frozen=True):
     """The VM's mailbox became writable and others wait for that."""
 
 
-@dataclass(frozen=True, slots=True)
-class WakeUp:
+class WakeUp(Struct, frozen=True):
     """Another vCPU has something to do: it was turned on, or interrupted by its own VM."""
 
     vm: int
     vcpu: int
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(Struct, frozen=True):
     """The VM is dead because of this exit; reported once.  `reason` is one line for the user."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(Struct, frozen=True):
     """The vCPU runs elsewhere, or its registers are not saved yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(Struct, frozen=True):
     """No such VM or vCPU, a vCPU that is off, or a VM that has aborted."""
 
 
@@ -134,8 +124,7 @@ class Injection(Enum):
     INVALID = "invalid"  # no such VM, vCPU or interrupt id
 
 
-@dataclass(frozen=True, slots=True)
-class VmInfo:
+class VmInfo(Struct, frozen=True):
     """What the primary may know of a VM.
 
     `abort_reason` is None while it lives; `states` describes each vCPU in words.

@@ -40,6 +40,9 @@ __all__ = [
     "writable_get",
 ]
 
+# Finding an enumeration's member takes as long as a call.
+_BLOCKED_MAILBOX = VcpuState.BLOCKED_MAILBOX
+_INTERRUPTED = Error.INTERRUPTED
 _TX = Mode(Permissions.RW, owned=False, exclusive=False)
 _RX = Mode(Permissions.READ, owned=False, exclusive=False)
 
@@ -128,7 +131,7 @@ def msg_send(
             return abi.error(Error.BUSY)
         target.store(vm.memory.read(tx, size))
         mailbox.write(Header(sender, size), target.arrival)
-    return Switch(abi.success(), Message(sender, receiver, target.reported_size(size)))
+    return Switch(abi.success(), Message(sender, receiver, size if target.told_sizes else 0))
 
 
 def msg_wait(_: Context, vcpu: Vcpu) -> Reply:
@@ -141,10 +144,10 @@ def msg_wait(_: Context, vcpu: Vcpu) -> Reply:
         header = vm.mailbox.read()
         if header is not None:
             return abi.message(header.sender, vm.id, header.size)
-        interrupted = abi.error(Error.INTERRUPTED)
+        interrupted = abi.error(_INTERRUPTED)
         if vcpu.interrupts.up:
             return interrupted
-    return Switch(interrupted, WaitForMessage(None), VcpuState.BLOCKED_MAILBOX)
+    return Switch(interrupted, WaitForMessage(None), _BLOCKED_MAILBOX)
 
 
 def msg_poll(_: Context, vcpu: Vcpu) -> Reply:

@@ -6,7 +6,7 @@ differs from that is kept page by page.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from hfsched.hypervisor.records import PagesRecord
 from hfsched.mailbox.records import check
@@ -17,8 +17,7 @@ from hfsched.vcpu.engine import Permissions
 __all__ = ["Mode", "Pages"]
 
 
-@dataclass(frozen=True, slots=True)
-class Mode:
+class Mode(Struct, frozen=True):
     """What a VM may do with a page, whether it owns it, and whether it alone can access it."""
 
     permissions: Permissions

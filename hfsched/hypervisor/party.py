@@ -29,14 +29,15 @@ class Party(Protocol):
     def arrival(self) -> RxState:
         """The state of RX once a message is written: READ where the VM need not ask for it."""
 
+    @property
+    def told_sizes(self) -> bool:
+        """Whether RUN reports the size of a message to this party, or else 0."""
+
     def store(self, message: bytes) -> None:
         """Copy a message into RX; under the lock, while the mailbox is writable."""
 
     def load(self, size: int) -> bytes:
         """Return the first `size` bytes of RX; under the lock, while there is a message."""
-
-    def reported_size(self, size: int) -> int:
-        """Return the size that RUN reports of a message to this party, of `size` bytes."""
 
 
 def in_order(one: Party, other: Party) -> tuple[Party, Party]:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PrimaryCalls"]
 
+# Finding an enumeration's member takes as long as a call, and every RUN comes by these.
+_OFF, _READY, _RUNNING = VcpuState.OFF, VcpuState.READY, VcpuState.RUNNING
+_BLOCKED_MAILBOX = VcpuState.BLOCKED_MAILBOX
+
 Resume = Callable[[Vcpu, tuple[int, int] | None, Regs | None], RunResult]
 
 
@@ -52,7 +56,7 @@ class PrimaryCalls:
             refusal = self._refusal(target)
             if refusal is not None:
                 return refusal
-            if target.state is VcpuState.BLOCKED_MAILBOX:
+            if target.state is _BLOCKED_MAILBOX:
                 header = target.vm.mailbox.read()
                 if header is not None:
                     dialect = target.vm.dialect
@@ -76,7 +80,7 @@ class PrimaryCalls:
             if target.vm.aborting:
                 target.state = VcpuState.ABORTED
                 return Aborted(target.vm.abort_reason or "aborted")
-            if target.state is not VcpuState.BLOCKED_MAILBOX:
+            if target.state is not _BLOCKED_MAILBOX:
                 return Busy()
             target.direct_origin = self._caller.id
             start = self._claim(target)
@@ -176,22 +180,22 @@ class PrimaryCalls:
         if vcpu.vm.aborting:
             vcpu.state = VcpuState.ABORTED
             return Invalid()
-        return Invalid() if vcpu.state is VcpuState.OFF else None
+        return Invalid() if vcpu.state is _OFF else None
 
     def _still_blocked(self, vcpu: Vcpu) -> RunResult | None:
-        if vcpu.state is VcpuState.READY or vcpu.interrupts.up:
+        if vcpu.state is _READY or vcpu.interrupts.up:
             return None
         timer = vcpu.cpu.timer_remaining()
         if timer == 0:
             return None
-        if vcpu.state is VcpuState.BLOCKED_MAILBOX:
+        if vcpu.state is _BLOCKED_MAILBOX:
             return WaitForMessage(timer)
         return WaitForInterrupt(timer)
 
     def _claim(self, vcpu: Vcpu) -> tuple[int, int] | None:
         """Claim a vCPU; return {entry, argument} where it has been turned on."""
         vcpu.claimed = True
-        vcpu.state = VcpuState.RUNNING
+        vcpu.state = _RUNNING
         vcpu.vm.entries += 1
         start, vcpu.start = vcpu.start, None
         return start

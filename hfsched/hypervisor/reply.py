@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct
 
 from hfsched.abi.dialect import Regs
 from hfsched.hypervisor.vm import VcpuState
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Reply", "Switch"]
 
 
-@dataclass(slots=True)
-class Switch:
+class Switch(Struct, frozen=True):
     """The call ends the RUN: its `result`, the vCPU's state, and what the guest sees when it continues."""
 
     regs: Regs

@@ -225,15 +225,12 @@ class Vm:
         return self.memory.read(self.mailbox.rx, size)
 
     arrival = RxState.RECEIVED
+    told_sizes = False
 
     @property
     def vcpu_count(self) -> int:
         """How many vCPUs it has."""
         return len(self.vcpus)
-
-    def reported_size(self, size: int) -> int:  # noqa: ARG002
-        """Return 0: RUN tells sizes of messages to the primary alone."""
-        return 0
 
 
 class Primary:
@@ -272,8 +269,5 @@ class Primary:
         return self.message[:size]
 
     arrival = RxState.READ
+    told_sizes = True
     vcpu_count = 1
-
-    def reported_size(self, size: int) -> int:
-        """Return the size of a message to this party, for RUN to report."""
-        return size

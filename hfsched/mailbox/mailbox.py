@@ -9,8 +9,9 @@ f0701679c0, `struct mailbox`.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from hfsched.abi.ffa import MAILBOX_SIZE
 from hfsched.mailbox.records import MailboxRecord, check
@@ -26,12 +27,14 @@ class RxState(Enum):
     READ = "read"  # given to the VM, until it releases
 
 
+# Finding an enumeration's member takes as long as a call, and every message comes by these.
+_EMPTY, _RECEIVED, _READ = RxState.EMPTY, RxState.RECEIVED, RxState.READ
+
 ID_MAX = 0xFFFF
 RX_STATES = frozenset(state.value for state in RxState)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """The message in RX: the sender's VM id and the size in bytes."""
 
     sender: int
@@ -50,7 +53,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.rx: int | None = None
         self.tx: int | None = None
-        self.state = RxState.EMPTY
+        self.state = _EMPTY
         self.message: Header | None = None
         self.waiters: list[int] = []
         self.ready: list[int] = []
@@ -58,30 +61,30 @@ class Mailbox:
     @property
     def writable(self) -> bool:
         """Whether a message can be written now."""
-        return self.rx is not None and self.state is RxState.EMPTY
+        return self.rx is not None and self.state is _EMPTY
 
     def refuse(self, sender: int) -> None:
         """Note that `sender` found the mailbox busy and wants to be notified when it is not."""
         if sender not in self.waiters:
             self.waiters.append(sender)
 
-    def write(self, message: Header, state: RxState = RxState.RECEIVED) -> None:
+    def write(self, message: Header, state: RxState = _RECEIVED) -> None:
         """Publish what was just copied into RX; call only while `writable`."""
         self.message = message
         self.state = state
 
     def read(self) -> Header | None:
         """Give the unread message to the VM, or None when there is none."""
-        if self.state is not RxState.RECEIVED:
+        if self.state is not _RECEIVED:
             return None
-        self.state = RxState.READ
+        self.state = _READ
         return self.message
 
     def release(self) -> bool:
         """Empty RX; return whether it was READ (else nothing changes)."""
-        if self.state is not RxState.READ:
+        if self.state is not _READ:
             return False
-        self.state = RxState.EMPTY
+        self.state = _EMPTY
         self.message = None
         return True
 
@@ -113,14 +116,12 @@ class Mailbox:
         """Put back what `save` returned; raises UserError for a record that contradicts itself."""
         check(record.state in RX_STATES, f"no RX state {record.state!r}")
         state = RxState(record.state)
-        check(
-            (record.message is None) == (state is RxState.EMPTY), f"a mailbox that is {state.value}"
-        )
+        check((record.message is None) == (state is _EMPTY), f"a mailbox that is {state.value}")
         ids = (*record.waiters, *record.ready, *(record.message or ())[:1])
         check(all(0 <= number <= ID_MAX for number in ids), "a VM id of more than 16 bits")
         size = 0 if record.message is None else record.message[1]
         check(0 <= size <= MAILBOX_SIZE, f"a message of {size} bytes")
-        check(record.rx is not None or state is RxState.EMPTY, "a message without an RX buffer")
+        check(record.rx is not None or state is _EMPTY, "a message without an RX buffer")
         self.rx, self.tx, self.state = record.rx, record.tx, state
         self.message = None if record.message is None else Header(*record.message)
         self.waiters, self.ready = list(record.waiters), list(record.ready)

@@ -17,8 +17,9 @@ primary's interface or while sleeping.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from hfsched.mailbox.quiescence import Entry, Quiescence
 from hfsched.mailbox.slot import Slot, VcpuActivity
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Mirror", "Quiet", "VcpuActivity"]
 
+# Finding an enumeration's member takes as long as a call.
+_RUNNING, _WFM, _GONE = VcpuActivity.RUNNING, VcpuActivity.WFM, VcpuActivity.GONE
 
-@dataclass(frozen=True, slots=True)
-class Quiet:
+
+class Quiet(Struct, frozen=True):
     """What `Mirror.quiet` saw: whether all vCPUs wait with no deadline, and the claims so far."""
 
     resting: bool
@@ -99,7 +102,7 @@ class Mirror:
             if ends_send:
                 self._quiescence.end_send()
             for slot in self._slots:
-                if slot.activity is VcpuActivity.WFM:
+                if slot.activity is _WFM:
                     self._claim(slot)
                     return True
             self.unread = True
@@ -110,7 +113,7 @@ class Mirror:
         """Claim `vcpu` for a direct request if it is parked waiting for a message."""
         with self._lock:
             slot = self._slots[vcpu]
-            if slot.activity is not VcpuActivity.WFM:
+            if slot.activity is not _WFM:
                 return False
             slot.direct = True
             self._claim(slot)
@@ -130,7 +133,7 @@ class Mirror:
         with self._lock:
             slot = self._slots[vcpu]
             slot.work = True
-            if slot.activity not in (VcpuActivity.RUNNING, VcpuActivity.GONE):
+            if slot.activity not in (_RUNNING, _GONE):
                 slot.event.set()
             self._quiescence.nudge()
             return slot.activity
@@ -162,9 +165,7 @@ class Mirror:
         with self._lock:
             self._quiescence.suspend()
             self._update_quiesced()
-            return [
-                i for i, slot in enumerate(self._slots) if slot.activity is VcpuActivity.RUNNING
-            ]
+            return [i for i, slot in enumerate(self._slots) if slot.activity is _RUNNING]
 
     def wait_quiesced(self, deadline: int | None) -> bool:
         """Wait until no vCPU is in RUN and no host sender under way; False at the deadline.
@@ -190,12 +191,13 @@ class Mirror:
         while True:
             with self._lock:
                 work, slot.work = slot.work, False
-                slot.blocked = quiescence.holds_runs
                 if quiescence.stopping:
-                    slot.activity = VcpuActivity.GONE
+                    slot.blocked = False
+                    slot.activity = _GONE
                     return False
+                suspended = slot.blocked = quiescence.suspended
                 if not work:
-                    if not quiescence.suspended:
+                    if not suspended:
                         slot.kick = False
                         return True
                     quiescence.before_wait()
@@ -249,7 +251,7 @@ class Mirror:
             if self.unread:
                 self.unread = False
                 return
-            parked = self._begin_wait(self._slots[vcpu], VcpuActivity.WFM, deadline)
+            parked = self._begin_wait(self._slots[vcpu], _WFM, deadline)
         if parked:
             self._park(vcpu, deadline)
 
@@ -265,7 +267,7 @@ class Mirror:
         with self._lock:
             slot = self._slots[vcpu]
             if self.dead:
-                slot.activity = VcpuActivity.GONE
+                slot.activity = _GONE
                 return False
             parked = self._begin_wait(slot, VcpuActivity.OFF, None)
         if parked:
@@ -275,7 +277,7 @@ class Mirror:
     def leave(self, vcpu: int) -> None:
         """Note that the vCPU's thread ends."""
         with self._lock:
-            self._slots[vcpu].activity = VcpuActivity.GONE
+            self._slots[vcpu].activity = _GONE
             self._update_quiesced()
         self._on_idle()
 
@@ -285,8 +287,7 @@ class Mirror:
         """Return whether nothing here will happen by itself."""
         with self._lock:
             resting = all(
-                slot.activity is not VcpuActivity.RUNNING and slot.deadline is None
-                for slot in self._slots
+                slot.activity is not _RUNNING and slot.deadline is None for slot in self._slots
             )
             return Quiet(resting, self._claims)
 
@@ -313,21 +314,21 @@ class Mirror:
     # Under the lock.
 
     def _claim(self, slot: Slot) -> None:
-        slot.activity = VcpuActivity.RUNNING
+        slot.activity = _RUNNING
         slot.deadline = None
         self._claims += 1
         self.wake_ups += 1
         slot.event.set()
 
     def _wake(self, slot: Slot) -> None:
-        if slot.activity is VcpuActivity.RUNNING:
+        if slot.activity is _RUNNING:
             slot.kick = True
             self.wake_ups += 1
-        elif slot.activity is not VcpuActivity.GONE:
+        elif slot.activity is not _GONE:
             self._claim(slot)
 
     def _wake_all(self) -> list[int]:
-        running = [i for i, slot in enumerate(self._slots) if slot.activity is VcpuActivity.RUNNING]
+        running = [i for i, slot in enumerate(self._slots) if slot.activity is _RUNNING]
         for slot in self._slots:
             self._wake(slot)
         return running
@@ -342,9 +343,7 @@ class Mirror:
 
     def _idle(self) -> bool:
         """Return whether no vCPU is in RUN, nor can be before the end of a suspension."""
-        return all(
-            slot.blocked or slot.activity is not VcpuActivity.RUNNING for slot in self._slots
-        )
+        return all(slot.blocked or slot.activity is not _RUNNING for slot in self._slots)
 
     def _update_quiesced(self) -> None:
         quiescence = self._quiescence
@@ -360,11 +359,11 @@ class Mirror:
             self._runtime.retain_only(level=1)
             woken = slot.event.wait(deadline)
             with self._lock:
-                if slot.activity is VcpuActivity.RUNNING:
+                if slot.activity is _RUNNING:
                     slot.event.clear()
                     return
                 if not woken:  # the guest's timer: from here on others find the vCPU running
-                    slot.activity = VcpuActivity.RUNNING
+                    slot.activity = _RUNNING
                     slot.deadline = None
                     self._claims += 1
                     return

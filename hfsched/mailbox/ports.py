@@ -14,8 +14,9 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct
 
 from hfsched.abi.ffa import MAILBOX_SIZE
 from hfsched.errors import UserError
@@ -41,8 +42,7 @@ FIRST_CONNECTION = 1 << 32  # ports below are named by users, those from here by
 RAW = -1  # the one port of a VM without framing
 
 
-@dataclass(slots=True, unsafe_hash=True)
-class PortMessage:
+class PortMessage(Struct, frozen=True):
     """A message as the host reads it: the guest's port (`RAW` without framing) and the payload."""
 
     source: int

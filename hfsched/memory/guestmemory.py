@@ -7,8 +7,9 @@ VM may do with a page is kept elsewhere (`hfsched.hypervisor.pages`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Self
+
+from msgspec import Struct
 
 from hfsched.errors import InternalError
 from hfsched.memory.ram import PAGE_SIZE, Ram
@@ -16,8 +17,7 @@ from hfsched.memory.ram import PAGE_SIZE, Ram
 __all__ = ["GuestMemory", "Region"]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(Struct, frozen=True):
     """IPAs [ipa, ipa + size) are bytes [offset, offset + size) of `ram`; all multiples of 4096."""
 
     ipa: int

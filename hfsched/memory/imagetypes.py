@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from hfsched.errors import ImageError
 from hfsched.text import printable
@@ -13,8 +13,7 @@ MAX_MEMORY = 1 << 40
 """The most memory that an image may ask for, in bytes: a 40-bit IPA space."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """One stretch of memory that an image fills.
 
     `address` is an offset in bytes from the base when the image is position independent, an IPA
@@ -28,8 +27,7 @@ class Segment:
     permissions: str
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """A parsed image.  Its segments are sorted and do not overlap.
 
     `kind` is "linux-raw" (arm64), "hfx-raw" (x86-64) or "elf64", `machine` "aarch64" or "x86_64".

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 __all__ = ["VcpuCounters"]
 
 
-@dataclass(slots=True)
-class VcpuCounters:
+class VcpuCounters(Struct):
     """The counters of one vCPU's thread.
 
     `runs` counts RUNs by the type of their result; `to_host`, `to_guests` and `lost` count messages:

@@ -73,6 +73,10 @@ class DrivenVm:
         self.mirror = mirror
         self.requests = [_request_cell(runtime, f"{name}.{index}.direct") for index in range(vcpus)]
         self.counters = [VcpuCounters() for _ in range(vcpus)]
+        # For each vCPU, what its thread calls before and after it waits for room in a port.
+        self.waits = [
+            (partial(mirror.block, index), partial(mirror.unblock, index)) for index in range(vcpus)
+        ]
         # Set when the VM's mailbox became writable for the host, or never will again.
         self.writable = runtime.event(f"{name}.writable")
 
@@ -205,25 +209,25 @@ class Driver:
     def _react(self, vm: DrivenVm, index: int, result: RunResult) -> bool:
         """React to a result of RUN; False: the thread ends."""
         match result:
-            case WaitForMessage(timer):
+            case WaitForMessage(timer=timer):
                 vm.mirror.wait_for_message(index, self._deadline(timer))
-            case Message(_, receiver, _):
+            case Message(receiver=receiver):
                 if receiver == PRIMARY_ID:
                     self.to_host(vm, index)
                 else:
                     vm.counters[index].to_guests += 1
                     self.deliver(receiver)
-            case WaitForInterrupt(timer):
+            case WaitForInterrupt(timer=timer):
                 vm.mirror.wait_for_interrupt(index, self._deadline(timer))
             case NotifyWaiters():
                 self.notify_waiters(vm.id)
-            case WakeUp(number, other):
+            case WakeUp(vm=number, vcpu=other):
                 self._vms[number].mirror.wake(other)
             case Preempted() | DirectResponse():
                 pass
             case Yield() | Busy():
                 self._runtime.checkpoint("yield")
-            case Aborted(reason):
+            case Aborted(reason=reason):
                 self._abort(vm, index, reason)
                 return False
             case Invalid():
@@ -315,8 +319,7 @@ class Driver:
         if self._interface.rx_release():
             self.notify_waiters(PRIMARY_ID)
         counters = vm.counters[index]
-        block, unblock = partial(vm.mirror.block, index), partial(vm.mirror.unblock, index)
-        if self._ports.put(vm.id, taken[1], block, unblock):
+        if self._ports.put(vm.id, taken[1], *vm.waits[index]):
             counters.to_host += 1
         else:
             counters.lost += 1

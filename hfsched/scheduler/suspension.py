@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from hfsched.errors import HfschedError, InternalError
 
@@ -26,8 +27,7 @@ class SuspendError(HfschedError):
     """The machine could not be suspended; the text names the step or the holder that was in the way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One thing to pause: `pause(deadline)` returns whether that was in time, `resume` undoes it.
 
     `resume` is called also after a `pause` that failed.

@@ -14,9 +14,10 @@ are handled by the engine and are no exit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, IntFlag
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
@@ -57,8 +58,7 @@ class Conduit(Enum):
     SMC = "smc"
 
 
-@dataclass(slots=True)  # frozen would cost half a microsecond at each hypercall
-class Hypercall:
+class Hypercall(Struct, frozen=True):
     """HVC or SMC; the PC is past it.  `args` are x0..x7, each 64 bits, unsigned.
 
     x86-64 has others in their place (docs/x86-abi.md).  `Vcpu.arguments` reads more than these eight.
@@ -70,23 +70,19 @@ class Hypercall:
     args: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Wfi:
+class Wfi(Struct, frozen=True):
     """The guest waits for an interrupt, and none is up; the PC is past the instruction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(Struct, frozen=True):
     """The virtual timer fired (enabled, unmasked, condition met) while the guest ran."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kicked:
+class Kicked(Struct, frozen=True):
     """`kick` was called; nothing else happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The CPU cannot run any more: the engine failed, or the guest is stuck in its own vectors.
 
     `reason` is one line for the user.  Each later `enter` returns the same.
@@ -95,8 +91,7 @@ class Failed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mmio:
+class Mmio(Struct, frozen=True):
     """A stage-2 fault at an address without RAM, decoded.  The PC is at the instruction.
 
     Answer with `Vcpu.complete_mmio(value)` (which also steps past it) or `Vcpu.inject_abort`.
@@ -108,8 +103,7 @@ class Mmio:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """Any other stage-2 fault: no decoded access, a fetch, or a permission.  PC at the instruction.
 
     `address` is the IPA, `virtual` what the guest used.  Answer with `Vcpu.inject_abort`, or repair

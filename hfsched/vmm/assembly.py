@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from msgspec import Struct
+
 from hfsched.abi.dialects import DEFAULT
 from hfsched.abi.ffa import FIRST_SECONDARY_ID
 from hfsched.hypervisor.calls import Calls
@@ -59,8 +61,7 @@ class Parts:
     outbox: Callable[..., Outbox] = Outbox
 
 
-@dataclass(frozen=True, slots=True)
-class VmParts:
+class VmParts(Struct, frozen=True):
     """A VM whose memory is mapped in its space, and loaded.
 
     vCPU 0 starts at `entry` with x0 = `argument`; None leaves all vCPUs off.  `raw`: messages to
@@ -78,8 +79,7 @@ class VmParts:
     raw: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Callbacks:
+class Callbacks(Struct, frozen=True):
     """What a machine calls; none of them may block.
 
     `log(vm, line)` gets each line that a guest prints, `on_abort(vm, reason)` is told once of a

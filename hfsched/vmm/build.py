@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from hfsched.abi.dialects import DIALECTS
@@ -20,7 +20,6 @@ from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.engine import Engine, Permissions, Space
 from hfsched.vcpu.engines import ENGINES
-from hfsched.vcpu.script import ScriptSpace
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
 from hfsched.vmm.guests import GuestCode, resolve
@@ -29,6 +28,7 @@ from hfsched.vmm.manifest import FDT_AUTO
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.script import ScriptSpace
     from hfsched.vmm.manifest import MachineSpec, VmSpec
 
 __all__ = ["Builder"]
@@ -127,9 +127,8 @@ def _load(vm: VmSpec, code: GuestCode, space: Space, ram: Ram, base: int) -> int
             return place(code.image, ram, base)
         except UserError as exc:
             raise type(exc)(f"vm {vm.name}: {exc}") from None
-    assert isinstance(space, ScriptSpace)
     assert code.program is not None
-    return space.address_of(code.program)
+    return cast("ScriptSpace", space).address_of(code.program)
 
 
 def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from hfsched.errors import ConfigError, ImageError, describe
 from hfsched.memory.image import boot_problem, read_bytes, read_image
 from hfsched.memory.imagetypes import Image
 from hfsched.vcpu.kvm import device
-from hfsched.vcpu.script import Program
+
+if TYPE_CHECKING:
+    from hfsched.vcpu.script import Program
 
 __all__ = ["GuestCode", "bundled_images", "resolve"]
 
 ARCHITECTURES = ("aarch64", "x86_64")
 
 
-@dataclass(frozen=True, slots=True)
-class GuestCode:
+class GuestCode(Struct, frozen=True):
     """Either an `image` for a CPU or a `program` for the engine script."""
 
     image: Image | None

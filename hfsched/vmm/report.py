@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from hfsched.hypervisor.interface import Preempted
 from hfsched.mailbox.mailbox import RxState
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["VmState", "VmSummary", "busy_vcpus", "is_quiet", "runs_ended", "state_of", "summary_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class VmSummary:
+class VmSummary(Struct, frozen=True):
     """What happened to one VM.
 
     Messages: accepted from the host, brought to the host, sent to other VMs; unread in the mailbox
@@ -44,8 +44,7 @@ class VmSummary:
     vcpus: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class VmState:
+class VmState(Struct, frozen=True):
     """A VM as it is now: the state of each vCPU in words, and why it has ended (None: it has not)."""
 
     name: str

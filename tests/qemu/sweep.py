@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec.structs import asdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conformance"))
 

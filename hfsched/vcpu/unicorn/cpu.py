@@ -33,6 +33,9 @@ __all__ = ["SLICE", "UnicornVcpu"]
 SLICE = 100_000  # instructions: bounds how long a stop may be lost, and another vCPU wait
 NEW_BLOCKS = 500  # translated blocks a slice
 
+# Finding an enumeration's member takes as long as a call.
+_EC_HVC, _EC_SMC = int(Ec.HVC), int(Ec.SMC)
+_HVC, _SMC = Conduit.HVC, Conduit.SMC
 _KICKED = Kicked()
 _TIMER = Timer()
 
@@ -254,10 +257,10 @@ class UnicornVcpu:
             return None if error == ERR_OK else self._failed(error)
         esr = machine.exception.syndrome
         ec = esr >> 26
-        if ec == Ec.HVC:
-            return Hypercall(Conduit.HVC, tuple(machine.x[:8]))
-        if ec == Ec.SMC:
-            return Hypercall(Conduit.SMC, tuple(machine.x[:8]))
+        if ec == _EC_HVC:
+            return Hypercall(_HVC, tuple(machine.x[:8]))
+        if ec == _EC_SMC:
+            return Hypercall(_SMC, tuple(machine.x[:8]))
         stop = self._traps.handle(esr, machine.exception.address, irq=self._irq)
         if isinstance(stop, Failed):
             self._failure = stop

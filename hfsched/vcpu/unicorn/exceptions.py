@@ -6,7 +6,7 @@ hypervisor injects.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 __all__ = [
     "MASKED",
@@ -67,8 +67,7 @@ def describe(esr: int, far: int) -> str:
     return f"{name} at {far:#x}" if ec in Ec.WITH_ADDRESS else name
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """A load or store of one register, as its syndrome describes it: `size` bytes, register `target`.
 
     `signed` and `wide` say how a loaded value is extended, and to 64 or to 32 bits.

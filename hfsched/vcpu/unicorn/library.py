@@ -16,10 +16,11 @@ import ctypes
 import importlib.util
 import os
 import struct
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Self
+
+from msgspec import Struct
 
 from hfsched.errors import UserError
 
@@ -84,8 +85,7 @@ class CpReg(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Byte offsets found by the probe.
 
     `cpu` is where the handle keeps the pointer to its CPU, `env` where that CPU's registers begin,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,8 @@ def digest(machine: Machine, more: tuple[int, ...]) -> bytes:
         *(machine.read_system(key) for key in _SYSTEM),
         *(value & (1 << 64) - 1 for value in more),
     ]
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, and only explorers come here
+
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(struct.pack(f"<{len(words)}Q", *words))
     for i in range(32):
