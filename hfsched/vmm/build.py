@@ -13,7 +13,6 @@ from uuid import UUID
 from hfsched.abi.dialects import DIALECTS
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import NIL_UUID
-from hfsched.memory.fdt import place_fdt, with_memory
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
@@ -135,6 +134,8 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
     """Return x0 of the first vCPU: the FDT's address where there is one, else the memory size."""
     if vm.fdt is None:
         return ram.size
+    from hfsched.memory.fdt import place_fdt, with_memory  # noqa: PLC0415 - only where there is one
+
     try:
         if vm.fdt == FDT_AUTO:
             from hfsched.vmm.devicetree import device_tree  # noqa: PLC0415 - only where it is wanted

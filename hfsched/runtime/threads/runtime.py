@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from select import POLLIN
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hfsched.errors import UserError
 from hfsched.runtime.base import (
@@ -28,8 +28,10 @@ from hfsched.runtime.base import (
 )
 from hfsched.runtime.threads.channel import SocketEnd, poll_until
 from hfsched.runtime.threads.foreign import ForeignConnection, ForeignEventFd, ForeignListener
-from hfsched.runtime.threads.spawning import Spawner
 from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainShared
+
+if TYPE_CHECKING:
+    from hfsched.runtime.threads.spawning import Spawner
 
 __all__ = ["ThreadRuntime", "tune_process"]
 
@@ -75,7 +77,9 @@ class ThreadRuntime:
     def __init__(self, on_failure: Callable[[str, BaseException], None] | None = None) -> None:
         self._on_failure = on_failure
         self._lost = FlagEvent("spawner.lost")
-        self._spawner = Spawner(self._lost)
+        self._mutex = threading.Lock()  # guards the two below
+        self._spawner: Spawner | None = None
+        self._closed = False
 
     def lock(
         self,
@@ -134,7 +138,7 @@ class ThreadRuntime:
         return _Task(name, thread)
 
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
-        process = self._spawner.start(name, main, [end.fileno() for end in ends])
+        process = self._made_spawner().start(name, main, [end.fileno() for end in ends])
         for end in ends:
             end.close()
         return process
@@ -149,21 +153,36 @@ class ThreadRuntime:
         Otherwise the first `process` starts it.  Call it early: later changes of this process's limits
         and privileges do not affect its children.  Raises OSError.
         """
-        self._spawner.prepare(modules)
+        self._made_spawner().prepare(modules)
 
     def forbid_exec(self) -> None:
         """Declare that from here on this process may not exec: a dead spawner is not replaced."""
-        self._spawner.forbid_exec()
+        self._made_spawner().forbid_exec()
 
     @property
     def spawner_pid(self) -> int | None:
         """The process id of the spawner, None while there is none."""
-        return self._spawner.pid
+        with self._mutex:
+            return None if self._spawner is None else self._spawner.pid
 
     def close(self) -> None:
         """End all processes that this runtime has started; it cannot start more."""
-        self._spawner.close()
+        with self._mutex:
+            self._closed = True
+            spawner = self._spawner
+        if spawner is not None:
+            spawner.close()
         self._lost.close()
+
+    def _made_spawner(self) -> Spawner:
+        from hfsched.runtime.threads.spawning import Spawner  # noqa: PLC0415 - most runs need none
+
+        with self._mutex:
+            if self._spawner is None:
+                self._spawner = Spawner(self._lost)
+                if self._closed:
+                    self._spawner.close()
+            return self._spawner
 
     def choose(self, name: str, n: int) -> int:  # noqa: ARG002
         return 0
