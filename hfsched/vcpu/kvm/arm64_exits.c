@@ -88,15 +88,7 @@ int hfs_arch_after_run(struct hfs_cpu *cpu, int error)
 	case KVM_EXIT_INTR:
 		return HFS_NO_EXIT;
 	case KVM_EXIT_MMIO:
-		cpu->access_unanswered = 1;
-		cpu->exit.address = run->mmio.phys_addr;
-		cpu->exit.virtual_address = 0;
-		cpu->exit.size = run->mmio.len;
-		cpu->exit.write = run->mmio.is_write;
-		cpu->exit.value = 0;
-		if (run->mmio.is_write && run->mmio.len <= 8)
-			memcpy(&cpu->exit.value, run->mmio.data, run->mmio.len);
-		return HFS_MMIO;
+		return hfs_mmio_exit(cpu);
 	case KVM_EXIT_ARM_NISV:
 		cpu->exit.address = run->arm_nisv.fault_ipa;
 		cpu->exit.virtual_address = 0;

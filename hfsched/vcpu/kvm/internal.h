@@ -24,6 +24,9 @@ void hfs_interrupt_run(struct hfs_cpu *cpu);
 /* Complete what KVM holds pending (an MMIO read, an I/O, an abort) without running the guest. */
 int hfs_complete_pending(struct hfs_cpu *cpu);
 
+/* Describe a KVM_EXIT_MMIO in `exit`.  Returns HFS_MMIO. */
+int hfs_mmio_exit(struct hfs_cpu *cpu);
+
 /* --- Each architecture: arm64_*.c, x86_64_*.c --- */
 
 /* Called at the end of hfs_open, and at the beginning of hfs_close. */

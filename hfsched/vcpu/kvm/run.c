@@ -163,6 +163,21 @@ int hfs_enter(struct hfs_cpu *cpu)
 	return result;
 }
 
+int hfs_mmio_exit(struct hfs_cpu *cpu)
+{
+	const struct kvm_run *run = cpu->run;
+
+	cpu->access_unanswered = 1;
+	cpu->exit.address = run->mmio.phys_addr;
+	cpu->exit.virtual_address = 0;
+	cpu->exit.size = run->mmio.len;
+	cpu->exit.write = run->mmio.is_write;
+	cpu->exit.value = 0;
+	if (run->mmio.is_write && run->mmio.len <= sizeof(cpu->exit.value))
+		memcpy(&cpu->exit.value, run->mmio.data, run->mmio.len);
+	return HFS_MMIO;
+}
+
 int hfs_complete_pending(struct hfs_cpu *cpu)
 {
 	int parts = 0;
