@@ -184,6 +184,46 @@ def test_writes_wait_for_another_holders_frozen_memory() -> None:
         suspension.resume("swap")
 
 
+@dataclass(frozen=True)
+class Joined:
+    """A holder keeps the machine suspended, perhaps after a write, until another has joined it."""
+
+    writes: bool
+    name: str = "joined"
+
+    def build(self, runtime: ExploreRuntime) -> Explored:
+        suspension = Suspension(runtime, Machine().steps)
+        joined = runtime.event("joined")
+        ended: list[str] = []
+
+        def hold() -> None:
+            with suspension.held("first"):
+                if self.writes:
+                    with suspension.writing("first"):
+                        pass
+                joined.wait()
+            ended.append("first")
+
+        def join() -> None:
+            with suspension.held("second", frozen=self.writes):
+                joined.set()
+            ended.append("second")
+
+        runtime.spawn("first", hold)
+        runtime.spawn("second", join)
+
+        def check() -> None:
+            assert sorted(ended) == ["first", "second"], f"only {ended} ended"
+
+        return Explored(check)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_holder_joins_while_the_first_begins_or_writes(writes: bool) -> None:
+    result = search(Joined(writes), Exhaustive())
+    assert result.failure is None, result.failure
+
+
 def test_a_step_joins_and_leaves() -> None:
     machine = Machine()
     first, second, late = machine.steps
