@@ -27,7 +27,7 @@ from hfsched.vmm.manifest import MachineSpec
 if TYPE_CHECKING:
     from hfsched.control.command_server import CommandServer
     from hfsched.control.port_server import PortServer
-    from hfsched.control.runtime_dir import Place
+    from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.control.swap_watch import SwapWatch
     from hfsched.runtime.base import Event
 
@@ -74,7 +74,7 @@ class RunSession:
         )
         self._signals: Signals | None = None
         self._default = args.to or names[0]
-        self._place: Place | None = None
+        self._directory: MachineDirectory | None = None
         self._server: PortServer | None = None
         self._commands: list[CommandServer] = []
         self._events = events.Hub(self._runtime)
@@ -100,8 +100,8 @@ class RunSession:
                     self._claim()  # before anything boots: the name may be in use
                 return self._run(machine)
         finally:
-            if self._place is not None:
-                self._place.close()
+            if self._directory is not None:
+                self._directory.close()
             self._notices.close(self._runtime.now() + _NS)
             self._summed.set()
             self._over.set()
@@ -161,8 +161,8 @@ class RunSession:
             )
             self._notices.close(self._runtime.now() + _NS)
             with suppress(OSError):
-                if self._place is not None:
-                    self._place.close()
+                if self._directory is not None:
+                    self._directory.close()
             os._exit(status)
 
         with suppress(UserError):  # no thread for it: a second signal does the same
@@ -175,24 +175,24 @@ class RunSession:
     def _claim(self) -> None:
         from hfsched.control.runtime_dir import claim  # noqa: PLC0415 - only where it is needed
 
-        self._place = claim(self._spec.name)
+        self._directory = claim(self._spec.name)
 
     def _serve(self, machine: Machine) -> None:
         """Open the sockets for host programs; without a directory for them, continue without."""
         from hfsched.control.port_server import PortServer  # noqa: PLC0415 - guests start before it is imported
 
         try:
-            if self._place is None:
+            if self._directory is None:
                 self._claim()
-            assert self._place is not None
+            assert self._directory is not None
             self._server = PortServer(
                 self._runtime,
                 machine,
-                self._place,
+                self._directory,
                 on_idle=self._changed.set,
                 on_client=self._events.note_client,
             )
-            self._serve_commands(machine, self._place)
+            self._serve_commands(machine, self._directory)
         except UserError as exc:
             if self._spec.name is not None or self._args.socket is not None:
                 raise
@@ -202,14 +202,14 @@ class RunSession:
         for vm, reason in list(machine.aborts.items()):
             self._server.vm_ended(vm, reason)
 
-    def _serve_commands(self, machine: Machine, place: Place) -> None:
+    def _serve_commands(self, machine: Machine, directory: MachineDirectory) -> None:
         from hfsched.control.command_server import CommandServer  # noqa: PLC0415
         from hfsched.control.commands import CONTROL  # noqa: PLC0415 - likewise
         from hfsched.control.swap_watch import SwapWatch  # noqa: PLC0415 - likewise
 
-        listeners = [place.listen(CONTROL)]
+        listeners = [directory.listen(CONTROL)]
         if self._args.socket is not None:
-            listeners.append(place.listen_at(Path(self._args.socket)))
+            listeners.append(directory.listen_at(Path(self._args.socket)))
         self._commands = [
             CommandServer(
                 self._runtime,

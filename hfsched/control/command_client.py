@@ -46,11 +46,11 @@ def find_machine(where: str | None, deadline: float) -> Path:
         return path
     if where is not None and "/" in where:
         raise UserError(f"{where}: there is no such socket")
-    living = runtime_dir.living()
-    if where in living:
-        return living[where].with_name(commands.CONTROL)
+    sockets = runtime_dir.port_sockets()
+    if where in sockets:
+        return sockets[where].with_name(commands.CONTROL)
     running = {}
-    for name, ports in living.items():
+    for name, ports in sockets.items():
         with suppress(port_client._GoneError):
             path = ports.with_name(commands.CONTROL)
             port_client._open(path, deadline).close()

@@ -110,15 +110,15 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
     """
     if machine is not None and "/" in machine:
         return Path(machine)
-    living = runtime_dir.living()
+    sockets = runtime_dir.port_sockets()
     if machine is not None:
-        if machine not in living:
-            raise UserError(f"no machine {machine!r}: {_listed(list(living))}")
-        return living[machine]
+        if machine not in sockets:
+            raise UserError(f"no machine {machine!r}: {_listed(list(sockets))}")
+        return sockets[machine]
     having, running, silent = [], [], []
-    for asked, (name, path) in enumerate(living.items()):
+    for asked, (name, path) in enumerate(sockets.items()):
         # A machine that does not answer takes its share of the time, not that of the others.
-        share = (deadline - time.monotonic()) / (len(living) - asked + 1)
+        share = (deadline - time.monotonic()) / (len(sockets) - asked + 1)
         try:
             if _has(path, vm, time.monotonic() + min(share, _ASK_WITHIN)):
                 having.append(name)
@@ -128,7 +128,7 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
         except (TimeoutError, UserError) as exc:
             silent.append(f"; {name} could not be asked: {exc}")
     if len(having) == 1:
-        return living[having[0]]
+        return sockets[having[0]]
     if having:
         found = ", ".join(f"{name}/{vm}" for name in having)
         raise UserError(f"several machines have a VM {vm!r}: name one: {found}")

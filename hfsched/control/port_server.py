@@ -2,7 +2,7 @@
 
 ::
 
-    with claim(machine.name) as place, PortServer(runtime, machine, place) as server:
+    with claim(machine.name) as directory, PortServer(runtime, machine, directory) as server:
         machine.start()
         ...
         machine.stop()      # first, so that no sender waits for a mailbox
@@ -23,7 +23,7 @@ from hfsched.control.session import PortMachine, Session
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hfsched.control.runtime_dir import Place
+    from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.runtime.base import Connection, Runtime, Task
 
 __all__ = ["CLIENTS_MAX", "PATIENCE", "PortMachine", "PortServer"]
@@ -34,7 +34,7 @@ _CLOSE_WITHIN = 5_000_000_000  # ns
 
 
 class PortServer:
-    """Serves the host ports of `machine` in `place` from its creation until `close`.
+    """Serves the host ports of `machine` in `directory` from its creation until `close`.
 
     A client must send its hello within `patience` ns; clients beyond `clients_max` are refused.  Called on a client's task, and must not block: `on_idle` whenever `pending`
     may have turned False, `on_client(client, vm, port, host_port, connected)` when a client, by number,
@@ -46,7 +46,7 @@ class PortServer:
         self,
         runtime: Runtime,
         machine: PortMachine,
-        place: Place,
+        directory: MachineDirectory,
         *,
         patience: int = PATIENCE,
         clients_max: int = CLIENTS_MAX,
@@ -55,7 +55,7 @@ class PortServer:
     ) -> None:
         self._runtime = runtime
         self._machine = machine
-        self._name = place.name
+        self._name = directory.name
         self._patience = patience
         self._clients_max = clients_max
         self._on_idle = on_idle
@@ -68,7 +68,7 @@ class PortServer:
         self._discarded = 0
         self._count = 0
         self._closed = False
-        self._listener = runtime.adopt_listener("ports", place.listen(PORTS).detach())
+        self._listener = runtime.adopt_listener("ports", directory.listen(PORTS).detach())
         self._acceptor = runtime.spawn("ports.accept", self._accept)
 
     def __enter__(self) -> Self:

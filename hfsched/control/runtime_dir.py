@@ -2,8 +2,8 @@
 
 ::
 
-    with claim("demo") as place:            # raises UserError while another "demo" runs
-        listener = place.listen("ports")    # .../hfsched/demo/ports, mode 0600
+    with claim("demo") as directory:          # raises UserError while another "demo" runs
+        listener = directory.listen("ports")  # .../hfsched/demo/ports, mode 0600
 
 The user's runtime directory is ``$XDG_RUNTIME_DIR/hfsched`` where that is usable, else
 ``/tmp/hfsched-<uid>``; mode 0700.  Each machine has a directory in it with the machine's name, so two
@@ -28,7 +28,7 @@ from typing import Self
 
 from hfsched.errors import UserError
 
-__all__ = ["PORTS", "Place", "claim", "living", "roots", "runtime_directory"]
+__all__ = ["PORTS", "MachineDirectory", "claim", "port_sockets", "roots", "runtime_directory"]
 
 PORTS = "ports"
 _LOCK = "lock"
@@ -100,7 +100,7 @@ def _is_dead(path: Path) -> bool:
     return False
 
 
-class Place:
+class MachineDirectory:
     """A machine's directory, while its lock is held.  Made by `claim`; use it in a ``with``."""
 
     def __init__(self, name: str, path: Path, lock: int) -> None:
@@ -165,7 +165,7 @@ class Place:
         self._lock = -1
 
 
-def claim(name: str | None = None) -> Place:
+def claim(name: str | None = None) -> MachineDirectory:
     """Create the directory of machine `name` (None: ``m<pid>``); remove what a dead one left.
 
     Raises UserError when a machine of that name runs, or for a directory that is not safe.
@@ -187,7 +187,7 @@ def claim(name: str | None = None) -> Place:
     for left in path.iterdir():
         if left.name != _LOCK and not left.is_dir():
             left.unlink(missing_ok=True)
-    return Place(name, path, lock)
+    return MachineDirectory(name, path, lock)
 
 
 def _take(path: Path, name: str) -> int | None:
@@ -214,7 +214,7 @@ def _take(path: Path, name: str) -> int | None:
     return None
 
 
-def living() -> dict[str, Path]:
+def port_sockets() -> dict[str, Path]:
     """Return the sockets `PORTS` of this user's machines by machine name.
 
     A dead machine's socket may be among them: connecting to it fails.  Directories that are not safe

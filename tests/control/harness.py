@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from progress import QUIET
 
 from hfsched.control.port_server import PortServer
-from hfsched.control.runtime_dir import Place, claim
+from hfsched.control.runtime_dir import MachineDirectory, claim
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec
@@ -65,11 +65,11 @@ class Harness:
             on_abort=self._aborted,
             on_activity=self._changed.set,
         )
-        self.place: Place = claim(name)
+        self.directory: MachineDirectory = claim(name)
         self.server = PortServer(
-            self.runtime, self.machine, self.place, on_idle=self._changed.set, **options
+            self.runtime, self.machine, self.directory, on_idle=self._changed.set, **options
         )
-        self.socket = self.place.path / "ports"
+        self.socket = self.directory.path / "ports"
         self._stopped = False
 
     def _aborted(self, vm: str, reason: str) -> None:
@@ -86,7 +86,7 @@ class Harness:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        self.place.close()
+        self.directory.close()
         self.machine.close()
         assert self.failures == []
 

@@ -113,11 +113,11 @@ class FakeMachine:
 class Served:
     def __init__(self) -> None:
         self.machine = FakeMachine()
-        self.place = claim("m")
-        self.path = Path(tempfile.mkdtemp(dir=self.place.path.parent)) / "s"
+        self.directory = claim("m")
+        self.path = Path(tempfile.mkdtemp(dir=self.directory.path.parent)) / "s"
         runtime = ThreadRuntime()
         self.hub = Hub(runtime)
-        listener = runtime.adopt_listener("control", self.place.listen_at(self.path).detach())
+        listener = runtime.adopt_listener("control", self.directory.listen_at(self.path).detach())
         self.server = CommandServer(runtime, self.machine, self.hub, listener)
 
     def ask(self, request: Request) -> commands.Answer:
@@ -144,7 +144,7 @@ class Served:
 def served() -> Iterator[Served]:
     with runtime_directory():
         made = Served()
-        with made.place:
+        with made.directory:
             yield made
             assert made.server.close() == []
         assert not made.path.exists()
@@ -336,7 +336,7 @@ def test_too_many_clients_are_refused(served: Served, monkeypatch: pytest.Monkey
 
 def test_a_socket_with_a_listener_is_left_alone(served: Served) -> None:
     with pytest.raises(UserError, match="the socket cannot be created: Address already in use"):
-        served.place.listen_at(served.path)
+        served.directory.listen_at(served.path)
     assert served.ask(SwapTrim()) == Done()
 
 
@@ -344,7 +344,7 @@ def test_a_dead_socket_is_replaced(served: Served) -> None:
     path = served.path.with_name("dead")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.bind(os.fspath(path))
-    served.place.listen_at(path).close()
+    served.directory.listen_at(path).close()
     path.unlink()
 
 

@@ -234,8 +234,8 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    with runtime_directory(), claim("m") as place:
-        made = Served(place.listen("control"), str(place.path / "control"))
+    with runtime_directory(), claim("m") as directory:
+        made = Served(directory.listen("control"), str(directory.path / "control"))
         yield made
         assert made.server.close() == []
 

@@ -158,7 +158,7 @@ def test_another_user_is_refused(xdg: Path, *, door_open: bool) -> None:
     try:
         with Harness("demo", {"alpha": "echo"}) as harness:
             if door_open:
-                for path in (xdg, xdg / "hfsched", harness.place.path):
+                for path in (xdg, xdg / "hfsched", harness.directory.path):
                     path.chmod(0o755)
                 harness.socket.chmod(0o666)
             os.write(go[1], bytes(harness.socket))

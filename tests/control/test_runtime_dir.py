@@ -34,24 +34,24 @@ def mode(path: Path) -> int:
 def test_directories_are_0700_and_the_socket_is_0600_for_any_umask(xdg: Path) -> None:
     before = os.umask(0)
     try:
-        with runtime_dir.claim("demo") as place, place.listen("ports"):
-            assert place.path == xdg / "hfsched" / "demo"
+        with runtime_dir.claim("demo") as directory, directory.listen("ports"):
+            assert directory.path == xdg / "hfsched" / "demo"
             assert mode(xdg / "hfsched") == 0o700
-            assert mode(place.path) == 0o700
-            assert mode(place.path / "ports") == 0o600
+            assert mode(directory.path) == 0o700
+            assert mode(directory.path / "ports") == 0o600
     finally:
         os.umask(before)
 
 
 def test_nothing_is_left_at_the_end(xdg: Path) -> None:
-    with runtime_dir.claim("demo") as place, place.listen("ports"):
-        assert runtime_dir.living()["demo"] == place.path / "ports"
+    with runtime_dir.claim("demo") as directory, directory.listen("ports"):
+        assert runtime_dir.port_sockets()["demo"] == directory.path / "ports"
     assert list((xdg / "hfsched").iterdir()) == []
 
 
 def test_a_machine_without_a_name_is_called_after_its_process() -> None:
-    with runtime_dir.claim() as place:
-        assert place.name == f"m{os.getpid()}"
+    with runtime_dir.claim() as directory:
+        assert directory.name == f"m{os.getpid()}"
 
 
 def test_a_running_machine_keeps_its_name() -> None:
@@ -67,9 +67,9 @@ def test_a_dead_machines_leftovers_are_replaced(xdg: Path) -> None:
     (left / "lock").touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(left / "ports"))
-    with runtime_dir.claim("demo") as place:
+    with runtime_dir.claim("demo") as directory:
         assert not (left / "ports").exists()
-        with place.listen("ports") as listener, socket.socket(*FAMILY) as client:
+        with directory.listen("ports") as listener, socket.socket(*FAMILY) as client:
             client.connect(str(left / "ports"))
             listener.accept()[0].close()
 
@@ -106,7 +106,7 @@ def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:
         start.wait(WITHIN)
         for _ in range(60):
             try:
-                place = runtime_dir.claim("demo")
+                directory = runtime_dir.claim("demo")
             except UserError:
                 with guard:
                     refused += 1
@@ -118,7 +118,7 @@ def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:
             os.sched_yield()
             with guard:
                 holders -= 1
-            place.close()
+            directory.close()
 
     threads = [threading.Thread(target=worker) for _ in range(4)]
     for thread in threads:
@@ -139,8 +139,8 @@ def test_a_path_too_long_for_a_socket_is_refused_with_the_limit(xdg: Path) -> No
     long = xdg / ("d" * 60)
     long.mkdir(0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(long)
-    with runtime_dir.claim("n" * 40) as place, pytest.raises(UserError, match="at most 107"):
-        place.listen("ports")
+    with runtime_dir.claim("n" * 40) as directory, pytest.raises(UserError, match="at most 107"):
+        directory.listen("ports")
     assert list((long / "hfsched").iterdir()) == []
 
 
@@ -149,7 +149,7 @@ def test_a_directory_that_others_can_write_is_refused(xdg: Path) -> None:
     (xdg / "hfsched").chmod(0o770)
     with pytest.raises(UserError, match="can be written by others"):
         runtime_dir.claim("demo")
-    assert "demo" not in runtime_dir.living()
+    assert "demo" not in runtime_dir.port_sockets()
 
 
 def test_a_symbolic_link_is_refused(xdg: Path) -> None:

@@ -41,7 +41,7 @@ from hfsched.swap.protocol.messages import (
     encode,
     name_of,
     number_of,
-    one_line,
+    reply_text,
 )
 
 numbers = st.integers(1, (1 << 63) - 1)
@@ -107,7 +107,7 @@ def error_of(decode: Callable[[bytes], object], data: bytes) -> ProtocolError | 
     return None
 
 
-def is_one_line(error: ProtocolError) -> bool:
+def is_reply_text(error: ProtocolError) -> bool:
     text = str(error)
     return text.isprintable() and 0 < len(text) <= messages.TEXT_MAX
 
@@ -121,8 +121,8 @@ def test_garbage_is_one_clear_error(data: bytes) -> None:
         decode_request(data)
     with pytest.raises(ProtocolError) as answer:
         decode_answer(data)
-    assert is_one_line(request.value)
-    assert is_one_line(answer.value)
+    assert is_reply_text(request.value)
+    assert is_reply_text(answer.value)
 
 
 @given(
@@ -133,7 +133,7 @@ def test_fields_that_are_wrong_are_one_clear_error_or_typed(tag: str, fields: An
     data = bytes(8) + msgspec.msgpack.encode({"is": tag, **fields})
     for decode in (decode_request, decode_answer):
         error = error_of(decode, data)
-        assert error is None or is_one_line(error)
+        assert error is None or is_reply_text(error)
 
 
 @given(requests, st.data())
@@ -163,7 +163,7 @@ def test_bytes_that_change_on_the_way_are_typed_or_one_clear_error(
         data[place % len(data)] = byte
     for decode, kinds in ((decode_request, MonitorRequest), (decode_answer, MonitorAnswer)):
         error = error_of(decode, bytes(data))
-        assert error is None or is_one_line(error)
+        assert error is None or is_reply_text(error)
         if error is None:
             number, made = decode(bytes(data))
             assert number == number_of(bytes(data))
@@ -221,11 +221,11 @@ def test_every_request_has_a_word() -> None:
 
 @given(st.text(max_size=2000))
 def test_any_text_becomes_one_that_an_answer_may_have(text: str) -> None:
-    safe = one_line(text)
+    safe = reply_text(text)
     assert safe.isprintable()
     assert decode_answer(encode(1, Refused(text=safe))) == (1, Refused(text=safe))
 
 
-def test_a_text_becomes_one_line() -> None:
-    assert one_line("a\nb\x1b[2J  c") == "a b [2J c"
-    assert len(one_line("x" * 9999)) == messages.TEXT_MAX
+def test_a_text_becomes_one_bounded_line() -> None:
+    assert reply_text("a\nb\x1b[2J  c") == r"a\nb\x1b[2J  c"
+    assert len(reply_text("x" * 9999)) == messages.TEXT_MAX

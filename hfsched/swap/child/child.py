@@ -52,7 +52,14 @@ from hfsched.swap.protocol.childmessages import (
     Zap,
     decode_request,
 )
-from hfsched.swap.protocol.messages import Done, ProtocolError, Refused, encode, number_of, one_line
+from hfsched.swap.protocol.messages import (
+    Done,
+    ProtocolError,
+    Refused,
+    encode,
+    number_of,
+    reply_text,
+)
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Runtime
@@ -107,7 +114,7 @@ class Child:
         except ProtocolError as exc:
             number, answer = number_of(data), Refused(text=str(exc))
         except (HfschedError, OSError) as exc:
-            answer = Refused(text=one_line(f"{describe(exc)}"))
+            answer = Refused(text=reply_text(f"{describe(exc)}"))
         finally:
             _close(fds)  # those still in use were removed from the list
         self._end.send(encode(number, answer), given)

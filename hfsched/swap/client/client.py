@@ -36,7 +36,7 @@ from hfsched.swap.protocol.messages import (
     Zapped,
     encode,
     name_of,
-    one_line,
+    reply_text,
 )
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class MonitorClient:
         try:
             answer = self._ask(Job(GetStatus(), deadline)).answer
         except LostError as exc:
-            return Status(state=State.FAILED, error=one_line(str(exc)))
+            return Status(state=State.FAILED, error=reply_text(str(exc)))
         if isinstance(answer, Status):
             return answer
         raise SwapError(refusal(answer))
@@ -215,7 +215,7 @@ class MonitorClient:
             gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
             if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
                 return gone
-            raise SwapError(one_line(f"enable: member {member.number}: {exc}")) from exc
+            raise SwapError(reply_text(f"enable: member {member.number}: {exc}")) from exc
         return self._command(Job(Zapped(member=member.number), deadline))
 
     # Requests, on any task.

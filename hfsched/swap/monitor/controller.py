@@ -42,7 +42,7 @@ from hfsched.swap.protocol.messages import (
     Trim,
     Zapped,
     name_of,
-    one_line,
+    reply_text,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Controller:
         try:
             return self._answer(request, fds)
         except (OSError, UserError) as exc:
-            return Refused(text=one_line(f"{name_of(request)}: {exc}"))
+            return Refused(text=reply_text(f"{name_of(request)}: {exc}"))
         except Exception as exc:  # noqa: BLE001 - a bug must not end the serving of faults
             return self._fail(exc)
 
@@ -311,7 +311,7 @@ class Controller:
         try:
             self._pages.release(slow=self._slow)
         except UserError as exc:
-            self._error = one_line(str(exc))
+            self._error = reply_text(str(exc))
             self._clean_at = self._now() + CLEAN_EVERY
 
     def _clean(self) -> None:
@@ -319,11 +319,11 @@ class Controller:
         progress = self._pages.shrink(CLEAN_CHUNK)
         self._clean_at = None if progress.done else self._now() + CLEAN_EVERY
         if progress.problem is not None:
-            self._error = one_line(progress.problem)
+            self._error = reply_text(progress.problem)
 
     def _abort_move(self, text: str) -> MonitorAnswer | None:
         """Abort a move; the pages concerned are where they were."""
-        self._error = one_line(text)
+        self._error = reply_text(text)
         self.state = self._state_from_table()
         self._update_phase()
         if self._exiting:
@@ -337,7 +337,7 @@ class Controller:
 
     def _fail(self, exc: Exception) -> MonitorAnswer:
         """Enter FAILED after an internal error: no page is moved any more."""
-        self._error = one_line(describe(exc))
+        self._error = reply_text(describe(exc))
         self.state = State.FAILED
         self._exiting = False
         return Refused(text=self._error)
@@ -371,7 +371,7 @@ class Controller:
 
 
 def _refuse(request: MonitorRequest, why: str) -> Refused:
-    return Refused(text=one_line(f"{name_of(request)}: {why}"))
+    return Refused(text=reply_text(f"{name_of(request)}: {why}"))
 
 
 def _metrics(counts: Counts) -> Metrics:

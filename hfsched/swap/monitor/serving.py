@@ -26,7 +26,7 @@ from hfsched.swap.protocol.messages import (
     encode,
     name_of,
     number_of,
-    one_line,
+    reply_text,
 )
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Loop:
         try:
             self.controller = self._make(begin, fds)
         except Exception as exc:  # noqa: BLE001 - main must get any error as an answer
-            return Refused(text=one_line(f"begin: {describe(exc)}"))
+            return Refused(text=reply_text(f"begin: {describe(exc)}"))
         return Done()
 
     def _reply(self, number: int, answer: MonitorAnswer) -> None:

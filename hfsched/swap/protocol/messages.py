@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from hfsched.errors import HfschedError
 from hfsched.swap.pages.entries import REGIONS_MAX
+from hfsched.text import one_line
 
 __all__ = [
     "MEMBERS_MAX",
@@ -54,7 +55,7 @@ __all__ = [
     "encode",
     "name_of",
     "number_of",
-    "one_line",
+    "reply_text",
 ]
 
 NO_NUMBER = 0  # of an answer to a request without a number
@@ -279,7 +280,7 @@ def decode(what: str, decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> tupl
     try:
         return number_of(data), decoder.decode(data[_HEAD:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise ProtocolError(one_line(f"invalid {what}: {exc}")) from None
+        raise ProtocolError(reply_text(f"invalid {what}: {exc}")) from None
 
 
 def name_of(request: Message) -> str:
@@ -287,7 +288,6 @@ def name_of(request: Message) -> str:
     return str(type(request).__struct_config__.tag)
 
 
-def one_line(text: str) -> str:
+def reply_text(text: str) -> str:
     """Return a text as an answer may have it: one line, printable, at most TEXT_MAX characters."""
-    safe = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(safe.split())[:TEXT_MAX]
+    return one_line(text, TEXT_MAX)
