@@ -52,6 +52,17 @@ def test_every_import_goes_down() -> None:
     assert not {package(module) for module in MODULES} - {"hfsched", *LAYERS}, "not in the table"
 
 
+def test_the_explorer_knows_no_hypervisor() -> None:
+    known = {"hfsched", "hfsched.errors", "hfsched.explore", "hfsched.runtime", "hfsched.text"}
+    found = {
+        package(target)
+        for module, tree in MODULES.items()
+        if package(module) == "hfsched.explore"
+        for target in imports(tree)
+    }
+    assert found == known
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """What is imported for type checkers alone is left out."""
     graph: dict[str, set[str]] = {}

@@ -89,13 +89,15 @@ def _swap(machine: CommandMachine, request: SwapRequest, deadline: int) -> Answe
             return Done(pages=swap.enable(deadline))
         case commands.SwapTrim():
             swap.client.trim(deadline)
+            return Done()
         case commands.SwapOut():
             swap.client.swap_out(deadline)
+            return Done()
         case commands.SwapDisable(slow_file_cleanup=slow):
             swap.client.disable(slow_file_cleanup=slow, deadline=deadline)
+            return Done()
         case commands.SwapStatus(vm=vm, fine=fine):
             return _swap_status(swap, names if vm is None else [vm], deadline, fine=fine)
-    return Done()
 
 
 def _swap_status(swap: MachineSwap, names: Sequence[str], deadline: int, *, fine: bool) -> Answer:

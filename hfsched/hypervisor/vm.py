@@ -166,7 +166,7 @@ class Vm:
         self.lock = runtime.lock(f"{name}.hv", state=self.key)
 
     def key(self) -> Hashable:
-        """Return all that the lock guards."""
+        """Return what the lock guards, without what follows from it: lines, the abort's reason, text."""
         return (
             self.mailbox.key(),
             self.pages.key(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfsched.errors import ConfigError
+from hfsched.errors import ConfigError, InternalError
 from hfsched.vcpu.engines import EngineId
 from hfsched.vcpu.kvm import device
 
@@ -26,6 +26,8 @@ def pick(wanted: str, vm: str, machine: str) -> tuple[EngineId, str]:
                 f"vm {vm}: --engine unicorn runs aarch64 images only, this is an {machine} image"
             )
         return "unicorn", "asked for"
+    if wanted not in ("auto", "kvm"):
+        raise InternalError(f"no rule says which guests engine {wanted} runs")
     why_not_kvm = _no_kvm(machine)
     if why_not_kvm is None:
         return "kvm", "asked for" if wanted == "kvm" else "the guest's architecture is the host's"
