@@ -18,6 +18,7 @@ from hfsched.mailbox.mirror import Entry, Mirror
 from hfsched.scheduler.outbox import Sent
 from hfsched.scheduler.suspension import (
     THROTTLE_MAX,
+    Holder,
     Step,
     SuspendError,
     SuspendThrottle,
@@ -222,6 +223,28 @@ class Joined:
 def test_a_holder_joins_while_the_first_begins_or_writes(writes: bool) -> None:
     result = search(Joined(writes), Exhaustive())
     assert result.failure is None, result.failure
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_holder_as_an_object(frozen: bool) -> None:
+    world, machine = Stepwise(), Machine()
+    suspension = Suspension(world, machine.steps)
+    holder = Holder(suspension, "swap", frozen=frozen)
+    holder.suspend()
+    assert list(suspension.holders) == ["swap"]
+    suspension.suspend("other", world.now())
+    try:
+        with suspension.writing("other", world.now()):
+            assert not frozen
+    except SuspendError:
+        assert frozen
+    suspension.resume("other")
+    holder.resume()
+    assert list(suspension.holders) == []
+    assert machine.did[-1] == "go on a"
+    suspension.suspend("swap")
+    with pytest.raises(SuspendError, match="did not end in time"):
+        holder.suspend(world.now())
 
 
 def test_a_step_joins_and_leaves() -> None:
