@@ -82,8 +82,10 @@ def test_a_step_that_fails_is_undone_with_those_before(kind: str) -> None:
     machine = Machine(**{kind: "b"})
     suspension = Suspension(Stepwise(), machine.steps)
     with pytest.raises(SuspendError if kind == "late" else OSError, match="b"):
-        suspension.suspend("test", 100)
+        suspension.suspend("test", 100, frozen=True)
     assert machine.did == ["stop a", "stop b", "go on b", "go on a"]
+    with suspension.writing("other", 0):
+        pass
     machine.late = machine.broken = ""
     suspension.suspend("test", 100)  # nobody holds it
 
