@@ -129,6 +129,26 @@ def test_hafniums_own_calls_by_smc_are_on_no_list(function: int) -> None:
     assert vm.call(function, 2, 0, 5, by=Smc) == hf(-1, 2, 0, 5)
 
 
+UPPER = [1 << 32, 0xDEAD_BEEF << 32]
+
+
+@pytest.mark.parametrize("upper", UPPER)
+@pytest.mark.parametrize("by", [Hvc, Smc])
+@pytest.mark.parametrize("function", [0xFF01, 0xFF02, 0xFF03, 0xFF04, 0xFF05, LOG, 0xFD00_0000])
+def test_hafniums_own_ids_are_64_bits_wide(function: int, by: type[Hvc], upper: int) -> None:
+    vm = Bench().vm()
+    assert vm.call(upper | function, 2, 0, 5, by=by) == hf(-1, 2, 0, 5)
+
+
+def test_the_convention_bit_of_the_log_is_dropped_for_an_smc_alone() -> None:
+    bench = Bench()
+    vm = bench.vm(mapped=False)
+    assert vm.call(LOG | 1 << 30, ord("a"), by=Smc) == hf(0, ord("a"))
+    assert vm.call(LOG | 1 << 30, ord("b"), by=Hvc) == hf(-1, ord("b"))
+    vm.call(LOG, 0)
+    assert bench.lines == [("vm2", b"a")]
+
+
 @pytest.mark.parametrize("by", [Hvc, Smc])
 def test_the_upper_half_of_x0_does_not_matter_to_an_ff_a_id(by: type[Hvc]) -> None:
     vm = Bench().vm()
