@@ -29,7 +29,7 @@ class Op(Enum):
     ID_GET = auto()  # ()
     PARTITION_INFO_GET = auto()  # (four words of a UUID)
     RXTX_MAP = auto()  # (TX address, RX address, pages)
-    RXTX_UNMAP = auto()  # (owner: a VM id or 0,)
+    RXTX_UNMAP = auto()  # (owner << 16: 0 at a virtual instance,)
     RX_RELEASE = auto()  # ()
     MSG_SEND = auto()  # (sender, receiver, size in bytes, notify 0 or 1)
     MSG_WAIT = auto()  # ()

@@ -57,7 +57,7 @@ _FFA: dict[FfaId, _Row] = {
     FfaId.FEATURES: (Op.FEATURES, ("function",), _w1),
     FfaId.RX_RELEASE: (Op.RX_RELEASE, (), _none),
     FfaId.RXTX_MAP: (Op.RXTX_MAP, ("tx", "rx", "pages"), lambda x: (x[1], x[2], x[3] & _W)),
-    FfaId.RXTX_UNMAP: (Op.RXTX_UNMAP, ("owner",), lambda x: (x[1] >> 16 & 0xFFFF,)),
+    FfaId.RXTX_UNMAP: (Op.RXTX_UNMAP, ("w1",), _w1),
     FfaId.PARTITION_INFO_GET: (
         Op.PARTITION_INFO_GET,
         ("uuid0", "uuid1", "uuid2", "uuid3"),

@@ -69,15 +69,15 @@ def rxtx_map(_: Context, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
     return _writable(vcpu, waiters=waiters)
 
 
-def rxtx_unmap(_: Context, vcpu: Vcpu, owner: int) -> Reply:
+def rxtx_unmap(_: Context, vcpu: Vcpu, w1: int) -> Reply:
     """Give the pages back; an unread message is lost with them, as DEN0077A 7.2.3 has it.
 
-    `owner` is 0 at a virtual instance (a VM's own id is taken too).
+    `w1` must be 0, as later versions of Hafnium want it; f0701679c0 has no such call.
     """
     vm = vcpu.vm
     with vm.lock:
         mailbox = vm.mailbox
-        if owner not in (0, vm.id) or mailbox.rx is None or mailbox.tx is None:
+        if w1 or mailbox.rx is None or mailbox.tx is None:
             return vm.dialect.error(Error.INVALID_PARAMETERS)
         _set_mode(vm, mailbox.tx, OWN)
         _set_mode(vm, mailbox.rx, OWN)

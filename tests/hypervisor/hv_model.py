@@ -347,7 +347,7 @@ class Model:
         if number == 0x66:
             return self.rxtx_map(vm, x[1], x[2], x[3] & W)
         if number == 0x67:
-            if one not in (0, vm.id) or mailbox.mapped is None:
+            if x[1] & W or mailbox.mapped is None:
                 return fail(INVALID)
             mailbox.mapped, mailbox.state = None, EMPTY
             return GOOD

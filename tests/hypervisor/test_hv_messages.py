@@ -401,11 +401,11 @@ def test_one_message_wakes_one_of_two_waiting_vcpus() -> None:
 # RXTX_UNMAP: not in Hafnium at this commit; DEN0077A has it, and so has this hypervisor.
 
 
-@pytest.mark.parametrize("owner", [0, 2])
+@pytest.mark.parametrize("upper", [0, 1 << 32])
 @pytest.mark.parametrize("way", WAYS, ids=ids)
-def test_unmap_gives_the_pages_back(way: Way, owner: int) -> None:
+def test_unmap_gives_the_pages_back(way: Way, upper: int) -> None:
     vm = Bench().vm()
-    call = (FfaId.RXTX_UNMAP | way[1], owner << 16)
+    call = (FfaId.RXTX_UNMAP | way[1], upper)
     assert vm.call(*call, by=way[0]) == ok()
     assert vm.run(Store(RX, 7), Store(TX, 7)) == Preempted()
     assert vm.seen[0][-2:] == [(), ()]
@@ -413,9 +413,11 @@ def test_unmap_gives_the_pages_back(way: Way, owner: int) -> None:
     vm.map()
 
 
-def test_unmap_of_anothers_mailbox_is_invalid() -> None:
+@pytest.mark.parametrize("w1", [1, 2 << 16, 3 << 16, 0xFFFF, 1 << 31])
+def test_unmap_names_nobody(w1: int) -> None:
     _, vm, other = two()
-    assert vm.call(FfaId.RXTX_UNMAP, other.id << 16) == error(FfaError.INVALID_PARAMETERS)
+    assert (vm.id, other.id) == (2, 3)
+    assert vm.call(FfaId.RXTX_UNMAP, w1) == error(FfaError.INVALID_PARAMETERS)
     assert vm.record.mailbox.rx is not None
     assert other.record.mailbox.rx is not None
 
