@@ -131,7 +131,7 @@ _HF: dict[HfId, _Row] = {
 }
 
 # What FEATURES admits to.  RXTX_UNMAP works, yet Hafnium does not list it; RXTX_MAP is listed by
-# its 64-bit id alone.  The memory calls join when they are there.
+# its 64-bit id alone.  Hafnium lists the memory calls too (71 to 77), which are not served here.
 _FEATURES = frozenset(
     {
         FfaId.ERROR,

@@ -110,7 +110,7 @@ ROWS = (
     Row(
         "FFA_PARTITION_INFO_GET: id: vCPUs, properties",
         see.partition_info,
-        "SUCCESS 3; vm 1: 1, 4, vm 2: 2, 4, vm 3: 2, 4",
+        "SUCCESS 3; vm 1: 8, 4, vm 2: 2, 4, vm 3: 2, 4",
     ),
     Row("PSCI_VERSION", see.psci_version, "0x10001"),
     Row(

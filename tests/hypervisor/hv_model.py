@@ -356,7 +356,7 @@ class Model:
                 return fail(INVALID)
             if not mailbox.writable:
                 return fail(BUSY)
-            self.deliver(vm, 0, b"\1\0\1\0\4\0\0\0\2\0\2\0\4\0\0\0\3\0\2\0\4\0\0\0")
+            self.deliver(vm, 0, b"\1\0\x08\0\4\0\0\0\2\0\2\0\4\0\0\0\3\0\2\0\4\0\0\0")
             mailbox.state = READ
             return ffa(0x8400_0061, 0, 3)
         if number == 0x69:
