@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfsched.abi.dialect import Error
-from hfsched.abi.ffa import MAILBOX_SIZE
+from hfsched.abi.ffa import MAILBOX_SIZE, OTHER_WORLD_ID
 from hfsched.hypervisor.interface import (
     DirectResponse,
     Message,
@@ -118,7 +118,7 @@ def msg_send(
         return abi.error(Error.DENIED)
     target = context.registry.find(receiver)
     if target is None:
-        return abi.error(Error.INVALID_PARAMETERS)
+        return _nobody(vcpu, receiver)
     first, second = in_order(vm, target)
     with first.lock, second.lock:  # the sender's too: its TX stays what it is while it is read
         tx = vm.mailbox.tx
@@ -132,6 +132,14 @@ def msg_send(
         target.store(vm.memory.read(tx, size))
         mailbox.write(Header(sender, size), target.arrival)
     return Switch(abi.success(), Message(sender, receiver, size if target.told_sizes else 0))
+
+
+def _nobody(vcpu: Vcpu, receiver: int) -> Reply:
+    """Refuse a message to an id that no VM has: the secure world exists, and never has an RX."""
+    vm = vcpu.vm
+    with vm.lock:
+        busy = receiver == OTHER_WORLD_ID and vm.mailbox.tx is not None
+    return vm.dialect.error(Error.BUSY if busy else Error.INVALID_PARAMETERS)
 
 
 def msg_wait(_: Context, vcpu: Vcpu) -> Reply:

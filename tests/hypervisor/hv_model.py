@@ -409,6 +409,8 @@ class Model:
         if cpu.serving:
             return fail(DENIED)
         target = self.mailbox(to)
+        if to == 0x8000 and vm.mailbox.mapped is not None:
+            return fail(BUSY)
         if target is None or vm.mailbox.mapped is None:
             return fail(INVALID)
         if not target.writable:

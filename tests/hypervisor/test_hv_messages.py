@@ -18,12 +18,13 @@ from hv_bench import (
     Way,
     error,
     full,
+    hf,
     ids,
     message,
     ok,
 )
 
-from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId
+from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, HfId
 from hfsched.hypervisor.interface import Message, Preempted, SendResult, WaitForMessage
 from hfsched.hypervisor.pages import Mode
 from hfsched.mailbox.mailbox import RxState
@@ -192,6 +193,17 @@ def test_a_message_is_read_once() -> None:
 # What a send is refused for
 
 
+@pytest.mark.parametrize("notify", [0, 1])
+@pytest.mark.parametrize("way", WAYS, ids=ids)
+def test_the_secure_world_is_always_busy(way: Way, notify: int) -> None:
+    vm = Bench().vm(mapped=False)
+    call = (FfaId.MSG_SEND | way[1], vm.id << 16 | 0x8000, 0, 16, notify)
+    assert vm.call(*call, by=way[0]) == error(FfaError.INVALID_PARAMETERS), "no TX"
+    vm.map()
+    assert vm.call(*call, by=way[0]) == error(FfaError.BUSY)
+    assert vm.call(HfId.MAILBOX_WRITABLE_GET) == hf(-1)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=ids)
 @pytest.mark.parametrize(
     ("sender", "receiver", "size"),
@@ -202,7 +214,8 @@ def test_a_message_is_read_once() -> None:
         (2, 2, 4),  # to oneself
         (2, 4, 4),  # unknown
         (2, 0, 4),  # the hypervisor is nobody to talk to
-        (2, 0x8000, 4),
+        (2, 0x8001, 4),
+        (2, 0x4000, 4),
         (2, 3, 4097),
         (2, 3, 0xFFFF_FFFF),
     ],
