@@ -192,7 +192,7 @@ ROWS = (
     Row(
         "what their exceptions report",
         see.abort_report,
-        "ESR 0x97810005; ESR 0x97810045; ESR 0x86000005",
+        "ESR 0x96010005; ESR 0x96010045; ESR 0x86000005",
         (
             Difference(
                 (KVM_X86,),
@@ -204,7 +204,7 @@ ROWS = (
                 (KVM_ARM64,),
                 "ESR 0x96000010; ESR 0x96000050; ESR 0x86000010",
                 "The kernel makes the abort, always an external one; FAR and WnR are right. Hafnium, and"
-                " the emulator, give the guest what the CPU reported at stage 2.",
+                " the emulator, give the guest bits 0 to 21 of what the CPU reported at stage 2.",
             ),
         ),
     ),

@@ -29,6 +29,7 @@ _IL = 1 << 25
 _ISV = 1 << 24
 _S1PTW = 1 << 7
 _WRITE = 1 << 6
+_INJECTED_ISS = (1 << 22) - 1
 _MASK64 = (1 << 64) - 1
 
 
@@ -112,22 +113,24 @@ def sign_extend(access: Access, value: int) -> int:
     return value & (_MASK64 if access.wide else 0xFFFF_FFFF)
 
 
-def abort_syndrome(esr: int, *, from_el0: bool) -> int:
+def abort_syndrome(esr: int) -> int:
     """Return ESR_EL1 for the stage-2 abort whose syndrome at EL2 was `esr`.
 
-    As in Hafnium the ISS stays and the class depends on the exception level.
+    As Hafnium makes it: bits 0 to 21 of the ISS, so nothing of ISV, SAS and SSE, and the class of an
+    abort without a change of the exception level, for EL0 too.
     """
-    ec = Ec.FETCH_LOWER if esr >> 26 == Ec.FETCH_LOWER else Ec.DATA_LOWER
-    if not from_el0:
-        ec += 1
-    return ec << 26 | esr & _IL | esr & 0x1FF_FFFF
+    ec = Ec.FETCH_SAME if esr >> 26 == Ec.FETCH_LOWER else Ec.DATA_SAME
+    return ec << 26 | esr & _IL | esr & _INJECTED_ISS
 
 
-def entry(pstate: int, vbar: int) -> int:
-    """Return the address of the synchronous vector for an exception taken at `pstate`."""
+def entry(pstate: int, vbar: int, *, injected: bool) -> int:
+    """Return the address of the synchronous vector for an exception taken at `pstate`.
+
+    Hafnium injects at EL1's vector with its own stack pointer, whichever was in use.
+    """
     if not pstate & 0xC:
         return vbar + 0x400 & _MASK64
-    return vbar + (0x200 if pstate & 1 else 0) & _MASK64
+    return vbar + (0x200 if injected or pstate & 1 else 0) & _MASK64
 
 
 def entry_pstate(pstate: int, sctlr: int, *, has_pan: bool) -> int:

@@ -71,9 +71,7 @@ class Traps:
     def inject_abort(self) -> Failed | None:
         """Deliver the pending abort to EL1; `Failed` where EL1 cannot take it."""
         esr, address, _ = self._take_pending()
-        from_el0 = not self._machine.read(Reg.PSTATE) & 0xC
-        syndrome = exceptions.abort_syndrome(esr, from_el0=from_el0)
-        return self._enter_el1(syndrome, address, injected=True)
+        return self._enter_el1(exceptions.abort_syndrome(esr), address, injected=True)
 
     def _take_pending(self) -> tuple[int, int, int]:
         pending, self.pending = self.pending, None
@@ -101,7 +99,7 @@ class Traps:
         machine = self._machine
         pstate = machine.read(Reg.PSTATE)
         pc = machine.pc[0]
-        vector = exceptions.entry(pstate, machine.read(Reg.VBAR_EL1))
+        vector = exceptions.entry(pstate, machine.read(Reg.VBAR_EL1), injected=injected)
         ec = esr >> 26
         # No instruction was executed since the last time, and none ever will be.
         if pc == vector and pstate & 0x3CF == MASKED and (ec in Ec.FETCHES or ec == Ec.UNKNOWN):
