@@ -49,7 +49,12 @@ class SysAccess(NamedTuple):
     @property
     def is_cache(self) -> bool:
         """Return whether it is an instruction cache invalidation or a clean to that point."""
-        return self.op0 == 1 and self.crn == 7
+        return self.op0 == 1 and self.crn == 7 and not self.is_set_way
+
+    @property
+    def is_set_way(self) -> bool:
+        """Return whether it is a data cache operation by set and way, which no VM may do."""
+        return (self.op0, self.op1, self.crn, self.op2) == (1, 0, 7, 2) and self.crm in (6, 10, 14)
 
     @property
     def is_code(self) -> bool:
@@ -96,6 +101,7 @@ def _field(*shifts: int) -> int:
 _ID_MASKS = {
     # ID_AA64PFR0: RAS, SVE, and half precision (0 is floating point without it)
     (3, 0, 0, 4, 0): _field(16, 20, 28, 32),
+    (3, 0, 0, 2, 7): 0,  # ID_ISAR6, which Hafnium does not know
     (3, 0, 0, 4, 4): 0,  # ID_AA64ZFR0: no SVE
     (3, 0, 0, 5, 0): _field(4, 8, 32, 36, 40),  # ID_AA64DFR0: trace, PMU, SPE, double lock, filter
     (3, 0, 0, 7, 1): _field(16, 24),  # ID_AA64MMFR1: LORegions, SpecSEI

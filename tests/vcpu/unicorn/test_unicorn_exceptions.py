@@ -42,6 +42,16 @@ def test_svc_goes_to_the_vector_and_eret_comes_back() -> None:
         (mrs(0, a64.sysreg(3, 3, 14, 8, 0)), 0x2000000),  # PMEVCNTR0_EL0
         (mrs(0, a64.sysreg(3, 0, 10, 4, 3)), 0x2000000),  # LORC_EL1
         (mrs(0, a64.CNTP_CTL), 0x2000000),
+        (mrs(0, a64.CNTPCT), 0x2000000),
+        (mrs(0, a64.sysreg(3, 0, 1, 0, 1)), 0x2000000),  # ACTLR_EL1
+        (msr(a64.sysreg(3, 0, 1, 0, 1), 0), 0x2000000),
+        (msr(a64.sysreg(1, 0, 7, 6, 2), 0), 0x2000000),  # DC ISW
+        (msr(a64.sysreg(1, 0, 7, 10, 2), 0), 0x2000000),  # DC CSW
+        (msr(a64.sysreg(1, 0, 7, 14, 2), 0), 0x2000000),  # DC CISW
+        (mrs(0, a64.sysreg(2, 1, 0, 0, 1)), 0x2000000),  # TRCTRACEID
+        (mrs(0, a64.sysreg(3, 0, 5, 3, 0)), 0x2000000),  # ERRIDR_EL1
+        (mrs(0, a64.sysreg(3, 0, 11, 0, 0)), 0x2000000),  # of the implementation
+        (mrs(0, a64.sysreg(3, 0, 15, 1, 0)), 0x2000000),
     ],
 )
 def test_what_a_vm_may_not_do_is_an_exception_at_the_instruction(word: int, syndrome: int) -> None:
@@ -50,6 +60,15 @@ def test_what_a_vm_may_not_do_is_an_exception_at_the_instruction(word: int, synd
         guest.start(use_vectors(), word, a64.hvc())
         offset, esr, _, elr, spsr = args(guest.cpu.enter())[:5]
         assert (offset, esr, elr, spsr) == (SAME_EL, syndrome, BASE + 5 * 4, 0x3C5)
+
+
+@pytest.mark.parametrize("crm", [5, 6, 10, 11, 14])
+def test_caches_by_address_are_the_guests(crm: int) -> None:
+    """IC IVAU, and DC IVAC, CVAC, CVAU and CIVAC."""
+    op1 = 0 if crm == 6 else 3
+    with Guest() as guest:
+        guest.start(mov(1, DATA), msr(a64.sysreg(1, op1, 7, crm, 1), 1), mov(0, 7), a64.hvc())
+        assert args(guest.cpu.enter())[0] == 7
 
 
 def test_the_stack_pointer_is_banked() -> None:
