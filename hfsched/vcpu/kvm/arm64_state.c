@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 
 #define PSTATE_EL1H_MASKED 0x3c5
+#define MPIDR ARM64_SYS_REG(3, 0, 0, 0, 5)
 
 int hfs_get_one(struct hfs_cpu *cpu, uint64_t id, uint64_t *value)
 {
@@ -71,6 +72,10 @@ int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument)
 		if (!error)
 			error = hfs_update_line(cpu, level);
 	} while (!error && level != atomic_load(&cpu->line));
+	if (!error)
+		error = hfs_zero_system(cpu);
+	if (!error) /* Hafnium leaves bit 31, which KVM sets, clear */
+		error = hfs_put_one(cpu, MPIDR, (uint64_t)cpu->index);
 	if (!error)
 		error = hfs_put_one(cpu, CORE(regs.pstate), PSTATE_EL1H_MASKED);
 	if (!error)

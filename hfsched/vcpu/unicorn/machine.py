@@ -181,7 +181,10 @@ class Machine:
         for i in range(32):
             self.x[i] = 0
         self.pc[0] = 0
-        self.write_system(Sys.VMPIDR_EL2, 1 << 31 | self._index)
+        self.write_system(Sys.VMPIDR_EL2, self._index)  # Hafnium leaves bit 31 clear
+        self.write_system(
+            Sys.SCTLR_EL1, 0
+        )  # as all others, by Hafnium; the CPU itself has RES1 bits
         self.write_system(Sys.MDCR_EL2, _MDCR)
         self.write_system(Sys.CNTHCTL_EL2, 0)
         self.write_system(Sys.VTCR_EL2, VTCR)
