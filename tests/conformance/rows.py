@@ -234,7 +234,7 @@ ROWS = (
     Row(
         "a fault without usable vectors: `die`",
         see.die,
-        "dying, unhandled data abort at X, pc X, instruction X; no vector at X",
+        "dying, unhandled data abort (read, translation fault, level 1) at X, pc X, instruction X; no vector at X",
         (
             Difference(
                 (KVM_X86,),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["SysAccess", "decode_trap", "describe", "id_mask", "timer_instructions"]
+__all__ = ["SysAccess", "decode_trap", "id_mask", "timer_instructions"]
 
 # MRS and MSR of S3_3_C14_C0_x, _C2_x and _C3_x, in memory order: counters and timers.
 _TIMER = re.compile(rb"[\x00-\xff][\xe0\xe2\xe3][\x1b\x3b]\xd5", re.DOTALL)
@@ -73,21 +73,6 @@ def decode_trap(esr: int) -> SysAccess:
         target=esr >> 5 & 31,
         read=bool(esr & 1),
     )
-
-
-def describe(word: int) -> str:
-    """Return an instruction word in hexadecimal, for MRS and MSR with the register's name."""
-    if word & 0xFFD0_0000 != 0xD510_0000:
-        return f"{word:#010x}"
-    op0, op1, crn, crm, op2 = (
-        2 | word >> 19 & 1,
-        word >> 16 & 7,
-        word >> 12 & 15,
-        word >> 8 & 15,
-        word >> 5 & 7,
-    )
-    register = f"S{op0}_{op1}_C{crn}_C{crm}_{op2}"
-    return f"{word:#010x} ({'MRS' if word >> 21 & 1 else 'MSR'} {register})"
 
 
 def _field(*shifts: int) -> int:

@@ -283,7 +283,7 @@ def test_a_guest_without_vectors_ends() -> None:
         stop = guest.cpu.enter()
         assert isinstance(stop, Failed)
         assert stop.reason == (
-            f"unhandled data abort at 0x1000, pc {BASE + 4 * len(mov(1, 0x1000)):#x},"
+            f"unhandled data abort (read, translation fault, level 1) at 0x1000, pc {BASE + 4 * len(mov(1, 0x1000)):#x},"
             f" instruction {a64.ldr(2, 1):#010x}; no vector at 0x200"
         )
         assert guest.cpu.enter() == stop
@@ -291,17 +291,34 @@ def test_a_guest_without_vectors_ends() -> None:
         args(guest.cpu.enter())
 
 
-def test_a_refused_register_is_named_when_there_are_no_vectors() -> None:
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        (
+            mrs(3, a64.CNTP_CTL),
+            "undefined instruction, pc AT, instruction WORD (MRS X3, CNTP_CTL_EL0)",
+        ),
+        (0xD510_0240, "undefined instruction, pc AT, instruction WORD (MSR MDSCR_EL1, X0)"),
+        (0xD508_7640, "undefined instruction, pc AT, instruction WORD (DC ISW, X0)"),
+        (a64.UDF, "undefined instruction, pc AT, instruction WORD"),
+        (a64.svc(5), "system call (SVC), pc AT, instruction WORD"),
+        (a64.brk(1), "breakpoint instruction (BRK), pc AT, instruction WORD"),
+        (a64.br(0), "instruction abort (translation fault, level 1) at 0x5000, pc 0x5000"),
+        (
+            a64.store(1, 0),
+            "data abort (write, translation fault, level 1) at 0x5000, pc AT, instruction WORD",
+        ),
+    ],
+    ids=lambda each: each if isinstance(each, str) else f"{each:08x}",
+)
+def test_the_first_exception_is_in_words_when_there_are_no_vectors(word: int, what: str) -> None:
     with Guest() as guest:
-        guest.start(mrs(3, a64.CNTP_CTL))
-        assert guest.cpu.enter() == Fault(0x200, 0x200, write=False, fetch=True)
-        guest.cpu.inject_abort()
-        stop = guest.cpu.enter()
-        assert isinstance(stop, Failed)
-        assert stop.reason == (
-            f"unhandled undefined instruction, pc {BASE:#x}, instruction"
-            f" {mrs(3, a64.CNTP_CTL):#010x} (MRS S3_3_C14_C2_1); no vector at 0x200"
-        )
+        guest.start(word, arg=0x5000)
+        while not isinstance(stop := guest.cpu.enter(), Failed):
+            assert isinstance(stop, Fault | Mmio)
+            guest.cpu.inject_abort()
+        what = what.replace("AT", f"{BASE:#x}").replace("WORD", f"{word:#010x}")
+        assert stop.reason == f"unhandled {what}; no vector at 0x200"
 
 
 def test_a_guest_whose_vector_is_no_instruction_ends() -> None:
