@@ -238,7 +238,7 @@ ROWS = (
         (
             Difference(
                 (KVM_X86,),
-                "dying, engine kvm: a triple fault: no handler can be entered at X",
+                "dying, unhandled undefined instruction, rip X, instruction bytes X; no handler can be entered (a triple fault)",
                 "An x86 CPU shuts down at a triple fault; the VM is ended likewise.",
             ),
             Difference((KVM_ARM64,), "dying, not ended", _NO_END),
