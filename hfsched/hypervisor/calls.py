@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.abi.dialect import Call, Dialect, Op, Regs, find
+from hfsched.abi.generations import unknown_function
 from hfsched.errors import InternalError
 from hfsched.hypervisor import basics, messaging, power
 from hfsched.hypervisor.reply import Reply
@@ -94,6 +95,7 @@ class Calls:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._noticed: dict[int, object] = {}  # by VM: who reported its first unknown function
 
     def dispatch(self, vcpu: Vcpu, call: Hypercall) -> Reply:
         """Do what the guest asks for; an id that is not in its dialect gets the dialect's answer."""
@@ -103,12 +105,22 @@ class Calls:
         if bound is None:
             number = find(dialect.calls, call.args[0])
             if number is None:
-                return dialect.unknown
+                return self._unknown(vcpu, call)
             bound = table[number]
         decode, handler, barred, extended = bound
         if barred is not None and call.conduit is barred:
-            return dialect.unknown
+            return self._unknown(vcpu, call)
         args = decode(vcpu.cpu.arguments(extended) if extended else call.args)
         if args:
             return handler(self._context, vcpu, *args)
         return handler(self._context, vcpu)  # unpacking nothing takes time too
+
+    def _unknown(self, vcpu: Vcpu, call: Hypercall) -> Regs:
+        """Answer a function that the VM's dialect does not know; its user is told of the first."""
+        vm, notice = vcpu.vm, self._context.notice
+        if notice is not None and vm.id not in self._noticed:
+            mine = object()  # without a lock: of two vCPUs, one is the first
+            if self._noticed.setdefault(vm.id, mine) is mine:
+                smc = call.conduit is Conduit.SMC
+                notice(vm.name, unknown_function(vm.dialect, call.args[0], smc=smc))
+        return vm.dialect.unknown
