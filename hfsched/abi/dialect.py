@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-__all__ = ["Args", "Call", "Dialect", "Error", "Op", "Power", "Regs", "Show", "describe"]
+__all__ = ["Args", "Call", "Dialect", "Error", "Op", "Power", "Regs", "Show", "describe", "find"]
 
 Regs: TypeAlias = tuple[int, ...]
 """Values for x0, x1, ...; the registers beyond stay as they are."""
@@ -29,7 +29,7 @@ class Op(Enum):
     ID_GET = auto()  # ()
     PARTITION_INFO_GET = auto()  # (four words of a UUID)
     RXTX_MAP = auto()  # (TX address, RX address, pages)
-    RXTX_UNMAP = auto()  # (owner: a VM id or 0,)
+    RXTX_UNMAP = auto()  # (owner << 16: 0 at a virtual instance,)
     RX_RELEASE = auto()  # ()
     MSG_SEND = auto()  # (sender, receiver, size in bytes, notify 0 or 1)
     MSG_WAIT = auto()  # ()
@@ -90,8 +90,10 @@ class Call(Struct, frozen=True):
     op: Op
     arguments: tuple[str, ...]
     decode: Callable[[Regs], Args]
-    smc: bool  # by SMC too; HVC always works
+    smc: bool  # known by SMC
     registers: int = 8  # 8 to 18
+    hvc: bool = True  # known by HVC
+    exact: bool = False  # x0 is the id in all 64 bits; else its upper half does not count
 
 
 Show: TypeAlias = Callable[[str, int], str]
@@ -106,7 +108,7 @@ class Dialect(Protocol):
 
     name: str
     registers: int
-    calls: Mapping[int, Call]  # by the low 32 bits of x0
+    calls: Mapping[int, Call]  # by id; `find` says which values of x0 mean one
     unknown: Regs  # the answer to an id that is not in `calls`
 
     def __hash__(self) -> int: ...
@@ -137,6 +139,14 @@ class Dialect(Protocol):
     def power(self, power: Power) -> Regs: ...
     def partition_info(self, partitions: list[tuple[int, int]]) -> bytes:
         """Encode {VM id, vCPUs} descriptors as RX holds them."""
+
+
+def find(calls: Mapping[int, Call], x0: int) -> int | None:
+    """Return the id that `x0` means in `calls`, by whichever instruction, or None."""
+    call = calls.get(x0 & 0xFFFF_FFFF)
+    if call is None or (call.exact and x0 >> 32):
+        return None
+    return x0 & 0xFFFF_FFFF
 
 
 def describe(call: Call, regs: Regs, show: Show) -> str:

@@ -57,7 +57,7 @@ _FFA: dict[FfaId, _Row] = {
     FfaId.FEATURES: (Op.FEATURES, ("function",), _w1),
     FfaId.RX_RELEASE: (Op.RX_RELEASE, (), _none),
     FfaId.RXTX_MAP: (Op.RXTX_MAP, ("tx", "rx", "pages"), lambda x: (x[1], x[2], x[3] & _W)),
-    FfaId.RXTX_UNMAP: (Op.RXTX_UNMAP, ("owner",), lambda x: (x[1] >> 16 & 0xFFFF,)),
+    FfaId.RXTX_UNMAP: (Op.RXTX_UNMAP, ("w1",), _w1),
     FfaId.PARTITION_INFO_GET: (
         Op.PARTITION_INFO_GET,
         ("uuid0", "uuid1", "uuid2", "uuid3"),
@@ -88,7 +88,7 @@ _FFA: dict[FfaId, _Row] = {
 # Ids of VMs and vCPUs are 16 bits wide, and Hafnium drops the rest: a guest may pass its raw MPIDR.
 _PSCI: dict[PsciId, _Row] = {
     PsciId.VERSION: (Op.PSCI_VERSION, (), _none),
-    PsciId.FEATURES: (Op.PSCI_FEATURES, ("function",), _w1),
+    PsciId.FEATURES: (Op.PSCI_FEATURES, ("function",), lambda x: (x[1],)),  # 64 bits compared
     PsciId.CPU_SUSPEND: (Op.CPU_SUSPEND, (), _none),
     PsciId.CPU_OFF: (Op.CPU_OFF, (), _none),
     PsciId.CPU_ON: (
@@ -131,7 +131,7 @@ _HF: dict[HfId, _Row] = {
 }
 
 # What FEATURES admits to.  RXTX_UNMAP works, yet Hafnium does not list it; RXTX_MAP is listed by
-# its 64-bit id alone.  The memory calls join when they are there.
+# its 64-bit id alone.  Hafnium lists the memory calls too (71 to 77), which are not served here.
 _FEATURES = frozenset(
     {
         FfaId.ERROR,
@@ -166,19 +166,31 @@ _PSCI_FEATURES = {
 def _table() -> dict[int, Call]:
     table: dict[int, Call] = {}
 
-    def add(ids: Iterable[int], name: str, row: _Row, *, smc: bool) -> None:
+    def add(
+        ids: Iterable[int],
+        name: str,
+        row: _Row,
+        *,
+        smc: bool = True,
+        hvc: bool = True,
+        exact: bool = False,
+    ) -> None:
         op, arguments, decode = row
         for number in ids:
-            table[int(number)] = Call(name, op, arguments, decode, smc)
+            table[int(number)] = Call(name, op, arguments, decode, smc, hvc=hvc, exact=exact)
 
     for ffa, row in _FFA.items():
-        add((ffa, ffa | CONVENTION_64), f"FFA_{ffa.name}", row, smc=True)
+        add((ffa, ffa | CONVENTION_64), f"FFA_{ffa.name}", row)
     for psci in PsciId:
         name = f"PSCI_{psci.name}" if psci in _PSCI_PREFIXED else psci.name
         row = _PSCI.get(psci, (Op.PSCI_NOT_SUPPORTED, (), _none))
-        add((psci, psci | CONVENTION_64), name, row, smc=True)
+        add((psci, psci | CONVENTION_64), name, row)
+    # Hafnium cuts FF-A and PSCI ids to 32 bits, and compares its own in 64.
     for hf, row in _HF.items():
-        add((hf,), f"HF_{hf.name}", row, smc=hf is HfId.DEBUG_LOG)
+        add((hf,), f"HF_{hf.name}", row, smc=hf is HfId.DEBUG_LOG, exact=True)
+    # For an SMC it drops the convention's bit of the debug log, too; for an HVC not.
+    log = HfId.DEBUG_LOG | CONVENTION_64
+    add((log,), "HF_DEBUG_LOG", _HF[HfId.DEBUG_LOG], hvc=False, exact=True)
     return table
 
 

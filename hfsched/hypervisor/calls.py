@@ -6,7 +6,8 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
-from hfsched.abi.dialect import Dialect, Op, Regs
+from hfsched.abi.dialect import Call, Dialect, Op, Regs, find
+from hfsched.abi.generations import unknown_function
 from hfsched.errors import InternalError
 from hfsched.hypervisor import basics, messaging, power
 from hfsched.hypervisor.reply import Reply
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls", "table_of"]
 
-_SMC = Conduit.SMC  # finding an enumeration's member takes as long as a call
-
 Handler = Callable[..., Reply]
-# {decoder, handler, by SMC too, how many registers to read where eight are not enough, else 0}
-Table: TypeAlias = dict[int, tuple[Callable[[Regs], tuple[int, ...]], Handler, bool, int]]
+# {decoder, handler, the instruction by which it is unknown, how many registers to read where eight are
+# not enough, else 0}
+Bound: TypeAlias = tuple[Callable[[Regs], tuple[int, ...]], Handler, Conduit | None, int]
+Table: TypeAlias = dict[int, Bound]
 
 HANDLERS: dict[Op, Handler] = {
     Op.DEBUG_LOG: basics.debug_log,
@@ -75,7 +76,7 @@ def table_of(dialect: Dialect) -> Table:
             number: (
                 call.decode,
                 HANDLERS[call.op],
-                call.smc,
+                _barred(call),
                 call.registers if call.registers > ARGUMENTS else 0,
             )
             for number, call in sorted(dialect.calls.items(), key=itemgetter(0))
@@ -83,22 +84,43 @@ def table_of(dialect: Dialect) -> Table:
     return found
 
 
+def _barred(call: Call) -> Conduit | None:
+    if not call.hvc:
+        return Conduit.HVC
+    return None if call.smc else Conduit.SMC
+
+
 class Calls:
     """Answers hypercalls."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._noticed: dict[int, object] = {}  # by VM: who reported its first unknown function
 
     def dispatch(self, vcpu: Vcpu, call: Hypercall) -> Reply:
         """Do what the guest asks for; an id that is not in its dialect gets the dialect's answer."""
         dialect = vcpu.vm.dialect
-        bound = (_TABLES.get(dialect) or table_of(dialect)).get(call.args[0] & 0xFFFF_FFFF)
+        table = _TABLES.get(dialect) or table_of(dialect)
+        bound = table.get(call.args[0])
         if bound is None:
-            return dialect.unknown
-        decode, handler, smc, extended = bound
-        if not smc and call.conduit is _SMC:
-            return dialect.unknown
+            number = find(dialect.calls, call.args[0])
+            if number is None:
+                return self._unknown(vcpu, call)
+            bound = table[number]
+        decode, handler, barred, extended = bound
+        if barred is not None and call.conduit is barred:
+            return self._unknown(vcpu, call)
         args = decode(vcpu.cpu.arguments(extended) if extended else call.args)
         if args:
             return handler(self._context, vcpu, *args)
         return handler(self._context, vcpu)  # unpacking nothing takes time too
+
+    def _unknown(self, vcpu: Vcpu, call: Hypercall) -> Regs:
+        """Answer a function that the VM's dialect does not know; its user is told of the first."""
+        vm, notice = vcpu.vm, self._context.notice
+        if notice is not None and vm.id not in self._noticed:
+            mine = object()  # without a lock: of two vCPUs, one is the first
+            if self._noticed.setdefault(vm.id, mine) is mine:
+                smc = call.conduit is Conduit.SMC
+                notice(vm.name, unknown_function(vm.dialect, call.args[0], smc=smc))
+        return vm.dialect.unknown

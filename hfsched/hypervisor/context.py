@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -15,8 +16,12 @@ __all__ = ["Context"]
 
 
 class Context(Struct, frozen=True):
-    """One machine's parties, its console, and its runtime."""
+    """One machine's parties, its console, and its runtime.
+
+    `notice(vm name, text)` gets what the user may want to know of a VM; None: nobody asks.
+    """
 
     runtime: Runtime
     registry: Registry
     console: Console
+    notice: Callable[[str, str], None] | None = None

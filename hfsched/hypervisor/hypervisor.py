@@ -53,8 +53,8 @@ _WAITS = (WaitForMessage, WaitForInterrupt)
 class Hypervisor:
     """The hypervisor of one machine.  `primary` is what the host's scheduler sees of it.
 
-    `log(vm name, line)` gets each line that a guest prints; it must not block.  `calls` makes what
-    answers hypercalls.
+    `log(vm name, line)` gets each line that a guest prints, `notice(vm name, text)` what the user may
+    want to know of a VM; neither may block.  `calls` makes what answers hypercalls.
     """
 
     def __init__(
@@ -62,11 +62,12 @@ class Hypervisor:
         runtime: Runtime,
         log: Callable[[str, bytes], None],
         calls: Callable[[Context], Calls] = Calls,
+        notice: Callable[[str, str], None] | None = None,
     ) -> None:
         self._runtime = runtime
         self.console = Console(log)
         self.registry = Registry(runtime, [Window(Pl011(self.console), PL011_BASE, PL011_SIZE)])
-        self._calls = calls(Context(runtime, self.registry, self.console))
+        self._calls = calls(Context(runtime, self.registry, self.console, notice))
         self.primary: PrimaryInterface = PrimaryCalls(
             self.registry, self.resume, self.registry.primary
         )

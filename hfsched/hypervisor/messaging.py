@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfsched.abi.dialect import Error
-from hfsched.abi.ffa import MAILBOX_SIZE
+from hfsched.abi.ffa import MAILBOX_SIZE, OTHER_WORLD_ID
 from hfsched.hypervisor.interface import (
     DirectResponse,
     Message,
@@ -69,15 +69,15 @@ def rxtx_map(_: Context, vcpu: Vcpu, tx: int, rx: int, pages: int) -> Reply:
     return _writable(vcpu, waiters=waiters)
 
 
-def rxtx_unmap(_: Context, vcpu: Vcpu, owner: int) -> Reply:
+def rxtx_unmap(_: Context, vcpu: Vcpu, w1: int) -> Reply:
     """Give the pages back; an unread message is lost with them, as DEN0077A 7.2.3 has it.
 
-    `owner` is 0 at a virtual instance (a VM's own id is taken too).
+    `w1` must be 0, as later versions of Hafnium want it; f0701679c0 has no such call.
     """
     vm = vcpu.vm
     with vm.lock:
         mailbox = vm.mailbox
-        if owner not in (0, vm.id) or mailbox.rx is None or mailbox.tx is None:
+        if w1 or mailbox.rx is None or mailbox.tx is None:
             return vm.dialect.error(Error.INVALID_PARAMETERS)
         _set_mode(vm, mailbox.tx, OWN)
         _set_mode(vm, mailbox.rx, OWN)
@@ -118,7 +118,7 @@ def msg_send(
         return abi.error(Error.DENIED)
     target = context.registry.find(receiver)
     if target is None:
-        return abi.error(Error.INVALID_PARAMETERS)
+        return _nobody(vcpu, receiver)
     first, second = in_order(vm, target)
     with first.lock, second.lock:  # the sender's too: its TX stays what it is while it is read
         tx = vm.mailbox.tx
@@ -132,6 +132,14 @@ def msg_send(
         target.store(vm.memory.read(tx, size))
         mailbox.write(Header(sender, size), target.arrival)
     return Switch(abi.success(), Message(sender, receiver, size if target.told_sizes else 0))
+
+
+def _nobody(vcpu: Vcpu, receiver: int) -> Reply:
+    """Refuse a message to an id that no VM has: the secure world exists, and never has an RX."""
+    vm = vcpu.vm
+    with vm.lock:
+        busy = receiver == OTHER_WORLD_ID and vm.mailbox.tx is not None
+    return vm.dialect.error(Error.BUSY if busy else Error.INVALID_PARAMETERS)
 
 
 def msg_wait(_: Context, vcpu: Vcpu) -> Reply:

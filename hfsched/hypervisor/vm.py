@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID
+from hfsched.abi.ffa import MAILBOX_SIZE, PRIMARY_ID, PRIMARY_VCPUS
 from hfsched.errors import InternalError
 from hfsched.hypervisor.interface import Injection
 from hfsched.hypervisor.interrupts import Interrupts
@@ -270,4 +270,4 @@ class Primary:
 
     arrival = RxState.READ
     told_sizes = True
-    vcpu_count = 1
+    vcpu_count = PRIMARY_VCPUS

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hfsched.abi.dialect import describe
+from hfsched.abi.dialect import describe, find
 from hfsched.abi.ffa import PRIMARY_ID, Intid
 from hfsched.explore.opaque import opaque_call
 from hfsched.hypervisor.interface import (
@@ -265,9 +265,10 @@ class _Cpu:
         self._cpu.reply(values)
 
     def _call(self, event: Hypercall) -> str:
-        call = self._vm.dialect.calls.get(event.args[0] & 0xFFFF_FFFF)
-        if call is None:
+        number = find(self._vm.dialect.calls, event.args[0])
+        if number is None:
             return f"{event.conduit.name} {event.args[0]:#x}"
+        call = self._vm.dialect.calls[number]
         regs = event.args
         if call.registers > len(regs):
             regs = self._cpu.arguments(call.registers)

@@ -84,11 +84,13 @@ class Callbacks(Struct, frozen=True):
 
     `log(vm, line)` gets each line that a guest prints, `on_abort(vm, reason)` is told once of a
     VM's death, `on_idle` is called whenever a vCPU may have begun to wait; each on a vCPU's thread.
+    So is `notice(vm, text)`, of what the user may want to know of a VM; None: nobody asks.
     """
 
     log: Callable[[str, bytes], None] = lambda _vm, _line: None
     on_abort: Callable[[str, str], None] = lambda _vm, _reason: None
     on_idle: Callable[[], None] = lambda: None
+    notice: Callable[[str, str], None] | None = None
 
 
 class AssembledVm:
@@ -126,7 +128,7 @@ class Assembly:
     def __init__(self, runtime: Runtime, parts: Parts, callbacks: Callbacks) -> None:
         self.runtime = runtime
         self._parts = parts
-        self.hypervisor = parts.hypervisor(runtime, callbacks.log, parts.calls)
+        self.hypervisor = parts.hypervisor(runtime, callbacks.log, parts.calls, callbacks.notice)
         self.interface = parts.interface(self.hypervisor)
         self.ports = parts.ports(runtime)
         self.driver = parts.driver(

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Builder"]
 
-_BLOCK = 2 << 20  # stage 2 maps 2 MiB at once where it can
-
 
 class Builder:
     """Makes the VMs of a description, with the engines that they need.
@@ -112,11 +110,20 @@ def place_memory(spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
                 raise ConfigError(f"{exc}{why}") from None
     for vm, code in zip(spec.vm, codes, strict=True):
         if vm.name not in bases:
-            alignment = _BLOCK if vm.memory_bytes % _BLOCK == 0 else PAGE_SIZE
-            if code.image is not None:
-                alignment = max(alignment, code.image.alignment)
+            alignment = _alignment(vm.memory_bytes, code.image)
             bases[vm.name] = layout.place(vm.name, vm.memory_bytes, alignment)
     return [bases[vm.name] for vm in spec.vm]
+
+
+def _alignment(size: int, image: Image | None) -> int:
+    """Return what the address of `size` bytes of memory with an image must be a multiple of.
+
+    Hafnium, which loads flat images alone, takes the next page below.  A Linux kernel's header asks
+    for 2 MiB; memory of another size is no kernel's, and lies where Hafnium puts it.
+    """
+    if image is None or (image.kind == "linux-raw" and size % image.alignment):
+        return PAGE_SIZE
+    return image.alignment
 
 
 def _load(vm: VmSpec, code: GuestCode, space: Space, ram: Ram, base: int) -> int:

@@ -75,7 +75,11 @@ class Machine:
             builder = Builder(runtime, self._stack, notice)
             vms = builder.build(spec)
             self.assembly = assemble(
-                runtime, vms=vms, callbacks=Callbacks(log, self._aborted, on_idle)
+                runtime,
+                vms=vms,
+                callbacks=Callbacks(
+                    log, self._aborted, on_idle, lambda vm, text: notice(f"vm {vm}: {text}")
+                ),
             )
             self.assembly.suspension.on_hold = on_hold
             self.assembly.suspension.add(

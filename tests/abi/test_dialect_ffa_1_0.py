@@ -29,8 +29,13 @@ def test_each_ff_a_and_psci_id_has_both_conventions_by_hvc_and_smc() -> None:
 
 
 def test_hafniums_own_have_one_id_each_and_only_the_log_comes_by_smc() -> None:
-    rest = {n: call.smc for n, call in FFA_1_0.calls.items() if n >> 24 & ~0x40 != 0x84}
-    assert rest == {**dict.fromkeys(range(0xFF01, 0xFF06), False), 0xBD00_0000: True}
+    rest = {n: (call.hvc, call.smc) for n, call in FFA_1_0.calls.items() if n >> 24 & ~0x40 != 0x84}
+    assert rest == {
+        **dict.fromkeys(range(0xFF01, 0xFF06), (True, False)),
+        0xBD00_0000: (True, True),
+        0xFD00_0000: (False, True),
+    }
+    assert all(FFA_1_0.calls[number].exact for number in rest)
 
 
 def test_answers_are_no_calls() -> None:

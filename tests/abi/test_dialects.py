@@ -54,14 +54,16 @@ def table(dialect: Dialect) -> str:
     """Return the documentation's table of a dialect."""
     rows = ["| id | call | arguments | by |", "|---|---|---|---|"]
     for number, call in sorted(dialect.calls.items()):
-        if number & CONVENTION_64 and number & ~CONVENTION_64 in dialect.calls:
+        twin = dialect.calls.get(number ^ CONVENTION_64)
+        both = twin is not None and (twin.hvc, twin.smc) == (call.hvc, call.smc)
+        if both and number & CONVENTION_64:
             continue
-        both = number | CONVENTION_64 in dialect.calls
         ids = f"{number:08x}" + (f", {number | CONVENTION_64:08x}" if both else "")
         what = ", ".join(call.arguments)
         if call.op in (Op.NOT_SUPPORTED, Op.PSCI_NOT_SUPPORTED):
             what = "answers NOT_SUPPORTED"
-        rows.append(f"| {ids} | {call.name} | {what} | {'HVC, SMC' if call.smc else 'HVC'} |")
+        by = ", ".join(["HVC"] * call.hvc + ["SMC"] * call.smc)
+        rows.append(f"| {ids} | {call.name} | {what} | {by} |")
     return "\n".join(rows)
 
 

@@ -94,6 +94,7 @@ def test_constants() -> None:
     assert ffa.INVALID_INTID == 0xFFFF_FFFF
     assert ffa.INTERRUPT_IDS == 64
     assert (ffa.HYPERVISOR_ID, ffa.PRIMARY_ID, ffa.FIRST_SECONDARY_ID) == (0, 1, 2)
+    assert (ffa.OTHER_WORLD_ID, ffa.PRIMARY_VCPUS) == (0x8000, 8)
     assert (ffa.VERSION_1_0, ffa.PSCI_VERSION_1_1) == (0x1_0000, 0x1_0001)
     assert ffa.PARTITION_INDIRECT_MSG == 4
     assert [*Intid] == [1, 2, 3]

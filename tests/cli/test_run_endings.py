@@ -115,6 +115,26 @@ def test_an_image_that_faults_at_its_first_instruction(run: Start, word: int) ->
     assert errors(fault)[0].startswith("vm fault")
 
 
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        (0xD510_0240, "(MSR MDSCR_EL1, X0)"),
+        (0xD508_7640, "(DC ISW, X0)"),
+        (0xD538_1F00, "(MRS X0, S3_0_C1_C15_0)"),
+    ],
+)
+def test_an_image_that_names_what_no_vm_has(run: Start, word: int, what: str) -> None:
+    pytest.importorskip("unicorn")
+    Path("port.elf").write_bytes(machine_code(word))
+    port = run("--engine", "unicorn", "--guest", "port.elf")
+    assert port.wait() == 1
+    [error] = errors(port)
+    assert error == (
+        "vm port aborted: unhandled undefined instruction, pc 0x7f000000,"
+        f" instruction {word:#010x} {what}; no vector at 0x200"
+    )
+
+
 @with_images
 @pytest.mark.parametrize("command", ["die", "spin"])
 def test_an_image_that_ends_or_spins_on_command(run: Start, command: str) -> None:

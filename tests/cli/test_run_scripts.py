@@ -138,3 +138,29 @@ def test_a_mistake_does_not_reach_the_other_guest(run: Start) -> None:
     two.type("hello\n")
     assert two.wait() == 1
     assert two.out.endswith("e: hello\n")
+
+
+NEWER = """
+from hfsched.vcpu.script import Hvc, Wfi
+
+
+def guest(cpu):
+    for _ in range(3):
+        yield Hvc(0xC400_008A, 1, ord("a"))
+        yield Hvc(0xFF07)
+    while True:
+        yield Wfi()
+"""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_guest_of_another_generation_is_noticed_once(run: Start, *, quiet: bool) -> None:
+    Path("newer.py").write_text(NEWER)
+    newer = run("--guest", "newer.py", *["--quiet"] * quiet)
+    assert newer.wait() == 0
+    notices = [line for line in newer.err.splitlines() if "unknown function" in line]
+    notice = (
+        "hfsched: vm newer: unknown function 0xc400008a: FFA_CONSOLE_LOG, 64-bit, in"
+        " ffa-1.1 (Hafnium v2.6 to v2.10), ffa-1.2 (Hafnium v2.11 to v2.13); this VM speaks ffa-1.0"
+    )
+    assert notices == ([] if quiet else [notice])

@@ -292,7 +292,9 @@ def die(target: Target) -> str:
     with Talk(target, "hostile") as talk:
         said = talk.ask("die")
         reason = talk.abort(_death(target))
-        return f"{said}, {'not ended' if reason is None else re.sub('0x[0-9a-f]+', 'X', reason)}"
+        if reason is None:
+            return f"{said}, not ended"
+        return f"{said}, {re.sub('0x[0-9a-f]+|(?<=bytes )[0-9a-f ]+', 'X', reason)}"
 
 
 def spin(target: Target) -> str:

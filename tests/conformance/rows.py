@@ -110,7 +110,7 @@ ROWS = (
     Row(
         "FFA_PARTITION_INFO_GET: id: vCPUs, properties",
         see.partition_info,
-        "SUCCESS 3; vm 1: 1, 4, vm 2: 2, 4, vm 3: 2, 4",
+        "SUCCESS 3; vm 1: 8, 4, vm 2: 2, 4, vm 3: 2, 4",
     ),
     Row("PSCI_VERSION", see.psci_version, "0x10001"),
     Row(
@@ -192,7 +192,7 @@ ROWS = (
     Row(
         "what their exceptions report",
         see.abort_report,
-        "ESR 0x97810005; ESR 0x97810045; ESR 0x86000005",
+        "ESR 0x96010005; ESR 0x96010045; ESR 0x86000005",
         (
             Difference(
                 (KVM_X86,),
@@ -204,7 +204,7 @@ ROWS = (
                 (KVM_ARM64,),
                 "ESR 0x96000010; ESR 0x96000050; ESR 0x86000010",
                 "The kernel makes the abort, always an external one; FAR and WnR are right. Hafnium, and"
-                " the emulator, give the guest what the CPU reported at stage 2.",
+                " the emulator, give the guest bits 0 to 21 of what the CPU reported at stage 2.",
             ),
         ),
     ),
@@ -234,11 +234,11 @@ ROWS = (
     Row(
         "a fault without usable vectors: `die`",
         see.die,
-        "dying, unhandled data abort at X, pc X, instruction X; no vector at X",
+        "dying, unhandled data abort (read, translation fault, level 1) at X, pc X, instruction X; no vector at X",
         (
             Difference(
                 (KVM_X86,),
-                "dying, engine kvm: a triple fault: no handler can be entered at X",
+                "dying, unhandled undefined instruction, rip X, instruction bytes X; no handler can be entered (a triple fault)",
                 "An x86 CPU shuts down at a triple fault; the VM is ended likewise.",
             ),
             Difference((KVM_ARM64,), "dying, not ended", _NO_END),

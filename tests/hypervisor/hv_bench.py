@@ -232,13 +232,17 @@ class Machine:
 
 
 class Bench:
-    """A hypervisor, its VMs, its clock, and the lines its guests have printed."""
+    """A hypervisor, its VMs, its clock, the lines its guests have printed, and notices of them."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.lines: list[tuple[str, bytes]] = []
-        log = Callbacks(lambda vm, line: self.lines.append((vm, line)))
-        self.assembly = assemble(self.clock, callbacks=log)
+        self.notices: list[tuple[str, str]] = []
+        callbacks = Callbacks(
+            log=lambda vm, line: self.lines.append((vm, line)),
+            notice=lambda vm, text: self.notices.append((vm, text)),
+        )
+        self.assembly = assemble(self.clock, callbacks=callbacks)
         self.hv = self.assembly.interface
         self.registry = self.assembly.hypervisor.registry
 

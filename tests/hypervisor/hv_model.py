@@ -275,15 +275,15 @@ class Model:
 
     def answer(self, vm: ModelVm, cpu: ModelCpu, call: Call) -> Regs:
         x = call.regs
-        number = x[0] & W
-        base = number & ~(1 << 30)
+        number = x[0]  # Hafnium's own ids are 64 bits wide, the others 32
+        base = number & W & ~(1 << 30)
         if base >> 16 == 0x8400 and base & 0xFFFF < 0x15:
             return (self.psci(vm, cpu, base & 0xFFFF, x) & X, *x[1:])
         if base >> 16 == 0x8400:
             answer = self.ff_a(vm, cpu, base & 0xFFFF, x)
             if answer is not None:
                 return answer
-        if number == 0xBD00_0000:
+        if number == 0xBD00_0000 or (call.smc and number == 0xFD00_0000):
             return (self.say(vm, x[1] & 0xFF), *x[1:])
         if not call.smc and 0xFF01 <= number <= 0xFF05:
             return (self.own(vm, cpu, number, x) & X, *x[1:])
@@ -319,7 +319,7 @@ class Model:
                 return -2
             return int(vm.cpus[x[1] & H].state == OFF)
         if number == 10:
-            asked = x[1] & W & ~(1 << 30)
+            asked = x[1] & ~(1 << 30)
             known = {0: 0, 1: 2, 2: 0, 3: 0, 4: 0, 10: 0}
             return known.get(asked - 0x8400_0000, -1)
         return -1
@@ -347,7 +347,7 @@ class Model:
         if number == 0x66:
             return self.rxtx_map(vm, x[1], x[2], x[3] & W)
         if number == 0x67:
-            if one not in (0, vm.id) or mailbox.mapped is None:
+            if x[1] & W or mailbox.mapped is None:
                 return fail(INVALID)
             mailbox.mapped, mailbox.state = None, EMPTY
             return GOOD
@@ -356,7 +356,7 @@ class Model:
                 return fail(INVALID)
             if not mailbox.writable:
                 return fail(BUSY)
-            self.deliver(vm, 0, b"\1\0\1\0\4\0\0\0\2\0\2\0\4\0\0\0\3\0\2\0\4\0\0\0")
+            self.deliver(vm, 0, b"\1\0\x08\0\4\0\0\0\2\0\2\0\4\0\0\0\3\0\2\0\4\0\0\0")
             mailbox.state = READ
             return ffa(0x8400_0061, 0, 3)
         if number == 0x69:
@@ -409,6 +409,8 @@ class Model:
         if cpu.serving:
             return fail(DENIED)
         target = self.mailbox(to)
+        if to == 0x8000 and vm.mailbox.mapped is not None:
+            return fail(BUSY)
         if target is None or vm.mailbox.mapped is None:
             return fail(INVALID)
         if not target.writable:

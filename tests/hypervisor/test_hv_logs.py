@@ -129,8 +129,50 @@ def test_hafniums_own_calls_by_smc_are_on_no_list(function: int) -> None:
     assert vm.call(function, 2, 0, 5, by=Smc) == hf(-1, 2, 0, 5)
 
 
+UPPER = [1 << 32, 0xDEAD_BEEF << 32]
+
+
+@pytest.mark.parametrize("upper", UPPER)
+@pytest.mark.parametrize("by", [Hvc, Smc])
+@pytest.mark.parametrize("function", [0xFF01, 0xFF02, 0xFF03, 0xFF04, 0xFF05, LOG, 0xFD00_0000])
+def test_hafniums_own_ids_are_64_bits_wide(function: int, by: type[Hvc], upper: int) -> None:
+    vm = Bench().vm()
+    assert vm.call(upper | function, 2, 0, 5, by=by) == hf(-1, 2, 0, 5)
+
+
+def test_the_convention_bit_of_the_log_is_dropped_for_an_smc_alone() -> None:
+    bench = Bench()
+    vm = bench.vm(mapped=False)
+    assert vm.call(LOG | 1 << 30, ord("a"), by=Smc) == hf(0, ord("a"))
+    assert vm.call(LOG | 1 << 30, ord("b"), by=Hvc) == hf(-1, ord("b"))
+    vm.call(LOG, 0)
+    assert bench.lines == [("vm2", b"a")]
+
+
 @pytest.mark.parametrize("by", [Hvc, Smc])
 def test_the_upper_half_of_x0_does_not_matter_to_an_ff_a_id(by: type[Hvc]) -> None:
     vm = Bench().vm()
     assert vm.call(0xDEAD_BEEF_8400_0069, by=by) == (0x8400_0061, 0, vm.id, 0, 0, 0, 0, 0)
     assert vm.call(0xDEAD_BEEF_8400_0000, by=by) == hf(0x1_0001)
+
+
+def test_the_first_unknown_function_of_each_vm_is_noticed_once() -> None:
+    bench = Bench()
+    one, two = bench.vm(vcpus=2), bench.vm()
+    assert bench.notices == [], "what the dialect has is no matter"
+    for number in (0xC400_008A, 0xC400_008A, 0xFF07):
+        for vcpu in (0, 1):
+            assert one.call(number, vcpu=vcpu) == hf(-1)
+    assert [vm for vm, _ in bench.notices] == ["vm2"]
+    assert bench.notices[0][1].startswith("unknown function 0xc400008a: FFA_CONSOLE_LOG, 64-bit, ")
+    assert two.call(0xFF04, by=Smc) == hf(-1)
+    assert bench.notices[1:] == [
+        ("vm3", "unknown function 0xff04: HF_INTERRUPT_GET, not by SMC; this VM speaks ffa-1.0")
+    ]
+
+
+@pytest.mark.parametrize("function", [0x8400_0071, 0x8400_0005, 0x8400_0064])
+def test_what_is_known_and_refused_is_not_noticed(function: int) -> None:
+    bench = Bench()
+    bench.vm().call(function)
+    assert bench.notices == []

@@ -18,12 +18,13 @@ from hv_bench import (
     Way,
     error,
     full,
+    hf,
     ids,
     message,
     ok,
 )
 
-from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId
+from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, HfId
 from hfsched.hypervisor.interface import Message, Preempted, SendResult, WaitForMessage
 from hfsched.hypervisor.pages import Mode
 from hfsched.mailbox.mailbox import RxState
@@ -192,6 +193,17 @@ def test_a_message_is_read_once() -> None:
 # What a send is refused for
 
 
+@pytest.mark.parametrize("notify", [0, 1])
+@pytest.mark.parametrize("way", WAYS, ids=ids)
+def test_the_secure_world_is_always_busy(way: Way, notify: int) -> None:
+    vm = Bench().vm(mapped=False)
+    call = (FfaId.MSG_SEND | way[1], vm.id << 16 | 0x8000, 0, 16, notify)
+    assert vm.call(*call, by=way[0]) == error(FfaError.INVALID_PARAMETERS), "no TX"
+    vm.map()
+    assert vm.call(*call, by=way[0]) == error(FfaError.BUSY)
+    assert vm.call(HfId.MAILBOX_WRITABLE_GET) == hf(-1)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=ids)
 @pytest.mark.parametrize(
     ("sender", "receiver", "size"),
@@ -202,7 +214,8 @@ def test_a_message_is_read_once() -> None:
         (2, 2, 4),  # to oneself
         (2, 4, 4),  # unknown
         (2, 0, 4),  # the hypervisor is nobody to talk to
-        (2, 0x8000, 4),
+        (2, 0x8001, 4),
+        (2, 0x4000, 4),
         (2, 3, 4097),
         (2, 3, 0xFFFF_FFFF),
     ],
@@ -401,11 +414,11 @@ def test_one_message_wakes_one_of_two_waiting_vcpus() -> None:
 # RXTX_UNMAP: not in Hafnium at this commit; DEN0077A has it, and so has this hypervisor.
 
 
-@pytest.mark.parametrize("owner", [0, 2])
+@pytest.mark.parametrize("upper", [0, 1 << 32])
 @pytest.mark.parametrize("way", WAYS, ids=ids)
-def test_unmap_gives_the_pages_back(way: Way, owner: int) -> None:
+def test_unmap_gives_the_pages_back(way: Way, upper: int) -> None:
     vm = Bench().vm()
-    call = (FfaId.RXTX_UNMAP | way[1], owner << 16)
+    call = (FfaId.RXTX_UNMAP | way[1], upper)
     assert vm.call(*call, by=way[0]) == ok()
     assert vm.run(Store(RX, 7), Store(TX, 7)) == Preempted()
     assert vm.seen[0][-2:] == [(), ()]
@@ -413,9 +426,11 @@ def test_unmap_gives_the_pages_back(way: Way, owner: int) -> None:
     vm.map()
 
 
-def test_unmap_of_anothers_mailbox_is_invalid() -> None:
+@pytest.mark.parametrize("w1", [1, 2 << 16, 3 << 16, 0xFFFF, 1 << 31])
+def test_unmap_names_nobody(w1: int) -> None:
     _, vm, other = two()
-    assert vm.call(FfaId.RXTX_UNMAP, other.id << 16) == error(FfaError.INVALID_PARAMETERS)
+    assert (vm.id, other.id) == (2, 3)
+    assert vm.call(FfaId.RXTX_UNMAP, w1) == error(FfaError.INVALID_PARAMETERS)
     assert vm.record.mailbox.rx is not None
     assert other.record.mailbox.rx is not None
 

@@ -158,7 +158,7 @@ class Beside(RuleBasedStateMachine):
 
     @rule(vm=vms, cpu=cpus, again=st.sampled_from([True, True, True, False]))
     def unmap(self, vm: int, cpu: int, *, again: bool) -> None:
-        self.call(vm, cpu, 0x8400_0067, vm << 16)
+        self.call(vm, cpu, 0x8400_0067, 0)
         if again:
             self.call(vm, cpu, 0xC400_0066, TX, RX, 1)
 

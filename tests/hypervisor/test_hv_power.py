@@ -191,6 +191,13 @@ def test_psci_features(number: int, bit: int) -> None:
     assert vm.call(0x84000000 | 0xA | bit, 0) == hf(NOT_SUPPORTED, 0)
 
 
+@pytest.mark.parametrize("bit", [0, 1 << 30])
+def test_psci_features_compares_64_bits(bit: int) -> None:
+    vm = Bench().vm()
+    asked = 0x1_8400_0003 | bit
+    assert vm.call(PsciId.FEATURES, asked) == hf(NOT_SUPPORTED, asked)
+
+
 @pytest.mark.parametrize("number", [5, 6, 7, 8, 9, 0xB, 0xC, 0xD, 0xE, 0xF, *range(0x10, 0x15)])
 @pytest.mark.parametrize("way", WAYS, ids=ids)
 def test_system_off_reset_and_the_rest_are_not_a_secondarys(number: int, way: Way) -> None:

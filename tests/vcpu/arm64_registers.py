@@ -49,10 +49,10 @@ def test_the_start_is_seen(start: Start) -> None:
     found = cpu.registers()
     assert set(ARM64) - KEYS <= set(found) <= set(ARM64)
     assert found["pc"] == cpu.program_counter()
+    # Hafnium zeroes all but PSTATE (EL1h, all masked), the PC and x0.
     assert found["pstate"] == 0x3C5
-    assert (found["x1"], found["x30"], found["v31"]) == (0, 0, bytes(16))
-    assert int(found["sctlr_el1"]) & 1 == 0
-    assert found["cntv_ctl_el0"] == 0
+    others = {name: value for name, value in found.items() if name not in ("pc", "pstate", "x0")}
+    assert [name for name, value in others.items() if value not in (0, bytes(16))] == []
 
 
 def test_what_was_written_is_read(start: Start) -> None:

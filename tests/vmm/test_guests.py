@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import ConfigError, ImageError
+from hfsched.memory.image import parse_image
 from hfsched.programs.bundled import PROGRAMS
 from hfsched.vcpu.kvm import device
-from hfsched.vmm.guests import bundled_images, resolve
+from hfsched.vmm.build import place_memory
+from hfsched.vmm.guests import GuestCode, bundled_images, resolve
+from hfsched.vmm.manifest import MachineSpec, VmSpec
 
 with_images = pytest.mark.skipif(
     "echo.bin" not in bundled_images(), reason="the bundled guests are not built: script/guests"
@@ -131,3 +134,39 @@ def test_an_image_that_would_not_boot_is_refused_with_its_reason() -> None:
     Path("data").write_bytes(b"\x7fELF" + bytes(100))
     with pytest.raises(ImageError, match=r"^vm vm: data: "):
         resolve("vm", "data", "auto")
+
+
+# Where its memory lies: as Hafnium places secondaries, top-down below the end of memory.
+
+MIB = 1 << 20
+TOP = 0x8000_0000
+
+
+def flat(size: int, text_offset: int = 0) -> tuple[int, GuestCode]:
+    """Return so much memory, and an image with the standard header."""
+    data = bytearray(raw_image())
+    data[8:16] = text_offset.to_bytes(8, "little")
+    return size, GuestCode(parse_image("kernel", bytes(data)), None)
+
+
+@pytest.mark.parametrize(
+    ("vms", "bases"),
+    [
+        ([flat(MIB)], [0x7FF0_0000]),
+        ([flat(MIB), flat(MIB), flat(MIB)], [0x7FF0_0000, 0x7FE0_0000, 0x7FD0_0000]),
+        ([flat(16 * MIB), flat(MIB)], [TOP - 16 * MIB, TOP - 17 * MIB]),
+        ([flat(MIB, 0x1000), flat(16 * MIB, 0x1000)], [TOP - MIB, TOP - 17 * MIB]),
+        ([(MIB, GuestCode(None, PROGRAMS["echo"])), flat(MIB)], [TOP - MIB, TOP - 2 * MIB]),
+        ([flat(3 * MIB), flat(4096)], [TOP - 3 * MIB, TOP - 3 * MIB - 4096]),
+        ([flat(MIB), flat(16 * MIB)], [TOP - MIB, TOP - 18 * MIB]),  # Linux: at 2 MiB
+    ],
+)
+def test_memory_lies_where_hafnium_puts_it(
+    vms: list[tuple[int, GuestCode]], bases: list[int]
+) -> None:
+    spec = MachineSpec(
+        vm=[VmSpec(image="x", name=f"v{i}", memory=vms[i][0]) for i in range(len(vms))]
+    )
+    assert [hex(base) for base in place_memory(spec, [code for _, code in vms])] == [
+        hex(base) for base in bases
+    ]

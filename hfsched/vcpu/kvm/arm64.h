@@ -16,6 +16,9 @@
 int hfs_get_one(struct hfs_cpu *cpu, uint64_t id, uint64_t *value);
 int hfs_put_one(struct hfs_cpu *cpu, uint64_t id, uint64_t value);
 
+/* Set the system registers of EL1, and the virtual timer's, to 0.  Return 0 or -errno. */
+int hfs_zero_system(struct hfs_cpu *cpu);
+
 /* Write the pending reply to the registers.  Return 0 or -errno. */
 int hfs_write_reply(struct hfs_cpu *cpu);
 

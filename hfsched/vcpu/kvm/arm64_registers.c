@@ -75,6 +75,27 @@ const struct hfs_register *hfs_register(uint32_t index)
 	return index < COUNT ? &table[index].public : NULL;
 }
 
+/* KVM fills most of them with a pattern, and SCTLR_EL1 with its RES1 bits. */
+int hfs_zero_system(struct hfs_cpu *cpu)
+{
+	static const uint64_t unnamed[] = {
+		ARM64_SYS_REG(3, 0, 5, 1, 0), /* AFSR0_EL1 */
+		ARM64_SYS_REG(3, 0, 5, 1, 1), /* AFSR1_EL1 */
+	};
+	uint32_t index, more = sizeof(unnamed) / sizeof(unnamed[0]);
+	int error = 0;
+
+	for (index = 0; !error && index < COUNT + more; index++) {
+		uint64_t id = index < COUNT ? table[index].id : unnamed[index - COUNT];
+
+		if ((id & KVM_REG_ARM_COPROC_MASK) == KVM_REG_ARM64_SYSREG)
+			error = hfs_put_one(cpu, id, 0);
+		if (error == -ENOENT) /* this CPU does not have it */
+			error = 0;
+	}
+	return error;
+}
+
 int hfs_get_registers(struct hfs_cpu *cpu, uint8_t *values, uint8_t *known)
 {
 	uint32_t index;

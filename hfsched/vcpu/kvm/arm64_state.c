@@ -10,6 +10,8 @@
 #include <sys/ioctl.h>
 
 #define PSTATE_EL1H_MASKED 0x3c5
+#define SCTLR ARM64_SYS_REG(3, 0, 1, 0, 0)
+#define MPIDR ARM64_SYS_REG(3, 0, 0, 0, 5)
 
 int hfs_get_one(struct hfs_cpu *cpu, uint64_t id, uint64_t *value)
 {
@@ -72,6 +74,10 @@ int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument)
 			error = hfs_update_line(cpu, level);
 	} while (!error && level != atomic_load(&cpu->line));
 	if (!error)
+		error = hfs_zero_system(cpu);
+	if (!error) /* Hafnium leaves bit 31, which KVM sets, clear */
+		error = hfs_put_one(cpu, MPIDR, (uint64_t)cpu->index);
+	if (!error)
 		error = hfs_put_one(cpu, CORE(regs.pstate), PSTATE_EL1H_MASKED);
 	if (!error)
 		error = hfs_put_one(cpu, CORE(regs.pc), pc);
@@ -84,6 +90,22 @@ int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument)
 int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc)
 {
 	return hfs_get_one(cpu, CORE(regs.pc), pc);
+}
+
+int hfs_translate(struct hfs_cpu *cpu, uint64_t address, uint64_t *physical)
+{
+	uint64_t control;
+	int error = hfs_get_one(cpu, SCTLR, &control);
+
+	*physical = address;
+	return error ? error : control & 1 ? -ENOENT : 0;
+}
+
+int hfs_last_exception(struct hfs_cpu *cpu, struct hfs_exception *found)
+{
+	(void)cpu;
+	(void)found;
+	return -ENOENT;
 }
 
 /* Saved: magic, count, then {id, 16 bytes} for each register of KVM_GET_REG_LIST. */

@@ -43,6 +43,12 @@ struct hfs_exit {
     ...;
 };
 
+struct hfs_exception {
+    uint64_t address;
+    uint32_t vector;
+    uint32_t error;
+};
+
 struct hfs_register {
     const char *name;
     uint32_t size;
@@ -76,6 +82,8 @@ int hfs_cancel_access(struct hfs_cpu *cpu);
 int hfs_inject_abort(struct hfs_cpu *cpu, int fetch);
 int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument);
 int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc);
+int hfs_translate(struct hfs_cpu *cpu, uint64_t address, uint64_t *physical);
+int hfs_last_exception(struct hfs_cpu *cpu, struct hfs_exception *found);
 const struct hfs_register *hfs_register(uint32_t index);
 int hfs_get_registers(struct hfs_cpu *cpu, uint8_t *values, uint8_t *known);
 int hfs_set_registers(struct hfs_cpu *cpu, const uint8_t *values, const uint8_t *wanted);

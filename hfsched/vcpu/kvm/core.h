@@ -178,6 +178,20 @@ int hfs_reset(struct hfs_cpu *cpu, uint64_t pc, uint64_t argument);
 /* Store the address of the next instruction in `*pc`. */
 int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc);
 
+/* Store the physical address of a virtual one in `*physical`.  -ENOENT: there is none, or (arm64 with
+   the MMU on) it is not known. */
+int hfs_translate(struct hfs_cpu *cpu, uint64_t address, uint64_t *physical);
+
+/* An exception that KVM has queued for the guest. */
+struct hfs_exception {
+	uint64_t address; /* of a page fault: CR2 */
+	uint32_t vector;
+	uint32_t error; /* its error code */
+};
+
+/* Store the last one in `*found`; vector 0 if there was none.  -ENOENT: KVM does not tell (arm64). */
+int hfs_last_exception(struct hfs_cpu *cpu, struct hfs_exception *found);
+
 /* A register by its architectural name.  Values are little-endian, `size` bytes (at most
    HFS_REGISTER_SLOT) at the beginning of a slot; the rest of the slot is 0. */
 #define HFS_REGISTER_SLOT 16

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hfsched.errors import InternalError, UserError
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Fault, Hypercall, Kicked, Mmio, Timer, Wfi
 from hfsched.vcpu.kvm.device import MACHINE
+from hfsched.vcpu.kvm.failure import Describer
 from hfsched.vcpu.kvm.registers import RegisterFile
 from hfsched.vcpu.kvm.stats import Stats
 from hfsched.vcpu.registers import ARGUMENTS, ARM64_ARGUMENTS
@@ -33,15 +34,6 @@ _REPLIES = tuple(
     struct.Struct(f"={1 + count}Q").pack_into for count in range(ARM64_ARGUMENTS + 1)
 )  # {count, values}
 
-# KVM_EXIT_*, Linux include/uapi/linux/kvm.h, that end a guest.
-_REASONS = {
-    0: "the CPU cannot be run",
-    8: "a triple fault: no handler can be entered",
-    9: "the CPU could not be entered",
-    17: "KVM cannot emulate the instruction",
-    24: "the kernel ended the machine",
-}
-
 
 class Machine(Protocol):
     """What a CPU uses of its space, on the thread of its owner."""
@@ -56,6 +48,9 @@ class Machine(Protocol):
 
     def store(self, ipa: int, data: bytes) -> bool:
         """Write for the guest, inside one page; return whether the guest may write there."""
+
+    def load(self, ipa: int, size: int) -> bytes:
+        """Return so many bytes of the guest's memory, less where it ends, none where there is none."""
 
 
 class KvmVcpu:
@@ -160,8 +155,7 @@ class KvmVcpu:
             return self._fault
         if kind == lib.HFS_FETCH:
             return self._fetch()
-        self._failure = Failed(f"engine kvm: {self._reason()}")
-        return self._failure
+        return self._fail()
 
     def _fetch(self) -> Exit | None:
         """Return `Fault` for missing memory, `Failed` for an instruction that KVM cannot emulate.
@@ -177,20 +171,16 @@ class KvmVcpu:
                 return self._fault
         instruction = (start, self._machine.changes)
         if instruction == self._unemulated:
-            self._failure = Failed(f"engine kvm: {self._reason()}")
-            return self._failure
+            return self._fail()
         self._unemulated = instruction  # the memory may have been mapped after the fetch
         return None
 
-    def _reason(self) -> str:
-        said = self._exit
-        if said.reason == self._lib.HFS_REASON_ERRNO:
-            why = os.strerror(said.detail)
-        else:
-            why = _REASONS.get(said.reason, f"exit {said.reason}")
-            if said.detail:
-                why += f" ({said.detail:#x})"
-        return f"{why} at {said.address:#x}"
+    def _fail(self) -> Failed:
+        self._failure = Failed(self._describer().failure())
+        return self._failure
+
+    def _describer(self) -> Describer:
+        return Describer(self._core, self._cpu, self._machine.load, arm64=MACHINE == "aarch64")
 
     def arguments(self, count: int) -> tuple[int, ...]:
         """Return x0 to x(count - 1) of the last hypercall."""
@@ -230,8 +220,10 @@ class KvmVcpu:
         fetch = isinstance(fault, Fault) and fault.fetch
         error = self._lib.hfs_inject_abort(self._cpu, fetch)
         if error:  # a guest can set a state that KVM's ioctls refuse
+            place = self._describer().place(self.program_counter())
             self._failure = Failed(
-                f"engine kvm: an abort cannot be delivered: {os.strerror(-error)}"
+                f"engine kvm: the abort at {fault.address:#x} cannot be delivered:"
+                f" {os.strerror(-error)}, {place}"
             )
 
     def timer_remaining(self) -> int | None:

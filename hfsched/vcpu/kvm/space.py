@@ -148,6 +148,15 @@ class KvmSpace:
             ctypes.memmove(region.host + ipa - region.ipa, data, len(data))
             return True
 
+    def load(self, ipa: int, size: int) -> bytes:
+        """Return so many bytes of the guest's memory, less where it ends, none where there is none."""
+        with self._lock:
+            region = self._slots.find(ipa)
+            if region is None or Permissions.READ not in region.permissions:
+                return b""
+            size = min(size, region.ipa + region.size - ipa)
+            return ctypes.string_at(region.host + ipa - region.ipa, size)
+
     def _map_tables(self, start: int, end: int) -> None:
         """Make the first page tables, which reach as far as the memory does, [start, end) too."""
         memory = [each for each in self._slots.top() if each[0] != tables.ADDRESS]

@@ -216,6 +216,29 @@ void hfs_clear_counters(uint8_t *saved)
 	(void)saved;
 }
 
+int hfs_translate(struct hfs_cpu *cpu, uint64_t address, uint64_t *physical)
+{
+	struct kvm_translation found = {.linear_address = address};
+
+	if (ioctl(cpu->fd, KVM_TRANSLATE, &found))
+		return -errno;
+	*physical = found.physical_address;
+	return found.valid ? 0 : -ENOENT;
+}
+
+int hfs_last_exception(struct hfs_cpu *cpu, struct hfs_exception *found)
+{
+	struct kvm_vcpu_events events;
+	struct kvm_sregs sregs;
+
+	if (ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events) || ioctl(cpu->fd, KVM_GET_SREGS, &sregs))
+		return -errno;
+	found->address = sregs.cr2;
+	found->vector = events.exception.nr;
+	found->error = events.exception.has_error_code ? events.exception.error_code : 0;
+	return 0;
+}
+
 int hfs_program_counter(struct hfs_cpu *cpu, uint64_t *pc)
 {
 	struct kvm_regs regs;

@@ -281,5 +281,7 @@ class UnicornVcpu:
 
     def _failed(self, error: int) -> Failed:
         reason = self._machine.describe(error)
-        self._failure = Failed(f"engine unicorn: {reason} at {self._machine.pc[0]:#x}")
+        self._failure = Failed(
+            f"engine unicorn: {reason}, {self._traps.place(self._machine.pc[0])}"
+        )
         return self._failure

@@ -29,6 +29,7 @@ _IL = 1 << 25
 _ISV = 1 << 24
 _S1PTW = 1 << 7
 _WRITE = 1 << 6
+_INJECTED_ISS = (1 << 22) - 1
 _MASK64 = (1 << 64) - 1
 
 
@@ -47,23 +48,66 @@ class Ec:
     DATA_SAME = 0x25
 
     FETCHES = frozenset((FETCH_LOWER, FETCH_SAME))
-    WITH_ADDRESS = frozenset((FETCH_LOWER, FETCH_SAME, PC_ALIGNMENT, DATA_LOWER, DATA_SAME))
+    ABORTS = FETCHES | {DATA_LOWER, DATA_SAME}
+    WITH_ADDRESS = ABORTS | {PC_ALIGNMENT}
+    RETURN_BEHIND = frozenset((0x15,))  # SVC: ELR is the next instruction
 
 
 _NAMES = {
     Ec.UNKNOWN: "undefined instruction",
-    0x15: "SVC",
+    0x07: "access to floating-point registers that CPACR_EL1 traps",
+    0x09: "trapped pointer authentication",
+    0x0D: "branch target exception",
+    0x0E: "illegal execution state",
+    0x15: "system call (SVC)",
+    Ec.HVC: "HVC",
+    Ec.SMC: "SMC",
+    Ec.SYSREG: "trapped MSR, MRS or system instruction",
+    0x19: "trapped SVE instruction",
+    0x1C: "pointer authentication failure",
     Ec.FETCH_LOWER: "instruction abort",
     Ec.FETCH_SAME: "instruction abort",
+    Ec.PC_ALIGNMENT: "misaligned program counter",
     Ec.DATA_LOWER: "data abort",
     Ec.DATA_SAME: "data abort",
+    0x26: "misaligned stack pointer",
+    0x2C: "floating-point exception",
+    0x2F: "SError interrupt",
+    0x30: "hardware breakpoint",
+    0x31: "hardware breakpoint",
+    0x32: "software step",
+    0x33: "software step",
+    0x34: "watchpoint",
+    0x35: "watchpoint",
+    0x3C: "breakpoint instruction (BRK)",
+}
+
+# Fault status codes, ISS bits 5 to 0; the four of each with a level (bits 1 and 0) first.
+_LEVELS = {0: "address size", 1: "translation", 2: "access flag", 3: "permission"}
+_FAULTS = {
+    0x10: "external abort",
+    0x14: "external abort, level 0",
+    0x15: "external abort, level 1",
+    0x16: "external abort, level 2",
+    0x17: "external abort, level 3",
+    0x21: "alignment fault",
+    0x30: "TLB conflict",
+    0x35: "unsupported exclusive or atomic access",
 }
 
 
 def describe(esr: int, far: int) -> str:
-    """Name the exception that ESR_EL1 and FAR_EL1 report, with its address if it has one."""
+    """Name the exception that ESR_EL1 and FAR_EL1 report, with what and where if it says so."""
     ec = esr >> 26
     name = _NAMES.get(ec, f"exception of class {ec:#x}")
+    if ec in Ec.ABORTS:
+        status = esr & 0x3F
+        kind = _FAULTS.get(status, f"status {status:#x}")
+        if status >> 2 in _LEVELS:
+            kind = f"{_LEVELS[status >> 2]} fault, level {status & 3}"
+        if ec not in Ec.FETCHES:
+            kind = f"{'write' if esr & _WRITE else 'read'}, {kind}"
+        name = f"{name} ({kind})"
     return f"{name} at {far:#x}" if ec in Ec.WITH_ADDRESS else name
 
 
@@ -112,22 +156,24 @@ def sign_extend(access: Access, value: int) -> int:
     return value & (_MASK64 if access.wide else 0xFFFF_FFFF)
 
 
-def abort_syndrome(esr: int, *, from_el0: bool) -> int:
+def abort_syndrome(esr: int) -> int:
     """Return ESR_EL1 for the stage-2 abort whose syndrome at EL2 was `esr`.
 
-    As in Hafnium the ISS stays and the class depends on the exception level.
+    As Hafnium makes it: bits 0 to 21 of the ISS, so nothing of ISV, SAS and SSE, and the class of an
+    abort without a change of the exception level, for EL0 too.
     """
-    ec = Ec.FETCH_LOWER if esr >> 26 == Ec.FETCH_LOWER else Ec.DATA_LOWER
-    if not from_el0:
-        ec += 1
-    return ec << 26 | esr & _IL | esr & 0x1FF_FFFF
+    ec = Ec.FETCH_SAME if esr >> 26 == Ec.FETCH_LOWER else Ec.DATA_SAME
+    return ec << 26 | esr & _IL | esr & _INJECTED_ISS
 
 
-def entry(pstate: int, vbar: int) -> int:
-    """Return the address of the synchronous vector for an exception taken at `pstate`."""
+def entry(pstate: int, vbar: int, *, injected: bool) -> int:
+    """Return the address of the synchronous vector for an exception taken at `pstate`.
+
+    Hafnium injects at EL1's vector with its own stack pointer, whichever was in use.
+    """
     if not pstate & 0xC:
         return vbar + 0x400 & _MASK64
-    return vbar + (0x200 if pstate & 1 else 0) & _MASK64
+    return vbar + (0x200 if injected or pstate & 1 else 0) & _MASK64
 
 
 def entry_pstate(pstate: int, sctlr: int, *, has_pan: bool) -> int:

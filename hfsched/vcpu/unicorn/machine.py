@@ -51,8 +51,12 @@ class Sys:
 # NS, RES1, HCE, RW, APK, API: pointer authentication needs the last two here and in HCR_EL2.
 _SCR = 0x531 | 1 << 16 | 1 << 17
 _VI = 1 << 7
-# VM, FMO and IMO (a virtual interrupt is taken only with IMO), TWI, TID3, TPU, RW, TLOR, APK, API.
-_HCR = 0b11001 | 1 << 13 | 1 << 18 | 1 << 24 | 1 << 31 | 1 << 35 | 1 << 40 | 1 << 41
+# VM, FMO and IMO (a virtual interrupt is taken only with IMO), TWI, TID3, TACR, TSW, TPU, RW, TLOR, APK, API.
+_HCR = (
+    0b11001
+    | (1 << 13 | 1 << 18 | 1 << 21 | 1 << 22 | 1 << 24)
+    | (1 << 31 | 1 << 35 | 1 << 40 | 1 << 41)
+)
 _TTLB = 1 << 25
 # TPMCR, TPM, TDA, TDOSA, TDRA: performance monitors and debug registers.
 _MDCR = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11
@@ -177,7 +181,10 @@ class Machine:
         for i in range(32):
             self.x[i] = 0
         self.pc[0] = 0
-        self.write_system(Sys.VMPIDR_EL2, 1 << 31 | self._index)
+        self.write_system(Sys.VMPIDR_EL2, self._index)  # Hafnium leaves bit 31 clear
+        self.write_system(
+            Sys.SCTLR_EL1, 0
+        )  # as all others, by Hafnium; the CPU itself has RES1 bits
         self.write_system(Sys.MDCR_EL2, _MDCR)
         self.write_system(Sys.CNTHCTL_EL2, 0)
         self.write_system(Sys.VTCR_EL2, VTCR)

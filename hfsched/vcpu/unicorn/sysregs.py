@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["SysAccess", "decode_trap", "describe", "id_mask", "timer_instructions"]
+__all__ = ["SysAccess", "decode_trap", "id_mask", "timer_instructions"]
 
 # MRS and MSR of S3_3_C14_C0_x, _C2_x and _C3_x, in memory order: counters and timers.
 _TIMER = re.compile(rb"[\x00-\xff][\xe0\xe2\xe3][\x1b\x3b]\xd5", re.DOTALL)
@@ -49,7 +49,12 @@ class SysAccess(NamedTuple):
     @property
     def is_cache(self) -> bool:
         """Return whether it is an instruction cache invalidation or a clean to that point."""
-        return self.op0 == 1 and self.crn == 7
+        return self.op0 == 1 and self.crn == 7 and not self.is_set_way
+
+    @property
+    def is_set_way(self) -> bool:
+        """Return whether it is a data cache operation by set and way, which no VM may do."""
+        return (self.op0, self.op1, self.crn, self.op2) == (1, 0, 7, 2) and self.crm in (6, 10, 14)
 
     @property
     def is_code(self) -> bool:
@@ -70,21 +75,6 @@ def decode_trap(esr: int) -> SysAccess:
     )
 
 
-def describe(word: int) -> str:
-    """Return an instruction word in hexadecimal, for MRS and MSR with the register's name."""
-    if word & 0xFFD0_0000 != 0xD510_0000:
-        return f"{word:#010x}"
-    op0, op1, crn, crm, op2 = (
-        2 | word >> 19 & 1,
-        word >> 16 & 7,
-        word >> 12 & 15,
-        word >> 8 & 15,
-        word >> 5 & 7,
-    )
-    register = f"S{op0}_{op1}_C{crn}_C{crm}_{op2}"
-    return f"{word:#010x} ({'MRS' if word >> 21 & 1 else 'MSR'} {register})"
-
-
 def _field(*shifts: int) -> int:
     """Return a mask without the 4-bit fields at `shifts`."""
     mask = (1 << 64) - 1
@@ -96,6 +86,7 @@ def _field(*shifts: int) -> int:
 _ID_MASKS = {
     # ID_AA64PFR0: RAS, SVE, and half precision (0 is floating point without it)
     (3, 0, 0, 4, 0): _field(16, 20, 28, 32),
+    (3, 0, 0, 2, 7): 0,  # ID_ISAR6, which Hafnium does not know
     (3, 0, 0, 4, 4): 0,  # ID_AA64ZFR0: no SVE
     (3, 0, 0, 5, 0): _field(4, 8, 32, 36, 40),  # ID_AA64DFR0: trace, PMU, SPE, double lock, filter
     (3, 0, 0, 7, 1): _field(16, 24),  # ID_AA64MMFR1: LORegions, SpecSEI

@@ -1,7 +1,7 @@
 """The virtual timer of one CPU (CNTV_CTL, CNTV_CVAL, CNTV_TVAL): pure, told the count.
 
 The counter runs at 62.5 MHz, what Unicorn reports in CNTFRQ_EL0: a tick is 16 ns of the runtime's
-clock, and there is no offset, so CNTVCT and CNTPCT are one.  Arm ARM D12, "The Generic Timer".
+clock, without an offset; CNTPCT traps, and is not here.  Arm ARM D12, "The Generic Timer".
 """
 
 from __future__ import annotations

@@ -60,14 +60,14 @@ class TimerHooks:
         if (access.op0, access.op1, access.crn) != (3, 3, 14):
             return False
         machine = self.machine
-        counter = read and access.crm == 0 and access.op2 in (1, 2)
-        # The physical timer is not here: it traps, and as in Hafnium the guest gets an exception
-        # of unknown reason.
+        counter = read and access.crm == 0 and access.op2 == 2
+        # The physical counter and timer are not here: they trap, and as in Hafnium the guest gets an
+        # exception of unknown reason.
         if not counter and (access.crm != 3 or access.op2 > 2):
             return False
         if not machine.read(Reg.PSTATE) & 0xC:
-            # CNTKCTL_EL1: EL0PCTEN and EL0VCTEN for the counters, EL0VTEN for the timer.
-            bit = access.op2 - 1 if counter else 8
+            # CNTKCTL_EL1: EL0VCTEN for the counter, EL0VTEN for the timer.
+            bit = 1 if counter else 8
             if not machine.read_system(Sys.CNTKCTL_EL1) >> bit & 1:
                 return False
         now = self._now()

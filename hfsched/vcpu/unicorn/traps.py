@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.vcpu.arm64_names import instruction_text
 from hfsched.vcpu.engine import Exit, Failed, Fault, Mmio, Wfi
 from hfsched.vcpu.unicorn import exceptions, sysregs
 from hfsched.vcpu.unicorn.exceptions import MASKED, Ec
@@ -42,7 +43,10 @@ class Traps:
         """
         machine = self._machine
         if not machine.aarch64[0]:
-            return Failed("the guest entered AArch32 state, which engine unicorn does not run")
+            return Failed(
+                "the guest entered AArch32 state, which engine unicorn does not run,"
+                f" pc {machine.pc[0]:#x}"
+            )
         ec = esr >> 26
         if machine.exception.target == 1:
             return self._enter_el1(esr, address if ec in Ec.WITH_ADDRESS else None)
@@ -71,9 +75,7 @@ class Traps:
     def inject_abort(self) -> Failed | None:
         """Deliver the pending abort to EL1; `Failed` where EL1 cannot take it."""
         esr, address, _ = self._take_pending()
-        from_el0 = not self._machine.read(Reg.PSTATE) & 0xC
-        syndrome = exceptions.abort_syndrome(esr, from_el0=from_el0)
-        return self._enter_el1(syndrome, address, injected=True)
+        return self._enter_el1(exceptions.abort_syndrome(esr), address, injected=True)
 
     def _take_pending(self) -> tuple[int, int, int]:
         pending, self.pending = self.pending, None
@@ -101,7 +103,7 @@ class Traps:
         machine = self._machine
         pstate = machine.read(Reg.PSTATE)
         pc = machine.pc[0]
-        vector = exceptions.entry(pstate, machine.read(Reg.VBAR_EL1))
+        vector = exceptions.entry(pstate, machine.read(Reg.VBAR_EL1), injected=injected)
         ec = esr >> 26
         # No instruction was executed since the last time, and none ever will be.
         if pc == vector and pstate & 0x3CF == MASKED and (ec in Ec.FETCHES or ec == Ec.UNKNOWN):
@@ -134,12 +136,16 @@ class Traps:
         machine = self._machine
         esr, pc = machine.read(Reg.ESR_EL1), machine.read(Reg.ELR_EL1)
         what = exceptions.describe(esr, machine.read(Reg.FAR_EL1))
-        code = machine.code(pc, 4)
-        if len(code) == 4:
-            what += f", pc {pc:#x}, instruction {sysregs.describe(int.from_bytes(code, 'little'))}"
-        else:
-            what += f", pc {pc:#x}"
-        return Failed(f"unhandled {what}; no vector at {vector:#x}")
+        if esr >> 26 in exceptions.Ec.RETURN_BEHIND:
+            pc -= 4
+        return Failed(f"unhandled {what}, {self.place(pc)}; no vector at {vector:#x}")
+
+    def place(self, pc: int) -> str:
+        """Return an address, and what instruction is there."""
+        code = self._machine.code(pc, 4)
+        if len(code) < 4:
+            return f"pc {pc:#x}"
+        return f"pc {pc:#x}, instruction {instruction_text(int.from_bytes(code, 'little'))}"
 
     def _system(self, access: sysregs.SysAccess) -> bool:
         """Perform a trapped access; return whether the guest may make it."""

@@ -42,8 +42,8 @@ def test_the_initial_state() -> None:
         for index, cpu in enumerate(guest.vcpus):
             arg, level, masks, control, own_stack, mpidr, x6, x7 = args(cpu.enter())
             assert (arg, level >> 2, masks, own_stack, x6, x7) == (ARGUMENT, 1, 0x3C0, 1, 0, 0)
-            assert not control & 1, "the MMU is off"
-            assert mpidr & 0xFF == index
+            assert control == 0, "as Hafnium has it: the MMU is off, and no RES1 bit is set"
+            assert mpidr == index, "without bit 31, as Hafnium has it"
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import x64
-from kvm_guest import BASE, INTERRUPT, PAGE_FAULT, REPORT, REPORT_ALL, Guest, args, needs_kvm
+from kvm_guest import BASE, HOLE, INTERRUPT, PAGE_FAULT, REPORT, REPORT_ALL, Guest, args, needs_kvm
 
 from hfsched.errors import InternalError
-from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer, Wfi
+from hfsched.vcpu.engine import Conduit, Exit, Failed, Fault, Hypercall, Kicked, Mmio, Timer, Wfi
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 
 pytestmark = needs_kvm
@@ -162,12 +162,49 @@ def test_an_exception_without_handlers_is_the_end_and_reset_a_new_beginning() ->
             guest.cpu.reset(BASE, 7)
 
 
+@pytest.mark.parametrize(
+    ("code", "what", "at", "shown"),
+    [
+        (x64.UD2, "undefined instruction", 0, "0f 0b"),
+        (bytes.fromhex("31d2 f7f2"), "division error", 2, "f7 f2"),
+        (
+            x64.mov("rbx", HOLE) + x64.load("rax", "rbx"),
+            f"page fault (read) at {HOLE:#x}",
+            10,
+            "48 8b 03",
+        ),
+        (
+            x64.mov("rbx", HOLE) + x64.store("rbx", "rax"),
+            f"page fault (write) at {HOLE:#x}",
+            None,
+            "",
+        ),
+        (x64.mov("rbx", HOLE) + x64.jump_to("rbx"), f"page fault (fetch) at {HOLE:#x}", None, ""),
+    ],
+    ids=["undefined", "division", "read", "write", "fetch"],
+)
+def test_the_end_is_in_words(code: bytes, what: str, at: int | None, shown: str) -> None:
+    with Guest(code) as guest:
+        while not isinstance(end := guest.enter(), Failed):
+            assert isinstance(end, Mmio | Fault)
+            guest.cpu.inject_abort()
+        words = end.reason
+        assert words.startswith(f"unhandled {what}, rip 0x")
+        assert words.endswith("; no handler can be entered (a triple fault)")
+        if at is not None:
+            assert f", rip {BASE + at:#x}, instruction bytes {shown} " in words
+
+
+POPCNT = x64.POPCNT.hex(" ")
+
+
 def test_an_instruction_that_kvm_cannot_do_is_the_end_of_the_cpu_and_no_fetch() -> None:
     """Where KVM can do it, there is nothing to see."""
     with Guest(x64.mov("rbx", 7) + x64.POPCNT + CALL, handlers={PAGE_FAULT: REPORT_ALL}) as guest:
         end = guest.enter()
         if isinstance(end, Failed):
-            assert "cannot emulate the instruction" in end.reason
+            why = f"KVM cannot emulate the instruction (0x1), rip {guest.start + 10:#x}"
+            assert end.reason.startswith(f"engine kvm: {why}, instruction bytes {POPCNT} ")
         else:
             assert args(end)[0] == 3
 

@@ -374,6 +374,7 @@ def test_a_guest_whose_state_kvm_refuses_ends_by_its_abort_and_nothing_else_does
         guest.cpu.inject_abort()
         end = guest.enter()
         assert isinstance(end, Failed)
-        assert "an abort cannot be delivered" in end.reason
+        assert f"the abort at {HOLE:#x} cannot be delivered" in end.reason
+        assert f", rip {there + len(paging_off) + 7:#x}, instruction bytes 67 a1" in end.reason
         guest.cpu.reset(BASE, 0)
         assert isinstance(guest.enter(), Mmio)
