@@ -36,7 +36,7 @@ idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it and the
 `fg` continues both.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
-unread; 130 interrupted.
+unread or dropped; 130 interrupted.
 """
 
 

@@ -308,11 +308,23 @@ class RunSession:
             if vm.unclaimed:
                 messages = count(vm.unclaimed, "message")
                 left.append(f"vm {vm.name}: {messages} for host ports that no program opened")
+            if vm.malformed:
+                messages = count(vm.malformed, "message")
+                left.append(
+                    f"vm {vm.name}: {messages} to the host dropped: shorter than the 16-byte port"
+                    ' header (framing = "raw" in a manifest: messages have none)'
+                )
+            if vm.discarded:
+                messages = count(vm.discarded, "message")
+                left.append(f"vm {vm.name}: {messages} dropped: the host program had disconnected")
             if vm.lost:
                 messages = count(vm.lost, "message")
                 left.append(
                     f"vm {vm.name}: {messages} to the host undelivered: the machine stopped"
                 )
+        if self._server is not None and self._server.discarded:
+            messages = count(self._server.discarded, "message")
+            left.append(f"host programs: {messages} dropped: disconnected before reading them")
         if self._undelivered:
             left.append(f"host programs: messages undelivered: {_NOT_TAKEN}")
         if lines := console.undelivered():
