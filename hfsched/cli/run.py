@@ -69,6 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a device tree blob for each VM; 'auto' has one made (a file of that name is ./auto)",
     )
     guests.add_argument(
+        "--raw-image",
+        action="store_true",
+        default=None,
+        help="take each image as it is, whatever its format: it is entered at its first byte",
+    )
+    guests.add_argument(
         "--framing",
         choices=("ports", "raw"),
         help="whether messages begin with 16 bytes of port numbers (ports)",
@@ -123,8 +129,8 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
         raise ConfigError("name either a manifest or at least one --guest, such as trusty.bin")
     if args.manifest is not None:
         unfit = [
-            f"--{name}"
-            for name in ("memory", "vcpus", "dialect", "fdt", "framing")
+            f"--{name.replace('_', '-')}"
+            for name in ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image")
             if getattr(args, name) is not None
         ]
         if unfit:
@@ -162,4 +168,6 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
         vm.fdt = args.fdt
     if args.framing is not None:
         vm.framing = args.framing
+    if args.raw_image:
+        vm.format = "raw"
     return vm

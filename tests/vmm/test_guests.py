@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from hfsched.errors import ConfigError, ImageError
+from hfsched.memory.image import place
+from hfsched.memory.ram import Ram
 from hfsched.programs.bundled import PROGRAMS
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images, resolve
@@ -131,3 +133,39 @@ def test_an_image_that_would_not_boot_is_refused_with_its_reason() -> None:
     Path("data").write_bytes(b"\x7fELF" + bytes(100))
     with pytest.raises(ImageError, match=r"^vm vm: data: "):
         resolve("vm", "data", "auto")
+
+
+# Any file as it is.
+
+LOOP = b"\x00\x00\x00\x14"  # b .
+
+
+def test_a_raw_image_is_loaded_as_it_is_and_entered_at_its_first_byte(tmp_path: Path) -> None:
+    file = tmp_path / "loop"
+    file.write_bytes(LOOP)
+    with pytest.raises(ImageError, match=r"to boot it as it is, from its first byte: --raw-image"):
+        resolve("vm", str(file), "auto")
+    code = resolve("vm", str(file), "auto", raw=True)
+    assert code.machine == "aarch64"
+    assert code.image is not None
+    ram = Ram("vm", 0x1000)
+    assert place(code.image, ram, 0x4000_0000) == 0x4000_0000
+    assert ram.read(0, 8) == LOOP + bytes(4)
+    assert resolve("vm", str(file), "kvm", raw=True).machine == device.MACHINE
+
+
+def test_a_raw_image_may_have_a_format(tmp_path: Path) -> None:
+    file = tmp_path / "elf"
+    file.write_bytes(b"\x7fELF" + bytes(8))
+    code = resolve("vm", str(file), "auto", raw=True)
+    assert code.image is not None
+    assert bytes(code.image.segments[0].data) == b"\x7fELF" + bytes(8)
+
+
+def test_what_cannot_be_a_raw_image(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(ImageError, match=f"^vm vm: {empty}: an empty file$"):
+        resolve("vm", str(empty), "auto", raw=True)
+    with pytest.raises(ConfigError, match="engine script cannot run a raw image"):
+        resolve("vm", str(empty), "script", raw=True)
