@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from hfsched.errors import ConfigError, ImageError, describe
+from hfsched.errors import ConfigError, ImageError, UserError, describe
 from hfsched.memory.image import boot_problem, raw_image, read_bytes, read_image
 from hfsched.memory.imagetypes import Image
 from hfsched.vcpu.kvm import device
@@ -18,7 +18,7 @@ from hfsched.vcpu.kvm import device
 if TYPE_CHECKING:
     from hfsched.vcpu.script import Program
 
-__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "resolve"]
+__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "guest_includes", "resolve"]
 
 RAW_HINT = 'to boot it as it is, from its first byte: --raw-image (manifest: format = "raw")'
 ARCHITECTURES = ("aarch64", "x86_64")
@@ -53,6 +53,22 @@ def bundled_images(engine: str = "auto") -> dict[str, Path]:
                     found.setdefault(path.name, path)
                     found.setdefault(f"{architecture}/{path.name}", path)
     return found
+
+
+def guest_includes(architecture: str) -> list[Path]:
+    """Return the folders of ``hypercalls.h``, which C guests include, for "aarch64" or "x86_64".
+
+    Raises UserError for another architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(
+            f"{architecture!r} is no architecture of guests: {', '.join(ARCHITECTURES)}"
+        )
+    package = Path(__file__).resolve().parent.parent
+    installed, source = package / "_guests" / "include", package.parent / "guests"
+    if installed.is_dir():
+        return [installed, installed / architecture]
+    return [source / "common", source / "arch" / architecture]
 
 
 def resolve(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode:

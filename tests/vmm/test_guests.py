@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from hfsched.errors import ConfigError, ImageError
+from hfsched.errors import ConfigError, ImageError, UserError
 from hfsched.memory.image import place
 from hfsched.memory.ram import Ram
 from hfsched.programs.bundled import PROGRAMS
 from hfsched.vcpu.kvm import device
-from hfsched.vmm.guests import bundled_images, resolve
+from hfsched.vmm.guests import bundled_images, guest_includes, resolve
 
 with_images = pytest.mark.skipif(
     "echo.bin" not in bundled_images(), reason="the bundled guests are not built: script/guests"
@@ -169,3 +171,21 @@ def test_what_cannot_be_a_raw_image(tmp_path: Path) -> None:
         resolve("vm", str(empty), "auto", raw=True)
     with pytest.raises(ConfigError, match="engine script cannot run a raw image"):
         resolve("vm", str(empty), "script", raw=True)
+
+
+# Guests of one's own.
+
+
+def test_guests_in_c_find_their_header(tmp_path: Path) -> None:
+    source = tmp_path / "guest.c"
+    source.write_text('#include "hypercalls.h"\nvoid f(void) { ffa_yield(); }\n')
+    for architecture in ("aarch64", "x86_64"):
+        includes = [f"-I{folder}" for folder in guest_includes(architecture)]
+        target = ["-target", f"{architecture}-freestanding-none"]
+        command = [sys.executable, "-m", "ziglang", "cc", *target, *includes, "-ffreestanding"]
+        subprocess.run([*command, "-c", "-o", str(tmp_path / "o"), str(source)], check=True)
+
+
+def test_an_architecture_without_guests() -> None:
+    with pytest.raises(UserError, match="'mips' is no architecture of guests: aarch64, x86_64"):
+        guest_includes("mips")
