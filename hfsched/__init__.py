@@ -1,24 +1,40 @@
 """hfsched: a Hafnium-style hypervisor mailbox scheduler in user space.
 
-`connect` and `connect_async` talk to the VMs of a running machine; they are loaded when first used,
-so that importing this package costs nothing.
+`connect` and `connect_async` talk to the VMs of a running machine; `HfschedError` is the base of what
+they raise.  `guest_includes` has the C header of guests.  All are loaded when first used, so that
+importing this package costs nothing.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hfsched.client import ConnectionClosed, connect
+    from hfsched.client import ConnectionClosed, RefusedError, connect
     from hfsched.client_asyncio import connect_async
+    from hfsched.errors import HfschedError, UserError
+    from hfsched.vmm.guests import guest_includes
 
-__all__ = ["ConnectionClosed", "__version__", "connect", "connect_async"]
+__all__ = [
+    "ConnectionClosed",
+    "HfschedError",
+    "RefusedError",
+    "UserError",
+    "__version__",
+    "connect",
+    "connect_async",
+    "guest_includes",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ConnectionClosed": "hfsched.client",
+    "HfschedError": "hfsched.errors",
+    "RefusedError": "hfsched.client",
+    "UserError": "hfsched.errors",
     "connect": "hfsched.client",
     "connect_async": "hfsched.client_asyncio",
+    "guest_includes": "hfsched.vmm.guests",
 }
 
 

@@ -44,6 +44,12 @@ def build_wheel(
             target = _IMAGES / image.parent.name / image.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(image, target)
+        headers = _IMAGES / "include"  # what a guest of one's own needs; see `guest_includes`
+        headers.mkdir()
+        shutil.copyfile(_TOP / "guests" / "common" / "hypercalls.h", headers / "hypercalls.h")
+        for folder in sorted((_TOP / "guests" / "arch").iterdir()):
+            (headers / folder.name).mkdir()
+            shutil.copyfile(folder / "arch.h", headers / folder.name / "arch.h")
         return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
     finally:
         shutil.rmtree(_IMAGES, ignore_errors=True)

@@ -420,6 +420,12 @@ def test_the_package_has_no_other_names() -> None:
     assert {"connect", "connect_async"} <= set(dir(hfsched))
 
 
+def test_what_the_client_raises_is_exported() -> None:
+    for name in ("ConnectionClosed", "RefusedError", "UserError"):
+        assert name in hfsched.__all__
+        assert issubclass(getattr(hfsched, name), hfsched.HfschedError)
+
+
 # asyncio.
 
 

@@ -20,6 +20,7 @@ from hfsched.memory.image import (
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
+from hfsched.vmm.guests import RAW_HINT
 
 if TYPE_CHECKING:
     import argparse
@@ -78,6 +79,8 @@ def _report(name: str, data: bytes) -> dict[str, Any]:
     except ImageError as error:
         # The name is in the report already.
         problem: str | None = str(error).removeprefix(printable(f"{name}: "))
+        if "nothing known" in report["looks_like"]:
+            problem = f"{problem}; {RAW_HINT}"
     else:
         report |= _known(image)
         problem = boot_problem(image)

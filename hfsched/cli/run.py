@@ -36,7 +36,7 @@ idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it and the
 `fg` continues both.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
-unread; 130 interrupted.
+unread or dropped; 130 interrupted.
 """
 
 
@@ -67,6 +67,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--fdt",
         metavar="FILE",
         help="a device tree blob for each VM; 'auto' has one made (a file of that name is ./auto)",
+    )
+    guests.add_argument(
+        "--raw-image",
+        action="store_true",
+        default=None,
+        help="take each image as it is, whatever its format: it is entered at its first byte",
     )
     guests.add_argument(
         "--framing",
@@ -123,8 +129,8 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
         raise ConfigError("name either a manifest or at least one --guest, such as trusty.bin")
     if args.manifest is not None:
         unfit = [
-            f"--{name}"
-            for name in ("memory", "vcpus", "dialect", "fdt", "framing")
+            f"--{name.replace('_', '-')}"
+            for name in ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image")
             if getattr(args, name) is not None
         ]
         if unfit:
@@ -162,4 +168,6 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
         vm.fdt = args.fdt
     if args.framing is not None:
         vm.framing = args.framing
+    if args.raw_image:
+        vm.format = "raw"
     return vm

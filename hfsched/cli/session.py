@@ -236,6 +236,8 @@ class RunSession:
                 return
             if all(name in machine.aborts for name in names):
                 return
+            for text in machine.stalls.look(self._runtime.now()):
+                self._notice(text)
             deadline = None
             if console.ended:
                 pending = self._server is not None and self._server.pending()
@@ -250,7 +252,8 @@ class RunSession:
                 if self._runtime.now() >= deadline:
                     self._report_spinning(machine, seen)
                     return
-            self._changed.wait(deadline)
+            ends = [when for when in (deadline, machine.stalls.next) if when is not None]
+            self._changed.wait(min(ends, default=None))
 
     def _pause(self, machine: Machine, console: Console, signals: Signals) -> None:
         """Stop the process until it is continued; the guests' clocks stop meanwhile."""
@@ -266,6 +269,7 @@ class RunSession:
             finally:
                 machine.suspension.resume(_STOPPED)
         console.restart_linger()
+        machine.stalls.restart()
 
     def _report_spinning(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
         """Report the vCPUs that were inside one RUN for half of the time to linger."""
@@ -304,11 +308,23 @@ class RunSession:
             if vm.unclaimed:
                 messages = count(vm.unclaimed, "message")
                 left.append(f"vm {vm.name}: {messages} for host ports that no program opened")
+            if vm.malformed:
+                messages = count(vm.malformed, "message")
+                left.append(
+                    f"vm {vm.name}: {messages} to the host dropped: shorter than the 16-byte port"
+                    ' header (framing = "raw" in a manifest: messages have none)'
+                )
+            if vm.discarded:
+                messages = count(vm.discarded, "message")
+                left.append(f"vm {vm.name}: {messages} dropped: the host program had disconnected")
             if vm.lost:
                 messages = count(vm.lost, "message")
                 left.append(
                     f"vm {vm.name}: {messages} to the host undelivered: the machine stopped"
                 )
+        if self._server is not None and self._server.discarded:
+            messages = count(self._server.discarded, "message")
+            left.append(f"host programs: {messages} dropped: disconnected before reading them")
         if self._undelivered:
             left.append(f"host programs: messages undelivered: {_NOT_TAKEN}")
         if lines := console.undelivered():

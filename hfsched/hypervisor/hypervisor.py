@@ -100,6 +100,7 @@ class Hypervisor:
             retain_only(level=1)
             event = cpu.enter()
             if type(event) is Hypercall:
+                vcpu.exits += 1
                 reply = answer(vcpu, event)
                 if type(reply) is not Switch:
                     cpu.reply(reply)  # type: ignore[arg-type]  # Regs, then
@@ -131,12 +132,14 @@ class Hypervisor:
             case Kicked() | Timer():
                 return Preempted(), VcpuState.READY
             case Wfi():
+                vcpu.exits += 1
                 with vcpu.vm.lock:
                     if vcpu.interrupts.up:
                         return None
                 result = self._with_timer(vcpu, WaitForInterrupt(None))
                 return result, VcpuState.BLOCKED_INTERRUPT
             case Mmio() | Fault():
+                vcpu.exits += 1
                 self._stage_2_fault(vcpu, event)
                 return None
             case Failed(reason):

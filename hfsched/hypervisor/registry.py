@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Registry"]
 
-IDS_MAX = 0x7FFF  # bit 15 marks the secure world and its partitions
+IDS_MAX = 0xFFFF  # bit 15 marks secure partitions
 
 
 class Registry:

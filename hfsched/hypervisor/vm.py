@@ -50,12 +50,14 @@ class Vcpu:
     `claimed` is set from the RUN that enters it until its registers are saved: the state alone would
     let a second RUN in too early.  `start` is {entry, argument} of a vCPU that has been turned on
     and not yet run.  `direct_origin` is the VM whose direct request it serves.
+    `exits` counts its hypercalls, WFIs and accesses outside memory, on its own thread.
     """
 
     __slots__ = (
         "claimed",
         "cpu",
         "direct_origin",
+        "exits",
         "fault",
         "index",
         "interrupts",
@@ -73,6 +75,7 @@ class Vcpu:
         self.claimed = False
         self.start: tuple[int, int] | None = None
         self.direct_origin: int | None = None
+        self.exits = 0
         self.interrupts = Interrupts()
         self.line = False
         # For the thread that runs it: the stage-2 fault last retried, and the pages' changes by then.

@@ -301,6 +301,12 @@ class Mirror:
         with self._lock:
             return self._slots[vcpu].activity
 
+    def in_run(self, vcpu: int) -> bool:
+        """Return whether `vcpu` is in RUN, or about to be: neither asleep, nor held by something else."""
+        with self._lock:
+            slot = self._slots[vcpu]
+            return slot.activity is _RUNNING and not slot.blocked
+
     def peek(self) -> tuple[tuple[VcpuActivity, bool], ...]:
         """Return {activity, kicked} of each vCPU without the lock: to be shown, nothing else."""
         return tuple((slot.activity, slot.kick) for slot in self._slots)

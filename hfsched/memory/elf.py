@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from hfsched.memory.elfkind import not_a_guest
 from hfsched.memory.imagetypes import MAX_MEMORY, Image, Segment, refuse
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import printable
@@ -84,12 +85,15 @@ def parse(name: str, data: bytes) -> Image:
         for tag, what, size in ((_DT_RELSZ, "DT_REL", 16), (_DT_RELRSZ, "DT_RELR", 8)):
             if tags.get(tag):
                 counts[what] = -(-tags[tag] // size)
+    physical = _physical(entry, loads) if fixed else entry - link_base
+    if defect is None:
+        defect = not_a_guest(data, machine, entry, _code_at(segments, physical))
     return Image(
         name=name,
         kind="elf64",
         machine=machine,
         segments=segments,
-        entry=_physical(entry, loads) if fixed else entry - link_base,
+        entry=physical,
         fixed_base=link_base if fixed else None,
         memory_size=memory_size,
         alignment=max(PAGE_SIZE, *(p.alignment for p in loads)),
@@ -98,6 +102,15 @@ def parse(name: str, data: bytes) -> Image:
         link_base=link_base,
         defect=defect,
     )
+
+
+def _code_at(segments: tuple[Segment, ...], address: int) -> bytes:
+    """Return some bytes from an address on, none where no segment has content."""
+    for segment in segments:
+        offset = address - segment.address
+        if 0 <= offset < len(segment.data):
+            return bytes(segment.data[offset : offset + 64])
+    return b""
 
 
 def _check_ident(name: str, data: bytes) -> None:

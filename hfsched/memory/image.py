@@ -5,7 +5,7 @@
     entry = place(image, ram, 0x40000000)   # PC of vCPU 0, MMU off
 
 Two kinds boot: a flat file with the arm64 Linux header or its like for x86-64 (`linux`), and a
-static ELF64 (`elf`).  This file detects the format and places what its parser returns.  Parsing copies
+static ELF64 (`elf`); any other file does where the user says so (`raw_image`).  This file detects the format and places what its parser returns.  Parsing copies
 nothing and writes nothing; `place` checks everything before its first write.  Memory use and time are
 bounded by the file's size, whatever its headers say.
 """
@@ -18,7 +18,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from hfsched.memory import linux
-from hfsched.memory.imagetypes import Image, refuse
+from hfsched.memory.imagetypes import Image, Segment, refuse
 from hfsched.memory.ram import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "looks_like",
     "parse_image",
     "place",
+    "raw_image",
     "read_bytes",
     "read_image",
 ]
@@ -167,6 +168,26 @@ def parse_image(name: str, data: bytes) -> Image:
         name,
         "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file"
         f" ({len(data)} bytes): {looks_like(data)}",
+    )
+
+
+def raw_image(name: str, data: bytes, machine: str) -> Image:
+    """Return any file as an image: it is loaded as it is, and entered at its first byte.
+
+    Raises ImageError for an empty file.
+    """
+    if not data:
+        raise refuse(name, "an empty file")
+    segment = Segment(0, memoryview(data), len(data), "rwx")
+    return Image(
+        name=name,
+        kind="raw",
+        machine=machine,
+        segments=(segment,),
+        entry=0,
+        fixed_base=None,
+        memory_size=len(data),
+        alignment=PAGE_SIZE,
     )
 
 

@@ -30,7 +30,7 @@ class Segment(Struct, frozen=True):
 class Image(Struct, frozen=True):
     """A parsed image.  Its segments are sorted and do not overlap.
 
-    `kind` is "linux-raw" (arm64), "hfx-raw" (x86-64) or "elf64", `machine` "aarch64" or "x86_64".
+    `kind` is "linux-raw" (arm64), "hfx-raw" (x86-64), "elf64" or "raw" (any file), `machine` "aarch64" or "x86_64".
     `fixed_base` is None for a position-independent image, which may be placed at any page, else the
     IPA of its first page.
     `entry` follows the same convention as a segment's address.  `memory_size` is the bytes from

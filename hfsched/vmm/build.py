@@ -49,7 +49,7 @@ class Builder:
 
     def build(self, spec: MachineSpec) -> list[VmParts]:
         """Make all VMs, loaded and ready to be assembled."""
-        codes = [resolve(vm.name, vm.image, spec.engine) for vm in spec.vm]
+        codes = [resolve(vm.name, vm.image, spec.engine, raw=vm.format == "raw") for vm in spec.vm]
         bases = place_memory(spec, codes)
         return [
             self._vm(spec.engine, vm, code, base)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from hfsched.errors import ConfigError, ImageError, describe
-from hfsched.memory.image import boot_problem, read_bytes, read_image
+from hfsched.errors import ConfigError, ImageError, UserError, describe
+from hfsched.memory.image import boot_problem, raw_image, read_bytes, read_image
 from hfsched.memory.imagetypes import Image
 from hfsched.vcpu.kvm import device
 
 if TYPE_CHECKING:
     from hfsched.vcpu.script import Program
 
-__all__ = ["GuestCode", "bundled_images", "resolve"]
+__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "guest_includes", "resolve"]
 
+RAW_HINT = 'to boot it as it is, from its first byte: --raw-image (manifest: format = "raw")'
 ARCHITECTURES = ("aarch64", "x86_64")
 
 
@@ -54,25 +55,58 @@ def bundled_images(engine: str = "auto") -> dict[str, Path]:
     return found
 
 
-def resolve(vm: str, image: str, engine: str) -> GuestCode:
+def guest_includes(architecture: str) -> list[Path]:
+    """Return the folders of ``hypercalls.h``, which C guests include, for "aarch64" or "x86_64".
+
+    Raises UserError for another architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(
+            f"{architecture!r} is no architecture of guests: {', '.join(ARCHITECTURES)}"
+        )
+    package = Path(__file__).resolve().parent.parent
+    installed, source = package / "_guests" / "include", package.parent / "guests"
+    if installed.is_dir():
+        return [installed, installed / architecture]
+    return [source / "common", source / "arch" / architecture]
+
+
+def resolve(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode:
     """Find and read what VM `vm` boots.
 
     With the engine script, or when it names Python: ``FILE.py[:FUNCTION]``, ``MODULE:FUNCTION`` or
-    a bundled program's name.  Else a file, or a name of `bundled_images`.  Raises ImageError or
-    ConfigError, in one line.
+    a bundled program's name.  Else a file, or a name of `bundled_images`; with `raw` any file as it is,
+    for arm64, or with the engine kvm for the host's architecture.  Raises ImageError or ConfigError, in
+    one line.
     """
+    if raw:
+        return GuestCode(_raw(vm, image, engine), None)
     path, _, function = image.partition(":")
     if engine == "script" or path.endswith(".py") or (function and not os.path.exists(image)):
         return GuestCode(None, _program(vm, image, path, function))
     try:
         parsed = read_image(_find(vm, image, engine))
     except ImageError as exc:
-        hint = ": give it with --fdt" if "device tree" in str(exc) else ""
+        hint = ""
+        if "device tree" in str(exc):
+            hint = ": give it with --fdt"
+        elif "nothing known" in str(exc):
+            hint = f"; {RAW_HINT}"
         raise ImageError(f"vm {vm}: {str(exc).removeprefix(f'vm {vm}: ')}{hint}") from None
     problem = boot_problem(parsed)
     if problem is not None:
         raise ImageError(f"vm {vm}: {image} would not boot: {problem}")
     return GuestCode(parsed, None)
+
+
+def _raw(vm: str, image: str, engine: str) -> Image:
+    if engine == "script":
+        raise ConfigError(f"vm {vm}: engine script cannot run a raw image: use unicorn")
+    path = _find(vm, image, engine)
+    try:
+        return raw_image(image, read_bytes(path), device.MACHINE if engine == "kvm" else "aarch64")
+    except ImageError as exc:
+        raise ImageError(f"vm {vm}: {exc}") from None
 
 
 def _find(vm: str, image: str, engine: str) -> Path:

@@ -23,6 +23,7 @@ from hfsched.vmm.report import (
     state_of,
     summary_of,
 )
+from hfsched.vmm.stalls import StallWatch
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "VmSummary"]
 
 _STOP_WITHIN = 5_000_000_000
+_ASK_WITHIN = 200_000_000
 
 
 class Machine:
@@ -43,6 +45,7 @@ class Machine:
     know, `on_abort(vm, reason)` a VM's end; `on_activity` is called whenever `quiet` may have
     changed, `on_hold(holder, held)` when a holder of the suspension has suspended the machine (True)
     or is about to resume it (False); none of them may block.
+    `stalls` finds what lasts too long, for a task that looks.
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
@@ -96,6 +99,10 @@ class Machine:
         self.driver = self.assembly.driver
         self.ports = self.assembly.ports
         self.suspension = self.assembly.suspension
+        self.stalls = StallWatch(
+            self.assembly.vms,
+            lambda vcpu: self.program_counter(vcpu, runtime.now() + _ASK_WITHIN),
+        )
         self._text_ports = {vm.name: vm.text_port for vm in spec.vm}
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:

@@ -51,6 +51,7 @@ __all__ = [
 
 EngineName = Literal["auto", EngineId]
 Framing = Literal["ports", "raw"]
+Format = Literal["auto", "raw"]
 FDT_AUTO = "auto"
 """In place of a device tree's file: one is made for the VM."""
 
@@ -66,7 +67,11 @@ _SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
 _SUFFIX = re.compile(r"\d+\s*([A-Za-z]+)", re.ASCII)
 _SUFFIXES = ("K", "M", "G", "KiB", "MiB", "GiB")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_CHOICES = {"engine": get_args(EngineName), "framing": get_args(Framing)}
+_CHOICES = {
+    "engine": get_args(EngineName),
+    "framing": get_args(Framing),
+    "format": get_args(Format),
+}
 # What msgspec says of a value that has another type or shape than its field.
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
@@ -84,6 +89,7 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fdt: str | None = None
     bootargs: str | None = None
     framing: Framing = "ports"
+    format: Format = "auto"
     ports: dict[str, int] = {}
     base: int | None = None
     uuid: str | None = None

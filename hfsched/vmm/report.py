@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from hfsched.hypervisor.interface import Preempted
 from hfsched.mailbox.mailbox import RxState
-from hfsched.mailbox.mirror import VcpuActivity
 
 if TYPE_CHECKING:
     from hfsched.mailbox.ports import Ports
@@ -92,8 +91,7 @@ def busy_vcpus(vms: Sequence[AssembledVm]) -> dict[str, int]:
         f"{vm.name}.{index}": counters.runs.total()
         for vm in vms
         for index, counters in enumerate(vm.driven.counters)
-        if vm.driven.mirror.activity(index) is VcpuActivity.RUNNING
-        and not vm.record.vcpus[index].cpu.waits()
+        if vm.driven.mirror.in_run(index) and not vm.record.vcpus[index].cpu.waits()
     }
 
 

@@ -63,6 +63,16 @@ def bare(cpu):
         yield from mailbox.send(sender, b"bare " + data)
 
 
+def short(cpu):
+    """Answer a message by one that is shorter than a header."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    while True:
+        sender, _ = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, b"short")
+
+
 def deaf(cpu):
     """Have a mailbox and never look into it."""
     mailbox = GuestMailbox(cpu)

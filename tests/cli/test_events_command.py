@@ -20,6 +20,22 @@ from hfsched.client import connect
 if TYPE_CHECKING:
     from conftest import Process, Start
 
+# Answers a message when the next one comes.
+LATE = """
+from hfsched.programs.library import GuestMailbox, log, swap_ports
+
+def main(cpu):
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from log("up")
+    while True:
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, swap_ports(data))
+"""
+
 DYING = '''
 from hfsched.programs.library import GuestMailbox, log
 
@@ -100,6 +116,22 @@ def test_a_client_that_connects_and_a_vm_that_ends(
         {"event": "aborted", "vm": "b", "reason": reason},
         {"event": "ended"},
     ]
+
+
+def test_an_answer_to_a_host_program_that_has_gone_is_status_3(
+    echo: Start, hfsched: Start, place: Path
+) -> None:
+    Path("late.py").write_text(LATE)
+    machine = echo("--guest", "a=late.py:main")
+    events = hfsched("events", str(place / "control"))
+    events.until('"started"')
+    with connect("a", 1, str(place / "ports")) as end:
+        end.send(b"x")
+    events.until('"disconnected"')
+    machine.type("now\n")
+    assert machine.wait() == 3
+    assert "error: vm a: 1 message dropped: the host program had disconnected" in machine.err
+    assert events.wait() == 0
 
 
 def test_ctrl_c_ends_it_with_status_0(echo: Start, hfsched: Start) -> None:

@@ -381,6 +381,36 @@ def test_an_answer_to_a_port_that_no_program_opened_is_status_3(run: Start) -> N
     assert "hfsched: error: vm guests: 2 messages for host ports " in stray.err
 
 
+def test_a_message_without_a_header_is_status_3(run: Start) -> None:
+    short = run("--guest", "guests.py:short", "--linger", "0.2")
+    short.type("one\ntwo\n")
+    assert short.wait() == 3
+    dropped = (
+        "error: vm guests: 2 messages to the host dropped: shorter than the 16-byte port header"
+    )
+    assert dropped in short.err
+
+
+def test_an_unread_message_is_named_while_it_lasts(run: Start) -> None:
+    deaf = run("--guest", "guests.py:deaf")
+    deaf.type("one\n")
+    deaf.until(
+        r"^hfsched: vm guests: a message of 19 bytes from the host has been unread for 1 s, and no"
+        r" vCPU runs: vCPU 0 waits for an interrupt \(enabled: none; pending: 1 mailbox readable\)$",
+        "err",
+    )
+    assert deaf.wait() == 3
+
+
+def test_a_vcpu_that_spins_is_named_while_it_lasts(run: Start) -> None:
+    spin = run("--guest", "guests.py:spin")
+    spin.until(
+        r"^hfsched: vm guests: vCPU 0 has run for 1 s without a hypercall or WFI; pc 0x", "err"
+    )
+    spin.interrupt()
+    assert spin.wait() == 130
+
+
 def test_without_stdin_it_runs_until_a_signal(run: Start) -> None:
     echo = run("--guest", "guests.py:echo", "--no-stdin", "--linger", "0")
     echo.end_input()

@@ -126,3 +126,11 @@ def test_a_plug_in_that_nobody_uses_imports_nothing_of_the_explorer(tmp_path: Pa
         "    assert not any(name == 'greenlet' for name in sys.modules)\n"
     )
     assert pytest_in(tmp_path).returncode == 0
+
+
+def test_the_api_is_what_the_package_lists() -> None:
+    import hfsched.explore as api  # noqa: PLC0415
+
+    assert set(api.__all__) <= set(dir(api))
+    for name in api.__all__:
+        assert getattr(api, name) is not None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from hfsched.errors import ConfigError, ImageError
-from hfsched.memory.image import parse_image
+from hfsched.errors import ConfigError, ImageError, UserError
+from hfsched.memory.image import parse_image, place
+from hfsched.memory.ram import Ram
 from hfsched.programs.bundled import PROGRAMS
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.build import place_memory
-from hfsched.vmm.guests import GuestCode, bundled_images, resolve
+from hfsched.vmm.guests import GuestCode, bundled_images, guest_includes, resolve
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
 with_images = pytest.mark.skipif(
@@ -170,3 +173,57 @@ def test_memory_lies_where_hafnium_puts_it(
     assert [hex(base) for base in place_memory(spec, [code for _, code in vms])] == [
         hex(base) for base in bases
     ]
+
+
+# Any file as it is.
+
+LOOP = b"\x00\x00\x00\x14"  # b .
+
+
+def test_a_raw_image_is_loaded_as_it_is_and_entered_at_its_first_byte(tmp_path: Path) -> None:
+    file = tmp_path / "loop"
+    file.write_bytes(LOOP)
+    with pytest.raises(ImageError, match=r"to boot it as it is, from its first byte: --raw-image"):
+        resolve("vm", str(file), "auto")
+    code = resolve("vm", str(file), "auto", raw=True)
+    assert code.machine == "aarch64"
+    assert code.image is not None
+    ram = Ram("vm", 0x1000)
+    assert place(code.image, ram, 0x4000_0000) == 0x4000_0000
+    assert ram.read(0, 8) == LOOP + bytes(4)
+    assert resolve("vm", str(file), "kvm", raw=True).machine == device.MACHINE
+
+
+def test_a_raw_image_may_have_a_format(tmp_path: Path) -> None:
+    file = tmp_path / "elf"
+    file.write_bytes(b"\x7fELF" + bytes(8))
+    code = resolve("vm", str(file), "auto", raw=True)
+    assert code.image is not None
+    assert bytes(code.image.segments[0].data) == b"\x7fELF" + bytes(8)
+
+
+def test_what_cannot_be_a_raw_image(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(ImageError, match=f"^vm vm: {empty}: an empty file$"):
+        resolve("vm", str(empty), "auto", raw=True)
+    with pytest.raises(ConfigError, match="engine script cannot run a raw image"):
+        resolve("vm", str(empty), "script", raw=True)
+
+
+# Guests of one's own.
+
+
+def test_guests_in_c_find_their_header(tmp_path: Path) -> None:
+    source = tmp_path / "guest.c"
+    source.write_text('#include "hypercalls.h"\nvoid f(void) { ffa_yield(); }\n')
+    for architecture in ("aarch64", "x86_64"):
+        includes = [f"-I{folder}" for folder in guest_includes(architecture)]
+        target = ["-target", f"{architecture}-freestanding-none"]
+        command = [sys.executable, "-m", "ziglang", "cc", *target, *includes, "-ffreestanding"]
+        subprocess.run([*command, "-c", "-o", str(tmp_path / "o"), str(source)], check=True)
+
+
+def test_an_architecture_without_guests() -> None:
+    with pytest.raises(UserError, match="'mips' is no architecture of guests: aarch64, x86_64"):
+        guest_includes("mips")
