@@ -22,6 +22,7 @@ KVM_SUITES = [
     *sorted(str(path.relative_to(TOP)) for path in TOP.glob("tests/vcpu/kvm/test_kvm_arm64*.py")),
     "tests/vcpu/kvm/test_device.py",
     "tests/conformance",
+    "tests/fidelity",
 ]
 VMM_SUITES = [
     "tests/vmm/test_guests.py",
@@ -38,7 +39,7 @@ SWAP_SUITES = [
     "tests/swap/test_torture.py",
 ]
 # So many tests of each, and more, pass: a suite that is not collected does not pass.
-LEAST = {"vcpu.kvm": 60, "conformance": 49}
+LEAST = {"vcpu.kvm": 60, "conformance": 49, "fidelity": 36}
 LEAST_VMM = {"vmm": 38}
 LEAST_CONCURRENT = {"vmm.test_concurrency": 6}
 LEAST_SWAP = {"swap": 15}

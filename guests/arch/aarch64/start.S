@@ -9,12 +9,15 @@
 /*
  * The arm64 image header of Linux's Documentation/arch/arm64/booting.rst,
  * 64 bytes. code0 is the entry point. text_offset is 0: the image is entered at the
- * first byte of the VM's memory. flags: little-endian, 4 KiB pages, anywhere.
+ * first byte of the VM's memory. flags: little-endian, 4 KiB pages, anywhere. A guest that wants the
+ * registers as they are then has an image_entry of its own, which ends in a branch to start.
  */
+	.weak	image_entry
+	.set	image_entry, start
 	.global image_start
 	.type image_start, %function
 image_start:
-	b	start
+	b	image_entry
 	.word	0
 	.quad	0			/* text_offset */
 	.quad	image_size
@@ -26,6 +29,7 @@ image_start:
 
 	.text
 
+	.global start
 	.type start, %function
 start:
 	mov	x19, x0
