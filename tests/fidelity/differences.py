@@ -74,58 +74,6 @@ _KERNELS_TRAPS = (
     " counter and timer, and DC by set and way; nobody can tell it to refuse them."
 )
 
-# To be removed with what mends it; no document has these.
-_MENDED = "it is being mended"
-TO_BE_REMOVED: tuple[Difference, ...] = (
-    Difference(
-        _MENDED, "ids of 64 bits", "2.0 (hvc (1|80000000)0000ff0[34]|... (1|80000000)bd000000) .*"
-    ),
-    Difference(_MENDED, "ids of 64 bits|debug log", "2.0 smc fd000000 .*"),
-    Difference(_MENDED, "partition info", "2.0 load 7ff81000"),
-    Difference(
-        _MENDED,
-        "unmap the mailbox",
-        "2.0 (store 7ff81000 0 1|hvc c4000066 7ff80000 7ff81000 1)",
-        "(fault|84000060) .*",
-    ),
-    Difference(_MENDED, "send: who and how much", "2.0 hvc 8400006e 28000 0 8"),
-    Difference(_MENDED, "PSCI features", "2.0 smc 8400000a (1|80000000)8400000[03]"),
-    Difference(_MENDED, "registers at the start", "2.0 entry 20", targets=ARM64),
-    Difference(_MENDED, "registers at the start", "2.0 entry (28|30)", targets=(KVM_ARM64,)),
-    Difference(_MENDED, _REGISTERS, _reads("MPIDR_EL1"), targets=ARM64),
-    Difference(
-        _MENDED,
-        "registers read",
-        _reads("TPIDR_EL1", "TPIDRRO_EL0", "CSSELR_EL1"),
-        targets=(KVM_ARM64,),
-    ),
-    Difference(
-        _MENDED,
-        _REGISTERS,
-        f"{_reads('ACTLR_EL1', 'CNTPCT_EL0')}|{_writes('ACTLR_EL1')}",
-        targets=(UNICORN,),
-    ),
-    Difference(
-        _MENDED, "instructions", _instructions("DC ISW", "DC CSW", "DC CISW"), targets=(UNICORN,)
-    ),
-    Difference(
-        _MENDED,
-        "map the mailbox, 32 bits|memory sharing|aborts",
-        "[23].0 (load|store 7ff81|store (?!9000000)).*",
-        "fault 9601.*",
-        "fault 97.*",
-        (UNICORN,),
-    ),
-    Difference(
-        _MENDED,
-        "kinds of access",
-        "2.0 instruction [bf37c]9[^b].*|2.0 instruction (c8[d9]ffc00|f85ff000) .*",
-        "fault 96.*",
-        "fault 97.*",
-        (UNICORN,),
-    ),
-)
-
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(_NO_SHARING, "features", "2.0 hvc 84000064 8400007[1-7]", ours="84000060 0 f{16}"),
     Difference(_NO_SHARING, _SHARING, _CALLS + "[8c]400007[1-7ab].*", ours="84000060 0 f{16}"),
@@ -357,7 +305,7 @@ def compare(
 ) -> list[str]:
     """Return what is wrong, in lines: a difference that is not listed, or a listed one that is none."""
     wrong = []
-    rules = [d for d in (*DIFFERENCES, *TO_BE_REMOVED) if d.concerns(target, scenario)]
+    rules = [d for d in DIFFERENCES if d.concerns(target, scenario)]
     for row, theirs, ours in zip(scenario.rows, recorded, came, strict=True):
         if not shared(target, row):
             continue

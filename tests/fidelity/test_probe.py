@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from differences import ALL, DIFFERENCES, SCRIPT, TO_BE_REMOVED, compare, shared
+from differences import ALL, DIFFERENCES, SCRIPT, compare, shared
 from fidelity_scenarios import SCENARIOS
 from fidelity_table import recorded, table
 from probemachine import run_images, run_script
@@ -97,4 +97,3 @@ def test_what_is_written_is_read_again() -> None:
 def test_the_documents_have_every_reason() -> None:
     written = " ".join(DOCS.read_text().split())
     assert [rule.why for rule in DIFFERENCES if rule.why not in written] == []
-    assert {rule.why for rule in TO_BE_REMOVED}.isdisjoint(rule.why for rule in DIFFERENCES)
