@@ -137,9 +137,12 @@ def msg_send(
 def _nobody(vcpu: Vcpu, receiver: int) -> Reply:
     """Refuse a message to an id that no VM has: the secure world exists, and never has an RX."""
     vm = vcpu.vm
-    with vm.lock:
-        busy = receiver == OTHER_WORLD_ID and vm.mailbox.tx is not None
-    return vm.dialect.error(Error.BUSY if busy else Error.INVALID_PARAMETERS)
+    if receiver == OTHER_WORLD_ID:
+        with vm.lock:
+            ready = vm.mailbox.tx is not None
+        if ready:
+            return vm.dialect.error(Error.BUSY)
+    return vm.dialect.error(Error.INVALID_PARAMETERS)
 
 
 def msg_wait(_: Context, vcpu: Vcpu) -> Reply:

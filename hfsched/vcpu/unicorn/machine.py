@@ -182,9 +182,8 @@ class Machine:
             self.x[i] = 0
         self.pc[0] = 0
         self.write_system(Sys.VMPIDR_EL2, self._index)  # Hafnium leaves bit 31 clear
-        self.write_system(
-            Sys.SCTLR_EL1, 0
-        )  # as all others, by Hafnium; the CPU itself has RES1 bits
+        # Hafnium zeroes it with all others; the CPU has its RES1 bits set.
+        self.write_system(Sys.SCTLR_EL1, 0)
         self.write_system(Sys.MDCR_EL2, _MDCR)
         self.write_system(Sys.CNTHCTL_EL2, 0)
         self.write_system(Sys.VTCR_EL2, VTCR)
