@@ -17,12 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "fidelity"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "conformance"))
 
-from differences import SCRIPT, compare
+from differences import SCRIPT
+from fidelity_compare import compare
 from fidelity_scenarios import SCENARIOS
 from fidelity_table import recorded, write
 from hafnium import run as run_hafnium
 from probemachine import run_images, run_script
-from talk import TARGETS
+from talk import TARGETS, UNICORN
 
 PROBE = Path(__file__).resolve().parent.parent / "guests" / "build" / "aarch64" / "probe.bin"
 
@@ -43,6 +44,8 @@ def look(engine: str) -> list[str]:
     for target in TARGETS:
         if target.engine == engine and target.why_not() is None:
             for scenario in SCENARIOS:
+                if scenario.waits and target != UNICORN:
+                    continue  # arm64's KVM never ends a WFI
                 came = run_images(target, scenario)
                 wrong += compare(str(target), scenario, recorded(scenario), came)
     return wrong

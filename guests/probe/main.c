@@ -15,7 +15,6 @@ const char guest_name[] = "probe";
 const bool guest_map_everything = true;
 
 static u8 stacks[ARCH_CPUS][8192] __attribute__((aligned(16)));
-static bool begun[ARCH_CPUS];
 
 /* Of the row that unmasks interrupts. */
 static struct row *taking;
@@ -84,9 +83,8 @@ static bool start(struct row *row)
 {
 	u32 index = (u32)row->r[0];
 
-	if (index >= ARCH_CPUS || begun[index])
+	if (index >= ARCH_CPUS)
 		return false;
-	begun[index] = true;
 	memset(row->r, 0, sizeof(row->r));
 	row->r[0] = (u32)arch_cpu_on(index, stacks[index] + sizeof(stacks[index]), follow,
 				     (void *)(u64)index);
@@ -101,7 +99,6 @@ static bool entry(struct row *row)
 	return true;
 }
 
-/* Written before the row is done: a vCPU that is never resumed has not done it. */
 static enum row_state run(struct row *row)
 {
 	struct fault fault = {0};
@@ -160,8 +157,12 @@ static void follow(void *argument)
 	if (script->magic == PROBE_MAGIC) {
 		struct row *row = script->rows + script->vcpus[index].first;
 
-		for (u32 i = 0; i < script->vcpus[index].count; i++, row++)
+		for (u32 i = 0; i < script->vcpus[index].count; i++, row++) {
+			if (row->state != ROW_TO_DO)
+				continue; /* the vCPU was off, and has been started again */
+			row->state = ROW_BEGUN;
 			row->state = run(row);
+		}
 	}
 	if (hypercall(FFA_ID_GET, 0, 0, 0, 0).r[2] == PRIMARY_ID)
 		arch_firmware_call(off);

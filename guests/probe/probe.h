@@ -19,7 +19,7 @@ enum row_kind {
 	ROW_EXECUTE,	 /* address: call it */
 	ROW_INSTRUCTION, /* arm64's encoding, x0 -> x0 */
 	ROW_INTERRUPTS,	 /* unmask, mask -> how many were taken, their ids */
-	ROW_START,	 /* vCPU: PSCI CPU_ON, which begins its rows -> w0 */
+	ROW_START,	 /* vCPU: PSCI CPU_ON; it goes on with its rows -> w0 */
 	ROW_ENTRY,	 /* index -> eight of the registers at the image's first instruction */
 	ROW_WORDS,	 /* address, seven 64-bit words that go there */
 };
@@ -29,6 +29,7 @@ enum row_state {
 	ROW_DONE,
 	ROW_FAULT, /* r: syndrome, address */
 	ROW_UNKNOWN,
+	ROW_BEGUN, /* a call that has not returned */
 };
 
 struct row {

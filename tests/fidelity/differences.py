@@ -7,16 +7,17 @@ whole text of a row, of Hafnium's answer and of ours.  `docs/engines.md` has eve
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fidelity_processor import INSTRUCTIONS, REGISTERS, WRITE_ONLY, encoding
-from probescript import Answer, Kind, Row, Scenario, State
+
+if TYPE_CHECKING:
+    from probescript import Scenario
 
 UNICORN, KVM_ARM64, KVM_X86, SCRIPT = "unicorn aarch64", "kvm aarch64", "kvm x86_64", "script"
 ALL = (UNICORN, KVM_ARM64, KVM_X86, SCRIPT)
 ARM64 = (UNICORN, KVM_ARM64)
-_ABORTS = (0x20, 0x21, 0x24, 0x25)  # classes of exceptions that set FAR
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         _OTHER_CPU, _REGISTERS, _writes("CPUACTLR_EL1", "L2CTLR_EL1"), targets=ARM64, varies=True
     ),
+    Difference(_OTHER_CPU, "exceptions", "2.0 instruction d5384000", targets=ARM64, varies=True),
     Difference(_OTHER_CPU, "registers at the start", "2.0 entry 38", targets=ARM64, varies=True),
     Difference(
         _OTHER_CPU,
@@ -181,7 +183,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         _EXTERNAL,
-        "map the mailbox, 32 bits|unmap the mailbox|aborts|kinds of access|memory sharing",
+        "map the mailbox, 32 bits|unmap the mailbox|aborts|kinds of access|exceptions|memory sharing",
         "[23].0 (?!execute 7ff8|store 7ff81000 1 1).*",
         "fault (96....|860000)[04][567f].*",
         "fault (960000[15]0|86000010).*|9000000 kept|0",
@@ -272,53 +274,22 @@ DIFFERENCES: tuple[Difference, ...] = (
         varies=True,
     ),
     Difference(
+        "The kernel refuses an SMC with an immediate other than 0.",
+        "immediates of calls",
+        "2.0 instruction (d4000023|d40fffe3|d41fffe3) 84000000",
+        ours="f{16}",
+        targets=(KVM_ARM64,),
+    ),
+    Difference(
+        _KERNELS_TRAPS,
+        "exceptions",
+        "2.0 instruction (d5087640|d5381020) 20000000",
+        targets=(KVM_ARM64,),
+    ),
+    Difference(
         _KERNELS_TRAPS,
         "instructions",
         _instructions("DC ISW", "DC CSW", "DC CISW"),
         targets=(KVM_ARM64,),
     ),
 )
-
-
-def shared(target: str, row: Row) -> bool:
-    """Whether an engine has such a row at all."""
-    if target in ARM64:
-        return True
-    missing = {Kind.INSTRUCTION, Kind.ENTRY} | ({Kind.EXECUTE} if target == SCRIPT else set())
-    return row.kind not in missing
-
-
-def text(target: str, row: Row, answer: Answer) -> str:
-    """Write an answer as far as it means something: a syndrome is arm64's, an address an abort's."""
-    if answer.state is State.FAULT:
-        syndrome, address, *rest = answer.regs
-        if target not in ARM64:
-            syndrome = 0
-        elif syndrome >> 26 not in _ABORTS:
-            address = 0
-        answer = Answer(State.FAULT, (syndrome, address, *rest))
-    return answer.text(row)
-
-
-def compare(
-    target: str, scenario: Scenario, recorded: Sequence[Answer], came: Sequence[Answer]
-) -> list[str]:
-    """Return what is wrong, in lines: a difference that is not listed, or a listed one that is none."""
-    wrong = []
-    rules = [d for d in DIFFERENCES if d.concerns(target, scenario)]
-    for row, theirs, ours in zip(scenario.rows, recorded, came, strict=True):
-        if not shared(target, row):
-            continue
-        named = [d for d in rules if d.names(str(row), theirs.text(row))]
-        if text(target, row, theirs) != text(target, row, ours):
-            here = text(target, row, ours)
-            if not any(re.fullmatch(d.ours, here) for d in named):
-                there = text(target, row, theirs)
-                wrong.append(f"{scenario.name}: {row}: Hafnium {there}, here {here}")
-            continue
-        wrong += [
-            f"{scenario.name}: {row}: {theirs.text(row)}: equal, but listed: {d.why}"
-            for d in named
-            if not d.varies
-        ]
-    return wrong

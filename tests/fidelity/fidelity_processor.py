@@ -5,6 +5,8 @@ from __future__ import annotations
 from fidelity_words import MAP, map_mailbox, run, scenario
 from probescript import PRIMARY, RX, SIZE, SPARE, TX, Kind, Scenario, base_of
 
+from hfsched.abi.ffa import HfId, PsciId
+
 _BASE = base_of(2)
 _READ, _WRITE, _SYSTEM = 0xD530_0000, 0xD510_0000, 0xD508_0000
 
@@ -148,6 +150,33 @@ def instructions() -> Scenario:
     return s
 
 
+def exceptions() -> Scenario:
+    """What SPSR_EL1 has after each kind of exception, by whom ever it was taken."""
+    s = scenario("exceptions")
+    status = encoding((3, 0, 4, 0, 0))
+    causes = [INSTRUCTIONS[name][0] for name in ("SVC 0", "BRK 0", "UDF 0", "DC ISW", "HLT 0")]
+    causes += [
+        encoding(REGISTERS[name]) for name in ("ACTLR_EL1", "PMCR_EL0", "ICC_CTLR_EL1", "SCTLR_EL2")
+    ]
+    causes += [ACCESSES["LDR x0"], ACCESSES["STR x0"]]
+    for cause in causes:
+        s.row(2, Kind.INSTRUCTION, cause, 0x2000_0000)
+        s.row(2, Kind.INSTRUCTION, status)
+    s.row(2, Kind.EXECUTE, 0x2000_0000)
+    s.row(2, Kind.INSTRUCTION, status)
+    return s
+
+
+def calls_with_immediates() -> Scenario:
+    """HVC and SMC with an immediate that is not 0."""
+    s = scenario("immediates of calls")
+    for instruction in (0xD400_0002, 0xD400_0003):
+        for immediate in (0, 1, 0x7FFF, 0xFFFF):
+            for function in (PsciId.VERSION, HfId.INTERRUPT_GET, 0xFF7F):
+                s.row(2, Kind.INSTRUCTION, instruction | immediate << 5, function)
+    return s
+
+
 def aborts() -> Scenario:
     """Accesses to what the VM does not have, or not so."""
     s = scenario("aborts")
@@ -178,11 +207,16 @@ def kinds_of_access() -> Scenario:
         for instruction in ACCESSES.values():
             s.row(2, Kind.INSTRUCTION, instruction, address)
     for instruction in (ACCESSES["LDR x0"], ACCESSES["STR x0"]):
-        for address in (_BASE - 4, _BASE + SIZE - 4):  # half of it
+        for address in (
+            _BASE - 4,
+            _BASE + SIZE - 4,
+            _BASE + RX - 4,
+            _BASE + RX + 0xFFC,
+        ):  # half of it
             s.row(2, Kind.INSTRUCTION, instruction, address)
     return s
 
 
 SCENARIOS = (
-    at_the_start, registers, written_registers, instructions, aborts, kinds_of_access,
+    at_the_start, registers, written_registers, instructions, exceptions, calls_with_immediates, aborts, kinds_of_access,
 )  # fmt: skip

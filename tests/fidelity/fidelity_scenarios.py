@@ -9,6 +9,7 @@ import fidelity_memory
 import fidelity_messages
 import fidelity_power
 import fidelity_processor
+import fidelity_vcpus
 
 if TYPE_CHECKING:
     from probescript import Scenario
@@ -19,6 +20,7 @@ SCENARIOS: tuple[Scenario, ...] = tuple(
         fidelity_information,
         fidelity_messages,
         fidelity_power,
+        fidelity_vcpus,
         fidelity_memory,
         fidelity_processor,
     )

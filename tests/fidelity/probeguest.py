@@ -25,14 +25,16 @@ class ScriptedGuest:
         self._rows = scenario.of(vm)
         self._came = came
         self._taken: list[int] = []
+        self._begun: set[int] = set()
 
     def program(self, cpu: Cpu) -> Guest:
         """Do the rows of a vCPU, then turn it off."""
         cpu.handler = self._interrupt
         for index in self._rows.get(cpu.index, []):
             row = self._scenario.rows[index]
-            if row.kind in MISSING:
+            if row.kind in MISSING or index in self._begun:
                 continue
+            self._begun.add(index)
             try:
                 regs = yield from self._do(cpu, row)
             except Abort as abort:

@@ -6,6 +6,7 @@ thread, so that all is as deterministic as under Hafnium.
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from probescript import (
     table,
     table_size,
 )
+from progress import QUIET
 
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import Ram
@@ -101,6 +103,29 @@ def run_script(scenario: Scenario) -> list[Answer]:
 
 
 def _follow(assembly: Assembly, scenario: Scenario) -> list[Answer]:
-    """Do the primary's rows, in their order."""
-    primary = ScriptedPrimary(assembly.hypervisor.primary)
-    return [primary.do(row) if row.who[0] == PRIMARY else PENDING for row in scenario.rows]
+    """Do the primary's rows, in their order; a guest that never comes back is kicked, so its row differs."""
+    interface = assembly.hypervisor.primary
+    primary = ScriptedPrimary(interface)
+    came = [PENDING] * len(scenario.rows)
+    done = 0
+    over = threading.Event()
+
+    def watch() -> None:
+        seen = -1
+        while not over.wait(QUIET):
+            if seen == done:
+                for vm, vcpus in enumerate(scenario.vcpus, FIRST):
+                    for vcpu in range(vcpus):
+                        interface.preempt(vm, vcpu)
+            seen = done
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for done, row in enumerate(scenario.rows):
+            if row.who[0] == PRIMARY:
+                came[done] = primary.do(row)
+    finally:
+        over.set()
+        watcher.join()
+    return came

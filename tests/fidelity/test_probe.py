@@ -7,12 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from differences import ALL, DIFFERENCES, SCRIPT, compare, shared
+from differences import ALL, DIFFERENCES, SCRIPT
+from fidelity_compare import compare, shared
 from fidelity_scenarios import SCENARIOS
 from fidelity_table import recorded, table
 from probemachine import run_images, run_script
 from probescript import PRIMARY, Answer, Kind, Scenario, State, parsed
-from talk import TARGETS, Target
+from talk import TARGETS, UNICORN, Target
+
+from hfsched.abi.ffa import PsciId
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "engines.md"
 
@@ -27,6 +30,8 @@ def test_images_get_what_hafnium_answered(target: Target, scenario: Scenario) ->
     why_not = target.why_not()
     if why_not is not None:
         pytest.skip(f"{target}: {why_not}")
+    if scenario.waits and target != UNICORN:
+        return  # no row is compared, and arm64's KVM never ends a WFI
     wrong = compare(str(target), scenario, recorded(scenario), run_images(target, scenario))
     assert not wrong, "\n".join(wrong)
 
@@ -55,7 +60,7 @@ def test_hafnium_did_all_but_what_never_returns() -> None:
         last = {row.who: index for index, row in enumerate(scenario.rows)}
         for index, (row, answer) in enumerate(zip(scenario.rows, answers, strict=True)):
             assert answer.state is not State.UNKNOWN, f"{scenario.name}: {row}"
-            if answer.state is State.PENDING:
+            if answer.state is State.PENDING and row.regs[0] != PsciId.CPU_OFF:
                 assert index == last[row.who], f"{scenario.name}: {row}"
 
 
@@ -80,7 +85,7 @@ def test_a_listed_row_that_does_not_differ_is_found(target: str) -> None:
         rules = [rule for rule in DIFFERENCES if rule.concerns(target, scenario)]
         for row, answer in zip(scenario.rows, answers, strict=True):
             for rule in rules:
-                if shared(target, row) and rule.names(str(row), answer.text(row)):
+                if shared(target, scenario, row) and rule.names(str(row), answer.text(row)):
                     found[str(rule)] += 1
         listed = compare(target, scenario, answers, answers)
         assert all("equal, but listed" in line for line in listed)

@@ -39,7 +39,7 @@ SWAP_SUITES = [
     "tests/swap/test_torture.py",
 ]
 # So many tests of each, and more, pass: a suite that is not collected does not pass.
-LEAST = {"vcpu.kvm": 60, "conformance": 49, "fidelity": 36}
+LEAST = {"vcpu.kvm": 60, "conformance": 49, "fidelity": 48}
 LEAST_VMM = {"vmm": 38}
 LEAST_CONCURRENT = {"vmm.test_concurrency": 6}
 LEAST_SWAP = {"swap": 15}
