@@ -11,11 +11,13 @@ import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 from hfsched import __version__
 from hfsched.cli.output import notice
-from hfsched.errors import UserError
-from hfsched.text import printable
+from hfsched.cli.parser import Parser
+from hfsched.errors import MisuseError, UserError
+from hfsched.text import nearest, printable
 
 __all__ = ["main"]
 
@@ -32,14 +34,16 @@ COMMANDS = {
 }
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(chosen: str | None) -> Parser:
+    parser = Parser(
         prog="hfsched",
         description="Run Hafnium-style secondary VMs in user space and carry their messages.",
-        epilog="hfsched COMMAND --help has more. Start with: hfsched run --guest trusty.bin",
+        epilog="hfsched COMMAND --help has more. Start with: hfsched run trusty.bin",
     )
     parser.add_argument("--version", action="version", version=f"hfsched {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands: argparse._SubParsersAction[Any] = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
     for name, (module, text) in COMMANDS.items():
         if name == chosen:  # the others' modules are not imported
             importlib.import_module(module).add_parser(commands)
@@ -48,18 +52,30 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _unknown(word: str) -> str:
+    """Return what to say of a word in a command's place."""
+    close = nearest(word, COMMANDS)
+    if close is None and (os.path.exists(word) or "." in word):
+        close = f"run {word}"
+    meant = ", ".join(COMMANDS) if close is None else f"did you mean `hfsched {close}`?"
+    return f"no command {word!r}: {meant}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    args = _parser(chosen).parse_args(arguments)
+    parser = _parser(chosen)
+    if chosen is not None and chosen not in COMMANDS:
+        parser.error(_unknown(chosen))
+    args = parser.parse_args(arguments)
     try:
         status = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
         notice(f"error: {printable(str(error))}")
-        return 1
+        return 2 if isinstance(error, MisuseError) else 1
     except OSError as error:  # of standard output: errors of other files are UserErrors
         if sys.stdout is not None:  # its buffer would be flushed again at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

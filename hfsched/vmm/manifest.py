@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "parse_idle",
     "parse_size",
+    "parse_vcpus",
 ]
 
 EngineName = Literal["auto", EngineId]
@@ -65,6 +66,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
 _SUFFIX = re.compile(r"\d+\s*([A-Za-z]+)", re.ASCII)
 _SUFFIXES = ("K", "M", "G", "KiB", "MiB", "GiB")
+_COUNT = re.compile(r"\d{1,12}", re.ASCII)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _CHOICES = {"engine": get_args(EngineName), "framing": get_args(Framing)}
 # What msgspec says of a value that has another type or shape than its field.
@@ -208,6 +210,13 @@ def parse_size(what: str, text: int | str) -> int:
         shown = integer(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
+
+
+def parse_vcpus(what: str, text: str) -> int:
+    """Return a number of vCPUs, from its digits; raises ConfigError."""
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= VCPUS_MAX:
+        raise ConfigError(f"{what} {text[:80]!r}: a number from 1 to {VCPUS_MAX}")
+    return int(text)
 
 
 def parse_idle(what: str, text: str) -> IdleTime:

@@ -47,7 +47,14 @@ def test_help_is_plain_ascii_and_fits_a_terminal(hfsched: Start) -> None:
     ("arguments", "why"),
     [
         ([], "required: COMMAND"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "no command 'fly': run, swap,"),
+        (["ruin"], "no command 'ruin': did you mean `hfsched run`?"),
+        (["trusty.bin"], "did you mean `hfsched run trusty.bin`?"),
+        (
+            ["run", "--gest", "a"],
+            "no option --gest: did you mean '--guest'? (see hfsched run --help)",
+        ),
+        (["image", "a", "b"], "'b': one word too many (see hfsched image --help)"),
         (["--fly", "run"], "--fly"),
         (["image"], "required: FILE"),
     ],
