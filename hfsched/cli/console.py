@@ -12,6 +12,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hfsched.cli.addressing import address
 from hfsched.cli.output import Output, notice
 from hfsched.errors import UserError
 from hfsched.scheduler.outbox import Sent
@@ -31,7 +32,7 @@ _LINE_MAX = 1 << 20  # bytes; what follows up to the newline is dropped
 class Console:
     """Connects standard input and output to the VMs' text ports.
 
-    A line goes to `default`, or to NAME when it begins with ``@NAME `` and there is such a VM.
+    A line goes to `default`, or to NAME when it begins with ``@NAME``: see `hfsched.cli.addressing`.
     `changed` is set when `ended` or `unsent` has changed, or something was printed.
     """
 
@@ -167,18 +168,12 @@ class Console:
             self.changed.set()
 
     def _send_line(self, line: bytes) -> Sent:
-        vm, text = self._address(line)
+        what = "standard input"
         try:
+            vm, text = address(line, self._default, list(self._endpoints))
+            what = f"vm {vm}"
             return self._endpoints[vm].send(text)
         except UserError as exc:
             self.refused += 1
-            notice(f"error: vm {vm}: {exc}: the line was not sent")
+            notice(f"error: {what}: {exc}; the line was not sent")
             return Sent.SENT
-
-    def _address(self, line: bytes) -> tuple[str, bytes]:
-        if line.startswith(b"@"):
-            name, _, text = line[1:].partition(b" ")
-            vm = name.decode("utf-8", "replace")
-            if vm in self._endpoints:
-                return vm, text
-        return self._default, line

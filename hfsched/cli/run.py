@@ -31,7 +31,7 @@ T = TypeVar("T")
 _DESCRIPTION = """\
 Boot guests and talk to them. A guest's log appears with its VM's name in brackets. A line typed on
 standard input goes to the first guest (or, written as "@NAME text", to VM NAME) as a message, and
-the answers are printed as "NAME: text".
+the answers are printed as "NAME: text". A line that is to begin with "@" is written with "@@".
 
   hfsched run trusty.bin
   echo version | hfsched run trusty.bin

@@ -136,7 +136,7 @@ def test_the_longest_message_fits_and_the_next_does_not(run: Start) -> None:
     assert echo.wait() == 1
     assert echo.out == f"[guests] up\nguests: {'x' * 4080}\nguests: after\n"
     assert (
-        "hfsched: error: vm guests: a message of 4081 bytes: at most 4080: the line was not sent\n"
+        "hfsched: error: vm guests: a message of 4081 bytes: at most 4080; the line was not sent\n"
         in echo.err
     )
 
@@ -191,10 +191,33 @@ def test_json_of_an_interrupted_run_ends_with_its_summary(run: Start) -> None:
 
 def test_a_line_finds_its_guest(run: Start) -> None:
     two = run("--guest", "a=guests.py:echo", "--guest", "b=guests.py:echo")
-    two.type("first\n@b second\n@a third\n@nobody fourth\n@b\n")
+    two.type("first\n@b second\n@a third\n@@nobody fourth\n@b\n@b\tfifth\n@@\n@a @b sixth\n")
     assert two.wait() == 0
     answers = sorted(line for line in two.out.splitlines() if not line.startswith("["))
-    assert answers == ["a: @nobody fourth", "a: first", "a: third", "b: ", "b: second"]
+    assert answers == [
+        *("a: @", "a: @b sixth", "a: @nobody fourth", "a: first", "a: third"),
+        *("b: ", "b: fifth", "b: second"),
+    ]
+
+
+def test_a_line_for_a_vm_that_is_not_there_is_not_sent(run: Start) -> None:
+    two = run("--guest", "a=guests.py:echo", "--guest", "bee=guests.py:echo", "--quiet")
+    two.type("@nobody text\n@ text\n@\n@be\n@\x1b[31m\n@a end\n")
+    assert two.wait() == 1
+    assert "text" not in two.out
+    assert two.out.endswith("a: end\n")
+    none = "no VM's name after '@': '@@' begins a line that is to begin with '@'"
+    there = "there are a, bee"
+    assert two.err.splitlines() == [
+        f"hfsched: error: standard input: {why}; the line was not sent"
+        for why in (
+            f"no VM nobody: {there}",
+            none,
+            none,
+            f"no VM be: {there}: did you mean 'bee'?",
+            f"no VM \\x1b[31m: {there}",
+        )
+    ]
 
 
 def test_another_guest_can_be_the_one_that_is_talked_to(run: Start) -> None:
