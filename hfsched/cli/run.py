@@ -14,15 +14,8 @@ from hfsched.cli.words import Words, sort_words
 from hfsched.errors import ConfigError, MisuseError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant
-from hfsched.vmm.manifest import (
-    EngineName,
-    MachineSpec,
-    VmSpec,
-    load,
-    parse_idle,
-    parse_size,
-    parse_vcpus,
-)
+from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
+from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
 __all__ = ["add_parser", "run"]
 
@@ -160,7 +153,7 @@ def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> Machin
     if args.name is not None:
         spec.name = args.name
     if args.swap_dir is not None:
-        spec.swap = args.swap_dir
+        spec.swap = expand(args.swap_dir)
     if args.swap_idle is not None:
         spec.swap_idle = _misuse(parse_idle, "--swap-idle", args.swap_idle)
         if spec.swap is None:
@@ -180,7 +173,7 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
     name, image = "", guest
     if "=" in guest and not os.path.exists(guest):
         name, _, image = guest.partition("=")
-    vm = VmSpec(image=image, name=name)
+    vm = VmSpec(image=expand(image), name=name)
     if args.memory is not None:
         vm.memory = parse_size("--memory", args.memory)
     if args.vcpus is not None:
@@ -188,7 +181,7 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
     if args.dialect is not None:
         vm.dialect = args.dialect
     if args.fdt is not None:
-        vm.fdt = args.fdt
+        vm.fdt = expand(args.fdt)
     if args.framing is not None:
         vm.framing = args.framing
     return vm
