@@ -150,6 +150,24 @@ def test_the_end_of_a_line_that_is_too_long_is_no_message(run: Start, tmp_path: 
     assert echo.out == "[guests] up\nguests: after\n"
 
 
+def test_lines_that_can_never_be_sent_take_no_memory(run: Start, tmp_path: Path) -> None:
+    with (tmp_path / "lines").open("w+b") as file:
+        for number in range(40):
+            file.write(b"@deaf " * (number % 2) + b"x" * (1 << 20) + b"\n")
+        file.write(b"@e after\n")
+        file.seek(0)
+        two = run(*("deaf=guests.py:deaf", "e=guests.py:echo", "--linger", "0.2"), stdin=file)
+        two.until("^e: after")
+        status = Path(f"/proc/{two.pid}/status").read_text()
+        assert two.wait() == 1
+    peak = int(status.partition("VmHWM:")[2].split()[0])  # KiB
+    assert peak < 100 << 10
+    assert two.err.count(": at most 4080; ") == 40
+    assert (
+        "vm deaf: a message of more than 4080 bytes: at most 4080; the line was not sent" in two.err
+    )
+
+
 def test_thousands_of_lines_keep_their_order(run: Start, tmp_path: Path) -> None:
     lines = [f"line {number}" for number in range(3000)]
     with (tmp_path / "lines").open("w+b") as file:
