@@ -6,8 +6,10 @@ seen even while a guest takes no message.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from hfsched.errors import UserError
 from hfsched.scheduler.outbox import Sent
 
 if TYPE_CHECKING:
+    from hfsched.cli.jobcontrol import JobControl
     from hfsched.runtime.base import Event, Runtime, Task
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.machine import Machine
@@ -38,8 +41,15 @@ class Console:
     """
 
     def __init__(
-        self, runtime: Runtime, machine: Machine, output: Output, default: str, changed: Event
+        self,
+        runtime: Runtime,
+        machine: Machine,
+        output: Output,
+        default: str,
+        changed: Event,
+        job: JobControl,
     ) -> None:
+        self._job = job
         self._runtime = runtime
         self._machine = machine
         self._output = output
@@ -123,6 +133,9 @@ class Console:
             except BlockingIOError:
                 select.select([fd], [], [])
             except OSError as exc:
+                # A background job gets EIO: it is stopped until the terminal is its own.
+                if exc.errno == errno.EIO and self._job.await_foreground(fd, signal.SIGTTIN):
+                    continue
                 notice(f"standard input: {exc.strerror}: treated as its end")
                 return b""
 

@@ -1,7 +1,7 @@
 """``hfsched``: finds the command, runs it, turns errors into one line and a status.
 
 Exit status: 0 success; 1 an error, which one line describes; 2 misuse; 3 a message was left unread;
-130 and 143 when interrupted.
+129, 130 and 143 when interrupted.
 """
 
 from __future__ import annotations

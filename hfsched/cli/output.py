@@ -13,6 +13,8 @@ from hfsched.mailbox.ports import RAW
 from hfsched.text import count, printable_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hfsched.runtime.base import Event, Runtime
 
 __all__ = ["Output", "notice"]
@@ -23,18 +25,26 @@ _COLOURS = (36, 32, 33, 35, 34, 31)
 class Output:
     """Prints guests' logs and messages on a descriptor, as text or as JSON objects.
 
-    `error` is the OSError that ended it, None while it works; `changed` is set with it.
+    `error` is the OSError that ended it, None while it works; `changed` is set with it.  `gate()` comes
+    before each write.
     """
 
     def __init__(
-        self, runtime: Runtime, fd: int, names: list[str], *, as_json: bool, changed: Event
+        self,
+        runtime: Runtime,
+        fd: int,
+        names: list[str],
+        *,
+        as_json: bool,
+        changed: Event,
+        gate: Callable[[], None] | None = None,
     ) -> None:
         self._json = as_json
         self._names = names
         self._terminal = os.isatty(fd)
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         self._colour = self._terminal and not plain
-        self._lines = Lines(runtime, "output", fd, self._loss, changed)
+        self._lines = Lines(runtime, "output", fd, self._loss, changed, gate)
 
     @property
     def error(self) -> OSError | None:

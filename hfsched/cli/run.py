@@ -37,11 +37,12 @@ echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTI
 MODULE:FUNCTION are guests written in Python.
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are
-idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it and the guests' clocks,
-`fg` continues both.
+idle, or after --linger seconds; Ctrl-C, SIGTERM and SIGHUP (unless under nohup) end it at once.
+Ctrl-Z, SIGTTIN and SIGTTOU stop it and the guests' clocks, `fg` continues both; the time of a
+SIGSTOP is taken out of the clocks when the process goes on.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
-unread; 130 interrupted.
+unread; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 
 
