@@ -25,6 +25,9 @@ _COLOURS = (36, 32, 33, 35, 34, 31)
 class Output:
     """Prints guests' logs and messages on a descriptor, as text or as JSON objects.
 
+    In text, CR LF is one line end, as LF is.  A carriage return alone is shown escaped on a terminal,
+    where it would overwrite the line, and is what the guest sent in a pipe and in JSON.
+
     `error` is the OSError that ended it, None while it works; `changed` is set with it.  `gate()` comes
     before each write.
     """
@@ -65,7 +68,8 @@ class Output:
             event = {"event": "message", "vm": vm, "port": port, **_payload("text", payload)}
             self._lines.put(_object(event))
         else:
-            self._lines.put(self._prefixed(vm, f"{vm}:", payload.rstrip(b"\n")))
+            text = payload.replace(b"\r\n", b"\n").rstrip(b"\n")
+            self._lines.put(self._prefixed(vm, f"{vm}:", text))
 
     def event(self, event: dict[str, object]) -> None:
         """Print a JSON object; nothing without --json."""

@@ -367,6 +367,22 @@ def test_a_terminal_without_colour(run: Start, environment: dict[str, str]) -> N
     assert ugly.out.startswith("[guests] red \\x1b[31m bell \\x07")
 
 
+def test_a_carriage_return_and_a_newline_are_one_line_end(run: Start) -> None:
+    windows = terminal(run, "w=guests.py:windows", NO_COLOR="1")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    assert windows.out == "[w] up\r\n[w] 10%\\r20%\r\nw: a\\nb\\rc\r\n"
+    windows = run("w=guests.py:windows")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    assert windows.raw == b"[w] up\n[w] 10%\r20%\nw: a\nb\rc\n"
+    windows = run("w=guests.py:windows", "--json")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    up, _, answer, _ = events(windows)
+    assert (up["line"], answer["text"]) == ("up", "a\r\nb\rc\r\n\r\n")
+
+
 # The end.
 
 
