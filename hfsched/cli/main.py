@@ -7,16 +7,19 @@ Exit status: 0 success; 1 an error, which one line describes; 2 misuse; 3 a mess
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from hfsched import __version__
 from hfsched.cli.output import notice
 from hfsched.cli.parser import Parser
 from hfsched.errors import MisuseError, UserError
+from hfsched.limits import cause
 from hfsched.text import nearest, printable
 
 __all__ = ["main"]
@@ -61,6 +64,19 @@ def _unknown(word: str) -> str:
     return f"no command {word!r}: {meant}"
 
 
+def _output_failed(error: OSError) -> int:
+    """Report an error of standard output, or of a limit that whatever came first has met."""
+    if sys.stdout is not None:  # its buffer would be flushed again at the end
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not isinstance(error, BrokenPipeError):
+        what = (
+            "" if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) else "standard output: "
+        )
+        notice(f"error: {what}{cause(error)}")
+    return 1
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -68,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser(chosen)
     if chosen is not None and chosen not in COMMANDS:
         parser.error(_unknown(chosen))
-    args = parser.parse_args(arguments)
     try:
+        args = parser.parse_args(arguments)
         status = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -77,10 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         notice(f"error: {printable(str(error))}")
         return 2 if isinstance(error, MisuseError) else 1
     except OSError as error:  # of standard output: errors of other files are UserErrors
-        if sys.stdout is not None:  # its buffer would be flushed again at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if not isinstance(error, BrokenPipeError):
-            notice(f"error: standard output: {error.strerror}")
+        return _output_failed(error)
+    except MemoryError:
+        notice(f"error: {cause(OSError(errno.ENOMEM, 'not enough memory'))}")
         return 1
     except Exception as error:  # noqa: BLE001 - an internal error is one line, too
         notice(f"internal error: {type(error).__name__}: {printable(str(error))}")

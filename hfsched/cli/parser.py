@@ -43,6 +43,13 @@ class Parser(argparse.ArgumentParser):
         notice(f"error: {printable(message)} (see {self.prog} --help)")
         raise SystemExit(2)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write at once: an error (OSError) is the caller's, not lost at the end of the process."""
+        if file is None or not message:
+            return
+        file.write(message)
+        file.flush()
+
     def _unknown(self, option: str) -> str:
         name = option.partition("=")[0]
         return f"no option {name}{meant(name, self._options())}"

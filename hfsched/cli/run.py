@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from hfsched.abi.dialects import DIALECTS
+from hfsched.cli.preflight import check_limits
 from hfsched.cli.session import RunSession
 from hfsched.cli.words import Words, sort_words
 from hfsched.errors import ConfigError, MisuseError
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--to {args.to}: no such VM: there are {', '.join(names)}{close}")
     if args.socket is not None and args.no_sockets:
         raise MisuseError("--socket and --no-sockets: choose one")
+    check_limits(spec)
     tune_process()
     return RunSession(args, spec, names).run()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -19,6 +20,7 @@ from hfsched.cli.output import Output
 from hfsched.cli.signals import Signals
 from hfsched.control import events
 from hfsched.errors import UserError
+from hfsched.limits import cause
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.text import count, printable
 from hfsched.vmm.machine import Machine, VmSummary
@@ -35,6 +37,12 @@ __all__ = ["RunSession"]
 
 _NS = 1_000_000_000
 _UNREAD = 3
+_SHORTAGES = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+)  # what no code of ours could mend
 _NOT_TAKEN = "RX not mapped or not released"
 _SPIN_MIN = 0.05  # seconds; shorter RUNs are not reported
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
@@ -281,7 +289,7 @@ class RunSession:
     def _verdict(self, machine: Machine, console: Console, summary: list[VmSummary]) -> int:
         if (error := self._output.error) is not None:
             closed = isinstance(error, BrokenPipeError)
-            what = " was closed before the end" if closed else f": {error.strerror}"
+            what = " was closed before the end" if closed else f": {cause(error)}"
             self._errors.append(f"standard output{what}")
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
@@ -354,6 +362,10 @@ class RunSession:
     def _failed(self, task: str, error: BaseException) -> None:
         if isinstance(error, UserError):
             self._failures.append(str(error))
+        elif isinstance(error, MemoryError):
+            self._failures.append(f"{task}: {cause(OSError(errno.ENOMEM, 'not enough memory'))}")
+        elif isinstance(error, OSError) and error.errno in _SHORTAGES:
+            self._failures.append(f"{task}: {cause(error)}")
         else:
             self._failures.append(f"internal error in {task}: {type(error).__name__}: {error}")
             if os.environ.get("HFSCHED_TRACEBACK"):

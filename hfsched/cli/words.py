@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hfsched.errors import ConfigError, MisuseError
-from hfsched.memory.image import kind_of, looks_like
+from hfsched.memory.image import is_image, looks_like
 
 __all__ = ["Words", "sort_words"]
 
@@ -77,7 +77,7 @@ def _is_manifest(word: str, engine: str, optional: bool) -> bool:  # noqa: FBT00
     if engine == "script" or word.endswith(".py"):
         return False
     head = _head(word)
-    if head is None or head.startswith(b"\x7fELF") or kind_of(head) != "unknown":
+    if head is None or is_image(head):
         return False
     text = head.decode("utf-8", "replace")
     if _MANIFEST.search(text):
