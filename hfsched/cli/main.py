@@ -15,9 +15,9 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
-from hfsched import __version__
 from hfsched.cli.output import notice
 from hfsched.cli.parser import Parser
+from hfsched.cli.version import Version
 from hfsched.errors import MisuseError, UserError
 from hfsched.limits import cause
 from hfsched.text import nearest, printable
@@ -33,6 +33,10 @@ COMMANDS = {
     ),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "show what a guest image is and whether it would boot"),
+    "completion": (
+        "hfsched.cli.completion",
+        "print a script that completes command lines in a shell",
+    ),
     "doctor": ("hfsched.cli.doctor", "show what this machine can do, and what it lacks"),
 }
 
@@ -43,7 +47,9 @@ def _parser(chosen: str | None) -> Parser:
         description="Run Hafnium-style secondary VMs in user space and carry their messages.",
         epilog="hfsched COMMAND --help has more. Start with: hfsched run trusty.bin",
     )
-    parser.add_argument("--version", action="version", version=f"hfsched {__version__}")
+    parser.add_argument(
+        "--version", action=Version, help="show the versions of hfsched and of the engines"
+    )
     commands: argparse._SubParsersAction[Any] = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
