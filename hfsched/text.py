@@ -63,7 +63,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     import difflib  # noqa: PLC0415 - only for an error
 
     folded = {each.casefold(): each for each in known}
-    close = difflib.get_close_matches(word[:80].casefold(), folded, 1, 0.7)
+    close = difflib.get_close_matches(word[:80].casefold(), folded, 1, 0.65)
     return folded[close[0]] if close else None
 
 
