@@ -7,7 +7,15 @@ A guest's error is no exception: the guest gets an error code.  Exceptions are t
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "HfschedError", "ImageError", "InternalError", "UserError", "describe"]
+__all__ = [
+    "ConfigError",
+    "HfschedError",
+    "ImageError",
+    "InternalError",
+    "MisuseError",
+    "UserError",
+    "describe",
+]
 
 
 class HfschedError(Exception):
@@ -24,6 +32,10 @@ class ImageError(UserError):
 
 class ConfigError(UserError):
     """A manifest or a command line that cannot be used."""
+
+
+class MisuseError(ConfigError):
+    """A command line that is wrong whatever the files that it names hold."""
 
 
 class InternalError(HfschedError):

@@ -6,7 +6,18 @@ they reach a terminal.  Characters that `str.isprintable` refuses are written as
 
 from __future__ import annotations
 
-__all__ = ["count", "integer", "one_line", "printable", "printable_bytes", "safe_repr"]
+from collections.abc import Iterable
+
+__all__ = [
+    "count",
+    "integer",
+    "meant",
+    "nearest",
+    "one_line",
+    "printable",
+    "printable_bytes",
+    "safe_repr",
+]
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -45,3 +56,18 @@ def integer(value: int, form: str = "d") -> str:
 def count(amount: int, what: str) -> str:
     """Return "1 line", "2 lines"."""
     return f"{amount} {what}" if amount == 1 else f"{amount} {what}s"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return which of the known words is so like `word` that it may be meant; None: none."""
+    import difflib  # noqa: PLC0415 - only for an error
+
+    folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(word[:80].casefold(), folded, 1, 0.65)
+    return folded[close[0]] if close else None
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return ": did you mean ...?" for a word that is like a known one, else nothing."""
+    close = nearest(word, known)
+    return "" if close is None else f": did you mean {close!r}?"

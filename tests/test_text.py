@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfsched.text import count, integer, one_line, printable, printable_bytes, safe_repr
+from hfsched.text import (
+    count,
+    integer,
+    meant,
+    nearest,
+    one_line,
+    printable,
+    printable_bytes,
+    safe_repr,
+)
 
 LIMIT = 500
 
@@ -64,3 +73,11 @@ def test_counts() -> None:
         "1 line",
         "2 lines",
     )
+
+
+def test_words_that_are_near() -> None:
+    known = ("run", "memory", "vcpus")
+    assert (nearest("rum", known), nearest("Memroy", known)) == ("run", "memory")
+    assert nearest("colour", known) is nearest("", known) is None
+    assert nearest("x" * 10**7, known) is None
+    assert (meant("vcpu", known), meant("colour", known)) == (": did you mean 'vcpus'?", "")

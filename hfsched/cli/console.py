@@ -6,17 +6,22 @@ seen even while a guest takes no message.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hfsched.cli.addressing import ADDRESS_MAX, address
 from hfsched.cli.output import Output, notice
+from hfsched.cli.splitter import Splitter
 from hfsched.errors import UserError
 from hfsched.scheduler.outbox import Sent
 
 if TYPE_CHECKING:
+    from hfsched.cli.jobcontrol import JobControl
     from hfsched.runtime.base import Event, Runtime, Task
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.machine import Machine
@@ -24,27 +29,35 @@ if TYPE_CHECKING:
 __all__ = ["Console"]
 
 AHEAD_MAX = 10_000  # lines read and not yet sent
+AHEAD_BYTES = 16 << 20  # of their text
 _CHUNK = 1 << 16
-_LINE_MAX = 1 << 20  # bytes; what follows up to the newline is dropped
 
 
 class Console:
     """Connects standard input and output to the VMs' text ports.
 
-    A line goes to `default`, or to NAME when it begins with ``@NAME `` and there is such a VM.
+    A line goes to `default`, or to NAME when it begins with ``@NAME``: see `hfsched.cli.addressing`.
     `changed` is set when `ended` or `unsent` has changed, or something was printed.
     """
 
     def __init__(
-        self, runtime: Runtime, machine: Machine, output: Output, default: str, changed: Event
+        self,
+        runtime: Runtime,
+        machine: Machine,
+        output: Output,
+        default: str,
+        changed: Event,
+        job: JobControl,
     ) -> None:
+        self._job = job
         self._runtime = runtime
         self._machine = machine
         self._output = output
         self._default = default
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = runtime.lock("console")
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[tuple[str, bytes]] = deque()  # VM, text
+        self._bytes = 0  # of their text
         self._filled = runtime.event("console.filled")
         self._space = runtime.event("console.space")
         self.changed = changed
@@ -99,24 +112,13 @@ class Console:
             self.changed.set()
 
     def _read(self, fd: int) -> None:
-        rest = b""
-        skipping = False  # the rest of a line that was refused
-        while True:
-            data = self._chunk(fd)
-            *lines, rest = (rest + data).split(b"\n")
-            if lines and skipping:
-                del lines[0]
-                skipping = False
-            for line in lines:
-                self._queue(line)
-            if skipping:
-                rest = b""
-            elif len(rest) > _LINE_MAX or (rest and not data):
-                skipping = len(rest) > _LINE_MAX
-                self._queue(rest)
-                rest = b""
-            if not data:
-                break
+        longest = max(endpoint.payload_max for endpoint in self._endpoints.values())
+        splitter = Splitter(ADDRESS_MAX + longest)
+        while data := self._chunk(fd):
+            for line, whole in splitter.feed(data):
+                self._queue(line, whole=whole)
+        for line, whole in splitter.end():
+            self._queue(line, whole=whole)
         with self._lock:
             self.ended = True
             self.progress = self._runtime.now()
@@ -131,24 +133,45 @@ class Console:
             except BlockingIOError:
                 select.select([fd], [], [])
             except OSError as exc:
+                # A background job gets EIO: it is stopped until the terminal is its own.
+                if exc.errno == errno.EIO and self._job.await_foreground(fd, signal.SIGTTIN):
+                    continue
                 notice(f"standard input: {exc.strerror}: treated as its end")
                 return b""
 
-    def _queue(self, line: bytes) -> None:
+    def _queue(self, line: bytes, *, whole: bool) -> None:
+        """Find out whom a line is for, and queue it; refuse what can never be sent."""
+        try:
+            vm, text = address(line, self._default, list(self._endpoints))
+        except UserError as exc:
+            self._refuse("standard input", exc)
+            return
+        most = self._endpoints[vm].payload_max
+        if len(text) > most:
+            size = str(len(text)) if whole else f"more than {most}"
+            self._refuse(f"vm {vm}", UserError(f"a message of {size} bytes: at most {most}"))
+            return
         while True:
             with self._lock:
-                if len(self._lines) < AHEAD_MAX:
-                    self._lines.append(line)
+                if len(self._lines) < AHEAD_MAX and self._bytes + len(text) <= AHEAD_BYTES:
+                    self._lines.append((vm, text))
+                    self._bytes += len(text)
                     self._filled.set()
                     return
                 self._space.clear()
             self._space.wait()
+
+    def _refuse(self, what: str, why: UserError) -> None:
+        with self._lock:
+            self.refused += 1
+        notice(f"error: {what}: {why}; the line was not sent")
 
     def _send(self) -> None:
         while True:
             with self._lock:
                 line = self._lines.popleft() if self._lines else None
                 self._sending = line is not None
+                self._bytes -= len(line[1]) if line is not None else 0
                 self._space.set()
                 if line is None:
                     if self.ended:
@@ -157,7 +180,7 @@ class Console:
             if line is None:
                 self._filled.wait()
                 continue
-            sent = self._send_line(line)
+            sent = self._send_line(*line)
             with self._lock:
                 self._sending = False
                 if sent is Sent.DEAD:
@@ -166,19 +189,9 @@ class Console:
                     self.progress = self._runtime.now()
             self.changed.set()
 
-    def _send_line(self, line: bytes) -> Sent:
-        vm, text = self._address(line)
+    def _send_line(self, vm: str, text: bytes) -> Sent:
         try:
             return self._endpoints[vm].send(text)
         except UserError as exc:
-            self.refused += 1
-            notice(f"error: vm {vm}: {exc}: the line was not sent")
+            self._refuse(f"vm {vm}", exc)
             return Sent.SENT
-
-    def _address(self, line: bytes) -> tuple[str, bytes]:
-        if line.startswith(b"@"):
-            name, _, text = line[1:].partition(b" ")
-            vm = name.decode("utf-8", "replace")
-            if vm in self._endpoints:
-                return vm, text
-        return self._default, line

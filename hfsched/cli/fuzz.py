@@ -13,7 +13,7 @@ from dataclasses import fields
 from hfsched.cli.fuzz_search import search
 from hfsched.cli.fuzz_token import VERBS
 from hfsched.cli.output import notice
-from hfsched.errors import UserError
+from hfsched.errors import MisuseError, UserError
 from hfsched.text import printable
 from hfsched.times import seconds
 from hfsched.vcpu.engines import EngineId
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         if args.what in VERBS:
             return _verb(args)
         if args.token is not None:
-            raise UserError(f"{args.token}: one scenario at a time")
+            raise MisuseError(f"{args.token}: one scenario at a time")
         _refuse(args, "engine", "html")
         return search(args)
     except UserError as error:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _verb(args: argparse.Namespace) -> int:
     if args.token is None:
-        raise UserError(f"{args.what}: missing TOKEN")
+        raise MisuseError(f"{args.what}: missing TOKEN")
     others = {"replay": ("html",), "explain": ("engine",)}.get(args.what, ("html", "engine"))
     _refuse(args, *SEARCHING, *others)
     return VERBS[args.what](args)
@@ -108,12 +108,12 @@ def _refuse(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(args, name) is not None:
             owner = {"html": "explain", "engine": "replay"}.get(name, "a search")
-            raise UserError(f"--{name} is for {owner}, not for {what}")
+            raise MisuseError(f"--{name} is for {owner}, not for {what}")
 
 
 def _list(args: argparse.Namespace) -> int:
     if args.token is not None:
-        raise UserError(f"{args.token}: list takes nothing more")
+        raise MisuseError(f"{args.token}: list takes nothing more")
     _refuse(args, *SEARCHING, "engine", "html")
     from hfsched.explore.registry import catalogue, kind_of, variants_of  # noqa: PLC0415
 
@@ -140,18 +140,18 @@ def _read(args: argparse.Namespace) -> None:
         if text is None:
             continue
         if not re.fullmatch(r"[0-9]{1,20}", text) or not least <= int(text) <= most:
-            raise UserError(f"--{name} {text}: not a number from {least} to {most}")
+            raise MisuseError(f"--{name} {text}: not a number from {least} to {most}")
         setattr(args, name, int(text))
     if args.budget is not None:
         args.budget = _budget(args.budget)
     for name, known in (("strategy", STRATEGIES), ("engine", ENGINES)):
         text = getattr(args, name)
         if text is not None and text not in known:
-            raise UserError(f"--{name} {text}: known: {', '.join(known)}")
+            raise MisuseError(f"--{name} {text}: known: {', '.join(known)}")
 
 
 def _budget(text: str) -> float:
     found = seconds(text)
     if found is None:
-        raise UserError(f"--budget {text}: not a time such as 500ms, 10s or 5m")
+        raise MisuseError(f"--budget {text}: not a time such as 500ms, 10s or 5m")
     return found

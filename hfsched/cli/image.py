@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from hfsched.errors import ImageError
 from hfsched.memory.image import (
     boot_problem,
+    check_kind,
+    is_image,
     kind_of,
     looks_like,
     parse_image,
     read_bytes,
+    read_head,
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
@@ -57,24 +60,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print what `args.file` is, as text or with `args.json` as JSON; return the exit status."""
     try:
-        data = read_bytes(args.file)
+        data, size = read_head(args.file)
+        if is_image(data):
+            data = read_bytes(args.file)
     except ImageError as error:
         print(f"hfsched: error: {error}", file=sys.stderr)
         return 2
-    report = _report(args.file, data)
+    report = _report(args.file, data, size)
     print(json.dumps(report, indent=2) if args.json else _text(report))
     return 0 if report["boots"] else 1
 
 
-def _report(name: str, data: bytes) -> dict[str, Any]:
+def _report(name: str, data: bytes, size: int) -> dict[str, Any]:
     """Return all that is known; addresses and sizes are integers, in bytes."""
     report: dict[str, Any] = {
         "name": printable(name),
         "kind": kind_of(data),
-        "file_size": len(data),
+        "file_size": size,
         "looks_like": looks_like(data),
     }
     try:
+        check_kind(name, data, size)
         image = parse_image(name, data)
     except ImageError as error:
         # The name is in the report already.

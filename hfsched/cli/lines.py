@@ -22,14 +22,21 @@ _CHUNK = 1 << 16
 
 
 class Lines:
-    """Writes to `fd`.  `loss(n)` is the line that reports n lost ones.
+    """Writes to `fd`.  `loss(n)` is the line that reports n lost ones, `gate()` comes before each write.
 
     `error` is the OSError that ended it, None while it works; `changed` is set with it.
     """
 
     def __init__(
-        self, runtime: Runtime, name: str, fd: int, loss: Callable[[int], bytes], changed: Event
+        self,
+        runtime: Runtime,
+        name: str,
+        fd: int,
+        loss: Callable[[int], bytes],
+        changed: Event,
+        gate: Callable[[], None] | None = None,
     ) -> None:
+        self._gate = gate
         self._fd = fd
         self._loss = loss
         self._changed = changed
@@ -91,6 +98,8 @@ class Lines:
                 continue
             try:
                 for start in range(0, len(chunk), _CHUNK):
+                    if self._gate is not None:
+                        self._gate()
                     write_all(self._fd, chunk[start : start + _CHUNK])
             except OSError as exc:
                 with self._lock:

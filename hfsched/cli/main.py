@@ -1,21 +1,26 @@
 """``hfsched``: finds the command, runs it, turns errors into one line and a status.
 
 Exit status: 0 success; 1 an error, which one line describes; 2 misuse; 3 a message was left unread or dropped;
-130 and 143 when interrupted.
+129, 130 and 143 when interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 import traceback
+from contextlib import suppress
+from typing import Any
 
-from hfsched import __version__
 from hfsched.cli.output import notice
-from hfsched.errors import UserError
-from hfsched.text import printable
+from hfsched.cli.parser import Parser
+from hfsched.cli.version import Version
+from hfsched.errors import MisuseError, UserError
+from hfsched.limits import cause
+from hfsched.text import nearest, printable
 
 __all__ = ["main"]
 
@@ -28,18 +33,26 @@ COMMANDS = {
     ),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "show what a guest image is and whether it would boot"),
+    "completion": (
+        "hfsched.cli.completion",
+        "print a script that completes command lines in a shell",
+    ),
     "doctor": ("hfsched.cli.doctor", "show what this machine can do, and what it lacks"),
 }
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(chosen: str | None) -> Parser:
+    parser = Parser(
         prog="hfsched",
         description="Run Hafnium-style secondary VMs in user space and carry their messages.",
-        epilog="hfsched COMMAND --help has more. Start with: hfsched run --guest trusty.bin",
+        epilog="hfsched COMMAND --help has more. Start with: hfsched run trusty.bin",
     )
-    parser.add_argument("--version", action="version", version=f"hfsched {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument(
+        "--version", action=Version, help="show the versions of hfsched and of the engines"
+    )
+    commands: argparse._SubParsersAction[Any] = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
     for name, (module, text) in COMMANDS.items():
         if name == chosen:  # the others' modules are not imported
             importlib.import_module(module).add_parser(commands)
@@ -48,23 +61,47 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _unknown(word: str) -> str:
+    """Return what to say of a word in a command's place."""
+    close = nearest(word, COMMANDS)
+    if close is None and (os.path.exists(word) or "." in word):
+        close = f"run {word}"
+    meant = ", ".join(COMMANDS) if close is None else f"did you mean `hfsched {close}`?"
+    return f"no command {word!r}: {meant}"
+
+
+def _output_failed(error: OSError) -> int:
+    """Report an error of standard output, or of a limit that whatever came first has met."""
+    if sys.stdout is not None:  # its buffer would be flushed again at the end
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not isinstance(error, BrokenPipeError):
+        what = (
+            "" if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) else "standard output: "
+        )
+        notice(f"error: {what}{cause(error)}")
+    return 1
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    args = _parser(chosen).parse_args(arguments)
+    parser = _parser(chosen)
+    if chosen is not None and chosen not in COMMANDS:
+        parser.error(_unknown(chosen))
     try:
+        args = parser.parse_args(arguments)
         status = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
         notice(f"error: {printable(str(error))}")
-        return 1
+        return 2 if isinstance(error, MisuseError) else 1
     except OSError as error:  # of standard output: errors of other files are UserErrors
-        if sys.stdout is not None:  # its buffer would be flushed again at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if not isinstance(error, BrokenPipeError):
-            notice(f"error: standard output: {error.strerror}")
+        return _output_failed(error)
+    except MemoryError:
+        notice(f"error: {cause(OSError(errno.ENOMEM, 'not enough memory'))}")
         return 1
     except Exception as error:  # noqa: BLE001 - an internal error is one line, too
         notice(f"internal error: {type(error).__name__}: {printable(str(error))}")

@@ -13,6 +13,8 @@ from hfsched.mailbox.ports import RAW
 from hfsched.text import count, printable_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hfsched.runtime.base import Event, Runtime
 
 __all__ = ["Output", "notice"]
@@ -23,18 +25,29 @@ _COLOURS = (36, 32, 33, 35, 34, 31)
 class Output:
     """Prints guests' logs and messages on a descriptor, as text or as JSON objects.
 
-    `error` is the OSError that ended it, None while it works; `changed` is set with it.
+    In text, CR LF is one line end, as LF is.  A carriage return alone is shown escaped on a terminal,
+    where it would overwrite the line, and is what the guest sent in a pipe and in JSON.
+
+    `error` is the OSError that ended it, None while it works; `changed` is set with it.  `gate()` comes
+    before each write.
     """
 
     def __init__(
-        self, runtime: Runtime, fd: int, names: list[str], *, as_json: bool, changed: Event
+        self,
+        runtime: Runtime,
+        fd: int,
+        names: list[str],
+        *,
+        as_json: bool,
+        changed: Event,
+        gate: Callable[[], None] | None = None,
     ) -> None:
         self._json = as_json
         self._names = names
         self._terminal = os.isatty(fd)
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         self._colour = self._terminal and not plain
-        self._lines = Lines(runtime, "output", fd, self._loss, changed)
+        self._lines = Lines(runtime, "output", fd, self._loss, changed, gate)
 
     @property
     def error(self) -> OSError | None:
@@ -55,7 +68,8 @@ class Output:
             event = {"event": "message", "vm": vm, "port": port, **_payload("text", payload)}
             self._lines.put(_object(event))
         else:
-            self._lines.put(self._prefixed(vm, f"{vm}:", payload.rstrip(b"\n")))
+            text = payload.replace(b"\r\n", b"\n").rstrip(b"\n")
+            self._lines.put(self._prefixed(vm, f"{vm}:", text))
 
     def event(self, event: dict[str, object]) -> None:
         """Print a JSON object; nothing without --json."""

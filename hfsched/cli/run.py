@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from hfsched.abi.dialects import DIALECTS
+from hfsched.cli.preflight import check_limits
 from hfsched.cli.session import RunSession
-from hfsched.errors import ConfigError
+from hfsched.cli.words import Words, sort_words
+from hfsched.errors import ConfigError, MisuseError
 from hfsched.runtime.threads import tune_process
-from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, load, parse_idle
+from hfsched.text import meant
+from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
+from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
 __all__ = ["add_parser", "run"]
 
+T = TypeVar("T")
 
 _DESCRIPTION = """\
 Boot guests and talk to them. A guest's log appears with its VM's name in brackets. A line typed on
 standard input goes to the first guest (or, written as "@NAME text", to VM NAME) as a message, and
-the answers are printed as "NAME: text".
+the answers are printed as "NAME: text". A line that is to begin with "@" is written with "@@".
 
-  hfsched run --guest trusty.bin
-  echo version | hfsched run --guest trusty.bin
-  hfsched run --guest relay.bin --guest a=echo.bin
+  hfsched run trusty.bin
+  echo version | hfsched run trusty.bin
+  hfsched run relay.bin a=echo.bin
   hfsched run machine.toml --json
 """
 _EPILOG = """\
@@ -32,11 +38,12 @@ echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTI
 MODULE:FUNCTION are guests written in Python.
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are
-idle, or after --linger seconds; Ctrl-C ends it at once. Ctrl-Z stops it and the guests' clocks,
-`fg` continues both.
+idle, or after --linger seconds; Ctrl-C, SIGTERM and SIGHUP (unless under nohup) end it at once.
+Ctrl-Z, SIGTTIN and SIGTTOU stop it and the guests' clocks, `fg` continues both; the time of a
+SIGSTOP is taken out of the clocks when the process goes on.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
-unread or dropped; 130 interrupted.
+unread or dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 
 
@@ -49,17 +56,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("manifest", nargs="?", metavar="MACHINE.toml", help="a machine's manifest")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        action=Words,
+        metavar="[NAME=]IMAGE",
+        help="boot these images, each in a VM; or MACHINE.toml, a machine's manifest",
+    )
     guests = parser.add_argument_group("guests (without a manifest)")
     guests.add_argument(
         "--guest",
-        action="append",
-        default=[],
+        dest="words",
+        action=Words,
         metavar="[NAME=]IMAGE",
-        help="boot this image; give it several times for several VMs",
+        help="boot this image, as without --guest, whatever its name",
     )
     guests.add_argument("--memory", metavar="SIZE", help="memory of each VM (16MiB)")
-    guests.add_argument("--vcpus", type=int, metavar="N", help="vCPUs of each VM (1)")
+    guests.add_argument("--vcpus", metavar="N", help="vCPUs of each VM (1)")
     guests.add_argument(
         "--dialect", choices=tuple(DIALECTS), help="the interface that the guests use"
     )
@@ -113,59 +126,71 @@ def run(args: argparse.Namespace) -> int:
     """Run a machine to its end; return the exit status."""
     spec = _spec(args)
     if not 0 <= args.linger <= 86_400:
-        raise ConfigError(f"--linger {args.linger}: 0 to 86400 seconds")
+        raise MisuseError(f"--linger {args.linger:g}: 0 to 86400 seconds")
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
-        raise ConfigError(f"--to {args.to}: no such VM: there are {', '.join(names)}")
+        close = meant(args.to, names)
+        raise MisuseError(f"--to {args.to}: no such VM: there are {', '.join(names)}{close}")
     if args.socket is not None and args.no_sockets:
-        raise ConfigError("--socket and --no-sockets: choose one")
+        raise MisuseError("--socket and --no-sockets: choose one")
+    check_limits(spec)
     tune_process()
     return RunSession(args, spec, names).run()
 
 
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
-    if (args.manifest is None) == (not args.guest):
-        raise ConfigError("name either a manifest or at least one --guest, such as trusty.bin")
-    if args.manifest is not None:
-        unfit = [
-            f"--{name.replace('_', '-')}"
-            for name in ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image")
-            if getattr(args, name) is not None
-        ]
-        if unfit:
-            raise ConfigError(f"{', '.join(unfit)}: write it into the manifest instead")
-        spec = load(Path(args.manifest))
-    else:
-        vms = [_vm(args, guest) for guest in args.guest]
-        spec = MachineSpec(vm=vms)
+    manifest, guests = sort_words(args.words or [], args.engine or "")
+    if manifest is None:
+        try:
+            return _checked(args, MachineSpec(vm=[_vm(args, guest) for guest in guests]), "")
+        except ConfigError as exc:
+            raise MisuseError(str(exc)) from None
+    unfit = [
+        f"--{name.replace('_', '-')}"
+        for name in ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image")
+        if getattr(args, name) is not None
+    ]
+    if unfit:
+        raise MisuseError(f"{', '.join(unfit)}: write it into the manifest instead")
+    return _checked(args, load(Path(manifest)), f"manifest {manifest}")
+
+
+def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> MachineSpec:
     if args.engine is not None:
         spec.engine = args.engine
     if args.name is not None:
         spec.name = args.name
     if args.swap_dir is not None:
-        spec.swap = args.swap_dir
+        spec.swap = expand(args.swap_dir)
     if args.swap_idle is not None:
-        spec.swap_idle = parse_idle("--swap-idle", args.swap_idle)
+        spec.swap_idle = _misuse(parse_idle, "--swap-idle", args.swap_idle)
         if spec.swap is None:
-            raise ConfigError("--swap-idle needs --swap-dir DIR: where guest memory goes")
-    spec.check("command line" if args.manifest is None else f"manifest {args.manifest}")
+            raise MisuseError("--swap-idle needs --swap-dir DIR: where guest memory goes")
+    spec.check(source or "command line")
     return spec
+
+
+def _misuse(parse: Callable[[str, str], T], option: str, text: str) -> T:
+    try:
+        return parse(option, text)
+    except ConfigError as exc:
+        raise MisuseError(str(exc)) from None
 
 
 def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
     name, image = "", guest
-    if "=" in guest and not os.path.exists(guest):  # noqa: PTH110
+    if "=" in guest and not os.path.exists(guest):
         name, _, image = guest.partition("=")
-    vm = VmSpec(image=image, name=name)
+    vm = VmSpec(image=expand(image), name=name)
     if args.memory is not None:
-        vm.memory = args.memory
+        vm.memory = parse_size("--memory", args.memory)
     if args.vcpus is not None:
-        vm.vcpus = args.vcpus
+        vm.vcpus = parse_vcpus("--vcpus", args.vcpus)
     if args.dialect is not None:
         vm.dialect = args.dialect
     if args.fdt is not None:
-        vm.fdt = args.fdt
+        vm.fdt = expand(args.fdt)
     if args.framing is not None:
         vm.framing = args.framing
     if args.raw_image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -13,13 +14,14 @@ from msgspec.structs import asdict
 
 from hfsched import __version__
 from hfsched.cli.console import Console
+from hfsched.cli.jobcontrol import JobControl
 from hfsched.cli.lines import Lines
-from hfsched.cli.output import Output, notice
+from hfsched.cli.output import Output
 from hfsched.cli.signals import Signals
 from hfsched.control import events
 from hfsched.errors import UserError
+from hfsched.limits import cause
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.scheduler.suspension import SuspendError
 from hfsched.text import count, printable
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
@@ -35,10 +37,14 @@ __all__ = ["RunSession"]
 
 _NS = 1_000_000_000
 _UNREAD = 3
+_SHORTAGES = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+)  # what no code of ours could mend
 _NOT_TAKEN = "RX not mapped or not released"
 _SPIN_MIN = 0.05  # seconds; shorter RUNs are not reported
-_STOPPED = "job control"  # holds the suspension while the process is stopped
-_SUSPEND_WITHIN = _NS
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 _SWAP_WATCH_WITHIN = 5 * _NS
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something never completes
@@ -64,13 +70,22 @@ class RunSession:
         self._over = self._runtime.event("over")
         self._began = self._runtime.now()
         self._errors: list[str] = []
-        self._output = Output(self._runtime, 1, names, as_json=args.json, changed=self._changed)
+        self._job = JobControl(self._runtime, self._changed)
+        self._output = Output(
+            self._runtime,
+            1,
+            names,
+            as_json=args.json,
+            changed=self._changed,
+            gate=self._job.gate(1),
+        )
         self._notices = Lines(
             self._runtime,
             "notices",
             2,
             lambda lost: f"hfsched: {count(lost, 'notice')} lost: not read in time\n".encode(),
             self._runtime.event("notices.broken"),
+            self._job.gate(2),
         )
         self._signals: Signals | None = None
         self._default = args.to or names[0]
@@ -94,12 +109,16 @@ class RunSession:
                 self._events.note_hold,
             ) as machine:
                 self._signals = Signals(
-                    self._runtime, self._changed, lambda n: self._end_soon(128 + n, self._over)
+                    self._runtime,
+                    self._changed,
+                    lambda n: self._end_soon(128 + n, self._over),
+                    self._job,
                 )
                 if self._spec.name is not None and not self._args.no_sockets:
                     self._claim()  # before anything boots: the name may be in use
                 return self._run(machine)
         finally:
+            self._job.release()
             if self._directory is not None:
                 self._directory.close()
             self._notices.close(self._runtime.now() + _NS)
@@ -108,7 +127,9 @@ class RunSession:
             self._runtime.close()
 
     def _run(self, machine: Machine) -> int:
-        console = Console(self._runtime, machine, self._output, self._default, self._changed)
+        console = Console(
+            self._runtime, machine, self._output, self._default, self._changed, self._job
+        )
         console.open()
         machine.start()
         names = tuple(machine.vm_names())
@@ -118,8 +139,7 @@ class RunSession:
         if not self._args.no_sockets:
             self._serve(machine)
         self._wait(machine, console)
-        if self._signals is not None:
-            self._signals.release()
+        self._job.release()
         stuck = [task for server in self._commands for task in server.close()]
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
@@ -229,8 +249,9 @@ class RunSession:
         seen: tuple[int, dict[str, int]] | None = None  # the RUNs so far, half-way to the deadline
         while True:
             self._changed.clear()
-            if self._signals is not None and self._signals.stop_asked:
-                self._pause(machine, console, self._signals)
+            if self._job.attend(machine, self._notice, quiet=self._args.quiet):
+                console.restart_linger()
+                machine.stalls.restart()
             names = machine.vm_names()
             if self._failures or self._output.error or self._interrupted() is not None:
                 return
@@ -255,22 +276,6 @@ class RunSession:
             ends = [when for when in (deadline, machine.stalls.next) if when is not None]
             self._changed.wait(min(ends, default=None))
 
-    def _pause(self, machine: Machine, console: Console, signals: Signals) -> None:
-        """Stop the process until it is continued; the guests' clocks stop meanwhile."""
-        try:
-            machine.suspension.suspend(_STOPPED, self._runtime.now() + _SUSPEND_WITHIN)
-        except SuspendError as exc:
-            if not self._args.quiet:
-                notice(f"stopped, but the guests' clocks keep running: {exc}")
-            signals.stop()
-        else:
-            try:
-                signals.stop()
-            finally:
-                machine.suspension.resume(_STOPPED)
-        console.restart_linger()
-        machine.stalls.restart()
-
     def _report_spinning(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
         """Report the vCPUs that were inside one RUN for half of the time to linger."""
         half = self._args.linger / 2
@@ -288,7 +293,7 @@ class RunSession:
     def _verdict(self, machine: Machine, console: Console, summary: list[VmSummary]) -> int:
         if (error := self._output.error) is not None:
             closed = isinstance(error, BrokenPipeError)
-            what = " was closed before the end" if closed else f": {error.strerror}"
+            what = " was closed before the end" if closed else f": {cause(error)}"
             self._errors.append(f"standard output{what}")
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
@@ -373,6 +378,10 @@ class RunSession:
     def _failed(self, task: str, error: BaseException) -> None:
         if isinstance(error, UserError):
             self._failures.append(str(error))
+        elif isinstance(error, MemoryError):
+            self._failures.append(f"{task}: {cause(OSError(errno.ENOMEM, 'not enough memory'))}")
+        elif isinstance(error, OSError) and error.errno in _SHORTAGES:
+            self._failures.append(f"{task}: {cause(error)}")
         else:
             self._failures.append(f"internal error in {task}: {type(error).__name__}: {error}")
             if os.environ.get("HFSCHED_TRACEBACK"):

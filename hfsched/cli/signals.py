@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGTSTP (Ctrl-Z) while a machine runs.
+"""Signals while a machine runs: SIGINT, SIGTERM and SIGHUP end it, those of job control stop it.
 
 No handler raises: an exception between the start of a thread and its registration would lose the
 thread.  A handler notes the signal, and a task, which gets its number too, sets the event that the
@@ -12,7 +12,10 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hfsched.cli.jobcontrol import STOPS
+
 if TYPE_CHECKING:
+    from hfsched.cli.jobcontrol import JobControl
     from hfsched.runtime.base import Event, Runtime
 
 __all__ = ["Signals"]
@@ -26,42 +29,33 @@ class Signals:
     """From its creation on, `number` is the first signal that came (None: none yet).
 
     `changed` is set with it, and `on_signal(number)` is called.  A second signal ends the process at
-    once.
-
-    `stop_asked` is whether the process was asked to stop, as by Ctrl-Z, and `changed` is set with it;
-    `stop` does it.  A process that ignores SIGTSTP keeps ignoring it.  The methods are for the main
-    thread.
+    once, but for SIGHUP, of which a terminal that is closed may send several.  `job` is told of stops
+    and of SIGCONT.  Those of SIGHUP and of the stops that the process ignores it keeps ignoring.
     """
 
-    def __init__(self, runtime: Runtime, changed: Event, on_signal: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        changed: Event,
+        on_signal: Callable[[int], None],
+        job: JobControl,
+    ) -> None:
         self.number: int | None = None
-        self.stop_asked = False
         self._changed = changed
         self._on_signal = on_signal
+        self._job = job
         self._fd, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
-        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGTSTP, _seen)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, self._note)
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _seen)
+        signal.signal(signal.SIGCONT, _seen)
         runtime.spawn("signals", self._watch)
-
-    def stop(self) -> None:
-        """Stop the process; return when it was continued.
-
-        As usual, it has no effect without a shell that could continue it (an orphaned process
-        group).
-        """
-        self.stop_asked = False
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTSTP)  # to this thread: it returns once continued
-        signal.signal(signal.SIGTSTP, _seen)
-
-    def release(self) -> None:
-        """Let Ctrl-Z stop the process by itself from now on."""
-        if signal.getsignal(signal.SIGTSTP) is _seen:
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
     def _note(self, number: int, _frame: object) -> None:
         """Note the first signal, on the main thread: all that it does from now on comes after it.
@@ -72,13 +66,16 @@ class Signals:
             self.number = number
 
     def _watch(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # blocked in all other threads
         came = False
         while byte := os.read(self._fd, 1):
-            if byte[0] == signal.SIGTSTP:
-                self.stop_asked = True
-            elif came:
-                os._exit(128 + byte[0])
-            else:
+            number = byte[0]
+            if number in STOPS or number == signal.SIGCONT:
+                self._job.note(number)
+                continue
+            if not came:
                 came = True
-                self._on_signal(byte[0])
+                self._on_signal(number)
+            elif number != signal.SIGHUP:
+                os._exit(128 + number)
             self._changed.set()

@@ -14,7 +14,7 @@ from hfsched.cli.files import write_whole
 from hfsched.control import commands
 from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, SwapReport, SwapRequest
-from hfsched.errors import UserError
+from hfsched.errors import MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
@@ -75,11 +75,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Send one request, and print the reply; return the exit status."""
     if args.slow_file_cleanup and args.what != "disable":
-        raise UserError(f"--slow-file-cleanup is for disable, not for {args.what}")
+        raise MisuseError(f"--slow-file-cleanup is for disable, not for {args.what}")
     if args.svg is not None and args.what != "status":
-        raise UserError(f"--svg is for status, not for {args.what}")
+        raise MisuseError(f"--svg is for status, not for {args.what}")
     if not 0.001 <= args.within <= 600:
-        raise UserError(f"--within {args.within:g}: 0.001 to 600 seconds")
+        raise MisuseError(f"--within {args.within:g}: 0.001 to 600 seconds")
     deadline = time.monotonic() + args.within + _SLACK
     try:
         path, vm = find(args.vm, deadline)

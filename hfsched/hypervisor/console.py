@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Console"]
 
-_ENDS = (ord("\n"), 0)
+_NEWLINE = ord("\n")
+_ENDS = (_NEWLINE, 0)
 
 
 class Console:
@@ -28,13 +29,15 @@ class Console:
         self._sink = sink
 
     def put(self, vcpu: Vcpu, character: int) -> None:
-        """Take one character of the VM's log; a newline or a NUL ends the line."""
+        """Take one character of the VM's log; LF, CR LF or a NUL ends the line."""
         vm = vcpu.vm
         with vm.lock:
             if character not in _ENDS:
                 vm.log.append(character)
                 if len(vm.log) < LOG_LINE_MAX:
                     return
+            if character == _NEWLINE and vm.log.endswith(b"\r"):
+                del vm.log[-1]
             line = bytes(vm.log)
             vm.log.clear()
         self._sink(vm.name, line)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hfsched.memory import linux
@@ -27,12 +29,15 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_FILE",
     "boot_problem",
+    "check_kind",
+    "is_image",
     "kind_of",
     "looks_like",
     "parse_image",
     "place",
     "raw_image",
     "read_bytes",
+    "read_head",
     "read_image",
 ]
 
@@ -40,6 +45,7 @@ MAX_FILE = 1 << 30
 """The largest image file that is read, in bytes."""
 
 _CHUNK = 1 << 20
+_HEAD = 4096  # bytes, which have every magic number
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 
 # The relocation types that `place` handles: base + addend, and none.
@@ -80,12 +86,26 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
     Raises ImageError for anything else there, for what cannot be read, and above `MAX_FILE`.
     """
+    with _opened(path) as (name, descriptor):
+        return _read(name, descriptor)
+
+
+def read_head(path: str | os.PathLike[str]) -> tuple[bytes, int]:
+    """Return how a regular file begins, enough to know its kind, and its size; raises as `read_bytes`."""
+    with _opened(path) as (name, descriptor):
+        size = _size(name, descriptor)
+        return os.read(descriptor, _HEAD), size
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
+    """Open a file; what fails inside is an ImageError, too."""
     name = os.fspath(path)
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         try:
-            return _read(name, descriptor)
+            yield name, descriptor
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
@@ -93,7 +113,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise refuse(name, f"cannot be read: {reason}") from None
 
 
-def _read(name: str, descriptor: int) -> bytes:
+def _size(name: str, descriptor: int) -> int:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise refuse(name, "a directory: an image must be a regular file")
@@ -101,9 +121,14 @@ def _read(name: str, descriptor: int) -> bytes:
         raise refuse(name, "not a regular file: an image must be one")
     if status.st_size > MAX_FILE:
         raise refuse(name, f"{status.st_size} bytes; an image has at most {MAX_FILE}")
+    return status.st_size
+
+
+def _read(name: str, descriptor: int) -> bytes:
+    size = _size(name, descriptor)
     # One byte more than the size, to detect a file that grows.  Usually one part, not copied.
     parts: list[bytes] = []
-    wanted = status.st_size + 1
+    wanted = size + 1
     while part := os.read(descriptor, wanted):
         parts.append(part)
         wanted -= len(part)
@@ -113,7 +138,12 @@ def _read(name: str, descriptor: int) -> bytes:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """Read and parse the image at `path`.  Raises ImageError, one line that names the file."""
+    """Read and parse the image at `path`.  Raises ImageError, one line that names the file.
+
+    A file that is none is not read to its end, which may be far away.
+    """
+    head, size = read_head(path)
+    check_kind(os.fspath(path), head, size)
     return parse_image(os.fspath(path), read_bytes(path))
 
 
@@ -157,18 +187,27 @@ def parse_image(name: str, data: bytes) -> Image:
     Raises ImageError for what is malformed or unknown.  What is well-formed and yet would not boot
     is returned: see `boot_problem`.  The segments look into `data`.
     """
+    check_kind(name, data, len(data))
     if data[:4] == b"\x7fELF":
         from hfsched.memory import elf  # noqa: PLC0415 - only ELF images need it
 
         return elf.parse(name, data)
-    kind = kind_of(data)
-    if kind != "unknown":
-        return linux.parse(name, data, kind)
-    raise refuse(
-        name,
-        "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file"
-        f" ({len(data)} bytes): {looks_like(data)}",
-    )
+    return linux.parse(name, data, kind_of(data))
+
+
+def is_image(head: bytes) -> bool:
+    """Return whether a file that begins so is to be parsed: an ELF file of any class, or a flat image."""
+    return head[:4] == b"\x7fELF" or kind_of(head) != "unknown"
+
+
+def check_kind(name: str, head: bytes, size: int) -> None:
+    """Raise ImageError for a file of `size` bytes that begins with `head` and is no image."""
+    if not is_image(head):
+        raise refuse(
+            name,
+            "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file"
+            f" ({size} bytes): {looks_like(head)}",
+        )
 
 
 def raw_image(name: str, data: bytes, machine: str) -> Image:

@@ -213,6 +213,9 @@ class Space(Protocol):
     def thaw(self) -> None:
         """Resume them from where they stopped."""
 
+    def set_back(self, ns: int) -> None:
+        """Set the counters back, between `freeze` and `thaw`: that time has not passed for the guests."""
+
     def close(self) -> None:
         """Free the machine; no vCPU may be inside `enter`."""
 

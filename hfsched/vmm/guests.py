@@ -13,6 +13,7 @@ from msgspec import Struct
 from hfsched.errors import ConfigError, ImageError, UserError, describe
 from hfsched.memory.image import boot_problem, raw_image, read_bytes, read_image
 from hfsched.memory.imagetypes import Image
+from hfsched.text import meant
 from hfsched.vcpu.kvm import device
 
 if TYPE_CHECKING:
@@ -118,11 +119,12 @@ def _find(vm: str, image: str, engine: str) -> Path:
         return bundled[image]
     if len(path.parts) != 1 and path.parts[0] not in ARCHITECTURES:
         return path
-    names = ", ".join(name for name in bundled if name.endswith(".bin") and "/" not in name)
+    names = [name for name in bundled if name.endswith(".bin") and "/" not in name]
     known = "the bundled ones are not built: script/guests does"
     if names:
-        known = f"bundled: {names}, each also as {' and '.join(f'{a}/...' for a in ARCHITECTURES)}"
-    raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known})")
+        known = f"bundled: {', '.join(names)}, each also as {' and '.join(f'{a}/...' for a in ARCHITECTURES)}"
+    close = meant(image, names)
+    raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known}){close}")
 
 
 def _program(vm: str, image: str, path: str, function: str) -> Program:

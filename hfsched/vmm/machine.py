@@ -70,6 +70,7 @@ class Machine:
         self._on_abort = on_abort
         self._on_activity = on_activity
         self.aborts: dict[str, str] = {}
+        self._suspended_at = 0
         self.members = MemberSet()  # processes beside this one that map guest memory
         self.swap: MachineSwap | None = None
         self._swap_idle: SwapIdle | None = None
@@ -87,6 +88,9 @@ class Machine:
             self.assembly.suspension.on_hold = on_hold
             self.assembly.suspension.add(
                 Step("processes with guest memory", self.members.suspend, self.members.resume)
+            )
+            self.assembly.suspension.add(
+                Step("the time of it", self._note_suspended, lambda: None)  # after the clocks
             )
             self._stack.callback(self._wait_for_senders)
             if spec.swap is not None or monitor:
@@ -160,6 +164,18 @@ class Machine:
         finally:
             if not out:  # a thread that touches freed memory would end the process
                 self._stack.pop_all()
+
+    def _note_suspended(self, _deadline: int | None) -> bool:
+        self._suspended_at = self._runtime.now()
+        return True
+
+    def take_out(self, began: int, ended: int) -> None:
+        """Take a time that has passed (ns) out of the guests' clocks; the caller holds the suspension.
+
+        Nothing is taken if another had suspended the machine before it began.
+        """
+        if self._suspended_at > began:
+            self.assembly.set_back(ended - began)
 
     def _note_idle(self) -> None:
         """Note, on a vCPU's thread, that it begins to wait or ends."""

@@ -34,19 +34,19 @@ from hfsched.abi.dialects import DEFAULT, DIALECTS
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.text import integer
-from hfsched.times import seconds
+from hfsched.text import integer, meant
 from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.layout import ADDRESS_MAX
+from hfsched.vmm.manifest_text import NO_VM, Vocabulary, read_tables
+from hfsched.vmm.sizes import VCPUS_MAX, IdleTime, parse_idle, parse_size
 
 __all__ = [
     "FDT_AUTO",
     "EngineName",
     "MachineSpec",
     "VmSpec",
+    "expand",
     "load",
-    "parse_idle",
-    "parse_size",
 ]
 
 EngineName = Literal["auto", EngineId]
@@ -56,26 +56,10 @@ FDT_AUTO = "auto"
 """In place of a device tree's file: one is made for the VM."""
 
 TEXT_PORT = 1
-VCPUS_MAX = 32
 VMS_MAX = 1024
 TEXT_MAX = 1 << 24  # bytes
 MEMORY_DEFAULT = 16 << 20
-MEMORY_MAX = 64 << 30
-IDLE_MIN, IDLE_MAX = 0.01, 86_400.0  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_SIZE = re.compile(r"(\d{1,12})\s*(|KiB|MiB|GiB|K|M|G)", re.ASCII)
-_SUFFIX = re.compile(r"\d+\s*([A-Za-z]+)", re.ASCII)
-_SUFFIXES = ("K", "M", "G", "KiB", "MiB", "GiB")
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_CHOICES = {
-    "engine": get_args(EngineName),
-    "framing": get_args(Framing),
-    "format": get_args(Format),
-}
-# What msgspec says of a value that has another type or shape than its field.
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
-_PLACE = re.compile(r"(.*) - at `\$(?:\.vm\[(\d+)\])?\.?([^`]*)`")
 
 
 class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -105,10 +89,6 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return parse_size(f"vm {self.name}: memory", self.memory)
 
 
-class IdleTime(int):
-    """A time in ns, parsed by `parse_idle` where it is written."""
-
-
 class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A machine.  `folder` is what relative paths are relative to."""
 
@@ -121,7 +101,7 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def check(self, source: str) -> None:
         """Give unnamed VMs a name, and raise ConfigError for what cannot be used."""
         if not self.vm:
-            raise ConfigError(f"{source}: no VM: name at least one")
+            raise ConfigError(f"{source}: {NO_VM}")
         if len(self.vm) > VMS_MAX:
             raise ConfigError(f"{source}: {len(self.vm)} VMs: at most {VMS_MAX}")
         if self.name is not None:
@@ -176,7 +156,8 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     if spec.bootargs is not None and "\0" in spec.bootargs:
         raise ConfigError(f"{where}: bootargs {spec.bootargs[:80]!r}: has a NUL character")
     if spec.dialect not in DIALECTS:
-        raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}")
+        close = meant(spec.dialect, DIALECTS)
+        raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}{close}")
     size = parse_size(f"{where}: memory", spec.memory)
     spec.memory = size
     if spec.base is not None and (
@@ -196,32 +177,6 @@ def _check_vm(source: str, spec: VmSpec) -> None:
             raise ConfigError(
                 f"{where}: port {name} = {integer(port)}: 0 to {FIRST_CONNECTION - 1}"
             )
-
-
-def parse_size(what: str, text: int | str) -> int:
-    """Return a memory size in bytes, a positive multiple of 4096, from 4096 or "16MiB"."""
-    size = text if isinstance(text, int) else -1
-    if isinstance(text, str):
-        match = _SIZE.fullmatch(text.strip())
-        suffix = _SUFFIX.fullmatch(text.strip())
-        if match is not None:
-            size = int(match[1]) * _UNITS[match[2][:1]]
-        elif suffix is not None and suffix[1] not in _SUFFIXES:
-            raise ConfigError(
-                f"{what} {text[:80]!r}: unknown suffix {suffix[1][:80]!r}: use {', '.join(_SUFFIXES)}"
-            )
-    if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
-        shown = integer(text) if isinstance(text, int) else repr(text[:80])
-        raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
-    return size
-
-
-def parse_idle(what: str, text: str) -> IdleTime:
-    """Return a time to wait before swapping from "30s" or "500ms"; raises ConfigError."""
-    found = seconds(text)
-    if found is None or not IDLE_MIN <= found <= IDLE_MAX:
-        raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")
-    return IdleTime(round(found * 1_000_000_000))
 
 
 def load(path: Path) -> MachineSpec:
@@ -251,7 +206,15 @@ def load(path: Path) -> MachineSpec:
     return spec
 
 
+def expand(path: str) -> str:
+    """Return a path with the home directory for ``~``, unless a file is called so."""
+    if not path.startswith("~") or os.path.exists(path):
+        return path
+    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 def _beside(manifest: Path, name: str) -> str:
+    name = expand(name)
     beside = manifest.parent / name.partition(":")[0]
     # os.path.exists says no where Path.exists would raise: too long a name, a NUL.
     return str(manifest.parent / name) if os.path.exists(beside) else name
@@ -267,36 +230,27 @@ def _decode_field(kind: type, value: Any) -> Any:
 
 def parse(source: str, text: bytes) -> MachineSpec:
     """Parse and check a manifest's text."""
+    tables: dict[str, Any] = {}
     try:
-        spec: Any = msgspec.toml.decode(text, type=MachineSpec, dec_hook=_decode_field)
+        tables = read_tables(text, _VOCABULARY)
+        spec: Any = msgspec.convert(tables, type=MachineSpec, dec_hook=_decode_field)
     except ConfigError as exc:
         raise ConfigError(f"manifest {source}: {exc}") from None
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise ConfigError(f"manifest {source}: {_reworded(reason, text)}") from None
+        raise ConfigError(f"manifest {source}: {_VOCABULARY.reword(reason, tables)}") from None
     assert isinstance(spec, MachineSpec)
     spec.check(f"manifest {source}")
     return spec
 
 
-def _reworded(reason: str, text: bytes) -> str:
-    """Return what msgspec refuses in the terms of a manifest, with the VM's name."""
-    place = _PLACE.fullmatch(reason)
-    what, index, field = (reason, None, "") if place is None else place.groups()
-    where = "" if index is None else f"{_table(int(index), text)}: "
-    missing, unknown = _MISSING.fullmatch(what), _UNKNOWN.fullmatch(what)
-    if missing is not None:
-        return f"{where}missing {missing[1]!r}" if where else "no VM: name at least one"
-    if unknown is not None:
-        return f"{where}unknown key {unknown[1]!r}"
-    if field in _CHOICES and what.startswith("Invalid enum value "):
-        value = what.removeprefix("Invalid enum value ")
-        return f"{where}{field} {value}: one of {', '.join(_CHOICES[field])}"
-    return f"{where}{field}: {what}" if field else f"{where}{what}"
-
-
-def _table(index: int, text: bytes) -> str:
-    """Return which [[vm]] table is meant, by its name if it has one."""
-    table = msgspec.toml.decode(text)["vm"][index]
-    name = table.get("name") if isinstance(table, dict) else None
-    return f"[[vm]] {name!r}" if isinstance(name, str) and name else f"[[vm]] number {index + 1}"
+_VOCABULARY = Vocabulary(
+    MachineSpec.__struct_fields__,
+    VmSpec.__struct_fields__,
+    {
+        "engine": get_args(EngineName),
+        "framing": get_args(Framing),
+        "format": get_args(Format),
+    },
+    ("vcpus", "base"),
+)

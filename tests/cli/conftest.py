@@ -154,6 +154,18 @@ def ugly(cpu):
         yield from mailbox.send(sender, swap_ports(data[:16] + b"clear \\x1b[2J"))
 
 
+def windows(cpu):
+    """End lines in the log and in answers with CR LF, and overwrite one."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from log("up\\r")
+    yield from log("10%\\r20%")
+    while True:
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, swap_ports(data[:16]) + b"a\\r\\nb\\rc\\r\\n\\r\\n")
+
+
 def loud(cpu):
     """Log without end; write to the FIFO `heard` once no queue can hold it."""
     yield from loudly("xxxx", lines=5000)

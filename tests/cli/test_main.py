@@ -11,6 +11,7 @@ import pytest
 
 from hfsched import __version__
 from hfsched.cli.main import COMMANDS
+from hfsched.vcpu.kvm import device
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -19,14 +20,22 @@ if TYPE_CHECKING:
 def test_the_version(hfsched: Start) -> None:
     version = hfsched("--version")
     assert version.wait() == 0
-    assert version.out == f"hfsched {__version__}\n"
+    hfsched_line, unicorn, kvm = version.out.splitlines()
+    assert hfsched_line == f"hfsched {__version__}"
+    assert re.fullmatch(
+        r"unicorn \d+\.\d+\S*|no unicorn: pip install 'hfsched\[emulator\]'", unicorn
+    )
+    why_not = device.problem()
+    assert kvm == (
+        f"KVM API 12, {device.MACHINE} guests" if why_not is None else f"no KVM: {why_not}"
+    )
 
 
 def test_help_names_every_command(hfsched: Start) -> None:
     told = hfsched("--help")
     assert told.wait() == 0
     for command, (_, text) in COMMANDS.items():
-        assert re.search(rf"^ +{command} +{re.escape(text)}$", told.out, re.MULTILINE)
+        assert re.search(rf"^ +{command}\s+{re.escape(text)}$", told.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -47,7 +56,14 @@ def test_help_is_plain_ascii_and_fits_a_terminal(hfsched: Start) -> None:
     ("arguments", "why"),
     [
         ([], "required: COMMAND"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "no command 'fly': run, swap,"),
+        (["ruin"], "no command 'ruin': did you mean `hfsched run`?"),
+        (["trusty.bin"], "did you mean `hfsched run trusty.bin`?"),
+        (
+            ["run", "--gest", "a"],
+            "no option --gest: did you mean '--guest'? (see hfsched run --help)",
+        ),
+        (["image", "a", "b"], "'b': one word too many (see hfsched image --help)"),
         (["--fly", "run"], "--fly"),
         (["image"], "required: FILE"),
     ],

@@ -136,7 +136,7 @@ def test_the_longest_message_fits_and_the_next_does_not(run: Start) -> None:
     assert echo.wait() == 1
     assert echo.out == f"[guests] up\nguests: {'x' * 4080}\nguests: after\n"
     assert (
-        "hfsched: error: vm guests: a message of 4081 bytes: at most 4080: the line was not sent\n"
+        "hfsched: error: vm guests: a message of 4081 bytes: at most 4080; the line was not sent\n"
         in echo.err
     )
 
@@ -148,6 +148,24 @@ def test_the_end_of_a_line_that_is_too_long_is_no_message(run: Start, tmp_path: 
         echo = run("--guest", "guests.py:echo", stdin=file)
         assert echo.wait() == 1
     assert echo.out == "[guests] up\nguests: after\n"
+
+
+def test_lines_that_can_never_be_sent_take_no_memory(run: Start, tmp_path: Path) -> None:
+    with (tmp_path / "lines").open("w+b") as file:
+        for number in range(40):
+            file.write(b"@deaf " * (number % 2) + b"x" * (1 << 20) + b"\n")
+        file.write(b"@e after\n")
+        file.seek(0)
+        two = run(*("deaf=guests.py:deaf", "e=guests.py:echo", "--linger", "0.2"), stdin=file)
+        two.until("^e: after")
+        status = Path(f"/proc/{two.pid}/status").read_text()
+        assert two.wait() == 1
+    peak = int(status.partition("VmHWM:")[2].split()[0])  # KiB
+    assert peak < 100 << 10
+    assert two.err.count(": at most 4080; ") == 40
+    assert (
+        "vm deaf: a message of more than 4080 bytes: at most 4080; the line was not sent" in two.err
+    )
 
 
 def test_thousands_of_lines_keep_their_order(run: Start, tmp_path: Path) -> None:
@@ -191,10 +209,33 @@ def test_json_of_an_interrupted_run_ends_with_its_summary(run: Start) -> None:
 
 def test_a_line_finds_its_guest(run: Start) -> None:
     two = run("--guest", "a=guests.py:echo", "--guest", "b=guests.py:echo")
-    two.type("first\n@b second\n@a third\n@nobody fourth\n@b\n")
+    two.type("first\n@b second\n@a third\n@@nobody fourth\n@b\n@b\tfifth\n@@\n@a @b sixth\n")
     assert two.wait() == 0
     answers = sorted(line for line in two.out.splitlines() if not line.startswith("["))
-    assert answers == ["a: @nobody fourth", "a: first", "a: third", "b: ", "b: second"]
+    assert answers == [
+        *("a: @", "a: @b sixth", "a: @nobody fourth", "a: first", "a: third"),
+        *("b: ", "b: fifth", "b: second"),
+    ]
+
+
+def test_a_line_for_a_vm_that_is_not_there_is_not_sent(run: Start) -> None:
+    two = run("--guest", "a=guests.py:echo", "--guest", "bee=guests.py:echo", "--quiet")
+    two.type("@nobody text\n@ text\n@\n@be\n@\x1b[31m\n@a end\n")
+    assert two.wait() == 1
+    assert "text" not in two.out
+    assert two.out.endswith("a: end\n")
+    none = "no VM's name after '@': '@@' begins a line that is to begin with '@'"
+    there = "there are a, bee"
+    assert two.err.splitlines() == [
+        f"hfsched: error: standard input: {why}; the line was not sent"
+        for why in (
+            f"no VM nobody: {there}",
+            none,
+            none,
+            f"no VM be: {there}: did you mean 'bee'?",
+            f"no VM \\x1b[31m: {there}",
+        )
+    ]
 
 
 def test_another_guest_can_be_the_one_that_is_talked_to(run: Start) -> None:
@@ -324,6 +365,22 @@ def test_a_terminal_without_colour(run: Start, environment: dict[str, str]) -> N
     assert ugly.wait() == 0
     assert "\x1b" not in ugly.out
     assert ugly.out.startswith("[guests] red \\x1b[31m bell \\x07")
+
+
+def test_a_carriage_return_and_a_newline_are_one_line_end(run: Start) -> None:
+    windows = terminal(run, "w=guests.py:windows", NO_COLOR="1")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    assert windows.out == "[w] up\r\n[w] 10%\\r20%\r\nw: a\\nb\\rc\r\n"
+    windows = run("w=guests.py:windows")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    assert windows.raw == b"[w] up\n[w] 10%\r20%\nw: a\nb\rc\n"
+    windows = run("w=guests.py:windows", "--json")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    up, _, answer, _ = events(windows)
+    assert (up["line"], answer["text"]) == ("up", "a\r\nb\rc\r\n\r\n")
 
 
 # The end.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from hfsched.cli.run import _spec, add_parser
 from hfsched.errors import UserError
-from hfsched.vmm.manifest import MEMORY_MAX, VCPUS_MAX, MachineSpec
+from hfsched.vmm.manifest import MachineSpec
+from hfsched.vmm.sizes import MEMORY_MAX, VCPUS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -150,7 +150,9 @@ def test_an_image_that_ends_or_spins_on_command(run: Start, command: str) -> Non
 # Signals.
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.parametrize("guest", ["echo", "spin", "loud", "deaf"])
 def test_a_signal_ends_the_run_with_a_summary(
     run: Start, guest: str, number: int, status: int
@@ -170,6 +172,33 @@ def test_two_signals_end_it_just_as_well(run: Start, number: int) -> None:
     echo.interrupt(number)
     echo.interrupt(number)
     assert echo.wait() != 0
+
+
+def test_a_terminal_that_is_closed_ends_the_run_and_leaves_nothing(
+    run: Start, runtime_directory: Path
+) -> None:
+    echo = run("--guest", "guests.py:echo", "--name", "hung-up")
+    echo.type("hello\n")
+    echo.until("hello")
+    sockets = runtime_directory / "hfsched" / "hung-up"
+    assert (sockets / "ports").exists()
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGCONT):
+        echo.interrupt(number)
+    assert echo.wait() == 129
+    assert "summary after" in echo.err
+    assert not sockets.exists()
+
+
+def test_nohup(run: Start) -> None:
+    echo = run(
+        *("--guest", "guests.py:echo"),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    echo.until("up")
+    echo.interrupt(signal.SIGHUP)
+    echo.type("hello\n")
+    echo.until("guests: hello")
+    assert echo.wait() == 0
 
 
 GATED = """

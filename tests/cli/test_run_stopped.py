@@ -23,7 +23,7 @@ CTRL_Z, END = b"\x1a", b"\x04"
 MS = 1_000_000  # ns
 
 # What a shell is to its job: it leads the terminal's session, learns how the job is (one line for
-# each change on descriptor 3), and continues it in the foreground on request (a byte on 4).
+# each change on descriptor 3), and continues it in the foreground ("f" on 4) or background ("b").
 SHELL = """
 import fcntl, os, signal, subprocess, sys, termios
 
@@ -32,7 +32,8 @@ signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may take the terminal back
 
 def to_the_front():
     os.setpgid(0, 0)
-    os.tcsetpgrp(0, os.getpid())
+    if "IN_BACKGROUND" not in os.environ:
+        os.tcsetpgrp(0, os.getpid())
     signal.signal(signal.SIGTTOU, signal.SIG_DFL)
 
 job = subprocess.Popen(sys.argv[1:], preexec_fn=to_the_front)
@@ -45,24 +46,45 @@ while True:
     with open(f"/proc/{job.pid}/stat") as stat:
         state = stat.read().rpartition(")")[2].split()[0]
     os.write(3, f"{state} {signal.Signals(os.WSTOPSIG(status)).name}\\n".encode())
-    os.read(4, 1)
-    os.tcsetpgrp(0, job.pid)
+    if os.read(4, 1) == b"f":
+        os.tcsetpgrp(0, job.pid)
     os.killpg(job.pid, signal.SIGCONT)
     os.write(3, b"continued\\n")
 os.write(3, f"ended {os.waitstatus_to_exitcode(status)}\\n".encode())
 """
 
+# Its grandchild is in the background of the terminal, and nobody is left who could continue it.
+ORPHAN = """
+import fcntl, os, sys, termios, time
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+ended, alive = os.pipe()
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    parent = os.getpid()
+    if os.fork() == 0:
+        os.set_inheritable(alive, True)
+        while os.getppid() == parent:
+            time.sleep(0.001)
+        os.execv(sys.argv[1], sys.argv[1:])
+    os._exit(0)
+os.close(alive)
+os.read(ended, 1)
+"""
+
 
 class Job:
-    """`hfsched run ARGUMENTS...` on a terminal, in the foreground.
+    """`hfsched run ARGUMENTS...` on a terminal, in the foreground or background.
 
     The terminal does not echo, nor discard its input at Ctrl-Z.
     """
 
-    def __init__(self, hfsched: Start, *arguments: str) -> None:
+    def __init__(
+        self, hfsched: Start, *arguments: str, background: bool = False, tostop: bool = False
+    ) -> None:
         self._terminal, theirs = pty.openpty()
         mode = termios.tcgetattr(theirs)
-        mode[3] = mode[3] & ~termios.ECHO | termios.NOFLSH
+        mode[3] = mode[3] & ~termios.ECHO | termios.NOFLSH | (termios.TOSTOP if tostop else 0)
         termios.tcsetattr(theirs, termios.TCSANOW, mode)
         news, tell = os.pipe()
         obey, self._order = os.pipe()
@@ -76,7 +98,7 @@ class Job:
             *("run", *arguments),
             command=(sys.executable, "-c", SHELL, sys.executable, "-m", "hfsched"),
             **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
-            environment={"NO_COLOR": "1"},
+            environment={"NO_COLOR": "1"} | ({"IN_BACKGROUND": "1"} if background else {}),
             start_new_session=True,
             close_fds=False,
             preexec_fn=descriptors,
@@ -95,8 +117,7 @@ class Job:
 
     def end_input(self) -> None:
         """Type an end of input, and see it read: the thread that reads has ended."""
-        pid = int(self.process.until(r"^began (\d+)\n", "err")[1])
-        threads = Path(f"/proc/{pid}/task")
+        threads = Path(f"/proc/{self.pid()}/task")
         before = len(list(threads.iterdir()))
         self.type(END)
         while len(list(threads.iterdir())) >= before:
@@ -115,9 +136,13 @@ class Job:
         self.process.until(rf"(?:^[A-Z] .*\n(?s:.)*){{{self._stops}}}", "err")
         return self.process.err.splitlines()[-1]
 
-    def go_on(self) -> None:
-        """Do what `fg` does."""
-        os.write(self._order, b"\n")
+    def pid(self) -> int:
+        """Return the process of hfsched."""
+        return int(self.process.until(r"^began (\d+)\n", "err")[1])
+
+    def go_on(self, *, background: bool = False) -> None:
+        """Do what `fg` does, or `bg`."""
+        os.write(self._order, b"b" if background else b"f")
         self.process.until(rf"(?:^continued\n(?s:.)*){{{self._stops}}}", "err")
 
     def ended(self) -> int:
@@ -137,8 +162,8 @@ def jobs(hfsched: Start) -> Iterator[Jobs]:
     """Make jobs."""
     made: list[Job] = []
 
-    def make(*arguments: str) -> Job:
-        made.append(Job(hfsched, *arguments))
+    def make(*arguments: str, **options: bool) -> Job:
+        made.append(Job(hfsched, *arguments, **options))
         return made[-1]
 
     yield make
@@ -265,3 +290,99 @@ def test_ctrl_c_after_a_stop(jobs: Jobs) -> None:
     job.until("guests: hello")
     job.type(b"\x03")
     assert job.ended() == 128 + signal.SIGINT
+
+
+# Stops without Ctrl-Z.
+
+
+@every_clock
+def test_a_stop_that_no_handler_sees_is_taken_out_of_the_clocks(jobs: Jobs, clocks: Clocks) -> None:
+    job = jobs(*clocks.arguments())
+    job.until("up")
+    began = time.monotonic_ns()
+    first = job.tell_time()
+    stopped = 0
+    for number in range(2):
+        os.kill(job.pid(), signal.SIGSTOP)
+        assert job.stopped() == "T SIGSTOP"
+        since = time.monotonic_ns()
+        time.sleep(0.4)
+        stopped += time.monotonic_ns() - since
+        job.go_on()
+        told = (
+            r"hfsched: the process was stopped for 0\.\d\d s: taken out of the guests' clocks\r\n"
+        )
+        job.until(rf"(?:{told}(?s:.*)){{{number + 1}}}")
+    last = job.tell_time()
+    assert first < last <= first + time.monotonic_ns() - began - stopped + 50 * MS
+    job.type(END)
+    assert job.ended() == 0
+    assert job.process.out.count("the process was stopped") == 2
+
+
+@every_clock
+def test_a_background_job_that_reads_its_terminal_is_stopped(jobs: Jobs, clocks: Clocks) -> None:
+    job = jobs(*clocks.arguments())
+    job.until("up")
+    began = time.monotonic_ns()
+    first = job.tell_time()
+    job.type(CTRL_Z)
+    job.stopped()
+    since = time.monotonic_ns()
+    time.sleep(0.1)
+    job.go_on(background=True)
+    assert job.stopped() == "T SIGTTIN"
+    job.go_on(background=True)
+    assert job.stopped() == "T SIGTTIN"
+    time.sleep(0.2)
+    stopped = time.monotonic_ns() - since
+    job.go_on()
+    last = job.tell_time()
+    # It has run twice for a moment, to find out that the terminal is not its own.
+    assert first < last <= first + time.monotonic_ns() - began - stopped + 150 * MS
+    job.type(END)
+    assert job.ended() == 0
+    assert "the process was stopped" not in job.process.out
+
+
+@pytest.mark.parametrize(("tostop", "how"), [(False, "T SIGTTIN"), (True, "T SIGTTOU")])
+def test_a_job_that_is_started_in_the_background(jobs: Jobs, tostop: bool, how: str) -> None:
+    job = jobs("--guest", "guests.py:echo", background=True, tostop=tostop)
+    assert job.stopped() == how
+    job.go_on()
+    job.type(b"hello\n" + END)
+    assert job.ended() == 0
+    assert "guests: hello" in job.process.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTTIN, signal.SIGTTOU])
+def test_a_stop_by_another_program(jobs: Jobs, number: signal.Signals) -> None:
+    job = jobs("--guest", "guests.py:clock")
+    job.until("up")
+    began = time.monotonic_ns()
+    first = job.tell_time()
+    os.kill(job.pid(), number)
+    assert job.stopped() == f"T {number.name}"
+    since = time.monotonic_ns()
+    time.sleep(0.2)
+    stopped = time.monotonic_ns() - since
+    job.go_on()
+    last = job.tell_time()
+    assert first < last <= first + time.monotonic_ns() - began - stopped + MS
+    job.type(END)
+    assert job.ended() == 0
+
+
+def test_a_terminal_that_nobody_could_give_back_is_the_end_of_input(run: Start) -> None:
+    ours, theirs = pty.openpty()
+    lost = run(
+        "guests.py:echo",
+        command=(sys.executable, "-c", ORPHAN, sys.executable, "-m", "hfsched"),
+        stdin=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    assert lost.wait() == 0
+    os.close(ours)
+    assert "standard input: Input/output error: treated as its end" in lost.err
+    assert lost.out == "[guests] up\n"

@@ -7,6 +7,7 @@ import sys
 
 _NO_TASK_RUNS = """
 import os, signal
+from hfsched.cli.jobcontrol import JobControl
 from hfsched.cli.signals import Signals
 from hfsched.runtime.threads import ThreadRuntime
 
@@ -15,7 +16,8 @@ class Starved(ThreadRuntime):
         return None
 
 runtime = Starved()
-signals = Signals(runtime, runtime.event("changed"), lambda number: None)
+changed = runtime.event("changed")
+signals = Signals(runtime, changed, lambda number: None, JobControl(runtime, changed))
 print(signals.number)
 for number in (signal.SIGTERM, signal.SIGINT):
     os.kill(os.getpid(), number)

@@ -36,6 +36,16 @@ def test_a_newline_or_a_nul_ends_the_line(by: type[Hvc], end: bytes) -> None:
     assert bench.lines[1:] == [("vm2", b"")]
 
 
+def test_a_carriage_return_before_a_newline_belongs_to_the_end_of_the_line() -> None:
+    bench = Bench()
+    vm = bench.vm(mapped=False)
+    say(vm, b"one\r\n\r\ntwo\rhalf\r\r\nthree\r\0")
+    by_uart = [Store(PL011_BASE, character, 1) for character in b"four\r\n"]
+    vm.run(*by_uart)
+    lines = [b"one", b"", b"two\rhalf\r", b"three\r", b"four"]
+    assert bench.lines == [("vm2", line) for line in lines]
+
+
 def test_a_line_is_cut_at_256_bytes() -> None:
     bench = Bench()
     vm = bench.vm(mapped=False)

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +100,19 @@ def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
 
 def test_a_file_whose_size_is_not_its_content() -> None:
     # The kernel says 0 bytes, and there are some.
-    assert refused("/proc/self/status") == "changed while it was read: try again"
+    with pytest.raises(ImageError, match="/proc/self/status: changed while it was read: try again"):
+        read_bytes("/proc/self/status")
+
+
+def test_a_file_that_is_no_image_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.write(b"#!/bin/sh\n")
+        file.truncate(MAX_FILE)
+    what = "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file"
+    tracemalloc.start()
+    assert refused(tmp_path / "f") == f"{what} ({MAX_FILE} bytes): a script"
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path, descriptors: Callable[[], int]) -> None:

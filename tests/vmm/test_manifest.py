@@ -15,15 +15,19 @@ from hfsched.vmm.manifest import (
     MEMORY_DEFAULT,
     MachineSpec,
     VmSpec,
+    expand,
     load,
     parse,
-    parse_size,
 )
+from hfsched.vmm.sizes import parse_size
 
 VM = '[[vm]]\nimage = "guest.bin"\n'
 NAME_RULE = "use 1 to 63 letters, digits, '.', '_' and '-', a letter or digit first"
 IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
+NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
+NULS = "it has NUL bytes: not text, or UTF-16 without a mark: save it as UTF-8"
+VM_KEYS = "image, name, memory, vcpus, dialect, fdt, bootargs, framing, ports, base, uuid"
 SUFFIX_RULE = "use K, M, G, KiB, MiB, GiB"
 
 
@@ -90,13 +94,49 @@ def test_what_need_not_be_said() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no VM: name at least one"),
-        ("vm = []", "no VM: name at least one"),
-        ("vm = 3", "vm: Expected `array`, got `int`"),
+        ("", NO_VM),
+        ("vm = []", NO_VM),
+        ("vm = 3", "vm: a list, not a number"),
         ("[[vm]]", "[[vm]] number 1: missing 'image'"),
         (VM + "[[vm]]\nname = 'a'", "[[vm]] 'a': missing 'image'"),
-        ("bogus = 1\n" + VM, "unknown key 'bogus'"),
-        (VM + "bogus = 1", "[[vm]] number 1: unknown key 'bogus'"),
+        ("bogus = 1\n" + VM, "unknown key 'bogus': there are vm, name, engine, swap, swap_idle"),
+        (VM + "bogus = 1", f"[[vm]] number 1: unknown key 'bogus': there are {VM_KEYS}"),
+        (VM + "memroy = 1", "[[vm]] number 1: unknown key 'memroy': did you mean 'memory'?"),
+        (VM + "Vcpus = 1", "[[vm]] number 1: unknown key 'Vcpus': did you mean 'vcpus'?"),
+        (VM + "mem = 1", "[[vm]] number 1: unknown key 'mem': did you mean 'memory'?"),
+        (VM + "kernel = 1", "[[vm]] number 1: unknown key 'kernel': did you mean 'image'?"),
+        ("engin = 1\n" + VM, "unknown key 'engin': did you mean 'engine'?"),
+        ("[[VM]]", "unknown key 'VM': did you mean 'vm'?"),
+        ("[[guests]]", "unknown key 'guests': did you mean 'vm'?"),
+        ("image = 'a'", "unknown key 'image': it is a VM's: write it below its [[vm]]"),
+        (VM + "[ports]", "unknown key 'ports': it is a VM's: write it below its [[vm]]"),
+        (
+            VM + "swap = 'd'",
+            "[[vm]] number 1: unknown key 'swap': it is the machine's: write it above the first [[vm]]",
+        ),
+        ("vm = 'a.bin'", 'vm: a list, not a text in "quotes"'),
+        ("vm = ['a.bin']", '[[vm]] number 1: a table, not a text in "quotes"'),
+        ("[vm]\nimage='a'\n[vm]\n", "[vm] and another VM: write [[vm]] for each"),
+        ("[vm]\nimage='a'\n[[vm]]\n", "[vm] and another VM: write [[vm]] for each"),
+        (VM + "[vm]\n", "[vm] and another VM: write [[vm]] for each"),
+        (
+            "[[vm]]\nimage = '\x1b'",
+            "Found invalid character '\\x1b' (at line 2, column 10): image = '\\x1b'",
+        ),
+        ("[[vm]]\nimage = b.bin", "Invalid value (at line 2, column 9): image = b.bin"),
+        ("[[vm]]\r\nimage = b.bin\r\n", "Invalid value (at line 2, column 9): image = b.bin"),
+        (VM + "image = 'b'", "a key is there twice: Cannot overwrite a value (at end of document)"),
+        (VM + "vcpus = 1.0", "[[vm]] number 1: vcpus: a number, not a fraction"),
+        (VM + "vcpus = 'two'", '[[vm]] number 1: vcpus: a number, not a text in "quotes"'),
+        (
+            VM + "dialect = 'ffa1.0'",
+            "vm guest: dialect 'ffa1.0': one of ffa-1.0: did you mean 'ffa-1.0'?",
+        ),
+        ("name = 1\n" + VM, 'name: a text in "quotes", not a number'),
+        (VM.encode("utf-16-le"), NULS),
+        (VM.encode() + b"\0", NULS),
+        (VM.encode() + b"# caf\xe9", "line 3: byte 0xe9 is no text in UTF-8: save it as UTF-8"),
+        (b"\xff\xfe\0", "line 1: byte 0x0 is no text in UTF-16-LE: save it as UTF-8"),
         ('engine = "x"\n' + VM, "engine 'x': one of auto, unicorn, kvm, script"),
         ('name = "a b"\n' + VM, f"machine name 'a b': {NAME_RULE}"),
         ('name = ""\n' + VM, f"machine name '': {NAME_RULE}"),
@@ -107,8 +147,11 @@ def test_what_need_not_be_said() -> None:
         ('[[vm]]\nname = "x"\nimage = ""', "vm x: image is empty: name a file"),
         (VM + 'dialect = "ffa-9"', "vm guest: dialect 'ffa-9': one of ffa-1.0"),
         (VM + "memory = 4097", f"vm guest: memory 4097: {SIZE_RULE}"),
-        (VM + 'memory = "16MB"', f"vm guest: memory '16MB': unknown suffix 'MB': {SUFFIX_RULE}"),
-        (VM + "memory = true", "[[vm]] number 1: memory: Expected `int | str`, got `bool`"),
+        (VM + 'memory = "16MB"', "vm guest: memory '16MB': write 16MiB: units are powers of 2"),
+        (
+            VM + "memory = true",
+            '[[vm]] number 1: memory: a number or a text in "quotes", not true or false',
+        ),
         (VM + "vcpus = 0", "vm guest: vcpus must be 1 to 32, got 0"),
         (VM + "vcpus = 33", "vm guest: vcpus must be 1 to 32, got 33"),
         (VM + 'framing = "x"', "[[vm]] number 1: framing 'x': one of ports, raw"),
@@ -134,12 +177,12 @@ def test_what_need_not_be_said() -> None:
         (VM * 1025, "1025 VMs: at most 1024"),
         ('swap = ""\n' + VM, "swap is empty: name a directory, or leave it out"),
         ('swap_idle = "30s"\n' + VM, "swap_idle needs swap, a directory (--swap-dir DIR)"),
-        ("swap_idle = 30\n" + VM, "swap_idle: Expected `str | null`, got `int`"),
+        ("swap_idle = 30\n" + VM, 'swap_idle: a text in "quotes", not a number'),
         *(
             (f'swap = "d"\nswap_idle = "{text}"\n' + VM, f"swap_idle '{text}': {IDLE_RULE}")
             for text in ("", "30", "0s", "9ms", "25h", "30 s", "-1s", "1s\\n")
         ),
-        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b"\xff", "line 1: byte 0xff is no text in UTF-8: save it as UTF-8"),
     ],
 )
 def test_what_is_refused_and_in_which_words(text: str | bytes, reason: str) -> None:
@@ -159,6 +202,29 @@ def test_the_limits_themselves_are_taken() -> None:
     assert spec.vm[0].vcpus == 32
     assert len(parsed(VM * 1024).vm) == 1024
     assert parsed(VM + "base = 0").vm[0].base == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_text_as_editors_save_it(encoding: str, end: str) -> None:
+    text = VM.replace("guest", "gäst").replace("\n", end)
+    assert parse("m", text.encode(encoding)).vm[0].image == "gäst.bin"
+
+
+def test_what_can_only_mean_one_thing() -> None:
+    assert parsed(VM.replace("[[vm]]", "[vm]")) == parsed(VM)
+    assert parsed("vm = { image = 'guest.bin' }") == parsed(VM)
+    spec = parsed(VM + "vcpus = '2'\nbase = '0x40000000'\nports = { text = '7' }").vm[0]
+    assert (spec.vcpus, spec.base, spec.text_port) == (2, 0x4000_0000, 7)
+
+
+@pytest.mark.parametrize("text", ["1KB", "512 mb", "16MB", "1.5Gb"])
+def test_a_unit_that_may_be_a_power_of_ten(text: str) -> None:
+    right = re.sub(" ?([kmg])b", lambda found: f"{found[1].upper()}iB", text, flags=re.IGNORECASE)
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{text!r}: write {right}: units are powers of 2")
+    ):
+        parse_size("memory", text)
 
 
 def test_how_long_to_wait_before_swapping() -> None:
@@ -206,6 +272,15 @@ def test_an_unnamed_vm_keeps_clear_of_a_later_name() -> None:
         (" 16 MiB ", 16 << 20),
         ("64GiB", 64 << 30),
         (64 << 30, 64 << 30),
+        ("16mib", 16 << 20),
+        ("16m", 16 << 20),
+        ("64k", 64 << 10),
+        ("1.5MiB", 3 << 19),
+        ("1.5G", 3 << 29),
+        ("0.25 gib", 1 << 28),
+        ("4096B", 4096),
+        ("0x1000000", 16 << 20),
+        ("0X1000", 4096),
     ],
 )
 def test_sizes(text: int | str, size: int) -> None:
@@ -224,9 +299,15 @@ def test_sizes(text: int | str, size: int) -> None:
         "M",
         "1",
         "-4K",
-        "1.5G",
+        "1.0001K",
+        "1.5K",
+        ".5G",
+        "0x1000K",
+        "+4K",
+        "1e9",
+        "16,5M",
         "65GiB",
-        "0x1000",
+        "0x1001",
         "\uff14K",
         "4K\nx",
         "9" * 13,
@@ -238,7 +319,9 @@ def test_what_is_no_size(text: int | str) -> None:
         parse_size("memory", text)
 
 
-@pytest.mark.parametrize(("text", "suffix"), [("4 KB", "KB"), ("64k", "k"), ("4096B", "B")])
+@pytest.mark.parametrize(
+    ("text", "suffix"), [("4 Ki", "Ki"), ("64T", "T"), ("1 page", "page"), ("0x", "x")]
+)
 def test_a_suffix_that_does_not_exist(text: str, suffix: str) -> None:
     reason = f"memory {text!r}: unknown suffix {suffix!r}: {SUFFIX_RULE}"
     with pytest.raises(ConfigError, match=f"^{re.escape(reason)}$"):
@@ -264,6 +347,21 @@ def test_files_beside_the_manifest_are_found_there(tmp_path: Path) -> None:
     ]
 
 
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    manifest = tmp_path / "m.toml"
+    manifest.write_text('swap = "~/swap"\n[[vm]]\nimage = "~/g.bin"\nfdt = "~/b.dtb"\n')
+    spec = load(manifest)
+    home = tmp_path / "home"
+    assert (spec.swap, spec.vm[0].image, spec.vm[0].fdt) == tuple(
+        str(home / name) for name in ("swap", "g.bin", "b.dtb")
+    )
+    (tmp_path / "~g.bin").touch()
+    assert expand("~g.bin") == "~g.bin"
+    assert expand("~nobody-is-called-so/x") == "~nobody-is-called-so/x"
+
+
 def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "none", "No such file or directory"),
@@ -279,7 +377,7 @@ def test_a_reason_names_the_file(tmp_path: Path) -> None:
     manifest.write_text("vm = []")
     with pytest.raises(ConfigError) as caught:
         load(manifest)
-    assert str(caught.value) == f"manifest {manifest}: no VM: name at least one"
+    assert str(caught.value) == f"manifest {manifest}: {NO_VM}"
 
 
 # Whatever is written.

@@ -40,7 +40,9 @@ def open_swap_file(directory: str | Path) -> SwapFile:
     try:
         made = _unnamed(str(directory))
     except OSError as exc:
-        raise UserError(f"{where}: {_remedy(exc)}") from exc
+        no_file = exc.errno == errno.ENOENT and os.path.isdir(directory)  # noqa: PTH112
+        why = "no file can be created there: choose another directory" if no_file else _remedy(exc)
+        raise UserError(f"{where}: {why}") from exc
     with ExitStack() as undo:
         undo.callback(os.close, made)
         # Through /proc, since the file has no name; mode 0 only after that, since opening checks it.
@@ -48,7 +50,8 @@ def open_swap_file(directory: str | Path) -> SwapFile:
         try:
             into = os.open(mine, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
-            raise UserError(f"{where}: cannot be opened for reading: {exc.strerror}") from exc
+            why = "/proc is not mounted" if exc.errno == errno.ENOENT else str(exc.strerror)
+            raise UserError(f"{where}: cannot be opened for reading: {why}") from exc
         undo.callback(os.close, into)
         try:
             out = os.open(mine, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)

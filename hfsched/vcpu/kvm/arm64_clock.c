@@ -16,6 +16,14 @@ int hfs_read_clock(struct hfs_cpu *cpu, uint64_t *count)
 	return 0;
 }
 
+uint64_t hfs_ticks(uint64_t ns)
+{
+	uint64_t frequency;
+
+	__asm__ volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
+	return ns / 1000000000 * frequency + ns % 1000000000 * frequency / 1000000000;
+}
+
 int hfs_thaw(struct hfs_cpu *cpu, const struct hfs_cpu *first)
 {
 	cpu->frozen = 0;

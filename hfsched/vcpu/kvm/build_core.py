@@ -94,6 +94,7 @@ void hfs_clear_counters(uint8_t *saved);
 int hfs_timer_remaining(struct hfs_cpu *cpu, int64_t *left);
 int hfs_mask_timer(struct hfs_cpu *cpu);
 int hfs_read_clock(struct hfs_cpu *cpu, uint64_t *count);
+uint64_t hfs_ticks(uint64_t ns);
 void hfs_freeze(struct hfs_cpu *cpu, uint64_t count);
 int hfs_thaw(struct hfs_cpu *cpu, const struct hfs_cpu *first);
 

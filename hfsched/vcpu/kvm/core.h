@@ -240,6 +240,9 @@ int hfs_mask_timer(struct hfs_cpu *cpu);
 /* Store the guest's counter in `*count`, in its own units (arm64: ticks, x86-64: ns). */
 int hfs_read_clock(struct hfs_cpu *cpu, uint64_t *count);
 
+/* Return by how much the guest's counter advances in `ns` ns. */
+uint64_t hfs_ticks(uint64_t ns);
+
 /* Make the guest's counter show `count` until hfs_thaw; then it resumes from there.  `first` is the
    VM's first frozen vCPU, which must be thawed first: on arm64 it sets the counter of all. */
 void hfs_freeze(struct hfs_cpu *cpu, uint64_t count);

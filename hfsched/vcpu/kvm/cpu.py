@@ -296,6 +296,10 @@ class KvmVcpu:
         self._check(self._lib.hfs_read_clock(self._cpu, out), "the clock")
         return int(out[0])
 
+    def count_before(self, ns: int) -> int:
+        """Return what the guest's counter has shown `ns` ago, at least 0."""
+        return max(0, self.clock() - int(self._lib.hfs_ticks(ns)))
+
     def freeze(self, count: int) -> None:
         """Make the guest's counter show `count`."""
         self._lib.hfs_freeze(self._cpu, count)

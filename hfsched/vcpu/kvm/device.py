@@ -8,10 +8,10 @@ import os
 import platform
 from typing import Any
 
-__all__ = ["DEVICE", "MACHINE", "core", "problem"]
+__all__ = ["API_VERSION", "DEVICE", "MACHINE", "core", "problem"]
 
 DEVICE = "/dev/kvm"
-_API_VERSION = 12
+API_VERSION = 12
 _HOSTS = {"arm64": "aarch64", "amd64": "x86_64"}
 MACHINE = _HOSTS.get(platform.machine(), platform.machine())
 
@@ -54,7 +54,7 @@ def _missing(fd: int, device: str) -> str | None:
     except ImportError:
         return "its extension was not built: install gcc and Python's headers, then hfsched again"
     version = lib.hfs_ioctl(fd, lib.KVM_GET_API_VERSION, 0)
-    if version != _API_VERSION:
+    if version != API_VERSION:
         said = os.strerror(-version) if version < 0 else f"version {version}"
         return f"{device} does not answer as KVM does ({said}): let the module kvm make the device"
     wanted = {"user memory": lib.KVM_CAP_USER_MEMORY, "immediate exit": lib.KVM_CAP_IMMEDIATE_EXIT}

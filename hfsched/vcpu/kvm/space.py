@@ -114,6 +114,14 @@ class KvmSpace:
                 if not self.closed:
                     vcpu.thaw(frozen[0])
 
+    def set_back(self, ns: int) -> None:
+        """Set them back while they are stopped."""
+        with self._lock:
+            if self._frozen and not self.closed:
+                count = self._frozen[0].count_before(ns)
+                for vcpu in self._frozen:
+                    vcpu.freeze(count)
+
     def close(self) -> None:
         """Free the machine."""
         with self._lock:  # another thread may be in freeze or thaw

@@ -28,6 +28,11 @@ int hfs_read_clock(struct hfs_cpu *cpu, uint64_t *count)
 	return 0;
 }
 
+uint64_t hfs_ticks(uint64_t ns)
+{
+	return ns;
+}
+
 int hfs_thaw(struct hfs_cpu *cpu, const struct hfs_cpu *first)
 {
 	cpu->clock_offset = cpu == first ? now() - (int64_t)cpu->frozen_count : first->clock_offset;

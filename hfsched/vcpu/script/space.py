@@ -64,6 +64,10 @@ class ScriptSpace:
     def thaw(self) -> None:
         self.clock.thaw()
 
+    def set_back(self, ns: int) -> None:
+        """Set them back while they are stopped."""
+        self.clock.set_back(ns)
+
     def close(self) -> None:
         for cpu in self._cpus:
             cpu.reset(-1, 0)

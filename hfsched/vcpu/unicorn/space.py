@@ -160,6 +160,10 @@ class UnicornSpace:
         """Resume them."""
         self.clock.thaw()
 
+    def set_back(self, ns: int) -> None:
+        """Set them back while they are stopped."""
+        self.clock.set_back(ns)
+
     def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
         """Use another runtime from now on, its turn, and a clock that is no scheduling point (`now`)."""
         self._runtime = runtime

@@ -1,0 +1,58 @@
+"""The parser of every command: an error is one line, and words may stand between options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from hfsched.cli.output import notice
+from hfsched.text import meant, printable
+
+__all__ = ["Parser"]
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are one line with what to do; misuse ends with status 2.
+
+    A positional argument that takes any number of words also gets those that come after options.
+    """
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse; return the namespace, and no unknown words: they are errors."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        many = next((a for a in self._positionals._group_actions if a.nargs == "*"), None)
+        if "--" in rest:
+            options, words = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
+        else:
+            options, words = rest, []
+        unknown = [word for word in options if word.startswith("-") and word != "-"]
+        if unknown:
+            self.error(self._unknown(unknown[0]))
+        words = [*options, *words]
+        if words and many is None:
+            self.error(f"{words[0]!r}: one word too many")
+        if words and many is not None:
+            many(self, namespace, words, None)
+        return namespace, []
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with one line and status 2."""
+        notice(f"error: {printable(message)} (see {self.prog} --help)")
+        raise SystemExit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write at once: an error (OSError) is the caller's, not lost at the end of the process."""
+        if file is None or not message:
+            return
+        file.write(message)
+        file.flush()
+
+    def _unknown(self, option: str) -> str:
+        name = option.partition("=")[0]
+        return f"no option {name}{meant(name, self._options())}"
+
+    def _options(self) -> Iterable[str]:
+        return [name for action in self._actions for name in action.option_strings]

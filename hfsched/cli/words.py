@@ -1,0 +1,101 @@
+"""The words of `hfsched run`: which name guests, and which a machine's manifest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+from hfsched.errors import ConfigError, MisuseError
+from hfsched.memory.image import is_image, looks_like
+
+__all__ = ["Words", "sort_words"]
+
+_HEAD = 4096  # bytes: an image has its magic number there
+_MANIFEST = re.compile(
+    r"^\s*(\[+\s*vm\s*\]+|(vm|name|engine|swap|swap_idle)\s*=)", re.MULTILINE | re.IGNORECASE
+)
+
+
+class Words(argparse.Action):
+    """Collects words and the values of an option in one list, in their order.
+
+    An entry is (whether it was the option's value, the word).
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option: str | None = None,
+    ) -> None:
+        """Add what was given."""
+        before = getattr(namespace, self.dest) or []
+        added = [values] if isinstance(values, str) else list(values or [])
+        setattr(namespace, self.dest, [*before, *((option is not None, each) for each in added)])
+
+
+def sort_words(words: list[tuple[bool, str]], engine: str) -> tuple[str | None, list[str]]:
+    """Return the manifest that the words name, None without one, and the guests.
+
+    Raises MisuseError for words that do not go together, and ConfigError for a file that is neither a
+    manifest nor an image.
+    """
+    if not words:
+        raise MisuseError("name a guest, such as trusty.bin, or a machine's manifest")
+    manifests: list[str] = []
+    guests: list[str] = []
+    for optional, word in words:
+        (manifests if _is_manifest(word, engine, optional) else guests).append(word)
+    if len(manifests) > 1:
+        raise MisuseError(f"{manifests[0]}, {manifests[1]}: one manifest a machine")
+    if manifests and guests:
+        raise MisuseError(
+            f"{manifests[0]}, {guests[0]}: either a manifest or guests:"
+            " write the guest into the manifest, as another [[vm]]"
+        )
+    return (manifests[0] if manifests else None), guests
+
+
+def _is_manifest(word: str, engine: str, optional: bool) -> bool:  # noqa: FBT001
+    named = word.lower().endswith(".toml")
+    if optional:
+        if named:
+            path = word if os.path.exists(word) else word.partition("=")[2] or word
+            raise MisuseError(
+                f"--guest {word}: a manifest: give it without --guest: hfsched run {path}"
+            )
+        return False
+    if not os.path.exists(word):
+        return named and "=" not in word
+    if named:
+        return True
+    if engine == "script" or word.endswith(".py"):
+        return False
+    head = _head(word)
+    if head is None or is_image(head):
+        return False
+    text = head.decode("utf-8", "replace")
+    if _MANIFEST.search(text):
+        return True
+    what = "text" if text and "\0" not in text and "\ufffd" not in text[:-1] else looks_like(head)
+    raise ConfigError(f"{word}: neither a guest image nor a machine's manifest: {what}")
+
+
+def _head(path: str) -> bytes | None:
+    """Return how a regular file begins; None if it cannot be read, which whoever reads it reports."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(kind):
+                raise ConfigError(f"{path}: a directory: name a guest image or a manifest in it")
+            return os.read(descriptor, _HEAD) if stat.S_ISREG(kind) else None
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None

@@ -1,0 +1,82 @@
+"""Limits of the process (setrlimit(2)), and errors that come from them, in words."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from contextlib import suppress
+
+__all__ = ["cause", "files_problem", "raise_files", "save_space", "size_problem", "space_problem"]
+
+_KIB = 1024
+_M_ARENA_MAX = -8  # mallopt(3)
+_SHELL = {
+    errno.EMFILE: (resource.RLIMIT_NOFILE, "-n", 1, ""),
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "-f", _KIB, " KiB"),
+    errno.ENOMEM: (resource.RLIMIT_AS, "-v", _KIB, " KiB"),
+    errno.EAGAIN: (resource.RLIMIT_NPROC, "-u", 1, ""),
+}
+
+
+def _soft(limit: int) -> int | None:
+    """Return a limit, None for none."""
+    soft, _ = resource.getrlimit(limit)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def cause(error: OSError) -> str:
+    """Return what an error says, and the limit that it may come from."""
+    text = error.strerror or str(error)
+    if error.errno in _SHELL:
+        number, option, unit, name = _SHELL[error.errno]
+        soft = _soft(number)
+        if soft is not None:
+            return f"{text} (ulimit {option} is {soft // unit}{name})"
+    return text
+
+
+def raise_files(needed: int) -> None:
+    """Raise the limit on open files to what is needed, as far as the process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def files_problem(needed: int) -> str | None:
+    """Return why so many files cannot be open, None if they can."""
+    soft = _soft(resource.RLIMIT_NOFILE)
+    if soft is None or soft >= needed:
+        return None
+    return f"a limit of {soft} open files (ulimit -n): at least {needed} are needed"
+
+
+def space_problem(needed: int) -> str | None:
+    """Return why so many bytes of addresses cannot be had, None if they can."""
+    soft = _soft(resource.RLIMIT_AS)
+    if soft is None or soft >= needed:
+        return None
+    return (
+        f"a limit of {soft // _KIB} KiB of addresses (ulimit -v):"
+        f" at least {-(-needed // _KIB)} KiB are needed"
+    )
+
+
+def save_space() -> None:
+    """Have the C library reserve fewer addresses where they are limited: 64 MiB a thread otherwise."""
+    if _soft(resource.RLIMIT_AS) is not None:
+        import ctypes  # noqa: PLC0415 - only there
+
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def size_problem(needed: int) -> str | None:
+    """Return why a file (guest memory is one) cannot have so many bytes, None if it can."""
+    soft = _soft(resource.RLIMIT_FSIZE)
+    if soft is None or soft >= needed:
+        return None
+    return (
+        f"a limit of {soft // _KIB} KiB for a file (ulimit -f), which guest memory is:"
+        f" at least {-(-needed // _KIB)} KiB are needed"
+    )

@@ -1,0 +1,95 @@
+"""`hfsched completion`: what a shell offers is what the parsers take."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hfsched.cli.completion import commands
+from hfsched.cli.main import COMMANDS
+
+if TYPE_CHECKING:
+    from conftest import Start
+
+BASH = shutil.which("bash")
+with_bash = pytest.mark.skipif(BASH is None, reason="there is no bash")
+ASK = """
+. ./script
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_hfsched 2>/dev/null
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def script(hfsched: Start, shell: str) -> str:
+    made = hfsched("completion", shell)
+    assert made.wait() == 0, made.err
+    return made.out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_option_of_every_command_is_offered(hfsched: Start, shell: str) -> None:
+    text = script(hfsched, shell)
+    for command in commands():
+        assert command.name in text
+        for names, _, value in command.options:
+            for name in names:
+                dashes = "-l " if name.startswith("--") else "-s "
+                assert (dashes + name.lstrip("-") if shell == "fish" else name) in text
+            for choice in value.choices if value else ():
+                assert choice in text
+    assert {each.name for each in commands()} == set(COMMANDS)
+
+
+def offered(*words: str, **environment: str) -> list[str]:
+    assert BASH is not None
+    out = subprocess.run(
+        [BASH, "-c", ASK, "bash", "hfsched", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{Path('bin').absolute()}:{os.environ['PATH']}", **environment},
+    )
+    return sorted(out.stdout.split())
+
+
+@with_bash
+def test_what_bash_offers(hfsched: Start) -> None:
+    Path("script").write_text(script(hfsched, "bash"))
+    Path("guest.bin").touch()
+    Path("folder").mkdir()
+    assert offered("sw") == ["swap"]
+    assert offered("run", "--eng") == ["--engine"]
+    assert offered("run", "--engine", "u") == ["unicorn"]
+    assert offered("run", "--quiet", "guest") == ["guest.bin", "guests.py"]
+    assert offered("run", "--swap-dir", "") == ["folder"]
+    assert offered("run", "--memory", "") == []
+    assert offered("swap", "--within", "3", "st") == ["status"]
+    assert offered("image", "--json", "gu") == ["guest.bin", "guests.py"]
+    assert offered("completion", "f") == ["fish"]
+
+
+@with_bash
+def test_names_of_what_runs(hfsched: Start, run: Start, runtime_directory: Path) -> None:
+    Path("script").write_text(script(hfsched, "bash"))
+    Path("bin").mkdir()
+    Path("bin/hfsched").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hfsched "$@"\n')
+    Path("bin/hfsched").chmod(0o755)
+    machine = run("a=guests.py:echo", "b=guests.py:echo", "--name", "completed")
+    machine.type("hello\n")
+    machine.until("hello")
+    here = {
+        "XDG_RUNTIME_DIR": str(runtime_directory),
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent),
+    }
+    assert offered("events", "comp", **here) == ["completed"]
+    assert offered("swap", "status", "completed/", **here) == ["completed/a", "completed/b"]
+    assert offered("swap", "out", "", **here) == ["a", "b", "completed/a", "completed/b"]
+    assert machine.wait() == 0

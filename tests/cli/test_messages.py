@@ -1,0 +1,223 @@
+"""What a wrong command line, manifest or environment is answered with, word by word.
+
+A person who reads the message alone can mend it: it has the thing, its value, and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hfsched.vmm.guests import bundled_images
+
+if TYPE_CHECKING:
+    from conftest import Start
+
+BUNDLED = ", ".join(name for name in bundled_images() if name.endswith(".bin") and "/" not in name)
+KNOWN = f"(bundled: {BUNDLED}, each also as aarch64/... and x86_64/...)"
+NEITHER = "neither an arm64 Linux image, an x86-64 flat image nor an ELF64 file"
+VM = '[[vm]]\nname = "a"\nimage = "guests.py:echo"\n'
+
+# Words of the command line, the status, and the message.
+COMMAND_LINES: list[tuple[str, int, str]] = [
+    ("", 2, "the following arguments are required: COMMAND (see hfsched --help)"),
+    (
+        "trusty.bin",
+        2,
+        "no command 'trusty.bin': did you mean `hfsched run trusty.bin`? (see hfsched --help)",
+    ),
+    ("rum", 2, "no command 'rum': did you mean `hfsched run`? (see hfsched --help)"),
+    ("run", 2, "name a guest, such as trusty.bin, or a machine's manifest"),
+    (
+        "run trusty",
+        1,
+        f"vm trusty: image trusty: no such file, and no bundled guest {KNOWN}: did you mean 'trusty.bin'?",
+    ),
+    (
+        "run absent.xyz",
+        1,
+        f"vm absent: image absent.xyz: no such file, and no bundled guest {KNOWN}",
+    ),
+    (
+        "run away/guest.bin",
+        1,
+        "vm guest: away/guest.bin: cannot be read: No such file or directory",
+    ),
+    ("run notes.txt", 1, "notes.txt: neither a guest image nor a machine's manifest: text"),
+    (
+        "run --guest notes.txt",
+        1,
+        f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a",
+    ),
+    (
+        "run guest.gz",
+        1,
+        "guest.gz: neither a guest image nor a machine's manifest: gzip data: gunzip it first",
+    ),
+    ("run folder", 1, "folder: a directory: name a guest image or a manifest in it"),
+    ("run absent.toml", 1, "manifest absent.toml: No such file or directory"),
+    (
+        "run --guest good.toml",
+        2,
+        "--guest good.toml: a manifest: give it without --guest: hfsched run good.toml",
+    ),
+    ("run good.toml good.toml", 2, "good.toml, good.toml: one manifest a machine"),
+    (
+        "run good.toml guests.py:echo",
+        2,
+        (
+            "good.toml, guests.py:echo: either a manifest or guests:"
+            " write the guest into the manifest, as another [[vm]]"
+        ),
+    ),
+    ("run good.toml --vcpus 2", 2, "--vcpus: write it into the manifest instead"),
+    ("run guests.py:eco", 1, "vm guests: script guest guests.py:eco: no function 'eco'"),
+    ("run guests.py:echo --vcpus 0", 2, "--vcpus '0': a number from 1 to 32"),
+    ("run guests.py:echo --vcpus -1", 2, "--vcpus '-1': a number from 1 to 32"),
+    ("run guests.py:echo --vcpus 1e3", 2, "--vcpus '1e3': a number from 1 to 32"),
+    ("run guests.py:echo --vcpus 999999", 2, "--vcpus '999999': a number from 1 to 32"),
+    ("run guests.py:echo --memory 16MB", 2, "--memory '16MB': write 16MiB: units are powers of 2"),
+    (
+        "run guests.py:echo --memory 5000",
+        2,
+        "--memory '5000': a multiple of 4096 bytes up to 64GiB, such as 16MiB",
+    ),
+    (
+        "run guests.py:echo --to ghests",
+        2,
+        "--to ghests: no such VM: there are guests: did you mean 'guests'?",
+    ),
+    (
+        "run a=guests.py:echo a=guests.py:echo",
+        2,
+        "command line: two VMs are called 'a': rename one",
+    ),
+    (
+        "run guests.py:echo --linger soon",
+        2,
+        "argument --linger: invalid float value: 'soon' (see hfsched run --help)",
+    ),
+    (
+        "run guests.py:echo --qiet",
+        2,
+        "no option --qiet: did you mean '--quiet'? (see hfsched run --help)",
+    ),
+    (
+        "run guests.py:echo --swap-idle 30s",
+        2,
+        "--swap-idle needs --swap-dir DIR: where guest memory goes",
+    ),
+    (
+        "run guests.py:echo --engine kvm",
+        1,
+        "vm guests: engine kvm cannot run a Python guest: use script",
+    ),
+    ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
+    ("image", 2, "the following arguments are required: FILE (see hfsched image --help)"),
+]
+
+# Manifests and what is said of them after "manifest m.toml: ".
+MANIFESTS: list[tuple[str | bytes, str]] = [
+    ("", 'no VM: write [[vm]], and below it image = "trusty.bin"'),
+    (VM.replace("image", "imgae"), "[[vm]] 'a': unknown key 'imgae': did you mean 'image'?"),
+    (VM + "cpus = 2", "[[vm]] 'a': unknown key 'cpus': did you mean 'vcpus'?"),
+    (
+        VM + 'engine = "kvm"',
+        "[[vm]] 'a': unknown key 'engine': it is the machine's: write it above the first [[vm]]",
+    ),
+    ("[[vm]]\nname = 'a'\n", "[[vm]] 'a': missing 'image'"),
+    ("[[vm]]\nimage = guests.py", "Invalid value (at line 2, column 9): image = guests.py"),
+    (VM + "vcpus = 0", "vm a: vcpus must be 1 to 32, got 0"),
+    (VM + 'memory = "16MB"', "vm a: memory '16MB': write 16MiB: units are powers of 2"),
+    (VM + "memory = 1.5", "[[vm]] 'a': memory: a number or a text in \"quotes\", not a fraction"),
+    (
+        VM.encode("utf-16-le"),
+        "it has NUL bytes: not text, or UTF-16 without a mark: save it as UTF-8",
+    ),
+    (VM.replace("[[vm]]", "[vm]") + VM, "[vm] and another VM: write [[vm]] for each"),
+    (VM + VM, "two VMs are called 'a': rename one"),
+]
+
+# Environments: a limit, its amount, further words.
+ENVIRONMENTS: list[tuple[int, int, str]] = [
+    (resource.RLIMIT_NOFILE, 11, "a limit of 11 open files (ulimit -n): at least 28 are needed"),
+    (
+        resource.RLIMIT_AS,
+        200_000 << 10,
+        "a limit of 200000 KiB of addresses (ulimit -v): at least 229376 KiB are needed",
+    ),
+    (
+        resource.RLIMIT_FSIZE,
+        1024,
+        "a limit of 1 KiB for a file (ulimit -f), which guest memory is: at least 16384 KiB are needed",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _files(hfsched: Start) -> None:
+    Path("notes.txt").write_text("hello\n")
+    Path("guest.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    Path("folder").mkdir()
+    Path("good.toml").write_text(VM)
+
+
+def said(hfsched: Start, words: list[str], status: int, **options: Callable[[], None]) -> str:
+    """Return the one line of error."""
+    refused = hfsched(*words, **options)
+    assert refused.wait() == status, refused.err
+    assert refused.out == ""
+    (line,) = re.findall(r"^hfsched: error: (.*)\n", refused.err, re.MULTILINE)
+    assert len(refused.err.splitlines()) == 1 + refused.err.count("hfsched: engine")
+    assert line.isprintable()
+    return str(line)
+
+
+@pytest.mark.parametrize(("words", "status", "message"), COMMAND_LINES)
+def test_a_wrong_command_line(hfsched: Start, words: str, status: int, message: str) -> None:
+    if KNOWN in message and not BUNDLED:
+        pytest.skip("the bundled guests are not built: script/guests")
+    assert said(hfsched, words.split(), status) == message
+
+
+@pytest.mark.parametrize(("text", "message"), MANIFESTS)
+def test_a_wrong_manifest(hfsched: Start, text: str | bytes, message: str) -> None:
+    Path("m.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert said(hfsched, ["run", "m.toml"], 1) == f"manifest m.toml: {message}"
+
+
+@pytest.mark.parametrize(("limit", "amount", "message"), ENVIRONMENTS)
+def test_a_wrong_environment(hfsched: Start, limit: int, amount: int, message: str) -> None:
+    found = said(
+        hfsched,
+        ["run", "guests.py:echo"],
+        1,
+        preexec_fn=lambda: resource.setrlimit(limit, (amount, amount)),
+    )
+    assert found == message
+
+
+def test_a_directory_for_sockets_that_others_write(hfsched: Start) -> None:
+    Path("shared").mkdir()
+    Path("shared").chmod(0o700)
+    Path("shared/hfsched").mkdir()
+    Path("shared/hfsched").chmod(0o777)
+    where = Path("shared/hfsched").absolute()
+    refused = hfsched(
+        *("run", "guests.py:echo", "--name", "x", "--quiet"),
+        environment={"XDG_RUNTIME_DIR": str(where.parent)},
+    )
+    assert refused.wait() == 1
+    assert refused.err == (
+        f"hfsched: error: {where} can be written by others:"
+        " remove it, or set XDG_RUNTIME_DIR to a directory of yours\n"
+    )
+
+
+def test_there_are_enough() -> None:
+    assert len(COMMAND_LINES) + len(MANIFESTS) + len(ENVIRONMENTS) >= 40
