@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
-    manifest, guests = sort_words(args.words or [], args.engine or "")
+    manifest, guests = sort_words(args.words or [], args.engine or "", raw=bool(args.raw_image))
     if manifest is None:
         try:
             return _checked(args, MachineSpec(vm=[_vm(args, guest) for guest in guests]), "")

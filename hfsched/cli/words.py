@@ -11,6 +11,7 @@ from typing import Any
 
 from hfsched.errors import ConfigError, MisuseError
 from hfsched.memory.image import is_image, looks_like
+from hfsched.vmm.guests import RAW_HINT
 
 __all__ = ["Words", "sort_words"]
 
@@ -39,8 +40,12 @@ class Words(argparse.Action):
         setattr(namespace, self.dest, [*before, *((option is not None, each) for each in added)])
 
 
-def sort_words(words: list[tuple[bool, str]], engine: str) -> tuple[str | None, list[str]]:
+def sort_words(
+    words: list[tuple[bool, str]], engine: str, *, raw: bool = False
+) -> tuple[str | None, list[str]]:
     """Return the manifest that the words name, None without one, and the guests.
+
+    With `raw`, any file that is not named like a manifest is a guest.
 
     Raises MisuseError for words that do not go together, and ConfigError for a file that is neither a
     manifest nor an image.
@@ -50,7 +55,7 @@ def sort_words(words: list[tuple[bool, str]], engine: str) -> tuple[str | None, 
     manifests: list[str] = []
     guests: list[str] = []
     for optional, word in words:
-        (manifests if _is_manifest(word, engine, optional) else guests).append(word)
+        (manifests if _is_manifest(word, engine, optional, raw) else guests).append(word)
     if len(manifests) > 1:
         raise MisuseError(f"{manifests[0]}, {manifests[1]}: one manifest a machine")
     if manifests and guests:
@@ -61,7 +66,7 @@ def sort_words(words: list[tuple[bool, str]], engine: str) -> tuple[str | None, 
     return (manifests[0] if manifests else None), guests
 
 
-def _is_manifest(word: str, engine: str, optional: bool) -> bool:  # noqa: FBT001
+def _is_manifest(word: str, engine: str, optional: bool, raw: bool) -> bool:  # noqa: FBT001
     named = word.lower().endswith(".toml")
     if optional:
         if named:
@@ -74,7 +79,7 @@ def _is_manifest(word: str, engine: str, optional: bool) -> bool:  # noqa: FBT00
         return named and "=" not in word
     if named:
         return True
-    if engine == "script" or word.endswith(".py"):
+    if raw or engine == "script" or word.endswith(".py"):
         return False
     head = _head(word)
     if head is None or is_image(head):
@@ -83,7 +88,8 @@ def _is_manifest(word: str, engine: str, optional: bool) -> bool:  # noqa: FBT00
     if _MANIFEST.search(text):
         return True
     what = "text" if text and "\0" not in text and "\ufffd" not in text[:-1] else looks_like(head)
-    raise ConfigError(f"{word}: neither a guest image nor a machine's manifest: {what}")
+    hint = f"; {RAW_HINT}" if "nothing known" in what else ""
+    raise ConfigError(f"{word}: neither a guest image nor a machine's manifest: {what}{hint}")
 
 
 def _head(path: str) -> bytes | None:
