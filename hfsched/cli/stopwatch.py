@@ -43,15 +43,20 @@ class Stopwatch:
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._answered = runtime.event("stopwatch.answered")
         self._stopped = 0
-        self._seen = time.monotonic_ns()  # up to here it was counted
+        self._asked = 0  # when, in ns
         if _PPOLL is not None:
             runtime.spawn("stopwatch", self._watch)
 
     def take(self) -> int:
-        """Return for how many ns the process was stopped since the last call; to some ms."""
+        """Return for how many ns the process was stopped since the last call.
+
+        It may be some ms too little, where the processor is busy, but hardly too much: a guest's clock
+        that is set back by it does not show a time again.
+        """
         if _PPOLL is None:
             return 0
         self._answered.clear()
+        self._asked = time.monotonic_ns()
         os.write(self._write, b"t")
         self._answered.wait()
         stopped, self._stopped = self._stopped, 0
@@ -64,11 +69,11 @@ class Stopwatch:
         while True:
             entry.revents = 0
             left = _Timespec(_LONG, 0)
+            began = time.monotonic_ns()
             self._syscall(_PPOLL, ctypes.byref(entry), 1, ctypes.byref(left), None, _SIGSET_BYTES)
-            now = time.monotonic_ns()
-            waited = _LONG * _NS - left.sec * _NS - left.nsec
-            self._stopped += max(0, now - self._seen - waited)
-            self._seen = now
             if entry.revents:
+                # Until it was asked, not until now: this thread may have waited for Python's lock.
+                waited = _LONG * _NS - left.sec * _NS - left.nsec
+                self._stopped += max(0, self._asked - began - waited)
                 os.read(self._fd, 1)
                 self._answered.set()

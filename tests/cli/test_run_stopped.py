@@ -334,12 +334,12 @@ def test_a_background_job_that_reads_its_terminal_is_stopped(jobs: Jobs, clocks:
     assert job.stopped() == "T SIGTTIN"
     job.go_on(background=True)
     assert job.stopped() == "T SIGTTIN"
-    time.sleep(0.2)
+    time.sleep(0.5)
     stopped = time.monotonic_ns() - since
     job.go_on()
     last = job.tell_time()
     # It has run twice for a moment, to find out that the terminal is not its own.
-    assert first < last <= first + time.monotonic_ns() - began - stopped + 150 * MS
+    assert first < last <= first + time.monotonic_ns() - began - stopped + 350 * MS
     job.type(END)
     assert job.ended() == 0
     assert "the process was stopped" not in job.process.out

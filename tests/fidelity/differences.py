@@ -151,13 +151,6 @@ DIFFERENCES: tuple[Difference, ...] = (
         targets=(UNICORN,),
     ),
     Difference(
-        "An access to CNTPS_CTL_EL1 is reported as a trapped one.",
-        "registers read",
-        _reads("CNTPS_CTL_EL1"),
-        ours="fault 6233f805",
-        targets=(UNICORN,),
-    ),
-    Difference(
         "The emulator reports a register and its width with a load that writes its address back.",
         "kinds of access",
         "2.0 instruction f8408400 20000000",

@@ -145,7 +145,7 @@ def test_what_need_not_be_said() -> None:
         (VM + 'name = "a\\n"', f"VM name 'a\\n': {NAME_RULE}"),
         (VM + f'name = "{"a" * 64}"', f"VM name '{'a' * 64}': {NAME_RULE}"),
         ('[[vm]]\nname = "x"\nimage = ""', "vm x: image is empty: name a file"),
-        (VM + 'dialect = "ffa-9"', "vm guest: dialect 'ffa-9': one of ffa-1.0"),
+        (VM + 'dialect = "c"', "vm guest: dialect 'c': one of ffa-1.0"),
         (VM + "memory = 4097", f"vm guest: memory 4097: {SIZE_RULE}"),
         (VM + 'memory = "16MB"', "vm guest: memory '16MB': write 16MiB: units are powers of 2"),
         (

@@ -49,6 +49,10 @@ class Traps:
             )
         ec = esr >> 26
         if machine.exception.target == 1:
+            if ec == Ec.SYSREG and machine.read(Reg.PSTATE) & 0xC:
+                esr &= (
+                    1 << 25
+                )  # a register that EL1 has not is unknown to it; only EL0 is trapped by EL1
             return self._enter_el1(esr, address if ec in Ec.WITH_ADDRESS else None)
         if ec in (Ec.DATA_LOWER, Ec.FETCH_LOWER):
             return self._abort(esr, address)
