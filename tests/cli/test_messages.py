@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.vmm.guests import bundled_images
+from hfsched.vmm.guests import RAW_HINT, bundled_images
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -52,7 +52,8 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run --guest notes.txt",
         1,
-        f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a",
+        f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a;"
+        f" {RAW_HINT}",
     ),
     (
         "run guest.gz",
