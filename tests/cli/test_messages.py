@@ -52,8 +52,10 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run --guest notes.txt",
         1,
-        f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a;"
-        f" {RAW_HINT}",
+        (
+            f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a;"
+            f" {RAW_HINT}"
+        ),
     ),
     (
         "run guest.gz",

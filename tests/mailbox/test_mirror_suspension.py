@@ -245,3 +245,14 @@ def test_a_thread_does_no_work_that_was_not_posted() -> None:
     mirror.post(0)
     assert mirror.before_run(0)
     assert done == [0]
+
+
+def test_work_posted_before_a_thread_is_held_is_done_once() -> None:
+    done: list[int] = []
+    mirror = Mirror(ScriptedRuntime(), "g", 1, on_work=done.append)
+    assert mirror.before_run(0)
+    mirror.post(0)  # the thread is in no wait yet that this could end
+    mirror.block(0)
+    assert done == [0]
+    mirror.unblock(0)
+    assert done == [0]
