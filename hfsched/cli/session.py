@@ -15,12 +15,14 @@ from msgspec.structs import asdict
 from hfsched import __version__
 from hfsched.cli.console import Console
 from hfsched.cli.jobcontrol import JobControl
+from hfsched.cli.leftovers import left_behind, summary_lines
 from hfsched.cli.lines import Lines
 from hfsched.cli.output import Output
 from hfsched.cli.signals import Signals
 from hfsched.control import events
 from hfsched.errors import UserError
 from hfsched.limits import cause
+from hfsched.mailbox.mailbox import RxState
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.text import count, printable
 from hfsched.vmm.machine import Machine, VmSummary
@@ -43,7 +45,6 @@ _SHORTAGES = (
     errno.ENOMEM,
     errno.ENOSPC,
 )  # what no code of ours could mend
-_NOT_TAKEN = "RX not mapped or not released"
 _SPIN_MIN = 0.05  # seconds; shorter RUNs are not reported
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 _SWAP_WATCH_WITHIN = 5 * _NS
@@ -159,7 +160,12 @@ class RunSession:
         console.drain(limit)
         self._print_summary(summary)
         self._output.close(limit)
-        status = self._verdict(machine, console, summary) if interrupted is None else 0
+        if interrupted is None:
+            status = self._verdict(machine, console, summary)
+        else:
+            status = 0
+            for text in self._left(console, summary, "the run was interrupted"):
+                self._notice(text)
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
 
@@ -269,7 +275,7 @@ class RunSession:
                 if self._runtime.now() >= deadline:
                     deadline = progress + linger
                     if seen is None or seen[0] != progress:
-                        seen = (progress, machine.runs())
+                        seen = (progress, machine.busy())
                 if self._runtime.now() >= deadline:
                     self._report_spinning(machine, seen)
                     return
@@ -281,7 +287,7 @@ class RunSession:
         half = self._args.linger / 2
         if seen is None or half < _SPIN_MIN:
             return
-        for vcpu, runs in machine.runs().items():
+        for vcpu, runs in machine.busy().items():
             if seen[1].get(vcpu) == runs:
                 vm, _, index = vcpu.rpartition(".")
                 text = f"vm {vm}: vCPU {index} still running {self._args.linger:g} s after end of input"
@@ -297,68 +303,31 @@ class RunSession:
             self._errors.append(f"standard output{what}")
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
-        left = self._left(console, summary)
+        left = self._left(console, summary, None if error is None else "the run had ended")
         if left and not machine.aborts and not self._failures and error is None:
             status = _UNREAD
         for text in self._errors + left:
             self._say(f"error: {text}")
+        for vm in summary:
+            if vm.rx == RxState.READ.value and vm.abort is None:
+                self._notice(f"vm {vm.name}: RX is not released: no FFA_RX_RELEASE after a message")
         return status
 
-    def _left(self, console: Console, summary: list[VmSummary]) -> list[str]:
-        left = []
-        for vm in summary:
-            if vm.unread:
-                doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
-                left.append(f"vm {vm.name}: unread message in its mailbox ({doing})")
-            if vm.unclaimed:
-                messages = count(vm.unclaimed, "message")
-                left.append(f"vm {vm.name}: {messages} for host ports that no program opened")
-            if vm.malformed:
-                messages = count(vm.malformed, "message")
-                left.append(
-                    f"vm {vm.name}: {messages} to the host dropped: shorter than the 16-byte port"
-                    ' header (framing = "raw" in a manifest: messages have none)'
-                )
-            if vm.discarded:
-                messages = count(vm.discarded, "message")
-                left.append(f"vm {vm.name}: {messages} dropped: the host program had disconnected")
-            if vm.lost:
-                messages = count(vm.lost, "message")
-                left.append(
-                    f"vm {vm.name}: {messages} to the host undelivered: the machine stopped"
-                )
-        if self._server is not None and self._server.discarded:
-            messages = count(self._server.discarded, "message")
-            left.append(f"host programs: {messages} dropped: disconnected before reading them")
-        if self._undelivered:
-            left.append(f"host programs: messages undelivered: {_NOT_TAKEN}")
-        if lines := console.undelivered():
-            why = f"the VM has ended, or {_NOT_TAKEN}" if console.any_ended() else _NOT_TAKEN
-            left.append(f"standard input: {count(lines, 'line')} undelivered: {why}")
-        return left
+    def _left(self, console: Console, summary: list[VmSummary], ended: str | None) -> list[str]:
+        return left_behind(
+            summary,
+            lines=console.undelivered(),
+            unsent=self._undelivered,
+            unread=0 if self._server is None else self._server.discarded,
+            ended=ended,
+        )
 
     def _print_summary(self, summary: list[VmSummary]) -> None:
         seconds = (self._runtime.now() - self._began) / _NS
         vms = [asdict(vm) for vm in summary]
         self._output.event({"event": "summary", "seconds": round(seconds, 6), "vms": vms})
-        if self._args.quiet:
-            return
-        lines = [f"summary after {seconds:.2f} s"]
-        for vm in summary:
-            runs = ", ".join(f"{number} {name}" for name, number in vm.runs.items())
-            lines.append(
-                f"  {vm.name}: messages {vm.from_host} from the host, {vm.to_host} to it,"
-                f" {vm.to_guests} to guests; {count(sum(vm.runs.values()), 'RUN')} ({runs});"
-                f" {count(vm.wake_ups, 'wake-up')}, {count(vm.spurious, 'spurious RUN')}"
-            )
-            if vm.discarded:
-                lines.append(
-                    f"    {count(vm.discarded, 'message')} discarded: the connection was closed"
-                )
-            if vm.malformed:
-                dropped = count(vm.malformed, "message")
-                lines.append(f"    {dropped} dropped: shorter than the 16-byte port header")
-        self._say(*lines)
+        if not self._args.quiet:
+            self._say(*summary_lines(seconds, summary))
 
     def _say(self, *lines: str) -> None:
         """Print lines on standard error; never blocks."""

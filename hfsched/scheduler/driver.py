@@ -84,8 +84,8 @@ class DrivenVm:
 class Driver:
     """Runs the vCPUs of all VMs.
 
-    `on_abort(name, reason)` is called once when a VM dies, `on_idle` whenever a vCPU may have begun
-    to wait; both on a vCPU's thread, and neither may block.  `mirror` makes a VM's mirror.
+    `on_abort(name, reason)` is called once when a VM dies, on a vCPU's thread, `on_idle` whenever a vCPU or
+    a host sender may have begun to wait, on its thread; neither may block.  `mirror` makes a VM's mirror.
     """
 
     def __init__(
@@ -253,6 +253,10 @@ class Driver:
         return True
 
     # Messages and wake-ups; any thread.
+
+    def note_waiting(self) -> None:
+        """Note that a host sender finds a mailbox full, and is about to wait."""
+        self._on_idle()
 
     def deliver(self, number: int, *, ends_send: bool = False) -> None:
         """Deliver a message just written for VM `number`: claim a waiter, or interrupt a vCPU."""

@@ -76,6 +76,7 @@ class Outbox:
             sent = self._attempt(message, deadline, notify=False)
             while sent is Sent.BUSY:
                 self._runtime.retain_only(message, level=1)
+                self._driver.note_waiting()
                 self._vm.writable.clear()  # before the try that it accounts for
                 sent = self._attempt(message, deadline, notify=True)
                 if sent is Sent.BUSY and not self._vm.writable.wait(deadline):

@@ -214,12 +214,12 @@ class Machine:
         """Return whether every accepted message is released and nothing will happen by itself."""
         return is_quiet(self.assembly)
 
-    def runs(self) -> dict[str, int]:
-        """Return for each vCPU inside a RUN the number of RUNs so far."""
+    def busy(self) -> dict[str, int]:
+        """Return for each vCPU inside a RUN the number of its exits so far."""
         return busy_vcpus(self.assembly.vms)
 
     def program_counter(self, vcpu: str, deadline: int | None = None) -> int | None:
-        """Return the address of the next instruction of a vCPU, named as `runs` does.
+        """Return the address of the next instruction of a vCPU, named as `busy` does.
 
         Its thread is asked, by a kick if it is inside a RUN.  None if it does not answer by the
         deadline (ns), or has ended.

@@ -21,8 +21,8 @@ __all__ = ["VmState", "VmSummary", "busy_vcpus", "is_quiet", "runs_ended", "stat
 class VmSummary(Struct, frozen=True):
     """What happened to one VM.
 
-    Messages: accepted from the host, brought to the host, sent to other VMs; unread in the mailbox
-    at the end; for a host port that no program opened, for a connection that was closed, without a
+    Messages: accepted from the host, brought to the host, sent to other VMs; `rx`, "not mapped" or the
+    state of RX; unread in the mailbox at the end; for a host port that no program opened, for a connection that was closed, without a
     header, and not brought anywhere because the machine stopped.  `runs` counts RUNs by the name of
     their result, the most frequent first.  `vcpus` says what each vCPU does.
     """
@@ -31,6 +31,7 @@ class VmSummary(Struct, frozen=True):
     from_host: int
     to_host: int
     to_guests: int
+    rx: str
     unread: int
     unclaimed: int
     discarded: int
@@ -83,15 +84,15 @@ def _released(assembly: Assembly, vm: AssembledVm) -> bool:
 
 
 def busy_vcpus(vms: Sequence[AssembledVm]) -> dict[str, int]:
-    """Return for each vCPU inside a RUN the number of RUNs so far: it spins if that stays.
+    """Return for each vCPU inside a RUN the number of its exits so far: it spins if that stays.
 
     A guest that waits for an interrupt inside RUN (arm64 under KVM) is left out.
     """
     return {
-        f"{vm.name}.{index}": counters.runs.total()
+        f"{vm.name}.{vcpu.index}": vcpu.exits
         for vm in vms
-        for index, counters in enumerate(vm.driven.counters)
-        if vm.driven.mirror.in_run(index) and not vm.record.vcpus[index].cpu.waits()
+        for vcpu in vm.record.vcpus
+        if vm.driven.mirror.in_run(vcpu.index) and not vcpu.cpu.waits()
     }
 
 
@@ -122,12 +123,15 @@ def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
     runs: Counter[type] = Counter()
     for each in counters:
         runs.update(each.runs)
+    with vm.record.lock:
+        rx = "not mapped" if vm.record.mailbox.rx is None else vm.record.mailbox.state.value
     unclaimed, discarded, malformed = ports.counts(vm.id)
     return VmSummary(
         name=vm.name,
         from_host=vm.outbox.accepted,
         to_host=sum(each.to_host for each in counters),
         to_guests=sum(each.to_guests for each in counters),
+        rx=rx,
         unread=int(info.rx is RxState.RECEIVED),
         unclaimed=unclaimed,
         discarded=discarded,

@@ -1,4 +1,4 @@
-"""What lasts too long in a running machine: unread messages while all vCPUs sleep, vCPUs that spin.
+"""What lasts too long in a running machine: messages that no vCPU takes or reads, and vCPUs that spin.
 
 A message that stays unread although nothing runs is what a lost wake-up looks like, or a guest that
 waits for something else.  Both are found by looking twice, a second apart, at what may not have changed
@@ -42,8 +42,12 @@ _NAMES: dict[int, str] = {
 }
 
 
+_NOT_MAPPED = "RX is not mapped (FFA_RXTX_MAP)"
+_NOT_RELEASED = "RX is not released (FFA_RX_RELEASE)"
+
+
 class _Unread(Struct):
-    header: Header  # this very object: each message has its own
+    what: object  # the message's header, this very object: each has its own; or why none is taken
     claims: int
     since: int
     reported: bool = False
@@ -103,18 +107,23 @@ class StallWatch:
         asleep = all(
             mirror.activity(vcpu.index) is not VcpuActivity.RUNNING for vcpu in vm.record.vcpus
         )
+        waiting = vm.outbox.waiting() > 0
         with vm.record.lock:
             mailbox = vm.record.mailbox
-            header = mailbox.message if mailbox.state is RxState.RECEIVED else None
+            what: Header | str | None = None
+            if mailbox.state is RxState.RECEIVED:
+                what = mailbox.message
+            elif waiting:
+                what = _NOT_MAPPED if mailbox.rx is None else _NOT_RELEASED
             ended = vm.record.aborting
-        if header is None:
+        if what is None:
             self._unread.pop(vm.id, None)
             return
         if not asleep or ended:
             return
         seen = self._unread.get(vm.id)
-        if seen is None or seen.header is not header:
-            seen = self._unread[vm.id] = _Unread(header, claims, now)
+        if seen is None or seen.what is not what:
+            seen = self._unread[vm.id] = _Unread(what, claims, now)
         elif seen.claims != claims:
             seen.claims, seen.since = claims, now
         if seen.reported:
@@ -123,11 +132,17 @@ class StallWatch:
             due.append(seen.since + STALL)
             return
         seen.reported = True
-        found.append(self._unread_text(vm, header))
+        found.append(self._unread_text(vm, what))
 
-    def _unread_text(self, vm: AssembledVm, header: Header) -> str:
+    def _unread_text(self, vm: AssembledVm, what: Header | str) -> str:
         with vm.record.lock:
             waits = "; ".join(_wait_text(vcpu) for vcpu in vm.record.vcpus)
+        if isinstance(what, str):
+            return (
+                f"vm {vm.name}: a message from the host has waited for 1 s: {what}, and no vCPU runs:"
+                f" {waits}"
+            )
+        header = what
         return (
             f"vm {vm.name}: a message of {header.size} bytes from {self._sender(header.sender)} has been"
             f" unread for 1 s, and no vCPU runs: {waits}"

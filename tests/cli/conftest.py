@@ -63,6 +63,22 @@ def bare(cpu):
         yield from mailbox.send(sender, b"bare " + data)
 
 
+def unmapped(cpu):
+    """Have no mailbox."""
+    yield from log("up")
+    while True:
+        yield Wfi()
+
+
+def keeper(cpu):
+    """Read a message and keep RX."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from mailbox.wait()
+    while True:
+        yield Wfi()
+
+
 def short(cpu):
     """Answer a message by one that is shorter than a header."""
     mailbox = GuestMailbox(cpu)

@@ -10,6 +10,7 @@ from memory.elf_writer import Load, build, linux_header
 
 from hfsched.cli.words import sort_words
 from hfsched.errors import ConfigError, MisuseError
+from hfsched.vmm.guests import RAW_HINT
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -95,7 +96,7 @@ def test_files_are_known_by_their_content(tmp_path: Path, monkeypatch: pytest.Mo
         (b"int main(void);\n", "text"),
         ("é".encode() * 5000, "text"),
         (b"\x1f\x8bxx", "gzip data: gunzip it first"),
-        (b"\xff\xff\xff", "nothing known, first bytes ff ff ff"),
+        (b"\xff\xff\xff", f"nothing known, first bytes ff ff ff; {RAW_HINT}"),
     ],
 )
 def test_a_file_that_is_neither(data: bytes, what: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,7 @@ def test_what_cannot_be_a_raw_image(tmp_path: Path) -> None:
 # Guests of one's own.
 
 
+@pytest.mark.skipif(find_spec("ziglang") is None, reason="no package ziglang")
 def test_guests_in_c_find_their_header(tmp_path: Path) -> None:
     source = tmp_path / "guest.c"
     source.write_text('#include "hypercalls.h"\nvoid f(void) { ffa_yield(); }\n')

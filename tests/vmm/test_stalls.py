@@ -114,5 +114,5 @@ def test_a_vcpu_that_waits_for_room_in_a_port_does_not_spin() -> None:
             if sent > 17:
                 break
         assert host.until(lambda: not driven.mirror.in_run(0))
-        assert host.machine.runs() == {}
+        assert host.machine.busy() == {}
         assert [host.machine.stalls.look(now * STALL) for now in range(4)][-1] == []

@@ -1,0 +1,89 @@
+"""What a run says at its end: its summary, and what was not delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hfsched.text import count
+
+if TYPE_CHECKING:
+    from hfsched.vmm.machine import VmSummary
+
+__all__ = ["left_behind", "summary_lines"]
+
+_RX = {
+    "not mapped": "has not mapped RX (FFA_RXTX_MAP)",
+    "received": "has not read the message before",
+    "read": "has not released RX (FFA_RX_RELEASE)",
+}
+
+
+def summary_lines(seconds: float, summary: Sequence[VmSummary]) -> list[str]:
+    """Return the figures of a run in words."""
+    lines = [f"summary after {seconds:.2f} s"]
+    for vm in summary:
+        runs = ", ".join(f"{number} {name}" for name, number in vm.runs.items())
+        lines.append(
+            f"  {vm.name}: messages {vm.from_host} from the host, {vm.to_host} to it,"
+            f" {vm.to_guests} to guests; {count(sum(vm.runs.values()), 'RUN')} ({runs});"
+            f" {count(vm.wake_ups, 'wake-up')}, {count(vm.spurious, 'spurious RUN')}"
+        )
+        if vm.discarded:
+            lines.append(
+                f"    {count(vm.discarded, 'message')} discarded: the connection was closed"
+            )
+        if vm.malformed:
+            dropped = count(vm.malformed, "message")
+            lines.append(f"    {dropped} dropped: shorter than the 16-byte port header")
+    return lines
+
+
+def left_behind(
+    summary: Sequence[VmSummary], *, lines: int, unsent: bool, unread: int, ended: str | None
+) -> list[str]:
+    """Return a line for each kind of message that did not arrive.
+
+    `lines` of standard input were not sent, `unsent` says whether messages of host programs were not,
+    `unread` were not read by a host program.  `ended` is why the run ended where that is why they were
+    not sent; None: the VMs did not take them.
+    """
+    left = []
+    for vm in summary:
+        if vm.unread:
+            doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
+            left.append(f"vm {vm.name}: unread message in its mailbox ({doing})")
+        if vm.unclaimed:
+            messages = count(vm.unclaimed, "message")
+            left.append(f"vm {vm.name}: {messages} for host ports that no program opened")
+        if vm.malformed:
+            messages = count(vm.malformed, "message")
+            left.append(
+                f"vm {vm.name}: {messages} to the host dropped: shorter than the 16-byte port"
+                ' header (framing = "raw" in a manifest: messages have none)'
+            )
+        if vm.discarded:
+            messages = count(vm.discarded, "message")
+            left.append(f"vm {vm.name}: {messages} dropped: the host program had disconnected")
+        if vm.lost:
+            messages = count(vm.lost, "message")
+            left.append(f"vm {vm.name}: {messages} to the host undelivered: the machine stopped")
+    if unread:
+        left.append(
+            f"host programs: {count(unread, 'message')} dropped: disconnected before reading them"
+        )
+    why = _why_not_taken(summary) if ended is None else ended
+    if unsent:
+        left.append(f"host programs: messages undelivered: {why}")
+    if lines:
+        left.append(f"standard input: {count(lines, 'line')} undelivered: {why}")
+    return left
+
+
+def _why_not_taken(summary: Sequence[VmSummary]) -> str:
+    reasons = [
+        f"vm {vm.name} {'has aborted' if vm.abort is not None else _RX[vm.rx]}"
+        for vm in summary
+        if vm.abort is not None or vm.rx in _RX
+    ]
+    return "; ".join(reasons) or "the run had ended"
