@@ -20,7 +20,7 @@ _DESCRIPTION = """\
 Print the events of a running machine, one JSON object a line, until the machine ends or Ctrl-C. The
 events that describe its present state come first.
 
-  {"event": "started", "machine": "demo", "version": "1.0", "vms": ["trusty"]}
+  {"event": "started", "machine": "demo", "version": "0.1.0", "vms": ["trusty"]}
   {"event": "connected", "client": 1, "vm": "trusty", "port": 1, "host_port": 4294967296}
   {"event": "disconnected", "client": 1, "vm": "trusty", "port": 1}
   {"event": "suspended", "holder": "swap"}         then "resumed"

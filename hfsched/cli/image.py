@@ -7,6 +7,7 @@ cannot be read.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from hfsched.memory.image import (
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
-from hfsched.vmm.guests import RAW_HINT
+from hfsched.vmm.guests import RAW_HINT, bundled_images
 
 if TYPE_CHECKING:
     import argparse
@@ -51,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Exit status: 0 it would boot, 1 it would not, 2 the file cannot be read.",
     )
     parser.add_argument(
-        "file", metavar="FILE", help="a flat image (arm64 Linux, x86-64) or an ELF64 file"
+        "file",
+        metavar="FILE",
+        help="a flat image (arm64 Linux, x86-64), an ELF64 file, or a bundled guest's name",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -59,14 +62,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print what `args.file` is, as text or with `args.json` as JSON; return the exit status."""
+    file = args.file
+    if not os.path.exists(file):
+        file = str(bundled_images().get(file, file))
     try:
-        data, size = read_head(args.file)
+        data, size = read_head(file)
         if is_image(data):
-            data = read_bytes(args.file)
+            data = read_bytes(file)
     except ImageError as error:
         print(f"hfsched: error: {error}", file=sys.stderr)
         return 2
-    report = _report(args.file, data, size)
+    report = _report(file, data, size)
     print(json.dumps(report, indent=2) if args.json else _text(report))
     return 0 if report["boots"] else 1
 

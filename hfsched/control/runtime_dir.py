@@ -217,12 +217,13 @@ def _take(path: Path, name: str) -> int | None:
 def port_sockets() -> dict[str, Path]:
     """Return the sockets `PORTS` of this user's machines by machine name.
 
-    A dead machine's socket may be among them: connecting to it fails.  Directories that are not safe
-    are skipped.
+    Those of machines that were killed are left out, and directories that are not safe.  One may end
+    between this and a connection.
     """
     found: dict[str, Path] = {}
     for root in roots():
         if _problem(root) is None:
             for path in sorted(root.glob(f"*/{PORTS}")):
-                found.setdefault(path.parent.name, path)
+                if path.parent.name not in found and not _is_dead(path):
+                    found[path.parent.name] = path
     return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.cli.image import add_parser
+from hfsched.vmm.guests import bundled_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,3 +178,15 @@ def test_a_hostile_name_does_not_reach_the_terminal(command: Command) -> None:
     _, out, _ = command(RAW, name="a\x1b[31m\nb")
     assert "\x1b" not in out
     assert "a\\x1b[31m\\nb: arm64 Linux image" in out
+
+
+@pytest.mark.skipif("echo.bin" not in bundled_images(), reason="the bundled guests are not built")
+def test_a_bundled_guest_has_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["image", "x86_64/echo.bin"])
+    assert args.run(args) == 0
+    assert "x86-64 flat image for x86_64" in capsys.readouterr().out

@@ -49,6 +49,14 @@ def test_nothing_is_left_at_the_end(xdg: Path) -> None:
     assert list((xdg / "hfsched").iterdir()) == []
 
 
+def test_a_machine_that_was_killed_is_not_among_those_that_run(xdg: Path) -> None:
+    directory = runtime_dir.claim("demo")
+    directory.listen("ports").close()  # as the kernel does
+    assert (xdg / "hfsched" / "demo" / "ports").exists()
+    assert runtime_dir.port_sockets() == {}
+    directory.close()
+
+
 def test_a_machine_without_a_name_is_called_after_its_process() -> None:
     with runtime_dir.claim() as directory:
         assert directory.name == f"m{os.getpid()}"

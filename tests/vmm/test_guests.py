@@ -19,6 +19,8 @@ from hfsched.vmm.build import place_memory
 from hfsched.vmm.guests import GuestCode, bundled_images, guest_includes, resolve
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "hello_guest.c"
+
 with_images = pytest.mark.skipif(
     "echo.bin" not in bundled_images(), reason="the bundled guests are not built: script/guests"
 )
@@ -224,6 +226,19 @@ def test_guests_in_c_find_their_header(tmp_path: Path) -> None:
         target = ["-target", f"{architecture}-freestanding-none"]
         command = [sys.executable, "-m", "ziglang", "cc", *target, *includes, "-ffreestanding"]
         subprocess.run([*command, "-c", "-o", str(tmp_path / "o"), str(source)], check=True)
+
+
+@pytest.mark.skipif(find_spec("ziglang") is None, reason="no package ziglang")
+def test_the_example_of_a_guest_answers(tmp_path: Path) -> None:
+    pytest.importorskip("unicorn", reason="no package unicorn")
+    includes = [f"-I{folder}" for folder in guest_includes("aarch64")]
+    flags = ["-O1", "-ffreestanding", "-mgeneral-regs-only", "-mstrict-align", "-nostdlib"]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-freestanding-none"]
+    link = ["-Wl,--image-base=0x60000000", "-o", "hello.elf"]
+    subprocess.run([*command, *flags, *includes, *link, str(EXAMPLE)], check=True)
+    run = [sys.executable, "-m", "hfsched", "run", "hello.elf", "--linger", "60"]
+    done = subprocess.run(run, input=b"hi\n", capture_output=True, check=True)
+    assert done.stdout.splitlines() == [b"[hello] hello: up", b"hello: hi"]
 
 
 def test_an_architecture_without_guests() -> None:
