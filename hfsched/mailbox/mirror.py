@@ -192,7 +192,6 @@ class Mirror:
             with self._lock:
                 work, slot.work = slot.work, False
                 if quiescence.stopping:
-                    slot.blocked = False
                     slot.activity = _GONE
                     return False
                 suspended = slot.blocked = quiescence.suspended

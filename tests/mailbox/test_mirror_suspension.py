@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import GONE, RUN, WFM, Case, ParkedError, ScriptedRuntime
 
-from hfsched.mailbox.mirror import Entry, Mirror
+from hfsched.mailbox.mirror import Entry, Mirror, VcpuActivity
 
 
 def test_no_run_begins_while_the_vm_is_suspended() -> None:
@@ -256,3 +256,23 @@ def test_work_posted_before_a_thread_is_held_is_done_once() -> None:
     assert done == [0]
     mirror.unblock(0)
     assert done == [0]
+
+
+def test_a_held_thread_waits_on_after_work_for_another() -> None:
+    mirror = Mirror(ScriptedRuntime(), "g", 2)
+    mirror.suspend()
+    mirror.block(0)
+    mirror.post(1)  # ends every wait for the end of the suspension, once
+    with pytest.raises(ParkedError, match=r"^g\.resumed$"):
+        mirror.unblock(0)
+
+
+def test_what_is_shown_of_a_mirror() -> None:
+    mirror = Mirror(ScriptedRuntime(), "g", 2)
+    mirror.wake(1)
+    assert mirror.peek() == ((VcpuActivity.RUNNING, False), (VcpuActivity.RUNNING, True))
+    assert mirror.in_run(0) is False, "its thread has not begun"
+    assert mirror.before_run(0)
+    assert mirror.in_run(0)
+    mirror.block(0)
+    assert not mirror.in_run(0)
