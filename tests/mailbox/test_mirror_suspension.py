@@ -276,3 +276,15 @@ def test_what_is_shown_of_a_mirror() -> None:
     assert mirror.in_run(0)
     mirror.block(0)
     assert not mirror.in_run(0)
+
+
+def test_work_posted_to_a_sleeping_thread_is_done_once() -> None:
+    done: list[int] = []
+    runtime = ScriptedRuntime()
+    mirror = Mirror(runtime, "g", 1, on_work=done.append)
+    assert mirror.before_run(0)
+    runtime.steps += [lambda: mirror.post(0), lambda: mirror.wake(0)]
+    mirror.wait_for_message(0, None)
+    assert done == [0]
+    assert mirror.before_run(0)
+    assert done == [0]
