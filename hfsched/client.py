@@ -17,6 +17,7 @@ holds; and a program that does not `recv` delays the guest that writes to it.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import threading
@@ -100,7 +101,9 @@ class Connection:
                     self._sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 except BlockingIOError:
                     if not block:
-                        raise
+                        raise BlockingIOError(
+                            errno.EAGAIN, f"{self}: it takes no more now"
+                        ) from None
                 except ConnectionResetError:
                     continue  # reported once
                 except OSError as exc:
@@ -124,7 +127,7 @@ class Connection:
                     packet = self._sock.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     if not block:
-                        raise
+                        raise BlockingIOError(errno.EAGAIN, f"{self}: no message yet") from None
                     if not readable(self._sock, deadline):
                         raise TimeoutError(f"{self}: no message within {timeout} s") from None
                 except ConnectionResetError:

@@ -106,7 +106,9 @@ def place_memory(spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
             try:
                 bases[vm.name] = layout.reserve(vm.name, wanted, vm.memory_bytes)
             except ConfigError as exc:
-                why = f" ({vm.image} is linked to be there)" if vm.base is None else ""
+                why = ""
+                if vm.base is None:
+                    why = f" ({vm.image} is linked to be there: link it elsewhere, or with -fPIE -pie)"
                 raise ConfigError(f"{exc}{why}") from None
     for vm, code in zip(spec.vm, codes, strict=True):
         if vm.name not in bases:
