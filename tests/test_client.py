@@ -123,7 +123,7 @@ def test_a_dead_machines_socket_is_passed_over(xdg: Path) -> None:
             dead.bind(str(left / "ports"))
         with connect("alpha") as alpha:
             assert alpha.machine == "live"
-        with pytest.raises(UserError, match="refused"):
+        with pytest.raises(UserError, match="no machine 'dead': running: live"):
             connect("dead/alpha")
 
 
