@@ -52,6 +52,7 @@ CPUS = {
 SKIPS = [
     r"the documents are not here",
     r"root may do anything",
+    r"no package ziglang",
 ]
 OTHER_ENGINES = "not unicorn and not x86_64 and not script"
 
