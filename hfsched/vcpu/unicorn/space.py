@@ -105,27 +105,32 @@ class UnicornSpace:
             raise InternalError(f"{self.name} has {len(self._vcpus)} vCPUs, there is no {index}")
         vcpu = self._vcpus[index]
         if vcpu is None:
+            with self._turn:  # what it maps changes under it
+                vcpu = self._vcpus[index]
+                if vcpu is None:
+                    vcpu = self._vcpus[index] = self._make(index)
+        return vcpu
 
-            def make(on_block: BlockHandler, on_timer: TimerHandler) -> Machine:
-                return Machine(
-                    self._library,
-                    index,
-                    self._tables.root,
-                    on_block,
-                    on_timer,
-                    several=len(self._vcpus) > 1,
-                )
+    def _make(self, index: int) -> UnicornVcpu:
+        def make(on_block: BlockHandler, on_timer: TimerHandler) -> Machine:
+            return Machine(
+                self._library,
+                index,
+                self._tables.root,
+                on_block,
+                on_timer,
+                several=len(self._vcpus) > 1,
+            )
 
-            vcpu = UnicornVcpu(self._runtime, self._turn, self, index, make)
-            try:
-                for physical, host in self._pages.pieces:
-                    vcpu.map(physical, _PIECE, host)
-                for ram, physical in self._windows.items():
-                    vcpu.map(physical, ram.size, ram.address)
-            except BaseException:
-                vcpu.close()
-                raise
-            self._vcpus[index] = vcpu
+        vcpu = UnicornVcpu(self._runtime, self._turn, self, index, make)
+        try:
+            for physical, host in self._pages.pieces:
+                vcpu.map(physical, _PIECE, host)
+            for ram, physical in self._windows.items():
+                vcpu.map(physical, ram.size, ram.address)
+        except BaseException:
+            vcpu.close()
+            raise
         return vcpu
 
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
