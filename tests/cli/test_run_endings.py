@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
 import signal
 import struct
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from memory.elf_writer import Load, build
+from progress import Quiet
 
 from hfsched.vmm.guests import bundled_images
 
@@ -178,7 +180,10 @@ def test_a_terminal_that_is_closed_ends_the_run_and_leaves_nothing(
     echo.type("hello\n")
     echo.until("hello")
     sockets = runtime_directory / "hfsched" / "hung-up"
-    assert (sockets / "ports").exists()
+    quiet = Quiet()
+    while not (sockets / "ports").exists():  # guests start before it is made
+        assert quiet.left
+        select.select([], [], [], 0.01)
     for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGCONT):
         echo.interrupt(number)
     assert echo.wait() == 129
