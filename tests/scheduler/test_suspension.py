@@ -231,7 +231,7 @@ def test_a_holder_joins_while_the_first_begins_or_writes(writes: bool) -> None:
 def test_a_holder_as_an_object(frozen: bool) -> None:
     world, machine = Stepwise(), Machine()
     suspension = Suspension(world, machine.steps)
-    holder = Holder(suspension, "swap", frozen=frozen)
+    holder = Holder(suspension, "swap", frozen=True) if frozen else Holder(suspension, "swap")
     holder.suspend()
     assert list(suspension.holders) == ["swap"]
     suspension.suspend("other", world.now())
