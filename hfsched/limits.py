@@ -24,6 +24,12 @@ def _soft(limit: int) -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+def _below(limit: int, needed: int) -> int | None:
+    """Return a limit that is below what is needed, None where it is not."""
+    soft = _soft(limit)
+    return None if soft is None or soft >= needed else soft
+
+
 def cause(error: OSError) -> str:
     """Return what an error says, and the limit that it may come from."""
     text = error.strerror or str(error)
@@ -45,16 +51,16 @@ def raise_files(needed: int) -> None:
 
 def files_problem(needed: int) -> str | None:
     """Return why so many files cannot be open, None if they can."""
-    soft = _soft(resource.RLIMIT_NOFILE)
-    if soft is None or soft >= needed:
+    soft = _below(resource.RLIMIT_NOFILE, needed)
+    if soft is None:
         return None
     return f"a limit of {soft} open files (ulimit -n): at least {needed} are needed"
 
 
 def space_problem(needed: int) -> str | None:
     """Return why so many bytes of addresses cannot be had, None if they can."""
-    soft = _soft(resource.RLIMIT_AS)
-    if soft is None or soft >= needed:
+    soft = _below(resource.RLIMIT_AS, needed)
+    if soft is None:
         return None
     return (
         f"a limit of {soft // _KIB} KiB of addresses (ulimit -v):"
@@ -73,8 +79,8 @@ def save_space() -> None:
 
 def size_problem(needed: int) -> str | None:
     """Return why a file (guest memory is one) cannot have so many bytes, None if it can."""
-    soft = _soft(resource.RLIMIT_FSIZE)
-    if soft is None or soft >= needed:
+    soft = _below(resource.RLIMIT_FSIZE, needed)
+    if soft is None:
         return None
     return (
         f"a limit of {soft // _KIB} KiB for a file (ulimit -f), which guest memory is:"

@@ -24,7 +24,7 @@ from hfsched.memory.image import (
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
-from hfsched.vmm.guests import RAW_HINT, bundled_images
+from hfsched.vmm.guests import bundled_images, raw_hint
 
 if TYPE_CHECKING:
     import argparse
@@ -90,9 +90,8 @@ def _report(name: str, data: bytes, size: int) -> dict[str, Any]:
         image = parse_image(name, data)
     except ImageError as error:
         # The name is in the report already.
-        problem: str | None = str(error).removeprefix(printable(f"{name}: "))
-        if "nothing known" in report["looks_like"]:
-            problem = f"{problem}; {RAW_HINT}"
+        refusal = str(error).removeprefix(printable(f"{name}: "))
+        problem: str | None = refusal + raw_hint(refusal)
     else:
         report |= _known(image)
         problem = boot_problem(image)

@@ -79,19 +79,20 @@ class JobControl:
             with self._lock:
                 if self._released:
                     return stopped
-                event = self._runtime.event("job.continued")
-                self._waiting.append(event)
                 stops = self._stops
             may = signal.getsignal(number) is not signal.SIG_IGN
             if not may or not _in_background(fd) or not wanted() or _orphaned():
                 return stopped
+            stopped = True
             with self._lock:
-                # Else it was stopped and continued since the look at the terminal.
-                if self._stops == stops and not self._stopping and self._asked is None:
+                if self._released or self._stops != stops:
+                    continue  # it was stopped and continued since the look at the terminal
+                event = self._runtime.event("job.continued")
+                self._waiting.append(event)
+                if not self._stopping and self._asked is None:
                     self._asked, self._group = number, True
             self._changed.set()
             event.wait()
-            stopped = True
 
     def gate(self, fd: int) -> Callable[[], None] | None:
         """Return what to call before a write to `fd`; None: nothing."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import stat
 from collections.abc import Sequence
 from typing import Any
 
-from hfsched.errors import ConfigError, MisuseError
-from hfsched.memory.image import is_image, looks_like
-from hfsched.vmm.guests import RAW_HINT
+from hfsched.errors import ConfigError, ImageError, MisuseError
+from hfsched.memory.image import is_image, looks_like, read_head
+from hfsched.vmm.guests import raw_hint
 
 __all__ = ["Words", "sort_words"]
 
-_HEAD = 4096  # bytes: an image has its magic number there
 _MANIFEST = re.compile(
     r"^\s*(\[+\s*vm\s*\]+|(vm|name|engine|swap|swap_idle)\s*=)", re.MULTILINE | re.IGNORECASE
 )
@@ -88,20 +86,15 @@ def _is_manifest(word: str, engine: str, optional: bool, raw: bool) -> bool:  # 
     if _MANIFEST.search(text):
         return True
     what = "text" if text and "\0" not in text and "\ufffd" not in text[:-1] else looks_like(head)
-    hint = f"; {RAW_HINT}" if "nothing known" in what else ""
-    raise ConfigError(f"{word}: neither a guest image nor a machine's manifest: {what}{hint}")
+    refusal = f"{word}: neither a guest image nor a machine's manifest: {what}"
+    raise ConfigError(refusal + raw_hint(what))
 
 
 def _head(path: str) -> bytes | None:
     """Return how a regular file begins; None if it cannot be read, which whoever reads it reports."""
+    if os.path.isdir(path):  # noqa: PTH112 - False where Path raises
+        raise ConfigError(f"{path}: a directory: name a guest image or a manifest in it")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
-            kind = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(kind):
-                raise ConfigError(f"{path}: a directory: name a guest image or a manifest in it")
-            return os.read(descriptor, _HEAD) if stat.S_ISREG(kind) else None
-        finally:
-            os.close(descriptor)
-    except OSError:
+        return read_head(path)[0]
+    except ImageError:
         return None

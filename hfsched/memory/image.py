@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_FILE",
+    "NOTHING_KNOWN",
     "boot_problem",
     "check_kind",
     "is_image",
@@ -45,6 +46,7 @@ MAX_FILE = 1 << 30
 """The largest image file that is read, in bytes."""
 
 _CHUNK = 1 << 20
+NOTHING_KNOWN = "nothing known"  # how `looks_like` begins where it has no better word
 _HEAD = 4096  # bytes, which have every magic number
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -178,7 +180,7 @@ def looks_like(data: bytes) -> str:
         return "an x86 boot sector"
     if not any(data[:4096]):
         return "zeros"
-    return f"nothing known, first bytes {data[:8].hex(' ')}"
+    return f"{NOTHING_KNOWN}, first bytes {data[:8].hex(' ')}"
 
 
 def parse_image(name: str, data: bytes) -> Image:

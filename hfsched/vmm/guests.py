@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from hfsched.errors import ConfigError, ImageError, UserError, describe
-from hfsched.memory.image import boot_problem, raw_image, read_bytes, read_image
+from hfsched.memory.image import NOTHING_KNOWN, boot_problem, raw_image, read_bytes, read_image
 from hfsched.memory.imagetypes import Image
 from hfsched.text import meant
 from hfsched.vcpu.kvm import device
@@ -19,7 +19,7 @@ from hfsched.vcpu.kvm import device
 if TYPE_CHECKING:
     from hfsched.vcpu.script import Program
 
-__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "guest_includes", "resolve"]
+__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "guest_includes", "raw_hint", "resolve"]
 
 RAW_HINT = 'to boot it as it is, from its first byte: --raw-image (manifest: format = "raw")'
 ARCHITECTURES = ("aarch64", "x86_64")
@@ -88,16 +88,17 @@ def resolve(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode
     try:
         parsed = read_image(_find(vm, image, engine))
     except ImageError as exc:
-        hint = ""
-        if "device tree" in str(exc):
-            hint = ": give it with --fdt"
-        elif "nothing known" in str(exc):
-            hint = f"; {RAW_HINT}"
+        hint = ": give it with --fdt" if "device tree" in str(exc) else raw_hint(str(exc))
         raise ImageError(f"vm {vm}: {str(exc).removeprefix(f'vm {vm}: ')}{hint}") from None
     problem = boot_problem(parsed)
     if problem is not None:
         raise ImageError(f"vm {vm}: {image} would not boot: {problem}")
     return GuestCode(parsed, None)
+
+
+def raw_hint(refusal: str) -> str:
+    """Return what to add to the refusal of a file that may be an image without a header."""
+    return f"; {RAW_HINT}" if NOTHING_KNOWN in refusal else ""
 
 
 def _raw(vm: str, image: str, engine: str) -> Image:
