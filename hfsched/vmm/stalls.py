@@ -142,9 +142,8 @@ class StallWatch:
                 f"vm {vm.name}: a message from the host has waited for 1 s: {what}, and no vCPU runs:"
                 f" {waits}"
             )
-        header = what
         return (
-            f"vm {vm.name}: a message of {header.size} bytes from {self._sender(header.sender)} has been"
+            f"vm {vm.name}: a message of {what.size} bytes from {self._sender(what.sender)} has been"
             f" unread for 1 s, and no vCPU runs: {waits}"
         )
 

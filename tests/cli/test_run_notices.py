@@ -1,0 +1,68 @@
+"""What `hfsched run` says while something lasts too long, and of what it leaves behind."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Start
+
+
+def test_an_unread_message_is_named_while_it_lasts(run: Start) -> None:
+    deaf = run("--guest", "guests.py:deaf")
+    deaf.type("one\n")
+    deaf.until(
+        r"^hfsched: vm guests: a message of 19 bytes from the host has been unread for 1 s, and no"
+        r" vCPU runs: vCPU 0 waits for an interrupt \(enabled: none; pending: 1 mailbox readable\)$",
+        "err",
+    )
+    assert deaf.wait() == 3
+
+
+@pytest.mark.parametrize(
+    ("guest", "lines", "why", "left"),
+    [
+        ("unmapped", "one\n", r"RX is not mapped \(FFA_RXTX_MAP\)", r"has not mapped RX"),
+        ("keeper", "one\ntwo\n", r"RX is not released \(FFA_RX_RELEASE\)", r"has not released RX"),
+    ],
+)
+def test_a_message_that_no_vm_takes_is_named_while_it_waits(
+    run: Start, guest: str, lines: str, why: str, left: str
+) -> None:
+    deaf = run("--guest", f"g=guests.py:{guest}", "--linger", "0.1")
+    deaf.type(lines)
+    deaf.until(
+        rf"^hfsched: vm g: a message from the host has waited for 1 s: {why}, and no vCPU runs:"
+        r" vCPU 0 waits for an interrupt \(enabled: none; pending: (none|1 mailbox readable)\)$",
+        "err",
+    )
+    assert deaf.wait() == 3
+    assert re.search(rf"error: standard input: 1 line undelivered: vm g {left}", deaf.err)
+
+
+def test_a_message_that_was_read_and_not_released_is_named(run: Start) -> None:
+    keeper = run("--guest", "g=guests.py:keeper", "--linger", "0.1")
+    keeper.type("one\n")
+    assert keeper.wait() == 0
+    assert "hfsched: vm g: RX is not released: no FFA_RX_RELEASE after a message" in keeper.err
+
+
+def test_what_a_signal_leaves_behind_is_named(run: Start) -> None:
+    deaf = run("--guest", "g=guests.py:unmapped")
+    deaf.type("one\n")
+    deaf.until("has waited for 1 s", "err")
+    deaf.interrupt()
+    assert deaf.wait() == 130
+    assert "hfsched: standard input: 1 line undelivered: the run was interrupted" in deaf.err
+
+
+def test_a_vcpu_that_spins_is_named_while_it_lasts(run: Start) -> None:
+    spin = run("--guest", "guests.py:spin")
+    spin.until(
+        r"^hfsched: vm guests: vCPU 0 has run for 1 s without a hypercall or WFI; pc 0x", "err"
+    )
+    assert spin.wait() == 1
+    assert "error: vm guests: vCPU 0 still running 2 s after end of input; pc 0x" in spin.err
