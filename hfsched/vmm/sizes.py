@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from hfsched.errors import ConfigError
 from hfsched.memory.ram import PAGE_SIZE
@@ -38,24 +37,26 @@ def parse_size(what: str, text: int | str) -> int:
 
     Units are powers of two in any case; KB, MB and GB, which are powers of ten to some, are refused.
     """
-    size = Fraction(text) if isinstance(text, int) else _size(what, text.strip())
+    size = text if isinstance(text, int) else _size(what, text.strip())
     if not 0 < size <= MEMORY_MAX or size % PAGE_SIZE:
         shown = integer(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
-    return int(size)
+    return size
 
 
-def _size(what: str, text: str) -> Fraction:
-    """Return a size in bytes, -1 for what looks like none."""
+def _size(what: str, text: str) -> int:
+    """Return a size in bytes, -1 for what looks like none and for a part of a byte."""
     if _HEX.fullmatch(text):
-        return Fraction(int(text, 16))
+        return int(text, 16)
     match = _SIZE.fullmatch(text)
     if match is None:
-        return Fraction(-1)
+        return -1
     number, suffix = match.groups()
     unit = _UNITS.get(suffix.lower())
     if unit is not None:
-        return Fraction(number) * unit
+        whole, _, decimals = number.partition(".")
+        size, rest = divmod(int(whole + decimals) * unit, 10 ** len(decimals))
+        return -1 if rest else size
     shown = f"{what} {text[:80]!r}"
     if suffix.lower() in _DECIMAL:
         raise ConfigError(
