@@ -164,6 +164,7 @@ class Console:
     def _refuse(self, what: str, why: UserError) -> None:
         with self._lock:
             self.refused += 1
+        self._output.event({"event": "refused", "text": f"{what}: {why}"})
         notice(f"error: {what}: {why}; the line was not sent")
 
     def _send(self) -> None:

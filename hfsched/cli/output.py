@@ -71,8 +71,13 @@ class Output:
             text = payload.replace(b"\r\n", b"\n").rstrip(b"\n")
             self._lines.put(self._prefixed(vm, f"{vm}:", text))
 
+    def offer(self, event: dict[str, object]) -> None:
+        """Print a JSON object, nothing without --json; never blocks."""
+        if self._json:
+            self._lines.offer(_object(event))
+
     def event(self, event: dict[str, object]) -> None:
-        """Print a JSON object; nothing without --json."""
+        """Print a JSON object, nothing without --json; waits for space."""
         if self._json:
             self._lines.put(_object(event))
 

@@ -42,6 +42,14 @@ idle, or after --linger seconds; Ctrl-C, SIGTERM and SIGHUP (unless under nohup)
 Ctrl-Z, SIGTTIN and SIGTTOU stop it and the guests' clocks, `fg` continues both; the time of a
 SIGSTOP is taken out of the clocks when the process goes on.
 
+With --json, standard output has one object a line; bytes that are not UTF-8 are base64 in "data":
+  {"event": "log", "vm": "a", "line": "up"}             {"event": "log-lost", "lines": 3}
+  {"event": "message", "vm": "a", "port": 1, "text": "hello"}
+  {"event": "notice", "text": "..."}                    {"event": "refused", "text": "..."}
+  {"event": "aborted", "vm": "a", "reason": "..."}
+  {"event": "error", "text": "..."}                     {"event": "undelivered", "text": "..."}
+  {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last
+
 Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
 unread or dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """

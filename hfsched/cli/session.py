@@ -158,14 +158,17 @@ class RunSession:
         summary = machine.summary()
         self._summed.set()
         console.drain(limit)
+        ended = None if interrupted is None else "the run was interrupted"
+        left = self._left(console, summary, ended)
+        self._record_errors(left)
         self._print_summary(summary)
         self._output.close(limit)
         if interrupted is None:
-            status = self._verdict(machine, console, summary)
+            status = self._verdict(machine, console, summary, left)
         else:
             status = 0
-            for text in self._left(console, summary, "the run was interrupted"):
-                self._notice(text)
+            for text in left:
+                self._say_unless_quiet(text)
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
 
@@ -296,21 +299,31 @@ class RunSession:
 
     # The end.
 
-    def _verdict(self, machine: Machine, console: Console, summary: list[VmSummary]) -> int:
+    def _record_errors(self, left: list[str]) -> None:
+        """With --json: print what `_verdict` will report, while standard output can still be written."""
+        for text in self._errors + self._failures:
+            self._output.event({"event": "error", "text": text})
+        for text in left:
+            self._output.event({"event": "undelivered", "text": text})
+
+    def _verdict(
+        self, machine: Machine, console: Console, summary: list[VmSummary], left: list[str]
+    ) -> int:
         if (error := self._output.error) is not None:
             closed = isinstance(error, BrokenPipeError)
             what = " was closed before the end" if closed else f": {cause(error)}"
             self._errors.append(f"standard output{what}")
+            left = self._left(console, summary, "the run had ended")
         self._errors += self._failures
         status = 1 if self._errors or console.refused or machine.aborts else 0
-        left = self._left(console, summary, None if error is None else "the run had ended")
         if left and not machine.aborts and not self._failures and error is None:
             status = _UNREAD
         for text in self._errors + left:
             self._say(f"error: {text}")
         for vm in summary:
             if vm.rx == RxState.READ.value and vm.abort is None:
-                self._notice(f"vm {vm.name}: RX is not released: no FFA_RX_RELEASE after a message")
+                text = f"vm {vm.name}: RX is not released: no FFA_RX_RELEASE after a message"
+                self._say_unless_quiet(text)
         return status
 
     def _left(self, console: Console, summary: list[VmSummary], ended: str | None) -> list[str]:
@@ -335,10 +348,15 @@ class RunSession:
         self._notices.offer(f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))
 
     def _notice(self, text: str) -> None:
+        self._output.offer({"event": "notice", "text": text})
+        self._say_unless_quiet(text)
+
+    def _say_unless_quiet(self, text: str) -> None:
         if not self._args.quiet:
             self._say(text)
 
     def _aborted(self, vm: str, reason: str) -> None:
+        self._output.offer({"event": "aborted", "vm": vm, "reason": reason})
         self._say(f"error: vm {vm} aborted: {reason}")
         self._events.publish(events.Aborted(vm=vm, reason=reason))
         if self._server is not None:

@@ -118,11 +118,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
 def _size(name: str, descriptor: int) -> int:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
-        raise refuse(name, "a directory: an image must be a regular file")
+        raise refuse(name, "a directory: it must be a regular file")
     if not stat.S_ISREG(status.st_mode):
-        raise refuse(name, "not a regular file: an image must be one")
+        raise refuse(name, "not a regular file: it must be one")
     if status.st_size > MAX_FILE:
-        raise refuse(name, f"{status.st_size} bytes; an image has at most {MAX_FILE}")
+        raise refuse(name, f"{status.st_size} bytes: at most {MAX_FILE}")
     return status.st_size
 
 

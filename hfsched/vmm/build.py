@@ -156,7 +156,8 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
             blob = with_memory(read_bytes(vm.fdt), base, ram.size)
         return place_fdt(blob, ram, base, used=_end(code.image, base))
     except UserError as exc:
-        raise ConfigError(f"vm {vm.name}: fdt {vm.fdt}: {exc}") from None
+        why = str(exc).removeprefix(f"{vm.fdt}: ")
+        raise ConfigError(f"vm {vm.name}: fdt {vm.fdt}: {why}") from None
 
 
 def _end(image: Image | None, base: int) -> int:

@@ -48,6 +48,12 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         1,
         "vm guest: away/guest.bin: cannot be read: No such file or directory",
     ),
+    (
+        "run trusty.bin --fdt absent.dtb",
+        1,
+        "vm trusty: fdt absent.dtb: cannot be read: No such file or directory",
+    ),
+    ("run trusty.bin --fdt .", 1, "vm trusty: fdt .: a directory: it must be a regular file"),
     ("run notes.txt", 1, "notes.txt: neither a guest image nor a machine's manifest: text"),
     (
         "run --guest notes.txt",

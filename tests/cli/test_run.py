@@ -185,7 +185,9 @@ def test_json_is_one_object_a_line(run: Start) -> None:
     echo = run("--guest", "e=guests.py:echo", "--json")
     echo.type(b"text\n\xff\n")
     assert echo.wait() == 0
-    log, text, data, summary = events(echo)
+    engine, log, text, data, summary = events(echo)
+    assert engine["event"] == "notice"
+    assert f"hfsched: {engine['text']}" in echo.err
     assert log == {"event": "log", "vm": "e", "line": "up"}
     assert (text["event"], text["vm"], text["port"], text["text"]) == ("message", "e", 1, "text")
     assert base64.b64decode(str(data["data"])) == b"\xff"
@@ -194,6 +196,28 @@ def test_json_is_one_object_a_line(run: Start) -> None:
     (vm,) = summary["vms"]
     assert (vm["name"], vm["from_host"], vm["to_host"], vm["unread"]) == ("e", 2, 2, 0)
     assert vm["runs"]["Message"] == 2
+
+
+def test_json_has_what_standard_error_says(run: Start) -> None:
+    two = run("a=guests.py:echo", "b=guests.py:deaf", "--json", "--linger", "0.2")
+    two.type("@nobody text\n@b unread\n@b never taken\n")
+    assert two.wait() == 3
+    seen = events(two)
+    texts = [(each["event"], str(each["text"])) for each in seen if "text" in each]
+    assert [kind for kind, _ in texts] == ["notice", "refused", "undelivered", "undelivered"]
+    for (_, text), part in zip(
+        texts, ("engine", "no VM nobody", "vm b: unread message", "1 line undelivered"), strict=True
+    ):
+        assert part in text
+        assert text in two.err
+    assert seen[-1]["event"] == "summary"
+
+
+def test_json_has_an_abort(run: Start) -> None:
+    two = run("a=guests.py:raises", "--json")
+    assert two.wait() == 1
+    (abort,) = [each for each in events(two) if each["event"] == "aborted"]
+    assert f"vm {abort['vm']} aborted: {abort['reason']}" in two.err
 
 
 def test_json_of_an_interrupted_run_ends_with_its_summary(run: Start) -> None:
@@ -379,7 +403,7 @@ def test_a_carriage_return_and_a_newline_are_one_line_end(run: Start) -> None:
     windows = run("w=guests.py:windows", "--json")
     windows.type("go\n")
     assert windows.wait() == 0
-    up, _, answer, _ = events(windows)
+    up, _, answer, _ = events(windows)[1:]
     assert (up["line"], answer["text"]) == ("up", "a\r\nb\rc\r\n\r\n")
 
 

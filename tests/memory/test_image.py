@@ -95,7 +95,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "f").open("wb") as file:
         file.truncate(MAX_FILE + 1)
-    assert refused(tmp_path / "f") == f"{MAX_FILE + 1} bytes; an image has at most {MAX_FILE}"
+    assert refused(tmp_path / "f") == f"{MAX_FILE + 1} bytes: at most {MAX_FILE}"
 
 
 def test_a_file_whose_size_is_not_its_content() -> None:
