@@ -37,6 +37,7 @@ def test_what_a_machine_gives_back(target: Target, tmp_path: Path) -> None:
     with machine(target, tmp_path, "stress", memory=size) as host:
         footprint = swap_of(host).footprint
         filled = host.ask("fill 7")
+        host.until_quiet()  # it has answered, and may run on into a fault
         before, resided = in_memory(host), resident(os.getpid())
         assert before > size * 3 // 4
         assert footprint.measure().guests == before
