@@ -67,7 +67,12 @@ def large() -> list[tuple[str, int | None]]:
     specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]
-    specs += ["swap,deaths=1", "swap,abort=true", "swap,commands=enable,spawner_dies=true,deaths=1"]
+    specs += [
+        "swap,deaths=1",
+        "swap,commands=enable-out,bugs=1",
+        "swap,abort=true",
+        "swap,commands=enable,spawner_dies=true,deaths=1",
+    ]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
         for senders in ("hosts=2", "guests=1")

@@ -165,7 +165,8 @@ class SwapScenario:
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process that accesses the first page `touches` times: it ``lives``, or ``dies`` at any
-    point.  With `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
+    point.  Monitors fail up to `bugs` times, each with an internal error in any piece of work.  With
+    `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
     """
 
@@ -177,6 +178,7 @@ class SwapScenario:
     deaths: int = 0
     abort: bool = False
     full: bool = False
+    bugs: int = 0
     child: str = ""
     spawner_dies: bool = False
     variant: str = ""
@@ -193,6 +195,7 @@ class SwapScenario:
             ("touches", 0, 20),
             ("pages", 1, 3),
             ("deaths", 0, 4),
+            ("bugs", 0, 4),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
@@ -219,7 +222,7 @@ class _Machine:
         self._scenario = scenario
         self._runtime = runtime
         parts = PARTS[scenario.variant]
-        self.memory = parts.memory(runtime, scenario.pages, full=scenario.full)
+        self.memory = parts.memory(runtime, scenario.pages, full=scenario.full, bugs=scenario.bugs)
         self.gate = _Gate(runtime)
         self._failing = _FailingRuntime(
             runtime, scenario.deaths, spawner_dies=scenario.spawner_dies
@@ -328,15 +331,29 @@ class _Machine:
                 assert not in_the_way, f"a process that may die makes a command fail: {outcome}"
         if self.lost:
             return
+        if not self._scenario.deaths:
+            failed = self._scenario.bugs - self.memory.phase.bugs
+            assert self.client.supervisor.failed == failed, "a monitor's failure is not told"
         self.memory.check()
         assert not self.gate.inside, "a guest is never resumed"
         if self.child_model is not None:
             self.child_model.check()
         last = "the spawner's death" if orphaned else self._accepted.last
-        if orphaned or last in ("disable", "close"):
+        if self._scenario.bugs > 1:
+            self._check_back_or_told()
+        elif orphaned or last in ("disable", "close"):
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
                 assert back, f"after {last} {page.name} is not resident"
+
+    def _check_back_or_told(self) -> None:
+        """Check that pages are out after `disable` only where the last failure is told."""
+        for page in self.memory.pages:
+            back = page.entry.state is State.RESIDENT and not page.registered
+            told = self.client.supervisor.failure
+            assert back or told or self._accepted.last not in ("disable", "close"), (
+                f"{page.name} is not resident, and no failure is told"
+            )
 
     def _final(self) -> Hashable:
         ended = tuple((task, tuple(outcome)) for task, outcome in sorted(self.ended.items()))

@@ -79,24 +79,28 @@ class _Phase(Thing):
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "phase")
         self.phase = Phase.OFF
+        self.bugs = 0  # how many internal errors the monitors may still have
 
     def key(self) -> Hashable:
-        return self.phase.value
+        return (self.phase.value, self.bugs)
 
 
 class Memory:
     """Pages, page tables of the processes, pending faults, swap file, entries and phase.
 
-    With `full` the swap file may have no space for a page.
+    With `full` the swap file may have no space for a page.  Monitors may have `bugs` internal errors.
     """
 
-    def __init__(self, runtime: ExploreRuntime, pages: int, *, full: bool = False) -> None:
+    def __init__(
+        self, runtime: ExploreRuntime, pages: int, *, full: bool = False, bugs: int = 0
+    ) -> None:
         self.runtime = runtime
         self.full = full
         self.table = PageTable(pages)
         self.pages = [Page(runtime, number, self.table) for number in range(pages)]
         self.uffd = _Uffd(runtime)
         self.phase = _Phase(runtime)
+        self.phase.bugs = bugs
         self.monitors = 0
         self.dead: set[str] = set()  # processes
 

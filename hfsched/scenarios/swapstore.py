@@ -129,6 +129,13 @@ class Store:
 
     # Pages.
 
+    def _may_fail(self) -> None:
+        phase = self._memory.phase
+        if phase.bugs and self._runtime.choose("an internal error", 2):
+            self._memory.at("internal error", phase)
+            phase.bugs -= 1
+            raise RuntimeError("an internal error")
+
     def take_over(self) -> None:
         """Complete the operations that a dead monitor left half done."""
         table = self._memory.table
@@ -145,6 +152,7 @@ class Store:
 
     def stage(self) -> int:
         """See `Pages.stage`."""
+        self._may_fail()
         memory = self._memory
         staged = 0
         for process in self._processes:
@@ -162,11 +170,13 @@ class Store:
 
     def zapped(self) -> None:
         """See `Pages.zapped`."""
+        self._may_fail()
         self._memory.at("settle", self._memory.phase)
         self._memory.phase.phase = Phase.SETTLED
 
     def trim(self, limit: int) -> Progress:  # noqa: ARG002 - there are few
         """See `Pages.trim`."""
+        self._may_fail()
         moved = 0
         for page in self._memory.pages:
             self._memory.at("trim", page)
@@ -187,6 +197,7 @@ class Store:
 
     def swap_out(self, limit: int) -> Progress:  # noqa: ARG002 - one at a time
         """See `Pages.swap_out`."""
+        self._may_fail()
         memory = self._memory
         for page in memory.pages:
             memory.at("claim", page)
@@ -216,6 +227,7 @@ class Store:
 
     def swap_in(self, limit: int) -> Progress:  # noqa: ARG002 - likewise
         """See `Pages.swap_in`."""
+        self._may_fail()
         for page in self._memory.pages:
             self._memory.at("look", page)
             entry = page.entry
@@ -230,6 +242,7 @@ class Store:
 
     def release(self, *, slow: bool = False) -> None:  # noqa: ARG002 - all at once
         """See `Pages.release`."""
+        self._may_fail()
         for page in self._memory.pages:
             self._memory.at("release", page)
             assert self._memory.table.release(page.number), (

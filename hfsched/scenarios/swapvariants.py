@@ -57,9 +57,9 @@ class _NoBringIn(MonitorClient):
 
 
 class _NoEnableCheck(MonitorClient):
-    def _may_enable(self) -> bool:
+    def _why_not_enable(self) -> str:
         """Refuse nothing."""
-        return True
+        return ""
 
 
 @dataclass(frozen=True)

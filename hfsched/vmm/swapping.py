@@ -92,18 +92,13 @@ class MachineSwap:
                 runtime, monitor, hold, resources, on_lost=_lost, needed=self._needed
             )
             self.footprint = Footprint(memfds, self._stores.memfds(), self.client.monitor_pid)
+            places = zip(rams.values(), self._parts, strict=True)
+            regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
             try:
-                self.client.start()
+                self.client.start([MainMember(self._uffd, regions)])
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
-        places = zip(rams.values(), self._parts, strict=True)
-        regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
-        try:
-            self.client.add(MainMember(self._uffd, regions))
-        except SwapError as exc:
-            self.close()
-            raise UserError(str(exc)) from exc
 
     def close(self) -> None:
         """End the monitor, and discard what is swapped out.

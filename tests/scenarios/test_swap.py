@@ -26,6 +26,7 @@ from hfsched.scenarios.swap import SwapScenario
         "commands=enable-disable,beside=status",
         "commands=enable,abort=true",
         "commands=enable,spawner_dies=true",
+        "commands=enable-status,bugs=1,guests=0",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -38,6 +39,8 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
     "spec",
     [
         "deaths=1",
+        "bugs=3,touches=2",
+        "bugs=2,deaths=1,beside=disable-enable",
         "deaths=2,commands=enable-out-close",
         "beside=status",
         "beside=disable-enable,touches=2",

@@ -31,6 +31,7 @@ class FakePages:
         self.problem: str | None = None
         self.error: Exception | None = None
         self.stage_error: Exception | None = None
+        self.bugs = 0  # how many of the next pieces of work raise
         self.held_up = False  # faults wait
         self.release_error: Exception | None = None  # its room cannot be given back
         self.releases: list[bool] = []
@@ -49,6 +50,9 @@ class FakePages:
         self.phase = Phase.SETTLED
 
     def _raise(self) -> None:
+        if self.bugs:
+            self.bugs -= 1
+            raise RuntimeError("slot 3 is used twice")
         if self.error is not None:
             raise self.error
 
@@ -101,7 +105,8 @@ class FakePages:
         return Progress(moved, done=not self.file, problem=self.problem)
 
     def counts(self) -> Counts:
-        self._raise()
+        if self.error is not None:
+            raise self.error
         total = self.resident + self.staged + self.away
         return Counts(
             total,

@@ -258,25 +258,152 @@ def test_a_request_that_kills_every_monitor_is_an_error(worlds: list[World]) -> 
     assert not world.lost
 
 
-def test_without_a_monitor_every_request_fails_and_status_reports_it(
+def test_a_monitor_is_replaced_for_as_long_as_it_takes(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "START_AGAIN", SECOND // 1000)
+    world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * 5 * STARTS)
+    assert world.client.status().state is State.READY
+    assert not world.lost
+
+
+def test_a_first_monitor_that_does_not_start_is_an_error_and_every_request_too(
     worlds: list[World],
 ) -> None:
-    world = begin(worlds, Plan("status", "before"), *[Plan("begin", "before")] * STARTS)
+    worlds.append(World(*[Plan("begin", "before")] * STARTS))
+    world = worlds[0]
+    with pytest.raises(
+        LostError, match=r"^swap: the monitor does not start: it died before it served faults$"
+    ) as error:
+        world.client.start()
     status = world.client.status()
-    assert status.state is State.FAILED
-    assert status.error == "swap: the monitor does not start: 10 have died"
-    assert world.lost == [status.error]
+    assert (status.state, status.error) == (State.FAILED, str(error.value))
     with pytest.raises(LostError):
         world.client.enable()
     assert world.log[-1] == "resume"
-    assert world.client.status().state is State.FAILED
+
+
+def test_a_request_keeps_its_deadline_while_a_monitor_is_being_started(
+    worlds: list[World],
+) -> None:
+    world = begin(worlds, Plan("status", "before"), Plan("begin", "deaf"))
+    with pytest.raises(
+        SwapError, match=r"^status: a monitor is being started, and does not serve yet$"
+    ):
+        world.client.status(world.runtime.now() + SECOND // 50)
+    with pytest.raises(SwapError, match=r"^disable: a monitor is being started, and does not"):
+        world.client.disable(deadline=world.runtime.now() + SECOND // 50)
+    assert len(world.runtime.monitors) == 2  # it is waited for, however long it takes
+    world.runtime.monitors[1].kill()
+    assert world.client.status().state is State.READY
+    assert not world.lost
+
+
+def test_what_short_descriptors_did_is_reported_at_the_deadline(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "START_AGAIN", SECOND // 1000)
+    world = begin(worlds, Plan("status", "before"))
+    world.runtime.no_process += [OSError(errno.EMFILE, "too many open files")] * 100_000
+    with pytest.raises(SwapError, match=r"does not serve yet \(too many open files\)$"):
+        world.client.status(world.runtime.now() + SECOND // 20)
+    world.runtime.no_process.clear()
+    assert world.client.status().state is State.READY
+
+
+def test_a_monitor_is_set_up_though_no_request_comes(worlds: list[World]) -> None:
+    world = begin(worlds)
+    world.runtime.monitors[0].kill()
+    world.runtime.wait_for("register 1 zapped")
+    assert world.log == ["begin", "take-over", "register 0 zapped", "register 1 zapped"]
+
+
+# Failures: a monitor says why, and ends.
+
+
+def out(world: World) -> None:
+    world.client.enable()
+    world.client.swap_out()
+    world.wait_until(State.ACTIVE)
+    world.log.clear()
+
+
+def test_after_a_failure_everything_is_brought_in_and_the_move_is_not_repeated(
+    world: World,
+) -> None:
+    world.client.enable()
+    world.log.clear()
+    world.runtime.pages.bugs = 1
+    world.client.trim()
+    world.wait_until(State.READY)
+    assert world.log.count("disable") == 1
+    assert world.log.count("trim") == 1
+    assert world.runtime.pages.resident == 1500
+    assert world.client.status().error == "RuntimeError: slot 3 is used twice"
+    world.client.enable()
+    assert world.client.status().error == ""
+
+
+def test_after_a_second_failure_pages_stay_and_the_next_disable_tries_again(world: World) -> None:
+    out(world)
+    world.runtime.pages.bugs = 2
+    world.client.disable()
+    world.runtime.wait_for("take-over", 2)
+    status = world.client.status()
+    assert (status.state, status.metrics.file) == (State.ACTIVE, 1500)
+    assert status.error == "RuntimeError: slot 3 is used twice"
+    assert world.log.count("disable") == 2
+    world.client.disable()
+    world.wait_until(State.READY)
+    assert world.runtime.pages.resident == 1500
+    assert world.client.status().error == ""
+
+
+def test_a_request_that_a_monitor_fails_at_is_an_error_and_is_not_repeated(world: World) -> None:
+    out(world)
+    world.runtime.pages.bugs = 1
+    with pytest.raises(SwapError, match=r"^enable: the monitor has failed: RuntimeError: slot 3"):
+        world.client.enable()
+    world.wait_until(State.READY)
+    assert world.log.count("enable") == 1
+
+
+def test_a_failed_monitor_that_is_to_discard_is_killed(world: World) -> None:
+    out(world)
+    world.runtime.pages.bugs = 1
+    world.client.close(discard=True)
+
+
+def test_only_enable_is_refused_after_the_death_of_a_static_member(world: World) -> None:
+    out(world)
+    world.members[0].dead = True
+    world.runtime.gone += [0, 1]
+    assert world.client.collect() == (0, 1)
+    with pytest.raises(SwapError, match=r"^enable: member 0 is dead, and was not allowed to die$"):
+        world.client.enable()
+    world.client.disable()
+    world.wait_until(State.READY)
 
 
 def test_a_monitor_that_cannot_begin_is_reported(worlds: list[World]) -> None:
     worlds.append(World())
-    worlds[0].runtime.cannot_begin = OSError(24, "too many open files")
-    with pytest.raises(LostError, match=r"does not start: begin: OSError: .*too many open files"):
+    worlds[0].runtime.cannot_begin = ValueError("resources table")
+    with pytest.raises(LostError, match=r"does not start: begin: ValueError: resources table"):
         worlds[0].start()
+    assert len(worlds[0].runtime.monitors) == 1
+
+
+def test_a_monitor_that_descriptors_are_short_for_is_started_again(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "START_AGAIN", SECOND // 1000)
+    world = begin(worlds)
+    world.runtime.cannot_begin = OSError(24, "too many open files")
+    world.runtime.monitors[0].kill()
+    world.runtime.wait_for("take-over", 2 * STARTS)
+    world.runtime.cannot_begin = None
+    assert world.client.status().state is State.READY
+    assert not world.lost
 
 
 def test_a_monitor_is_a_process_that_gets_the_same_descriptors_as_its_successor() -> None:

@@ -102,7 +102,7 @@ def test_the_first_request_must_be_begin(monitor: Monitor) -> None:
 def test_a_begin_that_fails_is_answered_and_may_come_again(monitor: Monitor) -> None:
     monitor.error = MemoryError("no room for the table")
     answer = monitor.ask(Begin(fresh=True, resources=()))
-    assert answer == Refused(text="begin: MemoryError: no room for the table")
+    assert answer == Refused(text="begin: MemoryError: no room for the table", again=True)
     monitor.error = None
     monitor.begin()
 

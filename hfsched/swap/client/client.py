@@ -10,14 +10,17 @@ one lives, and Enable is refused from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from hfsched.swap.client.errors import LostError, SwapError
 from hfsched.swap.client.member import Member, RegisteredMember
-from hfsched.swap.client.supervisor import ATTEMPTS, Job, MonitorSupervisor, refusal
+from hfsched.swap.client.setup import refusal
+from hfsched.swap.client.supervisor import ATTEMPTS, Job, MonitorSupervisor
 from hfsched.swap.client.suspension import Suspendable, suspended
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import (
@@ -94,9 +97,7 @@ class MonitorClient:
         self._needed = needed
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
-        self.supervisor = MonitorSupervisor(
-            runtime, program, resources or Resources(), default_timeout, on_lost
-        )
+        self.supervisor = MonitorSupervisor(runtime, program, resources or Resources(), on_lost)
         self._task: Task | None = None
         # Of all tasks, under the lock.
         self._lock = runtime.lock("swap", state=self.key)
@@ -115,8 +116,12 @@ class MonitorClient:
         result = self._result.key() if isinstance(self._result, _Result) else str(self._result)
         return (self._busy, job, result, self._closed, self._lost)
 
-    def start(self) -> None:
-        """Start the monitor and the client's task; raises LostError, as requests do from then on."""
+    def start(self, members: Sequence[Member] = ()) -> None:
+        """Start the monitor and the client's task; raises LostError, as requests do from then on.
+
+        `members` are added before this returns, however long it takes; see `add`.
+        """
+        self.supervisor.members = tuple(RegisteredMember(member) for member in members)
         try:
             self.supervisor.ensure()
         except LostError as exc:
@@ -152,13 +157,17 @@ class MonitorClient:
         self._command(Job(Disable(slow_file_cleanup=slow_file_cleanup), deadline))
 
     def status(self, deadline: int | None = None) -> Status:
-        """Return the status; `State.FAILED` when the monitor is lost."""
+        """Return the status; `State.FAILED` when the monitor is lost.
+
+        `error` is also why the last monitor failed, until a command is accepted.
+        """
         try:
             answer = self._ask(Job(GetStatus(), deadline)).answer
         except LostError as exc:
             return Status(state=State.FAILED, error=reply_text(str(exc)))
         if isinstance(answer, Status):
-            return answer
+            failure = self.supervisor.failure
+            return replace(answer, error=failure) if failure else answer
         raise SwapError(refusal(answer))
 
     def collect(self, deadline: int | None = None) -> tuple[int, ...]:
@@ -289,23 +298,28 @@ class MonitorClient:
         ended = False
         while not ended:
             self._runtime.retain_only(supervisor.key())
-            end = supervisor.ensure()
-            waits = [end, self._posted]
+            supervisor.advance()
+            waits = [self._posted] if supervisor.end is None else [supervisor.end, self._posted]
             if not supervisor.irreplaceable:
                 waits.append(self._spawner_lost)
-            ready = self._runtime.select(waits)
+            ready = self._runtime.select(waits, supervisor.start_at)
             if self._spawner_lost in ready:
                 supervisor.irreplaceable = True
                 self._bring_in()
             elif self._posted in ready:
                 ended = self._next()
-            else:
+            elif ready:
                 supervisor.poll()
         supervisor.close()
 
-    def _may_enable(self) -> bool:
-        """Return whether a monitor that dies can be replaced."""
-        return not self.supervisor.irreplaceable
+    def _why_not_enable(self) -> str:
+        """Return why Enable is refused, empty if it is not: a dead monitor could not be replaced."""
+        if self.supervisor.irreplaceable:
+            return _NO_ENABLE
+        dead = sorted(self.supervisor.dead_static)
+        if dead:
+            return f"enable: member {dead[0]} is dead, and was not allowed to die"
+        return ""
 
     def _bring_in(self) -> None:
         """Begin to swap everything in, since the monitor cannot be replaced any more."""
@@ -326,8 +340,8 @@ class MonitorClient:
         assert job is not None
         result: _Result | SwapError
         try:
-            if isinstance(job.request, Enable) and not self._may_enable():
-                raise SwapError(_NO_ENABLE)
+            if isinstance(job.request, Enable) and (why := self._why_not_enable()):
+                raise SwapError(why)
             answer = self.supervisor.perform(job)
             result = _Result(answer, self.supervisor.members, self.supervisor.takeovers)
         except LostError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hfsched.errors import HfschedError
 
-__all__ = ["LostError", "SwapError"]
+__all__ = ["LostError", "MonitorFailedError", "SwapError"]
 
 
 class SwapError(HfschedError):
@@ -13,3 +13,14 @@ class SwapError(HfschedError):
 
 class LostError(SwapError):
     """There is no monitor, and none could be started."""
+
+
+class MonitorFailedError(SwapError):
+    """The monitor has reported an internal error, and ends; the text is that error.
+
+    `request`: the number of the request that it failed at, or `NO_NUMBER`.
+    """
+
+    def __init__(self, text: str, request: int) -> None:
+        super().__init__(text)
+        self.request = request

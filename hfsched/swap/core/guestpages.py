@@ -18,7 +18,14 @@ from hfsched.errors import InternalError, UserError
 from hfsched.swap.core.device import core, tier_problem
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.pages.entries import Staging, State
-from hfsched.swap.pages.store import EVENTS, Counts, Phase, Progress
+from hfsched.swap.pages.store import (
+    EVENTS,
+    SHORTAGES,
+    Counts,
+    Phase,
+    Progress,
+    ShortageError,
+)
 
 __all__ = ["AROUND", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
 
@@ -91,7 +98,7 @@ class GuestPages:
         copy = stores.staging is Staging.COPY
         self._swap = self._lib.hfs_new(stores.table, stores.pages, copy, around)
         if self._swap == self._core.ffi.NULL:
-            raise InternalError(f"swap: {os.strerror(self._core.ffi.errno)}")
+            self._check(-self._core.ffi.errno, "the page store")
         try:
             self._configure()
         except BaseException:
@@ -129,7 +136,8 @@ class GuestPages:
         if number == -errno.EMFILE:
             raise UserError(f"swap: {self._lib.HFS_MEMBERS} processes are served already")
         if number < 0:
-            raise UserError(f"swap: registering a process's memory: {os.strerror(-number)}")
+            kind = ShortageError if -number in SHORTAGES else UserError
+            raise kind(f"swap: registering a process's memory: {os.strerror(-number)}")
         return number
 
     def remove_member(self, member: int) -> None:
@@ -280,4 +288,5 @@ class GuestPages:
 
     def _check(self, result: int, what: str) -> None:
         if result < 0:
-            raise InternalError(f"swap: {what}: {os.strerror(-result)}")
+            kind = ShortageError if -result in SHORTAGES else InternalError
+            raise kind(f"swap: {what}: {os.strerror(-result)}")

@@ -6,7 +6,8 @@ chunks: no request waits for a move to end, and a move is aborted by not continu
 
 The commands are those of crosvm's vmm-swap.  Differences: each member zaps its page tables before a
 staged page may move (`State.ENABLING`), a failed move leaves the pages where they were, and a monitor
-may begin with the page table of a dead one.
+may begin with the page table of a dead one.  After an internal error the monitor ends, and is replaced
+like a dead one: the page table is right at every moment, and what is in memory here may not be.
 
 Implementation note.  Trim and swap-out are safe only for unmapped pages, so they run only while every
 member has sent `Zapped` since the last enable.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.errors import UserError, describe
-from hfsched.swap.pages.store import Phase
+from hfsched.swap.pages.store import Phase, is_shortage
 from hfsched.swap.protocol.messages import (
     Begin,
     Collect,
@@ -28,6 +29,7 @@ from hfsched.swap.protocol.messages import (
     Done,
     Enable,
     Exit,
+    Failed,
     GetStatus,
     Give,
     Metrics,
@@ -98,7 +100,7 @@ class Controller:
         self._slow = False  # whether the file is truncated in steps
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
         self._exiting = False
-        self.ended = False  # Exit has been carried out
+        self.ended = False  # Exit has been carried out, or there was an internal error
         self.state = self._state_from_table()
 
     def key(self) -> object:
@@ -123,8 +125,8 @@ class Controller:
         try:
             return self._answer(request, fds)
         except (OSError, UserError) as exc:
-            return Refused(text=reply_text(f"{name_of(request)}: {exc}"))
-        except Exception as exc:  # noqa: BLE001 - a bug must not end the serving of faults
+            return Refused(text=reply_text(f"{name_of(request)}: {exc}"), again=is_shortage(exc))
+        except Exception as exc:  # noqa: BLE001 - the bug is reported
             return self._fail(exc)
 
     def _answer(self, request: MonitorRequest, fds: Sequence[int]) -> MonitorAnswer | None:
@@ -134,8 +136,6 @@ class Controller:
             return self._collect()
         if isinstance(request, Exit) and request.discard:
             return self._exited()
-        if self.state is State.FAILED:
-            return _refuse(request, f"the monitor has failed: {self._error}")
         if self._exiting:
             return _refuse(request, "the monitor is ending")
         match request:
@@ -161,12 +161,8 @@ class Controller:
                 return None if self.state in _MOVING else self._exited()
 
     def status(self) -> Status:
-        """Return the status; does not raise."""
-        try:
-            metrics = _metrics(self._pages.counts())
-        except Exception as exc:  # noqa: BLE001 - status must always be answered
-            self._fail(exc)
-            metrics = Metrics()
+        """Return the status."""
+        metrics = _metrics(self._pages.counts())
         ms = self._elapsed() if self.state in _MOVING else self._ms
         return Status(
             state=self.state,
@@ -232,14 +228,10 @@ class Controller:
         gone = []
         for number in self._processes.dead():
             member = self._members.get(number)
-            if member is None:
-                continue
-            if member.dynamic:
+            if member is not None:
                 self._processes.drop(number)
                 del self._members[number]
                 gone.append(number)
-            elif self.state is not State.FAILED:
-                self._fail(RuntimeError(f"static member {number} is dead"))
         self._update_phase()
         return Collected(members=tuple(gone))
 
@@ -253,9 +245,9 @@ class Controller:
                 self._processes.drop(number)
         if not self._members or self.state is State.READY:
             return False
-        if self.state is not State.FAILED:
-            self._disable(slow=False)
-            self._exiting = True
+        self.ended = False  # after an internal error it tries again: nobody else can
+        self._disable(slow=False)
+        self._exiting = True
         return True
 
     def _update_phase(self) -> None:
@@ -284,8 +276,6 @@ class Controller:
                 return self._advance(self._pages.swap_out(MOVE_CHUNK), State.ACTIVE)
             case State.SWAPPING_IN:
                 return self._advance(self._pages.swap_in(MOVE_CHUNK), State.READY)
-            case State.FAILED:
-                return Refused(text=self._error)
             case _:
                 self._clean()
                 return None
@@ -336,11 +326,10 @@ class Controller:
         return Done()
 
     def _fail(self, exc: Exception) -> MonitorAnswer:
-        """Enter FAILED after an internal error: no page is moved any more."""
-        self._error = reply_text(describe(exc))
-        self.state = State.FAILED
+        """End after an internal error."""
         self._exiting = False
-        return Refused(text=self._error)
+        self.ended = True
+        return Failed(text=reply_text(describe(exc)))
 
     def _state_from_table(self) -> State:
         """Return the state that follows from the page table."""

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from hfsched.errors import describe
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.pages.store import is_shortage
 from hfsched.swap.protocol.messages import (
+    NO_NUMBER,
     RESOURCES_ALL_MAX,
     Begin,
     Done,
+    Failed,
     Give,
     MonitorAnswer,
     ProtocolError,
@@ -82,7 +85,9 @@ class _Loop:
             self._handle(*received)
         elif self.controller is not None:
             answer = self.controller.work()
-            if answer is not None and self._exiting:
+            if isinstance(answer, Failed):
+                self._reply(self._exiting or NO_NUMBER, answer)
+            elif answer is not None and self._exiting:
                 self._reply(self._exiting, answer)
 
     def _handle(self, data: bytes, fds: list[int]) -> None:
@@ -108,7 +113,7 @@ class _Loop:
                 answer = Refused(text="the first request must be begin")
         else:
             answer = self.controller.answer(request, fds)
-        if isinstance(answer, Refused) or not isinstance(request, Register):
+        if isinstance(answer, Refused | Failed) or not isinstance(request, Register):
             _close(fds)
         if answer is None:
             self._exiting = number
@@ -134,7 +139,7 @@ class _Loop:
         try:
             self.controller = self._make(begin, fds)
         except Exception as exc:  # noqa: BLE001 - main must get any error as an answer
-            return Refused(text=reply_text(f"begin: {describe(exc)}"))
+            return Refused(text=reply_text(f"begin: {describe(exc)}"), again=is_shortage(exc))
         return Done()
 
     def _reply(self, number: int, answer: MonitorAnswer) -> None:
@@ -148,10 +153,10 @@ def _drain(runtime: Runtime, controller: Controller) -> None:
     while controller.begin_drain():
         runtime.retain_only(controller.key())
         answer = controller.work()
-        if controller.ended:
-            return
-        if isinstance(answer, Refused):
+        if isinstance(answer, Refused | Failed):
             runtime.sleep_until(runtime.now() + RETRY_AFTER)
+        elif controller.ended:
+            return
 
 
 def _close(fds: Iterable[int]) -> None:

@@ -1,15 +1,40 @@
-"""The interface of a page store, which the monitor's controller uses: types alone.
+"""The interface of a page store, which the monitor's controller uses: types, and its errors.
 
 `hfsched.swap.pages.entries` has the states that are counted here.
 """
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-__all__ = ["EVENTS", "Counts", "Pages", "Phase", "Progress"]
+from hfsched.errors import UserError
+
+__all__ = [
+    "EVENTS",
+    "SHORTAGES",
+    "Counts",
+    "Pages",
+    "Phase",
+    "Progress",
+    "ShortageError",
+    "is_shortage",
+]
+
+SHORTAGES = frozenset((errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE))
+
+
+class ShortageError(UserError):
+    """Memory, descriptors or threads are short: it may work later."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether what failed may work later, since memory, descriptors or threads were short."""
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    return isinstance(error, ShortageError | MemoryError)
 
 
 class Phase(Enum):

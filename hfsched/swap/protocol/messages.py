@@ -3,7 +3,8 @@
 Requests run one way, from main to the monitor; each has exactly one answer.  A message is a number,
 8 bytes little-endian, and a MessagePack map whose field ``is`` names its type.  An answer has its
 request's number, so that a late one is not taken for another's.  An invalid request is answered
-too: by `Refused`, with its number if it has 8 bytes, else with `NO_NUMBER`.
+too: by `Refused`, with its number if it has 8 bytes, else with `NO_NUMBER`.  `Failed` is the last message
+of a monitor, and may come without a request.
 
 Received bytes are decoded by `decode_request` or `decode_answer` alone; the result is typed and
 within its bounds.
@@ -33,6 +34,7 @@ __all__ = [
     "Done",
     "Enable",
     "Exit",
+    "Failed",
     "GetStatus",
     "Give",
     "Message",
@@ -88,7 +90,7 @@ class State(StrEnum):
     SWAPPING_OUT = "swap-out-in-progress"
     ACTIVE = "active"  # all that was staged and not touched since is out
     SWAPPING_IN = "swap-in-progress"
-    FAILED = "failed"  # an internal error: no page is moved any more; faults are still served
+    FAILED = "failed"  # there is no monitor, and there will be none: main alone says so
 
 
 class Message(
@@ -202,7 +204,20 @@ class Done(Message, frozen=True, tag="done"):
 
 
 class Refused(Message, frozen=True, tag="refused"):
-    """It is not done, not even in part; `text` is one line."""
+    """It is not done, not even in part; `text` is one line.
+
+    `again`: memory or descriptors were short, and it may work later.
+    """
+
+    text: Text
+    again: bool = False
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """The monitor has had an internal error, and ends; `text` is one line.
+
+    It is the answer to a request, or has `NO_NUMBER` where none was under way.
+    """
 
     text: Text
 
@@ -246,7 +261,7 @@ class Status(Message, frozen=True, tag="state"):
     error: Text = ""
 
 
-MonitorAnswer: TypeAlias = Done | Refused | Collected | Status
+MonitorAnswer: TypeAlias = Done | Refused | Failed | Collected | Status
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(MonitorRequest)

@@ -1,0 +1,56 @@
+"""The requests that set up a monitor before it serves, and the text of an answer that refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hfsched.swap.client.member import RegisteredMember
+from hfsched.swap.core.resources import Resources
+from hfsched.swap.protocol.messages import (
+    RESOURCES_MAX,
+    Begin,
+    Failed,
+    Give,
+    MonitorAnswer,
+    MonitorRequest,
+    Refused,
+)
+
+__all__ = ["SetupStep", "refusal", "setup_steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class SetupStep:
+    """A request and its descriptors."""
+
+    request: MonitorRequest
+    fds: Sequence[int] = ()
+
+
+def setup_steps(
+    resources: Resources,
+    members: Sequence[RegisteredMember],
+    move: MonitorRequest | None,
+    *,
+    fresh: bool,
+) -> list[SetupStep]:
+    """Return what a new monitor is asked for: the resources, the members, and the move that is due.
+
+    `fresh`: it is the first one.
+    """
+    steps = []
+    words, fds = resources.words, resources.fds
+    while len(words) > RESOURCES_MAX:
+        steps.append(SetupStep(Give(resources=words[:RESOURCES_MAX]), fds[:RESOURCES_MAX]))
+        words, fds = words[RESOURCES_MAX:], fds[RESOURCES_MAX:]
+    steps.append(SetupStep(Begin(fresh=fresh, resources=words), fds))
+    steps += [SetupStep(known.request(), known.member.descriptors()) for known in members]
+    if move is not None:
+        steps.append(SetupStep(move))
+    return steps
+
+
+def refusal(answer: MonitorAnswer) -> str:
+    """Return the text of an answer that is not the expected one."""
+    return answer.text if isinstance(answer, Refused | Failed) else f"unexpected answer: {answer}"
