@@ -25,7 +25,7 @@ from control.harness import (
 
 import hfsched
 from hfsched.client import Connection, ConnectionClosed, RefusedError, connect
-from hfsched.control import wire
+from hfsched.control import runtime_dir, wire
 from hfsched.errors import HfschedError, UserError
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def xdg() -> Iterator[Path]:
-    with runtime_directory() as path:
+def xdg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with runtime_directory() as path:  # alone: other machines of this user may run
+        monkeypatch.setattr(runtime_dir, "roots", lambda: [path / "hfsched"])
         yield path
 
 

@@ -91,5 +91,6 @@ def test_names_of_what_runs(hfsched: Start, run: Start, runtime_directory: Path)
     }
     assert offered("events", "comp", **here) == ["completed"]
     assert offered("swap", "status", "completed/", **here) == ["completed/a", "completed/b"]
-    assert offered("swap", "out", "", **here) == ["a", "b", "completed/a", "completed/b"]
+    # Others of this user may run too.
+    assert {"a", "b", "completed/a", "completed/b"} <= {*offered("swap", "out", "", **here)}
     assert machine.wait() == 0

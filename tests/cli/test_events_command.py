@@ -155,7 +155,7 @@ def test_a_machine_that_is_killed(echo: Start, hfsched: Start, place: Path) -> N
     assert events.err == f"hfsched: error: {path}: the machine has ended without a reply\n"
     again = hfsched("events", "demo")
     assert again.wait() == 1
-    assert again.err == "hfsched: error: no machine 'demo': no machine is running\n"
+    assert again.err.startswith("hfsched: error: no machine 'demo': ")  # others may run
 
 
 def test_a_machine_that_is_not_there(hfsched: Start) -> None:
