@@ -286,7 +286,7 @@ def test_after_shutdown_the_answers_still_come() -> None:
 def test_a_killed_client_loses_what_it_did_not_read_and_nothing_that_it_sent() -> None:
     program = """
 import hfsched, sys
-alpha = hfsched.connect("alpha")
+alpha = hfsched.connect("demo/alpha")
 for number in range(20):
     alpha.send(b"%d" % number)
 print("sent", flush=True)

@@ -53,7 +53,7 @@ def test_a_machine_that_was_killed_is_not_among_those_that_run(xdg: Path) -> Non
     directory = runtime_dir.claim("demo")
     directory.listen("ports").close()  # as the kernel does
     assert (xdg / "hfsched" / "demo" / "ports").exists()
-    assert runtime_dir.port_sockets() == {}
+    assert "demo" not in runtime_dir.port_sockets()
     directory.close()
 
 
