@@ -13,7 +13,7 @@ import os
 
 from hfsched.errors import InternalError
 
-__all__ = ["PAGE_SIZE", "Ram"]
+__all__ = ["PAGE_SIZE", "Ram", "sealed_memfd"]
 
 PAGE_SIZE = 4096
 
@@ -34,6 +34,18 @@ def _page_buffer() -> tuple[memoryview, int]:
         return memoryview(page).cast("B"), ctypes.addressof(page)
 
 
+def sealed_memfd(name: str, size: int) -> int:
+    """Return a new memfd of `size` bytes, which nobody can resize; raises OSError."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class Ram:
     """`size` bytes (a multiple of 4096) of zeroed guest memory.
 
@@ -46,12 +58,8 @@ class Ram:
             raise InternalError(f"RAM of {name}: {size} is not a positive multiple of {PAGE_SIZE}")
         self.name = name
         self.size = size
-        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-        self.fd = os.memfd_create(f"hfsched:{name}"[:200], flags) if fd is None else fd
+        self.fd = sealed_memfd(f"hfsched:{name}"[:200], size) if fd is None else fd
         try:
-            if fd is None:
-                os.ftruncate(self.fd, size)
-                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
             self._map = mmap.mmap(self.fd, size)
         except BaseException:
             os.close(self.fd)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfsched.errors import InternalError, UserError
+from hfsched.memory.ram import sealed_memfd
 from hfsched.swap.core.table import table_size
 from hfsched.swap.pages.entries import Staging
 
@@ -121,9 +122,8 @@ class Stores:
         with ExitStack() as undo:
 
             def memory(what: str, size: int) -> int:
-                fd = os.memfd_create(f"hfsched:swap-{what}", os.MFD_CLOEXEC)
+                fd = sealed_memfd(f"hfsched:swap-{what}", size)
                 undo.callback(os.close, fd)
-                os.ftruncate(fd, size)
                 return fd
 
             try:
