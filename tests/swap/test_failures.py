@@ -7,9 +7,10 @@ import fcntl
 import os
 import resource
 import select
+import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,3 +281,30 @@ def test_more_processes_than_can_be_served_are_refused(tmp_path: Path) -> None:
             world.swap.add_member(world.userfault, [address])
         with pytest.raises(UserError, match=r"^swap: 64 processes are served already$"):
             world.swap.add_member(world.userfault, [address])
+
+
+def test_faults_beyond_the_queue_stay_with_the_kernel(tmp_path: Path) -> None:
+    """A member whose faults cannot be served: nothing grows, and its end frees all of the queue."""
+    with World(tmp_path, pages=64) as world:
+        theirs, ours = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # no userfaultfd: every request fails
+        number = world.swap.add_member(theirs, [1 << 30], dynamic=True)
+        before = world.events("faults")
+        queue = world.swap._lib.HFS_QUEUE
+        messages = b"".join(
+            struct.pack("<B7xQQQ", 0x12, 0, (1 << 30) + page * PAGE, 0) for page in range(64)
+        )
+        sent = 0
+        while world.events("faults") - before <= queue - 128:
+            with suppress(BlockingIOError):
+                sent += os.write(ours, messages) // 32
+        with pytest.raises(BlockingIOError):
+            while True:
+                sent += os.write(ours, messages) // 32
+        assert world.events("faults") - before <= queue < sent
+        world.swap.remove_member(number)
+        os.close(theirs)
+        os.close(ours)
+        world.enable()
+        world.out()
+        world.guest.check_all()
+        world.disable()

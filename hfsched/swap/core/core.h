@@ -37,6 +37,7 @@
 
 #define HFS_REGIONS 1024 /* at most, in one object */
 #define HFS_MEMBERS 64	 /* at most, at one time */
+#define HFS_QUEUE 4096	 /* faults that are read and not served yet, at most */
 
 /* HFS_FREE: no such member; HFS_DEAD: its process has ended, and it waits to be removed. */
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD };

@@ -32,6 +32,8 @@ static enum hfs_outcome failed(struct hfs *swap, struct hfs_member *member, uint
 		hfs_uffd_wake(member->uffd, address_of(swap, member, page), HFS_PAGE);
 		return HFS_SERVED;
 	}
+	if (error == -ENOMEM)
+		hfs_event(swap, HFS_EVENT_NO_MEMORY, 1);
 	return HFS_LATER;
 }
 

@@ -13,7 +13,6 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -57,25 +56,14 @@ static int serve_queue(struct hfs *swap)
 static void enqueue(struct hfs *swap, int number, uint64_t address)
 {
 	struct hfs_member *member = &swap->members[number];
-	struct hfs_fault *queue;
 	uint64_t offset;
-	int each, size;
+	int each;
 
 	for (each = 0; each < swap->region_count; each++) {
 		offset = (address - member->base[each]) / HFS_PAGE;
 		if (!member->base[each] || address < member->base[each] ||
 		    offset >= swap->regions[each].pages)
 			continue;
-		if (swap->queued == swap->queue_size) {
-			size = swap->queue_size ? swap->queue_size * 2 : BATCH;
-			queue = realloc(swap->queue, size * sizeof(*queue));
-			if (!queue) { /* the access faults again */
-				hfs_uffd_wake(member->uffd, address & ~(HFS_PAGE - 1ull), HFS_PAGE);
-				return;
-			}
-			swap->queue = queue;
-			swap->queue_size = size;
-		}
 		swap->queue[swap->queued++] = (struct hfs_fault){
 			.member = number, .page = swap->regions[each].first + offset
 		};
@@ -83,7 +71,7 @@ static void enqueue(struct hfs *swap, int number, uint64_t address)
 	}
 }
 
-/* Read and queue all events of a member. */
+/* Read and queue the events of a member; what the queue has no room for stays with the kernel. */
 static void read_events(struct hfs *swap, int number)
 {
 	struct uffd_msg messages[BATCH];
@@ -91,6 +79,8 @@ static void read_events(struct hfs *swap, int number)
 	int each, count;
 
 	do {
+		if (swap->queued + BATCH > HFS_QUEUE)
+			return;
 		size = read(swap->members[number].uffd, messages, sizeof(messages));
 		count = size > 0 ? (int)(size / (ssize_t)sizeof(*messages)) : 0;
 		for (each = 0; each < count; each++) {
@@ -107,6 +97,8 @@ static int fill(struct hfs *swap, struct pollfd *fds, int *numbers)
 	int number, count = 1;
 
 	fds[0] = (struct pollfd){ .fd = swap->kick, .events = POLLIN };
+	if (swap->queued + BATCH > HFS_QUEUE) /* faults are served again at the timeout, or by a kick */
+		return count;
 	for (number = 0; number < HFS_MEMBERS; number++) {
 		if (atomic_load(&swap->members[number].state) != HFS_ALIVE)
 			continue;

@@ -78,8 +78,8 @@ struct hfs {
 	atomic_int waiting;    /* faults that wait for a page to be published */
 	_Atomic uint32_t turn; /* odd: it is serving */
 	atomic_int turn_waiters;
-	struct hfs_fault *queue;
-	int queued, queue_size;
+	struct hfs_fault *queue; /* HFS_QUEUE of them: a fault allocates nothing */
+	int queued;
 	uint8_t *serve_buffer; /* HFS_AROUND_MAX pages */
 
 	/* The worker. */

@@ -32,7 +32,8 @@ struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around)
 	error = -ENOMEM;
 	swap->buffer = aligned_alloc(HFS_PAGE, HFS_RUN * HFS_PAGE);
 	swap->serve_buffer = aligned_alloc(HFS_PAGE, HFS_AROUND_MAX * HFS_PAGE);
-	if (!swap->buffer || !swap->serve_buffer)
+	swap->queue = calloc(HFS_QUEUE, sizeof(*swap->queue));
+	if (!swap->buffer || !swap->serve_buffer || !swap->queue)
 		goto fail;
 	swap->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (swap->kick < 0) {

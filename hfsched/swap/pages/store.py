@@ -95,6 +95,7 @@ EVENTS = (
     "trimmed_clean",
     "read_errors",  # of the file, while a fault waited; it is tried again
     "lost",  # members found dead
+    "no_memory",  # faults that memory was short for; they are tried again
 )
 
 
