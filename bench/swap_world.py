@@ -21,6 +21,7 @@ from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.core.guestpages import GuestPages, open_userfault, zap
+from hfsched.swap.core.pagemap import first_mapped, open_pagemap
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores, open_swap_file
 from hfsched.swap.monitor.program import monitor
@@ -211,7 +212,9 @@ class Ours(World):
         os.sched_setaffinity(0, before)
         self.stack.callback(self._end)
         region = Region(self.ram.address, 0, self.ram.size)
-        self.client.add(MainMember(self.uffd, [region]))
+        self.pagemap = open_pagemap()
+        self.stack.callback(os.close, self.pagemap)
+        self.client.add(MainMember(self.uffd, [region], self.pagemap))
 
     def _end(self) -> None:
         self.client.close(discard=True)
@@ -235,10 +238,22 @@ class Ours(World):
         self.client.disable()
         return self.until(State.READY)
 
+    def scan(self) -> float:
+        """Return how long it takes to find that no page is mapped, in seconds."""
+        began = time.perf_counter()
+        assert first_mapped(self.pagemap, self.ram.address, self.ram.size) is None
+        return time.perf_counter() - began
+
     def enable(self) -> float:
         """Stage everything; return for how long the machine was suspended, in seconds."""
         self.client.enable()
         return self.watch.paused
+
+    def scan(self) -> float:
+        """Return how long it takes to find that no page is mapped, in seconds."""
+        began = time.perf_counter()
+        assert first_mapped(self.pagemap, self.ram.address, self.ram.size) is None
+        return time.perf_counter() - began
 
     def prepare(self) -> None:
         """Have every page miss."""

@@ -153,6 +153,9 @@ class _Main:
     def descriptors(self) -> Sequence[int]:
         return ()
 
+    def still_mapped(self) -> int | None:
+        return None  # `memory` checks what an unzapped page would do
+
     def zap(self) -> None:
         self.memory.zap()
 

@@ -37,7 +37,7 @@ class _Child(Child):
 class _Member(ChildMember):
     def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory) -> None:
         self._memory = memory
-        super().__init__(runtime, CHILD, end, [], None, within=None)
+        super().__init__(runtime, CHILD, end, [], None, pagemap=None, within=None)
         self.number = 1
 
     def _set_up(

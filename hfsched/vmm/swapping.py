@@ -23,6 +23,7 @@ from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core import device
+from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.core.table import CoreTable, table_size
@@ -80,6 +81,8 @@ class MachineSwap:
         with ExitStack() as stack:
             self._uffd = _userfault(kernel=kernel)
             stack.callback(os.close, self._uffd)
+            self._pagemap = _own_pagemap()
+            stack.callback(os.close, self._pagemap)
             self._stores = Stores.create(directory, total, Staging.MINOR, tier)
             stack.callback(self._stores.close)
             memfds = list(self._memfds.values())
@@ -95,7 +98,7 @@ class MachineSwap:
             places = zip(rams.values(), self._parts, strict=True)
             regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
             try:
-                self.client.start([MainMember(self._uffd, regions)])
+                self.client.start([MainMember(self._uffd, regions, self._pagemap)])
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
@@ -127,6 +130,7 @@ class MachineSwap:
         self,
         name: str,
         end: End,
+        pagemap: int,
         vms: Sequence[str] | None = None,
         *,
         dynamic: bool = True,
@@ -135,7 +139,8 @@ class MachineSwap:
         """Give a process the memory of VMs (None: of all), and serve its faults from then on.
 
         `end` is this side of the channel whose other end its `hfsched.swap.child.child.Child` has.
-        This object takes it over and closes it in the end, also when this raises; the process then
+        `pagemap` has its page tables: the process that forks it opens them, by `open_pagemap`.  This
+        object takes both over and closes them in the end, also when this raises; the process then
         treats main as gone.  The process is suspended from now on whenever swap suspends the
         machine.  A `dynamic` process may die, and is removed then; after the death of one that is
         not, Enable is refused.  The machine is suspended for a moment.  Raises SwapError,
@@ -145,9 +150,14 @@ class MachineSwap:
             deadline = self._runtime.now() + _ENABLE_WITHIN
         with ExitStack() as undo:
             undo.callback(end.close)
+            closing = undo.enter_context(ExitStack())
+            closing.callback(os.close, pagemap)
             self.collect(deadline)
             parts = [part for part in self._parts if vms is None or part.name in vms]
-            process = ChildMember(self._runtime, name, end, parts, deadline, dynamic=dynamic)
+            closing.pop_all()  # the member closes it
+            process = ChildMember(
+                self._runtime, name, end, parts, deadline, pagemap=pagemap, dynamic=dynamic
+            )
             undo.callback(process.close)
             with suspended(self._hold, deadline):
                 process.number = self._members.free_number()
@@ -202,6 +212,13 @@ def _userfault(*, kernel: bool) -> int:
         return userfault(kernel=kernel)
     except UserError as exc:
         raise UserError(f"swap: {'for guests under KVM: ' if kernel else ''}{exc}") from None
+
+
+def _own_pagemap() -> int:
+    try:
+        return open_pagemap()
+    except OSError as exc:
+        raise UserError(f"swap: {exc.filename}: {exc.strerror}: swap needs /proc") from None
 
 
 def _parts(rams: Mapping[str, Ram]) -> list[Part]:

@@ -12,7 +12,9 @@ from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.child import child as child_module
 from hfsched.swap.child.child import Child
 from hfsched.swap.core.guestpages import open_userfault
+from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
+from hfsched.swap.protocol.messages import Done
 
 from .basics import PAGE
 from .children import pid_of
@@ -143,6 +145,16 @@ class _Stubborn(Child):
         return super()._answer(request, fds)
 
 
+class _Liar(Child):
+    def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
+        return (Done(), ()) if isinstance(request, Zap) else super()._answer(request, fds)
+
+
+def liar(runtime: Runtime, end: End, requests: End) -> None:
+    """Say that guest memory is unmapped, and leave it mapped."""
+    program(_Liar(runtime, end), runtime, requests)
+
+
 def stubborn(runtime: Runtime, end: End, requests: End) -> None:
     """Never zap."""
     program(_Stubborn(runtime, end), runtime, requests)
@@ -165,7 +177,7 @@ class Backend:
         self.process = runtime.process("backend", main, [theirs, asked])
         self.pid = pid_of(self.process)
         try:
-            swap.add_process("backend", end, vms, dynamic=dynamic)
+            swap.add_process("backend", end, open_pagemap(self.pid), vms, dynamic=dynamic)
         except BaseException:
             self.close()
             raise

@@ -344,11 +344,15 @@ class FakeMember:
         self.dynamic = dynamic
         self.dead = False
         self.error: OSError | None = None
+        self.mapped: int | None = None  # an address that it still maps
         self.fds: Sequence[int] = ()
         self._note = note
 
     def descriptors(self) -> Sequence[int]:
         return self.fds
+
+    def still_mapped(self) -> int | None:
+        return self.mapped
 
     def zap(self) -> None:
         self._note(f"zap {self.number}")

@@ -144,6 +144,17 @@ def test_a_member_that_cannot_zap_undoes_the_enable(world: World, number: int) -
     assert world.runtime.pages.resident == 1500
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_member_that_still_maps_memory_undoes_the_enable(world: World, number: int) -> None:
+    world.members[number].mapped = 0x7000
+    with pytest.raises(SwapError, match=rf"^enable: member {number}: it has .* maps 0x7000$"):
+        world.client.enable()
+    assert world.log[-2:] == ["disable", "resume"]
+    world.wait_until(State.READY)
+    world.members[number].mapped = None
+    world.client.enable()
+
+
 def test_a_dynamic_member_that_is_dead_is_collected_on_the_way(world: World) -> None:
     world.members[1].error = ProcessLookupError(3, "no such process")
     world.runtime.gone.append(1)

@@ -297,8 +297,8 @@ def test_faults_beyond_the_queue_stay_with_the_kernel(tmp_path: Path) -> None:
         while world.events("faults") - before <= queue - 128:
             with suppress(BlockingIOError):
                 sent += os.write(ours, messages) // 32
-        with pytest.raises(BlockingIOError):
-            while True:
+        with suppress(BlockingIOError):
+            while True:  # until the pipe is full: nobody reads it any more
                 sent += os.write(ours, messages) // 32
         assert world.events("faults") - before <= queue < sent
         world.swap.remove_member(number)

@@ -17,6 +17,7 @@ from hfsched.swap.child.child import Child
 from hfsched.swap.child.gate import Gate
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.errors import SwapError
+from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.protocol.childmessages import (
     ChildAnswer,
     ChildRequest,
@@ -98,7 +99,9 @@ def right() -> Iterator[dict[type, Reply]]:
 def member(runtime: ThreadRuntime, ram: Ram, peer: Peer) -> ChildMember:
     part = Part("guest", ram.fd, 0, ram.size)
     deadline = runtime.now() + QUIET_NS
-    return ChildMember(runtime, "peer", peer.end, [part], deadline, within=SECOND // 5)
+    return ChildMember(
+        runtime, "peer", peer.end, [part], deadline, pagemap=open_pagemap(), within=SECOND // 5
+    )
 
 
 @needs_userfault

@@ -19,6 +19,7 @@ from progress import QUIET
 from hfsched.runtime.base import End, Runtime
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import SwapError
+from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.protocol.messages import State
 from hfsched.vmm import swapping
 
@@ -282,6 +283,27 @@ def test_a_process_that_does_not_zap_undoes_the_enable(tmp_path: Path, start: Ba
         assert host.ask("check 7") == answer
 
 
+def test_a_process_that_still_maps_memory_undoes_the_enable(
+    tmp_path: Path, start: Backends
+) -> None:
+    with machine(HERE, tmp_path, "stress") as host:
+        answer, *place = filled(host)
+        child = start(host, backends.liar)
+        swap_of(host).enable()  # it has touched nothing so far
+        come_back(host)
+        assert child.ask("check", 7, *place, *vm_names(host)) == 0
+        text = (
+            r"^enable: member 1: it has unmapped guest memory, as it says, and maps 0x[0-9a-f]+000$"
+        )
+        with pytest.raises(SwapError, match=text):
+            swap_of(host).enable()
+        wait_for(host, State.READY)
+        assert host.ask("check 7") == answer
+        child.kill()
+        go_out(host)
+        assert host.ask("check 7") == answer
+
+
 def test_a_process_that_does_not_suspend_makes_enable_fail_without_effect(
     tmp_path: Path, start: Backends
 ) -> None:
@@ -374,7 +396,7 @@ def test_a_program_that_is_no_member_is_refused(tmp_path: Path) -> None:
         here, there = host.runtime.channel("backend")
         there.close()
         with pytest.raises(SwapError, match=r"^process closed: it has closed its channel$"):
-            swap_of(host).add_process("closed", here)
+            swap_of(host).add_process("closed", here, open_pagemap())
         assert belongings() - before == {}
         assert host.ask("hello") == "hello"
         assert host.vm().memory.regions[0].ram.size // PAGE == 256

@@ -16,6 +16,7 @@ from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.core.guestpages import GuestPages
 from hfsched.swap.core.guestpages import Region as Memory
+from hfsched.swap.core.pagemap import first_mapped, open_pagemap
 from hfsched.swap.core.resources import pack, unpack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.monitor.program import ServedProcesses, monitor
@@ -54,10 +55,14 @@ class Here:
     def __init__(self, guest: Guest, uffd: int) -> None:
         self._guest = guest
         self._uffd = uffd
+        self._pagemap = open_pagemap()
         self.regions = (Region(guest.ram.address, 0, guest.ram.size),)
 
     def descriptors(self) -> Sequence[int]:
         return (self._uffd,)
+
+    def still_mapped(self) -> int | None:
+        return first_mapped(self._pagemap, self._guest.ram.address, self._guest.ram.size)
 
     def zap(self) -> None:
         self._guest.zap()
@@ -73,10 +78,14 @@ class There:
     def __init__(self, child: children.Member, size: int) -> None:
         self.child = child
         self.pidfd = os.pidfd_open(children.pid_of(child.process))
+        self._pagemap = open_pagemap(children.pid_of(child.process))
         self.regions = (Region(child.base, 0, size),)
 
     def descriptors(self) -> Sequence[int]:
         return (self.child.uffd, self.pidfd)
+
+    def still_mapped(self) -> int | None:
+        return first_mapped(self._pagemap, self.regions[0].base, self.regions[0].size)
 
     def zap(self) -> None:
         self.child.ask(b"zap")

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -57,14 +58,13 @@ class Left:
             if page % 3:
                 self.ram.write(page * PAGE, bytes([page + 1]) * PAGE)
         self.beyond = self.ram.read(PAGES * PAGE, PAGES * PAGE)
-        self.stores = Stores.create(tempfile.gettempdir(), PAGES, staging, TIER * PAGE)
+        stores = Stores.create(tempfile.gettempdir(), PAGES, staging, TIER * PAGE)
+        assert stores.tier is not None
+        self.stores = replace(
+            stores, table=self._longer(stores.table), tier=self._longer(stores.tier)
+        )
         self._stack.callback(self.stores.close)
         CoreTable(self.stores.table, PAGES, staging).close()  # it has a header now
-        assert self.stores.tier is not None
-        for fd in (self.stores.table, self.stores.tier):
-            size = os.fstat(fd).st_size
-            os.ftruncate(fd, size + PAGE)
-            self._write(fd, size, bytes([CANARY]) * PAGE)
         os.pwrite(
             self.stores.swap_file.out if not self.stores.swap_file.direct else self.plain(),
             b"x" * PAGES * PAGE,
@@ -72,6 +72,15 @@ class Left:
         )
         self.uffd = userfault()
         self._stack.callback(os.close, self.uffd)
+
+    def _longer(self, sealed: int) -> int:
+        """Return a memfd of one page more than another one has, which is closed."""
+        size = os.fstat(sealed).st_size
+        os.close(sealed)
+        fd = os.memfd_create("longer")
+        os.ftruncate(fd, size)
+        self._write(fd, size, bytes([CANARY]) * PAGE)
+        return fd
 
     def plain(self) -> int:
         fd = plain(self.stores.swap_file)

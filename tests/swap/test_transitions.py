@@ -21,6 +21,7 @@ from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.mainmember import MainMember
+from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.monitor.program import monitor
@@ -58,6 +59,7 @@ class Machine:
         self.wrote: dict[tuple[int, int], int] = {}
         self.stores = Stores.create(directory, 2 * SIZE, Staging.MINOR, 0)
         self.uffd = userfault()
+        self.pagemap = open_pagemap()
         resources = pack(self.stores, [ram.fd for ram in self.rams])
         self.client = MonitorClient(self.runtime, monitor, NeverRuns(), resources)
         self.client.start()
@@ -65,7 +67,7 @@ class Machine:
             Region(ram.address, number * SIZE * PAGE, ram.size)
             for number, ram in enumerate(self.rams)
         ]
-        self.client.add(MainMember(self.uffd, regions))
+        self.client.add(MainMember(self.uffd, regions, self.pagemap))
         for vm in (0, 1):
             for page in FILLED:
                 self.write(vm, page, 1 + (page + vm) % 250)
@@ -106,6 +108,7 @@ class Machine:
             ram.close()
         self.stores.close()
         os.close(self.uffd)
+        os.close(self.pagemap)
 
 
 @pytest.fixture

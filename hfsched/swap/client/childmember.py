@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.client.errors import SwapError
+from hfsched.swap.client.member import first_mapped_of
 from hfsched.swap.protocol.childmessages import (
     VMS_MAX,
     ChildAnswer,
@@ -59,8 +60,9 @@ class ChildMember:
     """See the module's text, and `hfsched.swap.client.member.Member`.
 
     The constructor sets the process up, by `deadline` (ns): it may have just been started.  Each
-    later request fails if it is not answered within `within` ns (None: no limit).  Raises SwapError;
-    then the channel is closed, as by `close`.  The process accesses no guest memory before the
+    later request fails if it is not answered within `within` ns (None: no limit).  `pagemap` has its
+    page tables (see `hfsched.swap.core.pagemap.open_pagemap`; a model has none).  Raises SwapError; then the channel
+    and `pagemap` are closed, as by `close`.  The process accesses no guest memory before the
     first `resume`.
     """
 
@@ -72,9 +74,11 @@ class ChildMember:
         parts: Sequence[Part],
         deadline: int | None,
         *,
+        pagemap: int | None,
         dynamic: bool = True,
         within: int | None = ANSWERS_WITHIN,
     ) -> None:
+        self._pagemap = pagemap
         self.name = name
         self.number = 0  # it gets its own before it is registered
         self._runtime = runtime
@@ -87,6 +91,8 @@ class ChildMember:
         self._pidfd: int | None = None  # not known yet
         with ExitStack() as undo:
             undo.callback(end.close)
+            if pagemap is not None:
+                undo.callback(os.close, pagemap)
             try:
                 self._regions = self._set_up(parts, deadline, undo)
             except OSError as exc:
@@ -133,6 +139,12 @@ class ChildMember:
         if self._dynamic and self._pidfd is not None:
             return (self._uffd, self._pidfd)
         return (self._uffd,)
+
+    def still_mapped(self) -> int | None:
+        """See `Member`."""
+        if self._pagemap is None:
+            return None
+        return first_mapped_of(self._regions, self._pagemap)
 
     def zap(self) -> None:
         """See `Member`."""

@@ -220,6 +220,9 @@ class MonitorClient:
     def _zap(self, member: Member, deadline: int | None) -> _Result:
         try:
             member.zap()
+            address = member.still_mapped()
+            if address is not None:
+                raise OSError(f"it has unmapped guest memory, as it says, and maps {address:#x}")
         except OSError as exc:
             gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
             if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hfsched.swap.client.member import first_mapped_of
 from hfsched.swap.core.guestpages import zap
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class MainMember:
 
     uffd: int
     regions: Sequence[Region]
+    pagemap: int
     number: int = 0
     dynamic: bool = False
     dead: bool = False
@@ -33,3 +35,7 @@ class MainMember:
         """See `Member`."""
         for region in self.regions:
             zap(region.base, region.size)
+
+    def still_mapped(self) -> int | None:
+        """See `Member`."""
+        return first_mapped_of(self.regions, self.pagemap)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hfsched.swap.core.pagemap import first_mapped
 from hfsched.swap.protocol.messages import Region, Register
 
-__all__ = ["Member", "RegisteredMember"]
+__all__ = ["Member", "RegisteredMember", "first_mapped_of"]
 
 
 class Member(Protocol):
@@ -36,6 +37,12 @@ class Member(Protocol):
     def descriptors(self) -> Sequence[int]:
         """Return its uffd, then its pidfd if it is dynamic; main keeps them open."""
 
+    def still_mapped(self) -> int | None:
+        """Return an address of guest memory that it has mapped; None: there is none.
+
+        By its page tables as the kernel shows them, not by what it says.  Raises OSError.
+        """
+
     def zap(self) -> None:
         """Have it zap its page tables over its regions; raises OSError, with ESRCH if it is dead."""
 
@@ -55,3 +62,12 @@ class RegisteredMember:
             zapped=self.zapped,
             regions=tuple(self.member.regions),
         )
+
+
+def first_mapped_of(regions: Sequence[Region], pagemap: int) -> int | None:
+    """Return the address of the first page of these that is mapped, None for none; raises OSError."""
+    for region in regions:
+        found = first_mapped(pagemap, region.base, region.size)
+        if found is not None:
+            return found
+    return None
