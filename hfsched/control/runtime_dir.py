@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Self
 
 from hfsched.errors import UserError
+from hfsched.text import one_line
 
 __all__ = ["PORTS", "MachineDirectory", "claim", "port_sockets", "roots", "runtime_directory"]
 
@@ -35,6 +36,7 @@ _LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _PATH_MAX = 107  # bytes: sockaddr_un has 108, and a zero ends it
 _BACKLOG = 128
+_SHOWN = 200  # characters of a link's target
 
 
 def _problem(path: Path, *, follow: bool = False) -> str | None:
@@ -107,7 +109,7 @@ class MachineDirectory:
         self.name = name
         self.path = path
         self._lock = lock
-        self._made: list[Path] = []
+        self._made: list[tuple[Path, os.stat_result]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -123,9 +125,18 @@ class MachineDirectory:
         return self._add(self.path / what)
 
     def listen_at(self, path: Path) -> socket.socket:
-        """Return one like that at a path of the user's choice; a socket without a listener is replaced."""
+        """Return one like that at a path of the user's choice; a socket without a listener is replaced.
+
+        Links are not followed: UserError for one, and for anything else that is there.
+        """
         with suppress(OSError):
-            if stat.S_ISSOCK(path.lstat().st_mode) and _is_dead(path):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                target = one_line(os.fspath(path.readlink()), _SHOWN)
+                raise UserError(f"{path}: a link to {target}: name the socket itself")
+            if not stat.S_ISSOCK(mode):
+                raise UserError(f"{path}: not a socket: choose another path")
+            if _is_dead(path):
                 path.unlink()
         return self._add(path)
 
@@ -142,7 +153,7 @@ class MachineDirectory:
                 sock.fileno(), 0o600
             )  # before it has a name: no other user can connect in between
             sock.bind(os.fspath(path))
-            self._made.append(path)
+            self._made.append((path, path.lstat()))
             sock.listen(_BACKLOG)
             sock.setblocking(False)
         except OSError as exc:
@@ -157,8 +168,11 @@ class MachineDirectory:
         """Remove the sockets, the lock and the directory.  The second call does nothing."""
         if self._lock < 0:
             return
-        for path in (*self._made, self.path / _LOCK):
-            path.unlink(missing_ok=True)
+        for path, made in self._made:
+            with suppress(OSError):  # in a folder of the user's choice it may be another's by now
+                if os.path.samestat(path.lstat(), made):
+                    path.unlink()
+        (self.path / _LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # it has other files, or another process claims the name now
             self.path.rmdir()
         os.close(self._lock)

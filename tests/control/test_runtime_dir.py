@@ -191,3 +191,34 @@ def test_without_a_usable_xdg_runtime_dir_there_is_tmp(value: str) -> None:
 
 def test_a_client_also_looks_where_a_machine_without_xdg_lies(xdg: Path) -> None:
     assert runtime_dir.roots() == [xdg / "hfsched", Path(f"/tmp/hfsched-{os.geteuid()}")]
+
+
+# A socket at a path of the user's choice.
+
+
+def test_a_link_as_a_sockets_path_is_refused_by_its_target(xdg: Path) -> None:
+    (xdg / "link").symlink_to("elsewhere")
+    with (
+        runtime_dir.claim("demo") as directory,
+        pytest.raises(UserError, match="link: a link to elsewhere: name the socket itself"),
+    ):
+        directory.listen_at(xdg / "link")
+    assert (xdg / "link").is_symlink()
+    assert not (xdg / "elsewhere").exists()
+
+
+def test_a_file_as_a_sockets_path_is_refused_and_kept(xdg: Path) -> None:
+    (xdg / "file").write_text("precious")
+    with (
+        runtime_dir.claim("demo") as directory,
+        pytest.raises(UserError, match="file: not a socket: choose another path"),
+    ):
+        directory.listen_at(xdg / "file")
+    assert (xdg / "file").read_text() == "precious"
+
+
+def test_what_replaced_a_socket_meanwhile_is_not_removed(xdg: Path) -> None:
+    with runtime_dir.claim("demo") as directory, directory.listen_at(xdg / "s"):
+        (xdg / "s").unlink()
+        (xdg / "s").write_text("another's")
+    assert (xdg / "s").read_text() == "another's"
