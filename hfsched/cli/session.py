@@ -220,6 +220,8 @@ class RunSession:
                 self._directory,
                 on_idle=self._changed.set,
                 on_client=self._events.note_client,
+                on_notice=self._notice,
+                unread_limit=self._args.unread_limit,
             )
             self._serve_commands(machine, self._directory)
         except UserError as exc:

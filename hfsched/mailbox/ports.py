@@ -6,7 +6,8 @@ endian; at most 4080 bytes follow (TF-Hafnium/hafnium-driver-linux, `struct hf_m
 
 Every queue is bounded.  A message that finds its queue full blocks the thread that brought it, and
 so the guest that sent it, alone.  Messages for a port that was never opened wait in one
-bounded queue for each VM; messages for a connection that has gone are discarded and counted.
+bounded queue for each VM; those for a connection that has gone, or that was given up, are discarded and
+counted.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ class Port:
             if self._ports.ended(self) or not self.arrived.wait(deadline):
                 return None
 
-    def close(self) -> None:
-        """Stop listening; what was not read is discarded and counted."""
-        self._ports.close(self)
+    def close(self, *, given_up: bool = False) -> None:
+        """Stop listening; what was not read is discarded, `given_up`: also what comes before the next `open`."""
+        self._ports.close(self, given_up=given_up)
 
 
 class Ports:
@@ -118,13 +119,19 @@ class Ports:
         self._lock = runtime.lock("ports", state=self.key)
         self._vms: dict[int, _Vm] = {}
         self._open: dict[Key, Port] = {}
+        self._given_up: set[Key] = set()
         self._next = FIRST_CONNECTION
         self.stopped = False
 
     def key(self) -> object:
         """Return all that the lock guards."""
         vms = tuple((vm, tuple(entry.unclaimed)) for vm, entry in self._vms.items())
-        return (vms, tuple((key, tuple(port.messages)) for key, port in self._open.items()))
+        given_up = tuple(sorted(self._given_up))
+        return (
+            vms,
+            tuple((key, tuple(port.messages)) for key, port in self._open.items()),
+            given_up,
+        )
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Register a VM."""
@@ -159,6 +166,7 @@ class Ports:
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
         self._open[key] = port
+        self._given_up.discard(key)
         entry.room.set()
         if self.stopped:
             port.arrived.set()
@@ -204,6 +212,9 @@ class Ports:
                     return False
                 port = self._open.get((vm, number))
                 handler = None if port is None else port.handler
+                if (vm, number) in self._given_up:
+                    entry.discarded += 1
+                    return True
                 room = None if handler is not None else self._put(entry, port, number, port_message)
             if handler is not None:
                 handler(port_message)
@@ -251,11 +262,13 @@ class Ports:
         with self._lock:
             return self.stopped or port.closed
 
-    def close(self, port: Port) -> None:
+    def close(self, port: Port, *, given_up: bool = False) -> None:
         """See `Port.close`."""
         with self._lock:
             if self._open.get(port.key) is port:
                 del self._open[port.key]
+                if given_up and port.key[1] < FIRST_CONNECTION:  # the others are not opened again
+                    self._given_up.add(port.key)
                 self._vms[port.key[0]].discarded += len(port.messages)
                 port.messages.clear()
                 port.closed = True

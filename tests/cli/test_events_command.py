@@ -112,7 +112,7 @@ def test_a_client_that_connects_and_a_vm_that_ends(
     reason = "the guest function returned"
     assert objects(events)[1:] == [
         {"event": "connected", "client": 1, "vm": "a", "port": 5, "host_port": 9},
-        {"event": "disconnected", "client": 1, "vm": "a", "port": 5},
+        {"event": "disconnected", "client": 1, "vm": "a", "port": 5, "reason": ""},
         {"event": "aborted", "vm": "b", "reason": reason},
         {"event": "ended"},
     ]
