@@ -148,9 +148,9 @@ def run(args: argparse.Namespace) -> int:
     if args.socket is not None and args.no_sockets:
         raise MisuseError("--socket and --no-sockets: choose one")
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
-    check_limits(spec)
+    clients = check_limits(spec, 1 if args.socket is None else 2)
     tune_process()
-    return RunSession(args, spec, names).run()
+    return RunSession(args, spec, names, clients).run()
 
 
 def _spec(args: argparse.Namespace) -> MachineSpec:

@@ -42,8 +42,8 @@ _CLOSE_WITHIN = 5_000_000_000  # ns
 class PortServer:
     """Serves the host ports of `machine` in `directory` from its creation until `close`.
 
-    A client must send its hello within `patience` ns, or earlier where its place is needed; those beyond
-    `clients_max` are refused.  One that reads nothing of what waits for it for `unread_limit` ns, unless
+    A client must send its hello within `patience` ns, or earlier where its place is needed: `silent_max`
+    have one without.  Those that connect beyond `clients_max` are refused.  One that reads nothing of what waits for it for `unread_limit` ns, unless
     its hello says another time, is disconnected.  Called on a client's task, and must not block:
     `on_idle` whenever `pending` may have turned False; `on_client(client, vm, port, host_port, reason)`
     when a client, by number, is connected to a VM's port (None) and when that has ended (why we have
@@ -60,6 +60,7 @@ class PortServer:
         patience: int = PATIENCE,
         unread_limit: int = UNREAD_LIMIT,
         clients_max: int = CLIENTS_MAX,
+        silent_max: int = SILENT_MAX,
         on_idle: Callable[[], None] = lambda: None,
         on_client: Callable[[int, str, int, int, str | None], None] = lambda *_: None,
         on_notice: Callable[[str], None] = lambda _: None,
@@ -69,7 +70,7 @@ class PortServer:
         self._name = directory.name
         self._timing = Timing(patience, unread_limit)
         self._clients_max = clients_max
-        self._places = Places(clients_max + SILENT_MAX, clients_max, os.geteuid())
+        self._places = Places(clients_max + silent_max, clients_max, os.geteuid())
         self._on_idle = on_idle
         self._on_client = on_client
         self._on_notice = on_notice

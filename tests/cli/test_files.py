@@ -63,11 +63,11 @@ def test_a_link_that_comes_after_the_check_is_replaced_and_not_followed(
     file = tmp_path / "x.svg"
     replace = os.replace
 
-    def late(*args: object, **more: object) -> None:
+    def late(source: str, name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         file.symlink_to(target)
-        replace(*args, **more)  # type: ignore[call-overload]
+        replace(source, name, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    monkeypatch.setattr(files.os, "replace", late)
+    monkeypatch.setattr(os, "replace", late)
     write_whole("--svg", str(file), "new")
     assert target.read_text() == "before"
     assert stat.S_ISREG(file.lstat().st_mode)
@@ -123,7 +123,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def full(*_args: object, **_more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert refusal(tmp_path / "x") == f"--svg {tmp_path}/x: No space left on device"
     assert names(tmp_path) == set()
 

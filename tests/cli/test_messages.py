@@ -152,9 +152,14 @@ MANIFESTS: list[tuple[str | bytes, str]] = [
     (VM + VM, "two VMs are called 'a': rename one"),
 ]
 
+REMEDY = "raise it, or run fewer VMs or vCPUs"
 # Environments: a limit, its amount, further words.
 ENVIRONMENTS: list[tuple[int, int, str]] = [
-    (resource.RLIMIT_NOFILE, 11, "a limit of 11 open files (ulimit -n): at least 28 are needed"),
+    (
+        resource.RLIMIT_NOFILE,
+        11,
+        f"a hard limit of 11 open files (ulimit -Hn): at least 28 are needed: {REMEDY}",
+    ),
     (
         resource.RLIMIT_AS,
         200_000 << 10,
