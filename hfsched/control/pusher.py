@@ -44,7 +44,7 @@ class Pusher:
 
     def push(self, packet: bytes) -> bool:
         """Send a packet, waiting for the client unless the server closes; False: not sent."""
-        deadline = self._runtime.now() + self.limit
+        deadline = None
         late = False
         while True:
             closing = self._closing.is_set()
@@ -57,5 +57,7 @@ class Pusher:
                 self._give_up()
             if late or closing:
                 return False
+            if deadline is None:
+                deadline = self._runtime.now() + self.limit
             # Room for one packet may be there before the socket is said to be writable: once more then.
             late = not self._runtime.select([self._connection.room, self._closing], deadline)

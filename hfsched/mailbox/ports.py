@@ -206,13 +206,14 @@ class Ports:
         else:
             source, number = HEADER.unpack_from(message)
             port_message = PortMessage(source, message[HEADER.size :])
+        key = (vm, number)
         while True:
             with self._lock:
                 if self.stopped:
                     return False
-                port = self._open.get((vm, number))
+                port = self._open.get(key)
                 handler = None if port is None else port.handler
-                if (vm, number) in self._given_up:
+                if key in self._given_up:
                     entry.discarded += 1
                     return True
                 room = None if handler is not None else self._put(entry, port, number, port_message)

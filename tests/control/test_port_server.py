@@ -14,6 +14,7 @@ import pytest
 
 from hfsched.control import wire
 from hfsched.control.port_server import SILENT_MAX
+from hfsched.errors import UserError
 from hfsched.mailbox.ports import PAYLOAD_MAX
 from hfsched.scheduler.endpoint import Endpoint
 
@@ -21,9 +22,10 @@ from . import guests
 from .harness import WITHIN, Harness, runtime_directory, server_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from hfsched.runtime.base import Task
     from hfsched.scheduler.outbox import Sent
 
 HELLO = wire.Hello("alpha", 1, None).encode()
@@ -162,6 +164,33 @@ def test_a_question_is_answered_also_when_no_more_can_connect() -> None:
             sock.send(wire.DATA + b"x")
             assert heard(sock) == wire.DATA + b"x"
             sock.close()
+
+
+@pytest.mark.parametrize("which", ["reader", "writer"])
+def test_a_client_for_which_there_is_no_thread_is_refused_and_the_next_one_is_served(
+    monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    with Harness("demo", {"alpha": "echo"}, clients_max=1, silent_max=0) as harness:
+        spawn = harness.runtime.spawn
+
+        def none_left(name: str, fn: Callable[[], None]) -> Task:
+            if name.endswith(which):
+                raise UserError("no thread")
+            return spawn(name, fn)
+
+        monkeypatch.setattr(harness.runtime, "spawn", none_left)
+        with harness.call(HELLO) as sock:
+            first = answer(sock)
+            if which == "reader":
+                assert first == {"code": "too-many", "error": "no thread"}
+            else:
+                assert first["ok"]
+                assert heard(sock) == wire.CLOSING + b"no thread"
+            assert heard(sock) == b""
+        monkeypatch.undo()
+        harness.until(lambda: harness.server.clients() == 0)
+        with harness.call(HELLO) as sock:
+            assert answer(sock)["ok"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
