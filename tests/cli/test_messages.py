@@ -229,7 +229,8 @@ def test_a_directory_for_sockets_that_others_write(hfsched: Start) -> None:
     assert refused.wait() == 1
     assert refused.err == (
         f"hfsched: error: {where} can be written by others:"
-        " remove it, or set XDG_RUNTIME_DIR to a directory of yours\n"
+        " remove it, or set XDG_RUNTIME_DIR to a directory of your own,"
+        " such as one made by `mkdir -m 700 ~/.hfsched`\n"
     )
 
 
