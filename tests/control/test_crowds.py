@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,19 @@ def test_subscribers_are_never_closed_and_leave_a_place(served: Served) -> None:
     served.hub.note_hold("swap", held=True)
     for sock in subscribers:
         assert json.loads(sock.recv(1 << 16)) == {"event": "suspended", "holder": "swap"}
+
+
+@pytest.mark.parametrize("served", [{"clients_max": 2}], indirect=True)
+def test_a_subscriber_that_leaves_frees_its_place(served: Served) -> None:
+    subscribe = commands.encode(EventsSubscribe())
+    deadline = time.monotonic() + WITHIN
+    for _ in range(4):
+        subscribed = False
+        while not subscribed:  # the last one is gone a moment after its socket
+            assert time.monotonic() < deadline
+            with suppress(BrokenPipeError, ConnectionResetError), served.connect(subscribe) as sock:
+                subscribed = isinstance(heard(sock), commands.Subscribed)
+    served.enter()
 
 
 @pytest.mark.parametrize("served", [{"clients_max": 2}], indirect=True)
