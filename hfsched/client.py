@@ -107,7 +107,8 @@ class Connection:
                 except ConnectionResetError:
                     continue  # reported once
                 except OSError as exc:
-                    raise self._end(f"{self} takes no more: {exc.strerror}") from None
+                    why = f"{exc.strerror}: if the machine closed it, recv() says why in the end"
+                    raise self._end(f"{self} takes no more: {why}") from None
                 else:
                     return
                 if not self._writable(deadline):

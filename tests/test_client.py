@@ -67,6 +67,8 @@ def test_a_program_that_does_not_read_finds_out_why_it_was_disconnected() -> Non
     ):
         deaf.send(b"go")
         harness.until(lambda: harness.server.clients() == 0)
+        with pytest.raises(hfsched.ConnectionClosed, match=r"recv\(\) says why in the end"):
+            deaf.send(b"more")
         messages = list(deaf)
         assert 0 < len(messages) < guests.FLOOD
         assert deaf.reason is not None
