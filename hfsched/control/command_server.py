@@ -105,7 +105,7 @@ class CommandServer:
             self._count += 1
             number = self._count
             try:
-                evicted = self._places.enter(number, uid, self._runtime.now())
+                evicted = self._places.enter(number, uid, self._runtime.now(), self._asks)
             except FullError:
                 raise self._full("clients", self._clients_max) from None
             if evicted is not None:
@@ -118,6 +118,10 @@ class CommandServer:
                 self._places.leave(number)
                 raise
             self._clients[number] = (connection, task)
+
+    def _asks(self, number: int) -> bool:
+        """Return whether a client's request waits for its task; under the lock."""
+        return self._clients[number][0].unread() > 0
 
     def _full(self, what: str, most: int) -> CommandError:
         return CommandError("too-many", f"the control socket has {most} {what} already")

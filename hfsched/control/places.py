@@ -9,6 +9,10 @@ make requests, and clients of another user than the owner (that is root) can hav
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["FullError", "Places"]
 
@@ -42,28 +46,34 @@ class Places:
             (number, each.uid, each.idle_since, each.kept) for number, each in self._clients.items()
         )
 
-    def enter(self, number: int, uid: int, now: int) -> int | None:
-        """Give a client a place; return the client that has lost its place to it; raises FullError."""
+    def enter(
+        self, number: int, uid: int, now: int, asks: Callable[[int], bool] = lambda _: False
+    ) -> int | None:
+        """Give a client a place; return the client that has lost its place to it; raises FullError.
+
+        `asks(number)` returns whether a request of a client has come that `begin` is still to be told of.
+        """
         others = [known for known, each in self._clients.items() if each.uid != self._owner]
         evicted = None
         if uid != self._owner and len(others) >= self._most - 1:
-            evicted = self._longest_idle(others)
+            evicted = self._longest_idle(others, asks)
         elif len(self._clients) >= self._most:
-            evicted = self._longest_idle(list(self._clients))
+            evicted = self._longest_idle(list(self._clients), asks)
         if evicted is not None:
             del self._clients[evicted]
         self._clients[number] = _Client(uid, now)
         return evicted
 
-    def _longest_idle(self, among: list[int]) -> int:
-        idle = [
+    def _longest_idle(self, among: list[int], asks: Callable[[int], bool]) -> int:
+        idle = sorted(
             (each.idle_since, number)
             for number in among
             if not (each := self._clients[number]).kept and each.idle_since is not None
-        ]
-        if not idle:
-            raise FullError
-        return min(idle)[1]
+        )
+        for _, number in idle:
+            if not asks(number):
+                return number
+        raise FullError
 
     def begin(self, number: int) -> bool:
         """Note that a client has made a request; False: it has lost its place, and gets no answer."""

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hfsched.control.commands import EventsSubscribe, MachineReport, MachineStat
 from hfsched.control.events import Hub
 from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
+from hfsched.runtime.base import Task
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.vmm.report import VmState
 from hfsched.vmm.swapping import MachineSwap
@@ -165,6 +166,28 @@ def test_a_subscriber_that_leaves_frees_its_place(served: Served) -> None:
             with suppress(BrokenPipeError, ConnectionResetError), served.connect(subscribe) as sock:
                 subscribed = isinstance(heard(sock), commands.Subscribed)
     served.enter()
+
+
+@pytest.mark.parametrize("served", [{"clients_max": 2}], indirect=True)
+def test_a_request_that_its_task_is_still_to_see_keeps_its_place(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many that come at once are all busy, though their threads may not have begun."""
+    go, spawn = threading.Event(), served.runtime.spawn
+
+    def late(name: str, fn: Callable[[], None]) -> Task:
+        def body() -> None:
+            assert go.wait(WITHIN)
+            fn()
+
+        return spawn(name, body)
+
+    monkeypatch.setattr(served.runtime, "spawn", late)
+    asking = [served.connect(STATUS) for _ in range(2)]
+    with pytest.raises(UserError, match="the control socket has 2 clients already"):
+        served.ask()
+    go.set()
+    assert all(isinstance(heard(sock), MachineReport) for sock in asking)
 
 
 @pytest.mark.parametrize("served", [{"clients_max": 2}], indirect=True)

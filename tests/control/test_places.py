@@ -31,6 +31,15 @@ def test_the_longest_idle_client_gives_its_place() -> None:
     assert places.enter(6, OWNER, 70) == 1
 
 
+def test_a_client_whose_request_has_come_just_now_keeps_its_place() -> None:
+    places = Places(2, 1, OWNER)
+    places.enter(1, OWNER, 1)
+    places.enter(2, OWNER, 2)
+    assert places.enter(3, OWNER, 3, asks=lambda number: number == 1) == 2
+    with pytest.raises(FullError):
+        places.enter(4, OWNER, 4, asks=lambda _: True)
+
+
 def test_a_request_under_way_and_what_is_kept_are_not_given() -> None:
     places = Places(3, 2, OWNER)
     for number in (1, 2, 3):
