@@ -61,6 +61,7 @@ class _Vm:
         self.raw = raw
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.room = room
+        self.given_up: set[int] = set()  # ports whose reader was given up, and that are not open
         self.discarded = 0
         self.malformed = 0
 
@@ -119,19 +120,16 @@ class Ports:
         self._lock = runtime.lock("ports", state=self.key)
         self._vms: dict[int, _Vm] = {}
         self._open: dict[Key, Port] = {}
-        self._given_up: set[Key] = set()
         self._next = FIRST_CONNECTION
         self.stopped = False
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        vms = tuple((vm, tuple(entry.unclaimed)) for vm, entry in self._vms.items())
-        given_up = tuple(sorted(self._given_up))
-        return (
-            vms,
-            tuple((key, tuple(port.messages)) for key, port in self._open.items()),
-            given_up,
+        vms = tuple(
+            (vm, tuple(entry.unclaimed), tuple(sorted(entry.given_up)))
+            for vm, entry in self._vms.items()
         )
+        return (vms, tuple((key, tuple(port.messages)) for key, port in self._open.items()))
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Register a VM."""
@@ -166,7 +164,7 @@ class Ports:
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
         self._open[key] = port
-        self._given_up.discard(key)
+        entry.given_up.discard(number)
         entry.room.set()
         if self.stopped:
             port.arrived.set()
@@ -206,16 +204,12 @@ class Ports:
         else:
             source, number = HEADER.unpack_from(message)
             port_message = PortMessage(source, message[HEADER.size :])
-        key = (vm, number)
         while True:
             with self._lock:
                 if self.stopped:
                     return False
-                port = self._open.get(key)
+                port = self._open.get((vm, number))
                 handler = None if port is None else port.handler
-                if key in self._given_up:
-                    entry.discarded += 1
-                    return True
                 room = None if handler is not None else self._put(entry, port, number, port_message)
             if handler is not None:
                 handler(port_message)
@@ -236,7 +230,7 @@ class Ports:
                 return port.room
             port.messages.append(port_message)
             port.arrived.set()
-        elif FIRST_CONNECTION <= number < self._next:
+        elif FIRST_CONNECTION <= number < self._next or number in entry.given_up:
             entry.discarded += 1
         elif len(entry.unclaimed) >= QUEUE_MAX:
             entry.room.clear()
@@ -269,7 +263,7 @@ class Ports:
             if self._open.get(port.key) is port:
                 del self._open[port.key]
                 if given_up and port.key[1] < FIRST_CONNECTION:  # the others are not opened again
-                    self._given_up.add(port.key)
+                    self._vms[port.key[0]].given_up.add(port.key[1])
                 self._vms[port.key[0]].discarded += len(port.messages)
                 port.messages.clear()
                 port.closed = True
