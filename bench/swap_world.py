@@ -249,12 +249,6 @@ class Ours(World):
         self.client.enable()
         return self.watch.paused
 
-    def scan(self) -> float:
-        """Return how long it takes to find that no page is mapped, in seconds."""
-        began = time.perf_counter()
-        assert first_mapped(self.pagemap, self.ram.address, self.ram.size) is None
-        return time.perf_counter() - began
-
     def prepare(self) -> None:
         """Have every page miss."""
         if self.kind.startswith("file"):

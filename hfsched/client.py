@@ -107,7 +107,8 @@ class Connection:
                 except ConnectionResetError:
                     continue  # reported once
                 except OSError as exc:
-                    raise self._end(f"{self} takes no more: {exc.strerror}") from None
+                    why = f"{exc.strerror}: if the machine closed it, recv() says why in the end"
+                    raise self._end(f"{self} takes no more: {why}") from None
                 else:
                     return
                 if not self._writable(deadline):
@@ -206,6 +207,12 @@ class _Use:
                 connection._sock.close()
 
 
+def _unread_ms(seconds: float) -> int:
+    if not 0.001 <= seconds <= wire.UNREAD_MS_MAX / 1000:
+        raise UserError(f"unread_limit {seconds:g}: 0.001 to {wire.UNREAD_MS_MAX // 1000} seconds")
+    return round(seconds * 1000)
+
+
 def connect(
     vm: str,
     port: int = 1,
@@ -213,13 +220,16 @@ def connect(
     timeout: float | None = None,
     *,
     local: int | None = None,
+    unread_limit: float | None = None,
 ) -> Connection:
     """Connect to a port of a VM of a machine that this user runs on this host.
 
     `vm` is a VM's name, or "machine/vm".  `machine` is a machine's name, or the path of its socket
     (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
     that number (below 2**32), to get what the VM sends there; None takes a new one, to which the
-    VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.
+    VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.  `unread_limit` is in
+    seconds, up to a day: the machine disconnects a program that reads nothing for so long while messages
+    wait for it; None means the machine's default (`hfsched run --unread-limit`, 30).
 
     Raises UserError when there is no such VM or more than one, RefusedError (a UserError with a
     `code`) when the machine refuses, TimeoutError when it does not answer.
@@ -229,6 +239,7 @@ def connect(
             raise UserError(f"{vm!r} and machine={machine!r}: name the machine once")
         machine, _, vm = vm.rpartition("/")
     deadline = time.monotonic() + (CONNECT_WITHIN if timeout is None else timeout)
+    unread_ms = None if unread_limit is None else _unread_ms(unread_limit)
     path = find(vm, machine, deadline)
-    sock, welcome = dial(path, wire.Hello(vm, port, local), deadline)
+    sock, welcome = dial(path, wire.Hello(vm, port, local, unread_ms), deadline)
     return Connection(sock, welcome, port)

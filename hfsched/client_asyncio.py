@@ -134,12 +134,14 @@ async def connect_async(
     timeout: float | None = None,  # noqa: ASYNC109 - it bounds the machine's answers
     *,
     local: int | None = None,
+    unread_limit: float | None = None,
 ) -> AsyncConnection:
     """Connect as `hfsched.connect` does; see there.
 
     A thread of the loop's executor connects; cancelled meanwhile, it disconnects again.
     """
-    connecting = _Connecting(partial(connect, vm, port, machine, timeout, local=local))
+    make = partial(connect, vm, port, machine, timeout, local=local, unread_limit=unread_limit)
+    connecting = _Connecting(make)
     try:
         connection = await asyncio.get_running_loop().run_in_executor(None, connecting.run)
     except asyncio.CancelledError:

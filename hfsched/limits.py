@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
+import sys
 from contextlib import suppress
 
-__all__ = ["cause", "files_problem", "raise_files", "save_space", "size_problem", "space_problem"]
+__all__ = [
+    "cause",
+    "files_problem",
+    "open_files",
+    "raise_files",
+    "save_space",
+    "size_problem",
+    "space_problem",
+]
 
 _KIB = 1024
 _M_ARENA_MAX = -8  # mallopt(3)
@@ -41,20 +51,33 @@ def cause(error: OSError) -> str:
     return text
 
 
-def raise_files(needed: int) -> None:
-    """Raise the limit on open files to what is needed, as far as the process may."""
+def open_files() -> int:
+    """Return how many descriptors the process has; 0 where that cannot be found out."""
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - without the one that lists
+    except OSError:
+        return 0
+
+
+def raise_files(wanted: int) -> int:
+    """Raise the limit on open files to what is wanted, as far as the process may; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if limit < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(limit, most)
 
 
 def files_problem(needed: int) -> str | None:
-    """Return why so many files cannot be open, None if they can."""
-    soft = _below(resource.RLIMIT_NOFILE, needed)
-    if soft is None:
+    """Return why so many files cannot be open, None if they can; after `raise_files`."""
+    limit = _below(resource.RLIMIT_NOFILE, needed)
+    if limit is None:
         return None
-    return f"a limit of {soft} open files (ulimit -n): at least {needed} are needed"
+    return (
+        f"a hard limit of {limit} open files (ulimit -Hn): at least {needed} are needed:"
+        " raise it, or run fewer VMs or vCPUs"
+    )
 
 
 def space_problem(needed: int) -> str | None:

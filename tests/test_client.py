@@ -58,6 +58,32 @@ def fill(connection: Connection) -> list[bytes]:
         sent.append(message)
 
 
+# Reading.
+
+
+def test_a_program_that_does_not_read_finds_out_why_it_was_disconnected() -> None:
+    with (
+        Harness("demo", {"alpha": "flood"}) as harness,
+        hfsched.connect("alpha", unread_limit=0.05) as deaf,
+    ):
+        deaf.send(b"go")
+        harness.until(lambda: harness.server.clients() == 0)
+        with pytest.raises(hfsched.ConnectionClosed, match=r"recv\(\) says why in the end"):
+            deaf.send(b"more")
+        messages = list(deaf)
+        assert 0 < len(messages) < guests.FLOOD
+        assert deaf.reason is not None
+        assert deaf.reason.startswith("nothing was read for 0.05 s")
+        with pytest.raises(hfsched.ConnectionClosed, match="nothing was read for"):
+            deaf.recv()
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, 86_401.0, float("nan")])
+def test_a_limit_that_is_none_is_refused(limit: float) -> None:
+    with pytest.raises(UserError, match=r"unread_limit .*: 0\.001 to 86400 seconds"):
+        connect("alpha", unread_limit=limit)
+
+
 # Finding a VM.
 
 

@@ -71,7 +71,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--cluster", metavar="tcp://...", help="use the workers of a Dask scheduler"
     )
     parser.add_argument("--engine", metavar="ENGINE", help="for replay: script or unicorn")
-    parser.add_argument("--html", metavar="FILE", help="for explain: write an HTML page")
+    parser.add_argument(
+        "--html", metavar="FILE", help="for explain: write an HTML page, '-': to standard output"
+    )
     parser.set_defaults(run=run)
 
 

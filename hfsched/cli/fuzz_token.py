@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 
+from hfsched.cli.files import STANDARD_OUTPUT, write_whole
 from hfsched.cli.fuzz_search import WIDTH, Stop, preemptions, printing_aside
 from hfsched.errors import UserError
 from hfsched.text import count, printable
@@ -87,12 +88,9 @@ def _explain(args: argparse.Namespace) -> int:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         print(draw(story, width, color=colour, ascii_only=not utf8))
         return 1 if story.failure else 0
-    try:
-        with open(args.html, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
-            file.write(page(story))
-    except OSError as error:
-        raise UserError(f"--html {args.html}: {error.strerror}") from error
-    print(f"written: {printable(args.html)}")
+    write_whole("--html", args.html, page(story))
+    if args.html != STANDARD_OUTPUT:
+        print(f"written: {printable(args.html)}")
     return 1 if story.failure else 0
 
 

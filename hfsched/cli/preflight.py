@@ -1,12 +1,13 @@
 """What a machine takes of the process's limits, looked at before anything is made.
 
 The figures are a little more than a run was seen to take; a run that they let pass and that has too little
-names the error's cause.
+names the error's cause.  Of descriptors a *reserve* is left, which no client gets: for refusing clients,
+for the end of the run, and for replacing swap's monitor and the process that starts it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hfsched import limits
 from hfsched.errors import UserError
@@ -14,28 +15,58 @@ from hfsched.errors import UserError
 if TYPE_CHECKING:
     from hfsched.vmm.manifest import MachineSpec
 
-__all__ = ["check_limits"]
+__all__ = ["Clients", "check_limits", "clients_within"]
 
 _MIB = 1 << 20
-_FILES, _FILES_VM, _FILES_VCPU, _FILES_SWAP = 22, 4, 2, 16
+_FILES, _FILES_VM, _FILES_VCPU, _FILES_SWAP = 14, 4, 2, 16
+_RESERVE, _RESERVE_SWAP = 8, 16
+_OWN = 8  # at the start, with the standard streams; what is more was inherited
 _SPACE, _SPACE_VCPU, _SPACE_SWAP = 160 * _MIB, 48 * _MIB, 32 * _MIB
+_PORT_FILES, _COMMAND_FILES = 3, 2  # of a client
 
 
-def check_limits(spec: MachineSpec) -> None:
-    """Raise UserError, which names the limit, if a machine cannot run within those of this process."""
+class Clients(NamedTuple):
+    """How many clients may be connected to the ports, be there without a hello, and at a control socket."""
+
+    ports: int
+    silent: int
+    commands: int
+
+
+MOST = Clients(256, 16, 16)
+
+
+def clients_within(spare: int, control_sockets: int) -> Clients:
+    """Return how many clients `spare` descriptors are enough for; half of them are for the ports."""
+    commands = min(MOST.commands, spare // 2 // (_COMMAND_FILES * control_sockets))
+    spare -= commands * _COMMAND_FILES * control_sockets
+    silent = min(MOST.silent, spare // 4)
+    return Clients(min(MOST.ports, (spare - silent) // _PORT_FILES), silent, commands)
+
+
+def check_limits(spec: MachineSpec, control_sockets: int) -> Clients:
+    """Raise this process's limit on descriptors as far as needed; return the clients that it is enough for.
+
+    Raises UserError, which names the limit, if the machine cannot run within those of this process.
+    """
     vcpus = sum(vm.vcpus for vm in spec.vm)
-    files = _FILES + _FILES_VM * len(spec.vm) + _FILES_VCPU * vcpus
+    files = _FILES + _FILES_VM * len(spec.vm) + _FILES_VCPU * vcpus + _RESERVE
+    files += max(0, limits.open_files() - _OWN)
     memory = [vm.memory_bytes for vm in spec.vm]
     space = _SPACE + sum(memory) + _SPACE_VCPU * vcpus
     largest = max(memory)
     if spec.swap is not None:
-        files += _FILES_SWAP
+        files += _FILES_SWAP + _RESERVE_SWAP
         space += _SPACE_SWAP
         largest = sum(memory)
-    limits.raise_files(files)
+    for_clients = (
+        MOST.ports * _PORT_FILES + MOST.silent + MOST.commands * _COMMAND_FILES * control_sockets
+    )
+    allowed = limits.raise_files(files + for_clients)
     limits.save_space()
     problem = (
         limits.files_problem(files) or limits.space_problem(space) or limits.size_problem(largest)
     )
     if problem is not None:
         raise UserError(problem)
+    return clients_within(min(allowed - files, for_clients), control_sockets)

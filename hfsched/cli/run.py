@@ -116,6 +116,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--socket", metavar="PATH", help="another control socket at this path; see `hfsched swap`"
     )
+    parser.add_argument(
+        "--unread-limit",
+        default="30s",
+        metavar="TIME",
+        help="disconnect a host program that reads nothing for that long while messages wait (30s)",
+    )
     parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
@@ -141,9 +147,10 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--to {args.to}: no such VM: there are {', '.join(names)}{close}")
     if args.socket is not None and args.no_sockets:
         raise MisuseError("--socket and --no-sockets: choose one")
-    check_limits(spec)
+    args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
+    clients = check_limits(spec, 1 if args.socket is None else 2)
     tune_process()
-    return RunSession(args, spec, names).run()
+    return RunSession(args, spec, names, clients).run()
 
 
 def _spec(args: argparse.Namespace) -> MachineSpec:

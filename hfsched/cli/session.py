@@ -29,6 +29,7 @@ from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 
 if TYPE_CHECKING:
+    from hfsched.cli.preflight import Clients
     from hfsched.control.command_server import CommandServer
     from hfsched.control.port_server import PortServer
     from hfsched.control.runtime_dir import MachineDirectory
@@ -52,10 +53,13 @@ END_WITHIN = 30 * _NS  # far more than an end takes, unless something never comp
 
 
 class RunSession:
-    """Created from the command line and a checked description; `run` once."""
+    """Created from the command line, a checked description and what descriptors allow; `run` once."""
 
-    def __init__(self, args: argparse.Namespace, spec: MachineSpec, names: list[str]) -> None:
+    def __init__(
+        self, args: argparse.Namespace, spec: MachineSpec, names: list[str], clients: Clients
+    ) -> None:
         self._args = args
+        self._clients = clients
         self._spec = spec
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
@@ -220,6 +224,10 @@ class RunSession:
                 self._directory,
                 on_idle=self._changed.set,
                 on_client=self._events.note_client,
+                on_notice=self._notice,
+                unread_limit=self._args.unread_limit,
+                clients_max=self._clients.ports,
+                silent_max=self._clients.silent,
             )
             self._serve_commands(machine, self._directory)
         except UserError as exc:
@@ -245,6 +253,7 @@ class RunSession:
                 machine,
                 self._events,
                 self._runtime.adopt_listener(CONTROL, each.detach()),
+                clients_max=self._clients.commands,
             )
             for each in listeners
         ]

@@ -10,7 +10,7 @@ import time
 
 import msgspec
 
-from hfsched.cli.files import write_whole
+from hfsched.cli.files import STANDARD_OUTPUT, write_whole
 from hfsched.control import commands
 from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, SwapReport, SwapRequest
@@ -60,7 +60,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="disable: truncate the file in steps",
     )
-    parser.add_argument("--svg", metavar="FILE", help="status: draw where the memory is into FILE")
+    parser.add_argument(
+        "--svg", metavar="FILE", help="status: draw where the memory is into FILE, or '-'"
+    )
     parser.add_argument(
         "--within",
         type=float,
@@ -78,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--slow-file-cleanup is for disable, not for {args.what}")
     if args.svg is not None and args.what != "status":
         raise MisuseError(f"--svg is for status, not for {args.what}")
+    if args.svg == STANDARD_OUTPUT and args.json:
+        raise MisuseError("--svg - and --json: both are for standard output: choose one")
     if not 0.001 <= args.within <= 600:
         raise MisuseError(f"--within {args.within:g}: 0.001 to 600 seconds")
     deadline = time.monotonic() + args.within + _SLACK
@@ -89,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     if args.svg is not None:
         assert isinstance(answer, SwapReport)
         write_whole("--svg", args.svg, _drawn(args.vm, answer))
+        if args.svg == STANDARD_OUTPUT:
+            return 0
     if args.json:
         print(msgspec.json.encode(answer).decode())
     else:

@@ -5,10 +5,11 @@ Commands: `commands` has the messages of the control socket, `handlers` what eac
 to, `swap_watch` follows the state of swap for them.
 
 Ports: `wire` has the messages of the port socket, `port_server` (with one `session` for each client) the
-machine's side, `port_client` the client's.
+machine's side, `pusher` sends to a client, `port_client` is the client's side.
 
-`runtime_dir` has the directories of the sockets, `listener` the loop of both servers.  `wire`,
-`runtime_dir` and `port_client` are also imported by clients, so they import little.
+`runtime_dir` has the directories of the sockets, `user_dir` where they are, `listener` the loop of both
+servers, `places` which clients they serve.  `wire`, `runtime_dir` and `port_client` are also imported by
+clients, so they import little.
 
 Received bytes are parsed once, in this package, with bounds and deadlines.
 """

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +15,7 @@ from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refu
 from hfsched.control.events import Ended, Hub, Subscription
 from hfsched.control.handlers import CommandMachine, carry_out
 from hfsched.control.listener import accept, offer
+from hfsched.control.places import FullError, Places
 from hfsched.errors import HfschedError
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
@@ -25,15 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer"]
 
 CLIENTS_MAX = 16
-PATIENCE = 60_000_000_000  # ns, for a client's next request
+PATIENCE = 2_000_000_000  # ns, for a client's first request
 _CLOSE_WITHIN = 5_000_000_000  # ns
-_NS_PER_MS = 1_000_000
+_NS, _NS_PER_MS = 1_000_000_000, 1_000_000
 
 
 class CommandServer:
     """Answers requests on a listening socket, which it owns, from its creation until `close`.
 
-    `hub` has the machine's events.
+    `hub` has the machine's events.  A client must make its first request within `patience` ns.  Later it
+    may be idle until another one needs its place, unless it has subscribed.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class CommandServer:
         listener: Listener,
         *,
         patience: int = PATIENCE,
+        clients_max: int = CLIENTS_MAX,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
@@ -51,8 +55,10 @@ class CommandServer:
         self._patience = patience
         self._listener = listener
         self._closing = runtime.event("control.closing")
-        self._lock = runtime.lock("control.clients", state=lambda: tuple(self._clients))
-        self._clients: dict[int, Task] = {}
+        self._lock = runtime.lock("control.clients", state=self.key)
+        self._clients: dict[int, tuple[Connection, Task]] = {}
+        self._clients_max = clients_max
+        self._places = Places(clients_max, clients_max - 1, os.geteuid())
         self._count = 0
         self._acceptor = runtime.spawn("control.accept", self._accept)
 
@@ -62,6 +68,10 @@ class CommandServer:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def key(self) -> object:
+        """Return all that the lock guards."""
+        return (tuple(self._clients), self._places.key())
+
     def close(self, deadline: int | None = None) -> list[str]:
         """Refuse new clients, and wait for the requests under way; return tasks that did not end."""
         if deadline is None:
@@ -70,7 +80,7 @@ class CommandServer:
         stuck = [] if self._acceptor.join(deadline) else [self._acceptor.name]
         self._listener.close()
         with self._lock:
-            tasks = list(self._clients.values())
+            tasks = [task for _, task in self._clients.values()]
         stuck += [task.name for task in tasks if not task.join(deadline)]
         if not stuck:
             self._closing.close()
@@ -89,24 +99,80 @@ class CommandServer:
             connection.close()
 
     def _admit(self, connection: Connection) -> None:
-        wire.check_peer(connection.peer_uid)
+        uid = connection.peer_uid
+        wire.check_peer(uid)
         with self._lock:  # it must be registered before its task removes it
-            if len(self._clients) >= CLIENTS_MAX:
-                text = f"the control socket has {CLIENTS_MAX} clients already"
-                raise CommandError("too-many", text)
             self._count += 1
-            name = f"control.{self._count}"
-            body = partial(self._serve, self._count, connection)
-            self._clients[self._count] = self._runtime.spawn(name, body)
+            number = self._count
+            try:
+                evicted = self._places.enter(number, uid, self._runtime.now(), self._asks)
+            except FullError:
+                raise self._full("clients", self._clients_max) from None
+            if evicted is not None:
+                text = "this connection was idle, and its place was needed"
+                _dismiss(self._clients[evicted][0], text)
+            body = partial(self._serve, number, connection)
+            try:
+                task = self._runtime.spawn(f"control.{number}", body)
+            except HfschedError:
+                self._places.leave(number)
+                raise
+            self._clients[number] = (connection, task)
+
+    def _asks(self, number: int) -> bool:
+        """Return whether a client's request waits for its task; under the lock."""
+        return self._clients[number][0].unread() > 0
+
+    def _full(self, what: str, most: int) -> CommandError:
+        return CommandError("too-many", f"the control socket has {most} {what} already")
 
     def _serve(self, number: int, connection: Connection) -> None:
-        client = _Client(self._runtime, self._machine, self._hub, self._closing, connection)
+        place = _Place(self, number)
+        client = _Client(self._runtime, self._machine, self._hub, self._closing, connection, place)
         try:
             client.serve(self._patience)
         finally:
-            connection.close()
             with self._lock:
                 del self._clients[number]
+                self._places.leave(number)
+                connection.close()
+
+
+class _Place:
+    """A client's place, as the client uses it."""
+
+    def __init__(self, server: CommandServer, number: int) -> None:
+        self._server = server
+        self._number = number
+
+    def begin(self) -> bool:
+        """Note a request; False: the client has lost its place, and gets no answer."""
+        with self._server._lock:
+            return self._server._places.begin(self._number)
+
+    def rest(self) -> None:
+        """Note that the request has been answered."""
+        with self._server._lock:
+            self._server._places.rest(self._number, self._server._runtime.now())
+
+    def keep(self) -> None:
+        """Keep the place until the client leaves; raises CommandError."""
+        server = self._server
+        with server._lock:
+            try:
+                server._places.keep(self._number)
+            except FullError:
+                raise server._full("subscribers", server._clients_max - 1) from None
+
+
+def _dismiss(connection: Connection, text: str) -> None:
+    """Refuse a client that is idle, so that its task ends."""
+    offer(connection, commands.encode(Refused(code="too-many", text=text)))
+    connection.shutdown(receive=True, send=True)
+
+
+class _SilentError(Exception):
+    """A client's first request has not come in time."""
 
 
 class _Client:
@@ -119,28 +185,34 @@ class _Client:
         hub: Hub,
         closing: Event,
         connection: Connection,
+        place: _Place,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
         self._hub = hub
         self._closing = closing
         self._connection = connection
+        self._place = place
+        self._asked = False  # it has made a request
         self._subscription: Subscription | None = None
 
     def serve(self, patience: int) -> None:
-        """Serve the client to its end, or until none of its requests has come for `patience` ns."""
+        """Serve the client to its end, or until no first request has come for `patience` ns."""
+        first_by = self._runtime.now() + patience
         try:
-            while self._turn(patience):
+            while self._turn(None if self._asked else first_by):
                 pass
+        except _SilentError:
+            text = f"no request within {patience / _NS:g} s"
+            offer(self._connection, commands.encode(Refused(code="silent", text=text)))
         finally:
             if self._subscription is not None:
                 self._subscription.close()
 
-    def _turn(self, patience: int) -> bool:
+    def _turn(self, deadline: int | None) -> bool:
         """Answer one request, or send the events there are; False: there will be no more."""
         subscription = self._subscription
         filled = [] if subscription is None else [subscription.filled]
-        deadline = None if filled else self._runtime.now() + patience
         ready = self._runtime.select([self._connection, self._closing, *filled], deadline)
         if self._closing in ready:
             self._send_end()
@@ -149,7 +221,9 @@ class _Client:
             return False
         if subscription is not None:
             return all(self._send(events.encode(each)) for each in subscription.take())
-        return bool(ready)
+        if not ready:
+            raise _SilentError
+        return True
 
     def _receive(self) -> bool:
         try:
@@ -158,7 +232,12 @@ class _Client:
             return False
         if data is None:
             return True
-        return bool(data) and self._send(commands.encode(self._answer(data)))
+        if not data or not self._place.begin():
+            return False
+        self._asked = True
+        sent = self._send(commands.encode(self._answer(data)))
+        self._place.rest()
+        return sent
 
     def _answer(self, data: bytes) -> Answer:
         try:
@@ -177,6 +256,7 @@ class _Client:
     def _subscribe(self) -> Answer:
         if self._subscription is not None:
             raise HfschedError("this connection has subscribed already")
+        self._place.keep()
         self._subscription = self._hub.subscribe()
         return Subscribed()
 

@@ -84,7 +84,7 @@ class CommandError(HfschedError):
     """A request that is refused, or bytes that are not a message; the text is one line.
 
     `code` is "bad-request" (not a valid message), "version", "group" or "command" (unknown here),
-    "no-group" (this machine lacks the group), "no-vm", "too-many" (clients), "ending" (the machine is
+    "no-group" (this machine lacks the group), "no-vm", "too-many" (clients), "silent" (no request came), "ending" (the machine is
     about to end) or "failed" (valid, and it could not be done).
     """
 

@@ -89,11 +89,12 @@ class ClientConnected(_Event, frozen=True, tag="connected"):
 
 
 class ClientDisconnected(_Event, frozen=True, tag="disconnected"):
-    """The connection of a host program to a VM's port has ended."""
+    """The connection of a host program to a VM's port has ended; `reason` is empty if the program ended it."""
 
     client: int
     vm: str
     port: Annotated[int, Meta(ge=0)]
+    reason: str = ""
 
 
 class Lost(_Event, frozen=True, tag="lost"):
@@ -204,13 +205,13 @@ class Hub:
         vm: str,
         port: int,
         host_port: int,
-        connected: bool,  # noqa: FBT001 - a callback
+        reason: str | None,
     ) -> None:
-        """Publish that a client has connected to a VM's port, or that its connection has ended."""
-        if connected:
+        """Publish that a client has connected to a VM's port (None), or why its connection has ended."""
+        if reason is None:
             self.publish(ClientConnected(client=client, vm=vm, port=port, host_port=host_port))
         else:
-            self.publish(ClientDisconnected(client=client, vm=vm, port=port))
+            self.publish(ClientDisconnected(client=client, vm=vm, port=port, reason=reason))
 
     def subscribe(self) -> Subscription:
         """Return a new subscriber's queue; the caller closes it."""

@@ -12,13 +12,17 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from hfsched.control import wire
 from hfsched.control.listener import accept, offer
+from hfsched.control.places import FullError, Places
+from hfsched.control.pusher import Timing
 from hfsched.control.runtime_dir import PORTS
 from hfsched.control.session import PortMachine, Session
+from hfsched.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,20 +30,25 @@ if TYPE_CHECKING:
     from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.runtime.base import Connection, Runtime, Task
 
-__all__ = ["CLIENTS_MAX", "PATIENCE", "PortMachine", "PortServer"]
+__all__ = ["CLIENTS_MAX", "PATIENCE", "SILENT_MAX", "UNREAD_LIMIT", "PortMachine", "PortServer"]
 
 CLIENTS_MAX = 256
+SILENT_MAX = 16  # clients besides, that have not sent their hello, or only ask
 PATIENCE = 5_000_000_000  # ns
+UNREAD_LIMIT = 30_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
 
 
 class PortServer:
     """Serves the host ports of `machine` in `directory` from its creation until `close`.
 
-    A client must send its hello within `patience` ns; clients beyond `clients_max` are refused.  Called on a client's task, and must not block: `on_idle` whenever `pending`
-    may have turned False, `on_client(client, vm, port, host_port, connected)` when a client, by number,
-    is connected to a VM's port (True) and when that has ended (False).  Raises UserError when the
-    socket cannot be made.
+    A client must send its hello within `patience` ns, or earlier where its place is needed: `silent_max`
+    have one without.  Those that connect beyond `clients_max` are refused.  One that reads nothing of what waits for it for `unread_limit` ns, unless
+    its hello says another time, is disconnected.  Called on a client's task, and must not block:
+    `on_idle` whenever `pending` may have turned False; `on_client(client, vm, port, host_port, reason)`
+    when a client, by number, is connected to a VM's port (None) and when that has ended (why we have
+    ended it, empty if it was the client); `on_notice(text)` with what the machine's user should know.
+    Raises UserError when the socket cannot be made.
     """
 
     def __init__(
@@ -49,17 +58,22 @@ class PortServer:
         directory: MachineDirectory,
         *,
         patience: int = PATIENCE,
+        unread_limit: int = UNREAD_LIMIT,
         clients_max: int = CLIENTS_MAX,
+        silent_max: int = SILENT_MAX,
         on_idle: Callable[[], None] = lambda: None,
-        on_client: Callable[[int, str, int, int, bool], None] = lambda *_: None,
+        on_client: Callable[[int, str, int, int, str | None], None] = lambda *_: None,
+        on_notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
         self._name = directory.name
-        self._patience = patience
+        self._timing = Timing(patience, unread_limit)
         self._clients_max = clients_max
+        self._places = Places(clients_max + silent_max, clients_max, os.geteuid())
         self._on_idle = on_idle
         self._on_client = on_client
+        self._on_notice = on_notice
         self._closing = runtime.event("ports.closing")
         self._lock = runtime.lock("ports.sessions", state=self.key)
         self._sessions: dict[int, Session] = {}
@@ -79,7 +93,8 @@ class PortServer:
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        return (tuple(self._sessions), tuple(self._ended), self._discarded, self._closed)
+        sessions = (tuple(self._sessions), self._places.key())
+        return (sessions, tuple(self._ended), self._discarded, self._closed)
 
     # For the machine.
 
@@ -152,13 +167,17 @@ class PortServer:
             connection.close()
 
     def _admit(self, connection: Connection) -> None:
+        uid = connection.peer_uid
+        wire.check_peer(uid)
         connection.limit_unsent(wire.SEND_BUFFER)
         with self._lock:
-            if len(self._sessions) >= self._clients_max:
-                text = f"machine {self._name} has {self._clients_max} clients already"
-                raise wire.RefusedError("too-many", text)
             self._count += 1
             number = self._count
+            try:
+                evicted = self._places.enter(number, uid, self._runtime.now())
+            except FullError:
+                raise self._full() from None
+            silent = None if evicted is None else self._sessions.get(evicted)
             session = Session(
                 self._runtime,
                 self._machine,
@@ -166,18 +185,37 @@ class PortServer:
                 connection,
                 closing=self._closing,
                 why_ended=self._why_ended,
+                admit=partial(self._take_place, number),
                 on_idle=self._on_idle,
                 on_client=partial(self._on_client, number),
-                patience=self._patience,
+                on_give_up=lambda text: self._on_notice(f"client {number} of {text}"),
+                timing=self._timing,
             )
             try:
                 # Under the lock: it must be registered before its task removes it.
                 self._tasks[number] = self._runtime.spawn(
                     f"ports.{number}.reader", partial(self._serve, number, session)
                 )
-            except RuntimeError as exc:
-                raise wire.RefusedError("too-many", f"no thread for this client: {exc}") from None
+            except UserError as exc:
+                self._places.leave(number)
+                raise wire.RefusedError("too-many", str(exc)) from None
             self._sessions[number] = session
+        if silent is not None:
+            silent.dismiss("too-many", "this place was needed before a hello had come")
+
+    def _full(self) -> wire.RefusedError:
+        text = f"machine {self._name} has {self._clients_max} clients already"
+        return wire.RefusedError("too-many", text)
+
+    def _take_place(self, number: int, hello: wire.Hello | wire.Ask) -> None:
+        with self._lock:
+            try:
+                if isinstance(hello, wire.Hello):
+                    self._places.keep(number)
+                elif not self._places.begin(number):
+                    raise FullError
+            except FullError:
+                raise self._full() from None
 
     def _why_ended(self, vm: str) -> str | None:
         with self._lock:
@@ -191,5 +229,6 @@ class PortServer:
         finally:
             with self._lock:
                 del self._sessions[number], self._tasks[number]
+                self._places.leave(number)
                 self._discarded += session.discarded
             self._on_idle()

@@ -5,14 +5,15 @@
     with claim("demo") as directory:          # raises UserError while another "demo" runs
         listener = directory.listen("ports")  # .../hfsched/demo/ports, mode 0600
 
-The user's runtime directory is ``$XDG_RUNTIME_DIR/hfsched`` where that is usable, else
-``/tmp/hfsched-<uid>``; mode 0700.  Each machine has a directory in it with the machine's name, so two
+Each machine has a directory in the user's (`hfsched.control.user_dir`) with the machine's name, so two
 machines never share a socket, also with VMs of the same name.
 
 Implementation note.  A machine holds a file lock on ``lock`` in its directory for as long as it
 lives; the kernel releases it with the process, so a directory whose lock is free is a leftover.
 After taking a lock a process checks that the file still has its name: its last holder may have
-removed it in between.
+removed it in between.  Each claim removes the leftovers of all machines first.  It does both under a
+lock on the runtime directory itself, so that no machine takes the lock of one that looks for leftovers
+for that of a machine that runs.
 """
 
 from __future__ import annotations
@@ -22,69 +23,62 @@ import os
 import re
 import socket
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from hfsched.control.user_dir import directory_problem, make_directory, roots, runtime_directory
 from hfsched.errors import UserError
+from hfsched.text import one_line
 
-__all__ = ["PORTS", "MachineDirectory", "claim", "port_sockets", "roots", "runtime_directory"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["PORTS", "MachineDirectory", "claim", "port_sockets"]
 
 PORTS = "ports"
 _LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _PATH_MAX = 107  # bytes: sockaddr_un has 108, and a zero ends it
 _BACKLOG = 128
+_SHOWN = 200  # characters of a link's target
 
 
-def _problem(path: Path, *, follow: bool = False) -> str | None:
-    """Return why a directory is not safe to use; None: it is."""
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the lock of a runtime directory, for a few operations on files; waits for it."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        status = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - Path.lstat has no flag
-    except OSError as exc:
-        return exc.strerror or "cannot be read"
-    if not stat.S_ISDIR(status.st_mode):
-        return "is not a directory"
-    if status.st_uid != os.geteuid():
-        return f"belongs to user {status.st_uid}"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "can be written by others"
-    return None
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def roots() -> list[Path]:
-    """Return the directories of this user's machines, the preferred one first; they need not exist.
-
-    Clients search both: a login session has XDG_RUNTIME_DIR, a job of cron does not.
-    """
-    found = [Path("/tmp") / f"hfsched-{os.geteuid()}"]  # noqa: S108 - checked before it is used
-    xdg = Path(os.environ.get("XDG_RUNTIME_DIR") or ".")
-    if xdg.is_absolute() and _problem(xdg, follow=True) is None:
-        found.insert(0, xdg / "hfsched")
-    return found
+def _remove_dead() -> None:
+    """Remove the directories of machines whose process is dead, as far as that can be done."""
+    for root in roots():
+        with suppress(OSError):
+            if directory_problem(root) is None:
+                with _alone(root):
+                    for path in root.iterdir():
+                        _remove_if_dead(path)
 
 
-def _make(path: Path) -> None:
-    """Make a directory, or check the existing one."""
-    try:
-        path.mkdir(0o700)
-        path.chmod(0o700)  # for any umask
-    except FileExistsError:
-        pass
-    except OSError as exc:
-        raise UserError(f"{path} cannot be created: {exc.strerror}: set XDG_RUNTIME_DIR") from None
-    problem = _problem(path)
-    if problem is not None:
-        raise UserError(
-            f"{path} {problem}: remove it, or set XDG_RUNTIME_DIR to a directory of yours"
-        )
-
-
-def runtime_directory() -> Path:
-    """Return the user's runtime directory, created if needed; raises UserError if it is not safe."""
-    root = roots()[0]
-    _make(root)
-    return root
+def _remove_if_dead(path: Path) -> None:
+    """Remove a machine's directory if its lock is free; under the lock of the runtime directory."""
+    if not _NAME.fullmatch(path.name) or directory_problem(path) is not None:
+        return
+    with suppress(OSError), ExitStack() as undo:  # the machine runs, or there are other files
+        with suppress(FileNotFoundError):  # it was killed before it had a lock
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            undo.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in path.iterdir():
+                if stat.S_ISSOCK(left.lstat().st_mode):
+                    left.unlink()
+            (path / _LOCK).unlink()
+        path.rmdir()
 
 
 def _is_dead(path: Path) -> bool:
@@ -107,7 +101,7 @@ class MachineDirectory:
         self.name = name
         self.path = path
         self._lock = lock
-        self._made: list[Path] = []
+        self._made: list[tuple[Path, os.stat_result]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -123,9 +117,18 @@ class MachineDirectory:
         return self._add(self.path / what)
 
     def listen_at(self, path: Path) -> socket.socket:
-        """Return one like that at a path of the user's choice; a socket without a listener is replaced."""
+        """Return one like that at a path of the user's choice; a socket without a listener is replaced.
+
+        Links are not followed: UserError for one, and for anything else that is there.
+        """
         with suppress(OSError):
-            if stat.S_ISSOCK(path.lstat().st_mode) and _is_dead(path):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                target = one_line(os.fspath(path.readlink()), _SHOWN)
+                raise UserError(f"{path}: a link to {target}: name the socket itself")
+            if not stat.S_ISSOCK(mode):
+                raise UserError(f"{path}: not a socket: choose another path")
+            if _is_dead(path):
                 path.unlink()
         return self._add(path)
 
@@ -142,7 +145,7 @@ class MachineDirectory:
                 sock.fileno(), 0o600
             )  # before it has a name: no other user can connect in between
             sock.bind(os.fspath(path))
-            self._made.append(path)
+            self._made.append((path, path.lstat()))
             sock.listen(_BACKLOG)
             sock.setblocking(False)
         except OSError as exc:
@@ -157,8 +160,11 @@ class MachineDirectory:
         """Remove the sockets, the lock and the directory.  The second call does nothing."""
         if self._lock < 0:
             return
-        for path in (*self._made, self.path / _LOCK):
-            path.unlink(missing_ok=True)
+        for path, made in self._made:
+            with suppress(OSError):  # in a folder of the user's choice it may be another's by now
+                if os.path.samestat(path.lstat(), made):
+                    path.unlink()
+        (self.path / _LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # it has other files, or another process claims the name now
             self.path.rmdir()
         os.close(self._lock)
@@ -166,7 +172,7 @@ class MachineDirectory:
 
 
 def claim(name: str | None = None) -> MachineDirectory:
-    """Create the directory of machine `name` (None: ``m<pid>``); remove what a dead one left.
+    """Create the directory of machine `name` (None: ``m<pid>``); remove what dead ones left.
 
     Raises UserError when a machine of that name runs, or for a directory that is not safe.
     """
@@ -176,23 +182,24 @@ def claim(name: str | None = None) -> MachineDirectory:
             f"machine name {name!r}: use 1 to 63 letters, digits, '.', '_' and '-', "
             "a letter or digit first"
         )
-    path = runtime_directory() / name
-    while True:
-        try:
-            lock = _take(path, name)
-        except OSError as exc:
-            raise UserError(f"{path}: {exc.strerror}: set XDG_RUNTIME_DIR") from None
-        if lock is not None:
-            break
-    for left in path.iterdir():
-        if left.name != _LOCK and not left.is_dir():
-            left.unlink(missing_ok=True)
+    root = runtime_directory()
+    path = root / name
+    _remove_dead()
+    try:
+        with _alone(root):
+            while (lock := _take(path, name)) is None:
+                pass
+            for left in path.iterdir():
+                if left.name != _LOCK and not left.is_dir():
+                    left.unlink(missing_ok=True)
+    except OSError as exc:
+        raise UserError(f"{path}: {exc.strerror}: set XDG_RUNTIME_DIR") from None
     return MachineDirectory(name, path, lock)
 
 
 def _take(path: Path, name: str) -> int | None:
     """Return the lock's descriptor; None: it was removed meanwhile, so try again."""
-    _make(path)
+    make_directory(path, lambda _: "remove it, or choose another name")
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(path / _LOCK, flags, 0o600)
@@ -222,7 +229,7 @@ def port_sockets() -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for root in roots():
-        if _problem(root) is None:
+        if directory_problem(root) is None:
             for path in sorted(root.glob(f"*/{PORTS}")):
                 if path.parent.name not in found and not _is_dead(path):
                     found[path.parent.name] = path

@@ -10,6 +10,8 @@ Implementation note.  The kinds of end:
 - the client shuts its sending down: the reader delivers what came before, then waits for the hang-up;
 - the client has disconnected: the reader sees the hang-up, or the writer an error.  The writer closes
   the endpoint at once, so that a guest that answers is not delayed, while the reader still delivers;
+- the client does not read: what cannot be sent until its deadline ends the connection, by the task that
+  was to send it.  What came before from the client is delivered, as when it has disconnected;
 - the VM has ended or the server closes: `end` makes the client's sending fail and wakes both.  The
   reader discards what is there.  The messages in the port's queue are still sent (without waiting,
   if the server closes), then the reason.
@@ -20,10 +22,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.control import wire
+from hfsched.control.listener import offer
+from hfsched.control.pusher import Pusher, Timing
 from hfsched.errors import UserError
-from hfsched.runtime.base import ChannelClosedError
 from hfsched.scheduler.outbox import Sent
-from hfsched.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["PortMachine", "Session"]
 
 _NS = 1_000_000_000
+_NS_PER_MS = 1_000_000
 _REASON_WITHIN = _NS  # the reason of an abort follows the first refused message
 _PASSED = 0  # a deadline that has passed: do not wait
 
@@ -56,9 +59,11 @@ class Session:
     """A client on an accepted `connection`, which the session owns from here on.
 
     `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
-    before `end`, when the server closes.  Both are called on the reader's task and must not block:
-    `on_idle` each time that bytes were handled, `on_client(vm, port, host_port, connected)` when the
-    client is connected to a port (True), and when that has ended (False).  `patience` is in ns.
+    before `end`, when the server closes.  These are called on the session's tasks and must not block:
+    `admit` once with the hello, which raises RefusedError if there is no place for it; `on_idle` each
+    time that bytes were handled; `on_client(vm, port, host_port, reason)` when the client is connected
+    to a port (None), and when that has ended (why we have ended it, empty if it was the client);
+    `on_give_up(text)` when it is disconnected because it does not read.
     """
 
     def __init__(
@@ -70,9 +75,11 @@ class Session:
         *,
         closing: Event,
         why_ended: Callable[[str], str | None],
+        admit: Callable[[wire.Hello | wire.Ask], None],
         on_idle: Callable[[], None],
-        on_client: Callable[[str, int, int, bool], None],
-        patience: int,
+        on_client: Callable[[str, int, int, str | None], None],
+        on_give_up: Callable[[str], None],
+        timing: Timing,
     ) -> None:
         self.vm: str | None = None
         self._runtime = runtime
@@ -83,18 +90,22 @@ class Session:
         self._why_ended = why_ended
         self._on_idle = on_idle
         self._on_client = on_client
-        self._patience = patience
+        self._on_give_up = on_give_up
+        self._patience = timing.hello
+        self._pusher = Pusher(runtime, connection, closing, timing.unread, self._give_up)
+        self._admit = admit
         self._leaving = runtime.event(f"{self._name}.leaving")
         self._held = runtime.cell(f"{self._name}.held", value=False)
         self._lock = runtime.lock(f"{self._name}.end", state=self.key)
         self._reason = ""
         self._refusing = False  # nothing more is taken from the client
+        self._given_up = False  # it did not read
         self._over = False  # the socket is closed, or about to be
         self.discarded = 0  # messages that the writer had taken when the client disconnected
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        return (self._reason, self._refusing, self._over)
+        return (self._reason, self._refusing, self._given_up, self._over)
 
     # For the server; any thread.
 
@@ -107,6 +118,13 @@ class Session:
             self._refusing = True
             self._connection.shutdown(receive=True)
             self._leaving.set()
+
+    def dismiss(self, code: str, text: str) -> None:
+        """Refuse a client that has not sent its hello, whose place is needed."""
+        with self._lock:
+            if not self._over:
+                offer(self._connection, wire.error(code, text))
+                self._connection.shutdown(receive=True, send=True)
 
     def pending(self) -> bool:
         """Return whether the client has sent a message that the VM has yet to accept."""
@@ -125,7 +143,7 @@ class Session:
             if endpoint is not None:
                 self._serve(endpoint)
         except wire.RefusedError as exc:
-            self._push(wire.error(exc.code, str(exc)))
+            self._pusher.push(wire.error(exc.code, str(exc)))
         except ConnectionError:
             pass  # disconnected before it was served
         finally:
@@ -136,7 +154,6 @@ class Session:
 
     def _greet(self) -> Endpoint | None:
         """Receive the hello and connect; None: nothing more is to be done."""
-        wire.check_peer(self._connection.peer_uid)
         ready = self._runtime.select(
             [self._connection, self._closing], self._runtime.now() + self._patience
         )
@@ -148,10 +165,11 @@ class Session:
         if not data:
             return None
         hello = wire.parse_hello(data)
+        self._admit(hello)
         vms = self._machine.vm_names()
         if isinstance(hello, wire.Ask):
             answer = {"ok": True, "machine": self._machine_name, "has": hello.vm in vms}
-            self._push(wire.encode(answer))
+            self._pusher.push(wire.encode(answer))
             return None
         if hello.vm not in vms:
             known = ", ".join(vms[:8]) + (", ..." if len(vms) > 8 else "")
@@ -166,6 +184,8 @@ class Session:
         ended = self._why_ended(hello.vm)
         if ended is not None:
             raise wire.RefusedError("vm-ended", f"vm {hello.vm} has ended: {ended}")
+        if hello.unread_ms is not None:
+            self._pusher.limit = hello.unread_ms * _NS_PER_MS
         try:
             return self._machine.endpoint(hello.vm, hello.port, hello.local)
         except UserError as exc:
@@ -175,22 +195,26 @@ class Session:
         assert self.vm is not None
         try:
             try:
-                self._leaving.fileno()
-                endpoint.arrived.fileno()
+                # It needs a descriptor for each.
+                self._runtime.select([self._leaving, endpoint.arrived], _PASSED)
             except OSError as exc:
                 raise wire.RefusedError("too-many", f"no descriptor: {exc.strerror}") from None
             number, limit = endpoint.host_port, endpoint.payload_max
-            self._on_client(self.vm, endpoint.remote, number, True)
+            self._on_client(self.vm, endpoint.remote, number, None)
             try:
-                self._push(wire.Welcome(self._machine_name, self.vm, number, limit).encode())
+                self._pusher.push(wire.Welcome(self._machine_name, self.vm, number, limit).encode())
                 writer = self._runtime.spawn(f"{self._name}.writer", lambda: self._write(endpoint))
                 try:
                     self._read(endpoint)
                 finally:
                     self._leaving.set()
                     writer.join()
+            except UserError as exc:  # no thread
+                self._pusher.push(wire.closing(str(exc)))
             finally:
-                self._on_client(self.vm, endpoint.remote, number, False)
+                with self._lock:
+                    reason = self._reason
+                self._on_client(self.vm, endpoint.remote, number, reason)
         finally:
             endpoint.close()
 
@@ -212,11 +236,11 @@ class Session:
     def _deliver(self, endpoint: Endpoint, packet: bytes) -> bool:
         """Bring a packet to the VM; False: the VM takes nothing more."""
         if packet[:1] != wire.DATA:
-            self._push(wire.REFUSED + b"a packet of an unknown type")
+            self._pusher.push(wire.REFUSED + b"a packet of an unknown type")
             return True
         if len(packet) - 1 > endpoint.payload_max:
             text = f"a message of more than {endpoint.payload_max} bytes"
-            self._push(wire.REFUSED + text.encode())
+            self._pusher.push(wire.REFUSED + text.encode())
             return True
         if endpoint.send(packet[1:]) is not Sent.DEAD:
             return True
@@ -231,14 +255,16 @@ class Session:
     def _write(self, endpoint: Endpoint) -> None:
         try:
             for port_message in self._port_messages(endpoint):
-                if not self._push(wire.DATA + port_message.payload):
+                if not self._pusher.push(wire.DATA + port_message.payload):
                     self.discarded += 1
                     return
             with self._lock:
                 reason = self._reason or "the machine stops"
-            self._push(wire.CLOSING + one_line(reason, wire.TEXT_MAX).encode())
+            self._pusher.push(wire.closing(reason))
         finally:
-            endpoint.close()
+            with self._lock:
+                given_up = self._given_up
+            endpoint.close(given_up=given_up)
             self._connection.shutdown(receive=True, send=True)
 
     def _port_messages(self, endpoint: Endpoint) -> Iterator[PortMessage]:
@@ -258,15 +284,17 @@ class Session:
 
     # Both.
 
-    def _push(self, packet: bytes) -> bool:
-        """Send a packet, waiting for the client unless the server closes; False: not sent."""
-        while True:
-            closing = self._closing.is_set()
-            try:
-                if self._connection.send(packet):
-                    return True
-            except (OSError, ChannelClosedError):
-                return False
-            if closing:
-                return False
-            self._runtime.select([self._connection.room, self._closing])
+    def _give_up(self) -> None:
+        """Disconnect the client; it finds the reason after what it has not read."""
+        limit = f"{self._pusher.limit / _NS:g} s"
+        text = f"nothing was read for {limit}, and messages waited: read them, or ask for a longer time"
+        with self._lock:
+            if self._over:
+                return
+            self._reason = self._reason or text
+            self._given_up = True
+            self._connection.limit_unsent(2 * wire.SEND_BUFFER)  # or the reason has no room
+            offer(self._connection, wire.closing(self._reason))
+            self._connection.shutdown(receive=True, send=True)
+            self._leaving.set()
+        self._on_give_up(f"vm {self.vm}: disconnected: nothing read for {limit}")

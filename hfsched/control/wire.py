@@ -3,14 +3,16 @@
 The socket is AF_UNIX, SOCK_SEQPACKET: one packet is one message.  The client sends first, in JSON
 of at most `HELLO_MAX` bytes; the server answers in JSON of at most `ANSWER_MAX` bytes::
 
-    {"v": 1, "vm": "trusty", "port": 1, "local": null}       connect to port 1 of that VM
+    {"v": 1, "vm": "trusty", "port": 1, "local": null, "unread_ms": null}    connect to port 1 of that VM
         {"ok": true, "machine": "m12", "vm": "trusty", "host_port": 4294967296, "payload_max": 4080}
     {"v": 1, "ask": "trusty"}                                 is there such a VM?
         {"ok": true, "machine": "m12", "has": true}           and the server closes
     a first packet that is not valid, or a request that is refused
         {"error": "no VM 'x' in machine m12: ...", "code": "no-vm"}      and the server closes
 
-`port` is any u64; `local` asks for a host port below 2**32 instead of a new one.  After the first
+`port` is any u64; `local` asks for a host port below 2**32 instead of a new one; `unread_ms` is after
+which time the server closes the connection while it cannot send, for nothing is read (at most a day;
+null or absent: the server's default, also with a server that does not know it).  After the first
 form, each packet is a type byte and the rest, so that an empty message differs from the end of
 file: `DATA` (both ways) and a payload; `REFUSED` (from the server) and why it did not deliver a
 message, after which the connection stays open; `CLOSING` (from the server) and why the end of file
@@ -40,12 +42,14 @@ __all__ = [
     "REFUSED",
     "SEND_BUFFER",
     "TEXT_MAX",
+    "UNREAD_MS_MAX",
     "VERSION",
     "Ask",
     "Hello",
     "RefusedError",
     "Welcome",
     "check_peer",
+    "closing",
     "encode",
     "error",
     "parse_answer",
@@ -59,6 +63,7 @@ HELLO_MAX = 1024  # bytes
 ANSWER_MAX = 8192  # bytes; a text of TEXT_MAX characters takes at most 12 each
 TEXT_MAX = 500  # characters
 PACKET_MAX = 1 << 16  # bytes; more than any mailbox holds, and any text
+UNREAD_MS_MAX = 86_400_000
 LOCAL_PORTS = 1 << 32  # host ports below this are chosen by users
 SEND_BUFFER = 16 << 10  # bytes; the kernel doubles it: about 4 messages of 4 KiB, 40 short ones
 
@@ -83,15 +88,19 @@ class RefusedError(UserError):
 
 
 class Hello(NamedTuple):
-    """Connect to `port` of `vm`, from host port `local` (None: a new one)."""
+    """Connect to `port` of `vm`, from host port `local` (None: a new one).
+
+    What cannot be sent for `unread_ms`, None: for the server's default, ends the connection.
+    """
 
     vm: str
     port: int
     local: int | None
+    unread_ms: int | None = None
 
     def encode(self) -> bytes:
         """Return the packet."""
-        return encode({"v": VERSION, "vm": self.vm, "port": self.port, "local": self.local})
+        return encode({"v": VERSION, **self._asdict()})
 
 
 class Ask(NamedTuple):
@@ -127,6 +136,11 @@ def error(code: str, text: str) -> bytes:
     return encode({"error": one_line(text, TEXT_MAX), "code": code})
 
 
+def closing(reason: str) -> bytes:
+    """Return the packet before the end of file."""
+    return CLOSING + one_line(reason, TEXT_MAX).encode()
+
+
 def text_of(packet: bytes) -> str:
     """Return the text of a `REFUSED` or `CLOSING` packet."""
     return one_line(packet[1:].decode(errors="replace"), TEXT_MAX)
@@ -158,6 +172,10 @@ def _number(value: dict[str, Any], key: str, limit: int) -> int:
     return number
 
 
+def _optional(value: dict[str, Any], key: str, limit: int) -> int | None:
+    return None if value.get(key) is None else _number(value, key, limit)
+
+
 def parse_hello(data: bytes) -> Hello | Ask:
     """Parse a client's first packet, any bytes; raises RefusedError."""
     value = _object("bad-hello", data, HELLO_MAX)
@@ -166,8 +184,11 @@ def parse_hello(data: bytes) -> Hello | Ask:
         raise RefusedError("version", f"this machine speaks version {VERSION} of the protocol")
     if "ask" in value:
         return Ask(_name(value, "ask"))
-    local = None if value.get("local") is None else _number(value, "local", LOCAL_PORTS)
-    return Hello(_name(value, "vm"), _number(value, "port", _U64), local)
+    local = _optional(value, "local", LOCAL_PORTS)
+    unread_ms = _optional(value, "unread_ms", UNREAD_MS_MAX + 1)
+    if unread_ms == 0:
+        raise RefusedError("bad-hello", f"'unread_ms' must be a number from 1 to {UNREAD_MS_MAX}")
+    return Hello(_name(value, "vm"), _number(value, "port", _U64), local, unread_ms)
 
 
 def parse_answer(data: bytes) -> dict[str, Any]:

@@ -6,7 +6,8 @@ endian; at most 4080 bytes follow (TF-Hafnium/hafnium-driver-linux, `struct hf_m
 
 Every queue is bounded.  A message that finds its queue full blocks the thread that brought it, and
 so the guest that sent it, alone.  Messages for a port that was never opened wait in one
-bounded queue for each VM; messages for a connection that has gone are discarded and counted.
+bounded queue for each VM; those for a connection that has gone, or that was given up, are discarded and
+counted.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class _Vm:
         self.raw = raw
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.room = room
+        self.given_up: set[int] = set()  # ports whose reader was given up, and that are not open
         self.discarded = 0
         self.malformed = 0
 
@@ -105,9 +107,9 @@ class Port:
             if self._ports.ended(self) or not self.arrived.wait(deadline):
                 return None
 
-    def close(self) -> None:
-        """Stop listening; what was not read is discarded and counted."""
-        self._ports.close(self)
+    def close(self, *, given_up: bool = False) -> None:
+        """Stop listening; what was not read is discarded, `given_up`: also what comes before the next `open`."""
+        self._ports.close(self, given_up=given_up)
 
 
 class Ports:
@@ -123,7 +125,10 @@ class Ports:
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        vms = tuple((vm, tuple(entry.unclaimed)) for vm, entry in self._vms.items())
+        vms = tuple(
+            (vm, tuple(entry.unclaimed), tuple(sorted(entry.given_up)))
+            for vm, entry in self._vms.items()
+        )
         return (vms, tuple((key, tuple(port.messages)) for key, port in self._open.items()))
 
     def add(self, vm: int, *, raw: bool) -> None:
@@ -159,6 +164,7 @@ class Ports:
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
         self._open[key] = port
+        entry.given_up.discard(number)
         entry.room.set()
         if self.stopped:
             port.arrived.set()
@@ -224,7 +230,7 @@ class Ports:
                 return port.room
             port.messages.append(port_message)
             port.arrived.set()
-        elif FIRST_CONNECTION <= number < self._next:
+        elif FIRST_CONNECTION <= number < self._next or number in entry.given_up:
             entry.discarded += 1
         elif len(entry.unclaimed) >= QUEUE_MAX:
             entry.room.clear()
@@ -251,11 +257,13 @@ class Ports:
         with self._lock:
             return self.stopped or port.closed
 
-    def close(self, port: Port) -> None:
+    def close(self, port: Port, *, given_up: bool = False) -> None:
         """See `Port.close`."""
         with self._lock:
             if self._open.get(port.key) is port:
                 del self._open[port.key]
+                if given_up and port.key[1] < FIRST_CONNECTION:  # the others are not opened again
+                    self._vms[port.key[0]].given_up.add(port.key[1])
                 self._vms[port.key[0]].discarded += len(port.messages)
                 port.messages.clear()
                 port.closed = True

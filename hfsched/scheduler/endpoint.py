@@ -56,6 +56,9 @@ class Endpoint:
         """Return the next message; None at the deadline, or when the machine stops."""
         return self._port.get(deadline)
 
-    def close(self) -> None:
-        """Disconnect; messages that come later are discarded and counted."""
-        self._port.close()
+    def close(self, *, given_up: bool = False) -> None:
+        """Disconnect; messages that come later are discarded and counted.
+
+        Those to a port below 2**32 wait for a program that opens it, unless it was `given_up`.
+        """
+        self._port.close(given_up=given_up)

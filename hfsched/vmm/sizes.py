@@ -73,7 +73,7 @@ def parse_vcpus(what: str, text: str) -> int:
 
 
 def parse_idle(what: str, text: str) -> IdleTime:
-    """Return a time to wait before swapping, from "30s" or "500ms"."""
+    """Return a time to wait before something is done, in ns, from "30s" or "500ms"."""
     found = seconds(text)
     if found is None or not IDLE_MIN <= found <= IDLE_MAX:
         raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")

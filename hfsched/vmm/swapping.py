@@ -81,10 +81,10 @@ class MachineSwap:
         with ExitStack() as stack:
             self._uffd = _userfault(kernel=kernel)
             stack.callback(os.close, self._uffd)
-            self._pagemap = _own_pagemap()
-            stack.callback(os.close, self._pagemap)
             self._stores = Stores.create(directory, total, Staging.MINOR, tier)
             stack.callback(self._stores.close)
+            self._pagemap = _own_pagemap()
+            stack.callback(os.close, self._pagemap)
             memfds = list(self._memfds.values())
             resources = pack(self._stores, memfds)
             self._members = members

@@ -36,7 +36,10 @@ def error(process: Process) -> str:
 @pytest.mark.parametrize("files", [6, 11, 12, 27])
 def test_few_open_files(run: Start, files: int) -> None:
     refused = run(GUEST, **limited(resource.RLIMIT_NOFILE, files))
-    assert error(refused) == f"a limit of {files} open files (ulimit -n): at least 28 are needed"
+    assert error(refused) == (
+        f"a hard limit of {files} open files (ulimit -Hn): at least 28 are needed:"
+        " raise it, or run fewer VMs or vCPUs"
+    )
 
 
 def test_the_files_that_are_asked_for_are_enough(run: Start) -> None:

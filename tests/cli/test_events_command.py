@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from progress import Quiet
+from progress import QUIET, Quiet
 from test_swap_command import can_swap, say
 
 import hfsched as package
@@ -47,6 +48,22 @@ def main(cpu):
     yield from log("up")
     yield from mailbox.wait()
 '''
+
+
+# Answers a message with far more than a queue and a socket hold, then says "done".
+LAVISH = """
+from hfsched.programs.library import GuestMailbox, log, swap_ports
+
+def main(cpu):
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from log("up")
+    while True:
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        for _ in range(200 if data[16:] == b"flood" else 1):
+            yield from mailbox.send(sender, swap_ports(data) + bytes(1000))
+"""
 
 
 def objects(process: Process) -> list[dict[str, Any]]:
@@ -112,10 +129,42 @@ def test_a_client_that_connects_and_a_vm_that_ends(
     reason = "the guest function returned"
     assert objects(events)[1:] == [
         {"event": "connected", "client": 1, "vm": "a", "port": 5, "host_port": 9},
-        {"event": "disconnected", "client": 1, "vm": "a", "port": 5},
+        {"event": "disconnected", "client": 1, "vm": "a", "port": 5, "reason": ""},
         {"event": "aborted", "vm": "b", "reason": reason},
         {"event": "ended"},
     ]
+
+
+def test_a_program_that_never_reads_loses_its_connection_and_the_vm_goes_on(
+    echo: Start, hfsched: Start, place: Path
+) -> None:
+    Path("lavish.py").write_text(LAVISH)
+    machine = echo("--guest", "a=lavish.py:main", "--unread-limit", "50ms")
+    events = hfsched("events", str(place / "control"))
+    events.until('"started"')
+    with connect("a", 1, str(place / "ports"), local=9) as deaf:
+        deaf.send(b"flood")
+        events.until('"disconnected"')
+        with connect("a", 1, str(place / "ports")) as other:
+            other.send(b"x")
+            assert other.recv(timeout=QUIET) == b"x" + bytes(1000)
+    assert machine.wait() == 3
+    notice = "client 1 of vm a: disconnected: nothing read for 0.05 s"
+    assert f"hfsched: {notice}\n" in machine.err
+    assert re.search(r"error: vm a: \d+ messages dropped: the host program had", machine.err)
+    assert events.wait() == 0
+    gone = objects(events)[2]
+    assert (gone["event"], gone["client"]) == ("disconnected", 1)
+    assert gone["reason"].startswith("nothing was read for 0.05 s, and messages waited: ")
+
+
+@pytest.mark.parametrize("limit", ["0s", "5ms", "soon", "30", "25h"])
+def test_a_limit_that_is_none_is_misuse(hfsched: Start, limit: str) -> None:
+    refused = hfsched("run", "guests.py:echo", "--unread-limit", limit)
+    assert refused.wait() == 2
+    assert refused.err == (
+        f"hfsched: error: --unread-limit {limit!r}: a time such as 500ms, 30s or 2m, 10ms to 24h\n"
+    )
 
 
 def test_an_answer_to_a_host_program_that_has_gone_is_status_3(

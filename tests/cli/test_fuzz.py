@@ -206,6 +206,9 @@ def test_explain_writes_one_page(fuzz: Fuzz, token: str) -> None:
     assert told.out == "written: page.html\n"
     assert set(Path().iterdir()) - before == {Path("page.html")}
     page = Path("page.html").read_text()
+    printed = fuzz("explain", token, "--html", "-")
+    assert printed.wait() == 1
+    assert printed.out == page
     assert token in page
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
 
@@ -215,10 +218,13 @@ def test_explain_writes_one_page(fuzz: Fuzz, token: str) -> None:
     [
         (".", "Is a directory"),
         ("absent/page.html", "No such file or directory"),
-        ("/dev/full", "No space left on device"),
+        ("/dev/full", "not a regular file: name one, or '-' for standard output"),
+        ("link.html", "a link to elsewhere: name a file, or '-' for standard output"),
     ],
 )
 def test_a_page_that_cannot_be_written(fuzz: Fuzz, token: str, file: str, why: str) -> None:
+    if file == "link.html":
+        Path(file).symlink_to("elsewhere")
     told = fuzz("explain", token, "--html", file)
     assert told.wait() == 2
     assert told.out == ""

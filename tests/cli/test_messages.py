@@ -152,9 +152,14 @@ MANIFESTS: list[tuple[str | bytes, str]] = [
     (VM + VM, "two VMs are called 'a': rename one"),
 ]
 
+REMEDY = "raise it, or run fewer VMs or vCPUs"
 # Environments: a limit, its amount, further words.
 ENVIRONMENTS: list[tuple[int, int, str]] = [
-    (resource.RLIMIT_NOFILE, 11, "a limit of 11 open files (ulimit -n): at least 28 are needed"),
+    (
+        resource.RLIMIT_NOFILE,
+        11,
+        f"a hard limit of 11 open files (ulimit -Hn): at least 28 are needed: {REMEDY}",
+    ),
     (
         resource.RLIMIT_AS,
         200_000 << 10,
@@ -224,7 +229,8 @@ def test_a_directory_for_sockets_that_others_write(hfsched: Start) -> None:
     assert refused.wait() == 1
     assert refused.err == (
         f"hfsched: error: {where} can be written by others:"
-        " remove it, or set XDG_RUNTIME_DIR to a directory of yours\n"
+        " remove it, or set XDG_RUNTIME_DIR to a directory of your own,"
+        " such as one made by `mkdir -m 700 ~/.hfsched`\n"
     )
 
 

@@ -111,18 +111,20 @@ def test_status_reports_freed_memory_and_draws_it(
     file.write_text("before")
     link = tmp_path / "link.svg"
     link.symlink_to(file)
-    assert say(hfsched, "status", "stress", "--svg", str(link)).endswith(f"\ndrawn    {link}\n")
-    assert link.is_symlink()
+    assert say(hfsched, "status", "stress", "--svg", str(file)).endswith(f"\ndrawn    {file}\n")
     root = ET.fromstring(file.read_text())
     assert [text.text for text in root.iter() if "a cell" in (text.text or "")] == [
         "stress, 4 KiB a cell"
     ]
     fine = json.loads(say(hfsched, "status", "stress", "--svg", str(file), "--json"))
     assert (fine["cell"], len(fine["pictures"]["stress"])) == (4096, 1024)
+    assert ET.fromstring(say(hfsched, "status", "stress", "--svg", "-")).tag == root.tag
+    stdout = "or '-' for standard output"
     for bad, why in (
         (tmp_path / "no" / "x.svg", "No such file or directory"),
-        (tmp_path, "not a regular file"),
-        (Path("/dev/null"), "not a regular file"),
+        (tmp_path, f"not a regular file: name one, {stdout}"),
+        (Path("/dev/null"), f"not a regular file: name one, {stdout}"),
+        (link, f"a link to {file}: name a file, {stdout}"),
         (file / "x", "Not a directory"),
     ):
         refused = hfsched("swap", "status", "stress", "--svg", str(bad))
@@ -317,6 +319,10 @@ def test_what_cannot_be_meant(hfsched: Start) -> None:
     for arguments, text in (
         (("out", "a", "--slow-file-cleanup"), "--slow-file-cleanup is for disable, not for out"),
         (("out", "a", "--svg", "x"), "--svg is for status, not for out"),
+        (
+            ("status", "a", "--svg", "-", "--json"),
+            "--svg - and --json: both are for standard output: choose one",
+        ),
         (("out", "a", "--within", "0"), "--within 0: 0.001 to 600 seconds"),
         (("out", "/nowhere/s"), "/nowhere/s: there is no such socket"),
         (("out", "nobody"), "no machine has a VM 'nobody': "),

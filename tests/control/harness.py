@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from progress import QUIET
 
+from hfsched.control import user_dir
 from hfsched.control.port_server import PortServer
 from hfsched.control.runtime_dir import MachineDirectory, claim
 from hfsched.runtime.threads import ThreadRuntime
@@ -30,13 +31,18 @@ REPOSITORY = Path(__file__).parents[2]
 
 @contextmanager
 def runtime_directory() -> Iterator[Path]:
-    """Set XDG_RUNTIME_DIR to a new directory; its path is short, for a socket's has a limit."""
-    before = os.environ.get("XDG_RUNTIME_DIR")
+    """Set XDG_RUNTIME_DIR to a new directory; its path is short, for a socket's has a limit.
+
+    It stands for /tmp too: other machines of this user's are not looked at.
+    """
+    before, fallback = os.environ.get("XDG_RUNTIME_DIR"), user_dir._FALLBACK
     path = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
     os.environ["XDG_RUNTIME_DIR"] = str(path)
+    user_dir._FALLBACK = path
     try:
         yield path
     finally:
+        user_dir._FALLBACK = fallback
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]
         else:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from progress import QUIET
 
 from hfsched import __version__
-from hfsched.control import command_server, commands, wire
+from hfsched.control import commands, wire
 from hfsched.control.command_client import ask, find
 from hfsched.control.command_server import CommandServer
 from hfsched.control.commands import (
@@ -326,12 +326,6 @@ def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch
     answer = served.raw(commands.encode(SwapEnable()))
     assert answer == Refused(code="peer", text="the peer is user 7, not user 0 or root")
     assert served.machine.fake.log == []
-
-
-def test_too_many_clients_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_server, "CLIENTS_MAX", 0)
-    with pytest.raises(UserError, match="has 0 clients already"):
-        served.ask(SwapStatus())
 
 
 def test_a_socket_with_a_listener_is_left_alone(served: Served) -> None:

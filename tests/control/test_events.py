@@ -152,7 +152,7 @@ def test_every_event_is_one_json_object() -> None:
         (Resumed(holder="x"), '{"event":"resumed","holder":"x"}'),
         (SwapChanged(state="pending"), '{"event":"swap","state":"pending"}'),
         (CONNECTED, '{"event":"connected","client":3,"vm":"a","port":1,"host_port":7}'),
-        (DISCONNECTED, '{"event":"disconnected","client":3,"vm":"a","port":1}'),
+        (DISCONNECTED, '{"event":"disconnected","client":3,"vm":"a","port":1,"reason":""}'),
         (Lost(count=5), '{"event":"lost","count":5}'),
         (Ended(), '{"event":"ended"}'),
     ):

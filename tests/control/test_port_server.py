@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hfsched.control import wire
+from hfsched.control.port_server import SILENT_MAX
+from hfsched.errors import UserError
 from hfsched.mailbox.ports import PAYLOAD_MAX
 from hfsched.scheduler.endpoint import Endpoint
 
@@ -20,9 +22,10 @@ from . import guests
 from .harness import WITHIN, Harness, runtime_directory, server_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from hfsched.runtime.base import Task
     from hfsched.scheduler.outbox import Sent
 
 HELLO = wire.Hello("alpha", 1, None).encode()
@@ -133,6 +136,61 @@ def test_of_too_many_clients_the_last_is_refused() -> None:
         harness.until(lambda: harness.server.clients() == 0)
         with harness.call(HELLO) as fourth:
             assert answer(fourth)["ok"]
+
+
+def test_silent_clients_keep_nobody_out() -> None:
+    with Harness("demo", {"alpha": "echo"}, clients_max=2, patience=600 * 10**9) as harness:
+        silent = [harness.call() for _ in range(SILENT_MAX + 2)]
+        connected = [harness.call(HELLO) for _ in range(2)]
+        assert all(answer(sock)["ok"] for sock in connected)
+        for sock in silent[:2]:
+            assert answer(sock) == {
+                "code": "too-many",
+                "error": "this place was needed before a hello had come",
+            }
+            assert heard(sock) == b""
+        for sock in (*silent, *connected):
+            sock.close()
+
+
+def test_a_question_is_answered_also_when_no_more_can_connect() -> None:
+    """The commands of `hfsched swap` ask it to find the machine."""
+    with Harness("demo", {"alpha": "echo"}, clients_max=2) as harness:
+        clients = [harness.call(HELLO) for _ in range(2)]
+        assert all(answer(sock)["ok"] for sock in clients)
+        with harness.call(wire.Ask("alpha").encode()) as asking:
+            assert answer(asking)["ok"]
+        for sock in clients:
+            sock.send(wire.DATA + b"x")
+            assert heard(sock) == wire.DATA + b"x"
+            sock.close()
+
+
+@pytest.mark.parametrize("which", ["reader", "writer"])
+def test_a_client_for_which_there_is_no_thread_is_refused_and_the_next_one_is_served(
+    monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    with Harness("demo", {"alpha": "echo"}, clients_max=1, silent_max=0) as harness:
+        spawn = harness.runtime.spawn
+
+        def none_left(name: str, fn: Callable[[], None]) -> Task:
+            if name.endswith(which):
+                raise UserError("no thread")
+            return spawn(name, fn)
+
+        monkeypatch.setattr(harness.runtime, "spawn", none_left)
+        with harness.call(HELLO) as sock:
+            first = answer(sock)
+            if which == "reader":
+                assert first == {"code": "too-many", "error": "no thread"}
+            else:
+                assert first["ok"]
+                assert heard(sock) == wire.CLOSING + b"no thread"
+            assert heard(sock) == b""
+        monkeypatch.undo()
+        harness.until(lambda: harness.server.clients() == 0)
+        with harness.call(HELLO) as sock:
+            assert answer(sock)["ok"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -315,6 +373,75 @@ def test_a_client_that_leaves_frees_the_guest_that_wrote_to_it() -> None:
         harness.until(lambda: harness.machine.summary()[0].to_host == guests.FLOOD)
         harness.until(lambda: harness.server.clients() == 0)
         assert harness.machine.summary()[0].discarded + harness.server.discarded > 0
+
+
+# Clients that do not read.
+
+
+def unread(milliseconds: int) -> bytes:
+    return wire.Hello("alpha", 1, None, milliseconds).encode()
+
+
+def test_a_client_that_never_reads_is_closed_with_the_reason_and_the_others_go_on() -> None:
+    notices: list[str] = []
+    ends: list[tuple[int, str | None]] = []
+    with Harness(
+        "demo",
+        {"alpha": "flood"},
+        on_notice=notices.append,
+        on_client=lambda client, _vm, _port, _host, reason: ends.append((client, reason)),
+    ) as harness:
+        with harness.call(unread(50)) as deaf, harness.call(HELLO) as brisk:
+            answer(brisk)
+            deaf.send(wire.DATA + b"go")
+            harness.until(lambda: harness.server.clients() == 1)
+            brisk.send(wire.DATA + b"go")
+            for number in range(guests.FLOOD):
+                assert heard(brisk) == wire.DATA + struct.pack("<I", number) * 200
+            assert answer(deaf)["ok"]
+            read = 0
+            while (packet := heard(deaf))[:1] == wire.DATA:
+                assert packet == wire.DATA + struct.pack("<I", read) * 200
+                read += 1
+            reason = "nothing was read for 0.05 s, and messages waited: read them, or ask for a longer time"
+            assert packet == wire.CLOSING + reason.encode()
+            assert heard(deaf) == b""
+            with pytest.raises(BrokenPipeError):
+                deaf.send(wire.DATA + b"more")
+        lost = harness.machine.summary()[0].discarded + harness.server.discarded
+        assert read + lost == guests.FLOOD, "a message is not accounted for"
+        assert notices == ["client 1 of vm alpha: disconnected: nothing read for 0.05 s"]
+        assert (1, reason) in ends
+
+
+def test_the_deadline_is_the_servers_unless_the_client_says_another() -> None:
+    with (
+        Harness("demo", {"alpha": "flood"}, unread_limit=QUICK) as harness,
+        harness.call(unread(600_000)) as patient,
+    ):
+        answer(patient)
+        patient.send(wire.DATA + b"go")
+        with harness.call(HELLO) as deaf:
+            answer(deaf)
+            # The guest is waiting for the first one, and gets to the second one when that reads.
+            deaf.send(wire.DATA + b"go")
+            for number in range(guests.FLOOD):
+                assert heard(patient) == wire.DATA + struct.pack("<I", number) * 200
+            harness.until(lambda: harness.server.clients() == 1)
+            while heard(deaf)[:1] == wire.DATA:
+                pass
+        patient.send(wire.DATA + b"again")
+        assert heard(patient)[:1] == wire.DATA
+
+
+def test_a_client_that_only_sends_garbage_and_never_reads_is_closed_too() -> None:
+    """It is the reader that waits then, with the refusals."""
+    with Harness("demo", {"alpha": "echo"}) as harness, harness.call(unread(50)) as sock:
+        with suppress(OSError):
+            while True:
+                sock.send(b"Zzz")
+        harness.until(lambda: harness.server.clients() == 0)
+        assert not harness.server.pending()
 
 
 # Ends.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import stat
 import threading
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfsched.control import runtime_dir
+from hfsched.control import runtime_dir, user_dir
 from hfsched.errors import UserError
 
 from .harness import WITHIN, runtime_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+FALLBACK = user_dir._FALLBACK
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +78,10 @@ def test_a_dead_machines_leftovers_are_replaced(xdg: Path) -> None:
     (left / "lock").touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(left / "ports"))
+    (left / "other").touch()
     with runtime_dir.claim("demo") as directory:
         assert not (left / "ports").exists()
+        assert not (left / "other").exists()
         with directory.listen("ports") as listener, socket.socket(*FAMILY) as client:
             client.connect(str(left / "ports"))
             listener.accept()[0].close()
@@ -93,15 +98,16 @@ def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(
     flock = fcntl.flock
 
     def late(lock: int, how: int) -> None:
-        if not calls:
-            (xdg / "hfsched" / "demo" / "lock").unlink()
-        calls.append(lock)
+        if not stat.S_ISDIR(os.fstat(lock).st_mode):
+            if not calls:
+                (xdg / "hfsched" / "demo" / "lock").unlink()
+            calls.append(lock)
         flock(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
     with runtime_dir.claim("demo"), pytest.raises(UserError, match="is running"):
         runtime_dir.claim("demo")
-    assert len(calls) == 3
+    assert len(calls) == 4  # the second claim has also asked whether the machine is dead
 
 
 def test_of_many_that_want_one_name_one_has_it_at_a_time() -> None:
@@ -179,15 +185,175 @@ def test_a_symbolic_link_as_the_machines_directory_is_refused(xdg: Path) -> None
 def test_another_users_directory_is_refused(xdg: Path) -> None:
     (xdg / "hfsched").mkdir(0o700)
     os.chown(xdg / "hfsched", 65534, 65534)
-    with pytest.raises(UserError, match="belongs to user 65534"):
+    with pytest.raises(UserError, match="belongs to user 65534: remove it, or set XDG_RUNTIME"):
         runtime_dir.claim("demo")
 
 
+@pytest.mark.parametrize("what", ["directory", "link", "file"])
+@pytest.mark.parametrize("value", [None, "relative"])
+def test_what_another_user_put_there_is_not_to_be_removed_by_us(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch, what: str, value: str | None
+) -> None:
+    """In a sticky /tmp we cannot; the remedy is tried too."""
+    root = xdg / "hfsched-7"
+    if what == "directory":
+        root.mkdir(0o700)
+    elif what == "link":
+        root.symlink_to(xdg)
+    else:
+        root.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 7)  # and what is there is not that user's
+    monkeypatch.setattr(user_dir, "_FALLBACK", xdg)
+    if value is None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", value)
+    with pytest.raises(UserError) as refused:
+        runtime_dir.claim("demo")
+    why = "belongs to user 0" if what == "directory" else "is not a directory"
+    also = "" if value is None else "; now it is relative, which is not an absolute path"
+    assert str(refused.value).replace(f"user {os.getuid()}", "user 0") == (
+        f"{root} {why}: set XDG_RUNTIME_DIR to a directory of your own, such as one made by"
+        f" `mkdir -m 700 ~/.hfsched`{also}"
+    )
+    monkeypatch.setattr(os, "geteuid", os.getuid)
+    own = xdg / ".hfsched"
+    own.mkdir(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+    with runtime_dir.claim("demo") as directory:
+        assert directory.path == own / "hfsched" / "demo"
+
+
+# What crashed machines have left.
+
+
+def crashed(root: Path, name: str) -> Path:
+    """Have a machine die that had two sockets; return its directory."""
+    child = os.fork()
+    if child == 0:
+        directory = runtime_dir.claim(name)
+        for what in ("ports", "control"):
+            directory.listen(what)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    return root / name
+
+
+def test_the_directories_of_crashed_machines_are_removed_by_the_next_run(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = xdg / "hfsched"
+    monkeypatch.setattr(user_dir, "_FALLBACK", tmp_path)
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    elsewhere = crashed(tmp_path / f"hfsched-{os.geteuid()}", "without-xdg")
+    assert {each.name for each in elsewhere.iterdir()} == {"lock", "ports", "control"}
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(xdg))
+    with runtime_dir.claim("lives") as lives, lives.listen("ports"):
+        dead = [crashed(root, "a"), crashed(root, "b")]
+        (root / "before-its-lock").mkdir(0o700)
+        assert dead[1].exists()
+        with runtime_dir.claim("next"):
+            assert {each.name for each in root.iterdir()} == {"lives", "next"}
+            assert {each.name for each in lives.path.iterdir()} == {"lock", "ports"}
+            assert not elsewhere.exists()
+
+
+def test_a_crashed_machines_pid_may_be_in_use_by_now(xdg: Path) -> None:
+    """Its lock decides."""
+    left = xdg / "hfsched" / f"m{os.getppid()}"
+    left.mkdir(0o700, parents=True)
+    (left / "lock").touch()
+    with runtime_dir.claim("demo"):
+        assert not left.exists()
+
+
+def test_what_is_no_machines_directory_is_kept(xdg: Path) -> None:
+    root = xdg / "hfsched"
+    root.mkdir(0o700)
+    (xdg / "other").mkdir()
+    (xdg / "other" / "lock").touch()
+    (root / "link").symlink_to("../other")
+    (root / ".hidden").mkdir()
+    (root / "file").touch()
+    (root / "notes").mkdir(0o700)
+    for name in ("lock", "note"):
+        (root / "notes" / name).touch()
+    (root / "trap").mkdir(0o700)
+    os.mkfifo(root / "trap" / "lock")
+    with runtime_dir.claim("demo"):
+        assert {each.name for each in root.iterdir()} >= {"link", ".hidden", "file", "notes"}
+        assert (xdg / "other" / "lock").exists()
+        assert (root / "notes" / "note").exists()
+
+
+def test_looking_for_leftovers_refuses_no_other_machine_its_name(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is looked at just then has no lock of another's to fear."""
+    left = xdg / "hfsched" / "demo"
+    left.mkdir(0o700, parents=True)
+    (left / "lock").touch()
+    claimed: list[str] = []
+
+    def claim() -> None:
+        with runtime_dir.claim("demo") as directory:
+            claimed.append(directory.name)
+
+    other = threading.Thread(target=claim)
+    flock = fcntl.flock
+
+    def slow(lock: int, how: int) -> None:
+        flock(lock, how)
+        is_dead_one = Path(f"/proc/self/fd/{lock}").readlink() == left / "lock"
+        if is_dead_one and threading.current_thread() is not other:
+            other.start()
+            other.join(0.1)  # it waits for us
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with runtime_dir.claim("next"):
+        other.join(WITHIN)
+    assert claimed == ["demo"]
+
+
 @pytest.mark.parametrize("value", ["", "relative", "/nowhere/at/all"])
-def test_without_a_usable_xdg_runtime_dir_there_is_tmp(value: str) -> None:
+def test_without_a_usable_xdg_runtime_dir_there_is_tmp(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     os.environ["XDG_RUNTIME_DIR"] = value
-    assert runtime_dir.roots() == [Path(f"/tmp/hfsched-{os.geteuid()}")]
+    monkeypatch.setattr(user_dir, "_FALLBACK", FALLBACK)
+    assert user_dir.roots() == [Path(f"/tmp/hfsched-{os.geteuid()}")]
 
 
 def test_a_client_also_looks_where_a_machine_without_xdg_lies(xdg: Path) -> None:
-    assert runtime_dir.roots() == [xdg / "hfsched", Path(f"/tmp/hfsched-{os.geteuid()}")]
+    assert user_dir.roots() == [xdg / "hfsched", xdg / f"hfsched-{os.geteuid()}"]
+
+
+# A socket at a path of the user's choice.
+
+
+def test_a_link_as_a_sockets_path_is_refused_by_its_target(xdg: Path) -> None:
+    (xdg / "link").symlink_to("elsewhere")
+    with (
+        runtime_dir.claim("demo") as directory,
+        pytest.raises(UserError, match="link: a link to elsewhere: name the socket itself"),
+    ):
+        directory.listen_at(xdg / "link")
+    assert (xdg / "link").is_symlink()
+    assert not (xdg / "elsewhere").exists()
+
+
+def test_a_file_as_a_sockets_path_is_refused_and_kept(xdg: Path) -> None:
+    (xdg / "file").write_text("precious")
+    with (
+        runtime_dir.claim("demo") as directory,
+        pytest.raises(UserError, match="file: not a socket: choose another path"),
+    ):
+        directory.listen_at(xdg / "file")
+    assert (xdg / "file").read_text() == "precious"
+
+
+def test_what_replaced_a_socket_meanwhile_is_not_removed(xdg: Path) -> None:
+    with runtime_dir.claim("demo") as directory, directory.listen_at(xdg / "s"):
+        (xdg / "s").unlink()
+        (xdg / "s").write_text("another's")
+    assert (xdg / "s").read_text() == "another's"

@@ -25,10 +25,29 @@ def test_ports_named_by_users_end_where_connections_begin() -> None:
     assert wire.LOCAL_PORTS == FIRST_CONNECTION
 
 
-@given(names, st.integers(0, 2**64 - 1), st.none() | st.integers(0, wire.LOCAL_PORTS - 1))
-def test_a_hello_arrives_as_it_was_sent(vm: str, port: int, local: int | None) -> None:
-    hello = wire.Hello(vm, port, local)
+@given(
+    names,
+    st.integers(0, 2**64 - 1),
+    st.none() | st.integers(0, wire.LOCAL_PORTS - 1),
+    st.none() | st.integers(1, wire.UNREAD_MS_MAX),
+)
+def test_a_hello_arrives_as_it_was_sent(
+    vm: str, port: int, local: int | None, unread: int | None
+) -> None:
+    hello = wire.Hello(vm, port, local, unread)
     assert wire.parse_hello(hello.encode()) == hello
+
+
+@pytest.mark.parametrize("unread", [0, -1, wire.UNREAD_MS_MAX + 1, "30s", True, 1.5])
+def test_a_time_that_is_none_is_refused(unread: object) -> None:
+    hello = {"v": 1, "vm": "a", "port": 1, "unread_ms": unread}
+    with pytest.raises(wire.RefusedError, match="'unread_ms' must be a number from"):
+        wire.parse_hello(json.dumps(hello).encode())
+
+
+def test_a_hello_of_an_earlier_client_has_no_time_of_its_own() -> None:
+    hello = wire.parse_hello(b'{"v": 1, "vm": "a", "port": 1, "local": null}')
+    assert hello == wire.Hello("a", 1, None, None)
 
 
 @given(names)

@@ -158,6 +158,25 @@ def test_a_closed_port_has_nothing_to_read(ports: Ports) -> None:
     assert port.get(now()) is None
 
 
+@pytest.mark.parametrize("vm", [VM, BARE])
+def test_messages_for_a_reader_that_was_given_up_wait_for_none_until_the_next_one_comes(
+    ports: Ports, vm: int
+) -> None:
+    port = ports.open(vm, 7)
+    port.close(given_up=True)
+    before = ports.key()
+    for _ in range(2 * QUEUE_MAX):
+        assert ports.put(vm, frame(1, 7, b"lost"))
+    assert ports.counts(vm) == (0, 2 * QUEUE_MAX, 0)
+    again = ports.open(vm, 7)
+    assert ports.put(vm, frame(1, 7, b"read"))
+    assert again.get(now()) is not None
+    again.close()
+    assert ports.key() != before
+    ports.put(vm, frame(1, 7, b"waits"))
+    assert ports.counts(vm) == (1, 2 * QUEUE_MAX, 0)
+
+
 def test_messages_for_a_connection_that_has_gone_are_discarded(ports: Ports) -> None:
     port = ports.open(VM)
     ports.put(VM, frame(1, port.number, b"unread"))
