@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import threading
 from pathlib import Path
 
@@ -346,3 +347,21 @@ def test_no_other_process_can_open_or_see_the_file(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
         assert PAGE * 16 >= Path(f"/proc/self/fd/{world.stores.swap_file.out}").stat().st_size > 0
         assert Path(f"/proc/self/fd/{world.stores.swap_file.out}").stat().st_mode & 0o777 == 0
+
+
+def test_what_serves_faults_is_locked_in_memory_as_far_as_the_limit_allows(tmp_path: Path) -> None:
+    def locked() -> int:
+        status = Path("/proc/self/status").read_text("ascii")
+        return int(status.partition("VmLck:")[2].split()[0])  # KiB
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    with World(tmp_path, pages=64) as world:
+        before = locked()
+        if not world.swap.lock():
+            assert soft != resource.RLIM_INFINITY
+            return
+        assert locked() - before > 2048  # the worker's buffer alone is 2 MiB
+        world.enable()
+        world.out()
+        world.guest.check_all()
+        world.disable()

@@ -75,6 +75,7 @@ void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 int hfs_start(struct hfs *swap);
+int hfs_lock(struct hfs *swap);
 void hfs_stop(struct hfs *swap);
 void hfs_quiesce(struct hfs *swap);
 int64_t hfs_stage(struct hfs *swap);

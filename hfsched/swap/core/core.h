@@ -83,6 +83,13 @@ int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 /* The staging memory, for copy staging: a memfd as large as all regions. */
 int hfs_set_staging(struct hfs *swap, int fd);
 
+/*
+ * After the configuration: keep the buffers, bitmaps and the page table in memory from when they
+ * are touched, so that serving a fault never waits for memory that it is to free.  -ENOMEM, -EPERM:
+ * RLIMIT_MEMLOCK does not allow all of it; what it allows is locked.
+ */
+int hfs_lock(struct hfs *swap);
+
 /* Members. */
 
 /*

@@ -160,6 +160,10 @@ class GuestPages:
             raise InternalError("swap: the page table is invalid")
         self._check(result, "taking over")
 
+    def lock(self) -> bool:
+        """Lock in memory what serves faults; False if RLIMIT_MEMLOCK does not allow all of it."""
+        return bool(self._lib.hfs_lock(self._open()) == 0)
+
     def start(self) -> None:
         """Start to serve faults, including those that wait already."""
         self._check(self._lib.hfs_start(self._open()), "the thread that serves faults")

@@ -47,6 +47,29 @@ fail:
 	return NULL;
 }
 
+int hfs_lock(struct hfs *swap)
+{
+	const struct {
+		void *address;
+		uint64_t size;
+	} parts[] = {
+		{ swap, sizeof(*swap) },
+		{ swap->buffer, HFS_RUN * HFS_PAGE },
+		{ swap->serve_buffer, HFS_AROUND_MAX * HFS_PAGE },
+		{ swap->queue, HFS_QUEUE * sizeof(*swap->queue) },
+		{ swap->slots.words, (swap->slots.count + 7) / 8 },
+		{ swap->spans.words, (swap->spans.count + 7) / 8 },
+		{ swap->table.header, HFS_PAGE + swap->table.pages * sizeof(uint64_t) },
+	};
+	unsigned int each;
+	int error = 0;
+
+	for (each = 0; each < sizeof(parts) / sizeof(*parts); each++)
+		if (parts[each].size && mlock2(parts[each].address, parts[each].size, MLOCK_ONFAULT))
+			error = -errno;
+	return error;
+}
+
 void hfs_free(struct hfs *swap)
 {
 	int region;

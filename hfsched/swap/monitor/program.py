@@ -49,6 +49,7 @@ def monitor(runtime: Runtime, end: End) -> None:
             stack.callback(pages.close)  # before `processes.close`: faults wait from then on
             if not begin.fresh:
                 pages.take_over()
+            pages.lock()  # what the limit does not allow stays as it is
             pages.start()
             return Controller(runtime.now, pages, processes)
 
