@@ -70,6 +70,7 @@ def large() -> list[tuple[str, int | None]]:
     specs += [
         "swap,deaths=1",
         "swap,commands=enable-out,bugs=1",
+        "swap,commands=enable-out,beside=discard",
         "swap,abort=true",
         "swap,commands=enable,spawner_dies=true,deaths=1",
     ]

@@ -18,6 +18,7 @@ from hfsched.errors import MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
+from hfsched.vmm.sizes import parse_range
 
 __all__ = ["add_parser", "run"]
 
@@ -30,14 +31,15 @@ Move the guests' memory of a running machine to its swap file, and back. The mac
   hfsched swap out trusty        move staged pages that were not touched since out
   hfsched swap status trusty     progress, and where the memory is (--svg FILE: as a drawing)
   hfsched swap disable trusty    bring everything back into memory
+  hfsched swap discard trusty 0x7fe00000+1MiB
+                                 make this memory of the VM zero, in or out, and give it back
 """
-_REQUESTS: dict[str, type[SwapRequest]] = {
+_SIMPLE: dict[str, type[commands.SwapEnable | commands.SwapTrim | commands.SwapOut]] = {
     "enable": commands.SwapEnable,
     "trim": commands.SwapTrim,
     "out": commands.SwapOut,
-    "disable": commands.SwapDisable,
-    "status": commands.SwapStatus,
 }
+_COMMANDS = (*_SIMPLE, "disable", "discard", "status")
 _WIDTH = 64  # characters of a picture in a line
 _SLACK = 5.0  # seconds, for the reply to a request whose time is up
 
@@ -51,9 +53,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=_REQUESTS, metavar="|".join(_REQUESTS))
+    parser.add_argument("what", choices=_COMMANDS, metavar="|".join(_COMMANDS))
     parser.add_argument(
         "vm", metavar="VM", help="a VM's name, MACHINE/VM, or the path of a machine's socket"
+    )
+    parser.add_argument(
+        "range",
+        nargs="?",
+        metavar="RANGE",
+        help="discard: a guest-physical address and a size, as 0x7fe00000+1MiB; not the mailbox's pages",
     )
     parser.add_argument(
         "--slow-file-cleanup",
@@ -76,6 +84,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Send one request, and print the reply; return the exit status."""
+    if (args.range is None) == (args.what == "discard"):
+        if args.range is None:
+            raise MisuseError("discard needs a range, such as 0x7fe00000+1MiB")
+        raise MisuseError(f"{args.range!r} is one word too many for {args.what}")
     if args.slow_file_cleanup and args.what != "disable":
         raise MisuseError(f"--slow-file-cleanup is for disable, not for {args.what}")
     if args.svg is not None and args.what != "status":
@@ -108,9 +120,12 @@ def _request(args: argparse.Namespace, vm: str | None) -> SwapRequest:
         return commands.SwapDisable(
             vm=vm, within_ms=within_ms, slow_file_cleanup=args.slow_file_cleanup
         )
+    if args.what == "discard":
+        address, length = parse_range("range", args.range)
+        return commands.SwapDiscard(vm=vm, within_ms=within_ms, address=address, size=length)
     if args.what == "status":
         return commands.SwapStatus(vm=vm, within_ms=within_ms, fine=args.svg is not None)
-    return _REQUESTS[args.what](vm=vm, within_ms=within_ms)
+    return _SIMPLE[args.what](vm=vm, within_ms=within_ms)
 
 
 def _lines(args: argparse.Namespace, answer: Answer) -> list[str]:
@@ -120,6 +135,8 @@ def _lines(args: argparse.Namespace, answer: Answer) -> list[str]:
     assert isinstance(answer, Done)
     if args.what == "enable":
         return [f"{answer.pages} pages are staged"]
+    if args.what == "discard":
+        return [f"{answer.pages} pages are zero, and given back"]
     return [f"{args.what} has begun"]
 
 

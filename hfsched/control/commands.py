@@ -54,6 +54,7 @@ __all__ = [
     "Request",
     "Subscribed",
     "SwapDisable",
+    "SwapDiscard",
     "SwapEnable",
     "SwapOut",
     "SwapReport",
@@ -136,6 +137,13 @@ class SwapDisable(_SwapRequest, frozen=True, tag="disable"):
     slow_file_cleanup: bool = False
 
 
+class SwapDiscard(_SwapRequest, frozen=True, kw_only=True, tag="discard"):
+    """Make a range of a VM's memory zero, and give it back; `vm` must be given."""
+
+    address: Annotated[int, Meta(ge=0, lt=1 << 52)]  # guest-physical
+    size: Annotated[int, Meta(gt=0, lt=1 << 52)]  # bytes; both are multiples of 4096
+
+
 class SwapStatus(_SwapRequest, frozen=True, tag="status"):
     """Return a `SwapReport`; `fine`: with small cells where the memory is small."""
 
@@ -151,7 +159,7 @@ class EventsSubscribe(_EventsRequest, frozen=True, tag="subscribe"):
 
 
 MachineRequest: TypeAlias = MachineStatus
-SwapRequest: TypeAlias = SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapStatus
+SwapRequest: TypeAlias = SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapDiscard | SwapStatus
 EventsRequest: TypeAlias = EventsSubscribe
 Request: TypeAlias = MachineRequest | SwapRequest | EventsRequest
 

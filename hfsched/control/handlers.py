@@ -37,6 +37,9 @@ class CommandMachine(Protocol):
     name: str
     swap: MachineSwap | None
 
+    def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
+        """Make a range of a VM's memory zero, and give it back."""
+
     def vm_names(self) -> list[str]:
         """Return the names of the VMs."""
 
@@ -59,6 +62,7 @@ def carry_out(
             | commands.SwapTrim()
             | commands.SwapOut()
             | commands.SwapDisable()
+            | commands.SwapDiscard()
             | commands.SwapStatus()
         ):
             return _swap(machine, request, deadline)
@@ -96,6 +100,11 @@ def _swap(machine: CommandMachine, request: SwapRequest, deadline: int) -> Answe
         case commands.SwapDisable(slow_file_cleanup=slow):
             swap.client.disable(slow_file_cleanup=slow, deadline=deadline)
             return Done()
+        case commands.SwapDiscard(vm=vm, address=address, size=size):
+            if vm is None:
+                raise CommandError("no-vm", f"name the VM, one of {', '.join(names)}")
+            machine.discard(vm, address, size, deadline)
+            return Done(pages=size // PAGE_SIZE)
         case commands.SwapStatus(vm=vm, fine=fine):
             return _swap_status(swap, names if vm is None else [vm], deadline, fine=fine)
 

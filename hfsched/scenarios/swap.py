@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
     "trim": MonitorClient.trim,
     "out": MonitorClient.swap_out,
     "disable": MonitorClient.disable,
+    "discard": lambda client: client.discard(0, 1),
     "close": MonitorClient.close,
 }
 

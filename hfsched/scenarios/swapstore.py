@@ -100,18 +100,23 @@ class Store:
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
+            if answer is FaultAction.CONTINUE:
+                self._runtime.retain_only(self._number, page.number, process)
+                self._memory.at("continue", page)
+                self._memory.arrive(page, 0, process)
+                return
             if answer is not FaultAction.WAIT:
-                break
+                if self._bring(page, entry, process):
+                    return
+                continue
+            self._memory.at("let go", self._memory.uffd)
+            self._memory.uffd.serving = False
             self._memory.at("wait", page, lambda: page.entry.state is not State.PUNCHING)
-        if answer is FaultAction.CONTINUE:
-            self._runtime.retain_only(self._number, page.number, process)
-            self._memory.at("continue", page)
-            self._memory.arrive(page, 0, process)
-        else:
-            self._bring(page, entry, process)
+            self._memory.at("go on", self._memory.uffd)
+            self._memory.uffd.serving = True
 
-    def _bring(self, page: Page, entry: Entry, process: str = MAIN) -> None:
-        """Bring in a page, possibly while another task does so too."""
+    def _bring(self, page: Page, entry: Entry, process: str = MAIN) -> bool:
+        """Bring in a page, possibly while another task does so too; False: its entry has changed."""
         value = 0
         if entry.state is State.FILE:
             self._memory.at("read file", page)
@@ -122,10 +127,16 @@ class Store:
         there = self._memory.arrive(page, value, process)
         self._runtime.observe(there)
         if not there:
-            return
-        self._runtime.retain_only(page.number, process, level=1)
+            return True
+        self._runtime.retain_only(page.number, process, entry.encode(), level=1)
         self._memory.at("arrived", page)
-        assert self._memory.table.arrived(page.number), "a page arrives while it is being punched"
+        now = page.entry
+        self._runtime.observe(now.encode())
+        if now.state is State.PUNCHING:
+            assert page.discarding, "a page arrives while it is being punched"
+            return False
+        assert self._memory.table.arrived(page.number)
+        return True
 
     # Pages.
 
@@ -192,6 +203,30 @@ class Store:
                 self._punch(page)
                 moved += 1
         return Progress(moved, done=True)
+
+    def discard(self, first: int, count: int) -> Progress:
+        """See `Pages.discard`."""
+        self._may_fail()
+        memory = self._memory
+        memory.at("phase", memory.phase)
+        off = memory.phase.phase is Phase.OFF
+        self._runtime.observe(off)
+        for page in memory.pages[first : first + count]:
+            memory.at("discard", page)
+            if off:
+                page.discarding = True
+                page.punch()
+                continue
+            changed = memory.table.discard(page.number)
+            page.discarding = page.discarding or changed
+            self._runtime.observe(changed)
+            if changed:
+                if self._quiesces:  # a fault may have read the entry before
+                    memory.at("quiesce", memory.uffd, lambda: not memory.uffd.serving)
+                memory.at("free", page)
+                self._free_slots(page)
+                self._punch(page)
+        return Progress(count, done=True)
 
     has_file = True
 

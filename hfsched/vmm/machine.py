@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hfsched.errors import UserError
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.scheduler.suspension import Step
 from hfsched.swap.client.memberset import MemberSet
@@ -207,6 +208,26 @@ class Machine:
             if vm.name == name:
                 return vm
         raise UserError(f"no VM {name!r} here: there are {', '.join(self.vm_names())}")
+
+    def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
+        """Make guest memory [ipa, ipa + size) zero, and give it back to the host, while guests run.
+
+        Raises UserError for what is no part of the VM's memory, or holds its mailbox; SwapError if it
+        could not be done by the deadline (ns).
+        """
+        vm = self._vm(name).record
+        shown = f"[{ipa:#x}, {ipa + size:#x})"
+        region = vm.memory.find(ipa)
+        if (ipa | size) % PAGE_SIZE or size <= 0:
+            raise UserError(f"vm {name}: {shown}: not whole pages of {PAGE_SIZE:#x} bytes")
+        if region is None or ipa + size > region.end:
+            has = ", ".join(f"[{each.ipa:#x}, {each.end:#x})" for each in vm.memory.regions)
+            raise UserError(f"vm {name}: {shown}: outside of its memory, {has}")
+        for buffer, page in (("RX", vm.mailbox.rx), ("TX", vm.mailbox.tx)):
+            if page is not None and ipa <= page < ipa + size:
+                raise UserError(f"vm {name}: {shown}: its {buffer} buffer is at {page:#x}")
+        assert self.swap is not None
+        self.swap.discard(name, region.offset + ipa - region.ipa, size, deadline)
 
     # Reports; see `hfsched.vmm.report`.
 

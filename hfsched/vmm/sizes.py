@@ -12,7 +12,15 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import integer
 from hfsched.times import seconds
 
-__all__ = ["MEMORY_MAX", "VCPUS_MAX", "IdleTime", "parse_idle", "parse_size", "parse_vcpus"]
+__all__ = [
+    "MEMORY_MAX",
+    "VCPUS_MAX",
+    "IdleTime",
+    "parse_idle",
+    "parse_range",
+    "parse_size",
+    "parse_vcpus",
+]
 
 MEMORY_MAX = 64 << 30
 VCPUS_MAX = 32
@@ -63,6 +71,17 @@ def _size(what: str, text: str) -> int:
             f"{shown}: write {number}{_DECIMAL[suffix.lower()]}: units are powers of 2"
         )
     raise ConfigError(f"{shown}: unknown suffix {suffix[:80]!r}: use K, M, G, KiB, MiB, GiB")
+
+
+def parse_range(what: str, text: str) -> tuple[int, int]:
+    """Return an address and a size in bytes, from "0x7fe00000+1MiB"."""
+    address, plus, size = text.partition("+")
+    if not plus or not (_HEX.fullmatch(address) or _COUNT.fullmatch(address)):
+        raise ConfigError(f"{what} {text[:80]!r}: an address and a size, such as 0x7fe00000+1MiB")
+    start = int(address, 0)
+    if start % PAGE_SIZE:
+        raise ConfigError(f"{what} {text[:80]!r}: the address must be a multiple of 4096")
+    return start, parse_size(f"{what}: the size", size)
 
 
 def parse_vcpus(what: str, text: str) -> int:

@@ -188,6 +188,14 @@ class MachineSwap:
         """Begin to move staged pages out; see `MonitorClient.swap_out`."""
         self.client.swap_out(deadline)
 
+    def discard(self, vm: str, offset: int, size: int, deadline: int | None = None) -> None:
+        """Make `size` bytes of a VM's memory zero, from byte `offset`, and give them back.
+
+        Both are multiples of 4096, within its memory.  See `MonitorClient.discard`.
+        """
+        first = next(part.offset for part in self._parts if part.name == vm) + offset
+        self.client.discard(first // PAGE_SIZE, size // PAGE_SIZE, deadline)
+
     def status(self, deadline: int | None = None) -> Status:
         """Return the status; see `MonitorClient.status`."""
         return self.client.status(deadline)

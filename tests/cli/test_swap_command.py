@@ -151,6 +151,25 @@ def children(pid: int, name: str) -> list[int]:
 
 
 @can_swap
+def test_discarded_memory_is_zero(run: Start, hfsched: Start, tmp_path: Path) -> None:
+    stress = machine(run, tmp_path)
+    say(hfsched, "enable", "stress")
+    said = say(hfsched, "discard", "stress", "0x7fe00000+1MiB")
+    assert said == "256 pages are zero, and given back\n"
+    stress.type("check 7\n")
+    stress.until(r"^stress: bad ")
+    for words, why in (
+        (("0x40000000+1GiB",), r"outside of its memory, \[0x7fc00000, 0x80000000\)"),
+        (("0x40000000",), r"range '0x40000000': an address and a size, such as 0x7fe00000\+1MiB"),
+        (("0x40000001+4096",), r"range '.*': the address must be a multiple of 4096"),
+        ((), r"discard needs a range, such as 0x7fe00000\+1MiB"),
+    ):
+        refused = hfsched("swap", "discard", "stress", *words)
+        assert refused.wait() in (1, 2)
+        assert re.search(rf"^hfsched: error: .*{why}", refused.err), refused.err
+
+
+@can_swap
 def test_a_run_ends_though_a_sender_waits_for_memory(hfsched: Start, tmp_path: Path) -> None:
     """Who sends a message into memory that is out holds the VM's lock while the monitor is silent."""
 

@@ -100,6 +100,10 @@ class FakeMachine:
         self.fake = FakeSwap()
         self.swap = cast("MachineSwap | None", self.fake)
 
+    def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
+        assert deadline is not None
+        self.fake.log.append(f"discard {name} {ipa:#x} {size:#x}")
+
     def vm_names(self) -> list[str]:
         return ["a", "b"]
 
@@ -219,7 +223,7 @@ def test_the_status_of_a_machine(served: Served) -> None:
         (
             {"version": 1, "group": "swap", "command": "in", "vm": "a"},
             "command",
-            "unknown command 'in' of group swap: there are enable, trim, out, disable, status",
+            "unknown command 'in' of group swap: there are enable, trim, out, disable, discard, status",
         ),
         (
             {"do": "swap-out"},

@@ -44,6 +44,9 @@ class Machine:
         self.go.set()
         self.under_way = threading.Semaphore(0)
 
+    def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
+        raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")
+
     def vm_names(self) -> list[str]:
         return ["a"]
 

@@ -201,6 +201,9 @@ class Machine:
     name = "m"
     swap: MachineSwap | None = None
 
+    def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
+        raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")
+
     def vm_names(self) -> list[str]:
         return ["a"]
 

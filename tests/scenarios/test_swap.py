@@ -27,6 +27,8 @@ from hfsched.scenarios.swap import SwapScenario
         "commands=enable,abort=true",
         "commands=enable,spawner_dies=true",
         "commands=enable-status,bugs=1,guests=0",
+        "commands=enable-out-discard-disable",
+        "commands=discard-enable-discard",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -40,6 +42,7 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
     [
         "deaths=1",
         "bugs=3,touches=2",
+        "deaths=1,beside=discard,commands=enable-out-disable",
         "bugs=2,deaths=1,beside=disable-enable",
         "deaths=2,commands=enable-out-close",
         "beside=status",

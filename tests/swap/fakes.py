@@ -35,6 +35,7 @@ class FakePages:
         self.held_up = False  # faults wait
         self.release_error: Exception | None = None  # its room cannot be given back
         self.releases: list[bool] = []
+        self.discarded: list[tuple[int, int]] = []
 
     def stage(self) -> int:
         self._raise()
@@ -89,6 +90,12 @@ class FakePages:
         self.away -= more
         self.resident += moved + more
         return Progress(moved + more, done=not self.staged and not self.away)
+
+    def discard(self, first: int, count: int) -> Progress:
+        if (stop := self._stop()) is not None:
+            return stop
+        self.discarded.append((first, count))
+        return Progress(count, done=True)
 
     def release(self, *, slow: bool = False) -> None:
         assert not self.staged

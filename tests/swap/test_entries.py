@@ -30,6 +30,7 @@ SIMPLE = (
     "untake",
     "arrived",
     "release",
+    "discard",
 )
 
 built = pytest.mark.skipif(device.problem() is not None, reason=str(device.problem()))

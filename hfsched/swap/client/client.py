@@ -24,9 +24,11 @@ from hfsched.swap.client.supervisor import ATTEMPTS, Job, MonitorSupervisor
 from hfsched.swap.client.suspension import Suspendable, suspended
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import (
+    DISCARD_MAX,
     Collect,
     Collected,
     Disable,
+    Discard,
     Done,
     Enable,
     Exit,
@@ -155,6 +157,15 @@ class MonitorClient:
     def disable(self, *, slow_file_cleanup: bool = False, deadline: int | None = None) -> None:
         """Begin to swap everything in."""
         self._command(Job(Disable(slow_file_cleanup=slow_file_cleanup), deadline))
+
+    def discard(self, first: int, count: int, deadline: int | None = None) -> None:
+        """Make pages zero, wherever they are, and give their memory and copies back.
+
+        Guests keep running: what one writes meanwhile may be discarded or not.
+        """
+        for start in range(first, first + count, DISCARD_MAX):
+            part = min(DISCARD_MAX, first + count - start)
+            self._command(Job(Discard(first=start, count=part), deadline))
 
     def status(self, deadline: int | None = None) -> Status:
         """Return the status; `State.FAILED` when the monitor is lost.

@@ -47,6 +47,7 @@ bool hfs_unclaim(struct hfs_table *table, uint64_t page);
 bool hfs_publish(struct hfs_table *table, uint64_t page, int copy, uint64_t location,
                  uint32_t length);
 bool hfs_drop_zero(struct hfs_table *table, uint64_t page, uint64_t *old);
+bool hfs_discard_page(struct hfs_table *table, uint64_t page, uint64_t *old);
 bool hfs_drop_clean(struct hfs_table *table, uint64_t page);
 bool hfs_punched(struct hfs_table *table, uint64_t page);
 bool hfs_restored(struct hfs_table *table, uint64_t page, uint64_t *old);
@@ -82,6 +83,7 @@ int64_t hfs_stage(struct hfs *swap);
 int hfs_zapped(struct hfs *swap);
 int hfs_unstage(struct hfs *swap);
 int hfs_take_over(struct hfs *swap);
+int hfs_discard(struct hfs *swap, uint64_t first, uint64_t count, struct hfs_progress *progress);
 int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);

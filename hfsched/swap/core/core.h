@@ -19,7 +19,7 @@
  *
  *     swap                                         the object: made, configured, freed
  *     serve                                        the serving thread
- *     fault enable trim out in takeover            one fault; the worker's functions
+ *     fault enable trim out in discard takeover    one fault; the worker's functions
  *     worker                                       what the worker's functions share
  *     members                                      processes that map guest memory
  *     memory stores ahead turn                     guest memory; file and tier; read-ahead; turns
@@ -135,6 +135,11 @@ int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 /* Bring up to `limit` pages in: staged ones, then compressed ones, then those of the file. */
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
+/*
+ * Make the contents of `count` pages from `first` zero, and give their memory and copies back; while
+ * guests run.  `moved`: pages that became zero, `done`: all of them are.  -EINVAL: beyond the table.
+ */
+int hfs_discard(struct hfs *swap, uint64_t first, uint64_t count, struct hfs_progress *progress);
 /*
  * Unregister every member and free the stores; the phase is HFS_OFF.  -EBUSY: pages are still out.
  * The file is truncated unless `slow`; `*file_error` is the positive errno of that, or 0, and does

@@ -219,6 +219,10 @@ class GuestPages:
         """See `Pages.swap_in`."""
         return self._work(self._lib.hfs_swap_in, limit)
 
+    def discard(self, first: int, count: int) -> Progress:
+        """See `Pages.discard`."""
+        return self._work(self._lib.hfs_discard, first, count)
+
     def release(self, *, slow: bool = False) -> None:
         """See `Pages.release`."""
         file_error = self._core.ffi.new("int *")
@@ -272,9 +276,9 @@ class GuestPages:
         self._lib.hfs_counts(self._open(), made)
         return made
 
-    def _work(self, function: Any, limit: int) -> Progress:
+    def _work(self, function: Any, *arguments: int) -> Progress:
         made = self._core.ffi.new("struct hfs_progress *")
-        self._check(function(self._open(), limit, made), "work that cannot be done now")
+        self._check(function(self._open(), *arguments, made), "work that cannot be done now")
         problem = None
         if made.error:
             problem = f"{_PLACES[made.place]}: {os.strerror(made.error)}"

@@ -182,3 +182,10 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	progress->done = size <= least;
 	return 0;
 }
+
+void hfs_punch_file(struct hfs *swap, uint64_t slot, uint64_t count)
+{
+	if (fallocate(swap->file_out, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, slot * HFS_PAGE,
+		      count * HFS_PAGE))
+		return; /* it goes with the file */
+}

@@ -23,5 +23,7 @@ int hfs_read_direct(struct hfs *swap, uint64_t slot, uint64_t count, uint8_t *bu
 void hfs_free_copy(struct hfs *swap, uint64_t entry);
 /* Worker: punch unused pages of the tier. */
 void hfs_punch_tier(struct hfs *swap);
+/* Give the room of unused slots of the file back; not every file system can. */
+void hfs_punch_file(struct hfs *swap, uint64_t slot, uint64_t count);
 
 #endif

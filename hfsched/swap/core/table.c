@@ -124,6 +124,13 @@ bool hfs_drop_zero(struct hfs_table *table, uint64_t page, uint64_t *old)
 	return change(table, page, ONE(HFS_STAGED), 0, HFS_PUNCHING | HFS_ZERO << 4, old);
 }
 
+bool hfs_discard_page(struct hfs_table *table, uint64_t page, uint64_t *old)
+{
+	return change(table, page,
+		      ONE(HFS_RESIDENT) | ONE(HFS_STAGED) | ONE(HFS_FILE) | ONE(HFS_COMPRESSED), 0,
+		      HFS_PUNCHING | HFS_ZERO << 4, old);
+}
+
 bool hfs_drop_clean(struct hfs_table *table, uint64_t page)
 {
 	uint64_t entry = hfs_entry(table, page);

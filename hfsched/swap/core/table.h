@@ -62,6 +62,7 @@ enum hfs_event {
 	HFS_EVENT_READ_ERRORS,
 	HFS_EVENT_LOST,
 	HFS_EVENT_NO_MEMORY,
+	HFS_EVENT_DISCARDED,
 	HFS_EVENTS,
 };
 
@@ -110,6 +111,7 @@ bool hfs_unclaim(struct hfs_table *table, uint64_t page);
 bool hfs_publish(struct hfs_table *table, uint64_t page, int copy, uint64_t location,
 		 uint32_t length);
 bool hfs_drop_zero(struct hfs_table *table, uint64_t page, uint64_t *old);
+bool hfs_discard_page(struct hfs_table *table, uint64_t page, uint64_t *old);
 bool hfs_drop_clean(struct hfs_table *table, uint64_t page);
 bool hfs_punched(struct hfs_table *table, uint64_t page);
 bool hfs_restored(struct hfs_table *table, uint64_t page, uint64_t *old);

@@ -85,6 +85,10 @@ class CoreTable:
         """See `PageTable.drop_zero`."""
         return bool(self._lib.hfs_drop_zero(self._table, self._check(page), self._old))
 
+    def discard(self, page: int) -> bool:
+        """See `PageTable.discard`."""
+        return bool(self._lib.hfs_discard_page(self._table, self._check(page), self._old))
+
     def drop_clean(self, page: int) -> bool:
         """See `PageTable.drop_clean`."""
         return bool(self._lib.hfs_drop_clean(self._table, self._check(page)))

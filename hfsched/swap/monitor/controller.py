@@ -26,6 +26,7 @@ from hfsched.swap.protocol.messages import (
     Collect,
     Collected,
     Disable,
+    Discard,
     Done,
     Enable,
     Exit,
@@ -155,6 +156,8 @@ class Controller:
                 return self._move(request, State.SWAPPING_OUT)
             case Disable(slow_file_cleanup=slow):
                 return self._disable(slow=slow)
+            case Discard(first=first, count=count):
+                return self._discard(request, first, count)
             case Exit():
                 self._disable(slow=False)
                 self._exiting = True
@@ -223,6 +226,14 @@ class Controller:
             self._begin_transition()
             self.state = State.SWAPPING_IN
         return Done()
+
+    def _discard(self, request: MonitorRequest, first: int, count: int) -> MonitorAnswer:
+        progress = self._pages.discard(first, count)
+        if progress.problem is not None:
+            return _refuse(request, progress.problem)
+        if not progress.done:
+            return _refuse(request, "a page is on the way between two places: try again")
+        return Done(pages=progress.moved)
 
     def _collect(self) -> MonitorAnswer:
         gone = []

@@ -133,6 +133,11 @@ class PageTable:
         """STAGED becomes PUNCHING: its bytes are zero.  A stale copy is freed."""
         return self._become(page, (State.STAGED,), Entry(State.PUNCHING, State.ZERO))
 
+    def discard(self, page: int) -> bool:
+        """Turn a page whose contents nobody needs into PUNCHING: it becomes ZERO.  A copy is freed."""
+        before = (State.RESIDENT, State.STAGED, State.FILE, State.COMPRESSED)
+        return self._become(page, before, Entry(State.PUNCHING, State.ZERO))
+
     def drop_clean(self, page: int) -> bool:
         """STAGED with a stale copy that equals it becomes PUNCHING: the copy is valid again."""
         if self.entries[page].copy is not State.FILE:

@@ -96,6 +96,7 @@ EVENTS = (
     "read_errors",  # of the file, while a fault waited; it is tried again
     "lost",  # members found dead
     "no_memory",  # faults that memory was short for; they are tried again
+    "discarded",  # pages
 )
 
 
@@ -145,6 +146,12 @@ class Pages(Protocol):
         `done`: every page is resident or zero.
         """
         ...
+
+    def discard(self, first: int, count: int) -> Progress:
+        """Make pages zero, wherever they are, and give their memory and copies back.
+
+        `moved`: how many became zero; `done`: all of them.  Guests may run, and phase be any.
+        """
 
     def release(self, *, slow: bool = False) -> None:
         """Unregister every member, after `swap_in` was done; empty the stores.

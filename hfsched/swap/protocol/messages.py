@@ -23,6 +23,7 @@ from hfsched.swap.pages.entries import REGIONS_MAX
 from hfsched.text import one_line
 
 __all__ = [
+    "DISCARD_MAX",
     "MEMBERS_MAX",
     "NO_NUMBER",
     "RESOURCES_ALL_MAX",
@@ -31,6 +32,7 @@ __all__ = [
     "Collect",
     "Collected",
     "Disable",
+    "Discard",
     "Done",
     "Enable",
     "Exit",
@@ -65,6 +67,7 @@ MEMBERS_MAX = 1 << 10
 RESOURCES_MAX = 32  # in one message: each has a descriptor
 RESOURCES_ALL_MAX = REGIONS_MAX + 8
 EVENTS_MAX = 64
+DISCARD_MAX = 1 << 14  # pages, in one request: 64 MiB
 TEXT_MAX = 500  # characters
 _HEAD = 8  # bytes
 _WORD = 1 << 63  # one more than the greatest number, address or size
@@ -165,6 +168,13 @@ class Disable(Message, frozen=True, tag="disable"):
     slow_file_cleanup: bool = False
 
 
+class Discard(Message, frozen=True, tag="discard"):
+    """Make pages zero, wherever they are, and give their memory back; answered when it is done."""
+
+    first: Count
+    count: Annotated[int, Meta(gt=0, le=DISCARD_MAX)]
+
+
 class GetStatus(Message, frozen=True, tag="status"):
     """Return the status."""
 
@@ -191,6 +201,7 @@ MonitorRequest: TypeAlias = (
     | Trim
     | SwapOut
     | Disable
+    | Discard
     | GetStatus
     | Collect
     | Exit
