@@ -53,6 +53,11 @@ def left_behind(
         if vm.unread:
             doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
             left.append(f"vm {vm.name}: unread message in its mailbox ({doing})")
+        if vm.unmapped:
+            messages = count(vm.unmapped, "message")
+            left.append(
+                f"vm {vm.name}: {messages} to it dropped: RX was unmapped (FFA_RXTX_UNMAP) before it was read"
+            )
         if vm.unclaimed:
             messages = count(vm.unclaimed, "message")
             left.append(f"vm {vm.name}: {messages} for host ports that no program opened")

@@ -280,22 +280,38 @@ class RunSession:
                     if seen is None or seen[0] != progress:
                         seen = (progress, machine.busy())
                 if self._runtime.now() >= deadline:
-                    self._report_spinning(machine, seen)
+                    active = machine.active()
+                    self._report_active(active, self._report_spinning(machine, seen))
                     return
             ends = [when for when in (deadline, machine.stalls.next) if when is not None]
             self._changed.wait(min(ends, default=None))
 
-    def _report_spinning(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
-        """Report the vCPUs that were inside one RUN for half of the time to linger."""
+    def _report_active(self, active: dict[str, str], spinning: list[str]) -> None:
+        """Name the vCPUs that would have gone on, without those that spin."""
+        doing = [
+            f"vm {name.rpartition('.')[0]}: vCPU {name.rpartition('.')[2]} {what}"
+            for name, what in active.items()
+            if name not in spinning
+        ]
+        if doing:
+            self._notice(f"ended by --linger {self._args.linger:g} s: {'; '.join(doing)}")
+
+    def _report_spinning(
+        self, machine: Machine, seen: tuple[int, dict[str, int]] | None
+    ) -> list[str]:
+        """Report the vCPUs that were inside one RUN for half of the time to linger; return them."""
         half = self._args.linger / 2
+        found: list[str] = []
         if seen is None or half < _SPIN_MIN:
-            return
+            return found
         for vcpu, runs in machine.busy().items():
             if seen[1].get(vcpu) == runs:
                 vm, _, index = vcpu.rpartition(".")
                 text = f"vm {vm}: vCPU {index} still running {self._args.linger:g} s after end of input"
                 pc = machine.program_counter(vcpu, self._runtime.now() + _NS)
                 self._errors.append(text if pc is None else f"{text}; pc {pc:#x}")
+                found.append(vcpu)
+        return found
 
     # The end.
 

@@ -17,6 +17,7 @@ from hfsched.vmm.build import Builder
 from hfsched.vmm.report import (
     VmState,
     VmSummary,
+    active_vcpus,
     busy_vcpus,
     is_quiet,
     runs_ended,
@@ -217,6 +218,10 @@ class Machine:
     def busy(self) -> dict[str, int]:
         """Return for each vCPU inside a RUN the number of its exits so far."""
         return busy_vcpus(self.assembly.vms)
+
+    def active(self) -> dict[str, str]:
+        """Return for each vCPU that will go on by itself, named as `busy` does, why, in words."""
+        return active_vcpus(self.assembly.vms)
 
     def program_counter(self, vcpu: str, deadline: int | None = None) -> int | None:
         """Return the address of the next instruction of a vCPU, named as `busy` does.
