@@ -15,7 +15,7 @@ from hfsched.cli.fuzz_token import VERBS
 from hfsched.cli.output import notice
 from hfsched.errors import MisuseError, UserError
 from hfsched.text import printable
-from hfsched.times import seconds
+from hfsched.times import seconds, with_unit
 from hfsched.vcpu.engines import EngineId
 
 __all__ = ["add_parser", "run"]
@@ -153,5 +153,6 @@ def _read(args: argparse.Namespace) -> None:
 def _budget(text: str) -> float:
     found = seconds(text)
     if found is None:
-        raise MisuseError(f"--budget {text}: not a time such as 500ms, 10s or 5m")
+        hint = with_unit(text) or ": not a time such as 500ms, 10s or 5m"
+        raise MisuseError(f"--budget {text}{hint}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -10,6 +11,12 @@ from hfsched.cli.output import notice
 from hfsched.text import meant, printable
 
 __all__ = ["Parser"]
+
+# What argparse says, and better.
+_REWORDED = (
+    (re.compile(r"argument (\S+): ignored explicit argument (.*)"), r"\1 takes no value, got \2"),
+    (re.compile(r"argument (\S+): expected one argument"), r"\1 needs a value after it"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,8 +47,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line and status 2."""
+        for found, text in _REWORDED:
+            message = found.sub(text, message)
         notice(f"error: {printable(message)} (see {self.prog} --help)")
         raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        what = f"{action.option_strings[-1]} " if action.option_strings else ""
+        listed = ", ".join(choices)
+        self.error(f"{what}{str(value)[:80]!r}: one of {listed}{meant(str(value), choices)}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Write at once: an error (OSError) is the caller's, not lost at the end of the process."""

@@ -15,12 +15,14 @@ from hfsched.cli.words import Words, sort_words
 from hfsched.errors import ConfigError, MisuseError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant
+from hfsched.times import seconds_or_number
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
 __all__ = ["add_parser", "run"]
 
 T = TypeVar("T")
+_LINGER_MAX = 86_400.0  # seconds
 
 _DESCRIPTION = """\
 Boot guests and talk to them. A guest's log appears with its VM's name in brackets. A line typed on
@@ -119,7 +121,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
-        "--linger", type=float, default=2.0, metavar="SECONDS", help="wait at the end of input (2)"
+        "--linger", default="2", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--quiet", action="store_true", help="no summary, no notices")
@@ -133,8 +135,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run a machine to its end; return the exit status."""
     spec = _spec(args)
-    if not 0 <= args.linger <= 86_400:
-        raise MisuseError(f"--linger {args.linger:g}: 0 to 86400 seconds")
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         close = meant(args.to, names)
@@ -146,8 +146,25 @@ def run(args: argparse.Namespace) -> int:
     return RunSession(args, spec, names).run()
 
 
+def _read(args: argparse.Namespace) -> None:
+    """Read the values of options: first, because an option without its value takes the guest's name."""
+    linger = seconds_or_number(args.linger)
+    if linger is None or linger > _LINGER_MAX:
+        raise MisuseError(
+            f"--linger {args.linger[:80]!r}: a time such as 500ms, 8s or 2m, up to 24h"
+        )
+    args.linger = linger
+    if args.memory is not None:
+        args.memory = _misuse(parse_size, "--memory", args.memory)
+    if args.vcpus is not None:
+        args.vcpus = _misuse(parse_vcpus, "--vcpus", args.vcpus)
+    if args.swap_idle is not None:
+        args.swap_idle = _misuse(parse_idle, "--swap-idle", args.swap_idle)
+
+
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
+    _read(args)
     manifest, guests = sort_words(args.words or [], args.engine or "", raw=bool(args.raw_image))
     if manifest is None:
         try:
@@ -172,7 +189,7 @@ def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> Machin
     if args.swap_dir is not None:
         spec.swap = expand(args.swap_dir)
     if args.swap_idle is not None:
-        spec.swap_idle = _misuse(parse_idle, "--swap-idle", args.swap_idle)
+        spec.swap_idle = args.swap_idle
         if spec.swap is None:
             raise MisuseError("--swap-idle needs --swap-dir DIR: where guest memory goes")
     spec.check(source or "command line")
@@ -192,9 +209,9 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
         name, _, image = guest.partition("=")
     vm = VmSpec(image=expand(image), name=name)
     if args.memory is not None:
-        vm.memory = parse_size("--memory", args.memory)
+        vm.memory = args.memory
     if args.vcpus is not None:
-        vm.vcpus = parse_vcpus("--vcpus", args.vcpus)
+        vm.vcpus = args.vcpus
     if args.dialect is not None:
         vm.dialect = args.dialect
     if args.fdt is not None:

@@ -18,6 +18,7 @@ from hfsched.errors import MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
+from hfsched.times import seconds_or_number
 
 __all__ = ["add_parser", "run"]
 
@@ -63,10 +64,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--svg", metavar="FILE", help="status: draw where the memory is into FILE")
     parser.add_argument(
         "--within",
-        type=float,
-        default=commands.WITHIN_MS / 1000,
-        metavar="SECONDS",
-        help="the time limit (%(default)g)",
+        default=f"{commands.WITHIN_MS / 1000:g}s",
+        metavar="TIME",
+        help="the time limit, such as 500ms (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -78,9 +78,11 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--slow-file-cleanup is for disable, not for {args.what}")
     if args.svg is not None and args.what != "status":
         raise MisuseError(f"--svg is for status, not for {args.what}")
-    if not 0.001 <= args.within <= 600:
-        raise MisuseError(f"--within {args.within:g}: 0.001 to 600 seconds")
-    deadline = time.monotonic() + args.within + _SLACK
+    within = seconds_or_number(args.within)
+    if within is None or not 0.001 <= within <= 600:
+        raise MisuseError(f"--within {args.within[:80]!r}: a time such as 500ms or 8s, 1ms to 10m")
+    args.within = within
+    deadline = time.monotonic() + within + _SLACK
     try:
         path, vm = find(args.vm, deadline)
         answer = ask(path, _request(args, vm), deadline)

@@ -10,7 +10,7 @@ import re
 from hfsched.errors import ConfigError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import integer
-from hfsched.times import seconds
+from hfsched.times import seconds, with_unit
 
 __all__ = ["MEMORY_MAX", "VCPUS_MAX", "IdleTime", "parse_idle", "parse_size", "parse_vcpus"]
 
@@ -76,5 +76,6 @@ def parse_idle(what: str, text: str) -> IdleTime:
     """Return a time to wait before swapping, from "30s" or "500ms"."""
     found = seconds(text)
     if found is None or not IDLE_MIN <= found <= IDLE_MAX:
-        raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")
+        hint = with_unit(text) or ": a time such as 500ms, 30s or 2m, 10ms to 24h"
+        raise ConfigError(f"{what} {text[:80]!r}{hint}")
     return IdleTime(round(found * 1_000_000_000))

@@ -109,7 +109,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run guests.py:echo --linger soon",
         2,
-        "argument --linger: invalid float value: 'soon' (see hfsched run --help)",
+        "--linger 'soon': a time such as 500ms, 8s or 2m, up to 24h",
     ),
     (
         "run guests.py:echo --qiet",
@@ -125,6 +125,46 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "run guests.py:echo --engine kvm",
         1,
         "vm guests: engine kvm cannot run a Python guest: use script",
+    ),
+    (
+        "run --memory trusty.bin",
+        2,
+        "--memory 'trusty.bin': a multiple of 4096 bytes up to 64GiB, such as 16MiB",
+    ),
+    ("run --vcpus trusty.bin", 2, "--vcpus 'trusty.bin': a number from 1 to 32"),
+    (
+        "run --linger trusty.bin",
+        2,
+        "--linger 'trusty.bin': a time such as 500ms, 8s or 2m, up to 24h",
+    ),
+    ("run guests.py:echo --memory", 2, "--memory needs a value after it (see hfsched run --help)"),
+    ("run guests.py:echo --json=1", 2, "--json takes no value, got '1' (see hfsched run --help)"),
+    (
+        "run guests.py:echo --engine scirpt",
+        2,
+        (
+            "--engine 'scirpt': one of auto, unicorn, kvm, script: did you mean 'script'?"
+            " (see hfsched run --help)"
+        ),
+    ),
+    ("run guests.py:echo --swap-dir . --swap-idle 30", 2, "--swap-idle '30': write 30s"),
+    (
+        "swap in trusty",
+        2,
+        "'in': one of enable, trim, out, disable, status (see hfsched swap --help)",
+    ),
+    (
+        "swap enabel trusty",
+        2,
+        (
+            "'enabel': one of enable, trim, out, disable, status: did you mean 'enable'?"
+            " (see hfsched swap --help)"
+        ),
+    ),
+    (
+        "swap status trusty --within soon",
+        2,
+        "--within 'soon': a time such as 500ms or 8s, 1ms to 10m",
     ),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
     ("image", 2, "the following arguments are required: FILE (see hfsched image --help)"),
