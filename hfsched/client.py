@@ -45,12 +45,12 @@ class ConnectionClosed(HfschedError, EOFError):  # noqa: N818 - an end, and ofte
 class Connection:
     """A connection to a port of a VM.  Made by `connect`; use it in a ``with``.
 
-    `machine` and `vm` are names, `port` is the VM's port, `host_port` this end's (-1 for a VM without
+    `machine` and `vm` are names, `port` is the VM's port as it was asked for, `host_port` this end's (-1 for a VM without
     framing), `payload_max` the longest message in bytes.  `reason` is why the connection ended,
     as far as that is known.  One thread may send while another receives; any may close.
     """
 
-    def __init__(self, sock: socket.socket, welcome: wire.Welcome, port: int) -> None:
+    def __init__(self, sock: socket.socket, welcome: wire.Welcome, port: int | str) -> None:
         self.machine = welcome.machine
         self.vm = welcome.vm
         self.port = port
@@ -208,7 +208,7 @@ class _Use:
 
 def connect(
     vm: str,
-    port: int = 1,
+    port: int | str = 1,
     machine: str | None = None,
     timeout: float | None = None,
     *,
@@ -216,8 +216,8 @@ def connect(
 ) -> Connection:
     """Connect to a port of a VM of a machine that this user runs on this host.
 
-    `vm` is a VM's name, or "machine/vm".  `machine` is a machine's name, or the path of its socket
-    (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
+    `vm` is a VM's name, or "machine/vm".  `port` is a number, or a name that the manifest's `ports`
+    have.  `machine` is a machine's name, or the path of its socket `ports` (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
     that number (below 2**32), to get what the VM sends there; None takes a new one, to which the
     VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.
 

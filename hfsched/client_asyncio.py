@@ -129,7 +129,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 async def connect_async(
     vm: str,
-    port: int = 1,
+    port: int | str = 1,
     machine: str | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - it bounds the machine's answers
     *,

@@ -52,6 +52,9 @@ With --json, standard output has one object a line; bytes that are not UTF-8 are
   {"event": "error", "text": "..."}                     {"event": "undelivered", "text": "..."}
   {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last
 
+Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
+not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
+
 Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
 unread or dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
@@ -116,9 +119,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="swap out when all VMs have been idle for that long, such as 30s",
     )
     parser.add_argument(
-        "--socket", metavar="PATH", help="another control socket at this path; see `hfsched swap`"
+        "--socket",
+        metavar="PATH",
+        help="another control socket, at this path: for `hfsched swap` and `events`, not for ports",
     )
-    parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
+    parser.add_argument("--name", help="the machine's name for host programs and commands (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
         "--linger", default="2", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
@@ -128,7 +133,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--no-stdin", action="store_true", help="do not read standard input; run until Ctrl-C"
     )
-    parser.add_argument("--no-sockets", action="store_true", help="open no ports to host programs")
+    parser.add_argument(
+        "--no-sockets",
+        action="store_true",
+        help="open no sockets: no ports for host programs, no `hfsched swap`",
+    )
     parser.set_defaults(run=run)
 
 
@@ -139,8 +148,9 @@ def run(args: argparse.Namespace) -> int:
     if args.to is not None and args.to not in names:
         close = meant(args.to, names)
         raise MisuseError(f"--to {args.to}: no such VM: there are {', '.join(names)}{close}")
-    if args.socket is not None and args.no_sockets:
-        raise MisuseError("--socket and --no-sockets: choose one")
+    for option, value in (("--socket", args.socket), ("--name", args.name)):
+        if value is not None and args.no_sockets:
+            raise MisuseError(f"{option} and --no-sockets: choose one")
     check_limits(spec)
     tune_process()
     return RunSession(args, spec, names).run()

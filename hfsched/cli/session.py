@@ -139,6 +139,10 @@ class RunSession:
             console.listen(0)
         if not self._args.no_sockets:
             self._serve(machine)
+        elif machine.swap is not None:
+            self._notice(
+                "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
+            )
         self._wait(machine, console)
         self._job.release()
         stuck = [task for server in self._commands for task in server.close()]

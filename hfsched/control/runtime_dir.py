@@ -28,11 +28,19 @@ from typing import Self
 
 from hfsched.errors import UserError
 
-__all__ = ["PORTS", "MachineDirectory", "claim", "port_sockets", "roots", "runtime_directory"]
+__all__ = [
+    "NAME",
+    "PORTS",
+    "MachineDirectory",
+    "claim",
+    "port_sockets",
+    "roots",
+    "runtime_directory",
+]
 
 PORTS = "ports"
 _LOCK = "lock"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _PATH_MAX = 107  # bytes: sockaddr_un has 108, and a zero ends it
 _BACKLOG = 128
 
@@ -171,7 +179,7 @@ def claim(name: str | None = None) -> MachineDirectory:
     Raises UserError when a machine of that name runs, or for a directory that is not safe.
     """
     name = name or f"m{os.getpid()}"
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UserError(
             f"machine name {name!r}: use 1 to 63 letters, digits, '.', '_' and '-', "
             "a letter or digit first"

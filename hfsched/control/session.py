@@ -23,7 +23,7 @@ from hfsched.control import wire
 from hfsched.errors import UserError
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scheduler.outbox import Sent
-from hfsched.text import one_line
+from hfsched.text import meant, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +44,9 @@ class PortMachine(Protocol):
 
     def vm_names(self) -> list[str]:
         """Return the names of all VMs; constant."""
+
+    def port_number(self, vm: str, port: int | str) -> int:
+        """Return the number of a port, which may be a name; raises UserError for an unknown one."""
 
     def endpoint(self, vm: str, port: int, local: int | None = None) -> Endpoint:
         """Connect to a port of a VM that `vm_names` has, from host port `local` (None: a new one).
@@ -150,13 +153,20 @@ class Session:
         hello = wire.parse_hello(data)
         vms = self._machine.vm_names()
         if isinstance(hello, wire.Ask):
-            answer = {"ok": True, "machine": self._machine_name, "has": hello.vm in vms}
+            answer = {
+                "ok": True,
+                "machine": self._machine_name,
+                "has": hello.vm in vms,
+                "vms": vms[: wire.VMS_MAX],
+            }
             self._push(wire.encode(answer))
             return None
         if hello.vm not in vms:
             known = ", ".join(vms[:8]) + (", ..." if len(vms) > 8 else "")
             raise wire.RefusedError(
-                "no-vm", f"no VM {hello.vm!r} in machine {self._machine_name}: it has {known}"
+                "no-vm",
+                f"no VM {hello.vm!r} in machine {self._machine_name}: it has {known}"
+                + meant(hello.vm, vms),
             )
         return self._connect(hello)
 
@@ -167,7 +177,11 @@ class Session:
         if ended is not None:
             raise wire.RefusedError("vm-ended", f"vm {hello.vm} has ended: {ended}")
         try:
-            return self._machine.endpoint(hello.vm, hello.port, hello.local)
+            port = self._machine.port_number(hello.vm, hello.port)
+        except UserError as exc:
+            raise wire.RefusedError("no-port", str(exc)) from None
+        try:
+            return self._machine.endpoint(hello.vm, port, hello.local)
         except UserError as exc:
             raise wire.RefusedError("port-in-use", str(exc)) from None
 

@@ -6,11 +6,11 @@ of at most `HELLO_MAX` bytes; the server answers in JSON of at most `ANSWER_MAX`
     {"v": 1, "vm": "trusty", "port": 1, "local": null}       connect to port 1 of that VM
         {"ok": true, "machine": "m12", "vm": "trusty", "host_port": 4294967296, "payload_max": 4080}
     {"v": 1, "ask": "trusty"}                                 is there such a VM?
-        {"ok": true, "machine": "m12", "has": true}           and the server closes
+        {"ok": true, "machine": "m12", "has": true, "vms": ["trusty"]}        and the server closes
     a first packet that is not valid, or a request that is refused
         {"error": "no VM 'x' in machine m12: ...", "code": "no-vm"}      and the server closes
 
-`port` is any u64; `local` asks for a host port below 2**32 instead of a new one.  After the first
+`port` is any u64, or a name that the machine's manifest has for one; `vms` are at most `VMS_MAX` names; `local` asks for a host port below 2**32 instead of a new one.  After the first
 form, each packet is a type byte and the rest, so that an empty message differs from the end of
 file: `DATA` (both ways) and a payload; `REFUSED` (from the server) and why it did not deliver a
 message, after which the connection stays open; `CLOSING` (from the server) and why the end of file
@@ -33,6 +33,7 @@ from hfsched.text import one_line
 __all__ = [
     "ANSWER_MAX",
     "CLOSING",
+    "CONTROL_SOCKET",
     "DATA",
     "HELLO_MAX",
     "LOCAL_PORTS",
@@ -41,6 +42,7 @@ __all__ = [
     "SEND_BUFFER",
     "TEXT_MAX",
     "VERSION",
+    "VMS_MAX",
     "Ask",
     "Hello",
     "RefusedError",
@@ -57,6 +59,7 @@ __all__ = [
 VERSION = 1
 HELLO_MAX = 1024  # bytes
 ANSWER_MAX = 8192  # bytes; a text of TEXT_MAX characters takes at most 12 each
+VMS_MAX = 100  # names in an answer
 TEXT_MAX = 500  # characters
 PACKET_MAX = 1 << 16  # bytes; more than any mailbox holds, and any text
 LOCAL_PORTS = 1 << 32  # host ports below this are chosen by users
@@ -66,13 +69,17 @@ DATA = b"D"
 REFUSED = b"E"
 CLOSING = b"C"
 
+CONTROL_SOCKET = (
+    "a control socket, for `hfsched swap` and `hfsched events`: programs connect by the machine's name,"
+    " or to the socket `ports` in its directory"
+)
 _U64 = 1 << 64
 
 
 class RefusedError(UserError):
     """The other side refused; `code` is one of these words.
 
-    "bad-hello", "version", "silent", "peer", "too-many", "no-vm", "vm-ended", "port-in-use",
+    "bad-hello", "version", "silent", "peer", "too-many", "no-vm", "no-port", "vm-ended", "port-in-use",
     "stopping"; "message" for one message of a connection that stays open; "bad-answer" for an
     answer that is not valid.
     """
@@ -83,10 +90,10 @@ class RefusedError(UserError):
 
 
 class Hello(NamedTuple):
-    """Connect to `port` of `vm`, from host port `local` (None: a new one)."""
+    """Connect to `port` (a number or a name) of `vm`, from host port `local` (None: a new one)."""
 
     vm: str
-    port: int
+    port: int | str
     local: int | None
 
     def encode(self) -> bytes:
@@ -167,7 +174,9 @@ def parse_hello(data: bytes) -> Hello | Ask:
     if "ask" in value:
         return Ask(_name(value, "ask"))
     local = None if value.get("local") is None else _number(value, "local", LOCAL_PORTS)
-    return Hello(_name(value, "vm"), _number(value, "port", _U64), local)
+    named = isinstance(value.get("port"), str)
+    port = _name(value, "port") if named else _number(value, "port", _U64)
+    return Hello(_name(value, "vm"), port, local)
 
 
 def parse_answer(data: bytes) -> dict[str, Any]:
@@ -176,6 +185,8 @@ def parse_answer(data: bytes) -> dict[str, Any]:
     if "error" in value:
         text, code = value["error"], value.get("code")
         raise RefusedError(one_line(str(code), TEXT_MAX), one_line(str(text), TEXT_MAX))
+    if value.get("is") == "refused":
+        raise RefusedError("bad-answer", CONTROL_SOCKET)
     if value.get("ok") is not True:
         raise RefusedError("bad-answer", "the machine's answer is neither ok nor an error")
     return value

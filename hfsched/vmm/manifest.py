@@ -14,7 +14,7 @@ dialect = "ffa-1.0"
 fdt = "trusty.dtb"            # optional; "auto" has one made (a file of that name is "./auto")
 # bootargs = "quiet"          # with fdt = "auto" alone: /chosen/bootargs
 framing = "ports"             # or "raw": no port header on messages to and from the host
-ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
+ports = { smc = 0, text = 1 } # names for ports, for `connect(port="smc")`; stdin talks to "text"
 base = 0x7f000000             # optional: IPA of its memory
 uuid = "..."                  # optional
 """
@@ -34,7 +34,7 @@ from hfsched.abi.dialects import DEFAULT, DIALECTS
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.text import integer, meant
+from hfsched.text import integer, meant, nearest
 from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.layout import ADDRESS_MAX
 from hfsched.vmm.manifest_text import NO_VM, Vocabulary, read_tables
@@ -171,6 +171,13 @@ def _check_vm(source: str, spec: VmSpec) -> None:
             UUID(spec.uuid)
         except ValueError:
             raise ConfigError(f"{where}: uuid {spec.uuid!r}: not a valid UUID") from None
+    if "text" not in spec.ports:
+        for name in spec.ports:
+            if nearest(name, ["text"]):
+                raise ConfigError(
+                    f"{where}: port {name!r}: did you mean 'text', which gets lines of stdin?"
+                    f" (if not, add text = {TEXT_PORT})"
+                )
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
         if not 0 <= port < FIRST_CONNECTION:

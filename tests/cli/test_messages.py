@@ -166,6 +166,8 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         2,
         "--within 'soon': a time such as 500ms or 8s, 1ms to 10m",
     ),
+    ("run guests.py:echo --no-sockets --name m", 2, "--name and --no-sockets: choose one"),
+    ("run guests.py:echo --no-sockets --socket m", 2, "--socket and --no-sockets: choose one"),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
     ("image", 2, "the following arguments are required: FILE (see hfsched image --help)"),
 ]
@@ -181,6 +183,10 @@ MANIFESTS: list[tuple[str | bytes, str]] = [
     ),
     ("[[vm]]\nname = 'a'\n", "[[vm]] 'a': missing 'image'"),
     ("[[vm]]\nimage = guests.py", "Invalid value (at line 2, column 9): image = guests.py"),
+    (
+        VM + "ports = { txt = 1 }",
+        "vm a: port 'txt': did you mean 'text', which gets lines of stdin? (if not, add text = 1)",
+    ),
     (VM + "vcpus = 0", "vm a: vcpus must be 1 to 32, got 0"),
     (VM + 'memory = "16MB"', "vm a: memory '16MB': write 16MiB: units are powers of 2"),
     (VM + "memory = 1.5", "[[vm]] 'a': memory: a number or a text in \"quotes\", not a fraction"),

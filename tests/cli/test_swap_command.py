@@ -288,6 +288,17 @@ def test_a_machine_without_a_directory_refuses(run: Start, hfsched: Start) -> No
 
 
 @can_swap
+def test_a_machine_without_sockets_says_that_no_command_reaches_it(
+    run: Start, tmp_path: Path
+) -> None:
+    closed = run("--guest", "guests.py:echo", "--swap-dir", str(tmp_path), "--no-sockets")
+    assert closed.wait() == 0
+    assert (
+        "hfsched: --no-sockets: no control socket, so `hfsched swap` cannot reach this machine\n"
+    ) in closed.err
+
+
+@can_swap
 def test_a_directory_that_is_not_there(run: Start) -> None:
     pytest.importorskip("unicorn")
     nowhere = run("--engine", "unicorn", "--guest", "stress.bin", "--swap-dir", "nowhere")
@@ -299,7 +310,7 @@ def test_what_cannot_be_meant(hfsched: Start) -> None:
     for arguments, text in (
         (("out", "a", "--slow-file-cleanup"), "--slow-file-cleanup is for disable, not for out"),
         (("out", "a", "--svg", "x"), "--svg is for status, not for out"),
-        (("out", "a", "--within", "0"), "--within 0: 0.001 to 600 seconds"),
+        (("out", "a", "--within", "0"), "--within '0': a time such as 500ms or 8s, 1ms to 10m"),
         (("out", "/nowhere/s"), "/nowhere/s: there is no such socket"),
         (("out", "nobody"), "no machine has a VM 'nobody': "),
     ):

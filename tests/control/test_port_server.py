@@ -68,7 +68,7 @@ def test_a_question_is_answered_and_ends() -> None:
     with Harness("demo", {"alpha": "echo"}) as harness:
         for vm, has in (("alpha", True), ("beta", False)):
             with harness.call(wire.Ask(vm).encode()) as sock:
-                assert answer(sock) == {"ok": True, "machine": "demo", "has": has}
+                assert answer(sock) == {"ok": True, "machine": "demo", "has": has, "vms": ["alpha"]}
                 assert heard(sock) == b""
 
 
@@ -79,6 +79,8 @@ def test_a_question_is_answered_and_ends() -> None:
         (b"[" * 30_000, "bad-hello"),
         (b'{"v": 7, "vm": "alpha", "port": 1}', "version"),
         (wire.Hello("omega", 1, None).encode(), "no-vm"),
+        (wire.Hello("alpha", "smc", None).encode(), "no-port"),
+        (wire.Hello("alpha", "", None).encode(), "bad-hello"),
     ],
 )
 def test_a_bad_hello_is_refused_and_the_next_client_is_served(first: bytes, code: str) -> None:
