@@ -24,7 +24,8 @@ from hfsched.memory.image import (
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
-from hfsched.vmm.guests import bundled_images, raw_hint
+from hfsched.vmm.guests import bundled_images, manifest_refusal, raw_hint
+from hfsched.vmm.manifest_text import is_manifest
 
 if TYPE_CHECKING:
     import argparse
@@ -92,6 +93,9 @@ def _report(name: str, data: bytes, size: int) -> dict[str, Any]:
         # The name is in the report already.
         refusal = str(error).removeprefix(printable(f"{name}: "))
         problem: str | None = refusal + raw_hint(refusal)
+        if report["looks_like"] == "text" and is_manifest(data):
+            report["looks_like"] = "a machine's manifest"
+            problem = manifest_refusal(printable(name))
     else:
         report |= _known(image)
         problem = boot_problem(image)

@@ -11,15 +11,31 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from hfsched.errors import ConfigError, ImageError, UserError, describe
-from hfsched.memory.image import NOTHING_KNOWN, boot_problem, raw_image, read_bytes, read_image
+from hfsched.memory.image import (
+    NOTHING_KNOWN,
+    boot_problem,
+    raw_image,
+    read_bytes,
+    read_head,
+    read_image,
+)
 from hfsched.memory.imagetypes import Image
 from hfsched.text import meant
 from hfsched.vcpu.kvm import device
+from hfsched.vmm.manifest_text import is_manifest
 
 if TYPE_CHECKING:
     from hfsched.vcpu.script import Program
 
-__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "guest_includes", "raw_hint", "resolve"]
+__all__ = [
+    "RAW_HINT",
+    "GuestCode",
+    "bundled_images",
+    "guest_includes",
+    "manifest_refusal",
+    "raw_hint",
+    "resolve",
+]
 
 RAW_HINT = 'to boot it as it is, from its first byte: --raw-image (manifest: format = "raw")'
 ARCHITECTURES = ("aarch64", "x86_64")
@@ -85,15 +101,23 @@ def resolve(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode
     path, _, function = image.partition(":")
     if engine == "script" or path.endswith(".py") or (function and not os.path.exists(image)):
         return GuestCode(None, _program(vm, image, path, function))
+    found = _find(vm, image, engine)
     try:
-        parsed = read_image(_find(vm, image, engine))
+        parsed = read_image(found)
     except ImageError as exc:
+        if str(exc).endswith(": text") and is_manifest(read_head(found)[0]):
+            raise ImageError(f"vm {vm}: {image}: {manifest_refusal(image)}") from None
         hint = ": give it with --fdt" if "device tree" in str(exc) else raw_hint(str(exc))
         raise ImageError(f"vm {vm}: {str(exc).removeprefix(f'vm {vm}: ')}{hint}") from None
     problem = boot_problem(parsed)
     if problem is not None:
         raise ImageError(f"vm {vm}: {image} would not boot: {problem}")
     return GuestCode(parsed, None)
+
+
+def manifest_refusal(path: str) -> str:
+    """Return what to say of a manifest in the place of an image."""
+    return f"a machine's manifest, not an image: hfsched run {path}"
 
 
 def raw_hint(refusal: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from hfsched.errors import ConfigError
 from hfsched.text import meant, one_line
 
-__all__ = ["NO_VM", "Vocabulary", "read_tables", "text_of"]
+__all__ = ["NO_VM", "Vocabulary", "is_manifest", "read_tables", "text_of"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -22,6 +22,9 @@ _MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_MANIFEST = re.compile(
+    r"^\s*(\[+\s*vm\s*\]+|(vm|name|engine|swap|swap_idle)\s*=)", re.MULTILINE | re.IGNORECASE
 )
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
 _ONE_VM = re.compile(r"^[ \t]*\[[ \t]*vm[ \t]*\]", re.MULTILINE)
@@ -103,6 +106,11 @@ class Vocabulary:
             if key.casefold() in _SYNONYMS.get(name, ()):
                 return f"{shown}: did you mean {name!r}?"
         return shown + (meant(key, known) or f": there are {', '.join(known)}")
+
+
+def is_manifest(head: bytes) -> bool:
+    """Return whether a file that begins with `head` is meant as a manifest."""
+    return _MANIFEST.search(head.decode("utf-8", "replace")) is not None
 
 
 def text_of(data: bytes) -> str:

@@ -31,6 +31,9 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         2,
         "no command 'trusty.bin': did you mean `hfsched run trusty.bin`? (see hfsched --help)",
     ),
+    ("--verison", 2, "no option --verison: did you mean '--version'? (see hfsched --help)"),
+    ("-V", 2, "no option -V: there are --help, --version (see hfsched --help)"),
+    ("--verison run", 2, "no option --verison: did you mean '--version'? (see hfsched --help)"),
     ("rum", 2, "no command 'rum': did you mean `hfsched run`? (see hfsched --help)"),
     ("run", 2, "name a guest, such as trusty.bin, or a machine's manifest"),
     (
@@ -58,10 +61,23 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run --guest notes.txt",
         1,
-        (
-            f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a;"
-            f" {RAW_HINT}"
-        ),
+        f"vm notes: notes.txt: {NEITHER} (6 bytes): text",
+    ),
+    ("run x=notes.txt", 1, f"vm x: notes.txt: {NEITHER} (6 bytes): text"),
+    (
+        "run --guest odd",
+        1,
+        f"vm odd: odd: {NEITHER} (3 bytes): nothing known, first bytes 00 01 02; {RAW_HINT}",
+    ),
+    (
+        "run x=good.toml",
+        1,
+        "vm x: good.toml: a machine's manifest, not an image: hfsched run good.toml",
+    ),
+    (
+        "run wrong.toml",
+        1,
+        "vm a: good.toml: a machine's manifest, not an image: hfsched run good.toml",
     ),
     (
         "run guest.gz",
@@ -220,6 +236,8 @@ def _files(hfsched: Start) -> None:
     Path("guest.gz").write_bytes(b"\x1f\x8b\x08\x00")
     Path("folder").mkdir()
     Path("good.toml").write_text(VM)
+    Path("wrong.toml").write_text(VM.replace("guests.py:echo", "good.toml"))
+    Path("odd").write_bytes(b"\0\1\2")
 
 
 def said(hfsched: Start, words: list[str], status: int, **options: Callable[[], None]) -> str:
