@@ -12,7 +12,7 @@ from hfsched.abi.dialects import DIALECTS
 from hfsched.cli.preflight import check_limits
 from hfsched.cli.session import RunSession
 from hfsched.cli.words import Words, sort_words
-from hfsched.errors import ConfigError, MisuseError
+from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant
 from hfsched.times import seconds_or_number
@@ -151,9 +151,23 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--socket", args.socket), ("--name", args.name)):
         if value is not None and args.no_sockets:
             raise MisuseError(f"{option} and --no-sockets: choose one")
+    if args.socket is not None:
+        _check_socket(args.socket)
     check_limits(spec)
     tune_process()
     return RunSession(args, spec, names).run()
+
+
+def _check_socket(path: str) -> None:
+    """Refuse a path for a socket before guests boot."""
+    from hfsched.control.runtime_dir import check_place  # noqa: PLC0415 - only where it is needed
+
+    try:
+        check_place(Path(path))
+    except UserError as exc:
+        raise MisuseError(f"--socket {exc}") from None
+    except ValueError:
+        raise MisuseError(f"--socket {path!r}: no file can have this name") from None
 
 
 def _read(args: argparse.Namespace) -> None:

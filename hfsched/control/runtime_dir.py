@@ -32,6 +32,7 @@ __all__ = [
     "NAME",
     "PORTS",
     "MachineDirectory",
+    "check_place",
     "claim",
     "port_sockets",
     "roots",
@@ -58,6 +59,26 @@ def _problem(path: Path, *, follow: bool = False) -> str | None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "can be written by others"
     return None
+
+
+def path_problem(path: Path) -> str | None:
+    """Return why no socket can have a path, because of its length; None: it can."""
+    length = len(os.fsencode(path))
+    if length <= _PATH_MAX:
+        return None
+    return f"{path}: {length} bytes, a socket's path has at most {_PATH_MAX}"
+
+
+def check_place(path: Path) -> None:
+    """Raise UserError if no socket can be made at a path of the user's choice, as far as is known before."""
+    if (problem := path_problem(path)) is not None:
+        raise UserError(f"{problem}: choose a shorter path")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no directory {path.parent}")
+    if os.path.lexists(path) and not (path.is_socket() and _is_dead(path)):
+        raise UserError(
+            f"{path}: there is such a file already, or a machine that has it: remove it"
+        )
 
 
 def roots() -> list[Path]:
@@ -138,12 +159,8 @@ class MachineDirectory:
         return self._add(path)
 
     def _add(self, path: Path) -> socket.socket:
-        length = len(os.fsencode(path))
-        if length > _PATH_MAX:
-            raise UserError(
-                f"{path}: {length} bytes, a socket's path has at most {_PATH_MAX}: "
-                "use a shorter machine name or XDG_RUNTIME_DIR"
-            )
+        if (problem := path_problem(path)) is not None:
+            raise UserError(f"{problem}: use a shorter machine name or XDG_RUNTIME_DIR")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             os.fchmod(

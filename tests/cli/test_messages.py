@@ -184,6 +184,17 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     ),
     ("run guests.py:echo --no-sockets --name m", 2, "--name and --no-sockets: choose one"),
     ("run guests.py:echo --no-sockets --socket m", 2, "--socket and --no-sockets: choose one"),
+    (
+        f"run guests.py:echo --socket {'s' * 120}",
+        2,
+        f"--socket {'s' * 120}: 120 bytes, a socket's path has at most 107: choose a shorter path",
+    ),
+    ("run guests.py:echo --socket away/s", 2, "--socket away/s: no directory away"),
+    (
+        "run guests.py:echo --socket notes.txt",
+        2,
+        "--socket notes.txt: there is such a file already, or a machine that has it: remove it",
+    ),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
     ("image", 2, "the following arguments are required: FILE (see hfsched image --help)"),
 ]
