@@ -20,7 +20,7 @@ from hfsched.memory.image import (
     read_image,
 )
 from hfsched.memory.imagetypes import Image
-from hfsched.text import meant
+from hfsched.text import nearest
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.manifest_text import is_manifest
 
@@ -148,7 +148,9 @@ def _find(vm: str, image: str, engine: str) -> Path:
     known = "the bundled ones are not built: script/guests does"
     if names:
         known = f"bundled: {', '.join(names)}, each also as {' and '.join(f'{a}/...' for a in ARCHITECTURES)}"
-    close = meant(image, names)
+    stems = {Path(name).stem: name for name in names}  # ".bin" alone makes no name like another
+    near = nearest(path.stem, stems)
+    close = "" if near is None else f": did you mean {stems[near]!r}?"
     raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known}){close}")
 
 

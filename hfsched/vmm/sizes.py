@@ -11,8 +11,17 @@ from hfsched.errors import ConfigError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import integer
 from hfsched.times import seconds, with_unit
+from hfsched.vmm.layout import ADDRESS_MAX
 
-__all__ = ["MEMORY_MAX", "VCPUS_MAX", "IdleTime", "parse_idle", "parse_size", "parse_vcpus"]
+__all__ = [
+    "MEMORY_MAX",
+    "VCPUS_MAX",
+    "IdleTime",
+    "parse_address",
+    "parse_idle",
+    "parse_size",
+    "parse_vcpus",
+]
 
 MEMORY_MAX = 64 << 30
 VCPUS_MAX = 32
@@ -42,6 +51,17 @@ def parse_size(what: str, text: int | str) -> int:
         shown = integer(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
+
+
+def parse_address(what: str, text: int | str) -> int:
+    """Return an address, written as a size is: a multiple of 4096 below 2^40, or 0."""
+    address = text if isinstance(text, int) else _size(what, text.strip())
+    if not 0 <= address < ADDRESS_MAX or address % PAGE_SIZE:
+        shown = integer(text, "x") if isinstance(text, int) else repr(text[:80])
+        raise ConfigError(
+            f'{what} {shown}: a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
+        )
+    return address
 
 
 def _size(what: str, text: str) -> int:

@@ -47,6 +47,11 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         f"vm absent: image absent.xyz: no such file, and no bundled guest {KNOWN}",
     ),
     (
+        "run nosuch.bin",
+        1,
+        f"vm nosuch: image nosuch.bin: no such file, and no bundled guest {KNOWN}",
+    ),
+    (
         "run away/guest.bin",
         1,
         "vm guest: away/guest.bin: cannot be read: No such file or directory",
@@ -209,7 +214,52 @@ MANIFESTS: list[tuple[str | bytes, str]] = [
         "[[vm]] 'a': unknown key 'engine': it is the machine's: write it above the first [[vm]]",
     ),
     ("[[vm]]\nname = 'a'\n", "[[vm]] 'a': missing 'image'"),
-    ("[[vm]]\nimage = guests.py", "Invalid value (at line 2, column 9): image = guests.py"),
+    (
+        "[[vm]]\nimage = guests.py",
+        'Invalid value (at line 2, column 9): image = guests.py: write it in quotes: image = "guests.py"',
+    ),
+    (
+        VM + "memory=16MiB  # enough",
+        (
+            "Expected newline or end of document after a statement (at line 4, column 10):"
+            ' memory=16MiB  # enough: write it in quotes: memory = "16MiB"'
+        ),
+    ),
+    (
+        "name=t\n" + VM,
+        'Invalid value (at line 1, column 6): name=t: write it in quotes: name = "t"',
+    ),
+    (
+        VM + "base = 1GiB",
+        (
+            "Expected newline or end of document after a statement (at line 4, column 9): base = 1GiB:"
+            ' write it in quotes: base = "1GiB"'
+        ),
+    ),
+    (VM + "vcpus = two", "Invalid value (at line 4, column 9): vcpus = two"),
+    (
+        '[machine]\nname = "t"\n' + VM,
+        "unknown table [machine]: name, engine, swap, swap_idle are written above the first [[vm]]",
+    ),
+    ('[vms]\nimage = "x"\n', "unknown key 'vms': did you mean 'vm'?"),
+    (
+        VM + 'base = "1.5Gib/2"',
+        "vm a: base '1.5Gib/2': a multiple of 4096 below 2^40, such as 0x40000000 or \"1GiB\"",
+    ),
+    (
+        VM + "base = 1",
+        'vm a: base 0x1: a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"',
+    ),
+    (
+        VM + 'base = "1023GiB"\nmemory = "2GiB"',
+        "vm a: base 0xffc0000000: its memory of 0x80000000 bytes ends above 2^40",
+    ),
+    (
+        VM + 'ports = { smc = 0, text = "one" }',
+        "[[vm]] 'a': ports: text = 'one': a number, such as 1",
+    ),
+    (VM + "ports = { text = true }", "[[vm]] 'a': ports: text = True: a number, such as 1"),
+    ('swap = "/tmp"\nswap_idle = 30\n' + VM, 'swap_idle = 30: write "30s"'),
     (
         VM + "ports = { txt = 1 }",
         "vm a: port 'txt': did you mean 'text', which gets lines of stdin? (if not, add text = 1)",
