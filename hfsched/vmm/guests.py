@@ -159,6 +159,8 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
 
     if image in PROGRAMS:
         return PROGRAMS[image]
+    if not path.endswith(".py"):
+        _refuse_image(vm, image, path, function)
     try:
         if path.endswith(".py"):
             read_bytes(path)  # refuses what is no regular file, which an import would wait for
@@ -170,7 +172,8 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
         elif function:
             module = importlib.import_module(path)
         else:
-            raise ImportError(f"no bundled program (there are {', '.join(PROGRAMS)})")
+            known = ", ".join(PROGRAMS)
+            raise ImportError(f"no bundled program ({known}); yours is FILE.py:FUNCTION")
     except ImageError as exc:
         raise ConfigError(f"vm {vm}: script guest {exc}") from None
     except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the user's code may raise anything
@@ -179,3 +182,15 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
     if not callable(program):
         raise ConfigError(f"vm {vm}: script guest {image}: no function {function or 'guest'!r}")
     return program  # type: ignore[no-any-return]
+
+
+def _refuse_image(vm: str, image: str, path: str, function: str) -> None:
+    """Refuse an image in the place of a Python guest, and a colon in the place of "="."""
+    bundled = bundled_images()
+    if function in bundled or os.path.isfile(function):  # noqa: PTH113 - False where Path raises
+        raise ConfigError(f"vm {vm}: {image}: a VM's name ends with '=': write {path}={function}")
+    if image in bundled or os.path.isfile(image):  # noqa: PTH113 - likewise
+        raise ConfigError(
+            f"vm {vm}: {image}: not a Python guest, which the engine script runs:"
+            " leave --engine out, or name a FILE.py:FUNCTION"
+        )

@@ -143,6 +143,27 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "--swap-idle needs --swap-dir DIR: where guest memory goes",
     ),
     (
+        "run notes.txt --engine script",
+        1,
+        (
+            "vm notes: notes.txt: not a Python guest, which the engine script runs:"
+            " leave --engine out, or name a FILE.py:FUNCTION"
+        ),
+    ),
+    (
+        "run notes --engine script",
+        1,
+        (
+            "vm notes: script guest notes: ImportError: no bundled program (echo, reader, relay);"
+            " yours is FILE.py:FUNCTION"
+        ),
+    ),
+    (
+        "run t:notes.txt",
+        1,
+        "vm t: t:notes.txt: a VM's name ends with '=': write t=notes.txt",
+    ),
+    (
         "run guests.py:echo --engine kvm",
         1,
         "vm guests: engine kvm cannot run a Python guest: use script",
