@@ -91,9 +91,12 @@ class Connection:
         TimeoutError; with `block` False it raises BlockingIOError at once.  A message is sent whole
         or not at all.  Raises UserError for one that is too long, ConnectionClosed at the end.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            hint = ': write b"..." or .encode()' if isinstance(data, str) else ""
+            raise TypeError(f"a message is bytes, not {type(data).__name__}{hint}")
         if len(data) > self.payload_max:
             raise UserError(f"a message of {len(data)} bytes: at most {self.payload_max}")
-        packet = wire.DATA + data
+        packet = wire.DATA + bytes(data)
         deadline = None if timeout is None else time.monotonic() + timeout
         with _Use(self):
             while True:

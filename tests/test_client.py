@@ -57,6 +57,25 @@ def fill(connection: Connection) -> list[bytes]:
         sent.append(message)
 
 
+def test_a_message_that_is_a_text() -> None:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+        with pytest.raises(
+            TypeError, match=r'^a message is bytes, not str: write b"..." or .encode'
+        ):
+            alpha.send("version")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^a message is bytes, not int$"):
+            alpha.send(7)  # type: ignore[arg-type]
+        alpha.send(bytearray(b"version"))
+        assert alpha.recv(timeout=WITHIN) == b"version"
+
+        async def wrong() -> None:
+            async with await hfsched.connect_async("alpha") as other:
+                await other.send("version")  # type: ignore[arg-type]
+
+        with pytest.raises(TypeError, match=r"^a message is bytes, not str"):
+            asyncio.run(wrong())
+
+
 # Finding a VM.
 
 

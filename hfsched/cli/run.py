@@ -37,7 +37,7 @@ the answers are printed as "NAME: text". A line that is to begin with "@" is wri
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
 echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
-MODULE:FUNCTION are guests written in Python.
+MODULE:FUNCTION are guests written in Python (guests/README.md has one).
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are
 idle, or after --linger seconds; Ctrl-C, SIGTERM and SIGHUP (unless under nohup) end it at once.
@@ -98,7 +98,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--raw-image",
         action="store_true",
         default=None,
-        help="take each image as it is, whatever its format: it is entered at its first byte",
+        help="take each image as it is, whatever its format: it is entered at its first byte, as arm64"
+        " code, with --engine kvm as the host's",
     )
     guests.add_argument(
         "--framing",

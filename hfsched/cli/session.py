@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from hfsched import __version__
 from hfsched.cli.console import Console
@@ -159,7 +159,7 @@ class RunSession:
             stuck += self._server.close()
         self._errors += [f"{task} did not stop: please report it" for task in stuck]
         limit = None if interrupted is None else self._runtime.now() + _NS
-        summary = machine.summary()
+        summary = self._summary(machine)
         self._summed.set()
         console.drain(limit)
         ended = None if interrupted is None else "the run was interrupted"
@@ -346,12 +346,21 @@ class RunSession:
                 self._say_unless_quiet(text)
         return status
 
+    def _summary(self, machine: Machine) -> list[VmSummary]:
+        """Return what happened; messages for clients that had disconnected are counted in two places."""
+        server = self._server
+        if server is None:
+            return machine.summary()
+        return [
+            replace(vm, discarded=vm.discarded + server.discarded(vm.name))
+            for vm in machine.summary()
+        ]
+
     def _left(self, console: Console, summary: list[VmSummary], ended: str | None) -> list[str]:
         return left_behind(
             summary,
             lines=console.undelivered(),
             unsent=self._undelivered,
-            unread=0 if self._server is None else self._server.discarded,
             ended=ended,
         )
 
