@@ -84,7 +84,13 @@ class Connection:
         """Return the descriptor, for ``select``: readable when `recv` would not wait."""
         return self._sock.fileno()
 
-    def send(self, data: bytes, *, block: bool = True, timeout: float | None = None) -> None:
+    def send(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> None:
         """Send one message of at most `payload_max` bytes; it may be empty.
 
         Waits while there is no space, at most `timeout` seconds (None: no limit), and then raises
@@ -94,9 +100,10 @@ class Connection:
         if not isinstance(data, bytes | bytearray | memoryview):
             hint = ': write b"..." or .encode()' if isinstance(data, str) else ""
             raise TypeError(f"a message is bytes, not {type(data).__name__}{hint}")
+        data = bytes(data)
         if len(data) > self.payload_max:
             raise UserError(f"a message of {len(data)} bytes: at most {self.payload_max}")
-        packet = wire.DATA + bytes(data)
+        packet = wire.DATA + data
         deadline = None if timeout is None else time.monotonic() + timeout
         with _Use(self):
             while True:

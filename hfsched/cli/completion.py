@@ -40,6 +40,10 @@ _METAVARS = {
     "DIR": "directory",
     "MACHINE": "machine",
     "VM": "vm",
+    "SCENARIO": "scenario",
+    "S": "strategy",
+    "ENGINE": "engine",
+    "NAME": "name",
 }
 
 
@@ -112,7 +116,22 @@ def _word(action: argparse.Action) -> Word:
     if action.choices is not None:
         return Word(choices=tuple(map(str, action.choices)))
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    return Word(kind=_METAVARS.get(metavar, ""))
+    kind = _METAVARS.get(metavar, "")
+    return (
+        Word(choices=_of_fuzz(kind))
+        if kind in ("scenario", "strategy", "engine")
+        else Word(kind=kind)
+    )
+
+
+def _of_fuzz(kind: str) -> tuple[str, ...]:
+    from hfsched.cli.fuzz import ENGINES, STRATEGIES, VERBS  # noqa: PLC0415 - where it is loaded already
+
+    if kind == "scenario":
+        from hfsched.explore.registry import catalogue  # noqa: PLC0415 - where scenarios are named
+
+        return (*catalogue(), *VERBS, "list")
+    return STRATEGIES if kind == "strategy" else ENGINES
 
 
 # What runs.
@@ -141,12 +160,24 @@ def _vms() -> list[str]:
 
 # bash, and zsh, which can read it.
 
+# bash makes three words of NAME=IMAGE, zsh one.
 _BASH = """\
 _hfsched() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= place=0 i word before=
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= place=0 i word before= head=
+    if [[ $cur == "=" ]]; then cur=
+    elif [[ $prev == "=" ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}
+    elif [[ $cur == *=* ]]; then
+        head=${cur%%=*}=
+        if [[ $cur == -* ]]; then prev=${cur%%=*}; fi
+        cur=${cur#*=}
+    fi
+    _hfsched_complete
+    COMPREPLY=("${COMPREPLY[@]/#/$head}")
+}
+_hfsched_complete() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
-        if [[ $word != -* ]]; then
+        if [[ $word != -* && $word != "=" && ( $before != "=" || ${COMP_WORDS[i-2]} == -* ) ]]; then
             if [[ -z $command ]]; then command=$word
             elif ! _hfsched_takes "$command" "$before"; then place=$((place + 1)); fi
         fi
@@ -158,6 +189,19 @@ _BASH_END = """\
     esac
 }
 _hfsched_words() { local IFS=$' \\t\\n'; COMPREPLY+=($(compgen -W "$1" -- "$2")); }
+_hfsched_names() {
+    local i word before= names=
+    for ((i = 2; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ $word != -* && $word != "=" && $before != "=" && $word != *.toml ]] &&
+            { [[ $before == --guest ]] || ! _hfsched_takes run "$before"; }; then
+            word=${word%%=*} word=${word%%:*} word=${word##*/}
+            names+=" ${word%.*}"
+        fi
+        before=$word
+    done
+    _hfsched_words "$names" "$1"
+}
 _hfsched_files() { local IFS=$'\\n'; compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen "$1" -- "$2")); }
 complete -F _hfsched hfsched"""
 
@@ -207,6 +251,7 @@ def _bash_word(word: Word) -> str:
         "directory": '_hfsched_files -d "$cur"; ',
         "machine": names.format("machines"),
         "vm": names.format("vms"),
+        "name": '_hfsched_names "$cur"; ',
         "": "",
     }[word.kind] or ": ; "
 
@@ -249,6 +294,7 @@ def _fish_word(word: Word) -> str:
         "directory": " -a '(__fish_complete_directories)'",
         "machine": " -a '(hfsched completion machines)'",
         "vm": " -a '(hfsched completion vms)'",
+        "name": "",
         "": "",
     }[word.kind]
 

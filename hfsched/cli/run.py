@@ -51,11 +51,13 @@ With --json, standard output has one object a line; bytes that are not UTF-8 are
   {"event": "aborted", "vm": "a", "reason": "..."}
   {"event": "error", "text": "..."}                     {"event": "undelivered", "text": "..."}
   {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last
+docs/architecture.md ("What the summary says") explains its words.
 
 Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
 not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
 
-Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
+Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be
+found or booted (`hfsched image`: 2 and 1); 2 misuse; 3 a message was left
 unread or dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 

@@ -137,7 +137,7 @@ def _report(report: SwapReport) -> list[str]:
     where = ", ".join(f"{getattr(metrics, name)} {name}" for name in places)
     stale = f", {metrics.stale} of them stale" if metrics.stale else ""
     lines.append(
-        f"pages    {there} resident, {where}, {report.empty} empty; {metrics.pages} in all{stale}"
+        f"pages    {there} in memory, {where}, {report.empty} empty; {metrics.pages} in all{stale}"
     )
     if metrics.tier_size:
         lines.append(f"tier     {size(metrics.tier_used)} of {size(metrics.tier_size)}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import pytest
+
+from hfsched.hypervisor.interface import RunResult
+from hfsched.vmm.report import VmSummary
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -103,3 +107,12 @@ def test_a_guest_that_is_at_rest_is_not_cut_off(run: Start) -> None:
     echo.type("one\n")
     assert echo.wait() == 0
     assert "--linger" not in echo.err
+
+
+def test_the_words_of_the_summary_are_explained() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
+    section = page.read_text().partition("## What the summary says\n")[2].partition("\n## ")[0]
+    results = [result.__name__ for result in get_args(RunResult)]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    explained = re.findall(r"`(\w+)`", "".join(rows))
+    assert sorted(explained) == sorted([*results, *VmSummary.__struct_fields__])

@@ -473,7 +473,8 @@ def check(text: bytes) -> MachineSpec | None:
         assert vm.memory % 4096 == 0
         assert vm.image
         assert 1 <= vm.vcpus <= 32
-        assert vm.base is None or 0 <= vm.base <= (1 << 40) - vm.memory
+        base = vm.base_address
+        assert base is None or 0 <= base <= (1 << 40) - vm.memory
         assert all(0 <= port < 1 << 32 for port in vm.ports.values())
     return spec
 
