@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from hfsched.cli.completion_bash import BASH, BASH_END
 from hfsched.cli.parser import Parser
 from hfsched.errors import UserError
 
@@ -125,7 +126,8 @@ def _word(action: argparse.Action) -> Word:
 
 
 def _of_fuzz(kind: str) -> tuple[str, ...]:
-    from hfsched.cli.fuzz import ENGINES, STRATEGIES, VERBS  # noqa: PLC0415 - where it is loaded already
+    from hfsched.cli.fuzz import ENGINES, STRATEGIES  # noqa: PLC0415 - where it is loaded already
+    from hfsched.cli.fuzz_token import VERBS  # noqa: PLC0415 - likewise
 
     if kind == "scenario":
         from hfsched.explore.registry import catalogue  # noqa: PLC0415 - where scenarios are named
@@ -160,54 +162,9 @@ def _vms() -> list[str]:
 
 # bash, and zsh, which can read it.
 
-# bash makes three words of NAME=IMAGE, zsh one.
-_BASH = """\
-_hfsched() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= place=0 i word before= head=
-    if [[ $cur == "=" ]]; then cur=
-    elif [[ $prev == "=" ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}
-    elif [[ $cur == *=* ]]; then
-        head=${cur%%=*}=
-        if [[ $cur == -* ]]; then prev=${cur%%=*}; fi
-        cur=${cur#*=}
-    fi
-    _hfsched_complete
-    COMPREPLY=("${COMPREPLY[@]/#/$head}")
-}
-_hfsched_complete() {
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        word=${COMP_WORDS[i]}
-        if [[ $word != -* && $word != "=" && ( $before != "=" || ${COMP_WORDS[i-2]} == -* ) ]]; then
-            if [[ -z $command ]]; then command=$word
-            elif ! _hfsched_takes "$command" "$before"; then place=$((place + 1)); fi
-        fi
-        before=$word
-    done
-    COMPREPLY=()
-    case $command in"""
-_BASH_END = """\
-    esac
-}
-_hfsched_words() { local IFS=$' \\t\\n'; COMPREPLY+=($(compgen -W "$1" -- "$2")); }
-_hfsched_names() {
-    local i word before= names=
-    for ((i = 2; i < COMP_CWORD; i++)); do
-        word=${COMP_WORDS[i]}
-        if [[ $word != -* && $word != "=" && $before != "=" && $word != *.toml ]] &&
-            { [[ $before == --guest ]] || ! _hfsched_takes run "$before"; }; then
-            word=${word%%=*} word=${word%%:*} word=${word##*/}
-            names+=" ${word%.*}"
-        fi
-        before=$word
-    done
-    _hfsched_words "$names" "$1"
-}
-_hfsched_files() { local IFS=$'\\n'; compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen "$1" -- "$2")); }
-complete -F _hfsched hfsched"""
-
 
 def _bash() -> list[str]:
-    lines = [_BASH]
+    lines = [BASH]
     known = commands()
     names = " ".join(each.name for each in known)
     lines.append(f"    '') _hfsched_words '{names} --help --version' \"$cur\";;")
@@ -227,7 +184,7 @@ def _bash() -> list[str]:
             last = each.repeats and place == len(each.words) - 1
             lines.append(f"        {'*' if last else place}) {_bash_word(word)};;")
         lines += ["        esac;;"]
-    lines.append(_BASH_END)
+    lines.append(BASH_END)
     lines.append("_hfsched_takes() {\n    case $1:$2 in")
     for each in known:
         valued = [name for options, _, value in each.options if value for name in options]

@@ -17,6 +17,7 @@ from hfsched.cli.console import Console
 from hfsched.cli.jobcontrol import JobControl
 from hfsched.cli.leftovers import left_behind, summary_lines
 from hfsched.cli.lines import Lines
+from hfsched.cli.lingering import Linger
 from hfsched.cli.output import Output
 from hfsched.cli.signals import Signals
 from hfsched.control import events
@@ -45,7 +46,6 @@ _SHORTAGES = (
     errno.ENOMEM,
     errno.ENOSPC,
 )  # what no code of ours could mend
-_SPIN_MIN = 0.05  # seconds; shorter RUNs are not reported
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 _SWAP_WATCH_WITHIN = 5 * _NS
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something never completes
@@ -258,8 +258,7 @@ class RunSession:
     # Waiting for the end.
 
     def _wait(self, machine: Machine, console: Console) -> None:
-        linger = int(self._args.linger * _NS)
-        seen: tuple[int, dict[str, int]] | None = None  # the RUNs so far, half-way to the deadline
+        linger = Linger(machine, self._args.linger)
         while True:
             self._changed.clear()
             if self._job.attend(machine, self._notice, quiet=self._args.quiet):
@@ -277,45 +276,15 @@ class RunSession:
                 pending = self._server is not None and self._server.pending()
                 if not pending and console.unsent() == 0 and machine.quiet():
                     return
-                progress = console.progress
-                deadline = progress + linger // 2
-                if self._runtime.now() >= deadline:
-                    deadline = progress + linger
-                    if seen is None or seen[0] != progress:
-                        seen = (progress, machine.busy())
-                if self._runtime.now() >= deadline:
-                    active = machine.active()
-                    self._report_active(active, self._report_spinning(machine, seen))
+                deadline = linger.look(console.progress, self._runtime.now())
+                if deadline is None:
+                    errors, cut_off = linger.cut_off(self._runtime.now())
+                    self._errors += errors
+                    if cut_off is not None:
+                        self._notice(cut_off)
                     return
             ends = [when for when in (deadline, machine.stalls.next) if when is not None]
             self._changed.wait(min(ends, default=None))
-
-    def _report_active(self, active: dict[str, str], spinning: list[str]) -> None:
-        """Name the vCPUs that would have gone on, without those that spin."""
-        doing = [
-            f"vm {name.rpartition('.')[0]}: vCPU {name.rpartition('.')[2]} {what}"
-            for name, what in active.items()
-            if name not in spinning
-        ]
-        if doing:
-            self._notice(f"ended by --linger {self._args.linger:g} s: {'; '.join(doing)}")
-
-    def _report_spinning(
-        self, machine: Machine, seen: tuple[int, dict[str, int]] | None
-    ) -> list[str]:
-        """Report the vCPUs that were inside one RUN for half of the time to linger; return them."""
-        half = self._args.linger / 2
-        found: list[str] = []
-        if seen is None or half < _SPIN_MIN:
-            return found
-        for vcpu, runs in machine.busy().items():
-            if seen[1].get(vcpu) == runs:
-                vm, _, index = vcpu.rpartition(".")
-                text = f"vm {vm}: vCPU {index} still running {self._args.linger:g} s after end of input"
-                pc = machine.program_counter(vcpu, self._runtime.now() + _NS)
-                self._errors.append(text if pc is None else f"{text}; pc {pc:#x}")
-                found.append(vcpu)
-        return found
 
     # The end.
 
