@@ -7,7 +7,6 @@ cannot be read.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from hfsched.memory.image import (
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
-from hfsched.vmm.guests import bundled_images, manifest_refusal, raw_hint
+from hfsched.vmm.guests import find_image, manifest_refusal, raw_hint
 from hfsched.vmm.manifest_text import is_manifest
 
 if TYPE_CHECKING:
@@ -64,9 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print what `args.file` is, as text or with `args.json` as JSON; return the exit status."""
     file = args.file
-    if not os.path.exists(file):
-        file = str(bundled_images().get(file, file))
     try:
+        file = str(find_image(file))
         data, size = read_head(file)
         if is_image(data):
             data = read_bytes(file)

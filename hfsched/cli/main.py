@@ -20,7 +20,7 @@ from hfsched.cli.parser import Parser
 from hfsched.cli.version import Version
 from hfsched.errors import MisuseError, UserError
 from hfsched.limits import cause
-from hfsched.text import meant, nearest, printable
+from hfsched.text import nearest, printable
 
 __all__ = ["main"]
 
@@ -39,7 +39,6 @@ COMMANDS = {
     ),
     "doctor": ("hfsched.cli.doctor", "show what this machine can do, and what it lacks"),
 }
-_OPTIONS = ("--help", "--version")
 
 
 def _parser(chosen: str | None) -> Parser:
@@ -71,10 +70,6 @@ def _unknown(word: str) -> str:
     return f"no command {word!r}: {meant}"
 
 
-def _known(option: str) -> bool:
-    return option == "-h" or (len(option) > 2 and any(o.startswith(option) for o in _OPTIONS))
-
-
 def _output_failed(error: OSError) -> int:
     """Report an error of standard output, or of a limit that whatever came first has met."""
     if sys.stdout is not None:  # its buffer would be flushed again at the end
@@ -93,9 +88,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     parser = _parser(chosen)
-    odd = next((each for each in arguments if not _known(each)), None)
-    if chosen is None and odd is not None:  # argparse would ask for a command first
-        parser.error(f"no option {odd}{meant(odd, _OPTIONS) or ': there are --help, --version'}")
     if chosen is not None and chosen not in COMMANDS:
         parser.error(_unknown(chosen))
     try:

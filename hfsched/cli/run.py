@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -22,6 +23,7 @@ from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 __all__ = ["add_parser", "run"]
 
 T = TypeVar("T")
+_GUEST = re.compile(r"\.(bin|elf|toml|py(:\w+)?)$")
 _LINGER_MAX = 86_400.0  # seconds
 
 _DESCRIPTION = """\
@@ -192,6 +194,10 @@ def _read(args: argparse.Namespace) -> None:
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
     _read(args)
+    if not args.words:
+        raise MisuseError(
+            f"name a guest, such as trusty.bin, or a machine's manifest{_taken(args)}"
+        )
     manifest, guests = sort_words(args.words or [], args.engine or "", raw=bool(args.raw_image))
     if manifest is None:
         try:
@@ -206,6 +212,15 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
     if unfit:
         raise MisuseError(f"{', '.join(unfit)}: write it into the manifest instead")
     return _checked(args, load(Path(manifest)), f"manifest {manifest}")
+
+
+def _taken(args: argparse.Namespace) -> str:
+    """Return which option has taken what looks like the guest for its value."""
+    for name in ("swap_dir", "socket", "name", "to", "fdt"):
+        value = getattr(args, name)
+        if value is not None and _GUEST.search(value):
+            return f": --{name.replace('_', '-')} takes {value[:80]!r} for itself"
+    return ""
 
 
 def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> MachineSpec:

@@ -33,6 +33,8 @@ def find(where: str, deadline: float) -> tuple[Path, str | None]:
     if (path := _socket(where)) is not None:
         return path, None
     machine, slash, vm = where.rpartition("/")
+    if slash and not vm and runtime_dir.NAME.fullmatch(machine):
+        raise UserError(f"{where}: name a VM: {machine}/VM")
     if (slash and not runtime_dir.NAME.fullmatch(machine)) or not vm:
         raise UserError(f"{where}: there is no such socket")
     return port_client.find(vm, machine or None, deadline).with_name(commands.CONTROL), vm

@@ -31,6 +31,7 @@ __all__ = [
     "RAW_HINT",
     "GuestCode",
     "bundled_images",
+    "find_image",
     "guest_includes",
     "manifest_refusal",
     "raw_hint",
@@ -136,6 +137,17 @@ def _raw(vm: str, image: str, engine: str) -> Image:
 
 
 def _find(vm: str, image: str, engine: str) -> Path:
+    try:
+        return find_image(image, engine)
+    except ImageError as exc:
+        raise ImageError(f"vm {vm}: {exc}") from None
+
+
+def find_image(image: str, engine: str = "auto") -> Path:
+    """Return the file of an image, which may be a bundled one; raises ImageError, also with what is meant.
+
+    A path with a folder is returned as it is: reading it says why it cannot be read.
+    """
     path = Path(image)
     if os.path.exists(path):
         return path
@@ -151,7 +163,7 @@ def _find(vm: str, image: str, engine: str) -> Path:
     stems = {Path(name).stem: name for name in names}  # ".bin" alone makes no name like another
     near = nearest(path.stem, stems)
     close = "" if near is None else f": did you mean {stems[near]!r}?"
-    raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known}){close}")
+    raise ImageError(f"image {image}: no such file, and no bundled guest ({known}){close}")
 
 
 def _program(vm: str, image: str, path: str, function: str) -> Program:
@@ -173,7 +185,7 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
             module = importlib.import_module(path)
         else:
             known = ", ".join(PROGRAMS)
-            raise ImportError(f"no bundled program ({known}); yours is FILE.py:FUNCTION")
+            raise ImportError(f"no bundled program: there are {known}; yours is FILE.py:FUNCTION")
     except ImageError as exc:
         raise ConfigError(f"vm {vm}: script guest {exc}") from None
     except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the user's code may raise anything

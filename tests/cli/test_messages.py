@@ -32,7 +32,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "no command 'trusty.bin': did you mean `hfsched run trusty.bin`? (see hfsched --help)",
     ),
     ("--verison", 2, "no option --verison: did you mean '--version'? (see hfsched --help)"),
-    ("-V", 2, "no option -V: there are --help, --version (see hfsched --help)"),
+    ("-V", 2, "no option -V (see hfsched --help)"),
     ("--verison run", 2, "no option --verison: did you mean '--version'? (see hfsched --help)"),
     ("rum", 2, "no command 'rum': did you mean `hfsched run`? (see hfsched --help)"),
     ("run", 2, "name a guest, such as trusty.bin, or a machine's manifest"),
@@ -154,7 +154,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "run notes --engine script",
         1,
         (
-            "vm notes: script guest notes: ImportError: no bundled program (echo, reader, relay);"
+            "vm notes: script guest notes: ImportError: no bundled program: there are echo, reader, relay;"
             " yours is FILE.py:FUNCTION"
         ),
     ),
@@ -222,6 +222,31 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "--socket notes.txt: there is such a file already, or a machine that has it: remove it",
     ),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
+    ("image --jsn", 2, "no option --jsn: did you mean '--json'? (see hfsched image --help)"),
+    ("swap --jsn", 2, "no option --jsn: did you mean '--json'? (see hfsched swap --help)"),
+    (
+        "swap out --wihtin=3",
+        2,
+        "no option --wihtin: did you mean '--within'? (see hfsched swap --help)",
+    ),
+    ("swap status demo/", 1, "demo/: name a VM: demo/VM"),
+    (
+        "run --swap-dir trusty.bin",
+        2,
+        "name a guest, such as trusty.bin, or a machine's manifest: --swap-dir takes 'trusty.bin' for itself",
+    ),
+    (
+        "run --name guests.py:echo",
+        2,
+        "name a guest, such as trusty.bin, or a machine's manifest: --name takes 'guests.py:echo' for itself",
+    ),
+    ("run --name m", 2, "name a guest, such as trusty.bin, or a machine's manifest"),
+    (
+        "image trusty",
+        2,
+        f"image trusty: no such file, and no bundled guest {KNOWN}: did you mean 'trusty.bin'?",
+    ),
+    ("image away/x.bin", 2, "away/x.bin: cannot be read: No such file or directory"),
     ("image", 2, "the following arguments are required: FILE (see hfsched image --help)"),
 ]
 
