@@ -58,9 +58,9 @@ docs/architecture.md ("What the summary says") explains its words.
 Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
 not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
 
-Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be
-found or booted (`hfsched image`: 2 and 1); 2 misuse; 3 a message was left
-unread or dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
+Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
+or booted (`hfsched image`: 2 and 1); 2 misuse; 3 a message was left unread or dropped; 129, 130 or
+143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 
 
