@@ -45,12 +45,12 @@ class ConnectionClosed(HfschedError, EOFError):  # noqa: N818 - an end, and ofte
 class Connection:
     """A connection to a port of a VM.  Made by `connect`; use it in a ``with``.
 
-    `machine` and `vm` are names, `port` is the VM's port, `host_port` this end's (-1 for a VM without
+    `machine` and `vm` are names, `port` is the VM's port as it was asked for, `host_port` this end's (-1 for a VM without
     framing), `payload_max` the longest message in bytes.  `reason` is why the connection ended,
     as far as that is known.  One thread may send while another receives; any may close.
     """
 
-    def __init__(self, sock: socket.socket, welcome: wire.Welcome, port: int) -> None:
+    def __init__(self, sock: socket.socket, welcome: wire.Welcome, port: int | str) -> None:
         self.machine = welcome.machine
         self.vm = welcome.vm
         self.port = port
@@ -84,13 +84,23 @@ class Connection:
         """Return the descriptor, for ``select``: readable when `recv` would not wait."""
         return self._sock.fileno()
 
-    def send(self, data: bytes, *, block: bool = True, timeout: float | None = None) -> None:
+    def send(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> None:
         """Send one message of at most `payload_max` bytes; it may be empty.
 
         Waits while there is no space, at most `timeout` seconds (None: no limit), and then raises
         TimeoutError; with `block` False it raises BlockingIOError at once.  A message is sent whole
         or not at all.  Raises UserError for one that is too long, ConnectionClosed at the end.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            hint = ': write b"..." or .encode()' if isinstance(data, str) else ""
+            raise TypeError(f"a message is bytes, not {type(data).__name__}{hint}")
+        data = bytes(data)
         if len(data) > self.payload_max:
             raise UserError(f"a message of {len(data)} bytes: at most {self.payload_max}")
         packet = wire.DATA + data
@@ -215,7 +225,7 @@ def _unread_ms(seconds: float) -> int:
 
 def connect(
     vm: str,
-    port: int = 1,
+    port: int | str = 1,
     machine: str | None = None,
     timeout: float | None = None,
     *,
@@ -224,8 +234,8 @@ def connect(
 ) -> Connection:
     """Connect to a port of a VM of a machine that this user runs on this host.
 
-    `vm` is a VM's name, or "machine/vm".  `machine` is a machine's name, or the path of its socket
-    (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
+    `vm` is a VM's name, or "machine/vm".  `port` is a number, or a name that the manifest's `ports`
+    have.  `machine` is a machine's name, or the path of its socket `ports` (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
     that number (below 2**32), to get what the VM sends there; None takes a new one, to which the
     VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.  `unread_limit` is in
     seconds, up to a day: the machine disconnects a program that reads nothing for so long while messages

@@ -71,7 +71,7 @@ class AsyncConnection:
         """Return the descriptor."""
         return self._connection.fileno()
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send one message of at most `payload_max` bytes; waits while there is no space.
 
         Raises UserError for one that is too long, ConnectionClosed at the end.
@@ -129,7 +129,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 async def connect_async(
     vm: str,
-    port: int = 1,
+    port: int | str = 1,
     machine: str | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - it bounds the machine's answers
     *,

@@ -84,6 +84,25 @@ def test_a_limit_that_is_none_is_refused(limit: float) -> None:
         connect("alpha", unread_limit=limit)
 
 
+def test_a_message_that_is_a_text() -> None:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha") as alpha:
+        with pytest.raises(
+            TypeError, match=r'^a message is bytes, not str: write b"..." or .encode'
+        ):
+            alpha.send("version")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^a message is bytes, not int$"):
+            alpha.send(7)  # type: ignore[arg-type]
+        alpha.send(bytearray(b"version"))
+        assert alpha.recv(timeout=WITHIN) == b"version"
+
+        async def wrong() -> None:
+            async with await hfsched.connect_async("alpha") as other:
+                await other.send("version")  # type: ignore[arg-type]
+
+        with pytest.raises(TypeError, match=r"^a message is bytes, not str"):
+            asyncio.run(wrong())
+
+
 # Finding a VM.
 
 
@@ -131,10 +150,20 @@ def test_two_machines_with_one_vm_name_do_not_meet() -> None:
 
 def test_an_unknown_vm_is_answered_with_the_machines_there_are() -> None:
     with Harness("one", {"alpha": "echo"}), Harness("two", {"alpha": "echo"}):
-        with pytest.raises(UserError, match=r"no machine has a VM 'omega': running: .*one, two"):
+        with pytest.raises(
+            UserError, match=r"no machine has a VM 'omega': running: .*one/alpha, two/alpha$"
+        ):
             connect("omega")
         with pytest.raises(UserError, match=r"no machine 'six': running: .*one, two"):
             connect("alpha", machine="six")
+        with pytest.raises(UserError, match=r": did you mean 'alpha'\?$"):
+            connect("alhpa")
+        with pytest.raises(UserError, match=r"it has alpha: did you mean 'alpha'\?$"):
+            connect("one/alhpa")
+        with pytest.raises(UserError, match=r": did you mean 'one'\?$"):
+            connect("alpha", machine="onne")
+        with pytest.raises(UserError, match=r"^'one' is a machine: name a VM of it: one/alpha$"):
+            connect("one")
         with pytest.raises(RefusedError, match="no VM 'omega' in machine one") as caught:
             connect("one/omega")
         assert caught.value.code == "no-vm"

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from hfsched.cli.completion_bash import BASH, BASH_END
 from hfsched.cli.parser import Parser
 from hfsched.errors import UserError
 
@@ -40,6 +41,10 @@ _METAVARS = {
     "DIR": "directory",
     "MACHINE": "machine",
     "VM": "vm",
+    "SCENARIO": "scenario",
+    "S": "strategy",
+    "ENGINE": "engine",
+    "NAME": "name",
 }
 
 
@@ -112,7 +117,23 @@ def _word(action: argparse.Action) -> Word:
     if action.choices is not None:
         return Word(choices=tuple(map(str, action.choices)))
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    return Word(kind=_METAVARS.get(metavar, ""))
+    kind = _METAVARS.get(metavar, "")
+    return (
+        Word(choices=_of_fuzz(kind))
+        if kind in ("scenario", "strategy", "engine")
+        else Word(kind=kind)
+    )
+
+
+def _of_fuzz(kind: str) -> tuple[str, ...]:
+    from hfsched.cli.fuzz import ENGINES, STRATEGIES  # noqa: PLC0415 - where it is loaded already
+    from hfsched.cli.fuzz_token import VERBS  # noqa: PLC0415 - likewise
+
+    if kind == "scenario":
+        from hfsched.explore.registry import catalogue  # noqa: PLC0415 - where scenarios are named
+
+        return (*catalogue(), *VERBS, "list")
+    return STRATEGIES if kind == "strategy" else ENGINES
 
 
 # What runs.
@@ -141,29 +162,9 @@ def _vms() -> list[str]:
 
 # bash, and zsh, which can read it.
 
-_BASH = """\
-_hfsched() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= place=0 i word before=
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        word=${COMP_WORDS[i]}
-        if [[ $word != -* ]]; then
-            if [[ -z $command ]]; then command=$word
-            elif ! _hfsched_takes "$command" "$before"; then place=$((place + 1)); fi
-        fi
-        before=$word
-    done
-    COMPREPLY=()
-    case $command in"""
-_BASH_END = """\
-    esac
-}
-_hfsched_words() { local IFS=$' \\t\\n'; COMPREPLY+=($(compgen -W "$1" -- "$2")); }
-_hfsched_files() { local IFS=$'\\n'; compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen "$1" -- "$2")); }
-complete -F _hfsched hfsched"""
-
 
 def _bash() -> list[str]:
-    lines = [_BASH]
+    lines = [BASH]
     known = commands()
     names = " ".join(each.name for each in known)
     lines.append(f"    '') _hfsched_words '{names} --help --version' \"$cur\";;")
@@ -183,7 +184,7 @@ def _bash() -> list[str]:
             last = each.repeats and place == len(each.words) - 1
             lines.append(f"        {'*' if last else place}) {_bash_word(word)};;")
         lines += ["        esac;;"]
-    lines.append(_BASH_END)
+    lines.append(BASH_END)
     lines.append("_hfsched_takes() {\n    case $1:$2 in")
     for each in known:
         valued = [name for options, _, value in each.options if value for name in options]
@@ -207,6 +208,7 @@ def _bash_word(word: Word) -> str:
         "directory": '_hfsched_files -d "$cur"; ',
         "machine": names.format("machines"),
         "vm": names.format("vms"),
+        "name": '_hfsched_names "$cur"; ',
         "": "",
     }[word.kind] or ": ; "
 
@@ -249,6 +251,7 @@ def _fish_word(word: Word) -> str:
         "directory": " -a '(__fish_complete_directories)'",
         "machine": " -a '(hfsched completion machines)'",
         "vm": " -a '(hfsched completion vms)'",
+        "name": "",
         "": "",
     }[word.kind]
 

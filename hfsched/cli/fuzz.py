@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import fields
+from typing import Any
 
 from hfsched.cli.fuzz_search import search
 from hfsched.cli.fuzz_token import VERBS
 from hfsched.cli.output import notice
 from hfsched.errors import MisuseError, UserError
-from hfsched.text import printable
-from hfsched.times import seconds
+from hfsched.text import nearest, printable
+from hfsched.times import seconds, with_unit
 from hfsched.vcpu.engines import EngineId
 
 __all__ = ["add_parser", "run"]
@@ -40,6 +41,21 @@ explain  show a token's schedule step by step, as text or as an HTML page
 list     the scenarios, their parameters and their faulty variants"""
 
 
+class Rest(argparse.Action):
+    """Collects the words after the first in `rest`; `token` is the first of them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Add what was given."""
+        namespace.rest = [*getattr(namespace, "rest", []), *values]
+        namespace.token = namespace.rest[0] if namespace.rest else None
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of `hfsched`."""
     parser = subparsers.add_parser(
@@ -52,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "what", metavar="SCENARIO", help="the scenario to explore, or one of the verbs"
     )
-    parser.add_argument("token", metavar="TOKEN", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("token", action=Rest, metavar="TOKEN", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--variant", metavar="V", help="a faulty variant of the code, by name")
     parser.add_argument(
         "--strategy",
@@ -87,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
             return _list(args)
         if args.what in VERBS:
             return _verb(args)
-        if args.token is not None:
-            raise MisuseError(f"{args.token}: one scenario at a time")
+        _check_words(args.what, args.rest)
         _refuse(args, "engine", "html")
         return search(args)
     except UserError as error:
@@ -96,9 +111,26 @@ def run(args: argparse.Namespace) -> int:
         return 2
 
 
+def _check_words(what: str, rest: list[str]) -> None:
+    """Refuse a misspelt verb, and words after a scenario."""
+    from hfsched.explore.registry import catalogue  # noqa: PLC0415
+
+    verb = nearest(what, (*VERBS, "list"))
+    if verb is not None and what not in catalogue() and nearest(what, catalogue()) is None:
+        raise MisuseError(f"no verb or scenario {what!r}: did you mean {verb!r}?")
+    if not rest:
+        return
+    if all("=" in word for word in rest):
+        joined = ",".join([what, *rest])
+        raise MisuseError(f"{rest[0]}: parameters are joined by commas: hfsched fuzz {joined}")
+    raise MisuseError(f"{rest[0]}: one scenario at a time")
+
+
 def _verb(args: argparse.Namespace) -> int:
     if args.token is None:
         raise MisuseError(f"{args.what}: missing TOKEN")
+    if len(args.rest) > 1:
+        raise MisuseError(f"{args.rest[1]}: {args.what} takes one token")
     others = {"replay": ("html",), "explain": ("engine",)}.get(args.what, ("html", "engine"))
     _refuse(args, *SEARCHING, *others)
     return VERBS[args.what](args)
@@ -155,5 +187,6 @@ def _read(args: argparse.Namespace) -> None:
 def _budget(text: str) -> float:
     found = seconds(text)
     if found is None:
-        raise MisuseError(f"--budget {text}: not a time such as 500ms, 10s or 5m")
+        hint = with_unit(text) or ": not a time such as 500ms, 10s or 5m"
+        raise MisuseError(f"--budget {text}{hint}")
     return found

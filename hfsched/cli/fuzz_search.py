@@ -42,6 +42,10 @@ def search(args: argparse.Namespace) -> int:
         scenario = find(args.what, args.variant)
     if scenario.name.partition("+")[0] == "programs":
         return _draw(args, args.variant or scenario.name.partition("+")[2], budget)
+    if args.cluster is not None:
+        from hfsched.explore.campaign.cluster import checked_client  # noqa: PLC0415 - slow to import
+
+        checked_client(args.cluster)
     seed = secrets.randbits(32) if args.seed is None else args.seed
     make(strategy, seed, bound=args.bound)  # raises for options that exclude each other
     stopped = Stop()

@@ -7,7 +7,6 @@ cannot be read.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,8 @@ from hfsched.memory.image import (
 )
 from hfsched.memory.imagetypes import Image
 from hfsched.text import printable
-from hfsched.vmm.guests import bundled_images, raw_hint
+from hfsched.vmm.guests import find_image, manifest_refusal, raw_hint
+from hfsched.vmm.manifest_text import is_manifest
 
 if TYPE_CHECKING:
     import argparse
@@ -63,9 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print what `args.file` is, as text or with `args.json` as JSON; return the exit status."""
     file = args.file
-    if not os.path.exists(file):
-        file = str(bundled_images().get(file, file))
     try:
+        file = str(find_image(file))
         data, size = read_head(file)
         if is_image(data):
             data = read_bytes(file)
@@ -92,6 +91,9 @@ def _report(name: str, data: bytes, size: int) -> dict[str, Any]:
         # The name is in the report already.
         refusal = str(error).removeprefix(printable(f"{name}: "))
         problem: str | None = refusal + raw_hint(refusal)
+        if report["looks_like"] == "text" and is_manifest(data):
+            report["looks_like"] = "a machine's manifest"
+            problem = manifest_refusal(printable(name))
     else:
         report |= _known(image)
         problem = boot_problem(image)

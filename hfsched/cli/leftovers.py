@@ -29,23 +29,16 @@ def summary_lines(seconds: float, summary: Sequence[VmSummary]) -> list[str]:
             f" {vm.to_guests} to guests; {count(sum(vm.runs.values()), 'RUN')} ({runs});"
             f" {count(vm.wake_ups, 'wake-up')}, {count(vm.spurious, 'spurious RUN')}"
         )
-        if vm.discarded:
-            lines.append(
-                f"    {count(vm.discarded, 'message')} discarded: the connection was closed"
-            )
-        if vm.malformed:
-            dropped = count(vm.malformed, "message")
-            lines.append(f"    {dropped} dropped: shorter than the 16-byte port header")
     return lines
 
 
 def left_behind(
-    summary: Sequence[VmSummary], *, lines: int, unsent: bool, unread: int, ended: str | None
+    summary: Sequence[VmSummary], *, lines: int, unsent: bool, ended: str | None
 ) -> list[str]:
     """Return a line for each kind of message that did not arrive.
 
-    `lines` of standard input were not sent, `unsent` says whether messages of host programs were not,
-    `unread` were not read by a host program.  `ended` is why the run ended where that is why they were
+    `lines` of standard input were not sent, `unsent` says whether messages of host programs were not.
+    `ended` is why the run ended where that is why they were
     not sent; None: the VMs did not take them.
     """
     left = []
@@ -53,6 +46,11 @@ def left_behind(
         if vm.unread:
             doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
             left.append(f"vm {vm.name}: unread message in its mailbox ({doing})")
+        if vm.unmapped:
+            messages = count(vm.unmapped, "message")
+            left.append(
+                f"vm {vm.name}: {messages} to it dropped: RX was unmapped (FFA_RXTX_UNMAP) before it was read"
+            )
         if vm.unclaimed:
             messages = count(vm.unclaimed, "message")
             left.append(f"vm {vm.name}: {messages} for host ports that no program opened")
@@ -64,14 +62,10 @@ def left_behind(
             )
         if vm.discarded:
             messages = count(vm.discarded, "message")
-            left.append(f"vm {vm.name}: {messages} dropped: the host program had disconnected")
+            left.append(f"vm {vm.name}: {messages} to host programs dropped: they had disconnected")
         if vm.lost:
             messages = count(vm.lost, "message")
             left.append(f"vm {vm.name}: {messages} to the host undelivered: the machine stopped")
-    if unread:
-        left.append(
-            f"host programs: {count(unread, 'message')} dropped: disconnected before reading them"
-        )
     why = _why_not_taken(summary) if ended is None else ended
     if unsent:
         left.append(f"host programs: messages undelivered: {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -11,6 +12,13 @@ from hfsched.text import meant, printable
 
 __all__ = ["Parser"]
 
+_MISSING = "the following arguments are required:"
+# What argparse says, and better.
+_REWORDED = (
+    (re.compile(r"argument (\S+): ignored explicit argument (.*)"), r"\1 takes no value, got \2"),
+    (re.compile(r"argument (\S+): expected one argument"), r"\1 needs a value after it"),
+)
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are one line with what to do; misuse ends with status 2.
@@ -18,10 +26,13 @@ class Parser(argparse.ArgumentParser):
     A positional argument that takes any number of words also gets those that come after options.
     """
 
+    _given: Sequence[str] = ()
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse; return the namespace, and no unknown words: they are errors."""
+        self._given = list(args or [])
         namespace, rest = super().parse_known_args(args, namespace)
         many = next((a for a in self._positionals._group_actions if a.nargs == "*"), None)
         if "--" in rest:
@@ -40,8 +51,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line and status 2."""
+        if message.startswith(_MISSING) and (odd := self._first_unknown()) is not None:
+            message = self._unknown(odd)  # which may be why a word is missing
+        for found, text in _REWORDED:
+            message = found.sub(text, message)
         notice(f"error: {printable(message)} (see {self.prog} --help)")
         raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        what = f"{action.option_strings[-1]} " if action.option_strings else ""
+        listed = ", ".join(choices)
+        self.error(f"{what}{str(value)[:80]!r}: one of {listed}{meant(str(value), choices)}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Write at once: an error (OSError) is the caller's, not lost at the end of the process."""
@@ -49,6 +72,17 @@ class Parser(argparse.ArgumentParser):
             return
         file.write(message)
         file.flush()
+
+    def _first_unknown(self) -> str | None:
+        """Return the first of the words given that would be an option, and is none."""
+        for word in self._given:
+            if word == "--":
+                break
+            name = word.partition("=")[0]
+            known = any(option.startswith(name) for option in self._options())
+            if word.startswith("-") and word != "-" and not known:
+                return word
+        return None
 
     def _unknown(self, option: str) -> str:
         name = option.partition("=")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -12,15 +13,18 @@ from hfsched.abi.dialects import DIALECTS
 from hfsched.cli.preflight import check_limits
 from hfsched.cli.session import RunSession
 from hfsched.cli.words import Words, sort_words
-from hfsched.errors import ConfigError, MisuseError
+from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant
+from hfsched.times import seconds_or_number
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
 __all__ = ["add_parser", "run"]
 
 T = TypeVar("T")
+_GUEST = re.compile(r"\.(bin|elf|toml|py(:\w+)?)$")
+_LINGER_MAX = 86_400.0  # seconds
 
 _DESCRIPTION = """\
 Boot guests and talk to them. A guest's log appears with its VM's name in brackets. A line typed on
@@ -35,7 +39,7 @@ the answers are printed as "NAME: text". A line that is to begin with "@" is wri
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
 echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
-MODULE:FUNCTION are guests written in Python.
+MODULE:FUNCTION are guests written in Python (guests/README.md has one).
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are
 idle, or after --linger seconds; Ctrl-C, SIGTERM and SIGHUP (unless under nohup) end it at once.
@@ -49,9 +53,14 @@ With --json, standard output has one object a line; bytes that are not UTF-8 are
   {"event": "aborted", "vm": "a", "reason": "..."}
   {"event": "error", "text": "..."}                     {"event": "undelivered", "text": "..."}
   {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last
+docs/architecture.md ("What the summary says") explains its words.
 
-Exit status: 0 nothing was lost and no guest aborted; 1 an error; 2 misuse; 3 a message was left
-unread or dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
+Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
+not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
+
+Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
+or booted (`hfsched image`: 2 and 1); 2 misuse; 3 a message was left unread or dropped; 129, 130 or
+143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 
 
@@ -93,7 +102,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--raw-image",
         action="store_true",
         default=None,
-        help="take each image as it is, whatever its format: it is entered at its first byte",
+        help="take each image as it is, whatever its format: it is entered at its first byte, as arm64"
+        " code, with --engine kvm as the host's",
     )
     guests.add_argument(
         "--framing",
@@ -114,7 +124,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="swap out when all VMs have been idle for that long, such as 30s",
     )
     parser.add_argument(
-        "--socket", metavar="PATH", help="another control socket at this path; see `hfsched swap`"
+        "--socket",
+        metavar="PATH",
+        help="another control socket, at this path: for `hfsched swap` and `events`, not for ports",
     )
     parser.add_argument(
         "--unread-limit",
@@ -122,39 +134,77 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="TIME",
         help="disconnect a host program that reads nothing for that long while messages wait (30s)",
     )
-    parser.add_argument("--name", help="the machine's name for host programs (m<pid>)")
+    parser.add_argument("--name", help="the machine's name for host programs and commands (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
-        "--linger", type=float, default=2.0, metavar="SECONDS", help="wait at the end of input (2)"
+        "--linger", default="2", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--quiet", action="store_true", help="no summary, no notices")
     parser.add_argument(
         "--no-stdin", action="store_true", help="do not read standard input; run until Ctrl-C"
     )
-    parser.add_argument("--no-sockets", action="store_true", help="open no ports to host programs")
+    parser.add_argument(
+        "--no-sockets",
+        action="store_true",
+        help="open no sockets: no ports for host programs, no `hfsched swap`",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a machine to its end; return the exit status."""
     spec = _spec(args)
-    if not 0 <= args.linger <= 86_400:
-        raise MisuseError(f"--linger {args.linger:g}: 0 to 86400 seconds")
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         close = meant(args.to, names)
         raise MisuseError(f"--to {args.to}: no such VM: there are {', '.join(names)}{close}")
-    if args.socket is not None and args.no_sockets:
-        raise MisuseError("--socket and --no-sockets: choose one")
+    for option, value in (("--socket", args.socket), ("--name", args.name)):
+        if value is not None and args.no_sockets:
+            raise MisuseError(f"{option} and --no-sockets: choose one")
+    if args.socket is not None:
+        _check_socket(args.socket)
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
     clients = check_limits(spec, 1 if args.socket is None else 2)
     tune_process()
     return RunSession(args, spec, names, clients).run()
 
 
+def _check_socket(path: str) -> None:
+    """Refuse a path for a socket before guests boot."""
+    from hfsched.control.runtime_dir import check_place  # noqa: PLC0415 - only where it is needed
+
+    try:
+        check_place(Path(path))
+    except UserError as exc:
+        raise MisuseError(f"--socket {exc}") from None
+    except ValueError:
+        raise MisuseError(f"--socket {path!r}: no file can have this name") from None
+
+
+def _read(args: argparse.Namespace) -> None:
+    """Read the values of options: first, because an option without its value takes the guest's name."""
+    linger = seconds_or_number(args.linger)
+    if linger is None or linger > _LINGER_MAX:
+        raise MisuseError(
+            f"--linger {args.linger[:80]!r}: a time such as 500ms, 8s or 2m, up to 24h"
+        )
+    args.linger = linger
+    if args.memory is not None:
+        args.memory = _misuse(parse_size, "--memory", args.memory)
+    if args.vcpus is not None:
+        args.vcpus = _misuse(parse_vcpus, "--vcpus", args.vcpus)
+    if args.swap_idle is not None:
+        args.swap_idle = _misuse(parse_idle, "--swap-idle", args.swap_idle)
+
+
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
+    _read(args)
+    if not args.words:
+        raise MisuseError(
+            f"name a guest, such as trusty.bin, or a machine's manifest{_taken(args)}"
+        )
     manifest, guests = sort_words(args.words or [], args.engine or "", raw=bool(args.raw_image))
     if manifest is None:
         try:
@@ -171,6 +221,15 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
     return _checked(args, load(Path(manifest)), f"manifest {manifest}")
 
 
+def _taken(args: argparse.Namespace) -> str:
+    """Return which option has taken what looks like the guest for its value."""
+    for name in ("swap_dir", "socket", "name", "to", "fdt"):
+        value = getattr(args, name)
+        if value is not None and _GUEST.search(value):
+            return f": --{name.replace('_', '-')} takes {value[:80]!r} for itself"
+    return ""
+
+
 def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> MachineSpec:
     if args.engine is not None:
         spec.engine = args.engine
@@ -179,7 +238,7 @@ def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> Machin
     if args.swap_dir is not None:
         spec.swap = expand(args.swap_dir)
     if args.swap_idle is not None:
-        spec.swap_idle = _misuse(parse_idle, "--swap-idle", args.swap_idle)
+        spec.swap_idle = args.swap_idle
         if spec.swap is None:
             raise MisuseError("--swap-idle needs --swap-dir DIR: where guest memory goes")
     spec.check(source or "command line")
@@ -199,9 +258,9 @@ def _vm(args: argparse.Namespace, guest: str) -> VmSpec:
         name, _, image = guest.partition("=")
     vm = VmSpec(image=expand(image), name=name)
     if args.memory is not None:
-        vm.memory = parse_size("--memory", args.memory)
+        vm.memory = args.memory
     if args.vcpus is not None:
-        vm.vcpus = parse_vcpus("--vcpus", args.vcpus)
+        vm.vcpus = args.vcpus
     if args.dialect is not None:
         vm.dialect = args.dialect
     if args.fdt is not None:

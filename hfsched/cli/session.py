@@ -10,13 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from hfsched import __version__
 from hfsched.cli.console import Console
 from hfsched.cli.jobcontrol import JobControl
 from hfsched.cli.leftovers import left_behind, summary_lines
 from hfsched.cli.lines import Lines
+from hfsched.cli.lingering import Linger
 from hfsched.cli.output import Output
 from hfsched.cli.signals import Signals
 from hfsched.control import events
@@ -46,7 +47,6 @@ _SHORTAGES = (
     errno.ENOMEM,
     errno.ENOSPC,
 )  # what no code of ours could mend
-_SPIN_MIN = 0.05  # seconds; shorter RUNs are not reported
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 _SWAP_WATCH_WITHIN = 5 * _NS
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something never completes
@@ -143,6 +143,10 @@ class RunSession:
             console.listen(0)
         if not self._args.no_sockets:
             self._serve(machine)
+        elif machine.swap is not None:
+            self._notice(
+                "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
+            )
         self._wait(machine, console)
         self._job.release()
         stuck = [task for server in self._commands for task in server.close()]
@@ -159,7 +163,7 @@ class RunSession:
             stuck += self._server.close()
         self._errors += [f"{task} did not stop: please report it" for task in stuck]
         limit = None if interrupted is None else self._runtime.now() + _NS
-        summary = machine.summary()
+        summary = self._summary(machine)
         self._summed.set()
         console.drain(limit)
         ended = None if interrupted is None else "the run was interrupted"
@@ -263,8 +267,7 @@ class RunSession:
     # Waiting for the end.
 
     def _wait(self, machine: Machine, console: Console) -> None:
-        linger = int(self._args.linger * _NS)
-        seen: tuple[int, dict[str, int]] | None = None  # the RUNs so far, half-way to the deadline
+        linger = Linger(machine, self._args.linger)
         while True:
             self._changed.clear()
             if self._job.attend(machine, self._notice, quiet=self._args.quiet):
@@ -282,29 +285,15 @@ class RunSession:
                 pending = self._server is not None and self._server.pending()
                 if not pending and console.unsent() == 0 and machine.quiet():
                     return
-                progress = console.progress
-                deadline = progress + linger // 2
-                if self._runtime.now() >= deadline:
-                    deadline = progress + linger
-                    if seen is None or seen[0] != progress:
-                        seen = (progress, machine.busy())
-                if self._runtime.now() >= deadline:
-                    self._report_spinning(machine, seen)
+                deadline = linger.look(console.progress, self._runtime.now())
+                if deadline is None:
+                    errors, cut_off = linger.cut_off(self._runtime.now())
+                    self._errors += errors
+                    if cut_off is not None:
+                        self._notice(cut_off)
                     return
             ends = [when for when in (deadline, machine.stalls.next) if when is not None]
             self._changed.wait(min(ends, default=None))
-
-    def _report_spinning(self, machine: Machine, seen: tuple[int, dict[str, int]] | None) -> None:
-        """Report the vCPUs that were inside one RUN for half of the time to linger."""
-        half = self._args.linger / 2
-        if seen is None or half < _SPIN_MIN:
-            return
-        for vcpu, runs in machine.busy().items():
-            if seen[1].get(vcpu) == runs:
-                vm, _, index = vcpu.rpartition(".")
-                text = f"vm {vm}: vCPU {index} still running {self._args.linger:g} s after end of input"
-                pc = machine.program_counter(vcpu, self._runtime.now() + _NS)
-                self._errors.append(text if pc is None else f"{text}; pc {pc:#x}")
 
     # The end.
 
@@ -335,12 +324,21 @@ class RunSession:
                 self._say_unless_quiet(text)
         return status
 
+    def _summary(self, machine: Machine) -> list[VmSummary]:
+        """Return what happened; messages for clients that had disconnected are counted in two places."""
+        server = self._server
+        if server is None:
+            return machine.summary()
+        return [
+            replace(vm, discarded=vm.discarded + server.discarded(vm.name))
+            for vm in machine.summary()
+        ]
+
     def _left(self, console: Console, summary: list[VmSummary], ended: str | None) -> list[str]:
         return left_behind(
             summary,
             lines=console.undelivered(),
             unsent=self._undelivered,
-            unread=0 if self._server is None else self._server.discarded,
             ended=ended,
         )
 

@@ -18,6 +18,7 @@ from hfsched.errors import MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
+from hfsched.times import seconds_or_number
 from hfsched.vmm.sizes import parse_range
 
 __all__ = ["add_parser", "run"]
@@ -73,10 +74,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--within",
-        type=float,
-        default=commands.WITHIN_MS / 1000,
-        metavar="SECONDS",
-        help="the time limit (%(default)g)",
+        default=f"{commands.WITHIN_MS / 1000:g}s",
+        metavar="TIME",
+        help="the time limit, such as 500ms (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -94,9 +94,11 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--svg is for status, not for {args.what}")
     if args.svg == STANDARD_OUTPUT and args.json:
         raise MisuseError("--svg - and --json: both are for standard output: choose one")
-    if not 0.001 <= args.within <= 600:
-        raise MisuseError(f"--within {args.within:g}: 0.001 to 600 seconds")
-    deadline = time.monotonic() + args.within + _SLACK
+    within = seconds_or_number(args.within)
+    if within is None or not 0.001 <= within <= 600:
+        raise MisuseError(f"--within {args.within[:80]!r}: a time such as 500ms or 8s, 1ms to 10m")
+    args.within = within
+    deadline = time.monotonic() + within + _SLACK
     try:
         path, vm = find(args.vm, deadline)
         answer = ask(path, _request(args, vm), deadline)
@@ -158,7 +160,7 @@ def _report(report: SwapReport) -> list[str]:
     where = ", ".join(f"{getattr(metrics, name)} {name}" for name in places)
     stale = f", {metrics.stale} of them stale" if metrics.stale else ""
     lines.append(
-        f"pages    {there} resident, {where}, {report.empty} empty; {metrics.pages} in all{stale}"
+        f"pages    {there} in memory, {where}, {report.empty} empty; {metrics.pages} in all{stale}"
     )
     if metrics.tier_size:
         lines.append(f"tier     {size(metrics.tier_used)} of {size(metrics.tier_size)}")

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from hfsched.errors import ConfigError, ImageError, MisuseError
 from hfsched.memory.image import is_image, looks_like, read_head
 from hfsched.vmm.guests import raw_hint
+from hfsched.vmm.manifest_text import is_manifest
 
 __all__ = ["Words", "sort_words"]
-
-_MANIFEST = re.compile(
-    r"^\s*(\[+\s*vm\s*\]+|(vm|name|engine|swap|swap_idle)\s*=)", re.MULTILINE | re.IGNORECASE
-)
 
 
 class Words(argparse.Action):
@@ -82,10 +78,9 @@ def _is_manifest(word: str, engine: str, optional: bool, raw: bool) -> bool:  # 
     head = _head(word)
     if head is None or is_image(head):
         return False
-    text = head.decode("utf-8", "replace")
-    if _MANIFEST.search(text):
+    if is_manifest(head):
         return True
-    what = "text" if text and "\0" not in text and "\ufffd" not in text[:-1] else looks_like(head)
+    what = looks_like(head)
     refusal = f"{word}: neither a guest image nor a machine's manifest: {what}"
     raise ConfigError(refusal + raw_hint(what))
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfsched.control import commands, port_client, runtime_dir
+from hfsched.control import commands, port_client, runtime_dir, wire
 from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Request
 from hfsched.errors import UserError
 from hfsched.text import one_line
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "find", "find_machine", "subscribe"]
 
+_PORTS_SOCKET = "the socket of a machine's ports: commands go to the socket `control` beside it"
 _PACKET_MAX = 1 << 16  # bytes of an event; a later machine's may be longer than ours
 
 
@@ -32,7 +33,9 @@ def find(where: str, deadline: float) -> tuple[Path, str | None]:
     if (path := _socket(where)) is not None:
         return path, None
     machine, slash, vm = where.rpartition("/")
-    if "/" in machine or (slash and not machine) or not vm:
+    if slash and not vm and runtime_dir.NAME.fullmatch(machine):
+        raise UserError(f"{where}: name a VM: {machine}/VM")
+    if (slash and not runtime_dir.NAME.fullmatch(machine)) or not vm:
         raise UserError(f"{where}: there is no such socket")
     return port_client.find(vm, machine or None, deadline).with_name(commands.CONTROL), vm
 
@@ -59,7 +62,7 @@ def find_machine(where: str | None, deadline: float) -> Path:
         return next(iter(running.values()))
     listed = port_client._listed(list(running))
     if where is not None:
-        raise UserError(f"no machine {where!r}: {listed}")
+        raise UserError(port_client._no_machine(where, list(running)))
     raise UserError(f"several machines, name one: {listed}" if running else listed)
 
 
@@ -113,13 +116,23 @@ def _connect(path: Path, deadline: float) -> socket.socket:
 def _ask(sock: socket.socket, path: Path, request: Request, deadline: float) -> Answer:
     with suppress(OSError):  # refused before the request: the reply gives the reason
         sock.send(commands.encode(request), socket.MSG_NOSIGNAL)
+    data = _receive(sock, path, commands.ANSWER_MAX + 1, deadline)
     try:
-        answer = commands.decode_answer(_receive(sock, path, commands.ANSWER_MAX + 1, deadline))
+        answer = commands.decode_answer(data)
     except CommandError as exc:
-        raise UserError(f"{path}: not a machine's control socket: {exc}") from None
+        why = _PORTS_SOCKET if _is_ports_refusal(data) else f"not a machine's control socket: {exc}"
+        raise UserError(f"{path}: {why}") from None
     if isinstance(answer, Refused):
         raise UserError(answer.text)
     return answer
+
+
+def _is_ports_refusal(data: bytes) -> bool:
+    try:
+        wire.parse_answer(data)
+    except wire.RefusedError as exc:
+        return exc.code != "bad-answer"
+    return False
 
 
 def _receive(sock: socket.socket, path: Path, limit: int, deadline: float | None) -> bytes:

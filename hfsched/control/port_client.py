@@ -9,6 +9,7 @@ import errno
 import os
 import select
 import socket
+import stat
 import struct
 import time
 from contextlib import suppress
@@ -16,9 +17,11 @@ from pathlib import Path
 
 from hfsched.control import runtime_dir, wire
 from hfsched.errors import UserError
+from hfsched.text import meant, one_line
 
 __all__ = ["dial", "find", "readable"]
 
+_LISTED = 20  # names in a message
 _ASK_WITHIN = 1.0  # seconds for one machine's answer, when several are asked
 _TIMEVAL = struct.Struct("@ll")
 _PEERCRED = struct.Struct("=iII")  # pid, uid, gid
@@ -92,15 +95,23 @@ def dial(path: Path, hello: wire.Hello, deadline: float) -> tuple[socket.socket,
     sock = _open(path, deadline)
     try:
         return sock, wire.parse_welcome(_converse(sock, path, hello.encode(), deadline))
+    except wire.RefusedError as exc:
+        sock.close()
+        if exc.code == "bad-answer":
+            raise wire.RefusedError(exc.code, f"{path}: {exc}") from None
+        raise
     except BaseException:
         sock.close()
         raise
 
 
-def _has(path: Path, vm: str, deadline: float) -> bool:
+def _has(path: Path, vm: str, deadline: float) -> tuple[bool, list[str]]:
+    """Return whether a machine has a VM, and the VMs that it names."""
     with _open(path, deadline) as sock:
         answer = wire.parse_answer(_converse(sock, path, wire.Ask(vm).encode(), deadline))
-    return answer.get("has") is True
+    vms = answer.get("vms")
+    names = vms if isinstance(vms, list) else []  # an earlier version sends none
+    return answer.get("has") is True, [one_line(name, 64) for name in names if type(name) is str]
 
 
 def find(vm: str, machine: str | None, deadline: float) -> Path:
@@ -113,14 +124,16 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
     sockets = runtime_dir.port_sockets()
     if machine is not None:
         if machine not in sockets:
-            raise UserError(f"no machine {machine!r}: {_listed(list(sockets))}")
+            raise UserError(_no_machine(machine, list(sockets)))
         return sockets[machine]
     having, running, silent = [], [], []
+    vms: dict[str, list[str]] = {}
     for asked, (name, path) in enumerate(sockets.items()):
         # A machine that does not answer takes its share of the time, not that of the others.
         share = (deadline - time.monotonic()) / (len(sockets) - asked + 1)
         try:
-            if _has(path, vm, time.monotonic() + min(share, _ASK_WITHIN)):
+            has, vms[name] = _has(path, vm, time.monotonic() + min(share, _ASK_WITHIN))
+            if has:
                 having.append(name)
             running.append(name)
         except _GoneError:
@@ -132,8 +145,36 @@ def find(vm: str, machine: str | None, deadline: float) -> Path:
     if having:
         found = ", ".join(f"{name}/{vm}" for name in having)
         raise UserError(f"several machines have a VM {vm!r}: name one: {found}")
-    raise UserError(f"no machine has a VM {vm!r}: {_listed(running)}{''.join(silent)}")
+    if vms.get(vm):
+        raise UserError(f"{vm!r} is a machine: name a VM of it: {_some(_named(vm, vms[vm]))}")
+    names = [full for name in running for full in _named(name, vms[name])]
+    close = meant(vm, {each for name in running for each in vms[name]})
+    raise UserError(
+        f"no machine has a VM {vm!r}: {_listed(names)}{''.join(silent)}{close}{socket_hint(vm)}"
+    )
+
+
+def _named(machine: str, vms: list[str]) -> list[str]:
+    return [f"{machine}/{vm}" for vm in vms] or [machine]
+
+
+def _no_machine(machine: str, known: list[str]) -> str:
+    return f"no machine {machine!r}: {_listed(known)}{meant(machine, known)}{socket_hint(machine)}"
+
+
+def socket_hint(name: str) -> str:
+    """Return what to add to the refusal of a name that a socket here has; else nothing."""
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(name).st_mode)  # noqa: PTH116 - a name may have a NUL
+    except (OSError, ValueError):
+        return ""
+    return f": for the socket of that name write ./{name}" if is_socket else ""
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def _listed(names: list[str]) -> str:
-    return f"running: {', '.join(names)}" if names else "no machine is running"
+    return f"running: {_some(names)}" if names else "no machine is running"

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -79,7 +80,7 @@ class PortServer:
         self._sessions: dict[int, Session] = {}
         self._tasks: dict[int, Task] = {}
         self._ended: dict[str, str] = {}
-        self._discarded = 0
+        self._discarded: Counter[str] = Counter()
         self._count = 0
         self._closed = False
         self._listener = runtime.adopt_listener("ports", directory.listen(PORTS).detach())
@@ -94,7 +95,8 @@ class PortServer:
     def key(self) -> object:
         """Return all that the lock guards."""
         sessions = (tuple(self._sessions), self._places.key())
-        return (sessions, tuple(self._ended), self._discarded, self._closed)
+        discarded = tuple(self._discarded.items())
+        return (sessions, tuple(self._ended), discarded, self._closed)
 
     # For the machine.
 
@@ -118,11 +120,13 @@ class PortServer:
         """Return how many clients there are."""
         return len(self._current())
 
-    @property
-    def discarded(self) -> int:
-        """Messages taken from a port's queue for a client that had disconnected; ports count the others."""
+    def discarded(self, vm: str) -> int:
+        """Return how many messages of a VM were taken from a port's queue for a client that had disconnected.
+
+        Ports count the others.
+        """
         with self._lock:
-            return self._discarded
+            return self._discarded[vm]
 
     def close(self, deadline: int | None = None) -> list[str]:
         """Refuse new clients, end all present ones and wait for their tasks until `deadline` (ns).
@@ -230,5 +234,6 @@ class PortServer:
             with self._lock:
                 del self._sessions[number], self._tasks[number]
                 self._places.leave(number)
-                self._discarded += session.discarded
+                if session.vm is not None and session.discarded:
+                    self._discarded[session.vm] += session.discarded
             self._on_idle()

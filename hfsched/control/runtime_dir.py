@@ -34,11 +34,11 @@ from hfsched.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PORTS", "MachineDirectory", "claim", "port_sockets"]
+__all__ = ["NAME", "PORTS", "MachineDirectory", "check_place", "claim", "port_sockets"]
 
 PORTS = "ports"
 _LOCK = "lock"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _PATH_MAX = 107  # bytes: sockaddr_un has 108, and a zero ends it
 _BACKLOG = 128
 _SHOWN = 200  # characters of a link's target
@@ -65,9 +65,41 @@ def _remove_dead() -> None:
                         _remove_if_dead(path)
 
 
+def path_problem(path: Path) -> str | None:
+    """Return why no socket can have a path, because of its length; None: it can."""
+    length = len(os.fsencode(path))
+    if length <= _PATH_MAX:
+        return None
+    return f"{path}: {length} bytes, a socket's path has at most {_PATH_MAX}"
+
+
+def check_place(path: Path) -> None:
+    """Raise UserError if no socket can be made at a path of the user's choice, as far as is known before."""
+    if (problem := path_problem(path)) is not None:
+        raise UserError(f"{problem}: choose a shorter path")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no directory {path.parent}")
+    _check_what_is_there(path)
+
+
+def _check_what_is_there(path: Path) -> None:
+    """Raise UserError for a link, a file, and a socket that has a listener; nothing may be there."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISLNK(mode):
+        target = one_line(os.fspath(path.readlink()), _SHOWN)
+        raise UserError(f"{path}: a link to {target}: name the socket itself")
+    if not stat.S_ISSOCK(mode):
+        raise UserError(f"{path}: not a socket: choose another path")
+    if not _is_dead(path):
+        raise UserError(f"{path}: a machine listens there: choose another path")
+
+
 def _remove_if_dead(path: Path) -> None:
     """Remove a machine's directory if its lock is free; under the lock of the runtime directory."""
-    if not _NAME.fullmatch(path.name) or directory_problem(path) is not None:
+    if not NAME.fullmatch(path.name) or directory_problem(path) is not None:
         return
     with suppress(OSError), ExitStack() as undo:  # the machine runs, or there are other files
         with suppress(FileNotFoundError):  # it was killed before it had a lock
@@ -121,24 +153,14 @@ class MachineDirectory:
 
         Links are not followed: UserError for one, and for anything else that is there.
         """
+        _check_what_is_there(path)
         with suppress(OSError):
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                target = one_line(os.fspath(path.readlink()), _SHOWN)
-                raise UserError(f"{path}: a link to {target}: name the socket itself")
-            if not stat.S_ISSOCK(mode):
-                raise UserError(f"{path}: not a socket: choose another path")
-            if _is_dead(path):
-                path.unlink()
+            path.unlink()
         return self._add(path)
 
     def _add(self, path: Path) -> socket.socket:
-        length = len(os.fsencode(path))
-        if length > _PATH_MAX:
-            raise UserError(
-                f"{path}: {length} bytes, a socket's path has at most {_PATH_MAX}: "
-                "use a shorter machine name or XDG_RUNTIME_DIR"
-            )
+        if (problem := path_problem(path)) is not None:
+            raise UserError(f"{problem}: use a shorter machine name or XDG_RUNTIME_DIR")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             os.fchmod(
@@ -177,7 +199,7 @@ def claim(name: str | None = None) -> MachineDirectory:
     Raises UserError when a machine of that name runs, or for a directory that is not safe.
     """
     name = name or f"m{os.getpid()}"
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UserError(
             f"machine name {name!r}: use 1 to 63 letters, digits, '.', '_' and '-', "
             "a letter or digit first"

@@ -26,6 +26,7 @@ from hfsched.control.listener import offer
 from hfsched.control.pusher import Pusher, Timing
 from hfsched.errors import UserError
 from hfsched.scheduler.outbox import Sent
+from hfsched.text import meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +48,9 @@ class PortMachine(Protocol):
 
     def vm_names(self) -> list[str]:
         """Return the names of all VMs; constant."""
+
+    def port_number(self, vm: str, port: int | str) -> int:
+        """Return the number of a port, which may be a name; raises UserError for an unknown one."""
 
     def endpoint(self, vm: str, port: int, local: int | None = None) -> Endpoint:
         """Connect to a port of a VM that `vm_names` has, from host port `local` (None: a new one).
@@ -168,13 +172,20 @@ class Session:
         self._admit(hello)
         vms = self._machine.vm_names()
         if isinstance(hello, wire.Ask):
-            answer = {"ok": True, "machine": self._machine_name, "has": hello.vm in vms}
+            answer = {
+                "ok": True,
+                "machine": self._machine_name,
+                "has": hello.vm in vms,
+                "vms": vms[: wire.VMS_MAX],
+            }
             self._pusher.push(wire.encode(answer))
             return None
         if hello.vm not in vms:
             known = ", ".join(vms[:8]) + (", ..." if len(vms) > 8 else "")
             raise wire.RefusedError(
-                "no-vm", f"no VM {hello.vm!r} in machine {self._machine_name}: it has {known}"
+                "no-vm",
+                f"no VM {hello.vm!r} in machine {self._machine_name}: it has {known}"
+                + meant(hello.vm, vms),
             )
         return self._connect(hello)
 
@@ -187,7 +198,11 @@ class Session:
         if hello.unread_ms is not None:
             self._pusher.limit = hello.unread_ms * _NS_PER_MS
         try:
-            return self._machine.endpoint(hello.vm, hello.port, hello.local)
+            port = self._machine.port_number(hello.vm, hello.port)
+        except UserError as exc:
+            raise wire.RefusedError("no-port", str(exc)) from None
+        try:
+            return self._machine.endpoint(hello.vm, port, hello.local)
         except UserError as exc:
             raise wire.RefusedError("port-in-use", str(exc)) from None
 

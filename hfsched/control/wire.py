@@ -6,11 +6,12 @@ of at most `HELLO_MAX` bytes; the server answers in JSON of at most `ANSWER_MAX`
     {"v": 1, "vm": "trusty", "port": 1, "local": null, "unread_ms": null}    connect to port 1 of that VM
         {"ok": true, "machine": "m12", "vm": "trusty", "host_port": 4294967296, "payload_max": 4080}
     {"v": 1, "ask": "trusty"}                                 is there such a VM?
-        {"ok": true, "machine": "m12", "has": true}           and the server closes
+        {"ok": true, "machine": "m12", "has": true, "vms": ["trusty"]}        and the server closes
     a first packet that is not valid, or a request that is refused
         {"error": "no VM 'x' in machine m12: ...", "code": "no-vm"}      and the server closes
 
-`port` is any u64; `local` asks for a host port below 2**32 instead of a new one; `unread_ms` is after
+`port` is any u64, or a name that the machine's manifest has for one; `vms` are at most `VMS_MAX` names;
+`local` asks for a host port below 2**32 instead of a new one; `unread_ms` is after
 which time the server closes the connection while it cannot send, for nothing is read (at most a day;
 null or absent: the server's default, also with a server that does not know it).  After the first
 form, each packet is a type byte and the rest, so that an empty message differs from the end of
@@ -35,6 +36,7 @@ from hfsched.text import one_line
 __all__ = [
     "ANSWER_MAX",
     "CLOSING",
+    "CONTROL_SOCKET",
     "DATA",
     "HELLO_MAX",
     "LOCAL_PORTS",
@@ -44,6 +46,7 @@ __all__ = [
     "TEXT_MAX",
     "UNREAD_MS_MAX",
     "VERSION",
+    "VMS_MAX",
     "Ask",
     "Hello",
     "RefusedError",
@@ -61,6 +64,7 @@ __all__ = [
 VERSION = 1
 HELLO_MAX = 1024  # bytes
 ANSWER_MAX = 8192  # bytes; a text of TEXT_MAX characters takes at most 12 each
+VMS_MAX = 100  # names in an answer
 TEXT_MAX = 500  # characters
 PACKET_MAX = 1 << 16  # bytes; more than any mailbox holds, and any text
 UNREAD_MS_MAX = 86_400_000
@@ -71,13 +75,17 @@ DATA = b"D"
 REFUSED = b"E"
 CLOSING = b"C"
 
+CONTROL_SOCKET = (
+    "a control socket, for `hfsched swap` and `hfsched events`: programs connect by the machine's name,"
+    " or to the socket `ports` in its directory"
+)
 _U64 = 1 << 64
 
 
 class RefusedError(UserError):
     """The other side refused; `code` is one of these words.
 
-    "bad-hello", "version", "silent", "peer", "too-many", "no-vm", "vm-ended", "port-in-use",
+    "bad-hello", "version", "silent", "peer", "too-many", "no-vm", "no-port", "vm-ended", "port-in-use",
     "stopping"; "message" for one message of a connection that stays open; "bad-answer" for an
     answer that is not valid.
     """
@@ -88,13 +96,13 @@ class RefusedError(UserError):
 
 
 class Hello(NamedTuple):
-    """Connect to `port` of `vm`, from host port `local` (None: a new one).
+    """Connect to `port` (a number or a name) of `vm`, from host port `local` (None: a new one).
 
     What cannot be sent for `unread_ms`, None: for the server's default, ends the connection.
     """
 
     vm: str
-    port: int
+    port: int | str
     local: int | None
     unread_ms: int | None = None
 
@@ -188,7 +196,9 @@ def parse_hello(data: bytes) -> Hello | Ask:
     unread_ms = _optional(value, "unread_ms", UNREAD_MS_MAX + 1)
     if unread_ms == 0:
         raise RefusedError("bad-hello", f"'unread_ms' must be a number from 1 to {UNREAD_MS_MAX}")
-    return Hello(_name(value, "vm"), _number(value, "port", _U64), local, unread_ms)
+    named = isinstance(value.get("port"), str)
+    port = _name(value, "port") if named else _number(value, "port", _U64)
+    return Hello(_name(value, "vm"), port, local, unread_ms)
 
 
 def parse_answer(data: bytes) -> dict[str, Any]:
@@ -197,6 +207,8 @@ def parse_answer(data: bytes) -> dict[str, Any]:
     if "error" in value:
         text, code = value["error"], value.get("code")
         raise RefusedError(one_line(str(code), TEXT_MAX), one_line(str(text), TEXT_MAX))
+    if value.get("is") == "refused":
+        raise RefusedError("bad-answer", CONTROL_SOCKET)
     if value.get("ok") is not True:
         raise RefusedError("bad-answer", "the machine's answer is neither ok nor an error")
     return value

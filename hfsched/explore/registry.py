@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError, describe
+from hfsched.text import meant
 
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
@@ -89,16 +90,37 @@ def kind_of(name: str) -> type:
     """Return the class of the scenario called `name`; see `find`."""
     where = catalogue().get(name, name)
     path, found, attribute = where.partition("::")
+    if not found and path.endswith(".py") and Path(path).is_file():
+        raise UserError(f"{path}: name the scenario in it: {_own(path, _load_file(path))}")
     if not found:
         raise UserError(
             f"no scenario {name!r}: {_list(catalogue())}; your own is FILE.py::CLASS or MODULE::CLASS"
+            + meant(name, catalogue())
         )
     module = _load_file(path) if path.endswith(".py") else _load_module(path)
     kind = getattr(module, attribute, None)
     kind = getattr(kind, "hfsched_scenario", kind)  # a function that is a test
-    if not isinstance(kind, type) or not is_dataclass(kind) or not hasattr(kind, "build"):
+    if kind is None:
+        raise UserError(f"scenario {name}: no class {attribute!r} there: {_own(path, module)}")
+    if not _is_scenario(kind):
         raise UserError(f"scenario {name}: {attribute} is not a dataclass with a method build")
-    return kind
+    found_kind: type = kind
+    return found_kind
+
+
+def _is_scenario(kind: Any) -> bool:
+    return isinstance(kind, type) and is_dataclass(kind) and hasattr(kind, "build")
+
+
+def _own(path: str, module: Any) -> str:
+    """Return the names of the scenarios that a module has, its own and its tests, as they are given."""
+    own = [
+        f"{path}::{name}"
+        for name, kind in vars(module).items()
+        if _is_scenario(getattr(kind, "hfsched_scenario", kind))
+        and kind.__module__ == module.__name__
+    ]
+    return ", ".join(own) or "it has no dataclass with a method build"
 
 
 def variants_of(kind: type) -> Mapping[str, Variant]:

@@ -81,6 +81,7 @@ def rxtx_unmap(_: Context, vcpu: Vcpu, w1: int) -> Reply:
             return vm.dialect.error(Error.INVALID_PARAMETERS)
         _set_mode(vm, mailbox.tx, OWN)
         _set_mode(vm, mailbox.rx, OWN)
+        vm.unmapped += mailbox.state is RxState.RECEIVED
         mailbox.rx = mailbox.tx = mailbox.message = None
         mailbox.state = RxState.EMPTY
     return vm.dialect.success()

@@ -136,7 +136,8 @@ class Vm:
     that needs no more argument registers than `space` has.  A call that another vCPU has begun already
     may still be answered by the one before.
 
-    `entries` counts RUNs that entered the guest, `spurious` those that found it still blocked.
+    `entries` counts RUNs that entered the guest, `spurious` those that found it still blocked, `unmapped`
+    unread messages that went with the RX buffer.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Vm:
         self.log = bytearray()
         self.entries = 0
         self.spurious = 0
+        self.unmapped = 0
         self.vcpus = [Vcpu(self, index, space.vcpu(index)) for index in range(vcpus)]
         self.lock = runtime.lock(f"{name}.hv", state=self.key)
 

@@ -306,6 +306,11 @@ class Mirror:
             slot = self._slots[vcpu]
             return slot.activity is _RUNNING and not slot.blocked
 
+    def has_timer(self, vcpu: int) -> bool:
+        """Return whether `vcpu` is asleep until its timer."""
+        with self._lock:
+            return self._slots[vcpu].deadline is not None
+
     def peek(self) -> tuple[tuple[VcpuActivity, bool], ...]:
         """Return {activity, kicked} of each vCPU without the lock: to be shown, nothing else."""
         return tuple((slot.activity, slot.kick) for slot in self._slots)

@@ -180,7 +180,15 @@ def looks_like(data: bytes) -> str:
         return "an x86 boot sector"
     if not any(data[:4096]):
         return "zeros"
+    if _is_text(data):
+        return "text"
     return f"{NOTHING_KNOWN}, first bytes {data[:8].hex(' ')}"
+
+
+def _is_text(data: bytes) -> bool:
+    """Return whether bytes are UTF-8, which may be cut in a character, and what a text has."""
+    text = data[:4096].decode("utf-8", "replace")
+    return all(c.isprintable() or c in "\t\n\r\f" for c in text) and "\ufffd" not in text[:-1]
 
 
 def parse_image(name: str, data: bytes) -> Image:

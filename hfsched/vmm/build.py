@@ -101,7 +101,7 @@ def place_memory(spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
     bases: dict[str, int] = {}
     for vm, code in zip(spec.vm, codes, strict=True):
         fixed = None if code.image is None else code.image.fixed_base
-        wanted = vm.base if vm.base is not None else fixed
+        wanted = fixed if vm.base_address is None else vm.base_address
         if wanted is not None:
             try:
                 bases[vm.name] = layout.reserve(vm.name, wanted, vm.memory_bytes)

@@ -11,15 +11,32 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from hfsched.errors import ConfigError, ImageError, UserError, describe
-from hfsched.memory.image import NOTHING_KNOWN, boot_problem, raw_image, read_bytes, read_image
+from hfsched.memory.image import (
+    NOTHING_KNOWN,
+    boot_problem,
+    raw_image,
+    read_bytes,
+    read_head,
+    read_image,
+)
 from hfsched.memory.imagetypes import Image
-from hfsched.text import meant
+from hfsched.text import nearest
 from hfsched.vcpu.kvm import device
+from hfsched.vmm.manifest_text import is_manifest
 
 if TYPE_CHECKING:
     from hfsched.vcpu.script import Program
 
-__all__ = ["RAW_HINT", "GuestCode", "bundled_images", "guest_includes", "raw_hint", "resolve"]
+__all__ = [
+    "RAW_HINT",
+    "GuestCode",
+    "bundled_images",
+    "find_image",
+    "guest_includes",
+    "manifest_refusal",
+    "raw_hint",
+    "resolve",
+]
 
 RAW_HINT = 'to boot it as it is, from its first byte: --raw-image (manifest: format = "raw")'
 ARCHITECTURES = ("aarch64", "x86_64")
@@ -85,15 +102,23 @@ def resolve(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode
     path, _, function = image.partition(":")
     if engine == "script" or path.endswith(".py") or (function and not os.path.exists(image)):
         return GuestCode(None, _program(vm, image, path, function))
+    found = _find(vm, image, engine)
     try:
-        parsed = read_image(_find(vm, image, engine))
+        parsed = read_image(found)
     except ImageError as exc:
+        if str(exc).endswith(": text") and is_manifest(read_head(found)[0]):
+            raise ImageError(f"vm {vm}: {image}: {manifest_refusal(image)}") from None
         hint = ": give it with --fdt" if "device tree" in str(exc) else raw_hint(str(exc))
         raise ImageError(f"vm {vm}: {str(exc).removeprefix(f'vm {vm}: ')}{hint}") from None
     problem = boot_problem(parsed)
     if problem is not None:
         raise ImageError(f"vm {vm}: {image} would not boot: {problem}")
     return GuestCode(parsed, None)
+
+
+def manifest_refusal(path: str) -> str:
+    """Return what to say of a manifest in the place of an image."""
+    return f"a machine's manifest, not an image: hfsched run {path}"
 
 
 def raw_hint(refusal: str) -> str:
@@ -112,6 +137,17 @@ def _raw(vm: str, image: str, engine: str) -> Image:
 
 
 def _find(vm: str, image: str, engine: str) -> Path:
+    try:
+        return find_image(image, engine)
+    except ImageError as exc:
+        raise ImageError(f"vm {vm}: {exc}") from None
+
+
+def find_image(image: str, engine: str = "auto") -> Path:
+    """Return the file of an image, which may be a bundled one; raises ImageError, also with what is meant.
+
+    A path with a folder is returned as it is: reading it says why it cannot be read.
+    """
     path = Path(image)
     if os.path.exists(path):
         return path
@@ -124,8 +160,10 @@ def _find(vm: str, image: str, engine: str) -> Path:
     known = "the bundled ones are not built: script/guests does"
     if names:
         known = f"bundled: {', '.join(names)}, each also as {' and '.join(f'{a}/...' for a in ARCHITECTURES)}"
-    close = meant(image, names)
-    raise ImageError(f"vm {vm}: image {image}: no such file, and no bundled guest ({known}){close}")
+    stems = {Path(name).stem: name for name in names}  # ".bin" alone makes no name like another
+    near = nearest(path.stem, stems)
+    close = "" if near is None else f": did you mean {stems[near]!r}?"
+    raise ImageError(f"image {image}: no such file, and no bundled guest ({known}){close}")
 
 
 def _program(vm: str, image: str, path: str, function: str) -> Program:
@@ -133,6 +171,8 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
 
     if image in PROGRAMS:
         return PROGRAMS[image]
+    if not path.endswith(".py"):
+        _refuse_image(vm, image, path, function)
     try:
         if path.endswith(".py"):
             read_bytes(path)  # refuses what is no regular file, which an import would wait for
@@ -144,7 +184,8 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
         elif function:
             module = importlib.import_module(path)
         else:
-            raise ImportError(f"no bundled program (there are {', '.join(PROGRAMS)})")
+            known = ", ".join(PROGRAMS)
+            raise ImportError(f"no bundled program: there are {known}; yours is FILE.py:FUNCTION")
     except ImageError as exc:
         raise ConfigError(f"vm {vm}: script guest {exc}") from None
     except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the user's code may raise anything
@@ -153,3 +194,15 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
     if not callable(program):
         raise ConfigError(f"vm {vm}: script guest {image}: no function {function or 'guest'!r}")
     return program  # type: ignore[no-any-return]
+
+
+def _refuse_image(vm: str, image: str, path: str, function: str) -> None:
+    """Refuse an image in the place of a Python guest, and a colon in the place of "="."""
+    bundled = bundled_images()
+    if function in bundled or os.path.isfile(function):  # noqa: PTH113 - False where Path raises
+        raise ConfigError(f"vm {vm}: {image}: a VM's name ends with '=': write {path}={function}")
+    if image in bundled or os.path.isfile(image):  # noqa: PTH113 - likewise
+        raise ConfigError(
+            f"vm {vm}: {image}: not a Python guest, which the engine script runs:"
+            " leave --engine out, or name a FILE.py:FUNCTION"
+        )

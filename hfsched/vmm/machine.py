@@ -13,11 +13,13 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.scheduler.suspension import Step
 from hfsched.swap.client.memberset import MemberSet
+from hfsched.text import meant
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.report import (
     VmState,
     VmSummary,
+    active_vcpus,
     busy_vcpus,
     is_quiet,
     runs_ended,
@@ -108,7 +110,7 @@ class Machine:
             self.assembly.vms,
             lambda vcpu: self.program_counter(vcpu, runtime.now() + _ASK_WITHIN),
         )
-        self._text_ports = {vm.name: vm.text_port for vm in spec.vm}
+        self._ports = {vm.name: {"text": vm.text_port, **vm.ports} for vm in spec.vm}
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
@@ -201,7 +203,20 @@ class Machine:
 
     def text_port(self, vm: str) -> int:
         """Return the port of a VM that takes text."""
-        return self._text_ports[vm]
+        return self._ports[vm]["text"]
+
+    def port_number(self, vm: str, port: int | str) -> int:
+        """Return the number of a VM's port, which may be a name; raises UserError for an unknown one."""
+        if isinstance(port, int):
+            return port
+        known = self._ports[vm]
+        if port in known:
+            return known[port]
+        named = ", ".join(f"{name} = {number}" for name, number in known.items())
+        raise UserError(
+            f"vm {vm} has no port {port!r}: there are {named} (`ports` in the manifest)"
+            + meant(port, known)
+        )
 
     def _vm(self, name: str) -> AssembledVm:
         for vm in self.assembly.vms:
@@ -238,6 +253,10 @@ class Machine:
     def busy(self) -> dict[str, int]:
         """Return for each vCPU inside a RUN the number of its exits so far."""
         return busy_vcpus(self.assembly.vms)
+
+    def active(self) -> dict[str, str]:
+        """Return for each vCPU that will go on by itself, named as `busy` does, why, in words."""
+        return active_vcpus(self.assembly.vms)
 
     def program_counter(self, vcpu: str, deadline: int | None = None) -> int | None:
         """Return the address of the next instruction of a vCPU, named as `busy` does.

@@ -14,8 +14,8 @@ dialect = "ffa-1.0"
 fdt = "trusty.dtb"            # optional; "auto" has one made (a file of that name is "./auto")
 # bootargs = "quiet"          # with fdt = "auto" alone: /chosen/bootargs
 framing = "ports"             # or "raw": no port header on messages to and from the host
-ports = { smc = 0, text = 1 } # names for ports; "text" is the one that stdin talks to
-base = 0x7f000000             # optional: IPA of its memory
+ports = { smc = 0, text = 1 } # names for ports, for `connect(port="smc")`; stdin talks to "text"
+base = 0x7f000000             # optional: IPA of its memory; or "2032MiB"
 uuid = "..."                  # optional
 """
 
@@ -33,12 +33,11 @@ import msgspec
 from hfsched.abi.dialects import DEFAULT, DIALECTS
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
-from hfsched.memory.ram import PAGE_SIZE
-from hfsched.text import integer, meant
+from hfsched.text import integer, meant, nearest
 from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.layout import ADDRESS_MAX
 from hfsched.vmm.manifest_text import NO_VM, Vocabulary, read_tables
-from hfsched.vmm.sizes import VCPUS_MAX, IdleTime, parse_idle, parse_size
+from hfsched.vmm.sizes import VCPUS_MAX, IdleTime, parse_address, parse_idle, parse_size
 
 __all__ = [
     "FDT_AUTO",
@@ -63,7 +62,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One VM.  `memory` is in bytes once checked; addresses and sizes are multiples of 4096."""
+    """One VM.  `memory` and `base` are in bytes once checked; addresses and sizes are multiples of 4096."""
 
     image: str
     name: str = ""
@@ -75,7 +74,7 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     framing: Framing = "ports"
     format: Format = "auto"
     ports: dict[str, int] = {}
-    base: int | None = None
+    base: int | str | None = None
     uuid: str | None = None
 
     @property
@@ -87,6 +86,11 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def memory_bytes(self) -> int:
         """The size of its memory."""
         return parse_size(f"vm {self.name}: memory", self.memory)
+
+    @property
+    def base_address(self) -> int | None:
+        """Where its memory is to be; None: anywhere."""
+        return None if self.base is None else parse_address(f"vm {self.name}: base", self.base)
 
 
 class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -160,17 +164,25 @@ def _check_vm(source: str, spec: VmSpec) -> None:
         raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}{close}")
     size = parse_size(f"{where}: memory", spec.memory)
     spec.memory = size
-    if spec.base is not None and (
-        spec.base < 0 or spec.base % PAGE_SIZE or spec.base + size > ADDRESS_MAX
-    ):
-        raise ConfigError(
-            f"{where}: base {integer(spec.base, 'x')}: a multiple of 4096, with the memory below 2^40"
-        )
+    if spec.base is not None:
+        base = parse_address(f"{where}: base", spec.base)
+        if base + size > ADDRESS_MAX:
+            raise ConfigError(
+                f"{where}: base {base:#x}: its memory of {size:#x} bytes ends above 2^40"
+            )
+        spec.base = base
     if spec.uuid is not None:
         try:
             UUID(spec.uuid)
         except ValueError:
             raise ConfigError(f"{where}: uuid {spec.uuid!r}: not a valid UUID") from None
+    if "text" not in spec.ports:
+        for name in spec.ports:
+            if nearest(name, ["text"]):
+                raise ConfigError(
+                    f"{where}: port {name!r}: did you mean 'text', which gets lines of stdin?"
+                    f" (if not, add text = {TEXT_PORT})"
+                )
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
         if not 0 <= port < FIRST_CONNECTION:
@@ -223,6 +235,8 @@ def _beside(manifest: Path, name: str) -> str:
 def _decode_field(kind: type, value: Any) -> Any:
     """Return the value of a field whose type msgspec does not know: IdleTime alone."""
     assert kind is IdleTime
+    if type(value) in (int, float):
+        raise ConfigError(f'swap_idle = {value}: write "{value}s"')
     if not isinstance(value, str):
         raise TypeError(f"Expected `str | null`, got `{type(value).__name__}`")
     return parse_idle("swap_idle", value)
@@ -252,5 +266,5 @@ _VOCABULARY = Vocabulary(
         "framing": get_args(Framing),
         "format": get_args(Format),
     },
-    ("vcpus", "base"),
+    ("vcpus",),
 )

@@ -14,7 +14,7 @@ from typing import Any
 from hfsched.errors import ConfigError
 from hfsched.text import meant, one_line
 
-__all__ = ["NO_VM", "Vocabulary", "read_tables", "text_of"]
+__all__ = ["NO_VM", "Vocabulary", "is_manifest", "read_tables", "text_of"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -23,9 +23,13 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_MANIFEST = re.compile(
+    r"^\s*(\[+\s*vm\s*\]+|(vm|name|engine|swap|swap_idle)\s*=)", re.MULTILINE | re.IGNORECASE
+)
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
 _ONE_VM = re.compile(r"^[ \t]*\[[ \t]*vm[ \t]*\]", re.MULTILINE)
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+_BARE = re.compile(r"(\w+)\s*=\s*([^\s\"'\[\]{}#=,]+)\s*(?:#.*)?")  # a value without quotes
 _DIGITS = re.compile(r"[0-9]{1,15}|0x[0-9a-fA-F]{1,15}")
 # What msgspec says of a value that has another type or shape than its field.
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
@@ -48,7 +52,7 @@ _SYNONYMS = {
     "image": ("file", "guest", "kernel", "path"),
     "memory": ("mem", "ram", "size"),
     "vcpus": ("cpus", "cpu", "smp"),
-    "vm": ("guests", "guest", "machine", "vms"),
+    "vm": ("guests", "guest", "vms"),
 }
 
 
@@ -76,7 +80,12 @@ class Vocabulary:
         if missing is not None:
             return f"{where}missing {missing[1]!r}" if where else NO_VM
         if unknown is not None:
-            return where + self._unknown(unknown[1], inside=index is not None)
+            key, inside = unknown[1], index is not None
+            elsewhere = (*self.vm, *_SYNONYMS["vm"])
+            if not inside and isinstance(tables.get(key), dict) and key not in elsewhere:
+                shown = one_line(key, 80)
+                return f"unknown table [{shown}]: {', '.join(self._own())} are written above the first [[vm]]"
+            return where + self._unknown(key, inside=inside)
         if field in self.choices and what.startswith("Invalid enum value "):
             value = what.removeprefix("Invalid enum value ")
             known = self.choices[field]
@@ -89,6 +98,9 @@ class Vocabulary:
             )
             what = f"{asked}, not {given}"
         return f"{where}{field}: {what}" if field else f"{where}{what}"
+
+    def _own(self) -> list[str]:
+        return [key for key in self.machine if key != "vm"]
 
     def _unknown(self, key: str, *, inside: bool) -> str:
         known, others = (self.vm, self.machine) if inside else (self.machine, self.vm)
@@ -103,6 +115,11 @@ class Vocabulary:
             if key.casefold() in _SYNONYMS.get(name, ()):
                 return f"{shown}: did you mean {name!r}?"
         return shown + (meant(key, known) or f": there are {', '.join(known)}")
+
+
+def is_manifest(head: bytes) -> bool:
+    """Return whether a file that begins with `head` is meant as a manifest."""
+    return _MANIFEST.search(head.decode("utf-8", "replace")) is not None
 
 
 def text_of(data: bytes) -> str:
@@ -128,17 +145,18 @@ def read_tables(data: bytes, vocabulary: Vocabulary) -> dict[str, Any]:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(_explain(str(exc), text)) from None
+        raise ConfigError(_explain(str(exc), text, vocabulary)) from None
     if "vm" not in tables and not tables:
         raise ConfigError(NO_VM)
     if isinstance(tables.get("vm"), dict):
         tables["vm"] = [tables["vm"]]
     vms = tables.get("vm")
-    for table in vms if isinstance(vms, list) else ():
+    for index, table in enumerate(vms if isinstance(vms, list) else ()):
         if isinstance(table, dict):
             _numbers(table, vocabulary.numbers)
             if isinstance(ports := table.get("ports"), dict):
                 _numbers(ports, ports.keys())
+                _check_ports(ports, index, tables)
     return tables
 
 
@@ -149,7 +167,17 @@ def _numbers(table: dict[str, Any], keys: Collection[str]) -> None:
             table[key] = int(value, 16 if value.startswith("0x") else 10)
 
 
-def _explain(reason: str, text: str) -> str:
+def _check_ports(ports: dict[str, Any], index: int, tables: Mapping[str, Any]) -> None:
+    """Name the port, which msgspec does not."""
+    for name, port in ports.items():
+        if type(port) is not int:
+            where = (
+                f"{_table(index, tables)}: ports: {one_line(name, 80)} = {one_line(repr(port), 80)}"
+            )
+            raise ConfigError(f"{where}: a number, such as 1")
+
+
+def _explain(reason: str, text: str, vocabulary: Vocabulary) -> str:
     """Return where and why a text is not TOML, with its line."""
     found = _AT_LINE.search(reason)
     line = (
@@ -160,7 +188,11 @@ def _explain(reason: str, text: str) -> str:
         return "[vm] and another VM: write [[vm]] for each"
     if "Cannot overwrite" in reason:
         return f"a key is there twice: {reason}"
-    return f"{reason}: {one_line(line, 80)}" if line else reason
+    bare = _BARE.fullmatch(line)
+    hint = ""
+    if bare is not None and bare[1] not in vocabulary.numbers:
+        hint = f': write it in quotes: {bare[1]} = "{one_line(bare[2], 80)}"'
+    return f"{reason}: {one_line(line, 80)}{hint}" if line else reason
 
 
 def _table(index: int, tables: Mapping[str, Any]) -> str:

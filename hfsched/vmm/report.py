@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from hfsched.mailbox.ports import Ports
     from hfsched.vmm.assembly import AssembledVm, Assembly
 
-__all__ = ["VmState", "VmSummary", "busy_vcpus", "is_quiet", "runs_ended", "state_of", "summary_of"]
+__all__ = [
+    "VmState",
+    "VmSummary",
+    "active_vcpus",
+    "busy_vcpus",
+    "is_quiet",
+    "runs_ended",
+    "state_of",
+    "summary_of",
+]
 
 
 class VmSummary(Struct, frozen=True):
     """What happened to one VM.
 
     Messages: accepted from the host, brought to the host, sent to other VMs; `rx`, "not mapped" or the
-    state of RX; unread in the mailbox at the end; for a host port that no program opened, for a connection that was closed, without a
+    state of RX; unread in the mailbox at the end, unread when the guest unmapped RX; for a host port that no program opened, for a connection that was closed, without a
     header, and not brought anywhere because the machine stopped.  `runs` counts RUNs by the name of
     their result, the most frequent first.  `vcpus` says what each vCPU does.
     """
@@ -33,6 +42,7 @@ class VmSummary(Struct, frozen=True):
     to_guests: int
     rx: str
     unread: int
+    unmapped: int
     unclaimed: int
     discarded: int
     malformed: int
@@ -96,6 +106,22 @@ def busy_vcpus(vms: Sequence[AssembledVm]) -> dict[str, int]:
     }
 
 
+def active_vcpus(vms: Sequence[AssembledVm]) -> dict[str, str]:
+    """Return for each vCPU that will go on by itself why, in words.
+
+    A guest that waits for an interrupt inside RUN is left out: whether it has a timer is not known.
+    """
+    found = {}
+    for vm in vms:
+        for vcpu in vm.record.vcpus:
+            name, mirror = f"{vm.name}.{vcpu.index}", vm.driven.mirror
+            if mirror.has_timer(vcpu.index):
+                found[name] = "waits for its timer"
+            elif mirror.in_run(vcpu.index) and not vcpu.cpu.waits():
+                found[name] = "runs"
+    return found
+
+
 def runs_ended(vms: Sequence[AssembledVm]) -> int | None:
     """Return how many RUNs the guests have ended themselves; None while a vCPU is busy in one."""
     if busy_vcpus(vms):
@@ -125,6 +151,7 @@ def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
         runs.update(each.runs)
     with vm.record.lock:
         rx = "not mapped" if vm.record.mailbox.rx is None else vm.record.mailbox.state.value
+        unmapped = vm.record.unmapped
     unclaimed, discarded, malformed = ports.counts(vm.id)
     return VmSummary(
         name=vm.name,
@@ -133,6 +160,7 @@ def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
         to_guests=sum(each.to_guests for each in counters),
         rx=rx,
         unread=int(info.rx is RxState.RECEIVED),
+        unmapped=unmapped,
         unclaimed=unclaimed,
         discarded=discarded,
         malformed=malformed,

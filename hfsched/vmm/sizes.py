@@ -10,12 +10,14 @@ import re
 from hfsched.errors import ConfigError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import integer
-from hfsched.times import seconds
+from hfsched.times import seconds, with_unit
+from hfsched.vmm.layout import ADDRESS_MAX
 
 __all__ = [
     "MEMORY_MAX",
     "VCPUS_MAX",
     "IdleTime",
+    "parse_address",
     "parse_idle",
     "parse_range",
     "parse_size",
@@ -50,6 +52,17 @@ def parse_size(what: str, text: int | str) -> int:
         shown = integer(text) if isinstance(text, int) else repr(text[:80])
         raise ConfigError(f"{what} {shown}: a multiple of 4096 bytes up to 64GiB, such as 16MiB")
     return size
+
+
+def parse_address(what: str, text: int | str) -> int:
+    """Return an address, written as a size is: a multiple of 4096 below 2^40, or 0."""
+    address = text if isinstance(text, int) else _size(what, text.strip())
+    if not 0 <= address < ADDRESS_MAX or address % PAGE_SIZE:
+        shown = integer(text, "x") if isinstance(text, int) else repr(text[:80])
+        raise ConfigError(
+            f'{what} {shown}: a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
+        )
+    return address
 
 
 def _size(what: str, text: str) -> int:
@@ -95,5 +108,6 @@ def parse_idle(what: str, text: str) -> IdleTime:
     """Return a time to wait before something is done, in ns, from "30s" or "500ms"."""
     found = seconds(text)
     if found is None or not IDLE_MIN <= found <= IDLE_MAX:
-        raise ConfigError(f"{what} {text[:80]!r}: a time such as 500ms, 30s or 2m, 10ms to 24h")
+        hint = with_unit(text) or ": a time such as 500ms, 30s or 2m, 10ms to 24h"
+        raise ConfigError(f"{what} {text[:80]!r}{hint}")
     return IdleTime(round(found * 1_000_000_000))

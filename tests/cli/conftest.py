@@ -26,7 +26,7 @@ WARM = {"stdin", "stdout", "stderr", "cwd", "memory"}
 
 # Guests for these tests; each test's directory has them in guests.py.
 GUESTS = '''
-from hfsched.abi.ffa import HfId, Intid
+from hfsched.abi.ffa import FfaId, HfId, Intid
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get, log, swap_ports
 from hfsched.vcpu.script import Hvc, Step, Wfi
 
@@ -95,6 +95,21 @@ def deaf(cpu):
     yield from mailbox.map()
     while True:
         yield Wfi()
+
+
+def careless(cpu):
+    """Read a message, and map RX anew when the next is in it."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from interrupt_enable(Intid.MAILBOX_READABLE)
+    yield from mailbox.wait()
+    yield from mailbox.release()
+    yield from log("careless")
+    yield Wfi()
+    yield Hvc(FfaId.RXTX_UNMAP)
+    yield from mailbox.map()
+    while True:
+        yield from mailbox.wait()
 
 
 def stray(cpu):
@@ -210,6 +225,12 @@ def witness(cpu):
 def spin(cpu):
     while True:
         yield Step()
+
+
+def busy(cpu):
+    """Call without end."""
+    while True:
+        yield Hvc(FfaId.YIELD)
 
 
 def returns(cpu):

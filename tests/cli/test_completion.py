@@ -13,6 +13,7 @@ import pytest
 
 from hfsched.cli.completion import commands
 from hfsched.cli.main import COMMANDS
+from hfsched.vmm.guests import bundled_images
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -74,6 +75,35 @@ def test_what_bash_offers(hfsched: Start) -> None:
     assert offered("swap", "--within", "3", "st") == ["status"]
     assert offered("image", "--json", "gu") == ["guest.bin", "guests.py"]
     assert offered("completion", "f") == ["fish"]
+    assert offered("fuzz", "mai") == ["mailbox"]
+    assert offered("fuzz", "re") == ["replay"]
+    assert offered("fuzz", "--seed", "1", "e") == ["events", "explain"]
+    assert offered("fuzz", "mailbox", "--strategy", "p") == ["pct", "portfolio", "pos"]
+
+
+@with_bash
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["a", "=", "gue"], ["guest.bin", "guests.py"]),  # as bash splits it
+        (["a=gue"], ["a=guest.bin", "a=guests.py"]),  # as zsh does
+        (["a", "="], ["folder", "guest.bin", "guests.py", "script"]),
+        (["--engine", "=", "u"], ["unicorn"]),
+        (["--engine=u"], ["--engine=unicorn"]),
+        (["a", "=", "x/guest.bin", "--memory", "4MiB", "x/b.elf", "--to", ""], ["a", "b"]),
+        (
+            ["a=guest.bin", "--guest", "c=b.elf", "--quiet", "d.py:main", "--to", ""],
+            ["a", "c", "d"],
+        ),
+        (["machine.toml", "--to", ""], []),
+    ],
+)
+def test_what_bash_offers_of_guests(hfsched: Start, words: list[str], names: list[str]) -> None:
+    Path("script").write_text(script(hfsched, "bash"))
+    Path("guest.bin").touch()
+    Path("folder").mkdir()
+    found = offered("run", *words)
+    assert [each for each in found if each.rpartition("=")[2] not in bundled_images()] == names
 
 
 @with_bash

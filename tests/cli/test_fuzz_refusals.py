@@ -35,6 +35,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
             "nobody",
             "no scenario 'nobody': known: events, images, mailbox, programs, suspension, swap; ",
         ),
+        ("mailbx,vcpus=2", "no scenario 'mailbx': known: "),
         ("mailbox --variant better", "scenario mailbox: no variant better: known: early-run, "),
         ("mailbox,speed=1", "scenario mailbox: no parameter speed: known: boot, guests, "),
         ("mailbox,vcpus=two", "scenario mailbox: vcpus=two: not a number"),
@@ -42,7 +43,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         # Values.
         ("mailbox --strategy luck", "--strategy luck: known: pos, urw, random, pct, bounded, "),
         ("mailbox --bound -1", "--bound -1: not a number from 0 to 1000"),
-        ("mailbox --budget 5", "--budget 5: not a time such as 500ms, 10s or 5m"),
+        ("mailbox --budget 5", "--budget 5: write 5s"),
         ("mailbox --seed x", "--seed x: not a number from 0 to 9223372036854775807"),
         ("mailbox --jobs 0", "--jobs 0: not a number from 1 to 256"),
         (f"replay {TOKEN} --engine kvm", "--engine kvm: known: script, unicorn"),
@@ -52,6 +53,14 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         ("mailbox --html page.html", "--html is for explain, not for a search"),
         ("mailbox --engine script", "--engine is for replay, not for a search"),
         ("mailbox events", "events: one scenario at a time"),
+        (
+            "mailbox receiver=trusty vcpus=2",
+            "receiver=trusty: parameters are joined by commas: hfsched fuzz mailbox,receiver=trusty,vcpus=2",
+        ),
+        (f"explan {TOKEN}", "no verb or scenario 'explan': did you mean 'explain'?"),
+        ("lsit", "no verb or scenario 'lsit': did you mean 'list'?"),
+        ("replay --seed 1 x", "--seed is for a search, not for replay"),
+        (f"replay {TOKEN} {TOKEN}", f"{TOKEN}: replay takes one token"),
         ("list mailbox", "mailbox: list takes nothing more"),
         (f"replay {TOKEN} --budget 1s", "--budget is for a search, not for replay"),
         (f"shrink {TOKEN} --html page.html", "--html is for explain, not for shrink"),
@@ -79,6 +88,33 @@ def test_misuse_is_named_in_one_line(hfsched: Start, line: str, why: str) -> Non
 def test_a_file_that_cannot_be_imported(hfsched: Start, text: str, why: str) -> None:
     Path("own.py").write_text(text)
     assert refusal(hfsched, "own.py::Own").startswith(f"scenario file own.py: {why}")
+
+
+def test_a_file_without_its_class_or_with_a_wrong_one(hfsched: Start) -> None:
+    assert refusal(hfsched, "mailbx").endswith(": did you mean 'mailbox'?")
+    own = """
+from dataclasses import dataclass
+
+class Helper:
+    pass
+
+@dataclass
+class Own:
+    def build(self, runtime):
+        pass
+"""
+    Path("own.py").write_text(own)
+    Path("none.py").write_text("x = 1\n")
+    assert refusal(hfsched, "own.py") == "own.py: name the scenario in it: own.py::Own"
+    assert refusal(hfsched, "own.py::Owm") == (
+        "scenario own.py::Owm: no class 'Owm' there: own.py::Own"
+    )
+    assert refusal(hfsched, "own.py::Helper") == (
+        "scenario own.py::Helper: Helper is not a dataclass with a method build"
+    )
+    assert refusal(hfsched, "none.py") == (
+        "none.py: name the scenario in it: it has no dataclass with a method build"
+    )
 
 
 def test_a_token_of_code_that_has_changed(hfsched: Start) -> None:
@@ -139,8 +175,8 @@ def test_without_distributed_the_remedy_is_named(hfsched: Start, tmp_path: Path)
     (tmp_path / "distributed.py").write_text("raise ImportError('No module named distributed')\n")
     refused = hfsched("fuzz", "mailbox", "--cluster", "tcp://127.0.0.1:1", paths=[tmp_path])
     assert refused.wait() == 2
-    assert refused.err.splitlines()[-1] == (
-        "hfsched: error: --cluster needs the package 'distributed': pip install 'hfsched[cluster]'"
+    assert refused.err == (
+        "hfsched: error: --cluster needs the package 'distributed': pip install 'hfsched[cluster]'\n"
     )
 
 

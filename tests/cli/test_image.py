@@ -190,3 +190,14 @@ def test_a_bundled_guest_has_its_name(
     args = parser.parse_args(["image", "x86_64/echo.bin"])
     assert args.run(args) == 0
     assert "x86-64 flat image for x86_64" in capsys.readouterr().out
+
+
+def test_what_is_no_image_is_called_as_run_calls_it(command: Command) -> None:
+    status, out, _ = command(b"#include <stdio.h>\n", name="hello.c")
+    assert status == 1
+    assert "  looks like  text\n" in out
+    assert "--raw-image" not in out
+    status, out, path = command(b'[[vm]]\nimage = "x"\n', name="m.toml")
+    assert status == 1
+    assert "  looks like  a machine's manifest\n" in out
+    assert f"  boots       no: a machine's manifest, not an image: hfsched run {path}\n" in out

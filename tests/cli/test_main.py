@@ -82,9 +82,9 @@ def test_a_word_after_an_option_is_not_taken_for_a_command(hfsched: Start) -> No
 
 
 def test_a_missing_file_is_one_line(hfsched: Start) -> None:
-    image = hfsched("image", "absent")
+    image = hfsched("image", "away/absent")
     assert image.wait() == 2
-    assert image.err == "hfsched: error: absent: cannot be read: No such file or directory\n"
+    assert image.err == "hfsched: error: away/absent: cannot be read: No such file or directory\n"
 
 
 def test_standard_output_is_closed(hfsched: Start) -> None:

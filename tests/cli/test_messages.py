@@ -31,6 +31,9 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         2,
         "no command 'trusty.bin': did you mean `hfsched run trusty.bin`? (see hfsched --help)",
     ),
+    ("--verison", 2, "no option --verison: did you mean '--version'? (see hfsched --help)"),
+    ("-V", 2, "no option -V (see hfsched --help)"),
+    ("--verison run", 2, "no option --verison: did you mean '--version'? (see hfsched --help)"),
     ("rum", 2, "no command 'rum': did you mean `hfsched run`? (see hfsched --help)"),
     ("run", 2, "name a guest, such as trusty.bin, or a machine's manifest"),
     (
@@ -42,6 +45,11 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "run absent.xyz",
         1,
         f"vm absent: image absent.xyz: no such file, and no bundled guest {KNOWN}",
+    ),
+    (
+        "run nosuch.bin",
+        1,
+        f"vm nosuch: image nosuch.bin: no such file, and no bundled guest {KNOWN}",
     ),
     (
         "run away/guest.bin",
@@ -58,10 +66,23 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run --guest notes.txt",
         1,
-        (
-            f"vm notes: notes.txt: {NEITHER} (6 bytes): nothing known, first bytes 68 65 6c 6c 6f 0a;"
-            f" {RAW_HINT}"
-        ),
+        f"vm notes: notes.txt: {NEITHER} (6 bytes): text",
+    ),
+    ("run x=notes.txt", 1, f"vm x: notes.txt: {NEITHER} (6 bytes): text"),
+    (
+        "run --guest odd",
+        1,
+        f"vm odd: odd: {NEITHER} (3 bytes): nothing known, first bytes 00 01 02; {RAW_HINT}",
+    ),
+    (
+        "run x=good.toml",
+        1,
+        "vm x: good.toml: a machine's manifest, not an image: hfsched run good.toml",
+    ),
+    (
+        "run wrong.toml",
+        1,
+        "vm a: good.toml: a machine's manifest, not an image: hfsched run good.toml",
     ),
     (
         "run guest.gz",
@@ -109,7 +130,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run guests.py:echo --linger soon",
         2,
-        "argument --linger: invalid float value: 'soon' (see hfsched run --help)",
+        "--linger 'soon': a time such as 500ms, 8s or 2m, up to 24h",
     ),
     (
         "run guests.py:echo --qiet",
@@ -122,11 +143,110 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "--swap-idle needs --swap-dir DIR: where guest memory goes",
     ),
     (
+        "run notes.txt --engine script",
+        1,
+        (
+            "vm notes: notes.txt: not a Python guest, which the engine script runs:"
+            " leave --engine out, or name a FILE.py:FUNCTION"
+        ),
+    ),
+    (
+        "run notes --engine script",
+        1,
+        (
+            "vm notes: script guest notes: ImportError: no bundled program: there are echo, reader, relay;"
+            " yours is FILE.py:FUNCTION"
+        ),
+    ),
+    (
+        "run t:notes.txt",
+        1,
+        "vm t: t:notes.txt: a VM's name ends with '=': write t=notes.txt",
+    ),
+    (
         "run guests.py:echo --engine kvm",
         1,
         "vm guests: engine kvm cannot run a Python guest: use script",
     ),
+    (
+        "run --memory trusty.bin",
+        2,
+        "--memory 'trusty.bin': a multiple of 4096 bytes up to 64GiB, such as 16MiB",
+    ),
+    ("run --vcpus trusty.bin", 2, "--vcpus 'trusty.bin': a number from 1 to 32"),
+    (
+        "run --linger trusty.bin",
+        2,
+        "--linger 'trusty.bin': a time such as 500ms, 8s or 2m, up to 24h",
+    ),
+    ("run guests.py:echo --memory", 2, "--memory needs a value after it (see hfsched run --help)"),
+    ("run guests.py:echo --json=1", 2, "--json takes no value, got '1' (see hfsched run --help)"),
+    (
+        "run guests.py:echo --engine scirpt",
+        2,
+        (
+            "--engine 'scirpt': one of auto, unicorn, kvm, script: did you mean 'script'?"
+            " (see hfsched run --help)"
+        ),
+    ),
+    ("run guests.py:echo --swap-dir . --swap-idle 30", 2, "--swap-idle '30': write 30s"),
+    (
+        "swap in trusty",
+        2,
+        "'in': one of enable, trim, out, disable, discard, status (see hfsched swap --help)",
+    ),
+    (
+        "swap enabel trusty",
+        2,
+        (
+            "'enabel': one of enable, trim, out, disable, discard, status: did you mean 'enable'?"
+            " (see hfsched swap --help)"
+        ),
+    ),
+    (
+        "swap status trusty --within soon",
+        2,
+        "--within 'soon': a time such as 500ms or 8s, 1ms to 10m",
+    ),
+    ("run guests.py:echo --no-sockets --name m", 2, "--name and --no-sockets: choose one"),
+    ("run guests.py:echo --no-sockets --socket m", 2, "--socket and --no-sockets: choose one"),
+    (
+        f"run guests.py:echo --socket {'s' * 120}",
+        2,
+        f"--socket {'s' * 120}: 120 bytes, a socket's path has at most 107: choose a shorter path",
+    ),
+    ("run guests.py:echo --socket away/s", 2, "--socket away/s: no directory away"),
+    (
+        "run guests.py:echo --socket notes.txt",
+        2,
+        "--socket notes.txt: not a socket: choose another path",
+    ),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
+    ("image --jsn", 2, "no option --jsn: did you mean '--json'? (see hfsched image --help)"),
+    ("swap --jsn", 2, "no option --jsn: did you mean '--json'? (see hfsched swap --help)"),
+    (
+        "swap out --wihtin=3",
+        2,
+        "no option --wihtin: did you mean '--within'? (see hfsched swap --help)",
+    ),
+    ("swap status demo/", 1, "demo/: name a VM: demo/VM"),
+    (
+        "run --swap-dir trusty.bin",
+        2,
+        "name a guest, such as trusty.bin, or a machine's manifest: --swap-dir takes 'trusty.bin' for itself",
+    ),
+    (
+        "run --name guests.py:echo",
+        2,
+        "name a guest, such as trusty.bin, or a machine's manifest: --name takes 'guests.py:echo' for itself",
+    ),
+    ("run --name m", 2, "name a guest, such as trusty.bin, or a machine's manifest"),
+    (
+        "image trusty",
+        2,
+        f"image trusty: no such file, and no bundled guest {KNOWN}: did you mean 'trusty.bin'?",
+    ),
+    ("image away/x.bin", 2, "away/x.bin: cannot be read: No such file or directory"),
     ("image", 2, "the following arguments are required: FILE (see hfsched image --help)"),
 ]
 
@@ -140,7 +260,56 @@ MANIFESTS: list[tuple[str | bytes, str]] = [
         "[[vm]] 'a': unknown key 'engine': it is the machine's: write it above the first [[vm]]",
     ),
     ("[[vm]]\nname = 'a'\n", "[[vm]] 'a': missing 'image'"),
-    ("[[vm]]\nimage = guests.py", "Invalid value (at line 2, column 9): image = guests.py"),
+    (
+        "[[vm]]\nimage = guests.py",
+        'Invalid value (at line 2, column 9): image = guests.py: write it in quotes: image = "guests.py"',
+    ),
+    (
+        VM + "memory=16MiB  # enough",
+        (
+            "Expected newline or end of document after a statement (at line 4, column 10):"
+            ' memory=16MiB  # enough: write it in quotes: memory = "16MiB"'
+        ),
+    ),
+    (
+        "name=t\n" + VM,
+        'Invalid value (at line 1, column 6): name=t: write it in quotes: name = "t"',
+    ),
+    (
+        VM + "base = 1GiB",
+        (
+            "Expected newline or end of document after a statement (at line 4, column 9): base = 1GiB:"
+            ' write it in quotes: base = "1GiB"'
+        ),
+    ),
+    (VM + "vcpus = two", "Invalid value (at line 4, column 9): vcpus = two"),
+    (
+        '[machine]\nname = "t"\n' + VM,
+        "unknown table [machine]: name, engine, swap, swap_idle are written above the first [[vm]]",
+    ),
+    ('[vms]\nimage = "x"\n', "unknown key 'vms': did you mean 'vm'?"),
+    (
+        VM + 'base = "1.5Gib/2"',
+        "vm a: base '1.5Gib/2': a multiple of 4096 below 2^40, such as 0x40000000 or \"1GiB\"",
+    ),
+    (
+        VM + "base = 1",
+        'vm a: base 0x1: a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"',
+    ),
+    (
+        VM + 'base = "1023GiB"\nmemory = "2GiB"',
+        "vm a: base 0xffc0000000: its memory of 0x80000000 bytes ends above 2^40",
+    ),
+    (
+        VM + 'ports = { smc = 0, text = "one" }',
+        "[[vm]] 'a': ports: text = 'one': a number, such as 1",
+    ),
+    (VM + "ports = { text = true }", "[[vm]] 'a': ports: text = True: a number, such as 1"),
+    ('swap = "/tmp"\nswap_idle = 30\n' + VM, 'swap_idle = 30: write "30s"'),
+    (
+        VM + "ports = { txt = 1 }",
+        "vm a: port 'txt': did you mean 'text', which gets lines of stdin? (if not, add text = 1)",
+    ),
     (VM + "vcpus = 0", "vm a: vcpus must be 1 to 32, got 0"),
     (VM + 'memory = "16MB"', "vm a: memory '16MB': write 16MiB: units are powers of 2"),
     (VM + "memory = 1.5", "[[vm]] 'a': memory: a number or a text in \"quotes\", not a fraction"),
@@ -179,6 +348,8 @@ def _files(hfsched: Start) -> None:
     Path("guest.gz").write_bytes(b"\x1f\x8b\x08\x00")
     Path("folder").mkdir()
     Path("good.toml").write_text(VM)
+    Path("wrong.toml").write_text(VM.replace("guests.py:echo", "good.toml"))
+    Path("odd").write_bytes(b"\0\1\2")
 
 
 def said(hfsched: Start, words: list[str], status: int, **options: Callable[[], None]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import pytest
+
+from hfsched.hypervisor.interface import RunResult
+from hfsched.vmm.report import VmSummary
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -66,3 +71,48 @@ def test_a_vcpu_that_spins_is_named_while_it_lasts(run: Start) -> None:
     )
     assert spin.wait() == 1
     assert "error: vm guests: vCPU 0 still running 2 s after end of input; pc 0x" in spin.err
+
+
+def test_a_message_that_went_with_its_buffer_is_named_and_counted(run: Start) -> None:
+    careless = run("--guest", "g=guests.py:careless", "--json", "--linger", "0.5")
+    careless.type("one\n")
+    careless.until('"careless"')
+    careless.type("two\n")
+    assert careless.wait() == 3
+    text = "vm g: 1 message to it dropped: RX was unmapped (FFA_RXTX_UNMAP) before it was read"
+    assert f"hfsched: error: {text}\n" in careless.err
+    *_, undelivered, summary = map(json.loads, careless.out.splitlines())
+    assert undelivered == {"event": "undelivered", "text": text}
+    assert (summary["vms"][0]["from_host"], summary["vms"][0]["unmapped"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("guest", "line", "doing"),
+    [("clock", "sleep 600000\n", "waits for its timer"), ("busy", "", "runs")],
+)
+def test_a_guest_that_the_end_of_lingering_cuts_off_is_named(
+    run: Start, guest: str, line: str, doing: str
+) -> None:
+    cut = run("--guest", f"g=guests.py:{guest}", "--linger", "0.2s", "--json")
+    cut.type(line)
+    assert cut.wait() == 0
+    text = f"ended by --linger 0.2 s: vm g: vCPU 0 {doing}"
+    assert f"hfsched: {text}\n" in cut.err
+    assert {"event": "notice", "text": text} in map(json.loads, cut.out.splitlines())
+    assert "error" not in cut.err
+
+
+def test_a_guest_that_is_at_rest_is_not_cut_off(run: Start) -> None:
+    echo = run("--guest", "g=guests.py:echo", "--linger", "0.2s")
+    echo.type("one\n")
+    assert echo.wait() == 0
+    assert "--linger" not in echo.err
+
+
+def test_the_words_of_the_summary_are_explained() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
+    section = page.read_text().partition("## What the summary says\n")[2].partition("\n## ")[0]
+    results = [result.__name__ for result in get_args(RunResult)]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    explained = re.findall(r"`(\w+)`", "".join(rows))
+    assert sorted(explained) == sorted([*results, *VmSummary.__struct_fields__])

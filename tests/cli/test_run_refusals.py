@@ -157,9 +157,9 @@ def test_an_engine_that_does_not_fit(run: Start) -> None:
         (["--guest", "guests.py:echo", "--memory", "65GiB"], "memory '65GiB'"),
         (["--guest", "guests.py:echo", "--memory", ""], "memory ''"),
         (["--guest", "guests.py:echo", "--name", "a/b"], "machine name 'a/b'"),
-        (["--guest", "guests.py:echo", "--linger", "-1"], "--linger -1"),
-        (["--guest", "guests.py:echo", "--linger", "nan"], "--linger nan"),
-        (["--guest", "guests.py:echo", "--linger", "inf"], "--linger inf"),
+        (["--guest", "guests.py:echo", "--linger", "-1"], "--linger '-1': a time"),
+        (["--guest", "guests.py:echo", "--linger", "nan"], "--linger 'nan': a time"),
+        (["--guest", "guests.py:echo", "--linger", "inf"], "--linger 'inf': a time"),
         (["machine.toml", "--vcpus", "2"], "--vcpus: write it into the manifest instead"),
     ],
 )

@@ -164,3 +164,13 @@ def test_a_guest_of_another_generation_is_noticed_once(run: Start, *, quiet: boo
         " ffa-1.1 (Hafnium v2.6 to v2.10), ffa-1.2 (Hafnium v2.11 to v2.13); this VM speaks ffa-1.0"
     )
     assert notices == ([] if quiet else [notice])
+
+
+def test_the_guest_that_the_readme_shows(run: Start) -> None:
+    readme = Path(__file__).resolve().parents[2] / "guests" / "README.md"
+    _, code, _ = readme.read_text().split("```", 2)
+    Path("hello.py").write_text(code.removeprefix("python\n"))
+    hello = run("hello.py")
+    hello.type("shout\n")
+    assert hello.wait() == 0
+    assert hello.out == "[hello] up\nhello: SHOUT\n"

@@ -101,7 +101,7 @@ def test_status_reports_freed_memory_and_draws_it(
     told = say(hfsched, "status", "stress")
     for pattern in (
         r"\nin RAM   \S+ \S+ of the guests, .*; [34](\.\d)? MiB given back\n",
-        r"\npages    \d+ resident, 0 staged, .* zero, \d+ empty; 1024 in all\n",
+        r"\npages    \d+ in memory, 0 staged, .* zero, \d+ empty; 1024 in all\n",
         r"\ntier     \S+ \S+ of 1 MiB\n",
         r"\nmembers  1\n",
         r"\nsize     \S+ MiB main, \S+ MiB monitor; [2-4](\.\d)? MiB less\n",
@@ -303,7 +303,7 @@ def test_a_time_to_wait_needs_a_directory(run: Start) -> None:
         (("30s",), "--swap-idle needs --swap-dir DIR: where guest memory goes"),
         (
             ("30", "--swap-dir", "."),
-            "--swap-idle '30': a time such as 500ms, 30s or 2m, 10ms to 24h",
+            "--swap-idle '30': write 30s",
         ),
     ):
         refused = run("--guest", "echo.bin", "--swap-idle", *arguments)
@@ -327,6 +327,17 @@ def test_a_machine_without_a_directory_refuses(run: Start, hfsched: Start) -> No
 
 
 @can_swap
+def test_a_machine_without_sockets_says_that_no_command_reaches_it(
+    run: Start, tmp_path: Path
+) -> None:
+    closed = run("--guest", "guests.py:echo", "--swap-dir", str(tmp_path), "--no-sockets")
+    assert closed.wait() == 0
+    assert (
+        "hfsched: --no-sockets: no control socket, so `hfsched swap` cannot reach this machine\n"
+    ) in closed.err
+
+
+@can_swap
 def test_a_directory_that_is_not_there(run: Start) -> None:
     pytest.importorskip("unicorn")
     nowhere = run("--engine", "unicorn", "--guest", "stress.bin", "--swap-dir", "nowhere")
@@ -342,7 +353,7 @@ def test_what_cannot_be_meant(hfsched: Start) -> None:
             ("status", "a", "--svg", "-", "--json"),
             "--svg - and --json: both are for standard output: choose one",
         ),
-        (("out", "a", "--within", "0"), "--within 0: 0.001 to 600 seconds"),
+        (("out", "a", "--within", "0"), "--within '0': a time such as 500ms or 8s, 1ms to 10m"),
         (("out", "/nowhere/s"), "/nowhere/s: there is no such socket"),
         (("out", "nobody"), "no machine has a VM 'nobody': "),
     ):

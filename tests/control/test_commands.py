@@ -333,7 +333,7 @@ def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_socket_with_a_listener_is_left_alone(served: Served) -> None:
-    with pytest.raises(UserError, match="the socket cannot be created: Address already in use"):
+    with pytest.raises(UserError, match="a machine listens there: choose another path"):
         served.directory.listen_at(served.path)
     assert served.ask(SwapTrim()) == Done()
 

@@ -71,7 +71,7 @@ def test_a_question_is_answered_and_ends() -> None:
     with Harness("demo", {"alpha": "echo"}) as harness:
         for vm, has in (("alpha", True), ("beta", False)):
             with harness.call(wire.Ask(vm).encode()) as sock:
-                assert answer(sock) == {"ok": True, "machine": "demo", "has": has}
+                assert answer(sock) == {"ok": True, "machine": "demo", "has": has, "vms": ["alpha"]}
                 assert heard(sock) == b""
 
 
@@ -82,6 +82,8 @@ def test_a_question_is_answered_and_ends() -> None:
         (b"[" * 30_000, "bad-hello"),
         (b'{"v": 7, "vm": "alpha", "port": 1}', "version"),
         (wire.Hello("omega", 1, None).encode(), "no-vm"),
+        (wire.Hello("alpha", "smc", None).encode(), "no-port"),
+        (wire.Hello("alpha", "", None).encode(), "bad-hello"),
     ],
 )
 def test_a_bad_hello_is_refused_and_the_next_client_is_served(first: bytes, code: str) -> None:
@@ -372,7 +374,7 @@ def test_a_client_that_leaves_frees_the_guest_that_wrote_to_it() -> None:
             assert heard(slow)
         harness.until(lambda: harness.machine.summary()[0].to_host == guests.FLOOD)
         harness.until(lambda: harness.server.clients() == 0)
-        assert harness.machine.summary()[0].discarded + harness.server.discarded > 0
+        assert harness.machine.summary()[0].discarded + harness.server.discarded("alpha") > 0
 
 
 # Clients that do not read.
@@ -408,7 +410,7 @@ def test_a_client_that_never_reads_is_closed_with_the_reason_and_the_others_go_o
             assert heard(deaf) == b""
             with pytest.raises(BrokenPipeError):
                 deaf.send(wire.DATA + b"more")
-        lost = harness.machine.summary()[0].discarded + harness.server.discarded
+        lost = harness.machine.summary()[0].discarded + harness.server.discarded("alpha")
         assert read + lost == guests.FLOOD, "a message is not accounted for"
         assert notices == ["client 1 of vm alpha: disconnected: nothing read for 0.05 s"]
         assert (1, reason) in ends

@@ -107,6 +107,10 @@ class Machine:
     def vm_names(self) -> list[str]:
         return ["a"]
 
+    def port_number(self, vm: str, port: int | str) -> int:
+        assert isinstance(port, int)
+        return port
+
     def endpoint(self, vm: str, port: int, local: int | None = None) -> Endpoint:
         outbox: Any = None
         return Endpoint(outbox, self.ports.open(1, local), port)

@@ -27,12 +27,12 @@ def test_ports_named_by_users_end_where_connections_begin() -> None:
 
 @given(
     names,
-    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1) | names,
     st.none() | st.integers(0, wire.LOCAL_PORTS - 1),
     st.none() | st.integers(1, wire.UNREAD_MS_MAX),
 )
 def test_a_hello_arrives_as_it_was_sent(
-    vm: str, port: int, local: int | None, unread: int | None
+    vm: str, port: int | str, local: int | None, unread: int | None
 ) -> None:
     hello = wire.Hello(vm, port, local, unread)
     assert wire.parse_hello(hello.encode()) == hello
@@ -71,8 +71,11 @@ def judge(data: bytes) -> None:
 def check(hello: wire.Hello | wire.Ask) -> None:
     assert 1 <= len(hello.vm) <= 64
     if isinstance(hello, wire.Hello):
-        assert type(hello.port) is int
-        assert 0 <= hello.port < 2**64
+        if isinstance(hello.port, str):
+            assert 1 <= len(hello.port) <= 64
+        else:
+            assert type(hello.port) is int
+            assert 0 <= hello.port < 2**64
         assert hello.local is None or 0 <= hello.local < wire.LOCAL_PORTS
 
 

@@ -227,7 +227,7 @@ def test_a_scenario_of_a_module() -> None:
         ("own.py::Plain", "scenario own.py::Plain: Plain is not a dataclass with a method build"),
         (
             "own.py::Absent",
-            "scenario own.py::Absent: Absent is not a dataclass with a method build",
+            "scenario own.py::Absent: no class 'Absent' there: ",
         ),
         ("own.py::imports", "scenario own.py::imports: imports is not a dataclass with a method "),
         ("own.py::", "scenario own.py::"),

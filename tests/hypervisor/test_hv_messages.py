@@ -441,10 +441,13 @@ def test_unmap_loses_the_message_and_makes_the_mailbox_busy() -> None:
     bench.hv.send(vm.id, b"lost", notify=False)
     assert vm.call(FfaId.RXTX_UNMAP, 0) == ok()
     assert bench.hv.send(vm.id, b"x", notify=False) is SendResult.BUSY
+    assert vm.record.unmapped == 1
     vm.map()
     assert vm.call(FfaId.MSG_POLL) == error(FfaError.RETRY)
     assert bench.hv.send(vm.id, b"new", notify=False) is SendResult.SENT
     assert vm.call(FfaId.MSG_POLL) == message(1, vm.id, 3)
+    assert vm.call(FfaId.RXTX_UNMAP, 0) == ok()
+    assert vm.record.unmapped == 1  # that one was read
 
 
 def test_the_answer_of_a_call_that_switched_waits_for_the_next_run() -> None:

@@ -303,7 +303,9 @@ def test_quiet_needs_all_at_rest_without_a_deadline() -> None:
     with pytest.raises(ParkedError):
         case.mirror.wait_for_interrupt(4, 100)
     assert case.mirror.quiet() == Quiet(resting=False, claims=0)
+    assert [case.mirror.has_timer(index) for index in range(5)] == [False] * 4 + [True]
     case.mirror.wake(4)
+    assert not case.mirror.has_timer(4)
     assert case.mirror.quiet() == Quiet(resting=False, claims=1)
     case.runtime.events[4].clear()
     with pytest.raises(ParkedError):

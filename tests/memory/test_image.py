@@ -152,7 +152,10 @@ def test_a_hostile_name_stays_on_one_line() -> None:
         (b"MZ" + bytes(508) + b"\x55\xaa" + bytes(2) + b"HdrS", "an x86 Linux bzImage"),
         (b"\1" + bytes(55) + b"RSC\x05", "a RISC-V Linux image"),
         (bytes(100), "zeros"),
-        (b"hello", "nothing known, first bytes 68 65 6c 6c 6f"),
+        (b"hello", "text"),
+        ("gr\u00fc\u00dfe".encode()[:-2], "text"),
+        (b"hello\0", "nothing known, first bytes 68 65 6c 6c 6f 00"),
+        (b"hello\x01", "nothing known, first bytes 68 65 6c 6c 6f 01"),
     ],
 )
 def test_unknown_files_are_recognized_and_refused(data: bytes, what: str) -> None:

@@ -158,7 +158,7 @@ def _complete(said: dict[str, list[object]], shift: int) -> None:
     assert len(said["vms"]) == 4
     for vm in said["vms"]:
         assert isinstance(vm, dict)
-        lost = ("unread", "unclaimed", "discarded", "malformed", "lost")
+        lost = ("unread", "unmapped", "unclaimed", "discarded", "malformed", "lost")
         assert [vm[what] for what in lost] == [0] * len(lost), f"shift {shift}: {vm}"
         assert vm["abort"] is None
 

@@ -23,6 +23,7 @@ from hfsched.vmm.sizes import parse_size
 
 VM = '[[vm]]\nimage = "guest.bin"\n'
 NAME_RULE = "use 1 to 63 letters, digits, '.', '_' and '-', a letter or digit first"
+BASE_RULE = 'a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
 IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
@@ -91,6 +92,11 @@ def test_what_need_not_be_said() -> None:
     assert vm.text_port == 1
 
 
+def test_an_address_is_written_as_a_size_is() -> None:
+    for text in ('"1.5GiB"', '"0x60000000"', "0x60000000", "1610612736", '"1610612736"'):
+        assert parsed(f"{VM}\nbase = {text}").vm[0].base_address == 0x6000_0000
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -123,8 +129,14 @@ def test_what_need_not_be_said() -> None:
             "[[vm]]\nimage = '\x1b'",
             "Found invalid character '\\x1b' (at line 2, column 10): image = '\\x1b'",
         ),
-        ("[[vm]]\nimage = b.bin", "Invalid value (at line 2, column 9): image = b.bin"),
-        ("[[vm]]\r\nimage = b.bin\r\n", "Invalid value (at line 2, column 9): image = b.bin"),
+        (
+            "[[vm]]\nimage = b.bin",
+            'Invalid value (at line 2, column 9): image = b.bin: write it in quotes: image = "b.bin"',
+        ),
+        (
+            "[[vm]]\r\nimage = b.bin\r\n",
+            'Invalid value (at line 2, column 9): image = b.bin: write it in quotes: image = "b.bin"',
+        ),
         (VM + "image = 'b'", "a key is there twice: Cannot overwrite a value (at end of document)"),
         (VM + "vcpus = 1.0", "[[vm]] number 1: vcpus: a number, not a fraction"),
         (VM + "vcpus = 'two'", '[[vm]] number 1: vcpus: a number, not a text in "quotes"'),
@@ -160,15 +172,17 @@ def test_what_need_not_be_said() -> None:
         (VM + "ports = { a = 4294967296 }", "vm guest: port a = 4294967296: 0 to 4294967295"),
         (VM + 'ports = { "a b" = 1 }', f"vm guest: port name 'a b': {NAME_RULE}"),
         *(
-            (VM + f"base = {base:#x}", f"vm guest: base {base:#x}: {rule}")
-            for base, rule in (
-                (base, "a multiple of 4096, with the memory below 2^40")
-                for base in (1, 0x8000_0800, (1 << 40) - MEMORY_DEFAULT + 4096, 1 << 70)
-            )
+            (VM + f"base = {base:#x}", f"vm guest: base {base:#x}: {BASE_RULE}")
+            for base in (1, 0x8000_0800, 1 << 40, 1 << 70)
         ),
         (
+            VM + f"base = {(1 << 40) - MEMORY_DEFAULT + 4096:#x}",
+            "vm guest: base 0xffff001000: its memory of 0x1000000 bytes ends above 2^40",
+        ),
+        (VM + 'base = "1GB"', "vm guest: base '1GB': write 1GiB: units are powers of 2"),
+        (
             VM + "base = -4096",
-            "vm guest: base -0x1000: a multiple of 4096, with the memory below 2^40",
+            f"vm guest: base -0x1000: {BASE_RULE}",
         ),
         (
             '[[vm]]\nimage="a"\nname="x"\n[[vm]]\nimage="b"\nname="x"',
@@ -177,11 +191,12 @@ def test_what_need_not_be_said() -> None:
         (VM * 1025, "1025 VMs: at most 1024"),
         ('swap = ""\n' + VM, "swap is empty: name a directory, or leave it out"),
         ('swap_idle = "30s"\n' + VM, "swap_idle needs swap, a directory (--swap-dir DIR)"),
-        ("swap_idle = 30\n" + VM, 'swap_idle: a text in "quotes", not a number'),
+        ("swap_idle = 30\n" + VM, 'swap_idle = 30: write "30s"'),
         *(
             (f'swap = "d"\nswap_idle = "{text}"\n' + VM, f"swap_idle '{text}': {IDLE_RULE}")
-            for text in ("", "30", "0s", "9ms", "25h", "30 s", "-1s", "1s\\n")
+            for text in ("", "0s", "9ms", "25h", "30 s", "-1s", "1s\\n")
         ),
+        ('swap = "d"\nswap_idle = "30"\n' + VM, "swap_idle '30': write 30s"),
         (b"\xff", "line 1: byte 0xff is no text in UTF-8: save it as UTF-8"),
     ],
 )
@@ -458,7 +473,8 @@ def check(text: bytes) -> MachineSpec | None:
         assert vm.memory % 4096 == 0
         assert vm.image
         assert 1 <= vm.vcpus <= 32
-        assert vm.base is None or 0 <= vm.base <= (1 << 40) - vm.memory
+        base = vm.base_address
+        assert base is None or 0 <= base <= (1 << 40) - vm.memory
         assert all(0 <= port < 1 << 32 for port in vm.ports.values())
     return spec
 

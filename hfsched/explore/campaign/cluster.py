@@ -25,7 +25,7 @@ from hfsched.explore.campaign.plan import Plan
 from hfsched.explore.campaign.tasks import Caches, Found, Report, Task, failed, perform
 from hfsched.explore.registry import find
 
-__all__ = ["Cluster", "fingerprint", "work"]
+__all__ = ["Cluster", "checked_client", "fingerprint", "work"]
 
 RETRIES = 3
 TICK = 0.25  # seconds between two checks of the time
@@ -44,6 +44,19 @@ def fingerprint(spec: str) -> str:
     return digest.hexdigest()
 
 
+def checked_client(address: str) -> Any:
+    """Return the class of a cluster's clients; raises UserError without one, or for a wrong address."""
+    try:
+        from distributed import Client  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise UserError(
+            "--cluster needs the package 'distributed': pip install 'hfsched[cluster]'"
+        ) from exc
+    if not ADDRESS.fullmatch(address):  # without one, closing the client would hang
+        raise UserError(f"--cluster {address}: not an address such as tcp://host:8786")
+    return Client
+
+
 class Cluster:
     """The cluster whose scheduler listens at `address`, such as ``tcp://host:8786``.
 
@@ -51,17 +64,10 @@ class Cluster:
     """
 
     def __init__(self, address: str) -> None:
-        try:
-            from distributed import Client  # noqa: PLC0415 - an extra
-        except ImportError as exc:
-            raise UserError(
-                "--cluster needs the package 'distributed': pip install 'hfsched[cluster]'"
-            ) from exc
+        client = checked_client(address)
         self._address = address
-        if not ADDRESS.fullmatch(address):  # without one, closing the client would hang
-            raise UserError(f"--cluster {address}: not an address such as tcp://host:8786")
         try:
-            self._client: Any = Client(address, timeout=CONNECT, set_as_default=False)
+            self._client: Any = client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as exc:
             raise UserError(f"--cluster {address}: {exc or type(exc).__name__}") from exc
         self.jobs = sum(self._client.nthreads().values())
