@@ -180,7 +180,6 @@ class UnicornSpace:
         """Use another runtime from now on, its turn, and a clock that is no scheduling point (`now`)."""
         self._runtime = runtime
         self._turn = turn
-        self._on_close = on_close
         self.clock.now = now
         for vcpu in self._made():
             vcpu.belong(runtime, turn)
