@@ -37,14 +37,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from scale_child import IMAGES
 
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images
 
+HERE = Path(__file__).resolve().parent
 Process: TypeAlias = "subprocess.Popen[str]"
 
 GROWTH_MAX = 1.2
