@@ -54,10 +54,14 @@ Handler: TypeAlias = Callable[[PortMessage], None]
 
 
 class _Vm:
-    """What the ports keep of a VM; `room` is set when the unclaimed queue may have room."""
+    """What the ports keep of a VM: the open ones by number, and what waits for others.
+
+    `room` is set when the unclaimed queue may have room.
+    """
 
     def __init__(self, room: Event, *, raw: bool) -> None:
         self.raw = raw
+        self.open: dict[int, Port] = {}
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.room = room
         self.discarded = 0
@@ -158,7 +162,7 @@ class Ports:
         mine = [port_message for wanted, port_message in entry.unclaimed if wanted == number]
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
-        self._open[key] = port
+        self._open[key] = entry.open[number] = port
         entry.room.set()
         if self.stopped:
             port.arrived.set()
@@ -255,8 +259,9 @@ class Ports:
         """See `Port.close`."""
         with self._lock:
             if self._open.get(port.key) is port:
-                del self._open[port.key]
-                self._vms[port.key[0]].discarded += len(port.messages)
+                entry = self._vms[port.key[0]]
+                del self._open[port.key], entry.open[port.number]
+                entry.discarded += len(port.messages)
                 port.messages.clear()
                 port.closed = True
                 port.room.set()
@@ -275,10 +280,10 @@ class Ports:
     def nudge(self, vm: int) -> None:
         """Wake the threads that wait for room for a message of a VM, to look for something else."""
         with self._lock:
-            self._vms[vm].room.set()
-            for (owner, _), port in self._open.items():
-                if owner == vm:
-                    port.room.set()
+            entry = self._vms[vm]
+            entry.room.set()
+            for port in entry.open.values():
+                port.room.set()
 
     def waiting(self) -> int:
         """Return how many messages lie in open ports' queues."""

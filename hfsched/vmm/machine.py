@@ -15,10 +15,10 @@ from hfsched.swap.client.memberset import MemberSet
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.report import (
+    QuietWatch,
     VmState,
     VmSummary,
     busy_vcpus,
-    is_quiet,
     runs_ended,
     state_of,
     summary_of,
@@ -103,10 +103,12 @@ class Machine:
         self.driver = self.assembly.driver
         self.ports = self.assembly.ports
         self.suspension = self.assembly.suspension
+        self._quiet = QuietWatch(self.assembly)
         self.stalls = StallWatch(
             self.assembly.vms,
             lambda vcpu: self.program_counter(vcpu, runtime.now() + _ASK_WITHIN),
         )
+        self._by_name = {vm.name: vm for vm in self.assembly.vms}
         self._text_ports = {vm.name: vm.text_port for vm in spec.vm}
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
@@ -203,16 +205,16 @@ class Machine:
         return self._text_ports[vm]
 
     def _vm(self, name: str) -> AssembledVm:
-        for vm in self.assembly.vms:
-            if vm.name == name:
-                return vm
-        raise UserError(f"no VM {name!r} here: there are {', '.join(self.vm_names())}")
+        vm = self._by_name.get(name)
+        if vm is None:
+            raise UserError(f"no VM {name!r} here: there are {', '.join(self.vm_names())}")
+        return vm
 
     # Reports; see `hfsched.vmm.report`.
 
     def quiet(self) -> bool:
         """Return whether every accepted message is released and nothing will happen by itself."""
-        return is_quiet(self.assembly)
+        return self._quiet.look()
 
     def busy(self) -> dict[str, int]:
         """Return for each vCPU inside a RUN the number of its exits so far."""

@@ -69,6 +69,7 @@ class StallWatch:
         self, vms: Sequence[AssembledVm], program_counter: Callable[[str], int | None]
     ) -> None:
         self._vms = vms
+        self._names = {vm.id: f"vm {vm.name}" for vm in vms}
         self._program_counter = program_counter
         self._unread: dict[int, _Unread] = {}
         self._spins: dict[tuple[int, int], _Spin] = {}
@@ -152,7 +153,7 @@ class StallWatch:
             return "the host"
         if number == HYPERVISOR_ID:
             return "the hypervisor"
-        return next((f"vm {vm.name}" for vm in self._vms if vm.id == number), f"VM {number:#x}")
+        return self._names.get(number, f"VM {number:#x}")
 
     def _look_spin(
         self, vm: AssembledVm, vcpu: Vcpu, now: int, found: list[str], due: list[int]
