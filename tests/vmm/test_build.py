@@ -15,7 +15,7 @@ from hfsched.memory.image import place, read_image
 from hfsched.memory.imagetypes import Image, Segment
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.vmm import build
+from hfsched.vmm import build, guests
 from hfsched.vmm.guests import GuestCode, bundled_images
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
@@ -47,7 +47,7 @@ def test_an_image_is_read_once_for_all_its_vms(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    resolve = build.resolve
+    resolve = guests.resolve
 
     def counted(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode:
         read.append(vm)
@@ -66,7 +66,7 @@ def test_each_vm_has_a_python_guests_variables_for_itself(
 ) -> None:
     (tmp_path / "guest.py").write_text(GUEST)
     found: list[GuestCode] = []
-    resolve = build.resolve
+    resolve = guests.resolve
 
     def kept(vm: str, image: str, engine: str, *, raw: bool = False) -> GuestCode:
         found.append(resolve(vm, image, engine, raw=raw))
