@@ -107,6 +107,7 @@ class Machine:
         self.stalls = StallWatch(
             self.assembly.vms,
             lambda vcpu: self.program_counter(vcpu, runtime.now() + _ASK_WITHIN),
+            self.driver.owners.processor_time,
         )
         self._by_name = {vm.name: vm for vm in self.assembly.vms}
         self._text_ports = {vm.name: vm.text_port for vm in spec.vm}
