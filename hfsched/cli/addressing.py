@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
+from itertools import islice
 
 from hfsched.errors import UserError
 from hfsched.text import meant, one_line
@@ -19,7 +20,7 @@ ADDRESS_MAX = _NAME_MAX + 2  # bytes: "@", a VM's name and a blank
 _ADDRESSED = re.compile(rb"@([^ \t]*)[ \t]?(.*)", re.DOTALL)
 
 
-def address(line: bytes, default: str, names: Sequence[str]) -> tuple[str, bytes]:
+def address(line: bytes, default: str, names: Collection[str]) -> tuple[str, bytes]:
     """Return the VM that gets a line, and the text for it; raises UserError for a VM that is not there."""
     if not line.startswith(b"@"):
         return default, line
@@ -32,7 +33,7 @@ def address(line: bytes, default: str, names: Sequence[str]) -> tuple[str, bytes
         return name, found[2]
     if not name:
         raise UserError("no VM's name after '@': '@@' begins a line that is to begin with '@'")
-    listed = ", ".join(names[:_LISTED]) + (
+    listed = ", ".join(islice(names, _LISTED)) + (
         f" and {len(names) - _LISTED} more" * (len(names) > _LISTED)
     )
     there = f"there {'is' if len(names) == 1 else 'are'} {listed}"

@@ -142,7 +142,7 @@ class Console:
     def _queue(self, line: bytes, *, whole: bool) -> None:
         """Find out whom a line is for, and queue it; refuse what can never be sent."""
         try:
-            vm, text = address(line, self._default, list(self._endpoints))
+            vm, text = address(line, self._default, self._endpoints.keys())
         except UserError as exc:
             self._refuse("standard input", exc)
             return

@@ -43,7 +43,7 @@ class Output:
         gate: Callable[[], None] | None = None,
     ) -> None:
         self._json = as_json
-        self._names = names
+        self._colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
         self._terminal = os.isatty(fd)
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         self._colour = self._terminal and not plain
@@ -90,8 +90,7 @@ class Output:
             return prefix.encode() + b" " + line + b"\n"
         text = printable_bytes(line)
         if self._colour:
-            colour = _COLOURS[self._names.index(vm) % len(_COLOURS)]
-            prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
+            prefix = f"\x1b[{self._colours[vm]}m{prefix}\x1b[0m"
         return f"{prefix} {text}\n".encode()
 
     def _loss(self, lines: int) -> bytes:

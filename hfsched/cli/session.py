@@ -273,10 +273,9 @@ class RunSession:
             if self._job.attend(machine, self._notice, quiet=self._args.quiet):
                 console.restart_linger()
                 machine.stalls.restart()
-            names = machine.vm_names()
             if self._failures or self._output.error or self._interrupted() is not None:
                 return
-            if all(name in machine.aborts for name in names):
+            if len(machine.aborts) == len(self._spec.vm):
                 return
             for text in machine.stalls.look(self._runtime.now()):
                 self._notice(text)

@@ -29,9 +29,12 @@ class Words(argparse.Action):
         option: str | None = None,
     ) -> None:
         """Add what was given."""
-        before = getattr(namespace, self.dest) or []
+        words = getattr(namespace, self.dest)
+        if words is None:
+            words = []
+            setattr(namespace, self.dest, words)
         added = [values] if isinstance(values, str) else list(values or [])
-        setattr(namespace, self.dest, [*before, *((option is not None, each) for each in added)])
+        words += [(option is not None, each) for each in added]
 
 
 def sort_words(

@@ -25,6 +25,9 @@ class TaskHandle:
         self._controller.observe(task.done)
         return task.done
 
+    def processor_time(self) -> None:
+        return None
+
 
 class ProcessHandle:
     """See `hfsched.runtime.base.Process`."""

@@ -33,6 +33,8 @@ class Registry:
         self._windows = windows
         self.primary = Primary(runtime)
         self.vms: dict[int, Vm] = {}
+        self._partitions: dict[UUID, list[tuple[int, int]]] = {}
+        self._list(self.primary)
 
     def add(
         self,
@@ -64,6 +66,7 @@ class Registry:
         for window in self._windows:
             vm.mmio.claim(*window)
         self.vms[number] = vm
+        self._list(vm)
         return vm
 
     def find(self, number: int) -> Party | None:
@@ -72,5 +75,8 @@ class Registry:
 
     def partitions(self, uuid: UUID) -> list[tuple[int, int]]:
         """Return {id, vCPUs} of every party with this UUID, of all for the nil one."""
-        parties: list[Party] = [self.primary, *self.vms.values()]
-        return [(each.id, each.vcpu_count) for each in parties if uuid in (NIL_UUID, each.uuid)]
+        return self._partitions.get(uuid, [])
+
+    def _list(self, party: Party) -> None:
+        for uuid in {NIL_UUID, party.uuid}:
+            self._partitions.setdefault(uuid, []).append((party.id, party.vcpu_count))

@@ -55,10 +55,14 @@ Handler: TypeAlias = Callable[[PortMessage], None]
 
 
 class _Vm:
-    """What the ports keep of a VM; `room` is set when the unclaimed queue may have room."""
+    """What the ports keep of a VM: the open ones by number, and what waits for others.
+
+    `room` is set when the unclaimed queue may have room.
+    """
 
     def __init__(self, room: Event, *, raw: bool) -> None:
         self.raw = raw
+        self.open: dict[int, Port] = {}
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.room = room
         self.given_up: set[int] = set()  # ports whose reader was given up, and that are not open
@@ -163,7 +167,7 @@ class Ports:
         mine = [port_message for wanted, port_message in entry.unclaimed if wanted == number]
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
-        self._open[key] = port
+        self._open[key] = entry.open[number] = port
         entry.given_up.discard(number)
         entry.room.set()
         if self.stopped:
@@ -261,10 +265,11 @@ class Ports:
         """See `Port.close`."""
         with self._lock:
             if self._open.get(port.key) is port:
-                del self._open[port.key]
-                if given_up and port.key[1] < FIRST_CONNECTION:  # the others are not opened again
-                    self._vms[port.key[0]].given_up.add(port.key[1])
-                self._vms[port.key[0]].discarded += len(port.messages)
+                entry = self._vms[port.key[0]]
+                del self._open[port.key], entry.open[port.number]
+                if given_up and port.number < FIRST_CONNECTION:  # the others are not opened again
+                    entry.given_up.add(port.number)
+                entry.discarded += len(port.messages)
                 port.messages.clear()
                 port.closed = True
                 port.room.set()
@@ -283,10 +288,10 @@ class Ports:
     def nudge(self, vm: int) -> None:
         """Wake the threads that wait for room for a message of a VM, to look for something else."""
         with self._lock:
-            self._vms[vm].room.set()
-            for (owner, _), port in self._open.items():
-                if owner == vm:
-                    port.room.set()
+            entry = self._vms[vm]
+            entry.room.set()
+            for port in entry.open.values():
+                port.room.set()
 
     def waiting(self) -> int:
         """Return how many messages lie in open ports' queues."""

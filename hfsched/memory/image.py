@@ -257,13 +257,14 @@ def boot_problem(image: Image) -> str | None:
     return None
 
 
-def place(image: Image, ram: Ram, base: int) -> int:
+def place(image: Image, ram: Ram, base: int, *, fresh: bool = False) -> int:
     """Write `image` into `ram`, whose first byte is at IPA `base`; return the entry's IPA.
 
     A position-independent image goes to the start of the RAM and is relocated (ELF gABI: base plus
     addend, the addend from the table, so that an image may do the same again by itself).  A fixed
-    one goes where it wants.  Memory that no segment claims stays as it is.  Raises ImageError,
-    with nothing written, when the image would not boot or does not fit.
+    one goes where it wants.  Memory that no segment claims stays as it is.  `fresh`: nothing was ever
+    written to the RAM, and its zeros need not be, which would take memory.  Raises ImageError, with
+    nothing written, when the image would not boot or does not fit.
     """
     if problem := boot_problem(image):
         raise refuse(image.name, problem)
@@ -283,7 +284,8 @@ def place(image: Image, ram: Ram, base: int) -> int:
         size = len(segment.data)
         for start in range(0, size, _CHUNK):
             ram.write(offset + start, bytes(segment.data[start : start + _CHUNK]))
-        ram.zero(offset + size, segment.memory_size - size)
+        if not fresh:
+            ram.zero(offset + size, segment.memory_size - size)
     relative = _RELATIVE[image.machine]
     for table in image.rela:
         for address, info, addend in struct.iter_unpack("<QQQ", table):

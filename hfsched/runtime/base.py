@@ -124,6 +124,9 @@ class Task(Protocol):
     def join(self, deadline: int | None = None) -> bool:
         """Wait for the end of the task; return whether it ended before the deadline."""
 
+    def processor_time(self) -> int | None:
+        """Return the ns for which a processor has run it; None: it has ended, or that is unknown."""
+
 
 class Process(Protocol):
     """A process's handle, returned by `Runtime.process`."""

@@ -74,6 +74,7 @@ class VcpuOwners:
         self._posted: dict[tuple[int, int], list[PostedWork[object]]] = {}
         self._gone: set[tuple[int, int]] = set()
         self._tasks: list[Task] = []
+        self._task_of: dict[tuple[int, int], Task] = {}
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
@@ -82,7 +83,14 @@ class VcpuOwners:
 
     def start(self, vm: DrivenVm, index: int, loop: Callable[[], None]) -> None:
         """Start the thread of a vCPU; it runs `loop`, which ends with `leave`."""
-        self._tasks.append(self._runtime.spawn(f"{vm.name}.{index}", loop))
+        task = self._runtime.spawn(f"{vm.name}.{index}", loop)
+        self._tasks.append(task)
+        self._task_of[vm.id, index] = task
+
+    def processor_time(self, vm: int, index: int) -> int | None:
+        """Return the ns for which the thread of a vCPU has run; None: it has ended, or that is unknown."""
+        task = self._task_of.get((vm, index))
+        return None if task is None else task.processor_time()
 
     def join(self, deadline: int | None = None) -> list[str]:
         """Wait for all threads to end; return the names of those that did not by the deadline."""

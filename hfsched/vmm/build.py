@@ -49,7 +49,8 @@ class Builder:
 
     def build(self, spec: MachineSpec) -> list[VmParts]:
         """Make all VMs, loaded and ready to be assembled."""
-        codes = [resolve(vm.name, vm.image, spec.engine, raw=vm.format == "raw") for vm in spec.vm]
+        images: dict[tuple[str, str], GuestCode] = {}
+        codes = [_resolve(vm, spec.engine, images) for vm in spec.vm]
         bases = place_memory(spec, codes)
         return [
             self._vm(spec.engine, vm, code, base)
@@ -95,6 +96,20 @@ class Builder:
         return self._engines[name]
 
 
+def _resolve(vm: VmSpec, engine: str, images: dict[tuple[str, str], GuestCode]) -> GuestCode:
+    """Return what a VM boots; an image that `images` has is not read again.
+
+    A Python guest is: each VM has the module's variables for itself.
+    """
+    key = (vm.image, vm.format)
+    code = images.get(key)
+    if code is None:
+        code = resolve(vm.name, vm.image, engine, raw=vm.format == "raw")
+        if code.image is not None:
+            images[key] = code
+    return code
+
+
 def place_memory(spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
     """Return the IPA of each VM's memory: fixed ones are placed first."""
     layout = Layout()
@@ -132,7 +147,7 @@ def _load(vm: VmSpec, code: GuestCode, space: Space, ram: Ram, base: int) -> int
     """Load what a VM boots; return its entry address."""
     if code.image is not None:
         try:
-            return place(code.image, ram, base)
+            return place(code.image, ram, base, fresh=True)
         except UserError as exc:
             raise type(exc)(f"vm {vm.name}: {exc}") from None
     assert code.program is not None

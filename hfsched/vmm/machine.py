@@ -17,11 +17,11 @@ from hfsched.text import meant
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.report import (
+    QuietWatch,
     VmState,
     VmSummary,
     active_vcpus,
     busy_vcpus,
-    is_quiet,
     runs_ended,
     state_of,
     summary_of,
@@ -106,10 +106,13 @@ class Machine:
         self.driver = self.assembly.driver
         self.ports = self.assembly.ports
         self.suspension = self.assembly.suspension
+        self._quiet = QuietWatch(self.assembly)
         self.stalls = StallWatch(
             self.assembly.vms,
             lambda vcpu: self.program_counter(vcpu, runtime.now() + _ASK_WITHIN),
+            self.driver.owners.processor_time,
         )
+        self._by_name = {vm.name: vm for vm in self.assembly.vms}
         self._ports = {vm.name: {"text": vm.text_port, **vm.ports} for vm in spec.vm}
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
@@ -219,10 +222,10 @@ class Machine:
         )
 
     def _vm(self, name: str) -> AssembledVm:
-        for vm in self.assembly.vms:
-            if vm.name == name:
-                return vm
-        raise UserError(f"no VM {name!r} here: there are {', '.join(self.vm_names())}")
+        vm = self._by_name.get(name)
+        if vm is None:
+            raise UserError(f"no VM {name!r} here: there are {', '.join(self.vm_names())}")
+        return vm
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         """Make guest memory [ipa, ipa + size) zero, and give it back to the host, while guests run.
@@ -248,7 +251,7 @@ class Machine:
 
     def quiet(self) -> bool:
         """Return whether every accepted message is released and nothing will happen by itself."""
-        return is_quiet(self.assembly)
+        return self._quiet.look()
 
     def busy(self) -> dict[str, int]:
         """Return for each vCPU inside a RUN the number of its exits so far."""

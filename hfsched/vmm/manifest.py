@@ -115,9 +115,10 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         if self.swap_idle is not None and self.swap is None:
             raise ConfigError(f"{source}: swap_idle needs swap, a directory (--swap-dir DIR)")
         asked = {spec.name for spec in self.vm if spec.name}
+        numbers: dict[str, int] = {}
         for spec in self.vm:
             if not spec.name:
-                spec.name = _free_name(spec.image, asked)
+                spec.name = _free_name(spec.image, asked, numbers)
                 asked.add(spec.name)
         names: set[str] = set()
         for spec in self.vm:
@@ -135,14 +136,19 @@ def _check_name(source: str, what: str, name: str) -> None:
         )
 
 
-def _free_name(image: str, taken: set[str]) -> str:
-    """Return a name after the image's file, with a number where that is taken."""
+def _free_name(image: str, taken: set[str], numbers: dict[str, int]) -> str:
+    """Return a name after the image's file, with a number where that is taken.
+
+    `numbers` is the last number tried for each file's name: none below it is free.
+    """
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(image.partition(":")[0]).stem).lstrip("._-")[:50]
     stem = stem or "vm"
-    name, number = stem, 1
+    number = numbers.get(stem, 1)
+    name = stem if number == 1 else f"{stem}-{number}"
     while name in taken:
         number += 1
         name = f"{stem}-{number}"
+    numbers[stem] = number
     return name
 
 

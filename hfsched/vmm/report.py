@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from hfsched.vmm.assembly import AssembledVm, Assembly
 
 __all__ = [
+    "QuietWatch",
     "VmState",
     "VmSummary",
     "active_vcpus",
     "busy_vcpus",
-    "is_quiet",
     "runs_ended",
     "state_of",
     "summary_of",
@@ -62,35 +62,46 @@ class VmState(Struct, frozen=True):
     abort: str | None
 
 
-def is_quiet(assembly: Assembly) -> bool:
-    """Return whether every accepted message is released and nothing will happen by itself.
+class QuietWatch:
+    """Finds out, for one task, whether a machine is quiet.
 
-    All vCPUs wait with no deadline.  A look at one VM after another could miss a message that
-    crosses from those not yet seen to those seen: so nothing may have been claimed meanwhile.
+    A look begins with the VM that was not at the last one, and goes round from there: it is asked at
+    each VM's rest, and while many come to rest must not look at all of them every time.
     """
-    before = _claims(assembly.vms)
-    return (
-        before is not None
-        and all(_released(assembly, vm) for vm in assembly.vms)
-        and assembly.ports.waiting() == 0
-        and before == _claims(assembly.vms)
-    )
 
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self._first = 0  # the index of that VM
 
-def _claims(vms: Sequence[AssembledVm]) -> int | None:
-    total = 0
-    for vm in vms:
-        seen = vm.driven.mirror.quiet()
-        if not seen.resting:
-            return None
-        total += seen.claims
-    return total
+    def look(self) -> bool:
+        """Return whether every accepted message is released and nothing will happen by itself.
 
+        All vCPUs wait with no deadline.  A look at one VM after another could miss a message that
+        crosses from those not yet seen to those seen: so nothing may have been claimed meanwhile.
+        """
+        before = self._claims()
+        return (
+            before is not None and self._assembly.ports.waiting() == 0 and before == self._claims()
+        )
 
-def _released(assembly: Assembly, vm: AssembledVm) -> bool:
-    info = assembly.interface.info(vm.id)
-    assert info is not None
-    return info.abort_reason is not None or (vm.outbox.waiting() == 0 and info.rx is RxState.EMPTY)
+    def _claims(self) -> int | None:
+        vms, first = self._assembly.vms, self._first
+        total = 0
+        for number in range(first, first + len(vms)):
+            index = number % len(vms)
+            seen = vms[index].driven.mirror.quiet()
+            if not seen.resting or not self._released(vms[index]):
+                self._first = index
+                return None
+            total += seen.claims
+        return total
+
+    def _released(self, vm: AssembledVm) -> bool:
+        info = self._assembly.interface.info(vm.id)
+        assert info is not None
+        return info.abort_reason is not None or (
+            vm.outbox.waiting() == 0 and info.rx is RxState.EMPTY
+        )
 
 
 def busy_vcpus(vms: Sequence[AssembledVm]) -> dict[str, int]:

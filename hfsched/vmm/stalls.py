@@ -56,6 +56,7 @@ class _Unread(Struct):
 class _Spin(Struct):
     exits: int
     since: int
+    ran: int | None = None  # the processor time of its thread then
     reported: bool = False
 
 
@@ -63,13 +64,20 @@ class StallWatch:
     """Looks at the VMs of one machine; for one task.
 
     `program_counter(vcpu)` returns where a vCPU is, named "VM.INDEX", None if that cannot be found out.
+    `processor_time(vm id, index)` is the ns for which a vCPU's thread has run, None if that is unknown:
+    among a thousand that start, a vCPU waits much longer for its turn than a second.
     """
 
     def __init__(
-        self, vms: Sequence[AssembledVm], program_counter: Callable[[str], int | None]
+        self,
+        vms: Sequence[AssembledVm],
+        program_counter: Callable[[str], int | None],
+        processor_time: Callable[[int, int], int | None] = lambda _vm, _index: None,
     ) -> None:
         self._vms = vms
+        self._names = {vm.id: f"vm {vm.name}" for vm in vms}
         self._program_counter = program_counter
+        self.processor_time = processor_time
         self._unread: dict[int, _Unread] = {}
         self._spins: dict[tuple[int, int], _Spin] = {}
         self._looked: int | None = None
@@ -152,7 +160,7 @@ class StallWatch:
             return "the host"
         if number == HYPERVISOR_ID:
             return "the hypervisor"
-        return next((f"vm {vm.name}" for vm in self._vms if vm.id == number), f"VM {number:#x}")
+        return self._names.get(number, f"VM {number:#x}")
 
     def _look_spin(
         self, vm: AssembledVm, vcpu: Vcpu, now: int, found: list[str], due: list[int]
@@ -167,12 +175,18 @@ class StallWatch:
         spin = self._spins.setdefault(where, _Spin(-1, now))
         if spin.exits != vcpu.exits:
             spin.exits, spin.since = vcpu.exits, now
-        elif now >= spin.since + STALL and not spin.reported:
+            spin.ran = self.processor_time(*where)
+        elif now >= spin.since + STALL and not spin.reported and self._has_run(where, spin):
             spin.reported = True
             counter = self._program_counter(f"{vm.name}.{vcpu.index}")
             at = "" if counter is None else f"; pc {counter:#x}"
             text = f"vm {vm.name}: vCPU {vcpu.index} has run for 1 s without a hypercall or WFI{at}"
             found.append(text)
+
+    def _has_run(self, where: tuple[int, int], spin: _Spin) -> bool:
+        """Return whether a vCPU has had a processor for a second, as far as that is known."""
+        ran = self.processor_time(*where)
+        return ran is None or spin.ran is None or ran - spin.ran >= STALL
 
 
 def _wait_text(vcpu: Vcpu) -> str:

@@ -153,7 +153,8 @@ class MachineSwap:
             closing = undo.enter_context(ExitStack())
             closing.callback(os.close, pagemap)
             self.collect(deadline)
-            parts = [part for part in self._parts if vms is None or part.name in vms]
+            wanted = None if vms is None else set(vms)
+            parts = [part for part in self._parts if wanted is None or part.name in wanted]
             closing.pop_all()  # the member closes it
             process = ChildMember(
                 self._runtime, name, end, parts, deadline, pagemap=pagemap, dynamic=dynamic
@@ -203,11 +204,12 @@ class MachineSwap:
     def pictures(self, names: Sequence[str] = (), cell: int = CELL) -> dict[str, str]:
         """Return pictures of these VMs (default: all), a character for each `cell` pages."""
         made, first = {}, 0
+        wanted = set(names) or self.sizes.keys()
         with mmap.mmap(
             self._stores.table, table_size(self._stores.pages), prot=mmap.PROT_READ
         ) as table:
             for name, pages in self.sizes.items():
-                if name in (names or self.sizes):
+                if name in wanted:
                     # The state is in the lowest byte of each entry.
                     states = table[table_size(first) : table_size(first + pages) : 8]
                     made[name] = picture(mark_empty(states, held(self._memfds[name], pages)), cell)

@@ -297,3 +297,18 @@ def test_the_key_tells_states_apart(ports: Ports) -> None:
 def test_the_key_can_be_hashed(ports: Ports) -> None:
     ports.put(VM, frame(1, 7, b"x"))
     hash(ports.key())
+
+
+def test_a_nudge_reaches_the_open_ports_of_its_vm_alone(ports: Ports) -> None:
+    mine, closed, others = ports.open(VM, 1), ports.open(VM, 2), ports.open(OTHER, 1)
+    closed.close()
+    again = ports.open(VM, 2)
+    for port in (mine, closed, again, others):
+        port.room.clear()
+    ports.nudge(VM)
+    assert [port.room.is_set() for port in (mine, closed, again, others)] == [
+        True,
+        False,
+        True,
+        False,
+    ]

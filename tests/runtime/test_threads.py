@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -316,6 +317,33 @@ def test_join_tells_whether_a_task_has_ended(checked: ThreadRuntime) -> None:
 
 class OddError(BaseException):
     """Not even an Exception."""
+
+
+def test_a_tasks_processor_time_grows_while_it_runs_and_not_while_it_sleeps(
+    rt: ThreadRuntime,
+) -> None:
+    asleep, end = rt.event("asleep"), rt.event("end")
+
+    def body() -> None:
+        began = time.thread_time_ns()
+        while time.thread_time_ns() < began + 20_000_000:
+            pass
+        asleep.set()
+        end.wait()
+
+    task = rt.spawn("busy", body)
+    asleep.wait()
+    ran = task.processor_time()
+    assert ran is not None
+    assert ran >= 20_000_000
+    began = time.thread_time_ns()
+    while time.thread_time_ns() < began + 20_000_000:
+        pass
+    later_on = task.processor_time()
+    assert later_on is not None
+    assert later_on - ran < 10_000_000
+    end.set()
+    task.join()
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OddError(), SystemExit(3)])

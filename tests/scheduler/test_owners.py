@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hfsched.explore.handles import TaskHandle
 from hfsched.explore.stepwise import Stepwise
 from hfsched.mailbox.ports import QUEUE_MAX
 from hfsched.scheduler.owners import OwnerGoneError, PostedWork
@@ -150,3 +151,17 @@ def test_after_a_stop_it_fails(before: bool) -> None:
             harness.driver.stop()
         with pytest.raises(OwnerGoneError):
             posted.result(0)
+
+
+def test_processor_time_is_that_of_the_vcpus_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"g.0": 10, "g.1": 11, "h.0": 20}
+    monkeypatch.setattr(TaskHandle, "processor_time", lambda task: times[task.name])
+    world = Stepwise()
+    with Harness(world) as harness:
+        one, other = harness.vm("g", sink, vcpus=2), harness.vm("h", sink)
+        owners = harness.driver.owners
+        assert owners.processor_time(one.driven.id, 0) is None, "not started"
+        harness.start()
+        found = [owners.processor_time(one.driven.id, index) for index in range(3)]
+        assert found == [10, 11, None]
+        assert owners.processor_time(other.driven.id, 0) == 20

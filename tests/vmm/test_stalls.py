@@ -82,12 +82,17 @@ def test_a_vcpu_that_spins_is_reported_once_with_its_pc(target: Target) -> None:
     with talk(target, "hostile") as host:
         host.ask("spin")
         stalls = host.machine.stalls
+        ran = 0
+        stalls.processor_time = lambda _vm, _index: ran
         driven = host.machine.driver.vms[0]
         assert host.until(lambda: driven.mirror.in_run(0))
         host.until(lambda: driven.mirror.in_run(0) and stalls.look(0) == [])
         assert stalls.next == STALL // 2
         assert stalls.look(STALL // 2) == []
-        (text,) = stalls.look(STALL + STALL // 2)
+        ran = STALL - 1  # it has waited for a processor
+        assert stalls.look(STALL + STALL // 2) == []
+        ran = STALL
+        (text,) = stalls.look(2 * STALL)
         lasted = "vCPU 0 has run for 1 s without a hypercall or WFI; pc 0x"
         assert text.startswith(f"vm {host.vm().name}: {lasted}")
         assert stalls.look(9 * STALL) == []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hfsched.errors import ConfigError
 from hfsched.vcpu.kvm import device
 from hfsched.vcpu.kvm.space import KvmSpace
+from hfsched.vcpu.kvm.tables import FirstTables
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -35,20 +36,29 @@ class KvmEngine:
         self._run_size = self._core.lib.hfs_ioctl(
             self._fd, self._core.lib.KVM_GET_VCPU_MMAP_SIZE, 0
         )
-        self._spaces: list[KvmSpace] = []
+        self._first_tables = FirstTables()
+        self._spaces: set[KvmSpace] = set()  # not closed
 
     def space(self, name: str, vcpus: int) -> KvmSpace:
         """Return the machine of VM `name` with `vcpus` CPUs and no memory."""
-        self._spaces = [space for space in self._spaces if not space.closed]
-        space = KvmSpace(self._runtime, self._core, self._fd, self._run_size, name, vcpus)
-        self._spaces.append(space)
+        space = KvmSpace(
+            self._runtime,
+            self._core,
+            self._fd,
+            self._run_size,
+            self._first_tables,
+            name,
+            vcpus,
+            self._spaces.discard,
+        )
+        self._spaces.add(space)
         return space
 
     def close(self) -> None:
         """Close every space that is still open; no vCPU may be inside `enter`."""
-        for space in self._spaces:
+        for space in list(self._spaces):
             space.close()
-        self._spaces = []
+        self._first_tables.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

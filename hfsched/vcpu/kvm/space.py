@@ -7,7 +7,6 @@ place, and a guest must not see the state in between.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from hfsched.vcpu.kvm.gate import Gate
 from hfsched.vcpu.kvm.slots import Region, Slots
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Vcpu
@@ -31,18 +32,28 @@ class KvmSpace:
     """See `hfsched.vcpu.engine.Space`."""
 
     def __init__(
-        self, runtime: Runtime, core: Any, kvm: int, run_size: int, name: str, vcpus: int
+        self,
+        runtime: Runtime,
+        core: Any,
+        kvm: int,
+        run_size: int,
+        first_tables: tables.FirstTables,
+        name: str,
+        vcpus: int,
+        on_close: Callable[[KvmSpace], None] = lambda _space: None,
     ) -> None:
         self.name = name
         self.argument_registers = ARGUMENT_REGISTERS
         self._core = core
         self._kvm = kvm
         self._run_size = run_size
+        self._first_tables = first_tables
+        self._on_close = on_close
         self._vcpus: list[KvmVcpu | None] = [None] * vcpus
         self._slots = Slots()
         self._lock = runtime.lock(f"{name}.slots")
         self._gate = Gate(runtime, name)
-        self._first: mmap.mmap | None = None  # the first page tables
+        self._first: tuple[int, int] | None = None  # the first page tables: host address, size
         self.changes = 0
         self._frozen: list[KvmVcpu] = []
         self.closed = False
@@ -76,13 +87,10 @@ class KvmSpace:
         if offset < 0 or offset % 4096 or offset + size > ram.size:
             raise InternalError(f"{self.name}: [{offset:#x}, +{size:#x}) is not in {ram.name}")
         with self._lock:
-            old = self._first  # a slot points there until the change is made
             if MACHINE == "x86_64":
                 self._map_tables(ipa, ipa + size)
             self._slots.map(Region(ipa, size, ram.address + offset, permissions))
             self._apply()
-            if old is not None and old is not self._first:
-                old.close()
 
     def unmap(self, ipa: int, size: int) -> None:
         """Unmap `size` bytes at `ipa`: accesses fault."""
@@ -131,9 +139,8 @@ class KvmSpace:
             for vcpu in self._made():
                 vcpu.close()
             os.close(self._vm)
-            if self._first is not None:
-                self._first.close()
             self._gate.close()
+        self._on_close(self)
 
     # For a CPU
 
@@ -169,22 +176,19 @@ class KvmSpace:
         """Make the first page tables, which reach as far as the memory does, [start, end) too."""
         memory = [each for each in self._slots.top() if each[0] != tables.ADDRESS]
         memory.append((start, end))
-        data = tables.identity(memory)
+        made = host, size = self._first_tables.get(memory)
         for first, last in memory:
-            if first < tables.ADDRESS + len(data) and last > tables.ADDRESS:
+            if first < tables.ADDRESS + size and last > tables.ADDRESS:
                 raise ConfigError(
                     f"vm {self.name}: memory [{first:#x}, {last:#x}) overlaps the first page tables"
                     f" at {tables.ADDRESS:#x}: give it another base"
                 )
+        if made == self._first:
+            return
         if self._first is not None:
-            if self._first[:] == data:
-                return
-            self._slots.unmap(tables.ADDRESS, len(self._first))
-        self._first = mmap.mmap(-1, len(data))
-        self._first.madvise(mmap.MADV_DONTFORK)
-        self._first[:] = data
-        host = ctypes.addressof(ctypes.c_char.from_buffer(self._first))
-        self._slots.map(Region(tables.ADDRESS, len(data), host, Permissions.RX))
+            self._slots.unmap(tables.ADDRESS, self._first[1])
+        self._first = made
+        self._slots.map(Region(tables.ADDRESS, size, host, Permissions.RX))
 
     def _apply(self) -> None:
         """Apply the changes to the kernel's slots, with every CPU out of the guest."""

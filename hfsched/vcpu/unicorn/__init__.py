@@ -1,6 +1,7 @@
 """CPUs of arm64 guests on any Linux host, by the Unicorn emulator (the extra `emulator`, GPLv2).
 
 - `library`: finds the shared library, binds the few functions used, and probes its layout.
+- `handles`: new instances, with small pages for translated code.
 - `machine`: one instance of Unicorn seen from EL2: registers, physical memory, flushes, hooks.
 - `stage2`: the translation tables that decide what a VM may touch (pure).
 - `exceptions`: syndromes decoded, and how EL1 takes an exception (pure).

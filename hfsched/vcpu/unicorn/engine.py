@@ -24,17 +24,17 @@ class UnicornEngine:
         self._runtime = runtime
         self._library = load()
         self._turn = runtime.lock("unicorn", fair=True)
-        self._spaces: list[UnicornSpace] = []
+        self._spaces: set[UnicornSpace] = set()  # not closed
 
     def space(self, name: str, vcpus: int) -> UnicornSpace:
         """Return the machine of VM `name` with `vcpus` CPUs and no memory."""
-        self._spaces = [space for space in self._spaces if not space.closed]
-        space = UnicornSpace(self._runtime, self._library, self._turn, name, vcpus)
-        self._spaces.append(space)
+        space = UnicornSpace(
+            self._runtime, self._library, self._turn, name, vcpus, self._spaces.discard
+        )
+        self._spaces.add(space)
         return space
 
     def close(self) -> None:
         """Close every space that is still open; no vCPU may be inside `enter`."""
-        for space in self._spaces:
+        for space in list(self._spaces):
             space.close()
-        self._spaces = []

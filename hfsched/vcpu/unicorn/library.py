@@ -24,13 +24,26 @@ from msgspec import Struct
 
 from hfsched.errors import UserError
 
-__all__ = ["ERR_EXCEPTION", "ERR_OK", "CpReg", "Ctl", "Layout", "Library", "Reg", "load"]
+__all__ = [
+    "CODE_SIZE",
+    "ERR_EXCEPTION",
+    "ERR_OK",
+    "CpReg",
+    "Ctl",
+    "Layout",
+    "Library",
+    "Reg",
+    "SafeReader",
+    "load",
+]
 
 ERR_OK = 0
 ERR_EXCEPTION = 21  # an exception without a hook: handled here
 
 _ARCH_ARM64 = 2
 _CPU_MAX = 3  # UC_CPU_ARM64_MAX: pointer authentication and large system extensions
+
+CODE_SIZE = 32 << 20  # bytes for translated code, of which 1 GiB would be reserved otherwise
 
 # How far behind a pointer the CPU's registers are looked for, in bytes.
 _REACH = 1 << 17
@@ -162,7 +175,7 @@ class Library:
         none = (ctypes.c_uint64 * 1)()
         for error in (
             self.ctl(uc, control(Ctl.CPU_MODEL), ctypes.c_int(_CPU_MAX)),
-            self.ctl(uc, control(Ctl.TCG_BUFFER_SIZE), ctypes.c_uint32(32 << 20)),
+            self.ctl(uc, control(Ctl.TCG_BUFFER_SIZE), ctypes.c_uint32(CODE_SIZE)),
             # An empty list: nothing is translated past an `until`, which would change ESR and FAR.
             self.ctl(uc, control(Ctl.EXITS_ENABLE), ctypes.c_int(1)),
             self.ctl(uc, control(Ctl.EXITS), none, ctypes.c_size_t(0)),
@@ -234,7 +247,7 @@ class Library:
             raise self._unknown("no identification registers")
         return at + 2 * 8
 
-    def _live(self, uc: int, read: _SafeReader, xs: bytes) -> list[tuple[int, int, int]]:
+    def _live(self, uc: int, read: SafeReader, xs: bytes) -> list[tuple[int, int, int]]:
         """Return (distance, offset in the handle, pointer) of what holds `xs` and follows x30."""
         found = []
         handle = read(uc, 4096)
@@ -251,12 +264,13 @@ class Library:
         # Copies (of snapshots, of this program's own) stay when the register changes.
         last = ctypes.c_uint64.from_buffer_copy(xs, 30 * 8)
         for changed in (~last.value & (1 << 64) - 1, last.value):
-            self.reg_write(uc, Reg.X30, ctypes.addressof(ctypes.c_uint64(changed)))
+            value = ctypes.c_uint64(changed)
+            self.reg_write(uc, Reg.X30, ctypes.addressof(value))
             word = struct.pack("<Q", changed)
             found = [each for each in found if read(each[2] + each[0] + 240, 8) == word]
         return found
 
-    def _idle_handle(self, read: _SafeReader) -> bytes:
+    def _idle_handle(self, read: SafeReader) -> bytes:
         """Return a handle whose CPU never ran: there are no registers of ours saved in it."""
         uc = self.new_handle()
         try:
@@ -279,7 +293,7 @@ class Library:
         if not (0 <= x0 < size <= total - 8):
             raise self._unknown("no registers in a snapshot")
         copy = image[total - size :]
-        with _SafeReader() as read:
+        with SafeReader() as read:
             # Objects in front of the CPU are farther away than the CPU itself.
             env, cpu, pointer = min(self._live(uc, read, xs), default=(0, 0, 0))
             handle, wanted = read(uc, 4096), struct.pack("<Q", limit)
@@ -305,7 +319,7 @@ class Library:
         return Layout(cpu, env, x0, where, exception, size, features, count)
 
 
-class _SafeReader:
+class SafeReader:
     """Reads this process's memory without ever faulting: the kernel copies, and may refuse."""
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from hfsched.errors import InternalError
 from hfsched.vcpu.unicorn.exceptions import MASKED
+from hfsched.vcpu.unicorn.handles import new_handle
 from hfsched.vcpu.unicorn.library import ERR_EXCEPTION, ERR_OK, CpReg, Ctl, Library, Reg
 from hfsched.vcpu.unicorn.stage2 import VTCR
 
@@ -135,7 +136,7 @@ class Machine:
         self._systems: dict[Key, tuple[CpReg, int]] = {}
         self._keep: list[Any] = []
         self.irq = False  # the virtual interrupt line
-        self.uc = library.new_handle()
+        self.uc = new_handle(library)
         layout = library.layout
         try:
             # What this CPU does to its TLB, the other CPUs of the VM must do too.

@@ -83,13 +83,20 @@ class UnicornSpace:
     """See `hfsched.vcpu.engine.Space`."""
 
     def __init__(
-        self, runtime: Runtime, library: Library, turn: Lock, name: str, vcpus: int
+        self,
+        runtime: Runtime,
+        library: Library,
+        turn: Lock,
+        name: str,
+        vcpus: int,
+        on_close: Callable[[UnicornSpace], None] = lambda _space: None,
     ) -> None:
         self.name = name
         self.argument_registers = ARM64_ARGUMENTS
         self._runtime = runtime
         self._library = library
         self._turn = turn
+        self._on_close = on_close
         self.clock = Clock(runtime.now)
         self._vcpus: list[UnicornVcpu | None] = [None] * vcpus
         self._pages = _TablePages(self._add_piece)
@@ -185,6 +192,7 @@ class UnicornSpace:
                 vcpu.close()
             self._pages.close()
             self._windows.clear()
+            self._on_close(self)
 
     def invalidate(self, *, code: bool) -> None:
         """Discard translations of addresses, and with `code` of instructions, on every CPU."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfsched.vcpu.kvm.tables import ADDRESS, identity
+from hfsched.vcpu.kvm.tables import ADDRESS, FirstTables, identity
 
 GIB, BLOCK = 1 << 30, 2 << 20
 FOUR_GIB = 4 * GIB
@@ -67,3 +68,15 @@ def test_regions_are_mapped_one_to_one(memory: list[tuple[int, int]], others: li
 def test_no_more_tables_than_are_needed() -> None:
     assert len(identity([(0, FOUR_GIB), (0x1000, 0x2000)])) == len(identity([]))
     assert len(identity([(511 * GIB, 514 * GIB)])) == 4096 * (1 + 2 + 4 + 3)
+
+
+def test_machines_that_need_the_same_tables_have_one_copy() -> None:
+    tables = FirstTables()
+    low = tables.get([(GIB, GIB + 4096)])
+    assert tables.get([(2 * GIB, 3 * GIB)]) == low, "the first 4 GiB are always there"
+    high = tables.get([(4 * GIB, 4 * GIB + 4096)])
+    assert high[0] != low[0]
+    for (address, size), end in ((low, 4096), (high, 4 * GIB + 4096)):
+        assert ctypes.string_at(address, size) == identity([(end - 4096, end)])
+    assert tables.get([(5 * GIB - 4096, 5 * GIB)]) == high
+    tables.close()

@@ -132,7 +132,7 @@ def test_a_cpu_that_never_ran_is_found_by_the_layout() -> None:
     """A jump buffer of the handle, too, may hold an address in a CPU that has run."""
     known = library.load()
     handle = known.new_handle()
-    with library._SafeReader() as read:
+    with library.SafeReader() as read:
         cpu = int.from_bytes(read(handle + known.layout.cpu, 8), "little")
         assert len(read(cpu, known.layout.size)) == known.layout.size
     known.close(handle)
@@ -140,7 +140,7 @@ def test_a_cpu_that_never_ran_is_found_by_the_layout() -> None:
 
 def test_an_unknown_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     known = library.load()
-    monkeypatch.setattr(library._SafeReader, "__call__", lambda *_: bytes(4096))
+    monkeypatch.setattr(library.SafeReader, "__call__", lambda *_: bytes(4096))
     with pytest.raises(UserError, match="laid out in an unknown way"):
         known._probe()
 
