@@ -25,6 +25,7 @@ events that describe its present state come first.
   {"event": "disconnected", "client": 1, "vm": "trusty", "port": 1}
   {"event": "suspended", "holder": "swap"}         then "resumed"
   {"event": "swap", "state": "pending"}
+  {"event": "swap-moved", "move": "out", "state": "active", "pages": 51, "ms": 1, "error": ""}
   {"event": "aborted", "vm": "trusty", "reason": "..."}
   {"event": "lost", "count": 12}                   the output was not read in time
   {"event": "ended"}

@@ -31,6 +31,7 @@ __all__ = [
     "Subscription",
     "Suspended",
     "SwapChanged",
+    "SwapMoved",
     "encode",
 ]
 
@@ -76,6 +77,19 @@ class SwapChanged(_Event, frozen=True, tag="swap"):
     state: str
 
 
+class SwapMoved(_Event, frozen=True, tag="swap-moved"):
+    """A move of swap has ended: enable, trim, out or disable; `error` is why it did not come to its end.
+
+    `pages` is how many were moved in `ms`, `state` the state after it.
+    """
+
+    move: str
+    state: str
+    pages: Annotated[int, Meta(ge=0)]
+    ms: Annotated[int, Meta(ge=0)]
+    error: str
+
+
 class ClientConnected(_Event, frozen=True, tag="connected"):
     """A host program has connected to a VM's port; `host_port` is the program's, -1 without framing.
 
@@ -113,6 +127,7 @@ Event: TypeAlias = (
     | Suspended
     | Resumed
     | SwapChanged
+    | SwapMoved
     | ClientConnected
     | ClientDisconnected
     | Lost

@@ -5,6 +5,7 @@ The entries change as in `hfsched.swap.pages.entries`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -315,15 +316,16 @@ class Store:
 
 
 class _UncountedController(Controller):
-    """A controller whose state key lacks its counter, which only `Status` shows and no oracle reads."""
+    """A controller whose state key lacks its counters, which only `Status` shows and no oracle reads."""
 
     def key(self) -> object:
         """See `Controller.key`."""
-        counted, self._moved = self._moved, 0
+        counted = (self._moved, self._ended_moves, self._history)
+        self._moved, self._ended_moves, self._history = 0, 0, deque()
         try:
             return super().key()
         finally:
-            self._moved = counted
+            self._moved, self._ended_moves, self._history = counted
 
 
 class Monitor:

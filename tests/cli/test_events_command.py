@@ -245,7 +245,7 @@ def test_swap_and_the_suspension_are_events(echo: Start, hfsched: Start, tmp_pat
     say(hfsched, "out", "stress")
     events.until('"active"')
     say(hfsched, "disable", "stress")
-    events.until('"ready"[^$]*"ready"')
+    events.until('"event": "swap", "state": "ready"[^$]*"event": "swap", "state": "ready"')
     assert machine.wait() == 0
     assert events.wait() == 0
     seen = objects(events)
@@ -254,6 +254,15 @@ def test_swap_and_the_suspension_are_events(echo: Start, hfsched: Start, tmp_pat
         {"event": "suspended", "holder": "swap"},
         {"event": "resumed", "holder": "swap"},
     ]
+    ended = [each for each in seen if each["event"] == "swap-moved"]
+    assert [(each["move"], each["state"], each["error"]) for each in ended] == [
+        ("enable", "pending", ""),
+        ("out", "active", ""),
+        ("disable", "ready", ""),
+    ]
+    staged, out, back = (each["pages"] for each in ended)
+    assert staged >= out > 0
+    assert staged >= back > 0
     moves = [each["state"] for each in seen if each["event"] == "swap"]
     assert [state for state in moves if "progress" not in state and state != "enabling"] == [
         "ready",

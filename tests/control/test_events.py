@@ -32,13 +32,14 @@ from hfsched.control.events import (
     Subscription,
     Suspended,
     SwapChanged,
+    SwapMoved,
 )
 from hfsched.control.runtime_dir import claim
 from hfsched.control.swap_watch import SwapWatch
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.protocol.messages import State, Status
+from hfsched.swap.protocol.messages import Moved, State, Status
 from hfsched.vmm.report import VmState
 
 from .harness import REPOSITORY, WITHIN, Harness, runtime_directory
@@ -190,6 +191,43 @@ def test_the_state_of_swap_is_followed_while_there_is_a_subscriber(
         assert subscription.filled.wait(hub.runtime.now() + int(QUIET * 1e9))
         seen += subscription.take()
     assert seen == [SwapChanged(state=state) for state in ("ready", "pending", "active")]
+    assert watch.close(hub.runtime.now() + int(QUIET * 1e9)) == []
+    subscription.close()
+
+
+class MovingSwap:
+    """Swap that has made some moves: by each monitor, how many at each time that it is asked."""
+
+    def __init__(self, *monitors: list[int]) -> None:
+        self.monitors = list(monitors)
+
+    def status(self, deadline: int | None = None) -> Status:
+        del deadline
+        counts = self.monitors[0]
+        if not counts:
+            self.monitors.pop(0)
+            return self.status() if self.monitors else Status(state=State.READY)
+        return Status(state=State.ACTIVE, moved=tuple(map(moved, range(1, counts.pop(0) + 1))))
+
+
+def moved(number: int) -> Moved:
+    return Moved(number=number, move="out", state=State.ACTIVE, pages=number, ms=7)
+
+
+def test_each_move_of_swap_is_one_event_also_after_another_monitor_came(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hfsched.control.swap_watch.INTERVAL", 1)
+    watch = SwapWatch(hub.runtime, MovingSwap([2, 2, 3, 5, 5], [0, 1]), hub)
+    subscription = hub.subscribe()
+    seen: list[Event] = []
+    while len(seen) < 5:
+        assert subscription.filled.wait(hub.runtime.now() + int(QUIET * 1e9))
+        seen += [each for each in subscription.take() if isinstance(each, SwapMoved)]
+        if SwapMoved(move="out", state="active", pages=1, ms=7, error="") in seen:
+            break
+    # The first two were before there was a subscriber.
+    assert [each.pages for each in seen if isinstance(each, SwapMoved)] == [3, 4, 5, 1]
     assert watch.close(hub.runtime.now() + int(QUIET * 1e9)) == []
     subscription.close()
 

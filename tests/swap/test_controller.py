@@ -312,6 +312,38 @@ def test_a_request_that_memory_is_short_for_may_come_again(machine: Machine) -> 
     assert machine.controller.state is READY
 
 
+def test_the_last_moves_are_in_the_status(machine: Machine) -> None:
+    bring_to(machine, ACTIVE)
+    machine.controller.answer(Enable())
+    machine.controller.answer(Disable())
+    machine.time += 5_000_000
+    machine.work()
+    told = [
+        (each.number, each.move, each.state, each.error)
+        for each in machine.controller.status().moved
+    ]
+    assert told == [
+        (1, "enable", PENDING, ""),
+        (2, "out", ACTIVE, ""),
+        (3, "enable", ENABLING, "ended for disable"),
+        (4, "disable", READY, ""),
+    ]
+    assert machine.controller.status().moved[-1].pages == 1500
+    for _ in range(20):
+        machine.controller.answer(Enable())
+        machine.controller.answer(Zapped(member=0))
+    moved = machine.controller.status().moved
+    assert [each.number for each in moved] == list(range(9, 25))
+
+
+def test_a_move_that_fails_is_among_the_last_moves(machine: Machine) -> None:
+    bring_to(machine, OUT)
+    machine.pages.problem = "swap file: no space left on device"
+    machine.work()
+    last = machine.controller.status().moved[-1]
+    assert (last.move, last.state, last.error) == ("out", PENDING, machine.pages.problem)
+
+
 def test_faults_that_wait_hold_a_move_up_for_a_moment(machine: Machine) -> None:
     bring_to(machine, OUT)
     machine.pages.held_up = True

@@ -15,6 +15,7 @@ member has sent `Zapped` since the last enable.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from hfsched.errors import UserError, describe
 from hfsched.swap.pages.store import Phase, is_shortage
 from hfsched.swap.protocol.messages import (
+    MOVED_MAX,
     Begin,
     Collect,
     Collected,
@@ -36,6 +38,7 @@ from hfsched.swap.protocol.messages import (
     Metrics,
     MonitorAnswer,
     MonitorRequest,
+    Moved,
     Refused,
     Register,
     State,
@@ -94,6 +97,9 @@ class Controller:
         self._processes = processes
         self._members: dict[int, _Member] = {}
         self._error = ""
+        self._move_name = ""  # of the move that has not ended
+        self._ended_moves = 0
+        self._history: deque[Moved] = deque(maxlen=MOVED_MAX)
         self._moved = 0  # pages, since the last transition began
         self._began = 0  # ns
         self._ms = 0
@@ -109,7 +115,8 @@ class Controller:
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
         transition = (self._moved, self._began, self._ms, self._error)
         cleaning = (self._slow, self._clean_at, self._wait_until)
-        return (self.state.value, members, transition, cleaning, self._exiting, self.ended)
+        move = (self._move_name, self._ended_moves, *map(str, self._history))
+        return (self.state.value, members, transition, move, cleaning, self._exiting, self.ended)
 
     @property
     def due(self) -> int | None:
@@ -173,6 +180,7 @@ class Controller:
             metrics=metrics,
             members=len(self._members),
             error=self._error,
+            moved=tuple(self._history),
         )
 
     def _register(self, request: Register, fds: Sequence[int]) -> MonitorAnswer:
@@ -185,12 +193,13 @@ class Controller:
 
     def _enable(self) -> MonitorAnswer:
         """Stage all pages in memory; a move that is under way is aborted."""
-        self._begin_transition()
+        self._begin_transition("enable")
         self._clean_at = None
         try:
             staged = self._pages.stage()
-        except (OSError, UserError):
+        except (OSError, UserError) as exc:
             self.state = self._state_from_table()
+            self._end_transition(str(exc))
             raise
         for member in self._members.values():
             member.zapped = False
@@ -214,7 +223,7 @@ class Controller:
             if self.state in (State.READY, State.ACTIVE):
                 return _refuse(request, "nothing is staged: run `hfsched swap enable` first")
             return _refuse(request, f"swap must be pending, and it is {self.state.value}")
-        self._begin_transition()
+        self._begin_transition(name_of(request))
         self.state = state
         return Done()
 
@@ -223,7 +232,7 @@ class Controller:
         if self.state is State.READY:
             self._release()  # a monitor may have died before it
         elif self.state is not State.SWAPPING_IN:
-            self._begin_transition()
+            self._begin_transition("disable")
             self.state = State.SWAPPING_IN
         return Done()
 
@@ -267,6 +276,9 @@ class Controller:
         if self.state is State.ENABLING and ready:
             self._pages.zapped()
             self.state = State.PENDING
+            if self._move_name == "enable":
+                self._ms = self._elapsed()
+                self._end_transition()
         elif self.state in (State.PENDING, State.TRIMMING, State.SWAPPING_OUT) and not ready:
             self.state = State.ENABLING
 
@@ -301,6 +313,7 @@ class Controller:
             if end is State.READY:
                 self._release()
             self.state = end
+            self._end_transition()
             return self._exited() if self._exiting else None
         if not progress.moved:  # faults have priority
             self._wait_until = self._now() + WAIT
@@ -327,6 +340,7 @@ class Controller:
         self._error = reply_text(text)
         self.state = self._state_from_table()
         self._update_phase()
+        self._end_transition(self._error)
         if self._exiting:
             self._exiting = False
             return Refused(text=self._error)
@@ -355,12 +369,28 @@ class Controller:
 
     # Transitions.
 
-    def _begin_transition(self) -> None:
+    def _begin_transition(self, move: str) -> None:
+        if self._move_name:
+            self._end_transition(f"ended for {move}")
+        self._move_name = move
         self._moved = 0
         self._ms = 0
         self._wait_until = 0
         self._error = ""
         self._began = self._now()
+
+    def _end_transition(self, error: str = "") -> None:
+        self._ended_moves += 1
+        moved = Moved(
+            number=self._ended_moves,
+            move=self._move_name or "disable",  # of a monitor before this one
+            state=self.state,
+            pages=self._moved,
+            ms=self._ms,
+            error=reply_text(error),
+        )
+        self._move_name = ""
+        self._history.append(moved)
 
     def _count_moved(self, pages: int) -> None:
         self._moved += pages

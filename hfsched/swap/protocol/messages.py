@@ -25,6 +25,7 @@ from hfsched.text import one_line
 __all__ = [
     "DISCARD_MAX",
     "MEMBERS_MAX",
+    "MOVED_MAX",
     "NO_NUMBER",
     "RESOURCES_ALL_MAX",
     "RESOURCES_MAX",
@@ -43,6 +44,7 @@ __all__ = [
     "Metrics",
     "MonitorAnswer",
     "MonitorRequest",
+    "Moved",
     "ProtocolError",
     "Refused",
     "Region",
@@ -67,6 +69,7 @@ MEMBERS_MAX = 1 << 10
 RESOURCES_MAX = 32  # in one message: each has a descriptor
 RESOURCES_ALL_MAX = REGIONS_MAX + 8
 EVENTS_MAX = 64
+MOVED_MAX = 16
 DISCARD_MAX = 1 << 14  # pages, in one request: 64 MiB
 TEXT_MAX = 500  # characters
 _HEAD = 8  # bytes
@@ -246,6 +249,20 @@ class Transition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ms: Count = 0
 
 
+class Moved(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A move that has ended: `move` is enable, trim, out or disable; a monitor counts them by `number`.
+
+    `state` is the one after it; `error` is empty, or why it did not come to its end.
+    """
+
+    number: Count
+    move: Word
+    state: State
+    pages: Count = 0
+    ms: Count = 0
+    error: Text = ""
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Pages by state (see `hfsched.swap.pages.store.Counts`); bytes of the compressed tier."""
 
@@ -263,13 +280,14 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Status(Message, frozen=True, tag="state"):
-    """The status; `error` is why the last move was aborted, else empty."""
+    """The status; `error` is why the last move was aborted, else empty; `moved` are the last moves."""
 
     state: State
     transition: Transition = Transition()
     metrics: Metrics = Metrics()
     members: Count = 0
     error: Text = ""
+    moved: Annotated[tuple[Moved, ...], Meta(max_length=MOVED_MAX)] = ()
 
 
 MonitorAnswer: TypeAlias = Done | Refused | Failed | Collected | Status
