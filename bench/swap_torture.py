@@ -41,7 +41,7 @@ from talk import TARGETS, Talk, Target
 from hfsched.errors import HfschedError
 from hfsched.runtime.threads import tune_process
 from hfsched.scheduler.outbox import Sent
-from hfsched.swap.core.table import table_size
+from hfsched.swap.core.table import entry_offset, table_size
 from hfsched.swap.pages.entries import State as Page
 from hfsched.swap.protocol.messages import State
 from hfsched.vmm.swapping import MachineSwap
@@ -163,17 +163,22 @@ class Swapped:
         self._host = host
         self._choose = choose
         stores = self.swap._stores
+        self._pages = stores.pages
         self._table = mmap.mmap(stores.table, table_size(stores.pages), prot=mmap.PROT_READ)
         self.done: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
     def states(self) -> Counter[Page]:
         """Return how many pages are in each state."""
-        return Counter(Page(byte & 15) for byte in self._table[table_size(0) :: 8])
+        return Counter(
+            Page(byte & 15) for byte in self._table[entry_offset(0) : entry_offset(self._pages) : 8]
+        )
 
     def has(self, state: Page) -> bool:
         """Return whether some page is in a state; this is fast."""
-        return not _BYTES[state].isdisjoint(self._table[table_size(0) :: 8])
+        return not _BYTES[state].isdisjoint(
+            self._table[entry_offset(0) : entry_offset(self._pages) : 8]
+        )
 
     def command(self, name: str) -> bool:
         """Give a command; return whether it was accepted."""

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import msgspec
 
 from hfsched.cli.files import STANDARD_OUTPUT, write_whole
 from hfsched.control import commands
 from hfsched.control.command_client import ask, find
-from hfsched.control.commands import Answer, Done, SwapReport, SwapRequest
+from hfsched.control.commands import Answer, Done, SwapFaults, SwapReport, SwapRequest
 from hfsched.errors import MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
 from hfsched.times import seconds_or_number
+from hfsched.vmm.report import SwapFault
 from hfsched.vmm.sizes import parse_range
 
 __all__ = ["add_parser", "run"]
@@ -34,13 +36,14 @@ Move the guests' memory of a running machine to its swap file, and back. The mac
   hfsched swap disable trusty    bring everything back into memory
   hfsched swap discard trusty 0x7fe00000+1MiB
                                  make this memory of the VM zero, in or out, and give it back
+  hfsched swap log trusty        the last faults: when, which page, from where, how long it took
 """
 _SIMPLE: dict[str, type[commands.SwapEnable | commands.SwapTrim | commands.SwapOut]] = {
     "enable": commands.SwapEnable,
     "trim": commands.SwapTrim,
     "out": commands.SwapOut,
 }
-_COMMANDS = (*_SIMPLE, "disable", "discard", "status")
+_COMMANDS = (*_SIMPLE, "disable", "discard", "log", "status")
 _WIDTH = 64  # characters of a picture in a line
 _SLACK = 5.0  # seconds, for the reply to a request whose time is up
 
@@ -78,7 +81,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="TIME",
         help="the time limit, such as 500ms (%(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; log: one a line"
+    )
     parser.set_defaults(run=run)
 
 
@@ -101,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
     deadline = time.monotonic() + within + _SLACK
     try:
         path, vm = find(args.vm, deadline)
+        if args.what == "log":
+            _print_log(args, path, vm, deadline)
+            return 0
         answer = ask(path, _request(args, vm), deadline)
     except TimeoutError as exc:
         raise UserError(str(exc)) from None
@@ -114,6 +122,27 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(map(printable, _lines(args, answer))))
     return 0
+
+
+def _print_log(args: argparse.Namespace, path: Path, vm: str | None, deadline: float) -> None:
+    """Print the faults in the log as they are received, oldest first."""
+    since = 0
+    while True:
+        request = commands.SwapLog(vm=vm, within_ms=int(args.within * 1000), since=since)
+        answer = ask(path, request, deadline)
+        assert isinstance(answer, SwapFaults)
+        for fault in answer.faults:
+            print(msgspec.json.encode(fault).decode() if args.json else _fault_line(fault))
+        if answer.next == since or not answer.faults:
+            return
+        since = answer.next
+
+
+def _fault_line(fault: SwapFault) -> str:
+    when = time.strftime("%H:%M:%S", time.localtime(fault.time // 1_000_000_000))
+    micros = fault.time // 1000 % 1_000_000
+    took = f"{fault.ns / 1000:.1f} us"
+    return f"{when}.{micros:06} {fault.vm} {fault.address:#x} {fault.source:7} {took:>10}"
 
 
 def _request(args: argparse.Namespace, vm: str | None) -> SwapRequest:

@@ -29,7 +29,7 @@ from hfsched.errors import HfschedError
 from hfsched.swap.protocol.messages import TEXT_MAX, Status
 from hfsched.swap.report.footprint import Memory
 from hfsched.text import one_line
-from hfsched.vmm.report import VmState
+from hfsched.vmm.report import SwapFault, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +56,8 @@ __all__ = [
     "SwapDisable",
     "SwapDiscard",
     "SwapEnable",
+    "SwapFaults",
+    "SwapLog",
     "SwapOut",
     "SwapReport",
     "SwapRequest",
@@ -75,6 +77,7 @@ CELLS_MAX = (
 )  # characters of all pictures in an answer; the rest of it needs less than 16 KiB
 WITHIN_MS = 20_000
 _WITHIN_MAX = 600_000
+FAULTS_MAX = 200  # in an answer: each takes at most 300 bytes
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -144,6 +147,12 @@ class SwapDiscard(_SwapRequest, frozen=True, kw_only=True, tag="discard"):
     size: Annotated[int, Meta(gt=0, lt=1 << 52)]  # bytes; both are multiples of 4096
 
 
+class SwapLog(_SwapRequest, frozen=True, tag="log"):
+    """Return `SwapFaults`, of this VM or of all: the faults from number `since` on."""
+
+    since: Count = 0
+
+
 class SwapStatus(_SwapRequest, frozen=True, tag="status"):
     """Return a `SwapReport`; `fine`: with small cells where the memory is small."""
 
@@ -159,7 +168,9 @@ class EventsSubscribe(_EventsRequest, frozen=True, tag="subscribe"):
 
 
 MachineRequest: TypeAlias = MachineStatus
-SwapRequest: TypeAlias = SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapDiscard | SwapStatus
+SwapRequest: TypeAlias = (
+    SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapDiscard | SwapLog | SwapStatus
+)
 EventsRequest: TypeAlias = EventsSubscribe
 Request: TypeAlias = MachineRequest | SwapRequest | EventsRequest
 
@@ -226,7 +237,14 @@ class SwapReport(_Answer, frozen=True, tag="swap"):
     pictures: dict[Name, str]
 
 
-Answer: TypeAlias = Done | Refused | Subscribed | MachineReport | SwapReport
+class SwapFaults(_Answer, frozen=True, tag="faults"):
+    """Some of the faults in the log, oldest first; ask again with `since` = `next` until there are none."""
+
+    faults: Annotated[tuple[SwapFault, ...], Meta(max_length=FAULTS_MAX)]
+    next: Count
+
+
+Answer: TypeAlias = Done | Refused | Subscribed | MachineReport | SwapReport | SwapFaults
 
 
 # Encoding.

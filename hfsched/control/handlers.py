@@ -15,6 +15,7 @@ from hfsched.control.commands import (
     Done,
     MachineReport,
     MachineRequest,
+    SwapFaults,
     SwapReport,
     SwapRequest,
 )
@@ -25,7 +26,7 @@ from hfsched.swap.report.picture import cell_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hfsched.vmm.report import VmState
+    from hfsched.vmm.report import SwapFault, VmState
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["CommandMachine", "carry_out"]
@@ -39,6 +40,9 @@ class CommandMachine(Protocol):
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         """Make a range of a VM's memory zero, and give it back."""
+
+    def faults(self, since: int = 0) -> list[SwapFault]:
+        """Return the last faults on memory that was out, oldest first."""
 
     def vm_names(self) -> list[str]:
         """Return the names of the VMs."""
@@ -63,6 +67,7 @@ def carry_out(
             | commands.SwapOut()
             | commands.SwapDisable()
             | commands.SwapDiscard()
+            | commands.SwapLog()
             | commands.SwapStatus()
         ):
             return _swap(machine, request, deadline)
@@ -105,6 +110,11 @@ def _swap(machine: CommandMachine, request: SwapRequest, deadline: int) -> Answe
                 raise CommandError("no-vm", f"name the VM, one of {', '.join(names)}")
             machine.discard(vm, address, size, deadline)
             return Done(pages=size // PAGE_SIZE)
+        case commands.SwapLog(vm=vm, since=since):
+            there = machine.faults(since)
+            some = [fault for fault in there if vm in (None, fault.vm)][: commands.FAULTS_MAX]
+            last = some[-1] if len(some) == commands.FAULTS_MAX else there[-1] if there else None
+            return SwapFaults(faults=tuple(some), next=since if last is None else last.number + 1)
         case commands.SwapStatus(vm=vm, fine=fine):
             return _swap_status(swap, names if vm is None else [vm], deadline, fine=fine)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.report import (
     QuietWatch,
+    SwapFault,
     VmState,
     VmSummary,
     active_vcpus,
@@ -246,6 +248,21 @@ class Machine:
                 raise UserError(f"vm {name}: {shown}: its {buffer} buffer is at {page:#x}")
         assert self.swap is not None
         self.swap.discard(name, region.offset + ipa - region.ipa, size, deadline)
+
+    def faults(self, since: int = 0) -> list[SwapFault]:
+        """Return the last faults on memory that was out, oldest first, from number `since` on."""
+        found = []
+        if self.swap is not None:
+            ahead = time.time_ns() - self._runtime.now()  # of the monotonic clock
+            for fault, name, offset in self.swap.faults(since):
+                regions = self._vm(name).record.memory.regions
+                ipa = next(
+                    (r.ipa + offset - r.offset for r in regions if 0 <= offset - r.offset < r.size),
+                    0,
+                )
+                when = fault.when + ahead
+                found.append(SwapFault(fault.number, when, name, ipa, fault.source, fault.took))
+        return found
 
     # Reports; see `hfsched.vmm.report`.
 

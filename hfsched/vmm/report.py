@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QuietWatch",
+    "SwapFault",
     "VmState",
     "VmSummary",
     "active_vcpus",
@@ -52,6 +53,20 @@ class VmSummary(Struct, frozen=True):
     spurious: int
     abort: str | None
     vcpus: tuple[str, ...]
+
+
+class SwapFault(Struct, frozen=True):
+    """A fault on memory that was out, which has been served; `number` counts those of a machine.
+
+    `source`: mapped (it was in memory, but not mapped), staging, file, tier or zero.
+    """
+
+    number: int
+    time: int  # ns since 1970
+    vm: str
+    address: int  # guest-physical, of the page
+    source: str
+    ns: int  # from its event to the page
 
 
 class VmState(Struct, frozen=True):

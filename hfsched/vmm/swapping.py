@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +24,11 @@ from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core import device
+from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
-from hfsched.swap.core.table import CoreTable, table_size
+from hfsched.swap.core.table import CoreTable, entry_offset, table_size
 from hfsched.swap.core.userfault import userfault
 from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging
@@ -201,6 +203,22 @@ class MachineSwap:
         """Return the status; see `MonitorClient.status`."""
         return self.client.status(deadline)
 
+    def faults(self, since: int = 0) -> Iterator[tuple[Fault, str, int]]:
+        """Yield the last faults that were served, with the VM and the byte of its memory, oldest first.
+
+        See `hfsched.swap.core.faultlog`.  Also while there is no monitor.
+        """
+
+        def read(offset: int, size: int) -> bytes:
+            return os.pread(self._stores.table, size, offset)
+
+        pages = self._stores.pages
+        starts = [part.offset for part in self._parts]
+        for fault in read_faults(read, entry_offset(pages), pages, since):
+            offset = fault.page * PAGE_SIZE
+            part = self._parts[bisect_right(starts, offset) - 1]
+            yield fault, part.name, offset - part.offset
+
     def pictures(self, names: Sequence[str] = (), cell: int = CELL) -> dict[str, str]:
         """Return pictures of these VMs (default: all), a character for each `cell` pages."""
         made, first = {}, 0
@@ -211,7 +229,7 @@ class MachineSwap:
             for name, pages in self.sizes.items():
                 if name in wanted:
                     # The state is in the lowest byte of each entry.
-                    states = table[table_size(first) : table_size(first + pages) : 8]
+                    states = table[entry_offset(first) : entry_offset(first + pages) : 8]
                     made[name] = picture(mark_empty(states, held(self._memfds[name], pages)), cell)
                 first += pages
         return made

@@ -193,13 +193,13 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "swap in trusty",
         2,
-        "'in': one of enable, trim, out, disable, discard, status (see hfsched swap --help)",
+        "'in': one of enable, trim, out, disable, discard, log, status (see hfsched swap --help)",
     ),
     (
         "swap enabel trusty",
         2,
         (
-            "'enabel': one of enable, trim, out, disable, discard, status: did you mean 'enable'?"
+            "'enabel': one of enable, trim, out, disable, discard, log, status: did you mean 'enable'?"
             " (see hfsched swap --help)"
         ),
     ),

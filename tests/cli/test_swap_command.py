@@ -151,6 +151,24 @@ def children(pid: int, name: str) -> list[int]:
 
 
 @can_swap
+def test_the_log_of_faults(run: Start, hfsched: Start, tmp_path: Path) -> None:
+    stress = machine(run, tmp_path)
+    assert say(hfsched, "log", "stress") == ""
+    say(hfsched, "enable", "stress")
+    say(hfsched, "out", "stress")
+    until(hfsched, "stress", "active")
+    stress.type("check 7\n")
+    stress.until(r"(?s)^stress: ok \d+$.*^stress: ok \d+$")
+    lines = say(hfsched, "log", "stress").splitlines()
+    form = r"\d\d:\d\d:\d\d\.\d{6} stress 0x7f[c-f][0-9a-f]{5} (file|tier|zero|staging|mapped) +[\d.]+ us"
+    assert len(lines) > 100  # more than a fault brings at a time
+    assert [line for line in lines if not re.fullmatch(form, line)] == []
+    told = [json.loads(line) for line in say(hfsched, "log", "stress", "--json").splitlines()]
+    assert [each["number"] for each in told] == sorted({each["number"] for each in told})
+    assert len(told) >= len(lines)
+
+
+@can_swap
 def test_discarded_memory_is_zero(run: Start, hfsched: Start, tmp_path: Path) -> None:
     stress = machine(run, tmp_path)
     say(hfsched, "enable", "stress")

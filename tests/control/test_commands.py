@@ -45,7 +45,7 @@ from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Metrics, State, Status
 from hfsched.swap.report.footprint import Memory
-from hfsched.vmm.report import VmState
+from hfsched.vmm.report import SwapFault, VmState
 
 from .harness import runtime_directory
 
@@ -103,6 +103,12 @@ class FakeMachine:
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         assert deadline is not None
         self.fake.log.append(f"discard {name} {ipa:#x} {size:#x}")
+
+    def faults(self, since: int = 0) -> list[SwapFault]:
+        return [
+            SwapFault(number, number * 10, "ab"[number % 2], number * 4096, "file", 7)
+            for number in range(max(100, since), 1000)
+        ]
 
     def vm_names(self) -> list[str]:
         return ["a", "b"]
@@ -207,6 +213,20 @@ def test_the_status_of_a_machine(served: Served) -> None:
     assert report.groups == ("machine", "events")
 
 
+def test_the_log_of_faults_comes_in_parts(served: Served) -> None:
+    got: list[int] = []
+    since = 0
+    while True:
+        answer = served.ask(commands.SwapLog(vm="b", since=since))
+        assert isinstance(answer, commands.SwapFaults)
+        if not answer.faults:
+            break
+        assert {fault.vm for fault in answer.faults} == {"b"}
+        got += [fault.number for fault in answer.faults]
+        since = answer.next
+    assert got == list(range(101, 1000, 2))
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "text"),
     [
@@ -223,7 +243,7 @@ def test_the_status_of_a_machine(served: Served) -> None:
         (
             {"version": 1, "group": "swap", "command": "in", "vm": "a"},
             "command",
-            "unknown command 'in' of group swap: there are enable, trim, out, disable, discard, status",
+            "unknown command 'in' of group swap: there are enable, trim, out, disable, discard, log, status",
         ),
         (
             {"do": "swap-out"},

@@ -24,7 +24,7 @@ from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
 from hfsched.runtime.base import Task
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.vmm.report import VmState
+from hfsched.vmm.report import SwapFault, VmState
 from hfsched.vmm.swapping import MachineSwap
 
 from .harness import WITHIN, runtime_directory
@@ -46,6 +46,9 @@ class Machine:
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")
+
+    def faults(self, since: int = 0) -> list[SwapFault]:
+        return [SwapFault(since, 0, "a", 0, "zero", 0)]
 
     def vm_names(self) -> list[str]:
         return ["a"]

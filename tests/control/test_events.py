@@ -40,7 +40,7 @@ from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Moved, State, Status
-from hfsched.vmm.report import VmState
+from hfsched.vmm.report import SwapFault, VmState
 
 from .harness import REPOSITORY, WITHIN, Harness, runtime_directory
 
@@ -241,6 +241,9 @@ class Machine:
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")
+
+    def faults(self, since: int = 0) -> list[SwapFault]:
+        return [SwapFault(since, 0, "a", 0, "zero", 0)]
 
     def vm_names(self) -> list[str]:
         return ["a"]

@@ -12,6 +12,7 @@ import pytest
 
 from hfsched.errors import InternalError
 from hfsched.swap.core import device
+from hfsched.swap.core.faultlog import LOG_MAX, LOGGED_OFFSET
 from hfsched.swap.core.guestpages import GuestPages, Region
 from hfsched.swap.core.table import CoreTable
 from hfsched.swap.pages.entries import REGIONS_MAX, FaultAction, Staging, State
@@ -30,6 +31,8 @@ def test_names_and_numbers_are_those_of_the_core() -> None:
     assert len(EVENTS) == lib.HFS_EVENTS
     assert len(State) == lib.HFS_STATES
     assert REGIONS_MAX == lib.HFS_REGIONS
+    assert LOG_MAX == lib.HFS_LOG
+    assert LOGGED_OFFSET == lib.HFS_LOGGED_OFFSET
 
 
 @both

@@ -18,7 +18,7 @@ from hfsched.errors import HfschedError, InternalError
 from hfsched.memory.ram import Ram
 from hfsched.swap.core.guestpages import GuestPages, Region
 from hfsched.swap.core.stores import Stores
-from hfsched.swap.core.table import CoreTable, table_size
+from hfsched.swap.core.table import CoreTable, entry_offset, table_size
 from hfsched.swap.pages.entries import Entry, Staging, State
 from hfsched.swap.pages.store import Counts, Phase
 from hfsched.swap.report.picture import picture
@@ -97,10 +97,10 @@ class Left:
     def set(self, phase: int, entries: list[int]) -> None:
         self.write(PHASE_AT, phase.to_bytes(4, "little"))
         for page, word in enumerate(entries):
-            self.write(table_size(page), word.to_bytes(8, "little"))
+            self.write(entry_offset(page), word.to_bytes(8, "little"))
 
     def entries(self) -> list[int]:
-        data = os.pread(self.stores.table, 8 * PAGES, table_size(0))
+        data = os.pread(self.stores.table, 8 * PAGES, entry_offset(0))
         return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
     def take_over(self) -> GuestPages:

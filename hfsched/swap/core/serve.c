@@ -14,11 +14,33 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BATCH 64   /* events in one read */
 #define FOREVER -1 /* of poll(2) */
 #define RETRY 20   /* ms, after a fault that could not be served */
+
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000ull + time.tv_nsec;
+}
+
+static void log_fault(struct hfs *swap, const struct hfs_fault *fault, int action)
+{
+	static const uint64_t sources[] = {
+		[HFS_CONTINUE] = HFS_SOURCE_STAGING,	[HFS_ZERO_PAGE] = HFS_SOURCE_ZERO,
+		[HFS_READ_FILE] = HFS_SOURCE_FILE,	[HFS_DECOMPRESS] = HFS_SOURCE_TIER,
+		[HFS_COPY_STAGED] = HFS_SOURCE_STAGING, [HFS_WAIT] = HFS_SOURCE_MAPPED,
+	};
+
+	hfs_table_log(&swap->table, (struct hfs_logged){ .when = fault->when,
+							 .page = fault->page | sources[action] << 48,
+							 .took = now() - fault->when });
+}
 
 /* Serve the queue; return the time until it must be served again: ms, or FOREVER. */
 static int serve_queue(struct hfs *swap)
@@ -37,6 +59,7 @@ static int serve_queue(struct hfs *swap)
 		hfs_window(swap, fault->page, &around);
 		outcome = hfs_serve_page(swap, member, fault->page, &around);
 		if (outcome == HFS_SERVED) {
+			log_fault(swap, fault, around.action);
 			if (swap->around > 1 && swap->queued == 1)
 				hfs_serve_around(swap, member, fault->page, &around);
 			continue;
@@ -53,7 +76,7 @@ static int serve_queue(struct hfs *swap)
 	return timeout;
 }
 
-static void enqueue(struct hfs *swap, int number, uint64_t address)
+static void enqueue(struct hfs *swap, int number, uint64_t address, uint64_t when)
 {
 	struct hfs_member *member = &swap->members[number];
 	uint64_t offset;
@@ -65,7 +88,7 @@ static void enqueue(struct hfs *swap, int number, uint64_t address)
 		    offset >= swap->regions[each].pages)
 			continue;
 		swap->queue[swap->queued++] = (struct hfs_fault){
-			.member = number, .page = swap->regions[each].first + offset
+			.member = number, .page = swap->regions[each].first + offset, .when = when
 		};
 		return;
 	}
@@ -75,6 +98,7 @@ static void enqueue(struct hfs *swap, int number, uint64_t address)
 static void read_events(struct hfs *swap, int number)
 {
 	struct uffd_msg messages[BATCH];
+	uint64_t when = now();
 	ssize_t size;
 	int each, count;
 
@@ -87,7 +111,7 @@ static void read_events(struct hfs *swap, int number)
 			if (messages[each].event != UFFD_EVENT_PAGEFAULT)
 				continue;
 			hfs_event(swap, HFS_EVENT_FAULTS, 1);
-			enqueue(swap, number, messages[each].arg.pagefault.address);
+			enqueue(swap, number, messages[each].arg.pagefault.address, when);
 		}
 	} while (count == BATCH);
 }

@@ -46,6 +46,7 @@ struct hfs_fault {
 	int member;
 	bool waited;
 	uint64_t page;
+	uint64_t when; /* ns: its event was read */
 };
 
 struct hfs {

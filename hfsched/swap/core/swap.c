@@ -59,7 +59,7 @@ int hfs_lock(struct hfs *swap)
 		{ swap->queue, HFS_QUEUE * sizeof(*swap->queue) },
 		{ swap->slots.words, (swap->slots.count + 7) / 8 },
 		{ swap->spans.words, (swap->spans.count + 7) / 8 },
-		{ swap->table.header, HFS_PAGE + swap->table.pages * sizeof(uint64_t) },
+		{ swap->table.header, hfs_table_size(swap->table.pages) },
 	};
 	unsigned int each;
 	int error = 0;

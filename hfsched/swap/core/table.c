@@ -14,9 +14,14 @@
 #define STATE 15ull
 #define COPY (15ull << 4)
 
+uint64_t hfs_table_size(uint64_t pages)
+{
+	return HFS_PAGE + pages * sizeof(uint64_t) + HFS_LOG * sizeof(struct hfs_logged);
+}
+
 int hfs_table_open(struct hfs_table *table, int fd, uint64_t pages, int copy)
 {
-	uint64_t size = HFS_PAGE + pages * sizeof(uint64_t);
+	uint64_t size = hfs_table_size(pages);
 	struct stat status;
 	void *map;
 
@@ -30,6 +35,7 @@ int hfs_table_open(struct hfs_table *table, int fd, uint64_t pages, int copy)
 		return -errno;
 	table->header = map;
 	table->entries = (void *)((uint8_t *)map + HFS_PAGE);
+	table->log = (void *)(table->entries + pages);
 	table->pages = pages;
 	table->copy = copy;
 	if (!table->header->magic) {
@@ -48,8 +54,16 @@ int hfs_table_open(struct hfs_table *table, int fd, uint64_t pages, int copy)
 void hfs_table_close(struct hfs_table *table)
 {
 	if (table->header)
-		munmap(table->header, HFS_PAGE + table->pages * sizeof(uint64_t));
+		munmap(table->header, hfs_table_size(table->pages));
 	table->header = NULL;
+}
+
+void hfs_table_log(struct hfs_table *table, struct hfs_logged fault)
+{
+	uint64_t number = atomic_load_explicit(&table->header->logged, memory_order_relaxed);
+
+	table->log[number % HFS_LOG] = fault;
+	atomic_store_explicit(&table->header->logged, number + 1, memory_order_release);
 }
 
 uint64_t hfs_entry(struct hfs_table *table, uint64_t page)

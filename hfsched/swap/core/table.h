@@ -11,6 +11,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define HFS_PAGE 4096u /* bytes */
@@ -73,11 +74,32 @@ struct hfs_header {
 	uint32_t copy; /* staging by copy */
 	_Atomic uint32_t phase;
 	_Atomic uint64_t events[HFS_EVENTS];
+	_Atomic uint64_t logged; /* faults in the log so far; the last HFS_LOG of them are there */
+};
+
+/* A fault that was served.  The log is behind the entries. */
+struct hfs_logged {
+	uint64_t when;	 /* ns, of CLOCK_MONOTONIC: its event was read */
+	uint64_t page;	 /* number in bits 0 to 47; enum hfs_source in bits 48 to 63 */
+	uint64_t took;	 /* ns */
+};
+
+#define HFS_LOG 4096u /* faults */
+#define HFS_LOGGED_OFFSET offsetof(struct hfs_header, logged)
+
+/* Where a page came from; as hfsched.swap.core.faultlog.SOURCES. */
+enum hfs_source {
+	HFS_SOURCE_MAPPED, /* it was in memory, but not mapped there */
+	HFS_SOURCE_STAGING,
+	HFS_SOURCE_FILE,
+	HFS_SOURCE_TIER,
+	HFS_SOURCE_ZERO,
 };
 
 struct hfs_table {
 	struct hfs_header *header;
 	_Atomic uint64_t *entries;
+	struct hfs_logged *log;
 	uint64_t pages;
 	bool copy;
 };
@@ -91,14 +113,18 @@ struct hfs_counts {
 };
 
 /*
- * Map the table of `pages` pages in `fd`, which may be closed then: HFS_PAGE + 8 * pages bytes, all
- * zero for a new one.  `copy`: staging is by copy.  -EINVAL: it is too short, or was made for
+ * Map the table of `pages` pages in `fd`, which may be closed then: HFS_PAGE + 8 * pages bytes and
+ * the log, all zero for a new one.  `copy`: staging is by copy.  -EINVAL: it is too short, or was made for
  * other `pages` or another `copy`.  hfs_table_close unmaps it.
  */
 int hfs_table_open(struct hfs_table *table, int fd, uint64_t pages, int copy);
 void hfs_table_close(struct hfs_table *table);
 
+uint64_t hfs_table_size(uint64_t pages); /* bytes */
+
 uint64_t hfs_entry(struct hfs_table *table, uint64_t page);
+/* The thread that serves faults alone. */
+void hfs_table_log(struct hfs_table *table, struct hfs_logged fault);
 /* For tests alone. */
 void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry);
 bool hfs_stage_page(struct hfs_table *table, uint64_t page);

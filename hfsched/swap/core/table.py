@@ -12,10 +12,11 @@ from typing import Any
 
 from hfsched.errors import InternalError
 from hfsched.swap.core.device import core
+from hfsched.swap.core.faultlog import ENTRY, LOG_MAX
 from hfsched.swap.pages.entries import Entry, FaultAction, Staging, State
 from hfsched.swap.pages.store import Phase
 
-__all__ = ["CoreTable", "table_size"]
+__all__ = ["CoreTable", "entry_offset", "table_size"]
 
 _HEADER = 4096
 _PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
@@ -23,7 +24,12 @@ _PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
 
 def table_size(pages: int) -> int:
     """Return the size in bytes of the memfd of a table of `pages` pages."""
-    return _HEADER + 8 * pages
+    return entry_offset(pages) + LOG_MAX * ENTRY.size
+
+
+def entry_offset(page: int) -> int:
+    """Return where the entry of a page is in that memfd; behind the last one is the log of faults."""
+    return _HEADER + 8 * page
 
 
 class CoreTable:
