@@ -5,12 +5,12 @@ The entries change as in `hfsched.swap.pages.entries`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
 from hfsched.swap.monitor.controller import Controller
+from hfsched.swap.monitor.moves import Moves
 from hfsched.swap.monitor.serving import serve
 from hfsched.swap.pages.entries import Entry, FaultAction, State
 from hfsched.swap.pages.store import Counts, Phase, Progress
@@ -320,12 +320,11 @@ class _UncountedController(Controller):
 
     def key(self) -> object:
         """See `Controller.key`."""
-        counted = (self._moved, self._ended_moves, self._history)
-        self._moved, self._ended_moves, self._history = 0, 0, deque()
+        counted, self._moves = self._moves, Moves(lambda: 0)
         try:
             return super().key()
         finally:
-            self._moved, self._ended_moves, self._history = counted
+            self._moves = counted
 
 
 class Monitor:

@@ -15,15 +15,14 @@ member has sent `Zapped` since the last enable.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.errors import UserError, describe
+from hfsched.swap.monitor.moves import Moves
 from hfsched.swap.pages.store import Phase, is_shortage
 from hfsched.swap.protocol.messages import (
-    MOVED_MAX,
     Begin,
     Collect,
     Collected,
@@ -38,13 +37,11 @@ from hfsched.swap.protocol.messages import (
     Metrics,
     MonitorAnswer,
     MonitorRequest,
-    Moved,
     Refused,
     Register,
     State,
     Status,
     SwapOut,
-    Transition,
     Trim,
     Zapped,
     name_of,
@@ -61,7 +58,6 @@ MOVE_CHUNK = 512  # pages: 2 MiB
 CLEAN_CHUNK = 16384  # pages: 64 MiB
 CLEAN_EVERY = 5_000_000_000  # ns
 WAIT = 1_000_000  # ns: a move that faults hold up continues after this
-_NS_PER_MS = 1_000_000
 
 _MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
 
@@ -96,13 +92,7 @@ class Controller:
         self._pages = pages
         self._processes = processes
         self._members: dict[int, _Member] = {}
-        self._error = ""
-        self._move_name = ""  # of the move that has not ended
-        self._ended_moves = 0
-        self._history: deque[Moved] = deque(maxlen=MOVED_MAX)
-        self._moved = 0  # pages, since the last transition began
-        self._began = 0  # ns
-        self._ms = 0
+        self._moves = Moves(now)
         self._wait_until = 0  # ns: no chunk is moved before
         self._slow = False  # whether the file is truncated in steps
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
@@ -113,10 +103,8 @@ class Controller:
     def key(self) -> object:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
-        transition = (self._moved, self._began, self._ms, self._error)
         cleaning = (self._slow, self._clean_at, self._wait_until)
-        move = (self._move_name, self._ended_moves, *map(str, self._history))
-        return (self.state.value, members, transition, move, cleaning, self._exiting, self.ended)
+        return (self.state.value, members, self._moves.key(), cleaning, self._exiting, self.ended)
 
     @property
     def due(self) -> int | None:
@@ -173,14 +161,13 @@ class Controller:
     def status(self) -> Status:
         """Return the status."""
         metrics = _metrics(self._pages.counts())
-        ms = self._elapsed() if self.state in _MOVING else self._ms
         return Status(
             state=self.state,
-            transition=Transition(self._moved, ms),
+            transition=self._moves.last(moving=self.state in _MOVING),
             metrics=metrics,
             members=len(self._members),
-            error=self._error,
-            moved=tuple(self._history),
+            error=self._moves.error,
+            moved=self._moves.history(),
         )
 
     def _register(self, request: Register, fds: Sequence[int]) -> MonitorAnswer:
@@ -193,18 +180,18 @@ class Controller:
 
     def _enable(self) -> MonitorAnswer:
         """Stage all pages in memory; a move that is under way is aborted."""
-        self._begin_transition("enable")
+        self._begin_move("enable")
         self._clean_at = None
         try:
             staged = self._pages.stage()
         except (OSError, UserError) as exc:
             self.state = self._state_from_table()
-            self._end_transition(str(exc))
+            self._moves.end(self.state, str(exc))
             raise
         for member in self._members.values():
             member.zapped = False
         self.state = State.ENABLING
-        self._count_moved(staged)
+        self._moves.count(staged)
         self._update_phase()
         return Done(pages=staged)
 
@@ -223,7 +210,7 @@ class Controller:
             if self.state in (State.READY, State.ACTIVE):
                 return _refuse(request, "nothing is staged: run `hfsched swap enable` first")
             return _refuse(request, f"swap must be pending, and it is {self.state.value}")
-        self._begin_transition(name_of(request))
+        self._begin_move(name_of(request))
         self.state = state
         return Done()
 
@@ -232,7 +219,7 @@ class Controller:
         if self.state is State.READY:
             self._release()  # a monitor may have died before it
         elif self.state is not State.SWAPPING_IN:
-            self._begin_transition("disable")
+            self._begin_move("disable")
             self.state = State.SWAPPING_IN
         return Done()
 
@@ -276,9 +263,8 @@ class Controller:
         if self.state is State.ENABLING and ready:
             self._pages.zapped()
             self.state = State.PENDING
-            if self._move_name == "enable":
-                self._ms = self._elapsed()
-                self._end_transition()
+            if self._moves.under_way == "enable":
+                self._moves.end(self.state)
         elif self.state in (State.PENDING, State.TRIMMING, State.SWAPPING_OUT) and not ready:
             self.state = State.ENABLING
 
@@ -305,7 +291,7 @@ class Controller:
 
     def _advance(self, progress: Progress, end: State) -> MonitorAnswer | None:
         """Count the pages moved; `end` is the state after the last chunk."""
-        self._count_moved(progress.moved)
+        self._moves.count(progress.moved)
         self._wait_until = 0
         if progress.problem is not None:
             return self._abort_move(progress.problem)
@@ -313,7 +299,7 @@ class Controller:
             if end is State.READY:
                 self._release()
             self.state = end
-            self._end_transition()
+            self._moves.end(self.state)
             return self._exited() if self._exiting else None
         if not progress.moved:  # faults have priority
             self._wait_until = self._now() + WAIT
@@ -325,7 +311,7 @@ class Controller:
         try:
             self._pages.release(slow=self._slow)
         except UserError as exc:
-            self._error = reply_text(str(exc))
+            self._moves.error = reply_text(str(exc))
             self._clean_at = self._now() + CLEAN_EVERY
 
     def _clean(self) -> None:
@@ -333,17 +319,17 @@ class Controller:
         progress = self._pages.shrink(CLEAN_CHUNK)
         self._clean_at = None if progress.done else self._now() + CLEAN_EVERY
         if progress.problem is not None:
-            self._error = reply_text(progress.problem)
+            self._moves.error = reply_text(progress.problem)
 
     def _abort_move(self, text: str) -> MonitorAnswer | None:
         """Abort a move; the pages concerned are where they were."""
-        self._error = reply_text(text)
+        self._moves.error = reply_text(text)
         self.state = self._state_from_table()
         self._update_phase()
-        self._end_transition(self._error)
+        self._moves.end(self.state, text)
         if self._exiting:
             self._exiting = False
-            return Refused(text=self._error)
+            return Refused(text=reply_text(text))
         return None
 
     def _exited(self) -> MonitorAnswer:
@@ -367,37 +353,9 @@ class Controller:
             case Phase.SETTLED:
                 return State.PENDING if counts.staged else State.ACTIVE
 
-    # Transitions.
-
-    def _begin_transition(self, move: str) -> None:
-        if self._move_name:
-            self._end_transition(f"ended for {move}")
-        self._move_name = move
-        self._moved = 0
-        self._ms = 0
+    def _begin_move(self, name: str) -> None:
+        self._moves.begin(name, self.state)
         self._wait_until = 0
-        self._error = ""
-        self._began = self._now()
-
-    def _end_transition(self, error: str = "") -> None:
-        self._ended_moves += 1
-        moved = Moved(
-            number=self._ended_moves,
-            move=self._move_name or "disable",  # of a monitor before this one
-            state=self.state,
-            pages=self._moved,
-            ms=self._ms,
-            error=reply_text(error),
-        )
-        self._move_name = ""
-        self._history.append(moved)
-
-    def _count_moved(self, pages: int) -> None:
-        self._moved += pages
-        self._ms = self._elapsed()
-
-    def _elapsed(self) -> int:
-        return (self._now() - self._began) // _NS_PER_MS
 
 
 def _refuse(request: MonitorRequest, why: str) -> Refused:
