@@ -59,8 +59,14 @@ GRANTED = {
     "AES": ((0x4E280800, 0x1F000 | _RD_RN),),
     "SHA1, SHA256": ((0x5E000000, _THREE | 0x7000), (0x5E280800, 0x1F000 | _RD_RN)),
     "SHA512, SHA3, SM3, SM4": ((0xCE000000, 0x00FFFFFF),),
-    "dot product": ((0x0E009400, _Q | _U | 3 << 22 | _THREE), (0x0F00E000, _Q | _U | 3 << 22 | _ELEMENT)),
-    "FCMA": ((0x2E00C400, _Q | 3 << 22 | _THREE | 0x3800), (0x2F001000, _Q | 3 << 22 | _ELEMENT | 0x6000)),
+    "dot product": (
+        (0x0E009400, _Q | _U | 3 << 22 | _THREE),
+        (0x0F00E000, _Q | _U | 3 << 22 | _ELEMENT),
+    ),
+    "FCMA": (
+        (0x2E00C400, _Q | 3 << 22 | _THREE | 0x3800),
+        (0x2F001000, _Q | 3 << 22 | _ELEMENT | 0x6000),
+    ),
     "RDM": (
         (0x2E008400, _Q | 3 << 22 | _THREE | 0x800),
         (0x7E008400, 3 << 22 | _THREE | 0x800),
@@ -68,7 +74,10 @@ GRANTED = {
     ),
     "FHM": ((0x0E20EC00, _Q | 3 << 22 | _THREE), (0x2E20CC00, _Q | 3 << 22 | _THREE)),
     "JSCVT": ((0x1E7E0000, _RD_RN), (0x1E3E0000, 3 << 22 | _RD_RN)),
-    "FRINTTS": ((0x0E21E800, _Q | _U | 1 << 22 | 0x1000 | _RD_RN), (0x1E284000, 3 << 22 | 0x18000 | _RD_RN)),
+    "FRINTTS": (
+        (0x0E21E800, _Q | _U | 1 << 22 | 0x1000 | _RD_RN),
+        (0x1E284000, 3 << 22 | 0x18000 | _RD_RN),
+    ),
 }
 NAMES = (*DENIED, *GRANTED)
 
@@ -99,5 +108,5 @@ if __name__ == "__main__":
     if "--undenied" in sys.argv:
         from hfsched.vcpu.unicorn import machine
 
-        machine._NO_FEATURES = 0  # type: ignore[misc]
+        machine._NO_FEATURES = 0
     print(_run(sys.argv[1]))
