@@ -17,7 +17,8 @@ __all__ = ["LEFT_OUT", "Draw", "arm64", "left_out", "x86_64"]
 Draw = Callable[[Random], bytes]
 
 # Engine and architecture: {name: (bytes, why)}.  At these the kernel itself never comes back, so no
-# kick and no signal ends them.
+# kick and no signal ends them.  None is known.  VMCALL and VMMCALL are no such: a KVM that emulates
+# them in kernel mode executes them again without end, and looks for signals each time.
 LEFT_OUT: dict[str, dict[str, tuple[bytes, str]]] = {}
 
 
@@ -57,6 +58,12 @@ _A64 = (
     ("SME", 0x80000000, 0x61FFFFFF),
     ("registers", 0x0A000000, 0xF1FFFFFF),
     ("immediate", 0x10000000, 0xE3FFFFFF),
+    # What a CPU in A32 or T32 makes of words.
+    ("A32 vector", 0xF2000000, 0x05FFFFFF),
+    ("A32 coprocessor", 0xEC000000, 0x13FFFFFF),
+    ("A32 half precision", 0xEE000900, 0x11FFF1FF),
+    ("T32 vector", 0x0000EF00, 0xFFFF10FF),
+    ("T32 coprocessor", 0x0000EC00, 0xFFFF13FF),
 )
 
 
