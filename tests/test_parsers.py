@@ -43,3 +43,14 @@ def test_inputs_are_the_same_for_a_seed() -> None:
         return [mutated(random, (b"one", b"two"), 20) for _ in range(50)]
 
     assert some(1) == some(1) != some(2)
+
+
+def test_an_input_that_takes_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parsers._SLOW", 0.05)
+
+    def parse(data: bytes) -> int:
+        return sum(range(len(data) * 100_000)) if len(data) > 60 else 0
+
+    found = feed(Parser("slow", parse), 40, seed=1).found
+    assert found
+    assert all(each.startswith("took ") for each in found)
