@@ -251,7 +251,7 @@ def parsers() -> list[Parser]:
         Parser(
             "scenario",
             _scenario,
-            (b"mailbox", b"swap+none,vms=2", b"programs,messages=3", b"images"),
+            (b"mailbox", b"swap+none,vms=2", b"programs,program=wepW_iW-0nI;0312;S", b"images"),
             share=0.3,
         ),
         Parser(
