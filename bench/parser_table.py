@@ -207,6 +207,12 @@ def parsers() -> list[Parser]:
         Parser("raw image", _raw_image(ram), (b"\0" * 64,)),
         Parser("device tree", _device_tree(ram), trees(), 200, share=0.3),
         Parser("manifest", lambda data: manifest.parse("fuzzed", data), manifests(), share=0.3),
+        Parser(
+            "path of a manifest",
+            _text(lambda text: manifest._beside(Path("/m.toml"), text)),
+            (b"~", b"~root/x", b"echo.bin", b"guest.py:f", b"~nobody:x"),
+            share=0.1,
+        ),
         Parser("hello", wire.parse_hello, json_of(hello)),
         Parser("answer to hello", wire.parse_welcome, json_of(welcome)),
         Parser(
