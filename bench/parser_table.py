@@ -126,7 +126,8 @@ def _port_message(ports: Ports) -> Callable[[bytes], object]:
 def _scenario(data: bytes) -> object:
     text = os.fsdecode(data)
     registry._split(text)
-    if "::" in text or ".py" in text:  # would import what it names
+    path, colons, _ = text.partition("::")
+    if colons and not path.endswith(".py"):  # would import the module that it names
         raise RefusedError
     return registry.find(text)
 
@@ -257,7 +258,13 @@ def parsers() -> list[Parser]:
         Parser(
             "scenario",
             _scenario,
-            (b"mailbox", b"swap+none,vms=2", b"programs,program=wepW_iW-0nI;0312;S", b"images"),
+            (
+                b"mailbox",
+                b"swap+none,vms=2",
+                b"programs,program=wepW_iW-0nI;0312;S",
+                b"images",
+                b"no/file.py::X",
+            ),
             share=0.3,
         ),
         Parser(
