@@ -37,9 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "confo
 
 from talk import KVM_ARM64, TARGETS, Talk, Target
 
-from hfsched.hypervisor.vm import Vm
 from hfsched.memory.image import read_image
-from hfsched.memory.ram import PAGE_SIZE
+from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import tune_process
 from hfsched.vmm.guests import bundled_images
 
@@ -76,12 +75,11 @@ class Guards:
         self.pages = 0
         self._guard("the first pages", 0)
 
-    def surround(self, vm: Vm) -> None:
+    def surround(self, name: str, ram: Ram) -> None:
         """Take the addresses on both sides of a VM's memory, where nobody has them."""
-        ram = vm.memory.regions[0].ram
         for size in (_GUARD_SIZE, PAGE_SIZE):
-            self._guard(f"what is below {vm.name}'s memory", ram.address - size, size)
-            self._guard(f"what is above {vm.name}'s memory", ram.address + ram.size, size)
+            self._guard(f"what is below {name}'s memory", ram.address - size, size)
+            self._guard(f"what is above {name}'s memory", ram.address + ram.size, size)
 
     def _guard(self, name: str, address: int, size: int = _GUARD_SIZE) -> None:
         if name in self._watched:
@@ -129,8 +127,8 @@ def _watch(talk: Talk, guards: Guards) -> None:
     """Fill the memory of `stress` behind its image, and watch that and the pages around."""
     answer = talk.ask("fill 1", vm=STRESS)
     assert answer.startswith("ok "), answer
-    for vm in (HOSTILE, STRESS):
-        guards.surround(talk.vm(vm))
+    for vm in (talk.vm(HOSTILE), talk.vm(STRESS)):
+        guards.surround(vm.name, vm.memory.regions[0].ram)
     image = read_image(bundled_images()[f"{talk.target.architecture}/stress.bin"])
     first = -(-image.memory_size // PAGE_SIZE) * PAGE_SIZE
     ram = talk.vm(STRESS).memory.regions[0].ram

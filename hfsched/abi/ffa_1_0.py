@@ -221,7 +221,9 @@ class _Ffa10:
         function = regs[0]
         if function == FfaId.ERROR:
             code = regs[2] & _W
-            return FfaError(code - (1 << 32) if code >> 31 else code).name
+            code -= code >> 31 << 32
+            known = code in FfaError._value2member_map_
+            return FfaError(code).name if known else f"error {code}"
         if function == FfaId.MSG_SEND:
             return f"a message of {regs[3]} bytes from {show('sender', regs[1] >> 16 & 0xFFFF)}"
         if function in FfaId._value2member_map_:

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hfsched.cli.lines import Lines, write_all
 from hfsched.mailbox.ports import RAW
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["Output", "notice"]
+__all__ = ["Escape", "Output", "notice"]
+
+Escape: TypeAlias = Literal["always", "never", "auto"]
 
 _COLOURS = (36, 32, 33, 35, 34, 31)
 
@@ -25,8 +27,9 @@ _COLOURS = (36, 32, 33, 35, 34, 31)
 class Output:
     """Prints guests' logs and messages on a descriptor, as text or as JSON objects.
 
-    In text, CR LF is one line end, as LF is.  A carriage return alone is shown escaped on a terminal,
-    where it would overwrite the line, and is what the guest sent in a pipe and in JSON.
+    In text, CR LF is one line end, as LF is.  Other control characters, and bytes that are not UTF-8,
+    are shown escaped if `escape` is "always", and on a terminal if it is "auto"; else they are what
+    the guest sent.
 
     `error` is the OSError that ended it, None while it works; `changed` is set with it.  `gate()` comes
     before each write.
@@ -41,12 +44,14 @@ class Output:
         as_json: bool,
         changed: Event,
         gate: Callable[[], None] | None = None,
+        escape: Escape = "auto",
     ) -> None:
         self._json = as_json
         self._colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
-        self._terminal = os.isatty(fd)
+        terminal = os.isatty(fd)
+        self._escape = escape == "always" or (escape == "auto" and terminal)
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-        self._colour = self._terminal and not plain
+        self._colour = terminal and not plain
         self._lines = Lines(runtime, "output", fd, self._loss, changed, gate)
 
     @property
@@ -86,12 +91,10 @@ class Output:
         return self._lines.close(deadline)
 
     def _prefixed(self, vm: str, prefix: str, line: bytes) -> bytes:
-        if not self._terminal:
-            return prefix.encode() + b" " + line + b"\n"
-        text = printable_bytes(line)
         if self._colour:
             prefix = f"\x1b[{self._colours[vm]}m{prefix}\x1b[0m"
-        return f"{prefix} {text}\n".encode()
+        text = printable_bytes(line).encode() if self._escape else line
+        return prefix.encode() + b" " + text + b"\n"
 
     def _loss(self, lines: int) -> bytes:
         if self._json:

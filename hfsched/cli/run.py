@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from hfsched.abi.dialects import DIALECTS
+from hfsched.cli.output import Escape
 from hfsched.cli.preflight import check_limits
 from hfsched.cli.session import RunSession
 from hfsched.cli.words import Words, sort_words
@@ -45,6 +46,10 @@ The run ends at the end of input, as soon as every message is read and released 
 idle, or after --linger seconds; Ctrl-C, SIGTERM and SIGHUP (unless under nohup) end it at once.
 Ctrl-Z, SIGTTIN and SIGTTOU stop it and the guests' clocks, `fg` continues both; the time of a
 SIGSTOP is taken out of the clocks when the process goes on.
+
+A guest's control characters and bytes that are not UTF-8 are shown escaped on a terminal (tabs and
+ends of lines as they are) and written as they are to a pipe or a file: a terminal obeys what comes
+out of a pipe to it. --escape always and --escape never do the one or the other everywhere.
 
 With --json, standard output has one object a line; bytes that are not UTF-8 are base64 in "data":
   {"event": "log", "vm": "a", "line": "up"}             {"event": "log-lost", "lines": 3}
@@ -140,6 +145,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--linger", default="2", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument(
+        "--escape",
+        choices=get_args(Escape),
+        help="show control characters of guests escaped (auto: on a terminal)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no summary, no notices")
     parser.add_argument(
         "--no-stdin", action="store_true", help="do not read standard input; run until Ctrl-C"
@@ -162,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--socket", args.socket), ("--name", args.name)):
         if value is not None and args.no_sockets:
             raise MisuseError(f"{option} and --no-sockets: choose one")
+    if args.escape is not None and args.json:
+        raise MisuseError("--escape and --json: choose one: JSON is always escaped")
     if args.socket is not None:
         _check_socket(args.socket)
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)

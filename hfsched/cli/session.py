@@ -83,6 +83,7 @@ class RunSession:
             as_json=args.json,
             changed=self._changed,
             gate=self._job.gate(1),
+            escape=args.escape or "auto",
         )
         self._notices = Lines(
             self._runtime,

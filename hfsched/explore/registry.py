@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError, describe
-from hfsched.text import meant
+from hfsched.text import meant, one_line
 
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
@@ -194,12 +194,16 @@ def _load_module(name: str) -> Any:
 
 def _load_file(path: str) -> Any:
     """Import a file once, under a unique name that is the same in workers."""
-    file = Path(path).resolve()
+    try:
+        file = Path(path).resolve()
+        found = file.is_file()
+    except (OSError, ValueError) as exc:  # a name that no file can have; tokens have them too
+        raise UserError(f"scenario file {one_line(path, 80)}: {_reason(exc)}") from None
     name = f"hfsched_scenario_{file.stem}_{blake2b(bytes(file), digest_size=8).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
-    if not file.is_file() or spec is None or spec.loader is None:
+    if not found or spec is None or spec.loader is None:
         raise UserError(f"scenario file {path}: no such file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -209,6 +213,10 @@ def _load_file(path: str) -> Any:
         del sys.modules[name]
         raise UserError(f"scenario file {path}: {_raised(exc)}") from exc
     return module
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _raised(error: BaseException) -> str:

@@ -112,6 +112,7 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             _check_name(source, "machine name", self.name)
         if self.swap == "":
             raise ConfigError(f"{source}: swap is empty: name a directory, or leave it out")
+        _check_path(source, "swap", self.swap)
         if self.swap_idle is not None and self.swap is None:
             raise ConfigError(f"{source}: swap_idle needs swap, a directory (--swap-dir DIR)")
         asked = {spec.name for spec in self.vm if spec.name}
@@ -136,6 +137,11 @@ def _check_name(source: str, what: str, name: str) -> None:
         )
 
 
+def _check_path(where: str, what: str, path: str | None) -> None:
+    if path is not None and "\0" in path:
+        raise ConfigError(f"{where}: {what} {path[:80]!r}: has a NUL character: name another file")
+
+
 def _free_name(image: str, taken: set[str], numbers: dict[str, int]) -> str:
     """Return a name after the image's file, with a number where that is taken.
 
@@ -157,6 +163,8 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     where = f"{source}: vm {spec.name}"
     if not spec.image:
         raise ConfigError(f"{where}: image is empty: name a file")
+    _check_path(where, "image", spec.image)
+    _check_path(where, "fdt", spec.fdt)
     if not 1 <= spec.vcpus <= VCPUS_MAX:
         raise ConfigError(f"{where}: vcpus must be 1 to {VCPUS_MAX}, got {integer(spec.vcpus)}")
     if spec.fdt == "":
@@ -228,7 +236,10 @@ def expand(path: str) -> str:
     """Return a path with the home directory for ``~``, unless a file is called so."""
     if not path.startswith("~") or os.path.exists(path):
         return path
-    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    try:
+        return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    except ValueError:  # a NUL in the user's name: no file is called so, which its reader says
+        return path
 
 
 def _beside(manifest: Path, name: str) -> str:

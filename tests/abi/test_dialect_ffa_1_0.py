@@ -84,6 +84,14 @@ def test_an_error_is_8_registers_with_its_code_sign_extended(error: Error) -> No
     assert FFA_1_0.error(error) == (0x8400_0060, 0, X - code, 0, 0, 0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("w2", "text"), [(X, "NOT_SUPPORTED"), (0, "error 0"), (7, "error 7"), (X - 99, "error -100")]
+)
+def test_an_error_in_words(w2: int, text: str) -> None:
+    """A scheduler under test may answer anything."""
+    assert FFA_1_0.answer((0x8400_0060, 0, w2, 0), lambda name, value: f"{name} {value}") == text
+
+
 def test_ff_a_answers_are_8_registers() -> None:
     assert FFA_1_0.success() == (0x8400_0061, 0, 0, 0, 0, 0, 0, 0)
     assert FFA_1_0.success(7) == (0x8400_0061, 0, 7, 0, 0, 0, 0, 0)

@@ -391,6 +391,35 @@ def test_a_terminal_without_colour(run: Start, environment: dict[str, str]) -> N
     assert ugly.out.startswith("[guests] red \\x1b[31m bell \\x07")
 
 
+ESCAPED = (
+    b"[guests] red \\x1b[31m bell \\x07 not text \\xff\n"
+    b"guests: clear \\x1b[2J\n"
+)  # fmt: skip
+RAW = b"[guests] red \x1b[31m bell \x07 not text \xff\nguests: clear \x1b[2J\n"
+
+
+@pytest.mark.parametrize(
+    ("escape", "pipe", "tty"),
+    [("always", ESCAPED, ESCAPED), ("never", RAW, RAW), ("auto", RAW, ESCAPED)],
+)
+def test_escapes_as_the_command_line_says(run: Start, escape: str, pipe: bytes, tty: bytes) -> None:
+    ugly = run("guests.py:ugly", "--escape", escape)
+    ugly.type("go\n")
+    assert ugly.wait() == 0
+    assert ugly.raw == pipe
+    ugly = terminal(run, "guests.py:ugly", "--escape", escape, NO_COLOR="1")
+    ugly.type("go\n")
+    assert ugly.wait() == 0
+    assert ugly.raw == tty.replace(b"\n", b"\r\n")
+
+
+def test_lines_with_an_end_in_them_are_one_line_when_escaped(run: Start) -> None:
+    windows = run("w=guests.py:windows", "--escape", "always")
+    windows.type("go\n")
+    assert windows.wait() == 0
+    assert windows.raw == b"[w] up\n[w] 10%\\r20%\nw: a\\nb\\rc\n"
+
+
 def test_a_carriage_return_and_a_newline_are_one_line_end(run: Start) -> None:
     windows = terminal(run, "w=guests.py:windows", NO_COLOR="1")
     windows.type("go\n")

@@ -61,6 +61,7 @@ def usable(spec: MachineSpec) -> None:
 OPTIONS = [
     *("--guest", "--memory", "--vcpus", "--dialect", "--fdt", "--framing", "--engine", "--name"),
     *("--to", "--linger", "--json", "--quiet", "--no-stdin", "--no-sockets", "--help", "--", "-"),
+    "--escape",
 ]
 VALUES = [
     *("echo.bin", "a=echo.bin", "guests.py:echo", "=", "a=", "=b", "16MiB", "4096", "0", "-1", "1"),

@@ -15,6 +15,7 @@ import pytest
 from memory.elf_writer import Load, build
 from progress import Quiet
 
+from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images
 
 if TYPE_CHECKING:
@@ -374,3 +375,48 @@ def test_a_full_stderr_changes_nothing_else(run: Start) -> None:
         echo.type("hello\n")
         assert echo.wait() == 0
     assert echo.out == "[guests] up\nguests: hello\n"
+
+
+# Instructions that never complete.
+
+NO_KVM = device.problem() if device.MACHINE == "x86_64" else "this is no x86-64 machine"
+
+
+def test_a_vcpu_whose_instruction_never_completes_is_named_and_the_rest_ends(run: Start) -> None:
+    os.mkfifo("gate")  # nobody opens it
+    machine = run("e=guests.py:echo", "s=guests.py:stuck", "--linger", "0.5")
+    machine.type("hello\n@s go\n")
+    machine.until(r"^\[s\] stuck$")
+    machine.type("again\n")
+    assert machine.wait() == 1
+    assert [line for line in machine.out.splitlines() if line.startswith("e: ")] == [
+        "e: hello",
+        "e: again",
+    ]
+    assert "vm s: vCPU 0 did not stop: an instruction of its guest does not complete" in errors(
+        machine
+    )
+
+
+@pytest.mark.skipif(NO_KVM is not None, reason=f"engine kvm: {NO_KVM}")
+@pytest.mark.parametrize(
+    "instruction", [b"\x0f\x01\xc1", b"\x0f\x01\xd9"], ids=["VMCALL", "VMMCALL"]
+)
+@with_images
+def test_a_guest_of_kvm_that_calls_kvm_is_named_and_the_rest_ends(
+    run: Start, instruction: bytes
+) -> None:
+    """A KVM that emulates these executes them again without end, inside the kernel."""
+    Path("calls.bin").write_bytes(instruction + b"\xeb\xfe")  # and a loop
+    Path("machine.toml").write_text(
+        'engine = "kvm"\n[[vm]]\nimage = "echo.bin"\n[[vm]]\nimage = "calls.bin"\nformat = "raw"\n'
+    )
+    machine = run("machine.toml")
+    machine.until(
+        r"^hfsched: vm calls: vCPU 0 has run for 1 s without a hypercall or WFI; pc 0x", "err"
+    )
+    machine.type("hello\n")
+    assert machine.wait() == 1
+    assert "echo: hello\n" in machine.out
+    (error,) = errors(machine)
+    assert error.startswith("vm calls: vCPU 0 still running 2 s after end of input; pc 0x")

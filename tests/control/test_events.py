@@ -200,14 +200,15 @@ class MovingSwap:
 
     def __init__(self, *monitors: list[int]) -> None:
         self.monitors = list(monitors)
+        self.count = 0
 
     def status(self, deadline: int | None = None) -> Status:
         del deadline
-        counts = self.monitors[0]
-        if not counts:
+        if not self.monitors[0] and len(self.monitors) > 1:
             self.monitors.pop(0)
-            return self.status() if self.monitors else Status(state=State.READY)
-        return Status(state=State.ACTIVE, moved=tuple(map(moved, range(1, counts.pop(0) + 1))))
+        counts = self.monitors[0]
+        self.count = counts.pop(0) if counts else self.count
+        return Status(state=State.ACTIVE, moved=tuple(map(moved, range(1, self.count + 1))))
 
 
 def moved(number: int) -> Moved:

@@ -233,6 +233,8 @@ def test_a_scenario_of_a_module() -> None:
         ("own.py::", "scenario own.py::"),
         ("absent.py::Own", "scenario file absent.py: no such file"),
         (".py::Own", "scenario file .py: no such file"),
+        ("a\0b.py::Own", r"scenario file a\x00b.py: embedded null byte"),
+        ("a" * 300 + ".py::Own", f"scenario file {'a' * 80}: File name too long"),
         ("absent::Own", "scenario module absent: No module named 'absent'"),
         ("::Own", "scenario module : ValueError: Empty module name"),
     ],

@@ -377,6 +377,25 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
     assert expand("~nobody-is-called-so/x") == "~nobody-is-called-so/x"
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('swap = "~s\\u0000w"\n[[vm]]\nimage = "g.bin"\n', "swap '~s\\x00w'"),
+        ('[[vm]]\nname = "a"\nimage = "~s\\u0000w"\n', "vm a: image '~s\\x00w'"),
+        ('[[vm]]\nname = "a"\nimage = "g.bin"\nfdt = "~s\\u0000w"\n', "vm a: fdt '~s\\x00w'"),
+    ],
+)
+def test_a_file_whose_name_has_a_nul_is_refused(tmp_path: Path, text: str, where: str) -> None:
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load(manifest)
+    assert str(refused.value) == (
+        f"manifest {manifest}: {where}: has a NUL character: name another file"
+    )
+    assert expand("~s\0w") == "~s\0w"
+
+
 def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "none", "No such file or directory"),
@@ -493,7 +512,10 @@ def test_any_bytes_are_one_line(noise: bytes) -> None:
     check(VM.encode() + noise)
 
 
+PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=5))
+@given(st.lists(PATHS, min_size=1, max_size=5))
 def test_every_image_gets_a_name_of_its_own(images: list[str]) -> None:
     assert check("".join(f"[[vm]]\nimage = {toml(image)}\n" for image in images).encode())

@@ -178,6 +178,9 @@ int hfs_mmio_exit(struct hfs_cpu *cpu)
 	return HFS_MMIO;
 }
 
+/* KVM makes one access of up to 1024 bytes of REP INS, in parts of 8; twice as many, to be sure. */
+#define PARTS_MAX 256
+
 int hfs_complete_pending(struct hfs_cpu *cpu)
 {
 	int parts = 0;
@@ -185,7 +188,7 @@ int hfs_complete_pending(struct hfs_cpu *cpu)
 	for (;;) {
 		set_immediate_exit(cpu, 1);
 		if (!ioctl(cpu->fd, KVM_RUN, 0)) {
-			if (parts++ < 16)
+			if (parts++ < PARTS_MAX)
 				continue; /* the next part of an access that is wider than 8 bytes */
 			return -EIO;
 		}

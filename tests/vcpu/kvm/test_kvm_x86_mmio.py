@@ -31,6 +31,7 @@ HANDLERS = {PAGE_FAULT: REPORT_ALL}
 VALUE = 0x1122_3344_5566_7788
 ONES = (1 << 64) - 1
 SIZES = (1, 2, 4, 8)
+REP_INSB = b"\xf3\x6c"
 READ, WRITE, FETCH = 0x4000, 0x4002, 0x4010  # error codes
 
 
@@ -378,3 +379,25 @@ def test_a_guest_whose_state_kvm_refuses_ends_by_its_abort_and_nothing_else_does
         assert f", rip {there + len(paging_off) + 7:#x}, instruction bytes 67 a1" in end.reason
         guest.cpu.reset(BASE, 0)
         assert isinstance(guest.enter(), Mmio)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_string_of_input_for_where_nothing_is_can_be_cut_anywhere(answered: bool) -> None:
+    """KVM has 1024 bytes from the port, and writes them as one access in 128 parts."""
+    code = x64.mov("rdi", HOLE) + x64.mov("rcx", 1024) + x64.mov("rdx", x64.NOTHING) + REP_INSB
+    with Guest(code + CALL) as guest:
+        assert guest.enter() == Mmio(HOLE, 8, write=True, value=ONES)
+        if answered:
+            guest.cpu.complete_mmio(0)
+        assert BASE <= guest.cpu.program_counter() < BASE + SIZE
+        guest.cpu.reset(BASE, 0)
+        assert guest.enter() == Mmio(HOLE, 8, write=True, value=ONES)
+
+
+def test_a_string_of_input_for_where_nothing_is_is_aborted_once() -> None:
+    code = x64.mov("rdi", HOLE) + x64.mov("rcx", 1024) + x64.mov("rdx", x64.NOTHING) + REP_INSB
+    with Guest(code, handlers=HANDLERS) as guest:
+        assert isinstance(guest.enter(), Mmio)
+        guest.cpu.inject_abort()
+        guest.call()
+        assert guest.call()[1:4] == (WRITE, guest.start + 30, HOLE)
