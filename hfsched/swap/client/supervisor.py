@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hfsched.runtime.base import ChannelClosedError, SpawnerLostError
+from hfsched.swap.client.conversation import Conversation
 from hfsched.swap.client.errors import LostError, MonitorFailedError, SwapError
 from hfsched.swap.client.member import Member, RegisteredMember
 from hfsched.swap.client.setup import SetupStep, refusal, setup_steps
@@ -31,17 +32,14 @@ from hfsched.swap.protocol.messages import (
     Done,
     Enable,
     Exit,
-    Failed,
     Give,
     MonitorAnswer,
     MonitorRequest,
-    ProtocolError,
     Refused,
     Register,
     SwapOut,
     Trim,
     Zapped,
-    decode_answer,
     encode,
     name_of,
 )
@@ -54,7 +52,6 @@ __all__ = ["ATTEMPTS", "Job", "MonitorSupervisor"]
 ATTEMPTS = 3  # monitors in a row that may die of the same request
 STARTS = 10  # times the first monitor may fail to start; and others, before there is a pause
 START_AGAIN = 100_000_000  # ns, after a process could not be started
-UNANSWERED_MAX = 32  # requests: more might fill the channel of a monitor that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +78,7 @@ class MonitorSupervisor:
         self._resources = resources
         self._lost = lost
         self._process: Process | None = None
-        self._number = 0  # of the last request to this monitor,
-        self._answered = 0  # and of the last answer from it
-        self._abandoned: set[int] = set()  # registrations whose requester has timed out
+        self._talk: Conversation | None = None  # None: there is no monitor
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
         self._begun = False  # a monitor has used the resources before,
         self._served = False  # and a monitor has served faults
@@ -96,8 +91,9 @@ class MonitorSupervisor:
         self.half_enabled = False  # memory may be registered though the table does not say so
         self.takeovers = 0
         self.failed = 0  # monitors that have ended with an internal error
-        self.end: End | None = None  # the channel to the monitor; None: there is no monitor,
-        self.start_at: int | None = 0  # and another is started then (ns)
+        self.start_at: int | None = (
+            0  # ns: when another monitor is started, None while there is one
+        )
         self.members: tuple[RegisteredMember, ...] = ()
         self.dead_static: frozenset[int] = frozenset()  # members that died, and were not allowed to
 
@@ -105,16 +101,16 @@ class MonitorSupervisor:
         """Return the whole state, hashable."""
         members = tuple((known.member.number, known.zapped) for known in self.members)
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
-        monitor = (self.end is None, self._begun, self.takeovers, self._number, self._answered)
         return (
-            *monitor,
+            None if self._talk is None else self._talk.key(),
+            (self._begun, self.takeovers),
             tuple(name_of(step.request) for step in self._setup),
             (self._served, self._bad_starts, self.start_at, self._failures, self.failed),
             self.irreplaceable,
             self.half_enabled,
             promise,
             members,
-            (*sorted(self._abandoned), "dead", *sorted(self.dead_static)),
+            (*sorted(self.dead_static),),
         )
 
     @property
@@ -124,9 +120,14 @@ class MonitorSupervisor:
         return None if process is None else process.pid
 
     @property
+    def end(self) -> End | None:
+        """The channel to the monitor; None: there is no monitor."""
+        return None if self._talk is None else self._talk.end
+
+    @property
     def serving(self) -> bool:
         """Whether there is a monitor that serves faults and takes requests."""
-        return self.end is not None and not self._setup
+        return self._talk is not None and not self._setup
 
     def perform(self, job: Job) -> MonitorAnswer:
         """Return the answer to a request; raises SwapError.
@@ -144,8 +145,10 @@ class MonitorSupervisor:
             self.ensure(job.deadline, name_of(job.request))
             if isinstance(job.request, Enable):
                 self._prepare_enable()
+            assert self._talk is not None
+            fds = () if job.member is None else job.member.descriptors()
             try:
-                answer = self._perform_once(job)
+                answer = self._talk.ask(job.request, fds, job.deadline)
             except OSError as exc:
                 raise SwapError(f"{name_of(job.request)}: {exc.strerror}") from exc
             except ChannelClosedError:
@@ -153,7 +156,8 @@ class MonitorSupervisor:
                 if discard:
                     return Done()
             except MonitorFailedError as exc:
-                at_it = exc.request == self._number
+                at_it = exc.request == self._talk.number
+                self._note_failure(str(exc))
                 self._kill()
                 if discard:
                     return Done()
@@ -176,22 +180,24 @@ class MonitorSupervisor:
 
         Also the answer to a step of its set-up, after which the next one is sent.
         """
+        assert self._talk is not None
         try:
-            received = self._receive(None)
-            if received is not None and self._setup and received[0] == self._number:
+            received = self._talk.receive(None)
+            if received is not None and self._setup and received[0] == self._talk.number:
                 self._step_answered(received[1])
         except (ChannelClosedError, OSError):
             self._gone("it died before it served faults")
         except MonitorFailedError as exc:
+            self._note_failure(str(exc))
             self._gone(f"the monitor has failed: {exc}")
 
     def close(self) -> None:
         """Close the channel to a monitor that has answered Exit, and wait for its process to end."""
         self._setup = []
         self.start_at = 0
-        if self.end is not None:
-            self.end.close()
-            self.end = None
+        if self._talk is not None:
+            self._talk.end.close()
+            self._talk = None
         if self._process is not None:
             self._process.join()
             self._process = None
@@ -209,7 +215,7 @@ class MonitorSupervisor:
         while not self.serving:
             self._runtime.retain_only(self.key(), deadline, what, level=2)
             self.advance()
-            if self.end is not None and self._runtime.select([self.end], deadline):
+            if self._talk is not None and self._runtime.select([self._talk.end], deadline):
                 self.poll()
             elif deadline is not None and self._runtime.now() >= deadline:
                 why = f" ({self._problem})" if self._problem else ""
@@ -223,26 +229,26 @@ class MonitorSupervisor:
 
         Raises LostError if none can be started, and for the first one if it has failed too often.
         """
-        if self.end is not None or (self.start_at and self._runtime.now() < self.start_at):
+        if self._talk is not None or (self.start_at and self._runtime.now() < self.start_at):
             return
         try:
-            self._start()
-            self._send_step()
+            self._send_step(self._start())
         except SpawnerLostError as exc:
             self._kill()
             self.irreplaceable = True
             raise LostError(f"swap: there is no monitor: {exc}") from exc
         except OSError as exc:
             self._gone(str(exc.strerror), pause=True)
-        except (ChannelClosedError, MonitorFailedError):
+        except MonitorFailedError as exc:
+            self._note_failure(str(exc))
+            self._gone(f"the monitor has failed: {exc}")
+        except ChannelClosedError:
             self._gone("it died before it served faults")
 
-    def _start(self) -> None:
+    def _start(self) -> Conversation:
         """Start a process, and note how to set it up; raises OSError, SpawnerLostError."""
-        self._number = self._answered = 0
-        self._abandoned.clear()
         end, theirs = self._runtime.channel("swap.monitor")
-        self.end = end
+        self._talk = Conversation(self._runtime, end)
         try:
             self._process = self._runtime.process("monitor", self._program, [theirs])
         except (OSError, SpawnerLostError):
@@ -252,16 +258,10 @@ class MonitorSupervisor:
         self._setup = setup_steps(
             self._resources, self.members, self._accepted_move, fresh=not self._begun
         )
+        return self._talk
 
-    def _send_step(self) -> None:
-        assert self.end is not None
-        step = self._setup[0]
-        try:
-            self.end.send(encode(self._number + 1, step.request), step.fds)
-        except ChannelClosedError:
-            self._receive_last()
-            raise
-        self._number += 1
+    def _send_step(self, talk: Conversation) -> None:
+        talk.send(self._setup[0].request, self._setup[0].fds)
 
     def _step_answered(self, answer: MonitorAnswer) -> None:
         """Go on with the set-up; raises LostError for what cannot be set up, ever."""
@@ -281,7 +281,8 @@ class MonitorSupervisor:
         # The move that was accepted last is refused if it was done before.
         del self._setup[0]
         if self._setup:
-            self._send_step()
+            assert self._talk is not None
+            self._send_step(self._talk)
         else:
             self._served = True
             self._bad_starts = 0
@@ -300,7 +301,7 @@ class MonitorSupervisor:
 
     def _gone(self, why: str, *, pause: bool = False) -> None:
         """Have another monitor started: at once, unless `pause`, or many have died before they served."""
-        starting = self.end is None or bool(self._setup) or self._process is None
+        starting = self._talk is None or bool(self._setup) or self._process is None
         self._kill()
         if not starting:
             return
@@ -317,54 +318,6 @@ class MonitorSupervisor:
         self._accepted_move = None
         self.half_enabled = True
         self.members = tuple(replace(known, zapped=False) for known in self.members)
-
-    def _perform_once(self, job: Job) -> MonitorAnswer:
-        """Send a request and return its answer; raises ChannelClosedError for a dead monitor."""
-        assert self.end is not None
-        request, deadline = job.request, job.deadline
-        fds = () if job.member is None else job.member.descriptors()
-        late = f"{name_of(request)}: the monitor did not answer in time"
-        while self._number - self._answered >= UNANSWERED_MAX:
-            if self._receive(deadline) is None:
-                raise SwapError(late)
-        try:
-            self.end.send(encode(self._number + 1, request), fds)
-        except ChannelClosedError:
-            self._receive_last()
-            raise
-        self._number += 1
-        while True:
-            received = self._receive(deadline)
-            if received is None:
-                if isinstance(request, Register):
-                    self._abandoned.add(self._number)
-                raise SwapError(late)
-            number, answer = received
-            if number == self._number:
-                return answer
-
-    def _receive(self, deadline: int | None) -> tuple[int, MonitorAnswer] | None:
-        """Return the next answer, None at the deadline; raises ChannelClosedError, MonitorFailedError."""
-        assert self.end is not None
-        received = self.end.recv(deadline)
-        if received is None:
-            return None
-        try:
-            number, answer = decode_answer(received[0])
-        except ProtocolError:
-            raise ChannelClosedError from None  # it cannot be trusted any more: treated as dead
-        if isinstance(answer, Failed):
-            self._note_failure(answer.text)
-            raise MonitorFailedError(answer.text, number)
-        self._answered = max(self._answered, min(number, self._number))
-        if number in self._abandoned and isinstance(answer, Done):
-            raise ChannelClosedError  # it has a member that main does not know of; a new one has not
-        return number, answer
-
-    def _receive_last(self) -> None:
-        """Receive what a monitor sent before it closed its end; raises MonitorFailedError."""
-        while self._receive(self._runtime.now()) is not None:
-            pass
 
     # What a new monitor must be told.
 
