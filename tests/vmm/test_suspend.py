@@ -73,6 +73,21 @@ def test_a_guests_counter_does_not_count_the_time_suspended(target: Target) -> N
 
 
 @every_engine
+def test_time_that_is_taken_out_was_none_for_the_guest(target: Target) -> None:
+    with talk(target, "trusty") as host:
+        now = host.runtime.now
+        asked = now()
+        first = counter(host)
+        began = now()
+        host.runtime.sleep_until(began + 300 * MS)  # as if the process had been stopped
+        ended = now()
+        with host.machine.suspension.held("test", host.deadline()):
+            host.machine.take_out(began, ended)
+        last = counter(host)
+        assert first <= last <= first + now() - asked - (ended - began) + MS
+
+
+@every_engine
 def test_a_sleep_takes_its_time_though_it_was_suspended_for_longer(target: Target) -> None:
     with talk(target, "trusty") as host:
         first = counter(host)
