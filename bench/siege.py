@@ -36,6 +36,7 @@ from live_run import WITHIN, FaultError, LiveRun, monitor, send, until
 from talk import TARGETS, Target
 
 import hfsched
+from hfsched.client import Connection
 from hfsched.control import commands, wire
 from hfsched.control.command_client import ask
 from hfsched.control.commands import (
@@ -217,7 +218,7 @@ _ended = _Ended()
 class Worker:
     """Sends numbers through the VMs; they must come back once and in order."""
 
-    def __init__(self, relay: hfsched.Connection) -> None:
+    def __init__(self, relay: Connection) -> None:
         self._relay = relay
         self.sent = self.back = 0
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from live_run import BASE, WITHIN, FaultError, LiveRun, limit, send, size, until
 
 import hfsched
+from hfsched.client import Connection
 from hfsched.control.command_client import ask
 from hfsched.control.commands import (
     Answer,
@@ -359,7 +360,7 @@ class Fight:
 class Checker:
     """Lets `stress` fill its memory, and check it some times."""
 
-    def __init__(self, stress: hfsched.Connection, choose: random.Random, totals: Totals) -> None:
+    def __init__(self, stress: Connection, choose: random.Random, totals: Totals) -> None:
         self._stress = stress
         self._choose = random.Random(choose.random())
         self._totals = totals
