@@ -2,6 +2,7 @@
 
     python bench/swap_torture.py kills [--engine NAME] [--kills N] [--seed S]
     python bench/swap_torture.py cycles [--engine NAME] [--commands N] [--seed S]
+    python bench/swap_torture.py attacks [--engine NAME] [--kills N] [--seed S] [--clients N] [--machines N] [--only NAME,...]
 
 On the engine named, or on every one that can be used here.  All the while `stress` fills its memory
 and checks it, again and again, with the pattern of one seed after another.
@@ -12,6 +13,12 @@ new monitor serves; what the table had when the monitor was dead is counted, and
 
 `cycles` gives N commands (enable, trim, out, disable) in random order; messages flow from the host to
 `relay`, to `echo`, and back.  Each must come back once, and in order.
+
+`attacks` is about the processes of `hfsched run`, N machines at once.  N clients of each give commands, also
+discards, with long deadlines and short ones.  Each kill of a monitor comes with something else: the
+successor is stopped for up to 12 s, or starved; the monitor, or the spawner, was stopped before; the
+spawner is killed too; descriptors or memory are short.  A machine ends after 50 kills, also with
+a stopped monitor, and may leave nothing.  `bench/swap_attacks.py` has them.
 
 The exit status is 1 at the first fault: a wrong byte, no answer, a VM or a thread that dies, a command
 that fails for another reason than its state, room that is not given back in the end.
@@ -36,6 +43,8 @@ from typing import Self
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "conformance"))
 
+from live_run import FaultError
+from swap_attacks import ATTACKS, attacks
 from talk import TARGETS, Talk, Target
 
 from hfsched.errors import HfschedError
@@ -55,10 +64,6 @@ MOVES = ("enable", "trim", "out", "disable")
 NOT_NOW = ("nothing is staged", "swap must be pending", "another suspension did not end in time")
 WINDOW = 8  # messages on their way
 STEP = 0.001  # seconds
-
-
-class FaultError(Exception):
-    """What was found."""
 
 
 class Beside:
@@ -356,12 +361,31 @@ def cycles(target: Target, count: int, seed: int, directory: str) -> str:
     )
 
 
+def attacked(target: Target, args: argparse.Namespace) -> str:
+    """Return what `attacks` did, or raise what was found."""
+    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+        return str(
+            attacks(
+                target.engine,
+                args.kills,
+                args.seed,
+                Path(directory),
+                clients=args.clients,
+                machines=args.machines,
+                only=tuple(args.only.split(",")),
+            )
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("kills", "cycles"))
+    parser.add_argument("what", choices=("kills", "cycles", "attacks"))
     parser.add_argument("--engine", choices=("unicorn", "kvm"))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--commands", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=1)
+    parser.add_argument("--machines", type=int, default=1)
+    parser.add_argument("--only", default=",".join(ATTACKS), help="of: %(default)s")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--directory", default=tempfile.gettempdir())
     args = parser.parse_args()
@@ -378,6 +402,8 @@ def main() -> int:
         try:
             if args.what == "kills":
                 said = kills(target, args.kills, args.seed, args.directory)
+            elif args.what == "attacks":
+                said = attacked(target, args)
             else:
                 said = cycles(target, args.commands, args.seed, args.directory)
         except (FaultError, AssertionError) as exc:

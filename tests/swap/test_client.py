@@ -6,15 +6,16 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import pytest
 from progress import QUIET, QUIET_NS, until
 
 from hfsched.errors import UserError
+from hfsched.runtime.base import End, Process
 from hfsched.runtime.threads import ThreadRuntime
-from hfsched.swap.client import supervisor
+from hfsched.swap.client import client, supervisor
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import LostError, SwapError
 from hfsched.swap.client.supervisor import STARTS
@@ -46,8 +47,13 @@ class Suspendable:
 class World:
     """A client with a static member 0 and a dynamic member 1; `log` has the events after that."""
 
-    def __init__(self, *plans: Plan, default_timeout: int | None = QUIET_NS) -> None:
-        self.runtime = FakeRuntime(*plans)
+    def __init__(
+        self,
+        *plans: Plan,
+        default_timeout: int | None = QUIET_NS,
+        runtime: FakeRuntime | None = None,
+    ) -> None:
+        self.runtime = runtime or FakeRuntime(*plans)
         self.suspendable = Suspendable(self.runtime)
         self.lost: list[str] = []
         self.client = MonitorClient(
@@ -308,6 +314,67 @@ def test_a_request_keeps_its_deadline_while_a_monitor_is_being_started(
     world.runtime.monitors[1].kill()
     assert world.client.status().state is State.READY
     assert not world.lost
+
+
+class Slow(FakeRuntime):
+    """While `go` is not set, the start of a process does not end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.go.set()
+
+    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
+        if not self.go.is_set():
+            self.note("starts")
+        assert self.go.wait(QUIET)
+        return super().process(name, main, ends)
+
+
+@pytest.mark.parametrize("command", ["trim", "enable", "status"])
+def test_a_request_keeps_its_deadline_while_a_process_is_being_started(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """As where the spawner is stopped: the client's task waits for it, beyond all deadlines."""
+    monkeypatch.setattr(client, "_LATE", SECOND // 1000)
+    runtime = Slow()
+    worlds.append(World(runtime=runtime))
+    world = worlds[0].start()
+    runtime.go.clear()
+    runtime.monitors[0].kill()
+    runtime.wait_for("starts")
+    ask = getattr(world.client, command)
+    with pytest.raises(SwapError, match=r"a monitor is being started, and does not serve yet$"):
+        ask(deadline=runtime.now() + SECOND // 50)
+    with pytest.raises(SwapError, match="another request did not end in time"):
+        world.client.trim(deadline=runtime.now() + SECOND // 50)
+    runtime.go.set()
+    world.wait_until(State.READY)
+    assert world.client.enable() == 1500
+
+
+def test_an_enable_that_is_not_waited_for_is_undone(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor has staged the pages when it dies: a request of its own is under way then."""
+    monkeypatch.setattr(client, "_LATE", SECOND // 1000)
+    runtime = Slow()
+    worlds.append(World(runtime=runtime))
+    world = worlds[0].start()
+    zap = world.members[0].zap
+
+    def dies() -> None:
+        zap()
+        runtime.go.clear()
+        runtime.monitors[0].kill()
+        runtime.wait_for("starts")
+
+    monkeypatch.setattr(world.members[0], "zap", dies)
+    with pytest.raises(SwapError, match="zapped: a monitor is being started"):
+        world.client.enable(deadline=runtime.now() + SECOND // 10)
+    monkeypatch.setattr(world.members[0], "zap", zap)
+    runtime.go.set()
+    world.wait_until(State.READY)
 
 
 def test_what_short_descriptors_did_is_reported_at_the_deadline(

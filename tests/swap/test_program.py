@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from hfsched.swap.core.resources import pack, unpack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.monitor.program import ServedProcesses, monitor
 from hfsched.swap.pages.entries import Staging
+from hfsched.swap.pages.store import is_shortage
 from hfsched.swap.protocol.messages import Region, Register, State
 
 from . import children
@@ -201,3 +203,20 @@ def test_a_fault_of_a_dead_monitor_is_served_by_the_next(tmp_path: Path) -> None
         world.guest.check_all()
         world.swap.close()
         processes.close()
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "came", "error"),
+    [(False, 0, errno.EMFILE), (True, 1, errno.EMFILE), (False, 2, errno.EINVAL)],
+)
+def test_a_member_whose_descriptors_did_not_all_arrive_may_come_again(
+    tmp_path: Path, *, dynamic: bool, came: int, error: int
+) -> None:
+    """The kernel drops what a process may not have any more; main always sends all."""
+    with World(tmp_path, PAGES) as world:
+        processes = ServedProcesses(world.swap, [Memory(world.guest.ram.fd, PAGES)])
+        register = Register(member=1, dynamic=dynamic, zapped=True, regions=())
+        with pytest.raises(OSError, match=f"{came} descriptors") as caught:
+            processes.add(register, [world.userfault] * came)
+        assert caught.value.errno == error
+        assert is_shortage(caught.value) == (error == errno.EMFILE)

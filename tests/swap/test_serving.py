@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from progress import QUIET_NS
 
+from hfsched.errors import InternalError
 from hfsched.runtime.base import ChannelClosedError, End
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.monitor.controller import Controller
@@ -105,6 +106,20 @@ def test_a_begin_that_fails_is_answered_and_may_come_again(monitor: Monitor) -> 
     assert answer == Refused(text="begin: MemoryError: no room for the table", again=True)
     monitor.error = None
     monitor.begin()
+
+
+def test_a_successor_that_cannot_begin_is_tried_again_unless_the_table_is_invalid(
+    monitor: Monitor,
+) -> None:
+    """Where memory is short even an import fails, with an error that does not say so."""
+    for error, fresh, again in (
+        (ImportError("failed to map segment"), False, True),
+        (ImportError("failed to map segment"), True, False),
+        (InternalError("swap: the page table is invalid"), False, False),
+    ):
+        monitor.error = error
+        answer = monitor.ask(Begin(fresh=fresh, resources=()))
+        assert answer == Refused(text=f"begin: {type(error).__name__}: {error}", again=again)
 
 
 def test_resources_may_come_in_several_messages(monitor: Monitor) -> None:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["MonitorClient"]
 
 DEFAULT_TIMEOUT = 10_000_000_000  # ns
+_LATE = 100_000_000  # ns after the deadline by which the client's task answers, unless a start holds it up
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
 
 
@@ -103,7 +104,8 @@ class MonitorClient:
         self._task: Task | None = None
         # Of all tasks, under the lock.
         self._lock = runtime.lock("swap", state=self.key)
-        self._busy = False  # a request is under way
+        self._busy = False  # a request is under way,
+        self._abandoned = False  # and its requester does not wait any more
         self._job: Job | None = None
         self._result: _Result | SwapError | None = None
         self._closed = ""  # why no request is accepted any more,
@@ -116,7 +118,7 @@ class MonitorClient:
         """Return the state that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
         result = self._result.key() if isinstance(self._result, _Result) else str(self._result)
-        return (self._busy, job, result, self._closed, self._lost)
+        return (self._busy, self._abandoned, job, result, self._closed, self._lost)
 
     def start(self, members: Sequence[Member] = ()) -> None:
         """Start the monitor and the client's task; raises LostError, as requests do from then on.
@@ -254,7 +256,11 @@ class MonitorClient:
         if job.deadline is None and self._default_timeout is not None:
             job = Job(job.request, self._runtime.now() + self._default_timeout, job.member)
         self._post(job)
-        self._done.wait()  # the client's task always answers
+        # It always answers; but the start of a process, which may take longer, cannot be interrupted.  A
+        # member must not be registered when it is not waited for any more.
+        limit = None if job.deadline is None or job.member else job.deadline + _LATE
+        if not self._done.wait(limit):
+            self._abandon(job)
         with self._lock:
             self._done.clear()
             result, self._result = self._result, None
@@ -264,6 +270,14 @@ class MonitorClient:
         if isinstance(result, SwapError):
             raise result
         return result
+
+    def _abandon(self, job: Job) -> None:
+        """Stop waiting for a request, unless its result has come just now; raises SwapError."""
+        with self._lock:
+            if self._result is None:
+                self._abandoned = True
+                what = name_of(job.request)
+                raise SwapError(f"{what}: a monitor is being started, and does not serve yet")
 
     def _post(self, job: Job) -> None:
         while True:
@@ -301,7 +315,9 @@ class MonitorClient:
         with self._lock:
             self._closed = why
             self._lost = True
-            if self._busy and self._result is None:
+            if self._abandoned:
+                self._free_again()
+            elif self._busy and self._result is None:
                 self._job = None
                 self._result = LostError(why)
                 self._done.set()
@@ -336,7 +352,7 @@ class MonitorClient:
         return ""
 
     def _bring_in(self) -> None:
-        """Begin to swap everything in, since the monitor cannot be replaced any more."""
+        """Begin to swap everything in, which nobody waits for."""
         limit = self._default_timeout
         deadline = None if limit is None else self._runtime.now() + limit
         try:
@@ -364,11 +380,23 @@ class MonitorClient:
             result = exc
         ended = isinstance(job.request, Exit) and _is_done(result)
         with self._lock:
-            self._result = result
+            undo = self._abandoned and isinstance(job.request, Enable | Zapped)
+        if undo:  # its requester could not, for this one was under way
+            self._bring_in()
+        with self._lock:
             if ended:
                 self._closed = "swap has ended"
-            self._done.set()
+            if self._abandoned:
+                self._free_again()
+            else:
+                self._result = result
+                self._done.set()
         return ended
+
+    def _free_again(self) -> None:
+        """Accept requests after one that was abandoned; under the lock."""
+        self._abandoned = self._busy = False
+        self._free.set()
 
 
 def _is_done(result: _Result | SwapError) -> bool:

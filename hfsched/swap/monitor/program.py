@@ -117,8 +117,9 @@ class ServedProcesses:
     def add(self, register: Register, fds: Sequence[int]) -> None:
         """See `Processes.add`; when it raises, the caller keeps the descriptors."""
         if len(fds) != 1 + register.dynamic:
+            # Fewer than main sends, always the same number: this process may have no more.
             raise OSError(
-                errno.EINVAL,
+                errno.EMFILE if len(fds) <= register.dynamic else errno.EINVAL,
                 f"{len(fds)} descriptors: expected a uffd, and for a dynamic member a pidfd",
             )
         bases: list[int | None] = [None] * len(self._ranges)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.errors import describe
+from hfsched.errors import InternalError, describe
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.monitor.controller import Controller
 from hfsched.swap.pages.store import is_shortage
@@ -139,7 +139,10 @@ class _Loop:
         try:
             self.controller = self._make(begin, fds)
         except Exception as exc:  # noqa: BLE001 - main must get any error as an answer
-            return Refused(text=reply_text(f"begin: {describe(exc)}"), again=is_shortage(exc))
+            # Another one can do nothing about a table that none can have left; all else may pass: where memory
+            # is short, even an import fails, and says it in ways of its own.
+            passes = is_shortage(exc) if request.fresh else not isinstance(exc, InternalError)
+            return Refused(text=reply_text(f"begin: {describe(exc)}"), again=passes)
         return Done()
 
     def _reply(self, number: int, answer: MonitorAnswer) -> None:

@@ -220,7 +220,7 @@ class Done(Message, frozen=True, tag="done"):
 class Refused(Message, frozen=True, tag="refused"):
     """It is not done, not even in part; `text` is one line.
 
-    `again`: memory or descriptors were short, and it may work later.
+    `again`: it may work later: memory or descriptors were short.
     """
 
     text: Text
