@@ -380,17 +380,17 @@ class MonitorClient:
             result = exc
         ended = isinstance(job.request, Exit) and _is_done(result)
         with self._lock:
-            undo = self._abandoned and isinstance(job.request, Enable | Zapped)
-        if undo:  # its requester could not, for this one was under way
-            self._bring_in()
-        with self._lock:
             if ended:
                 self._closed = "swap has ended"
-            if self._abandoned:
-                self._free_again()
-            else:
+            abandoned = self._abandoned
+            if not abandoned:
                 self._result = result
                 self._done.set()
+        if abandoned:
+            if isinstance(job.request, Enable | Zapped):
+                self._bring_in()  # its requester could not, for this one was under way
+            with self._lock:
+                self._free_again()
         return ended
 
     def _free_again(self) -> None:
