@@ -217,7 +217,8 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
         if getattr(args, name) is not None
     ]
     if unfit:
-        raise MisuseError(f"{', '.join(unfit)}: write it into the manifest instead")
+        how = ' (format = "raw")' if unfit == ["--raw-image"] else ""
+        raise MisuseError(f"{', '.join(unfit)}: write it into the manifest {manifest} instead{how}")
     return _checked(args, load(Path(manifest)), f"manifest {manifest}")
 
 

@@ -96,6 +96,27 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         2,
         "--guest good.toml: a manifest: give it without --guest: hfsched run good.toml",
     ),
+    (
+        "run --guest binary.toml",
+        1,
+        f"vm binary: binary.toml: {NEITHER} (4 bytes): nothing known, first bytes ff 00 01 02; {RAW_HINT}",
+    ),
+    ("run --guest odd.toml", 1, f"vm odd: odd.toml: {NEITHER} (6 bytes): text"),
+    (
+        "run --guest absent.toml",
+        1,
+        f"vm absent: image absent.toml: no such file, and no bundled guest {KNOWN}",
+    ),
+    (
+        "run --raw-image absent.toml",
+        1,
+        f"vm absent: image absent.toml: no such file, and no bundled guest {KNOWN}",
+    ),
+    (
+        "run --raw-image good.toml",
+        2,
+        '--raw-image: write it into the manifest good.toml instead (format = "raw")',
+    ),
     ("run good.toml good.toml", 2, "good.toml, good.toml: one manifest a machine"),
     (
         "run good.toml guests.py:echo",
@@ -105,7 +126,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
             " write the guest into the manifest, as another [[vm]]"
         ),
     ),
-    ("run good.toml --vcpus 2", 2, "--vcpus: write it into the manifest instead"),
+    ("run good.toml --vcpus 2", 2, "--vcpus: write it into the manifest good.toml instead"),
     ("run guests.py:eco", 1, "vm guests: script guest guests.py:eco: no function 'eco'"),
     ("run guests.py:echo --vcpus 0", 2, "--vcpus '0': a number from 1 to 32"),
     ("run guests.py:echo --vcpus -1", 2, "--vcpus '-1': a number from 1 to 32"),
@@ -350,6 +371,8 @@ def _files(hfsched: Start) -> None:
     Path("good.toml").write_text(VM)
     Path("wrong.toml").write_text(VM.replace("guests.py:echo", "good.toml"))
     Path("odd").write_bytes(b"\0\1\2")
+    Path("odd.toml").write_text("hello\n")
+    Path("binary.toml").write_bytes(b"\xff\0\1\2")
 
 
 def said(hfsched: Start, words: list[str], status: int, **options: Callable[[], None]) -> str:
