@@ -52,8 +52,9 @@ With --json, standard output has one object a line; bytes that are not UTF-8 are
   {"event": "notice", "text": "..."}                    {"event": "refused", "text": "..."}
   {"event": "aborted", "vm": "a", "reason": "..."}
   {"event": "error", "text": "..."}                     {"event": "undelivered", "text": "..."}
-  {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last
-docs/architecture.md ("What the summary says") explains its words.
+  {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last,
+except of a run that an error keeps from starting. docs/architecture.md ("What the summary says")
+explains its words.
 
 Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
 not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.

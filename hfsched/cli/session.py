@@ -127,6 +127,7 @@ class RunSession:
             if self._directory is not None:
                 self._directory.close()
             self._notices.close(self._runtime.now() + _NS)
+            self._output.close(self._runtime.now() + _NS)  # before the record of an error
             self._summed.set()
             self._over.set()
             self._runtime.close()

@@ -5,6 +5,7 @@ A person who reads the message alone can mend it: it has the thing, its value, a
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 from collections.abc import Callable
@@ -391,6 +392,31 @@ def test_a_wrong_command_line(hfsched: Start, words: str, status: int, message: 
     if KNOWN in message and not BUNDLED:
         pytest.skip("the bundled guests are not built: script/guests")
     assert said(hfsched, words.split(), status) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("run nothere/x.bin --json", 1),
+        ("run wrong.toml --json", 1),
+        ("run guests.py:eco --json", 1),
+        ("run guests.py:echo --vcpus 0 --json", 2),
+        ("run guests.py:echo --qiet --json", 2),
+        ("run --json", 2),
+        ("image nothere/x.bin --json", 2),
+        ("image --json", 2),
+        ("swap status nothere --json", 1),
+        ("swap discard nothere --json", 2),
+        ("doctor more --json", 2),
+    ],
+)
+def test_an_error_is_a_record_too(hfsched: Start, words: str, status: int) -> None:
+    refused = hfsched(*words.split())
+    assert refused.wait() == status
+    record = json.loads(refused.out)
+    text = record["text"] if words.startswith("run") else record["error"]
+    assert record in ({"event": "error", "text": text}, {"error": text})
+    assert refused.err == f"hfsched: error: {text}\n"
 
 
 @pytest.mark.parametrize(("text", "message"), MANIFESTS)
