@@ -99,7 +99,6 @@ class RunSession:
         self._commands: list[CommandServer] = []
         self._events = events.Hub(self._runtime)
         self._swap_watch: SwapWatch | None = None
-        self._undelivered = False
 
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
@@ -154,7 +153,6 @@ class RunSession:
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
         interrupted = self._interrupted()
-        self._undelivered = self._server is not None and self._server.pending()
         for name in machine.stop():
             vm, _, index = name.rpartition(".")
             self._errors.append(
@@ -338,7 +336,7 @@ class RunSession:
         return left_behind(
             summary,
             lines=console.undelivered(),
-            unsent=self._undelivered,
+            unsent={} if self._server is None else self._server.undelivered(),
             ended=ended,
         )
 
