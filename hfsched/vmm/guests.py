@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from hfsched.errors import ConfigError, ImageError, UserError, describe
+from hfsched.errors import ConfigError, ImageError, UserError, describe, place_of
 from hfsched.memory.image import (
     NOTHING_KNOWN,
     boot_problem,
@@ -189,11 +190,18 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
     except ImageError as exc:
         raise ConfigError(f"vm {vm}: script guest {exc}") from None
     except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the user's code may raise anything
-        raise ConfigError(f"vm {vm}: script guest {image}: {describe(exc)}") from exc
+        raise ConfigError(f"vm {vm}: script guest {image}: {_raised(exc)}") from exc
     program = getattr(module, function or "guest", None)
     if not callable(program):
         raise ConfigError(f"vm {vm}: script guest {image}: no function {function or 'guest'!r}")
     return program  # type: ignore[no-any-return]
+
+
+def _raised(error: BaseException) -> str:
+    if os.environ.get("HFSCHED_TRACEBACK"):
+        traceback.print_exception(error)
+    # A SyntaxError has its place.
+    return describe(error) + ("" if isinstance(error, SyntaxError) else place_of(error))
 
 
 def _refuse_image(vm: str, image: str, path: str, function: str) -> None:
