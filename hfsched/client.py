@@ -246,7 +246,7 @@ def check_timeout(timeout: object) -> None:
 
 def _unread_ms(limit: float | str) -> int:
     _check("unread_limit", limit, (int, float, str), 'seconds, or a time such as "30s"')
-    found = times.seconds_or_number(limit) if isinstance(limit, str) else limit
+    found = times.seconds(limit) if isinstance(limit, str) else limit
     if found is None or not 0.001 <= found <= wire.UNREAD_MS_MAX / 1000:
         shown = repr(limit[:80]) if isinstance(limit, str) else f"{limit:g}"
         wanted = f'0.001 to {wire.UNREAD_MS_MAX // 1000} seconds, or a time such as "30s"'

@@ -16,7 +16,7 @@ from hfsched.cli.words import Words, sort_words
 from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant
-from hfsched.times import seconds_or_number
+from hfsched.times import seconds
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
@@ -60,8 +60,9 @@ Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-
 not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
-or booted (`hfsched image`: 2 and 1); 2 misuse; 3 a message was left unread or dropped; 129, 130 or
-143 ended by SIGHUP, Ctrl-C or SIGTERM.
+or booted (`hfsched image`: 2 and 1), a directory or socket that cannot be used, a --name that is in
+use; 2 misuse: a command line that is wrong whatever files there are; 3 a message was left unread or
+dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 
 
@@ -173,19 +174,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_socket(path: str) -> None:
     """Refuse a path for a socket before guests boot."""
-    from hfsched.control.runtime_dir import check_place  # noqa: PLC0415 - only where it is needed
+    from hfsched.control.runtime_dir import check_place, path_problem  # noqa: PLC0415 - only here
 
+    if (problem := path_problem(Path(path))) is not None:
+        raise MisuseError(f"--socket {problem}: choose a shorter path")
     try:
         check_place(Path(path))
     except UserError as exc:
-        raise MisuseError(f"--socket {exc}") from None
+        raise UserError(f"--socket {exc}") from None
     except ValueError:
         raise MisuseError(f"--socket {path!r}: no file can have this name") from None
 
 
 def _read(args: argparse.Namespace) -> None:
     """Read the values of options: first, because an option without its value takes the guest's name."""
-    linger = seconds_or_number(args.linger)
+    linger = seconds(args.linger)
     if linger is None or linger > _LINGER_MAX:
         raise MisuseError(
             f"--linger {args.linger[:80]!r}: a time such as 500ms, 8s or 2m, up to 24h"

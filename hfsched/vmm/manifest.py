@@ -241,10 +241,8 @@ def _beside(manifest: Path, name: str) -> str:
 def _decode_field(kind: type, value: Any) -> Any:
     """Return the value of a field whose type msgspec does not know: IdleTime alone."""
     assert kind is IdleTime
-    if type(value) in (int, float):
-        raise ConfigError(f'swap_idle = {value}: write "{value}s"')
-    if not isinstance(value, str):
-        raise TypeError(f"Expected `str | null`, got `{type(value).__name__}`")
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise TypeError(f"Expected `int | str`, got `{type(value).__name__}`")
     return parse_idle("swap_idle", value)
 
 

@@ -211,7 +211,16 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
             " (see hfsched run --help)"
         ),
     ),
-    ("run guests.py:echo --swap-dir . --swap-idle 30", 2, "--swap-idle '30': write 30s"),
+    (
+        "run guests.py:echo --swap-dir . --swap-idle 0",
+        2,
+        "--swap-idle '0': a time such as 500ms, 30s or 2m, 10ms to 24h",
+    ),
+    (
+        "run guests.py:echo --unread-limit 0",
+        2,
+        "--unread-limit '0': a time such as 500ms, 30s or 2m, 10ms to 24h",
+    ),
     (
         "swap in trusty",
         2,
@@ -237,11 +246,18 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         2,
         f"--socket {'s' * 120}: 120 bytes, a socket's path has at most 107: choose a shorter path",
     ),
-    ("run guests.py:echo --socket away/s", 2, "--socket away/s: no directory away"),
+    ("run guests.py:echo --socket away/s", 1, "--socket away/s: no directory away"),
     (
         "run guests.py:echo --socket notes.txt",
-        2,
+        1,
         "--socket notes.txt: not a socket: choose another path",
+    ),
+    ("swap discard nothere", 2, "discard needs a range, such as 0x7fe00000+1MiB"),
+    ("swap discard nothere 5", 2, "range '5': an address and a size, such as 0x7fe00000+1MiB"),
+    (
+        "swap discard nothere 0x1+1MiB",
+        2,
+        "range '0x1+1MiB': the address must be a multiple of 4096",
     ),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
     ("image --jsn", 2, "no option --jsn: did you mean '--json'? (see hfsched image --help)"),
@@ -327,7 +343,14 @@ MANIFESTS: list[tuple[str | bytes, str]] = [
         "[[vm]] 'a': ports: text = 'one': a number, such as 1",
     ),
     (VM + "ports = { text = true }", "[[vm]] 'a': ports: text = True: a number, such as 1"),
-    ('swap = "/tmp"\nswap_idle = 30\n' + VM, 'swap_idle = 30: write "30s"'),
+    (
+        'swap = "/tmp"\nswap_idle = 0\n' + VM,
+        "swap_idle 0: a time such as 500ms, 30s or 2m, 10ms to 24h",
+    ),
+    (
+        'swap = "/tmp"\nswap_idle = true\n' + VM,
+        'swap_idle: a number or a text in "quotes", not true or false',
+    ),
     (
         VM + "ports = { txt = 1 }",
         "vm a: port 'txt': did you mean 'text', which gets lines of stdin? (if not, add text = 1)",
