@@ -266,7 +266,7 @@ def connect(
     """Connect to a port of a VM of a machine that this user runs on this host.
 
     `vm` is a VM's name, or "machine/vm".  `port` is a number, or a name that the manifest's `ports`
-    have; 1, where text is by convention, unless it is given.  `machine` is a machine's name, or the path of its socket `ports` (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
+    have; 1, where text is by convention, unless it is given.  `machine` is a machine's name, or the path of its socket `ports` or its directory (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
     that number (below 2**32), to get what the VM sends there; None takes a new one, to which the
     VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.  `unread_limit` is in
     seconds, or a text such as "30s", up to a day: the machine disconnects a program that reads nothing for so long while messages

@@ -560,6 +560,33 @@ def test_asyncio_methods_take_what_the_blocking_ones_take() -> None:
         asyncio.run(story())
 
 
+def test_a_machine_by_a_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "folder").mkdir()
+    dead = tmp_path / "dead"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(dead))
+    name = "name a machine, or the socket `ports` in its directory"
+    for path, why in (
+        ("file", f"not a socket: {name}"),
+        ("folder", f"not a socket: {name}"),
+        ("dead", "no process listens there: the machine has ended"),
+        ("absent", "there is no such socket"),
+        ("away/ports", f"there is no such socket: there is no directory {tmp_path}/away"),
+        ("file/ports", f"there is no such socket: there is no directory {tmp_path}/file"),
+    ):
+        with pytest.raises(UserError) as caught:
+            connect("alpha", machine=str(tmp_path / path))
+        assert type(caught.value) is UserError
+        assert str(caught.value) == f"{tmp_path / path}: {why}"
+    with (
+        Harness("demo", {"alpha": "echo"}) as harness,
+        connect("alpha", machine=str(harness.directory.path)) as alpha,
+    ):
+        alpha.send(b"by its directory")
+        assert alpha.recv(timeout=WITHIN) == b"by its directory"
+
+
 WRONG_TYPES: list[tuple[str, object, str]] = [
     ("vm", b"trusty", "vm=b'trusty': a VM's name, not bytes"),
     ("vm", Path("x"), "a VM's name, not PosixPath"),

@@ -213,7 +213,10 @@ def test_a_machine_that_is_not_there(hfsched: Start) -> None:
     for name, text in (
         ("absent", "no machine 'absent': "),
         ("nowhere/s", "nowhere/s: there is no such socket\n"),
-        ("./guests.py", "./guests.py: not a socket\n"),
+        (
+            "./guests.py",
+            "./guests.py: not a socket: name a machine, or the socket `control` in its directory\n",
+        ),
     ):
         events = hfsched("events", name)
         assert events.wait() == 1

@@ -61,6 +61,9 @@ def test_the_wrong_one_of_two_sockets(
         f"hfsched: error: {ports}: the socket of a machine's ports:"
         " commands go to the socket `control` beside it\n"
     )
+    of_all = hfsched("swap", "status", str(ports.parent))
+    assert of_all.wait() == 1
+    assert "has no swap" in of_all.err
     events = hfsched("events", "two")
     for name, number in (("smc", 7), ("text", 1)):
         with connect("alpha", name, machine=str(ports)) as alpha:
