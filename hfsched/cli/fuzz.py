@@ -70,7 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "what", metavar="SCENARIO", help="the scenario to explore, or one of the verbs"
     )
-    parser.add_argument("token", action=Rest, metavar="TOKEN", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "token", action=Rest, metavar="TOKEN", nargs="*", default=None, help=argparse.SUPPRESS
+    )
     parser.add_argument("--variant", metavar="V", help="a faulty variant of the code, by name")
     parser.add_argument(
         "--strategy",

@@ -98,6 +98,9 @@ def _report(name: str, data: bytes, size: int) -> dict[str, Any]:
         if report["looks_like"] == "text" and is_manifest(data):
             report["looks_like"] = "a machine's manifest"
             problem = manifest_refusal(printable(name))
+        elif report["looks_like"] == "text" and name.endswith(".py"):
+            report["looks_like"] = "Python"
+            problem = f"no image: a guest written in Python: hfsched run {printable(name)}"
     else:
         report |= _known(image)
         problem = boot_problem(image)

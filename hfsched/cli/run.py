@@ -24,6 +24,7 @@ __all__ = ["add_parser", "run"]
 
 T = TypeVar("T")
 _GUEST = re.compile(r"\.(bin|elf|toml|py(:\w+)?)$")
+_LINGER = "2s"
 _LINGER_MAX = 86_400.0  # seconds
 
 _DESCRIPTION = """\
@@ -139,7 +140,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--name", help="the machine's name for host programs and commands (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
-        "--linger", default="2", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
+        "--linger", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--quiet", action="store_true", help="no summary, no notices")
@@ -164,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--socket", args.socket), ("--name", args.name)):
         if value is not None and args.no_sockets:
             raise MisuseError(f"{option} and --no-sockets: choose one")
+    if args.no_stdin and args.to is not None:
+        raise MisuseError("--to and --no-stdin: choose one: no line is read")
     if args.socket is not None:
         _check_socket(args.socket)
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
@@ -188,6 +191,10 @@ def _check_socket(path: str) -> None:
 
 def _read(args: argparse.Namespace) -> None:
     """Read the values of options: first, because an option without its value takes the guest's name."""
+    if args.linger is not None and args.no_stdin:
+        raise MisuseError("--linger and --no-stdin: choose one: there is no end of input")
+    if args.linger is None:
+        args.linger = _LINGER
     linger = seconds(args.linger)
     if linger is None or linger > _LINGER_MAX:
         raise MisuseError(

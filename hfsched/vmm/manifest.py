@@ -191,6 +191,10 @@ def _check_vm(source: str, spec: VmSpec) -> None:
                 )
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
+        if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", name):
+            raise ConfigError(
+                f"{where}: port name {name!r}: it would be taken for the port's number: use another"
+            )
         if not 0 <= port < FIRST_CONNECTION:
             raise ConfigError(
                 f"{where}: port {name} = {integer(port)}: 0 to {FIRST_CONNECTION - 1}"

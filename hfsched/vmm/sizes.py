@@ -55,12 +55,12 @@ def parse_size(what: str, text: int | str) -> int:
 
 
 def parse_address(what: str, text: int | str) -> int:
-    """Return an address, written as a size is: a multiple of 4096 below 2^40, or 0."""
+    """Return an address, written as a size is: a multiple of 4096 below 2^40, and not 0."""
     address = text if isinstance(text, int) else _size(what, text.strip())
-    if not 0 <= address < ADDRESS_MAX or address % PAGE_SIZE:
+    if not PAGE_SIZE <= address < ADDRESS_MAX or address % PAGE_SIZE:
         shown = integer(text, "x") if isinstance(text, int) else repr(text[:80])
         raise ConfigError(
-            f'{what} {shown}: a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
+            f'{what} {shown}: a multiple of 4096 below 2^40, not 0, such as 0x40000000 or "1GiB"'
         )
     return address
 

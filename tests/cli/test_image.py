@@ -201,3 +201,9 @@ def test_what_is_no_image_is_called_as_run_calls_it(command: Command) -> None:
     assert status == 1
     assert "  looks like  a machine's manifest\n" in out
     assert f"  boots       no: a machine's manifest, not an image: hfsched run {path}\n" in out
+
+
+def test_a_python_guest_is_said_to_be_one(command: Command) -> None:
+    status, out, path = command(b"def guest(cpu):\n    yield\n", name="hello.py")
+    assert status == 1
+    assert f"boots       no: no image: a guest written in Python: hfsched run {path}" in out

@@ -473,7 +473,7 @@ def test_a_message_without_a_header_is_status_3(run: Start) -> None:
 
 
 def test_without_stdin_it_runs_until_a_signal(run: Start) -> None:
-    echo = run("--guest", "guests.py:echo", "--no-stdin", "--linger", "0")
+    echo = run("--guest", "guests.py:echo", "--no-stdin")
     echo.end_input()
     echo.until("up")
     echo.interrupt(signal.SIGINT)

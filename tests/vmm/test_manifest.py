@@ -23,7 +23,7 @@ from hfsched.vmm.sizes import parse_size
 
 VM = '[[vm]]\nimage = "guest.bin"\n'
 NAME_RULE = "use 1 to 63 letters, digits, '.', '_' and '-', a letter or digit first"
-BASE_RULE = 'a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
+BASE_RULE = 'a multiple of 4096 below 2^40, not 0, such as 0x40000000 or "1GiB"'
 IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
@@ -216,7 +216,7 @@ def test_the_limits_themselves_are_taken() -> None:
     )
     assert spec.vm[0].vcpus == 32
     assert len(parsed(VM * 1024).vm) == 1024
-    assert parsed(VM + "base = 0").vm[0].base == 0
+    assert parsed(VM + "base = 4096").vm[0].base == 4096
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
