@@ -25,15 +25,24 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from hfsched import times
 from hfsched.control import wire
 from hfsched.control.port_client import dial, find, readable
 from hfsched.control.wire import RefusedError
 from hfsched.errors import HfschedError, UserError
+from hfsched.text import safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CONNECT_WITHIN", "Connection", "ConnectionClosed", "RefusedError", "connect"]
+__all__ = [
+    "CONNECT_WITHIN",
+    "Connection",
+    "ConnectionClosed",
+    "RefusedError",
+    "check_timeout",
+    "connect",
+]
 
 CONNECT_WITHIN = 10.0  # seconds
 
@@ -100,6 +109,7 @@ class Connection:
         if not isinstance(data, bytes | bytearray | memoryview):
             hint = ': write b"..." or .encode()' if isinstance(data, str) else ""
             raise TypeError(f"a message is bytes, not {type(data).__name__}{hint}")
+        check_timeout(timeout)
         data = bytes(data)
         if len(data) > self.payload_max:
             raise UserError(f"a message of {len(data)} bytes: at most {self.payload_max}")
@@ -131,6 +141,7 @@ class Connection:
         False it raises BlockingIOError at once.  Raises ConnectionClosed at the end, and
         RefusedError when the machine did not deliver a message; the connection stays open.
         """
+        check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         with _Use(self):
             while True:
@@ -217,10 +228,30 @@ class _Use:
                 connection._sock.close()
 
 
-def _unread_ms(seconds: float) -> int:
-    if not 0.001 <= seconds <= wire.UNREAD_MS_MAX / 1000:
-        raise UserError(f"unread_limit {seconds:g}: 0.001 to {wire.UNREAD_MS_MAX // 1000} seconds")
-    return round(seconds * 1000)
+def _check(name: str, value: object, kinds: tuple[type, ...], wanted: str) -> None:
+    """Raise TypeError for an argument of another type; a bool is no number."""
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        shown = safe_repr(value, 80)
+        raise TypeError(f"{name}={shown}: {wanted}, not {type(value).__name__}")
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise TypeError for what is no time limit, ValueError for no number."""
+    if timeout is None:
+        return
+    _check("timeout", timeout, (int, float), "a number of seconds, or None")
+    if timeout != timeout:  # noqa: PLR0124 - not a number
+        raise ValueError("timeout=nan: a number of seconds, or None")
+
+
+def _unread_ms(limit: float | str) -> int:
+    _check("unread_limit", limit, (int, float, str), 'seconds, or a time such as "30s"')
+    found = times.seconds(limit) if isinstance(limit, str) else limit
+    if found is None or not 0.001 <= found <= wire.UNREAD_MS_MAX / 1000:
+        shown = repr(limit[:80]) if isinstance(limit, str) else f"{limit:g}"
+        wanted = f'0.001 to {wire.UNREAD_MS_MAX // 1000} seconds, or a time such as "30s"'
+        raise UserError(f"unread_limit {shown}: {wanted}")
+    return round(found * 1000)
 
 
 def connect(
@@ -230,20 +261,27 @@ def connect(
     timeout: float | None = None,
     *,
     local: int | None = None,
-    unread_limit: float | None = None,
+    unread_limit: float | str | None = None,
 ) -> Connection:
     """Connect to a port of a VM of a machine that this user runs on this host.
 
     `vm` is a VM's name, or "machine/vm".  `port` is a number, or a name that the manifest's `ports`
-    have.  `machine` is a machine's name, or the path of its socket `ports` (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
+    have; 1, where text is by convention, unless it is given.  `machine` is a machine's name, or the path of its socket `ports` or its directory (it has a slash); None finds the one machine that has the VM.  `local` asks for a host port of
     that number (below 2**32), to get what the VM sends there; None takes a new one, to which the
     VM answers.  `timeout` is in seconds, for the machine's answers; None means ten.  `unread_limit` is in
-    seconds, up to a day: the machine disconnects a program that reads nothing for so long while messages
+    seconds, or a text such as "30s", up to a day: the machine disconnects a program that reads nothing for so long while messages
     wait for it; None means the machine's default (`hfsched run --unread-limit`, 30).
 
-    Raises UserError when there is no such VM or more than one, RefusedError (a UserError with a
+    Raises TypeError for arguments of another type, UserError when there is no such VM or more than one, RefusedError (a UserError with a
     `code`) when the machine refuses, TimeoutError when it does not answer.
     """
+    _check("vm", vm, (str,), "a VM's name")
+    _check("port", port, (int, str), "a number, or a name that the manifest has")
+    if machine is not None:
+        _check("machine", machine, (str,), "a machine's name, or the path of its socket")
+    if local is not None:
+        _check("local", local, (int,), "a host port's number, or None")
+    check_timeout(timeout)
     if "/" in vm:
         if machine is not None:
             raise UserError(f"{vm!r} and machine={machine!r}: name the machine once")

@@ -2,34 +2,37 @@
 
 ::
 
-    async with await hfsched.connect_async("trusty", port=1) as trusty:
+    async with hfsched.connect_async("trusty", port=1) as trusty:
         await trusty.send(b"hello")
-        async for message in trusty:
-            ...
+        print(await trusty.recv(timeout=5))
+
+``trusty = await hfsched.connect_async(...)`` connects too, and ``await trusty.close()`` ends that.
 
 Cancelling is safe: a cancelled `recv` has taken no message, a cancelled `send` sent the whole
-message or none of it.  Use ``asyncio.timeout`` for time limits.
+message or none of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from hfsched.client import Connection, ConnectionClosed, connect
+from hfsched.client import Connection, ConnectionClosed, check_timeout, connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Generator
 
-__all__ = ["AsyncConnection", "connect_async"]
+__all__ = ["AsyncConnection", "Connecting", "connect_async"]
 
 
 class AsyncConnection:
     """A connection to a port of a VM, in one event loop.  Made by `connect_async`.
 
-    The names are those of `hfsched.client.Connection`.  Any number of tasks may send and receive;
+    The names and parameters are those of `hfsched.client.Connection`; `send`, `recv` and `close` are
+    awaited.  Any number of tasks may send and receive;
     they wait for each other.
     """
 
@@ -71,12 +74,27 @@ class AsyncConnection:
         """Return the descriptor."""
         return self._connection.fileno()
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send one message of at most `payload_max` bytes; waits while there is no space.
+    async def send(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        block: bool = True,
+        timeout: float | None = None,  # noqa: ASYNC109 - as the blocking client
+    ) -> None:
+        """Send one message, as `hfsched.client.Connection.send`; see there."""
+        check_timeout(timeout)
+        try:
+            async with asyncio.timeout(timeout if block else None) as limit:
+                await self._send(data, block=block)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"{self}: not taken within {timeout} s") from None
 
-        Raises UserError for one that is too long, ConnectionClosed at the end.
-        """
+    async def _send(self, data: bytes | bytearray | memoryview, *, block: bool) -> None:
         loop = asyncio.get_running_loop()
+        if not block:
+            return self._connection.send(data, block=False)
         async with self._sending:
             while True:
                 try:
@@ -84,13 +102,26 @@ class AsyncConnection:
                 except BlockingIOError:
                     await self._ready(loop.add_writer, loop.remove_writer)
 
-    async def recv(self) -> bytes:
-        """Return the next message of the VM.
+    async def recv(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as the blocking client
+        *,
+        block: bool = True,
+    ) -> bytes:
+        """Return the next message of the VM, as `hfsched.client.Connection.recv`; see there."""
+        check_timeout(timeout)
+        try:
+            async with asyncio.timeout(timeout if block else None) as limit:
+                return await self._recv(block=block)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"{self}: no message within {timeout} s") from None
 
-        Raises ConnectionClosed at the end, and RefusedError when the machine did not deliver a
-        message; the connection stays open.
-        """
+    async def _recv(self, *, block: bool) -> bytes:
         loop = asyncio.get_running_loop()
+        if not block:
+            return self._connection.recv(block=False)
         async with self._receiving:
             while True:
                 try:
@@ -127,21 +158,58 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def connect_async(
+class Connecting(Coroutine[Any, Any, AsyncConnection]):
+    """What `connect_async` returns: await it for the connection, or use it in an ``async with``."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, AsyncConnection]) -> None:
+        self._coroutine = coroutine
+        self._connection: AsyncConnection | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncConnection]:
+        return self._coroutine.__await__()
+
+    async def __aenter__(self) -> AsyncConnection:
+        self._connection = await self._coroutine
+        return self._connection
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._connection is not None
+        await self._connection.close()
+
+    # A coroutine, so that `asyncio.create_task` takes it.
+
+    def send(self, value: Any) -> Any:
+        """See `Coroutine`."""
+        return self._coroutine.send(value)
+
+    def throw(self, *exc: Any) -> Any:
+        """See `Coroutine`."""
+        return self._coroutine.throw(*exc)
+
+    def close(self) -> None:
+        """See `Coroutine`."""
+        self._coroutine.close()
+
+
+def connect_async(
     vm: str,
     port: int | str = 1,
     machine: str | None = None,
-    timeout: float | None = None,  # noqa: ASYNC109 - it bounds the machine's answers
+    timeout: float | None = None,
     *,
     local: int | None = None,
-    unread_limit: float | None = None,
-) -> AsyncConnection:
+    unread_limit: float | str | None = None,
+) -> Connecting:
     """Connect as `hfsched.connect` does; see there.
 
     A thread of the loop's executor connects; cancelled meanwhile, it disconnects again.
     """
     make = partial(connect, vm, port, machine, timeout, local=local, unread_limit=unread_limit)
-    connecting = _Connecting(make)
+    return Connecting(_connect(make))
+
+
+async def _connect(make: Callable[[], Connection]) -> AsyncConnection:
+    connecting = _Attempt(make)
     try:
         connection = await asyncio.get_running_loop().run_in_executor(None, connecting.run)
     except asyncio.CancelledError:
@@ -150,7 +218,7 @@ async def connect_async(
     return AsyncConnection(connection)
 
 
-class _Connecting:
+class _Attempt:
     """A connection being made in a thread; if it is abandoned, it is closed."""
 
     def __init__(self, make: Callable[[], Connection]) -> None:

@@ -7,6 +7,9 @@ A guest's error is no exception: the guest gets an error code.  Exceptions are t
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 __all__ = [
     "ConfigError",
     "HfschedError",
@@ -15,7 +18,10 @@ __all__ = [
     "MisuseError",
     "UserError",
     "describe",
+    "place_of",
 ]
+
+_OTHERS = (Path(__file__).parent, Path(os.__file__).parent)
 
 
 class HfschedError(Exception):
@@ -50,3 +56,19 @@ def describe(error: BaseException) -> str:
         text = ""
     name = type(error).__name__
     return f"{name}: {text}" if text else name
+
+
+def place_of(error: BaseException) -> str:
+    """Return " (FILE:LINE)", the last line of the user's code that an exception went through; else nothing.
+
+    Lines of this package, of Python's library and of installed packages are left out.
+    """
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        theirs = "site-packages" in file.parts or any(map(file.is_relative_to, _OTHERS))
+        if not theirs and not file.name.startswith("<"):
+            found = f" ({file.name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return found

@@ -57,9 +57,10 @@ environment() {
         "$system_python" -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
         "$system_python" -m venv --clear "$venv"
     fi
-    wanted="$(command -v "${CC:-cc}" || :) $(cat "$top/pyproject.toml" "$top"/hfsched/*/*/*.[ch]) $top $*"
+    wanted="$(command -v "${CC:-cc}" || :) $(cat "$top/pyproject.toml" "$top"/hfsched/*/*/*.[ch]) $top"
+    wanted=$(printf '%s' "$wanted" | cksum)
     for extra in "$@"; do
-        if ! grep -qsxF "$(printf '%s' "$wanted" | cksum) $extra" "$venv/installed"; then
+        if ! grep -qsxF "$wanted $extra" "$venv/installed"; then
             compiler
             say "installing the project with: $* ..."
             if ! "$python" -m pip install --disable-pip-version-check -e "$top[$(echo "$*" | tr ' ' ,)]" \
@@ -68,9 +69,9 @@ environment() {
                 tail -n 15 "$log" >&2
                 exit 1
             fi
-            for done in "$@"; do
-                printf '%s %s\n' "$(printf '%s' "$wanted" | cksum)" "$done"
-            done >"$venv/installed"
+            # pip has left in place what other scripts had asked for.
+            others=$(grep -sF "$wanted " "$venv/installed" || :)
+            { printf '%s\n' "$others"; printf "$wanted %s\n" "$@"; } >"$venv/installed"
             break
         fi
     done

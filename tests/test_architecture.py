@@ -79,7 +79,7 @@ def test_private_names_are_used_in_the_package_that_defines_them() -> None:
     used: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for module, tree in MODULES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 defined[node.name].add(package(module))
             elif isinstance(node, ast.Attribute | ast.Name):
                 name = node.attr if isinstance(node, ast.Attribute) else node.id

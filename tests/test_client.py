@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+import re
 import select
 import signal
 import socket
@@ -11,7 +13,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from control import guests
@@ -25,14 +29,12 @@ from control.harness import (
 
 import hfsched
 from hfsched.client import Connection, ConnectionClosed, RefusedError, connect
+from hfsched.client_asyncio import AsyncConnection
 from hfsched.control import runtime_dir, wire
 from hfsched.errors import HfschedError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-    from hfsched.client_asyncio import AsyncConnection
 
 
 @pytest.fixture(autouse=True)
@@ -507,6 +509,122 @@ def test_asyncio_messages_go_to_the_vm_and_back() -> None:
 
     with Harness("demo", {"alpha": "echo"}):
         asyncio.run(story())
+
+
+def test_asyncio_connects_in_a_with_alone() -> None:
+    async def story(harness: Harness) -> None:
+        async with hfsched.connect_async("alpha") as alpha:
+            await alpha.send(b"hello")
+            assert await alpha.recv(timeout=WITHIN) == b"hello"
+        with pytest.raises(ConnectionClosed):
+            await alpha.recv()
+        other = await asyncio.create_task(hfsched.connect_async("alpha"))
+        await other.close()
+
+    with Harness("demo", {"alpha": "echo"}) as harness:
+        asyncio.run(story(harness))
+        harness.until(lambda: harness.server.clients() == 0)
+
+
+def test_asyncio_methods_take_what_the_blocking_ones_take() -> None:
+    for name in ("send", "recv", "close", "shutdown", "fileno"):
+        blocking, other = (
+            inspect.signature(getattr(kind, name)).parameters
+            for kind in (Connection, AsyncConnection)
+        )
+        assert dict(blocking) == dict(other), name
+    blocking, other = (
+        inspect.signature(each).parameters for each in (connect, hfsched.connect_async)
+    )
+    assert dict(blocking) == dict(other)
+
+    async def story() -> None:
+        async with hfsched.connect_async("alpha") as alpha:
+            with pytest.raises(BlockingIOError, match="no message yet"):
+                await alpha.recv(block=False)
+            with pytest.raises(TimeoutError, match=r"port 1>: no message within 0\.01 s"):
+                await alpha.recv(timeout=0.01)
+            with suppress(BlockingIOError):
+                for message in in_turn(1000):
+                    await alpha.send(message, block=False)
+            with pytest.raises(BlockingIOError, match="it takes no more now"):
+                await alpha.send(b"more", block=False)
+            with pytest.raises(TimeoutError, match=r"port 1>: not taken within 0\.01 s"):
+                await alpha.send(b"more", timeout=0.01)
+            with pytest.raises(TimeoutError) as caught:
+                async with asyncio.timeout(0.01):
+                    await alpha.recv(timeout=WITHIN)
+            assert "within" not in str(caught.value)  # that limit is the caller's
+
+    with Harness("demo", {"alpha": "gated"}):
+        asyncio.run(story())
+
+
+def test_a_machine_by_a_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "folder").mkdir()
+    dead = tmp_path / "dead"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(dead))
+    name = "name a machine, or the socket `ports` in its directory"
+    for path, why in (
+        ("file", f"not a socket: {name}"),
+        ("folder", f"not a socket: {name}"),
+        ("dead", "no process listens there: the machine has ended"),
+        ("absent", "there is no such socket"),
+        ("away/ports", f"there is no such socket: there is no directory {tmp_path}/away"),
+        ("file/ports", f"there is no such socket: there is no directory {tmp_path}/file"),
+    ):
+        with pytest.raises(UserError) as caught:
+            connect("alpha", machine=str(tmp_path / path))
+        assert type(caught.value) is UserError
+        assert str(caught.value) == f"{tmp_path / path}: {why}"
+    with (
+        Harness("demo", {"alpha": "echo"}) as harness,
+        connect("alpha", machine=str(harness.directory.path)) as alpha,
+    ):
+        alpha.send(b"by its directory")
+        assert alpha.recv(timeout=WITHIN) == b"by its directory"
+
+
+WRONG_TYPES: list[tuple[str, object, str]] = [
+    ("vm", b"trusty", "vm=b'trusty': a VM's name, not bytes"),
+    ("vm", Path("x"), "a VM's name, not PosixPath"),
+    ("port", 1.0, "port=1.0: a number, or a name that the manifest has, not float"),
+    ("port", True, "port=True: a number, or a name that the manifest has, not bool"),
+    ("port", None, "port=None: a number, or a name that the manifest has, not NoneType"),
+    ("machine", 7, "machine=7: a machine's name, or the path of its socket, not int"),
+    ("timeout", "1", "timeout='1': a number of seconds, or None, not str"),
+    ("local", "5", "local='5': a host port's number, or None, not str"),
+    ("unread_limit", b"30s", "unread_limit=b'30s': seconds, or a time such as \"30s\", not bytes"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG_TYPES)
+def test_an_argument_of_another_type(name: str, value: object, message: str) -> None:
+    given: dict[str, Any] = {"vm": "alpha", name: value}
+    with pytest.raises(TypeError, match=re.escape(message)):
+        connect(**given)
+
+    async def other() -> None:
+        await hfsched.connect_async(**given)
+
+    with pytest.raises(TypeError, match=re.escape(message)):
+        asyncio.run(other())
+
+
+def test_a_timeout_that_is_no_number() -> None:
+    with Harness("demo", {"alpha": "echo"}), connect("alpha", unread_limit="30s") as alpha:
+        with pytest.raises(TypeError, match=r"^timeout='1': a number of seconds, or None, not str"):
+            alpha.recv(timeout="1")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^timeout='1': a number of seconds"):
+            alpha.send(b"", timeout="1")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"^timeout=nan: a number of seconds"):
+            alpha.recv(timeout=float("nan"))
+    with pytest.raises(
+        UserError, match=r"^unread_limit 'soon': 0\.001 to 86400 seconds, or a time"
+    ):
+        connect("alpha", unread_limit="soon")
 
 
 def test_asyncio_a_cancelled_recv_has_taken_no_message() -> None:

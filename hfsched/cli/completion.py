@@ -43,9 +43,11 @@ _METAVARS = {
     "VM": "vm",
     "SCENARIO": "scenario",
     "S": "strategy",
+    "V": "variant",
     "ENGINE": "engine",
     "NAME": "name",
 }
+_OF_FUZZ = ("scenario", "strategy", "engine", "variant")
 
 
 class Word(Struct, frozen=True):
@@ -117,21 +119,18 @@ def _word(action: argparse.Action) -> Word:
     if action.choices is not None:
         return Word(choices=tuple(map(str, action.choices)))
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    kind = _METAVARS.get(metavar, "")
-    return (
-        Word(choices=_of_fuzz(kind))
-        if kind in ("scenario", "strategy", "engine")
-        else Word(kind=kind)
-    )
+    kind = "image" if action.dest == "file" else _METAVARS.get(metavar, "")
+    return Word(choices=_of_fuzz(kind)) if kind in _OF_FUZZ else Word(kind=kind)
 
 
 def _of_fuzz(kind: str) -> tuple[str, ...]:
     from hfsched.cli.fuzz import ENGINES, STRATEGIES  # noqa: PLC0415 - where it is loaded already
     from hfsched.cli.fuzz_token import VERBS  # noqa: PLC0415 - likewise
+    from hfsched.explore.registry import catalogue, kind_of, variants_of  # noqa: PLC0415 - likewise
 
+    if kind == "variant":
+        return tuple(sorted({each for name in catalogue() for each in variants_of(kind_of(name))}))
     if kind == "scenario":
-        from hfsched.explore.registry import catalogue  # noqa: PLC0415 - where scenarios are named
-
         return (*catalogue(), *VERBS, "list")
     return STRATEGIES if kind == "strategy" else ENGINES
 

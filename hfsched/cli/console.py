@@ -10,7 +10,8 @@ import errno
 import os
 import select
 import signal
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,10 @@ class Console:
         self.refused = 0
         # When the last line was accepted, the end was seen, or the process was continued.
         self.progress = runtime.now()
-        self._sending = False
-        self._undeliverable = 0  # their VM had ended, or the machine stopped
+        self._sending: str | None = None  # the VM
+        self._undeliverable: Counter[str] = (
+            Counter()
+        )  # by VM: their VM had ended, or the machine stopped
         self._printers: list[Task] = []
 
     def open(self) -> None:
@@ -94,12 +97,14 @@ class Console:
     def unsent(self) -> int:
         """Return how many lines wait for their guest to take them."""
         with self._lock:
-            return len(self._lines) + int(self._sending)
+            return len(self._lines) + int(self._sending is not None)
 
-    def undelivered(self) -> int:
-        """Return how many lines were read and not delivered to their guest."""
+    def undelivered(self) -> Mapping[str, int]:
+        """Return how many lines were read and not delivered to their guest, by VM."""
         with self._lock:
-            return len(self._lines) + int(self._sending) + self._undeliverable
+            waiting = Counter(vm for vm, _ in self._lines)
+            waiting.update(filter(None, [self._sending]))
+            return waiting + self._undeliverable
 
     def any_ended(self) -> bool:
         """Return whether a line may be undelivered because its VM has ended."""
@@ -171,7 +176,7 @@ class Console:
         while True:
             with self._lock:
                 line = self._lines.popleft() if self._lines else None
-                self._sending = line is not None
+                self._sending = None if line is None else line[0]
                 self._bytes -= len(line[1]) if line is not None else 0
                 self._space.set()
                 if line is None:
@@ -183,9 +188,9 @@ class Console:
                 continue
             sent = self._send_line(*line)
             with self._lock:
-                self._sending = False
+                self._sending = None
                 if sent is Sent.DEAD:
-                    self._undeliverable += 1
+                    self._undeliverable[line[0]] += 1
                 else:
                     self.progress = self._runtime.now()
             self.changed.set()

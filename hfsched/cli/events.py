@@ -1,6 +1,6 @@
 """`hfsched events [MACHINE]`: prints the events of a running machine, one JSON object a line.
 
-Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes.
+Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes; 2 misuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "events",
         help="print the events of a running machine, one JSON object a line",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes.",
+        epilog="Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes; 2 misuse.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -1,6 +1,7 @@
 """`hfsched fuzz`: search a scenario for a schedule that fails, and replay, shrink or explain one that was found.
 
-Exit status: 0 nothing found; 1 a failure, with ``token: ...`` on a separate line; 2 misuse; 130
+Exit status: 0 nothing found; 1 a failure, with ``token: ...`` on a separate line, or a file that cannot
+be written; 2 misuse; 130
 and 143 when interrupted; the part covered so far is printed.
 """
 
@@ -16,7 +17,7 @@ from hfsched.cli.fuzz_token import VERBS
 from hfsched.cli.output import notice
 from hfsched.errors import MisuseError, UserError
 from hfsched.text import nearest, printable
-from hfsched.times import seconds, with_unit
+from hfsched.times import seconds
 from hfsched.vcpu.engines import EngineId
 
 __all__ = ["add_parser", "run"]
@@ -62,13 +63,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "fuzz",
         usage=USAGE,
         description="Run the production scheduler under every interleaving of a scenario.",
-        epilog=TEXT + "\n\nExit status: 0 no failure; 1 a failure; 2 misuse.",
+        epilog=TEXT
+        + "\n\nExit status: 0 no failure; 1 a failure, or FILE cannot be written; 2 misuse.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "what", metavar="SCENARIO", help="the scenario to explore, or one of the verbs"
     )
-    parser.add_argument("token", action=Rest, metavar="TOKEN", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "token", action=Rest, metavar="TOKEN", nargs="*", default=None, help=argparse.SUPPRESS
+    )
     parser.add_argument("--variant", metavar="V", help="a faulty variant of the code, by name")
     parser.add_argument(
         "--strategy",
@@ -186,7 +190,6 @@ def _read(args: argparse.Namespace) -> None:
 
 def _budget(text: str) -> float:
     found = seconds(text)
-    if found is None:
-        hint = with_unit(text) or ": not a time such as 500ms, 10s or 5m"
-        raise MisuseError(f"--budget {text}{hint}")
+    if not found:
+        raise MisuseError(f"--budget {text}: a time such as 500ms, 10s or 5m, more than 0")
     return found

@@ -9,6 +9,7 @@ import sys
 
 from hfsched.cli.files import STANDARD_OUTPUT, write_whole
 from hfsched.cli.fuzz_search import WIDTH, Stop, preemptions, printing_aside
+from hfsched.cli.output import notice
 from hfsched.errors import UserError
 from hfsched.text import count, printable
 
@@ -88,7 +89,11 @@ def _explain(args: argparse.Namespace) -> int:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         print(draw(story, width, color=colour, ascii_only=not utf8))
         return 1 if story.failure else 0
-    write_whole("--html", args.html, page(story))
+    try:
+        write_whole("--html", args.html, page(story))
+    except UserError as error:  # no misuse: it could not be done
+        notice(f"error: {printable(str(error))}")
+        return 1
     if args.html != STANDARD_OUTPUT:
         print(f"written: {printable(args.html)}")
     return 1 if story.failure else 0

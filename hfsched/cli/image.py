@@ -7,9 +7,9 @@ cannot be read.
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
+from hfsched.cli.output import notice
 from hfsched.errors import ImageError
 from hfsched.memory.image import (
     boot_problem,
@@ -56,7 +56,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="a flat image (arm64 Linux, x86-64), an ELF64 file, or a bundled guest's name",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help='print one JSON object, {"error": ...} for status 2'
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
         if is_image(data):
             data = read_bytes(file)
     except ImageError as error:
-        print(f"hfsched: error: {error}", file=sys.stderr)
+        notice(f"error: {printable(str(error))}")
+        if args.json:
+            print(json.dumps({"error": str(error)}))
         return 2
     report = _report(file, data, size)
     print(json.dumps(report, indent=2) if args.json else _text(report))
@@ -94,6 +98,9 @@ def _report(name: str, data: bytes, size: int) -> dict[str, Any]:
         if report["looks_like"] == "text" and is_manifest(data):
             report["looks_like"] = "a machine's manifest"
             problem = manifest_refusal(printable(name))
+        elif report["looks_like"] == "text" and name.endswith(".py"):
+            report["looks_like"] = "Python"
+            problem = f"no image: a guest written in Python: hfsched run {printable(name)}"
     else:
         report |= _known(image)
         problem = boot_problem(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.text import count
@@ -33,13 +33,16 @@ def summary_lines(seconds: float, summary: Sequence[VmSummary]) -> list[str]:
 
 
 def left_behind(
-    summary: Sequence[VmSummary], *, lines: int, unsent: bool, ended: str | None
+    summary: Sequence[VmSummary],
+    *,
+    lines: Mapping[str, int],
+    unsent: Mapping[str, int],
+    ended: str | None,
 ) -> list[str]:
     """Return a line for each kind of message that did not arrive.
 
-    `lines` of standard input were not sent, `unsent` says whether messages of host programs were not.
-    `ended` is why the run ended where that is why they were
-    not sent; None: the VMs did not take them.
+    `lines` of standard input and `unsent` messages of host programs were not delivered, by VM.
+    `ended` is why the run ended where that is why they were not; None: the VMs did not take them.
     """
     left = []
     for vm in summary:
@@ -66,18 +69,17 @@ def left_behind(
         if vm.lost:
             messages = count(vm.lost, "message")
             left.append(f"vm {vm.name}: {messages} to the host undelivered: the machine stopped")
-    why = _why_not_taken(summary) if ended is None else ended
-    if unsent:
-        left.append(f"host programs: messages undelivered: {why}")
-    if lines:
-        left.append(f"standard input: {count(lines, 'line')} undelivered: {why}")
+    for vm in summary:
+        why = f" to vm {vm.name}: {ended}" if ended is not None else f": {_why_not_taken(vm)}"
+        if unsent.get(vm.name):
+            messages = count(unsent[vm.name], "message")
+            left.append(f"host programs: {messages} undelivered{why}")
+        if lines.get(vm.name):
+            left.append(f"standard input: {count(lines[vm.name], 'line')} undelivered{why}")
     return left
 
 
-def _why_not_taken(summary: Sequence[VmSummary]) -> str:
-    reasons = [
-        f"vm {vm.name} {'has aborted' if vm.abort is not None else _RX[vm.rx]}"
-        for vm in summary
-        if vm.abort is not None or vm.rx in _RX
-    ]
-    return "; ".join(reasons) or "the run had ended"
+def _why_not_taken(vm: VmSummary) -> str:
+    if vm.abort is not None:
+        return f"vm {vm.name} has aborted"
+    return f"vm {vm.name} {_RX.get(vm.rx, 'took no more before the run ended')}"

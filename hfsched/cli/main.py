@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -83,28 +84,42 @@ def _output_failed(error: OSError) -> int:
     return 1
 
 
+def _record(arguments: list[str], command: str | None, text: str) -> None:
+    """With --json: print the error as an object, too."""
+    if command not in COMMANDS or "--json" not in arguments or sys.stdout is None:
+        return
+    record = {"event": "error", "text": text} if command == "run" else {"error": text}
+    with suppress(OSError):  # the line on standard error has been written
+        print(json.dumps(record), flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    parser = _parser(chosen)
-    if chosen is not None and chosen not in COMMANDS:
-        parser.error(_unknown(chosen))
     try:
+        parser = _parser(chosen)
+        if chosen is not None and chosen not in COMMANDS:
+            parser.error(_unknown(chosen))
         args = parser.parse_args(arguments)
         status = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
         notice(f"error: {printable(str(error))}")
+        _record(arguments, chosen, str(error))
         return 2 if isinstance(error, MisuseError) else 1
     except OSError as error:  # of standard output: errors of other files are UserErrors
         return _output_failed(error)
     except MemoryError:
-        notice(f"error: {cause(OSError(errno.ENOMEM, 'not enough memory'))}")
+        text = cause(OSError(errno.ENOMEM, "not enough memory"))
+        notice(f"error: {text}")
+        _record(arguments, chosen, text)
         return 1
     except Exception as error:  # noqa: BLE001 - an internal error is one line, too
-        notice(f"internal error: {type(error).__name__}: {printable(str(error))}")
+        text = f"internal error: {type(error).__name__}: {error}"
+        notice(printable(text))
+        _record(arguments, chosen, text)
         notice("HFSCHED_TRACEBACK=1 shows where; please report it")
         if os.environ.get("HFSCHED_TRACEBACK"):
             traceback.print_exc()

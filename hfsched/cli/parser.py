@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from hfsched.cli.output import notice
-from hfsched.text import meant, printable
+from hfsched.errors import MisuseError
+from hfsched.text import meant
 
 __all__ = ["Parser"]
 
@@ -21,7 +21,7 @@ _REWORDED = (
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are one line with what to do; misuse ends with status 2.
+    """An `ArgumentParser` whose errors are one line with what to do; misuse is a MisuseError.
 
     A positional argument that takes any number of words also gets those that come after options.
     """
@@ -50,13 +50,12 @@ class Parser(argparse.ArgumentParser):
         return namespace, []
 
     def error(self, message: str) -> NoReturn:
-        """End the process with one line and status 2."""
+        """Raise MisuseError, with where the options are."""
         if message.startswith(_MISSING) and (odd := self._first_unknown()) is not None:
             message = self._unknown(odd)  # which may be why a word is missing
         for found, text in _REWORDED:
             message = found.sub(text, message)
-        notice(f"error: {printable(message)} (see {self.prog} --help)")
-        raise SystemExit(2)
+        raise MisuseError(f"{message} (see {self.prog} --help)")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

@@ -17,7 +17,7 @@ from hfsched.cli.words import Words, sort_words
 from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant
-from hfsched.times import seconds_or_number
+from hfsched.times import seconds
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
@@ -25,6 +25,7 @@ __all__ = ["add_parser", "run"]
 
 T = TypeVar("T")
 _GUEST = re.compile(r"\.(bin|elf|toml|py(:\w+)?)$")
+_LINGER = "2s"
 _LINGER_MAX = 86_400.0  # seconds
 
 _DESCRIPTION = """\
@@ -57,15 +58,17 @@ With --json, standard output has one object a line; bytes that are not UTF-8 are
   {"event": "notice", "text": "..."}                    {"event": "refused", "text": "..."}
   {"event": "aborted", "vm": "a", "reason": "..."}
   {"event": "error", "text": "..."}                     {"event": "undelivered", "text": "..."}
-  {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last
-docs/architecture.md ("What the summary says") explains its words.
+  {"event": "summary", "seconds": 1.5, "vms": [...]}    always the last,
+except of a run that an error keeps from starting. docs/architecture.md ("What the summary says")
+explains its words.
 
 Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
 not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
-or booted (`hfsched image`: 2 and 1); 2 misuse; 3 a message was left unread or dropped; 129, 130 or
-143 ended by SIGHUP, Ctrl-C or SIGTERM.
+or booted (`hfsched image`: 2 and 1), a directory or socket that cannot be used, a --name that is in
+use; 2 misuse: a command line that is wrong whatever files there are; 3 a message was left unread or
+dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
 """
 
 
@@ -142,7 +145,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--name", help="the machine's name for host programs and commands (m<pid>)")
     parser.add_argument("--to", metavar="NAME", help="the VM that gets lines of standard input")
     parser.add_argument(
-        "--linger", default="2", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
+        "--linger", metavar="TIME", help="wait at the end of input, such as 500ms (2s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument(
@@ -174,6 +177,8 @@ def run(args: argparse.Namespace) -> int:
             raise MisuseError(f"{option} and --no-sockets: choose one")
     if args.escape is not None and args.json:
         raise MisuseError("--escape and --json: choose one: JSON is always escaped")
+    if args.no_stdin and args.to is not None:
+        raise MisuseError("--to and --no-stdin: choose one: no line is read")
     if args.socket is not None:
         _check_socket(args.socket)
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
@@ -184,19 +189,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_socket(path: str) -> None:
     """Refuse a path for a socket before guests boot."""
-    from hfsched.control.runtime_dir import check_place  # noqa: PLC0415 - only where it is needed
+    from hfsched.control.runtime_dir import check_place, path_problem  # noqa: PLC0415 - only here
 
+    if (problem := path_problem(Path(path))) is not None:
+        raise MisuseError(f"--socket {problem}: choose a shorter path")
     try:
         check_place(Path(path))
     except UserError as exc:
-        raise MisuseError(f"--socket {exc}") from None
+        raise UserError(f"--socket {exc}") from None
     except ValueError:
         raise MisuseError(f"--socket {path!r}: no file can have this name") from None
 
 
 def _read(args: argparse.Namespace) -> None:
     """Read the values of options: first, because an option without its value takes the guest's name."""
-    linger = seconds_or_number(args.linger)
+    if args.linger is not None and args.no_stdin:
+        raise MisuseError("--linger and --no-stdin: choose one: there is no end of input")
+    if args.linger is None:
+        args.linger = _LINGER
+    linger = seconds(args.linger)
     if linger is None or linger > _LINGER_MAX:
         raise MisuseError(
             f"--linger {args.linger[:80]!r}: a time such as 500ms, 8s or 2m, up to 24h"
@@ -229,7 +240,8 @@ def _spec(args: argparse.Namespace) -> MachineSpec:
         if getattr(args, name) is not None
     ]
     if unfit:
-        raise MisuseError(f"{', '.join(unfit)}: write it into the manifest instead")
+        how = ' (format = "raw")' if unfit == ["--raw-image"] else ""
+        raise MisuseError(f"{', '.join(unfit)}: write it into the manifest {manifest} instead{how}")
     return _checked(args, load(Path(manifest)), f"manifest {manifest}")
 
 

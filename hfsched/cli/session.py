@@ -100,7 +100,6 @@ class RunSession:
         self._commands: list[CommandServer] = []
         self._events = events.Hub(self._runtime)
         self._swap_watch: SwapWatch | None = None
-        self._undelivered = False
 
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
@@ -128,6 +127,7 @@ class RunSession:
             if self._directory is not None:
                 self._directory.close()
             self._notices.close(self._runtime.now() + _NS)
+            self._output.close(self._runtime.now() + _NS)  # before the record of an error
             self._summed.set()
             self._over.set()
             self._runtime.close()
@@ -154,7 +154,6 @@ class RunSession:
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
         interrupted = self._interrupted()
-        self._undelivered = self._server is not None and self._server.pending()
         for name in machine.stop():
             vm, _, index = name.rpartition(".")
             self._errors.append(
@@ -338,7 +337,7 @@ class RunSession:
         return left_behind(
             summary,
             lines=console.undelivered(),
-            unsent=self._undelivered,
+            unsent={} if self._server is None else self._server.undelivered(),
             ended=ended,
         )
 

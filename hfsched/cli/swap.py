@@ -1,6 +1,6 @@
 """`hfsched swap COMMAND VM`: moves guest memory out of RAM and back, by command.
 
-Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason.
+Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason; 2 misuse.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from hfsched.cli.files import STANDARD_OUTPUT, write_whole
 from hfsched.control import commands
 from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, SwapFaults, SwapReport, SwapRequest
-from hfsched.errors import MisuseError, UserError
+from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
-from hfsched.times import seconds_or_number
+from hfsched.times import seconds
 from hfsched.vmm.report import SwapFault
 from hfsched.vmm.sizes import parse_range
 
@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "swap",
         help="move a running machine's guest memory out of RAM, and back",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason.",
+        epilog="Exit status: 0 it is done or has begun; 1 it is not, and one line gives the reason; 2 misuse.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=_COMMANDS, metavar="|".join(_COMMANDS))
@@ -99,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--svg is for status, not for {args.what}")
     if args.svg == STANDARD_OUTPUT and args.json:
         raise MisuseError("--svg - and --json: both are for standard output: choose one")
-    within = seconds_or_number(args.within)
+    if args.range is not None:
+        args.range = _range(args.range)
+    within = seconds(args.within)
     if within is None or not 0.001 <= within <= 600:
         raise MisuseError(f"--within {args.within[:80]!r}: a time such as 500ms or 8s, 1ms to 10m")
     args.within = within
@@ -122,6 +124,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(map(printable, _lines(args, answer))))
     return 0
+
+
+def _range(text: str) -> tuple[int, int]:
+    try:
+        return parse_range("range", text)
+    except ConfigError as exc:
+        raise MisuseError(str(exc)) from None
 
 
 def _print_log(args: argparse.Namespace, path: Path, vm: str | None, deadline: float) -> None:
@@ -152,7 +161,7 @@ def _request(args: argparse.Namespace, vm: str | None) -> SwapRequest:
             vm=vm, within_ms=within_ms, slow_file_cleanup=args.slow_file_cleanup
         )
     if args.what == "discard":
-        address, length = parse_range("range", args.range)
+        address, length = args.range
         return commands.SwapDiscard(vm=vm, within_ms=within_ms, address=address, size=length)
     if args.what == "status":
         return commands.SwapStatus(vm=vm, within_ms=within_ms, fine=args.svg is not None)

@@ -42,7 +42,7 @@ def sort_words(
 ) -> tuple[str | None, list[str]]:
     """Return the manifest that the words name, None without one, and the guests.
 
-    With `raw`, any file that is not named like a manifest is a guest.
+    With `raw`, any file is a guest that is not a manifest by its name and its text.
 
     Raises MisuseError for words that do not go together, and ConfigError for a file that is neither a
     manifest nor an image.
@@ -64,25 +64,29 @@ def sort_words(
 
 
 def _is_manifest(word: str, engine: str, optional: bool, raw: bool) -> bool:  # noqa: FBT001
+    """Return whether a word names a manifest: by what the file holds, by the name where that does not tell."""
     named = word.lower().endswith(".toml")
-    if optional:
-        if named:
-            path = word if os.path.exists(word) else word.partition("=")[2] or word
-            raise MisuseError(
-                f"--guest {word}: a manifest: give it without --guest: hfsched run {path}"
-            )
+    if optional and raw:
         return False
     if not os.path.exists(word):
-        return named and "=" not in word
-    if named:
-        return True
-    if raw or engine == "script" or word.endswith(".py"):
-        return False
+        return named and not (optional or raw or "=" in word)
+    if engine == "script" or word.endswith(".py"):
+        return named and not optional
     head = _head(word)
-    if head is None or is_image(head):
+    if head is None:
+        return named and not optional
+    if is_image(head):
         return False
-    if is_manifest(head):
+    if optional and is_manifest(head):
+        raise MisuseError(
+            f"--guest {word}: a manifest: give it without --guest: hfsched run {word}"
+        )
+    if optional or (raw and not is_manifest(head)):
+        return False
+    if named or (is_manifest(head) and not raw):
         return True
+    if raw:
+        return False
     what = looks_like(head)
     refusal = f"{word}: neither a guest image nor a machine's manifest: {what}"
     raise ConfigError(refusal + raw_hint(what))

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import socket
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +68,13 @@ def find_machine(where: str | None, deadline: float) -> Path:
 def _socket(where: str) -> Path | None:
     if not ("/" in where and os.path.exists(where)):  # noqa: PTH110 - False where Path raises
         return None
-    if not stat.S_ISSOCK(os.stat(where).st_mode):  # noqa: PTH116 - likewise
-        raise UserError(f"{where}: not a socket")
+    inside = Path(where, commands.CONTROL)
+    if port_client.is_socket(inside):
+        return inside
+    if not port_client.is_socket(where):
+        raise UserError(
+            f"{where}: not a socket: name a machine, or the socket `control` in its directory"
+        )
     return Path(where)
 
 

@@ -19,7 +19,7 @@ from hfsched.control import runtime_dir, wire
 from hfsched.errors import UserError
 from hfsched.text import meant, one_line
 
-__all__ = ["dial", "find", "readable"]
+__all__ = ["dial", "find", "is_socket", "readable"]
 
 _LISTED = 20  # names in a message
 _ASK_WITHIN = 1.0  # seconds for one machine's answer, when several are asked
@@ -92,9 +92,15 @@ def dial(path: Path, hello: wire.Hello, deadline: float) -> tuple[socket.socket,
 
     Raises UserError (RefusedError when the machine refuses) or TimeoutError.
     """
-    sock = _open(path, deadline)
+    try:
+        sock = _open(path, deadline)
+    except _GoneError:
+        raise UserError(_nobody(path)) from None
     try:
         return sock, wire.parse_welcome(_converse(sock, path, hello.encode(), deadline))
+    except _GoneError as exc:
+        sock.close()
+        raise UserError(str(exc)) from None
     except wire.RefusedError as exc:
         sock.close()
         if exc.code == "bad-answer":
@@ -103,6 +109,29 @@ def dial(path: Path, hello: wire.Hello, deadline: float) -> tuple[socket.socket,
     except BaseException:
         sock.close()
         raise
+
+
+def _nobody(path: Path) -> str:
+    """Return why no connection can be made to a path at which nobody listens."""
+    if not os.path.lexists(path):
+        return f"{path}: there is no such socket{_near(path)}"
+    if not is_socket(path):
+        return f"{path}: not a socket: name a machine, or the socket `ports` in its directory"
+    return f"{path}: no process listens there: the machine has ended"
+
+
+def _near(path: Path) -> str:
+    """Return what to add for a socket that is missing in a directory that is there."""
+    there = os.path.isdir(path.parent)  # noqa: PTH112 - False where Path raises
+    return "" if there else f": there is no directory {path.parent}"
+
+
+def is_socket(path: str | Path) -> bool:
+    """Return whether a path is that of a socket; False for what no file can be called."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - a name may have a NUL
+    except (OSError, ValueError):
+        return False
 
 
 def _has(path: Path, vm: str, deadline: float) -> tuple[bool, list[str]]:
@@ -115,12 +144,13 @@ def _has(path: Path, vm: str, deadline: float) -> tuple[bool, list[str]]:
 
 
 def find(vm: str, machine: str | None, deadline: float) -> Path:
-    """Return the socket of `machine` (a name, or a socket's path), or of the one that has `vm`.
+    """Return the socket of `machine` (a name, or the path of its socket or directory), or of the one that has `vm`.
 
     Raises UserError, which names the machines there are, when there is none or more than one.
     """
     if machine is not None and "/" in machine:
-        return Path(machine)
+        inside = Path(machine, runtime_dir.PORTS)
+        return inside if is_socket(inside) else Path(machine)
     sockets = runtime_dir.port_sockets()
     if machine is not None:
         if machine not in sockets:
@@ -164,11 +194,7 @@ def _no_machine(machine: str, known: list[str]) -> str:
 
 def socket_hint(name: str) -> str:
     """Return what to add to the refusal of a name that a socket here has; else nothing."""
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(name).st_mode)  # noqa: PTH116 - a name may have a NUL
-    except (OSError, ValueError):
-        return ""
-    return f": for the socket of that name write ./{name}" if is_socket else ""
+    return f": for the socket of that name write ./{name}" if is_socket(name) else ""
 
 
 def _some(names: list[str]) -> str:

@@ -26,7 +26,7 @@ from hfsched.control.session import PortMachine, Session
 from hfsched.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.runtime.base import Connection, Runtime, Task
@@ -81,6 +81,7 @@ class PortServer:
         self._tasks: dict[int, Task] = {}
         self._ended: dict[str, str] = {}
         self._discarded: Counter[str] = Counter()
+        self._undelivered: Counter[str] = Counter()
         self._count = 0
         self._closed = False
         self._listener = runtime.adopt_listener("ports", directory.listen(PORTS).detach())
@@ -95,8 +96,8 @@ class PortServer:
     def key(self) -> object:
         """Return all that the lock guards."""
         sessions = (tuple(self._sessions), self._places.key())
-        discarded = tuple(self._discarded.items())
-        return (sessions, tuple(self._ended), discarded, self._closed)
+        counts = (tuple(self._discarded.items()), tuple(self._undelivered.items()))
+        return (sessions, tuple(self._ended), counts, self._closed)
 
     # For the machine.
 
@@ -128,11 +129,19 @@ class PortServer:
         with self._lock:
             return self._discarded[vm]
 
+    def undelivered(self) -> Mapping[str, int]:
+        """Return how many messages the VMs had not accepted when their senders' connections ended.
+
+        By VM; those for a VM that has ended do not count.  Complete after `close`.
+        """
+        with self._lock:
+            return {vm: n for vm, n in self._undelivered.items() if vm not in self._ended}
+
     def close(self, deadline: int | None = None) -> list[str]:
         """Refuse new clients, end all present ones and wait for their tasks until `deadline` (ns).
 
         Each client gets the messages in its port's queue, as far as its socket has space, the reason
-        and end of file.  Messages that clients sent and the VM did not accept are lost: see `pending`.
+        and end of file.  Messages that clients sent and the VM did not accept are lost: see `undelivered`.
         Returns the names of tasks that did not end: a sender that waits for a full mailbox ends
         with the machine only.  The default deadline is five seconds from now.
         """
@@ -236,4 +245,6 @@ class PortServer:
                 self._places.leave(number)
                 if session.vm is not None and session.discarded:
                     self._discarded[session.vm] += session.discarded
+                if session.vm is not None and session.undelivered:
+                    self._undelivered[session.vm] += session.undelivered
             self._on_idle()

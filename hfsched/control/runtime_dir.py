@@ -34,7 +34,15 @@ from hfsched.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["NAME", "PORTS", "MachineDirectory", "check_place", "claim", "port_sockets"]
+__all__ = [
+    "NAME",
+    "PORTS",
+    "MachineDirectory",
+    "check_place",
+    "claim",
+    "path_problem",
+    "port_sockets",
+]
 
 PORTS = "ports"
 _LOCK = "lock"

@@ -105,6 +105,7 @@ class Session:
         self._refusing = False  # nothing more is taken from the client
         self._given_up = False  # it did not read
         self._over = False  # the socket is closed, or about to be
+        self.undelivered = 0  # messages that the VM did not accept; once its task has ended
         self.discarded = 0  # messages that the writer had taken when the client disconnected
 
     def key(self) -> object:
@@ -239,13 +240,14 @@ class Session:
             self._held.set(True)
             packet = self._connection.recv(limit) or b""
             more = not self._closing.is_set() and self._deliver(endpoint, packet)
+            self.undelivered += not more
             self._held.set(False)
             self._on_idle()
             if not more:
                 break
         # Discarding makes space: a client that waits for it learns that the connection has ended.
-        while self._connection.recv(1):
-            pass
+        while first := self._connection.recv(1):
+            self.undelivered += first == wire.DATA
         self._runtime.select([self._connection.hangup])
 
     def _deliver(self, endpoint: Endpoint, packet: bytes) -> bool:

@@ -23,6 +23,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError, describe
@@ -31,11 +32,24 @@ from hfsched.text import meant, one_line
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
 
-__all__ = ["GROUP", "Variant", "catalogue", "find", "kind_of", "spec_of", "variants_of"]
+__all__ = [
+    "GROUP",
+    "NoFileError",
+    "Variant",
+    "catalogue",
+    "find",
+    "kind_of",
+    "spec_of",
+    "variants_of",
+]
 
 GROUP = "hfsched.scenarios"  # entry points: NAME = "module:CLASS"
 
 Value = int | str | bool
+
+
+class NoFileError(UserError):
+    """A scenario's file is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +116,11 @@ def kind_of(name: str) -> type:
     kind = getattr(kind, "hfsched_scenario", kind)  # a function that is a test
     if kind is None:
         raise UserError(f"scenario {name}: no class {attribute!r} there: {_own(path, module)}")
+    if isinstance(kind, FunctionType):
+        raise UserError(
+            f"scenario {name}: {attribute} is a function that is no test:"
+            " put @hfsched.explore.test() above it"
+        )
     if not _is_scenario(kind):
         raise UserError(f"scenario {name}: {attribute} is not a dataclass with a method build")
     found_kind: type = kind
@@ -204,7 +223,7 @@ def _load_file(path: str) -> Any:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     if not found or spec is None or spec.loader is None:
-        raise UserError(f"scenario file {path}: no such file")
+        raise NoFileError(f"scenario file {path}: no such file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -14,7 +14,7 @@ from hfsched.explore.controller import Prune, StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.races import RaceError
-from hfsched.explore.registry import find
+from hfsched.explore.registry import NoFileError, find
 from hfsched.explore.schedule import Recording, Replay, Schedule
 from hfsched.explore.token import END, Token, decode, encode
 
@@ -206,6 +206,10 @@ def scenario_of(token: Token) -> Scenario:
     except Exception as exc:
         text = str(exc) if isinstance(exc, UserError) else describe(exc)
         text = " ".join(text.split())
+        if isinstance(exc, NoFileError):
+            text += (
+                ": the token has the path that was given: go to the directory where it was found"
+            )
         raise UserError(f"the token's scenario is not known here: {text}") from exc
     if scenario.name != token.spec:
         raise UserError(f"the token's scenario {token.spec!r} is called {scenario.name!r} here")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from hfsched.errors import ConfigError, ImageError, UserError, describe
+from hfsched.errors import ConfigError, ImageError, UserError, describe, place_of
 from hfsched.memory.image import (
     NOTHING_KNOWN,
     boot_problem,
@@ -40,6 +41,10 @@ __all__ = [
 
 RAW_HINT = 'to boot it as it is, from its first byte: --raw-image (manifest: format = "raw")'
 ARCHITECTURES = ("aarch64", "x86_64")
+_OTHER_NAMES = {
+    **dict.fromkeys(("arm64", "armv8", "arm"), "aarch64"),
+    **dict.fromkeys(("amd64", "x86-64", "x64", "x86"), "x86_64"),
+}
 
 
 class GuestCode(Struct, frozen=True):
@@ -155,6 +160,10 @@ def find_image(image: str, engine: str = "auto") -> Path:
     if image in bundled:
         return bundled[image]
     if len(path.parts) != 1 and path.parts[0] not in ARCHITECTURES:
+        known = _OTHER_NAMES.get(path.parts[0].lower())
+        if known is not None and f"{known}/{Path(*path.parts[1:])}" in bundled:
+            meant = f"{known}/{path.name}"
+            raise ImageError(f"image {image}: no such file: did you mean {meant!r}?")
         return path
     names = [name for name in bundled if name.endswith(".bin") and "/" not in name]
     known = "the bundled ones are not built: script/guests does"
@@ -188,12 +197,33 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
             raise ImportError(f"no bundled program: there are {known}; yours is FILE.py:FUNCTION")
     except ImageError as exc:
         raise ConfigError(f"vm {vm}: script guest {exc}") from None
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"vm {vm}: script guest {image}: {_not_found(exc, path, function)}"
+        ) from exc
     except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the user's code may raise anything
-        raise ConfigError(f"vm {vm}: script guest {image}: {describe(exc)}") from exc
+        raise ConfigError(f"vm {vm}: script guest {image}: {_raised(exc)}") from exc
     program = getattr(module, function or "guest", None)
     if not callable(program):
         raise ConfigError(f"vm {vm}: script guest {image}: no function {function or 'guest'!r}")
     return program  # type: ignore[no-any-return]
+
+
+def _not_found(error: ModuleNotFoundError, path: str, function: str) -> str:
+    """Return what to say of a module that is not there: the guest's own, or one that it imports."""
+    if path.endswith(".py") or error.name is None or not f"{path}.".startswith(f"{error.name}."):
+        return _raised(error)
+    file = f"{path.replace('.', '/')}.py"
+    if os.path.isfile(file):  # noqa: PTH113 - False where Path raises
+        return f"no module {path!r} on Python's path: for the file write {file}:{function}"
+    return f"no module {error.name!r}: write FILE.py:{function}, or put its folder in PYTHONPATH"
+
+
+def _raised(error: BaseException) -> str:
+    if os.environ.get("HFSCHED_TRACEBACK"):
+        traceback.print_exception(error)
+    # A SyntaxError has its place.
+    return describe(error) + ("" if isinstance(error, SyntaxError) else place_of(error))
 
 
 def _refuse_image(vm: str, image: str, path: str, function: str) -> None:

@@ -199,6 +199,10 @@ def _check_vm(source: str, spec: VmSpec) -> None:
                 )
     for name, port in spec.ports.items():
         _check_name(where, "port name", name)
+        if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", name):
+            raise ConfigError(
+                f"{where}: port name {name!r}: it would be taken for the port's number: use another"
+            )
         if not 0 <= port < FIRST_CONNECTION:
             raise ConfigError(
                 f"{where}: port {name} = {integer(port)}: 0 to {FIRST_CONNECTION - 1}"
@@ -252,10 +256,8 @@ def _beside(manifest: Path, name: str) -> str:
 def _decode_field(kind: type, value: Any) -> Any:
     """Return the value of a field whose type msgspec does not know: IdleTime alone."""
     assert kind is IdleTime
-    if type(value) in (int, float):
-        raise ConfigError(f'swap_idle = {value}: write "{value}s"')
-    if not isinstance(value, str):
-        raise TypeError(f"Expected `str | null`, got `{type(value).__name__}`")
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise TypeError(f"Expected `int | str`, got `{type(value).__name__}`")
     return parse_idle("swap_idle", value)
 
 

@@ -10,7 +10,7 @@ import re
 from hfsched.errors import ConfigError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.text import integer
-from hfsched.times import seconds, with_unit
+from hfsched.times import seconds
 from hfsched.vmm.layout import ADDRESS_MAX
 
 __all__ = [
@@ -55,12 +55,12 @@ def parse_size(what: str, text: int | str) -> int:
 
 
 def parse_address(what: str, text: int | str) -> int:
-    """Return an address, written as a size is: a multiple of 4096 below 2^40, or 0."""
+    """Return an address, written as a size is: a multiple of 4096 below 2^40, and not 0."""
     address = text if isinstance(text, int) else _size(what, text.strip())
-    if not 0 <= address < ADDRESS_MAX or address % PAGE_SIZE:
+    if not PAGE_SIZE <= address < ADDRESS_MAX or address % PAGE_SIZE:
         shown = integer(text, "x") if isinstance(text, int) else repr(text[:80])
         raise ConfigError(
-            f'{what} {shown}: a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
+            f'{what} {shown}: a multiple of 4096 below 2^40, not 0, such as 0x40000000 or "1GiB"'
         )
     return address
 
@@ -104,10 +104,10 @@ def parse_vcpus(what: str, text: str) -> int:
     return int(text)
 
 
-def parse_idle(what: str, text: str) -> IdleTime:
-    """Return a time to wait before something is done, in ns, from "30s" or "500ms"."""
-    found = seconds(text)
+def parse_idle(what: str, text: float | str) -> IdleTime:
+    """Return a time to wait before something is done, in ns, from "30s", "500ms" or seconds."""
+    found = seconds(text) if isinstance(text, str) else text
     if found is None or not IDLE_MIN <= found <= IDLE_MAX:
-        hint = with_unit(text) or ": a time such as 500ms, 30s or 2m, 10ms to 24h"
-        raise ConfigError(f"{what} {text[:80]!r}{hint}")
+        shown = repr(text[:80]) if isinstance(text, str) else f"{text:g}"
+        raise ConfigError(f"{what} {shown}: a time such as 500ms, 30s or 2m, 10ms to 24h")
     return IdleTime(round(found * 1_000_000_000))

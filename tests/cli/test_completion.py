@@ -77,6 +77,10 @@ def test_what_bash_offers(hfsched: Start) -> None:
     assert offered("completion", "f") == ["fish"]
     assert offered("fuzz", "mai") == ["mailbox"]
     assert offered("fuzz", "re") == ["replay"]
+    assert offered("fuzz", "mailbox", "--variant", "up") == ["upstream"]
+    assert offered("run", "--fdt", "ech") == []
+    for bundled in {"trusty.bin", "echo.bin"} & {*bundled_images()}:
+        assert offered("image", bundled[:3]) == [bundled]
     assert offered("fuzz", "--seed", "1", "e") == ["events", "explain"]
     assert offered("fuzz", "mailbox", "--strategy", "p") == ["pct", "portfolio", "pos"]
 

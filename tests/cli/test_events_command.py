@@ -160,11 +160,11 @@ def test_a_program_that_never_reads_loses_its_connection_and_the_vm_goes_on(
     assert gone["reason"].startswith("nothing was read for 0.05 s, and messages waited: ")
 
 
-@pytest.mark.parametrize("limit", ["0s", "5ms", "soon", "30", "25h"])
+@pytest.mark.parametrize("limit", ["0s", "0", "5ms", "soon", "25h"])
 def test_a_limit_that_is_none_is_misuse(hfsched: Start, limit: str) -> None:
     refused = hfsched("run", "guests.py:echo", "--unread-limit", limit)
     assert refused.wait() == 2
-    hint = "write 30s" if limit == "30" else "a time such as 500ms, 30s or 2m, 10ms to 24h"
+    hint = "a time such as 500ms, 30s or 2m, 10ms to 24h"
     assert refused.err == f"hfsched: error: --unread-limit {limit!r}: {hint}\n"
 
 
@@ -213,7 +213,10 @@ def test_a_machine_that_is_not_there(hfsched: Start) -> None:
     for name, text in (
         ("absent", "no machine 'absent': "),
         ("nowhere/s", "nowhere/s: there is no such socket\n"),
-        ("./guests.py", "./guests.py: not a socket\n"),
+        (
+            "./guests.py",
+            "./guests.py: not a socket: name a machine, or the socket `control` in its directory\n",
+        ),
     ):
         events = hfsched("events", name)
         assert events.wait() == 1

@@ -226,9 +226,23 @@ def test_a_page_that_cannot_be_written(fuzz: Fuzz, token: str, file: str, why: s
     if file == "link.html":
         Path(file).symlink_to("elsewhere")
     told = fuzz("explain", token, "--html", file)
-    assert told.wait() == 2
+    assert told.wait() == 1
     assert told.out == ""
     assert told.err == f"hfsched: error: --html {file}: {why}\n"
+
+
+def test_a_token_of_ones_own_scenario_in_another_directory(fuzz: Fuzz) -> None:
+    found = fuzz("own.py::Raises")
+    assert found.wait() == 1
+    token = token_of(found)
+    Path("elsewhere").mkdir()
+    for verb in ("replay", "shrink", "explain"):
+        lost = fuzz(verb, token, cwd="elsewhere")
+        assert lost.wait() == 2
+        assert lost.err == (
+            "hfsched: error: the token's scenario is not known here: scenario file own.py: no such file:"
+            " the token has the path that was given: go to the directory where it was found\n"
+        )
 
 
 def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:

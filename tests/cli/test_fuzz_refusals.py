@@ -43,7 +43,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         # Values.
         ("mailbox --strategy luck", "--strategy luck: known: pos, urw, random, pct, bounded, "),
         ("mailbox --bound -1", "--bound -1: not a number from 0 to 1000"),
-        ("mailbox --budget 5", "--budget 5: write 5s"),
+        ("mailbox --budget 0", "--budget 0: a time such as 500ms, 10s or 5m, more than 0"),
         ("mailbox --seed x", "--seed x: not a number from 0 to 9223372036854775807"),
         ("mailbox --jobs 0", "--jobs 0: not a number from 1 to 256"),
         (f"replay {TOKEN} --engine kvm", "--engine kvm: known: script, unicorn"),

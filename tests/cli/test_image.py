@@ -32,7 +32,7 @@ def elf(machine: int = 62, kind: int = 2, flags: int = 5) -> bytes:
 
 
 @pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Command:
     """Run the command on a file with the content given; return (status, output, path)."""
 
     def run(content: bytes | None, *options: str, name: str = "guest") -> tuple[int, str, str]:
@@ -43,7 +43,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
         add_parser(parser.add_subparsers())
         args = parser.parse_args(["image", str(path), *options])
         status = args.run(args)
-        return status, capsys.readouterr().out, str(path)
+        return status, capfd.readouterr().out, str(path)
 
     return run
 
@@ -119,13 +119,13 @@ def test_an_unknown_file(command: Command) -> None:
 
 
 def test_an_unreadable_file(
-    command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
     args = parser.parse_args(["image", str(tmp_path / "absent")])
     assert args.run(args) == 2
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == (
         f"hfsched: error: {tmp_path}/absent: cannot be read: No such file or directory\n"
@@ -182,14 +182,14 @@ def test_a_hostile_name_does_not_reach_the_terminal(command: Command) -> None:
 
 @pytest.mark.skipif("echo.bin" not in bundled_images(), reason="the bundled guests are not built")
 def test_a_bundled_guest_has_its_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
     args = parser.parse_args(["image", "x86_64/echo.bin"])
     assert args.run(args) == 0
-    assert "x86-64 flat image for x86_64" in capsys.readouterr().out
+    assert "x86-64 flat image for x86_64" in capfd.readouterr().out
 
 
 def test_what_is_no_image_is_called_as_run_calls_it(command: Command) -> None:
@@ -201,3 +201,9 @@ def test_what_is_no_image_is_called_as_run_calls_it(command: Command) -> None:
     assert status == 1
     assert "  looks like  a machine's manifest\n" in out
     assert f"  boots       no: a machine's manifest, not an image: hfsched run {path}\n" in out
+
+
+def test_a_python_guest_is_said_to_be_one(command: Command) -> None:
+    status, out, path = command(b"def guest(cpu):\n    yield\n", name="hello.py")
+    assert status == 1
+    assert f"boots       no: no image: a guest written in Python: hfsched run {path}" in out

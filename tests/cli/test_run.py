@@ -502,9 +502,20 @@ def test_a_message_without_a_header_is_status_3(run: Start) -> None:
 
 
 def test_without_stdin_it_runs_until_a_signal(run: Start) -> None:
-    echo = run("--guest", "guests.py:echo", "--no-stdin", "--linger", "0")
+    echo = run("--guest", "guests.py:echo", "--no-stdin")
     echo.end_input()
     echo.until("up")
     echo.interrupt(signal.SIGINT)
     assert echo.wait() == 130
     assert "summary after" in echo.err
+
+
+@with_images
+def test_the_manifest_that_the_readme_shows(run: Start) -> None:
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    _, _, rest = readme.read_text().partition("```toml\n")
+    Path("copied.toml").write_text(rest.partition("```")[0])
+    demo = run("copied.toml")
+    demo.type("version\n")
+    assert demo.wait() == 0, demo.err
+    assert "trusty: hfsched trusty guest 1" in demo.out

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hfsched.cli.run import _spec, add_parser
 from hfsched.errors import UserError
+from hfsched.memory.image import is_image
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.sizes import MEMORY_MAX, VCPUS_MAX
 
@@ -162,7 +163,7 @@ def test_any_manifest(
 @given(st.binary(max_size=64))
 def test_any_bytes_as_a_manifest(manifest: Path, data: bytes) -> None:
     manifest.write_bytes(data)
-    assert described([str(manifest)]) is None
+    assert described([str(manifest)]) is None or is_image(data), "the content decides"
 
 
 @settings(max_examples=100, deadline=None)

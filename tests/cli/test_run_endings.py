@@ -48,11 +48,14 @@ def machine_code(*words: int) -> bytes:
 
 
 def test_a_guest_that_raises(run: Start) -> None:
+    lines = Path("guests.py").read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if "raise ValueError" in text)
     guest = run("--guest", "guests.py:raises")
     assert guest.wait() == 1
-    assert errors(guest) == [
-        r"vm guests aborted: the guest function raised ValueError('broken\nin two')"
-    ]
+    why = r"the guest function raised ValueError('broken\nin two')"
+    assert errors(guest) == [f"vm guests aborted: {why} (guests.py:{line})"]
+    traced = run("guests.py:raises", environment={"HFSCHED_TRACEBACK": "1"})
+    traced.until(rf'guests\.py", line {line}, in raises\n', "err")
 
 
 def test_a_guest_that_returns(run: Start) -> None:

@@ -61,7 +61,9 @@ def test_what_a_signal_leaves_behind_is_named(run: Start) -> None:
     deaf.until("has waited for 1 s", "err")
     deaf.interrupt()
     assert deaf.wait() == 130
-    assert "hfsched: standard input: 1 line undelivered: the run was interrupted" in deaf.err
+    assert (
+        "hfsched: standard input: 1 line undelivered to vm g: the run was interrupted" in deaf.err
+    )
 
 
 def test_a_vcpu_that_spins_is_named_while_it_lasts(run: Start) -> None:

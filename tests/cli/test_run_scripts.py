@@ -11,7 +11,33 @@ if TYPE_CHECKING:
     from conftest import Start
 
 MISTAKES = """
+import json
+from hfsched.programs.library import GuestMailbox, log
 from hfsched.vcpu.script import Abort, Hvc, Load, Step, Wfi
+
+
+def library_raises(cpu):
+    yield from log("up")
+    json.loads("{")  # HERE
+
+
+def forgot_to_delegate(cpu):
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    sender, data = mailbox.wait()
+
+
+def forgot_and_used(cpu):
+    yield Step()
+    GuestMailbox(cpu).wait()[0]
+
+
+def forgot_from(cpu):
+    yield log("up")
+
+
+def forgot_all(cpu):
+    GuestMailbox(cpu).map()
 
 
 def rubbish(cpu):
@@ -108,7 +134,12 @@ def test_a_function_called_guest_need_not_be_named(run: Start) -> None:
     ("name", "why"),
     [
         ("rubbish_call", "TypeError"),
-        ("no_generator", ""),
+        ("no_generator", "it returned None: it has to `yield` hypercalls"),
+        ("forgot_all", "it returned None: it has to `yield` hypercalls, or `yield from`"),
+        ("forgot_to_delegate", "): a call of the library needs `yield from` before it"),
+        ("forgot_and_used", "): a call of the library needs `yield from` before it"),
+        ("forgot_from", "yielded a generator: write `yield from log(...)`"),
+        ("library_raises", f"(mistakes.py:{MISTAKES.partition('# HERE')[0].count(chr(10)) + 1})"),
         ("outside", "is outside"),
     ],
 )
@@ -129,6 +160,14 @@ def test_a_mistake_ends_the_guest(mistake: Start, name: str, why: str) -> None:
 )
 def test_a_mistake_is_the_guests_and_not_ours(mistake: Start, name: str, why: str) -> None:
     assert why in str(mistake(name))
+
+
+def test_a_module_that_raises_has_the_line(run: Start) -> None:
+    Path("worse.py").write_text("x = 1\nundefined\n")
+    worse = run("worse.py")
+    assert worse.wait() == 1
+    why = "NameError: name 'undefined' is not defined (worse.py:2)"
+    assert worse.err == f"hfsched: error: vm worse: script guest worse.py: {why}\n"
 
 
 def test_a_mistake_does_not_reach_the_other_guest(run: Start) -> None:

@@ -87,6 +87,12 @@ def test_files_are_known_by_their_content(tmp_path: Path, monkeypatch: pytest.Mo
         Path(name).write_text(text)
         assert sorted_words(name) == (name, [])
     assert sorted_words("absent.toml") == ("absent.toml", [])
+    Path("image.toml").write_bytes(linux_header())
+    for name in ("m.toml", "M.TOML", "image.toml", "absent.toml"):
+        assert sort_words([(True, name)], "auto") == (None, [name])
+        assert sort_words([(False, name)], "auto", raw=True) == (None, [name])
+    assert sorted_words("image.toml") == (None, ["image.toml"])
+    assert sort_words([(True, "one")], "auto", raw=True) == (None, ["one"])
 
 
 @pytest.mark.parametrize(
@@ -118,10 +124,6 @@ def test_a_file_that_is_neither(data: bytes, what: str, tmp_path: Path) -> None:
                 "a.toml, x.bin: either a manifest or guests: write the guest into the manifest,"
                 " as another [[vm]]"
             ),
-        ),
-        (
-            [(True, "a.toml")],
-            "--guest a.toml: a manifest: give it without --guest: hfsched run a.toml",
         ),
     ],
 )

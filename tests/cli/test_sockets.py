@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,9 @@ def test_the_wrong_one_of_two_sockets(
         f"hfsched: error: {ports}: the socket of a machine's ports:"
         " commands go to the socket `control` beside it\n"
     )
+    of_all = hfsched("swap", "status", str(ports.parent))
+    assert of_all.wait() == 1
+    assert "has no swap" in of_all.err
     events = hfsched("events", "two")
     for name, number in (("smc", 7), ("text", 1)):
         with connect("alpha", name, machine=str(ports)) as alpha:
@@ -116,3 +120,34 @@ def test_a_machine_that_a_program_names_by_a_socket_without_a_slash(
     with pytest.raises(UserError, match=r"for the socket of that name write \./c\.sock$"):
         connect("alpha", machine="c.sock")
     assert two.wait() == 0
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_host_programs_sent_and_no_vm_took_is_counted_for_each(
+    run: Start, runtime_directory: Path, *, interrupted: bool
+) -> None:
+    machine = run(
+        *("a=guests.py:unmapped", "b=guests.py:echo"),
+        *("--name", "left", "--to", "b", "--linger", "0.1", "--json"),
+    )
+    machine.type("ready\n")
+    machine.until('"text": "ready"')
+    ports = str(runtime_directory / "hfsched" / "left" / "ports")
+    quiet = Quiet()
+    while not Path(ports).exists():
+        assert quiet.left, machine.err
+    with connect("a", machine=ports) as full, connect("b", machine=ports) as empty:
+        sent = 0
+        with suppress(BlockingIOError):
+            for _ in range(1000):
+                full.send(b"more", block=False)
+                sent += 1
+        empty.send(b"taken")
+        assert empty.recv(timeout=60) == b"taken"
+        if interrupted:
+            machine.interrupt()
+        assert machine.wait() == (130 if interrupted else 3)
+    why = " to vm a: the run was interrupted" if interrupted else ": vm a has not mapped RX"
+    assert f"host programs: {sent} messages undelivered{why}" in machine.err
+    assert f"host programs: {sent} messages undelivered{why}" in machine.out
+    assert sent > 10

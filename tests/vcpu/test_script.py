@@ -429,14 +429,17 @@ def test_a_guest_that_returns_or_raises_is_off_for_good() -> None:
     cpu = start(returns)
     assert cpu.enter() == cpu.enter() == Failed("the guest function returned")
     cpu = start(raises)
-    assert cpu.enter() == cpu.enter() == Failed("the guest function raised KeyError('key')")
+    line = raises.__code__.co_firstlineno + 2
+    why = f"the guest function raised KeyError('key') (test_script.py:{line})"
+    assert cpu.enter() == cpu.enter() == Failed(why)
 
 
 def test_something_that_is_no_action_ends_the_guest() -> None:
     def guest(cpu: Cpu) -> Guest:
         yield 42  # type: ignore[misc]
 
-    assert start(guest).enter() == Failed("the guest function yielded 42")
+    why = "the guest function yielded 42: it has to yield Hvc, Wfi, Load, ..."
+    assert start(guest).enter() == Failed(why)
 
 
 # Keys

@@ -86,6 +86,29 @@ def test_a_bundled_image_has_no_folder() -> None:
         resolve("vm", "./x/echo.bin", "auto")
 
 
+def test_a_module_beside_that_python_does_not_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "path", [path for path in sys.path if path not in ("", str(Path.cwd()))]
+    )
+    Path("parts").mkdir()
+    Path("parts/hello.py").write_text("def guest(cpu): yield")
+    Path("alone.py").write_text("import absent.part")
+    for image, file in (
+        ("parts.hello:guest", "parts/hello.py:guest"),
+        ("alone:guest", "alone.py:guest"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve("vm", image, "auto")
+        module = image.partition(":")[0]
+        why = f"no module {module!r} on Python's path: for the file write {file}"
+        assert str(caught.value) == f"vm vm: script guest {image}: {why}"
+    monkeypatch.syspath_prepend(Path.cwd())
+    with pytest.raises(
+        ConfigError, match=r"ModuleNotFoundError: No module named 'absent' \(alone.py:1\)$"
+    ):
+        resolve("vm", "alone:guest", "auto")
+
+
 def test_an_image_with_a_colon_in_its_name() -> None:
     Path("odd:name").write_bytes(raw_image())
     assert resolve("vm", "odd:name", "auto").machine == "aarch64"
@@ -122,7 +145,7 @@ def test_two_files_of_one_name_are_two_modules() -> None:
     ("image", "why"),
     [
         ("absent.py", "No such file or directory"),
-        ("absent:fn", "No module named 'absent'"),
+        ("absent:fn", "no module 'absent': write FILE.py:fn, or put its folder in PYTHONPATH"),
         ("json:absent", "no function 'absent'"),
         ("hfsched.programs.bundled:PROGRAMS", "no function 'PROGRAMS'"),
     ],

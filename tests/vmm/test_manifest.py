@@ -23,7 +23,7 @@ from hfsched.vmm.sizes import parse_size
 
 VM = '[[vm]]\nimage = "guest.bin"\n'
 NAME_RULE = "use 1 to 63 letters, digits, '.', '_' and '-', a letter or digit first"
-BASE_RULE = 'a multiple of 4096 below 2^40, such as 0x40000000 or "1GiB"'
+BASE_RULE = 'a multiple of 4096 below 2^40, not 0, such as 0x40000000 or "1GiB"'
 IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
@@ -191,12 +191,12 @@ def test_an_address_is_written_as_a_size_is() -> None:
         (VM * 1025, "1025 VMs: at most 1024"),
         ('swap = ""\n' + VM, "swap is empty: name a directory, or leave it out"),
         ('swap_idle = "30s"\n' + VM, "swap_idle needs swap, a directory (--swap-dir DIR)"),
-        ("swap_idle = 30\n" + VM, 'swap_idle = 30: write "30s"'),
+        ('swap = "d"\nswap_idle = 0\n' + VM, f"swap_idle 0: {IDLE_RULE}"),
+        ('swap = "d"\nswap_idle = nan\n' + VM, f"swap_idle nan: {IDLE_RULE}"),
         *(
             (f'swap = "d"\nswap_idle = "{text}"\n' + VM, f"swap_idle '{text}': {IDLE_RULE}")
             for text in ("", "0s", "9ms", "25h", "30 s", "-1s", "1s\\n")
         ),
-        ('swap = "d"\nswap_idle = "30"\n' + VM, "swap_idle '30': write 30s"),
         (b"\xff", "line 1: byte 0xff is no text in UTF-8: save it as UTF-8"),
     ],
 )
@@ -216,7 +216,7 @@ def test_the_limits_themselves_are_taken() -> None:
     )
     assert spec.vm[0].vcpus == 32
     assert len(parsed(VM * 1024).vm) == 1024
-    assert parsed(VM + "base = 0").vm[0].base == 0
+    assert parsed(VM + "base = 4096").vm[0].base == 4096
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -251,6 +251,8 @@ def test_how_long_to_wait_before_swapping() -> None:
         ("24h", 864 * 10**11),
     ):
         assert parsed(f'swap = "d"\nswap_idle = "{text}"\n' + VM).swap_idle == ns
+    for number in ("30", "30.0", '"30"'):
+        assert parsed(f'swap = "d"\nswap_idle = {number}\n' + VM).swap_idle == 30_000_000_000
 
 
 def test_unnamed_vms_are_called_after_their_images() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hfsched.errors import InternalError, UserError
-from hfsched.text import safe_repr
 from hfsched.vcpu.engine import Exit, Failed, Hypercall, Kicked, Mmio, Permissions, Timer
 from hfsched.vcpu.engine import Wfi as WfiExit
 from hfsched.vcpu.registers import ARM64_ARGUMENTS, SCRIPT, encode
@@ -32,6 +31,7 @@ from hfsched.vcpu.script.journal import (
     Tape,
     action_of,
 )
+from hfsched.vcpu.script.mistakes import no_generator, raised, yielded
 from hfsched.vcpu.script.statekey import frames
 
 if TYPE_CHECKING:
@@ -294,12 +294,12 @@ class Cpu:
         try:
             guest = program(self)
         except GUESTS_MISTAKES as exc:
-            self._die(f"the guest function raised {safe_repr(exc)}")
+            self._die(raised(exc))
             return
         if isinstance(guest, Generator):
             self._stack.append(_Frame(program, guest, arg))
         else:
-            self._die(f"the guest function is no generator: it returned a {type(guest).__name__}")
+            self._die(no_generator(guest))
 
     def _die(self, why: str) -> None:
         self._stack.clear()
@@ -337,7 +337,7 @@ class Cpu:
             self._missing = RETURNS
             self.masked = False
         except GUESTS_MISTAKES as exc:
-            self._die(f"the guest function raised {safe_repr(exc)}")
+            self._die(raised(exc))
         return None
 
     def _act(self, frame: _Frame, action: Action) -> Exit | None:
@@ -352,7 +352,7 @@ class Cpu:
             return None
         if isinstance(action, Load | Store):
             return self._access(frame, action)
-        self._die(f"the guest function yielded {safe_repr(action)}")
+        self._die(yielded(action))
         return None
 
     def _access(self, frame: _Frame, action: Load | Store) -> Exit | None:
