@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -289,5 +290,8 @@ def test_an_unknown_bundled_program_names_those_there_are(run: Start) -> None:
 
 
 def test_json_is_always_escaped(run: Start) -> None:
-    line = refusal(run, "guests.py:echo", "--json", "--escape", "never", status=2)
-    assert line == "--escape and --json: choose one: JSON is always escaped"
+    refused = run("guests.py:echo", "--json", "--escape", "never")
+    assert refused.wait() == 2
+    why = "--escape and --json: choose one: JSON is always escaped"
+    assert refused.err == f"hfsched: error: {why}\n"
+    assert json.loads(refused.out) == {"event": "error", "text": why}
