@@ -83,9 +83,11 @@ class AsyncConnection:
     ) -> None:
         """Send one message, as `hfsched.client.Connection.send`; see there."""
         check_timeout(timeout)
+        if timeout is None or not block:
+            return await self._send(data, block=block)
         try:
-            async with asyncio.timeout(timeout if block else None) as limit:
-                await self._send(data, block=block)
+            async with asyncio.timeout(timeout) as limit:
+                await self._send(data, block=True)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -110,9 +112,11 @@ class AsyncConnection:
     ) -> bytes:
         """Return the next message of the VM, as `hfsched.client.Connection.recv`; see there."""
         check_timeout(timeout)
+        if timeout is None or not block:
+            return await self._recv(block=block)
         try:
-            async with asyncio.timeout(timeout if block else None) as limit:
-                return await self._recv(block=block)
+            async with asyncio.timeout(timeout) as limit:
+                return await self._recv(block=True)
         except TimeoutError:
             if not limit.expired():
                 raise

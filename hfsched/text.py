@@ -6,7 +6,8 @@ they reach a terminal.  Characters that `str.isprintable` refuses are written as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 
 __all__ = [
     "count",
@@ -14,9 +15,11 @@ __all__ = [
     "meant",
     "nearest",
     "one_line",
+    "one_of",
     "printable",
     "printable_bytes",
     "safe_repr",
+    "there_are",
 ]
 
 
@@ -71,3 +74,16 @@ def meant(word: str, known: Iterable[str]) -> str:
     """Return ": did you mean ...?" for a word that is like a known one, else nothing."""
     close = nearest(word, known)
     return "" if close is None else f": did you mean {close!r}?"
+
+
+def one_of(word: str, known: Collection[str]) -> str:
+    """Return ": one of a, b: did you mean 'a'?", or ": only a is known"."""
+    if len(known) == 1:
+        return f": only {next(iter(known))} is known"
+    return f": one of {', '.join(known)}{meant(word, known)}"
+
+
+def there_are(names: Collection[str], limit: int = 20) -> str:
+    """Return "there is a", "there are a, b", of many names the first `limit` and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"there {'is' if len(names) == 1 else 'are'} {', '.join(islice(names, limit))}{more}"

@@ -12,9 +12,11 @@ from hfsched.text import (
     meant,
     nearest,
     one_line,
+    one_of,
     printable,
     printable_bytes,
     safe_repr,
+    there_are,
 )
 
 LIMIT = 500
@@ -81,3 +83,11 @@ def test_words_that_are_near() -> None:
     assert nearest("colour", known) is nearest("", known) is None
     assert nearest("x" * 10**7, known) is None
     assert (meant("vcpu", known), meant("colour", known)) == (": did you mean 'vcpus'?", "")
+
+
+def test_lists_of_one_and_of_many() -> None:
+    assert there_are(["a"]) == "there is a"
+    assert there_are(["a", "b"]) == "there are a, b"
+    assert there_are(["a", "b", "c"], 2) == "there are a, b and 1 more"
+    assert one_of("ab", ["abc"]) == ": only abc is known"
+    assert one_of("abd", ["abc", "x"]) == ": one of abc, x: did you mean 'abc'?"

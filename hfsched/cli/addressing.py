@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from itertools import islice
 
 from hfsched.errors import UserError
-from hfsched.text import meant, one_line
+from hfsched.text import meant, one_line, there_are
 
 __all__ = ["ADDRESS_MAX", "address"]
 
 _NAME_MAX = 63
-_LISTED = 20
 ADDRESS_MAX = _NAME_MAX + 2  # bytes: "@", a VM's name and a blank
 _ADDRESSED = re.compile(rb"@([^ \t]*)[ \t]?(.*)", re.DOTALL)
 
@@ -33,8 +31,5 @@ def address(line: bytes, default: str, names: Collection[str]) -> tuple[str, byt
         return name, found[2]
     if not name:
         raise UserError("no VM's name after '@': '@@' begins a line that is to begin with '@'")
-    listed = ", ".join(islice(names, _LISTED)) + (
-        f" and {len(names) - _LISTED} more" * (len(names) > _LISTED)
-    )
-    there = f"there {'is' if len(names) == 1 else 'are'} {listed}"
+    there = there_are(names)
     raise UserError(f"no VM {one_line(name, _NAME_MAX + 1)}: {there}{meant(name, names)}")

@@ -153,7 +153,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.token is not None:
         raise MisuseError(f"{args.token}: list takes nothing more")
     _refuse(args, *SEARCHING, "engine", "html")
-    from hfsched.explore.registry import catalogue, kind_of, variants_of  # noqa: PLC0415
+    from hfsched.explore.registry import catalogue, kind_of, values_of, variants_of  # noqa: PLC0415
 
     for name in catalogue():
         kind = kind_of(name)
@@ -163,6 +163,8 @@ def _list(args: argparse.Namespace) -> int:
             f"{each.name}={each.default}" for each in fields(kind) if each.name != "variant"
         ]
         print(f"  parameters  {' '.join(parameters).lower()}")
+        for parameter, values in values_of(kind).items():
+            print(f"    {parameter}: {', '.join(values)}")
         for variant, what in variants_of(kind).items():
             print(f"  --variant {variant:16} {what.text}")
     return 0

@@ -24,9 +24,10 @@ def summary_lines(seconds: float, summary: Sequence[VmSummary]) -> list[str]:
     lines = [f"summary after {seconds:.2f} s"]
     for vm in summary:
         runs = ", ".join(f"{number} {name}" for name, number in vm.runs.items())
+        kinds = f" ({runs})" if runs else ""
         lines.append(
             f"  {vm.name}: messages {vm.from_host} from the host, {vm.to_host} to it,"
-            f" {vm.to_guests} to guests; {count(sum(vm.runs.values()), 'RUN')} ({runs});"
+            f" {vm.to_guests} to guests; {count(sum(vm.runs.values()), 'RUN')}{kinds};"
             f" {count(vm.wake_ups, 'wake-up')}, {count(vm.spurious, 'spurious RUN')}"
         )
     return lines

@@ -62,9 +62,12 @@ def _parser(chosen: str | None) -> Parser:
     return parser
 
 
-def _unknown(word: str) -> str:
-    """Return what to say of a word in a command's place."""
+def _unknown(word: str, others: list[str]) -> str:
+    """Return what to say of a word in a command's place, before others."""
     close = nearest(word, COMMANDS)
+    if word in ("help", "version"):
+        about = next((each for each in others if each in COMMANDS), None)
+        close = f"{about} --help" if about and word == "help" else f"--{word}"
     if close is None and (os.path.exists(word) or "." in word):
         close = f"run {word}"
     meant = ", ".join(COMMANDS) if close is None else f"did you mean `hfsched {close}`?"
@@ -100,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parser = _parser(chosen)
         if chosen is not None and chosen not in COMMANDS:
-            parser.error(_unknown(chosen))
+            parser.error(_unknown(chosen, arguments))
         args = parser.parse_args(arguments)
         status = args.run(args)
         if sys.stdout is not None:

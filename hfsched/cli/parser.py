@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from hfsched.errors import MisuseError
-from hfsched.text import meant
+from hfsched.text import meant, one_of
 
 __all__ = ["Parser"]
 
@@ -62,8 +62,7 @@ class Parser(argparse.ArgumentParser):
             return
         choices = [str(choice) for choice in action.choices]
         what = f"{action.option_strings[-1]} " if action.option_strings else ""
-        listed = ", ".join(choices)
-        self.error(f"{what}{str(value)[:80]!r}: one of {listed}{meant(str(value), choices)}")
+        self.error(f"{what}{str(value)[:80]!r}{one_of(str(value), choices)}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Write at once: an error (OSError) is the caller's, not lost at the end of the process."""

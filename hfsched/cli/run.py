@@ -16,7 +16,7 @@ from hfsched.cli.session import RunSession
 from hfsched.cli.words import Words, sort_words
 from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
-from hfsched.text import meant
+from hfsched.text import meant, there_are
 from hfsched.times import seconds
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         close = meant(args.to, names)
-        raise MisuseError(f"--to {args.to}: no such VM: there are {', '.join(names)}{close}")
+        raise MisuseError(f"--to {args.to}: no such VM: {there_are(names)}{close}")
     for option, value in (("--socket", args.socket), ("--name", args.name)):
         if value is not None and args.no_sockets:
             raise MisuseError(f"{option} and --no-sockets: choose one")

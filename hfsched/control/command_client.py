@@ -23,6 +23,9 @@ __all__ = ["ask", "find", "find_machine", "subscribe"]
 _PORTS_SOCKET = "the socket of a machine's ports: commands go to the socket `control` beside it"
 _PACKET_MAX = 1 << 16  # bytes of an event; a later machine's may be longer than ours
 
+_NO_REPLY = "the machine has ended without a reply"
+_KILLED = "the machine has ended without the event `ended`: its process was killed"
+
 
 def find(where: str, deadline: float) -> tuple[Path, str | None]:
     """Return the control socket, and the VM, of ``VM``, ``MACHINE/VM`` or a socket's path.
@@ -93,7 +96,7 @@ def subscribe(path: Path, deadline: float) -> Iterator[dict[str, Any]]:
     with _connect(path, deadline) as sock:
         _ask(sock, path, EventsSubscribe(), deadline)
         while True:
-            event = _event(path, _receive(sock, path, _PACKET_MAX, None))
+            event = _event(path, _receive(sock, path, _PACKET_MAX, None, _KILLED))
             yield event
             if event["event"] == "ended":
                 return
@@ -139,7 +142,9 @@ def _is_ports_refusal(data: bytes) -> bool:
     return False
 
 
-def _receive(sock: socket.socket, path: Path, limit: int, deadline: float | None) -> bytes:
+def _receive(
+    sock: socket.socket, path: Path, limit: int, deadline: float | None, ended: str = _NO_REPLY
+) -> bytes:
     while port_client.readable(sock, deadline):
         try:
             data = sock.recv(limit)
@@ -150,6 +155,6 @@ def _receive(sock: socket.socket, path: Path, limit: int, deadline: float | None
                 continue  # reported once: what the machine sent before comes next
             raise UserError(f"{path}: {exc.strerror}") from None
         if not data:
-            raise UserError(f"{path}: the machine has ended without a reply")
+            raise UserError(f"{path}: {ended}")
         return data
     raise TimeoutError(f"{path}: the machine does not answer")

@@ -6,7 +6,8 @@ A distribution names its scenarios by entry points of the group `GROUP`.
 
 A scenario is a dataclass whose fields are its parameters (int, str or bool, each with a default).  A
 field ``variant`` names the faulty code to explore, empty for the code that ships; the class
-attribute ``variants`` lists them, with the parameters that show each best.  The canonical spec
+attribute ``variants`` lists them, with the parameters that show each best; ``values``, which a class
+may have too, lists what its texts may be.  The canonical spec
 names the parameters that differ from those: scenarios with equal canonical specs are equal.
 """
 
@@ -17,7 +18,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from hashlib import blake2b
@@ -145,6 +146,12 @@ def _own(path: str, module: Any) -> str:
 def variants_of(kind: type) -> Mapping[str, Variant]:
     """Return the faulty variants of a scenario's class."""
     found: Mapping[str, Variant] = getattr(kind, "variants", {})
+    return found
+
+
+def values_of(kind: type) -> Mapping[str, Collection[str]]:
+    """Return what parameters of a scenario's class may be, where that is a list of words."""
+    found: Mapping[str, Collection[str]] = getattr(kind, "values", {})
     return found
 
 

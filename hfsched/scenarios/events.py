@@ -14,7 +14,7 @@ Each `event` happens once, at any point:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -81,6 +81,7 @@ class EventsScenario:
     messages: int = 2
     variant: str = ""
 
+    values: ClassVar[Mapping[str, Collection[str]]] = {"event": EVENTS, "receiver": RECEIVERS}
     variants: ClassVar[Mapping[str, Variant]] = {
         "locked-pager": Variant(
             "the pager takes a lock that the faulting thread holds",

@@ -20,7 +20,7 @@ does not advance.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
@@ -221,6 +221,7 @@ class ImagesScenario:
     variant: str = ""
 
     engine: ClassVar[str] = "unicorn"
+    values: ClassVar[Mapping[str, Collection[str]]] = {"guest": GUESTS}
     variants: ClassVar[Mapping[str, Variant]] = {
         "upstream": VARIANTS["upstream"],
     }

@@ -6,7 +6,7 @@ order, and then wait with an empty mailbox.  `guests` has the receivers.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -43,6 +43,7 @@ class MailboxScenario:
     boot: bool = False
     variant: str = ""
 
+    values: ClassVar[Mapping[str, Collection[str]]] = {"receiver": RECEIVERS}
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
 
     def __post_init__(self) -> None:

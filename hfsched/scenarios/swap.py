@@ -8,7 +8,7 @@ accepted command is carried out although processes die.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -187,6 +187,11 @@ class SwapScenario:
     spawner_dies: bool = False
     variant: str = ""
 
+    values: ClassVar[Mapping[str, Collection[str]]] = {
+        "commands": COMMANDS,
+        "beside": COMMANDS,
+        "child": ("lives", "dies"),
+    }
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
 
     def __post_init__(self) -> None:

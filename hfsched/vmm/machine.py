@@ -14,7 +14,7 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.scheduler.suspension import Step
 from hfsched.swap.client.memberset import MemberSet
-from hfsched.text import meant
+from hfsched.text import meant, there_are
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.report import (
@@ -217,16 +217,16 @@ class Machine:
         known = self._ports[vm]
         if port in known:
             return known[port]
-        named = ", ".join(f"{name} = {number}" for name, number in known.items())
+        named = [f"{name} = {number}" for name, number in known.items()]
         raise UserError(
-            f"vm {vm} has no port {port!r}: there are {named} (`ports` in the manifest)"
+            f"vm {vm} has no port {port!r}: {there_are(named)} (`ports` in the manifest)"
             + meant(port, known)
         )
 
     def _vm(self, name: str) -> AssembledVm:
         vm = self._by_name.get(name)
         if vm is None:
-            raise UserError(f"no VM {name!r} here: there are {', '.join(self.vm_names())}")
+            raise UserError(f"no VM {name!r} here: {there_are(self.vm_names())}")
         return vm
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:

@@ -33,7 +33,7 @@ import msgspec
 from hfsched.abi.dialects import DEFAULT, DIALECTS
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
-from hfsched.text import integer, meant, nearest
+from hfsched.text import integer, nearest, one_of
 from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.layout import ADDRESS_MAX
 from hfsched.vmm.manifest_text import NO_VM, Vocabulary, read_tables
@@ -174,8 +174,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
     if spec.bootargs is not None and "\0" in spec.bootargs:
         raise ConfigError(f"{where}: bootargs {spec.bootargs[:80]!r}: has a NUL character")
     if spec.dialect not in DIALECTS:
-        close = meant(spec.dialect, DIALECTS)
-        raise ConfigError(f"{where}: dialect {spec.dialect!r}: one of {', '.join(DIALECTS)}{close}")
+        raise ConfigError(f"{where}: dialect {spec.dialect!r}{one_of(spec.dialect, DIALECTS)}")
     size = parse_size(f"{where}: memory", spec.memory)
     spec.memory = size
     if spec.base is not None:

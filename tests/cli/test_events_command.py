@@ -203,7 +203,8 @@ def test_a_machine_that_is_killed(echo: Start, hfsched: Start, place: Path) -> N
     assert machine.wait() == -signal.SIGKILL
     assert events.wait() == 1
     path = place / "control"
-    assert events.err == f"hfsched: error: {path}: the machine has ended without a reply\n"
+    why = "the machine has ended without the event `ended`: its process was killed"
+    assert events.err == f"hfsched: error: {path}: {why}\n"
     again = hfsched("events", "demo")
     assert again.wait() == 1
     assert again.err.startswith("hfsched: error: no machine 'demo': ")  # others may run

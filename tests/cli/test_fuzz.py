@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +15,7 @@ import pytest
 from progress import QUIET
 
 from hfsched.explore.campaign.run import Campaign
+from hfsched.explore.registry import catalogue, find, kind_of, values_of
 
 if TYPE_CHECKING:
     from conftest import Process, Start
@@ -257,6 +259,24 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "swap",
     ]
     assert re.search(r"^  --variant upstream +\S", told.out, re.MULTILINE)
+    for name in catalogue():
+        kind = kind_of(name)
+        texts = {
+            each.name
+            for each in fields(kind)
+            if each.type == "str" and each.name not in ("variant", "program")
+        }
+        assert texts == {*values_of(kind)}, "each text has its values"
+        for parameter, values in values_of(kind).items():
+            assert f"\n    {parameter}: {', '.join(values)}\n" in told.out
+            for value in values:
+                if name != "swap" or parameter == "child":  # whose commands make a sequence
+                    find(
+                        name,
+                        **{parameter: value, "vcpus": 2}
+                        if name != "images" and name != "swap"
+                        else {parameter: value},
+                    )
 
 
 # Interrupts.

@@ -142,7 +142,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         "run guests.py:echo --to ghests",
         2,
-        "--to ghests: no such VM: there are guests: did you mean 'guests'?",
+        "--to ghests: no such VM: there is guests: did you mean 'guests'?",
     ),
     (
         "run a=guests.py:echo a=guests.py:echo",
@@ -307,6 +307,14 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "fuzz hello.py::Plain",
         2,
         "scenario hello.py::Plain: Plain is not a dataclass with a method build",
+    ),
+    ("help", 2, "no command 'help': did you mean `hfsched --help`? (see hfsched --help)"),
+    ("help run", 2, "no command 'help': did you mean `hfsched run --help`? (see hfsched --help)"),
+    ("version", 2, "no command 'version': did you mean `hfsched --version`? (see hfsched --help)"),
+    (
+        "run guests.py:echo --dialect ffa-1.1",
+        2,
+        "--dialect 'ffa-1.1': only ffa-1.0 is known (see hfsched run --help)",
     ),
     ("swap out", 2, "the following arguments are required: VM (see hfsched swap --help)"),
     ("image --jsn", 2, "no option --jsn: did you mean '--json'? (see hfsched image --help)"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from hfsched.cli.leftovers import summary_lines
 from hfsched.hypervisor.interface import RunResult
 from hfsched.vmm.report import VmSummary
 
@@ -118,3 +119,10 @@ def test_the_words_of_the_summary_are_explained() -> None:
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     explained = re.findall(r"`(\w+)`", "".join(rows))
     assert sorted(explained) == sorted([*results, *VmSummary.__struct_fields__])
+
+
+def test_a_vm_that_never_ran_has_no_kinds_of_runs() -> None:
+    vm = VmSummary("a", 0, 0, 0, "not mapped", 0, 0, 0, 0, 0, 0, {}, 0, 0, None, ("off",))
+    assert summary_lines(1, [vm])[1].endswith("; 0 RUNs; 0 wake-ups, 0 spurious RUNs")
+    ran = VmSummary("a", 0, 0, 0, "empty", 0, 0, 0, 0, 0, 0, {"Yield": 2}, 0, 0, None, ("off",))
+    assert "; 2 RUNs (2 Yield); " in summary_lines(1, [ran])[1]
