@@ -73,7 +73,7 @@ ANSWER_MAX = 1 << 16  # bytes
 CELLS_MAX = (
     48 << 10
 )  # characters of all pictures in an answer; the rest of it needs less than 16 KiB
-WITHIN_MS = 20_000
+WITHIN_MS = 20_000  # unless the client says otherwise, for it is the one that waits
 _WITHIN_MAX = 600_000
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
