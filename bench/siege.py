@@ -192,6 +192,7 @@ def _be_hostile(role: str, pid: int, directory: str, seed: int) -> None:
     machine = Path(directory)
     front = Front(pid, machine / "control", machine / "ports", random.Random(seed))
     rounds = 0
+    print("up", flush=True)
     while os.getppid() != 1 and not _ended.is_set():
         with suppress(OSError):  # refused, or disconnected
             (flood if role == FLOOD else ROLES[role])(front)
@@ -283,6 +284,9 @@ def siege(
             with hfsched.connect("relay", port=2, machine=str(run.ports)) as relay:
                 worker = Worker(relay)
                 hostile = _hostile(run, seed, roles)
+                for process in hostile.values():
+                    assert process.stdout is not None
+                    process.stdout.readline()  # it is up
                 end = time.monotonic() + seconds
                 while time.monotonic() < end:
                     worker.step()

@@ -80,8 +80,8 @@ class Totals:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __str__(self) -> str:
-        def listed(counts: Mapping[object, int]) -> str:
-            return ", ".join(f"{number} {name}" for name, number in sorted(counts.items(), key=str))
+        def listed(counts: Mapping[str, int]) -> str:
+            return ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
 
         met = {page.name.lower(): number for page, number in self.met.items()}
         return (
@@ -217,7 +217,11 @@ class Fight:
 
     def _client(self, choose: random.Random) -> None:
         """Give commands; what is out stays out, mostly, while more goes there."""
-        kinds = [SwapEnable, choose.choice((SwapOut, SwapTrim)), SwapOut]
+        kinds: list[type[SwapEnable | SwapOut | SwapTrim | SwapDisable]] = [
+            SwapEnable,
+            choose.choice((SwapOut, SwapTrim)),
+            SwapOut,
+        ]
         if choose.random() < 0.2:
             kinds.append(SwapDisable)
         for kind in kinds:
@@ -347,8 +351,11 @@ class Fight:
         left = run.left(crashed="kill" in how or "stopped" in how)
         if left:
             raise FaultError(f"after the end ({how}) there is still {', '.join(left)}")
-        if "Traceback" in run.said():
-            raise FaultError(run.said())
+        said = run.said()
+        if (
+            "Traceback" in said and "MemoryError" not in said
+        ):  # a monitor for which memory was short
+            raise FaultError(said)
         self._totals.ends[how] += 1
 
     def close(self) -> None:

@@ -31,7 +31,9 @@ STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _BLOCKED = {signal.SIGTTIN, signal.SIGTTOU}
 _HOLDER = "job control"  # holds the suspension while the process is stopped
 _NS = 1_000_000_000
-_SUSPEND_WITHIN = _NS
+_SUSPEND_WITHIN = (
+    _NS  # a clock: the user waits for Ctrl-Z, and the guests' clocks can be put right later
+)
 _GAP_MIN = 20_000_000  # ns; less may be a thread that did not get the processor
 
 

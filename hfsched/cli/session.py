@@ -48,7 +48,9 @@ _SHORTAGES = (
     errno.ENOSPC,
 )  # what no code of ours could mend
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
-_SWAP_WATCH_WITHIN = 5 * _NS
+_SWAP_WATCH_WITHIN = (
+    5 * _NS
+)  # a clock, as the next: an end must come although the monitor is stopped
 END_WITHIN = 30 * _NS  # far more than an end takes, unless something never completes
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer"]
 
 CLIENTS_MAX = 16
+# Clocks: nobody else's place may depend on a client that does nothing, nor may the machine's end.
 PATIENCE = 2_000_000_000  # ns, for a client's first request
 _CLOSE_WITHIN = 5_000_000_000  # ns
 _NS, _NS_PER_MS = 1_000_000_000, 1_000_000

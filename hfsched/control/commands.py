@@ -75,7 +75,7 @@ ANSWER_MAX = 1 << 16  # bytes
 CELLS_MAX = (
     48 << 10
 )  # characters of all pictures in an answer; the rest of it needs less than 16 KiB
-WITHIN_MS = 20_000
+WITHIN_MS = 20_000  # unless the client says otherwise, for it is the one that waits
 _WITHIN_MAX = 600_000
 FAULTS_MAX = 200  # in an answer: each takes at most 300 bytes
 

@@ -22,7 +22,8 @@ from hfsched.text import meant, one_line
 __all__ = ["dial", "find", "is_socket", "readable"]
 
 _LISTED = 20  # names in a message
-_ASK_WITHIN = 1.0  # seconds for one machine's answer, when several are asked
+# Seconds for one machine's answer, when several are asked; a clock: one that is stopped must not hide the others.
+_ASK_WITHIN = 1.0
 _TIMEVAL = struct.Struct("@ll")
 _PEERCRED = struct.Struct("=iII")  # pid, uid, gid
 _GONE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)

@@ -35,6 +35,8 @@ __all__ = ["CLIENTS_MAX", "PATIENCE", "SILENT_MAX", "UNREAD_LIMIT", "PortMachine
 
 CLIENTS_MAX = 256
 SILENT_MAX = 16  # clients besides, that have not sent their hello, or only ask
+# Clocks, since a client that says or reads nothing makes no progress that could be watched; and at the end a
+# machine must not wait for its clients.
 PATIENCE = 5_000_000_000  # ns
 UNREAD_LIMIT = 30_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["INTERVAL", "SwapWatch"]
 
 INTERVAL = 100_000_000  # ns
-_STATUS_WITHIN = 2_000_000_000  # ns
+_STATUS_WITHIN = 2_000_000_000  # ns; a clock, since the next look comes anyway
 
 
 class _Watched(Protocol):

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "VmSummary"]
 
+# ns.  Clocks, since a vCPU that does not leave its RUN makes no progress that could be watched, and is named;
+# and since a report is worth no longer wait than that.
 _STOP_WITHIN = 5_000_000_000
 _ASK_WITHIN = 200_000_000
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["MachineSwap"]
 
 _TIER_PART = 4  # the compressed tier may have one part in so many of the guests' memory
+# Clocks: the guests are paused meanwhile; and an end must come although the monitor is stopped.
 _ENABLE_WITHIN = 10_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWERS_WITHIN", "ChildMember", "Part"]
 
-ANSWERS_WITHIN = 2_000_000_000  # ns
+ANSWERS_WITHIN = 2_000_000_000  # ns; a clock, since the guests are paused meanwhile
 _UFFD = "anon_inode:[userfaultfd]"
 
 

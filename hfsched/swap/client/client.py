@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MonitorClient"]
 
-DEFAULT_TIMEOUT = 10_000_000_000  # ns
+DEFAULT_TIMEOUT = (
+    10_000_000_000  # ns; a clock: a stopped monitor shows no progress, and callers must go on
+)
 _LATE = 100_000_000  # ns after the deadline by which the client's task answers, unless a start holds it up
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
 

@@ -51,7 +51,8 @@ __all__ = ["ATTEMPTS", "Job", "MonitorSupervisor"]
 
 ATTEMPTS = 3  # monitors in a row that may die of the same request
 STARTS = 10  # times the first monitor may fail to start; and others, before there is a pause
-START_AGAIN = 100_000_000  # ns, after a process could not be started
+# ns, after a process could not be started; nothing tells when there is room for one
+START_AGAIN = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Maker", "serve"]
 
-RETRY_AFTER = 1_000_000_000  # ns
+RETRY_AFTER = 1_000_000_000  # ns; nothing tells when there is room again
 
 Maker = Callable[[Begin, Sequence[int]], Controller]
 
