@@ -161,7 +161,10 @@ def test_an_engine_that_does_not_fit(run: Start) -> None:
         (["--guest", "guests.py:echo", "--linger", "-1"], "--linger '-1': a time"),
         (["--guest", "guests.py:echo", "--linger", "nan"], "--linger 'nan': a time"),
         (["--guest", "guests.py:echo", "--linger", "inf"], "--linger 'inf': a time"),
-        (["machine.toml", "--vcpus", "2"], "--vcpus: write it into the manifest instead"),
+        (
+            ["machine.toml", "--vcpus", "2"],
+            "--vcpus: write it into the manifest machine.toml instead",
+        ),
     ],
 )
 def test_a_command_line_that_cannot_be_used(run: Start, arguments: list[str], why: str) -> None:
@@ -242,7 +245,7 @@ def test_a_manifest_that_is_not_there(run: Start) -> None:
 def test_a_manifest_that_is_a_directory(run: Start) -> None:
     assert refusal(run, ".") == ".: a directory: name a guest image or a manifest in it"
     Path("m.toml").mkdir()
-    assert refusal(run, "m.toml") == "manifest m.toml: Is a directory"
+    assert refusal(run, "m.toml") == "m.toml: a directory: name a guest image or a manifest in it"
 
 
 @pytest.mark.parametrize("name", ["fifo", "/dev/zero"])
@@ -258,7 +261,7 @@ def test_a_manifest_that_is_no_file(run: Start, name: str) -> None:
     ("guest", "why"),
     [
         ("absent.py", "No such file or directory"),
-        ("absent_module:fn", "No module named 'absent_module'"),
+        ("absent_module:fn", "no module 'absent_module': write FILE.py:fn"),
         ("guests.py:absent", "no function 'absent'"),
         ("guests.py:", "no function 'guest'"),
         ("guests.py:GUESTS", "no function 'GUESTS'"),
