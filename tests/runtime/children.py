@@ -53,6 +53,14 @@ class Nested:
         end.send(repr(sys.flags.dont_write_bytecode).encode())
 
 
+def without_memory(_: Runtime, end: End) -> None:
+    raise MemoryError
+
+
+def faulty(_: Runtime, end: End) -> None:
+    raise ValueError("broken\nin two")
+
+
 def about(_: Runtime, end: End) -> None:
     """Say what this process is."""
     word = ctypes.c_int()

@@ -9,7 +9,7 @@ import resource
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -448,3 +448,24 @@ def test_a_child_does_not_hold_what_this_process_has_open(rt: ThreadRuntime) -> 
     os.close(reading)
     stop(rt, process, end)
     rt.close()
+
+
+@pytest.mark.parametrize(
+    ("main", "why"),
+    [
+        (children.without_memory, "not enough memory"),
+        (children.faulty, r"internal error: ValueError: broken\nin two"),
+    ],
+)
+def test_a_child_says_on_one_line_what_ends_it(
+    spawning_rt: ThreadRuntime,
+    main: Callable[..., None],
+    why: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    mine, theirs = spawning_rt.channel("child")
+    process = spawning_rt.process("child", main, [theirs])
+    assert process.join(later(spawning_rt))
+    mine.close()
+    assert process.exit_status == 1
+    assert capfd.readouterr().err == f"hfsched: a process of this run ends: {why}\n"

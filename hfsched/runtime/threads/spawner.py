@@ -31,8 +31,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from hfsched.errors import describe
 from hfsched.runtime.threads.channel import FDS_MAX, SocketEnd, receive
 from hfsched.runtime.threads.runtime import ThreadRuntime
+from hfsched.text import one_line
 
 __all__ = ["ANSWER", "BEGUN", "FORK", "JOB_MAX", "READY", "decode_job", "main"]
 
@@ -53,6 +55,9 @@ _libc.syscall.restype = ctypes.c_long
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
+_TEXT_MAX = 500  # characters
+
+
 def main(argv: Sequence[str]) -> None:
     """Serve main until it has ended; in a child, run the job."""
     control, parent = socket.socket(fileno=int(argv[0])), int(argv[1])
@@ -67,7 +72,21 @@ def main(argv: Sequence[str]) -> None:
         gate = _serve(control, parent)
     control.close()
     if gate is not None:
-        _begin(gate)
+        try:
+            _begin(gate)
+        except Exception as exc:
+            if os.environ.get("HFSCHED_TRACEBACK"):
+                raise
+            _say(exc)
+            os._exit(1)
+
+
+def _say(error: Exception) -> None:
+    """Report on one line what ends a child; there may be no memory for more."""
+    short = isinstance(error, MemoryError)
+    why = "not enough memory" if short else f"internal error: {describe(error)}"
+    with suppress(OSError):
+        os.write(2, f"hfsched: a process of this run ends: {one_line(why, _TEXT_MAX)}\n".encode())
 
 
 def _die_with_parent(parent: int) -> None:
