@@ -458,10 +458,10 @@ def test_a_child_does_not_hold_what_this_process_has_open(rt: ThreadRuntime) -> 
     ],
 )
 def test_a_child_says_on_one_line_what_ends_it(
+    capfd: pytest.CaptureFixture[str],  # before there is a spawner
     spawning_rt: ThreadRuntime,
     main: Callable[..., None],
     why: str,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     mine, theirs = spawning_rt.channel("child")
     process = spawning_rt.process("child", main, [theirs])
