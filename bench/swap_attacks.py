@@ -39,7 +39,7 @@ from hfsched.control.commands import (
 )
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap.core.table import table_size
+from hfsched.swap.core.table import entry_offset, table_size
 from hfsched.swap.pages.entries import State as Page
 from hfsched.swap.protocol.messages import State
 
@@ -149,7 +149,9 @@ class Fight:
         self._pause = threading.Event()
         self._running = threading.Semaphore(0)
         table = self.run.memfd("swap-table", os.O_RDONLY)
-        self._table = mmap.mmap(table, os.fstat(table).st_size, prot=mmap.PROT_READ)
+        size = os.fstat(table).st_size
+        self._pages = (size - table_size(0)) // (entry_offset(1) - entry_offset(0))
+        self._table = mmap.mmap(table, size, prot=mmap.PROT_READ)
         os.close(table)
         self._unused = Unused(self.run, self.choose)
         self._baseline: Counter[str] | None = None
@@ -276,7 +278,7 @@ class Fight:
             until(lambda: not bytes_of.isdisjoint(self._states()), "", AIM_WITHIN)
 
     def _states(self) -> bytes:
-        return self._table[table_size(0) :: 8]
+        return self._table[entry_offset(0) : entry_offset(self._pages) : 8]
 
     def next_monitor(self, last: int | None = None) -> int:
         """Wait for a monitor, another one than `last`."""

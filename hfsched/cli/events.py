@@ -22,7 +22,7 @@ events that describe its present state come first.
 
   {"event": "started", "machine": "demo", "version": "0.1.0", "vms": ["trusty"]}
   {"event": "connected", "client": 1, "vm": "trusty", "port": 1, "host_port": 4294967296}
-  {"event": "disconnected", "client": 1, "vm": "trusty", "port": 1}
+  {"event": "disconnected", "client": 1, "vm": "trusty", "port": 1, "reason": ""}
   {"event": "suspended", "holder": "swap"}         then "resumed"
   {"event": "swap", "state": "pending"}
   {"event": "swap-moved", "move": "out", "state": "active", "pages": 51, "ms": 1, "error": ""}

@@ -68,7 +68,8 @@ not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swa
 Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
 or booted (`hfsched image`: 2 and 1), a directory or socket that cannot be used, a --name that is in
 use; 2 misuse: a command line that is wrong whatever files there are; 3 a message was left unread or
-dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM.
+dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM. A run that --linger cuts off while a guest
+works is 0 with a notice, and 1 if a vCPU spins without a hypercall.
 """
 
 
@@ -155,7 +156,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--quiet", action="store_true", help="no summary, no notices")
     parser.add_argument(
-        "--no-stdin", action="store_true", help="do not read standard input; run until Ctrl-C"
+        "--no-stdin",
+        action="store_true",
+        help="do not read standard input; run until Ctrl-C, or until all VMs have aborted",
     )
     parser.add_argument(
         "--no-sockets",

@@ -31,7 +31,7 @@ Move the guests' memory of a running machine to its swap file, and back. The mac
 
   hfsched swap enable trusty     stage all memory (the guests are paused for a moment)
   hfsched swap trim trusty       drop staged pages that are zero, or in the file already
-  hfsched swap out trusty        move staged pages that were not touched since out
+  hfsched swap out trusty        move out the staged pages that no guest has touched since
   hfsched swap status trusty     progress, and where the memory is (--svg FILE: as a drawing)
   hfsched swap disable trusty    bring everything back into memory
   hfsched swap discard trusty 0x7fe00000+1MiB
