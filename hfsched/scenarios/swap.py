@@ -154,7 +154,8 @@ class _Main:
     def descriptors(self) -> Sequence[int]:
         return ()
 
-    def still_mapped(self) -> int | None:
+    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
+        del staged
         return None  # `memory` checks what an unzapped page would do
 
     def zap(self) -> None:

@@ -31,7 +31,7 @@ from hfsched.swap.core.stores import Stores
 from hfsched.swap.core.table import CoreTable, entry_offset, table_size
 from hfsched.swap.core.userfault import userfault
 from hfsched.swap.monitor.program import monitor
-from hfsched.swap.pages.entries import Staging
+from hfsched.swap.pages.entries import Staging, State
 from hfsched.swap.pages.store import Phase
 from hfsched.swap.protocol.messages import Region
 from hfsched.swap.report.footprint import Footprint, held
@@ -95,7 +95,13 @@ class MachineSwap:
             self._hold = hold
             self._parts = _parts(rams)
             self.client = MonitorClient(
-                runtime, monitor, hold, resources, on_lost=_lost, needed=self._needed
+                runtime,
+                monitor,
+                hold,
+                resources,
+                on_lost=_lost,
+                needed=self._needed,
+                staged=self._staged,
             )
             self.footprint = Footprint(memfds, self._stores.memfds(), self.client.monitor_pid)
             places = zip(rams.values(), self._parts, strict=True)
@@ -120,6 +126,11 @@ class MachineSwap:
         self._members.close()
         if ended:
             self._stack.close()
+
+    def _staged(self, page: int) -> bool:
+        """Return whether a page is staged or out."""
+        entry = os.pread(self._stores.table, 1, entry_offset(page))
+        return entry[0] & 15 != State.RESIDENT.value
 
     def _needed(self) -> bool:
         """Return whether faults may have to be served."""

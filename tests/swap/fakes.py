@@ -358,8 +358,8 @@ class FakeMember:
     def descriptors(self) -> Sequence[int]:
         return self.fds
 
-    def still_mapped(self) -> int | None:
-        return self.mapped
+    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
+        return self.mapped if staged(0) else None
 
     def zap(self) -> None:
         self._note(f"zap {self.number}")

@@ -161,6 +161,14 @@ def test_a_member_that_still_maps_memory_undoes_the_enable(world: World, number:
     world.client.enable()
 
 
+def test_a_page_that_a_fault_has_taken_back_may_be_mapped(world: World) -> None:
+    world.members[0].mapped = 0x7000
+    looks = [True, True, False]  # it is being taken back when it is looked at first
+    world.client._staged = lambda _page: looks.pop(0) if looks else False
+    assert world.client.enable() == 1500
+    assert looks == []
+
+
 def test_a_dynamic_member_that_is_dead_is_collected_on_the_way(world: World) -> None:
     world.members[1].error = ProcessLookupError(3, "no such process")
     world.runtime.gone.append(1)

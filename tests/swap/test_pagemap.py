@@ -57,6 +57,10 @@ def test_the_first_page_that_is_mapped(how: str, tables: int) -> None:
     for page in (PAGES - 1, 70_000, 3):
         ctypes.memset(ram.address + page * PAGE, 1, 1)
         assert first_mapped(tables, ram.address, ram.size) == ram.address + page * PAGE, how
+    third = ram.address + 3 * PAGE
+    later = first_mapped(tables, ram.address, ram.size, lambda address: address != third)
+    assert later == ram.address + 70_000 * PAGE
+    assert first_mapped(tables, ram.address, ram.size, lambda _: False) is None
     assert first_mapped(tables, ram.address, 3 * PAGE) is None
     assert first_mapped(tables, ram.address + 4 * PAGE, PAGE) is None
     zap(ram.address, ram.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Here:
     def descriptors(self) -> Sequence[int]:
         return (self._uffd,)
 
-    def still_mapped(self) -> int | None:
+    def still_mapped(self, _: Callable[[int], bool]) -> int | None:
         return first_mapped(self._pagemap, self._guest.ram.address, self._guest.ram.size)
 
     def zap(self) -> None:
@@ -86,7 +86,7 @@ class There:
     def descriptors(self) -> Sequence[int]:
         return (self.child.uffd, self.pidfd)
 
-    def still_mapped(self) -> int | None:
+    def still_mapped(self, _: Callable[[int], bool]) -> int | None:
         return first_mapped(self._pagemap, self.regions[0].base, self.regions[0].size)
 
     def zap(self) -> None:

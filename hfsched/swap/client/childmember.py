@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,11 +140,11 @@ class ChildMember:
             return (self._uffd, self._pidfd)
         return (self._uffd,)
 
-    def still_mapped(self) -> int | None:
+    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         """See `Member`."""
         if self._pagemap is None:
             return None
-        return first_mapped_of(self._regions, self._pagemap)
+        return first_mapped_of(self._regions, self._pagemap, staged)
 
     def zap(self) -> None:
         """See `Member`."""

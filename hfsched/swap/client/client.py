@@ -53,6 +53,7 @@ DEFAULT_TIMEOUT = (
     10_000_000_000  # ns; a clock: a stopped monitor shows no progress, and callers must go on
 )
 _LATE = 100_000_000  # ns after the deadline by which the client's task answers, unless a start holds it up
+_LOOKS, _LOOK_AGAIN = 100, 1_000_000  # ns: a fault that is being served takes much less
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
 
 
@@ -82,6 +83,7 @@ class MonitorClient:
     without a deadline.  `on_lost(why)` is called on the client's task when no monitor could be
     started: no faults are served from then on, and an access to memory that is out waits for ever.
     It is not called if no monitor can be started any more and `needed()` is False: all memory is in.
+    `staged(page)` returns whether the page table has a page as staged or out.
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class MonitorClient:
         default_timeout: int | None = DEFAULT_TIMEOUT,
         on_lost: Callable[[str], None] = lambda _why: None,
         needed: Callable[[], bool] = lambda: True,
+        staged: Callable[[int], bool] = lambda _page: True,
     ) -> None:
         self._runtime = runtime
         self._suspendable = suspendable
         self._default_timeout = default_timeout
         self._on_lost = on_lost
         self._needed = needed
+        self._staged = staged
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
         self.supervisor = MonitorSupervisor(runtime, program, resources or Resources(), on_lost)
@@ -235,15 +239,22 @@ class MonitorClient:
     def _zap(self, member: Member, deadline: int | None) -> _Result:
         try:
             member.zap()
-            address = member.still_mapped()
-            if address is not None:
-                raise OSError(f"it has unmapped guest memory, as it says, and maps {address:#x}")
+            self._check_unmapped(member)
         except OSError as exc:
             gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
             if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
                 return gone
             raise SwapError(reply_text(f"enable: member {member.number}: {exc}")) from exc
         return self._command(Job(Zapped(member=member.number), deadline))
+
+    def _check_unmapped(self, member: Member) -> None:
+        """Raise OSError if it has a staged page mapped; one that a fault is taking back is looked at again."""
+        for _ in range(_LOOKS):
+            address = member.still_mapped(self._staged)
+            if address is None:
+                return
+            self._runtime.sleep_until(self._runtime.now() + _LOOK_AGAIN)
+        raise OSError(f"it has unmapped guest memory, as it says, and maps {address:#x}")
 
     # Requests, on any task.
 

@@ -9,7 +9,7 @@ from hfsched.swap.client.member import first_mapped_of
 from hfsched.swap.core.guestpages import zap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hfsched.swap.protocol.messages import Region
 
@@ -36,6 +36,6 @@ class MainMember:
         for region in self.regions:
             zap(region.base, region.size)
 
-    def still_mapped(self) -> int | None:
+    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         """See `Member`."""
-        return first_mapped_of(self.regions, self.pagemap)
+        return first_mapped_of(self.regions, self.pagemap, staged)

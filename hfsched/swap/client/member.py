@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.core.pagemap import first_mapped
 from hfsched.swap.protocol.messages import Region, Register
 
@@ -37,10 +38,11 @@ class Member(Protocol):
     def descriptors(self) -> Sequence[int]:
         """Return its uffd, then its pidfd if it is dynamic; main keeps them open."""
 
-    def still_mapped(self) -> int | None:
-        """Return an address of guest memory that it has mapped; None: there is none.
+    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
+        """Return an address of a page that it has mapped and that is `staged`; None: there is none.
 
-        By its page tables as the kernel shows them, not by what it says.  Raises OSError.
+        By its page tables as the kernel shows them, not by what it says.  `staged` takes the number of
+        a page: one that a fault has taken back meanwhile may be mapped.  Raises OSError.
         """
 
     def zap(self) -> None:
@@ -64,10 +66,16 @@ class RegisteredMember:
         )
 
 
-def first_mapped_of(regions: Sequence[Region], pagemap: int) -> int | None:
-    """Return the address of the first page of these that is mapped, None for none; raises OSError."""
+def first_mapped_of(
+    regions: Sequence[Region], pagemap: int, staged: Callable[[int], bool]
+) -> int | None:
+    """Return the address of the first page that is mapped and staged, None for none; raises OSError."""
     for region in regions:
-        found = first_mapped(pagemap, region.base, region.size)
+
+        def matters(address: int, region: Region = region) -> bool:
+            return staged((region.offset + address - region.base) // PAGE_SIZE)
+
+        found = first_mapped(pagemap, region.base, region.size, matters)
         if found is not None:
             return found
     return None

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 
 from hfsched.memory.ram import PAGE_SIZE
 
@@ -32,22 +33,30 @@ def open_pagemap(pid: int | None = None) -> int:
     return os.open(f"/proc/{'self' if pid is None else pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def first_mapped(pagemap: int, base: int, size: int) -> int | None:
-    """Return the address of the first page of a range that is mapped; None: none is.
+def first_mapped(
+    pagemap: int, base: int, size: int, matters: Callable[[int], bool] = lambda _address: True
+) -> int | None:
+    """Return the address of the first page of a range that is mapped and `matters`; None: none is.
 
     Nothing of a process that has ended is mapped.  Raises OSError.
     """
     try:
-        return _scan(pagemap, base, size)
+        found = _scan(pagemap, base, size)
+        while found is not None and not matters(found):
+            found = _scan(pagemap, found + PAGE_SIZE, base + size - found - PAGE_SIZE)
     except ProcessLookupError:
         return None
     except OSError as exc:
         if exc.errno != errno.ENOTTY:
             raise
-        return _read(pagemap, base, size)
+        return _read(pagemap, base, size, matters)
+    else:
+        return found
 
 
 def _scan(pagemap: int, base: int, size: int) -> int | None:
+    if size <= 0:
+        return None
     region = (ctypes.c_uint64 * 3)()
     argument = bytearray(
         _ARGUMENT.pack(
@@ -68,14 +77,15 @@ def _scan(pagemap: int, base: int, size: int) -> int | None:
     return int(region[0]) if fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument) else None
 
 
-def _read(pagemap: int, base: int, size: int) -> int | None:
+def _read(pagemap: int, base: int, size: int, matters: Callable[[int], bool]) -> int | None:
     first, end = base // PAGE_SIZE, (base + size) // PAGE_SIZE
     while first < end:
         words = os.pread(pagemap, 8 * min(_WORDS, end - first), 8 * first)
         if not words:
             return None  # the process has ended
         for number, last in enumerate(words[7::8]):
-            if last & _PRESENT:
-                return (first + number) * PAGE_SIZE
+            address = (first + number) * PAGE_SIZE
+            if last & _PRESENT and matters(address):
+                return address
         first += len(words) // 8
     return None
