@@ -49,7 +49,10 @@ def test_what_is_granted_runs_and_what_lies_beside_it_ends_nothing(name: str) ->
 def test_a_cpu_with_half_precision_would_end_the_process() -> None:
     done = _run("FP16", "--undenied")
     assert done.returncode == -signal.SIGABRT
-    assert "should not be reached" in done.stdout + done.stderr
+    said = (
+        done.stdout + done.stderr
+    )  # by which assertion depends on what the library was built with
+    assert "should not be reached" in said or "disas_simd_three_reg_same_fp16" in said
 
 
 def test_the_identification_registers_say_the_same() -> None:
