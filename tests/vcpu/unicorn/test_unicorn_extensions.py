@@ -51,7 +51,7 @@ def test_a_cpu_with_half_precision_would_end_the_process() -> None:
     assert done.returncode == -signal.SIGABRT
     said = (
         done.stdout + done.stderr
-    )  # by which assertion depends on what the library was built with
+    )  # two lines; the second one was missing once
     assert "should not be reached" in said or "disas_simd_three_reg_same_fp16" in said
 
 
