@@ -68,8 +68,8 @@ not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swa
 Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
 or booted (`hfsched image`: 2 and 1), a directory or socket that cannot be used, a --name that is in
 use; 2 misuse: a command line that is wrong whatever files there are; 3 a message was left unread or
-dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM. A run that --linger cuts off while a guest
-works is 0 with a notice, and 1 if a vCPU spins without a hypercall.
+dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM. A run that --linger cuts off while
+a guest works is 0 with a notice, and 1 if a vCPU spins without a hypercall.
 """
 
 
