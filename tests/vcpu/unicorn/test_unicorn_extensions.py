@@ -49,9 +49,7 @@ def test_what_is_granted_runs_and_what_lies_beside_it_ends_nothing(name: str) ->
 def test_a_cpu_with_half_precision_would_end_the_process() -> None:
     done = _run("FP16", "--undenied")
     assert done.returncode == -signal.SIGABRT
-    said = (
-        done.stdout + done.stderr
-    )  # two lines; the second one was missing once
+    said = done.stdout + done.stderr  # two lines; the second one was missing once
     assert "should not be reached" in said or "disas_simd_three_reg_same_fp16" in said
 
 
