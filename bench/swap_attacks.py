@@ -48,7 +48,8 @@ __all__ = ["ATTACKS", "Totals", "attacks"]
 LIFE = 50  # kills, of one machine, which then ends in one of the ways of ENDS
 SETTLE = 10  # kills, after which all comes in and is looked at
 SLOW_MAX = 12.0  # seconds
-GRACE = 30.0  # seconds that an answer may be late before it counts as a hang
+GRACE = 30.0  # seconds that an answer may be late before it counts as a hang,
+SHORT_GRACE = 1.0  # and before it is given up, of a machine that was short of descriptors
 GUESTS = {"stress": "stress", "idle": "echo"}
 FIRST, UNUSED = 64, 64  # pages of `idle` that it never accesses
 SHORT, DEADLINES = (100, 200, 500), (200, 1000, 5000, 20000)  # ms
@@ -164,13 +165,15 @@ class Fight:
         """Return the answer; raises UserError if it is refused, FaultError for a hang."""
         began = time.monotonic()
         within = request.within_ms / 1000
+        limiting = self.limiting  # main may have no descriptor to accept it
+        grace = SHORT_GRACE if limiting else GRACE
         try:
-            return ask(self.run.control, request, began + within + (1 if self.limiting else GRACE))
+            return ask(self.run.control, request, began + within + grace)
         except TimeoutError:
             self.run.look()
-            if self.limiting:  # main has no descriptor to accept it
+            if limiting:
                 raise UserError("the machine does not answer") from None
-            raise FaultError(f"no answer {GRACE:.0f} s after the deadline: {request}") from None
+            raise FaultError(f"no answer {grace:.0f} s after the deadline: {request}") from None
         finally:
             late = time.monotonic() - began - within
             with self._totals.lock:
