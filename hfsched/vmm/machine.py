@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "VmSummary"]
 
-# ns.  Clocks, since a vCPU that does not leave its RUN makes no progress that could be watched, and is named;
-# and since a report is worth no longer wait than that.
+# ns, after the last vCPU that stopped: one that does not leave its RUN is named; and for a host sender, which
+# may wait for memory that does not come.
 _STOP_WITHIN = 5_000_000_000
-_ASK_WITHIN = 200_000_000
+_STOP_LOOKS = 5  # in that time
+_ASK_WITHIN = 200_000_000  # ns; a clock, since a report is worth no longer wait
 
 
 class Machine:
@@ -155,8 +156,17 @@ class Machine:
         if self._stuck is None:
             if self._swap_idle is not None:
                 self._swap_idle.end()
-            self._stuck = self.driver.stop(self._runtime.now() + _STOP_WITHIN)
+            self._stuck = self._stop_vcpus()
         return self._stuck or []
+
+    def _stop_vcpus(self) -> list[str]:
+        """Stop every vCPU, for as long as some do; return the names of the others."""
+        left, idle_looks = None, 0
+        while left != [] and idle_looks < _STOP_LOOKS:
+            before = left
+            left = self.driver.stop(self._runtime.now() + _STOP_WITHIN // _STOP_LOOKS)
+            idle_looks = idle_looks + 1 if before in (None, left) else 0
+        return left or []
 
     def close(self) -> None:
         """Stop, and free everything, unless a thread that did not stop still uses it."""

@@ -270,6 +270,28 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
     ram.close()
 
 
+@pytest.mark.parametrize(
+    ("looks", "stuck"),
+    [
+        ([["a"], ["a"], ["a"], ["a"], []], []),
+        ([["a", "b", "c"], *[["a", "b"]] * 4, ["b"], *[["b"]] * 5], ["b"]),
+        ([["a"]] * 5, ["a"]),
+    ],
+    ids=["one late", "one after another", "one stuck"],
+)
+def test_a_stop_takes_as_long_as_some_vcpu_still_stops(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, looks: list[list[str]], stuck: list[str]
+) -> None:
+    with harness.machine(echoes(1)) as machine:
+        machine.start()
+        left = iter(looks)
+        with monkeypatch.context() as patch:
+            patch.setattr(machine.driver, "stop", lambda _deadline: next(left))
+            assert machine._stop_vcpus() == stuck
+        assert [*left] == []
+        assert machine.stop() == []
+
+
 def test_no_send_after_the_stop(harness: Harness) -> None:
     with harness.machine(echoes(1)) as machine:
         machine.start()
