@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -265,15 +264,15 @@ class Machine:
         """Return the last faults on memory that was out, oldest first, from number `since` on."""
         found = []
         if self.swap is not None:
-            ahead = time.time_ns() - self._runtime.now()  # of the monotonic clock
             for fault, name, offset in self.swap.faults(since):
                 regions = self._vm(name).record.memory.regions
                 ipa = next(
                     (r.ipa + offset - r.offset for r in regions if 0 <= offset - r.offset < r.size),
                     0,
                 )
-                when = fault.when + ahead
-                found.append(SwapFault(fault.number, when, name, ipa, fault.source, fault.took))
+                found.append(
+                    SwapFault(fault.number, fault.when, name, ipa, fault.source, fault.took)
+                )
         return found
 
     # Reports; see `hfsched.vmm.report`.
