@@ -36,7 +36,7 @@ from hfsched.scenarios.mailbox import MailboxScenario
 from hfsched.scenarios.swap import SwapScenario
 
 ONE_VCPU = ("echo", "disabled", "trusty")
-TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
+TWO_VCPUS = (*ONE_VCPU, "trusty-0", "wfi-echo", "reader-1")
 SCHEDULES_MAX = 3000  # to the first failure; then it counts as not found
 
 
@@ -47,6 +47,7 @@ def small() -> list[tuple[str, int | None]]:
     for senders in ("hosts=2", "guests=1"):
         specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
     specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
+    specs += ["mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true"]
     specs += ["mailbox,runners=1"]
     for event in ("suspend", "abort", "timer", "fault", "post", "death"):
         specs += [f"events,event={event}"]
