@@ -17,6 +17,7 @@ from hfsched.swap.client.memberset import MemberSet
 from hfsched.text import meant, there_are
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
+from hfsched.vmm.parts import MachineParts
 from hfsched.vmm.report import (
     QuietWatch,
     SwapFault,
@@ -55,7 +56,8 @@ class Machine:
     `stalls` finds what lasts too long, for a task that looks.
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
-    gives it to other processes, but moves none out; else `swap` is None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
+    gives it to other processes, but moves none out; else `swap` is None.  `parts` is what it is made of.
+    Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Machine:
         on_hold: Callable[[str, bool], None] = lambda _holder, _held: None,
         *,
         monitor: bool = False,
+        parts: MachineParts | None = None,
     ) -> None:
+        self._parts = MachineParts() if parts is None else parts
         self.name = spec.name or f"m{os.getpid()}"
         self._runtime = runtime
         self._stack = ExitStack()
@@ -83,10 +87,11 @@ class Machine:
         self._swap_idle: SwapIdle | None = None
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
-            builder = Builder(runtime, self._stack, notice)
+            builder = Builder(runtime, self._stack, notice, self._parts.ram)
             vms = builder.build(spec)
             self.assembly = assemble(
                 runtime,
+                self._parts.assembly,
                 vms=vms,
                 callbacks=Callbacks(
                     log, self._aborted, on_idle, lambda vm, text: notice(f"vm {vm}: {text}")
@@ -121,9 +126,8 @@ class Machine:
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
-        from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
 
-        self.swap = MachineSwap(
+        self.swap = self._parts.swap(
             self._runtime,
             directory,
             builder.rams,
