@@ -155,11 +155,17 @@ class Machine:
             self._swap_idle.start()
 
     def stop(self) -> list[str]:
-        """Stop every vCPU; return the names of those whose threads did not end (a bug of ours)."""
+        """Stop every vCPU; return the names of those whose threads did not end (a bug of ours).
+
+        A host sender that is half-way through a message is waited for: `summary` counts it afterwards.
+        """
         if self._stuck is None:
             if self._swap_idle is not None:
                 self._swap_idle.end()
-            self._stuck = self.driver.stop(self._runtime.now() + _STOP_WITHIN)
+            deadline = self._runtime.now() + _STOP_WITHIN
+            stuck = self.driver.stop(deadline)
+            self.driver.wait_quiesced(deadline)
+            self._stuck = stuck
         return self._stuck or []
 
     def close(self) -> None:
