@@ -57,6 +57,7 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
     specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
+    specs += ["machine", "machine,messages=2,stop=false"]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
     return [(spec, None) for spec in specs]
 
@@ -75,6 +76,7 @@ def large() -> list[tuple[str, int | None]]:
         "swap,abort=true",
         "swap,commands=enable,spawner_dies=true,deaths=1",
     ]
+    specs += ["machine,messages=2"]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
         for senders in ("hosts=2", "guests=1")
