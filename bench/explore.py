@@ -36,7 +36,7 @@ from hfsched.scenarios.mailbox import MailboxScenario
 from hfsched.scenarios.swap import SwapScenario
 
 ONE_VCPU = ("echo", "disabled", "trusty")
-TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
+TWO_VCPUS = (*ONE_VCPU, "trusty-0", "wfi-echo", "reader-1")
 SCHEDULES_MAX = 3000  # to the first failure; then it counts as not found
 
 
@@ -47,6 +47,7 @@ def small() -> list[tuple[str, int | None]]:
     for senders in ("hosts=2", "guests=1"):
         specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
     specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
+    specs += ["mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true"]
     specs += ["mailbox,runners=1"]
     for event in ("suspend", "abort", "timer", "fault", "post", "death"):
         specs += [f"events,event={event}"]
@@ -56,6 +57,7 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
     specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
+    specs += ["machine", "machine,messages=2,stop=false"]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
     return [(spec, None) for spec in specs]
 
@@ -74,6 +76,7 @@ def large() -> list[tuple[str, int | None]]:
         "swap,abort=true",
         "swap,commands=enable,spawner_dies=true,deaths=1",
     ]
+    specs += ["machine,messages=2"]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
         for senders in ("hosts=2", "guests=1")

@@ -1,0 +1,83 @@
+"""A machine made as `hfsched run` makes it, on heap memory, and the task that starts and ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from hfsched.explore.objects import Thing
+from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.recording import machine_state, opaque_parts
+from hfsched.vmm.machine import Machine, VmSummary
+from hfsched.vmm.manifest import MachineSpec
+from hfsched.vmm.parts import MachineParts
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.vmm.assembly import Parts
+
+__all__ = ["MEMORY", "ShippedMachine"]
+
+MEMORY = 0x3000  # bytes of each VM: a page of code, RX, TX
+
+
+class _Memory(HeapRam, Thing):
+    """A VM's memory; its bytes are a part of the state, and it is not accessed once it is freed."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
+        HeapRam.__init__(self, name, size)
+        Thing.__init__(self, runtime, f"{name}.ram")
+        self._freed = False
+
+    def key(self) -> Hashable:
+        """See `Thing.key`."""
+        return (self._freed, self.contents())
+
+    def _inside(self, offset: int, size: int) -> None:
+        assert not self._freed, f"the memory of {self.name} is accessed after it was freed"
+        super()._inside(offset, size)
+
+    def close(self) -> None:
+        """See `Ram.close`."""
+        self._freed = True
+
+
+class ShippedMachine:
+    """A machine, built; `run` is its main task, from the start to the end of everything.
+
+    `until` waits on that task for what the machine is stopped after.
+    """
+
+    def __init__(self, runtime: ExploreRuntime, spec: MachineSpec, parts: Parts) -> None:
+        self.runtime = runtime
+        spec.check("scenario machine")
+        self.notices: list[str] = []
+        made_of = MachineParts(
+            assembly=opaque_parts(runtime, parts),
+            ram=lambda name, size: _Memory(runtime, name, size),
+        )
+        self.machine = Machine(
+            spec, runtime, lambda _vm, _line: None, self.notices.append, parts=made_of
+        )
+        self.summary: list[VmSummary] | None = None  # once it has stopped
+        self.closed = False
+
+    def start(self) -> None:
+        """Start every vCPU's thread."""
+        self.machine.start()
+        for vm in self.machine.assembly.vms:
+            for vcpu in vm.record.vcpus:
+                self.runtime.attach(f"{vm.name}.{vcpu.index}", vcpu.cpu.state_key)
+
+    def run(self, until: Callable[[], object]) -> None:
+        """Be the main task, once the machine is started: stop it after `until`, and close it."""
+        with self.machine as machine:
+            until()
+            stuck = machine.stop()
+            assert not stuck, f"these vCPUs do not stop: {stuck}"
+            self.summary = machine.summary()
+        self.closed = True
+
+    def state(self) -> dict[str, str]:
+        """Return the watched values of a story."""
+        return dict(machine_state(self.machine.hypervisor.registry, self.machine.driver))

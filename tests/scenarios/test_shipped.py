@@ -1,0 +1,59 @@
+"""The machine that ships, from its description to its end, under every interleaving."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import Outcome, search
+from hfsched.explore.registry import find
+from hfsched.explore.strategies.choose import make
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scheduler.driver import Driver
+
+COMPLETE = ("stop=true", "messages=2,stop=false")
+
+
+@pytest.mark.parametrize("spec", COMPLETE)
+def test_a_whole_machine_holds_whatever_the_order(spec: str) -> None:
+    result = search(find(f"machine,{spec}"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
+    found: set[object] = set()
+
+    def on_end(outcome: Outcome) -> None:
+        if not outcome.pruned:
+            found.add(outcome.final)
+
+    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
+    assert result.complete
+    assert result.failure is None
+    return found
+
+
+def test_what_spares_states_changes_no_end() -> None:
+    ends = finals("machine,stop=false", Exhaustive(), forgetting=True)
+    assert ends == finals("machine,stop=false", Exhaustive(), forgetting=False)
+    assert ends == finals("machine,stop=false", Exhaustive(cache=False), forgetting=False)
+    stopped = finals("machine", Exhaustive(), forgetting=True)
+    assert stopped > ends
+    assert stopped == finals("machine", Exhaustive(), forgetting=False)
+
+
+def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a message may be in a mailbox and not in the summary."""
+    monkeypatch.setattr(Driver, "wait_quiesced", lambda _self, _deadline=None: True)
+    result = search(find("machine"), make("bounded", 0))
+    assert result.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [("guest=nobody", "guest"), ("vms=0", "vms"), ("hosts=9", "hosts"), ("messages=0", "messages")],
+)
+def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"scenario machine: {name}="):
+        find(f"machine,{spec}")
