@@ -11,7 +11,20 @@ from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scheduler.driver import Driver
 
-COMPLETE = ("stop=true", "messages=2,stop=false")
+COMPLETE = (
+    "stop=true",
+    "messages=2,stop=false",
+    "guest=burst,queue=1,stop=false",
+    "guest=talker,listener=reader,hosts=0",
+    "guest=talker,listener=handler,hosts=0",
+    "guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+    "guest=mortal,stop=false",
+    "guest=server,requests=1,hosts=0",
+    "guest=server,requests=1,hosts=0,timers=true,stop=false",
+    "sends=deadline,timers=true,stop=false",
+    "suspenders=1,hosts=0",
+    "suspenders=2,hosts=0,stop=false",
+)
 
 
 @pytest.mark.parametrize("spec", COMPLETE)
@@ -52,7 +65,17 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("spec", "name"),
-    [("guest=nobody", "guest"), ("vms=0", "vms"), ("hosts=9", "hosts"), ("messages=0", "messages")],
+    [
+        ("guest=nobody", "guest"),
+        ("sends=late", "sends"),
+        ("listener=nobody", "listener"),
+        ("listener=reader", "listener"),
+        ("requests=1", "requests"),
+        ("vms=0", "vms"),
+        ("guest=smp", "vcpus"),
+        ("hosts=9", "hosts"),
+        ("messages=0", "messages"),
+    ],
 )
 def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:
     with pytest.raises(UserError, match=f"scenario machine: {name}="):
