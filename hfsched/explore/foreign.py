@@ -159,7 +159,7 @@ class XConnection(_Foreign):
         self.controller.point("recv", self, write=not peek, condition=self.ready, deadline=deadline)
         self.controller.take_over(self)
         ready = self.ready()
-        if not self._inbox or self._deaf:
+        if not self._inbox:
             self.controller.observe(ready)
             return (b"", ()) if ready else None
         data, fds = self._inbox[0]
@@ -180,10 +180,8 @@ class XConnection(_Foreign):
 
     def shutdown(self, *, receive: bool = False, send: bool = False) -> None:
         self.controller.point("close", self.peer, write=True, also=(self,))
-        self._deaf |= receive
+        self._deaf |= receive  # what has come before can still be received, as from a real socket
         self._mute |= send
-        if receive:
-            self._inbox.clear()
 
     def close(self) -> None:
         if not self.closed:

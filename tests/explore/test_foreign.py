@@ -162,6 +162,22 @@ def test_shutdowns() -> None:
     explore(build, b"", (b"still", b""))
 
 
+def test_what_came_before_a_shutdown_can_be_received() -> None:
+    """As from a real socket, which tests/runtime/test_foreign.py compares."""
+
+    def build(runtime: ExploreRuntime, said: Said) -> None:
+        left, right = runtime.connection("c")
+
+        def end() -> None:
+            right.send(b"before")
+            left.shutdown(receive=True)
+            said.append((left.unread(), left.recv(9), left.recv(9)))
+
+        runtime.spawn("ender", end)
+
+    explore(build, (6, b"before", b""))
+
+
 def test_eventfds_and_descriptors() -> None:
     def build(runtime: ExploreRuntime, said: Said) -> None:
         left, right = runtime.connection("c")
