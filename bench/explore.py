@@ -72,6 +72,10 @@ def small() -> list[tuple[str, int | None]]:
         "machine,suspenders=1,hosts=0",
         "machine,suspenders=1,stop=false",
         "machine,suspenders=2,hosts=0,stop=false",
+        "machine,clients=silent,hosts=0",
+        "machine,clients=status,hosts=0",
+        "machine,clients=subscriber,hosts=0",
+        "machine,clients=deaf,hosts=0",
     ]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
     return [(spec, None) for spec in specs]
@@ -99,6 +103,8 @@ def large() -> list[tuple[str, int | None]]:
         "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
         "machine,guest=server,requests=2,stop=false",
         "machine,sends=try,hosts=2,stop=false",
+        "machine,clients=asks,hosts=0,stop=false",
+        "machine,clients=stalls,hosts=0",
     ]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"

@@ -24,12 +24,23 @@ COMPLETE = (
     "sends=deadline,timers=true,stop=false",
     "suspenders=1,hosts=0",
     "suspenders=2,hosts=0,stop=false",
+    "clients=silent,hosts=0",
+    "clients=status,hosts=0",
+    "clients=deaf,hosts=0",
 )
+BOUNDED = tuple(f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber"))
 
 
 @pytest.mark.parametrize("spec", COMPLETE)
 def test_a_whole_machine_holds_whatever_the_order(spec: str) -> None:
     result = search(find(f"machine,{spec}"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+@pytest.mark.parametrize("spec", BOUNDED)
+def test_a_machine_with_clients_holds_without_a_preemption(spec: str) -> None:
+    result = search(find(f"machine,{spec}"), Exhaustive(0))
     assert result.failure is None
     assert result.complete
 
@@ -71,6 +82,7 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("listener=nobody", "listener"),
         ("listener=reader", "listener"),
         ("requests=1", "requests"),
+        ("clients=asks-nobody", "clients"),
         ("vms=0", "vms"),
         ("guest=smp", "vcpus"),
         ("hosts=9", "hosts"),

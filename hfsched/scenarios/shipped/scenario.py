@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
+from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
 from hfsched.scenarios.shipped.guests import GUESTS
 from hfsched.scenarios.shipped.hosts import SENDS, Host, Listener, Requester, Suspender
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
@@ -39,7 +40,8 @@ class MachineScenario:
     `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
     guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.
-    `suspenders` hold the machine suspended, `rounds` times each.
+    `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
+    ``-``, send `messages` each.
     With `timers` deadlines may pass, in any order that time allows.
     """
 
@@ -54,6 +56,7 @@ class MachineScenario:
     requests: int = 0
     suspenders: int = 0
     rounds: int = 1
+    clients: str = ""
     stop: bool = True
     boot: bool = False
     timers: bool = False
@@ -63,14 +66,16 @@ class MachineScenario:
         "guest": GUESTS,
         "sends": SENDS,
         "listener": _LISTENERS,
+        "clients": CLIENTS,
     }
     variants: ClassVar[Mapping[str, Variant]] = {}
 
     def __post_init__(self) -> None:
         for name, known in self.values.items():
             value = getattr(self, name)
-            if value not in known and (value or name != "listener"):
-                raise ValueError(f"{name}={value}: known: {', '.join(known)}")
+            for word in value.split("-") if name == "clients" else [value]:
+                if word not in known and (word or name not in ("listener", "clients")):
+                    raise ValueError(f"{name}={value}: known: {', '.join(known)}")
         for name, low, high in (
             ("vms", 1, 4),
             ("vcpus", GUESTS[self.guest].vcpus, 4),
@@ -120,6 +125,12 @@ class _World:
         self.suspenders: list[Suspender] = []
         self._others: list[Listener | Requester] = []
         self._tasks: list[TaskHandle] = []
+        kinds = scenario.clients.split("-") if scenario.clients else []
+        self.servers = Servers.of(runtime, self.machine, kinds)
+        self.clients = [
+            Client(runtime, self.servers, number, kind, scenario.messages)
+            for number, kind in enumerate(kinds)
+        ]
 
     def world(self) -> World:
         scenario, runtime = self._scenario, self._runtime
@@ -131,7 +142,13 @@ class _World:
         self._make_tasks()
         for each in (*self.hosts, *self._others, *self.suspenders):
             self._tasks.append(runtime.spawn(each.name, each.run))
-        runtime.spawn("main", partial(self.shipped.run, self._until))
+        for client in self.clients:
+            task = client.begin()
+            if client.leaves:
+                self._tasks.append(task)
+        servers = self.servers
+        main = partial(self.shipped.run, self._until, servers.close_commands, servers.close_ports)
+        runtime.spawn("main", main)
         return World(
             self._check,
             invariant=self._look if self.suspenders else None,
@@ -190,6 +207,8 @@ class _World:
         for each in (*self._others, *self.suspenders):
             assert each.ended, f"{each.name} waits"
             assert early or not each.stopped, f"{each.name} was stopped early"
+        for client in self.clients:
+            client.check(early=early)
         assert self.shipped.closed, "main has not ended"
         for vm in self.shipped.summary:
             self._check_vm(vm, all_through=not early)
@@ -198,6 +217,9 @@ class _World:
         """Check that every message that its mailbox has accepted was answered, or is in the summary."""
         kind = self._kind
         accepted = sum(host.sent for host in self.hosts if host.vm == vm.name)
+        if self.servers.ports is not None and vm.name == "g0":
+            accepted += sum(client.sent for client in self.clients)
+            accepted -= self.servers.ports.undelivered().get(vm.name, 0)
         assert vm.from_host == accepted, f"{vm.from_host} of {accepted} sent are counted"
         held = (vm.from_host - vm.unread) * kind.answers + kind.unasked - vm.to_host - vm.lost
         most = 0 if all_through else max(kind.answers, kind.unasked)
@@ -205,6 +227,7 @@ class _World:
 
     def _final(self) -> Hashable:
         hosts = tuple((host.sent, host.read, host.busy, host.stopped) for host in self.hosts)
-        others = tuple(each.stopped for each in self._others)
+        others: tuple[Hashable, ...] = tuple(each.stopped for each in self._others)
+        others += tuple(client.key() for client in self.clients)
         vms = tuple((vm.to_host, vm.lost, vm.unread, vm.rx) for vm in self.shipped.summary)
         return (hosts, others, vms)

@@ -78,12 +78,21 @@ class ShippedMachine:
             for vcpu in vm.record.vcpus:
                 self.runtime.attach(f"{vm.name}.{vcpu.index}", vcpu.cpu.state_key)
 
-    def run(self, until: Callable[[], object]) -> None:
-        """Be the main task, once the machine is started: stop it after `until`, and close it."""
+    def run(
+        self,
+        until: Callable[[], object],
+        before: Callable[[], list[str]] = list,
+        after: Callable[[], list[str]] = list,
+    ) -> None:
+        """Be the main task, once the machine is started: stop it after `until`, and close it.
+
+        `before` and `after` end what serves others, before the stop and after it; like that, they
+        return the names of what did not end.
+        """
         with self.machine as machine:
             until()
-            stuck = machine.stop()
-            assert self._late or not stuck, f"these vCPUs do not stop: {stuck}"
+            stuck = [*before(), *machine.stop(), *after()]
+            assert self._late or not stuck, f"these tasks do not end: {stuck}"
             self.summary = [] if stuck else machine.summary()
         self.closed = True
 
