@@ -57,7 +57,26 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
     specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
-    specs += ["machine", "machine,messages=2,stop=false"]
+    specs += [
+        "machine",
+        "machine,messages=2,stop=false",
+        "machine,guest=burst,queue=1,stop=false",
+        "machine,guest=talker,listener=reader,hosts=0",
+        "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+        "machine,guest=talker,listener=handler,hosts=0",
+        "machine,guest=mortal,stop=false",
+        "machine,guest=smp,vcpus=2,stop=false",
+        "machine,guest=server,requests=1,hosts=0",
+        "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
+        "machine,sends=deadline,timers=true,stop=false",
+        "machine,suspenders=1,hosts=0",
+        "machine,suspenders=1,stop=false",
+        "machine,suspenders=2,hosts=0,stop=false",
+        "machine,clients=silent,hosts=0",
+        "machine,clients=status,hosts=0",
+        "machine,clients=subscriber,hosts=0",
+        "machine,clients=deaf,hosts=0",
+    ]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
     return [(spec, None) for spec in specs]
 
@@ -76,7 +95,17 @@ def large() -> list[tuple[str, int | None]]:
         "swap,abort=true",
         "swap,commands=enable,spawner_dies=true,deaths=1",
     ]
-    specs += ["machine,messages=2"]
+    specs += [
+        "machine,messages=2",
+        "machine,suspenders=1",
+        "machine,guest=smp,vcpus=2",
+        "machine,guest=writer,vms=2,hosts=2,stop=false",
+        "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
+        "machine,guest=server,requests=2,stop=false",
+        "machine,sends=try,hosts=2,stop=false",
+        "machine,clients=asks,hosts=0,stop=false",
+        "machine,clients=stalls,hosts=0",
+    ]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
         for senders in ("hosts=2", "guests=1")

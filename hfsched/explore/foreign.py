@@ -83,6 +83,7 @@ class XConnection(_Foreign):
     """See `hfsched.runtime.foreign.Connection`.
 
     `packets`, or else a stream; `capacity`: bytes that may be unread (a first packet may have more).
+    There is `room` when any packet would be taken, as Linux says so only while much of its buffer is free.
     """
 
     peer: XConnection
@@ -100,7 +101,7 @@ class XConnection(_Foreign):
 
     @property
     def room(self) -> XCondition:
-        return XCondition(self.peer, lambda: self._gone() or self._room() > 0)
+        return XCondition(self.peer, lambda: self._gone() or self._writable())
 
     @property
     def hangup(self) -> XCondition:
@@ -115,6 +116,11 @@ class XConnection(_Foreign):
 
     def _room(self) -> int:
         return self.peer._capacity - self.peer._unread()
+
+    def _writable(self) -> bool:
+        if not self._packets:
+            return self._room() > 0
+        return not self.peer._inbox
 
     def _unread(self) -> int:
         return sum(len(data) for data, _ in self._inbox)
@@ -159,7 +165,7 @@ class XConnection(_Foreign):
         self.controller.point("recv", self, write=not peek, condition=self.ready, deadline=deadline)
         self.controller.take_over(self)
         ready = self.ready()
-        if not self._inbox or self._deaf:
+        if not self._inbox:
             self.controller.observe(ready)
             return (b"", ()) if ready else None
         data, fds = self._inbox[0]
@@ -180,10 +186,8 @@ class XConnection(_Foreign):
 
     def shutdown(self, *, receive: bool = False, send: bool = False) -> None:
         self.controller.point("close", self.peer, write=True, also=(self,))
-        self._deaf |= receive
+        self._deaf |= receive  # what has come before can still be received, as from a real socket
         self._mute |= send
-        if receive:
-            self._inbox.clear()
 
     def close(self) -> None:
         if not self.closed:

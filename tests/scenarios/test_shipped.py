@@ -11,12 +11,36 @@ from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scheduler.driver import Driver
 
-COMPLETE = ("stop=true", "messages=2,stop=false")
+COMPLETE = (
+    "stop=true",
+    "messages=2,stop=false",
+    "guest=burst,queue=1,stop=false",
+    "guest=talker,listener=reader,hosts=0",
+    "guest=talker,listener=handler,hosts=0",
+    "guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+    "guest=mortal,stop=false",
+    "guest=server,requests=1,hosts=0",
+    "guest=server,requests=1,hosts=0,timers=true,stop=false",
+    "sends=deadline,timers=true,stop=false",
+    "suspenders=1,hosts=0",
+    "suspenders=2,hosts=0,stop=false",
+    "clients=silent,hosts=0",
+    "clients=status,hosts=0",
+    "clients=deaf,hosts=0",
+)
+BOUNDED = tuple(f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber"))
 
 
 @pytest.mark.parametrize("spec", COMPLETE)
 def test_a_whole_machine_holds_whatever_the_order(spec: str) -> None:
     result = search(find(f"machine,{spec}"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+@pytest.mark.parametrize("spec", BOUNDED)
+def test_a_machine_with_clients_holds_without_a_preemption(spec: str) -> None:
+    result = search(find(f"machine,{spec}"), Exhaustive(0))
     assert result.failure is None
     assert result.complete
 
@@ -52,7 +76,18 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("spec", "name"),
-    [("guest=nobody", "guest"), ("vms=0", "vms"), ("hosts=9", "hosts"), ("messages=0", "messages")],
+    [
+        ("guest=nobody", "guest"),
+        ("sends=late", "sends"),
+        ("listener=nobody", "listener"),
+        ("listener=reader", "listener"),
+        ("requests=1", "requests"),
+        ("clients=asks-nobody", "clients"),
+        ("vms=0", "vms"),
+        ("guest=smp", "vcpus"),
+        ("hosts=9", "hosts"),
+        ("messages=0", "messages"),
+    ],
 )
 def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:
     with pytest.raises(UserError, match=f"scenario machine: {name}="):

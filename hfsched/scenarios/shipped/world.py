@@ -45,21 +45,30 @@ class _Memory(HeapRam, Thing):
 class ShippedMachine:
     """A machine, built; `run` is its main task, from the start to the end of everything.
 
-    `until` waits on that task for what the machine is stopped after.
+    With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
     """
 
-    def __init__(self, runtime: ExploreRuntime, spec: MachineSpec, parts: Parts) -> None:
+    def __init__(
+        self, runtime: ExploreRuntime, spec: MachineSpec, parts: Parts, *, late: bool = False
+    ) -> None:
         self.runtime = runtime
+        self._late = late
         spec.check("scenario machine")
         self.notices: list[str] = []
         made_of = MachineParts(
             assembly=opaque_parts(runtime, parts),
             ram=lambda name, size: _Memory(runtime, name, size),
         )
+        self.aborted = runtime.event("aborted")  # set when a VM has
         self.machine = Machine(
-            spec, runtime, lambda _vm, _line: None, self.notices.append, parts=made_of
+            spec,
+            runtime,
+            lambda _vm, _line: None,
+            self.notices.append,
+            lambda _vm, _why: self.aborted.set(),
+            parts=made_of,
         )
-        self.summary: list[VmSummary] | None = None  # once it has stopped
+        self.summary: list[VmSummary] = []  # once it has stopped, unless that was late
         self.closed = False
 
     def start(self) -> None:
@@ -69,13 +78,22 @@ class ShippedMachine:
             for vcpu in vm.record.vcpus:
                 self.runtime.attach(f"{vm.name}.{vcpu.index}", vcpu.cpu.state_key)
 
-    def run(self, until: Callable[[], object]) -> None:
-        """Be the main task, once the machine is started: stop it after `until`, and close it."""
+    def run(
+        self,
+        until: Callable[[], object],
+        before: Callable[[], list[str]] = list,
+        after: Callable[[], list[str]] = list,
+    ) -> None:
+        """Be the main task, once the machine is started: stop it after `until`, and close it.
+
+        `before` and `after` end what serves others, before the stop and after it; like that, they
+        return the names of what did not end.
+        """
         with self.machine as machine:
             until()
-            stuck = machine.stop()
-            assert not stuck, f"these vCPUs do not stop: {stuck}"
-            self.summary = machine.summary()
+            stuck = [*before(), *machine.stop(), *after()]
+            assert self._late or not stuck, f"these tasks do not end: {stuck}"
+            self.summary = [] if stuck else machine.summary()
         self.closed = True
 
     def state(self) -> dict[str, str]:
