@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError
@@ -23,6 +23,7 @@ from hfsched.explore.task import Group, Task
 if TYPE_CHECKING:
     from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.strategy import Strategy
+    from hfsched.explore.watch.watcher import Watcher
     from hfsched.runtime.base import End, Waitable
 
 __all__ = ["ExploreRuntime"]
@@ -40,7 +41,8 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
 class ExploreRuntime:
     """One execution's runtime; see `hfsched.runtime.base.Runtime`.
 
-    `tracing`, `races`, `joining` and `steps_max` are the controller's.  Without `forgetting`,
+    `tracing`, `races`, `joining` and `steps_max` are the controller's.  With a `watcher` the accesses to
+    plain state are checked for races (`hfsched.explore.watch`).  Without `forgetting`,
     `retain_only` and opaque calls have no effect, as under a strategy that compares no states.
     """
 
@@ -53,10 +55,17 @@ class ExploreRuntime:
         forgetting: bool = True,
         joining: bool = True,
         steps_max: int = STEPS_MAX,
+        watcher: Watcher | None = None,
     ) -> None:
-        self.controller = Controller(
+        make: Callable[..., Controller] = Controller
+        if watcher is not None:
+            from hfsched.explore.watch.control import WatchedController  # noqa: PLC0415 - seldom used
+
+            make = partial(WatchedController, watcher=watcher)
+        self.controller = make(
             strategy, tracing=tracing, races=races, joining=joining, steps_max=steps_max
         )
+        self._watcher = watcher
         self.forgetting = forgetting and strategy.stateful
         self.recorder: Recorder | None = None  # records the story of this execution
         self._spawner_lost: XEvent | None = None
@@ -71,7 +80,11 @@ class ExploreRuntime:
         fair: bool = False,  # noqa: ARG002 - every order is explored, the fair one too
         state: Callable[[], object] | None = None,
     ) -> XLock:
-        return XLock(self, name, state)
+        return XLock(self, name, None if state is None else self._exempt(state))
+
+    def _exempt(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Return a function that only looks at the state: its accesses are not watched."""
+        return function if self._watcher is None else self._watcher.exempt(function)
 
     def event(self, name: str) -> XEvent:
         return XEvent(self, name)
@@ -320,7 +333,7 @@ class ExploreRuntime:
         """
         for thing in self.controller.table.things:
             if _named(thing.name, (names,)):
-                thing.exclusive = (task, exclusive)
+                thing.exclusive = (task, self._exempt(exclusive))
 
     def declare_retry(self, lock: str, event: str) -> None:
         """Declare that a task which waits for `event` retries from `lock`, with its history there.
