@@ -236,10 +236,16 @@ class ExploreRuntime:
         deadline: int | None = None,
         also: Sequence[Thing] = (),
     ) -> None:
-        """Make an operation of a scenario's own thing a point; see `Controller.point`."""
+        """Make an operation of a scenario's own thing a point; see `Controller.point`.
+
+        What the task does up to its next point is one step on `thing` and `also`: for the race
+        detector it is ordered with the other steps on them.
+        """
         self.controller.point(
             kind, thing, write=write, condition=condition, deadline=deadline, also=also
         )
+        if self._watcher is not None:
+            self._watcher.begin_step((*also,) if thing is None else (thing, *also))
 
     def observe(self, value: object) -> None:
         """Add a hashable value that the current task has observed to its history."""
@@ -248,6 +254,8 @@ class ExploreRuntime:
     def touch(self, name: str, *, write: bool = True) -> None:
         """Record that the current step accesses this thing too, besides that of its operation."""
         self.controller.touched.append((name, write))
+        if self._watcher is not None:
+            self._watcher.begin_step([x for x in self.controller.table.things if x.name == name])
 
     @property
     def current(self) -> Task | None:
@@ -323,6 +331,14 @@ class ExploreRuntime:
         """
         for thing in self.controller.table.things:
             thing.unordered = _named(thing.name, names) or thing.unordered
+
+    def declare_records(self, *records: object, reason: str) -> None:
+        """Declare that `records` are the scenario's own, for its oracles: no race is looked for in them.
+
+        For what tasks note without an order, which no code under exploration reads.
+        """
+        if self._watcher is not None:
+            self._watcher.declare(records, reason)
 
     def declare_exclusive(self, task: str, names: str, exclusive: Callable[[], bool]) -> None:
         """Declare that no task but `task` can start to use such a thing while `exclusive()` holds.

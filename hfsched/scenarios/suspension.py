@@ -75,6 +75,8 @@ class SuspensionScenario:
             paused.append(name)
             return True
 
+        runtime.declare_records(inside, writing, ended, reason="what the oracles compare")
+
         steps = [Step(name, partial(pause, name), partial(paused.remove, name)) for name in "ab"]
         suspension = kind(runtime, steps)
 

@@ -256,6 +256,7 @@ class _Machine:
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> number of requests made
         self.ended: dict[str, list[str]] = {}  # task -> the requests' results
+        runtime.declare_records(self.begun, reason="what the oracles compare")
         self._accepted = _Accepted(runtime)
         self._start()
         if not scenario.beside and not scenario.abort:  # only main makes requests

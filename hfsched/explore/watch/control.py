@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,13 @@ class WatchedController(Controller):
         """See `Controller.point`."""
         if condition is not None:
             condition = self._watcher.exempt(condition)
+        self._watcher.end_step()
         super().point(kind, thing, write=write, condition=condition, deadline=deadline, also=also)
+
+    def end(self, task: Task) -> None:
+        """See `Controller.end`."""
+        self._watcher.end_step()
+        super().end(task)
 
     def spawn(self, name: str, fn: Callable[[], None], group: Group | None) -> Task:
         """See `Controller.spawn`."""
@@ -81,10 +88,18 @@ def watched_codes() -> Iterator[Codes]:
 
 @contextmanager
 def reporting_to(watcher: Watcher) -> Iterator[None]:
-    """Let watched code report to this watcher."""
+    """Let watched code report to this watcher.
+
+    Garbage is collected between executions alone: destructors are watched code too, and would run at
+    another place in each execution.
+    """
     with watched_codes():
+        collecting = gc.isenabled()
+        gc.disable()
         hooks.install(watcher)
         try:
             yield
         finally:
             hooks.install(None)
+            if collecting:
+                gc.enable()

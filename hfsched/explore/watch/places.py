@@ -6,7 +6,7 @@ A property, and any other descriptor written in Python, touches none itself: its
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from types import (
     BuiltinFunctionType,
@@ -101,32 +101,31 @@ def _find_kind(kind: type, name: str) -> tuple[_Kind, type | None]:
     return _Kind.VALUE, owner
 
 
-def places_of(of: Any, name: str, *, write: bool) -> Iterator[tuple[Any, str, bool]]:
-    """Return the places {whose item, its name, whether it is written} that an access touches."""
-    if isinstance(of, type):
-        if not is_exempt(of):
-            yield from _of_class(of, name, write=write)
-        return
-    if isinstance(of, ModuleType):
-        yield vars(of), name, write
-        return
+Touched = tuple[Any, str, bool]  # whose item, its name, whether it is written
+
+
+def places_of(of: Any, name: str, *, write: bool) -> Sequence[Touched]:
+    """Return the places that an access to an attribute touches."""
     kind, owner = _kind(type(of), name)
     if kind is _Kind.NOTHING:
-        return
+        return ()
+    if isinstance(of, type):
+        return () if is_exempt(of) else tuple(_of_class(of, name, write=write))
+    if isinstance(of, ModuleType):
+        return ((vars(of), name, write),)
     if kind is _Kind.INSTANCE or write:
-        yield of, name, write
-        return
+        return ((of, name, write),)
     own = name in getattr(of, "__dict__", ())
     if kind is _Kind.CACHED:
-        yield of, name, not own
-    elif own:
-        yield of, name, False
-    elif kind is _Kind.VALUE:
-        yield of, name, False  # that it has none
-        yield owner, name, False
+        return ((of, name, not own),)
+    if own:
+        return ((of, name, False),)
+    if kind is _Kind.VALUE:  # the instance has none
+        return (of, name, False), (owner, name, False)
+    return ()
 
 
-def _of_class(of: type, name: str, *, write: bool) -> Iterator[tuple[Any, str, bool]]:
+def _of_class(of: type, name: str, *, write: bool) -> Iterator[Touched]:
     if write:
         yield of, name, True
         return

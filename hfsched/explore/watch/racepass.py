@@ -18,6 +18,7 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.watch.control import watched_codes
 from hfsched.explore.watch.watcher import Unruled, Watcher, shortened
+from hfsched.runtime.unordered import DECLARED
 from hfsched.text import count
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class RacePass:
     """What a race pass has covered.
 
     `small` is the name of the small size, `executions` how many schedules of it were run, `covered`
-    whether those are all.  `unruled` are the calls whose accesses are not known.
+    whether those are all.  `unruled` are the calls whose accesses are not known.  `records` is the number
+    of a scenario's records that are exempt.
     """
 
     small: str
@@ -53,6 +55,7 @@ class RacePass:
     covered: bool = False
     walks: int = 0
     unruled: set[Unruled] = field(default_factory=set)
+    records: int = 0
     failure: RaceFailure | None = None
 
     @property
@@ -63,6 +66,14 @@ class RacePass:
         if self.walks:
             text += f", {count(self.walks, 'random walk')}"
         return text
+
+    @property
+    def exemptions(self) -> str:
+        """What is meant to be unordered, in one line; empty if nothing is."""
+        declared = len(DECLARED)
+        parts = [count(declared, "field")] if declared else []
+        parts += [f"{count(self.records, 'record')} of the scenario"] if self.records else []
+        return f"declared to be unordered: {', '.join(parts)}" if parts else ""
 
     @property
     def unruled_lines(self) -> list[str]:
@@ -131,6 +142,7 @@ def _run(
         outcome = execute(scenario, recording, watcher=watcher)
         recording.end(outcome)
         result.unruled |= watcher.unruled
+        result.records = max(result.records, len(watcher.records))
         if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
             result.failure = RaceFailure(scenario, recording, outcome)
         yield outcome

@@ -21,6 +21,7 @@ from hfsched.runtime.unordered import DECLARED
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
+    from hfsched.explore.objects import Thing
     from hfsched.explore.task import Task
 
 __all__ = ["Unruled", "Watcher", "shortened"]
@@ -48,8 +49,12 @@ class Watcher:
         ] = {}  # iterators and views: what they read
         self._busy = 0
         self._serial = 0  # of the objects, in the order of their first accesses
+        self.records: list[tuple[str, str]] = []  # of the scenario: what they are, the reason
+        self._steps: dict[int, list[Thing]] = {}  # by task: the things that its step is on
         self._site: Site = ("", 0)
         self._task: Task | None = None
+        self._moment = (-1, 0)  # of the last access to an item: the task, its time
+        self._seen: set[tuple[int, Hashable, bool]] = set()  # accesses to items at that moment
         self._declared = {(each.owner, each.field) for each in DECLARED}
 
     # Whether accesses count.
@@ -78,15 +83,45 @@ class Watcher:
 
         return unwatched
 
-    def declare(self, objects: Iterable[Any]) -> None:
-        """Exempt objects: a scenario's own bookkeeping."""
-        self._exempt.update((id(each), each) for each in objects)
+    def declare(self, records: Iterable[Any], reason: str) -> None:
+        """Exempt a scenario's own records."""
+        for each in records:
+            self._exempt[id(each)] = each
+            self.records.append((_name_of(each, len(self.records) + 1), reason))
+
+    # Steps on a scenario's own things.
+
+    def begin_step(self, things: Iterable[Thing]) -> None:
+        """Begin a step of the current task on things, or add things to it."""
+        controller = self.controller
+        if controller is None or controller.current is None:
+            return
+        begun = self._steps.setdefault(controller.current.index, [])
+        for thing in things:
+            controller.take_over(thing)
+            begun.append(thing)
+
+    def end_step(self) -> None:
+        """End the step of the current task: it is at its next point, or at its end."""
+        controller = self.controller
+        if self._steps and controller is not None and controller.current is not None:
+            for thing in self._steps.pop(controller.current.index, ()):
+                controller.pass_on(thing)
 
     # Accesses; see `containers.Sink`.
 
     def item(self, of: Any, key: Hashable, *, write: bool) -> None:
         """Note an access to one item of an object."""
-        self._note(of, write, lambda tracked, access: tracked.item(self._now(), key, access))
+        task = self._now()
+        now = (task.index, task.clock.get(task.index, 0))
+        if now != self._moment:
+            self._moment, self._seen = now, set()
+        seen = (id(of), key, write)
+        if seen in self._seen:  # at the same time by the same task: it conflicts with nothing more
+            return
+        self._note(of, write, lambda tracked, access: tracked.item(task, key, access))
+        if id(of) in self._tracked:  # and so kept alive: no other object gets its id
+            self._seen.add(seen)
 
     def shape(self, of: Any, *, write: bool) -> None:
         """Note an access to which items an object has."""
@@ -104,13 +139,8 @@ class Watcher:
 
     def attribute(self, of: Any, name: str, *, write: bool) -> None:
         """Note an access to an attribute."""
-        self._busy += 1
-        try:
-            places = list(places_of(of, name, write=write))
-        finally:
-            self._busy -= 1
-        for holder, key, writes in places:
-            if self._is_declared(holder, key):
+        for holder, key, writes in places_of(of, name, write=write):
+            if self._declared and self._is_declared(holder, key):
                 self._exempt_value(holder, key)
             else:
                 self.item(holder, key, write=writes)
