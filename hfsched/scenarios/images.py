@@ -21,7 +21,7 @@ does not advance.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -241,6 +241,10 @@ class ImagesScenario:
     def name(self) -> str:
         """The canonical spec."""
         return spec_of("images", self)
+
+    def small(self) -> ImagesScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return replace(self, messages=1, hosts=1, cuts=0)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Restore the booted machines, and create the hosts."""

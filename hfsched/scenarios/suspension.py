@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -60,6 +60,10 @@ class SuspensionScenario:
     def name(self) -> str:
         """The canonical spec."""
         return spec_of("suspension", self)
+
+    def small(self) -> SuspensionScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return replace(self, holders=0, rounds=1)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the suspension and its holders."""

@@ -218,6 +218,10 @@ class SwapScenario:
         """The canonical spec."""
         return spec_of("swap", self)
 
+    def small(self) -> SwapScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return SwapScenario(commands=self.commands.partition("-")[0], variant=self.variant)
+
     def build(self, runtime: ExploreRuntime) -> World:
         """Create main and its monitor, the guests, and the tasks that give commands."""
         if self.variant == "enable-deadlock":
