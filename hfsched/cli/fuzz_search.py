@@ -20,6 +20,7 @@ from hfsched.text import count, printable
 if TYPE_CHECKING:
     from hfsched.explore.campaign.run import Summary
     from hfsched.explore.campaign.tasks import Found
+    from hfsched.explore.watch.racepass import RacePass
 
 __all__ = ["Stop", "preemptions", "printing_aside", "search"]
 
@@ -56,7 +57,7 @@ def search(args: argparse.Namespace) -> int:
         + (f", seed {seed}" if seeded else "")
     )
     campaign = Campaign(
-        scenario.name, strategy, args.bound, seed, budget, args.jobs or 1, args.cluster
+        scenario.name, strategy, args.bound, seed, budget, args.jobs or 1, args.cluster, races=True
     )
     try:
         with printing_aside():
@@ -123,7 +124,22 @@ def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
         print(f"no failure in {schedules}, {count(summary.states, 'state')}: {how}")
         if summary.complete_to is not None:
             print(f"complete to preemption bound {summary.complete_to}")
+    _print_races(summary.races)
     print(f"{summary.seconds:.1f} s, {_rate(summary)}")
+
+
+def _print_races(races: RacePass | None) -> None:
+    """Print what the race pass covered, and what keeps a search from being complete."""
+    if races is None:
+        print("data races in plain state were not looked for: the budget is too small")
+        return
+    print(printable(races.text))
+    if races.exemptions:
+        print(printable(races.exemptions))
+    if races.unruled:
+        print("not complete, for these calls may access shared state, and have no rule:")
+        for line in races.unruled_lines:
+            print(f"    {printable(line)}")
 
 
 def _rate(summary: Summary) -> str:

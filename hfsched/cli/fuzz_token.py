@@ -74,7 +74,7 @@ def _explain(args: argparse.Namespace) -> int:
     from hfsched.explore.explain.story import record_story  # noqa: PLC0415
     from hfsched.explore.explain.text import draw  # noqa: PLC0415
     from hfsched.explore.races import Races  # noqa: PLC0415
-    from hfsched.explore.replay import replay  # noqa: PLC0415
+    from hfsched.explore.replay import replay, watcher_of  # noqa: PLC0415
     from hfsched.explore.schedule import Replay  # noqa: PLC0415
     from hfsched.explore.token import decode  # noqa: PLC0415
 
@@ -82,7 +82,13 @@ def _explain(args: argparse.Namespace) -> int:
         scenario, _ = replay(args.token)
         schedule = decode(args.token).schedule
         races = Races if schedule.races else None
-        story = record_story(scenario, Replay(schedule), token=args.token.strip(), races=races)
+        story = record_story(
+            scenario,
+            Replay(schedule),
+            token=args.token.strip(),
+            races=races,
+            watcher=watcher_of(schedule),
+        )
     if args.html is None:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsched.explore.races import Races
     from hfsched.explore.scenario import Scenario
     from hfsched.explore.strategy import Strategy
+    from hfsched.explore.watch.watcher import Watcher
 
 __all__ = ["Outcome", "Result", "execute", "search"]
 
@@ -22,7 +23,8 @@ class Outcome:
     """How an execution ended.
 
     `failure` is None without one; `pruned` is set if the strategy ended it.  `final` is the final
-    state as returned by `World.final`, None if the execution did not end by itself.
+    state as returned by `World.final`, None if the execution did not end by itself.  `watched` is set
+    if functions had their watched code.
     """
 
     steps: int
@@ -32,6 +34,7 @@ class Outcome:
     final: object = None
     trace: list[str] | None = None
     trace_hash: str | None = None
+    watched: bool = False
 
 
 @dataclass(slots=True)
@@ -53,17 +56,38 @@ def execute(
     forgetting: bool = True,
     joining: bool = True,
     look: Callable[[ExploreRuntime], None] = lambda _runtime: None,
+    watcher: Watcher | None = None,
 ) -> Outcome:
     """Run one schedule, decided by `strategy`, from beginning to end.
 
-    `look` is called at the end, before the execution is closed.
+    `look` is called at the end, before the execution is closed.  With a `watcher` functions have their
+    watched code.
     """
+    if watcher is not None:
+        from hfsched.explore.watch.control import reporting_to  # noqa: PLC0415 - seldom used
+
+        with reporting_to(watcher):
+            return _execute(scenario, strategy, tracing, races, forgetting, joining, look, watcher)
+    return _execute(scenario, strategy, tracing, races, forgetting, joining, look, None)
+
+
+def _execute(
+    scenario: Scenario,
+    strategy: Strategy,
+    tracing: bool,  # noqa: FBT001 - these are `execute`'s
+    races: Callable[[], Races] | None,
+    forgetting: bool,  # noqa: FBT001
+    joining: bool,  # noqa: FBT001
+    look: Callable[[ExploreRuntime], None],
+    watcher: Watcher | None,
+) -> Outcome:
     runtime = ExploreRuntime(
         strategy,
         tracing=tracing,
         races=None if races is None else races(),
         forgetting=forgetting,
         joining=joining,
+        watcher=watcher,
     )
     try:
         world = scenario.build(runtime)
@@ -76,8 +100,10 @@ def execute(
     controller.invariant = world.invariant
     try:
         controller.explore()
-        outcome = Outcome(controller.steps, pruned=controller.pruned)
+        outcome = Outcome(controller.steps, pruned=controller.pruned, watched=watcher is not None)
         failure = controller.failure
+        if watcher is not None and watcher.race is not None:
+            failure = watcher.race  # also if the code under exploration has caught it
         if isinstance(failure, KeyboardInterrupt | SystemExit):
             raise failure  # an interrupt by the user is no finding
         if failure is None and not controller.pruned:

@@ -23,6 +23,8 @@ class TaskHandle:
         task = self.task
         self._controller.point("join", None, condition=lambda: task.done, deadline=deadline)
         self._controller.observe(task.done)
+        if task.done and self._controller.races is not None:
+            self._controller.races.joined((task,))
         return task.done
 
     def processor_time(self) -> None:
@@ -44,7 +46,13 @@ class ProcessHandle:
     def join(self, deadline: int | None = None) -> bool:
         self._controller.point("anything", None, condition=self.group.ended, deadline=deadline)
         self._controller.observe(self.group.ended())
+        self._order()
         return self.group.ended()
+
+    def _order(self) -> None:
+        """Order what an ended process did before what the current task does from here on."""
+        if self.group.ended() and self._controller.races is not None:
+            self._controller.races.joined(self.group.tasks)
 
     @property
     def pid(self) -> None:
@@ -55,4 +63,5 @@ class ProcessHandle:
         self._controller.point("anything", None)
         status = (-9 if self.group.dead else 0) if self.group.ended() else None
         self._controller.observe(status)
+        self._order()
         return status

@@ -1,7 +1,7 @@
 """A race detector for shared values: vector clocks.
 
 Two accesses to a `Shared`, one of them a write, race when neither happens before the other.  They are
-ordered by the order of steps in a task, by spawning, locks, cells, events and channels.  Locks whose
+ordered by the order of steps in a task, by spawning, joining, locks, cells, events and channels.  Locks whose
 names match `ignored` order nothing: those of another party (the hypervisor's) order the scheduler's
 accesses by accident only.
 
@@ -11,7 +11,7 @@ starts from).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,6 +72,13 @@ class Races:
         if task is not None and not (thing.unordered or self._ignored(thing.name)):
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
+
+    def joined(self, ended: Iterable[Task]) -> None:
+        """Order what tasks that have ended did before what the current task does from here on."""
+        task = self._current()
+        if task is not None:
+            for each in ended:
+                _join(task.clock, each.clock)
 
     def read(self, value: Any) -> None:
         """Check a read of a shared value; raises RaceError."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
     from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
+    from hfsched.explore.watch.watcher import Watcher
 
 __all__ = [
     "DriftError",
@@ -35,6 +36,7 @@ __all__ = [
     "run",
     "scenario_of",
     "schedule_of",
+    "watcher_of",
 ]
 
 
@@ -106,7 +108,17 @@ def schedule_of(recording: Recording, outcome: Outcome, *, races: bool = False) 
         stateful=recording.stateful,
         cycles=isinstance(failure, LivelockError),
         races=races or isinstance(failure, RaceError),
+        watched=outcome.watched,
     )
+
+
+def watcher_of(schedule: Schedule) -> Watcher | None:
+    """Return a watcher for one execution of a schedule that was found with watched code."""
+    if not schedule.watched:
+        return None
+    from hfsched.explore.watch.watcher import Watcher  # noqa: PLC0415 - seldom used
+
+    return Watcher()
 
 
 class _Limited(Replay):
@@ -142,7 +154,7 @@ def run(
         replayed = _Limited(schedule, limit, strict=strict)
     recording = Recording(replayed)
     recording.begin()
-    outcome = execute(scenario, recording, tracing=tracing)
+    outcome = execute(scenario, recording, tracing=tracing, watcher=watcher_of(schedule))
     recording.end(outcome)
     return Run(outcome, recording, replayed.mismatch)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError
@@ -23,6 +23,7 @@ from hfsched.explore.task import Group, Task
 if TYPE_CHECKING:
     from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.strategy import Strategy
+    from hfsched.explore.watch.watcher import Watcher
     from hfsched.runtime.base import End, Waitable
 
 __all__ = ["ExploreRuntime"]
@@ -40,7 +41,8 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
 class ExploreRuntime:
     """One execution's runtime; see `hfsched.runtime.base.Runtime`.
 
-    `tracing`, `races`, `joining` and `steps_max` are the controller's.  Without `forgetting`,
+    `tracing`, `races`, `joining` and `steps_max` are the controller's.  With a `watcher` the accesses to
+    plain state are checked for races (`hfsched.explore.watch`).  Without `forgetting`,
     `retain_only` and opaque calls have no effect, as under a strategy that compares no states.
     """
 
@@ -53,10 +55,17 @@ class ExploreRuntime:
         forgetting: bool = True,
         joining: bool = True,
         steps_max: int = STEPS_MAX,
+        watcher: Watcher | None = None,
     ) -> None:
-        self.controller = Controller(
+        make: Callable[..., Controller] = Controller
+        if watcher is not None:
+            from hfsched.explore.watch.control import WatchedController  # noqa: PLC0415 - seldom used
+
+            make = partial(WatchedController, watcher=watcher)
+        self.controller = make(
             strategy, tracing=tracing, races=races, joining=joining, steps_max=steps_max
         )
+        self._watcher = watcher
         self.forgetting = forgetting and strategy.stateful
         self.recorder: Recorder | None = None  # records the story of this execution
         self._spawner_lost: XEvent | None = None
@@ -71,7 +80,11 @@ class ExploreRuntime:
         fair: bool = False,  # noqa: ARG002 - every order is explored, the fair one too
         state: Callable[[], object] | None = None,
     ) -> XLock:
-        return XLock(self, name, state)
+        return XLock(self, name, None if state is None else self._exempt(state))
+
+    def _exempt(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Return a function that only looks at the state: its accesses are not watched."""
+        return function if self._watcher is None else self._watcher.exempt(function)
 
     def event(self, name: str) -> XEvent:
         return XEvent(self, name)
@@ -223,10 +236,16 @@ class ExploreRuntime:
         deadline: int | None = None,
         also: Sequence[Thing] = (),
     ) -> None:
-        """Make an operation of a scenario's own thing a point; see `Controller.point`."""
+        """Make an operation of a scenario's own thing a point; see `Controller.point`.
+
+        What the task does up to its next point is one step on `thing` and `also`: for the race
+        detector it is ordered with the other steps on them.
+        """
         self.controller.point(
             kind, thing, write=write, condition=condition, deadline=deadline, also=also
         )
+        if self._watcher is not None:
+            self._watcher.begin_step((*also,) if thing is None else (thing, *also))
 
     def observe(self, value: object) -> None:
         """Add a hashable value that the current task has observed to its history."""
@@ -235,6 +254,8 @@ class ExploreRuntime:
     def touch(self, name: str, *, write: bool = True) -> None:
         """Record that the current step accesses this thing too, besides that of its operation."""
         self.controller.touched.append((name, write))
+        if self._watcher is not None:
+            self._watcher.begin_step([x for x in self.controller.table.things if x.name == name])
 
     @property
     def current(self) -> Task | None:
@@ -311,6 +332,14 @@ class ExploreRuntime:
         for thing in self.controller.table.things:
             thing.unordered = _named(thing.name, names) or thing.unordered
 
+    def declare_records(self, *records: object, reason: str) -> None:
+        """Declare that `records` are the scenario's own, for its oracles: no race is looked for in them.
+
+        For what tasks note without an order, which no code under exploration reads.
+        """
+        if self._watcher is not None:
+            self._watcher.declare(records, reason)
+
     def declare_exclusive(self, task: str, names: str, exclusive: Callable[[], bool]) -> None:
         """Declare that no task but `task` can start to use such a thing while `exclusive()` holds.
 
@@ -320,7 +349,7 @@ class ExploreRuntime:
         """
         for thing in self.controller.table.things:
             if _named(thing.name, (names,)):
-                thing.exclusive = (task, exclusive)
+                thing.exclusive = (task, self._exempt(exclusive))
 
     def declare_retry(self, lock: str, event: str) -> None:
         """Declare that a task which waits for `event` retries from `lock`, with its history there.

@@ -55,7 +55,11 @@ class World:
 
 
 class Scenario(Protocol):
-    """Something to explore; every call of `build` creates the same world."""
+    """Something to explore; every call of `build` creates the same world.
+
+    A scenario may have a method `small`, which returns the scenario in a size that a race pass can run
+    in every interleaving, without a cache of states (`hfsched.explore.watch.racepass`).
+    """
 
     @property
     def name(self) -> str:

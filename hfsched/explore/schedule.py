@@ -28,14 +28,16 @@ class MismatchError(Exception):
 class Schedule:
     """`deviations` are {number of the decision, task's index or value}, in order.
 
-    `stateful`, `cycles` and `races` are the checks besides the scenario's own oracles: guarded state
-    that changes without its lock, fair cycles, data races.
+    `stateful`, `cycles`, `races` and `watched` are the checks besides the scenario's own oracles:
+    guarded state that changes without its lock, fair cycles, data races in shared values and, with
+    functions' watched code, in plain state.
     """
 
     deviations: tuple[tuple[int, int], ...] = ()
     stateful: bool = False
     cycles: bool = False
     races: bool = False
+    watched: bool = False
 
     def without(self, start: int, stop: int) -> Schedule:
         """Return the schedule without the deviations `start` to `stop` (exclusive) of the list."""
@@ -101,9 +103,11 @@ class Recording:
         """See `Strategy`."""
         self.inner.end(outcome)
 
-    def schedule(self, *, stateful: bool, cycles: bool = False, races: bool = False) -> Schedule:
+    def schedule(
+        self, *, stateful: bool, cycles: bool = False, races: bool = False, watched: bool = False
+    ) -> Schedule:
         """Return the last execution's schedule."""
-        return Schedule(tuple(self.deviations), stateful, cycles, races)
+        return Schedule(tuple(self.deviations), stateful, cycles, races, watched)
 
 
 class Replay:

@@ -22,7 +22,7 @@ from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import execute
 from hfsched.explore.races import RaceError
-from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of
+from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of, watcher_of
 from hfsched.explore.schedule import Recording, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.text import count
@@ -169,7 +169,7 @@ class _Shrinker:
         Inside a cycle the search runs all tasks in turn, beyond the bound; a failure found there is
         accepted if it is better, but is no failure within the bound.
         """
-        search = Exhaustive(bound, cache=not self.racing)
+        search = Exhaustive(bound, cache=not (self.racing or self.best.schedule.watched))
         strategy = Recording(search)
         before = self.executions
         taken = 0  # executions that confirm
@@ -178,7 +178,8 @@ class _Shrinker:
                 self.searched, self.states = self.executions - before - taken, search.states
                 return True
             self.executions += 1
-            outcome = execute(self.scenario, strategy)
+            watcher = watcher_of(self.best.schedule)
+            outcome = execute(self.scenario, strategy, watcher=watcher)
             strategy.end(outcome)
             if not self.is_wanted(outcome.failure):
                 continue

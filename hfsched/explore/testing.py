@@ -31,10 +31,11 @@ from hfsched.explore.execution import Result, search
 from hfsched.explore.explain.story import record_story
 from hfsched.explore.explain.text import draw
 from hfsched.explore.races import Races
-from hfsched.explore.replay import Finding, confirm, failure_text, replay, schedule_of
+from hfsched.explore.replay import Finding, confirm, failure_text, replay, schedule_of, watcher_of
 from hfsched.explore.schedule import Recording, Replay
 from hfsched.explore.shrink import Shrunk, shrink
 from hfsched.explore.strategies.choose import make
+from hfsched.explore.watch.racepass import RacePass, race_pass
 from hfsched.text import count
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Settings:
     """How a scenario is tested.
 
     `executions` is the budget: None for no limit with the strategies exhaustive and bounded, else
-    2000.  `complete` is whether every interleaving must be covered (None: with those two).
+    2000.  `complete` is whether every interleaving must be covered (None: with those two).  Without
+    `races` there is no race pass (`hfsched.explore.watch`) after the search.
     """
 
     strategy: str = "portfolio"
@@ -67,6 +69,7 @@ class Settings:
     seed: int = 0
     executions: int | None = None
     complete: bool | None = None
+    races: bool = True
 
     @property
     def _searches_all(self) -> bool:
@@ -107,12 +110,25 @@ class Report:
     shrunk: Shrunk | None = None
     found: Finding | None = None
     story: str = ""
+    races: RacePass | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every interleaving is covered, and no call of code without a rule was seen."""
+        return self.result.complete and not (self.races is not None and self.races.unruled)
 
     def __str__(self) -> str:
         result = self.result
         if self.found is None or self.shrunk is None:
-            how = "complete" if result.complete else "not complete"
-            return f"{self.spec}: no failure in {count(result.executions, 'schedule')} ({how})"
+            how = "complete" if self.complete else "not complete"
+            text = f"{self.spec}: no failure in {count(result.executions, 'schedule')} ({how})"
+            if self.races is None:
+                return text
+            lines = [f"{text}; {self.races.text}"]
+            if self.races.unruled:
+                lines += ["calls of code that may access shared state, without a rule:"]
+                lines += self.races.unruled_lines
+            return "\n".join(lines)
         best = self.shrunk.finding
         lines = [
             f"{self.spec}: {best.text}",
@@ -135,22 +151,30 @@ def check(scenario: Scenario, settings: Settings | None = None) -> Report:
     result = search(
         scenario, recording, until=lambda r: limit is not None and r.executions >= limit
     )
-    if result.failure is None:
-        return Report(scenario.name, result)
-    failure = result.failure
+    failure, races = result.failure, None
+    if failure is None and settings.races:
+        races = race_pass(scenario, seed, bound=settings.bound)
+        if races.failure is not None:
+            result.complete = False
+            scenario, recording = races.failure.scenario, races.failure.recording
+            result.failure = failure = races.failure.outcome
+    if failure is None:
+        return Report(scenario.name, result, races=races)
     found = confirm(scenario, schedule_of(recording, failure), failure.failure)
     shrunk = Shrunk(found, -1, 0)
     story = ""
     if found.token:
         shrunk = shrink(scenario, found, lambda executions: executions >= SHRINK_MAX)
         story = _story(scenario, shrunk.finding)
-    return Report(scenario.name, result, shrunk, found, story)
+    return Report(scenario.name, result, shrunk, found, story, races)
 
 
 def _story(scenario: Scenario, finding: Finding) -> str:
     races = Races if finding.schedule.races else None
     strategy = Replay(finding.schedule)
-    return draw(record_story(scenario, strategy, token=finding.token, races=races), WIDTH)
+    watcher = watcher_of(finding.schedule)
+    story = record_story(scenario, strategy, token=finding.token, races=races, watcher=watcher)
+    return draw(story, WIDTH)
 
 
 def run(scenario: Scenario, settings: Settings) -> None:
@@ -164,10 +188,13 @@ def run(scenario: Scenario, settings: Settings) -> None:
     report = check(scenario, settings)
     if report.found is not None:
         raise ScenarioFailedError(str(report))
-    if settings.must_be_complete and not report.result.complete:
-        raise ScenarioFailedError(
-            f"{report}: raise executions={settings.limit}, or pass complete=False"
-        )
+    if not settings.must_be_complete or report.complete:
+        return
+    if report.result.complete:  # but for calls without a rule
+        raise ScenarioFailedError(f"{report}\npass complete=False, or races=False")
+    raise ScenarioFailedError(
+        f"{report}: raise executions={settings.limit}, or pass complete=False"
+    )
 
 
 def test(
@@ -177,12 +204,13 @@ def test(
     seed: int = 0,
     executions: int | None = None,
     complete: bool | None = None,
+    races: bool = True,
 ) -> Callable[[T], T]:
     """Make a test of a scenario: of a class, or of a function that builds a `World`.
 
     See `Settings`, and the module's docstring.
     """
-    settings = Settings(strategy, bound, seed, executions, complete)
+    settings = Settings(strategy, bound, seed, executions, complete, races)
     make(strategy, seed, bound=bound)  # raises for options that do not combine
 
     def decorate(scenario: T) -> T:

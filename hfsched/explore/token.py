@@ -26,7 +26,7 @@ HASH = 8  # bytes of a trace's hash
 CHECK = 4  # bytes of the checksum
 SIZE_MAX = 1 << 20  # characters of a token
 BITS_MAX = 35  # of a varint
-_FLAGS = ("stateful", "cycles", "races")
+_FLAGS = ("stateful", "cycles", "races", "watched")
 _OTHER = re.compile(r"[^A-Za-z0-9_-]")
 
 

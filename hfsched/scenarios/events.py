@@ -15,7 +15,7 @@ Each `event` happens once, at any point:
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -103,6 +103,11 @@ class EventsScenario:
     def name(self) -> str:
         """The canonical spec."""
         return spec_of("events", self)
+
+    def small(self) -> EventsScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        vcpus = 2 if self.receiver in ("wfi-echo", "reader-1") else 1
+        return replace(self, vcpus=vcpus, messages=1)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the machine, the sender, and the task of the event."""

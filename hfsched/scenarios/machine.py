@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.objects import Thing
-from hfsched.hypervisor.interface import Injection
+from hfsched.hypervisor.interface import Injection, PrimaryInterface
 from hfsched.mailbox.mailbox import RxState
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.scenarios.guests import START, GuestLog
@@ -22,7 +22,6 @@ from hfsched.vmm.assembly import Callbacks, VmParts, assemble
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.hypervisor.hypervisor import Hypervisor
-    from hfsched.hypervisor.interface import PrimaryInterface
     from hfsched.hypervisor.vm import Vm
     from hfsched.mailbox.mirror import Mirror
     from hfsched.vmm.assembly import AssembledVm, Parts
@@ -221,11 +220,12 @@ class _WaiterTracking:
     def __init__(self, machine: ScenarioMachine, primary: PrimaryInterface) -> None:
         self._machine = machine
         self._primary = primary
+        for name in dir(PrimaryInterface):
+            if not name.startswith("_") and name != "waiter":
+                self.__dict__[name] = getattr(primary, name)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._primary, name)
-        self.__dict__[name] = found
-        return found
+        return getattr(self._primary, name)
 
     def waiter(self, vm: int) -> int | None:
         """See `PrimaryInterface.waiter`."""

@@ -7,7 +7,7 @@ order, and then wait with an empty mailbox.  `guests` has the receivers.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -63,6 +63,14 @@ class MailboxScenario:
     def name(self) -> str:
         """The canonical spec."""
         return spec_of("mailbox", self)
+
+    def small(self) -> MailboxScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        vcpus = 2 if self.receiver in ("wfi-echo", "reader-1") else 1
+        hosts, guests = (1, 0) if self.hosts else (0, min(self.guests, 1))
+        return replace(
+            self, vcpus=vcpus, messages=1, hosts=hosts, guests=guests, runners=0, boot=vcpus == 1
+        )
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the machine and its senders."""

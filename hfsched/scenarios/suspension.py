@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -61,6 +61,10 @@ class SuspensionScenario:
         """The canonical spec."""
         return spec_of("suspension", self)
 
+    def small(self) -> SuspensionScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return replace(self, holders=0, rounds=1)
+
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the suspension and its holders."""
         kind = {"": Suspension, "unchecked": _Unchecked, "alone": _ResumesForAll}[self.variant]
@@ -74,6 +78,8 @@ class SuspensionScenario:
             runtime.checkpoint(f"{name} pauses")
             paused.append(name)
             return True
+
+        runtime.declare_records(inside, writing, ended, reason="what the oracles compare")
 
         steps = [Step(name, partial(pause, name), partial(paused.remove, name)) for name in "ab"]
         suspension = kind(runtime, steps)

@@ -219,6 +219,10 @@ class SwapScenario:
         """The canonical spec."""
         return spec_of("swap", self)
 
+    def small(self) -> SwapScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return SwapScenario(commands=self.commands.partition("-")[0], variant=self.variant)
+
     def build(self, runtime: ExploreRuntime) -> World:
         """Create main and its monitor, the guests, and the tasks that give commands."""
         if self.variant == "enable-deadlock":
@@ -259,6 +263,7 @@ class _Machine:
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> number of requests made
         self.ended: dict[str, list[str]] = {}  # task -> the requests' results
+        runtime.declare_records(self.begun, reason="what the oracles compare")
         self._accepted = _Accepted(runtime)
         self._start()
         if not scenario.beside and not scenario.abort:  # only main makes requests

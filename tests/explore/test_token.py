@@ -207,7 +207,7 @@ def test_sealed_bytes_that_are_nearly_right_are_read_or_refused(
         b"\0\0\1\0" + b"\xff" * 60_000,  # a number without end
         b"\0\0\1\0" + b"\xff\xff\xff\xff\xff\x01" + bytes(10),  # a number too large
         b"\0\0\1\0" + b"\x80\x00" + bytes(10),  # a number in more bytes than it takes
-        b"\x08\0\0" + bytes(10),  # a flag that is none
+        b"\x10\0\0" + bytes(10),  # a flag that is none
         b"\0\0\0" + bytes(11),  # one byte more
         b"\0\0\2\5\1\0\1" + bytes(10),  # two deviations at one decision
         b"",

@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 
 from hfsched.errors import UserError
 from hfsched.explore.campaign.plan import Plan
-from hfsched.explore.campaign.tasks import Found, Report, Task, failed, perform
+from hfsched.explore.campaign.tasks import Found, Report, Task, failed, found_of, perform
+from hfsched.explore.registry import find
+from hfsched.explore.replay import confirm, schedule_of
+from hfsched.explore.watch.racepass import RacePass, race_pass
 
 __all__ = ["Campaign", "Summary"]
+
+RACES_BUDGET_MIN = 5.0  # seconds: with less, there is a race pass only after a complete search
+RACES_MAX = 15.0  # seconds that are kept for it
+RACES_EXECUTIONS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,8 @@ class Summary:
     """The coverage so far, or at the end; `seconds` since the beginning.
 
     A state counts in `states` once for each worker that has visited it.  `complete`: every interleaving
-    is covered; `complete_to`: every one with at most so many preemptions.
+    is covered; `complete_to`: every one with at most so many preemptions.  `races` is what the race pass
+    covered; None: there was none.
     """
 
     executions: int = 0
@@ -30,6 +38,7 @@ class Summary:
     complete_to: int | None = None
     found: Found | None = None
     interrupted: bool = False
+    races: RacePass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,9 @@ class Campaign:
     """A search: the scenario's spec, the strategy, and the `budget` in seconds.
 
     `jobs` is the number of local worker processes, 1 for this process alone; `cluster` is the address
-    of a Dask scheduler, whose workers are used instead.
+    of a Dask scheduler, whose workers are used instead.  With `races` a race pass
+    (`hfsched.explore.watch.racepass`) in this process follows a search that finds nothing; a fifth of a
+    budget of some seconds is kept for it.
     """
 
     spec: str
@@ -47,6 +58,7 @@ class Campaign:
     budget: float = 60.0
     jobs: int = 1
     cluster: str | None = None
+    races: bool = False
 
     def run(
         self,
@@ -61,14 +73,54 @@ class Campaign:
         """
         start = time.monotonic()
 
+        kept = self._kept()
+
         def over() -> bool:
-            return interrupted() or time.monotonic() - start >= self.budget
+            return interrupted() or time.monotonic() - start >= self.budget - kept
 
         if self.cluster is None and self.jobs == 1:
             summary = self._alone(start, progress, over)
         else:
             summary = self._together(start, progress, over)
-        return replace(summary, interrupted=interrupted())
+        summary = replace(summary, interrupted=interrupted())
+        if summary.found is None and not summary.interrupted and (kept or summary.complete):
+            return self._look_for_races(summary, start, kept, interrupted)
+        return summary
+
+    def _kept(self) -> float:
+        """Return the seconds that are kept for the race pass."""
+        if not self.races or self.budget < RACES_BUDGET_MIN:
+            return 0.0
+        return min(self.budget / 5, RACES_MAX)
+
+    def _look_for_races(
+        self, summary: Summary, start: float, kept: float, interrupted: Callable[[], bool]
+    ) -> Summary:
+        """Run the race pass in the time that is kept for it; of a small budget, as long again."""
+        if not self.races:
+            return summary
+        begun = time.monotonic()
+        seconds = kept or self.budget
+
+        def over() -> bool:
+            return interrupted() or time.monotonic() - begun >= seconds
+
+        races = race_pass(
+            find(self.spec), self.seed, bound=self.bound, executions=RACES_EXECUTIONS, over=over
+        )
+        failure, found = races.failure, None
+        if failure is not None:
+            schedule = schedule_of(failure.recording, failure.outcome)
+            found = found_of(confirm(failure.scenario, schedule, failure.outcome.failure))
+        return replace(
+            summary,
+            seconds=time.monotonic() - start,
+            executions=summary.executions + races.executions + races.walks,
+            complete=summary.complete and found is None and not races.unruled,
+            found=found,
+            interrupted=interrupted(),
+            races=races,
+        )
 
     def _alone(
         self, start: float, progress: Callable[[Summary], None], over: Callable[[], bool]

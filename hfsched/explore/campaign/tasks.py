@@ -21,7 +21,7 @@ from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategy import Strategy
 
-__all__ = ["Caches", "Found", "Report", "Task", "failed", "perform"]
+__all__ = ["Caches", "Found", "Report", "Task", "failed", "found_of", "perform"]
 
 PROGRESS_EVERY = 0.05  # seconds between two reports of a task
 TEXT_MAX = 100_000  # characters of a traceback: a message between processes has a limit

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.explore.scenario import Scenario, World
     from hfsched.explore.strategy import Strategy
+    from hfsched.explore.watch.watcher import Watcher
 
 __all__ = ["Arrow", "RecordedScenario", "Step", "Story", "record_story"]
 
@@ -112,14 +113,15 @@ def record_story(
     *,
     token: str = "",
     races: Callable[[], Races] | None = None,
+    watcher: Watcher | None = None,
 ) -> Story:
     """Run `scenario` as `strategy` decides, and return its story.
 
     For a failing execution more are run, to find the step after which every schedule fails.  `token`
-    is only quoted; `races` enables race detection as in `execute`.
+    is only quoted; `races` and `watcher` enable race detection as in `execute`.
     """
     strategy.begin()
-    recorder, outcome = _record(scenario, strategy, None, races)
+    recorder, outcome = _record(scenario, strategy, None, races, watcher)
     no_return = None
     # A failure that is detected during the execution, not at its end, has no point of no return.
     if outcome.failure is not None and not isinstance(outcome.failure, LivelockError | RaceError):
@@ -135,10 +137,11 @@ def _record(
     strategy: Strategy,
     no_return: int | None,
     races: Callable[[], Races] | None = None,
+    watcher: Watcher | None = None,
 ) -> tuple[Recorder, Outcome]:
     recorder = Recorder(strategy, no_return)
     recorded = RecordedScenario(scenario, recorder)
-    return recorder, execute(recorded, recorder, look=recorder.finish, races=races)
+    return recorder, execute(recorded, recorder, look=recorder.finish, races=races, watcher=watcher)
 
 
 def _story(
@@ -147,7 +150,7 @@ def _story(
     failure, detail = None, ""
     if outcome.failure is not None:
         failure = failure_text(outcome.failure)
-        if not isinstance(outcome.failure, AssertionError | StepsExceededError):
+        if not isinstance(outcome.failure, AssertionError | RaceError | StepsExceededError):
             detail = "".join(traceback.format_exception(outcome.failure))
     marked = _marked(recorder.rows, outcome, no_return)
     columns = _columns(recorder.rows)

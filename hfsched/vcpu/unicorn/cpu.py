@@ -59,16 +59,10 @@ class UnicornVcpu:
         self._space = space
         self._now = space.clock.read
         self._turn = turn
-        # Keeps `stop` from a machine that was freed; held for a microsecond.
-        self._mutex = runtime.lock(f"unicorn {space.name}/{index}")
+        self._share(runtime, irq=False)
         self._timer = VirtualTimer()
-        # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
-        self._kicked = False
-        self._irq = False
-        self._changed = False  # the line, or one of the two below
         self._stale_tlb = False
         self._stale_code = False
-        self._running = False
         # How many instructions the next slice may have; None: SLICE.  For explorers.
         self.cut: Callable[[], int] | None = None
         self._failure: Failed | None = None
@@ -76,23 +70,34 @@ class UnicornVcpu:
         self._machine = self._hooks.machine
         self._traps = Traps(self._machine, space.invalidate)
 
+    def _share(self, runtime: Runtime, *, irq: bool) -> None:
+        """Make what other threads access too, on a runtime."""
+        name = f"{self._space.name}.{self.index}"
+        # Keeps `stop` from a machine that was freed; held for a microsecond.
+        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}")
+        # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
+        self._kicked = runtime.cell(f"{name}.kick", value=False)
+        self._irq = runtime.cell(f"{name}.irq", value=irq)
+        self._changed = runtime.cell(f"{name}.changed", value=False)  # the line, or a stale one
+        self._running = runtime.cell(f"{name}.running", value=False)
+
     # The protocol, any thread
 
     def kick(self) -> None:
         """Make the running or the next `enter` return `Kicked`."""
-        self._kicked = True
+        self._kicked.set(True)
         self._stop()
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
-        self._irq = level
-        self._changed = True
+        self._irq.set(level)
+        self._changed.set(True)
         self._stop()
 
     def _stop(self) -> None:
-        if self._running:
+        if self._running.get():
             with self._mutex:
-                if self._running:
+                if self._running.get():
                     self._machine.stop()
 
     # The protocol, the owner
@@ -182,8 +187,8 @@ class UnicornVcpu:
 
         The CPU is not in use.  Kicks are discarded, and the line is set to `irq`.
         """
-        self._kicked = False
-        self._irq = irq
+        self._kicked.set(False)
+        self._irq.set(irq)
         self._restore(data)
 
     def _restore(self, data: bytes) -> None:
@@ -205,15 +210,16 @@ class UnicornVcpu:
         """Discard translations of addresses, and with `code` of instructions, before the next slice."""
         self._stale_tlb = True
         self._stale_code |= code
-        self._changed = True
+        self._changed.set(True)
 
     def _discard_code(self) -> None:
-        self._stale_code = self._changed = True
+        self._stale_code = True
+        self._changed.set(True)
 
     def belong(self, runtime: Runtime, turn: Lock) -> None:
         """Use another runtime from now on, with its turn."""
         self._turn = turn
-        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}")
+        self._share(runtime, irq=self._irq.get())
 
     def map(self, physical: int, size: int, host: int) -> None:
         """Map host memory at a physical address."""
@@ -229,17 +235,16 @@ class UnicornVcpu:
 
     def _load(self, image: bytes | None) -> None:
         self._failure = None
-        self._machine.load(image, irq=self._irq)
+        self._machine.load(image, irq=self._irq.get())
 
     def _slice(self) -> Exit | None:
         machine = self._machine
         # From here on a kick or a changed line stops the machine; before, it is seen below.
-        self._running = True
+        self._running.set(True)
         try:
-            if self._kicked:
-                self._kicked = False
+            if self._kicked.get() and self._kicked.exchange(False):
                 return _KICKED
-            if self._changed:
+            if self._changed.get():
                 self._update()
             count = SLICE if self.cut is None else self.cut()
             if self._timer.armed:
@@ -252,7 +257,7 @@ class UnicornVcpu:
             self._hooks.blocks_left = NEW_BLOCKS
             error = machine.run(count)
         finally:
-            self._running = False
+            self._running.set(False)
         if error != ERR_EXCEPTION:
             return None if error == ERR_OK else self._failed(error)
         esr = machine.exception.syndrome
@@ -261,7 +266,7 @@ class UnicornVcpu:
             return Hypercall(_HVC, tuple(machine.x[:8]))
         if ec == _EC_SMC:
             return Hypercall(_SMC, tuple(machine.x[:8]))
-        stop = self._traps.handle(esr, machine.exception.address, irq=self._irq)
+        stop = self._traps.handle(esr, machine.exception.address, irq=self._irq.get())
         if isinstance(stop, Failed):
             self._failure = stop
         return stop
@@ -269,8 +274,8 @@ class UnicornVcpu:
     def _update(self) -> None:
         """Apply to the machine what other threads have changed."""
         machine = self._machine
-        self._changed = False  # first: a change from now on is seen the next time
-        if machine.irq != self._irq:
+        self._changed.exchange(False)  # first: a change from now on is seen the next time
+        if machine.irq != self._irq.get():
             machine.set_irq(not machine.irq)
         if self._stale_code:
             self._stale_code = False

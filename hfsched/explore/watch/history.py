@@ -1,0 +1,149 @@
+"""Accesses to places, and whether two of them are ordered.
+
+An object under watch is a `Tracked`: its places are its *items* (attributes, keys, indices), its *shape*
+(which items there are) and byte *ranges*; an access to the *whole* object is one to all of these.  Two
+accesses of two tasks to the same place, one of them a write, race unless the vector clock of the later
+one has the time of the earlier one (`hfsched.explore.races`).
+
+A history keeps for each place its last write and each task's last read since: enough to find, in one
+schedule, a race with the next access, whichever comes first (C. Flanagan and S. Freund, "FastTrack",
+PLDI 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from hfsched.explore.task import Task
+
+__all__ = ["Access", "Conflict", "Site", "Tracked"]
+
+Site = tuple[str, int]  # a file and a line
+
+
+class Access(NamedTuple):
+    """An access: the task's index, its time when it was made, where, and whether it writes."""
+
+    task: int
+    time: int
+    site: Site
+    write: bool
+
+
+class Conflict(Exception):  # noqa: N818 - the watcher makes a `RaceError` of it
+    """The access `before`, of another task, is not ordered with the present one."""
+
+    def __init__(self, before: Access, place: str) -> None:
+        super().__init__(place)
+        self.before = before
+        self.place = place
+
+
+@dataclass(slots=True)
+class _Place:
+    """One place's last write, and the reads since, by task."""
+
+    write: Access | None = None
+    reads: dict[int, Access] = field(default_factory=dict)
+
+    def conflicting(self, access: Access) -> Iterator[Access]:
+        """Return what may conflict with an access: all of it, ordered or not."""
+        if self.write is not None:
+            yield self.write
+        if access.write:
+            yield from self.reads.values()
+
+    def note(self, access: Access) -> None:
+        if access.write:
+            self.write = access
+            self.reads = {}
+        else:
+            self.reads[access.task] = access
+
+
+@dataclass(slots=True)
+class _Range:
+    start: int
+    stop: int
+    access: Access
+
+
+class Tracked:
+    """The history of one object; it keeps the object alive, so that no other one gets its id."""
+
+    __slots__ = ("_items", "_ranges", "_shape", "_whole", "name", "of")
+
+    def __init__(self, of: Any, name: str) -> None:
+        self.of = of
+        self.name = name  # the same in every run
+        self._items: dict[Hashable, _Place] = {}
+        self._shape = _Place()
+        self._whole = _Place()
+        self._ranges: list[_Range] = []
+
+    def item(self, task: Task, key: Hashable, access: Access) -> None:
+        """Note an access to one item; raises `Conflict`."""
+        place = self._items.get(key)
+        if place is None:
+            place = self._items[key] = _Place()
+        _check(task, place, access, key)
+        _check(task, self._whole, access, key)
+        place.note(access)
+
+    def shape(self, task: Task, access: Access) -> None:
+        """Note an access to which items there are; raises `Conflict`."""
+        _check(task, self._shape, access, "len")
+        _check(task, self._whole, access, "len")
+        self._shape.note(access)
+
+    def whole(self, task: Task, access: Access) -> None:
+        """Note an access to everything; raises `Conflict`."""
+        for key, place in self._items.items():
+            _check(task, place, access, key)
+        for name, place in (("len", self._shape), ("contents", self._whole)):
+            _check(task, place, access, name)
+        for each in self._ranges:
+            _check_range(task, each, access)
+        if access.write:  # it follows all of these
+            self._items, self._shape, self._ranges = {}, _Place(), []
+        self._whole.note(access)
+
+    def range(self, task: Task, start: int, stop: int, access: Access) -> None:
+        """Note an access to bytes [start, stop); raises `Conflict`."""
+        if start >= stop:
+            return
+        _check(task, self._whole, access, f"bytes {start:#x} to {stop - 1:#x}")
+        kept = []
+        for each in self._ranges:
+            if each.start >= stop or each.stop <= start:
+                kept.append(each)
+                continue
+            _check_range(task, each, access)
+            inside = start <= each.start and each.stop <= stop
+            same = access.write or (each.access.task == access.task and not each.access.write)
+            if not (inside and same):
+                kept.append(each)
+        kept.append(_Range(start, stop, access))
+        self._ranges = kept
+
+
+def _unordered(task: Task, access: Access, before: Access) -> bool:
+    return (
+        (access.write or before.write)
+        and before.task != task.index
+        and task.clock.get(before.task, 0) < before.time
+    )
+
+
+def _check(task: Task, place: _Place, access: Access, key: Hashable) -> None:
+    for before in place.conflicting(access):
+        if _unordered(task, access, before):
+            raise Conflict(before, key if isinstance(key, str) else f"[{key!r}]")
+
+
+def _check_range(task: Task, known: _Range, access: Access) -> None:
+    if _unordered(task, access, known.access):
+        raise Conflict(known.access, f"bytes {known.start:#x} to {known.stop - 1:#x}")

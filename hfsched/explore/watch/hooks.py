@@ -1,0 +1,322 @@
+"""What watched code calls: each hook reports an access to the watcher of the running execution.
+
+Without one, and where accesses do not count, a hook only does what the plain code does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hfsched.explore.watch import containers
+from hfsched.explore.watch.calls import after, before
+from hfsched.explore.watch.containers import CONTAINERS
+from hfsched.explore.watch.history import Site
+from hfsched.explore.watch.places import IMMUTABLE, fields_of
+from hfsched.explore.watch.reads import content as read_content
+from hfsched.explore.watch.reads import deep
+from hfsched.explore.watch.watcher import Watcher
+
+__all__ = ["HOOKS", "install"]
+
+_watcher: Watcher | None = None
+
+
+def install(watcher: Watcher | None) -> None:
+    """Report to this watcher; None: to none."""
+    global _watcher  # noqa: PLW0603 - watched code is the process's
+    _watcher = watcher
+
+
+def _active(site: Site) -> Watcher | None:
+    watcher = _watcher
+    return watcher if watcher is not None and watcher.begin(site) else None
+
+
+# Attributes.
+
+
+def attribute(of: Any, name: str, site: Site) -> Any:
+    """Report that an attribute is read; return the object."""
+    watcher = _active(site)
+    if watcher is not None:
+        watcher.attribute(of, name, write=False)
+        if name == "__dict__":
+            watcher.same(of.__dict__, of)
+    return of
+
+
+def attribute_written(of: Any, name: str, site: Site) -> Any:
+    """Report that an attribute is written or deleted; return the object."""
+    watcher = _active(site)
+    if watcher is not None:
+        watcher.attribute(of, name, write=True)
+    return of
+
+
+class _AugmentedAttribute:
+    """Forwards the two accesses of ``of.name += value``, and reports each where it happens."""
+
+    __slots__ = ("_of", "_site")
+
+    def __init__(self, of: Any, site: Site) -> None:
+        object.__setattr__(self, "_of", of)
+        object.__setattr__(self, "_site", site)
+
+    def __getattribute__(self, name: str) -> Any:
+        of, site = _slots_of(self)
+        return augmented(getattr(attribute(of, name, site), name), site)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        of, site = _slots_of(self)
+        setattr(attribute_written(of, name, site), name, value)
+
+
+def _slots_of(proxy: _AugmentedAttribute) -> tuple[Any, Site]:
+    read = object.__getattribute__
+    return read(proxy, "_of"), read(proxy, "_site")
+
+
+def augmented_attribute(of: Any, site: Site) -> Any:
+    """Return what stands for an object in ``of.name += value``."""
+    return _AugmentedAttribute(of, site)
+
+
+def augmented(value: Any, site: Site) -> Any:
+    """Report that an operator such as ``+=`` is applied to a value, which it may write; return it."""
+    if type(value) in IMMUTABLE:
+        return value
+    watcher = _active(site)
+    if watcher is not None:
+        for source in watcher.sources(value):
+            watcher.whole(source, write=True)
+    return value
+
+
+# Items.
+
+
+class _Items:
+    """Stands for a container in ``of[key]``: reports the access, and does it."""
+
+    __slots__ = ("_augmented", "_of", "_site")
+
+    def __init__(self, of: Any, site: Site, *, augments: bool) -> None:
+        self._of, self._site, self._augmented = of, site, augments
+
+    def __getitem__(self, key: Any) -> Any:
+        watcher = _active(self._site)
+        if watcher is not None:
+            containers.get(watcher, self._of, key)
+        found = self._of[key]
+        return augmented(found, self._site) if self._augmented else found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        watcher = _active(self._site)
+        if watcher is not None:
+            if isinstance(key, slice):
+                read_content(watcher, value)
+            containers.put(watcher, self._of, key)
+        self._of[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        watcher = _active(self._site)
+        if watcher is not None:
+            containers.delete(watcher, self._of, key)
+        del self._of[key]
+
+
+def item(of: Any, site: Site) -> Any:
+    """Return what ``of[key]`` is done with."""
+    if isinstance(of, CONTAINERS) and _active(site) is not None:
+        return _Items(of, site, augments=False)
+    return of
+
+
+def augmented_item(of: Any, site: Site) -> Any:
+    """Return what ``of[key] += value`` is done with."""
+    if isinstance(of, CONTAINERS) and _active(site) is not None:
+        return _Items(of, site, augments=True)
+    return of
+
+
+# Variables.
+
+
+def cell_read(variable: Any, value: Any, site: Site) -> Any:
+    """Report that a variable of a closure is read; return its value."""
+    watcher = _active(site)
+    if watcher is not None:
+        watcher.item(variable.__closure__[0], _name(variable), write=False)
+    return value
+
+
+def cell_written(variable: Any, site: Site) -> None:
+    """Report that a variable of a closure is written."""
+    watcher = _active(site)
+    if watcher is not None:
+        watcher.item(variable.__closure__[0], _name(variable), write=True)
+
+
+def cell_assigned(variable: Any, value: Any, site: Site) -> Any:
+    """Report that a variable of a closure is written; return the value."""
+    cell_written(variable, site)
+    return value
+
+
+def _name(variable: Any) -> str:
+    name: str = variable.__code__.co_freevars[0]
+    return name
+
+
+def global_read(name: str, value: Any, site: Site) -> Any:
+    """Report that a variable of the module is read, if it is one; return its value."""
+    watcher = _active(site)
+    if watcher is not None:
+        variables = sys._getframe(1).f_globals
+        if name in variables:
+            watcher.item(variables, name, write=False)
+    return value
+
+
+def global_written(name: str, site: Site) -> None:
+    """Report that a variable of the module is written."""
+    watcher = _active(site)
+    if watcher is not None:
+        watcher.item(sys._getframe(1).f_globals, name, write=True)
+
+
+def global_assigned(name: str, value: Any, site: Site) -> Any:
+    """Report that a variable of the module is written; return the value."""
+    watcher = _active(site)
+    if watcher is not None:
+        watcher.item(sys._getframe(1).f_globals, name, write=True)
+    return value
+
+
+# What a value is used for.
+
+
+def content(of: Any, site: Site) -> Any:
+    """Report that the items of a value are read; return it."""
+    if type(of) not in IMMUTABLE:
+        watcher = _active(site)
+        if watcher is not None:
+            read_content(watcher, of)
+    return of
+
+
+def compared(of: Any, site: Site) -> Any:
+    """Report that a value is an operand, or printed; return it."""
+    kind = type(of)
+    if kind not in IMMUTABLE or kind is tuple or kind is frozenset:
+        watcher = _active(site)
+        if watcher is not None:
+            deep(watcher, of)
+    return of
+
+
+def truth(of: Any, site: Site) -> Any:
+    """Report that a value is tested for truth; return it."""
+    if type(of) not in IMMUTABLE:
+        watcher = _active(site)
+        if watcher is not None:
+            for source in watcher.sources(of):
+                watcher.shape(source, write=False)
+    return of
+
+
+def contains(key: Any, of: Any, site: Site) -> bool:
+    """Report and do ``key in of``."""
+    watcher = _active(site)
+    if watcher is not None:
+        if isinstance(of, CONTAINERS):
+            containers.contains(watcher, of, key)
+        else:
+            read_content(watcher, of)
+    return key in of
+
+
+def matched(of: Any, names: tuple[str, ...], site: Site) -> Any:
+    """Report that patterns of ``match`` read attributes ("*": all) and items of a value; return it."""
+    watcher = _active(site)
+    if watcher is not None and type(of) not in IMMUTABLE:
+        read_content(watcher, of)
+        for name in fields_of(of) if "*" in names else names:
+            watcher.attribute(of, name, write=False)
+    return of
+
+
+# Iteration.
+
+
+def iterated(of: Any, site: Site) -> Any:
+    """Return what a loop over `of` runs over: each step reports that the container is read."""
+    return _steps(of, site, unpacks=False)
+
+
+def unpacked(of: Any, site: Site) -> Any:
+    """Likewise, for a loop that unpacks each item."""
+    return _steps(of, site, unpacks=True)
+
+
+def _steps(of: Any, site: Site, *, unpacks: bool) -> Any:
+    if type(of) in IMMUTABLE:
+        return of
+    watcher = _active(site)
+    if watcher is None or not watcher.sources(of):
+        return of
+    return _reporting(of, site, unpacks=unpacks)
+
+
+def _reporting(of: Any, site: Site, *, unpacks: bool) -> Iterator[Any]:
+    content(of, site)
+    for each in of:
+        if unpacks:
+            content(each, site)
+        yield each
+        content(of, site)
+
+
+# Calls.
+
+
+def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Report what a call accesses, and make it."""
+    watcher = _active(site)
+    if watcher is None:
+        return function(*args, **kwargs)
+    before(watcher, function, args, kwargs)
+    result = function(*args, **kwargs)
+    watcher = _active(site)
+    if watcher is not None:
+        after(watcher, function, args, result)
+    return result
+
+
+HOOKS: dict[str, Callable[..., Any]] = {
+    each.__name__: each
+    for each in (
+        attribute,
+        attribute_written,
+        augmented_attribute,
+        augmented,
+        item,
+        augmented_item,
+        cell_read,
+        cell_written,
+        cell_assigned,
+        global_read,
+        global_written,
+        global_assigned,
+        content,
+        compared,
+        truth,
+        contains,
+        matched,
+        iterated,
+        unpacked,
+        call,
+    )
+}

@@ -1,0 +1,148 @@
+"""The race pass: watched executions of a scenario, and what they cover.
+
+Vector clocks belong to histories, and a cache of states merges histories: so the pass has none.  It runs
+every interleaving of a small size of the scenario (its method `small` returns that; without one, it
+is the scenario itself), as far as a limit allows, and random walks of the scenario as given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hfsched.explore.controller import StepsExceededError
+from hfsched.explore.execution import execute
+from hfsched.explore.schedule import Recording
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.explore.watch.control import watched_codes
+from hfsched.explore.watch.watcher import Unruled, Watcher, shortened
+from hfsched.runtime.unordered import DECLARED
+from hfsched.text import count
+
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Outcome
+    from hfsched.explore.scenario import Scenario
+    from hfsched.explore.strategy import Strategy
+
+__all__ = ["EXECUTIONS", "WALKS", "RaceFailure", "RacePass", "race_pass", "small_size"]
+
+EXECUTIONS = 500  # of the small size
+WALKS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RaceFailure:
+    """A failing watched execution: of which scenario, and how it was decided."""
+
+    scenario: Scenario
+    recording: Recording
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class RacePass:
+    """What a race pass has covered.
+
+    `small` is the name of the small size, `executions` how many schedules of it were run, `covered`
+    whether those are all.  `unruled` are the calls whose accesses are not known.  `records` is the number
+    of a scenario's records that are exempt.
+    """
+
+    small: str
+    executions: int = 0
+    covered: bool = False
+    walks: int = 0
+    unruled: set[Unruled] = field(default_factory=set)
+    records: int = 0
+    failure: RaceFailure | None = None
+
+    @property
+    def text(self) -> str:
+        """What was covered, in one line."""
+        how = "every interleaving" if self.covered else "not every interleaving"
+        text = f"no data race in plain state: {self.small} ({count(self.executions, 'schedule')}, {how})"
+        if self.walks:
+            text += f", {count(self.walks, 'random walk')}"
+        return text
+
+    @property
+    def exemptions(self) -> str:
+        """What is meant to be unordered, in one line; empty if nothing is."""
+        declared = len(DECLARED)
+        parts = [count(declared, "field")] if declared else []
+        parts += [f"{count(self.records, 'record')} of the scenario"] if self.records else []
+        return f"declared to be unordered: {', '.join(parts)}" if parts else ""
+
+    @property
+    def unruled_lines(self) -> list[str]:
+        """The calls without a rule, each as file, line and name."""
+        return [f"{shortened(file)}:{line}: {what}" for (file, line), what in sorted(self.unruled)]
+
+
+def small_size(scenario: Scenario) -> Scenario:
+    """Return the size of a scenario whose every interleaving the race pass runs."""
+    chooses: Any = getattr(scenario, "small", None)
+    small: Scenario = scenario if chooses is None else chooses()
+    return small
+
+
+def race_pass(
+    scenario: Scenario,
+    seed: int = 0,
+    *,
+    bound: int | None = None,
+    executions: int = EXECUTIONS,
+    walks: int = WALKS,
+    over: Callable[[], bool] = lambda: False,
+) -> RacePass:
+    """Run the race pass until something fails, the limits are reached, or `over` returns True.
+
+    With a `bound` no schedule has more preemptions than that, and there are no random walks.
+    """
+    small = small_size(scenario)
+    result = RacePass(small.name)
+    with watched_codes():
+        for outcome in _run(
+            scenario, RandomWalk(seed), 0 if bound is not None else walks, over, result
+        ):
+            if outcome is None:
+                break
+            result.walks += 1
+        if result.failure is None:
+            for outcome in _run(small, Exhaustive(bound, cache=False), executions, over, result):
+                if outcome is None:
+                    result.covered = True
+                    break
+                result.executions += 1
+    return result
+
+
+def _run(
+    scenario: Scenario,
+    strategy: Strategy,
+    limit: int,
+    over: Callable[[], bool],
+    result: RacePass,
+) -> Iterator[Outcome | None]:
+    """Run watched executions; None: the strategy has no schedule left.
+
+    An execution that exceeds the step limit is no failure here: whether it is a livelock depends on
+    states.
+    """
+    recording = Recording(strategy)
+    for _ in range(limit):
+        if over() or result.failure is not None:
+            return
+        if not recording.begin():
+            yield None
+            return
+        watcher = Watcher()
+        outcome = execute(scenario, recording, watcher=watcher)
+        recording.end(outcome)
+        result.unruled |= watcher.unruled
+        result.records = max(result.records, len(watcher.records))
+        if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
+            result.failure = RaceFailure(scenario, recording, outcome)
+        yield outcome

@@ -1,0 +1,251 @@
+"""The watcher of one execution: it notes accesses, and raises `RaceError` for an unordered pair.
+
+Accesses count only while a task of the execution runs the code under exploration: not while the world
+is built or settles, nor in what the explorer calls to look at it (guards, oracles, `state=`).
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+from collections.abc import Callable, Hashable, Iterable
+from functools import wraps
+from types import CellType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hfsched.explore.races import RaceError
+from hfsched.explore.watch.containers import CONTAINERS
+from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
+from hfsched.explore.watch.places import IMMUTABLE, is_exempt, places_of
+from hfsched.runtime.unordered import DECLARED
+
+if TYPE_CHECKING:
+    from hfsched.explore.controller import Controller
+    from hfsched.explore.objects import Thing
+    from hfsched.explore.task import Task
+
+__all__ = ["Unruled", "Watcher", "shortened"]
+
+T = TypeVar("T")
+Unruled = tuple[Site, str]  # a call of code without a rule: where, and of what
+
+
+class Watcher:
+    """See the module's docstring.
+
+    `race` is the first race found, also if the code under exploration caught it.  `unruled` has the
+    calls whose accesses are not known.  `on_race`, if given, is told instead of raising.
+    """
+
+    def __init__(self, on_race: Callable[[RaceError], None] | None = None) -> None:
+        self.controller: Controller | None = None
+        self.race: RaceError | None = None
+        self.unruled: set[Unruled] = set()
+        self._on_race = on_race
+        self._tracked: dict[int, Tracked] = {}
+        self._exempt: dict[int, Any] = {}  # objects by id, kept alive
+        self._lazy: dict[
+            int, tuple[Any, tuple[Any, ...]]
+        ] = {}  # iterators and views: what they read
+        self._busy = 0
+        self._serial = 0  # of the objects, in the order of their first accesses
+        self.records: list[tuple[str, str]] = []  # of the scenario: what they are, the reason
+        self._steps: dict[int, list[Thing]] = {}  # by task: the things that its step is on
+        self._site: Site = ("", 0)
+        self._task: Task | None = None
+        self._moment = (-1, 0)  # of the last access to an item: the task, its time
+        self._seen: set[tuple[int, Hashable, bool]] = set()  # accesses to items at that moment
+        self._declared = {(each.owner, each.field) for each in DECLARED}
+
+    # Whether accesses count.
+
+    def begin(self, site: Site) -> bool:
+        """Return whether an access counts; the accesses noted next are at `site`."""
+        controller = self.controller
+        if self._busy or controller is None or controller.settling or controller.stopping:
+            return False
+        self._task = controller.current
+        if self._task is None or self._task.act is not None:
+            return False
+        self._site = site
+        return True
+
+    def exempt(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return a function whose accesses do not count; it has no point."""
+
+        @wraps(function, assigned=(), updated=())
+        def unwatched(*args: Any, **kwargs: Any) -> T:
+            self._busy += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._busy -= 1
+
+        return unwatched
+
+    def declare(self, records: Iterable[Any], reason: str) -> None:
+        """Exempt a scenario's own records."""
+        for each in records:
+            self._exempt[id(each)] = each
+            self.records.append((_name_of(each, len(self.records) + 1), reason))
+
+    # Steps on a scenario's own things.
+
+    def begin_step(self, things: Iterable[Thing]) -> None:
+        """Begin a step of the current task on things, or add things to it."""
+        controller = self.controller
+        if controller is None or controller.current is None:
+            return
+        begun = self._steps.setdefault(controller.current.index, [])
+        for thing in things:
+            controller.take_over(thing)
+            begun.append(thing)
+
+    def end_step(self) -> None:
+        """End the step of the current task: it is at its next point, or at its end."""
+        controller = self.controller
+        if self._steps and controller is not None and controller.current is not None:
+            for thing in self._steps.pop(controller.current.index, ()):
+                controller.pass_on(thing)
+
+    # Accesses; see `containers.Sink`.
+
+    def item(self, of: Any, key: Hashable, *, write: bool) -> None:
+        """Note an access to one item of an object."""
+        task = self._now()
+        now = (task.index, task.clock.get(task.index, 0))
+        if now != self._moment:
+            self._moment, self._seen = now, set()
+        seen = (id(of), key, write)
+        if seen in self._seen:  # at the same time by the same task: it conflicts with nothing more
+            return
+        self._note(of, write, lambda tracked, access: tracked.item(task, key, access))
+        if id(of) in self._tracked:  # and so kept alive: no other object gets its id
+            self._seen.add(seen)
+
+    def shape(self, of: Any, *, write: bool) -> None:
+        """Note an access to which items an object has."""
+        self._note(of, write, lambda tracked, access: tracked.shape(self._now(), access))
+
+    def whole(self, of: Any, *, write: bool) -> None:
+        """Note an access to all of an object."""
+        self._note(of, write, lambda tracked, access: tracked.whole(self._now(), access))
+
+    def range(self, of: Any, start: int, stop: int, *, write: bool) -> None:
+        """Note an access to bytes [start, stop) of an object."""
+        self._note(
+            of, write, lambda tracked, access: tracked.range(self._now(), start, stop, access)
+        )
+
+    def attribute(self, of: Any, name: str, *, write: bool) -> None:
+        """Note an access to an attribute."""
+        for holder, key, writes in places_of(of, name, write=write):
+            if self._declared and self._is_declared(holder, key):
+                self._exempt_value(holder, key)
+            else:
+                self.item(holder, key, write=writes)
+
+    def _is_declared(self, holder: Any, name: str) -> bool:
+        kind = holder if isinstance(holder, type) else type(holder)
+        return any((owner, name) in self._declared for owner in kind.__mro__)
+
+    def _exempt_value(self, holder: Any, name: str) -> None:
+        value = getattr(holder, name, None)
+        if isinstance(value, CONTAINERS):
+            self._exempt[id(value)] = value
+
+    # Iterators and views.
+
+    def lazy(self, of: Any, sources: Iterable[Any]) -> None:
+        """Note that an iterator or view reads `sources` when it is used."""
+        found = tuple(sources)
+        if found:
+            self._lazy[id(of)] = (of, found)
+
+    def sources(self, of: Any) -> tuple[Any, ...]:
+        """Return the containers that are read when `of` is consumed."""
+        if isinstance(of, CONTAINERS):
+            return (of,)
+        known = self._lazy.get(id(of))
+        return () if known is None else known[1]
+
+    def same(self, alias: Any, of: Any) -> None:
+        """Note that `alias`, the dict of an object, has the same items."""
+        if id(alias) not in self._tracked:
+            self._tracked[id(alias)] = self._find(of)
+
+    def no_rule(self, what: str) -> None:
+        """Note a call of code that may access what it is given, and has no rule."""
+        self.unruled.add((self._site, what))
+
+    # Noting.
+
+    def _now(self) -> Task:
+        assert self._task is not None
+        return self._task
+
+    def _find(self, of: Any) -> Tracked:
+        tracked = self._tracked.get(id(of))
+        if tracked is None:
+            self._serial += 1
+            tracked = self._tracked[id(of)] = Tracked(of, _name_of(of, self._serial))
+        return tracked
+
+    def _note(self, of: Any, write: bool, act: Callable[[Tracked, Access], None]) -> None:  # noqa: FBT001
+        if isinstance(of, memoryview) and of.obj is not None:
+            of = of.obj
+        kind = type(of)
+        if kind in IMMUTABLE or is_exempt(kind) or id(of) in self._exempt:
+            return
+        task = self._now()
+        access = Access(task.index, task.clock.get(task.index, 0), self._site, write)
+        tracked = self._find(of)
+        self._busy += 1
+        try:
+            act(tracked, access)
+        except Conflict as conflict:
+            error = RaceError(self._text(tracked, access, conflict))
+        else:
+            return
+        finally:
+            self._busy -= 1
+        if self._on_race is not None:
+            self._on_race(error)
+            return
+        if self.race is None:
+            self.race = error
+        raise error
+
+    def _text(self, tracked: Tracked, access: Access, conflict: Conflict) -> str:
+        place = conflict.place
+        what = tracked.name + (place if place.startswith("[") else f".{place}")
+        return (
+            f"data race on {what}: {self._side(access)}, and {self._side(conflict.before)},"
+            f" are not ordered"
+        )
+
+    def _side(self, access: Access) -> str:
+        assert self.controller is not None
+        verb = "written" if access.write else "read"
+        file, line = access.site
+        text = linecache.getline(file, line).strip()
+        return f"{verb} by {self.controller.tasks[access.task].name} at {shortened(file)}:{line} ({text})"
+
+
+def _name_of(of: Any, serial: int) -> str:
+    """Return what an object is, for a message."""
+    if isinstance(of, type):
+        return of.__qualname__
+    if isinstance(of, dict) and isinstance(of.get("__name__"), str) and "__builtins__" in of:
+        return str(of["__name__"])  # a module's
+    if isinstance(of, CellType):
+        return "variable"
+    kind = type(of).__qualname__
+    name = getattr(of, "__dict__", {}).get("name")
+    return f"{kind} {name}" if isinstance(name, str) else f"{kind}#{serial}"
+
+
+def shortened(file: str) -> str:
+    """Return a path as it is seen from the working directory, if it is below that."""
+    relative = os.path.relpath(file)
+    return file if relative.startswith("..") else relative
