@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn import registers
@@ -60,7 +61,7 @@ class UnicornVcpu:
         self._now = space.clock.read
         self._turn = turn
         # Keeps `stop` from a machine that was freed; held for a microsecond.
-        self._mutex = runtime.lock(f"unicorn {space.name}/{index}")
+        self._mutex = runtime.lock(f"unicorn {space.name}/{index}", state=guards_nothing)
         self._timer = VirtualTimer()
         # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
         self._kicked = False
@@ -213,7 +214,7 @@ class UnicornVcpu:
     def belong(self, runtime: Runtime, turn: Lock) -> None:
         """Use another runtime from now on, with its turn."""
         self._turn = turn
-        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}")
+        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}", state=guards_nothing)
 
     def map(self, physical: int, size: int, host: int) -> None:
         """Map host memory at a physical address."""
