@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hfsched.errors import describe
+from hfsched.explore.again import Again, Witness, difference
+from hfsched.explore.canonical import RefusedError, unkeyed_lock
+from hfsched.explore.deadlocks import raise_deadlock
 from hfsched.explore.digests import trace_hash
 from hfsched.explore.runtime import ExploreRuntime
+from hfsched.explore.schedule import NondeterminismError
+from hfsched.explore.watchdog import watching
 
 if TYPE_CHECKING:
     from hfsched.explore.races import Races
@@ -17,12 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Result", "execute", "search"]
 
 
+GRACE = 1000  # executions
+REPEAT_EVERY = 100  # the first execution of so many is run twice
+
+
 @dataclass(slots=True)
 class Outcome:
     """How an execution ended.
 
     `failure` is None without one; `pruned` is set if the strategy ended it.  `final` is the final
-    state as returned by `World.final`, None if the execution did not end by itself.
+    state as returned by `World.final`, None if the execution did not end by itself.  `unkeyed` is the
+    name of a lock that does not say what it guards, None if each does.
     """
 
     steps: int
@@ -32,6 +43,7 @@ class Outcome:
     final: object = None
     trace: list[str] | None = None
     trace_hash: str | None = None
+    unkeyed: str | None = None
 
 
 @dataclass(slots=True)
@@ -52,11 +64,12 @@ def execute(
     races: Callable[[], Races] | None = None,
     forgetting: bool = True,
     joining: bool = True,
+    witness: Witness | None = None,
     look: Callable[[ExploreRuntime], None] = lambda _runtime: None,
 ) -> Outcome:
     """Run one schedule, decided by `strategy`, from beginning to end.
 
-    `look` is called at the end, before the execution is closed.
+    `witness` records it; `look` is called at the end, before the execution is closed.
     """
     runtime = ExploreRuntime(
         strategy,
@@ -64,7 +77,15 @@ def execute(
         races=None if races is None else races(),
         forgetting=forgetting,
         joining=joining,
+        witness=witness,
     )
+    with watching(runtime.controller):
+        return _execute(scenario, runtime, look)
+
+
+def _execute(
+    scenario: Scenario, runtime: ExploreRuntime, look: Callable[[ExploreRuntime], None]
+) -> Outcome:
     try:
         world = scenario.build(runtime)
     except BaseException:
@@ -78,10 +99,11 @@ def execute(
         controller.explore()
         outcome = Outcome(controller.steps, pruned=controller.pruned)
         failure = controller.failure
-        if isinstance(failure, KeyboardInterrupt | SystemExit):
-            raise failure  # an interrupt by the user is no finding
+        if isinstance(failure, KeyboardInterrupt | SystemExit | RefusedError):
+            raise failure  # no finding
         if failure is None and not controller.pruned:
             try:
+                raise_deadlock(controller.tasks, world)
                 world.check()
                 outcome.final = world.final()
             except Exception as exc:  # noqa: BLE001 - a finding, of any type
@@ -92,11 +114,36 @@ def execute(
         if controller.trace is not None:
             outcome.trace = controller.trace
             outcome.trace_hash = trace_hash(controller.trace)
+        outcome.unkeyed = controller.unkeyed
         return outcome
     finally:
         look(runtime)
         controller.close()
         world.close()
+
+
+def _execute_twice(scenario: Scenario, strategy: Strategy, how: Any) -> Outcome:
+    """Run a schedule, and what passes once more: a difference is its failure."""
+    seen = Witness()
+    outcome = execute(scenario, strategy, witness=seen, look=seen.note_end, **how)
+    if outcome.failure is None:
+        again = Witness()
+        second = execute(
+            scenario,
+            Again(seen, stateful=strategy.stateful),
+            witness=again,
+            look=again.note_end,
+            **how,
+        )
+        differ = difference(seen, again)
+        if differ is not None:
+            outcome.failure = NondeterminismError(differ)
+        elif second.failure is not None or second.pruned != outcome.pruned:
+            how_else = "goes on" if second.failure is None else f"ends: {describe(second.failure)}"
+            outcome.failure = NondeterminismError(
+                f"two runs of the same schedule differ: after step {len(seen.lines) - 1} the second {how_else}"
+            )
+    return outcome
 
 
 def search(
@@ -109,17 +156,34 @@ def search(
     joining: bool = True,
     races: Callable[[], Races] | None = None,
 ) -> Result:
-    """Run schedules until one fails, the strategy has none left, or `until` returns True."""
+    """Run schedules until one fails, the strategy has none left, or `until` returns True.
+
+    One in a hundred is run twice: see `hfsched.explore.again`.
+
+    A search that compares states takes states that differ in what a lock guards for one, if the lock does
+    not say what that is (`state`).  It may find a failure all the same, so it is refused only when it would
+    say "complete", or after `GRACE` executions: raises RefusedError.
+    """
     result = Result()
+    unkeyed: str | None = None
     while not until(result):
-        if not strategy.begin():
+        more = strategy.begin()
+        if unkeyed is not None and (not more or result.executions >= GRACE):
+            raise unkeyed_lock(unkeyed)
+        if not more:
             result.complete = True
             break
-        outcome = execute(scenario, strategy, forgetting=forgetting, joining=joining, races=races)
+        how: Any = {"forgetting": forgetting, "joining": joining, "races": races}
+        if result.executions % REPEAT_EVERY == 0:
+            outcome = _execute_twice(scenario, strategy, how)
+        else:
+            outcome = execute(scenario, strategy, **how)
         result.executions += 1
         result.steps += outcome.steps
         strategy.end(outcome)
         on_end(outcome)
+        if strategy.stateful:
+            unkeyed = outcome.unkeyed
         if outcome.failure is not None:
             result.failure = outcome
             break

@@ -1,7 +1,8 @@
 """A race detector for shared values: vector clocks.
 
 Two accesses to a `Shared`, one of them a write, race when neither happens before the other.  They are
-ordered by the order of steps in a task, by spawning, locks, cells, events and channels.  Locks whose
+ordered by the order of steps in a task, by spawning, joining, by
+locks, cells, events and channels, and by a channel's end.  Locks whose
 names match `ignored` order nothing: those of another party (the hypervisor's) order the scheduler's
 accesses by accident only.
 
@@ -11,13 +12,13 @@ starts from).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
     from hfsched.explore.objects import Thing
-    from hfsched.explore.task import Task
+    from hfsched.explore.task import Group, Task
 
 __all__ = ["RaceError", "Races"]
 
@@ -72,6 +73,20 @@ class Races:
         if task is not None and not (thing.unordered or self._ignored(thing.name)):
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
+
+    def joined(self, tasks: Iterable[Task]) -> None:
+        """Order all that tasks have done, which have ended, before what the current task does now."""
+        task = self._current()
+        if task is not None:
+            for each in tasks:
+                if each.done:
+                    _join(task.clock, each.clock)
+
+    def ended(self, group: Group) -> None:
+        """Order all that a process has done before the end that its channels' peers read."""
+        for end in group.ends:
+            for task in group.tasks:
+                _join(end.peer.clock, task.clock)
 
     def read(self, value: Any) -> None:
         """Check a read of a shared value; raises RaceError."""

@@ -10,17 +10,21 @@ import errno
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError
+from hfsched.explore.canonical import SIZE
 from hfsched.explore.controller import STEPS_MAX, Controller
 from hfsched.explore.foreign import XConnection, XEventFd, XListener
 from hfsched.explore.handles import ProcessHandle, TaskHandle
-from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared, plain
+from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared
 from hfsched.explore.races import Races
 from hfsched.explore.task import Group, Task
+from hfsched.runtime.base import guards_nothing
 
 if TYPE_CHECKING:
+    from hfsched.explore.again import Witness
     from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.strategy import Strategy
     from hfsched.runtime.base import End, Waitable
@@ -40,7 +44,7 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
 class ExploreRuntime:
     """One execution's runtime; see `hfsched.runtime.base.Runtime`.
 
-    `tracing`, `races`, `joining` and `steps_max` are the controller's.  Without `forgetting`,
+    `tracing`, `races`, `joining`, `steps_max` and `witness` are the controller's.  Without `forgetting`,
     `retain_only` and opaque calls have no effect, as under a strategy that compares no states.
     """
 
@@ -53,9 +57,15 @@ class ExploreRuntime:
         forgetting: bool = True,
         joining: bool = True,
         steps_max: int = STEPS_MAX,
+        witness: Witness | None = None,
     ) -> None:
         self.controller = Controller(
-            strategy, tracing=tracing, races=races, joining=joining, steps_max=steps_max
+            strategy,
+            tracing=tracing,
+            races=races,
+            joining=joining,
+            steps_max=steps_max,
+            witness=witness,
         )
         self.forgetting = forgetting and strategy.stateful
         self.recorder: Recorder | None = None  # records the story of this execution
@@ -71,7 +81,9 @@ class ExploreRuntime:
         fair: bool = False,  # noqa: ARG002 - every order is explored, the fair one too
         state: Callable[[], object] | None = None,
     ) -> XLock:
-        return XLock(self, name, state)
+        if state is None and self.controller.unkeyed is None:
+            self.controller.unkeyed = name
+        return XLock(self, name, None if state is guards_nothing else state)
 
     def event(self, name: str) -> XEvent:
         return XEvent(self, name)
@@ -111,9 +123,16 @@ class ExploreRuntime:
 
         every: Sequence[Any] = waitables  # all are this runtime's
         things: list[Thing] = [getattr(each, "thing", each) for each in every]
+        owners: list[Thing] = [getattr(each, "owner", each) for each in every]
         self.controller.point(
-            "select", None, condition=lambda: bool(ready()), deadline=deadline, also=things
+            "select",
+            None,
+            condition=lambda: bool(ready()) or any(thing.closer for thing in owners),
+            deadline=deadline,
+            also=things,
         )
+        for owner in owners:
+            owner.check_open("select")
         found = ready()
         for i in found:
             self.controller.take_over(things[i])
@@ -128,6 +147,8 @@ class ExploreRuntime:
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         group = Group(name)
         group.ends = [end for end in ends if isinstance(end, XEnd)]
+        for end in group.ends:
+            end.holder = group
         group.things = [each for end in group.ends for each in (end, end.peer)]
         self.controller.spawn(name, lambda: main(self, *ends), group)
         return ProcessHandle(self.controller, group)
@@ -144,7 +165,7 @@ class ExploreRuntime:
         controller = self.controller
         if n == 1 or controller.current is None or controller.settling:
             return 0
-        picked = controller.strategy.value(controller, name, n)
+        picked = controller.value(name, n)
         controller.observe(picked)
         controller.record(f"{controller.current.name}: choose {name}: {picked} of {n}")
         return picked
@@ -164,8 +185,8 @@ class ExploreRuntime:
     def retain_only(self, *live: object, level: int = 0) -> None:
         task = self.controller.current
         if self.forgetting and self.controller.stateful and task is not None:
-            task.kept = (*task.kept[:level], hash(plain(live)))
-            task.history = hash(task.kept)
+            live_key = self.controller.encoded(live, f"{task.name}: what it retains")
+            task.retain(level, blake2b(live_key, digest_size=SIZE).digest())
 
     def start_again(self, lock: XLock) -> None:
         """Reset the current task's history to that at `lock`."""
@@ -176,7 +197,7 @@ class ExploreRuntime:
             and task is not None
             and lock.marks is not None
         ):
-            task.history, task.kept = lock.marks[task.index]
+            task.recall(lock.marks[task.index])
 
     # For scenarios: the other side of foreign sockets and eventfds.
 
@@ -229,7 +250,7 @@ class ExploreRuntime:
         )
 
     def observe(self, value: object) -> None:
-        """Add a hashable value that the current task has observed to its history."""
+        """Add a value that the current task has observed to its history; see `explore.canonical`."""
         self.controller.observe(value)
 
     def touch(self, name: str, *, write: bool = True) -> None:

@@ -20,6 +20,7 @@ class Summary:
 
     A state counts in `states` once for each worker that has visited it.  `complete`: every interleaving
     is covered; `complete_to`: every one with at most so many preemptions.
+    `full`: the search has ended because its memory was used.
     """
 
     executions: int = 0
@@ -28,6 +29,7 @@ class Summary:
     seconds: float = 0.0
     complete: bool = False
     complete_to: int | None = None
+    full: bool = False
     found: Found | None = None
     interrupted: bool = False
 
@@ -37,7 +39,8 @@ class Campaign:
     """A search: the scenario's spec, the strategy, and the `budget` in seconds.
 
     `jobs` is the number of local worker processes, 1 for this process alone; `cluster` is the address
-    of a Dask scheduler, whose workers are used instead.
+    of a Dask scheduler, whose workers are used instead.  `memory` is how many bytes the caches of states
+    may take together, 0 for no limit.
     """
 
     spec: str
@@ -47,6 +50,7 @@ class Campaign:
     budget: float = 60.0
     jobs: int = 1
     cluster: str | None = None
+    memory: int = 0
 
     def run(
         self,
@@ -73,7 +77,8 @@ class Campaign:
     def _alone(
         self, start: float, progress: Callable[[Summary], None], over: Callable[[], bool]
     ) -> Summary:
-        task = Task(1, os.fsencode(self.spec), self.strategy, self.seed, self.bound)
+        spec = os.fsencode(self.spec)
+        task = Task(1, spec, self.strategy, self.seed, self.bound, memory=self.memory)
 
         def report_progress(report: Report) -> bool:
             progress(self._summary(report, start))
@@ -92,6 +97,7 @@ class Campaign:
             time.monotonic() - start,
             report.complete and report.found is None and self.bound is None,
             report.complete_to,
+            report.full,
             report.found,
         )
 
@@ -103,7 +109,15 @@ class Campaign:
 
         with Pool(self.jobs) if self.cluster is None else Cluster(self.cluster) as workers:
             try:
-                plan = Plan(self.spec, self.strategy, self.seed, self.bound, workers.jobs, over)
+                plan = Plan(
+                    self.spec,
+                    self.strategy,
+                    self.seed,
+                    self.bound,
+                    workers.jobs,
+                    over,
+                    -(-self.memory // workers.jobs),
+                )
             except (Exception, SystemExit) as error:  # the scenario's, as in a task
                 report = failed(0, error)
                 if report.found is None:
@@ -118,6 +132,7 @@ class Campaign:
                     time.monotonic() - start,
                     plan.complete,
                     plan.complete_to,
+                    plan.full,
                     plan.found,
                 )
 
