@@ -158,12 +158,12 @@ class MonitorClient:
         `error` is also why the last monitor failed, until a command is accepted.
         """
         try:
-            answer = self._ask(Job(GetStatus(), deadline)).answer
+            result = self._ask(Job(GetStatus(), deadline))
         except LostError as exc:
             return Status(state=State.FAILED, error=reply_text(str(exc)))
+        answer = result.answer
         if isinstance(answer, Status):
-            failure = self.supervisor.failure
-            return replace(answer, error=failure) if failure else answer
+            return replace(answer, error=result.failure) if result.failure else answer
         raise SwapError(refusal(answer))
 
     def collect(self, deadline: int | None = None) -> tuple[int, ...]:
@@ -315,7 +315,8 @@ class MonitorClient:
             if isinstance(job.request, Enable) and (why := self._why_not_enable()):
                 raise SwapError(why)
             answer = self.supervisor.perform(job)
-            result = Result(answer, self.supervisor.members, self.supervisor.takeovers)
+            known = self.supervisor
+            result = Result(answer, known.members, known.takeovers, known.failure)
         except LostError:
             raise
         except SwapError as exc:

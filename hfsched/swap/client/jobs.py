@@ -23,11 +23,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An answer, the members at that time, and how many monitors had taken over."""
+    """An answer, and what was known at that time: members, take-overs, why the last monitor failed."""
 
     answer: MonitorAnswer
     members: tuple[RegisteredMember, ...]
     takeovers: int
+    failure: str = ""
 
     @property
     def done(self) -> bool:
@@ -48,4 +49,4 @@ class Result:
     def key(self) -> object:
         """Return all of it, hashable."""
         members = tuple((known.member.number, known.zapped) for known in self.members)
-        return (encode(0, self.answer), members, self.takeovers)
+        return (encode(0, self.answer), members, self.takeovers, self.failure)
