@@ -21,6 +21,7 @@ import argparse
 import hashlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 EQUIVALENT = TOP / "bench" / "mutants-equivalent.txt"
 CHILD = TOP / "bench" / "mutants_child.py"
-HANG = 240  # seconds after which a mutant counts as found: it does not end
+HANG = 240  # seconds without a sign of progress: then a mutant counts as found
 COLUMNS = ("killed by exploring", "killed by a test", "equivalent", "SURVIVES")
 
 
@@ -89,15 +90,20 @@ def _child(words: Sequence[str]) -> str:
         [sys.executable, CHILD, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
         start_new_session=True,
     ) as process:
-        try:
-            out, _ = process.communicate(timeout=HANG)
-        except subprocess.TimeoutExpired:
+        assert process.stdout is not None
+        said = b""
+        while select.select([process.stdout], [], [], HANG)[0]:
+            part = os.read(process.stdout.fileno(), 1 << 16)
+            if not part:
+                break
+            said += part
+        else:
             os.killpg(process.pid, signal.SIGKILL)
-            return f"it does not end within {HANG} s"
-    line = next((line for line in out.splitlines() if line.startswith(PREFIX)), None)
+            return f"it hangs: nothing for {HANG} s"
+    lines = said.decode(errors="replace").splitlines()
+    line = next((line for line in lines if line.startswith(PREFIX)), None)
     if line is None:
         raise RuntimeError(f"the check itself ended with {process.returncode}: {' '.join(words)}")
     return line.removeprefix(PREFIX)

@@ -3,7 +3,7 @@
     python bench/mutants_child.py GROUP FILE NUMBER
     python bench/mutants_child.py NAME
 
-Prints ``killer:`` and what finds it; nothing after it if nothing does.
+Prints what it does, and at last ``killer:`` and what finds it; nothing after it if nothing does.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import importlib.abc
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,34 +25,39 @@ from mutants_table import GROUPS, QUICK, THOROUGH, TOP
 
 __all__ = ["EXECUTIONS", "PREFIX"]
 
-EXECUTIONS = 3000  # of one scenario
+EXECUTIONS, OF_MACHINES = 3000, 300  # of one scenario
+RACES, WALKS = 100, 20  # in a race pass
 PREFIX = "killer: "
 
 
-class _Loader(importlib.abc.Loader, importlib.abc.MetaPathFinder):
-    """Loads one module from a tree instead of its file."""
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds one module in another file than its own: a race pass reads the source, too."""
 
-    def __init__(self, name: str, tree: ast.Module, path: str) -> None:
+    def __init__(self, name: str, path: Path) -> None:
         self._name = name
-        self._code = compile(tree, path, "exec")
         self._path = path
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:  # noqa: ARG002
         if fullname != self._name:
             return None
-        return importlib.util.spec_from_file_location(fullname, self._path, loader=self)
-
-    def exec_module(self, module: ModuleType) -> None:
-        exec(self._code, module.__dict__)
+        return importlib.util.spec_from_file_location(fullname, self._path)
 
 
 def run_mutant(group_name: str, file: str, number: int) -> str:
     """Load the mutant, and return what kills it, empty when nothing does."""
     group, path = GROUPS[group_name], TOP / file
     tree = mutated(group.find, path.read_text(), number, group.files[file])
-    name = file.removesuffix(".py").replace("/", ".")
-    sys.meta_path.insert(0, _Loader(name, tree, str(path)))
-    return _explored(group.quick) or _tested(group.tests) or _explored(group.thorough)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory, path.name)
+        copy.write_text(ast.unparse(tree))
+        sys.meta_path.insert(0, _Finder(file.removesuffix(".py").replace("/", "."), copy))
+        return (
+            _explored(group.quick)
+            or (_raced(group.quick) if group.races else "")
+            or _tested(group.tests)
+            or _explored(group.thorough)
+            or (_raced(group.thorough) if group.races else "")
+        )
 
 
 def run_mistake(name: str) -> str:
@@ -81,14 +86,28 @@ def _explored(specs: Sequence[str]) -> str:
     except Exception as exc:  # noqa: BLE001 - the mutant cannot even be imported
         return f"import: {type(exc).__name__}"
     for spec in specs:
+        print(f"search {spec}", flush=True)
+        most = OF_MACHINES if spec.startswith("machine") else EXECUTIONS
         try:
-            result = search(find(spec), Exhaustive(), until=lambda r: r.executions >= EXECUTIONS)
+            result = search(find(spec), Exhaustive(), until=lambda r, n=most: r.executions >= n)  # type: ignore[misc]
         except Exception as exc:  # noqa: BLE001 - it cannot be built
             return f"{spec}: {type(exc).__name__} while it is built"
         if result.failure is not None:
             words = str(result.failure.failure).split("\n")[0][:80]
             kind = type(result.failure.failure).__name__
             return f"{spec}: {result.executions} schedules: {kind}: {words}"
+    return ""
+
+
+def _raced(specs: Sequence[str]) -> str:
+    from hfsched.explore.registry import find
+    from hfsched.explore.watch.racepass import race_pass
+
+    for spec in specs:
+        print(f"race pass {spec}", flush=True)
+        found = race_pass(find(spec), executions=RACES, walks=WALKS).failure
+        if found is not None:
+            return f"{spec}: race pass: {str(found.outcome.failure)[:120]}"
     return ""
 
 

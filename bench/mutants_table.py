@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mistakes_places import Finder, Mutant, mutants_of
@@ -48,6 +48,27 @@ SWAP = (
     "swap,child=lives",
     "swap,commands=enable,child=dies,touches=0",
     "swap,beside=enable-disable",
+)
+MACHINE = (
+    "machine",
+    "machine,guest=burst,queue=1,stop=false",
+    "machine,guest=talker,listener=reader,hosts=0",
+    "machine,guest=talker,listener=handler,hosts=0",
+    "machine,guest=mortal,stop=false",
+    "machine,guest=smp,vcpus=2,stop=false",
+    "machine,guest=server,requests=1,hosts=0",
+    "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
+    "machine,sends=deadline,timers=true,stop=false",
+    "machine,suspenders=1,hosts=0",
+    "machine,suspenders=2,hosts=0,stop=false",
+)
+CONTROL = (
+    "machine,clients=status,hosts=0",
+    "machine,clients=subscriber,hosts=0",
+    "machine,clients=deaf,hosts=0",
+    "machine,clients=silent,hosts=0",
+    "machine,clients=asks,hosts=0,stop=false",
+    "machine,clients=stalls,hosts=0",
 )
 # Each a known way to lose a message or to spin, of tests/scheduler/test_lost_wakeups.py.
 MISTAKES = (
@@ -100,7 +121,8 @@ _ONE_TASK = {"childmember.py", "conversation.py", "setup.py", "supervisor.py"}
 class Group:
     """Files that are mutated alike, and what looks for their mutants: scenarios, tests, more scenarios.
 
-    `files` is from file to the functions that are mutated; None for all of them.
+    `files` is from file to the functions that are mutated; None for all of them.  With `races` a race pass
+    of each scenario follows its search.
     """
 
     name: str
@@ -108,7 +130,8 @@ class Group:
     files: Mapping[str, Sequence[str] | None]
     quick: Sequence[str]
     tests: Sequence[str]
-    thorough: Sequence[str] = field(default=())
+    thorough: Sequence[str] = ()
+    races: bool = True
 
     def mutants(self) -> list[Mutant]:
         """Return all mutants of all files."""
@@ -132,17 +155,19 @@ _CORE_TESTS = ("tests/mailbox", "tests/scheduler", "tests/hypervisor")
 GROUPS = {
     group.name: group
     for group in (
-        Group("small", find_small, _SMALL, QUICK, _CORE_TESTS, THOROUGH),
+        Group("small", find_small, _SMALL, QUICK, _CORE_TESTS, THOROUGH, races=False),
         Group(
             "messages",
             find_races,
             _all_of("mailbox", "scheduler", "hypervisor"),
-            QUICK,
+            (*QUICK, *MACHINE),
             _CORE_TESTS,
             THOROUGH,
         ),
-        Group("machine", find_races, _all_of("vmm"), QUICK, ("tests/vmm",)),
-        Group("control", find_races, _all_of("control"), (), ("tests/control", "tests/client")),
+        Group("machine", find_races, _all_of("vmm"), (*MACHINE, *CONTROL), ("tests/vmm",)),
+        Group(
+            "control", find_races, _all_of("control"), CONTROL, ("tests/control", "tests/client")
+        ),
         Group("swap", find_races, _all_of("swap/client"), SWAP, ("tests/swap",)),
     )
 }
