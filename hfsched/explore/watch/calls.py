@@ -38,7 +38,7 @@ from hfsched.explore.watch.rules import (
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
 
-__all__ = ["after", "before"]
+__all__ = ["after", "before", "keep"]
 
 Args = tuple[Any, ...]
 
@@ -66,16 +66,20 @@ def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) 
         _object(watcher, function, args, kwargs)
 
 
-def after(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
-    """Note what a call has made: an iterator or a view of what it was given, an object with fields."""
+def after(watcher: Watcher, function: Any, result: Any) -> None:
+    """Note that a call has written the fields of the object that it made, in C or in made code."""
+    if isinstance(function, type) and has_fields(function) and not _has_own_init(function):
+        for each in _field_names(function):
+            if hasattr(result, each):
+                watcher.attribute(result, each, write=True)
+
+
+def keep(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
+    """Remember what a call has made: an iterator or a view of what it was given, an object's dict."""
     name = getattr(function, "__name__", "")
     if isinstance(function, type):
         if name in LAZY:
             watcher.lazy(result, _all_sources(watcher, args))
-        elif has_fields(function) and not _has_own_init(function):
-            for each in _field_names(function):
-                if hasattr(result, each):
-                    watcher.attribute(result, each, write=True)
     elif isinstance(function, BuiltinFunctionType):
         owner = _owner(function)
         if name in LAZY and (owner is None or isinstance(owner, ModuleType | type)):
