@@ -36,7 +36,7 @@ from hfsched.scenarios.mailbox import MailboxScenario
 from hfsched.scenarios.swap import SwapScenario
 
 ONE_VCPU = ("echo", "disabled", "trusty")
-TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
+TWO_VCPUS = (*ONE_VCPU, "trusty-0", "wfi-echo", "reader-1")
 SCHEDULES_MAX = 3000  # to the first failure; then it counts as not found
 
 
@@ -47,6 +47,7 @@ def small() -> list[tuple[str, int | None]]:
     for senders in ("hosts=2", "guests=1"):
         specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
     specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
+    specs += ["mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true"]
     specs += ["mailbox,runners=1"]
     for event in ("suspend", "abort", "timer", "fault", "post", "death"):
         specs += [f"events,event={event}"]
@@ -56,6 +57,26 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
     specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
+    specs += [
+        "machine",
+        "machine,messages=2,stop=false",
+        "machine,guest=burst,queue=1,stop=false",
+        "machine,guest=talker,listener=reader,hosts=0",
+        "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+        "machine,guest=talker,listener=handler,hosts=0",
+        "machine,guest=mortal,stop=false",
+        "machine,guest=smp,vcpus=2,stop=false",
+        "machine,guest=server,requests=1,hosts=0",
+        "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
+        "machine,sends=deadline,timers=true,stop=false",
+        "machine,suspenders=1,hosts=0",
+        "machine,suspenders=1,stop=false",
+        "machine,suspenders=2,hosts=0,stop=false",
+        "machine,clients=silent,hosts=0",
+        "machine,clients=status,hosts=0",
+        "machine,clients=subscriber,hosts=0",
+        "machine,clients=deaf,hosts=0",
+    ]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
     return [(spec, None) for spec in specs]
 
@@ -73,6 +94,17 @@ def large() -> list[tuple[str, int | None]]:
         "swap,commands=enable-out,beside=discard",
         "swap,abort=true",
         "swap,commands=enable,spawner_dies=true,deaths=1",
+    ]
+    specs += [
+        "machine,messages=2",
+        "machine,suspenders=1",
+        "machine,guest=smp,vcpus=2",
+        "machine,guest=writer,vms=2,hosts=2,stop=false",
+        "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
+        "machine,guest=server,requests=2,stop=false",
+        "machine,sends=try,hosts=2,stop=false",
+        "machine,clients=asks,hosts=0,stop=false",
+        "machine,clients=stalls,hosts=0",
     ]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"

@@ -21,7 +21,7 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from mutation import mutated
+from parser_inputs import mutated
 from parser_table import Parser, parsers
 
 __all__ = ["Parser", "Result", "counts", "feed", "parsers"]

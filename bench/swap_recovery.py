@@ -85,10 +85,26 @@ CASES = (
         touches=0,
     ),
     _case(
+        "a process that may not die has died",
+        "enable",
+        lambda machine: bool(machine.memory.dead),
+        child="static",
+        touches=0,
+    ),
+    _case(
         "the spawner has died, and main may not exec",
         "enable-out",
         lambda machine: machine.client.supervisor.irreplaceable,
         spawner_dies=True,
+    ),
+    _case(
+        "... and the monitor too",
+        "enable-out",
+        lambda machine: (
+            machine.client.supervisor.irreplaceable and machine.client.supervisor.end is None
+        ),
+        spawner_dies=True,
+        deaths=1,
     ),
 )
 

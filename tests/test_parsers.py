@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from mutation import mutated
+from parser_inputs import mutated
 from parsers import Parser, counts, feed, parsers
 
 from hfsched.errors import UserError

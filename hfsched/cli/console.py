@@ -56,7 +56,7 @@ class Console:
         self._output = output
         self._default = default
         self._endpoints: dict[str, Endpoint] = {}
-        self._lock = runtime.lock("console")
+        self._lock = runtime.lock("console", state=self.key)
         self._lines: deque[tuple[str, bytes]] = deque()  # VM, text
         self._bytes = 0  # of their text
         self._filled = runtime.event("console.filled")
@@ -71,6 +71,11 @@ class Console:
             Counter()
         )  # by VM: their VM had ended, or the machine stopped
         self._printers: list[Task] = []
+
+    def key(self) -> object:
+        """Return all that the lock guards."""
+        lines = (tuple(self._lines), self._bytes, self._sending)
+        return (lines, self.ended, self.refused, self.progress, tuple(self._undeliverable.items()))
 
     def open(self) -> None:
         """Connect to every VM's text port and print what comes from it."""

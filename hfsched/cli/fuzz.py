@@ -19,11 +19,12 @@ from hfsched.errors import MisuseError, UserError
 from hfsched.text import nearest, printable
 from hfsched.times import seconds
 from hfsched.vcpu.engines import EngineId
+from hfsched.vmm.sizes import parse_size
 
 __all__ = ["add_parser", "run"]
 
 STRATEGIES = ("pos", "urw", "random", "pct", "bounded", "exhaustive", "portfolio")
-SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster")
+SEARCHING = ("variant", "strategy", "bound", "seed", "budget", "jobs", "cluster", "memory")
 ENGINES: tuple[EngineId, ...] = ("script", "unicorn")  # those that the explorer can control
 NUMBERS = {"bound": (0, 1000), "seed": (0, (1 << 63) - 1), "jobs": (1, 256)}
 
@@ -86,6 +87,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--seed", metavar="N", help="of random choices; default: a new one, which is printed"
     )
     parser.add_argument("--budget", metavar="TIME", help="such as 500ms, 10s, 5m; default: 60s")
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="for the visited states, such as 2G; default: no limit"
+    )
     parser.add_argument("--jobs", metavar="N", help="processes; default: 1, this one")
     parser.add_argument(
         "--cluster", metavar="tcp://...", help="use the workers of a Dask scheduler"
@@ -184,6 +188,8 @@ def _read(args: argparse.Namespace) -> None:
         setattr(args, name, int(text))
     if args.budget is not None:
         args.budget = _budget(args.budget)
+    if args.memory is not None:
+        args.memory = parse_size("--memory", args.memory)
     for name, known in (("strategy", STRATEGIES), ("engine", ENGINES)):
         text = getattr(args, name)
         if text is not None and text not in known:

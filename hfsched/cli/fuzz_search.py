@@ -57,7 +57,15 @@ def search(args: argparse.Namespace) -> int:
         + (f", seed {seed}" if seeded else "")
     )
     campaign = Campaign(
-        scenario.name, strategy, args.bound, seed, budget, args.jobs or 1, args.cluster, races=True
+        scenario.name,
+        strategy,
+        args.bound,
+        seed,
+        budget,
+        args.jobs or 1,
+        args.cluster,
+        args.memory or 0,
+        races=True,
     )
     try:
         with printing_aside():
@@ -80,7 +88,7 @@ def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
     from hfsched.scenarios.drawing import find_failure  # noqa: PLC0415
     from hfsched.scenarios.programs import describe  # noqa: PLC0415
 
-    for name in ("bound", "cluster", "jobs", "strategy"):
+    for name in ("bound", "cluster", "jobs", "memory", "strategy"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name}: programs are drawn; give one (programs,program=...) first")
     seed = secrets.randbits(31) if args.seed is None else args.seed
@@ -119,6 +127,8 @@ def _sum_up(summary: Summary, bound: int | None, budget: float) -> None:
         how = "not complete"
         if summary.interrupted:
             how = "interrupted"
+        elif summary.full:
+            how = "the states take all of --memory"
         elif summary.seconds >= budget:
             how = f"the budget of {budget:g} s is used"
         print(f"no failure in {schedules}, {count(summary.states, 'state')}: {how}")

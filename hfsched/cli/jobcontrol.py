@@ -46,7 +46,7 @@ class JobControl:
     def __init__(self, runtime: Runtime, changed: Event) -> None:
         self._runtime = runtime
         self._changed = changed
-        self._lock = runtime.lock("job")
+        self._lock = runtime.lock("job", state=self.key)
         self._asked: int | None = None  # the signal to stop by
         self._group = False  # it is for the whole job: no other process has got it
         self._continued = False
@@ -58,6 +58,11 @@ class JobControl:
         self._stopwatch = Stopwatch(runtime)
 
     # Any thread.
+
+    def key(self) -> object:
+        """Return all that the lock guards."""
+        signals = (self._asked, self._group, self._continued)
+        return (signals, self._stopping, self._stops, self._released, len(self._waiting))
 
     def note(self, number: int) -> None:
         """Note a signal that came: one of `STOPS`, or SIGCONT."""

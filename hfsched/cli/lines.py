@@ -40,7 +40,9 @@ class Lines:
         self._fd = fd
         self._loss = loss
         self._changed = changed
-        self._lock = runtime.lock(name)
+        self._lock = runtime.lock(
+            name, state=lambda: (tuple(self._lines), self._lost, self._closing)
+        )
         self._lines: deque[bytes] = deque()
         self._filled = runtime.event(f"{name}.filled")
         self._space = runtime.event(f"{name}.space")

@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
 _SWAP_WATCH_WITHIN = (
     5 * _NS
 )  # a clock, as the next: an end must come although the monitor is stopped
-END_WITHIN = 30 * _NS  # far more than an end takes, unless something never completes
+END_WITHIN = 30 * _NS  # after the last thread that ended: then something never completes
 
 
 class RunSession:
@@ -183,20 +184,20 @@ class RunSession:
         return status if interrupted is None else 128 + interrupted
 
     def _end_soon(self, status: int, by: Event) -> None:
-        """End the process unless `by` is set in time.
+        """End the process unless `by` is set while threads still end.
 
         A thread that accesses guest memory that is out waits for as long as the monitor does not
         answer, and may hold a VM's lock; a thread that needs the lock then waits too.
         """
 
         def watch() -> None:
-            if by.wait(self._runtime.now() + END_WITHIN):
+            if self._ends(by):
                 return
             why = "" if self._spec.swap is None else ": guest memory that is out does not come back"
             for text in self._failures:
                 self._say(f"error: {text}")
             self._say(
-                f"error: the run did not end within {END_WITHIN // _NS} s, and is terminated{why}"
+                f"error: the run does not end, and is terminated: no thread of it has ended for {END_WITHIN // _NS} s{why}"
             )
             self._notices.close(self._runtime.now() + _NS)
             with suppress(OSError):
@@ -206,6 +207,15 @@ class RunSession:
 
         with suppress(UserError):  # no thread for it: a second signal does the same
             self._runtime.spawn("end", watch)
+
+    def _ends(self, by: Event) -> bool:
+        """Wait for `by`; return False once no thread has ended for `END_WITHIN`."""
+        left = threading.active_count()
+        while not by.wait(self._runtime.now() + END_WITHIN):
+            before, left = left, threading.active_count()
+            if left >= before:
+                return False
+        return True
 
     def _interrupted(self) -> int | None:
         """Return the signal that came, None without one."""

@@ -136,11 +136,13 @@ def _range(text: str) -> tuple[int, int]:
 def _print_log(args: argparse.Namespace, path: Path, vm: str | None, deadline: float) -> None:
     """Print the faults in the log as they are received, oldest first."""
     since = 0
+    ahead = time.time_ns() - time.monotonic_ns()  # the wall clock, of the monotonic one
     while True:
         request = commands.SwapLog(vm=vm, within_ms=int(args.within * 1000), since=since)
         answer = ask(path, request, deadline)
         assert isinstance(answer, SwapFaults)
-        for fault in answer.faults:
+        for each in answer.faults:
+            fault = msgspec.structs.replace(each, time=each.time + ahead)
             print(msgspec.json.encode(fault).decode() if args.json else _fault_line(fault))
         if answer.next == since or not answer.faults:
             return

@@ -3,7 +3,8 @@
 `runtime` implements `hfsched.runtime.base.Runtime` with greenlets; each operation is a scheduling
 point at which a strategy (`strategies`) chooses the next task: `controller` has that.  `objects` are
 its locks, events, cells and channels; `task` its tasks and `handles` their public handles;
-`execution` runs one schedule of a scenario and returns the outcome.
+`execution` runs one schedule of a scenario and returns the outcome; `canonical` says when values are the same.
+`misuse`, `deadlocks`, `races`, `cycles`, `again` and `watchdog` have what is a failure in every scenario.
 `schedule`, `token`, `replay` and `shrink` make failures reproducible, `explain` displays them, and
 `campaign` distributes a search over processes; `registry` finds scenarios by name.  The only layer
 below is `hfsched.runtime`: the code under test, hfsched's own scheduler too, is imported by scenarios.

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from hfsched.errors import UserError
 from hfsched.explore import digests
+from hfsched.explore.canonical import ATOMS, RefusedError, encode
 from hfsched.explore.joining import joins
-from hfsched.explore.objects import Thing, plain
+from hfsched.explore.objects import Thing
+from hfsched.explore.schedule import NondeterminismError, prefix_of
 from hfsched.explore.task import Group, Task
 from hfsched.explore.tasktable import TaskTable
 
@@ -30,6 +32,7 @@ except ImportError as exc:  # pragma: no cover - a test without greenlet sees th
     ) from exc
 
 if TYPE_CHECKING:
+    from hfsched.explore.again import Witness
     from hfsched.explore.races import Races
     from hfsched.explore.strategy import Strategy
     from hfsched.explore.task import Touched
@@ -55,7 +58,7 @@ class StepsExceededError(Exception):
 class Controller:
     """One execution: its tasks and things (`table`), its time, and the choice at each point.
 
-    `tracing` records every step.  `races` is the race detector for shared values; without it the first
+    `tracing` records every step; so does a `witness`, with what the tasks observe.  `races` is the race detector for shared values; without it the first
     shared value creates one.  Implements `hfsched.explore.strategy.View` for the strategy.
     """
 
@@ -67,9 +70,14 @@ class Controller:
         races: Races | None = None,
         joining: bool = True,
         steps_max: int = STEPS_MAX,
+        witness: Witness | None = None,
     ) -> None:
         self.strategy = strategy
-        self.stateful = strategy.stateful
+        self.witness = witness
+        self._prefix = prefix_of(strategy)
+        self._followed = 0  # steps of it
+        self._values = 0  # of it that were chosen
+        self.stateful = strategy.stateful and not (self._prefix and self._prefix.steps)
         self._every_point = strategy.every_point
         self.races = races
         self.joining = joining  # an operation may belong to the step before it
@@ -84,9 +92,12 @@ class Controller:
         self.settling = False
         self.time = 0
         self.pruned = False
+        self.unkeyed: str | None = None  # a lock that does not say what it guards
         self.failure: BaseException | None = None
         self.failed_task: Task | None = None
         self.trace: list[str] | None = [] if tracing else None
+        if witness is not None:
+            self.trace = witness.lines
         self.invariant: Callable[[], None] | None = None
         # Called for an operation that no task does: {thing, condition, deadline}.
         self.on_outside: (
@@ -169,7 +180,7 @@ class Controller:
                 self.record(f"{task.name}: {kind} {thing.name}")
             return
         if self.stateful:
-            task.history = hash((task.history, kind))  # its position in the program
+            task.learn(kind)  # its position in the program
         if deadline is not None:
             self.touched.append(("clock", False))  # the deadline is a new stop of the clock
         task.entered = kind == "lock"
@@ -203,15 +214,27 @@ class Controller:
         if self.stopping:
             raise greenlet.GreenletExit
 
-    def observe(self, value: object) -> None:
-        """Add a hashable value that the current task has observed to its history."""
-        if self.stateful and self.current is not None:
-            self.current.history = hash((self.current.history, value))
+    def observe(self, value: object, place: str = "") -> None:
+        """Add a value that the current task has observed to its history; `place` is where it was.
 
-    def observe_plain(self, value: object) -> None:
-        """Add a value of any type that the current task has observed to its history."""
-        if self.stateful and self.current is not None:
-            self.current.history = hash((self.current.history, plain(value)))
+        Raises NoCanonicalFormError.
+        """
+        task = self.current
+        if task is None:
+            return
+        if self.witness is not None and not self.settling:
+            self.witness.note_value(task, value, place)
+        if self.stateful:
+            if type(value) not in ATOMS:
+                value = (self.encoded(value, place or f"{task.name}: what it has observed"),)
+            task.learn(value)
+
+    def encoded(self, value: object, place: str) -> bytes:
+        """Return a value's canonical encoding; one that has none ends the execution."""
+        try:
+            return encode(value, place)
+        except RefusedError as exc:
+            self.fail(exc)
 
     def pass_on(self, thing: Thing) -> None:
         """Release `thing` for the race detector: order earlier accesses before later `take_over`s."""
@@ -234,26 +257,10 @@ class Controller:
                     StepsExceededError(f"no end after {self._steps_max} steps: possibly a livelock")
                 )
             try:
-                if self.invariant is not None:
-                    self.inspect(self.invariant)
-                enabled = self.table.enabled(self.time)
-                if (
-                    self._clock is not None
-                    and not self.settling
-                    and self.table.next_deadline(self.time) is not None
-                ):
-                    enabled.append(self._clock)
-                many = len(enabled)
-                if not many:
+                chosen = self._repeated() if self._prefix is not None else self._decide()
+                if chosen is None:
                     self.current = None
                     return None
-                chosen = enabled[0]
-                if many > 1 or self._every_point:
-                    current = self.previous if self.previous in enabled else None
-                    if not self.settling:
-                        chosen = self.strategy.pick(self, current, enabled)
-                    elif current is not None:
-                        chosen = current
             except Prune:
                 self.pruned = True
                 self.current = None
@@ -263,6 +270,8 @@ class Controller:
                 return None
             except Exception as exc:  # noqa: BLE001 - a finding, of any type
                 return self._fail(exc)
+            if self.witness is not None and not self.settling:
+                self.witness.steps.append(chosen.index)
             if self.touched:
                 self.touched = []
             if chosen.act is None:
@@ -274,6 +283,64 @@ class Controller:
                 chosen.act()
             except Exception as exc:  # noqa: BLE001 - likewise
                 return self._fail(exc)
+
+    def _decide(self) -> Task | None:
+        """Let the strategy choose among the enabled tasks; None: there is none."""
+        if self.invariant is not None:
+            self.inspect(self.invariant)
+        enabled = self.table.enabled(self.time)
+        if (
+            self._clock is not None
+            and not self.settling
+            and self.table.next_deadline(self.time) is not None
+        ):
+            enabled.append(self._clock)
+        many = len(enabled)
+        if not many:
+            return None
+        chosen = enabled[0]
+        if many > 1 or self._every_point:
+            current = self.previous if self.previous in enabled else None
+            if not self.settling:
+                return self.strategy.pick(self, current, enabled)
+            if current is not None:
+                return current
+        return chosen
+
+    def _repeated(self) -> Task | None:
+        """Return the next task of the prefix; past its end, or while settling, decide."""
+        assert self._prefix is not None
+        if self.settling:
+            return self._decide()
+        if self._followed == len(self._prefix.steps):
+            self._prefix = None
+            return self._decide()
+        index = self._prefix.steps[self._followed]
+        self._followed += 1
+        if index < len(self.tasks):
+            task = self.tasks[index]
+            if task is self._clock:
+                if self.table.next_deadline(self.time) is not None:
+                    return task
+            elif not task.done and task.enabled(self.time):
+                return task
+        raise NondeterminismError(
+            f"two runs of the same schedule differ: at step {self.steps} the first ran"
+            f" {self.tasks[index].name if index < len(self.tasks) else 'a further task'},"
+            " which the second cannot"
+        )
+
+    def value(self, name: str, n: int) -> int:
+        """Choose a number below `n`."""
+        prefix = self._prefix
+        if prefix is not None and self._values < len(prefix.values):
+            picked = prefix.values[self._values]
+            self._values += 1
+        else:
+            picked = self.strategy.value(self, name, n)
+        if self.witness is not None:
+            self.witness.values.append(picked)
+        return picked
 
     def inspect(self, read: Callable[[], T]) -> T:
         """Call a function that reads the whole state; no operation in it is a point."""
@@ -293,6 +360,14 @@ class Controller:
         self.failed_task = self.current
         self.current = None
         return None
+
+    def fail(self, failure: Exception) -> NoReturn:
+        """End the execution with a failure that the code under test cannot catch."""
+        if self.current is None:  # outside of all tasks
+            raise failure
+        self._fail(failure)
+        self._hub.switch()
+        raise greenlet.GreenletExit
 
     # Tasks.
 
@@ -327,19 +402,23 @@ class Controller:
     def end(self, task: Task) -> None:
         """Record the end of a task."""
         self.touched += self.table.end(task)
+        if self.races is not None and task.group is not None and task.group.ended():
+            self.races.ended(task.group)
 
     def kill(self, group: Group) -> None:
         """Kill a process."""
         if group.ended():
             return
         self.touched += self.table.kill(group)
+        if self.races is not None:
+            self.races.ended(group)
         if self.current is not None and self.current.group is group:
             self._switch(self._next())  # no code of it runs any more, not even a ``finally``
 
     # States and traces.
 
-    def state_key(self) -> int:
-        """Return a 64-bit digest of the whole state; see `hfsched.explore.digests`."""
+    def state_key(self) -> bytes:
+        """Return a 128-bit digest of the whole state; see `hfsched.explore.digests`."""
         time = self.time if self._clock is not None else 0
         task, self.current = self.current, None
         try:

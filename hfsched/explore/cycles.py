@@ -37,7 +37,9 @@ class Cycles:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[int, int]] = {}  # state -> {points with a choice, steps} before
+        self._seen: dict[
+            bytes, tuple[int, int]
+        ] = {}  # state -> {points with a choice, steps} before
         self._enabled: list[frozenset[int]] = []
         self._ran: list[int] = []
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hfsched.errors import describe
+from hfsched.explore.again import Again, Witness, difference
+from hfsched.explore.canonical import RefusedError, unkeyed_lock
+from hfsched.explore.deadlocks import raise_deadlock
 from hfsched.explore.digests import trace_hash
 from hfsched.explore.runtime import ExploreRuntime
+from hfsched.explore.schedule import NondeterminismError
+from hfsched.explore.watchdog import watching
 
 if TYPE_CHECKING:
     from hfsched.explore.races import Races
@@ -18,13 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Result", "execute", "search"]
 
 
+GRACE = 1000  # executions
+REPEAT_EVERY = 100  # the first execution of so many is run twice
+
+
 @dataclass(slots=True)
 class Outcome:
     """How an execution ended.
 
     `failure` is None without one; `pruned` is set if the strategy ended it.  `final` is the final
     state as returned by `World.final`, None if the execution did not end by itself.  `watched` is set
-    if functions had their watched code.
+    if functions had their watched code.  `unkeyed` is the name of a lock that does not say what it
+    guards, None if each does.
     """
 
     steps: int
@@ -35,6 +47,7 @@ class Outcome:
     trace: list[str] | None = None
     trace_hash: str | None = None
     watched: bool = False
+    unkeyed: str | None = None
 
 
 @dataclass(slots=True)
@@ -55,32 +68,15 @@ def execute(
     races: Callable[[], Races] | None = None,
     forgetting: bool = True,
     joining: bool = True,
+    witness: Witness | None = None,
     look: Callable[[ExploreRuntime], None] = lambda _runtime: None,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Run one schedule, decided by `strategy`, from beginning to end.
 
-    `look` is called at the end, before the execution is closed.  With a `watcher` functions have their
-    watched code.
+    `witness` records it; `look` is called at the end, before the execution is closed.  With a `watcher`
+    functions have their watched code.
     """
-    if watcher is not None:
-        from hfsched.explore.watch.control import reporting_to  # noqa: PLC0415 - seldom used
-
-        with reporting_to(watcher):
-            return _execute(scenario, strategy, tracing, races, forgetting, joining, look, watcher)
-    return _execute(scenario, strategy, tracing, races, forgetting, joining, look, None)
-
-
-def _execute(
-    scenario: Scenario,
-    strategy: Strategy,
-    tracing: bool,  # noqa: FBT001 - these are `execute`'s
-    races: Callable[[], Races] | None,
-    forgetting: bool,  # noqa: FBT001
-    joining: bool,  # noqa: FBT001
-    look: Callable[[ExploreRuntime], None],
-    watcher: Watcher | None,
-) -> Outcome:
     runtime = ExploreRuntime(
         strategy,
         tracing=tracing,
@@ -88,7 +84,23 @@ def _execute(
         forgetting=forgetting,
         joining=joining,
         watcher=watcher,
+        witness=witness,
     )
+    with ExitStack() as stack:
+        if watcher is not None:
+            from hfsched.explore.watch.control import reporting_to  # noqa: PLC0415 - seldom used
+
+            stack.enter_context(reporting_to(watcher))
+        stack.enter_context(watching(runtime.controller))
+        return _execute(scenario, runtime, look, watcher)
+
+
+def _execute(
+    scenario: Scenario,
+    runtime: ExploreRuntime,
+    look: Callable[[ExploreRuntime], None],
+    watcher: Watcher | None,
+) -> Outcome:
     try:
         world = scenario.build(runtime)
     except BaseException:
@@ -104,10 +116,11 @@ def _execute(
         failure = controller.failure
         if watcher is not None and watcher.race is not None:
             failure = watcher.race  # also if the code under exploration has caught it
-        if isinstance(failure, KeyboardInterrupt | SystemExit):
-            raise failure  # an interrupt by the user is no finding
+        if isinstance(failure, KeyboardInterrupt | SystemExit | RefusedError):
+            raise failure  # no finding
         if failure is None and not controller.pruned:
             try:
+                raise_deadlock(controller.tasks, world)
                 world.check()
                 outcome.final = world.final()
             except Exception as exc:  # noqa: BLE001 - a finding, of any type
@@ -118,11 +131,36 @@ def _execute(
         if controller.trace is not None:
             outcome.trace = controller.trace
             outcome.trace_hash = trace_hash(controller.trace)
+        outcome.unkeyed = controller.unkeyed
         return outcome
     finally:
         look(runtime)
         controller.close()
         world.close()
+
+
+def _execute_twice(scenario: Scenario, strategy: Strategy, how: Any) -> Outcome:
+    """Run a schedule, and what passes once more: a difference is its failure."""
+    seen = Witness()
+    outcome = execute(scenario, strategy, witness=seen, look=seen.note_end, **how)
+    if outcome.failure is None:
+        again = Witness()
+        second = execute(
+            scenario,
+            Again(seen, stateful=strategy.stateful),
+            witness=again,
+            look=again.note_end,
+            **how,
+        )
+        differ = difference(seen, again)
+        if differ is not None:
+            outcome.failure = NondeterminismError(differ)
+        elif second.failure is not None or second.pruned != outcome.pruned:
+            how_else = "goes on" if second.failure is None else f"ends: {describe(second.failure)}"
+            outcome.failure = NondeterminismError(
+                f"two runs of the same schedule differ: after step {len(seen.lines) - 1} the second {how_else}"
+            )
+    return outcome
 
 
 def search(
@@ -135,17 +173,34 @@ def search(
     joining: bool = True,
     races: Callable[[], Races] | None = None,
 ) -> Result:
-    """Run schedules until one fails, the strategy has none left, or `until` returns True."""
+    """Run schedules until one fails, the strategy has none left, or `until` returns True.
+
+    One in a hundred is run twice: see `hfsched.explore.again`.
+
+    A search that compares states takes states that differ in what a lock guards for one, if the lock does
+    not say what that is (`state`).  It may find a failure all the same, so it is refused only when it would
+    say "complete", or after `GRACE` executions: raises RefusedError.
+    """
     result = Result()
+    unkeyed: str | None = None
     while not until(result):
-        if not strategy.begin():
+        more = strategy.begin()
+        if unkeyed is not None and (not more or result.executions >= GRACE):
+            raise unkeyed_lock(unkeyed)
+        if not more:
             result.complete = True
             break
-        outcome = execute(scenario, strategy, forgetting=forgetting, joining=joining, races=races)
+        how: Any = {"forgetting": forgetting, "joining": joining, "races": races}
+        if result.executions % REPEAT_EVERY == 0:
+            outcome = _execute_twice(scenario, strategy, how)
+        else:
+            outcome = execute(scenario, strategy, **how)
         result.executions += 1
         result.steps += outcome.steps
         strategy.end(outcome)
         on_end(outcome)
+        if strategy.stateful:
+            unkeyed = outcome.unkeyed
         if outcome.failure is not None:
             result.failure = outcome
             break

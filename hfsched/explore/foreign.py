@@ -35,11 +35,15 @@ class _Foreign(Thing):
         """Close it."""
         if not self.closed:
             self.controller.point("close", self, write=True)
+            self.note_closed()
+            self.controller.pass_on(self)
             self.closed = True
 
 
 class XEventFd(_Foreign):
     """See `hfsched.runtime.foreign.EventFd`; it never is full."""
+
+    what = "eventfd"
 
     def __init__(self, runtime: ExploreRuntime, name: str) -> None:
         super().__init__(runtime, name)
@@ -51,11 +55,13 @@ class XEventFd(_Foreign):
 
     def signal(self) -> None:
         self.controller.point("signal", self, write=True)
+        self.check_open("signal")
         self.controller.pass_on(self)
         self._count += 1
 
     def take(self) -> int:
         self.controller.point("take", self, write=True)
+        self.check_open("take")
         self.controller.take_over(self)
         self.controller.observe(self._count)
         taken, self._count = self._count, 0
@@ -69,9 +75,10 @@ class XEventFd(_Foreign):
 
 
 class XCondition:
-    """What `select` can wait for besides a thing itself: `thing` is what it looks at."""
+    """What `select` can wait for besides a thing itself: `thing` is what it looks at, for `owner`."""
 
-    def __init__(self, thing: Thing, ready: Callable[[], bool]) -> None:
+    def __init__(self, owner: Thing, thing: Thing, ready: Callable[[], bool]) -> None:
+        self.owner = owner
         self.thing = thing
         self.ready = ready
 
@@ -83,8 +90,10 @@ class XConnection(_Foreign):
     """See `hfsched.runtime.foreign.Connection`.
 
     `packets`, or else a stream; `capacity`: bytes that may be unread (a first packet may have more).
+    There is `room` when any packet would be taken, as Linux says so only while much of its buffer is free.
     """
 
+    what = "connection"
     peer: XConnection
 
     def __init__(
@@ -100,11 +109,11 @@ class XConnection(_Foreign):
 
     @property
     def room(self) -> XCondition:
-        return XCondition(self.peer, lambda: self._gone() or self._room() > 0)
+        return XCondition(self, self.peer, lambda: self._gone() or self._writable())
 
     @property
     def hangup(self) -> XCondition:
-        return XCondition(self.peer, lambda: self.peer.closed or (self._deaf and self._mute))
+        return XCondition(self, self.peer, lambda: self.peer.closed or (self._deaf and self._mute))
 
     def ready(self) -> bool:
         """Return whether there is something to receive, or the end; no point."""
@@ -116,6 +125,11 @@ class XConnection(_Foreign):
     def _room(self) -> int:
         return self.peer._capacity - self.peer._unread()
 
+    def _writable(self) -> bool:
+        if not self._packets:
+            return self._room() > 0
+        return not self.peer._inbox
+
     def _unread(self) -> int:
         return sum(len(data) for data, _ in self._inbox)
 
@@ -123,9 +137,11 @@ class XConnection(_Foreign):
         if not data:
             raise ValueError("there must be data")
         self.controller.point("send", self.peer, write=True)
+        self.check_open("send")
         room = self._room()
         self.controller.observe((self._gone(), room))
         if self._gone():
+            self.controller.take_over(self)
             raise ChannelClosedError
         inbox = self.peer._inbox
         if self._packets:
@@ -156,10 +172,17 @@ class XConnection(_Foreign):
     def _receive(
         self, size: int, deadline: int | None, *, peek: bool
     ) -> tuple[bytes, tuple[int, ...]] | None:
-        self.controller.point("recv", self, write=not peek, condition=self.ready, deadline=deadline)
+        self.controller.point(
+            "recv",
+            self,
+            write=not peek,
+            condition=lambda: self.ready() or self.closer is not None,
+            deadline=deadline,
+        )
+        self.check_open("recv")
         self.controller.take_over(self)
         ready = self.ready()
-        if not self._inbox or self._deaf:
+        if not self._inbox:
             self.controller.observe(ready)
             return (b"", ()) if ready else None
         data, fds = self._inbox[0]
@@ -172,6 +195,8 @@ class XConnection(_Foreign):
 
     def unread(self) -> int:
         self.controller.point("unread", self)
+        self.check_open("unread")
+        self.controller.take_over(self)
         self.controller.observe(self._unread())
         return self._unread()
 
@@ -180,14 +205,16 @@ class XConnection(_Foreign):
 
     def shutdown(self, *, receive: bool = False, send: bool = False) -> None:
         self.controller.point("close", self.peer, write=True, also=(self,))
-        self._deaf |= receive
+        self.check_open("shutdown")
+        self.controller.pass_on(self.peer)
+        self._deaf |= receive  # what has come before can still be received, as from a real socket
         self._mute |= send
-        if receive:
-            self._inbox.clear()
 
     def close(self) -> None:
         if not self.closed:
             self.controller.point("close", self.peer, write=True, also=(self,))
+            self.note_closed()
+            self.controller.pass_on(self.peer)
             self.cut()
 
     def cut(self) -> None:
@@ -202,6 +229,8 @@ class XConnection(_Foreign):
 class XListener(_Foreign):
     """See `hfsched.runtime.foreign.Listener`."""
 
+    what = "listener"
+
     def __init__(self, runtime: ExploreRuntime, name: str) -> None:
         super().__init__(runtime, name)
         self._waiting: deque[XConnection] = deque()
@@ -215,12 +244,14 @@ class XListener(_Foreign):
         self.controller.point("connect", self, write=True)
         self.controller.observe(self.closed)
         if self.closed:
+            self.controller.take_over(self)
             raise ConnectionRefusedError
         self.controller.pass_on(self)
         self._waiting.append(connection)
 
     def accept(self) -> XConnection | None:
         self.controller.point("accept", self, write=True)
+        self.check_open("accept")
         self.controller.take_over(self)
         self.controller.observe(len(self._waiting))
         return self._waiting.popleft() if self._waiting else None

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from hfsched.explore.deadlocks import find_cycle
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
     from hfsched.explore.task import Group, Task
 
 __all__ = ["ProcessHandle", "TaskHandle"]
+
+
+@contextmanager
+def _awaiting(
+    controller: Controller, kind: str, tasks: Sequence[Task], deadline: int | None
+) -> Iterator[None]:
+    """Wait, inside the ``with``, for the end of tasks; a wait that cannot end is a deadlock."""
+    task = controller.current
+    if task is None or controller.stopping:
+        yield
+        return
+    task.awaits = tasks
+    if deadline is None and not all(each.done for each in tasks):
+        task.kind, task.thing, task.also, task.deadline = kind, None, (), None
+        deadlock = find_cycle(task)
+        if deadlock is not None:
+            controller.fail(deadlock)
+    yield
+    task.awaits = ()
+    if controller.races is not None:
+        controller.races.joined(tasks)
 
 
 class TaskHandle:
@@ -21,7 +46,8 @@ class TaskHandle:
 
     def join(self, deadline: int | None = None) -> bool:
         task = self.task
-        self._controller.point("join", None, condition=lambda: task.done, deadline=deadline)
+        with _awaiting(self._controller, "join", [task], deadline):
+            self._controller.point("join", None, condition=lambda: task.done, deadline=deadline)
         self._controller.observe(task.done)
         if task.done and self._controller.races is not None:
             self._controller.races.joined((task,))
@@ -44,7 +70,8 @@ class ProcessHandle:
         self._controller.kill(self.group)
 
     def join(self, deadline: int | None = None) -> bool:
-        self._controller.point("anything", None, condition=self.group.ended, deadline=deadline)
+        with _awaiting(self._controller, "anything", self.group.tasks, deadline):
+            self._controller.point("anything", None, condition=self.group.ended, deadline=deadline)
         self._controller.observe(self.group.ended())
         self._order()
         return self.group.ended()
@@ -61,6 +88,8 @@ class ProcessHandle:
     @property
     def exit_status(self) -> int | None:
         self._controller.point("anything", None)
+        if self._controller.races is not None:
+            self._controller.races.joined(self.group.tasks)
         status = (-9 if self.group.dead else 0) if self.group.ended() else None
         self._controller.observe(status)
         self._order()

@@ -37,18 +37,19 @@ class _Opaque:
         if name.startswith("_") or not callable(found):
             return found
         controller = self._runtime.controller
+        place = f"what {type(self._party).__name__}.{name} returned"
 
         def call(*args: Any, **kwargs: Any) -> Any:
             task = controller.current
             if task is None:
                 return found(*args, **kwargs)
-            task.opaque_calls = (*task.opaque_calls, (task.history, task.kept))
+            task.opaque_calls = (*task.opaque_calls, task.remember())
             try:
                 result = found(*args, **kwargs)
-                task.history, task.kept = task.opaque_calls[-1]  # not our own: see `digests.recall`
+                task.recall(task.opaque_calls[-1])  # not our own: see `digests.recall`
             finally:
                 task.opaque_calls = task.opaque_calls[:-1]
-            controller.observe_plain(result)
+            controller.observe(result, place)
             return result
 
         self.__dict__[name] = call

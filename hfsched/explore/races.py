@@ -1,7 +1,8 @@
 """A race detector for shared values: vector clocks.
 
 Two accesses to a `Shared`, one of them a write, race when neither happens before the other.  They are
-ordered by the order of steps in a task, by spawning, joining, locks, cells, events and channels.  Locks whose
+ordered by the order of steps in a task, by spawning, joining, locks, cells, events and channels, and by a
+channel's end.  Locks whose
 names match `ignored` order nothing: those of another party (the hypervisor's) order the scheduler's
 accesses by accident only.
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
     from hfsched.explore.objects import Thing
-    from hfsched.explore.task import Task
+    from hfsched.explore.task import Group, Task
 
 __all__ = ["RaceError", "Races"]
 
@@ -73,12 +74,19 @@ class Races:
             _join(thing.clock, task.clock)
             task.clock[task.index] = task.clock.get(task.index, 0) + 1
 
-    def joined(self, ended: Iterable[Task]) -> None:
-        """Order what tasks that have ended did before what the current task does from here on."""
+    def joined(self, tasks: Iterable[Task]) -> None:
+        """Order all that tasks have done, which have ended, before what the current task does now."""
         task = self._current()
         if task is not None:
-            for each in ended:
-                _join(task.clock, each.clock)
+            for each in tasks:
+                if each.done:
+                    _join(task.clock, each.clock)
+
+    def ended(self, group: Group) -> None:
+        """Order all that a process has done before the end that its channels' peers read."""
+        for end in group.ends:
+            for task in group.tasks:
+                _join(end.peer.clock, task.clock)
 
     def read(self, value: Any) -> None:
         """Check a read of a shared value; raises RaceError."""

@@ -13,10 +13,12 @@ from hfsched.errors import UserError, describe
 from hfsched.explore.controller import Prune, StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import Outcome, execute
+from hfsched.explore.misuse import DeadlockError, MisuseError
 from hfsched.explore.races import RaceError
 from hfsched.explore.registry import NoFileError, find
-from hfsched.explore.schedule import Recording, Replay, Schedule
+from hfsched.explore.schedule import NondeterminismError, Recording, Replay, Schedule
 from hfsched.explore.token import END, Token, decode, encode
+from hfsched.explore.watchdog import StuckError
 
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
@@ -38,10 +40,6 @@ __all__ = [
     "schedule_of",
     "watcher_of",
 ]
-
-
-class NondeterminismError(Exception):
-    """Two runs of the same schedule differ: a decision is made outside the runtime."""
 
 
 class DriftError(UserError):
@@ -166,7 +164,10 @@ def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None 
     """
     one, two = run(scenario, schedule), run(scenario, schedule)
     failure = one.outcome.failure
-    mismatch = _difference(one.outcome, two.outcome) or _unreproduced(one, found)
+    if isinstance(found, NondeterminismError):
+        mismatch: str | None = str(found)
+    else:
+        mismatch = _difference(one.outcome, two.outcome) or _unreproduced(one, found)
     if failure is None or mismatch is not None:
         failure = NondeterminismError(mismatch)
     final = schedule
@@ -249,7 +250,16 @@ def _failure_line(failure: BaseException | None) -> str:
 
 def _raised(failure: BaseException) -> bool:
     """Return whether a failure is an exception of the code under test, not an oracle's."""
-    known = (AssertionError, LivelockError, RaceError, StepsExceededError, NondeterminismError)
+    known = (
+        AssertionError,
+        DeadlockError,
+        LivelockError,
+        MisuseError,
+        NondeterminismError,
+        RaceError,
+        StepsExceededError,
+        StuckError,
+    )
     return not isinstance(failure, known) or not str(failure)
 
 

@@ -10,17 +10,21 @@ import errno
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError
+from hfsched.explore.canonical import SIZE
 from hfsched.explore.controller import STEPS_MAX, Controller
 from hfsched.explore.foreign import XConnection, XEventFd, XListener
 from hfsched.explore.handles import ProcessHandle, TaskHandle
-from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared, plain
+from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared
 from hfsched.explore.races import Races
 from hfsched.explore.task import Group, Task
+from hfsched.runtime.base import guards_nothing
 
 if TYPE_CHECKING:
+    from hfsched.explore.again import Witness
     from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.strategy import Strategy
     from hfsched.explore.watch.watcher import Watcher
@@ -41,8 +45,8 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
 class ExploreRuntime:
     """One execution's runtime; see `hfsched.runtime.base.Runtime`.
 
-    `tracing`, `races`, `joining` and `steps_max` are the controller's.  With a `watcher` the accesses to
-    plain state are checked for races (`hfsched.explore.watch`).  Without `forgetting`,
+    `tracing`, `races`, `joining`, `steps_max` and `witness` are the controller's.  With a `watcher` the accesses
+    to plain state are checked for races (`hfsched.explore.watch`).  Without `forgetting`,
     `retain_only` and opaque calls have no effect, as under a strategy that compares no states.
     """
 
@@ -56,6 +60,7 @@ class ExploreRuntime:
         joining: bool = True,
         steps_max: int = STEPS_MAX,
         watcher: Watcher | None = None,
+        witness: Witness | None = None,
     ) -> None:
         make: Callable[..., Controller] = Controller
         if watcher is not None:
@@ -63,7 +68,12 @@ class ExploreRuntime:
 
             make = partial(WatchedController, watcher=watcher)
         self.controller = make(
-            strategy, tracing=tracing, races=races, joining=joining, steps_max=steps_max
+            strategy,
+            tracing=tracing,
+            races=races,
+            joining=joining,
+            steps_max=steps_max,
+            witness=witness,
         )
         self._watcher = watcher
         self.forgetting = forgetting and strategy.stateful
@@ -80,7 +90,11 @@ class ExploreRuntime:
         fair: bool = False,  # noqa: ARG002 - every order is explored, the fair one too
         state: Callable[[], object] | None = None,
     ) -> XLock:
-        return XLock(self, name, None if state is None else self._exempt(state))
+        if state is None and self.controller.unkeyed is None:
+            self.controller.unkeyed = name
+        if state is None or state is guards_nothing:
+            return XLock(self, name, None)
+        return XLock(self, name, self._exempt(state))
 
     def _exempt(self, function: Callable[[], T]) -> Callable[[], T]:
         """Return a function that only looks at the state: its accesses are not watched."""
@@ -124,9 +138,16 @@ class ExploreRuntime:
 
         every: Sequence[Any] = waitables  # all are this runtime's
         things: list[Thing] = [getattr(each, "thing", each) for each in every]
+        owners: list[Thing] = [getattr(each, "owner", each) for each in every]
         self.controller.point(
-            "select", None, condition=lambda: bool(ready()), deadline=deadline, also=things
+            "select",
+            None,
+            condition=lambda: bool(ready()) or any(thing.closer for thing in owners),
+            deadline=deadline,
+            also=things,
         )
+        for owner in owners:
+            owner.check_open("select")
         found = ready()
         for i in found:
             self.controller.take_over(things[i])
@@ -141,6 +162,8 @@ class ExploreRuntime:
     def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
         group = Group(name)
         group.ends = [end for end in ends if isinstance(end, XEnd)]
+        for end in group.ends:
+            end.holder = group
         group.things = [each for end in group.ends for each in (end, end.peer)]
         self.controller.spawn(name, lambda: main(self, *ends), group)
         return ProcessHandle(self.controller, group)
@@ -157,7 +180,7 @@ class ExploreRuntime:
         controller = self.controller
         if n == 1 or controller.current is None or controller.settling:
             return 0
-        picked = controller.strategy.value(controller, name, n)
+        picked = controller.value(name, n)
         controller.observe(picked)
         controller.record(f"{controller.current.name}: choose {name}: {picked} of {n}")
         return picked
@@ -177,8 +200,8 @@ class ExploreRuntime:
     def retain_only(self, *live: object, level: int = 0) -> None:
         task = self.controller.current
         if self.forgetting and self.controller.stateful and task is not None:
-            task.kept = (*task.kept[:level], hash(plain(live)))
-            task.history = hash(task.kept)
+            live_key = self.controller.encoded(live, f"{task.name}: what it retains")
+            task.retain(level, blake2b(live_key, digest_size=SIZE).digest())
 
     def start_again(self, lock: XLock) -> None:
         """Reset the current task's history to that at `lock`."""
@@ -189,7 +212,7 @@ class ExploreRuntime:
             and task is not None
             and lock.marks is not None
         ):
-            task.history, task.kept = lock.marks[task.index]
+            task.recall(lock.marks[task.index])
 
     # For scenarios: the other side of foreign sockets and eventfds.
 
@@ -248,7 +271,7 @@ class ExploreRuntime:
             self._watcher.begin_step((*also,) if thing is None else (thing, *also))
 
     def observe(self, value: object) -> None:
-        """Add a hashable value that the current task has observed to its history."""
+        """Add a value that the current task has observed to its history; see `explore.canonical`."""
         self.controller.observe(value)
 
     def touch(self, name: str, *, write: bool = True) -> None:

@@ -50,8 +50,14 @@ class World:
     invariant: Callable[[], None] | None = None
     close: Callable[[], None] = _nothing
     timers: bool = True
+    idle: bool = False  # without a `check`: it is a legal end that every task waits
     final: Callable[[], object] = _nothing  # the final state, hashable, for comparing searches
     watch: Callable[[], Mapping[str, str]] = dict
+
+    @property
+    def has_check(self) -> bool:
+        """Whether the scenario says which ends are legal."""
+        return self.check is not _nothing
 
 
 class Scenario(Protocol):

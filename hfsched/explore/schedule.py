@@ -7,6 +7,7 @@ order of the view's list; of numbers, 0.  A schedule lists only the deviations f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,25 @@ if TYPE_CHECKING:
     from hfsched.explore.strategy import Strategy, View
     from hfsched.explore.task import Task
 
-__all__ = ["MismatchError", "Recording", "Replay", "Schedule"]
+__all__ = [
+    "MismatchError",
+    "NondeterminismError",
+    "Prefix",
+    "Recording",
+    "Replay",
+    "Schedule",
+    "prefix_of",
+]
+
+
+class NondeterminismError(Exception):
+    """Two runs of the same schedule differ: a decision is made outside the runtime."""
+
+
+def prefix_of(strategy: Strategy) -> Prefix | None:
+    """Return how the next execution begins, of a strategy that has `take_prefix`; it is then followed."""
+    take: Callable[[], Prefix | None] | None = getattr(strategy, "take_prefix", None)
+    return None if take is None else take()
 
 
 class MismatchError(Exception):
@@ -42,6 +61,21 @@ class Schedule:
     def without(self, start: int, stop: int) -> Schedule:
         """Return the schedule without the deviations `start` to `stop` (exclusive) of the list."""
         return replace(self, deviations=self.deviations[:start] + self.deviations[stop:])
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The beginning of an execution, which repeats the previous one of its search, and is followed as such.
+
+    `steps` are the tasks that run, step by step, `values` the numbers chosen on the way (`Runtime.choose`).
+    `deviations` are as in `Schedule`; `decisions` and `preemptions` count.
+    """
+
+    steps: Sequence[int]
+    values: Sequence[int]
+    deviations: Sequence[tuple[int, int]]
+    decisions: int
+    preemptions: int
 
 
 class Recording:
@@ -78,6 +112,15 @@ class Recording:
         self.decisions = 0
         self.preemptions = 0
         return self.inner.begin()
+
+    def take_prefix(self) -> Prefix | None:
+        """Return what the strategy would repeat, if it says so, and record it."""
+        prefix = prefix_of(self.inner)
+        if prefix is not None:
+            self.deviations = list(prefix.deviations)
+            self.decisions = prefix.decisions
+            self.preemptions = prefix.preemptions
+        return prefix
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""

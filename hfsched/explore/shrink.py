@@ -5,6 +5,8 @@ Input", TSE 28(2), 2002) first, since it is quick; it ends at schedules from whi
 removed.  Then preemption-bounded search from 0 upward (see `strategies.exhaustive`): the first bound
 with a failure is the minimum, and the complete searches below it, without a failure, are the proof.
 
+What a lock without `state` guards is no part of a state either, so that search too has no cache then.
+
 Failures are the same if `replay.kind` is.  Three kinds need care.  Data races depend on vector
 clocks, which are no part of a state, so the search for them runs without the state cache.  Of
 livelocks the search sees those whose cycle has no preemption; it may find a shorter schedule, but
@@ -25,6 +27,7 @@ from hfsched.explore.races import RaceError
 from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of, watcher_of
 from hfsched.explore.schedule import Recording, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.watchdog import StuckError
 from hfsched.text import count
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Shrunk:
                 f"minimal: no schedule with {most} fails "
                 f"({count(self.searched, 'execution')}, {count(self.states, 'state')})"
             )
+        if isinstance(self.finding.failure, StuckError):
+            return "not shrunk: each execution takes seconds"
         if isinstance(self.finding.failure, StepsExceededError):
             return "not shrunk: the step limit was exceeded, and no state repeats"
         if isinstance(self.finding.failure, LivelockError):
@@ -89,6 +94,7 @@ class _Shrinker:
         self._over = over
         self._tried: set[Schedule] = set()
         self._limit: int | None = None  # points of an execution
+        self._comparing = not self.racing  # states say all that matters
 
     def over(self) -> bool:
         return self._over(self.executions)
@@ -103,6 +109,7 @@ class _Shrinker:
         self._tried.add(schedule)
         self.executions += 1
         again = run(self.scenario, schedule, strict=False, tracing=False, limit=self._limit)
+        self._comparing &= again.outcome.unkeyed is None
         if not self.is_wanted(again.outcome.failure):
             return None
         executed = schedule_of(again.recording, again.outcome, races=self.racing)
@@ -169,7 +176,7 @@ class _Shrinker:
         Inside a cycle the search runs all tasks in turn, beyond the bound; a failure found there is
         accepted if it is better, but is no failure within the bound.
         """
-        search = Exhaustive(bound, cache=not (self.racing or self.best.schedule.watched))
+        search = Exhaustive(bound, cache=self._comparing and not self.best.schedule.watched)
         strategy = Recording(search)
         before = self.executions
         taken = 0  # executions that confirm
@@ -181,6 +188,9 @@ class _Shrinker:
             watcher = watcher_of(self.best.schedule)
             outcome = execute(self.scenario, strategy, watcher=watcher)
             strategy.end(outcome)
+            if self._comparing and outcome.unkeyed is not None:
+                self._comparing = False
+                return self._search(bound)
             if not self.is_wanted(outcome.failure):
                 continue
             within = strategy.preemptions <= bound
@@ -214,7 +224,7 @@ def shrink(
         until if budget is None else lambda n: n >= budget or until(n),
     )
     clean = -1
-    if shrinker.locate_cycle():
+    if not isinstance(finding.failure, StuckError) and shrinker.locate_cycle():
         shrinker.minimize()
         clean = shrinker.search()
         shrinker.minimize()  # deviations that are no preemptions

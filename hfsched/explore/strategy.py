@@ -25,8 +25,8 @@ class View(Protocol):
     def tasks(self) -> Sequence[Task]:
         """All tasks, by index."""
 
-    def state_key(self) -> int:
-        """Return a 64-bit digest of the whole state."""
+    def state_key(self) -> bytes:
+        """Return a 128-bit digest of the whole state."""
 
     def knowledge(self) -> Knowledge:
         """Return the digests of what the tasks have observed so far, for `recall`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["Group", "History", "Task", "Touched", "dependent", "touches"]
 
 Touched = list[tuple[str, bool]]  # names of things, and whether the access is a write
-History = tuple[int, tuple[int, ...]]  # a task's `history`, and what it has `kept`
+# What a task has observed: a digest of the first part, the items after it, and what it has `kept`.
+History = tuple[bytes, tuple[object, ...], tuple[bytes, ...]]
+TAIL = 16  # items
 
 
 class Group:
@@ -34,14 +38,16 @@ class Task:
 
     `kind`, `thing` and `write` describe the operation (of a task that has not begun: "start"), `also`
     the other things that it reads; `condition` returns whether it is enabled, None for always;
-    `deadline` is the time from which it is enabled in any case.  `history` is a digest of everything
-    that the task has observed and still depends on.
+    `deadline` is the time from which it is enabled in any case.  `history` and `tail` are everything
+    that the task has observed and still depends on: `TAIL` items of the tail at a time are taken into the
+    digest, so that equal observations are represented equally wherever they were digested.
     `act` makes it a pseudo-task: choosing it calls `act`, and no greenlet runs.
     """
 
     __slots__ = (
         "act",
         "also",
+        "awaits",
         "clock",
         "condition",
         "deadline",
@@ -58,6 +64,7 @@ class Task:
         "kind",
         "name",
         "opaque_calls",
+        "tail",
         "thing",
         "write",
     )
@@ -71,20 +78,44 @@ class Task:
         self.kind = "start"
         self.thing: Thing | None = None
         self.also: Sequence[Thing] = ()
+        self.awaits: Sequence[Task] = ()  # tasks for whose end it waits
         self.write = False
         self.condition: Callable[[], bool] | None = None
         self.deadline: int | None = None
         self.entered = False  # it has taken a lock, and done nothing since
-        self.history = 0
-        self.kept: tuple[int, ...] = ()  # for each loop level, a digest of its live values
+        self.history = b""
+        self.tail: list[object] = []  # plain values: see `hfsched.explore.canonical.ATOMS`
+        self.kept: tuple[bytes, ...] = ()  # for each loop level, a digest of its live values
         self.opaque_calls: tuple[
             History, ...
         ] = ()  # saved at the entry of each opaque call it is in
         self.act: Callable[[], None] | None = None
         self.kills: Group | None = None  # the process that this pseudo-task kills
         self.extra: Callable[[], object] | None = None  # more of its state, hashable
-        self.key: object = None  # its part of the state's key; None: to be computed
+        self.key: bytes | None = None  # its part of the state's key; None: to be computed
         self.clock: dict[int, int] = {}  # vector clock, for the race detector
+
+    def learn(self, item: object) -> None:
+        """Add an observation, as a plain value, to the history."""
+        tail = self.tail
+        tail.append(item)
+        if len(tail) == TAIL:
+            self.history = blake2b(self.history + marshal.dumps(tail, 2), digest_size=16).digest()
+            tail.clear()
+
+    def remember(self) -> History:
+        """Return what `recall` restores."""
+        return self.history, tuple(self.tail), self.kept
+
+    def recall(self, known: History) -> None:
+        """Restore what it had observed."""
+        self.history, tail, self.kept = known
+        self.tail = list(tail)
+
+    def retain(self, level: int, live: bytes) -> None:
+        """Drop the history but for the live values of the loops around it, and of this one (a digest)."""
+        self.kept = (*self.kept[:level], live)
+        self.history, self.tail = b"", [self.kept]
 
     def enabled(self, now: int) -> bool:
         """Return whether the pending operation can be done."""
@@ -100,14 +131,17 @@ class Task:
         return f"{self.name}: {self.kind}{what}"
 
 
+_WIDE = ("anything", "close", "checkpoint")
+
+
 def _wide(task: Task) -> bool:
     """Return whether a pending operation is dependent on every other operation.
 
-    Closing an end of a channel touches both ends; a join with a deadline depends on any step that may
+    A checkpoint may stand between any two accesses of plain data.  Closing an end of a channel touches both ends; a join with a deadline depends on any step that may
     be the last one of the joined task.
     """
     kind = task.kind
-    return kind in ("anything", "close") or (kind == "join" and task.deadline is not None)
+    return kind.startswith(_WIDE) or (kind == "join" and task.deadline is not None)
 
 
 def touches(task: Task, things: Sequence[tuple[str, bool]]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hfsched.explore.canonical import digest
 from hfsched.explore.objects import Thing, XLock
 from hfsched.explore.task import Group, Task
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskTable"]
 
+CREATIONS = 16  # that go into the digest at a time
+
 
 class TaskTable:
     """All tasks in order of creation; a task's index is its position."""
@@ -24,7 +27,8 @@ class TaskTable:
     def __init__(self) -> None:
         self.tasks: list[Task] = []
         self.things: list[Thing] = []
-        self.created = 0  # a digest: which task created which tasks and things
+        self._created = b""  # a digest: which task created which tasks and things,
+        self._creations: list[tuple[int, str]] = []  # and those that it does not have yet
         self._live: list[Task] = []  # those that have not ended, without the clock
 
     def new(self, name: str, group: Group | None, maker: Task | None) -> Task:
@@ -55,7 +59,14 @@ class TaskTable:
         States identify tasks and things by their position in the order of creation, so that order is
         part of the state.
         """
-        self.created = hash((self.created, -1 if maker is None else maker.index, name))
+        self._creations.append((-1 if maker is None else maker.index, name))
+
+    def created(self) -> tuple[bytes, list[tuple[int, str]]]:
+        """Return all that `note_created` has recorded: a digest, and the last ones."""
+        while len(self._creations) >= CREATIONS:
+            self._created = digest((self._created, self._creations[:CREATIONS]), "creations")
+            del self._creations[:CREATIONS]
+        return self._created, self._creations
 
     def enabled(self, now: int) -> list[Task]:
         """Return the tasks whose pending operation is enabled at time `now`, without the clock."""
@@ -105,7 +116,7 @@ class TaskTable:
         touched: Touched = []
         for task in group.tasks:
             touched += self.end(task)
-            task.history, task.kept = 0, ()
+            task.recall((b"", (), ()))
             task.kind, task.thing, task.deadline = "dead", None, None
             task.key = None
         for lock in self.locks():

@@ -121,7 +121,7 @@ class Vcpu:
         """Return all that the VM's lock guards."""
         interrupts = self.interrupts
         return (
-            self.state,
+            self.state.value,
             self.claimed,
             self.start,
             self.direct_origin,

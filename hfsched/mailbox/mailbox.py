@@ -128,4 +128,4 @@ class Mailbox:
 
     def key(self) -> Hashable:
         """Return all of the state, hashable."""
-        return (self.rx, self.tx, self.state, self.message, (*self.waiters,), (*self.ready,))
+        return (self.rx, self.tx, self.state.value, self.message, (*self.waiters,), (*self.ready,))

@@ -117,10 +117,11 @@ class Port:
 
 
 class Ports:
-    """All ports of a machine's host side."""
+    """All ports of a machine's host side; each queue has at most `queue_max` messages."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, queue_max: int = QUEUE_MAX) -> None:
         self.runtime = runtime
+        self._queue_max = queue_max
         self._lock = runtime.lock("ports", state=self.key)
         self._vms: dict[int, _Vm] = {}
         self._open: dict[Key, Port] = {}
@@ -133,7 +134,11 @@ class Ports:
             (vm, tuple(entry.unclaimed), tuple(sorted(entry.given_up)))
             for vm, entry in self._vms.items()
         )
-        return (vms, tuple((key, tuple(port.messages)) for key, port in self._open.items()))
+        ports = tuple(
+            (key, tuple(port.messages), port.handler is not None)
+            for key, port in self._open.items()
+        )
+        return (vms, ports, self._next, self.stopped)
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Register a VM."""
@@ -229,14 +234,14 @@ class Ports:
     ) -> Event | None:
         """Queue a message; or return the event, cleared, that is set when there is room."""
         if port is not None:
-            if len(port.messages) >= QUEUE_MAX:
+            if len(port.messages) >= self._queue_max:
                 port.room.clear()
                 return port.room
             port.messages.append(port_message)
             port.arrived.set()
         elif FIRST_CONNECTION <= number < self._next or number in entry.given_up:
             entry.discarded += 1
-        elif len(entry.unclaimed) >= QUEUE_MAX:
+        elif len(entry.unclaimed) >= self._queue_max:
             entry.room.clear()
             return entry.room
         else:

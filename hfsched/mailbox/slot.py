@@ -39,4 +39,4 @@ class Slot:
 
     def key(self) -> Hashable:
         """Return all of the state but the event."""
-        return (self.activity, self.kick, self.direct, self.work, self.blocked, self.deadline)
+        return (self.activity.value, self.kick, self.direct, self.work, self.blocked, self.deadline)

@@ -32,6 +32,7 @@ __all__ = [
     "SpawnerLostError",
     "Task",
     "Waitable",
+    "guards_nothing",
 ]
 
 T = TypeVar("T")
@@ -43,6 +44,10 @@ class ChannelClosedError(Exception):
 
 class SpawnerLostError(Exception):
     """No process can be started any more: see `Runtime.spawner_lost`."""
+
+
+def guards_nothing() -> None:
+    """Say, as the `state` of a lock, that it guards no data: it orders operations of the outside world."""
 
 
 class Lock(Protocol):
@@ -149,7 +154,10 @@ class Process(Protocol):
 
 
 class Runtime(Protocol):
-    """See the module's docstring.  `state` of a lock returns everything that it guards, hashable."""
+    """See the module's docstring.  `state` of a lock returns everything that it guards.
+
+    An explorer compares states by it (`guards_nothing`: there is nothing to compare).
+    """
 
     def lock(
         self, name: str, *, fair: bool = False, state: Callable[[], object] | None = None

@@ -6,6 +6,8 @@ Each takes a `GuestLog`, in which it records its actions, and its CPU.  Receiver
 - ``disabled``: the same on vCPU 0; the others sleep in WFI with everything disabled;
 - ``trusty``: MAILBOX_READABLE enabled; reads in a handler, and leaves the interrupt pending after an
   MSG_WAIT that returned a message (a fast call);
+- ``trusty-0``: vCPU 0 as ``trusty``, but it waits for its first message, a fast call, before it enables
+  the interrupt; the others never wait for messages: they sleep in WFI with everything disabled;
 - ``wfi-echo``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 waits for messages;
 - ``reader-1``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 in WFI with it enabled;
 - ``ticking``: like ``echo``, with a time-out on the first wait.
@@ -87,6 +89,13 @@ def _handler(log: GuestLog, mailbox: GuestMailbox) -> Callable[[Cpu], Guest]:
     return handle
 
 
+def _late_trusty(log: GuestLog, cpu: Cpu) -> Guest:
+    mailbox = GuestMailbox(cpu)
+    log.read.append((yield from mailbox.wait())[1])
+    yield from mailbox.release()
+    yield from _trusty(log, cpu)
+
+
 def _trusty(log: GuestLog, cpu: Cpu) -> Guest:
     mailbox = GuestMailbox(cpu)
     yield from interrupt_enable(Intid.MAILBOX_READABLE)
@@ -148,6 +157,7 @@ RECEIVERS: dict[str, tuple[Program, Program]] = {  # vCPU 0, and all others
     "echo": (_echo, _echo),
     "disabled": (_echo, _sleeper),
     "trusty": (_trusty, _trusty),
+    "trusty-0": (_late_trusty, _sleeper),
     "wfi-echo": (_sleeper, _echo),
     "reader-1": (_sleeper, _reader),
     "ticking": (_ticking, _sleeper),

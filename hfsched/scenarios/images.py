@@ -36,6 +36,7 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_image
+from hfsched.runtime.base import guards_nothing
 from hfsched.scenarios.machine import not_empty
 from hfsched.scenarios.memory import RewindRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
@@ -77,7 +78,9 @@ class _Machine:
     def __init__(self, runtime: ExploreRuntime, name: str, image: str) -> None:
         self.name = name
         self.vcpus = VCPUS.get(image, 1)
-        self.space = UnicornSpace(runtime, load(), runtime.lock("unicorn"), name, self.vcpus)
+        self.space = UnicornSpace(
+            runtime, load(), runtime.lock("unicorn", state=guards_nothing), name, self.vcpus
+        )
         self.ram = RewindRam(name, MEMORY)
         self.space.map(BASE, self.ram, 0, MEMORY, Permissions.RWX)
         self.cpus = [self.space.vcpu(index) for index in range(self.vcpus)]
@@ -125,7 +128,7 @@ class BootedMachines:
 
     def assemble(self, runtime: ExploreRuntime, parts: Parts, *, boot: bool) -> Assembly:
         """Assemble a machine of these CPUs and memories; without `boot` its vCPUs are off."""
-        turn = runtime.lock("unicorn")
+        turn = runtime.lock("unicorn", state=guards_nothing)
         vms = []
         for machine in self.machines:
             machine.space.belong(runtime, turn, lambda: runtime.time)

@@ -22,6 +22,10 @@ class HeapRam(Ram):
         self.address = 0
         self._bytes = bytearray(size)
 
+    def contents(self) -> bytes:
+        """Return all bytes."""
+        return bytes(self._bytes)
+
     def _inside(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self.size:
             raise InternalError(

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
     "discard": lambda client: client.discard(0, 1),
     "close": MonitorClient.close,
 }
+CHILDREN = ("lives", "dies", "static")
 
 
 class _Gate(Thing):
@@ -170,7 +171,7 @@ class SwapScenario:
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process that accesses the first page `touches` times: it ``lives``, or ``dies`` at any
-    point.  Monitors fail up to `bugs` times, each with an internal error in any piece of work.  With
+    point, as it may, or it is ``static``, and dies though it may not.  Monitors fail up to `bugs` times, each with an internal error in any piece of work.  With
     `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
     """
@@ -191,7 +192,7 @@ class SwapScenario:
     values: ClassVar[Mapping[str, Collection[str]]] = {
         "commands": COMMANDS,
         "beside": COMMANDS,
-        "child": ("lives", "dies"),
+        "child": CHILDREN,
     }
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
 
@@ -210,8 +211,8 @@ class SwapScenario:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
 
-        if self.child not in ("", "lives", "dies"):
-            raise ValueError(f"child={self.child}: not lives or dies")
+        if self.child and self.child not in CHILDREN:
+            raise ValueError(f"child={self.child}: not {', '.join(CHILDREN)}")
 
     @property
     def name(self) -> str:
@@ -243,7 +244,9 @@ class _Machine:
         )
         monitor = parts.monitor(self.memory)
         self.child_model = (
-            ChildModel(runtime, self.memory, scenario.touches) if scenario.child else None
+            ChildModel(runtime, self.memory, scenario.touches, dynamic=scenario.child != "static")
+            if scenario.child
+            else None
         )
         steps = [Step("guests", self.gate.stop, self.gate.resume)]
         if self.child_model is not None:
@@ -292,7 +295,7 @@ class _Machine:
                 self.ended[name] = []
                 runtime.spawn(name, partial(self._command, name, words.split("-")))
         if self.child_model is not None:
-            self.child_model.begin(dies=scenario.child == "dies")
+            self.child_model.begin(dies=scenario.child != "lives")
         if scenario.abort:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []
@@ -343,6 +346,8 @@ class _Machine:
             assert len(self.ended[task]) == begun, f"a request of {task} has no answer"
             for outcome in self.ended[task]:
                 in_the_way = "member 1" in outcome or "process child" in outcome
+                if self._scenario.child == "static" and outcome.startswith("enable: "):
+                    continue
                 assert not in_the_way, f"a process that may die makes a command fail: {outcome}"
         if self.lost:
             return

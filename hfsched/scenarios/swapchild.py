@@ -35,9 +35,9 @@ class _Child(Child):
 
 
 class _Member(ChildMember):
-    def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory) -> None:
+    def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory, *, dynamic: bool) -> None:
         self._memory = memory
-        super().__init__(runtime, CHILD, end, [], None, pagemap=None, within=None)
+        super().__init__(runtime, CHILD, end, [], None, pagemap=None, dynamic=dynamic, within=None)
         self.number = 1
 
     def _set_up(
@@ -57,13 +57,15 @@ class _Member(ChildMember):
 class ChildModel(Thing):
     """The process, and main's side of it."""
 
-    def __init__(self, runtime: ExploreRuntime, memory: Memory, touches: int) -> None:
+    def __init__(
+        self, runtime: ExploreRuntime, memory: Memory, touches: int, *, dynamic: bool
+    ) -> None:
         super().__init__(runtime, CHILD)
         self._memory = memory
         self._touches = touches
         here, theirs = runtime.channel(CHILD)
         self._handle = runtime.process(CHILD, self._program, [theirs])
-        self._member = _Member(runtime, here, memory)
+        self._member = _Member(runtime, here, memory, dynamic=dynamic)
         self._started = False
         self._done = 0  # touches
 

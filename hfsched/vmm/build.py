@@ -36,14 +36,21 @@ __all__ = ["Builder"]
 class Builder:
     """Makes the VMs of a description, with the engines that they need.
 
-    `notice(text)` gets what the user may want to know.  Raises UserError (ConfigError, ImageError)
-    for what cannot be built.
+    `notice(text)` gets what the user may want to know; `ram(name, size)` makes a VM's memory.  Raises
+    UserError (ConfigError, ImageError) for what cannot be built.
     """
 
-    def __init__(self, runtime: Runtime, stack: ExitStack, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        stack: ExitStack,
+        notice: Callable[[str], None],
+        ram: Callable[[str, int], Ram] = Ram,
+    ) -> None:
         self._runtime = runtime
         self._stack = stack
         self._notice = notice
+        self._ram = ram
         self._engines: dict[str, Engine] = {}
         self.rams: dict[str, Ram] = {}
 
@@ -65,7 +72,7 @@ class Builder:
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code)
         try:
-            ram = Ram(vm.name, vm.memory_bytes)
+            ram = self._ram(vm.name, vm.memory_bytes)
         except OSError as exc:
             why = f"{vm.memory_bytes} bytes of memory: {exc.strerror}"
             raise ConfigError(f"vm {vm.name}: {why}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from hfsched.swap.client.memberset import MemberSet
 from hfsched.text import meant, there_are
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
+from hfsched.vmm.parts import MachineParts
 from hfsched.vmm.report import (
     QuietWatch,
     SwapFault,
@@ -39,10 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "VmSummary"]
 
-# ns.  Clocks, since a vCPU that does not leave its RUN makes no progress that could be watched, and is named;
-# and since a report is worth no longer wait than that.
-_STOP_WITHIN = 5_000_000_000
-_ASK_WITHIN = 200_000_000
+_STOP_WITHIN = (
+    5_000_000_000  # ns, after the last vCPU that stopped: one that does not leave its RUN is named
+)
+_STOP_LOOKS = 5  # in that time
+_SENDERS_WITHIN = 5_000_000_000  # ns; a clock: a host sender may wait for memory that does not come
+_ASK_WITHIN = 200_000_000  # ns; a clock, since a report is worth no longer wait
 
 
 class Machine:
@@ -55,7 +57,8 @@ class Machine:
     `stalls` finds what lasts too long, for a task that looks.
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
-    gives it to other processes, but moves none out; else `swap` is None.  Raises UserError (ConfigError, ImageError) for what cannot be built.
+    gives it to other processes, but moves none out; else `swap` is None.  `parts` is what it is made of.
+    Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Machine:
         on_hold: Callable[[str, bool], None] = lambda _holder, _held: None,
         *,
         monitor: bool = False,
+        parts: MachineParts | None = None,
     ) -> None:
+        self._parts = MachineParts() if parts is None else parts
         self.name = spec.name or f"m{os.getpid()}"
         self._runtime = runtime
         self._stack = ExitStack()
@@ -83,10 +88,11 @@ class Machine:
         self._swap_idle: SwapIdle | None = None
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
-            builder = Builder(runtime, self._stack, notice)
+            builder = Builder(runtime, self._stack, notice, self._parts.ram)
             vms = builder.build(spec)
             self.assembly = assemble(
                 runtime,
+                self._parts.assembly,
                 vms=vms,
                 callbacks=Callbacks(
                     log, self._aborted, on_idle, lambda vm, text: notice(f"vm {vm}: {text}")
@@ -121,9 +127,8 @@ class Machine:
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
-        from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
 
-        self.swap = MachineSwap(
+        self.swap = self._parts.swap(
             self._runtime,
             directory,
             builder.rams,
@@ -151,12 +156,26 @@ class Machine:
             self._swap_idle.start()
 
     def stop(self) -> list[str]:
-        """Stop every vCPU; return the names of those whose threads did not end (a bug of ours)."""
+        """Stop every vCPU; return the names of those whose threads did not end (a bug of ours).
+
+        A host sender that is half-way through a message is waited for: `summary` counts it afterwards.
+        """
         if self._stuck is None:
             if self._swap_idle is not None:
                 self._swap_idle.end()
-            self._stuck = self.driver.stop(self._runtime.now() + _STOP_WITHIN)
+            self._stuck = self._stop_vcpus()
+            if not self._stuck:
+                self.driver.wait_quiesced(self._runtime.now() + _SENDERS_WITHIN)
         return self._stuck or []
+
+    def _stop_vcpus(self) -> list[str]:
+        """Stop every vCPU, for as long as some do; return the names of the others."""
+        left, idle_looks = None, 0
+        while left != [] and idle_looks < _STOP_LOOKS:
+            before = left
+            left = self.driver.stop(self._runtime.now() + _STOP_WITHIN // _STOP_LOOKS)
+            idle_looks = idle_looks + 1 if before in (None, left) else 0
+        return left or []
 
     def close(self) -> None:
         """Stop, and free everything, unless a thread that did not stop still uses it."""
@@ -170,7 +189,7 @@ class Machine:
         """
         out = self._stuck is None  # the machine was not completed: there is no endpoint
         try:
-            out = out or self.assembly.driver.wait_quiesced(self._runtime.now() + _STOP_WITHIN)
+            out = out or self.assembly.driver.wait_quiesced(self._runtime.now() + _SENDERS_WITHIN)
         finally:
             if not out:  # a thread that touches freed memory would end the process
                 self._stack.pop_all()
@@ -255,15 +274,15 @@ class Machine:
         """Return the last faults on memory that was out, oldest first, from number `since` on."""
         found = []
         if self.swap is not None:
-            ahead = time.time_ns() - self._runtime.now()  # of the monotonic clock
             for fault, name, offset in self.swap.faults(since):
                 regions = self._vm(name).record.memory.regions
                 ipa = next(
                     (r.ipa + offset - r.offset for r in regions if 0 <= offset - r.offset < r.size),
                     0,
                 )
-                when = fault.when + ahead
-                found.append(SwapFault(fault.number, when, name, ipa, fault.source, fault.took))
+                found.append(
+                    SwapFault(fault.number, fault.when, name, ipa, fault.source, fault.took)
+                )
         return found
 
     # Reports; see `hfsched.vmm.report`.

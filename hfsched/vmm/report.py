@@ -62,7 +62,7 @@ class SwapFault(Struct, frozen=True):
     """
 
     number: int
-    time: int  # ns since 1970
+    time: int  # ns, on the monotonic clock
     vm: str
     address: int  # guest-physical, of the page
     source: str

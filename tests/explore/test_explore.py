@@ -15,7 +15,7 @@ from hfsched.explore.scenario import World
 from hfsched.explore.schedule import Replay, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.runtime.base import ChannelClosedError
+from hfsched.runtime.base import ChannelClosedError, guards_nothing
 from hfsched.scenarios.mailbox import MailboxScenario
 
 
@@ -75,7 +75,7 @@ def test_another_partys_lock_orders_accesses_unless_it_is_blind(*, blind: bool) 
 
         def build(self, runtime: ExploreRuntime) -> World:
             flag = runtime.shared("flag", value=False)
-            lock = runtime.lock("hypervisor")
+            lock = runtime.lock("hypervisor", state=guards_nothing)
 
             def write() -> None:
                 with lock:

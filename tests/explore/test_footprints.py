@@ -96,7 +96,7 @@ MISTAKES: dict[str, tuple[object, str, object, Program]] = {
         TaskTable,
         "_close_channels",
         staticmethod(silently),
-        Program(((STEP,), (SEND,)), dies=1),
+        Program(((GET,), (SEND,)), dies=1),
     ),
 }
 
@@ -128,7 +128,7 @@ class Families:
 
 
 def test_states_tell_who_is_who_among_tasks_made_in_another_order() -> None:
-    ends: dict[int, set[tuple[str, ...]]] = {}
+    ends: dict[bytes, set[tuple[str, ...]]] = {}
 
     def look(runtime: ExploreRuntime) -> None:
         names = tuple(task.name for task in runtime.tasks)

@@ -162,6 +162,42 @@ def test_shutdowns() -> None:
     explore(build, b"", (b"still", b""))
 
 
+def test_what_came_before_a_shutdown_can_be_received() -> None:
+    """As from a real socket, which tests/runtime/test_foreign.py compares."""
+
+    def build(runtime: ExploreRuntime, said: Said) -> None:
+        left, right = runtime.connection("c")
+
+        def end() -> None:
+            right.send(b"before")
+            left.shutdown(receive=True)
+            said.append((left.unread(), left.recv(9), left.recv(9)))
+
+        runtime.spawn("ender", end)
+
+    explore(build, (6, b"before", b""))
+
+
+def test_a_sender_that_waits_for_room_sends_then() -> None:
+    """Whatever the size of its packet: else it would try again and again."""
+
+    def build(runtime: ExploreRuntime, said: Said) -> None:
+        left, right = runtime.connection("c", capacity=5)
+
+        def send() -> None:
+            left.send(b"abc")
+            while not left.send(b"def"):
+                runtime.select([left.room])
+
+        def receive() -> None:
+            said.append((right.recv(9), right.recv(9)))
+
+        runtime.spawn("sender", send)
+        runtime.spawn("receiver", receive)
+
+    explore(build, (b"abc", b"def"))
+
+
 def test_eventfds_and_descriptors() -> None:
     def build(runtime: ExploreRuntime, said: Said) -> None:
         left, right = runtime.connection("c")

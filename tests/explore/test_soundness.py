@@ -12,6 +12,7 @@ from drawn import mortals, programs, spinning
 from hypothesis import HealthCheck, given, settings
 from small import Do, Program
 
+from hfsched.explore.canonical import RefusedError
 from hfsched.explore.execution import Outcome, execute
 from hfsched.explore.registry import find
 from hfsched.explore.replay import failure_text
@@ -237,6 +238,9 @@ class Remembering(Exhaustive):
         super().__init__()
         self.arrivals = 0
 
+    def take_prefix(self) -> None:
+        return None  # the controller asks at every point
+
     def _repeat(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         chosen = super()._repeat(view, current, enabled)
         view.stateful = True
@@ -284,7 +288,7 @@ class Job:
 class Queue:
     """A lock guards a list of what `job` makes; with `torn`, one task changes it without the lock."""
 
-    job: Callable[[], object] = Job
+    job: Callable[[], object] = int
     torn: bool = False
     name: str = "queue"
 
@@ -308,8 +312,10 @@ class Queue:
         return World()
 
 
-def test_what_a_lock_guards_may_be_another_object_in_each_execution() -> None:
+def test_what_a_lock_guards_must_be_comparable_with_another_execution() -> None:
     assert verdicts(Queue(), Exhaustive()) == ({None}, True)
+    with pytest.raises(RefusedError, match=r"^lock queue: a Job "):
+        verdicts(Queue(Job), Exhaustive())
 
 
 def test_what_changes_without_its_lock_is_found_however_the_search_comes_there() -> None:

@@ -132,6 +132,22 @@ def test_a_shutdown_ends_a_recv(checked: ThreadRuntime, kind: socket.SocketKind)
     connection.close()
 
 
+@both
+def test_what_came_before_a_shutdown_can_be_received(
+    checked: ThreadRuntime, kind: socket.SocketKind
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    connection = checked.adopt_connection("c", ours.detach())
+    theirs.send(b"before")
+    connection.shutdown(receive=True)
+    assert connection.recv(9) == b"before"
+    assert connection.recv(9) == b""
+    with pytest.raises(BrokenPipeError):
+        theirs.send(b"after")
+    theirs.close()
+    connection.close()
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_descriptors_flags_do_not_matter(checked: ThreadRuntime, waits: bool) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -23,88 +22,22 @@ from hfsched.runtime.threads import ThreadRuntime, spawning
 from hfsched.runtime.threads.spawner import decode_job
 
 from . import children
+from .offspring import (
+    another_than,
+    answered,
+    descriptors,
+    ended,
+    offspring,
+    spawner_of,
+    started,
+    stop,
+)
 from .times import later
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Process
 
 KILLS = 25
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let children leave no compiled files in the tree."""
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-
-
-@pytest.fixture
-def spawning_rt() -> Iterator[ThreadRuntime]:
-    """A runtime with a spawner, which leaves nothing behind."""
-    before = descriptors(), threads(), offspring()
-    runtime = ThreadRuntime()
-    runtime.start_spawner([children.__name__])
-    yield runtime
-    runtime.close()
-    assert (descriptors(), threads(), offspring()) == before
-
-
-def descriptors() -> int:
-    gc.collect()
-    return len([*Path("/proc/self/fd").iterdir()])
-
-
-def threads() -> list[str]:
-    return sorted(thread.name for thread in threading.enumerate())
-
-
-def offspring() -> set[int]:
-    """Return the children of this process, zombies too."""
-    lists = [each.read_text("ascii") for each in Path("/proc/self/task").glob("*/children")]
-    return {int(child) for each in lists for child in each.split()}
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def spawner_of(runtime: ThreadRuntime) -> int:
-    """Return the spawner's process id, once there is one."""
-    while (pid := runtime.spawner_pid) is None:
-        runtime.checkpoint("until there is a spawner")
-    return pid
-
-
-def another_than(runtime: ThreadRuntime, last: int) -> int:
-    while (pid := spawner_of(runtime)) == last:
-        runtime.checkpoint("until there is another spawner")
-    return pid
-
-
-def ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(20_000))
-
-
-def answered(runtime: ThreadRuntime, end: End) -> bool:
-    end.send(b"abc")
-    return end.recv(later(runtime)) == (b"cba", [])
-
-
-def started(runtime: ThreadRuntime) -> tuple[Process, End]:
-    mine, theirs = runtime.channel("c")
-    try:
-        return runtime.process("echo", children.echo, [theirs]), mine
-    except OSError:
-        mine.close()
-        theirs.close()
-        raise
-
-
-def stop(runtime: ThreadRuntime, process: Process, end: End) -> None:
-    end.close()
-    assert process.join(later(runtime))
-    assert process.exit_status == 7
 
 
 def test_a_child_is_a_fork_and_this_process_is_its_parent(spawning_rt: ThreadRuntime) -> None:
@@ -197,8 +130,8 @@ def test_a_child_of_a_spawner_that_died_before_its_answer_is_reaped(
     fork = spawning._SpawnerProcess.fork
     child_pids: list[int] = []
 
-    def lose(process: spawning._SpawnerProcess, gate: object, deadline: int) -> tuple[int, int]:
-        pid, pidfd = fork(process, gate, deadline)  # type: ignore[arg-type]
+    def lose(process: spawning._SpawnerProcess, gate: object, wait: object) -> tuple[int, int]:
+        pid, pidfd = fork(process, gate, wait)  # type: ignore[arg-type]
         if forked.is_set():
             return pid, pidfd
         forked.set()
@@ -212,25 +145,6 @@ def test_a_child_of_a_spawner_that_died_before_its_answer_is_reaped(
     process, end = started(spawning_rt)
     assert answered(spawning_rt, end)
     assert child_pids[0] not in offspring()
-    stop(spawning_rt, process, end)
-
-
-def test_a_spawner_that_hangs_is_replaced(
-    spawning_rt: ThreadRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process, end = started(spawning_rt)
-    stop(spawning_rt, process, end)
-    pid = spawner_of(spawning_rt)
-    os.kill(pid, signal.SIGSTOP)
-    fork, deadlines = spawning._SpawnerProcess.fork, [0]
-    monkeypatch.setattr(
-        spawning._SpawnerProcess,
-        "fork",
-        lambda process, gate, late: fork(process, gate, deadlines.pop() if deadlines else late),
-    )
-    process, end = started(spawning_rt)
-    assert answered(spawning_rt, end)
-    assert spawner_of(spawning_rt) != pid
     stop(spawning_rt, process, end)
 
 

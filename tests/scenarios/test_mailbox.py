@@ -12,7 +12,7 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scenarios.mailbox import MailboxScenario
 
 ONE_VCPU = ("echo", "disabled", "trusty")
-TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
+TWO_VCPUS = (*ONE_VCPU, "trusty-0", "wfi-echo", "reader-1")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ TWO_VCPUS = (*ONE_VCPU, "wfi-echo", "reader-1")
         *(f"receiver={receiver},messages=1,hosts=2" for receiver in ONE_VCPU),
         *(f"receiver={receiver},messages=1,guests=1" for receiver in ONE_VCPU),
         *(f"receiver={receiver},messages=2,boot=true" for receiver in ONE_VCPU),
+        "receiver=trusty-0,vcpus=2,messages=1,boot=true",
         "receiver=echo,messages=2,runners=1",
     ],
 )
@@ -61,6 +62,23 @@ def test_what_spares_states_changes_no_end(spec: str) -> None:
 def test_every_mistake_of_the_past_is_found(variant: str) -> None:
     result = search(find("mailbox", variant), make("portfolio", 1))
     assert result.failure is not None
+
+
+@pytest.mark.parametrize("variant", ["uninitialised", "upstream"])
+def test_both_faults_of_the_driver_lose_a_message_where_only_vcpu_0_reads(variant: str) -> None:
+    spec = "mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true"
+    result = search(find(spec, variant), Exhaustive())
+    assert result.failure is not None
+    assert "lost wake-up" in str(result.failure.failure)
+
+
+def test_a_flag_that_is_not_initialised_loses_a_message_without_the_driver_s_other_fault() -> None:
+    """Trusty has enabled its interrupt by the second message, so the driver's window loses none."""
+    spec = "mailbox,receiver=trusty-0,vcpus=2,messages=2,boot=false"
+    assert search(find(spec, "uninitialised"), Exhaustive()).failure is not None
+    upstream = search(find(spec, "upstream"), Exhaustive())
+    assert upstream.complete
+    assert upstream.failure is None
 
 
 @pytest.mark.parametrize(

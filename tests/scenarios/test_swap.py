@@ -120,7 +120,7 @@ def test_what_spares_states_changes_no_end(spec: str) -> None:
         ("beside=out-", "no command : known"),
         ("guests=5", "guests=5: not in 0..4"),
         ("pages=0", "pages=0: not in 1..3"),
-        ("child=sleeps", "child=sleeps: not lives or dies"),
+        ("child=sleeps", "child=sleeps: not lives, dies, static"),
         ("deaths=-1", "deaths=-1: not in 0..4"),
     ],
 )

@@ -201,7 +201,7 @@ def test_no_send_to_a_machine_that_was_closed_before_it_started(harness: Harness
 
 
 class HalfWay:
-    """A machine that has stopped while a host sender is half-way, until `go_on`, through a message."""
+    """A machine that is to close while a host sender is half-way, until `go_on`, through a message."""
 
     def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         machine.start()
@@ -222,7 +222,6 @@ class HalfWay:
         self._sender = threading.Thread(target=lambda: self.outcome.append(end.send(b"x")))
         self._sender.start()
         assert inside.wait(WITHIN / 1e9)
-        assert machine.stop() == []
         self.closing = threading.Thread(target=machine.close)
 
     def go_on(self) -> None:
@@ -241,7 +240,7 @@ def test_a_suspension_that_goes_wrong_keeps_no_machine_from_closing(
     """Its end, in another thread, comes while the last sender is waited for."""
     with harness.machine(echoes(1)) as machine:
         sender = HalfWay(machine, monkeypatch)
-        monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN)
+        monkeypatch.setattr(vmm_machine, "_SENDERS_WITHIN", WITHIN)
         sender.closing.start()
         with pytest.raises(SuspendError):
             machine.suspension.suspend("test", harness.runtime.now() + SECOND // 100)
@@ -263,11 +262,34 @@ def test_an_interrupted_close_leaves_memory_to_who_touches_it(
             raise KeyboardInterrupt
 
         monkeypatch.setattr(machine.driver, "wait_quiesced", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            machine.close()
-        assert ram._anchor is not None
+        for _ in range(2):  # in its stop, and after it
+            with pytest.raises(KeyboardInterrupt):
+                machine.close()
+            assert ram._anchor is not None
         machine.close()
     ram.close()
+
+
+@pytest.mark.parametrize(
+    ("looks", "stuck"),
+    [
+        ([["a"], ["a"], ["a"], ["a"], []], []),
+        ([["a", "b", "c"], *[["a", "b"]] * 4, ["b"], *[["b"]] * 5], ["b"]),
+        ([["a"]] * 5, ["a"]),
+    ],
+    ids=["one late", "one after another", "one stuck"],
+)
+def test_a_stop_takes_as_long_as_some_vcpu_still_stops(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, looks: list[list[str]], stuck: list[str]
+) -> None:
+    with harness.machine(echoes(1)) as machine:
+        machine.start()
+        left = iter(looks)
+        with monkeypatch.context() as patch:
+            patch.setattr(machine.driver, "stop", lambda _deadline: next(left))
+            assert machine._stop_vcpus() == stuck
+        assert [*left] == []
+        assert machine.stop() == []
 
 
 def test_no_send_after_the_stop(harness: Harness) -> None:
@@ -284,7 +306,7 @@ def test_memory_stays_while_a_sender_is_half_way_through(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, *, in_time: bool
 ) -> None:
     """It may wait for memory that is out, and touches it when that was let go of."""
-    monkeypatch.setattr(vmm_machine, "_STOP_WITHIN", WITHIN if in_time else SECOND // 30)
+    monkeypatch.setattr(vmm_machine, "_SENDERS_WITHIN", WITHIN if in_time else SECOND // 30)
     with harness.machine(echoes(1)) as machine:
         sender = HalfWay(machine, monkeypatch)
         sender.closing.start()

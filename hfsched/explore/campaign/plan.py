@@ -13,7 +13,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.campaign.tasks import Found, Report, Task
 from hfsched.explore.execution import execute
@@ -98,7 +98,7 @@ class Plan:
 
     `take` returns the next task, None if there is none at present; `give_back` takes one whose worker
     was lost; `note` takes a report.  `found` is the first failure, `error` the reason why a task could
-    not be run.  `executions`, `steps` and `states` are sums over all tasks.
+    not be run; `full` says that a worker has used its `memory` (bytes).  `executions`, `steps` and `states` are sums over all tasks.
     """
 
     def __init__(
@@ -109,11 +109,14 @@ class Plan:
         bound: int | None,
         parallel: int,
         over: Callable[[], bool] = lambda: False,
+        memory: int = 0,
     ) -> None:
         self.spec = spec
         self.strategy = strategy
         self.found: Found | None = None
         self.error: str | None = None
+        self.full = False
+        self._memory = memory
         self._seeds = random.Random(seed)  # noqa: S311 - schedules, no secrets
         self._campaign = random.SystemRandom().getrandbits(63)
         self._bound = bound
@@ -141,7 +144,8 @@ class Plan:
     def _task(self, strategy: str, **more: int | tuple[int, ...]) -> Task:
         self._number += 1
         spec = os.fsencode(self.spec)
-        return Task(self._number, spec, strategy, campaign=self._campaign, **more)  # type: ignore[arg-type]
+        known: dict[str, Any] = {"campaign": self._campaign, "memory": self._memory, **more}
+        return Task(self._number, spec, strategy, **known)
 
     def _bounded(self) -> Iterator[Task]:
         bound = 0 if self._bound is None else self._bound
@@ -188,6 +192,7 @@ class Plan:
             self.found = report.found
         if self.error is None:
             self.error = report.error
+        self.full = self.full or report.full
         if not report.complete or report.found is not None or report.error is not None:
             return
         if self._trees is not None:
@@ -237,6 +242,6 @@ class Plan:
     @property
     def done(self) -> bool:
         """Whether no further task can change the result."""
-        if self.found is not None or self.error is not None or self.complete:
+        if self.found is not None or self.error is not None or self.complete or self.full:
             return True
         return self._bound is not None and self._bound in self._clean

@@ -26,8 +26,8 @@ class Summary:
     """The coverage so far, or at the end; `seconds` since the beginning.
 
     A state counts in `states` once for each worker that has visited it.  `complete`: every interleaving
-    is covered; `complete_to`: every one with at most so many preemptions.  `races` is what the race pass
-    covered; None: there was none.
+    is covered; `complete_to`: every one with at most so many preemptions.  `full`: the search has ended
+    because its memory was used.  `races` is what the race pass covered; None: there was none.
     """
 
     executions: int = 0
@@ -36,6 +36,7 @@ class Summary:
     seconds: float = 0.0
     complete: bool = False
     complete_to: int | None = None
+    full: bool = False
     found: Found | None = None
     interrupted: bool = False
     races: RacePass | None = None
@@ -46,9 +47,9 @@ class Campaign:
     """A search: the scenario's spec, the strategy, and the `budget` in seconds.
 
     `jobs` is the number of local worker processes, 1 for this process alone; `cluster` is the address
-    of a Dask scheduler, whose workers are used instead.  With `races` a race pass
-    (`hfsched.explore.watch.racepass`) in this process follows a search that finds nothing; a fifth of a
-    budget of some seconds is kept for it.
+    of a Dask scheduler, whose workers are used instead.  `memory` is how many bytes the caches of states
+    may take together, 0 for no limit.  With `races` a race pass (`hfsched.explore.watch.racepass`) in this
+    process follows a search that finds nothing; a fifth of a budget of some seconds is kept for it.
     """
 
     spec: str
@@ -58,6 +59,7 @@ class Campaign:
     budget: float = 60.0
     jobs: int = 1
     cluster: str | None = None
+    memory: int = 0
     races: bool = False
 
     def run(
@@ -125,7 +127,8 @@ class Campaign:
     def _alone(
         self, start: float, progress: Callable[[Summary], None], over: Callable[[], bool]
     ) -> Summary:
-        task = Task(1, os.fsencode(self.spec), self.strategy, self.seed, self.bound)
+        spec = os.fsencode(self.spec)
+        task = Task(1, spec, self.strategy, self.seed, self.bound, memory=self.memory)
 
         def report_progress(report: Report) -> bool:
             progress(self._summary(report, start))
@@ -144,6 +147,7 @@ class Campaign:
             time.monotonic() - start,
             report.complete and report.found is None and self.bound is None,
             report.complete_to,
+            report.full,
             report.found,
         )
 
@@ -155,7 +159,15 @@ class Campaign:
 
         with Pool(self.jobs) if self.cluster is None else Cluster(self.cluster) as workers:
             try:
-                plan = Plan(self.spec, self.strategy, self.seed, self.bound, workers.jobs, over)
+                plan = Plan(
+                    self.spec,
+                    self.strategy,
+                    self.seed,
+                    self.bound,
+                    workers.jobs,
+                    over,
+                    -(-self.memory // workers.jobs),
+                )
             except (Exception, SystemExit) as error:  # the scenario's, as in a task
                 report = failed(0, error)
                 if report.found is None:
@@ -170,6 +182,7 @@ class Campaign:
                     time.monotonic() - start,
                     plan.complete,
                     plan.complete_to,
+                    plan.full,
                     plan.found,
                 )
 

@@ -17,6 +17,7 @@ from hfsched.explore.execution import Result, search
 from hfsched.explore.registry import find
 from hfsched.explore.replay import Finding, confirm, schedule_of
 from hfsched.explore.schedule import Recording
+from hfsched.explore.statecache import StateCache
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategy import Strategy
@@ -27,13 +28,14 @@ PROGRESS_EVERY = 0.05  # seconds between two reports of a task
 TEXT_MAX = 100_000  # characters of a traceback: a message between processes has a limit
 CAMPAIGNS = 4  # the most recent ones: their covered states are kept
 
-Caches = dict[int, dict[int, frozenset[int]]]  # campaign -> state -> see `Exhaustive`
+Caches = dict[int, StateCache]  # by campaign
 
 
 class Task(msgspec.Struct, frozen=True):
     """A part of a search; `executions` is 0 for no limit, `root` the choices that lead to a sub-tree.
 
     `spec` is in bytes, as a file's name is; `campaign` identifies the whole search.
+    `memory` is how many bytes the cache of states may take, 0 for no limit.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Task(msgspec.Struct, frozen=True):
     executions: int = 0
     root: tuple[int, ...] = ()
     campaign: int = 0
+    memory: int = 0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -58,7 +61,7 @@ class Found(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """A task's progress; `complete` if it covered everything, `ended` if this is its last report.
 
-    `error` is the reason why it could not be run, which is no failure of the code under test.
+    `full` if the cache of states has reached the task's limit of memory.  `error` is the reason why it could not be run, which is no failure of the code under test.
     """
 
     number: int
@@ -67,6 +70,7 @@ class Report(msgspec.Struct, frozen=True):
     states: int = 0
     complete: bool = False
     complete_to: int | None = None
+    full: bool = False
     ended: bool = False
     found: Found | None = None
     error: str | None = None
@@ -129,18 +133,21 @@ def _perform(
 ) -> Report:
     scenario = find(os.fsdecode(task.spec))
     strategy: Strategy
-    cache: dict[int, frozenset[int]] | None = None
+    cache: StateCache | None = None
     if task.strategy == "exhaustive":
         if (
             caches is not None
         ):  # removed: a task that does not end must leave no partly covered states
-            cache = caches.pop(task.campaign, {})
+            cache = caches.pop(task.campaign, None) or StateCache()
         strategy = Exhaustive(root=task.root, seen=cache)
     else:
         strategy = make(task.strategy, task.seed, bound=task.bound)
     recording = Recording(strategy)
-    known = len(cache or ())
+    known = 0 if cache is None else len(cache)
     reported: float | None = None
+
+    def is_full() -> bool:
+        return 0 < task.memory < getattr(strategy, "memory", 0)
 
     def report(result: Result, *, ended: bool = False, found: Found | None = None) -> Report:
         return Report(
@@ -150,6 +157,7 @@ def _perform(
             getattr(strategy, "states", 0) - known,
             result.complete,
             _complete_to(strategy, task, result),
+            is_full(),
             ended,
             found,
         )
@@ -162,7 +170,7 @@ def _perform(
         if reported is not None and now - reported < PROGRESS_EVERY:
             return False
         reported = now
-        return report_progress(report(result))
+        return report_progress(report(result)) or is_full()
 
     result = search(scenario, recording, until=until)
     found = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hfsched.explore.schedule import Prefix, prefix_of
 from hfsched.explore.strategies.exhaustive import Exhaustive
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class Bounded:
         """The number of states visited."""
         return max(self._states, self._search.states)
 
+    @property
+    def memory(self) -> int:
+        """The bytes that the cache of states takes."""
+        return self._search.memory
+
     def begin(self) -> bool:
         while not self._search.begin():
             self.complete_to = self.bound
@@ -60,6 +66,10 @@ class Bounded:
             self._search = Exhaustive(self.bound)
         self._executions += 1
         return True
+
+    def take_prefix(self) -> Prefix | None:
+        """See `Exhaustive.take_prefix`."""
+        return prefix_of(self._search)
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         return self._search.pick(view, current, enabled)

@@ -5,7 +5,7 @@ Sources: P. Godefroid, "Partial-Order Methods for the Verification of Concurrent
 
 States are visited by running each schedule from the beginning.  A node of the path has the enabled
 tasks, the sleep set (tasks whose operation was explored before, from this node or an ancestor, with
-no dependent step since) and the tasks that remain.  The cache holds for each state, by a 64-bit
+no dependent step since) and the tasks that remain.  The cache holds for each state, by a 128-bit
 digest, the sleep set with which it was explored: a later visit with a superset of that is pruned;
 else it explores only the tasks that were in the cached set and are not in the current one.
 
@@ -25,8 +25,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hfsched.explore.canonical import digest
 from hfsched.explore.controller import Prune
 from hfsched.explore.cycles import Cycles, LivelockError, fair, livelock_text
+from hfsched.explore.schedule import Prefix
+from hfsched.explore.statecache import StateCache
 from hfsched.explore.task import dependent, touches
 
 if TYPE_CHECKING:
@@ -48,12 +51,15 @@ class _Node:
     __slots__ = (
         "before",
         "choice",
+        "default",
         "done",
         "enabled",
         "fair_run_done",
         "key",
         "knowledge",
         "left",
+        "preemptions",
+        "preempts",
         "sleep_set",
         "steps",
         "touched",
@@ -68,7 +74,10 @@ class _Node:
         self.enabled: frozenset[int] | None = (
             None  # the enabled tasks; None: the choice of a number
         )
-        self.key = 0  # of the state
+        self.default = 0  # the choice that is no deviation
+        self.preempts = True  # whether another one is a preemption
+        self.preemptions = 0  # before it
+        self.key = b""  # of the state
         self.steps = 0  # of the execution before it
         self.knowledge: Knowledge | None = None  # the digests here, if the node is visited again
         self.before: _Node | None = None  # of the choice of a number: see `Exhaustive._node`
@@ -85,6 +94,8 @@ class Exhaustive:
     the cache of complete searches of other sub-trees.
     """
 
+    every_point = True  # every step may remove a task from the sleep set, and is one of a cycle
+
     def __init__(
         self,
         bound: int | None = None,
@@ -92,24 +103,24 @@ class Exhaustive:
         cache: bool = True,
         sleep: bool = True,
         root: Sequence[int] = (),
-        seen: dict[int, frozenset[int]] | None = None,
+        seen: StateCache | None = None,
     ) -> None:
         self.name = "exhaustive" if bound is None else "bounded"
         self.bound = bound
         self._caching = cache
         self._sleeping = sleep and bound is None
-        self.every_point = self._sleeping  # every step may remove a task from the sleep set
         self.stateful = cache
         self._root = root
-        self._cache: dict[int, frozenset[int]] = {} if seen is None else seen
+        self._cache = StateCache() if seen is None else seen
         self._path: list[_Node] = []
         self._depth = 0
         self._preemptions = 0
         self._sleep_set: SleepSet = {}
         self._node: _Node | None = None  # the node of the last step
         self._view: View | None = None
-        self._on_path: dict[int, int] = {}  # state's key -> its node's position on the path
-        self._ran: list[int] = []  # the tasks that ran in this execution, step by step
+        self._on_path: dict[bytes, int] = {}  # state's key -> its node's position on the path
+        self._ran: list[int] = []  # the tasks that ran in this execution, step by step,
+        self._ran_before: list[int] = []  # and in the one before
         self._fair_run: Cycles | None = None
         self._fair_steps = 0
         self.began = False
@@ -119,6 +130,30 @@ class Exhaustive:
         """The number of states visited."""
         return len(self._cache)
 
+    @property
+    def memory(self) -> int:
+        """The bytes that the cache of states takes."""
+        return self._cache.size
+
+    def take_prefix(self) -> Prefix | None:
+        """Return the beginning of the next execution, up to the last node; see `Prefix`.
+
+        Who takes it follows it without asking the strategy.
+        """
+        if not self._path:
+            return None
+        *nodes, last = self._path
+        self._depth = len(nodes)
+        self._preemptions = last.preemptions
+        self._ran = self._ran_before[: last.steps]
+        return Prefix(
+            self._ran.copy(),
+            [node.choice for node in nodes if node.enabled is None],
+            [(at, node.choice) for at, node in enumerate(nodes) if node.choice != node.default],
+            len(nodes),
+            sum(node.preempts and node.choice != node.default for node in nodes),
+        )
+
     def begin(self) -> bool:
         if self.began and not self._advance():
             return False
@@ -127,7 +162,7 @@ class Exhaustive:
         self._preemptions = 0
         self._sleep_set = {}
         self._node = None
-        self._ran = []
+        self._ran_before, self._ran = self._ran, []
         self._fair_run = None
         self._fair_steps = 0
         return True
@@ -167,11 +202,16 @@ class Exhaustive:
             node = self._visit(view, current, enabled)
             if self._fair_run is not None:
                 return self._step_fairly(self._fair_run, view, enabled)
+        node.enabled = frozenset(task.index for task in enabled)
+        node.default = (current or enabled[0]).index
+        node.preempts = current is not None
         self._push(node, view)
         return self._choose(node, view, current)
 
     def _push(self, node: _Node, view: View) -> None:
         """Add a node to the path; keep the digests if another choice is left."""
+        node.steps = len(self._ran)
+        node.preemptions = self._preemptions
         if self.stateful and node.left:
             node.knowledge = view.knowledge()
         self._path.append(node)
@@ -244,21 +284,22 @@ class Exhaustive:
     def _visit(self, view: View, current: Task | None, enabled: list[Task]) -> _Node:
         sleep_set = frozenset(self._sleep_set)
         candidates = [task.index for task in enabled if task.index not in sleep_set]
-        key = 0
+        key = b""
         if self._caching:
             key = view.state_key()
             if self.bound is not None:
                 last = -1 if current is None else current.index
-                key = hash((key, self._preemptions, last))
+                key = digest((key, self._preemptions, last), "a state")
             known = self._cache.get(key)
             if known is None:
-                self._cache[key] = sleep_set
+                self._cache.put(key, sleep_set)
             else:
                 self._check_cycle(view, key)
                 if self._fair_run is not None:
                     return _Node([0], {})  # not used: the search is cut off here
                 candidates = [index for index in candidates if index in known]
-                self._cache[key] = known & sleep_set
+                if not known <= sleep_set:
+                    self._cache.put(key, known & sleep_set)
         if self.bound is not None and self._preemptions >= self.bound and current is not None:
             candidates = [index for index in candidates if index == current.index]
         if not candidates:
@@ -266,13 +307,11 @@ class Exhaustive:
         # The one that keeps the current task comes first, that is last in the list.
         candidates.sort(key=lambda index: (current is not None and index == current.index, -index))
         node = _Node(candidates, self._sleep_set)
-        node.enabled = frozenset(task.index for task in enabled)
         node.key = key
-        node.steps = len(self._ran)
         self._on_path[key] = len(self._path)
         return node
 
-    def _check_cycle(self, view: View, key: int) -> None:
+    def _check_cycle(self, view: View, key: bytes) -> None:
         """Raise LivelockError if a known state closes a fair cycle; begin a fair run for another."""
         start = self._on_path.get(key)
         if start is None or self._path[start].fair_run_done:

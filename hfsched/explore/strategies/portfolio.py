@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from hfsched.explore.schedule import Prefix, prefix_of
 from hfsched.explore.strategies.bounded import Bounded
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.pct import PCT
@@ -79,6 +80,11 @@ class Portfolio:
         return self._exhaustive.states
 
     @property
+    def memory(self) -> int:
+        """The bytes that the caches of states take."""
+        return self._exhaustive.memory + self._bounded.memory
+
+    @property
     def complete_to(self) -> int | None:
         """The preemption bound that is complete so far."""
         return self._bounded.complete_to
@@ -104,6 +110,10 @@ class Portfolio:
             else:
                 self._members.remove(turn)
         return False
+
+    def take_prefix(self) -> Prefix | None:
+        """See `Exhaustive.take_prefix`."""
+        return prefix_of(self._turn.strategy)
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         return self._turn.strategy.pick(view, current, enabled)

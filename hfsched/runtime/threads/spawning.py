@@ -28,19 +28,22 @@ from dataclasses import dataclass, field
 from hfsched.runtime.base import SpawnerLostError
 from hfsched.runtime.threads.channel import poll_until, receive
 from hfsched.runtime.threads.process import ChildProcess, reap
+from hfsched.runtime.threads.progress import wait_for_child
 from hfsched.runtime.threads.sync import FlagEvent
 
-__all__ = ["ANSWERS_WITHIN", "Spawner"]
+__all__ = ["Spawner"]
 
-ANSWERS_WITHIN = 30_000_000_000  # ns: a start of Python and the imports may be slow
 ATTEMPTS = 3  # spawners that may die during one request
 _POLL_AGAIN = 0.1  # seconds
 _PROGRAM = "hfsched.runtime.threads.spawner"
 _LOST = "the process that starts others has ended, and this one may not start another"
 
 
+_Wait = Callable[[int, Sequence[int]], list[int]]  # as `wait_for_child`
+
+
 class _DeadError(Exception):
-    """The spawner has ended, or does not answer."""
+    """The spawner has ended, or hangs."""
 
 
 class _SpawnerProcess:
@@ -86,14 +89,14 @@ class _SpawnerProcess:
                 os.waitid(os.P_PGID, self.pid, os.WEXITED)
         self._popen.returncode = 0  # it is reaped
 
-    def fork(self, gate: socket.socket, deadline: int) -> tuple[int, int]:
+    def fork(self, gate: socket.socket, wait: _Wait) -> tuple[int, int]:
         """Return the pid and a pidfd of a child that has `gate`; raises OSError, _DeadError."""
         try:
             socket.send_fds(self.sock, [b"fork"], [gate.fileno()])
             if not self.ready:
-                self._receive(deadline)
+                self._receive(wait)
                 self.ready = True
-            data, fds = self._receive(deadline)
+            data, fds = self._receive(wait)
         except ConnectionError:
             raise _DeadError from None
         number = int.from_bytes(data, sys.byteorder, signed=True)
@@ -105,9 +108,9 @@ class _SpawnerProcess:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return number, fds[0]
 
-    def _receive(self, deadline: int) -> tuple[bytes, list[int]]:
+    def _receive(self, wait: _Wait) -> tuple[bytes, list[int]]:
         # The socket may still be open in a stopped child: the pidfd shows the spawner's end.
-        if 0 not in poll_until((self.sock.fileno(), self.pidfd), deadline):
+        if 0 not in wait(self.pid, (self.sock.fileno(), self.pidfd)):
             raise _DeadError
         data, fds, _ = receive(self.sock)
         if not data:
@@ -268,24 +271,35 @@ class _Thread:
                 self._discard()
             else:
                 return
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "the runtime is closed")
         if not self._may_exec:
             self._lost.set()
             raise SpawnerLostError(_LOST)
         raise OSError(errno.ECHILD, f"{ATTEMPTS} spawners have died")
 
     def _start(self, process: _SpawnerProcess, request: _Request) -> tuple[int, int]:
-        deadline = time.monotonic_ns() + ANSWERS_WITHIN
         gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with gate, theirs:
-            pid, pidfd = process.fork(theirs, deadline)
+            pid, pidfd = process.fork(theirs, self._wait_for_spawner)
             theirs.close()
             with suppress(ConnectionError):  # it has died: the caller sees that by its pidfd
                 socket.send_fds(gate, [request.job()], list(request.fds))
             # It has left the process group of the spawner, or died, when this returns.
-            if not poll_until((gate.fileno(), pidfd), deadline):
+            if not self._wait_for_child(pid, (gate.fileno(), pidfd)):
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return pid, pidfd
+
+    def _wait_for_spawner(self, pid: int, fds: Sequence[int]) -> list[int]:
+        # One that cannot be replaced is waited for, whatever it does.
+        return wait_for_child(pid, fds, patient=not self._may_exec, cancelled=self._is_closed)
+
+    def _wait_for_child(self, pid: int, fds: Sequence[int]) -> list[int]:
+        return wait_for_child(pid, fds, patient=False, cancelled=self._is_closed)
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
 
 class Spawner:

@@ -11,16 +11,16 @@ one lives, and Enable is refused from then on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from hfsched.swap.client.enabling import Enabling
 from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.client.jobs import Job, Result
 from hfsched.swap.client.member import Member, RegisteredMember
 from hfsched.swap.client.setup import refusal
-from hfsched.swap.client.supervisor import ATTEMPTS, Job, MonitorSupervisor
+from hfsched.swap.client.supervisor import MonitorSupervisor
 from hfsched.swap.client.suspension import Suspendable, suspended
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import (
@@ -29,17 +29,14 @@ from hfsched.swap.protocol.messages import (
     Collected,
     Disable,
     Discard,
-    Done,
     Enable,
     Exit,
     GetStatus,
-    MonitorAnswer,
     State,
     Status,
     SwapOut,
     Trim,
     Zapped,
-    encode,
     name_of,
     reply_text,
 )
@@ -53,27 +50,7 @@ DEFAULT_TIMEOUT = (
     10_000_000_000  # ns; a clock: a stopped monitor shows no progress, and callers must go on
 )
 _LATE = 100_000_000  # ns after the deadline by which the client's task answers, unless a start holds it up
-_LOOKS, _LOOK_AGAIN = 100, 1_000_000  # ns: a fault that is being served takes much less
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """An answer, the members at that time, and how many monitors had taken over."""
-
-    answer: MonitorAnswer
-    members: tuple[RegisteredMember, ...]
-    takeovers: int
-
-    @property
-    def pages(self) -> int:
-        """The number in the answer `Done`."""
-        return self.answer.pages if isinstance(self.answer, Done) else 0
-
-    def key(self) -> object:
-        """Return all of it, hashable."""
-        members = tuple((known.member.number, known.zapped) for known in self.members)
-        return (encode(0, self.answer), members, self.takeovers)
 
 
 class MonitorClient:
@@ -103,7 +80,7 @@ class MonitorClient:
         self._default_timeout = default_timeout
         self._on_lost = on_lost
         self._needed = needed
-        self._staged = staged
+        self._enabling = Enabling(runtime, self._ask, staged)
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
         self.supervisor = MonitorSupervisor(runtime, program, resources or Resources(), on_lost)
@@ -113,7 +90,7 @@ class MonitorClient:
         self._busy = False  # a request is under way,
         self._abandoned = False  # and its requester does not wait any more
         self._job: Job | None = None
-        self._result: _Result | SwapError | None = None
+        self._result: Result | SwapError | None = None
         self._closed = ""  # why no request is accepted any more,
         self._lost = False  # and whether that is because the monitor is lost
         self._free = runtime.event("swap.free")
@@ -123,7 +100,7 @@ class MonitorClient:
     def key(self) -> object:
         """Return the state that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
-        result = self._result.key() if isinstance(self._result, _Result) else str(self._result)
+        result = self._result.key() if isinstance(self._result, Result) else str(self._result)
         return (self._busy, self._abandoned, job, result, self._closed, self._lost)
 
     def start(self, members: Sequence[Member] = ()) -> None:
@@ -152,7 +129,7 @@ class MonitorClient:
         When a step fails, swap is disabled again, and the machine is resumed.
         """
         with suspended(self._suspendable, deadline):
-            return self._stage(deadline)
+            return self._enabling.stage(deadline)
 
     def trim(self, deadline: int | None = None) -> None:
         """Begin to drop pages that need not be written."""
@@ -181,12 +158,12 @@ class MonitorClient:
         `error` is also why the last monitor failed, until a command is accepted.
         """
         try:
-            answer = self._ask(Job(GetStatus(), deadline)).answer
+            result = self._ask(Job(GetStatus(), deadline))
         except LostError as exc:
             return Status(state=State.FAILED, error=reply_text(str(exc)))
+        answer = result.answer
         if isinstance(answer, Status):
-            failure = self.supervisor.failure
-            return replace(answer, error=failure) if failure else answer
+            return replace(answer, error=result.failure) if result.failure else answer
         raise SwapError(refusal(answer))
 
     def collect(self, deadline: int | None = None) -> tuple[int, ...]:
@@ -211,61 +188,13 @@ class MonitorClient:
         """Return the monitor's process id; None: there is no process now."""
         return self.supervisor.pid
 
-    # Enabling.
-
-    def _stage(self, deadline: int | None) -> int:
-        try:
-            for _ in range(ATTEMPTS):
-                staged = self._mark_and_zap(deadline)
-                if staged is not None:
-                    return staged
-            raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
-        except BaseException:
-            with suppress(SwapError):  # requested, but not waited for beyond the deadline
-                self.disable(deadline=deadline)
-            raise
-
-    def _mark_and_zap(self, deadline: int | None) -> int | None:
-        """Stage, and have every member zap; None: the monitor died meanwhile.
-
-        The one that took over has then unstaged what was marked.
-        """
-        first = self._command(Job(Enable(), deadline))
-        last = first
-        for known in first.members:
-            last = self._zap(known.member, deadline)
-        return first.pages if last.takeovers == first.takeovers else None
-
-    def _zap(self, member: Member, deadline: int | None) -> _Result:
-        try:
-            member.zap()
-            self._check_unmapped(member)
-        except OSError as exc:
-            gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
-            if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
-                return gone
-            raise SwapError(reply_text(f"enable: member {member.number}: {exc}")) from exc
-        return self._command(Job(Zapped(member=member.number), deadline))
-
-    def _check_unmapped(self, member: Member) -> None:
-        """Raise OSError if it has a staged page mapped; one that a fault is taking back is looked at again."""
-        for _ in range(_LOOKS):
-            address = member.still_mapped(self._staged)
-            if address is None:
-                return
-            self._runtime.sleep_until(self._runtime.now() + _LOOK_AGAIN)
-        raise OSError(f"it has unmapped guest memory, as it says, and maps {address:#x}")
-
     # Requests, on any task.
 
-    def _command(self, job: Job) -> _Result:
+    def _command(self, job: Job) -> None:
         """Have a request done; raises SwapError if it is refused."""
-        result = self._ask(job)
-        if isinstance(result.answer, Done):
-            return result
-        raise SwapError(refusal(result.answer))
+        self._ask(job).check()
 
-    def _ask(self, job: Job) -> _Result:
+    def _ask(self, job: Job) -> Result:
         if job.deadline is None and self._default_timeout is not None:
             job = Job(job.request, self._runtime.now() + self._default_timeout, job.member)
         self._post(job)
@@ -381,17 +310,18 @@ class MonitorClient:
             self._posted.clear()
             job, self._job = self._job, None
         assert job is not None
-        result: _Result | SwapError
+        result: Result | SwapError
         try:
             if isinstance(job.request, Enable) and (why := self._why_not_enable()):
                 raise SwapError(why)
             answer = self.supervisor.perform(job)
-            result = _Result(answer, self.supervisor.members, self.supervisor.takeovers)
+            known = self.supervisor
+            result = Result(answer, known.members, known.takeovers, known.failure)
         except LostError:
             raise
         except SwapError as exc:
             result = exc
-        ended = isinstance(job.request, Exit) and _is_done(result)
+        ended = isinstance(job.request, Exit) and isinstance(result, Result) and result.done
         with self._lock:
             if ended:
                 self._closed = "swap has ended"
@@ -410,7 +340,3 @@ class MonitorClient:
         """Accept requests after one that was abandoned; under the lock."""
         self._abandoned = self._busy = False
         self._free.set()
-
-
-def _is_done(result: _Result | SwapError) -> bool:
-    return isinstance(result, _Result) and isinstance(result.answer, Done)

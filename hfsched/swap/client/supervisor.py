@@ -16,13 +16,14 @@ for as long as it takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfsched.runtime.base import ChannelClosedError, SpawnerLostError
 from hfsched.swap.client.conversation import Conversation
 from hfsched.swap.client.errors import LostError, MonitorFailedError, SwapError
-from hfsched.swap.client.member import Member, RegisteredMember
+from hfsched.swap.client.jobs import Job
+from hfsched.swap.client.member import RegisteredMember
 from hfsched.swap.client.setup import SetupStep, refusal, setup_steps
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.protocol.messages import (
@@ -47,21 +48,12 @@ from hfsched.swap.protocol.messages import (
 if TYPE_CHECKING:
     from hfsched.runtime.base import End, Process, Runtime
 
-__all__ = ["ATTEMPTS", "Job", "MonitorSupervisor"]
+__all__ = ["ATTEMPTS", "MonitorSupervisor"]
 
 ATTEMPTS = 3  # monitors in a row that may die of the same request
 STARTS = 10  # times the first monitor may fail to start; and others, before there is a pause
 # ns, after a process could not be started; nothing tells when there is room for one
 START_AGAIN = 100_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request, its deadline (ns), and the member that a Register is about."""
-
-    request: MonitorRequest
-    deadline: int | None = None
-    member: Member | None = None
 
 
 class MonitorSupervisor:

@@ -23,7 +23,9 @@ class Gate:
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         self._runtime = runtime
-        self._mutex = runtime.lock(f"{name}.gate.mutex")
+        self._mutex = runtime.lock(
+            f"{name}.gate.mutex", state=lambda: (self.waiting, self._shut, self._rest)
+        )
         self._open = runtime.event(f"{name}.gate")
         self._open.set()
         self._empty = runtime.event(f"{name}.gate.empty")  # set: no thread waits

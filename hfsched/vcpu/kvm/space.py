@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import ConfigError, InternalError
+from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.kvm import tables
 from hfsched.vcpu.kvm.cpu import ARGUMENT_REGISTERS, KvmVcpu
@@ -51,7 +52,7 @@ class KvmSpace:
         self._on_close = on_close
         self._vcpus: list[KvmVcpu | None] = [None] * vcpus
         self._slots = Slots()
-        self._lock = runtime.lock(f"{name}.slots")
+        self._lock = runtime.lock(f"{name}.slots", state=guards_nothing)  # but what the kernel has
         self._gate = Gate(runtime, name)
         self._first: tuple[int, int] | None = None  # the first page tables: host address, size
         self.changes = 0

@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn import registers
@@ -74,7 +75,7 @@ class UnicornVcpu:
         """Make what other threads access too, on a runtime."""
         name = f"{self._space.name}.{self.index}"
         # Keeps `stop` from a machine that was freed; held for a microsecond.
-        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}")
+        self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}", state=guards_nothing)
         # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
         self._kicked = runtime.cell(f"{name}.kick", value=False)
         self._irq = runtime.cell(f"{name}.irq", value=irq)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.unicorn.library import load
 from hfsched.vcpu.unicorn.space import UnicornSpace
 
@@ -23,7 +24,7 @@ class UnicornEngine:
         self.name = "unicorn"
         self._runtime = runtime
         self._library = load()
-        self._turn = runtime.lock("unicorn", fair=True)
+        self._turn = runtime.lock("unicorn", fair=True, state=guards_nothing)
         self._spaces: set[UnicornSpace] = set()  # not closed
 
     def space(self, name: str, vcpus: int) -> UnicornSpace:

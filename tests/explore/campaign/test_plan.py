@@ -14,6 +14,7 @@ from hfsched.explore.campaign.tasks import Found, Report, Task, perform
 from hfsched.explore.execution import Outcome, search
 from hfsched.explore.registry import find
 from hfsched.explore.schedule import Recording
+from hfsched.explore.statecache import StateCache
 from hfsched.explore.strategies.bounded import Bounded
 from hfsched.explore.strategies.exhaustive import Exhaustive
 
@@ -22,7 +23,6 @@ from .worlds import CLEAN, HERE, UPSTREAM
 DICE = f"{HERE}::Dice"
 COUNTER = "worlds::Counter,locked=true"
 SPECS = [DICE, COUNTER, f"{COUNTER},tasks=1"]
-Seen = dict[int, frozenset[int]]
 
 
 def schedules(spec: str, root: tuple[int, ...] = ()) -> list[tuple[tuple[int, int], ...]]:
@@ -41,7 +41,7 @@ def below(spec: str, found: list[tuple[int, ...]]) -> list[tuple[tuple[int, int]
     return sorted(chain.from_iterable(schedules(spec, root) for root in found))
 
 
-def finals(spec: str, root: tuple[int, ...] = (), seen: Seen | None = None) -> set[object]:
+def finals(spec: str, root: tuple[int, ...] = (), seen: StateCache | None = None) -> set[object]:
     found: set[object] = set()
 
     def on_end(outcome: Outcome) -> None:
@@ -85,7 +85,7 @@ def test_sub_trees_have_all_ends_though_their_searches_share_a_cache(
     whole, found = finals(spec), roots(spec, wanted)
     assert set().union(*(finals(spec, root) for root in found)) == whole
     for order in (found, found[::-1]):
-        cache: Seen = {}
+        cache = StateCache()
         assert set().union(*(finals(spec, root, cache) for root in order)) == whole
 
 

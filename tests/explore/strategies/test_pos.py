@@ -10,6 +10,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.pos import POS
 from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.runtime.base import guards_nothing
 
 from .worlds import Lanes, Spinner, ends, run
 
@@ -49,7 +50,7 @@ class Writers:
     def build(self, runtime: ExploreRuntime) -> World:
         x = runtime.cell("x", 0)
         y = x if self._same else runtime.cell("y", 0)
-        lock = runtime.lock("of a")
+        lock = runtime.lock("of a", state=guards_nothing)
         order: list[str] = []
 
         def a() -> None:

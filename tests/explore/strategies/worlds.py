@@ -24,7 +24,7 @@ class Lanes:
     """
 
     steps: dict[str, int]
-    step: Callable[[ExploreRuntime, str], None] = lambda runtime, _: runtime.checkpoint("step")
+    step: Callable[[ExploreRuntime, str], None] = lambda runtime, _: runtime.point("step", None)
     name: str = "lanes"
 
     def build(self, runtime: ExploreRuntime) -> World:

@@ -1,21 +1,17 @@
-"""The public client, blocking and asyncio, against real machines of script guests."""
+"""The public client that blocks, against real machines of script guests."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import re
 import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from control import guests
@@ -23,42 +19,14 @@ from control.harness import (
     REPOSITORY,
     WITHIN,
     Harness,
-    runtime_directory,
-    server_threads,
 )
 
 import hfsched
-from hfsched.client import Connection, ConnectionClosed, RefusedError, connect
-from hfsched.client_asyncio import AsyncConnection
-from hfsched.control import runtime_dir, wire
+from hfsched.client import ConnectionClosed, RefusedError, connect
+from hfsched.control import wire
 from hfsched.errors import HfschedError, UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(autouse=True)
-def xdg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with runtime_directory() as path:  # alone: other machines of this user may run
-        monkeypatch.setattr(runtime_dir, "roots", lambda: [path / "hfsched"])
-        yield path
-
-
-def in_turn(count: int) -> list[bytes]:
-    return [b"message %d" % number for number in range(count)]
-
-
-def fill(connection: Connection) -> list[bytes]:
-    """Send without waiting until there is no space; return what was sent."""
-    sent: list[bytes] = []
-    while True:
-        message = b"message %d" % len(sent)
-        try:
-            connection.send(message, block=False)
-        except BlockingIOError:
-            return sent
-        sent.append(message)
-
+from .clients import fill
 
 # Reading.
 
@@ -317,142 +285,6 @@ def test_a_named_host_port_hears_what_the_vm_sends_there() -> None:
             connect("alpha", local=9)
 
 
-# Ends.
-
-
-def test_everything_sent_before_closing_is_delivered() -> None:
-    with Harness("demo", {"alpha": "sink"}) as harness:
-        with connect("alpha") as alpha:
-            sent = fill(alpha)
-        harness.open("alpha")
-        harness.until(lambda: harness.server.clients() == 0)
-        assert harness.machine.summary()[0].from_host == len(sent)
-
-
-def test_after_shutdown_the_answers_still_come() -> None:
-    with Harness("demo", {"alpha": "gated"}) as harness, connect("alpha") as alpha:
-        for message in in_turn(20):
-            alpha.send(message)
-        alpha.shutdown()
-        harness.open("alpha")
-        assert [alpha.recv(timeout=WITHIN) for _ in range(20)] == in_turn(20)
-        with pytest.raises(ConnectionClosed, match="takes no more"):
-            alpha.send(b"x")
-
-
-def test_a_killed_client_loses_what_it_did_not_read_and_nothing_that_it_sent() -> None:
-    program = """
-import hfsched, sys
-alpha = hfsched.connect("demo/alpha")
-for number in range(20):
-    alpha.send(b"%d" % number)
-print("sent", flush=True)
-alpha.recv()
-"""
-    with Harness("demo", {"alpha": "gated"}) as harness:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        with subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
-        ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"sent\n"
-            child.send_signal(signal.SIGKILL)
-        with connect("alpha") as other:
-            other.send(b"after it")
-            harness.open("alpha")
-            assert other.recv(timeout=WITHIN) == b"after it"
-            harness.until(lambda: harness.machine.summary()[0].from_host == 21)
-            harness.until(lambda: harness.server.clients() == 1)
-
-
-def test_a_vms_last_words_come_before_the_reason_of_its_end() -> None:
-    with Harness("demo", {"alpha": "dying"}), connect("alpha") as alpha:
-        alpha.send(b"adieu")
-        assert list(alpha) == [b"adieu"] * 3
-        assert alpha.reason == "vm alpha has ended: the guest function returned"
-        for attempt in (alpha.recv, lambda: alpha.send(b"x")):
-            with pytest.raises(ConnectionClosed, match="the guest function returned"):
-                attempt()
-        with pytest.raises(RefusedError, match="the guest function returned"):
-            connect("alpha")
-
-
-def test_when_the_machine_stops_a_waiting_client_is_told() -> None:
-    with Harness("demo", {"alpha": "echo"}) as harness, connect("alpha") as alpha:
-        heard: list[Exception] = []
-
-        def wait() -> None:
-            try:
-                alpha.recv()
-            except ConnectionClosed as exc:
-                heard.append(exc)
-
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        harness.stop()
-        waiting.join(WITHIN)
-        assert "stops" in str(heard[0])
-
-
-def test_a_machine_that_vanishes_is_an_end_too(xdg: Path) -> None:
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock,
-    ):
-        listener.bind(str(xdg / "s"))
-        listener.listen()
-        sock.connect(str(xdg / "s"))
-        server = listener.accept()[0]
-        sock.setblocking(False)
-        alpha = Connection(sock, wire.Welcome("demo", "alpha", 1, 4080), 1)
-        alpha.send(b"unread: so the kernel says reset first")
-        server.send(wire.DATA + b"last")
-        server.close()
-        assert alpha.recv(timeout=WITHIN) == b"last"
-        with pytest.raises(ConnectionClosed, match="ended without a reason"):
-            alpha.recv(timeout=WITHIN)
-
-
-def test_closing_ends_a_call_in_another_thread_and_then_frees_the_descriptor() -> None:
-    with Harness("demo", {"alpha": "echo"}):
-        alpha = connect("alpha")
-        ended = threading.Event()
-
-        def wait() -> None:
-            with pytest.raises(ConnectionClosed, match="closed by this program"):
-                alpha.recv()
-            ended.set()
-
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        alpha.close()
-        assert ended.wait(WITHIN)
-        assert alpha.fileno() == -1
-        with pytest.raises(ConnectionClosed, match="closed by this program"):
-            alpha.send(b"x")
-        alpha.close()
-
-
-def test_a_hundred_clients_leave_no_descriptor_and_no_thread(
-    descriptors: Callable[[], int],
-) -> None:
-    with Harness("demo", {"alpha": "echo"}) as harness:
-        with connect("alpha") as alpha:
-            alpha.send(b"warm")
-            alpha.recv(timeout=WITHIN)
-        harness.until(lambda: harness.server.clients() == 0)
-        before = (descriptors(), len(server_threads()))
-        for number in range(100):
-            with connect("demo/alpha") as alpha:
-                alpha.send(b"x")
-                if number % 2:
-                    alpha.recv(timeout=WITHIN)
-        harness.until(lambda: harness.server.clients() == 0)
-        assert (descriptors(), len(server_threads())) == before
-        harness.stop()
-        assert server_threads() == []
-
-
 def test_the_end_is_an_end_of_file_and_one_of_our_errors() -> None:
     assert issubclass(ConnectionClosed, EOFError)
     assert issubclass(ConnectionClosed, HfschedError)
@@ -482,84 +314,6 @@ def test_what_the_client_raises_is_exported() -> None:
     for name in ("ConnectionClosed", "RefusedError", "UserError"):
         assert name in hfsched.__all__
         assert issubclass(getattr(hfsched, name), hfsched.HfschedError)
-
-
-# asyncio.
-
-
-async def soon(awaitable: asyncio.Task[bytes]) -> bytes:
-    return await asyncio.wait_for(awaitable, WITHIN)
-
-
-async def waits(alpha: AsyncConnection) -> None:
-    """Return once a call of `alpha` waits for its socket."""
-    async with asyncio.timeout(WITHIN):
-        while not alpha._waiting:  # noqa: ASYNC110 - it has no event for this
-            await asyncio.sleep(0)
-
-
-def test_asyncio_messages_go_to_the_vm_and_back() -> None:
-    async def story() -> None:
-        async with await hfsched.connect_async("alpha", port=1) as alpha:
-            assert (alpha.machine, alpha.vm, alpha.payload_max) == ("demo", "alpha", 4080)
-            await alpha.send(b"hello")
-            await alpha.send(b"")
-            async with asyncio.timeout(WITHIN):
-                assert [await alpha.recv(), await alpha.recv()] == [b"hello", b""]
-
-    with Harness("demo", {"alpha": "echo"}):
-        asyncio.run(story())
-
-
-def test_asyncio_connects_in_a_with_alone() -> None:
-    async def story(harness: Harness) -> None:
-        async with hfsched.connect_async("alpha") as alpha:
-            await alpha.send(b"hello")
-            assert await alpha.recv(timeout=WITHIN) == b"hello"
-        with pytest.raises(ConnectionClosed):
-            await alpha.recv()
-        other = await asyncio.create_task(hfsched.connect_async("alpha"))
-        await other.close()
-
-    with Harness("demo", {"alpha": "echo"}) as harness:
-        asyncio.run(story(harness))
-        harness.until(lambda: harness.server.clients() == 0)
-
-
-def test_asyncio_methods_take_what_the_blocking_ones_take() -> None:
-    for name in ("send", "recv", "close", "shutdown", "fileno"):
-        blocking, other = (
-            inspect.signature(getattr(kind, name)).parameters
-            for kind in (Connection, AsyncConnection)
-        )
-        assert dict(blocking) == dict(other), name
-    blocking, other = (
-        inspect.signature(each).parameters for each in (connect, hfsched.connect_async)
-    )
-    assert dict(blocking) == dict(other)
-
-    async def story() -> None:
-        async with hfsched.connect_async("alpha") as alpha:
-            with pytest.raises(BlockingIOError, match="no message yet"):
-                await alpha.recv(block=False)
-            with pytest.raises(TimeoutError, match=r"port 1>: no message within 0\.01 s"):
-                await alpha.recv(timeout=0.01)
-            with suppress(BlockingIOError):
-                for message in in_turn(1000):
-                    await alpha.send(message, block=False)
-            with pytest.raises(BlockingIOError, match="it takes no more now"):  # noqa: PT012
-                while True:  # the machine may have taken one of them meanwhile
-                    await alpha.send(b"more", block=False)
-            with pytest.raises(TimeoutError, match=r"port 1>: not taken within 0\.01 s"):  # noqa: PT012
-                while True:
-                    await alpha.send(b"more", timeout=0.01)
-            with pytest.raises(TimeoutError) as caught:
-                async with asyncio.timeout(0.01):
-                    await alpha.recv(timeout=WITHIN)
-            assert "within" not in str(caught.value)  # that limit is the caller's
-
-    with Harness("demo", {"alpha": "gated"}):
-        asyncio.run(story())
 
 
 def test_a_machine_by_a_path(tmp_path: Path) -> None:
@@ -627,129 +381,6 @@ def test_a_timeout_that_is_no_number() -> None:
         UserError, match=r"^unread_limit 'soon': 0\.001 to 86400 seconds, or a time"
     ):
         connect("alpha", unread_limit="soon")
-
-
-def test_asyncio_a_cancelled_recv_has_taken_no_message() -> None:
-    async def story(harness: Harness) -> None:
-        async with await hfsched.connect_async("alpha") as alpha:
-            for message in in_turn(30):
-                await alpha.send(message)
-            harness.open("alpha")
-            heard: list[bytes] = []
-            cancelled = 0
-            while len(heard) < 30:
-                receiving = asyncio.create_task(alpha.recv())
-                await asyncio.sleep(0)
-                if len(heard) % 2 == cancelled % 2:
-                    receiving.cancel()
-                    cancelled += 1
-                try:
-                    heard.append(await soon(receiving))
-                except asyncio.CancelledError:
-                    continue
-            assert heard == in_turn(30)
-            assert cancelled
-            assert not asyncio.get_running_loop().remove_reader(alpha.fileno())
-
-    with Harness("demo", {"alpha": "gated"}) as harness:
-        asyncio.run(story(harness))
-
-
-def test_asyncio_a_cancelled_send_sent_nothing_and_the_order_is_kept() -> None:
-    async def story(harness: Harness) -> None:
-        async with await hfsched.connect_async("alpha") as alpha:
-            sent: list[bytes] = []
-
-            async def send_on() -> None:
-                while True:
-                    message = b"message %d" % len(sent)
-                    await alpha.send(message)
-                    sent.append(message)
-
-            for _ in range(2):
-                sending = asyncio.create_task(send_on())
-                await waits(alpha)
-                sending.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await sending
-            assert sent
-            harness.open("alpha")
-            async with asyncio.timeout(WITHIN):
-                assert [await alpha.recv() for _ in sent] == sent
-                await alpha.send(b"last")
-                assert await alpha.recv() == b"last"
-
-    with Harness("demo", {"alpha": "gated"}) as harness:
-        asyncio.run(story(harness))
-
-
-def test_asyncio_a_full_mailbox_makes_the_sender_wait_and_the_loop_goes_on() -> None:
-    async def story(harness: Harness) -> None:
-        async with await hfsched.connect_async("alpha") as alpha:
-
-            async def send_all() -> None:
-                for message in in_turn(200):
-                    await alpha.send(message)
-
-            sending = asyncio.create_task(send_all())
-            await waits(alpha)
-            assert not sending.done()
-            harness.open("alpha")
-            async with asyncio.timeout(WITHIN):
-                assert [await alpha.recv() for _ in range(200)] == in_turn(200)
-                await sending
-
-    with Harness("demo", {"alpha": "gated"}) as harness:
-        asyncio.run(story(harness))
-
-
-def test_asyncio_iteration_ends_with_the_vm() -> None:
-    async def story() -> None:
-        async with await hfsched.connect_async("alpha") as alpha, asyncio.timeout(WITHIN):
-            await alpha.send(b"adieu")
-            assert [message async for message in alpha] == [b"adieu"] * 3
-            assert alpha.reason == "vm alpha has ended: the guest function returned"
-
-    with Harness("demo", {"alpha": "dying"}):
-        asyncio.run(story())
-
-
-def test_asyncio_two_receivers_take_turns_and_closing_ends_both() -> None:
-    async def story() -> None:
-        alpha = await hfsched.connect_async("alpha")
-        first, second = (asyncio.create_task(alpha.recv()) for _ in range(2))
-        await waits(alpha)
-        await alpha.send(b"one")
-        assert await soon(first) == b"one"
-        await waits(alpha)
-        await alpha.close()
-        with pytest.raises(ConnectionClosed, match="closed by this program"):
-            await soon(second)
-        assert alpha.fileno() == -1
-
-    with Harness("demo", {"alpha": "echo"}):
-        asyncio.run(story())
-
-
-def test_asyncio_a_cancelled_connect_disconnects_again() -> None:
-    async def story(harness: Harness) -> None:
-        connecting = asyncio.create_task(hfsched.connect_async("demo/alpha"))
-        await asyncio.sleep(0)
-        connecting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await connecting
-
-    with Harness("demo", {"alpha": "echo"}) as harness:
-        asyncio.run(story(harness))
-        harness.until(lambda: harness.server.clients() == 0)
-
-
-def test_asyncio_errors_of_connecting_come_through() -> None:
-    async def story() -> None:
-        with pytest.raises(UserError, match=r"^no machine 'six': no machine is running$"):
-            await hfsched.connect_async("alpha", machine="six")
-
-    asyncio.run(story())
 
 
 def test_a_flood_is_numbered_without_a_gap() -> None:

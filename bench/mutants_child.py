@@ -1,0 +1,122 @@
+"""One mutant or mistake in a process of its own: loaded instead of the file, explored and tested.
+
+    python bench/mutants_child.py GROUP FILE NUMBER
+    python bench/mutants_child.py NAME
+
+Prints ``killer:`` and what finds it; nothing after it if nothing does.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.abc
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mistakes_places import mutated
+from mutants_table import GROUPS, QUICK, THOROUGH, TOP
+
+__all__ = ["EXECUTIONS", "PREFIX"]
+
+EXECUTIONS = 3000  # of one scenario
+PREFIX = "killer: "
+
+
+class _Loader(importlib.abc.Loader, importlib.abc.MetaPathFinder):
+    """Loads one module from a tree instead of its file."""
+
+    def __init__(self, name: str, tree: ast.Module, path: str) -> None:
+        self._name = name
+        self._code = compile(tree, path, "exec")
+        self._path = path
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:  # noqa: ARG002
+        if fullname != self._name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self._code, module.__dict__)
+
+
+def run_mutant(group_name: str, file: str, number: int) -> str:
+    """Load the mutant, and return what kills it, empty when nothing does."""
+    group, path = GROUPS[group_name], TOP / file
+    tree = mutated(group.find, path.read_text(), number, group.files[file])
+    name = file.removesuffix(".py").replace("/", ".")
+    sys.meta_path.insert(0, _Loader(name, tree, str(path)))
+    return _explored(group.quick) or _tested(group.tests) or _explored(group.thorough)
+
+
+def run_mistake(name: str) -> str:
+    """Put a known mistake in, and return the scenario that finds it."""
+    from hfsched.mailbox.mailbox import Mailbox
+    from hfsched.mailbox.mirror import Mirror
+    from hfsched.scenarios import variants
+    from hfsched.vmm.assembly import Parts
+
+    faulty = getattr(importlib.import_module("tests.scheduler.test_lost_wakeups"), name)
+    if issubclass(faulty, Mirror):
+        parts = Parts(mirror=faulty)
+    elif issubclass(faulty, Mailbox):
+        parts = Parts(mailbox=faulty)
+    else:
+        parts = Parts(driver=faulty)
+    variants.PARTS[""] = parts  # type: ignore[index]
+    return _explored(QUICK) or _explored(THOROUGH)
+
+
+def _explored(specs: Sequence[str]) -> str:
+    try:
+        from hfsched.explore.execution import search
+        from hfsched.explore.registry import find
+        from hfsched.explore.strategies.exhaustive import Exhaustive
+    except Exception as exc:  # noqa: BLE001 - the mutant cannot even be imported
+        return f"import: {type(exc).__name__}"
+    for spec in specs:
+        try:
+            result = search(find(spec), Exhaustive(), until=lambda r: r.executions >= EXECUTIONS)
+        except Exception as exc:  # noqa: BLE001 - it cannot be built
+            return f"{spec}: {type(exc).__name__} while it is built"
+        if result.failure is not None:
+            words = str(result.failure.failure).split("\n")[0][:80]
+            kind = type(result.failure.failure).__name__
+            return f"{spec}: {result.executions} schedules: {kind}: {words}"
+    return ""
+
+
+def _tested(tests: Sequence[str]) -> str:
+    import pytest
+
+    class Watch:
+        first = ""
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed and not self.first:
+                self.first = report.nodeid
+
+    watch = Watch()
+    arguments = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:hfsched", "--assert=plain"]
+    os.chdir(TOP)
+    status = pytest.main([*arguments, *tests], plugins=[watch])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest ended with {status}")
+    return f"test {watch.first}" if status else ""
+
+
+if __name__ == "__main__":
+    _words = sys.argv[1:]
+    _killer = (
+        run_mistake(_words[0])
+        if len(_words) == 1
+        else run_mutant(_words[0], _words[1], int(_words[2]))
+    )
+    print(f"\n{PREFIX}{_killer}", flush=True)
+    os._exit(0)

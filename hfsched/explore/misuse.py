@@ -1,0 +1,70 @@
+"""What no program may do with the things of a runtime, and the errors that say so.
+
+Each is a failure of the schedule in which it happens, and ends it: the code under test cannot catch it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfsched.explore.places import caller, text_of
+
+if TYPE_CHECKING:
+    from hfsched.explore.objects import Thing, XLock
+    from hfsched.explore.places import Place
+    from hfsched.explore.task import Task
+
+__all__ = [
+    "DeadlockError",
+    "LockMisuseError",
+    "MisuseError",
+    "UseAfterCloseError",
+    "handed_over",
+    "used_after_close",
+    "wrongly_released",
+]
+
+
+class MisuseError(Exception):
+    """A thing is used as none may be; the text names the task, the operation, the thing and the place."""
+
+
+class UseAfterCloseError(MisuseError):
+    """A thing is used after it was closed."""
+
+
+class LockMisuseError(MisuseError):
+    """A lock is released by a task that does not hold it."""
+
+
+class DeadlockError(Exception):
+    """Tasks wait for each other, or for a lock that nobody will release."""
+
+
+def used_after_close(
+    task: Task, kind: str, thing: Thing, closer: str, closed: Place | None
+) -> UseAfterCloseError:
+    """Return the error of an operation on a thing that `closer` has closed at `closed`."""
+    return UseAfterCloseError(
+        f"{thing.place} is used after close: {task.name} does {kind}{text_of(caller())};"
+        f" {closer} has closed it{text_of(closed)}"
+    )
+
+
+def handed_over(task: Task, kind: str, thing: Thing, process: str) -> UseAfterCloseError:
+    """Return the error of an operation on an end that `Runtime.process` has given away."""
+    return UseAfterCloseError(
+        f"{thing.place} is used after close: {task.name} does {kind}{text_of(caller())};"
+        f" it was handed over to process {process}"
+    )
+
+
+def wrongly_released(task: Task, lock: XLock) -> LockMisuseError:
+    """Return the error of a release by a task that does not hold the lock."""
+    owner = lock.owner
+    whose = (
+        "nobody holds it" if owner is None else f"{owner.name} has taken it{text_of(lock.taken)}"
+    )
+    return LockMisuseError(
+        f"{lock.place} is released by {task.name}{text_of(caller())}, but {whose}"
+    )

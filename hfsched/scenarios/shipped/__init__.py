@@ -1,0 +1,9 @@
+"""Worlds of the machine that ships, `hfsched.vmm.machine.Machine`, as `hfsched run` makes it.
+
+Above `control` in the layers, for it has the servers of host programs too.
+
+- `scenario`: the scenario `machine`, its parameters and what must hold;
+- `world`: the machine, its memory and the task that starts and ends it;
+- `hosts`: host programs inside the process;
+- `guests`: what its VMs boot, for the engine `script`.
+"""

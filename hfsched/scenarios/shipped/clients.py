@@ -1,0 +1,230 @@
+"""Programs that connect to a machine's sockets, and the servers of those: production code over models.
+
+- ``asks``: connects to a port, exchanges messages, and leaves;
+- ``stalls``: connects to a port, sends a message, and reads nothing more;
+- ``silent``: connects, and says nothing;
+- ``goes``: as ``asks``, but dies at any point;
+- ``status``: asks the control socket for the machine's status;
+- ``subscriber``: subscribes to events, and reads them to the end;
+- ``deaf``: subscribes to events, and reads none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Hashable
+from typing import TYPE_CHECKING, Any, cast
+
+from hfsched.control import commands, wire
+from hfsched.control.command_server import CommandServer
+from hfsched.control.events import Hub, Started
+from hfsched.control.port_server import PortServer
+from hfsched.explore.objects import Thing
+from hfsched.runtime.base import ChannelClosedError
+from hfsched.scenarios.shipped.guests import PORT
+
+if TYPE_CHECKING:
+    from hfsched.control.runtime_dir import MachineDirectory
+    from hfsched.explore.foreign import XConnection, XListener
+    from hfsched.explore.handles import TaskHandle
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.vmm.machine import Machine
+
+__all__ = ["CLIENTS", "Client", "Servers"]
+
+_PORT_CLIENTS = ("asks", "stalls", "silent", "goes")
+CLIENTS = (*_PORT_CLIENTS, "status", "subscriber", "deaf")
+_NARROW = 64  # bytes that may be unread, of a client that does not read
+
+
+class _Number:
+    """What stands for a new socket of the directory."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def detach(self) -> int:
+        return self._number
+
+
+class _Directory:
+    """The machine's directory with a listening socket: `hfsched.control.runtime_dir.MachineDirectory`."""
+
+    name = "m"
+
+    def __init__(self, runtime: ExploreRuntime, listener: XListener) -> None:
+        self._runtime = runtime
+        self._listener = listener
+
+    def listen(self, what: str) -> _Number:
+        del what
+        return _Number(self._runtime.descriptor(self._listener))
+
+
+class Servers:
+    """Those of ports and of commands, as `hfsched run` has them."""
+
+    def __init__(
+        self, runtime: ExploreRuntime, machine: Machine, *, ports: bool, control: bool
+    ) -> None:
+        self.hub = Hub(runtime)
+        self.port_listener = runtime.listener("ports.socket")
+        self.command_listener = runtime.listener("control.socket")
+        directory: Any = _Directory(runtime, self.port_listener)
+        self.ports: PortServer | None = None
+        self.commands: CommandServer | None = None
+        if ports:
+            self.ports = PortServer(
+                runtime,
+                machine,
+                cast("MachineDirectory", directory),
+                on_client=self.hub.note_client,
+            )
+        if control:
+            self.commands = CommandServer(runtime, machine, self.hub, self.command_listener)
+        names = tuple(machine.vm_names())
+        self.hub.publish(Started(machine=machine.name, version="", vms=names))
+
+    @classmethod
+    def of(cls, runtime: ExploreRuntime, machine: Machine, kinds: Collection[str]) -> Servers:
+        """Return what clients of these kinds need."""
+        ports = any(kind in _PORT_CLIENTS for kind in kinds)
+        return cls(runtime, machine, ports=ports, control=not {*kinds} <= {*_PORT_CLIENTS})
+
+    def close_commands(self) -> list[str]:
+        """Do what comes before the machine's stop; return the tasks that did not end."""
+        return [] if self.commands is None else self.commands.close()
+
+    def close_ports(self) -> list[str]:
+        """Do what comes after it, likewise."""
+        return [] if self.ports is None else self.ports.close()
+
+
+class Client(Thing):
+    """Another program, with one connection; its own state is a part of the state."""
+
+    def __init__(
+        self, runtime: ExploreRuntime, servers: Servers, number: int, kind: str, messages: int
+    ) -> None:
+        super().__init__(runtime, f"client.{number}")
+        self._kind = kind
+        self._number = number
+        self._messages = messages
+        self._listener = (
+            servers.port_listener if kind in _PORT_CLIENTS else servers.command_listener
+        )
+        self._connection: XConnection | None = None
+        self.sent = 0  # messages that its socket took
+        self.read = 0  # answers
+        self.reason = ""  # why the machine has ended the connection
+        self.dead = False
+        self.ended = False
+
+    def key(self) -> Hashable:
+        """See `Thing.key`."""
+        return (self.sent, self.read, self.reason, self.dead, self.ended)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it ends by itself, before the machine."""
+        return self._kind not in ("silent", "subscriber")
+
+    def begin(self) -> TaskHandle:
+        """Start it."""
+        task = self.runtime.spawn(self.name, self._run)
+        if self._kind == "goes":
+            self.runtime.event_of(f"death of {self.name}", self._die)
+        return task
+
+    def check(self, *, early: bool) -> None:
+        """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
+        assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
+        if self._kind in ("asks", "status"):
+            assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
+
+    def _die(self) -> None:
+        """Cut the connection; the task may go on, and finds it closed."""
+        self.dead = True
+        if self._connection is not None:
+            self._connection.cut()
+            self.runtime.touch(self._connection.name)
+            self.runtime.touch(self._connection.peer.name)
+
+    def _run(self) -> None:
+        try:
+            self._connect()
+            getattr(self, f"_{self._kind}" if self._kind != "goes" else "_asks")()
+        except (ChannelClosedError, ConnectionRefusedError):
+            self.reason = self.reason or "closed"
+        self.ended = True
+
+    def _connect(self) -> None:
+        reads = self._kind not in ("stalls", "deaf")
+        kind: dict[str, int] = {"uid": os.geteuid()}
+        if not reads:
+            kind["capacity"] = _NARROW
+        connection = self.runtime.connect(self.name, self._listener, **kind)
+        if self.dead:
+            connection.cut()
+        self._connection = connection
+
+    @property
+    def _socket(self) -> XConnection:
+        if self._connection is None or self.dead:
+            raise ChannelClosedError
+        return self._connection
+
+    def _receive(self) -> bytes:
+        got = self._socket.recv(wire.PACKET_MAX)
+        if not got:
+            raise ChannelClosedError
+        return got
+
+    # What each kind does.
+
+    def _hello(self) -> bool:
+        self._socket.send(wire.Hello("g0", PORT, None).encode())
+        answer = self._receive()
+        if b'"error"' in answer:
+            self.reason = "refused"
+        return not self.reason
+
+    def _asks(self) -> None:
+        if not self._hello():
+            return
+        for count in range(self._messages):
+            self.runtime.retain_only(count)
+            message = bytes((self._number, count))
+            self._socket.send(wire.DATA + message)
+            self.sent += 1
+            packet = self._receive()
+            if packet[:1] == wire.CLOSING:
+                self.reason = packet[1:].decode()
+                return
+            assert packet == wire.DATA + message, f"{message!r} is answered by {packet!r}"
+            self.read += 1
+        self._socket.close()
+
+    def _stalls(self) -> None:
+        self._socket.send(wire.Hello("g0", PORT, None).encode())
+        for count in range(self._messages):
+            if self._socket.send(wire.DATA + bytes((self._number, count))):
+                self.sent += 1
+
+    def _silent(self) -> None:
+        self.reason = "refused" if b'"error"' in self._receive() else ""
+
+    def _status(self) -> None:
+        self._socket.send(commands.encode(commands.MachineStatus()))
+        self._receive()
+        self.read += 1
+        self._socket.close()
+
+    def _subscriber(self) -> None:
+        self._socket.send(commands.encode(commands.EventsSubscribe()))
+        while True:
+            self._receive()
+            self.read += 1
+
+    def _deaf(self) -> None:
+        self._socket.send(commands.encode(commands.EventsSubscribe()))

@@ -1,0 +1,233 @@
+"""The machine that ships, from its description to its end, under every interleaving.
+
+Host programs and the task that stops the machine run beside its vCPUs.  Every message that a mailbox
+accepts is answered, or found in the summary; every task ends; and memory is freed last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.mailbox.ports import QUEUE_MAX, Ports
+from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
+from hfsched.scenarios.shipped.guests import GUESTS
+from hfsched.scenarios.shipped.hosts import SENDS, Host, Listener, Requester, Suspender
+from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
+from hfsched.vmm.assembly import Parts
+from hfsched.vmm.manifest import MachineSpec, VmSpec
+
+if TYPE_CHECKING:
+    from hfsched.explore.handles import TaskHandle
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.vmm.report import VmSummary
+
+__all__ = ["MachineScenario"]
+
+_LISTENERS = ("reader", "handler")
+
+
+@dataclass(frozen=True)
+class MachineScenario:
+    """`hosts` exchange `messages` each with the VMs, in turn, while main ends the machine.
+
+    With `stop` it is stopped at any point, else when all others are through, or a VM has aborted.  With `boot` the guests'
+    start-up is explored too.  Hosts send in the way of `sends`: they wait for the mailbox, until a
+    `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
+    guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
+    `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.
+    `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
+    ``-``, send `messages` each.
+    With `timers` deadlines may pass, in any order that time allows.
+    """
+
+    guest: str = "echo"
+    vms: int = 1
+    vcpus: int = 1
+    hosts: int = 1
+    messages: int = 1
+    sends: str = "wait"
+    listener: str = ""
+    queue: int = QUEUE_MAX
+    requests: int = 0
+    suspenders: int = 0
+    rounds: int = 1
+    clients: str = ""
+    stop: bool = True
+    boot: bool = False
+    timers: bool = False
+    variant: str = ""
+
+    values: ClassVar[Mapping[str, Collection[str]]] = {
+        "guest": GUESTS,
+        "sends": SENDS,
+        "listener": _LISTENERS,
+        "clients": CLIENTS,
+    }
+    variants: ClassVar[Mapping[str, Variant]] = {}
+
+    def __post_init__(self) -> None:
+        for name, known in self.values.items():
+            value = getattr(self, name)
+            for word in value.split("-") if name == "clients" else [value]:
+                if word not in known and (word or name not in ("listener", "clients")):
+                    raise ValueError(f"{name}={value}: known: {', '.join(known)}")
+        for name, low, high in (
+            ("vms", 1, 4),
+            ("vcpus", GUESTS[self.guest].vcpus, 4),
+            ("hosts", 0, 8),
+            ("messages", 1, 100),
+            ("queue", 1, QUEUE_MAX),
+            ("requests", 0, 100),
+            ("suspenders", 0, 4),
+            ("rounds", 1, 100),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        for name, guest in (("listener", "talker"), ("requests", "server")):
+            if getattr(self, name) and self.guest != guest:
+                raise ValueError(f"{name}={getattr(self, name)}: with guest={guest} only")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("machine", self)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Create the machine and its host programs."""
+        return _World(self, runtime).world()
+
+    def describe(self) -> MachineSpec:
+        """Return the machine's description."""
+        image = GUESTS[self.guest].image
+        vms = [
+            VmSpec(image=image, name=f"g{number}", memory=MEMORY, vcpus=self.vcpus)
+            for number in range(self.vms)
+        ]
+        return MachineSpec(vm=vms, name="m", engine="script")
+
+
+class _World:
+    """One execution's world."""
+
+    def __init__(self, scenario: MachineScenario, runtime: ExploreRuntime) -> None:
+        self._scenario = scenario
+        self._runtime = runtime
+        parts = Parts(ports=partial(Ports, queue_max=scenario.queue))
+        self._kind = GUESTS[scenario.guest]
+        self.shipped = ShippedMachine(runtime, scenario.describe(), parts, late=scenario.timers)
+        self.machine = self.shipped.machine
+        self.hosts: list[Host] = []
+        self.suspenders: list[Suspender] = []
+        self._others: list[Listener | Requester] = []
+        self._tasks: list[TaskHandle] = []
+        kinds = scenario.clients.split("-") if scenario.clients else []
+        self.servers = Servers.of(runtime, self.machine, kinds)
+        self.clients = [
+            Client(runtime, self.servers, number, kind, scenario.messages)
+            for number, kind in enumerate(kinds)
+        ]
+
+    def world(self) -> World:
+        scenario, runtime = self._scenario, self._runtime
+        self.shipped.start()
+        if not scenario.boot:
+            runtime.settle()
+        if not scenario.requests:
+            runtime.declare_private("*.direct")
+        self._make_tasks()
+        for each in (*self.hosts, *self._others, *self.suspenders):
+            self._tasks.append(runtime.spawn(each.name, each.run))
+        for client in self.clients:
+            task = client.begin()
+            if client.leaves:
+                self._tasks.append(task)
+        servers = self.servers
+        main = partial(self.shipped.run, self._until, servers.close_commands, servers.close_ports)
+        runtime.spawn("main", main)
+        return World(
+            self._check,
+            invariant=self._look if self.suspenders else None,
+            final=self._final,
+            timers=scenario.timers,
+            watch=self.shipped.state,
+        )
+
+    def _make_tasks(self) -> None:
+        scenario, runtime, machine = self._scenario, self._runtime, self.machine
+        names = machine.vm_names()
+        self.hosts = [
+            Host(
+                runtime,
+                machine,
+                number,
+                names[number % len(names)],
+                messages=scenario.messages,
+                answers=self._kind.answers,
+                sends=scenario.sends,
+            )
+            for number in range(scenario.hosts)
+        ]
+        self.suspenders = [
+            Suspender(runtime, machine, number, scenario.rounds)
+            for number in range(scenario.suspenders)
+        ]
+        if scenario.listener:
+            handler = scenario.listener == "handler"
+            self._others.append(
+                Listener(runtime, machine, names[0], self._kind.unasked, handler=handler)
+            )
+        if scenario.requests:
+            self._others.append(
+                Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
+            )
+
+    def _until(self) -> None:
+        if not self._scenario.stop and self._kind.dies:
+            self.shipped.aborted.wait()  # a host may wait for an answer until the machine stops
+        elif not self._scenario.stop:
+            for task in self._tasks:
+                task.join()
+
+    # Oracles.
+
+    def _look(self) -> None:
+        for each in self.suspenders:
+            each.look()
+
+    def _check(self) -> None:
+        early = self._scenario.stop or self._kind.dies or self._scenario.timers
+        for host in self.hosts:
+            assert host.ended, f"{host.name} has sent {host.sent} and read {host.read}, and waits"
+            assert early or not host.stopped, f"{host.name} was stopped early"
+        for each in (*self._others, *self.suspenders):
+            assert each.ended, f"{each.name} waits"
+            assert early or not each.stopped, f"{each.name} was stopped early"
+        for client in self.clients:
+            client.check(early=early)
+        assert self.shipped.closed, "main has not ended"
+        for vm in self.shipped.summary:
+            self._check_vm(vm, all_through=not early)
+
+    def _check_vm(self, vm: VmSummary, *, all_through: bool) -> None:
+        """Check that every message that its mailbox has accepted was answered, or is in the summary."""
+        kind = self._kind
+        accepted = sum(host.sent for host in self.hosts if host.vm == vm.name)
+        if self.servers.ports is not None and vm.name == "g0":
+            accepted += sum(client.sent for client in self.clients)
+            accepted -= self.servers.ports.undelivered().get(vm.name, 0)
+        assert vm.from_host == accepted, f"{vm.from_host} of {accepted} sent are counted"
+        held = (vm.from_host - vm.unread) * kind.answers + kind.unasked - vm.to_host - vm.lost
+        most = 0 if all_through else max(kind.answers, kind.unasked)
+        assert 0 <= held <= most, f"{held} messages of {vm} are nowhere"
+
+    def _final(self) -> Hashable:
+        hosts = tuple((host.sent, host.read, host.busy, host.stopped) for host in self.hosts)
+        others: tuple[Hashable, ...] = tuple(each.stopped for each in self._others)
+        others += tuple(client.key() for client in self.clients)
+        vms = tuple((vm.to_host, vm.lost, vm.unread, vm.rx) for vm in self.shipped.summary)
+        return (hosts, others, vms)

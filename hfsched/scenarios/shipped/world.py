@@ -1,0 +1,101 @@
+"""A machine made as `hfsched run` makes it, on heap memory, and the task that starts and ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from hfsched.explore.objects import Thing
+from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.recording import machine_state, opaque_parts
+from hfsched.vmm.machine import Machine, VmSummary
+from hfsched.vmm.manifest import MachineSpec
+from hfsched.vmm.parts import MachineParts
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.vmm.assembly import Parts
+
+__all__ = ["MEMORY", "ShippedMachine"]
+
+MEMORY = 0x3000  # bytes of each VM: a page of code, RX, TX
+
+
+class _Memory(HeapRam, Thing):
+    """A VM's memory; its bytes are a part of the state, and it is not accessed once it is freed."""
+
+    def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
+        HeapRam.__init__(self, name, size)
+        Thing.__init__(self, runtime, f"{name}.ram")
+        self._freed = False
+
+    def key(self) -> Hashable:
+        """See `Thing.key`."""
+        return (self._freed, self.contents())
+
+    def _inside(self, offset: int, size: int) -> None:
+        assert not self._freed, f"the memory of {self.name} is accessed after it was freed"
+        super()._inside(offset, size)
+
+    def close(self) -> None:
+        """See `Ram.close`."""
+        self._freed = True
+
+
+class ShippedMachine:
+    """A machine, built; `run` is its main task, from the start to the end of everything.
+
+    With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
+    """
+
+    def __init__(
+        self, runtime: ExploreRuntime, spec: MachineSpec, parts: Parts, *, late: bool = False
+    ) -> None:
+        self.runtime = runtime
+        self._late = late
+        spec.check("scenario machine")
+        self.notices: list[str] = []
+        made_of = MachineParts(
+            assembly=opaque_parts(runtime, parts),
+            ram=lambda name, size: _Memory(runtime, name, size),
+        )
+        self.aborted = runtime.event("aborted")  # set when a VM has
+        self.machine = Machine(
+            spec,
+            runtime,
+            lambda _vm, _line: None,
+            self.notices.append,
+            lambda _vm, _why: self.aborted.set(),
+            parts=made_of,
+        )
+        self.summary: list[VmSummary] = []  # once it has stopped, unless that was late
+        self.closed = False
+
+    def start(self) -> None:
+        """Start every vCPU's thread."""
+        self.machine.start()
+        for vm in self.machine.assembly.vms:
+            for vcpu in vm.record.vcpus:
+                self.runtime.attach(f"{vm.name}.{vcpu.index}", vcpu.cpu.state_key)
+
+    def run(
+        self,
+        until: Callable[[], object],
+        before: Callable[[], list[str]] = list,
+        after: Callable[[], list[str]] = list,
+    ) -> None:
+        """Be the main task, once the machine is started: stop it after `until`, and close it.
+
+        `before` and `after` end what serves others, before the stop and after it; like that, they
+        return the names of what did not end.
+        """
+        with self.machine as machine:
+            until()
+            stuck = [*before(), *machine.stop(), *after()]
+            assert self._late or not stuck, f"these tasks do not end: {stuck}"
+            self.summary = [] if stuck else machine.summary()
+        self.closed = True
+
+    def state(self) -> dict[str, str]:
+        """Return the watched values of a story."""
+        return dict(machine_state(self.machine.hypervisor.registry, self.machine.driver))

@@ -1,0 +1,86 @@
+"""Enable, step by step: all memory is staged, and every member zaps its page tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.client.jobs import Job, Result
+from hfsched.swap.client.supervisor import ATTEMPTS
+from hfsched.swap.protocol.messages import (
+    Collect,
+    Collected,
+    Disable,
+    Enable,
+    Zapped,
+    reply_text,
+)
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+    from hfsched.swap.client.member import Member
+
+__all__ = ["Enabling"]
+
+_LOOKS, _LOOK_AGAIN = 100, 1_000_000  # ns: a fault that is being served takes much less
+
+
+class Enabling:
+    """Stages memory while the machine is suspended, by requests that `ask` makes; any one task at a time.
+
+    `ask(job)` returns the result of a request, or raises SwapError.  `staged(page)` returns whether the page
+    table has a page as staged or out.
+    """
+
+    def __init__(
+        self, runtime: Runtime, ask: Callable[[Job], Result], staged: Callable[[int], bool]
+    ) -> None:
+        self._runtime = runtime
+        self._ask = ask
+        self._staged = staged
+
+    def stage(self, deadline: int | None) -> int:
+        """Stage all memory; return how many pages.  Raises SwapError; then Disable has been asked for."""
+        try:
+            for _ in range(ATTEMPTS):
+                staged = self._mark_and_zap(deadline)
+                if staged is not None:
+                    return staged
+            raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
+        except BaseException:
+            with suppress(SwapError):  # requested, but not waited for beyond the deadline
+                self._ask(Job(Disable(), deadline))
+            raise
+
+    def _mark_and_zap(self, deadline: int | None) -> int | None:
+        """Stage, and have every member zap; None: the monitor died meanwhile.
+
+        The one that took over has then unstaged what was marked.
+        """
+        first = self._ask(Job(Enable(), deadline)).check()
+        last = first
+        for known in first.members:
+            last = self._zap(known.member, deadline)
+        return first.pages if last.takeovers == first.takeovers else None
+
+    def _zap(self, member: Member, deadline: int | None) -> Result:
+        try:
+            member.zap()
+            self._check_unmapped(member)
+        except OSError as exc:
+            gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
+            if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
+                return gone
+            raise SwapError(reply_text(f"enable: member {member.number}: {exc}")) from exc
+        return self._ask(Job(Zapped(member=member.number), deadline)).check()
+
+    def _check_unmapped(self, member: Member) -> None:
+        """Raise OSError if it has a staged page mapped; one that a fault is taking back is looked at again."""
+        for _ in range(_LOOKS):
+            address = member.still_mapped(self._staged)
+            if address is None:
+                return
+            self._runtime.sleep_until(self._runtime.now() + _LOOK_AGAIN)
+        raise OSError(f"it has unmapped guest memory, as it says, and maps {address:#x}")

@@ -1,0 +1,34 @@
+"""What a machine is made of besides what its description says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from hfsched.memory.ram import Ram
+from hfsched.vmm.assembly import Parts
+
+if TYPE_CHECKING:
+    from hfsched.vmm.swapping import MachineSwap
+
+__all__ = ["MachineParts"]
+
+
+def _machine_swap(*args: Any, **kwargs: Any) -> MachineSwap:
+    from hfsched.vmm.swapping import MachineSwap  # noqa: PLC0415 - only where it is wanted
+
+    return MachineSwap(*args, **kwargs)
+
+
+class MachineParts(Struct, frozen=True):
+    """The parts of a `hfsched.vmm.machine.Machine`; the explorer replaces some by models.
+
+    `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
+    bytes, and `swap` is called as `MachineSwap` is.
+    """
+
+    assembly: Parts = Parts()
+    ram: Callable[[str, int], Ram] = Ram
+    swap: Callable[..., MachineSwap] = _machine_swap

@@ -1,0 +1,94 @@
+"""The machine that ships, from its description to its end, under every interleaving."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import Outcome, search
+from hfsched.explore.registry import find
+from hfsched.explore.strategies.choose import make
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scheduler.driver import Driver
+
+COMPLETE = (
+    "stop=true",
+    "messages=2,stop=false",
+    "guest=burst,queue=1,stop=false",
+    "guest=talker,listener=reader,hosts=0",
+    "guest=talker,listener=handler,hosts=0",
+    "guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+    "guest=mortal,stop=false",
+    "guest=server,requests=1,hosts=0",
+    "guest=server,requests=1,hosts=0,timers=true,stop=false",
+    "sends=deadline,timers=true,stop=false",
+    "suspenders=1,hosts=0",
+    "suspenders=2,hosts=0,stop=false",
+    "clients=silent,hosts=0",
+    "clients=status,hosts=0",
+    "clients=deaf,hosts=0",
+)
+BOUNDED = tuple(f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber"))
+
+
+@pytest.mark.parametrize("spec", COMPLETE)
+def test_a_whole_machine_holds_whatever_the_order(spec: str) -> None:
+    result = search(find(f"machine,{spec}"), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+@pytest.mark.parametrize("spec", BOUNDED)
+def test_a_machine_with_clients_holds_without_a_preemption(spec: str) -> None:
+    result = search(find(f"machine,{spec}"), Exhaustive(0))
+    assert result.failure is None
+    assert result.complete
+
+
+def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
+    found: set[object] = set()
+
+    def on_end(outcome: Outcome) -> None:
+        if not outcome.pruned:
+            found.add(outcome.final)
+
+    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
+    assert result.complete
+    assert result.failure is None
+    return found
+
+
+def test_what_spares_states_changes_no_end() -> None:
+    ends = finals("machine,stop=false", Exhaustive(), forgetting=True)
+    assert ends == finals("machine,stop=false", Exhaustive(), forgetting=False)
+    assert ends == finals("machine,stop=false", Exhaustive(cache=False), forgetting=False)
+    stopped = finals("machine", Exhaustive(), forgetting=True)
+    assert stopped > ends
+    assert stopped == finals("machine", Exhaustive(), forgetting=False)
+
+
+def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a message may be in a mailbox and not in the summary."""
+    monkeypatch.setattr(Driver, "wait_quiesced", lambda _self, _deadline=None: True)
+    result = search(find("machine"), make("bounded", 0))
+    assert result.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("guest=nobody", "guest"),
+        ("sends=late", "sends"),
+        ("listener=nobody", "listener"),
+        ("listener=reader", "listener"),
+        ("requests=1", "requests"),
+        ("clients=asks-nobody", "clients"),
+        ("vms=0", "vms"),
+        ("guest=smp", "vcpus"),
+        ("hosts=9", "hosts"),
+        ("messages=0", "messages"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"scenario machine: {name}="):
+        find(f"machine,{spec}")
