@@ -205,7 +205,9 @@ def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[s
         watcher.no_rule(f"{name} (its source is not found)")
         return
     values = [*args, *kwargs.values()]
-    if not file.endswith(".py"):  # made: a method of a dataclass
+    if args and isinstance(args[0], CONTAINERS) and hasattr(type(args[0]), name):
+        _method(watcher, args[0], name, args[1:], kwargs)
+    elif not file.endswith(".py"):  # made: a method of a dataclass
         if name in OF_FIELDS:
             for each in values:
                 deep(watcher, each)

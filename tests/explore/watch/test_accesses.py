@@ -402,3 +402,40 @@ def test_the_token_has_the_mode_and_repeats_the_race() -> None:
     _, outcome = replay(report.found.token, scenario)
     assert isinstance(outcome.failure, RaceError)
     assert "reproduce: pytest --hfsched-token" in str(report)
+
+
+def test_a_wait_that_ends_at_its_deadline_orders_nothing() -> None:
+    def build(runtime: ExploreRuntime) -> None:
+        ready, box = runtime.event("ready"), [0]
+
+        def writer() -> None:
+            box[0] = 1
+            ready.set()
+            ready.clear()
+
+        def reader() -> None:
+            if not ready.wait(runtime.now() + 10):
+                assert box[0] < 2
+
+        runtime.spawn("writer", writer)
+        runtime.spawn("reader", reader)
+
+    assert "data race on list#" in race_of(build)
+
+
+def test_an_exchange_that_fails_orders_nothing_behind_it() -> None:
+    def build(runtime: ExploreRuntime) -> None:
+        cell, box = runtime.cell("cell", 0), [0]
+
+        def writer() -> None:
+            box[0] = 1
+            assert not cell.compare_and_set(5, 6)
+
+        def reader() -> None:
+            if cell.get() == 0:
+                assert box[0] < 2
+
+        runtime.spawn("writer", writer)
+        runtime.spawn("reader", reader)
+
+    assert "data race on list#" in race_of(build)
