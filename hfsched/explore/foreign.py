@@ -62,7 +62,8 @@ class XEventFd(_Foreign):
     def take(self) -> int:
         self.controller.point("take", self, write=True)
         self.check_open("take")
-        self.controller.take_over(self)
+        if self._count:
+            self.controller.take_over(self)
         self.controller.observe(self._count)
         taken, self._count = self._count, 0
         return taken
@@ -180,8 +181,9 @@ class XConnection(_Foreign):
             deadline=deadline,
         )
         self.check_open("recv")
-        self.controller.take_over(self)
         ready = self.ready()
+        if ready:
+            self.controller.take_over(self)
         if not self._inbox:
             self.controller.observe(ready)
             return (b"", ()) if ready else None

@@ -250,7 +250,8 @@ class XEvent(Thing):
             self.runtime.start_again(self.retry)
         self.controller.point("wait", self, condition=self._ends_wait, deadline=deadline)
         self.check_open("wait")
-        self.controller.take_over(self)
+        if self._flag:  # else the deadline has passed, which orders nothing
+            self.controller.take_over(self)
         self.controller.observe(self._flag)
         if self._flag and self.retry is not None:
             self.runtime.start_again(self.retry)
@@ -305,9 +306,9 @@ class XCell(Thing, Generic[T]):
     def compare_and_set(self, expected: T, value: T) -> bool:
         self.controller.point("compare_and_set", self, write=True)
         self.controller.take_over(self)
-        self.controller.pass_on(self)
         same = self._value == expected
         if same:
+            self.controller.pass_on(self)
             self._value = value
         self.controller.observe(same)
         return same
@@ -401,7 +402,8 @@ class XEnd(Thing):
             "recv", self, write=True, condition=self._ends_wait, deadline=deadline
         )
         self._check_held("recv")
-        self.controller.take_over(self)
+        if self.ready():
+            self.controller.take_over(self)
         if self.inbox:
             message = self.inbox.popleft()
             self.controller.observe((message[0], *message[1]))

@@ -68,6 +68,29 @@ class Endless:
         runtime.spawn("a", work)
         runtime.spawn("b", work)
         return World()
+
+
+@dataclass(frozen=True)
+class Late:
+    early: bool = False
+
+    def build(self, runtime):
+        ready, box, seen = runtime.event("ready"), [0], []
+
+        def write():
+            if self.early:
+                box[0] = 1
+            ready.set()
+            if not self.early:
+                box[0] = 1
+
+        def read():
+            ready.wait()
+            seen.append(box[0])
+
+        runtime.spawn("a", write)
+        runtime.spawn("b", read)
+        return World()
 """
 
 
@@ -96,6 +119,39 @@ def token() -> str:
     return found.token
 
 
+# Races on plain state.
+
+
+def test_a_race_is_named_with_both_lines_and_its_token_repeats_it(fuzz: Fuzz) -> None:
+    found = fuzz("own.py::Late", "--strategy", "exhaustive")
+    assert found.wait() == 1
+    lines = (
+        r"data race on list#\d+\[0\]: read by b at own.py:\d+ \(seen.append\(box\[0\]\)\), "
+        r"and written by a at own.py:\d+ \(box\[0\] = 1\), are not ordered"
+    )
+    assert re.match(rf"FAILED after \d+ schedules: {lines}\n", found.out)
+    token = token_of(found)
+    again = fuzz("replay", token)
+    assert again.wait() == 1
+    assert re.search(rf"FAILED again: {lines}\n", again.out)
+    shrunk = fuzz("shrink", token)
+    assert shrunk.wait() == 1
+    assert "minimal: it fails without preemptions" in shrunk.out
+    told = fuzz("explain", token)
+    assert told.wait() == 1
+    assert "data race on list#" in told.out
+    assert "Traceback" not in told.out
+
+
+def test_its_twin_is_complete_and_says_at_which_size(fuzz: Fuzz) -> None:
+    done = fuzz("own.py::Late,early=true", "--strategy", "exhaustive")
+    assert done.wait() == 0
+    assert re.search(
+        r"no data race in plain state: own.py::Late,early=true \(\d+ schedules?, every interleaving\)",
+        done.out,
+    )
+
+
 # Searching.
 
 
@@ -105,7 +161,9 @@ def test_what_ships_is_complete(fuzz: Fuzz, how: tuple[str, ...]) -> None:
     assert ours.wait() == 0
     assert re.fullmatch(
         r"complete: every interleaving of this scenario holds"
-        r" \([1-9]\d* states, [1-9]\d* executions\)\n\d+\.\d s, \d+ schedules/s\n",
+        r" \([1-9]\d* states, [1-9]\d* executions\)\n"
+        r"no data race in plain state: mailbox,messages=1,boot=true \(\d+ schedules, .*\), \d+ random walks\n"
+        r"\d+\.\d s, \d+ schedules/s\n",
         ours.out,
     )
     assert re.fullmatch(r"hfsched: exploring mailbox, strategy .*\n", ours.err)

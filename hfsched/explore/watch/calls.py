@@ -38,7 +38,7 @@ from hfsched.explore.watch.rules import (
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
 
-__all__ = ["after", "before"]
+__all__ = ["after", "before", "keep"]
 
 Args = tuple[Any, ...]
 
@@ -66,16 +66,20 @@ def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) 
         _object(watcher, function, args, kwargs)
 
 
-def after(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
-    """Note what a call has made: an iterator or a view of what it was given, an object with fields."""
+def after(watcher: Watcher, function: Any, result: Any) -> None:
+    """Note that a call has written the fields of the object that it made, in C or in made code."""
+    if isinstance(function, type) and has_fields(function) and not _has_own_init(function):
+        for each in _field_names(function):
+            if hasattr(result, each):
+                watcher.attribute(result, each, write=True)
+
+
+def keep(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
+    """Remember what a call has made: an iterator or a view of what it was given, an object's dict."""
     name = getattr(function, "__name__", "")
     if isinstance(function, type):
         if name in LAZY:
             watcher.lazy(result, _all_sources(watcher, args))
-        elif has_fields(function) and not _has_own_init(function):
-            for each in _field_names(function):
-                if hasattr(result, each):
-                    watcher.attribute(result, each, write=True)
     elif isinstance(function, BuiltinFunctionType):
         owner = _owner(function)
         if name in LAZY and (owner is None or isinstance(owner, ModuleType | type)):
@@ -201,7 +205,9 @@ def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[s
         watcher.no_rule(f"{name} (its source is not found)")
         return
     values = [*args, *kwargs.values()]
-    if not file.endswith(".py"):  # made: a method of a dataclass
+    if args and isinstance(args[0], CONTAINERS) and hasattr(type(args[0]), name):
+        _method(watcher, args[0], name, args[1:], kwargs)
+    elif not file.endswith(".py"):  # made: a method of a dataclass
         if name in OF_FIELDS:
             for each in values:
                 deep(watcher, each)

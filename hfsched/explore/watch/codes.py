@@ -67,7 +67,8 @@ class _File:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # a constant is called: a hook
             plain = compile(ast.parse(source, filename), filename, "exec", dont_inherit=True)
-            watched = compile(rewritten(source, filename), filename, "exec", dont_inherit=True)
+            tree, self.deciding = rewritten(source, filename)
+            watched = compile(tree, filename, "exec", dont_inherit=True)
         self._plain: dict[_Key, list[CodeType]] = defaultdict(list)
         self._watched: dict[_Key, list[CodeType]] = defaultdict(list)
         for code in _functions(plain):
@@ -136,6 +137,13 @@ class Codes:
             if watched is not None:  # else a call of it is listed: it has no rule
                 function.__code__ = watched
                 self._plain[function] = code
+
+    def deciding(self, field: str) -> tuple[str, int] | None:
+        """Return a file and line in which a field of this name decides control flow."""
+        for name, file in self._files.items():
+            if file is not None and field in file.deciding:
+                return name, file.deciding[field]
+        return None
 
     def restore(self) -> None:
         """Give every function its plain code."""

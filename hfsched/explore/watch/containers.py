@@ -41,6 +41,7 @@ def _words(text: str) -> frozenset[str]:
 # Method names, of lists, deques, dicts, sets, bytearrays, arrays and mappings of memory together: where
 # two types have a method of the same name, it does the same.
 _READ_ALL = _words(
+    "elements most_common total "
     "__add__ __and__ __copy__ __deepcopy__ __eq__ __ge__ __gt__ __iter__ __le__ __lt__ "
     "__mul__ __ne__ __or__ __reduce__ __reduce_ex__ __repr__ __reversed__ __str__ __sub__ "
     "__xor__ buffer_info capitalize cast center copy count decode difference endswith "
@@ -53,10 +54,10 @@ _READ_ALL = _words(
 _READ_SHAPE = _words("__bool__ __len__ __sizeof__ keys size tell ")
 _WRITE_ALL = _words(
     "__iadd__ __iand__ __imul__ __ior__ __isub__ __ixor__ appendleft byteswap clear "
-    "difference_update elements extend extendleft frombytes fromfile fromlist fromunicode "
-    "insert intersection_update most_common move move_to_end popitem popleft read read_byte "
+    "difference_update extend extendleft frombytes fromfile fromlist fromunicode "
+    "insert intersection_update move move_to_end popitem popleft read read_byte "
     "readline release remove resize reverse rotate seek sort subtract "
-    "symmetric_difference_update total update write write_byte "
+    "symmetric_difference_update update write write_byte "
 )
 _NOTHING = _words("__class__ __hash__ __init__ __new__ close flush fromkeys madvise ")
 

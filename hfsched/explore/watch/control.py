@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hfsched.errors import UserError
 from hfsched.explore.controller import Controller
 from hfsched.explore.races import Races
 from hfsched.explore.watch import hooks
 from hfsched.explore.watch.codes import Codes
+from hfsched.runtime.unordered import DECLARED
 
 if TYPE_CHECKING:
     from hfsched.explore.objects import Thing
@@ -70,15 +72,30 @@ class _Session:
 _session = _Session()
 
 
+def _check_declared(codes: Codes) -> None:
+    """Refuse a declaration of a field that decides control flow, by its name; raises UserError."""
+    for each in DECLARED:
+        found = codes.deciding(each.field)
+        if found is not None:
+            raise UserError(
+                f"{each.owner.__qualname__}.{each.field} is declared unordered, but {found[0]}:{found[1]}"
+                " decides by a field of this name: its accesses need an order"
+            )
+
+
 @contextmanager
 def watched_codes() -> Iterator[Codes]:
-    """Give every function its watched code, for as long as this lasts; it may be nested."""
+    """Give every function its watched code, for as long as this lasts; it may be nested.
+
+    Raises UserError for a field that is declared unordered and decides control flow.
+    """
     session = _session
     session.depth += 1
     try:
         if session.depth == 1 or session.modules != len(sys.modules):
             session.codes.watch()
             session.modules = len(sys.modules)
+            _check_declared(session.codes)
         yield session.codes
     finally:
         session.depth -= 1

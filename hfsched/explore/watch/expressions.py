@@ -29,6 +29,7 @@ class Expressions(ast.NodeTransformer):
         self._filename = filename
         self._tables = Tables(source, filename)
         self._scopes: list[Scope] = [Scope(None, function=False)]
+        self.deciding: dict[str, int] = {}  # attributes that are in a test, each with a line
 
     @property
     def _scope(self) -> Scope:
@@ -90,6 +91,10 @@ class Expressions(ast.NodeTransformer):
 
     def _value(self, hook: str, node: ast.expr) -> ast.expr:
         """Return an expression, visited, whose value a hook is given, which returns it."""
+        if hook == "truth":
+            for each in ast.walk(node):
+                if isinstance(each, ast.Attribute):
+                    self.deciding.setdefault(each.attr, each.lineno)
         made: ast.expr = self.visit(node)
         if not self._watching or isinstance(node, ast.Constant):
             return made

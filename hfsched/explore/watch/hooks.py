@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hfsched.explore.watch import containers
-from hfsched.explore.watch.calls import after, before
+from hfsched.explore.watch.calls import after, before, keep
 from hfsched.explore.watch.containers import CONTAINERS
 from hfsched.explore.watch.history import Site
 from hfsched.explore.watch.places import IMMUTABLE, fields_of
@@ -285,13 +285,13 @@ def _reporting(of: Any, site: Site, *, unpacks: bool) -> Iterator[Any]:
 def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Report what a call accesses, and make it."""
     watcher = _active(site)
-    if watcher is None:
-        return function(*args, **kwargs)
-    before(watcher, function, args, kwargs)
-    result = function(*args, **kwargs)
-    watcher = _active(site)
     if watcher is not None:
-        after(watcher, function, args, result)
+        before(watcher, function, args, kwargs)
+    result = function(*args, **kwargs)
+    if _watcher is not None:
+        keep(_watcher, function, args, result)
+        if _watcher.begin(site):
+            after(_watcher, function, result)
     return result
 
 

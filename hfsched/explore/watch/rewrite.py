@@ -27,11 +27,15 @@ from hfsched.explore.watch.expressions import (
 __all__ = ["MARK", "VARIABLE", "rewritten"]
 
 
-def rewritten(source: str, filename: str) -> ast.Module:
-    """Return the watched form of a module; raises SyntaxError."""
+def rewritten(source: str, filename: str) -> tuple[ast.Module, dict[str, int]]:
+    """Return the watched form of a module, and the attributes that decide control flow in it.
+
+    Each of these has the first line of a test that reads it.  Raises SyntaxError.
+    """
     tree = ast.parse(source, filename)
-    made: ast.Module = _Rewriter(source, filename).visit(tree)
-    return ast.fix_missing_locations(made)
+    rewriter = _Rewriter(source, filename)
+    made: ast.Module = rewriter.visit(tree)
+    return ast.fix_missing_locations(made), rewriter.deciding
 
 
 class _Rewriter(Expressions):

@@ -7,7 +7,7 @@ accepts is answered, or found in the summary; every task ends; and memory is fre
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -96,6 +96,25 @@ class MachineScenario:
     def name(self) -> str:
         """The canonical spec."""
         return spec_of("machine", self)
+
+    def small(self) -> MachineScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        vcpus = GUESTS[self.guest].vcpus
+        alone = self.requests or self.listener or self.clients
+        return replace(
+            self,
+            vms=1,
+            vcpus=vcpus,
+            hosts=0 if alone else 1,
+            messages=1,
+            requests=min(self.requests, 1),
+            suspenders=0,
+            clients=self.clients.partition("-")[0],
+            stop=False,
+            boot=False,
+            timers=False,
+            sends="wait",
+        )
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the machine and its host programs."""

@@ -1,0 +1,58 @@
+"""The race pass over what ships: no data race, and no call without a rule, at small sizes and in walks."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.explore.registry import find
+from hfsched.explore.watch.racepass import race_pass
+from hfsched.runtime.unordered import DECLARED
+
+WALKS = 8
+EXECUTIONS = 150
+COVERED = [  # small enough for every interleaving
+    "mailbox,hosts=2",
+    "mailbox,receiver=disabled,vcpus=2",
+    "mailbox,receiver=wfi-echo,vcpus=2",
+    "mailbox,guests=1",
+    "events,event=death",
+    "swap",
+    "swap,beside=discard,child=lives",
+    "swap,deaths=1,bugs=1",
+    "swap,abort=true,spawner_dies=true",
+    "images",
+    "machine,guest=server,requests=2,suspenders=1,timers=true",
+]
+SAMPLED = [
+    "suspension,holders=2",
+    "machine,guest=talker,listener=handler,queue=1",
+    "mailbox,receiver=trusty,vcpus=2",
+    "mailbox,receiver=reader-1,vcpus=2,hosts=2",
+    "mailbox,runners=1",
+    "events",
+    "events,event=abort",
+    "events,event=timer,receiver=ticking",
+    "events,event=fault",
+    "events,event=post",
+    "programs",
+    "images,guest=trusty",
+    "images,guest=smp",
+    "machine,vms=2,hosts=2,sends=try,suspenders=2",
+    "machine,clients=status-subscriber-asks",
+    "machine,guest=smp,vcpus=2",
+]
+
+
+@pytest.mark.parametrize("spec", [*COVERED, *SAMPLED])
+def test_what_ships_has_no_data_race_on_plain_state(spec: str) -> None:
+    result = race_pass(find(spec), 1, walks=WALKS, executions=EXECUTIONS)
+    assert result.failure is None, result.failure
+    assert result.unruled_lines == []
+    assert result.walks == WALKS
+    assert result.executions
+    if spec in COVERED:
+        assert result.covered
+
+
+def test_no_field_of_ours_is_declared_unordered() -> None:
+    assert DECLARED == []
