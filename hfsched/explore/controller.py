@@ -74,10 +74,11 @@ class Controller:
     ) -> None:
         self.strategy = strategy
         self.witness = witness
-        self._prefix = prefix_of(strategy)
-        self._followed = 0  # steps of it
-        self._values = 0  # of it that were chosen
-        self.stateful = strategy.stateful and not (self._prefix and self._prefix.steps)
+        prefix = prefix_of(strategy)
+        # What is left of it, the next one last: tasks, and numbers chosen.
+        self._prefix = [] if prefix is None else list(reversed(prefix.steps))
+        self._values = [] if prefix is None else list(reversed(prefix.values))
+        self.stateful = strategy.stateful and not self._prefix
         self._every_point = strategy.every_point
         self.races = races
         self.joining = joining  # an operation may belong to the step before it
@@ -123,9 +124,11 @@ class Controller:
     def settle(self) -> None:
         """Run the spawned tasks until none is enabled, in one fixed order that is not explored."""
         self.settling = True
+        prefix, self._prefix = self._prefix, []
         try:
             self.explore()
         finally:
+            self._prefix = prefix
             self.settling = False
             self.previous = None
 
@@ -257,7 +260,8 @@ class Controller:
                     StepsExceededError(f"no end after {self._steps_max} steps: possibly a livelock")
                 )
             try:
-                chosen = self._repeated() if self._prefix is not None else self._decide()
+                prefix = self._prefix
+                chosen = self._repeated(prefix.pop()) if prefix else self._decide()
                 if chosen is None:
                     self.current = None
                     return None
@@ -307,22 +311,14 @@ class Controller:
                 return current
         return chosen
 
-    def _repeated(self) -> Task | None:
-        """Return the next task of the prefix; past its end, or while settling, decide."""
-        assert self._prefix is not None
-        if self.settling:
-            return self._decide()
-        if self._followed == len(self._prefix.steps):
-            self._prefix = None
-            return self._decide()
-        index = self._prefix.steps[self._followed]
-        self._followed += 1
+    def _repeated(self, index: int) -> Task:
+        """Return a task of the prefix, the next one; raises NondeterminismError if it cannot run."""
         if index < len(self.tasks):
             task = self.tasks[index]
             if task is self._clock:
                 if self.table.next_deadline(self.time) is not None:
                     return task
-            elif not task.done and task.enabled(self.time):
+            elif not task.done and (task.condition is None or task.enabled(self.time)):
                 return task
         raise NondeterminismError(
             f"two runs of the same schedule differ: at step {self.steps} the first ran"
@@ -332,10 +328,15 @@ class Controller:
 
     def value(self, name: str, n: int) -> int:
         """Choose a number below `n`."""
-        prefix = self._prefix
-        if prefix is not None and self._values < len(prefix.values):
-            picked = prefix.values[self._values]
-            self._values += 1
+        if self._values:
+            picked = self._values.pop()
+        elif self._prefix:
+            self.fail(
+                NondeterminismError(
+                    f"two runs of the same schedule differ: at step {self.steps} the second chooses {name},"
+                    " which the first did not"
+                )
+            )
         else:
             picked = self.strategy.value(self, name, n)
         if self.witness is not None:

@@ -11,6 +11,7 @@ compare states.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -125,7 +126,8 @@ class XLock(Thing):
             self._check_wait(controller.current)
         controller.point("lock", self, write=True, condition=self._free)
         self.owner = controller.current
-        self.taken = caller()
+        frame = sys._getframe(1)
+        self.taken = (frame.f_code, frame.f_lineno)
         if self._state is not None and self.owner is not None:
             if controller.witness is not None:
                 controller.witness.note_value(self.owner, self._state(), self.place)
