@@ -2,14 +2,14 @@
 
     python bench/explore.py proofs [--large] [--only TEXT]
     python bench/explore.py failures [--seeds N] [--only TEXT]
-    python bench/explore.py soundness [--examples N]
+    python bench/explore.py soundness [--programs N]
     python bench/explore.py speed [--rounds N]
 
 `proofs` searches every interleaving of the shipped code on small machines and prints states,
 executions and seconds; `--large` adds the machines that take minutes.  `failures` prints for each
 historical variant and strategy the median and worst number of schedules to the first failure over
 seeds, and for the default strategy the worst time.  `soundness` runs tests/explore/test_soundness.py,
-which holds the search against every schedule, one by one, with N drawn programs of each kind, and
+which holds the search against every schedule, one by one, with N drawn programs, and
 looks at larger machines whether what spares states changes any end.  `speed` prints steps and schedules a second.
 All are pinned to one CPU; exit status 1 when something fails that must hold, or is not found.
 """
@@ -161,7 +161,7 @@ def soundness(args: argparse.Namespace) -> int:
             f"{spec}: {len(ends[0])} ends, {'the same' if same else 'DIFFERENT'} in all", flush=True
         )
     command = [sys.executable, "-m", "pytest", "-q", "tests/explore/test_soundness.py"]
-    drawn = {**os.environ, "HFSCHED_SOUNDNESS": str(args.examples)}
+    drawn = {**os.environ, "HFSCHED_SOUNDNESS": str(-(-args.programs // 6))}  # 3, 1 and 2 times
     top = Path(__file__).resolve().parent.parent
     return bad or subprocess.run(command, env=drawn, cwd=top, check=False).returncode
 
@@ -274,7 +274,7 @@ def main() -> int:
     two.add_argument("--only", default="", metavar="TEXT", help="variants with TEXT in them")
     two.set_defaults(run=failures)
     four = tables.add_parser("soundness", help="whether what spares work loses an outcome")
-    four.add_argument("--examples", type=int, default=400, help="drawn programs (%(default)s)")
+    four.add_argument("--programs", type=int, default=2400, help="drawn ones (%(default)s)")
     four.set_defaults(run=soundness)
     three = tables.add_parser("speed", help="steps and schedules a second")
     three.add_argument("--rounds", type=int, default=5)

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from hfsched.errors import UserError
 from hfsched.explore import digests
 from hfsched.explore.canonical import ATOMS, RefusedError, encode
+from hfsched.explore.endings import Pause, Prune, StepsExceededError
+from hfsched.explore.following import Following
 from hfsched.explore.joining import joins
-from hfsched.explore.objects import Thing
-from hfsched.explore.schedule import NondeterminismError, prefix_of
+from hfsched.explore.schedule import prefix_of
 from hfsched.explore.task import Group, Task
 from hfsched.explore.tasktable import TaskTable
+from hfsched.explore.thing import Thing
 
 try:
     import greenlet
@@ -41,18 +43,6 @@ __all__ = ["STEPS_MAX", "Controller", "Pause", "Prune", "StepsExceededError"]
 
 STEPS_MAX = 20_000
 T = TypeVar("T")
-
-
-class Prune(Exception):  # noqa: N818 - no error
-    """The strategy has already explored everything that can follow."""
-
-
-class Pause(Exception):  # noqa: N818 - no error
-    """The strategy returns control to the caller of `Controller.explore`, which may call it again."""
-
-
-class StepsExceededError(Exception):
-    """An execution that does not end: a livelock, or a bound that is too low."""
 
 
 class Controller:
@@ -74,10 +64,8 @@ class Controller:
     ) -> None:
         self.strategy = strategy
         self.witness = witness
-        self._prefix = prefix_of(strategy)
-        self._followed = 0  # steps of it
-        self._values = 0  # of it that were chosen
-        self.stateful = strategy.stateful and not (self._prefix and self._prefix.steps)
+        self._following = Following(prefix_of(strategy))
+        self.stateful = strategy.stateful and not self._following.steps
         self._every_point = strategy.every_point
         self.races = races
         self.joining = joining  # an operation may belong to the step before it
@@ -105,7 +93,7 @@ class Controller:
         )
         self.on_outside = None
         self._hub = greenlet.getcurrent()
-        self._clock: Task | None = self.pseudo("clock", "clock", self._tick, live=False)
+        self.clock: Task | None = self.pseudo("clock", "clock", self._tick, live=False)
         if races is not None:
             races.attach(self)
 
@@ -131,7 +119,7 @@ class Controller:
 
     def stop_clock(self) -> None:
         """Disable deadlines: time does not advance."""
-        self._clock = None
+        self.clock = None
 
     def close(self) -> None:
         """Unwind every task that has not ended."""
@@ -257,7 +245,10 @@ class Controller:
                     StepsExceededError(f"no end after {self._steps_max} steps: possibly a livelock")
                 )
             try:
-                chosen = self._repeated() if self._prefix is not None else self._decide()
+                if self._following.steps and not self.settling:
+                    chosen: Task | None = self._following.next(self)
+                else:
+                    chosen = self._decide()
                 if chosen is None:
                     self.current = None
                     return None
@@ -290,52 +281,27 @@ class Controller:
             self.inspect(self.invariant)
         enabled = self.table.enabled(self.time)
         if (
-            self._clock is not None
+            self.clock is not None
             and not self.settling
             and self.table.next_deadline(self.time) is not None
         ):
-            enabled.append(self._clock)
-        many = len(enabled)
-        if not many:
+            enabled.append(self.clock)
+        if not enabled:
             return None
-        chosen = enabled[0]
-        if many > 1 or self._every_point:
+        if len(enabled) > 1 or self._every_point:
             current = self.previous if self.previous in enabled else None
             if not self.settling:
                 return self.strategy.pick(self, current, enabled)
             if current is not None:
                 return current
-        return chosen
-
-    def _repeated(self) -> Task | None:
-        """Return the next task of the prefix; past its end, or while settling, decide."""
-        assert self._prefix is not None
-        if self.settling:
-            return self._decide()
-        if self._followed == len(self._prefix.steps):
-            self._prefix = None
-            return self._decide()
-        index = self._prefix.steps[self._followed]
-        self._followed += 1
-        if index < len(self.tasks):
-            task = self.tasks[index]
-            if task is self._clock:
-                if self.table.next_deadline(self.time) is not None:
-                    return task
-            elif not task.done and task.enabled(self.time):
-                return task
-        raise NondeterminismError(
-            f"two runs of the same schedule differ: at step {self.steps} the first ran"
-            f" {self.tasks[index].name if index < len(self.tasks) else 'a further task'},"
-            " which the second cannot"
-        )
+        return enabled[0]
 
     def value(self, name: str, n: int) -> int:
         """Choose a number below `n`."""
-        prefix = self._prefix
-        if prefix is not None and self._values < len(prefix.values):
-            picked = prefix.values[self._values]
-            self._values += 1
+        if self._following.values:
+            picked = self._following.values.pop()
+        elif self._following.steps:
+            self.fail(self._following.chose(name, self.steps))
         else:
             picked = self.strategy.value(self, name, n)
         if self.witness is not None:
@@ -419,12 +385,8 @@ class Controller:
 
     def state_key(self) -> bytes:
         """Return a 128-bit digest of the whole state; see `hfsched.explore.digests`."""
-        time = self.time if self._clock is not None else 0
-        task, self.current = self.current, None
-        try:
-            return digests.state_key(self.table, time)
-        finally:
-            self.current = task
+        time = self.time if self.clock is not None else 0
+        return self.inspect(lambda: digests.state_key(self.table, time))
 
     def knowledge(self) -> digests.Knowledge:
         """Return the digests of what the tasks have observed so far, for `recall`."""

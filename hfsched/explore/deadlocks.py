@@ -21,7 +21,7 @@ from hfsched.explore.misuse import DeadlockError
 from hfsched.explore.places import caller, place_of_frame, text_of
 
 if TYPE_CHECKING:
-    from hfsched.explore.objects import XLock
+    from hfsched.explore.lock import XLock
     from hfsched.explore.scenario import World
     from hfsched.explore.task import Task
 

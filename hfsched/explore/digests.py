@@ -7,7 +7,7 @@ import marshal
 from typing import TYPE_CHECKING
 
 from hfsched.explore.canonical import FORMAT, SIZE, encode
-from hfsched.explore.objects import LockDigests
+from hfsched.explore.lock import LockDigests
 from hfsched.explore.schedule import NondeterminismError
 from hfsched.explore.task import History
 

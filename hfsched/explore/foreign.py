@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
-from hfsched.explore.objects import Thing
+from hfsched.explore.thing import Thing
 from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from hfsched.errors import InternalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hfsched.explore.objects import Thing
     from hfsched.explore.task import Task, Touched
+    from hfsched.explore.thing import Thing
 
 __all__ = ["joins"]
 

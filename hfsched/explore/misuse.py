@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from hfsched.explore.places import caller, text_of
 
 if TYPE_CHECKING:
-    from hfsched.explore.objects import Thing, XLock
+    from hfsched.explore.lock import XLock
     from hfsched.explore.places import Place
     from hfsched.explore.task import Task
+    from hfsched.explore.thing import Thing
 
 __all__ = [
     "DeadlockError",

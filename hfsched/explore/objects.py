@@ -1,203 +1,25 @@
-"""Locks, events, cells, shared values and channels of the exploring runtime.
-
-Every operation first calls `Controller.point`, at which other tasks may run; what follows is atomic
-up to the task's next operation.  Releasing a lock is no separate point: no task observes whether it
-came before or after the releasing task's next operation.
-
-`key` of a thing is its state (see `hfsched.explore.canonical`); it is computed only for strategies that
-compare states.
-`peek` is its value for display.
-"""
+"""Events, cells, shared values and channels of the exploring runtime; see `thing`, and `lock` for locks."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hfsched.errors import InternalError
-from hfsched.explore.canonical import ATOMS, RefusedError, digest, encode
-from hfsched.explore.deadlocks import find_cycle
-from hfsched.explore.misuse import handed_over, used_after_close, wrongly_released
-from hfsched.explore.places import Place, caller
-from hfsched.explore.task import History
+from hfsched.explore.canonical import ATOMS, encode
+from hfsched.explore.lock import UnguardedChangeError, XLock
+from hfsched.explore.misuse import handed_over
+from hfsched.explore.thing import Thing
 from hfsched.runtime.base import ChannelClosedError
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.explore.task import Group, Task
+    from hfsched.explore.task import Group
 
-__all__ = [
-    "LockDigests",
-    "UnguardedChangeError",
-    "XCell",
-    "XEnd",
-    "XEvent",
-    "XLock",
-    "XShared",
-]
+__all__ = ["Thing", "UnguardedChangeError", "XCell", "XEnd", "XEvent", "XLock", "XShared"]
 
 T = TypeVar("T")
-# Of a lock: the digest of the guarded state at the last release, and its marks.
-LockDigests = tuple[bytes | None, dict[int, History] | None]
-
-
-class UnguardedChangeError(Exception):
-    """Guarded state changed while no task held its lock."""
-
-
-class Thing:
-    """The object of an operation."""
-
-    what = "thing"  # in messages
-
-    def __init__(self, runtime: ExploreRuntime, name: str) -> None:
-        self.runtime = runtime
-        self.controller = runtime.controller
-        self.name = name
-        self.clock: dict[int, int] = {}  # vector clock, for the race detector
-        self.unordered = False  # it orders no accesses to shared values
-        self.private = False  # only one task uses it: `user`, after its first use
-        self.user: Task | None = None
-        self.exclusive: tuple[str, Callable[[], bool]] | None = None  # see `declare_exclusive`
-        self.closer: tuple[str, Place | None] | None = None  # who has closed it, and where
-        table = self.controller.table
-        table.things.append(self)
-        table.note_created(name, self.controller.current)
-
-    @property
-    def place(self) -> str:
-        """What it is and its name, for messages."""
-        return f"{self.what} {self.name}"
-
-    def note_closed(self) -> None:
-        """Record that the current task closes it, for `check_open`."""
-        task = self.controller.current
-        self.closer = ("the scenario" if task is None else task.name, caller())
-
-    def check_open(self, kind: str) -> None:
-        """Fail if it was closed; for the operation `kind` of the current task."""
-        task = self.controller.current
-        if self.closer is not None and task is not None:
-            self.controller.fail(used_after_close(task, kind, self, *self.closer))
-
-    def key(self) -> Hashable:
-        """Return the state."""
-        return None
-
-    def whole(self) -> object:
-        """Return the state, computed anew."""
-        return self.key()
-
-    def plain_key(self) -> object:
-        """Return the state as a value of built-in types; raises NoCanonicalFormError."""
-        return encode(self.key(), self.place)
-
-    def peek(self) -> object:
-        """Return the value, without a point; None for a thing that has none."""
-        return None
-
-
-class XLock(Thing):
-    """A lock; `state` returns everything that it guards."""
-
-    what = "lock"
-
-    def __init__(
-        self, runtime: ExploreRuntime, name: str, state: Callable[[], object] | None
-    ) -> None:
-        super().__init__(runtime, name)
-        self.owner: Task | None = None
-        self.taken: Place | None = None  # where, by the owner
-        self._state = state
-        self._seen: bytes | None = None  # the digest of the state at the last release
-        self.marks: dict[int, History] | None = None  # see `declare_retry`: tasks' histories
-
-    def _free(self) -> bool:
-        return self.owner is None
-
-    def __enter__(self) -> None:
-        controller = self.controller
-        if self.marks is not None and controller.stateful and controller.current is not None:
-            task = controller.current
-            self.marks[task.index] = task.remember()
-        if self.owner is not None and controller.current is not None:
-            self._check_wait(controller.current)
-        controller.point("lock", self, write=True, condition=self._free)
-        self.owner = controller.current
-        self.taken = caller()
-        if self._state is not None and self.owner is not None:
-            if controller.witness is not None:
-                controller.witness.note_value(self.owner, self._state(), self.place)
-            if controller.stateful:
-                self._look(self.owner, self._state)
-        if controller.races is not None:
-            controller.races.acquire(self)
-
-    def __exit__(self, *exc: object) -> None:
-        controller = self.controller
-        if controller.stopping:
-            return
-        task = controller.current
-        if self.owner is not task and task is not None:
-            controller.fail(wrongly_released(task, self))
-        if task is not None:
-            task.entered = False
-        self.owner = None
-        self.note_state()
-        if controller.races is not None:
-            controller.races.release(self)
-
-    def _look(self, owner: Task, state: Callable[[], object]) -> None:
-        """Have the owner observe the guarded state, which must be as it was left."""
-        now = self._digest(state)
-        if self._seen is not None and self._seen != now:
-            raise UnguardedChangeError(
-                f"state guarded by {self.name} changed while no task held it"
-            )
-        owner.learn(now)
-
-    def _check_wait(self, task: Task) -> None:
-        """Fail if the task, which is about to wait for this lock, will wait for ever."""
-        if self.controller.stopping:
-            return
-        task.kind, task.thing, task.also, task.deadline = "lock", self, (), None
-        deadlock = find_cycle(task)
-        if deadlock is not None:
-            self.controller.fail(deadlock)
-
-    def _digest(self, state: Callable[[], object]) -> bytes:
-        try:
-            return digest(state(), self.place)
-        except RefusedError as exc:
-            self.controller.fail(exc)
-
-    def note_state(self) -> None:
-        """Record the digest of the guarded state that the next owner must find."""
-        if self.controller.stateful and self._state is not None:
-            self._seen = self._digest(self._state)
-
-    acquire = __enter__
-    release = __exit__
-
-    def known(self) -> LockDigests:
-        """Return the argument for `recall`."""
-        return self._seen, None if self.marks is None else dict(self.marks)
-
-    def recall(self, known: LockDigests) -> None:
-        """See `hfsched.explore.digests.recall`."""
-        self._seen, marks = known
-        self.marks = None if marks is None else dict(marks)
-
-    def key(self) -> Hashable:
-        return (None if self.owner is None else self.owner.index, self._seen)
-
-    def whole(self) -> object:
-        owner = None if self.owner is None else self.owner.index
-        return (owner, None if self._state is None else self._state())
-
-    def plain_key(self) -> object:
-        return (None if self.owner is None else self.owner.index, self._seen)
 
 
 class XEvent(Thing):

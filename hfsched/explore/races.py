@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
-    from hfsched.explore.objects import Thing
     from hfsched.explore.task import Group, Task
+    from hfsched.explore.thing import Thing
 
 __all__ = ["RaceError", "Races"]
 

@@ -18,9 +18,11 @@ from hfsched.explore.canonical import SIZE
 from hfsched.explore.controller import STEPS_MAX, Controller
 from hfsched.explore.foreign import XConnection, XEventFd, XListener
 from hfsched.explore.handles import ProcessHandle, TaskHandle
-from hfsched.explore.objects import Thing, XCell, XEnd, XEvent, XLock, XShared
+from hfsched.explore.lock import XLock
+from hfsched.explore.objects import XCell, XEnd, XEvent, XShared
 from hfsched.explore.races import Races
 from hfsched.explore.task import Group, Task
+from hfsched.explore.thing import Thing
 from hfsched.runtime.base import guards_nothing
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import random
 
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.objects import Thing
     from hfsched.explore.strategy import View
     from hfsched.explore.task import Task
+    from hfsched.explore.thing import Thing
 
 __all__ = ["StepsExceededError", "Stepwise", "WouldSleepError"]
 

@@ -8,7 +8,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfsched.explore.objects import Thing, XEnd
+    from hfsched.explore.objects import XEnd
+from hfsched.explore.thing import Thing
 
 __all__ = ["Group", "History", "Task", "Touched", "dependent", "touches"]
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hfsched.explore.canonical import digest
-from hfsched.explore.objects import Thing, XLock
+from hfsched.explore.lock import XLock
 from hfsched.explore.task import Group, Task
+from hfsched.explore.thing import Thing
 
 if TYPE_CHECKING:
     from hfsched.explore.task import Touched

@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.walk import RandomWalk
+from hfsched.explore.thing import Thing
 from hfsched.hypervisor.records import VmRecord
 from hfsched.hypervisor.vm import Vcpu, Vm
 from hfsched.mailbox.mailbox import RxState

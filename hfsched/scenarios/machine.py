@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hfsched.explore.objects import Thing
+from hfsched.explore.thing import Thing
 from hfsched.hypervisor.interface import Injection, PrimaryInterface
 from hfsched.mailbox.mailbox import RxState
 from hfsched.memory.guestmemory import GuestMemory

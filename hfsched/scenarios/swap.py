@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
+from hfsched.explore.thing import Thing
 from hfsched.runtime.base import SpawnerLostError
 from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmemory import Memory

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from hfsched.explore.objects import Thing
+from hfsched.explore.thing import Thing
 from hfsched.scenarios.swapmemory import CHILD, Memory
 from hfsched.swap.child.child import Child
 from hfsched.swap.client.childmember import ChildMember, Part

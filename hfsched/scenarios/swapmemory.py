@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from hfsched.explore.objects import Thing
+from hfsched.explore.thing import Thing
 from hfsched.swap.pages.entries import Entry, PageTable, State
 from hfsched.swap.pages.store import Phase
 

@@ -43,6 +43,8 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         # Values.
         ("mailbox --strategy luck", "--strategy luck: known: pos, urw, random, pct, bounded, "),
         ("mailbox --bound -1", "--bound -1: not a number from 0 to 1000"),
+        ("mailbox --memory 0", "--memory '0': a multiple of 4096 bytes up to 64GiB, such as 16MiB"),
+        ("mailbox --memory 64x", "--memory '64x': unknown suffix 'x': use K, M, G, KiB, MiB, GiB"),
         ("mailbox --budget 0", "--budget 0: a time such as 500ms, 10s or 5m, more than 0"),
         ("mailbox --seed x", "--seed x: not a number from 0 to 9223372036854775807"),
         ("mailbox --jobs 0", "--jobs 0: not a number from 1 to 256"),
@@ -62,6 +64,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         ("replay --seed 1 x", "--seed is for a search, not for replay"),
         (f"replay {TOKEN} {TOKEN}", f"{TOKEN}: replay takes one token"),
         ("list mailbox", "mailbox: list takes nothing more"),
+        (f"replay {TOKEN} --memory 1G", "--memory is for a search, not for replay"),
         (f"replay {TOKEN} --budget 1s", "--budget is for a search, not for replay"),
         (f"shrink {TOKEN} --html page.html", "--html is for explain, not for shrink"),
         ("programs --strategy pos", "--strategy: programs are drawn; give one "),

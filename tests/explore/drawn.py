@@ -33,6 +33,8 @@ def _plain_operations(families: frozenset[str], names: list[str], *, own: bool) 
                 ("get", 0),
                 ("put", 1),
                 ("put", 2),
+                ("put", -1),  # these two have the same hash
+                ("put", -2),
                 ("add", 0),
                 ("exchange", 1),
                 ("swap_0", 2),

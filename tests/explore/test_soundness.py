@@ -23,7 +23,7 @@ from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.strategy import Strategy, View
 from hfsched.explore.task import Task
 
-# Drawn programs; `bench/explore.py soundness` draws hundreds.
+# Six times as many programs are drawn; `bench/explore.py soundness` draws thousands.
 EXAMPLES = int(os.environ.get("HFSCHED_SOUNDNESS", "15"))
 PLAIN_MAX = 400  # executions of one program: beyond it, those that there were are compared
 SEARCH_MAX = 3000  # likewise; a search that has not come to its end may have lost anything

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from hfsched.explore.objects import XCell, XEnd, XEvent, XShared
 
 if TYPE_CHECKING:
-    from hfsched.explore.objects import Thing
     from hfsched.explore.task import Task
+    from hfsched.explore.thing import Thing
 
 __all__ = ["changes", "operation_text", "plain_operation", "truncate", "value_text", "wait_text"]
 

@@ -16,9 +16,9 @@ from hfsched.explore.watch.codes import Codes
 from hfsched.runtime.unordered import DECLARED
 
 if TYPE_CHECKING:
-    from hfsched.explore.objects import Thing
     from hfsched.explore.strategy import Strategy
     from hfsched.explore.task import Group, Task
+    from hfsched.explore.thing import Thing
     from hfsched.explore.watch.watcher import Watcher
 
 __all__ = ["WatchedController", "reporting_to", "watched_codes"]

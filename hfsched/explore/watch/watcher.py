@@ -21,8 +21,8 @@ from hfsched.runtime.unordered import DECLARED
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
-    from hfsched.explore.objects import Thing
     from hfsched.explore.task import Task
+    from hfsched.explore.thing import Thing
 
 __all__ = ["Unruled", "Watcher", "shortened"]
 

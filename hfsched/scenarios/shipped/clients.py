@@ -19,7 +19,7 @@ from hfsched.control import commands, wire
 from hfsched.control.command_server import CommandServer
 from hfsched.control.events import Hub, Started
 from hfsched.control.port_server import PortServer
-from hfsched.explore.objects import Thing
+from hfsched.explore.thing import Thing
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scenarios.shipped.guests import PORT
 

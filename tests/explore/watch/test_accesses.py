@@ -16,12 +16,12 @@ import pytest
 
 from hfsched.errors import UserError
 from hfsched.explore import testing
-from hfsched.explore.objects import Thing
 from hfsched.explore.races import RaceError
 from hfsched.explore.replay import replay
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.testing import Report, ScenarioFailedError, Settings, check
+from hfsched.explore.thing import Thing
 from hfsched.explore.watch.racepass import race_pass
 from hfsched.runtime import unordered as declarations
 from hfsched.runtime.unordered import unordered
