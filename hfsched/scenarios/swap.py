@@ -11,25 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.objects import Thing
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.runtime.base import SpawnerLostError
 from hfsched.scenarios.swapchild import ChildModel
-from hfsched.scenarios.swapmemory import Memory
+from hfsched.scenarios.swapmain import FailingRuntime, MainModel
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Holder, Step, Suspension
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.pages.entries import State
-from hfsched.swap.protocol.messages import Region
 
 if TYPE_CHECKING:
-    from hfsched.explore.handles import ProcessHandle
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.runtime.base import End
 
 __all__ = ["COMMANDS", "SwapScenario"]
 
@@ -97,69 +93,6 @@ class _Accepted(Thing):
         if word in ("enable", "disable", "close"):
             self.last = word
             self.runtime.touch(self.name)
-
-
-class _FailingRuntime:
-    """A runtime whose first `deaths` processes may die, and with `spawner_dies` its spawner too.
-
-    Then it may not exec another spawner.
-    """
-
-    def __init__(self, runtime: ExploreRuntime, deaths: int, *, spawner_dies: bool) -> None:
-        self._runtime = runtime
-        self._left = deaths
-        self._spawner_dies = spawner_dies
-        self._early: list[ProcessHandle] | None = []
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._runtime, name)
-        self.__dict__[name] = found
-        return found
-
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
-        """See `Runtime.process`."""
-        if self._spawner_dies and self._runtime.spawner_lost.is_set():
-            raise SpawnerLostError("the spawner is dead")
-        process = self._runtime.process(name, main, ends)
-        if self._early is not None:
-            self._early.append(process)
-        else:
-            self._arm(process)
-        return process
-
-    def begin(self) -> None:
-        """Allow deaths from here on."""
-        early, self._early = self._early, None
-        for process in early or ():
-            self._arm(process)
-        if self._spawner_dies:
-            self._runtime.event_of("death of the spawner", self._runtime.lose_spawner)
-
-    def _arm(self, process: ProcessHandle) -> None:
-        if self._left:
-            self._left -= 1
-            self._runtime.may_die(process)
-
-
-@dataclass(frozen=True)
-class _Main:
-    """Main as a member: its guests access the memory."""
-
-    memory: Memory
-    number: int = 0
-    dynamic: bool = False
-    dead: bool = False
-    regions: tuple[Region, ...] = (Region(0, 0, 1),)
-
-    def descriptors(self) -> Sequence[int]:
-        return ()
-
-    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
-        del staged
-        return None  # `memory` checks what an unzapped page would do
-
-    def zap(self) -> None:
-        self.memory.zap()
 
 
 @dataclass(frozen=True)
@@ -234,9 +167,7 @@ class _Machine:
         parts = PARTS[scenario.variant]
         self.memory = parts.memory(runtime, scenario.pages, full=scenario.full, bugs=scenario.bugs)
         self.gate = _Gate(runtime)
-        self._failing = _FailingRuntime(
-            runtime, scenario.deaths, spawner_dies=scenario.spawner_dies
-        )
+        self._failing = FailingRuntime(runtime, scenario.deaths, spawner_dies=scenario.spawner_dies)
         monitor = parts.monitor(self.memory)
         self.child_model = (
             ChildModel(runtime, self.memory, scenario.touches) if scenario.child else None
@@ -270,7 +201,7 @@ class _Machine:
     def _start(self) -> None:
         def start() -> None:
             self.client.start()
-            self.client.add(_Main(self.memory))
+            self.client.add(MainModel(self.memory))
             if self.child_model is not None:
                 self.child_model.join(self.client)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging, State
 from hfsched.swap.pages.store import Phase
 from hfsched.swap.protocol.messages import Region
+from hfsched.swap.report.footprint import Footprint
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
@@ -58,7 +59,8 @@ class SwapKernel:
             stack.callback(self.stores.close)
             self._pagemap = _own_pagemap()
             stack.callback(os.close, self._pagemap)
-            self.resources = pack(self.stores, [ram.fd for ram in rams.values()])
+            self._memfds = [ram.fd for ram in rams.values()]
+            self.resources = pack(self.stores, self._memfds)
             self._stack = stack.pop_all()
         places = zip(rams.values(), parts_of(rams), strict=True)
         self._regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
@@ -71,9 +73,9 @@ class SwapKernel:
         """Return main as a member."""
         return MainMember(self._uffd, self._regions, self._pagemap)
 
-    def memfds(self) -> Sequence[int]:
-        """Return the memfds of the stores."""
-        return self.stores.memfds()
+    def footprint(self, monitor: Callable[[], int | None]) -> Footprint:
+        """Return what measures memory; `monitor` returns the monitor's process id."""
+        return Footprint(self._memfds, self.stores.memfds(), monitor)
 
     def staged(self, page: int) -> bool:
         """Return whether a page is staged or out."""

@@ -21,7 +21,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core.faultlog import Fault
-from hfsched.swap.report.footprint import Footprint, held
+from hfsched.swap.report.footprint import held
 from hfsched.swap.report.picture import CELL, mark_empty, picture
 from hfsched.vmm.swapkernel import SwapKernel, parts_of
 
@@ -81,8 +81,7 @@ class MachineSwap:
                 needed=self.backing.needed,
                 staged=self.backing.staged,
             )
-            memfds = list(self._memfds.values())
-            self.footprint = Footprint(memfds, self.backing.memfds(), self.client.monitor_pid)
+            self.footprint = self.backing.footprint(self.client.monitor_pid)
             try:
                 self.client.start([self.backing.main()])
             except SwapError as exc:
