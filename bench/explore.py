@@ -80,6 +80,11 @@ def small() -> list[tuple[str, int | None]]:
         "machine,swap=enable,deaths=1,hosts=0,stop=false",
     ]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
+    specs += [f"swap,commands=enable-out,guests=0,child={each}" for each in ("lives", "dies")]
+    specs += [
+        "swap,commands=enable,deaths=1,failing_starts=1",
+        "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
+    ]
     return [(spec, None) for spec in specs]
 
 
@@ -105,7 +110,9 @@ def large() -> list[tuple[str, int | None]]:
         "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
         "machine,guest=server,requests=2,stop=false",
         "machine,sends=try,hosts=2,stop=false",
+        "swap,commands=enable-out,guests=0,child=lives,workers=2",
         "machine,swap=enable,hosts=0",
+        "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
         "machine,swap=enable-out,stop=false",
     ]
     bounded = [

@@ -102,8 +102,8 @@ class SwapScenario:
     Commands are joined by ``-``: ``enable-out-disable``.  Each guest accesses pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
-    another process that accesses the first page `touches` times: it ``lives``, or ``dies`` at any
-    point.  Monitors fail up to `bugs` times, each with an internal error in any piece of work.  With
+    another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies``
+    at any point.  After the first monitor, the next `failing_starts` processes cannot be started.  Monitors fail up to `bugs` times, each with an internal error in any piece of work.  With
     `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
     """
@@ -118,7 +118,9 @@ class SwapScenario:
     full: bool = False
     bugs: int = 0
     child: str = ""
+    workers: int = 1
     spawner_dies: bool = False
+    failing_starts: int = 0
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {
@@ -139,6 +141,8 @@ class SwapScenario:
             ("pages", 1, 3),
             ("deaths", 0, 4),
             ("bugs", 0, 4),
+            ("workers", 1, 3 if self.child else 1),
+            ("failing_starts", 0, 3 if self.deaths else 0),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
@@ -170,7 +174,9 @@ class _Machine:
         self._failing = FailingRuntime(runtime, scenario.deaths, spawner_dies=scenario.spawner_dies)
         monitor = parts.monitor(self.memory)
         self.child_model = (
-            ChildModel(runtime, self.memory, scenario.touches) if scenario.child else None
+            ChildModel(runtime, self.memory, scenario.touches, scenario.workers)
+            if scenario.child
+            else None
         )
         steps = [Step("guests", self.gate.stop, self.gate.resume)]
         if self.child_model is not None:
@@ -223,7 +229,12 @@ class _Machine:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []
             runtime.spawn("end", self._close)
-        return World(self._check, invariant=self.memory.look, final=self._final, timers=False)
+        return World(
+            self._check,
+            invariant=self.memory.look,
+            final=self._final,
+            timers=self._scenario.failing_starts > 0,
+        )
 
     def _guest(self, name: str, first: int) -> None:
         pages = self.memory.pages

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,11 +23,20 @@ __all__ = ["FailingRuntime", "MainModel"]
 class FailingRuntime:
     """A runtime whose first `deaths` processes may die, and with `spawner_dies` its spawner too.
 
-    Then it may not exec another spawner.
+    Then it may not exec another spawner.  The first `failing_starts` processes cannot be started, from
+    `begin` on.
     """
 
-    def __init__(self, runtime: ExploreRuntime, deaths: int, *, spawner_dies: bool) -> None:
+    def __init__(
+        self,
+        runtime: ExploreRuntime,
+        deaths: int,
+        *,
+        spawner_dies: bool = False,
+        failing_starts: int = 0,
+    ) -> None:
         self._runtime = runtime
+        self._failing_starts = failing_starts
         self._left = deaths
         self._spawner_dies = spawner_dies
         self._early: list[ProcessHandle] | None = []
@@ -39,6 +50,9 @@ class FailingRuntime:
         """See `Runtime.process`."""
         if self._spawner_dies and self._runtime.spawner_lost.is_set():
             raise SpawnerLostError("the spawner is dead")
+        if self._early is None and self._failing_starts:
+            self._failing_starts -= 1
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         process = self._runtime.process(name, main, ends)
         if self._early is not None:
             self._early.append(process)

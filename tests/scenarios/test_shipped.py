@@ -51,6 +51,8 @@ def test_a_machine_with_clients_holds_without_a_preemption(spec: str) -> None:
     "spec",
     [
         "messages=2,clients=asks-goes-deaf,swap=enable-out-disable,deaths=1,suspenders=1,timers=true",
+        "swap=enable-out,deaths=2,failing_starts=2,suspenders=1,messages=2,timers=true",
+        "swap=enable-out,spawner_dies=true,suspenders=1,messages=2,clients=asks",
         "idle=true,deaths=1,suspenders=1,messages=2,timers=true",
         "guest=smp,vcpus=2,hosts=2,messages=2,sends=deadline,suspenders=1,timers=true",
     ],

@@ -19,6 +19,7 @@ from hfsched.scenarios.shipped.guests import GUESTS
 from hfsched.scenarios.shipped.hosts import SENDS, WITHIN, Host, Listener, Requester, Suspender
 from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
+from hfsched.scenarios.swapmain import FailingRuntime
 from hfsched.vmm.assembly import Parts
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 from hfsched.vmm.sizes import IdleTime
@@ -45,7 +46,8 @@ class MachineScenario:
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each.  One task gives commands of `swap`, likewise joined; the first `deaths`
-    monitors die at any point.  With `idle` memory is also moved out when the guests have been idle; it
+    monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
+    the spawner dies, and no other monitor could be started.  With `idle` memory is also moved out when the guests have been idle; it
     needs `timers`.
     With `timers` deadlines may pass, in any order that time allows.
     """
@@ -64,6 +66,8 @@ class MachineScenario:
     clients: str = ""
     swap: str = ""
     deaths: int = 0
+    failing_starts: int = 0
+    spawner_dies: bool = False
     idle: bool = False
     stop: bool = True
     boot: bool = False
@@ -95,6 +99,8 @@ class MachineScenario:
             ("suspenders", 0, 4),
             ("rounds", 1, 100),
             ("deaths", 0, 4 if self.swap or self.idle else 0),
+            ("failing_starts", 0, 3 if self.deaths and self.timers else 0),
+            ("spawner_dies", 0, int(bool(self.swap) and not self.deaths)),
             ("idle", 0, int(self.timers)),
         ):
             if not low <= getattr(self, name) <= high:
@@ -138,7 +144,12 @@ class _World:
             scenario.describe(),
             parts,
             swap=self.swap,
-            deaths=scenario.deaths,
+            failing=FailingRuntime(
+                runtime,
+                scenario.deaths,
+                spawner_dies=scenario.spawner_dies,
+                failing_starts=scenario.failing_starts,
+            ),
             late=scenario.timers,
         )
         self.machine = self.shipped.machine

@@ -51,7 +51,6 @@ class _Kernel:
         self.program = Monitor(memory)
         self.resources = Resources()
         self.needed = memory.needed
-        self.closed = False
 
     def main(self) -> Member:
         """Return main as a member."""
@@ -66,8 +65,12 @@ class _Kernel:
         return self._memory.pages[page].entry.state is not State.RESIDENT
 
     def close(self) -> None:
-        """Free everything."""
-        self.closed = True
+        """Free everything: who waits for a page finds an empty one, as when a userfaultfd is closed."""
+        for page in self._memory.pages:
+            self._memory.at("close", page)
+            page.discarding = page.discarding or page.memory is None
+            page.registered.clear()
+            self._memory.wake(page)
 
 
 class SwapModel:

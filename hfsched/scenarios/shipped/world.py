@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from hfsched.explore.objects import Thing
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
-from hfsched.scenarios.swapmain import FailingRuntime
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.parts import MachineParts
@@ -16,6 +15,7 @@ from hfsched.vmm.parts import MachineParts
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.scenarios.shipped.swap import SwapModel
+    from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
 
 __all__ = ["MEMORY", "ShippedMachine"]
@@ -52,7 +52,7 @@ class _Memory(HeapRam, Thing):
 class ShippedMachine:
     """A machine, built; `run` is its main task, from the start to the end of everything.
 
-    With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
+    It runs over `failing`.  With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ShippedMachine:
         parts: Parts,
         *,
         swap: SwapModel,
-        deaths: int = 0,
+        failing: FailingRuntime,
         late: bool = False,
     ) -> None:
         self.runtime = runtime
@@ -76,7 +76,7 @@ class ShippedMachine:
             swap=swap.make,
         )
         self._spec = spec
-        self.failing = FailingRuntime(runtime, deaths, spawner_dies=False)
+        self.failing = failing
         self.aborted = runtime.event("aborted")  # set when a VM has
         self.machine = self._built()
         self.summary: list[VmSummary] = []  # once it has stopped, unless that was late
