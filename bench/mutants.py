@@ -261,7 +261,7 @@ def _without(tree: ast.Module, node: ast.AST) -> ast.Module:
 # Running one, in a process of its own.
 
 
-class _Loader(importlib.abc.Loader, importlib.abc.MetaPathFinder):
+class Loader(importlib.abc.Loader, importlib.abc.MetaPathFinder):
     """Loads one module from a tree instead of its file."""
 
     def __init__(self, name: str, tree: ast.Module, path: str) -> None:
@@ -283,8 +283,8 @@ def run_mutant(file: str, number: int) -> str:
     path = TOP / file
     tree = mutated(path.read_text(), TARGETS[file], number)
     name = file.removesuffix(".py").replace("/", ".")
-    sys.meta_path.insert(0, _Loader(name, tree, str(path)))
-    return _explored(QUICK) or _tested() or _explored(THOROUGH)
+    sys.meta_path.insert(0, Loader(name, tree, str(path)))
+    return explored(QUICK) or _tested() or explored(THOROUGH)
 
 
 def run_mistake(name: str) -> str:
@@ -302,10 +302,11 @@ def run_mistake(name: str) -> str:
     else:
         parts = Parts(driver=faulty)
     variants.PARTS[""] = parts  # type: ignore[index]
-    return _explored(QUICK) or _explored(THOROUGH)
+    return explored(QUICK) or explored(THOROUGH)
 
 
-def _explored(specs: Sequence[str]) -> str:
+def explored(specs: Sequence[str]) -> str:
+    """Return which of the scenarios fails, and how; empty when none does."""
     try:
         from hfsched.explore.execution import search
         from hfsched.explore.registry import find
@@ -346,9 +347,9 @@ def _tested() -> str:
 # All of them.
 
 
-def _child(what: list[str]) -> str:
-    """Run one in a fresh process; return what killed it."""
-    command = [sys.executable, __file__, "--child", *what]
+def fresh(program: str, what: list[str], hang: float = HANG) -> str:
+    """Run one in a fresh process of this program or another one; return what killed it."""
+    command = [sys.executable, program, "--child", *what]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -357,10 +358,10 @@ def _child(what: list[str]) -> str:
         start_new_session=True,
     ) as process:
         try:
-            out, _ = process.communicate(timeout=HANG)
+            out, _ = process.communicate(timeout=hang)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return f"it does not end within {HANG} s"
+            return f"it does not end within {hang:g} s"
     line = next((line for line in out.splitlines() if line.startswith("killer: ")), None)
     if line is None:
         raise RuntimeError(f"the check itself ended with {process.returncode}: {' '.join(command)}")
@@ -393,11 +394,11 @@ def check(jobs: int, only: str) -> int:
     bad = 0
     start = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
-        found = pool.map(lambda name: _child(["mistake", name]), mistakes)
+        found = pool.map(lambda name: fresh(__file__, ["mistake", name]), mistakes)
         for name, killer in zip(mistakes, found, strict=True):
             bad += not killer
             print(f"mistake {name}: {killer or 'SURVIVES'}", flush=True)
-        killers = pool.map(lambda m: _child(["mutant", m.file, str(m.number)]), mutants)
+        killers = pool.map(lambda m: fresh(__file__, ["mutant", m.file, str(m.number)]), mutants)
         totals: Counter[tuple[str, str]] = Counter()
         for mutant, killer in zip(mutants, killers, strict=True):
             reason = known.pop(mutant.key, None)
