@@ -108,6 +108,9 @@ class ExploreRuntime:
     def cell(self, name: str, value: T) -> XCell[T]:
         return XCell(self, name, value)
 
+    def flag(self, name: str, *, value: bool) -> XCell[bool]:
+        return XCell(self, name, value)
+
     def shared(self, name: str, value: T) -> XShared[T]:
         if self.controller.races is None:  # from the first one on, every access is checked
             self.controller.races = Races()

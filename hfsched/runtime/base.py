@@ -24,6 +24,7 @@ __all__ = [
     "End",
     "Event",
     "EventFd",
+    "Flag",
     "Listener",
     "Lock",
     "Process",
@@ -91,6 +92,13 @@ class Cell(Protocol, Generic[T]):
 
     def compare_and_set(self, expected: T, value: T) -> bool:
         """Store `value` if the cell holds `expected`; return whether it did."""
+
+
+class Flag(Protocol):
+    """A truth value that tasks read and write, each a scheduling point; it costs less than a `Cell`."""
+
+    def get(self) -> bool: ...
+    def set(self, value: bool) -> None: ...  # noqa: FBT001 - as a cell's
 
 
 class Shared(Protocol, Generic[T]):
@@ -164,6 +172,7 @@ class Runtime(Protocol):
     ) -> Lock: ...
     def event(self, name: str) -> Event: ...
     def cell(self, name: str, value: T) -> Cell[T]: ...
+    def flag(self, name: str, *, value: bool) -> Flag: ...
     def shared(self, name: str, value: T) -> Shared[T]: ...
     def channel(self, name: str) -> tuple[End, End]: ...
     def adopt_listener(self, name: str, fd: int) -> Listener:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Connection,
         End,
         EventFd,
+        Flag,
         Listener,
         Process,
         Shared,
@@ -141,6 +142,9 @@ class ScriptedRuntime:
         return self.time
 
     def cell(self, name: str, value: T) -> Cell[T]:
+        raise NotImplementedError
+
+    def flag(self, name: str, *, value: bool) -> Flag:
         raise NotImplementedError
 
     def shared(self, name: str, value: T) -> Shared[T]:

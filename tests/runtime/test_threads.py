@@ -254,6 +254,13 @@ def test_a_fair_lock_is_handed_over_in_the_order_of_arrival(checked: ThreadRunti
     assert order == list(range(9))
 
 
+def test_flags(rt: ThreadRuntime) -> None:
+    flag = rt.flag("f", value=True)
+    assert flag.get() is True
+    flag.set(False)
+    assert flag.get() is False
+
+
 def test_cells(rt: ThreadRuntime) -> None:
     cell = rt.cell("c", 1)
     assert cell.get() == 1

@@ -19,6 +19,7 @@ from hfsched.runtime.base import (
     End,
     Event,
     EventFd,
+    Flag,
     Listener,
     Lock,
     Process,
@@ -28,7 +29,7 @@ from hfsched.runtime.base import (
 )
 from hfsched.runtime.threads.channel import SocketEnd, poll_until
 from hfsched.runtime.threads.foreign import ForeignConnection, ForeignEventFd, ForeignListener
-from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainShared
+from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainFlag, PlainShared
 
 if TYPE_CHECKING:
     from hfsched.runtime.threads.spawning import Spawner
@@ -106,6 +107,9 @@ class ThreadRuntime:
 
     def cell(self, name: str, value: T) -> Cell[T]:  # noqa: ARG002
         return AtomicCell(value)
+
+    def flag(self, name: str, *, value: bool) -> Flag:  # noqa: ARG002
+        return PlainFlag(value)
 
     def shared(self, name: str, value: T) -> Shared[T]:  # noqa: ARG002
         return PlainShared(value)

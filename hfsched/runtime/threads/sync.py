@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["AtomicCell", "FairLock", "FlagEvent", "PlainShared"]
+__all__ = ["AtomicCell", "FairLock", "FlagEvent", "PlainFlag", "PlainShared"]
 
 T = TypeVar("T")
 
@@ -170,6 +170,21 @@ class AtomicCell(Generic[T]):
                 return False
             self._value = value
         return True
+
+
+class PlainFlag:
+    """A `Flag`: a plain attribute."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bool) -> None:  # noqa: FBT001
+        self._value = value
+
+    def get(self) -> bool:
+        return self._value
+
+    def set(self, value: bool) -> None:  # noqa: FBT001
+        self._value = value
 
 
 class PlainShared(Generic[T]):

@@ -80,7 +80,7 @@ class UnicornVcpu:
         self._kicked = runtime.cell(f"{name}.kick", value=False)
         self._irq = runtime.cell(f"{name}.irq", value=irq)
         self._changed = runtime.cell(f"{name}.changed", value=False)  # the line, or a stale one
-        self._running = runtime.cell(f"{name}.running", value=False)
+        self._running = runtime.flag(f"{name}.running", value=False)
 
     # The protocol, any thread
 
