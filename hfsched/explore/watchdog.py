@@ -57,13 +57,20 @@ class _Watch:
         self.began = 0  # likewise, when that step was first seen
         self.idle = 0  # looks
 
+    def _processor_time(self) -> int:
+        """Return the ns for which a processor has run the thread; where that is not told, the process."""
+        try:
+            return time.clock_gettime_ns(self.clock)
+        except OSError:  # a main thread whose id the C library does not know, as after some forks
+            return time.process_time_ns()
+
     def is_stuck(self) -> bool:
         """Look at it; return whether it does not come back."""
         controller = self.controller
         if controller is None:
             self.steps, self.idle = -1, 0
             return False
-        used, before = time.clock_gettime_ns(self.clock), self.used
+        used, before = self._processor_time(), self.used
         self.used = used
         seen = id(controller) ^ controller.steps
         if seen != self.steps:
@@ -76,6 +83,14 @@ class _Watch:
 _watches: dict[int, _Watch] = {}  # by thread
 _start = threading.Lock()
 _threads: list[threading.Thread] = []
+
+
+def _forget() -> None:
+    _watches.clear()
+    _threads.clear()
+
+
+os.register_at_fork(after_in_child=_forget)  # it has neither the thread nor the executions
 
 
 @contextlib.contextmanager

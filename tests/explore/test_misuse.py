@@ -121,6 +121,26 @@ def test_each_use_after_close_is_found(use: str, strategy: str) -> None:
     assert "; closer has closed it at " in found
 
 
+def test_closing_an_event_is_a_write_to_it_whatever_the_step_began_with() -> None:
+    """No order with a use of it is left out for a step that begins elsewhere."""
+
+    def make(runtime: ExploreRuntime) -> World:
+        event, cell = runtime.event("e"), runtime.cell("c", 0)
+
+        def use() -> None:
+            event.is_set()
+
+        def close() -> None:
+            cell.get()
+            event.close()
+
+        runtime.spawn("user", use)
+        runtime.spawn("closer", close)
+        return World()
+
+    assert said(make).startswith("event e is used after close: user does is_set at ")
+
+
 @pytest.mark.parametrize("thing", THINGS)
 def test_closing_twice_is_allowed(thing: str) -> None:
     assert said(_used(THINGS[thing], lambda it, _: it.close())) == HOLDS

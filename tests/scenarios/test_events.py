@@ -36,7 +36,9 @@ def test_a_machine_with_sleepers_is_suspended(receiver: str) -> None:
 def test_a_pager_that_shares_a_lock_with_those_who_fault_is_found() -> None:
     result = search(find("events+locked-pager"), Exhaustive())
     assert result.failure is not None
-    assert "still waits" in str(result.failure.failure)
+    told = str(result.failure.failure)
+    assert told.startswith("deadlock: pager waits for lock g.hv at events.py:")
+    assert "; host.0 holds lock g.hv at primary.py:" in told
 
 
 def test_an_event_that_nobody_knows_is_named() -> None:
