@@ -80,8 +80,15 @@ def small() -> list[tuple[str, int | None]]:
         "machine,clients=status,hosts=0",
         "machine,clients=subscriber,hosts=0",
         "machine,clients=deaf,hosts=0",
+        "machine,swap=enable-out-disable,hosts=0,stop=false",
+        "machine,swap=enable,deaths=1,hosts=0,stop=false",
     ]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
+    specs += [f"swap,commands=enable-out,guests=0,child={each}" for each in ("lives", "dies")]
+    specs += [
+        "swap,commands=enable,deaths=1,failing_starts=1",
+        "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
+    ]
     return [(spec, None) for spec in specs]
 
 
@@ -107,15 +114,22 @@ def large() -> list[tuple[str, int | None]]:
         "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
         "machine,guest=server,requests=2,stop=false",
         "machine,sends=try,hosts=2,stop=false",
-        "machine,clients=asks,hosts=0,stop=false",
-        "machine,clients=stalls,hosts=0",
+        "swap,commands=enable-out,guests=0,child=lives,workers=2",
+        "machine,swap=enable,hosts=0",
+        "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
+        "machine,swap=enable-out,stop=false",
     ]
     bounded = [
         f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
         for senders in ("hosts=2", "guests=1")
         for each in TWO_VCPUS
     ]
-    return [(spec, None) for spec in specs] + [(spec, 3) for spec in bounded]
+    clients = [f"machine,clients={each},hosts=0" for each in ("asks", "stalls", "goes")]
+    return [
+        *((spec, None) for spec in specs),
+        *((spec, 3) for spec in bounded),
+        *((spec, 1) for spec in clients),
+    ]
 
 
 def proofs(args: argparse.Namespace) -> int:

@@ -167,7 +167,7 @@ class Swapped:
         self.swap: MachineSwap = host.machine.swap
         self._host = host
         self._choose = choose
-        stores = self.swap._stores
+        stores = self.swap.backing.stores
         self._pages = stores.pages
         self._table = mmap.mmap(stores.table, table_size(stores.pages), prot=mmap.PROT_READ)
         self.done: Counter[str] = Counter()
@@ -214,7 +214,7 @@ class Swapped:
         while (status := self.swap.status()).state is not State.READY:
             if time.monotonic() > deadline:
                 raise FaultError(f"it is not disabled: {status}")
-        if size := os.fstat(self.swap._stores.swap_file.out).st_size:
+        if size := os.fstat(self.swap.backing.stores.swap_file.out).st_size:
             raise FaultError(f"the swap file has {size} bytes still")
         if status.metrics.tier_used or status.metrics.resident != status.metrics.pages:
             raise FaultError(f"something is away: {status.metrics}")

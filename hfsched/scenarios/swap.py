@@ -11,25 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.thing import Thing
-from hfsched.runtime.base import SpawnerLostError
 from hfsched.scenarios.swapchild import ChildModel
-from hfsched.scenarios.swapmemory import Memory
+from hfsched.scenarios.swapmain import FailingRuntime, MainModel
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Holder, Step, Suspension
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.pages.entries import State
-from hfsched.swap.protocol.messages import Region
 
 if TYPE_CHECKING:
-    from hfsched.explore.handles import ProcessHandle
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.runtime.base import End
 
 __all__ = ["COMMANDS", "SwapScenario"]
 
@@ -100,69 +96,6 @@ class _Accepted(Thing):
             self.runtime.touch(self.name)
 
 
-class _FailingRuntime:
-    """A runtime whose first `deaths` processes may die, and with `spawner_dies` its spawner too.
-
-    Then it may not exec another spawner.
-    """
-
-    def __init__(self, runtime: ExploreRuntime, deaths: int, *, spawner_dies: bool) -> None:
-        self._runtime = runtime
-        self._left = deaths
-        self._spawner_dies = spawner_dies
-        self._early: list[ProcessHandle] | None = []
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._runtime, name)
-        self.__dict__[name] = found
-        return found
-
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
-        """See `Runtime.process`."""
-        if self._spawner_dies and self._runtime.spawner_lost.is_set():
-            raise SpawnerLostError("the spawner is dead")
-        process = self._runtime.process(name, main, ends)
-        if self._early is not None:
-            self._early.append(process)
-        else:
-            self._arm(process)
-        return process
-
-    def begin(self) -> None:
-        """Allow deaths from here on."""
-        early, self._early = self._early, None
-        for process in early or ():
-            self._arm(process)
-        if self._spawner_dies:
-            self._runtime.event_of("death of the spawner", self._runtime.lose_spawner)
-
-    def _arm(self, process: ProcessHandle) -> None:
-        if self._left:
-            self._left -= 1
-            self._runtime.may_die(process)
-
-
-@dataclass(frozen=True)
-class _Main:
-    """Main as a member: its guests access the memory."""
-
-    memory: Memory
-    number: int = 0
-    dynamic: bool = False
-    dead: bool = False
-    regions: tuple[Region, ...] = (Region(0, 0, 1),)
-
-    def descriptors(self) -> Sequence[int]:
-        return ()
-
-    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
-        del staged
-        return None  # `memory` checks what an unzapped page would do
-
-    def zap(self) -> None:
-        self.memory.zap()
-
-
 @dataclass(frozen=True)
 class SwapScenario:
     """Main gives `commands`, another task those of `beside`, while `guests` access `pages`.
@@ -170,8 +103,10 @@ class SwapScenario:
     Commands are joined by ``-``: ``enable-out-disable``.  Each guest accesses pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
-    another process that accesses the first page `touches` times: it ``lives``, or ``dies`` at any
-    point, as it may, or it is ``static``, and dies though it may not.  Monitors fail up to `bugs` times, each with an internal error in any piece of work.  With
+    another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
+    any point, as it may, or it is ``static``, and dies though it may not.  After the first monitor, the next
+    `failing_starts` processes cannot be started.  Monitors fail up to `bugs` times, each with an internal
+    error in any piece of work.  With
     `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
     """
@@ -186,7 +121,9 @@ class SwapScenario:
     full: bool = False
     bugs: int = 0
     child: str = ""
+    workers: int = 1
     spawner_dies: bool = False
+    failing_starts: int = 0
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {
@@ -207,6 +144,8 @@ class SwapScenario:
             ("pages", 1, 3),
             ("deaths", 0, 4),
             ("bugs", 0, 4),
+            ("workers", 1, 3 if self.child else 1),
+            ("failing_starts", 0, 3 if self.deaths else 0),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
@@ -239,12 +178,16 @@ class _Machine:
         parts = PARTS[scenario.variant]
         self.memory = parts.memory(runtime, scenario.pages, full=scenario.full, bugs=scenario.bugs)
         self.gate = _Gate(runtime)
-        self._failing = _FailingRuntime(
-            runtime, scenario.deaths, spawner_dies=scenario.spawner_dies
-        )
+        self._failing = FailingRuntime(runtime, scenario.deaths, spawner_dies=scenario.spawner_dies)
         monitor = parts.monitor(self.memory)
         self.child_model = (
-            ChildModel(runtime, self.memory, scenario.touches, dynamic=scenario.child != "static")
+            ChildModel(
+                runtime,
+                self.memory,
+                scenario.touches,
+                scenario.workers,
+                dynamic=scenario.child != "static",
+            )
             if scenario.child
             else None
         )
@@ -278,7 +221,7 @@ class _Machine:
     def _start(self) -> None:
         def start() -> None:
             self.client.start()
-            self.client.add(_Main(self.memory))
+            self.client.add(MainModel(self.memory))
             if self.child_model is not None:
                 self.child_model.join(self.client)
 
@@ -300,7 +243,12 @@ class _Machine:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []
             runtime.spawn("end", self._close)
-        return World(self._check, invariant=self.memory.look, final=self._final, timers=False)
+        return World(
+            self._check,
+            invariant=self.memory.look,
+            final=self._final,
+            timers=self._scenario.failing_starts > 0,
+        )
 
     def _guest(self, name: str, first: int) -> None:
         pages = self.memory.pages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hfsched.explore.thing import Thing
@@ -55,10 +56,16 @@ class _Member(ChildMember):
 
 
 class ChildModel(Thing):
-    """The process, and main's side of it."""
+    """The process, whose `workers` access memory `touches` times each, and main's side of it."""
 
     def __init__(
-        self, runtime: ExploreRuntime, memory: Memory, touches: int, *, dynamic: bool
+        self,
+        runtime: ExploreRuntime,
+        memory: Memory,
+        touches: int,
+        workers: int = 1,
+        *,
+        dynamic: bool,
     ) -> None:
         super().__init__(runtime, CHILD)
         self._memory = memory
@@ -67,7 +74,8 @@ class ChildModel(Thing):
         self._handle = runtime.process(CHILD, self._program, [theirs])
         self._member = _Member(runtime, here, memory, dynamic=dynamic)
         self._started = False
-        self._done = 0  # touches
+        self._workers = workers
+        self._done = 0  # touches, of all
 
     def key(self) -> Hashable:
         """See `Thing.key`."""
@@ -75,16 +83,18 @@ class ChildModel(Thing):
 
     def _program(self, runtime: ExploreRuntime, end: End) -> None:
         child = _Child(runtime, end, self._memory)
-        runtime.spawn("child.work", lambda: self._work(child))
+        for number in range(self._workers):
+            name = "child.work" if not number else f"child.work.{number}"
+            runtime.spawn(name, partial(self._work, child, name))
         child.serve()
 
-    def _work(self, child: Child) -> None:
+    def _work(self, child: Child, name: str) -> None:
         self.runtime.point("begin", self, condition=lambda: self._started)
         for count in range(self._touches):
             self.runtime.retain_only(count)
             with child.touching():
-                self._memory.touch(CHILD, self._memory.pages[0], CHILD)
-            self._done = count + 1
+                self._memory.touch(name, self._memory.pages[0], CHILD)
+                self._done += 1
 
     def join(self, client: MonitorClient) -> None:
         """Add it as a member."""
@@ -116,5 +126,5 @@ class ChildModel(Thing):
 
     def check(self) -> None:
         """Check, when no task is enabled, that it is not still paused."""
-        held = self._done < self._touches and CHILD not in self._memory.dead
+        held = self._done < self._touches * self._workers and CHILD not in self._memory.dead
         assert not held, "the child is never resumed"

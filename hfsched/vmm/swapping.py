@@ -6,10 +6,9 @@ Nothing is moved automatically here; `hfsched.vmm.swapidle` is a policy that doe
 
 from __future__ import annotations
 
-import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,25 +16,14 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.suspension import Holder
-from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.swap.client.suspension import suspended
-from hfsched.swap.core import device
-from hfsched.swap.core.faultlog import Fault, read_faults
-from hfsched.swap.core.pagemap import open_pagemap
-from hfsched.swap.core.resources import pack
-from hfsched.swap.core.stores import Stores
-from hfsched.swap.core.table import CoreTable, entry_offset, table_size
-from hfsched.swap.core.userfault import userfault
-from hfsched.swap.monitor.program import monitor
-from hfsched.swap.pages.entries import Staging, State
-from hfsched.swap.pages.store import Phase
-from hfsched.swap.protocol.messages import Region
-from hfsched.swap.report.footprint import Footprint, held
+from hfsched.swap.core.faultlog import Fault
+from hfsched.swap.report.footprint import held
 from hfsched.swap.report.picture import CELL, mark_empty, picture
+from hfsched.vmm.swapkernel import SwapKernel, parts_of
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
@@ -45,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineSwap"]
 
-_TIER_PART = 4  # the compressed tier may have one part in so many of the guests' memory
 # Clocks: the guests are paused meanwhile; and an end must come although the monitor is stopped.
 _ENABLE_WITHIN = 10_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
@@ -58,9 +45,10 @@ class MachineSwap:
 
     The swap file is in `directory`; None: there is none, and `swap_out` is refused.  `members` are
     the other processes that map guest memory, a step of `suspension`; `kernel`: the kernel accesses
-    guest memory too (KVM), which takes more privileges to serve.  Raises UserError for requirements
-    that this machine does not meet.  When the monitor dies and none can be started, the client's
-    task ends with a UserError, which the runtime reports, unless all memory is in.
+    guest memory too (KVM), which takes more privileges to serve.  `backing` is called as `SwapKernel` is.
+    Raises UserError for requirements that this machine does not meet.  When the monitor dies and none
+    can be started, the client's task ends with a UserError, which the runtime reports, unless all
+    memory is in.
     """
 
     def __init__(
@@ -72,42 +60,30 @@ class MachineSwap:
         members: MemberSet,
         *,
         kernel: bool,
+        backing: Callable[..., SwapKernel] = SwapKernel,
     ) -> None:
-        why_not = device.problem()
-        if why_not is not None:
-            raise UserError(f"swap: {why_not}")
         self._runtime = runtime
         self._memfds = {name: ram.fd for name, ram in rams.items()}
         self.sizes = {name: ram.size // PAGE_SIZE for name, ram in rams.items()}  # pages
-        total = sum(self.sizes.values())
-        tier = 0 if device.tier_problem() is not None else total * PAGE_SIZE // _TIER_PART
         with ExitStack() as stack:
-            self._uffd = _userfault(kernel=kernel)
-            stack.callback(os.close, self._uffd)
-            self._stores = Stores.create(directory, total, Staging.MINOR, tier)
-            stack.callback(self._stores.close)
-            self._pagemap = _own_pagemap()
-            stack.callback(os.close, self._pagemap)
-            memfds = list(self._memfds.values())
-            resources = pack(self._stores, memfds)
+            self.backing = backing(directory, rams, kernel=kernel)
+            stack.callback(self.backing.close)
             self._members = members
             hold = Holder(suspension, "swap", frozen=True)
             self._hold = hold
-            self._parts = _parts(rams)
+            self._parts = parts_of(rams)
             self.client = MonitorClient(
                 runtime,
-                monitor,
+                self.backing.program,
                 hold,
-                resources,
+                self.backing.resources,
                 on_lost=_lost,
-                needed=self._needed,
-                staged=self._staged,
+                needed=self.backing.needed,
+                staged=self.backing.staged,
             )
-            self.footprint = Footprint(memfds, self._stores.memfds(), self.client.monitor_pid)
-            places = zip(rams.values(), self._parts, strict=True)
-            regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
+            self.footprint = self.backing.footprint(self.client.monitor_pid)
             try:
-                self.client.start([MainMember(self._uffd, regions, self._pagemap)])
+                self.client.start([self.backing.main()])
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
@@ -126,19 +102,6 @@ class MachineSwap:
         self._members.close()
         if ended:
             self._stack.close()
-
-    def _staged(self, page: int) -> bool:
-        """Return whether a page is staged or out."""
-        entry = os.pread(self._stores.table, 1, entry_offset(page))
-        return entry[0] & 15 != State.RESIDENT.value
-
-    def _needed(self) -> bool:
-        """Return whether faults may have to be served."""
-        table = CoreTable(self._stores.table, self._stores.pages, self._stores.staging)
-        try:
-            return table.phase() is not Phase.OFF
-        finally:
-            table.close()
 
     def add_process(
         self,
@@ -170,7 +133,7 @@ class MachineSwap:
             wanted = None if vms is None else set(vms)
             parts = [part for part in self._parts if wanted is None or part.name in wanted]
             closing.pop_all()  # the member closes it
-            process = ChildMember(
+            process = self.backing.child(
                 self._runtime, name, end, parts, deadline, pagemap=pagemap, dynamic=dynamic
             )
             undo.callback(process.close)
@@ -220,13 +183,8 @@ class MachineSwap:
 
         See `hfsched.swap.core.faultlog`.  Also while there is no monitor.
         """
-
-        def read(offset: int, size: int) -> bytes:
-            return os.pread(self._stores.table, size, offset)
-
-        pages = self._stores.pages
         starts = [part.offset for part in self._parts]
-        for fault in read_faults(read, entry_offset(pages), pages, since):
+        for fault in self.backing.faults(since):
             offset = fault.page * PAGE_SIZE
             part = self._parts[bisect_right(starts, offset) - 1]
             yield fault, part.name, offset - part.offset
@@ -235,38 +193,13 @@ class MachineSwap:
         """Return pictures of these VMs (default: all), a character for each `cell` pages."""
         made, first = {}, 0
         wanted = set(names) or self.sizes.keys()
-        with mmap.mmap(
-            self._stores.table, table_size(self._stores.pages), prot=mmap.PROT_READ
-        ) as table:
-            for name, pages in self.sizes.items():
-                if name in wanted:
-                    # The state is in the lowest byte of each entry.
-                    states = table[entry_offset(first) : entry_offset(first + pages) : 8]
-                    made[name] = picture(mark_empty(states, held(self._memfds[name], pages)), cell)
-                first += pages
+        states = self.backing.states()
+        for name, pages in self.sizes.items():
+            if name in wanted:
+                there = held(self._memfds[name], pages)
+                made[name] = picture(mark_empty(states[first : first + pages], there), cell)
+            first += pages
         return made
-
-
-def _userfault(*, kernel: bool) -> int:
-    try:
-        return userfault(kernel=kernel)
-    except UserError as exc:
-        raise UserError(f"swap: {'for guests under KVM: ' if kernel else ''}{exc}") from None
-
-
-def _own_pagemap() -> int:
-    try:
-        return open_pagemap()
-    except OSError as exc:
-        raise UserError(f"swap: {exc.filename}: {exc.strerror}: swap needs /proc") from None
-
-
-def _parts(rams: Mapping[str, Ram]) -> list[Part]:
-    made, offset = [], 0
-    for name, ram in rams.items():
-        made.append(Part(name, ram.fd, offset, ram.size))
-        offset += ram.size
-    return made
 
 
 def _lost(why: str) -> None:

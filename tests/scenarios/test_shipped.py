@@ -27,6 +27,7 @@ COMPLETE = (
     "clients=silent,hosts=0",
     "clients=status,hosts=0",
     "clients=deaf,hosts=0",
+    "swap=enable-out-disable,hosts=0,stop=false",
 )
 BOUNDED = tuple(f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber"))
 
@@ -43,6 +44,24 @@ def test_a_machine_with_clients_holds_without_a_preemption(spec: str) -> None:
     result = search(find(f"machine,{spec}"), Exhaustive(0))
     assert result.failure is None
     assert result.complete
+
+
+@pytest.mark.parametrize("strategy", ["random", "pct"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "messages=2,clients=asks-goes-deaf,swap=enable-out-disable,deaths=1,suspenders=1,timers=true",
+        "swap=enable-out,deaths=2,failing_starts=2,suspenders=1,messages=2,timers=true",
+        "swap=enable-out,spawner_dies=true,suspenders=1,messages=2,clients=asks",
+        "idle=true,deaths=1,suspenders=1,messages=2,timers=true",
+        "guest=smp,vcpus=2,hosts=2,messages=2,sends=deadline,suspenders=1,timers=true",
+    ],
+)
+def test_everything_at_once(spec: str, strategy: str) -> None:
+    result = search(
+        find(f"machine,{spec}"), make(strategy, 1), until=lambda so_far: so_far.executions >= 100
+    )
+    assert result.failure is None
 
 
 def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
@@ -83,6 +102,9 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("listener=reader", "listener"),
         ("requests=1", "requests"),
         ("clients=asks-nobody", "clients"),
+        ("swap=enable-eat", "swap"),
+        ("deaths=1", "deaths"),
+        ("idle=true", "idle"),
         ("vms=0", "vms"),
         ("guest=smp", "vcpus"),
         ("hosts=9", "hosts"),

@@ -29,6 +29,8 @@ from hfsched.scenarios.swap import SwapScenario
         "commands=enable-status,bugs=1,guests=0",
         "commands=enable-out-discard-disable",
         "commands=discard-enable-discard",
+        "commands=enable-out,child=lives,guests=0",
+        "commands=enable-close,guests=0,deaths=1,failing_starts=1",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -52,6 +54,8 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
         "spawner_dies=true,deaths=1,beside=disable-enable,child=lives",
         "child=dies,deaths=1,commands=enable-out-enable-out-disable,touches=2",
         "child=lives,beside=disable-enable,touches=2",
+        "child=lives,workers=2,guests=0,commands=enable-out-disable",
+        "deaths=2,failing_starts=3,commands=enable-out-close",
         "commands=enable-out-disable-enable-out,touches=2",
         "commands=enable-out-enable-trim-out-disable,touches=2,pages=2,guests=2",
     ],
@@ -121,6 +125,8 @@ def test_what_spares_states_changes_no_end(spec: str) -> None:
         ("guests=5", "guests=5: not in 0..4"),
         ("pages=0", "pages=0: not in 1..3"),
         ("child=sleeps", "child=sleeps: not lives, dies, static"),
+        ("workers=2", "workers=2: not in 1..1"),
+        ("failing_starts=1", "failing_starts=1: not in 0..0"),
         ("deaths=-1", "deaths=-1: not in 0..4"),
     ],
 )

@@ -26,7 +26,7 @@ from hfsched.scenarios.shipped.guests import PORT
 if TYPE_CHECKING:
     from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.explore.foreign import XConnection, XListener
-    from hfsched.explore.handles import TaskHandle
+    from hfsched.explore.handles import ProcessHandle, TaskHandle
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.vmm.machine import Machine
 
@@ -129,12 +129,13 @@ class Client(Thing):
         """Whether it ends by itself, before the machine."""
         return self._kind not in ("silent", "subscriber")
 
-    def begin(self) -> TaskHandle:
+    def begin(self) -> TaskHandle | ProcessHandle:
         """Start it."""
-        task = self.runtime.spawn(self.name, self._run)
-        if self._kind == "goes":
-            self.runtime.event_of(f"death of {self.name}", self._die)
-        return task
+        if self._kind != "goes":
+            return self.runtime.spawn(self.name, self._run)
+        process = self.runtime.process(self.name, lambda _runtime: self._run(), [])
+        self.runtime.event_of(f"death of {self.name}", lambda: self._die(process))
+        return process
 
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
@@ -142,9 +143,9 @@ class Client(Thing):
         if self._kind in ("asks", "status"):
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
 
-    def _die(self) -> None:
-        """Cut the connection; the task may go on, and finds it closed."""
-        self.dead = True
+    def _die(self, process: ProcessHandle) -> None:
+        self.dead = self.ended = True
+        self.runtime.controller.kill(process.group)
         if self._connection is not None:
             self._connection.cut()
             self.runtime.touch(self._connection.name)
@@ -164,14 +165,11 @@ class Client(Thing):
         if not reads:
             kind["capacity"] = _NARROW
         connection = self.runtime.connect(self.name, self._listener, **kind)
-        if self.dead:
-            connection.cut()
         self._connection = connection
 
     @property
     def _socket(self) -> XConnection:
-        if self._connection is None or self.dead:
-            raise ChannelClosedError
+        assert self._connection is not None
         return self._connection
 
     def _receive(self) -> bytes:

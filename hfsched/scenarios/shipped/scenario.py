@@ -16,19 +16,23 @@ from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
 from hfsched.scenarios.shipped.guests import GUESTS
-from hfsched.scenarios.shipped.hosts import SENDS, Host, Listener, Requester, Suspender
+from hfsched.scenarios.shipped.hosts import SENDS, WITHIN, Host, Listener, Requester, Suspender
+from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
+from hfsched.scenarios.swapmain import FailingRuntime
 from hfsched.vmm.assembly import Parts
 from hfsched.vmm.manifest import MachineSpec, VmSpec
+from hfsched.vmm.sizes import IdleTime
 
 if TYPE_CHECKING:
-    from hfsched.explore.handles import TaskHandle
+    from hfsched.explore.handles import ProcessHandle, TaskHandle
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.vmm.report import VmSummary
 
 __all__ = ["MachineScenario"]
 
 _LISTENERS = ("reader", "handler")
+_JOINED = ("clients", "swap")  # parameters that are words joined by "-"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class MachineScenario:
     guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
-    ``-``, send `messages` each.
+    ``-``, send `messages` each.  One task gives commands of `swap`, likewise joined; the first `deaths`
+    monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
+    the spawner dies, and no other monitor could be started.  With `idle` memory is also moved out when the guests have been idle; it
+    needs `timers`.
     With `timers` deadlines may pass, in any order that time allows.
     """
 
@@ -57,6 +64,11 @@ class MachineScenario:
     suspenders: int = 0
     rounds: int = 1
     clients: str = ""
+    swap: str = ""
+    deaths: int = 0
+    failing_starts: int = 0
+    spawner_dies: bool = False
+    idle: bool = False
     stop: bool = True
     boot: bool = False
     timers: bool = False
@@ -67,14 +79,15 @@ class MachineScenario:
         "sends": SENDS,
         "listener": _LISTENERS,
         "clients": CLIENTS,
+        "swap": COMMANDS,
     }
     variants: ClassVar[Mapping[str, Variant]] = {}
 
     def __post_init__(self) -> None:
         for name, known in self.values.items():
             value = getattr(self, name)
-            for word in value.split("-") if name == "clients" else [value]:
-                if word not in known and (word or name not in ("listener", "clients")):
+            for word in value.split("-") if name in _JOINED else [value]:
+                if word not in known and (value or name not in (*_JOINED, "listener")):
                     raise ValueError(f"{name}={value}: known: {', '.join(known)}")
         for name, low, high in (
             ("vms", 1, 4),
@@ -85,6 +98,10 @@ class MachineScenario:
             ("requests", 0, 100),
             ("suspenders", 0, 4),
             ("rounds", 1, 100),
+            ("deaths", 0, 4 if self.swap or self.idle else 0),
+            ("failing_starts", 0, 3 if self.deaths and self.timers else 0),
+            ("spawner_dies", 0, int(bool(self.swap) and not self.deaths)),
+            ("idle", 0, int(self.timers)),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
@@ -127,7 +144,9 @@ class MachineScenario:
             VmSpec(image=image, name=f"g{number}", memory=MEMORY, vcpus=self.vcpus)
             for number in range(self.vms)
         ]
-        return MachineSpec(vm=vms, name="m", engine="script")
+        swap = "." if self.swap or self.idle else None  # a directory that the model does not use
+        idle = IdleTime(WITHIN) if self.idle else None
+        return MachineSpec(vm=vms, name="m", engine="script", swap=swap, swap_idle=idle)
 
 
 class _World:
@@ -138,12 +157,25 @@ class _World:
         self._runtime = runtime
         parts = Parts(ports=partial(Ports, queue_max=scenario.queue))
         self._kind = GUESTS[scenario.guest]
-        self.shipped = ShippedMachine(runtime, scenario.describe(), parts, late=scenario.timers)
+        self.swap = SwapModel(runtime)
+        self.shipped = ShippedMachine(
+            runtime,
+            scenario.describe(),
+            parts,
+            swap=self.swap,
+            failing=FailingRuntime(
+                runtime,
+                scenario.deaths,
+                spawner_dies=scenario.spawner_dies,
+                failing_starts=scenario.failing_starts,
+            ),
+            late=scenario.timers,
+        )
         self.machine = self.shipped.machine
         self.hosts: list[Host] = []
         self.suspenders: list[Suspender] = []
-        self._others: list[Listener | Requester] = []
-        self._tasks: list[TaskHandle] = []
+        self._others: list[Listener | Requester | Swapper] = []
+        self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
         self.servers = Servers.of(runtime, self.machine, kinds)
         self.clients = [
@@ -159,6 +191,7 @@ class _World:
         if not scenario.requests:
             runtime.declare_private("*.direct")
         self._make_tasks()
+        self.shipped.failing.begin()
         for each in (*self.hosts, *self._others, *self.suspenders):
             self._tasks.append(runtime.spawn(each.name, each.run))
         for client in self.clients:
@@ -170,7 +203,7 @@ class _World:
         runtime.spawn("main", main)
         return World(
             self._check,
-            invariant=self._look if self.suspenders else None,
+            invariant=self._look if self.suspenders or self.machine.swap is not None else None,
             final=self._final,
             timers=scenario.timers,
             watch=self.shipped.state,
@@ -205,6 +238,10 @@ class _World:
                 Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
             )
 
+        if self.machine.swap is not None and scenario.swap:
+            words = scenario.swap.split("-")
+            self._others.append(Swapper(runtime, self.machine.swap, words))
+
     def _until(self) -> None:
         if not self._scenario.stop and self._kind.dies:
             self.shipped.aborted.wait()  # a host may wait for an answer until the machine stops
@@ -217,6 +254,7 @@ class _World:
     def _look(self) -> None:
         for each in self.suspenders:
             each.look()
+        self.swap.memory.look()
 
     def _check(self) -> None:
         early = self._scenario.stop or self._kind.dies or self._scenario.timers
@@ -229,6 +267,7 @@ class _World:
         for client in self.clients:
             client.check(early=early)
         assert self.shipped.closed, "main has not ended"
+        self.swap.check()
         for vm in self.shipped.summary:
             self._check_vm(vm, all_through=not early)
 
@@ -239,9 +278,11 @@ class _World:
         if self.servers.ports is not None and vm.name == "g0":
             accepted += sum(client.sent for client in self.clients)
             accepted -= self.servers.ports.undelivered().get(vm.name, 0)
+        if self._scenario.timers and vm.from_host < accepted:
+            return  # the time for the stop was too short for a sender that was half-way
         assert vm.from_host == accepted, f"{vm.from_host} of {accepted} sent are counted"
         held = (vm.from_host - vm.unread) * kind.answers + kind.unasked - vm.to_host - vm.lost
-        most = 0 if all_through else max(kind.answers, kind.unasked)
+        most = 0 if all_through else max(kind.answers, kind.unasked) * kind.vcpus
         assert 0 <= held <= most, f"{held} messages of {vm} are nowhere"
 
     def _final(self) -> Hashable:

@@ -14,6 +14,8 @@ from hfsched.vmm.parts import MachineParts
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.scenarios.shipped.swap import SwapModel
+    from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
 
 __all__ = ["MEMORY", "ShippedMachine"]
@@ -24,9 +26,12 @@ MEMORY = 0x3000  # bytes of each VM: a page of code, RX, TX
 class _Memory(HeapRam, Thing):
     """A VM's memory; its bytes are a part of the state, and it is not accessed once it is freed."""
 
-    def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
+    def __init__(
+        self, runtime: ExploreRuntime, name: str, size: int, touch: Callable[[], object]
+    ) -> None:
         HeapRam.__init__(self, name, size)
         Thing.__init__(self, runtime, f"{name}.ram")
+        self._touch = touch
         self._freed = False
 
     def key(self) -> Hashable:
@@ -35,6 +40,8 @@ class _Memory(HeapRam, Thing):
 
     def _inside(self, offset: int, size: int) -> None:
         assert not self._freed, f"the memory of {self.name} is accessed after it was freed"
+        self._touch()
+        assert not self._freed, f"the memory of {self.name} is freed while it is accessed"
         super()._inside(offset, size)
 
     def close(self) -> None:
@@ -45,31 +52,55 @@ class _Memory(HeapRam, Thing):
 class ShippedMachine:
     """A machine, built; `run` is its main task, from the start to the end of everything.
 
-    With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
+    It runs over `failing`.  With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
     """
 
     def __init__(
-        self, runtime: ExploreRuntime, spec: MachineSpec, parts: Parts, *, late: bool = False
+        self,
+        runtime: ExploreRuntime,
+        spec: MachineSpec,
+        parts: Parts,
+        *,
+        swap: SwapModel,
+        failing: FailingRuntime,
+        late: bool = False,
     ) -> None:
         self.runtime = runtime
         self._late = late
         spec.check("scenario machine")
         self.notices: list[str] = []
-        made_of = MachineParts(
+        touch = swap.touch if spec.swap else lambda: None
+        self._parts = MachineParts(
             assembly=opaque_parts(runtime, parts),
-            ram=lambda name, size: _Memory(runtime, name, size),
+            ram=lambda name, size: _Memory(runtime, name, size, touch),
+            swap=swap.make,
         )
+        self._spec = spec
+        self.failing = failing
         self.aborted = runtime.event("aborted")  # set when a VM has
-        self.machine = Machine(
-            spec,
-            runtime,
-            lambda _vm, _line: None,
-            self.notices.append,
-            lambda _vm, _why: self.aborted.set(),
-            parts=made_of,
-        )
+        self.machine = self._built()
         self.summary: list[VmSummary] = []  # once it has stopped, unless that was late
         self.closed = False
+
+    def _built(self) -> Machine:
+        """Build the machine, on a task, for swap waits there until a monitor serves."""
+        made: list[Machine] = []
+
+        def build() -> None:
+            made.append(
+                Machine(
+                    self._spec,
+                    self.failing,
+                    lambda _vm, _line: None,
+                    self.notices.append,
+                    lambda _vm, _why: self.aborted.set(),
+                    parts=self._parts,
+                )
+            )
+
+        self.runtime.spawn("build", build)
+        self.runtime.settle()
+        return made[0]
 
     def start(self) -> None:
         """Start every vCPU's thread."""

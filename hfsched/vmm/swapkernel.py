@@ -1,0 +1,129 @@
+"""What swap has of the kernel and of files, for `hfsched.vmm.swapping.MachineSwap`; a model replaces it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfsched.errors import UserError
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.swap.client.childmember import ChildMember, Part
+from hfsched.swap.client.mainmember import MainMember
+from hfsched.swap.core import device
+from hfsched.swap.core.faultlog import Fault, read_faults
+from hfsched.swap.core.pagemap import open_pagemap
+from hfsched.swap.core.resources import pack
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.core.table import CoreTable, entry_offset, table_size
+from hfsched.swap.core.userfault import userfault
+from hfsched.swap.monitor.program import monitor
+from hfsched.swap.pages.entries import Staging, State
+from hfsched.swap.pages.store import Phase
+from hfsched.swap.protocol.messages import Region
+from hfsched.swap.report.footprint import Footprint
+
+if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
+    from hfsched.swap.client.member import Member
+
+__all__ = ["SwapKernel", "parts_of"]
+
+_TIER_PART = 4  # the compressed tier may have one part in so many of the guests' memory
+
+
+class SwapKernel:
+    """A userfaultfd for main's memory, stores for pages, main's page tables; `close` it last.
+
+    The swap file is in `directory` (None: none).  `kernel`: the kernel accesses guest memory too.
+    `program` is the monitor's, `child` makes a `ChildMember`, `resources` are what every monitor gets.
+    Raises UserError for requirements that this machine does not meet.
+    """
+
+    program = staticmethod(monitor)
+    child = ChildMember
+
+    def __init__(self, directory: Path | None, rams: Mapping[str, Ram], *, kernel: bool) -> None:
+        why_not = device.problem()
+        if why_not is not None:
+            raise UserError(f"swap: {why_not}")
+        pages = sum(ram.size for ram in rams.values()) // PAGE_SIZE
+        tier = 0 if device.tier_problem() is not None else pages * PAGE_SIZE // _TIER_PART
+        with ExitStack() as stack:
+            self._uffd = _userfault(kernel=kernel)
+            stack.callback(os.close, self._uffd)
+            self.stores = Stores.create(directory, pages, Staging.MINOR, tier)
+            stack.callback(self.stores.close)
+            self._pagemap = _own_pagemap()
+            stack.callback(os.close, self._pagemap)
+            self._memfds = [ram.fd for ram in rams.values()]
+            self.resources = pack(self.stores, self._memfds)
+            self._stack = stack.pop_all()
+        places = zip(rams.values(), parts_of(rams), strict=True)
+        self._regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
+
+    def close(self) -> None:
+        """Free everything; no monitor may use it any more."""
+        self._stack.close()
+
+    def main(self) -> Member:
+        """Return main as a member."""
+        return MainMember(self._uffd, self._regions, self._pagemap)
+
+    def footprint(self, monitor: Callable[[], int | None]) -> Footprint:
+        """Return what measures memory; `monitor` returns the monitor's process id."""
+        return Footprint(self._memfds, self.stores.memfds(), monitor)
+
+    def staged(self, page: int) -> bool:
+        """Return whether a page is staged or out."""
+        entry = os.pread(self.stores.table, 1, entry_offset(page))
+        return entry[0] & 15 != State.RESIDENT.value
+
+    def needed(self) -> bool:
+        """Return whether faults may have to be served."""
+        table = CoreTable(self.stores.table, self.stores.pages, self.stores.staging)
+        try:
+            return table.phase() is not Phase.OFF
+        finally:
+            table.close()
+
+    def faults(self, since: int) -> Iterator[Fault]:
+        """Yield the last faults that were served, oldest first; see `hfsched.swap.core.faultlog`."""
+
+        def read(offset: int, size: int) -> bytes:
+            return os.pread(self.stores.table, size, offset)
+
+        pages = self.stores.pages
+        return read_faults(read, entry_offset(pages), pages, since)
+
+    def states(self) -> bytes:
+        """Return a byte for each page, its state."""
+        pages = self.stores.pages
+        with mmap.mmap(self.stores.table, table_size(pages), prot=mmap.PROT_READ) as table:
+            return table[entry_offset(0) : entry_offset(pages) : 8]  # the lowest byte of each entry
+
+
+def parts_of(rams: Mapping[str, Ram]) -> list[Part]:
+    """Return each VM's memory as a part of all pages, in order."""
+    made, offset = [], 0
+    for name, ram in rams.items():
+        made.append(Part(name, ram.fd, offset, ram.size))
+        offset += ram.size
+    return made
+
+
+def _userfault(*, kernel: bool) -> int:
+    try:
+        return userfault(kernel=kernel)
+    except UserError as exc:
+        raise UserError(f"swap: {'for guests under KVM: ' if kernel else ''}{exc}") from None
+
+
+def _own_pagemap() -> int:
+    try:
+        return open_pagemap()
+    except OSError as exc:
+        raise UserError(f"swap: {exc.filename}: {exc.strerror}: swap needs /proc") from None
