@@ -63,7 +63,10 @@ class _Watch:
         if controller is None:
             self.steps, self.idle = -1, 0
             return False
-        used, before = time.clock_gettime_ns(self.clock), self.used
+        try:
+            used, before = time.clock_gettime_ns(self.clock), self.used
+        except OSError:  # the thread has ended
+            return False
         self.used = used
         seen = id(controller) ^ controller.steps
         if seen != self.steps:
@@ -100,6 +103,15 @@ def _begin() -> _Watch:
             ]
             _threads[0].start()
         return watch
+
+
+def _forget() -> None:
+    """Begin anew in a child process: it has neither the threads of its parent nor their clocks."""
+    _watches.clear()
+    _threads.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _look() -> None:
