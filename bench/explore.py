@@ -1,12 +1,14 @@
 """The tables of exploration: what is proved, how soon mistakes are found, and how fast it goes.
 
     python bench/explore.py proofs [--large] [--only TEXT]
+    python bench/explore.py races [--large] [--only TEXT] [--seconds N] [--walks N]
     python bench/explore.py failures [--seeds N] [--only TEXT]
     python bench/explore.py soundness [--programs N]
     python bench/explore.py speed [--rounds N]
 
 `proofs` searches every interleaving of the shipped code on small machines and prints states,
-executions and seconds; `--large` adds the machines that take minutes.  `failures` prints for each
+executions and seconds; `--large` adds the machines that take minutes.  `races` looks for data races on plain state in the
+same machines, N seconds of processor time each.  `failures` prints for each
 historical variant and strategy the median and worst number of schedules to the first failure over
 seeds, and for the default strategy the worst time.  `soundness` runs tests/explore/test_soundness.py,
 which holds the search against every schedule, one by one, with N drawn programs, and
@@ -26,6 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from race_table import print_table
 
 from hfsched.explore.execution import Outcome, Result, search
 from hfsched.explore.registry import find, variants_of
@@ -157,6 +161,12 @@ def proofs(args: argparse.Namespace) -> int:
 SPARED = ("swap,commands=enable,abort=true", "mailbox,messages=2,boot=true", "swap")
 
 
+def races(args: argparse.Namespace) -> int:
+    """Print the race passes of the proved machines; return 1 for a race."""
+    specs = [spec for spec, _ in small() + (large() if args.large else []) if args.only in spec]
+    return 0 if print_table(specs, args.seconds, args.walks) else 1
+
+
 def soundness(args: argparse.Namespace) -> int:
     """Compare what searches find that spare states in different ways, and in none."""
     bad = 0
@@ -283,6 +293,12 @@ def main() -> int:
     one.add_argument("--large", action="store_true", help="with what takes minutes")
     one.add_argument("--only", default="", metavar="TEXT", help="scenarios with TEXT in them")
     one.set_defaults(run=proofs)
+    five = tables.add_parser("races", help="where there is no data race on plain state")
+    five.add_argument("--large", action="store_true", help="with the larger machines")
+    five.add_argument("--only", default="", metavar="TEXT", help="scenarios with TEXT in them")
+    five.add_argument("--seconds", type=float, default=20, metavar="N", help="for each machine")
+    five.add_argument("--walks", type=int, default=50, metavar="N", help="of each machine")
+    five.set_defaults(run=races)
     two = tables.add_parser("failures", help="schedules to the first failure")
     two.add_argument("--seeds", type=int, default=100)
     two.add_argument("--only", default="", metavar="TEXT", help="variants with TEXT in them")

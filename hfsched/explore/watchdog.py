@@ -51,6 +51,7 @@ class _Watch:
     def __init__(self) -> None:
         self.controller: Controller | None = None
         self.thread = threading.get_ident()
+        self.state = Path("/proc/self/task", str(threading.get_native_id()), "stat")
         self.clock = time.pthread_getcpuclockid(self.thread)
         self.steps = -1  # at the last look
         self.used = 0  # ns of the processor's time, at the last look
@@ -64,6 +65,13 @@ class _Watch:
         except OSError:  # a main thread whose id the C library does not know, as after some forks
             return time.process_time_ns()
 
+    def _sleeps(self) -> bool:
+        """Return whether the thread waits for something, and not only for a processor."""
+        try:
+            return self.state.read_bytes().rpartition(b")")[2].split()[0] != b"R"
+        except OSError:  # there is no /proc
+            return True
+
     def is_stuck(self) -> bool:
         """Look at it; return whether it does not come back."""
         controller = self.controller
@@ -76,7 +84,7 @@ class _Watch:
         if seen != self.steps:
             self.steps, self.began, self.idle = seen, used, 0
             return False
-        self.idle = self.idle + 1 if used - before < IDLE else 0
+        self.idle = self.idle + 1 if used - before < IDLE and self._sleeps() else 0
         return self.idle >= PATIENCE or used - self.began > SPIN
 
 

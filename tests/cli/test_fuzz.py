@@ -311,6 +311,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
     assert re.findall(r"^(\w+): \S", told.out, re.MULTILINE) == [
         "events",
         "images",
+        "machine",
         "mailbox",
         "programs",
         "suspension",

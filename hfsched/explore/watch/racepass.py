@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.controller import StepsExceededError
@@ -103,19 +104,14 @@ def race_pass(
     """
     small = small_size(scenario)
     result = RacePass(small.name)
+    most = walks if bound is None else 0
     with watched_codes():
-        for outcome in _run(
-            scenario, RandomWalk(seed), 0 if bound is not None else walks, over, result
-        ):
-            if outcome is None:
-                break
-            result.walks += 1
-        if result.failure is None:
-            for outcome in _run(small, Exhaustive(bound, cache=False), executions, over, result):
-                if outcome is None:
-                    result.covered = True
-                    break
-                result.executions += 1
+        walking = _run(scenario, RandomWalk(seed), most, over, result)
+        covering = _run(small, Exhaustive(bound, cache=False), executions, over, result)
+        for walk, covered in zip_longest(walking, covering):  # in turn: both get on in a short time
+            result.walks += walk is True
+            result.executions += covered is True
+            result.covered |= covered is False
     return result
 
 
@@ -125,8 +121,8 @@ def _run(
     limit: int,
     over: Callable[[], bool],
     result: RacePass,
-) -> Iterator[Outcome | None]:
-    """Run watched executions; None: the strategy has no schedule left.
+) -> Iterator[bool]:
+    """Run watched executions, True for each; False at the end if the strategy has no schedule left.
 
     An execution that exceeds the step limit is no failure here: whether it is a livelock depends on
     states.
@@ -136,7 +132,7 @@ def _run(
         if over() or result.failure is not None:
             return
         if not recording.begin():
-            yield None
+            yield False
             return
         watcher = Watcher()
         outcome = execute(scenario, recording, watcher=watcher)
@@ -145,4 +141,4 @@ def _run(
         result.records = max(result.records, len(watcher.records))
         if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
             result.failure = RaceFailure(scenario, recording, outcome)
-        yield outcome
+        yield True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 import operator
@@ -16,13 +17,16 @@ import pytest
 
 from hfsched.errors import UserError
 from hfsched.explore import testing
+from hfsched.explore.execution import execute
 from hfsched.explore.races import RaceError
 from hfsched.explore.replay import replay
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
+from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.testing import Report, ScenarioFailedError, Settings, check
 from hfsched.explore.thing import Thing
 from hfsched.explore.watch.racepass import race_pass
+from hfsched.explore.watch.watcher import Watcher
 from hfsched.runtime import unordered as declarations
 from hfsched.runtime.unordered import unordered
 
@@ -284,15 +288,35 @@ def test_a_race_counts_even_if_the_code_catches_it() -> None:
         seen = [0]
 
         def add() -> None:
-            try:
+            with contextlib.suppress(Exception):  # as careless code does
                 seen[0] += 1
-            except Exception:  # noqa: BLE001 - as careless code does
-                seen.clear()
 
         for name in "ab":
             runtime.spawn(name, add)
 
     assert "data race on list#" in race_of(build)
+
+
+def test_what_a_lock_says_of_its_state_is_exempt_in_a_search_that_compares_states() -> None:
+    def build(runtime: ExploreRuntime) -> None:
+        seen = [0]
+        lock = runtime.lock("lock", state=lambda: seen[0])
+
+        def hold() -> None:
+            with lock:
+                runtime.checkpoint("held")
+
+        def write() -> None:
+            seen[0] = 0  # the same
+
+        runtime.spawn("hold", hold)
+        runtime.spawn("write", write)
+
+    strategy = Exhaustive()
+    while strategy.begin():
+        outcome = execute(Built(build), strategy, watcher=Watcher())
+        strategy.end(outcome)
+        assert outcome.failure is None
 
 
 def test_a_call_without_a_rule_is_listed_and_keeps_the_search_from_being_complete() -> None:
