@@ -38,7 +38,11 @@ _MESSAGES = (
     "events,event=post,messages=1",
     "mailbox,runners=1",
 )
+_TWO = "machine,vms=2,hosts=2,guest=writer"
+_PROBES = "machine,probes=1,suspenders=1,hosts=0"
 _PORTS = (
+    "machine,vms=2,guest=talker,queue=1,hosts=0",
+    "machine,guest=talker,listener=reader,hosts=0,queue=1,probes=1",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
     "machine,guest=talker,listener=handler,hosts=0",
     "machine,guest=burst,queue=1,stop=false",
@@ -69,12 +73,16 @@ _CONTROL = (
 _BOTH = (*_CLIENTS, *_CONTROL)
 # File -> what is explored with a mistake in it.
 SCENARIOS: dict[str, tuple[str, ...]] = {
-    "hfsched/mailbox/mirror.py": _MESSAGES,
+    "hfsched/mailbox/mirror.py": (_PROBES, *_PORTS[1:2], *_MESSAGES),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION[2:], *_MESSAGES),
     "hfsched/mailbox/ports.py": _PORTS,
-    "hfsched/scheduler/driver.py": (*_MESSAGES, "machine,guest=server,requests=1,hosts=0"),
-    "hfsched/scheduler/outbox.py": (*_MESSAGES, "machine,sends=deadline,timers=true,hosts=2"),
-    "hfsched/scheduler/owners.py": ("events,event=post,messages=1", "machine"),
+    "hfsched/scheduler/driver.py": (_TWO, *_MESSAGES, "machine,guest=server,requests=1,hosts=0"),
+    "hfsched/scheduler/outbox.py": (
+        "machine,sends=try,hosts=2,stop=false",
+        *_MESSAGES,
+        "machine,sends=deadline,timers=true,hosts=2",
+    ),
+    "hfsched/scheduler/owners.py": ("events,event=post,messages=1", _PROBES, "machine"),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
     "hfsched/hypervisor/hypervisor.py": _MESSAGES,
     "hfsched/hypervisor/primary.py": (*_MESSAGES, "machine,guest=server,requests=1,hosts=0"),

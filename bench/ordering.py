@@ -22,7 +22,12 @@ __all__ = ["KINDS", "Mistake", "mistaken", "mistakes_of"]
 _WAKES = ("set", "become_set", "signal", "finish", "wake", "notify", "kick", "nudge")
 _RELEASES = (*_WAKES, "close", "resume", "end_send", "leave", "stop", "shutdown", "release", "cut")
 _WAITS = ("wait", "select", "join", "wait_resumed", "wait_quiesced", "recv")
-_HIDDEN = ("key", "state_key")  # what only searches call
+_HIDDEN = ("key", "state_key", "__init__")  # what only searches call, or nobody else can see
+_UNLOCKED = (
+    "wake first",
+    "swapped",
+    "late clear",
+)  # the order of statements under a lock is not seen
 _SEARCHES = ("retain_only", "checkpoint")
 
 Block = list[ast.stmt]
@@ -78,8 +83,9 @@ def _places(tree: ast.Module) -> list[_Place]:
     return [
         _Place(name, kind, node, change)
         for name, function in _functions(tree, "")
-        for block in _blocks(function.body)
+        for block, locked in _blocks(function.body, locked=False)
         for kind, make in KINDS.items()
+        if not (locked and kind in _UNLOCKED)
         for node, change in make(block)
     ]
 
@@ -97,19 +103,20 @@ def _functions(node: ast.AST, inside: str) -> Iterator[tuple[str, ast.FunctionDe
             yield from _functions(child, inside)
 
 
-def _blocks(block: Block) -> Iterator[Block]:
-    """Yield a block of statements and those inside it, but for inner functions."""
-    yield block
+def _blocks(block: Block, *, locked: bool) -> Iterator[tuple[Block, bool]]:
+    """Yield a block of statements and those inside it, and whether a lock is held there."""
+    yield block, locked
     for statement in block:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
             continue
+        inside = locked or _locks(statement)
         for _, value in ast.iter_fields(statement):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                yield from _blocks(value)
+                yield from _blocks(value, locked=inside)
             elif isinstance(value, list):
                 for each in value:
                     if isinstance(each, ast.ExceptHandler | ast.match_case):
-                        yield from _blocks(each.body)
+                        yield from _blocks(each.body, locked=inside)
 
 
 # What a statement is.

@@ -23,6 +23,7 @@ COMPLETE = (
     "guest=server,requests=1,hosts=0,timers=true,stop=false",
     "sends=deadline,timers=true,stop=false",
     "suspenders=1,hosts=0",
+    "probes=1,hosts=0",
     "suspenders=2,hosts=0,stop=false",
     "clients=silent,hosts=0",
     "clients=status,hosts=0",

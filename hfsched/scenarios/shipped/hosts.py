@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.machine import Machine
 
-__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Requester", "Suspender"]
+__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Prober", "Requester", "Suspender"]
 
 WITHIN = 1000  # ns: a deadline
 
@@ -166,6 +166,27 @@ class Requester:
                 assert self._deadlines, "a direct request has no result"
             else:
                 assert isinstance(result, Aborted | Busy | Invalid), f"{result}"
+        self.ended = True
+
+
+class Prober:
+    """Asks a vCPU's thread for its program counter, as whoever finds out what a guest does."""
+
+    name = "prober"
+
+    def __init__(self, runtime: ExploreRuntime, machine: Machine, probes: int) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._probes = probes
+        self.stopped = False
+        self.ended = False
+
+    def run(self) -> None:
+        """Be its task."""
+        vm = self._machine.vm_names()[0]
+        for count in range(self._probes):
+            self._runtime.retain_only(count)
+            self._machine.program_counter(f"{vm}.0")  # None, once the machine has stopped
         self.ended = True
 
 
