@@ -40,9 +40,11 @@ _MESSAGES = (
 )
 _TWO = "machine,vms=2,hosts=2,guest=writer"
 _PROBES = "machine,probes=1,suspenders=1,hosts=0"
+_FULL = "machine,guest=talker,listener=reader,hosts=0,queue=1,probes=1,suspenders=1"
 _PORTS = (
+    "machine,guest=talker,listener=handler,hosts=0,queue=1,stop=false",
     "machine,vms=2,guest=talker,queue=1,hosts=0",
-    "machine,guest=talker,listener=reader,hosts=0,queue=1,probes=1",
+    _FULL,
     "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
     "machine,guest=talker,listener=handler,hosts=0",
     "machine,guest=burst,queue=1,stop=false",
@@ -66,6 +68,7 @@ _CLIENTS = (
     "machine,clients=silent,hosts=0",
 )
 _CONTROL = (
+    "machine,clients=follower,hosts=0,stop=false",
     "machine,clients=status,hosts=0",
     "machine,clients=subscriber,hosts=0",
     "machine,clients=deaf,hosts=0,suspenders=1",
@@ -73,14 +76,14 @@ _CONTROL = (
 _BOTH = (*_CLIENTS, *_CONTROL)
 # File -> what is explored with a mistake in it.
 SCENARIOS: dict[str, tuple[str, ...]] = {
-    "hfsched/mailbox/mirror.py": (_PROBES, *_PORTS[1:2], *_MESSAGES),
+    "hfsched/mailbox/mirror.py": (_PROBES, _FULL, *_MESSAGES),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION[2:], *_MESSAGES),
     "hfsched/mailbox/ports.py": _PORTS,
     "hfsched/scheduler/driver.py": (_TWO, *_MESSAGES, "machine,guest=server,requests=1,hosts=0"),
     "hfsched/scheduler/outbox.py": (
         "machine,sends=try,hosts=2,stop=false",
         *_MESSAGES,
-        "machine,sends=deadline,timers=true,hosts=2",
+        "machine,sends=deadline,timers=true,hosts=3,stop=false",
     ),
     "hfsched/scheduler/owners.py": ("events,event=post,messages=1", _PROBES, "machine"),
     "hfsched/scheduler/suspension.py": _SUSPENSION,

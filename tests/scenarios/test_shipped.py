@@ -30,7 +30,9 @@ COMPLETE = (
     "clients=deaf,hosts=0",
     "swap=enable-out-disable,hosts=0,stop=false",
 )
-BOUNDED = tuple(f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber"))
+BOUNDED = tuple(
+    f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber", "follower")
+)
 
 
 @pytest.mark.parametrize("spec", COMPLETE)

@@ -191,9 +191,15 @@ class Prober:
 
 
 class Suspender:
-    """Holds the machine suspended `rounds` times; meanwhile no vCPU is in RUN."""
+    """Holds the machine suspended `rounds` times; meanwhile no vCPU is in RUN.
 
-    def __init__(self, runtime: ExploreRuntime, machine: Machine, number: int, rounds: int) -> None:
+    With `probes` it asks a vCPU's thread something meanwhile, as a debugger does.
+    """
+
+    def __init__(
+        self, runtime: ExploreRuntime, machine: Machine, number: int, rounds: int, *, probes: bool
+    ) -> None:
+        self._probes = probes
         self._runtime = runtime
         self._machine = machine
         self.name = f"suspender.{number}"
@@ -209,6 +215,9 @@ class Suspender:
             with self._machine.suspension.held(self.name):
                 self.holds = True
                 self._runtime.checkpoint("suspended")
+                if self._probes:
+                    vm = self._machine.vm_names()[0]
+                    self._machine.program_counter(f"{vm}.0")
                 self.holds = False
         self.ended = True
 

@@ -52,7 +52,7 @@ class MachineScenario:
     `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
     guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.  Another
-    one asks vCPU 0's thread for its program counter `probes` times.
+    one asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each.  One task gives commands of `swap`, likewise joined; the first `deaths`
     monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
@@ -217,7 +217,7 @@ class _World:
             for number in range(scenario.hosts)
         ]
         self.suspenders = [
-            Suspender(runtime, machine, number, scenario.rounds)
+            Suspender(runtime, machine, number, scenario.rounds, probes=bool(scenario.probes))
             for number in range(scenario.suspenders)
         ]
         if scenario.listener:
@@ -230,7 +230,7 @@ class _World:
                 Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
             )
 
-        if scenario.probes:
+        if scenario.probes and not scenario.suspenders:
             self._others.append(Prober(runtime, machine, scenario.probes))
         if self.machine.swap is not None and scenario.swap:
             words = scenario.swap.split("-")
