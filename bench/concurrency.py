@@ -59,6 +59,7 @@ _SWAP = (
     "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
     "swap,commands=enable-out,spawner_dies=true",
     "machine,swap=enable,hosts=0,stop=false",
+    "machine,swap=enable-status,hosts=0,timers=true,stop=false",
 )
 _SUSPENSION = ("suspension", "suspension,holders=2", "machine,suspenders=2,hosts=0,stop=false")
 _CLIENTS = (
@@ -73,7 +74,7 @@ _CONTROL = (
     "machine,clients=subscriber,hosts=0",
     "machine,clients=deaf,hosts=0,suspenders=1",
 )
-_BOTH = (*_CLIENTS, *_CONTROL)
+_BOTH = ("machine,clients=status-status,hosts=0,stop=false", *_CLIENTS, *_CONTROL)
 # File -> what is explored with a mistake in it.
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox/mirror.py": (_PROBES, _FULL, *_MESSAGES),
