@@ -74,6 +74,7 @@ def small() -> list[tuple[str, int | None]]:
         "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
         "machine,sends=deadline,timers=true,stop=false",
         "machine,suspenders=1,hosts=0",
+        "machine,probes=1,hosts=0",
         "machine,suspenders=1,stop=false",
         "machine,suspenders=2,hosts=0,stop=false",
         "machine,clients=silent,hosts=0",

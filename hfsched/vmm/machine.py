@@ -156,16 +156,11 @@ class Machine:
             self._swap_idle.start()
 
     def stop(self) -> list[str]:
-        """Stop every vCPU; return the names of those whose threads did not end (a bug of ours).
-
-        A host sender that is half-way through a message is waited for: `summary` counts it afterwards.
-        """
+        """Stop every vCPU; return the names of those whose threads did not end (a bug of ours)."""
         if self._stuck is None:
             if self._swap_idle is not None:
                 self._swap_idle.end()
             self._stuck = self._stop_vcpus()
-            if not self._stuck:
-                self.driver.wait_quiesced(self._runtime.now() + _SENDERS_WITHIN)
         return self._stuck or []
 
     def _stop_vcpus(self) -> list[str]:
@@ -327,5 +322,11 @@ class Machine:
         return self.suspension.holders
 
     def summary(self) -> list[VmSummary]:
-        """Return what happened so far, a record for each VM."""
+        """Return what happened so far, a record for each VM.
+
+        Once it has stopped, a host sender that is half-way through a message is waited for, to be
+        counted; not for long, for it may wait for memory that is out.
+        """
+        if self._stuck is not None:
+            self.driver.wait_quiesced(self._runtime.now() + _ASK_WITHIN)
         return [summary_of(vm, self.assembly) for vm in self.assembly.vms]

@@ -23,13 +23,16 @@ COMPLETE = (
     "guest=server,requests=1,hosts=0,timers=true,stop=false",
     "sends=deadline,timers=true,stop=false",
     "suspenders=1,hosts=0",
+    "probes=1,hosts=0",
     "suspenders=2,hosts=0,stop=false",
     "clients=silent,hosts=0",
     "clients=status,hosts=0",
     "clients=deaf,hosts=0",
     "swap=enable-out-disable,hosts=0,stop=false",
 )
-BOUNDED = tuple(f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber"))
+BOUNDED = tuple(
+    f"clients={kind},hosts=0" for kind in ("asks", "stalls", "goes", "subscriber", "follower")
+)
 
 
 @pytest.mark.parametrize("spec", COMPLETE)

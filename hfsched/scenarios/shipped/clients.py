@@ -6,6 +6,7 @@
 - ``goes``: as ``asks``, but dies at any point;
 - ``status``: asks the control socket for the machine's status;
 - ``subscriber``: subscribes to events, and reads them to the end;
+- ``follower``: subscribes, suspends the machine for a moment, reads slowly of both, and leaves;
 - ``deaf``: subscribes to events, and reads none.
 """
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["CLIENTS", "Client", "Servers"]
 
 _PORT_CLIENTS = ("asks", "stalls", "silent", "goes")
-CLIENTS = (*_PORT_CLIENTS, "status", "subscriber", "deaf")
+CLIENTS = (*_PORT_CLIENTS, "status", "subscriber", "follower", "deaf")
+_SLOW = ("stalls", "follower", "deaf")
 _NARROW = 64  # bytes that may be unread, of a client that does not read
 
 
@@ -67,7 +69,9 @@ class Servers:
     def __init__(
         self, runtime: ExploreRuntime, machine: Machine, *, ports: bool, control: bool
     ) -> None:
+        self.machine = machine
         self.hub = Hub(runtime)
+        machine.suspension.on_hold = self.hub.note_hold
         self.port_listener = runtime.listener("ports.socket")
         self.command_listener = runtime.listener("control.socket")
         directory: Any = _Directory(runtime, self.port_listener)
@@ -110,6 +114,7 @@ class Client(Thing):
         self._kind = kind
         self._number = number
         self._messages = messages
+        self._machine = servers.machine
         self._listener = (
             servers.port_listener if kind in _PORT_CLIENTS else servers.command_listener
         )
@@ -140,7 +145,7 @@ class Client(Thing):
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
         assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
-        if self._kind in ("asks", "status"):
+        if self._kind in ("asks", "status", "follower"):
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
 
     def _die(self, process: ProcessHandle) -> None:
@@ -160,9 +165,8 @@ class Client(Thing):
         self.ended = True
 
     def _connect(self) -> None:
-        reads = self._kind not in ("stalls", "deaf")
         kind: dict[str, int] = {"uid": os.geteuid()}
-        if not reads:
+        if self._kind in _SLOW:
             kind["capacity"] = _NARROW
         connection = self.runtime.connect(self.name, self._listener, **kind)
         self._connection = connection
@@ -223,6 +227,20 @@ class Client(Thing):
         while True:
             self._receive()
             self.read += 1
+
+    def _follower(self) -> None:
+        self._socket.send(commands.encode(commands.EventsSubscribe()))
+        self._receive()
+        with self._machine.suspension.held(self.name):
+            pass
+        mine = f'"holder":"{self.name}"'.encode()
+        for word in (b'"suspended"', b'"resumed"'):
+            event = self._receive()
+            while mine not in event:
+                event = self._receive()
+            assert word in event, f"{event!r} comes where {word!r} was due"
+            self.read += 1
+        self._socket.close()
 
     def _deaf(self) -> None:
         self._socket.send(commands.encode(commands.EventsSubscribe()))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.machine import Machine
 
-__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Requester", "Suspender"]
+__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Prober", "Requester", "Suspender"]
 
 WITHIN = 1000  # ns: a deadline
 
@@ -169,10 +169,37 @@ class Requester:
         self.ended = True
 
 
-class Suspender:
-    """Holds the machine suspended `rounds` times; meanwhile no vCPU is in RUN."""
+class Prober:
+    """Asks a vCPU's thread for its program counter, as whoever finds out what a guest does."""
 
-    def __init__(self, runtime: ExploreRuntime, machine: Machine, number: int, rounds: int) -> None:
+    name = "prober"
+
+    def __init__(self, runtime: ExploreRuntime, machine: Machine, probes: int) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._probes = probes
+        self.stopped = False
+        self.ended = False
+
+    def run(self) -> None:
+        """Be its task."""
+        vm = self._machine.vm_names()[0]
+        for count in range(self._probes):
+            self._runtime.retain_only(count)
+            self._machine.program_counter(f"{vm}.0")  # None, once the machine has stopped
+        self.ended = True
+
+
+class Suspender:
+    """Holds the machine suspended `rounds` times; meanwhile no vCPU is in RUN.
+
+    With `probes` it asks a vCPU's thread something meanwhile, as a debugger does.
+    """
+
+    def __init__(
+        self, runtime: ExploreRuntime, machine: Machine, number: int, rounds: int, *, probes: bool
+    ) -> None:
+        self._probes = probes
         self._runtime = runtime
         self._machine = machine
         self.name = f"suspender.{number}"
@@ -188,6 +215,9 @@ class Suspender:
             with self._machine.suspension.held(self.name):
                 self.holds = True
                 self._runtime.checkpoint("suspended")
+                if self._probes:
+                    vm = self._machine.vm_names()[0]
+                    self._machine.program_counter(f"{vm}.0")
                 self.holds = False
         self.ended = True
 

@@ -16,7 +16,15 @@ from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
 from hfsched.scenarios.shipped.guests import GUESTS
-from hfsched.scenarios.shipped.hosts import SENDS, WITHIN, Host, Listener, Requester, Suspender
+from hfsched.scenarios.shipped.hosts import (
+    SENDS,
+    WITHIN,
+    Host,
+    Listener,
+    Prober,
+    Requester,
+    Suspender,
+)
 from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
 from hfsched.scenarios.swapmain import FailingRuntime
@@ -43,7 +51,8 @@ class MachineScenario:
     start-up is explored too.  Hosts send in the way of `sends`: they wait for the mailbox, until a
     `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
     guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
-    `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.
+    `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.  Another
+    one asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each.  One task gives commands of `swap`, likewise joined; the first `deaths`
     monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
@@ -61,6 +70,7 @@ class MachineScenario:
     listener: str = ""
     queue: int = QUEUE_MAX
     requests: int = 0
+    probes: int = 0
     suspenders: int = 0
     rounds: int = 1
     clients: str = ""
@@ -96,6 +106,7 @@ class MachineScenario:
             ("messages", 1, 100),
             ("queue", 1, QUEUE_MAX),
             ("requests", 0, 100),
+            ("probes", 0, 100),
             ("suspenders", 0, 4),
             ("rounds", 1, 100),
             ("deaths", 0, 4 if self.swap or self.idle else 0),
@@ -174,7 +185,7 @@ class _World:
         self.machine = self.shipped.machine
         self.hosts: list[Host] = []
         self.suspenders: list[Suspender] = []
-        self._others: list[Listener | Requester | Swapper] = []
+        self._others: list[Listener | Prober | Requester | Swapper] = []
         self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
         self.servers = Servers.of(runtime, self.machine, kinds)
@@ -225,7 +236,7 @@ class _World:
             for number in range(scenario.hosts)
         ]
         self.suspenders = [
-            Suspender(runtime, machine, number, scenario.rounds)
+            Suspender(runtime, machine, number, scenario.rounds, probes=bool(scenario.probes))
             for number in range(scenario.suspenders)
         ]
         if scenario.listener:
@@ -238,6 +249,8 @@ class _World:
                 Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
             )
 
+        if scenario.probes and not scenario.suspenders:
+            self._others.append(Prober(runtime, machine, scenario.probes))
         if self.machine.swap is not None and scenario.swap:
             words = scenario.swap.split("-")
             self._others.append(Swapper(runtime, self.machine.swap, words))
