@@ -305,6 +305,14 @@ def test_a_token_of_ones_own_scenario_in_another_directory(fuzz: Fuzz) -> None:
         )
 
 
+# Texts whose values make a sequence; and what some values of a scenario need beside them.
+SEQUENCES = {("swap", "commands"), ("swap", "beside"), ("machine", "swap"), ("machine", "clients")}
+NEEDED: dict[str, dict[str, object]] = {
+    "machine": {"vcpus": 2, "guest": "talker"},
+    **{name: {"vcpus": 2} for name in ("events", "mailbox")},
+}
+
+
 def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
     told = fuzz("list")
     assert told.wait() == 0
@@ -329,13 +337,8 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         for parameter, values in values_of(kind).items():
             assert f"\n    {parameter}: {', '.join(values)}\n" in told.out
             for value in values:
-                if name != "swap" or parameter == "child":  # whose commands make a sequence
-                    find(
-                        name,
-                        **{parameter: value, "vcpus": 2}
-                        if name != "images" and name != "swap"
-                        else {parameter: value},
-                    )
+                if (name, parameter) not in SEQUENCES:
+                    find(name, **{**NEEDED.get(name, {}), parameter: value})
 
 
 # Interrupts.
