@@ -51,12 +51,12 @@ def run_mutant(group_name: str, file: str, number: int) -> str:
         copy = Path(directory, path.name)
         copy.write_text(ast.unparse(tree))
         sys.meta_path.insert(0, _Finder(file.removesuffix(".py").replace("/", "."), copy))
+        specs = group.scenarios(file)
         return (
-            _explored(group.quick)
-            or (_raced(group.quick) if group.races else "")
+            _explored(specs)
+            or (_raced(specs) if group.races else "")
             or _tested(group.tests)
             or _explored(group.thorough)
-            or (_raced(group.thorough) if group.races else "")
         )
 
 

@@ -49,27 +49,64 @@ SWAP = (
     "swap,commands=enable,child=dies,touches=0",
     "swap,beside=enable-disable",
 )
-MACHINE = (
-    "machine",
-    "machine,guest=burst,queue=1,stop=false",
-    "machine,guest=talker,listener=reader,hosts=0",
-    "machine,guest=talker,listener=handler,hosts=0",
-    "machine,guest=mortal,stop=false",
-    "machine,guest=smp,vcpus=2,stop=false",
+_MESSAGES = (
+    "mailbox,messages=1,hosts=2",
+    "mailbox,vcpus=2,messages=1,guests=1",
+    "mailbox,receiver=trusty-0,vcpus=2,messages=2,boot=true",
+    "machine,guest=smp,vcpus=2,suspenders=1",
+    "events,event=abort,messages=1",
+    "events,event=timer,messages=1",
+    "events,event=post,messages=1",
+    "mailbox,runners=1",
+)
+_REQUESTS = (
     "machine,guest=server,requests=1,hosts=0",
     "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
-    "machine,sends=deadline,timers=true,stop=false",
-    "machine,suspenders=1,hosts=0",
-    "machine,suspenders=2,hosts=0,stop=false",
 )
-CONTROL = (
+_SUSPENSION = (
+    "suspension",
+    "suspension,holders=2",
+    "machine,suspenders=2,hosts=0,stop=false",
+    "machine,suspenders=1,hosts=0",
+)
+_PORTS = (
+    "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+    "machine,guest=talker,listener=handler,hosts=0",
+    "machine,guest=burst,queue=1,stop=false",
+    "machine",
+)
+_CLIENTS = (
+    "machine,clients=asks,hosts=0,stop=false",
+    "machine,clients=goes,hosts=0",
+    "machine,clients=stalls,hosts=0",
+    "machine,clients=silent,hosts=0",
+)
+_CONTROL = (
     "machine,clients=status,hosts=0",
     "machine,clients=subscriber,hosts=0",
-    "machine,clients=deaf,hosts=0",
-    "machine,clients=silent,hosts=0",
-    "machine,clients=asks,hosts=0,stop=false",
-    "machine,clients=stalls,hosts=0",
+    "machine,clients=follower,hosts=0,stop=false",
+    "machine,clients=deaf,hosts=0,suspenders=1",
 )
+_VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
+# What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
+SCENARIOS: dict[str, tuple[str, ...]] = {
+    "hfsched/mailbox": _MESSAGES,
+    "hfsched/mailbox/ports.py": _PORTS,
+    "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
+    "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
+    "hfsched/scheduler/outbox.py": (*_MESSAGES, "machine,sends=deadline,timers=true,hosts=2"),
+    "hfsched/scheduler/owners.py": ("events,event=post,messages=1", "machine", *_MESSAGES),
+    "hfsched/scheduler/suspension.py": _SUSPENSION,
+    "hfsched/hypervisor": (*_MESSAGES, *_REQUESTS),
+    "hfsched/hypervisor/power.py": ("machine,guest=smp,vcpus=2,stop=false", *_MESSAGES),
+    "hfsched/vmm": _VMM,
+    "hfsched/control": (*_CLIENTS, *_CONTROL),
+    "hfsched/control/command_server.py": _CONTROL,
+    "hfsched/control/events.py": _CONTROL,
+    "hfsched/control/port_server.py": _CLIENTS,
+    "hfsched/control/session.py": _CLIENTS,
+    "hfsched/swap/client": (*SWAP, "machine,swap=enable,hosts=0,stop=false"),
+}
 # Each a known way to lose a message or to spin, of tests/scheduler/test_lost_wakeups.py.
 MISTAKES = (
     "NoBelief",
@@ -121,17 +158,25 @@ _ONE_TASK = {"childmember.py", "conversation.py", "setup.py", "supervisor.py"}
 class Group:
     """Files that are mutated alike, and what looks for their mutants: scenarios, tests, more scenarios.
 
-    `files` is from file to the functions that are mutated; None for all of them.  With `races` a race pass
-    of each scenario follows its search.
+    `files` is from file to the functions that are mutated; None for all of them.  Without `quick` scenarios
+    each file has those of `SCENARIOS`, and a race pass of each follows its search.
     """
 
     name: str
     find: Finder
     files: Mapping[str, Sequence[str] | None]
-    quick: Sequence[str]
     tests: Sequence[str]
+    quick: Sequence[str] = ()
     thorough: Sequence[str] = ()
-    races: bool = True
+
+    def scenarios(self, file: str) -> Sequence[str]:
+        """Return what is explored first."""
+        return self.quick or SCENARIOS.get(file) or SCENARIOS[file.rpartition("/")[0]]
+
+    @property
+    def races(self) -> bool:
+        """Whether race passes look for its mutants."""
+        return not self.quick
 
     def mutants(self) -> list[Mutant]:
         """Return all mutants of all files."""
@@ -155,19 +200,10 @@ _CORE_TESTS = ("tests/mailbox", "tests/scheduler", "tests/hypervisor")
 GROUPS = {
     group.name: group
     for group in (
-        Group("small", find_small, _SMALL, QUICK, _CORE_TESTS, THOROUGH, races=False),
-        Group(
-            "messages",
-            find_races,
-            _all_of("mailbox", "scheduler", "hypervisor"),
-            (*QUICK, *MACHINE),
-            _CORE_TESTS,
-            THOROUGH,
-        ),
-        Group("machine", find_races, _all_of("vmm"), (*MACHINE, *CONTROL), ("tests/vmm",)),
-        Group(
-            "control", find_races, _all_of("control"), CONTROL, ("tests/control", "tests/client")
-        ),
-        Group("swap", find_races, _all_of("swap/client"), SWAP, ("tests/swap",)),
+        Group("small", find_small, _SMALL, _CORE_TESTS, QUICK, THOROUGH),
+        Group("messages", find_races, _all_of("mailbox", "scheduler", "hypervisor"), _CORE_TESTS),
+        Group("machine", find_races, _all_of("vmm"), ("tests/vmm",)),
+        Group("control", find_races, _all_of("control"), ("tests/control", "tests/client")),
+        Group("swap", find_races, _all_of("swap/client"), ("tests/swap",)),
     )
 }
