@@ -81,6 +81,8 @@ def small() -> list[tuple[str, int | None]]:
         "machine,clients=status,hosts=0",
         "machine,clients=subscriber,hosts=0",
         "machine,clients=deaf,hosts=0",
+        "subscribers",
+        "subscribers,events=2",
         "machine,swap=enable-out-disable,hosts=0,stop=false",
         "machine,swap=enable,deaths=1,hosts=0,stop=false",
     ]

@@ -102,7 +102,12 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/vmm": _VMM,
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
-    "hfsched/control/events.py": _CONTROL,
+    "hfsched/control/events.py": (
+        "subscribers,events=2",
+        "subscribers,visitors=2",
+        "subscribers,subscribers=2,visitors=0",
+        *_CONTROL,
+    ),
     "hfsched/control/port_server.py": _CLIENTS,
     "hfsched/control/session.py": _CLIENTS,
     "hfsched/swap/client": (*SWAP, "machine,swap=enable,hosts=0,stop=false"),

@@ -42,6 +42,19 @@ def test_a_whole_machine_holds_whatever_the_order(spec: str) -> None:
     assert result.complete
 
 
+@pytest.mark.parametrize("spec", ["subscribers", "subscribers,events=2"])
+def test_subscribers_that_come_and_go_hear_each_event_once(spec: str) -> None:
+    result = search(find(spec), Exhaustive())
+    assert result.failure is None
+    assert result.complete
+
+
+def test_a_hub_that_clears_late_is_found() -> None:
+    result = search(find("subscribers+clears-late,visitors=2"), Exhaustive())
+    assert result.failure is not None
+    assert "nothing follows swap" in str(result.failure.failure)
+
+
 @pytest.mark.parametrize("spec", BOUNDED)
 def test_a_machine_with_clients_holds_without_a_preemption(spec: str) -> None:
     result = search(find(f"machine,{spec}"), Exhaustive(0))
