@@ -79,7 +79,6 @@ class CommandServer:
             deadline = self._runtime.now() + _CLOSE_WITHIN
         self._closing.set()
         stuck = [] if self._acceptor.join(deadline) else [self._acceptor.name]
-        self._listener.close()
         with self._lock:
             tasks = [task for _, task in self._clients.values()]
         stuck += [task.name for task in tasks if not task.join(deadline)]
@@ -88,7 +87,10 @@ class CommandServer:
         return stuck
 
     def _accept(self) -> None:
-        accept(self._runtime, self._listener, self._closing, self._receive)
+        try:
+            accept(self._runtime, self._listener, self._closing, self._receive)
+        finally:
+            self._listener.close()  # here, for nobody else may close what this task still uses
 
     def _receive(self, connection: Connection) -> None:
         try:

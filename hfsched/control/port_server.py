@@ -155,7 +155,6 @@ class PortServer:
             self._closed = True
         self._closing.set()
         stuck = [] if self._acceptor.join(deadline) else [self._acceptor.name]
-        self._listener.close()
         with self._lock:
             tasks = list(self._tasks.values())
         for session in self._current():
@@ -172,7 +171,10 @@ class PortServer:
     # The accepting task.
 
     def _accept(self) -> None:
-        accept(self._runtime, self._listener, self._closing, self._receive)
+        try:
+            accept(self._runtime, self._listener, self._closing, self._receive)
+        finally:
+            self._listener.close()  # here, for nobody else may close what this task still uses
 
     def _receive(self, connection: Connection) -> None:
         try:
