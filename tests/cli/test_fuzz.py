@@ -307,7 +307,7 @@ def test_a_token_of_ones_own_scenario_in_another_directory(fuzz: Fuzz) -> None:
 
 # Texts whose values make a sequence; and what some values of a scenario need beside them.
 SEQUENCES = {("swap", "commands"), ("swap", "beside"), ("machine", "swap"), ("machine", "clients")}
-NEEDED: dict[str, dict[str, object]] = {
+NEEDED: dict[str, dict[str, int | str]] = {
     "machine": {"vcpus": 2, "guest": "talker"},
     **{name: {"vcpus": 2} for name in ("events", "mailbox")},
 }
@@ -339,7 +339,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
             assert f"\n    {parameter}: {', '.join(values)}\n" in told.out
             for value in values:
                 if (name, parameter) not in SEQUENCES:
-                    find(name, **{**NEEDED.get(name, {}), parameter: value})
+                    find(name, None, **{**NEEDED.get(name, {}), parameter: value})
 
 
 # Interrupts.
