@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "VmSummary"]
 
-_STOP_WITHIN = (
-    5_000_000_000  # ns, after the last vCPU that stopped: one that does not leave its RUN is named
-)
+_STOP_WITHIN = 5_000_000_000  # ns, after the last vCPU that stopped; the others are named then
 _STOP_LOOKS = 5  # in that time
 _SENDERS_WITHIN = 5_000_000_000  # ns; a clock: a host sender may wait for memory that does not come
 _ASK_WITHIN = 200_000_000  # ns; a clock, since a report is worth no longer wait
