@@ -514,7 +514,7 @@ def test_any_bytes_are_one_line(noise: bytes) -> None:
     check(VM.encode() + noise)
 
 
-PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
+PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 
 
 @settings(max_examples=100, deadline=None)

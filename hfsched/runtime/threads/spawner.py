@@ -60,6 +60,14 @@ _TEXT_MAX = 500  # characters
 
 def main(argv: Sequence[str]) -> None:
     """Serve main until it has ended; in a child, run the job."""
+    try:
+        _run(argv)
+    except MemoryError as exc:  # for more than a line there is no memory
+        _say(exc)
+        os._exit(1)
+
+
+def _run(argv: Sequence[str]) -> None:
     control, parent = socket.socket(fileno=int(argv[0])), int(argv[1])
     _die_with_parent(parent)
     for module in argv[2:]:
@@ -75,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             _begin(gate)
         except Exception as exc:
-            if os.environ.get("HFSCHED_TRACEBACK"):
+            if os.environ.get("HFSCHED_TRACEBACK") or isinstance(exc, MemoryError):
                 raise
             _say(exc)
             os._exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsched.control.events import Event, Hub, Subscription, Suspended, SwapChanged
 from hfsched.explore.objects import XEvent
@@ -22,10 +22,10 @@ class _ClearsLate(Hub):
     """Notes that there is no subscriber when it has let go of the lock, and one may have come."""
 
     def unsubscribe(self, subscription: Subscription) -> None:
+        super().unsubscribe(subscription)
         with self.lock:
-            self._subscriptions.remove(subscription)
-            empty = not self._subscriptions
-        if empty:
+            key: Any = self.key()
+        if not key[0]:  # no queue
             self.watched.clear()
 
 
