@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from finals import finals
 
 from hfsched.errors import UserError
-from hfsched.explore.execution import Outcome, search
+from hfsched.explore.execution import search
 from hfsched.explore.registry import find, variants_of
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
@@ -33,19 +34,6 @@ def test_every_message_is_read_whatever_the_order(spec: str) -> None:
     result = search(find(f"mailbox,{spec}"), Exhaustive())
     assert result.failure is None
     assert result.complete
-
-
-def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
-    found: set[object] = set()
-
-    def on_end(outcome: Outcome) -> None:
-        if not outcome.pruned:
-            found.add(outcome.final)
-
-    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
-    assert result.complete
-    assert result.failure is None
-    return found
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from finals import finals
 
 from hfsched.errors import UserError
-from hfsched.explore.execution import Outcome, search
+from hfsched.explore.execution import search
 from hfsched.explore.registry import find
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
@@ -78,19 +79,6 @@ def test_everything_at_once(spec: str, strategy: str) -> None:
         find(f"machine,{spec}"), make(strategy, 1), until=lambda so_far: so_far.executions >= 100
     )
     assert result.failure is None
-
-
-def finals(spec: str, strategy: Exhaustive, *, forgetting: bool) -> set[object]:
-    found: set[object] = set()
-
-    def on_end(outcome: Outcome) -> None:
-        if not outcome.pruned:
-            found.add(outcome.final)
-
-    result = search(find(spec), strategy, on_end=on_end, forgetting=forgetting)
-    assert result.complete
-    assert result.failure is None
-    return found
 
 
 def test_what_spares_states_changes_no_end() -> None:
