@@ -1,13 +1,14 @@
 """The tables of exploration: what is proved, how soon mistakes are found, and how fast it goes.
 
-    python bench/explore.py proofs [--large] [--only TEXT]
+    python bench/explore.py proofs [--large] [--only TEXT] [--seconds N] [--journal FILE]
     python bench/explore.py races [--large] [--only TEXT] [--seconds N] [--walks N]
     python bench/explore.py failures [--seeds N] [--only TEXT]
     python bench/explore.py soundness [--programs N]
     python bench/explore.py speed [--rounds N]
 
 `proofs` searches every interleaving of the shipped code on small machines and prints states,
-executions and seconds; `--large` adds the machines that take minutes.  `races` looks for data races on plain state in the
+executions and seconds of processor time; `--large` adds the machines that take minutes to an hour, and with
+`--journal` a run that was stopped goes on from FILE, as long as the code is the same.  `races` looks for data races on plain state in the
 same machines, N seconds of processor time each.  `failures` prints for each
 historical variant and strategy the median and worst number of schedules to the first failure over
 seeds, and for the default strategy the worst time.  `soundness` runs tests/explore/test_soundness.py,
@@ -29,7 +30,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from race_table import print_table
+import proof_table
+import race_table
+from journal import Journal
 
 from hfsched.explore.execution import Outcome, Result, search
 from hfsched.explore.registry import find, variants_of
@@ -39,135 +42,27 @@ from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.scenarios.mailbox import MailboxScenario
 from hfsched.scenarios.swap import SwapScenario
 
-ONE_VCPU = ("echo", "disabled", "trusty")
-TWO_VCPUS = (*ONE_VCPU, "trusty-0", "wfi-echo", "reader-1")
 SCHEDULES_MAX = 3000  # to the first failure; then it counts as not found
-
-
-def small() -> list[tuple[str, int | None]]:
-    """Return {spec, bound} of what is proved in seconds."""
-    specs = [f"mailbox,receiver={each},messages=3" for each in ONE_VCPU]
-    specs += [f"mailbox,receiver={each},vcpus=2,messages=2" for each in TWO_VCPUS]
-    for senders in ("hosts=2", "guests=1"):
-        specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
-    specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
-    specs += ["mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true"]
-    specs += ["mailbox,runners=1"]
-    for event in ("suspend", "abort", "timer", "fault", "post", "death"):
-        specs += [f"events,event={event}"]
-    specs += [
-        f"swap,commands={each}" for each in ("enable-out-disable", "enable-out-enable-out-disable")
-    ]
-    specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
-    specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
-    specs += ["suspension"]
-    specs += [
-        "machine",
-        "machine,messages=2,stop=false",
-        "machine,guest=burst,queue=1,stop=false",
-        "machine,guest=talker,listener=reader,hosts=0",
-        "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
-        "machine,guest=talker,listener=handler,hosts=0",
-        "machine,guest=mortal,stop=false",
-        "machine,guest=smp,vcpus=2,stop=false",
-        "machine,guest=server,requests=1,hosts=0",
-        "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
-        "machine,sends=deadline,timers=true,stop=false",
-        "machine,suspenders=1,hosts=0",
-        "machine,probes=1,hosts=0",
-        "machine,suspenders=1,stop=false",
-        "machine,suspenders=2,hosts=0,stop=false",
-        "machine,clients=silent,hosts=0",
-        "machine,clients=status,hosts=0",
-        "machine,clients=subscriber,hosts=0",
-        "machine,clients=deaf,hosts=0",
-        "subscribers",
-        "subscribers,events=2",
-        "machine,swap=enable-out-disable,hosts=0,stop=false",
-        "machine,swap=enable,deaths=1,hosts=0,stop=false",
-    ]
-    specs += ["swap,commands=enable-out,spawner_dies=true"]
-    specs += [f"swap,commands=enable-out,guests=0,child={each}" for each in ("lives", "dies")]
-    specs += [
-        "swap,commands=enable,deaths=1,failing_starts=1",
-        "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
-    ]
-    return [(spec, None) for spec in specs]
-
-
-def large() -> list[tuple[str, int | None]]:
-    """Return {spec, bound} of what takes minutes."""
-    specs = [f"mailbox,receiver={each},vcpus=2,messages=3" for each in TWO_VCPUS]
-    specs += ["suspension,holders=2", "suspension,rounds=2"]
-    specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
-    specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
-    specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]
-    specs += [
-        "swap,deaths=1",
-        "swap,commands=enable-out,bugs=1",
-        "swap,commands=enable-out,beside=discard",
-        "swap,abort=true",
-        "swap,commands=enable,spawner_dies=true,deaths=1",
-    ]
-    specs += [
-        "machine,messages=2",
-        "machine,suspenders=1",
-        "machine,guest=smp,vcpus=2",
-        "machine,guest=writer,vms=2,hosts=2,stop=false",
-        "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
-        "machine,guest=server,requests=2,stop=false",
-        "machine,sends=try,hosts=2,stop=false",
-        "swap,commands=enable-out,guests=0,child=lives,workers=2",
-        "machine,swap=enable,hosts=0",
-        "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
-        "machine,swap=enable-out,stop=false",
-    ]
-    bounded = [
-        f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
-        for senders in ("hosts=2", "guests=1")
-        for each in TWO_VCPUS
-    ]
-    clients = [f"machine,clients={each},hosts=0" for each in ("asks", "stalls", "goes")]
-    return [
-        *((spec, None) for spec in specs),
-        *((spec, 3) for spec in bounded),
-        *((spec, 1) for spec in clients),
-    ]
-
-
-def proofs(args: argparse.Namespace) -> int:
-    """Print the table of what holds under every interleaving."""
-    rows = small() + (large() if args.large else [])
-    print("| scenario | bound | states | executions | seconds | |")
-    print("|---|---|---|---|---|---|")
-    bad = 0
-    for spec, bound in rows:
-        if args.only not in spec:
-            continue
-        scenario = find(spec)
-        strategy = Exhaustive(bound)
-        start = time.process_time()
-        result = search(scenario, strategy)
-        seconds = time.process_time() - start
-        held = result.complete and result.failure is None
-        bad += not held
-        words = "holds" if held else f"FAILS: {result.failure and result.failure.failure}"
-        limit = "none" if bound is None else str(bound)
-        print(
-            f"| {scenario.name} | {limit} | {strategy.states} | {result.executions} "
-            f"| {seconds:.1f} | {words} |",
-            flush=True,
-        )
-    return 1 if bad else 0
 
 
 SPARED = ("swap,commands=enable,abort=true", "mailbox,messages=2,boot=true", "swap")
 
 
+def proofs(args: argparse.Namespace) -> int:
+    """Print the table of what holds under every interleaving."""
+    rows = [row for row in proof_table.small() + _large(args) if args.only in row[0]]
+    journal = Journal(args.journal, proof_table.DEPENDS)
+    return 0 if proof_table.print_table(rows, args.seconds, journal) else 1
+
+
+def _large(args: argparse.Namespace) -> list[tuple[str, int | None]]:
+    return proof_table.large() if args.large else []
+
+
 def races(args: argparse.Namespace) -> int:
     """Print the race passes of the proved machines; return 1 for a race."""
-    specs = [spec for spec, _ in small() + (large() if args.large else []) if args.only in spec]
-    return 0 if print_table(specs, args.seconds, args.walks) else 1
+    specs = [spec for spec, _ in proof_table.small() + _large(args) if args.only in spec]
+    return 0 if race_table.print_table(specs, args.seconds, args.walks) else 1
 
 
 def soundness(args: argparse.Namespace) -> int:
@@ -295,6 +190,8 @@ def main() -> int:
     one = tables.add_parser("proofs", help="what holds under every interleaving")
     one.add_argument("--large", action="store_true", help="with what takes minutes")
     one.add_argument("--only", default="", metavar="TEXT", help="scenarios with TEXT in them")
+    one.add_argument("--seconds", type=float, default=3600, metavar="N", help="for each machine")
+    one.add_argument("--journal", type=Path, metavar="FILE", help="where what is known is kept")
     one.set_defaults(run=proofs)
     five = tables.add_parser("races", help="where there is no data race on plain state")
     five.add_argument("--large", action="store_true", help="with the larger machines")

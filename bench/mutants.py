@@ -18,8 +18,6 @@ the code, its tests and the mistakes are the same.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import select
 import signal
@@ -30,9 +28,9 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
+from journal import Journal
 from mutants_child import PREFIX
 from mutants_table import GROUPS, MISTAKES, TOP, Group
 
@@ -41,47 +39,9 @@ if TYPE_CHECKING:
 
 EQUIVALENT = TOP / "bench" / "mutants-equivalent.txt"
 CHILD = TOP / "bench" / "mutants_child.py"
+DEPENDS = ("hfsched/**/*.py", "tests/**/*.py", "bench/m*.py")
 HANG = 240  # seconds without a sign of progress: then a mutant counts as found
 COLUMNS = ("killed by exploring", "killed by a test", "equivalent", "SURVIVES")
-
-
-class Journal:
-    """What was found so far, in a file of lines ``[name, killer]`` under a digest of all that matters."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._lock = Lock()
-        self._known: dict[str, str] = {}
-        if path is None:
-            return
-        digest = _digest()
-        lines = path.read_text().splitlines() if path.exists() else []
-        if lines[:1] == [digest]:
-            for line in lines[1:]:
-                name, killer = json.loads(line)
-                self._known[name] = killer
-        else:
-            path.write_text(f"{digest}\n")
-
-    def run(self, words: Sequence[str], name: str) -> str:
-        """Return what kills a mutant or mistake, as known, or by running it."""
-        if name not in self._known:
-            killer = _child(words)
-            with self._lock:
-                self._known[name] = killer
-                if self._path is not None:
-                    with self._path.open("a") as out:
-                        out.write(json.dumps([name, killer]) + "\n")
-        return self._known[name]
-
-
-def _digest() -> str:
-    """Return a digest of the code, its tests and the mistakes."""
-    digest = hashlib.blake2b(digest_size=16)
-    paths = [*TOP.glob("hfsched/**/*.py"), *TOP.glob("tests/**/*.py"), *TOP.glob("bench/m*.py")]
-    for path in sorted(paths):
-        digest.update(f"{path.relative_to(TOP)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def _child(words: Sequence[str]) -> str:
@@ -126,7 +86,7 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
     totals: Counter[tuple[str, str]] = Counter()
     with ThreadPoolExecutor(jobs) as pool:
         names = [name for name in MISTAKES if only in name and GROUPS["small"] in groups]
-        found = pool.map(lambda name: journal.run([name], name), names)
+        found = pool.map(lambda name: journal.get(name, lambda: _child([name])), names)
         for name, killer in zip(names, found, strict=True):
             bad += not killer
             print(f"mistake {name}: {killer or 'SURVIVES'}", flush=True)
@@ -136,7 +96,7 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
 
             def run(mutant: Mutant, group: Group = group) -> str:
                 words = [group.name, mutant.file, str(mutant.number)]
-                return journal.run(words, f"{group.name} | {mutant.key}")
+                return journal.get(f"{group.name} | {mutant.key}", lambda: _child(words))
 
             for mutant, killer in zip(mutants, pool.map(run, mutants), strict=True):
                 reason = known.pop(mutant.key, None)
@@ -192,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if args.only in mutant.key:
                     print(f"{mutant.file}:{mutant.line}: {mutant.key}")
         return 0
-    return check(groups, args.only, args.jobs, Journal(args.journal))
+    return check(groups, args.only, args.jobs, Journal(args.journal, DEPENDS))
 
 
 if __name__ == "__main__":

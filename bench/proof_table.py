@@ -1,0 +1,144 @@
+"""The table of proofs, which `bench/explore.py proofs` prints: a row for each machine and bound."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hfsched.explore.execution import search
+from hfsched.explore.registry import find
+from hfsched.explore.strategies.exhaustive import Exhaustive
+
+if TYPE_CHECKING:
+    from journal import Journal
+
+__all__ = ["DEPENDS", "large", "print_table", "small"]
+
+DEPENDS = ("hfsched/**/*.py", "bench/proof_table.py")
+
+ONE_VCPU = ("echo", "disabled", "trusty")
+TWO_VCPUS = (*ONE_VCPU, "trusty-0", "wfi-echo", "reader-1")
+
+
+def small() -> list[tuple[str, int | None]]:
+    """Return {spec, bound} of what is proved in seconds."""
+    specs = [f"mailbox,receiver={each},messages=3" for each in ONE_VCPU]
+    specs += [f"mailbox,receiver={each},vcpus=2,messages=2" for each in TWO_VCPUS]
+    for senders in ("hosts=2", "guests=1"):
+        specs += [f"mailbox,receiver={each},vcpus=2,messages=1,{senders}" for each in TWO_VCPUS]
+    specs += [f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU]
+    specs += ["mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true"]
+    specs += ["mailbox,runners=1"]
+    for event in ("suspend", "abort", "timer", "fault", "post", "death"):
+        specs += [f"events,event={event}"]
+    specs += [
+        f"swap,commands={each}" for each in ("enable-out-disable", "enable-out-enable-out-disable")
+    ]
+    specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
+    specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
+    specs += ["suspension"]
+    specs += [
+        "machine",
+        "machine,messages=2,stop=false",
+        "machine,guest=burst,queue=1,stop=false",
+        "machine,guest=talker,listener=reader,hosts=0",
+        "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
+        "machine,guest=talker,listener=handler,hosts=0",
+        "machine,guest=mortal,stop=false",
+        "machine,guest=smp,vcpus=2,stop=false",
+        "machine,guest=server,requests=1,hosts=0",
+        "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
+        "machine,sends=deadline,timers=true,stop=false",
+        "machine,suspenders=1,hosts=0",
+        "machine,probes=1,hosts=0",
+        "machine,suspenders=1,stop=false",
+        "machine,suspenders=2,hosts=0,stop=false",
+        "machine,clients=silent,hosts=0",
+        "machine,clients=status,hosts=0",
+        "machine,clients=subscriber,hosts=0",
+        "machine,clients=deaf,hosts=0",
+        "subscribers",
+        "subscribers,events=2",
+        "machine,swap=enable-out-disable,hosts=0,stop=false",
+        "machine,swap=enable,deaths=1,hosts=0,stop=false",
+    ]
+    specs += ["swap,commands=enable-out,spawner_dies=true"]
+    specs += [f"swap,commands=enable-out,guests=0,child={each}" for each in ("lives", "dies")]
+    specs += [
+        "swap,commands=enable,deaths=1,failing_starts=1",
+        "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
+    ]
+    return [(spec, None) for spec in specs]
+
+
+def large() -> list[tuple[str, int | None]]:
+    """Return {spec, bound} of what takes minutes."""
+    specs = [f"mailbox,receiver={each},vcpus=2,messages=3" for each in TWO_VCPUS]
+    specs += ["suspension,holders=2", "suspension,rounds=2"]
+    specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
+    specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
+    specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]
+    specs += [
+        "swap,deaths=1",
+        "swap,commands=enable-out,bugs=1",
+        "swap,commands=enable-out,beside=discard",
+        "swap,abort=true",
+        "swap,deaths=1,beside=status",
+        "swap,commands=enable,spawner_dies=true,deaths=1",
+    ]
+    specs += [
+        "machine,messages=2",
+        "machine,suspenders=1",
+        "machine,guest=smp,vcpus=2",
+        "machine,guest=writer,vms=2,hosts=2,stop=false",
+        "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",
+        "machine,guest=server,requests=2,stop=false",
+        "machine,sends=try,hosts=2,stop=false",
+        "swap,commands=enable-out,guests=0,child=lives,workers=2",
+        "machine,swap=enable,hosts=0",
+        "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
+        "machine,swap=enable-out,stop=false",
+    ]
+    specs += [f"mailbox,receiver={each},vcpus=2,messages=2,hosts=2" for each in TWO_VCPUS]
+    bounded = [
+        f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
+        for senders in ("hosts=2", "guests=1")
+        for each in TWO_VCPUS
+    ]
+    clients = [f"machine,clients={each},hosts=0" for each in ("asks", "stalls", "goes")]
+    return [
+        *((spec, None) for spec in specs),
+        *((spec, 3) for spec in bounded),
+        *((spec, 1) for spec in clients),
+    ]
+
+
+def print_table(rows: list[tuple[str, int | None]], seconds: float, journal: Journal) -> bool:
+    """Search each machine up to its bound and print the table; return whether none fails.
+
+    A row that has not come to its end after so many seconds of processor time says so, with the states seen by
+    then; it is no failure.  What the journal knows is printed as it was.
+    """
+    print("| scenario | bound | states | executions | seconds | |")
+    print("|---|---|---|---|---|---|")
+    good = True
+    for spec, bound in rows:
+        row = journal.get(f"{spec} {bound} {seconds}", partial(_row, spec, bound, seconds))
+        print(row, flush=True)
+        good = good and "FAILS" not in row
+    return good
+
+
+def _row(spec: str, bound: int | None, seconds: float) -> str:
+    scenario, strategy = find(spec), Exhaustive(bound)
+    start = time.process_time()
+    result = search(scenario, strategy, until=lambda _: time.process_time() - start >= seconds)
+    took = time.process_time() - start
+    if result.failure is not None:
+        words = f"FAILS: {result.failure.failure}"
+    else:
+        words = "holds" if result.complete else "not ended; no failure so far"
+    limit = "none" if bound is None else str(bound)
+    cells = (scenario.name, limit, strategy.states, result.executions, f"{took:.1f}", words)
+    return f"| {' | '.join(map(str, cells))} |"
