@@ -95,10 +95,11 @@ def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
     notice(f"drawing programs and schedules, seed {seed}")
     stopped = Stop()
     start = time.monotonic()
-    programs = 0
+    programs = watched = 0
     while stopped.number is None and (programs == 0 or time.monotonic() - start < budget):
         hunt = find_failure(PROGRAMS, seed, variant)
         seed, programs = seed + 1, programs + hunt.examples
+        watched += hunt.watched
         if hunt.found is not None:
             print(f"FAILED after {programs} programs: {printable(hunt.found.text)}")
             for line in describe(hunt.program):
@@ -109,6 +110,7 @@ def _draw(args: argparse.Namespace, variant: str, budget: float) -> int:
             return 1
     seconds = time.monotonic() - start
     print(f"no failure in {programs} programs, each with one random schedule")
+    print(f"no data race in plain state: {watched} of these")
     print(f"{seconds:.1f} s, {programs / max(seconds, 1e-3):.0f} programs/s")
     return 0 if stopped.number is None else 128 + stopped.number
 
@@ -146,14 +148,16 @@ def _print_races(races: RacePass | None) -> None:
     print(printable(races.text))
     if races.exemptions:
         print(printable(races.exemptions))
-    if races.unruled:
-        print("not complete, for these calls may access shared state, and have no rule:")
-        for line in races.unruled_lines:
-            print(f"    {printable(line)}")
+    if races.doubts:
+        print("not complete:")
+        for line in races.doubts:
+            print(f"  {printable(line)}")
 
 
 def _rate(summary: Summary) -> str:
-    return f"{summary.executions / max(summary.seconds, 1e-3):.0f} schedules/s"
+    races = summary.races
+    run = summary.executions + (0 if races is None else races.executions + races.walks)
+    return f"{run / max(summary.seconds, 1e-3):.0f} schedules/s"
 
 
 def _print_failure(found: Found, summary: Summary) -> None:

@@ -97,7 +97,7 @@ class PortServer:
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        sessions = (tuple(self._sessions), self._places.key())
+        sessions = (tuple(self._sessions), tuple(self._tasks), self._places.key())
         counts = (tuple(self._discarded.items()), tuple(self._undelivered.items()))
         return (sessions, tuple(self._ended), counts, self._closed)
 

@@ -46,6 +46,11 @@ class XLock(Thing):
         self._seen: bytes | None = None  # the digest of the state at the last release
         self.marks: dict[int, History] | None = None  # see `declare_retry`: tasks' histories
 
+    @property
+    def guarded(self) -> Callable[[], object] | None:
+        """Returns what the lock guards; None if it guards nothing, or does not say."""
+        return self._state
+
     def _free(self) -> bool:
         return self.owner is None
 

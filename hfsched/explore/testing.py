@@ -114,8 +114,8 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every interleaving is covered, and no call of code without a rule was seen."""
-        return self.result.complete and not (self.races is not None and self.races.unruled)
+        """Whether every interleaving is covered, and the race pass has no doubts."""
+        return self.result.complete and not (self.races is not None and self.races.doubts)
 
     def __str__(self) -> str:
         result = self.result
@@ -125,9 +125,7 @@ class Report:
             if self.races is None:
                 return text
             lines = [f"{text}; {self.races.text}"]
-            if self.races.unruled:
-                lines += ["calls of code that may access shared state, without a rule:"]
-                lines += self.races.unruled_lines
+            lines += self.races.doubts
             return "\n".join(lines)
         best = self.shrunk.finding
         lines = [
@@ -190,7 +188,7 @@ def run(scenario: Scenario, settings: Settings) -> None:
         raise ScenarioFailedError(str(report))
     if not settings.must_be_complete or report.complete:
         return
-    if report.result.complete:  # but for calls without a rule
+    if report.result.complete:  # but for doubts
         raise ScenarioFailedError(f"{report}\npass complete=False, or races=False")
     raise ScenarioFailedError(
         f"{report}: raise executions={settings.limit}, or pass complete=False"

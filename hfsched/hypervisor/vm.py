@@ -17,6 +17,7 @@ from hfsched.hypervisor.records import PagesRecord, PrimaryRecord, VcpuRecord, V
 from hfsched.mailbox.mailbox import Mailbox, RxState
 from hfsched.mailbox.records import check
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
     from hfsched.abi.dialect import Dialect
@@ -44,6 +45,7 @@ class VcpuState(Enum):
 _AT_REST = frozenset(state.value for state in VcpuState if state is not VcpuState.RUNNING)
 
 
+@uncompared(line="follows from the interrupts, which are compared")
 class Vcpu:
     """One vCPU of a VM.
 
@@ -129,6 +131,9 @@ class Vcpu:
         )
 
 
+@uncompared(
+    entries="a counter for reports and oracles", spurious="a counter for reports and oracles"
+)
 class Vm:
     """A secondary VM.  `lock` guards all that changes but `entries` and `spurious`.
 
@@ -171,12 +176,13 @@ class Vm:
         self.lock = runtime.lock(f"{name}.hv", state=self.key)
 
     def key(self) -> Hashable:
-        """Return what the lock guards, without what follows from it: lines, the abort's reason, text."""
+        """Return what the lock guards, without what follows from it, and counters."""
         return (
             self.mailbox.key(),
             self.pages.key(),
             self.dialect.name,
             self.aborting,
+            self.abort_reason,
             tuple(vcpu.key() for vcpu in self.vcpus),
         )
 

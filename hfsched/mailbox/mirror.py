@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from hfsched.mailbox.quiescence import Entry, Quiescence
 from hfsched.mailbox.slot import Slot, VcpuActivity
+from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -40,6 +41,10 @@ class Quiet(Struct, frozen=True):
     claims: int
 
 
+@uncompared(
+    wake_ups="a counter for reports and oracles",
+    _claims="compared from the first look at them on",
+)
 class Mirror:
     """The mirror of VM `name` with `vcpus` vCPUs; every vCPU starts as running.
 
@@ -65,12 +70,14 @@ class Mirror:
         self.unread = False
         self.dead = False
         self._claims = 0
+        self._counting = False  # somebody compares the claims at two times
         self.wake_ups = 0
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
         slots = tuple(slot.key() for slot in self._slots)
-        return (self.unread, self.dead, self._quiescence.key(), slots)
+        claims = self._claims if self._counting else None
+        return (self.unread, self.dead, self._quiescence.key(), slots, claims)
 
     # For threads other than a vCPU's own.
 
@@ -285,6 +292,7 @@ class Mirror:
     def quiet(self) -> Quiet:
         """Return whether nothing here will happen by itself."""
         with self._lock:
+            self._counting = True
             resting = all(
                 slot.activity is not _RUNNING and slot.deadline is None for slot in self._slots
             )

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from hfsched.abi.ffa import MAILBOX_SIZE
 from hfsched.errors import UserError
+from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
@@ -54,6 +55,7 @@ Key: TypeAlias = tuple[int, int]  # {VM id, host port}
 Handler: TypeAlias = Callable[[PortMessage], None]
 
 
+@uncompared(discarded="a counter for the summary", malformed="a counter for the summary")
 class _Vm:
     """What the ports keep of a VM: the open ones by number, and what waits for others.
 
@@ -75,6 +77,7 @@ def frame(source: int, destination: int, payload: bytes) -> bytes:
     return HEADER.pack(source, destination) + payload
 
 
+@uncompared(closed="it is not the open port of its number any more, which is compared")
 class Port:
     """An open port: the reader's end of a queue.  Made by `Ports.open`.
 
@@ -254,7 +257,7 @@ class Ports:
             return self._take(port)
 
     def _take(self, port: Port) -> PortMessage | None:
-        if not port.messages:
+        if port.closed or not port.messages:
             if not self.stopped and not port.closed:
                 port.arrived.clear()
             return None
@@ -275,7 +278,6 @@ class Ports:
                 if given_up and port.number < FIRST_CONNECTION:  # the others are not opened again
                     entry.given_up.add(port.number)
                 entry.discarded += len(port.messages)
-                port.messages.clear()
                 port.closed = True
                 port.room.set()
                 port.arrived.set()

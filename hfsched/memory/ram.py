@@ -12,6 +12,7 @@ import mmap
 import os
 
 from hfsched.errors import InternalError
+from hfsched.runtime.declared import uncompared
 
 __all__ = ["PAGE_SIZE", "Ram", "sealed_memfd"]
 
@@ -22,13 +23,22 @@ _copy = ctypes.memmove
 # A process that is given the memfd could truncate it, and the others would get a SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _Page = ctypes.c_char * PAGE_SIZE
-# Idle page buffers, each with its address: making one costs more than a short copy.
-_idle: list[tuple[memoryview, int]] = []
+
+
+@uncompared(idle="scratch memory: what it has is written before it is read")
+class _PageBuffers:
+    """Page buffers that nobody uses, each with its address: making one costs more than a short copy."""
+
+    def __init__(self) -> None:
+        self.idle: list[tuple[memoryview, int]] = []
+
+
+_buffers = _PageBuffers()
 
 
 def _page_buffer() -> tuple[memoryview, int]:
     try:
-        return _idle.pop()
+        return _buffers.idle.pop()
     except IndexError:
         page = _Page()
         return memoryview(page).cast("B"), ctypes.addressof(page)
@@ -88,7 +98,7 @@ class Ram:
             view, address = buffer
             _copy(address, source, size)
             data = bytes(view[:size])
-            _idle.append(buffer)
+            _buffers.idle.append(buffer)
             return data
         out = ctypes.create_string_buffer(size)
         _copy(out, source, size)

@@ -11,76 +11,44 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import execute
+from hfsched.explore.races import RaceError
 from hfsched.explore.replay import Finding, confirm, schedule_of
 from hfsched.explore.schedule import Recording
 from hfsched.explore.shrink import shrink
+from hfsched.explore.strategies.drawn import Drawn
+from hfsched.explore.watch.control import watched_codes
+from hfsched.explore.watch.watcher import Watcher
 from hfsched.scenarios.programs import ACTIONS, LASTS, ProgramsScenario
 
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
-    from hfsched.explore.strategy import View
-    from hfsched.explore.task import Task
 
-__all__ = ["DrawResult", "Drawn", "find_failure"]
+__all__ = ["DrawResult", "find_failure"]
 
 GAP_MAX = 24  # decisions
 WIDE = 4  # tasks among which a deviation chooses
 DEVIATIONS_MAX = 12
+WATCH_EVERY = 10  # the first of so many examples is watched too
 SHRINK_MAX = 2000  # executions
-
-
-class Drawn:
-    """Decides one execution by drawn deviations."""
-
-    name = "drawn"
-    stateful = False
-    every_point = False
-
-    def __init__(self, deviations: list[tuple[int, int]]) -> None:
-        self._at: dict[int, int] = {}
-        at = -1
-        for gap, choice in deviations:
-            at += 1 + gap
-            self._at[at] = choice
-        self._decisions = 0
-
-    def begin(self) -> bool:
-        """See `Strategy`."""
-        return True
-
-    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:  # noqa: ARG002
-        """See `Strategy`."""
-        if len(enabled) == 1:
-            return enabled[0]
-        choice = self._at.get(self._decisions)
-        self._decisions += 1
-        usual = current or enabled[0]
-        if choice is None:
-            return usual
-        others = [task for task in enabled if task is not usual]
-        return others[choice % len(others)]
-
-    def value(self, view: View, name: str, n: int) -> int:  # noqa: ARG002
-        """See `Strategy`."""
-        choice = self._at.get(self._decisions, 0)
-        self._decisions += 1
-        return choice % n
-
-    def end(self, outcome: Outcome) -> None:
-        """See `Strategy`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawResult:
-    """The result of a series of drawn programs; `found` is the smallest failure."""
+    """The result of a series of drawn programs; `found` is the smallest failure.
+
+    `watched` is how many of them were looked through for data races on plain state, too.
+    """
 
     examples: int
+    watched: int = 0
     found: Finding | None = None
     program: str = ""
 
 
 def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
     """Draw up to `examples` programs and schedules; return the smallest failure, if any.
+
+    Some of those that hold are then run once more with watched code (`hfsched.explore.watch`).
 
     Raises UserError without the package hypothesis.
     """
@@ -92,7 +60,8 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
             "drawing programs needs the package 'hypothesis': pip install 'hfsched[explore]'"
         ) from exc
     count = 0
-    last: tuple[ProgramsScenario, Recording, Any] | None = None
+    last: tuple[ProgramsScenario, Recording, Outcome] | None = None
+    passed: list[tuple[str, list[tuple[int, int]]]] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -116,6 +85,8 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
         if outcome.failure is not None:
             last = scenario, recording, outcome
             raise outcome.failure
+        if count % WATCH_EVERY == 1:
+            passed.append((program, deviations))
 
     try:
         run_drawn()
@@ -123,12 +94,29 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
         if last is None:
             raise
     if last is None:
-        return DrawResult(count)
+        last = _find_race(passed, variant)
+    if last is None:
+        return DrawResult(count, len(passed))
     scenario, recording, outcome = last
     found = confirm(scenario, schedule_of(recording, outcome), outcome.failure)
     if found.token:
         found = shrink(scenario, found, lambda executions: executions >= SHRINK_MAX).finding
-    return DrawResult(count, found, scenario.program)
+    return DrawResult(count, 0, found, scenario.program)
+
+
+def _find_race(
+    examples: list[tuple[str, list[tuple[int, int]]]], variant: str
+) -> tuple[ProgramsScenario, Recording, Outcome] | None:
+    """Run examples with watched code; return the first that has a data race."""
+    with watched_codes():
+        for program, deviations in examples:
+            scenario = ProgramsScenario(program, variant)
+            recording = Recording(Drawn(deviations))
+            recording.begin()
+            outcome = execute(scenario, recording, watcher=Watcher())
+            if isinstance(outcome.failure, RaceError):
+                return scenario, recording, outcome
+    return None
 
 
 def _programs(st: Any) -> Any:

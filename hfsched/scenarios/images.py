@@ -184,11 +184,11 @@ def _state(vcpu: Vcpu) -> Hashable:
     return vcpu.cpu.state_key()
 
 
-class _Cuts:
+class _Cuts(Thing):
     """The points at which guests are interrupted: {slice, instructions}, drawn at the first slice."""
 
     def __init__(self, runtime: ExploreRuntime, count: int, slices: int) -> None:
-        self._runtime = runtime
+        super().__init__(runtime, "cuts")
         self._count = count
         self._among = 1 + slices
         self._at: dict[int, int] | None = None
@@ -196,17 +196,22 @@ class _Cuts:
 
     def __call__(self) -> int:
         """Return the maximum number of instructions of the next slice."""
-        if self._runtime.settling:
+        if self.runtime.settling:
             return SLICE
         if self._at is None:
-            choose = self._runtime.choose
+            choose = self.runtime.choose
             drawn = [
                 (choose("slice to cut", self._among), 1 + choose("instructions", CUT_MAX))
                 for _ in range(self._count)
             ]
             self._at = {at: instructions for at, instructions in drawn if at}
-        self._slices += 1
+        self._slices = min(self._slices + 1, self._among)  # no later one is cut
         return self._at.get(self._slices, SLICE)
+
+    def key(self) -> Hashable:
+        """See `Thing`."""
+        at = None if self._at is None else tuple(sorted(self._at.items()))
+        return (at, self._slices)
 
 
 @cache

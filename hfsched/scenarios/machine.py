@@ -94,6 +94,7 @@ class ScenarioMachine:
         self._waiters = _Waiters(runtime)
         self._mirrors: dict[str, Mirror] = {}
         self.aborts: list[tuple[str, str]] = []
+        runtime.declare_records(self.aborts, self.notifying, reason="what the oracles compare")
         seen = opaque_parts(
             runtime, replace(parts, mirror=partial(self._keep_mirror, parts.mirror))
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hfsched.errors import InternalError
 from hfsched.hypervisor.interface import PrimaryInterface, SendResult
 from hfsched.mailbox.mirror import Entry
+from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
@@ -33,6 +34,9 @@ class Sent(Enum):
     DEAD = "dead"  # the VM has aborted, or the machine stops
 
 
+@uncompared(
+    _turns="their number is compared; their order is that in which their senders have seen it grow"
+)
 class Outbox:
     """The queue of host programs that send to one VM."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hfsched.errors import HfschedError
 from hfsched.mailbox.slot import VcpuActivity
+from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.interface import PrimaryInterface
@@ -63,6 +64,9 @@ class PostedWork(Generic[T]):
         self._done.set()
 
 
+@uncompared(
+    _posted="the numbers are compared; the order is that in which the posters have seen them grow"
+)
 class VcpuOwners:
     """The threads of all vCPUs of a machine."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from hfsched.errors import HfschedError, InternalError
+from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -69,6 +70,9 @@ class _Phase(Enum):
     SUSPENDED = "suspended"
 
 
+@uncompared(
+    _taken="only the task that changes the phase uses it, and between its steps it has no lock"
+)
 class Suspension:
     """Suspends by steps, in their order; the machine runs when no holder is left.
 

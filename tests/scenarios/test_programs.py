@@ -6,11 +6,13 @@ import pytest
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import search
+from hfsched.explore.races import RaceError
 from hfsched.explore.registry import find
 from hfsched.explore.replay import replay
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scenarios.drawing import find_failure
 from hfsched.scenarios.programs import describe
+from hfsched.scheduler.driver import Driver
 
 
 @pytest.mark.parametrize("seed", [4, 6])
@@ -30,6 +32,24 @@ def test_the_code_that_ships_holds(seed: int) -> None:
     result = find_failure(500, seed)
     assert result.found is None, (result.program, result.found)
     assert result.examples >= 500
+    assert result.watched >= 50
+
+
+def test_a_data_race_is_found_in_drawn_programs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"delivered": 0}
+    deliver = Driver.deliver
+
+    def counting(self: Driver, number: int, *, ends_send: bool = False) -> None:
+        counts["delivered"] += 1  # by every task that sends
+        deliver(self, number, ends_send=ends_send)
+
+    monkeypatch.setattr(Driver, "deliver", counting)
+    result = find_failure(500, 1)
+    assert result.found is not None
+    assert "data race on dict" in result.found.text
+    assert "test_programs.py" in result.found.text
+    _, outcome = replay(result.found.token)
+    assert isinstance(outcome.failure, RaceError)
 
 
 @pytest.mark.parametrize("program", ["W;01;", "x;02;", "R;02;", "fI_jW;;", "eW;01;S", "nI-W;;"])

@@ -6,7 +6,7 @@ import pytest
 
 from hfsched.explore.registry import find
 from hfsched.explore.watch.racepass import race_pass
-from hfsched.runtime.unordered import DECLARED
+from hfsched.runtime.declared import UNORDERED
 
 WALKS = 8
 EXECUTIONS = 150
@@ -47,7 +47,7 @@ SAMPLED = [
 def test_what_ships_has_no_data_race_on_plain_state(spec: str) -> None:
     result = race_pass(find(spec), 1, walks=WALKS, executions=EXECUTIONS)
     assert result.failure is None, result.failure
-    assert result.unruled_lines == []
+    assert result.doubts == []
     assert result.walks == WALKS
     assert result.executions
     if spec in COVERED:
@@ -55,4 +55,4 @@ def test_what_ships_has_no_data_race_on_plain_state(spec: str) -> None:
 
 
 def test_no_field_of_ours_is_declared_unordered() -> None:
-    assert DECLARED == []
+    assert UNORDERED == []

@@ -117,8 +117,7 @@ class Campaign:
         return replace(
             summary,
             seconds=time.monotonic() - start,
-            executions=summary.executions + races.executions + races.walks,
-            complete=summary.complete and found is None and not races.unruled,
+            complete=summary.complete and found is None and not races.doubts,
             found=found,
             interrupted=interrupted(),
             races=races,

@@ -67,7 +67,9 @@ def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) 
 
 
 def after(watcher: Watcher, function: Any, result: Any) -> None:
-    """Note that a call has written the fields of the object that it made, in C or in made code."""
+    """Note that a call has made an object, and written its fields if that was in C or in made code."""
+    if isinstance(function, type):
+        watcher.made(result)
     if isinstance(function, type) and has_fields(function) and not _has_own_init(function):
         for each in _field_names(function):
             if hasattr(result, each):

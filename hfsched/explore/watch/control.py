@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError
 from hfsched.explore.controller import Controller
-from hfsched.explore.races import Races
 from hfsched.explore.watch import hooks
 from hfsched.explore.watch.codes import Codes
-from hfsched.runtime.unordered import DECLARED
+from hfsched.runtime.declared import UNORDERED
 
 if TYPE_CHECKING:
     from hfsched.explore.strategy import Strategy
@@ -28,7 +27,7 @@ class WatchedController(Controller):
     """A controller whose conditions are not watched, but the functions of tasks are."""
 
     def __init__(self, strategy: Strategy, watcher: Watcher, **options: Any) -> None:
-        options["races"] = options.get("races") or Races()
+        options["races"] = options.get("races") or watcher.races()
         super().__init__(strategy, **options)
         self._watcher = watcher
         watcher.controller = self
@@ -74,7 +73,7 @@ _session = _Session()
 
 def _check_declared(codes: Codes) -> None:
     """Refuse a declaration of a field that decides control flow, by its name; raises UserError."""
-    for each in DECLARED:
+    for each in UNORDERED:
         found = codes.deciding(each.field)
         if found is not None:
             raise UserError(

@@ -44,10 +44,12 @@ class Conflict(Exception):  # noqa: N818 - the watcher makes a `RaceError` of it
 
 @dataclass(slots=True)
 class _Place:
-    """One place's last write, and the reads since, by task."""
+    """One place's last write, and the reads since, by task; `shared` once two tasks have accessed it."""
 
     write: Access | None = None
     reads: dict[int, Access] = field(default_factory=dict)
+    first: int | None = None  # the task of the first access
+    shared: bool = False
 
     def conflicting(self, access: Access) -> Iterator[Access]:
         """Return what may conflict with an access: all of it, ordered or not."""
@@ -57,6 +59,10 @@ class _Place:
             yield from self.reads.values()
 
     def note(self, access: Access) -> None:
+        if self.first is None:
+            self.first = access.task
+        elif access.task != self.first:
+            self.shared = True
         if access.write:
             self.write = access
             self.reads = {}
@@ -108,8 +114,21 @@ class Tracked:
         for each in self._ranges:
             _check_range(task, each, access)
         if access.write:  # it follows all of these
+            places = (*self._items.values(), self._shape)
+            self._whole.shared |= any(each.shared for each in places)
+            self._whole.shared |= len({each.first for each in places} - {None}) > 1
             self._items, self._shape, self._ranges = {}, _Place(), []
         self._whole.note(access)
+
+    def is_shared(self, key: Hashable | None) -> bool:
+        """Return whether several tasks have accessed an item; None: anything of the object."""
+        places = [self._shape, self._whole]
+        if key is None:
+            places += self._items.values()
+        elif key in self._items:
+            places.append(self._items[key])
+        tasks = {place.first for place in places if place.first is not None}
+        return len(tasks) > 1 or any(place.shared for place in places)
 
     def range(self, task: Task, start: int, stop: int, access: Access) -> None:
         """Note an access to bytes [start, stop); raises `Conflict`."""

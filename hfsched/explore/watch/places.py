@@ -20,7 +20,15 @@ from types import (
 )
 from typing import Any
 
-__all__ = ["IMMUTABLE", "compares_fields", "fields_of", "has_fields", "is_exempt", "places_of"]
+__all__ = [
+    "IMMUTABLE",
+    "compares_fields",
+    "fields_of",
+    "has_fields",
+    "is_exempt",
+    "is_frozen",
+    "places_of",
+]
 
 # Never written: no place of theirs is watched.
 IMMUTABLE: frozenset[type] = frozenset(
@@ -152,6 +160,16 @@ def fields_of(of: Any) -> list[str]:
 def has_fields(kind: type) -> bool:
     """Return whether a type's constructor stores its arguments in fields, in C or in made code."""
     return hasattr(kind, "__struct_fields__") or hasattr(kind, "__dataclass_fields__")
+
+
+@_remembered
+def is_frozen(kind: type) -> bool:
+    """Return whether the fields of a type's objects are written by the constructor alone."""
+    struct: Any = getattr(kind, "__struct_config__", None)
+    if struct is not None:
+        return bool(struct.frozen)
+    made: Any = getattr(kind, "__dataclass_params__", None)
+    return made is not None and bool(made.frozen)
 
 
 @_remembered

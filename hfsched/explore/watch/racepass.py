@@ -7,7 +7,7 @@ is the scenario itself), as far as a limit allows, and random walks of the scena
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from hfsched.explore.schedule import Recording
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.watch.control import watched_codes
+from hfsched.explore.watch.guarded import Unread
 from hfsched.explore.watch.watcher import Unruled, Watcher, shortened
-from hfsched.runtime.unordered import DECLARED
+from hfsched.runtime.declared import UNORDERED
 from hfsched.text import count
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ class RacePass:
     """What a race pass has covered.
 
     `small` is the name of the small size, `executions` how many schedules of it were run, `covered`
-    whether those are all.  `unruled` are the calls whose accesses are not known.  `records` is the number
-    of a scenario's records that are exempt.
+    whether those are all.  `unruled` are the calls whose accesses are not known; `written` is what locks
+    guard and `state=` did not read, `read` what it did, `left_out` the fields that
+    are declared to be left out of states.  `records` is the number of a scenario's records that
+    are exempt.
     """
 
     small: str
@@ -56,6 +59,9 @@ class RacePass:
     covered: bool = False
     walks: int = 0
     unruled: set[Unruled] = field(default_factory=set)
+    read: set[Unread] = field(default_factory=set)
+    written: set[Unread] = field(default_factory=set)
+    left_out: set[tuple[type, Hashable]] = field(default_factory=set)
     records: int = 0
     failure: RaceFailure | None = None
 
@@ -71,10 +77,29 @@ class RacePass:
     @property
     def exemptions(self) -> str:
         """What is meant to be unordered, in one line; empty if nothing is."""
-        declared = len(DECLARED)
-        parts = [count(declared, "field")] if declared else []
+        parts = [count(len(UNORDERED), "field")] if UNORDERED else []
         parts += [f"{count(self.records, 'record')} of the scenario"] if self.records else []
-        return f"declared to be unordered: {', '.join(parts)}" if parts else ""
+        texts = [f"declared to be unordered: {', '.join(parts)}"] if parts else []
+        if self.left_out:
+            fields = count(len(self.left_out), "field")
+            texts.append(f"declared to be left out of states: {fields}")
+        return "; ".join(texts)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What keeps a search from being complete, in lines: calls, and what is written under a lock."""
+        lines = []
+        if self.unruled:
+            lines.append("these calls may access shared state, and have no rule:")
+            lines += [f"    {line}" for line in self.unruled_lines]
+        unread = sorted(self.written - self.read)
+        if unread:
+            lines.append("this is written under a lock whose state= does not read it:")
+            lines += [
+                f"    {shortened(file)}:{line}: {what}, under {lock}"
+                for (file, line), what, lock in unread
+            ]
+        return lines
 
     @property
     def unruled_lines(self) -> list[str]:
@@ -138,6 +163,9 @@ def _run(
         outcome = execute(scenario, recording, watcher=watcher)
         recording.end(outcome)
         result.unruled |= watcher.unruled
+        result.left_out |= watcher.guarded.left_out
+        result.read |= watcher.guarded.read
+        result.written |= watcher.guarded.unread()
         result.records = max(result.records, len(watcher.records))
         if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
             result.failure = RaceFailure(scenario, recording, outcome)

@@ -22,10 +22,11 @@ def content(watcher: Watcher, of: Any) -> None:
         watcher.whole(source, write=False)
 
 
-def deep(watcher: Watcher, of: Any) -> None:
+def deep(watcher: Watcher, of: Any, *, keys: bool = False) -> None:
     """Note what a comparison, a hash or a text of an object reads: fields and items, all the way down.
 
-    An object that is not compared by its fields is read by its own methods, which are watched.
+    An object that is not compared by its fields is read by its own methods, which are watched.  With `keys` it
+    is read as a state is: by its method `key` if it has one (`hfsched.explore.canonical`).
     """
     if type(of) in _PLAIN:
         return
@@ -41,6 +42,8 @@ def deep(watcher: Watcher, of: Any) -> None:
             left.extend(_items(source))
         if isinstance(each, tuple | frozenset):
             left.extend(each)
+        elif keys and callable(getattr(type(each), "key", None)):
+            left.append(each.key())
         elif not isinstance(each, type) and compares_fields(type(each)):
             for name in fields_of(each):
                 watcher.attribute(each, name, write=False)

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.explore.races import RaceError
 from hfsched.explore.watch.containers import CONTAINERS
+from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
 from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
 from hfsched.explore.watch.places import IMMUTABLE, is_exempt, places_of
-from hfsched.runtime.unordered import DECLARED
+from hfsched.explore.watch.reads import deep
+from hfsched.runtime.declared import UNORDERED
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
@@ -55,12 +57,16 @@ class Watcher:
         self._task: Task | None = None
         self._moment = (-1, 0)  # of the last access to an item: the task, its time
         self._seen: set[tuple[int, Hashable, bool]] = set()  # accesses to items at that moment
-        self._declared = {(each.owner, each.field) for each in DECLARED}
+        self.guarded = Guarded(self._evaluate)
+        self._reads: Reads | None = None  # of a `state=` that is evaluated now
+        self._declared = {(each.owner, each.field) for each in UNORDERED}
 
     # Whether accesses count.
 
     def begin(self, site: Site) -> bool:
         """Return whether an access counts; the accesses noted next are at `site`."""
+        if self._reads is not None:
+            return True
         controller = self.controller
         if self._busy or controller is None or controller.settling or controller.stopping:
             return False
@@ -89,6 +95,28 @@ class Watcher:
             self._exempt[id(each)] = each
             self.records.append((_name_of(each, len(self.records) + 1), reason))
 
+    # What a lock guards.
+
+    def races(self) -> LockRaces:
+        """Return the race detector of the execution, which also tells what is written under locks."""
+        return LockRaces(self.guarded, self._forget_moment)
+
+    def _forget_moment(self) -> None:
+        self._moment = (-1, 0)  # what is written under the lock is to be noted, also once more
+
+    def made(self, of: Any) -> None:
+        """Note that the current task has made an object."""
+        if self._reads is None:
+            self.guarded.made(self._now(), of)
+
+    def _evaluate(self, state: Callable[[], object]) -> Reads:
+        reads = self._reads = Reads()
+        try:
+            deep(self, state(), keys=True)
+        finally:
+            self._reads = None
+        return reads
+
     # Steps on a scenario's own things.
 
     def begin_step(self, things: Iterable[Thing]) -> None:
@@ -112,6 +140,9 @@ class Watcher:
 
     def item(self, of: Any, key: Hashable, *, write: bool) -> None:
         """Note an access to one item of an object."""
+        if self._reads is not None:
+            self._note(of, write, key, lambda _tracked, _access: None)
+            return
         task = self._now()
         now = (task.index, task.clock.get(task.index, 0))
         if now != self._moment:
@@ -119,27 +150,28 @@ class Watcher:
         seen = (id(of), key, write)
         if seen in self._seen:  # at the same time by the same task: it conflicts with nothing more
             return
-        self._note(of, write, lambda tracked, access: tracked.item(task, key, access))
+        self._note(of, write, key, lambda tracked, access: tracked.item(task, key, access))
         if id(of) in self._tracked:  # and so kept alive: no other object gets its id
             self._seen.add(seen)
 
     def shape(self, of: Any, *, write: bool) -> None:
         """Note an access to which items an object has."""
-        self._note(of, write, lambda tracked, access: tracked.shape(self._now(), access))
+        self._note(of, write, SHAPE, lambda tracked, access: tracked.shape(self._now(), access))
 
     def whole(self, of: Any, *, write: bool) -> None:
         """Note an access to all of an object."""
-        self._note(of, write, lambda tracked, access: tracked.whole(self._now(), access))
+        self._note(of, write, ALL, lambda tracked, access: tracked.whole(self._now(), access))
 
     def range(self, of: Any, start: int, stop: int, *, write: bool) -> None:
         """Note an access to bytes [start, stop) of an object."""
         self._note(
-            of, write, lambda tracked, access: tracked.range(self._now(), start, stop, access)
+            of, write, ALL, lambda tracked, access: tracked.range(self._now(), start, stop, access)
         )
 
     def attribute(self, of: Any, name: str, *, write: bool) -> None:
         """Note an access to an attribute."""
         for holder, key, writes in places_of(of, name, write=write):
+            self.guarded.accessed(holder, key)
             if self._declared and self._is_declared(holder, key):
                 self._exempt_value(holder, key)
             else:
@@ -191,9 +223,19 @@ class Watcher:
             tracked = self._tracked[id(of)] = Tracked(of, _name_of(of, self._serial))
         return tracked
 
-    def _note(self, of: Any, write: bool, act: Callable[[Tracked, Access], None]) -> None:  # noqa: FBT001
+    def _note(
+        self,
+        of: Any,
+        write: bool,  # noqa: FBT001
+        key: Hashable,
+        act: Callable[[Tracked, Access], None],
+    ) -> None:
         if isinstance(of, memoryview) and of.obj is not None:
             of = of.obj
+        if self._reads is not None:
+            known = self._tracked.get(id(of))
+            self._reads.add(of if known is None else known.of, key)
+            return
         kind = type(of)
         if kind in IMMUTABLE or is_exempt(kind) or id(of) in self._exempt:
             return
@@ -206,6 +248,8 @@ class Watcher:
         except Conflict as conflict:
             error = RaceError(self._text(tracked, access, conflict))
         else:
+            if write:
+                self.guarded.written(task, tracked, key, self._site)
             return
         finally:
             self._busy -= 1

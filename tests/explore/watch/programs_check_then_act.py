@@ -36,7 +36,8 @@ class Door:
 
 def property_checked(runtime: ExploreRuntime, correct: bool) -> None:
     """A door may be closed while somebody has seen it open."""
-    door, lock = Door(), runtime.lock("lock", state=lambda: None)
+    door = Door()
+    lock = runtime.lock("lock", state=lambda: (door.is_open, door.users))
 
     def enter() -> None:
         if correct:
@@ -73,7 +74,7 @@ def item_checked(runtime: ExploreRuntime, correct: bool) -> None:
 def dict_checked(runtime: ExploreRuntime, correct: bool) -> None:
     """A connection is made once for each name."""
     known: dict[str, object] = {}
-    lock = runtime.lock("lock", state=lambda: None)
+    lock = runtime.lock("lock", state=lambda: sorted(known))
 
     def connect() -> None:
         if "g" not in known:
@@ -92,7 +93,8 @@ def dict_checked(runtime: ExploreRuntime, correct: bool) -> None:
 
 def deque_checked(runtime: ExploreRuntime, correct: bool) -> None:
     """A queue is not empty, and then it is."""
-    queue, lock = deque([b"only"]), runtime.lock("lock", state=lambda: None)
+    queue = deque([b"only"])
+    lock = runtime.lock("lock", state=lambda: queue)
 
     def take() -> bytes | None:
         return queue.popleft() if queue else None
@@ -152,7 +154,7 @@ def length_checked(runtime: ExploreRuntime, correct: bool) -> None:
 def closure_checked(runtime: ExploreRuntime, correct: bool) -> None:
     """A task begins once."""
     begun = False
-    lock = runtime.lock("lock", state=lambda: None)
+    lock = runtime.lock("lock", state=lambda: begun)
 
     def begin() -> None:
         nonlocal begun
@@ -197,7 +199,7 @@ def memory_checked(runtime: ExploreRuntime, correct: bool) -> None:
     """The lock byte in a page that two VMs share is free."""
     ram = HeapRam("shared", 0x1000)
     own, theirs = GuestMemory.whole(ram, BASE), GuestMemory.whole(ram, 2 * BASE)
-    lock = runtime.lock("lock", state=lambda: None)
+    lock = runtime.lock("lock", state=lambda: own.read(BASE + 8, 1))
 
     def claim(memory: GuestMemory, base: int) -> None:
         if memory.read(base + 8, 1) == b"\0":
@@ -224,7 +226,7 @@ def one_object_by_two_names(runtime: ExploreRuntime, correct: bool) -> None:
     """A table is made at its first use, by two who have it under different names."""
     lazy = Lazy()
     holders = [lazy, lazy]
-    lock = runtime.lock("lock", state=lambda: None)
+    lock = runtime.lock("lock", state=lambda: "table" in vars(lazy))
 
     def task(number: int) -> None:
         if correct:

@@ -6,6 +6,7 @@ Each function takes the runtime and whether it is correct, and spawns the tasks.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ from hfsched.scenarios.memory import HeapRam
 BASE = 0x4000_0000
 
 
-def both(runtime: ExploreRuntime, correct: bool, act: Any) -> None:
-    """Spawn two tasks that act, each under a lock if it is to be correct."""
-    lock = runtime.lock("lock", state=lambda: None)
+def both(runtime: ExploreRuntime, correct: bool, act: Any, state: Callable[[], object]) -> None:
+    """Spawn two tasks that act, each under a lock of this state if it is to be correct."""
+    lock = runtime.lock("lock", state=state)
 
     def body() -> None:
         if correct:
@@ -49,7 +50,7 @@ class Counters:
 
 def attribute_with_slots(runtime: ExploreRuntime, correct: bool) -> None:
     counters = Counters()
-    both(runtime, correct, lambda: counters.note(16))
+    both(runtime, correct, lambda: counters.note(16), lambda: (counters.messages, counters.bytes))
 
 
 @dataclass
@@ -64,7 +65,7 @@ def attribute_by_setattr(runtime: ExploreRuntime, correct: bool) -> None:
         left = getattr(credit, "left")  # noqa: B009 - it is what is tested
         setattr(credit, "left", left - 1)  # noqa: B010
 
-    both(runtime, correct, take)
+    both(runtime, correct, take, lambda: credit.left)
 
 
 def item_of_list(runtime: ExploreRuntime, correct: bool) -> None:
@@ -73,7 +74,7 @@ def item_of_list(runtime: ExploreRuntime, correct: bool) -> None:
     def raise_line() -> None:
         pending[1] |= 1 << 4
 
-    both(runtime, correct, raise_line)
+    both(runtime, correct, raise_line, lambda: pending)
 
 
 def item_of_dict(runtime: ExploreRuntime, correct: bool) -> None:
@@ -82,7 +83,7 @@ def item_of_dict(runtime: ExploreRuntime, correct: bool) -> None:
     def retry() -> None:
         retries["g"] = retries.get("g", 0) + 1
 
-    both(runtime, correct, retry)
+    both(runtime, correct, retry, lambda: retries)
 
 
 def deque_turned(runtime: ExploreRuntime, correct: bool) -> None:
@@ -92,7 +93,7 @@ def deque_turned(runtime: ExploreRuntime, correct: bool) -> None:
         first = queue.popleft()
         queue.append(first)
 
-    both(runtime, correct, turn)
+    both(runtime, correct, turn, lambda: queue)
 
 
 class Waiters:
@@ -109,7 +110,7 @@ def set_replaced(runtime: ExploreRuntime, correct: bool) -> None:
         seen.add(len(seen))
         waiters.all = seen
 
-    both(runtime, correct, wait)
+    both(runtime, correct, wait, lambda: waiters.all)
 
 
 def closure_cell(runtime: ExploreRuntime, correct: bool) -> None:
@@ -119,18 +120,21 @@ def closure_cell(runtime: ExploreRuntime, correct: bool) -> None:
         nonlocal served
         served += 1
 
-    both(runtime, correct, serve)
+    both(runtime, correct, serve, lambda: served)
 
 
 _next_id = 1
 
 
 def module_global(runtime: ExploreRuntime, correct: bool) -> None:
+    global _next_id  # noqa: PLW0603 - it is what is tested
+    _next_id = 1
+
     def allocate() -> None:
-        global _next_id  # noqa: PLW0603 - it is what is tested
+        global _next_id  # noqa: PLW0603
         _next_id = _next_id + 1
 
-    both(runtime, correct, allocate)
+    both(runtime, correct, allocate, lambda: _next_id)
 
 
 def guest_memory(runtime: ExploreRuntime, correct: bool) -> None:
@@ -140,7 +144,7 @@ def guest_memory(runtime: ExploreRuntime, correct: bool) -> None:
         index = int.from_bytes(memory.read(BASE + 0x102, 2), "little")
         memory.write(BASE + 0x102, (index + 1).to_bytes(2, "little"))
 
-    both(runtime, correct, bump)
+    both(runtime, correct, bump, lambda: memory.read(BASE + 0x102, 2))
 
 
 class Position(Struct):
@@ -148,8 +152,8 @@ class Position(Struct):
 
 
 def one_object_by_two_names(runtime: ExploreRuntime, correct: bool) -> None:
-    lock = runtime.lock("lock", state=lambda: None)
     ours = Position()
+    lock = runtime.lock("lock", state=lambda: ours.head)
     theirs = {"peer": ours}["peer"]
 
     def producer() -> None:

@@ -27,8 +27,8 @@ from hfsched.explore.testing import Report, ScenarioFailedError, Settings, check
 from hfsched.explore.thing import Thing
 from hfsched.explore.watch.racepass import race_pass
 from hfsched.explore.watch.watcher import Watcher
-from hfsched.runtime import unordered as declarations
-from hfsched.runtime.unordered import unordered
+from hfsched.runtime import declared as declarations
+from hfsched.runtime.declared import unordered
 
 Build = Callable[[ExploreRuntime], World | None]
 
@@ -353,9 +353,9 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Keep declarations of a test to itself."""
     own: list[Any] = []
     for module in ("hfsched.explore.watch.watcher", "hfsched.explore.watch.racepass"):
-        monkeypatch.setattr(f"{module}.DECLARED", own)
-    monkeypatch.setattr("hfsched.explore.watch.control.DECLARED", own)
-    monkeypatch.setattr(declarations, "DECLARED", own)
+        monkeypatch.setattr(f"{module}.UNORDERED", own)
+    monkeypatch.setattr("hfsched.explore.watch.control.UNORDERED", own)
+    monkeypatch.setattr(declarations, "UNORDERED", own)
     return own
 
 
