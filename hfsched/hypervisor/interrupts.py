@@ -11,10 +11,12 @@ from collections.abc import Hashable
 from hfsched.abi.ffa import INTERRUPT_IDS
 from hfsched.hypervisor.records import InterruptsRecord
 from hfsched.mailbox.records import check
+from hfsched.runtime.declared import uncompared
 
 __all__ = ["Interrupts"]
 
 
+@uncompared(high="follows from the sources, which are compared")
 class Interrupts:
     """Bit n of `enabled`, `pending` and `high` is interrupt id n.
 
