@@ -117,8 +117,8 @@ def test_sockets_and_processes_are_the_runtimes() -> None:
 
 def test_threads_and_time_are_the_runtimes() -> None:
     """Except at the edges: the command line, host programs, the fuzzer's workers and their budget."""
-    edges = ("hfsched.cli", "hfsched.client", "hfsched.client_asyncio", "hfsched.explore.campaign")
-    edges += ("hfsched.control.port_client", "hfsched.runtime.threads")
+    edges = {"hfsched.cli", "hfsched.client", "hfsched.client_asyncio", "hfsched.explore.campaign"}
+    edges |= {"hfsched.control.port_client", "hfsched.runtime.threads"}
     wrong = [
         f"{module}: {name}"
         for module, tree in MODULES.items()
