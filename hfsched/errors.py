@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "HfschedError",
     "ImageError",
+    "IncomparableError",
     "InternalError",
     "MisuseError",
     "UserError",
@@ -38,6 +39,10 @@ class ImageError(UserError):
 
 class ConfigError(UserError):
     """A manifest or a command line that cannot be used."""
+
+
+class IncomparableError(UserError):
+    """A value that belongs to a state, and cannot be compared with that of another state."""
 
 
 class MisuseError(ConfigError):

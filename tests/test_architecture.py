@@ -113,3 +113,19 @@ def test_sockets_and_processes_are_the_runtimes() -> None:
                 names = {each.name for each in node.names}
                 assert not names & {"multiprocessing", "socket", "subprocess"}, module
             assert not (isinstance(node, ast.Attribute) and node.attr == "eventfd"), module
+
+
+def test_threads_and_time_are_the_runtimes() -> None:
+    """Except at the edges: the command line, host programs, the fuzzer's workers and their budget."""
+    edges = {"hfsched.cli", "hfsched.client", "hfsched.client_asyncio", "hfsched.explore.campaign"}
+    edges |= {"hfsched.control.port_client", "hfsched.runtime.threads"}
+    wrong = [
+        f"{module}: {name}"
+        for module, tree in MODULES.items()
+        if not any(f"{module}.".startswith(f"{edge}.") for edge in edges)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(each.name for each in node.names)]
+        if name in {"asyncio", "threading", "time"}
+    ]
+    assert not wrong

@@ -1,7 +1,8 @@
 """The exploring runtime: production code under every interleaving.
 
 `runtime` implements `hfsched.runtime.base.Runtime` with greenlets; each operation is a scheduling
-point at which a strategy (`strategies`) chooses the next task: `controller` has that.  `objects` are
+point at which a strategy (`strategies`) chooses the next task: `controller` has that, over an
+`executionstate`; `scenarioside` is what only scenarios call of the runtime.  `objects` are
 its locks, events, cells and channels; `task` its tasks and `handles` their public handles;
 `execution` runs one schedule of a scenario and returns the outcome; `canonical` says when values are the same.
 `misuse`, `deadlocks`, `races`, `cycles`, `again` and `watchdog` have what is a failure in every scenario.

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from hfsched.errors import UserError
-from hfsched.explore import digests
 from hfsched.explore.canonical import ATOMS, RefusedError, encode
 from hfsched.explore.endings import Pause, Prune, StepsExceededError
+from hfsched.explore.executionstate import ExecutionState
 from hfsched.explore.following import Following
 from hfsched.explore.joining import joins
 from hfsched.explore.schedule import prefix_of
 from hfsched.explore.task import Group, Task
-from hfsched.explore.tasktable import TaskTable
 from hfsched.explore.thing import Thing
 
 try:
@@ -37,19 +36,17 @@ if TYPE_CHECKING:
     from hfsched.explore.again import Witness
     from hfsched.explore.races import Races
     from hfsched.explore.strategy import Strategy
-    from hfsched.explore.task import Touched
 
 __all__ = ["STEPS_MAX", "Controller", "Pause", "Prune", "StepsExceededError"]
 
 STEPS_MAX = 20_000
-T = TypeVar("T")
 
 
-class Controller:
-    """One execution: its tasks and things (`table`), its time, and the choice at each point.
+class Controller(ExecutionState):
+    """One execution: the choice at each point, and what follows from it.
 
-    `tracing` records every step; so does a `witness`, with what the tasks observe.  `races` is the race detector for shared values; without it the first
-    shared value creates one.  Implements `hfsched.explore.strategy.View` for the strategy.
+    `tracing` records every step; so does a `witness`, with what the tasks observe.  `races` is the race
+    detector for shared values; without it the first shared value creates one.  Implements `hfsched.explore.strategy.View` for the strategy.
     """
 
     def __init__(
@@ -62,30 +59,17 @@ class Controller:
         steps_max: int = STEPS_MAX,
         witness: Witness | None = None,
     ) -> None:
-        self.strategy = strategy
-        self.witness = witness
         self._following = Following(prefix_of(strategy))
-        self.stateful = strategy.stateful and not self._following.steps
+        super().__init__(
+            stateful=strategy.stateful and not self._following.steps,
+            tracing=tracing,
+            races=races,
+            witness=witness,
+        )
+        self.strategy = strategy
         self._every_point = strategy.every_point
-        self.races = races
         self.joining = joining  # an operation may belong to the step before it
         self._steps_max = steps_max
-        self.table = TaskTable()
-        self.tasks = self.table.tasks
-        self.current: Task | None = None
-        self.previous: Task | None = None  # the task that ran last
-        self.steps = 0
-        self.touched: Touched = []  # by the last step, besides its first operation
-        self.stopping = False
-        self.settling = False
-        self.time = 0
-        self.pruned = False
-        self.unkeyed: str | None = None  # a lock that does not say what it guards
-        self.failure: BaseException | None = None
-        self.failed_task: Task | None = None
-        self.trace: list[str] | None = [] if tracing else None
-        if witness is not None:
-            self.trace = witness.lines
         self.invariant: Callable[[], None] | None = None
         # Called for an operation that no task does: {thing, condition, deadline}.
         self.on_outside: (
@@ -93,7 +77,7 @@ class Controller:
         )
         self.on_outside = None
         self._hub = greenlet.getcurrent()
-        self.clock: Task | None = self.pseudo("clock", "clock", self._tick, live=False)
+        self.clock = self.pseudo("clock", "clock", self._tick, live=False)
         if races is not None:
             races.attach(self)
 
@@ -116,10 +100,6 @@ class Controller:
         finally:
             self.settling = False
             self.previous = None
-
-    def stop_clock(self) -> None:
-        """Disable deadlines: time does not advance."""
-        self.clock = None
 
     def close(self) -> None:
         """Unwind every task that has not ended."""
@@ -224,16 +204,6 @@ class Controller:
         except RefusedError as exc:
             self.fail(exc)
 
-    def pass_on(self, thing: Thing) -> None:
-        """Release `thing` for the race detector: order earlier accesses before later `take_over`s."""
-        if self.races is not None:
-            self.races.release(thing)
-
-    def take_over(self, thing: Thing) -> None:
-        """Acquire `thing` for the race detector; see `pass_on`."""
-        if self.races is not None:
-            self.races.acquire(thing)
-
     # Deciding.
 
     def _next(self) -> Task | None:
@@ -308,14 +278,6 @@ class Controller:
             self.witness.values.append(picked)
         return picked
 
-    def inspect(self, read: Callable[[], T]) -> T:
-        """Call a function that reads the whole state; no operation in it is a point."""
-        task, self.current = self.current, None
-        try:
-            return read()
-        finally:
-            self.current = task
-
     def _tick(self) -> None:
         deadline = self.table.next_deadline(self.time)
         assert deadline is not None
@@ -380,24 +342,3 @@ class Controller:
             self.races.ended(group)
         if self.current is not None and self.current.group is group:
             self._switch(self._next())  # no code of it runs any more, not even a ``finally``
-
-    # States and traces.
-
-    def state_key(self) -> bytes:
-        """Return a 128-bit digest of the whole state; see `hfsched.explore.digests`."""
-        time = self.time if self.clock is not None else 0
-        return self.inspect(lambda: digests.state_key(self.table, time))
-
-    def knowledge(self) -> digests.Knowledge:
-        """Return the digests of what the tasks have observed so far, for `recall`."""
-        return digests.knowledge(self.table)
-
-    def recall(self, knowledge: digests.Knowledge) -> None:
-        """Restore digests from another execution of the same schedule prefix; keep digests from here."""
-        self.stateful = True
-        digests.recall(self.table, knowledge)
-
-    def record(self, line: str) -> None:
-        """Write a line of the trace."""
-        if self.trace is not None and not self.settling:
-            self.trace.append(line)

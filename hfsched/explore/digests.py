@@ -6,7 +6,8 @@ import hashlib
 import marshal
 from typing import TYPE_CHECKING
 
-from hfsched.explore.canonical import FORMAT, SIZE, encode
+from hfsched.errors import IncomparableError
+from hfsched.explore.canonical import FORMAT, SIZE, NoCanonicalFormError, encode
 from hfsched.explore.lock import LockDigests
 from hfsched.explore.schedule import NondeterminismError
 from hfsched.explore.task import History
@@ -37,7 +38,12 @@ def state_key(table: TaskTable, time: int) -> bytes:
 def _task_key(task: Task) -> bytes:
     extra = None
     if task.extra is not None:
-        extra = encode(task.extra(), f"what {task.name} has attached")
+        place = f"what {task.name} has attached"
+        try:
+            attached = task.extra()
+        except IncomparableError as exc:
+            raise NoCanonicalFormError(f"{place}: {exc}") from exc
+        extra = encode(attached, place)
     what = None if task.thing is None else task.thing.name
     state = (task.done, task.history, task.tail, task.kind, what, task.deadline, extra)
     task.key = hashlib.blake2b(marshal.dumps(state, FORMAT), digest_size=SIZE).digest()

@@ -1,15 +1,15 @@
 """The exploring runtime: greenlets, virtual time, and a strategy that chooses the next task.
 
 The code explored is the production code; only its `Runtime` differs.  This module has the interface
-for programs and scenarios; `hfsched.explore.controller` schedules and keeps the execution's state.
+for programs, and the other side of their sockets; `hfsched.explore.scenarioside` what else scenarios use.
+`hfsched.explore.controller` schedules, `hfsched.explore.executionstate` has the execution's state.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,13 +21,13 @@ from hfsched.explore.handles import ProcessHandle, TaskHandle
 from hfsched.explore.lock import XLock
 from hfsched.explore.objects import XCell, XEnd, XEvent, XShared
 from hfsched.explore.races import Races
-from hfsched.explore.task import Group, Task
+from hfsched.explore.scenarioside import ScenarioSide
+from hfsched.explore.task import Group
 from hfsched.explore.thing import Thing
 from hfsched.runtime.base import guards_nothing
 
 if TYPE_CHECKING:
     from hfsched.explore.again import Witness
-    from hfsched.explore.explain.recorder import Recorder
     from hfsched.explore.strategy import Strategy
     from hfsched.explore.watch.watcher import Watcher
     from hfsched.runtime.base import End, Waitable
@@ -38,13 +38,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Thing)
 
 
-@cache
-def _named(name: str, patterns: tuple[str, ...]) -> bool:
-    """Return whether one of the patterns (``*`` for any text) matches the name."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-class ExploreRuntime:
+class ExploreRuntime(ScenarioSide):
     """One execution's runtime; see `hfsched.runtime.base.Runtime`.
 
     `tracing`, `races`, `joining`, `steps_max` and `witness` are the controller's.  With a `watcher` the accesses
@@ -69,7 +63,7 @@ class ExploreRuntime:
             from hfsched.explore.watch.control import WatchedController  # noqa: PLC0415 - seldom used
 
             make = partial(WatchedController, watcher=watcher)
-        self.controller = make(
+        controller = make(
             strategy,
             tracing=tracing,
             races=races,
@@ -77,9 +71,8 @@ class ExploreRuntime:
             steps_max=steps_max,
             witness=witness,
         )
-        self._watcher = watcher
+        super().__init__(controller, watcher)
         self.forgetting = forgetting and strategy.stateful
-        self.recorder: Recorder | None = None  # records the story of this execution
         self._spawner_lost: XEvent | None = None
         self._descriptors: dict[int, Thing] = {}
 
@@ -97,10 +90,6 @@ class ExploreRuntime:
         if state is None or state is guards_nothing:
             return XLock(self, name, None)
         return XLock(self, name, self._exempt(state))
-
-    def _exempt(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Return a function that only looks at the state: its accesses are not watched."""
-        return function if self._watcher is None else self._watcher.exempt(function)
 
     def event(self, name: str) -> XEvent:
         return XEvent(self, name)
@@ -179,6 +168,10 @@ class ExploreRuntime:
             self._spawner_lost = XEvent(self, "spawner.lost")
         return self._spawner_lost
 
+    def lose_spawner(self) -> None:
+        """Set `spawner_lost`, within a step (`event_of`): no process can be started any more."""
+        self.spawner_lost.become_set()
+
     def choose(self, name: str, n: int) -> int:
         if n < 1:
             raise InternalError(f"choose {name}: n must be at least 1, got {n}")
@@ -251,154 +244,3 @@ class ExploreRuntime:
         number = 1000 + len(self._descriptors)
         self._descriptors[number] = thing
         return number
-
-    # For scenarios and their things.
-
-    def point(
-        self,
-        kind: str,
-        thing: Thing | None,
-        *,
-        write: bool = False,
-        condition: Callable[[], bool] | None = None,
-        deadline: int | None = None,
-        also: Sequence[Thing] = (),
-    ) -> None:
-        """Make an operation of a scenario's own thing a point; see `Controller.point`.
-
-        What the task does up to its next point is one step on `thing` and `also`: for the race
-        detector it is ordered with the other steps on them.
-        """
-        self.controller.point(
-            kind, thing, write=write, condition=condition, deadline=deadline, also=also
-        )
-        if self._watcher is not None:
-            self._watcher.begin_step((*also,) if thing is None else (thing, *also))
-
-    def observe(self, value: object) -> None:
-        """Add a value that the current task has observed to its history; see `explore.canonical`."""
-        self.controller.observe(value)
-
-    def touch(self, name: str, *, write: bool = True) -> None:
-        """Record that the current step accesses this thing too, besides that of its operation."""
-        self.controller.touched.append((name, write))
-        if self._watcher is not None:
-            self._watcher.begin_step([x for x in self.controller.table.things if x.name == name])
-
-    @property
-    def current(self) -> Task | None:
-        """The running task; None while the scenario is built, or its state inspected."""
-        return self.controller.current
-
-    @property
-    def tasks(self) -> Sequence[Task]:
-        """All tasks, in order of creation."""
-        return self.controller.tasks
-
-    @property
-    def time(self) -> int:
-        """The virtual time in ns; reading it is no point."""
-        return self.controller.time
-
-    @property
-    def settling(self) -> bool:
-        """Whether the start-up runs, which is not explored."""
-        return self.controller.settling
-
-    def event_of(self, name: str, act: Callable[[], None]) -> Task:
-        """Let `act` happen once, at any point: a death, a fault, an external time-out."""
-        task = self.controller.pseudo(name, "anything", lambda: None)
-
-        def once() -> None:
-            self.controller.end(task)
-            act()
-
-        task.act = once
-        return task
-
-    def settle(self) -> None:
-        """Run the spawned tasks until none is enabled, in one fixed order that is not explored.
-
-        For the start-up of what is explored afterwards; call it from `Scenario.build`.
-        """
-        self.controller.settle()
-
-    def lose_spawner(self) -> None:
-        """Set `spawner_lost`, within a step (`event_of`): no process can be started any more."""
-        self.spawner_lost.become_set()
-
-    def may_die(self, process: ProcessHandle) -> None:
-        """Let a process die at any point, up to its end."""
-        group = process.group
-        task = self.event_of(f"death of {process.name}", lambda: self.controller.kill(group))
-        task.kind = "death"
-        task.condition = lambda: not group.ended()
-        task.kills = group
-
-    def attach(self, task: str, state: Callable[[], object]) -> None:
-        """Declare that `state` (hashable, touched by that task alone) is part of a task's state."""
-        for each in self.tasks:
-            if each.name == task:
-                each.extra = state
-                return
-        raise InternalError(f"no task {task}")
-
-    def declare_private(self, *names: str) -> None:
-        """Declare that each thing with such a name (``*`` for any text) has one user.
-
-        Their operations are no points then.  A second user is a failure.  For cells and locks, and
-        for events that no task waits for.
-        """
-        for thing in self.controller.table.things:
-            thing.private = _named(thing.name, names) or thing.private
-
-    def declare_unordered(self, *names: str) -> None:
-        """Exclude such things from the order of accesses to shared values.
-
-        For another party's locks, which order accesses by accident only and could hide a race.
-        """
-        for thing in self.controller.table.things:
-            thing.unordered = _named(thing.name, names) or thing.unordered
-
-    def declare_records(self, *records: object, reason: str) -> None:
-        """Declare that `records` are the scenario's own, for its oracles: no race is looked for in them.
-
-        For what tasks note without an order, which no code under exploration reads.
-        """
-        if self._watcher is not None:
-            self._watcher.declare(records, reason)
-
-    def declare_exclusive(self, task: str, names: str, exclusive: Callable[[], bool]) -> None:
-        """Declare that no task but `task` can start to use such a thing while `exclusive()` holds.
-
-        That is, before `task` itself runs another step.  Its operations on them are no points
-        meanwhile.  `exclusive` may read any state; it is trusted, so compare the final states with
-        and without it.
-        """
-        for thing in self.controller.table.things:
-            if _named(thing.name, (names,)):
-                thing.exclusive = (task, self._exempt(exclusive))
-
-    def declare_retry(self, lock: str, event: str) -> None:
-        """Declare that a task which waits for `event` retries from `lock`, with its history there.
-
-        The task has found under the lock that it must wait, and has observed nothing else.  This is
-        trusted as `retain_only` is.
-        """
-        guards = [thing for thing in self.controller.table.locks() if thing.name == lock]
-        for thing in self.controller.table.things:
-            if isinstance(thing, XEvent) and thing.name == event:
-                (thing.retry,) = guards
-                thing.retry.marks = {}
-
-    def stop_clock(self) -> None:
-        """Disable deadlines, so that no time-out masks a lost wake-up."""
-        self.controller.stop_clock()
-
-    def note(self, text: str, *, lane: str | None = None, to: str | None = None) -> None:
-        """Add a step to the story (`hfsched.explore.explain`), if one is recorded.
-
-        `lane` is the actor, by default the current task; `to` makes it an arrow to another actor.
-        """
-        if self.recorder is not None:
-            self.recorder.note(text, lane=lane, to=to)

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from typing import TypeAlias, TypeVar
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, HfId
@@ -76,6 +76,10 @@ class GuestMailbox:
         self.rx = cpu.base + _RX_OFFSET
         self.tx = cpu.base + _TX_OFFSET
         self.id = 0
+
+    def key(self) -> Hashable:
+        """Return its state, for a guest that is explored."""
+        return (self._cpu.index, self.rx, self.tx, self.id)
 
     def map(self) -> Call[None]:
         """Give both pages to the hypervisor, and learn the VM's id."""

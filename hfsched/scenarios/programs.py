@@ -96,6 +96,10 @@ class _Vcpu:
         self._index = index
         self._sibling = (index + 1) % siblings
 
+    def key(self) -> Hashable:
+        """Return its state: it has none but its word and its place."""
+        return (self._word, self._own, self._next, self._vms, self._index, self._sibling)
+
     def __call__(self, log: GuestLog, cpu: Cpu) -> Script:
         mailbox = GuestMailbox(cpu)
         mailbox.id = self._own

@@ -66,7 +66,7 @@ NAMES = [
     "mailbox,messages=2",
     "mailbox,messages=1,guests=1",
     "events,event=death",
-    "swap",
+    "swap,commands=enable,guests=0,deaths=1",
     "suspension",
 ]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from cases import HOLDS, said
 
-from hfsched.explore import watchdog
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
+from hfsched.runtime.threads import stalls
 
 TOP = Path(__file__).resolve().parents[2]
 BEGINS = "task {} does not come back to the runtime: it blocks or spins outside it, at "
@@ -96,7 +96,7 @@ def test_what_blocks_is_named_with_its_line(
 
 
 def test_a_task_that_spins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "SPIN", 300_000_000)
+    monkeypatch.setattr(stalls, "SPIN", 300_000_000)
     box = [False]
 
     def make(runtime: ExploreRuntime) -> World:
@@ -112,11 +112,11 @@ def test_a_task_that_spins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_step_that_takes_its_time_is_no_such_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It uses a processor for longer than a blocked one would be given."""
-    monkeypatch.setattr(watchdog, "PATIENCE", 2)
+    monkeypatch.setattr(stalls, "PATIENCE", 2)
 
     def make(runtime: ExploreRuntime) -> World:
         def compute() -> None:
-            end = time.thread_time() + 3 * watchdog.TICK
+            end = time.thread_time() + 3 * stalls.TICK
             while time.thread_time() < end:
                 sum(range(1000))
 

@@ -3,6 +3,7 @@
 `sync` has locks, events and cells, `channel` channels, `process` a child process, `spawning` main's side
 of `spawner`, the program that forks them; `runtime` creates them all.  A sleeping thread waits on a
 futex (a lock that no other thread waits for); an event that is passed to `select` gets an eventfd.
+`stalls` ends a thread's work that makes no progress, for the explorer.
 """
 
 from hfsched.runtime.threads.channel import MESSAGE_MAX, SocketEnd

@@ -32,7 +32,7 @@ from hfsched.vcpu.script.journal import (
     action_of,
 )
 from hfsched.vcpu.script.mistakes import no_generator, raised, yielded
-from hfsched.vcpu.script.statekey import frames
+from hfsched.vcpu.script.statekey import frames, key_of
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -89,7 +89,7 @@ class Cpu:
         self.handler: Program | None = None
         self.timer: int | None = None
         self.timer_masked = False
-        name = f"{space.name}.{index}"
+        self._name = name = f"{space.name}.{index}"
         self._kick = runtime.cell(f"{name}.kick", value=False)
         self._line = runtime.cell(f"{name}.irq", value=False)
         self._stack: list[_Frame] = []  # the guest, and a handler that interrupted it
@@ -273,10 +273,14 @@ class Cpu:
             )
         return self._journal
 
+    def key(self) -> Hashable:
+        """Return which CPU of its VM it is, for a guest that holds it; `state_key` has its state."""
+        return self.index
+
     def state_key(self) -> Hashable:
         stack = tuple(frame.key() for frame in self._stack)
         timer = (self.timer, self.timer_masked)
-        handler = getattr(self.handler, "__qualname__", None)
+        handler = key_of(self.handler, f"the interrupt handler of {self._name}")
         flags = (self.masked, handler, self.arg, self._missing)
         return (stack, timer, flags, self._kick.get(), self._line.get())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -40,6 +41,15 @@ class Program:
     def build(self, runtime: ExploreRuntime) -> World:
         self.function(runtime, self.correct)
         return World()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thawed(_frozen: None) -> None:
+    """Let the collector find all functions: what is frozen is looked for by way of all modules.
+
+    That takes longer, and the other files here do it.
+    """
+    gc.unfreeze()
 
 
 def test_there_are_ten_of_each_kind() -> None:
