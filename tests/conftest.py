@@ -32,6 +32,8 @@ LONGEST = (
     "swap/test_processes.py",
     "swap/test_monitor.py",
     "vmm/test_hostile.py",
+    "scenarios/test_shipped.py",
+    "scenarios/test_races.py",
     "scenarios/test_swap.py",
     "cli/test_swap_command.py",
 )

@@ -20,7 +20,7 @@ from hfsched.scenarios import images
 from hfsched.scenarios.images import GUESTS
 from hfsched.vcpu.unicorn.cpu import SLICE
 
-SCHEDULES = 120
+SCHEDULES = 40  # of each strategy; `hfsched fuzz images` runs as many as there is time for
 
 
 @pytest.mark.parametrize("guest", sorted(GUESTS))

@@ -93,7 +93,7 @@ def test_the_deadlock_is_told_for_what_it_is() -> None:
         "swap,commands=enable,guests=0,touches=1,child=dies",
         "swap,commands=status,beside=status,guests=0",
         "swap,commands=disable,beside=disable,guests=0",
-        "swap,commands=status,guests=1,abort=true",
+        "swap,commands=status,guests=1,touches=0,abort=true",
         "swap,commands=enable,guests=2",
         "swap,commands=enable,guests=0,spawner_dies=true",
     ],
