@@ -45,7 +45,7 @@ from hfsched.scenarios.swap import SwapScenario
 SCHEDULES_MAX = 3000  # to the first failure; then it counts as not found
 
 
-SPARED = ("swap,commands=enable,abort=true", "mailbox,messages=2,boot=true", "swap")
+SPARED = ("swap,commands=enable,abort=true", "mailbox,messages=2,boot=true", "swap", "machine")
 
 
 def proofs(args: argparse.Namespace) -> int:

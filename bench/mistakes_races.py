@@ -244,8 +244,10 @@ def _check_then_act(place: _Block, index: int) -> _Edit | None:
     if not isinstance(statement, ast.With) or not _is_locked(statement):
         return None
     first = next(iter(statements(statement.body)), None)
-    if not isinstance(first, ast.If) or any(
-        isinstance(each, ast.NamedExpr) for each in ast.walk(first.test)
+    if (
+        not isinstance(first, ast.If)
+        or not _reads_state(first.test)
+        or any(isinstance(each, ast.NamedExpr) for each in ast.walk(first.test))
     ):
         return None
 

@@ -15,18 +15,27 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mistakes_places import mutated
 from mutants_table import GROUPS, QUICK, THOROUGH, TOP
 
+if TYPE_CHECKING:
+    from hfsched.explore.execution import Result
+
 __all__ = ["EXECUTIONS", "PREFIX"]
 
 EXECUTIONS, OF_MACHINES = 3000, 300  # of one scenario
-RACES, WALKS = 100, 20  # in a race pass
+RANDOM = (
+    100  # then, unless they were all, by each of `STRATEGIES`: what is far from the first schedules
+)
+STRATEGIES = ("pos", "random")
+RACES, WALKS = 100, 50  # in a race pass
 PREFIX = "killer: "
 
 
@@ -82,21 +91,32 @@ def _explored(specs: Sequence[str]) -> str:
     try:
         from hfsched.explore.execution import search
         from hfsched.explore.registry import find
-        from hfsched.explore.strategies.exhaustive import Exhaustive
+        from hfsched.explore.strategies.choose import make
     except Exception as exc:  # noqa: BLE001 - the mutant cannot even be imported
         return f"import: {type(exc).__name__}"
-    for spec in specs:
-        print(f"search {spec}", flush=True)
+    complete = set()
+    for strategy, spec in product(("exhaustive", *STRATEGIES), specs):
+        if spec in complete or (strategy == "exhaustive" and "idle=true" in spec):
+            continue  # nothing is left of it; or it has no end where time stands still
+        print(f"{strategy} {spec}", flush=True)
         most = OF_MACHINES if spec.startswith("machine") else EXECUTIONS
+        if strategy in STRATEGIES:
+            most = RANDOM
         try:
-            result = search(find(spec), Exhaustive(), until=lambda r, n=most: r.executions >= n)  # type: ignore[misc]
+            result = search(find(spec), make(strategy, 0), until=partial(_enough, most))
         except Exception as exc:  # noqa: BLE001 - it cannot be built
             return f"{spec}: {type(exc).__name__} while it is built"
+        if result.complete:
+            complete.add(spec)
         if result.failure is not None:
             words = str(result.failure.failure).split("\n")[0][:80]
             kind = type(result.failure.failure).__name__
-            return f"{spec}: {result.executions} schedules: {kind}: {words}"
+            return f"{spec}: {strategy}, {result.executions} schedules: {kind}: {words}"
     return ""
+
+
+def _enough(most: int, so_far: Result) -> bool:
+    return so_far.executions >= most
 
 
 def _raced(specs: Sequence[str]) -> str:

@@ -48,6 +48,8 @@ SWAP = (
     "swap,child=lives",
     "swap,commands=enable,child=dies,touches=0",
     "swap,beside=enable-disable",
+    "swap,deadlines=true,deaths=1,failing_starts=1",
+    "swap,deadlines=true,child=lives,commands=enable-disable-enable",
 )
 _MESSAGES = (
     "mailbox,messages=1,hosts=2",
@@ -58,12 +60,19 @@ _MESSAGES = (
     "events,event=timer,messages=1",
     "events,event=post,messages=1",
     "mailbox,runners=1",
+    "machine,hosts=2,suspenders=1,rounds=2,stop=false",
+    "machine,guest=doomed,vcpus=2,requests=1,stop=false",
+)
+_STIRRED = (
+    "machine,guest=stir,vcpus=2,hosts=2,messages=2",
+    "programs,program=wejgI_fjgeW-nwW;0111;S",
 )
 _REQUESTS = (
     "machine,guest=server,requests=1,hosts=0",
     "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
 )
 _SUSPENSION = (
+    "suspension,holders=0,together=true",
     "suspension",
     "suspension,holders=2",
     "machine,suspenders=2,hosts=0,stop=false",
@@ -74,32 +83,48 @@ _PORTS = (
     "machine,guest=talker,listener=handler,hosts=0",
     "machine,guest=burst,queue=1,stop=false",
     "machine",
+    "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1,probes=1,stop=false",
 )
 _CLIENTS = (
     "machine,clients=asks,hosts=0,stop=false",
     "machine,clients=goes,hosts=0",
     "machine,clients=stalls,hosts=0",
     "machine,clients=silent,hosts=0",
+    "machine,clients=asks-asks,hosts=0,stop=false",
+    "machine,guest=mortal,clients=asks-queries,hosts=0,stop=false",
+    "machine,clients=silent-asks,hosts=0,places=1",
+    "machine,clients=asks,hosts=0,quiet=true",
+    "machine,clients=stalls,hosts=0,quiet=true",
+    "machine,clients=stalls,hosts=0,messages=3,timers=true,stop=false",
 )
 _CONTROL = (
     "machine,clients=status,hosts=0",
+    "machine,clients=status-status,hosts=0,stop=false",
+    "machine,clients=status-status,hosts=0,places=1",
     "machine,clients=subscriber,hosts=0",
     "machine,clients=follower,hosts=0,stop=false",
     "machine,clients=deaf,hosts=0,suspenders=1",
 )
+_REPORTS = ("machine,reports=2", "machine,guest=smp,vcpus=2,reports=2,suspenders=1")
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox": _MESSAGES,
-    "hfsched/mailbox/ports.py": _PORTS,
+    "hfsched/mailbox/mirror.py": (*_MESSAGES, *_REPORTS, _PORTS[-1]),
+    "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
     "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
-    "hfsched/scheduler/outbox.py": (*_MESSAGES, "machine,sends=deadline,timers=true,hosts=2"),
+    "hfsched/scheduler/outbox.py": (
+        *_MESSAGES,
+        "machine,sends=deadline,timers=true,hosts=2",
+        "machine,sends=deadline,timers=true,hosts=3,stop=false",
+        "machine,sends=try,hosts=2",
+    ),
     "hfsched/scheduler/owners.py": ("events,event=post,messages=1", "machine", *_MESSAGES),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
-    "hfsched/hypervisor": (*_MESSAGES, *_REQUESTS),
-    "hfsched/hypervisor/power.py": ("machine,guest=smp,vcpus=2,stop=false", *_MESSAGES),
-    "hfsched/vmm": _VMM,
+    "hfsched/hypervisor": (*_MESSAGES, *_REQUESTS, *_STIRRED),
+    "hfsched/hypervisor/power.py": ("machine,guest=smp,vcpus=2,stop=false", *_STIRRED, *_MESSAGES),
+    "hfsched/vmm": (*_VMM, *_REPORTS),
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
     "hfsched/control/events.py": (

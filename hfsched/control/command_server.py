@@ -138,7 +138,7 @@ class CommandServer:
             with self._lock:
                 del self._clients[number]
                 self._places.leave(number)
-                connection.close()
+            connection.close()  # last: until then another client's task may dismiss this one
 
 
 class _Place:

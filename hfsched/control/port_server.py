@@ -85,7 +85,7 @@ class PortServer:
         self._discarded: Counter[str] = Counter()
         self._undelivered: Counter[str] = Counter()
         self._count = 0
-        self._closed = False
+        self._closed = False  # of the task that closes it alone
         self._listener = runtime.adopt_listener("ports", directory.listen(PORTS).detach())
         self._acceptor = runtime.spawn("ports.accept", self._accept)
 
@@ -99,7 +99,7 @@ class PortServer:
         """Return all that the lock guards."""
         sessions = (tuple(self._sessions), tuple(self._tasks), self._places.key())
         counts = (tuple(self._discarded.items()), tuple(self._undelivered.items()))
-        return (sessions, tuple(self._ended), counts, self._closed)
+        return (sessions, tuple(self._ended), counts)
 
     # For the machine.
 
@@ -145,15 +145,14 @@ class PortServer:
         Each client gets the messages in its port's queue, as far as its socket has space, the reason
         and end of file.  Messages that clients sent and the VM did not accept are lost: see `undelivered`.
         Returns the names of tasks that did not end: a sender that waits for a full mailbox ends
-        with the machine only.  The default deadline is five seconds from now.
+        with the machine only.  The default deadline is five seconds from now.  One task alone calls this.
         """
         if deadline is None:
             deadline = self._runtime.now() + _CLOSE_WITHIN
-        with self._lock:
-            if self._closed:
-                return []
-            self._closed = True
+        if self._closed:
+            return []
         self._closing.set()
+        self._closed = True
         stuck = [] if self._acceptor.join(deadline) else [self._acceptor.name]
         with self._lock:
             tasks = list(self._tasks.values())

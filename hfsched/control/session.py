@@ -167,6 +167,7 @@ class Session:
         if self._connection not in ready:
             raise wire.RefusedError("silent", f"no hello within {self._patience / _NS:g} s")
         data = self._connection.recv(wire.HELLO_MAX + 1)
+        self._on_idle()  # until now it could have been a message that waits
         if not data:
             return None
         hello = wire.parse_hello(data)
@@ -272,6 +273,7 @@ class Session:
     def _write(self, endpoint: Endpoint) -> None:
         try:
             for port_message in self._port_messages(endpoint):
+                self._on_idle()  # it has left the port's queue
                 if not self._pusher.push(wire.DATA + port_message.payload):
                     self.discarded += 1
                     return
@@ -305,9 +307,7 @@ class Session:
         """Disconnect the client; it finds the reason after what it has not read."""
         limit = f"{self._pusher.limit / _NS:g} s"
         text = f"nothing was read for {limit}, and messages waited: read them, or ask for a longer time"
-        with self._lock:
-            if self._over:
-                return
+        with self._lock:  # the connection is open: it is one of its own two tasks that gives up
             self._reason = self._reason or text
             self._given_up = True
             self._connection.limit_unsent(2 * wire.SEND_BUFFER)  # or the reason has no room

@@ -118,8 +118,8 @@ class Mirror:
 
     def claim_waiting(self, vcpu: int) -> bool:
         """Claim `vcpu` for a direct request if it is parked waiting for a message."""
+        slot = self._slots[vcpu]
         with self._lock:
-            slot = self._slots[vcpu]
             if slot.activity is not _WFM:
                 return False
             slot.direct = True
@@ -137,8 +137,8 @@ class Mirror:
         Returns what it does: RUNNING, then kick it, and wake it where it may wait for something
         else (`block`); GONE, then nothing comes of it.
         """
+        slot = self._slots[vcpu]
         with self._lock:
-            slot = self._slots[vcpu]
             slot.work = True
             if slot.activity not in (_RUNNING, _GONE):
                 slot.event.set()
@@ -270,8 +270,8 @@ class Mirror:
 
     def switched_off(self, vcpu: int) -> bool:
         """RUN said that the vCPU cannot run: sleep until it is turned on.  False: leave instead."""
+        slot = self._slots[vcpu]
         with self._lock:
-            slot = self._slots[vcpu]
             if self.dead:
                 slot.activity = _GONE
                 return False
@@ -310,8 +310,8 @@ class Mirror:
 
     def in_run(self, vcpu: int) -> bool:
         """Return whether `vcpu` is in RUN, or about to be: neither asleep, nor held by something else."""
+        slot = self._slots[vcpu]
         with self._lock:
-            slot = self._slots[vcpu]
             return slot.activity is _RUNNING and not slot.blocked
 
     def has_timer(self, vcpu: int) -> bool:

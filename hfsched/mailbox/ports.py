@@ -294,8 +294,8 @@ class Ports:
 
     def nudge(self, vm: int) -> None:
         """Wake the threads that wait for room for a message of a VM, to look for something else."""
+        entry = self._vms[vm]
         with self._lock:
-            entry = self._vms[vm]
             entry.room.set()
             for port in entry.open.values():
                 port.room.set()
@@ -307,6 +307,6 @@ class Ports:
 
     def counts(self, vm: int) -> tuple[int, int, int]:
         """Return a VM's messages {unclaimed, discarded, malformed}."""
+        entry = self._vms[vm]
         with self._lock:
-            entry = self._vms[vm]
             return len(entry.unclaimed), entry.discarded, entry.malformed

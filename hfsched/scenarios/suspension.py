@@ -39,11 +39,13 @@ class SuspensionScenario:
     """`holders` hold a machine suspended, `rounds` times each; one freezes memory, one writes it.
 
     The machine is paused while any of them holds it, and runs otherwise; memory is not written while it
-    is frozen; all tasks end.  Holders of the same name hold the machine in turn.
+    is frozen; all tasks end.  Holders of the same name hold the machine in turn.  With `together` two others
+    hold it until both do, and who writes memory holds it until it has been frozen.
     """
 
     holders: int = 1
     rounds: int = 1
+    together: bool = False
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = {
@@ -63,7 +65,7 @@ class SuspensionScenario:
 
     def small(self) -> SuspensionScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return replace(self, holders=0, rounds=1)
+        return replace(self, holders=0, rounds=1, together=False)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the suspension and its holders."""
@@ -84,6 +86,18 @@ class SuspensionScenario:
         steps = [Step(name, partial(pause, name), partial(paused.remove, name)) for name in "ab"]
         suspension = kind(runtime, steps)
 
+        tasks = [(f"holder.{n}", "holder") for n in range(self.holders)]
+        partners = {"left": "right", "right": "left"} if self.together else {}
+        tasks += [(task, task) for task in partners]
+        been_inside = {
+            task: runtime.event(f"{task}.inside")
+            for task in ("freezer", *(name for name, _ in tasks))
+        }
+
+        def wait_for(other: str) -> None:
+            if self.together:
+                been_inside[other].wait()
+
         def hold(task: str, holder: str, *, frozen: bool = False, writes: bool = False) -> None:
             for count in range(self.rounds):
                 runtime.retain_only(count)
@@ -94,12 +108,15 @@ class SuspensionScenario:
                             writing.append(task)
                             runtime.checkpoint(f"{task} writes")
                             writing.clear()
+                        wait_for("freezer")
                     else:
                         runtime.checkpoint(f"{task} holds it")
+                        if self.together:
+                            been_inside[task].set()
+                        wait_for(partners.get(task, task))
                     inside.remove(task)
             ended.append(task)
 
-        tasks = [(f"holder.{n}", "holder") for n in range(self.holders)]
         for task, holder in tasks:
             runtime.spawn(task, partial(hold, task, holder))
         runtime.spawn("freezer", partial(hold, "freezer", "freezer", frozen=True))
@@ -113,7 +130,7 @@ class SuspensionScenario:
             assert len(same) < 2, "two holders of the same name at once"
 
         def check() -> None:
-            assert len(ended) == self.holders + 2, f"only {ended} have ended"
+            assert len(ended) == len(tasks) + 2, f"only {ended} have ended"
             assert paused == [], f"{paused} stay paused"
 
         return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
     "discard": lambda client: client.discard(0, 1),
     "close": MonitorClient.close,
 }
+WITHIN = 1000  # ns
 CHILDREN = ("lives", "dies", "static")
 
 
@@ -105,7 +106,8 @@ class SwapScenario:
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
     any point, as it may, or it is ``static``, and dies though it may not.  After the first monitor, the next
-    `failing_starts` processes cannot be started.  Monitors fail up to `bugs` times, each with an internal
+    `failing_starts` processes cannot be started.  With `deadlines` requests have them, which may pass, and
+    so may those of the other process for its answers: then it answers late.  Monitors fail up to `bugs` times, each with an internal
     error in any piece of work.  With
     `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
@@ -124,6 +126,7 @@ class SwapScenario:
     workers: int = 1
     spawner_dies: bool = False
     failing_starts: int = 0
+    deadlines: bool = False
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {
@@ -178,7 +181,12 @@ class _Machine:
         parts = PARTS[scenario.variant]
         self.memory = parts.memory(runtime, scenario.pages, full=scenario.full, bugs=scenario.bugs)
         self.gate = _Gate(runtime)
-        self._failing = FailingRuntime(runtime, scenario.deaths, spawner_dies=scenario.spawner_dies)
+        self._failing = FailingRuntime(
+            runtime,
+            scenario.deaths,
+            spawner_dies=scenario.spawner_dies,
+            failing_starts=scenario.failing_starts,
+        )
         monitor = parts.monitor(self.memory)
         self.child_model = (
             ChildModel(
@@ -187,6 +195,7 @@ class _Machine:
                 scenario.touches,
                 scenario.workers,
                 dynamic=scenario.child != "static",
+                within=WITHIN if scenario.deadlines else None,
             )
             if scenario.child
             else None
@@ -199,7 +208,7 @@ class _Machine:
             self._failing,
             monitor,
             hold,
-            default_timeout=None,
+            default_timeout=WITHIN if scenario.deadlines else None,
             on_lost=self._lost,
             needed=self.memory.needed,
         )
@@ -209,7 +218,9 @@ class _Machine:
         runtime.declare_records(self.begun, reason="what the oracles compare")
         self._accepted = _Accepted(runtime)
         self._start()
-        if not scenario.beside and not scenario.abort:  # only main makes requests
+        if not (
+            scenario.beside or scenario.abort or scenario.deadlines
+        ):  # only main makes requests
             runtime.declare_private("swap.free")
         if "enable" not in scenario.beside:  # only main suspends
             runtime.declare_private("suspension*")
@@ -247,7 +258,7 @@ class _Machine:
             self._check,
             invariant=self.memory.look,
             final=self._final,
-            timers=self._scenario.failing_starts > 0,
+            timers=self._scenario.failing_starts > 0 or self._scenario.deadlines,
         )
 
     def _guest(self, name: str, first: int) -> None:
@@ -296,6 +307,7 @@ class _Machine:
                 in_the_way = "member 1" in outcome or "process child" in outcome
                 if self._scenario.child == "static" and outcome.startswith("enable: "):
                     continue
+                in_the_way &= not (self._scenario.deadlines and "in time" in outcome)
                 assert not in_the_way, f"a process that may die makes a command fail: {outcome}"
         if self.lost:
             return

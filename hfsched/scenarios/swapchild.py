@@ -36,9 +36,19 @@ class _Child(Child):
 
 
 class _Member(ChildMember):
-    def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory, *, dynamic: bool) -> None:
+    def __init__(
+        self,
+        runtime: ExploreRuntime,
+        end: End,
+        memory: Memory,
+        *,
+        dynamic: bool,
+        within: int | None,
+    ) -> None:
         self._memory = memory
-        super().__init__(runtime, CHILD, end, [], None, pagemap=None, dynamic=dynamic, within=None)
+        super().__init__(
+            runtime, CHILD, end, [], None, pagemap=None, dynamic=dynamic, within=within
+        )
         self.number = 1
 
     def _set_up(
@@ -66,13 +76,14 @@ class ChildModel(Thing):
         workers: int = 1,
         *,
         dynamic: bool,
+        within: int | None = None,
     ) -> None:
         super().__init__(runtime, CHILD)
         self._memory = memory
         self._touches = touches
         here, theirs = runtime.channel(CHILD)
         self._handle = runtime.process(CHILD, self._program, [theirs])
-        self._member = _Member(runtime, here, memory, dynamic=dynamic)
+        self._member = _Member(runtime, here, memory, dynamic=dynamic, within=within)
         self._started = False
         self._workers = workers
         self._done = 0  # touches, of all

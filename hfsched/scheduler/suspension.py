@@ -108,21 +108,8 @@ class Suspension:
     # The steps.
 
     def add(self, step: Step) -> None:
-        """Let a step be taken after the others.
-
-        While the machine is suspended it counts as taken: it is resumed with the others.
-        """
-        with self._lock:
-            self._steps.append(step)
-            if self._phase is _Phase.SUSPENDED:
-                self._taken.append(step)
-
-    def remove(self, step: Step) -> None:
-        """Take a step off the list, which is neither paused nor resumed any more."""
-        with self._lock:
-            self._steps.remove(step)
-            if step in self._taken:
-                self._taken.remove(step)
+        """Let a step be taken after the others; before anybody suspends the machine."""
+        self._steps.append(step)
 
     # Holders.
 
@@ -137,7 +124,7 @@ class Suspension:
 
     def _pause(self, deadline: int | None) -> None:
         try:
-            for step in list(self._steps):
+            for step in self._steps:
                 self._taken.append(step)
                 if not step.pause(deadline):
                     raise SuspendError(f"suspend: {step.name} did not stop in time")

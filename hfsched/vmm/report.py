@@ -12,6 +12,7 @@ from hfsched.hypervisor.interface import Preempted
 from hfsched.mailbox.mailbox import RxState
 
 if TYPE_CHECKING:
+    from hfsched.mailbox.mailbox import Mailbox
     from hfsched.mailbox.ports import Ports
     from hfsched.vmm.assembly import AssembledVm, Assembly
 
@@ -176,8 +177,7 @@ def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
     for each in counters:
         runs.update(each.runs)
     with vm.record.lock:
-        rx = "not mapped" if vm.record.mailbox.rx is None else vm.record.mailbox.state.value
-        unmapped = vm.record.unmapped
+        rx, unmapped = _rx_text(vm.record.mailbox), vm.record.unmapped
     unclaimed, discarded, malformed = ports.counts(vm.id)
     return VmSummary(
         name=vm.name,
@@ -197,3 +197,8 @@ def summary_of(vm: AssembledVm, assembly: Assembly) -> VmSummary:
         abort=info.abort_reason,
         vcpus=info.states,
     )
+
+
+def _rx_text(mailbox: Mailbox) -> str:
+    """Return the state of RX in words; under the VM's lock."""
+    return "not mapped" if mailbox.rx is None else mailbox.state.value

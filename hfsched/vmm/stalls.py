@@ -19,7 +19,7 @@ from hfsched.mailbox.mirror import VcpuActivity
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.vm import Vcpu
-    from hfsched.mailbox.mailbox import Header
+    from hfsched.mailbox.mailbox import Header, Mailbox
     from hfsched.vmm.assembly import AssembledVm
 
 __all__ = ["STALL", "StallWatch"]
@@ -117,13 +117,7 @@ class StallWatch:
         )
         waiting = vm.outbox.waiting() > 0
         with vm.record.lock:
-            mailbox = vm.record.mailbox
-            what: Header | str | None = None
-            if mailbox.state is RxState.RECEIVED:
-                what = mailbox.message
-            elif waiting:
-                what = _NOT_MAPPED if mailbox.rx is None else _NOT_RELEASED
-            ended = vm.record.aborting
+            what, ended = _unread_in(vm.record.mailbox, waiting=waiting), vm.record.aborting
         if what is None:
             self._unread.pop(vm.id, None)
             return
@@ -187,6 +181,15 @@ class StallWatch:
         """Return whether a vCPU has had a processor for a second, as far as that is known."""
         ran = self.processor_time(*where)
         return ran is None or spin.ran is None or ran - spin.ran >= STALL
+
+
+def _unread_in(mailbox: Mailbox, *, waiting: bool) -> Header | str | None:
+    """Return the header of the unread message, or why none that is `waiting` is taken; under the VM's lock."""
+    if mailbox.state is RxState.RECEIVED:
+        return mailbox.message
+    if not waiting:
+        return None
+    return _NOT_MAPPED if mailbox.rx is None else _NOT_RELEASED
 
 
 def _wait_text(vcpu: Vcpu) -> str:

@@ -10,6 +10,7 @@ from hfsched.explore.execution import search
 from hfsched.explore.registry import find
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.scenarios.shipped.world import ShippedMachine
 from hfsched.scheduler.driver import Driver
 
 # `bench/explore.py proofs` has the larger ones.
@@ -30,11 +31,13 @@ COMPLETE = (
     "swap=enable-out-disable,hosts=0,stop=false",
 )
 BOUNDED = (
-    ("clients=asks,hosts=0", 0),
-    ("clients=stalls,hosts=0", 0),
-    ("clients=goes,hosts=0", 0),
-    ("clients=subscriber,hosts=0", 0),
-    ("clients=follower,hosts=0", 0),
+    *(
+        (f"clients={kind},hosts=0", 0)
+        for kind in (
+            *("goes", "queries", "subscriber", "follower"),
+            *("asks,quiet=true", "stalls,quiet=true"),
+        )
+    ),
     ("guest=server,requests=1,hosts=0,timers=true,stop=false", 1),
 )
 
@@ -64,6 +67,32 @@ def test_a_machine_holds_with_few_preemptions(spec: str, bound: int) -> None:
     result = search(find(f"machine,{spec}"), Exhaustive(bound))
     assert result.failure is None
     assert result.complete
+
+
+def test_a_server_that_does_not_tell_when_it_is_idle_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then main waits although the last message has been taken from a port's queue."""
+    monkeypatch.setattr(ShippedMachine, "note_activity", lambda _self: None)
+    result = search(find("machine,clients=stalls,hosts=0,quiet=true"), Exhaustive(0))
+    assert result.failure is not None
+    assert "main has not ended" in str(result.failure.failure)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "guest=stir,vcpus=2,hosts=2,messages=2,suspenders=1",
+        "guest=doomed,vcpus=2,requests=1,reports=1,stop=false",
+        "guest=mortal,clients=asks-queries,hosts=0,stop=false",
+        "clients=silent-asks,hosts=0,places=1",
+        "clients=status-status,hosts=0,places=1",
+        "clients=stalls,hosts=0,messages=3,timers=true,stop=false",
+    ],
+)
+def test_a_larger_machine_holds_in_random_orders(spec: str) -> None:
+    result = search(find(f"machine,{spec}"), make("pos", 1), until=lambda r: r.executions >= 40)
+    assert result.failure is None
 
 
 @pytest.mark.parametrize("strategy", ["random", "pct"])
@@ -120,6 +149,8 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("vms=0", "vms"),
         ("guest=smp", "vcpus"),
         ("hosts=9", "hosts"),
+        ("quiet=true", "quiet"),
+        ("guest=stir,vcpus=2,stop=false", "stop"),
         ("messages=0", "messages"),
     ],
 )

@@ -16,6 +16,15 @@ def test_it_holds_in_every_interleaving_and_retain_only_changes_no_final_state()
     assert ends == finals("suspension", Exhaustive(), forgetting=False)
 
 
+def test_holders_that_hold_it_together_do_not_wait_for_ever() -> None:
+    result = search(
+        find("suspension,holders=0,together=true"),
+        Exhaustive(),
+        until=lambda r: r.executions >= 1000,
+    )
+    assert result.failure is None, result.failure
+
+
 @pytest.mark.parametrize("variant", ["unchecked", "alone"])
 def test_a_mistake_is_found(variant: str) -> None:
     result = search(find("suspension", variant), Exhaustive())

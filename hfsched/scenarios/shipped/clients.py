@@ -3,6 +3,7 @@
 - ``asks``: connects to a port, exchanges messages, and leaves;
 - ``stalls``: connects to a port, sends a message, and reads nothing more;
 - ``silent``: connects, and says nothing;
+- ``queries``: asks at the ports which VMs there are, and leaves;
 - ``goes``: as ``asks``, but dies at any point;
 - ``status``: asks the control socket for the machine's status;
 - ``subscriber``: subscribes to events, and reads them to the end;
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from hfsched.explore.foreign import XConnection, XListener
     from hfsched.explore.handles import ProcessHandle, TaskHandle
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.vmm.machine import Machine
+    from hfsched.scenarios.shipped.world import ShippedMachine
 
 __all__ = ["CLIENTS", "Client", "Servers"]
 
-_PORT_CLIENTS = ("asks", "stalls", "silent", "goes")
+_PORT_CLIENTS = ("asks", "stalls", "silent", "goes", "queries")
 CLIENTS = (*_PORT_CLIENTS, "status", "subscriber", "follower", "deaf")
 _SLOW = ("stalls", "follower", "deaf")
 _NARROW = 64  # bytes that may be unread, of a client that does not read
@@ -67,8 +68,15 @@ class Servers:
     """Those of ports and of commands, as `hfsched run` has them."""
 
     def __init__(
-        self, runtime: ExploreRuntime, machine: Machine, *, ports: bool, control: bool
+        self,
+        runtime: ExploreRuntime,
+        shipped: ShippedMachine,
+        *,
+        ports: bool,
+        control: bool,
+        places: int,
     ) -> None:
+        machine = shipped.machine
         self.machine = machine
         self.hub = Hub(runtime)
         machine.suspension.on_hold = self.hub.note_hold
@@ -82,18 +90,31 @@ class Servers:
                 runtime,
                 machine,
                 cast("MachineDirectory", directory),
+                clients_max=places,
+                silent_max=0,
+                on_idle=shipped.note_activity,
                 on_client=self.hub.note_client,
             )
+            shipped.on_abort = self.ports.vm_ended
         if control:
-            self.commands = CommandServer(runtime, machine, self.hub, self.command_listener)
+            self.commands = CommandServer(
+                runtime, machine, self.hub, self.command_listener, clients_max=places
+            )
         names = tuple(machine.vm_names())
         self.hub.publish(Started(machine=machine.name, version="", vms=names))
 
     @classmethod
-    def of(cls, runtime: ExploreRuntime, machine: Machine, kinds: Collection[str]) -> Servers:
-        """Return what clients of these kinds need."""
+    def of(
+        cls, runtime: ExploreRuntime, shipped: ShippedMachine, kinds: Collection[str], places: int
+    ) -> Servers:
+        """Return what clients of these kinds need; each socket has `places` for clients."""
         ports = any(kind in _PORT_CLIENTS for kind in kinds)
-        return cls(runtime, machine, ports=ports, control=not {*kinds} <= {*_PORT_CLIENTS})
+        control = not {*kinds} <= {*_PORT_CLIENTS}
+        return cls(runtime, shipped, ports=ports, control=control, places=places)
+
+    def pending(self) -> bool:
+        """Return whether a client's message is on its way; see `PortServer.pending`."""
+        return self.ports is not None and self.ports.pending()
 
     def close_commands(self) -> list[str]:
         """Do what comes before the machine's stop; return the tasks that did not end."""
@@ -145,7 +166,7 @@ class Client(Thing):
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
         assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
-        if self._kind in ("asks", "status", "follower"):
+        if self._kind in ("asks", "queries", "status", "follower"):
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
 
     def _die(self, process: ProcessHandle) -> None:
@@ -215,6 +236,16 @@ class Client(Thing):
 
     def _silent(self) -> None:
         self.reason = "refused" if b'"error"' in self._receive() else ""
+
+    def _queries(self) -> None:
+        self._socket.send(wire.Ask("g0").encode())
+        answer = self._receive()
+        if b'"error"' in answer:
+            self.reason = "refused"
+        else:
+            assert b'"has": true' in answer, f"which VMs there are is answered by {answer!r}"
+            self.read += 1
+        self._socket.close()
 
     def _status(self) -> None:
         self._socket.send(commands.encode(commands.MachineStatus()))

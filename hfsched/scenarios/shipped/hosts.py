@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.machine import Machine
 
-__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Prober", "Requester", "Suspender"]
+__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Prober", "Reporter", "Requester", "Suspender"]
 
 WITHIN = 1000  # ns: a deadline
 
@@ -187,6 +187,31 @@ class Prober:
         for count in range(self._probes):
             self._runtime.retain_only(count)
             self._machine.program_counter(f"{vm}.0")  # None, once the machine has stopped
+        self.ended = True
+
+
+class Reporter:
+    """Asks what the machine does, as what shows and ends it: each answer is one of some moment."""
+
+    name = "reporter"
+
+    def __init__(self, runtime: ExploreRuntime, machine: Machine, reports: int) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._reports = reports
+        self.stopped = False
+        self.ended = False
+
+    def run(self) -> None:
+        """Be its task."""
+        machine = self._machine
+        for count in range(self._reports):
+            self._runtime.retain_only(count)
+            machine.quiet()
+            machine.active()
+            machine.vm_states()
+            for vm in machine.assembly.vms:
+                machine.ports.counts(vm.id)
         self.ended = True
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from hfsched.control.command_server import CLIENTS_MAX
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
@@ -22,9 +23,11 @@ from hfsched.scenarios.shipped.hosts import (
     Host,
     Listener,
     Prober,
+    Reporter,
     Requester,
     Suspender,
 )
+from hfsched.scenarios.shipped.quiet import Looks
 from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
 from hfsched.scenarios.swapmain import FailingRuntime
@@ -47,14 +50,15 @@ _JOINED = ("clients", "swap")  # parameters that are words joined by "-"
 class MachineScenario:
     """`hosts` exchange `messages` each with the VMs, in turn, while main ends the machine.
 
-    With `stop` it is stopped at any point, else when all others are through, or a VM has aborted.  With `boot` the guests'
+    With `stop` it is stopped at any point, with `quiet` when main finds that nothing is on its way, else when all others are through, or a VM has aborted.  With `boot` the guests'
     start-up is explored too.  Hosts send in the way of `sends`: they wait for the mailbox, until a
     `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
     guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.  Another
     one asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
+    One looks `reports` times at what the machine does.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
-    ``-``, send `messages` each.  One task gives commands of `swap`, likewise joined; the first `deaths`
+    ``-``, send `messages` each; a socket has `places` for them.  One task gives commands of `swap`, likewise joined; the first `deaths`
     monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
     the spawner dies, and no other monitor could be started.  With `idle` memory is also moved out when the guests have been idle; it
     needs `timers`.
@@ -71,15 +75,18 @@ class MachineScenario:
     queue: int = QUEUE_MAX
     requests: int = 0
     probes: int = 0
+    reports: int = 0
     suspenders: int = 0
     rounds: int = 1
     clients: str = ""
+    places: int = CLIENTS_MAX
     swap: str = ""
     deaths: int = 0
     failing_starts: int = 0
     spawner_dies: bool = False
     idle: bool = False
     stop: bool = True
+    quiet: bool = False
     boot: bool = False
     timers: bool = False
     variant: str = ""
@@ -107,8 +114,12 @@ class MachineScenario:
             ("queue", 1, QUEUE_MAX),
             ("requests", 0, 100),
             ("probes", 0, 100),
+            ("reports", 0, 100),
+            ("stop", int(GUESTS[self.guest].loses), 1),
             ("suspenders", 0, 4),
             ("rounds", 1, 100),
+            ("places", 1, CLIENTS_MAX),
+            ("quiet", 0, int(self.stop and not self.hosts)),
             ("deaths", 0, 4 if self.swap or self.idle else 0),
             ("failing_starts", 0, 3 if self.deaths and self.timers else 0),
             ("spawner_dies", 0, int(bool(self.swap) and not self.deaths)),
@@ -116,9 +127,10 @@ class MachineScenario:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
-        for name, guest in (("listener", "talker"), ("requests", "server")):
-            if getattr(self, name) and self.guest != guest:
-                raise ValueError(f"{name}={getattr(self, name)}: with guest={guest} only")
+        for name, guests in (("listener", ("talker",)), ("requests", ("server", "doomed"))):
+            if getattr(self, name) and self.guest not in guests:
+                known = " or ".join(guests)
+                raise ValueError(f"{name}={getattr(self, name)}: with guest={known} only")
 
     @property
     def name(self) -> str:
@@ -127,18 +139,18 @@ class MachineScenario:
 
     def small(self) -> MachineScenario:
         """Return the size whose every interleaving a race pass runs."""
-        vcpus = GUESTS[self.guest].vcpus
-        alone = self.requests or self.listener or self.clients
+        kind = GUESTS[self.guest]
+        alone = (self.requests and not kind.dies) or self.listener or self.clients
         return replace(
             self,
             vms=1,
-            vcpus=vcpus,
+            vcpus=kind.vcpus,
             hosts=0 if alone else 1,
             messages=1,
             requests=min(self.requests, 1),
             suspenders=0,
             clients=self.clients.partition("-")[0],
-            stop=False,
+            stop=self.quiet or kind.loses,
             boot=False,
             timers=False,
             sends="wait",
@@ -185,10 +197,11 @@ class _World:
         self.machine = self.shipped.machine
         self.hosts: list[Host] = []
         self.suspenders: list[Suspender] = []
-        self._others: list[Listener | Prober | Requester | Swapper] = []
+        self._others: list[Listener | Prober | Reporter | Requester | Swapper] = []
         self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
-        self.servers = Servers.of(runtime, self.machine, kinds)
+        self.servers = Servers.of(runtime, self.shipped, kinds, scenario.places)
+        self.looks = Looks(runtime, self._amounts)
         self.clients = [
             Client(runtime, self.servers, number, kind, scenario.messages)
             for number, kind in enumerate(kinds)
@@ -210,11 +223,14 @@ class _World:
             if client.leaves:
                 self._tasks.append(task)
         servers = self.servers
+        if scenario.quiet:
+            self.shipped.on_activity = self.looks.changed.set
+        looks = self.suspenders or self.machine.swap is not None or scenario.quiet
         main = partial(self.shipped.run, self._until, servers.close_commands, servers.close_ports)
         runtime.spawn("main", main)
         return World(
             self._check,
-            invariant=self._look if self.suspenders or self.machine.swap is not None else None,
+            invariant=self._look if looks else None,
             final=self._final,
             timers=scenario.timers,
             watch=self.shipped.state,
@@ -251,12 +267,16 @@ class _World:
 
         if scenario.probes and not scenario.suspenders:
             self._others.append(Prober(runtime, machine, scenario.probes))
+        if scenario.reports:
+            self._others.append(Reporter(runtime, machine, scenario.reports))
         if self.machine.swap is not None and scenario.swap:
             words = scenario.swap.split("-")
             self._others.append(Swapper(runtime, self.machine.swap, words))
 
     def _until(self) -> None:
-        if not self._scenario.stop and self._kind.dies:
+        if self._scenario.quiet:
+            self.looks.until_quiet(self.machine, self.servers.pending)
+        elif not self._scenario.stop and self._kind.dies:
             self.shipped.aborted.wait()  # a host may wait for an answer until the machine stops
         elif not self._scenario.stop:
             for task in self._tasks:
@@ -268,6 +288,17 @@ class _World:
         for each in self.suspenders:
             each.look()
         self.swap.memory.look()
+        if self._scenario.quiet:
+            self.looks.look()
+
+    def _amounts(self) -> tuple[int, int]:
+        """Return how many messages have been sent, and what is still to come of them."""
+        kind = self._kind
+        sent = sum(host.sent for host in self.hosts) + sum(client.sent for client in self.clients)
+        vms = self.machine.assembly.vms
+        through = sum(each.to_host for vm in vms for each in vm.driven.counters)
+        owed = sent * kind.answers + len(vms) * kind.unasked
+        return sent, 0 if self.machine.aborts else owed - through
 
     def _check(self) -> None:
         early = self._scenario.stop or self._kind.dies or self._scenario.timers
@@ -278,7 +309,7 @@ class _World:
             assert each.ended, f"{each.name} waits"
             assert early or not each.stopped, f"{each.name} was stopped early"
         for client in self.clients:
-            client.check(early=early)
+            client.check(early=early or self._scenario.places < len(self.clients))
         assert self.shipped.closed, "main has not ended"
         self.swap.check()
         for vm in self.shipped.summary:
@@ -293,8 +324,15 @@ class _World:
             accepted -= self.servers.ports.undelivered().get(vm.name, 0)
         if self._scenario.timers and vm.from_host < accepted:
             return  # the time for the stop was too short for a sender that was half-way
+        if self.clients and vm.abort is not None and vm.from_host < accepted:
+            return  # what a client has sent to a VM that has ended is not counted
         assert vm.from_host == accepted, f"{vm.from_host} of {accepted} sent are counted"
-        held = (vm.from_host - vm.unread) * kind.answers + kind.unasked - vm.to_host - vm.lost
+        held = (
+            (vm.from_host - vm.unread - vm.unmapped) * kind.answers
+            + kind.unasked
+            - vm.to_host
+            - vm.lost
+        )
         most = 0 if all_through else max(kind.answers, kind.unasked) * kind.vcpus
         assert 0 <= held <= most, f"{held} messages of {vm} are nowhere"
 

@@ -78,6 +78,8 @@ class ShippedMachine:
         self._spec = spec
         self.failing = failing
         self.aborted = runtime.event("aborted")  # set when a VM has
+        self.on_abort: Callable[[str, str], None] = lambda _vm, _why: None
+        self.on_activity: Callable[[], None] = lambda: None
         self.machine = self._built()
         self.summary: list[VmSummary] = []  # once it has stopped, unless that was late
         self.closed = False
@@ -93,7 +95,8 @@ class ShippedMachine:
                     self.failing,
                     lambda _vm, _line: None,
                     self.notices.append,
-                    lambda _vm, _why: self.aborted.set(),
+                    self._note_abort,
+                    self.note_activity,
                     parts=self._parts,
                 )
             )
@@ -101,6 +104,14 @@ class ShippedMachine:
         self.runtime.spawn("build", build)
         self.runtime.settle()
         return made[0]
+
+    def _note_abort(self, vm: str, why: str) -> None:
+        self.on_abort(vm, why)
+        self.aborted.set()
+
+    def note_activity(self) -> None:
+        """Note that a task of the machine or of its servers may have begun to wait."""
+        self.on_activity()
 
     def start(self) -> None:
         """Start every vCPU's thread."""

@@ -229,9 +229,9 @@ class MonitorClient:
                 if not self._busy:
                     self._busy = True
                     self._job = job
-                    self._free.clear()
                     self._posted.set()
                     return
+                self._free.clear()
             if not self._free.wait(job.deadline):
                 raise SwapError(f"{name_of(job.request)}: another request did not end in time")
 
