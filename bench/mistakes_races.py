@@ -252,7 +252,10 @@ def _check_then_act(place: _Block, index: int) -> _Edit | None:
         return None
 
     def edit() -> None:
-        early = ast.Assign([ast.Name(_STALE, ast.Store())], first.test, lineno=statement.lineno)
+        seen = ast.Call(
+            ast.Name("bool", ast.Load()), [first.test], []
+        )  # not a container that may change
+        early = ast.Assign([ast.Name(_STALE, ast.Store())], seen, lineno=statement.lineno)
         first.test = ast.Name(_STALE, ast.Load())
         block.insert(index, early)
 

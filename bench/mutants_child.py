@@ -124,6 +124,8 @@ def _raced(specs: Sequence[str]) -> str:
     from hfsched.explore.watch.racepass import race_pass
 
     for spec in specs:
+        if spec.startswith("programs"):
+            continue  # what its guests note for the oracles has no order
         print(f"race pass {spec}", flush=True)
         found = race_pass(find(spec), executions=RACES, walks=WALKS).failure
         if found is not None:

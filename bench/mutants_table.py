@@ -83,6 +83,9 @@ _PORTS = (
     "machine,guest=talker,listener=handler,hosts=0",
     "machine,guest=burst,queue=1,stop=false",
     "machine",
+    "machine,hosts=2",
+    "machine,guest=talker,vms=2,hosts=0,queue=1",
+    "machine,guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1,probes=1,stop=false",
 )
 _CLIENTS = (
@@ -120,7 +123,11 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "machine,sends=deadline,timers=true,hosts=3,stop=false",
         "machine,sends=try,hosts=2",
     ),
-    "hfsched/scheduler/owners.py": ("events,event=post,messages=1", "machine", *_MESSAGES),
+    "hfsched/scheduler/owners.py": (
+        "events,event=post,messages=1",
+        "machine,probes=1,hosts=0",
+        "machine,probes=1,suspenders=1,hosts=0",
+    ),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
     "hfsched/hypervisor": (*_MESSAGES, *_REQUESTS, *_STIRRED),
     "hfsched/hypervisor/power.py": ("machine,guest=smp,vcpus=2,stop=false", *_STIRRED, *_MESSAGES),

@@ -93,7 +93,7 @@ class Mirror:
             self._update_quiesced()
 
     def wait_resumed(self, deadline: int | None) -> bool:
-        """Wait for the end of a suspension, or to ask again; False at the deadline."""
+        """Wait, as a host sender, for the end of a suspension; False at the deadline."""
         return self._quiescence.wait_resumed(deadline)
 
     def deliver(self, *, ends_send: bool = False) -> bool:
@@ -140,9 +140,8 @@ class Mirror:
         slot = self._slots[vcpu]
         with self._lock:
             slot.work = True
-            if slot.activity not in (_RUNNING, _GONE):
+            if slot.held or slot.activity not in (_RUNNING, _GONE):
                 slot.event.set()
-            self._quiescence.nudge()
             return slot.activity
 
     def abort(self) -> list[int] | None:
@@ -160,6 +159,7 @@ class Mirror:
         """Make every vCPU's thread leave.  Parked ones are claimed; return the running ones."""
         with self._lock:
             self._quiescence.stop()
+            self._let_go()
             running = self._wake_all()
             self._update_quiesced()
             return running
@@ -185,6 +185,7 @@ class Mirror:
         """Let RUNs and senders begin again."""
         with self._lock:
             self._quiescence.resume(idle=self._idle())
+            self._let_go()
 
     # For a vCPU's own thread.
 
@@ -198,6 +199,7 @@ class Mirror:
         while True:
             with self._lock:
                 work, slot.work = slot.work, False
+                slot.held = False
                 if quiescence.stopping:
                     slot.activity = _GONE
                     return False
@@ -206,13 +208,13 @@ class Mirror:
                     if not suspended:
                         slot.kick = False
                         return True
-                    quiescence.before_wait()
+                    self._hold(slot)
                     self._update_quiesced()
             if work:
                 self._on_work(vcpu)
             else:
                 self._runtime.retain_only(level=1)
-                quiescence.wait_resumed()
+                slot.event.wait()
 
     def take_direct_claim(self, vcpu: int) -> bool:
         """Return, once, whether `vcpu` was claimed for a direct request.
@@ -241,15 +243,16 @@ class Mirror:
             with self._lock:
                 work, slot.work = slot.work, False
                 slot.blocked = quiescence.holds_runs or work
+                slot.held = False
                 if not slot.blocked:
                     return
                 if not work:
-                    quiescence.before_wait()
+                    self._hold(slot)
             if work:
                 self._on_work(vcpu)
             else:
                 self._runtime.retain_only(level=1)
-                quiescence.wait_resumed()
+                slot.event.wait()
 
     def wait_for_message(self, vcpu: int, deadline: int | None) -> None:
         """RUN said that the vCPU waits for a message: sleep, unless there is a reason to RUN."""
@@ -337,6 +340,16 @@ class Mirror:
         self._claims += 1
         self.wake_ups += 1
         slot.event.set()
+
+    def _hold(self, slot: Slot) -> None:
+        """Have a vCPU's own thread wait, by its event, for a suspension's end or posted work."""
+        slot.held = True
+        slot.event.clear()
+
+    def _let_go(self) -> None:
+        for slot in self._slots:
+            if slot.held:
+                slot.event.set()
 
     def _wake(self, slot: Slot) -> None:
         if slot.activity is _RUNNING:

@@ -1,6 +1,7 @@
 """Whether RUNs and host senders of one VM may begin, and whether all that had begun have ended.
 
-Plain state: the lock of the VM's mirror guards it, but for the two waits.
+Plain state: the lock of the VM's mirror guards it, but for the two waits.  A vCPU's thread waits for the
+end of a suspension by its own event: for what is posted to it meanwhile nobody else wakes up.
 """
 
 from __future__ import annotations
@@ -36,11 +37,10 @@ class Quiescence:
         self._senders = 0
         self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
         self._quiesced = runtime.event(f"{name}.quiesced")
-        self._nudged = False  # `_resumed` was set without a resumption
 
     def key(self) -> Hashable:
         """Return all of the state but the events."""
-        return (self.stopping, self.suspended, self._senders, self._nudged)
+        return (self.stopping, self.suspended, self._senders)
 
     @property
     def holds_runs(self) -> bool:
@@ -54,7 +54,6 @@ class Quiescence:
         if self.stopping:
             return Entry.ENDED
         if self.suspended:
-            self.before_wait()
             return Entry.SUSPENDED
         self._senders += 1
         return Entry.OPEN
@@ -81,18 +80,6 @@ class Quiescence:
         self.update(idle=idle)
         self._resumed.set()
 
-    def nudge(self) -> None:
-        """Wake the threads that wait for a resumption, to look for something else."""
-        if self.holds_runs:
-            self._nudged = True
-            self._resumed.set()
-
-    def before_wait(self) -> None:
-        """Take back a nudge; call it before `wait_resumed`, while suspended."""
-        if self._nudged:
-            self._nudged = False
-            self._resumed.clear()
-
     def update(self, *, idle: bool) -> None:
         """Note whether no vCPU is in RUN, nor can be before `resume`."""
         if idle and not self._senders and (self.suspended or self.stopping):
@@ -101,7 +88,7 @@ class Quiescence:
     # Without the lock.
 
     def wait_resumed(self, deadline: int | None = None) -> bool:
-        """Wait for the end of a suspension, or a nudge; False at the deadline."""
+        """Wait, as a host sender, for the end of a suspension; False at the deadline."""
         return self._resumed.wait(deadline)
 
     def wait_quiesced(self, deadline: int | None) -> bool:

@@ -25,7 +25,7 @@ class VcpuActivity(Enum):
 class Slot:
     """Plain state: the mirror's lock guards it."""
 
-    __slots__ = ("activity", "blocked", "deadline", "direct", "event", "kick", "work")
+    __slots__ = ("activity", "blocked", "deadline", "direct", "event", "held", "kick", "work")
 
     def __init__(self, event: Event) -> None:
         self.activity = VcpuActivity.RUNNING
@@ -34,9 +34,13 @@ class Slot:
         self.work = False  # work was posted to the thread, which is still to be done
         # Its thread (which may be still to come) is in no RUN, and in none before a suspension's end.
         self.blocked = True
+        self.held = False  # its thread waits for a suspension's end: `event` wakes it
         self.event = event
         self.deadline: int | None = None
 
     def key(self) -> Hashable:
         """Return all of the state but the event."""
-        return (self.activity.value, self.kick, self.direct, self.work, self.blocked, self.deadline)
+        return (
+            *(self.activity.value, self.kick, self.direct, self.work),
+            *(self.blocked, self.held, self.deadline),
+        )

@@ -232,7 +232,7 @@ def test_posted_work_does_not_end_the_wait_of_a_held_thread() -> None:
     case.mirror.suspend()
     case.mirror.block(0)
     case.runtime.steps.append(lambda: case.mirror.post(0))
-    with pytest.raises(ParkedError, match=r"^g\.resumed$"):
+    with pytest.raises(ParkedError, match=r"^g\.0\.wake$"):
         case.mirror.unblock(0)
     assert not case.runtime.steps, "it has waited, done the work, and waits again"
 
@@ -262,9 +262,26 @@ def test_a_held_thread_waits_on_after_work_for_another() -> None:
     mirror = Mirror(ScriptedRuntime(), "g", 2)
     mirror.suspend()
     mirror.block(0)
-    mirror.post(1)  # ends every wait for the end of the suspension, once
-    with pytest.raises(ParkedError, match=r"^g\.resumed$"):
+    mirror.post(1)
+    with pytest.raises(ParkedError, match=r"^g\.0\.wake$"):
         mirror.unblock(0)
+
+
+def test_a_host_sender_does_not_end_a_held_threads_wait_for_work() -> None:
+    done: list[int] = []
+    runtime = ScriptedRuntime()
+    mirror = Mirror(runtime, "g", 1, on_work=done.append)
+    mirror.suspend()
+    mirror.block(0)
+
+    def post() -> None:
+        mirror.post(0)
+        assert mirror.begin_send() is Entry.SUSPENDED
+
+    runtime.steps.append(post)
+    with pytest.raises(ParkedError):
+        mirror.unblock(0)
+    assert done == [0]
 
 
 def test_what_is_shown_of_a_mirror() -> None:

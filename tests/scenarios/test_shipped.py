@@ -85,6 +85,7 @@ def test_a_server_that_does_not_tell_when_it_is_idle_is_found(
         "guest=stir,vcpus=2,hosts=2,messages=2,suspenders=1",
         "guest=doomed,vcpus=2,requests=1,reports=1,stop=false",
         "guest=mortal,clients=asks-queries,hosts=0,stop=false",
+        "guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
         "clients=silent-asks,hosts=0,places=1",
         "clients=status-status,hosts=0,places=1",
         "clients=stalls,hosts=0,messages=3,timers=true,stop=false",

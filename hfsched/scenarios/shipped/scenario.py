@@ -140,7 +140,7 @@ class MachineScenario:
     def small(self) -> MachineScenario:
         """Return the size whose every interleaving a race pass runs."""
         kind = GUESTS[self.guest]
-        alone = (self.requests and not kind.dies) or self.listener or self.clients
+        alone = (self.requests and not kind.dies) or kind.unasked or self.clients
         return replace(
             self,
             vms=1,
