@@ -64,10 +64,10 @@ class Transactions:
         """Return all that the lock guards."""
         flags = (self._registered, self._open, self._paused, self._closing, self._sending)
         numbers = (self._version, self._epoch, self._guest_epoch, self._next_id, self._tickets)
-        numbers = (*numbers, self._alarm)
         waiting = tuple(each.key() for each in self._channel)
         under_way = tuple(each and each.key() for each in (self._pending, self._asked))
-        return (flags, numbers, waiting, under_way, tuple(self._outbox), self.stale, self.dropped)
+        counts = (self.stale, self.dropped)
+        return (flags, numbers, self._alarm, waiting, under_way, tuple(self._outbox), counts)
 
     @property
     def state(self) -> State:
