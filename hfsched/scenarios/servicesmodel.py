@@ -91,6 +91,9 @@ class Guest:
 
     def serve(self) -> None:
         """Be the daemon."""
+        if self._asks:
+            with self.user:
+                self._ask()
         while True:
             self._runtime.retain_only()
             data = self.rx.take()
@@ -112,11 +115,15 @@ class Guest:
     def _receive(self, data: bytes) -> Message | None:
         request = self.daemon.receive(decode(data))
         self._note()
+        self._ask()
+        return request
+
+    def _ask(self) -> None:
+        """Ask the host, if nothing is asked."""
         idle = self.daemon.state is GuestState.READY and len(self.answered) == len(self.asked)
         if idle and len(self.asked) < self._asks:
             self.asked.append(b"g%d" % len(self.asked))
             self._send(self.daemon.ask(self.asked[-1]))
-        return request
 
     def hibernate(self, deliver: Callable[[bytes], None]) -> None:
         """Freeze user space, close, come back, negotiate; user space last."""
@@ -178,7 +185,7 @@ class Host:
     def _start_process(self) -> None:
         """Start what lives as long as a process of the host."""
         life, service, closing = self._lives, self._service, self._closing
-        parts = (self._runtime, service)
+        parts = (self._runtime, [service])
         spawn = self._runtime.spawn
         spawn(f"courier.{life}", partial(carry, *parts, self._guest.rx, closing))
         if self._size.timers:
