@@ -83,6 +83,13 @@ def small() -> list[tuple[str, int | None]]:
         "machine,clients=deaf,hosts=0",
         "subscribers",
         "subscribers,events=2",
+        "services,event=none,requests=1",
+        "services,requests=1,timers=false",
+        "services,requests=0,asks=1,timers=false",
+        "services,event=pause,requests=1,timers=false",
+        "services,event=none,requests=1,asks=1,timers=false",
+        "services,event=none,requests=1,crashes=1,timers=false",
+        "services,event=none,requests=1,boot=true,timers=false",
         "machine,swap=enable-out-disable,hosts=0,stop=false",
         "machine,swap=enable,deaths=1,hosts=0,stop=false",
     ]
@@ -110,6 +117,9 @@ def large() -> list[tuple[str, int | None]]:
         "swap,commands=enable,spawner_dies=true,deaths=1",
     ]
     specs += [
+        "services,requests=1",
+        "services,event=restore,requests=1,timers=false",
+        "services",
         "machine,messages=2",
         "machine,suspenders=1",
         "machine,guest=smp,vcpus=2",
