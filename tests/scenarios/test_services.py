@@ -80,6 +80,6 @@ def test_there_is_no_data_race_on_plain_state(event: str) -> None:
 def test_what_the_variants_do_not_have_is_refused() -> None:
     for parameters in ({"asks": 1}, {"event": "pause"}, {"crashes": 1}):
         with pytest.raises(ValueError, match="Linux"):
-            ServicesScenario(variant="mail", **parameters)  # type: ignore[arg-type]
+            ServicesScenario(variant="mail", **parameters)
     with pytest.raises(ValueError, match="event=x"):
         ServicesScenario(event="x")
