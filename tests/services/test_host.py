@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -15,7 +16,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.scenarios.servicesmodel import Rx
-from hfsched.services.bodies import FileOp, FileRequest, ShutdownRequest
+from hfsched.services.bodies import FileOp, FileRequest, ShutdownRequest, pack
 from hfsched.services.daemons import Daemon, FileReceiver, Freezer, KeyValues, Simple, serve
 from hfsched.services.host import GuestServices, GuestServicesRecord, ServiceError
 from hfsched.services.supervisor import PAUSE_MAX, supervise
@@ -75,6 +76,11 @@ class Pair:
         self.rx = Rx(runtime)
         self.host = GuestServices(runtime, "g", self.rx)
         self.done: list[str] = []
+
+    def settle_copies(self) -> None:
+        """Wait until what was begun before is done: requests of a service keep their order."""
+        number, body = pack(FileRequest(FileOp.CANCEL, 999))
+        assert self.host.services[number].ask(body, 1).wait().ok
 
     def freeze(self, on: bool) -> bool:
         self.frozen.append(on)
@@ -200,15 +206,32 @@ def test_a_restored_copy_is_thawed_and_has_no_half_a_file(seed: int) -> None:
         pair.host.restore(record)
         pair.host.start()
         pair.host.resume()
-        pair.host.ping()
-        pair.host.thaw()  # after the one that the restore has begun
-        with pytest.raises(ServiceError):
-            pair.host.copy("none", 1, [])
+        pair.settle_copies()
+        pair.host.freeze(5)  # after the thaw that the restore has begun
 
     def check(pair: Pair) -> None:
-        assert pair.frozen == [True, False]
+        assert pair.frozen == [True, False, True]
         assert pair.disk.files == {}
         assert pair.disk.part is None
+
+    run(body, seed, check)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_copy_that_the_host_gives_up_leaves_no_part(seed: int) -> None:
+    def body(pair: Pair) -> None:
+        def fails() -> Iterator[bytes]:
+            yield b"ab"
+            raise OSError("the file's disk")
+
+        with pytest.raises(OSError, match="disk"):
+            pair.host.copy("file", 4, fails())
+        pair.settle_copies()
+        assert pair.disk.part is None
+        pair.host.copy("file", 2, [b"cd"])
+
+    def check(pair: Pair) -> None:
+        assert pair.disk.files == {"file": b"cd"}
 
     run(body, seed, check)
 
@@ -275,6 +298,17 @@ def test_data_out_of_order_removes_the_part() -> None:
     assert disk.part is None
     assert receiver.serve(FileRequest(FileOp.END, 1), 0).status is Status.NOT_FOUND
     assert receiver.serve(FileRequest(FileOp.CANCEL, 1), 0).ok
+
+
+def test_a_file_that_is_not_what_was_sent_is_removed() -> None:
+    disk = Disk()
+    receiver = FileReceiver(disk)
+    for crc, whole in ((zlib.crc32(b"abc"), False), (zlib.crc32(b"abcd"), True)):
+        assert receiver.serve(FileRequest(FileOp.BEGIN, 1, 4, name="f"), 0).ok
+        assert receiver.serve(FileRequest(FileOp.DATA, 1, 0, data=b"abcd"), 0).ok
+        assert receiver.serve(FileRequest(FileOp.END, 1, crc), 0).ok == whole
+        assert disk.part is None
+        assert ("f" in disk.files) == whole
 
 
 def test_keys_are_listed_in_pieces_and_bounded() -> None:
