@@ -18,7 +18,7 @@ from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.scenarios.servicesmodel import Rx
 from hfsched.services.bodies import FileOp, FileRequest, ShutdownRequest, pack
 from hfsched.services.daemons import Daemon, FileReceiver, Freezer, KeyValues, Simple, serve
-from hfsched.services.host import GuestServices, GuestServicesRecord, ServiceError
+from hfsched.services.host import TIMEOUT, GuestServices, GuestServicesRecord, ServiceError
 from hfsched.services.supervisor import PAUSE_MAX, supervise
 from hfsched.services.transaction import Status
 from hfsched.services.utility import Utility
@@ -102,8 +102,13 @@ class Pair:
                 self.host.deliver(data)
 
 
-def run(body: Callable[[Pair], None], seed: int, check: Callable[[Pair], None]) -> None:
-    """Run `body` as a program of the host beside a guest, in one random interleaving."""
+def run(
+    body: Callable[[Pair], None], seed: int, check: Callable[[Pair], None], *, mute: bool = False
+) -> None:
+    """Run `body` as a program of the host beside a guest, in one random interleaving.
+
+    A `mute` guest sends nothing, and deadlines pass.
+    """
 
     class Story:
         name = "story"
@@ -117,14 +122,15 @@ def run(body: Callable[[Pair], None], seed: int, check: Callable[[Pair], None]) 
                 pair.host.close()
                 pair.done.append("program")
 
-            runtime.spawn("guest", pair.guest)
+            if not mute:
+                runtime.spawn("guest", pair.guest)
             runtime.spawn("program", program)
 
             def end() -> None:
                 assert pair.done == ["program"]
                 check(pair)
 
-            return World(end, timers=False)
+            return World(end, timers=mute)
 
     walk = RandomWalk(seed)
     walk.begin()
@@ -234,6 +240,17 @@ def test_a_copy_that_the_host_gives_up_leaves_no_part(seed: int) -> None:
         assert pair.disk.files == {"file": b"cd"}
 
     run(body, seed, check)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_guest_that_says_nothing_costs_the_time_out_each_time(seed: int) -> None:
+    def body(pair: Pair) -> None:
+        for count in (1, 2):
+            with pytest.raises(ServiceError, match="get os: timed out"):
+                pair.host.get("os")
+            assert pair.runtime.now() == count * TIMEOUT
+
+    run(body, seed, lambda _pair: None, mute=True)
 
 
 def test_a_record_of_other_services_is_refused() -> None:
