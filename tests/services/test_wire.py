@@ -169,6 +169,16 @@ def test_versions_are_negotiated() -> None:
         assert kvp.state is (State.INIT if chosen is None else State.READY)
 
 
+def test_a_guest_drops_what_was_asked_before_the_last_accept() -> None:
+    daemon = GuestService(ServiceId.KVP)
+    daemon.offer()
+    daemon.receive(Message(Kind.ACCEPT, ServiceId.KVP, epoch=3, id=7))
+    for epoch, served in ((6, False), (7, True), (8, True), ((7 - 1) % (1 << 32), False)):
+        request = Message(Kind.REQUEST, ServiceId.KVP, epoch=epoch)
+        assert (daemon.receive(request) is request) == served
+    assert daemon.dropped == 2
+
+
 def test_a_daemon_that_goes_or_comes_too_late() -> None:
     dispatcher, kvp, _ = host()
     daemon = GuestService(ServiceId.KVP)
