@@ -69,6 +69,15 @@ def small() -> list[tuple[str, int | None]]:
         "swap,commands=enable,deaths=1,failing_starts=1",
         "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
     ]
+    specs += [
+        "services,event=none,requests=1",
+        "services,requests=1,timers=false",
+        "services,requests=0,asks=1,timers=false",
+        "services,event=pause,requests=1,timers=false",
+        "services,event=none,requests=1,asks=1,timers=false",
+        "services,event=none,requests=1,crashes=1,timers=false",
+        "services,event=none,requests=1,boot=true,timers=false",
+    ]
     return [(spec, None) for spec in specs]
 
 
@@ -99,6 +108,9 @@ def large() -> list[tuple[str, int | None]]:
         "machine,swap=enable,hosts=0",
         "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
         "machine,swap=enable-out,stop=false",
+        "services,requests=1",
+        "services,event=restore,requests=1,timers=false",
+        "services",
     ]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,hosts=2" for each in TWO_VCPUS]
     bounded = [

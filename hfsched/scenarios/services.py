@@ -1,0 +1,78 @@
+"""A utility service while its guest hibernates, the machine pauses or is restored, and time-outs pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.scenarios.servicesmodel import Guest, Host
+from hfsched.scenarios.servicevariants import DRIVERS, VARIANTS, historical_world
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+
+__all__ = ["ServicesScenario"]
+
+EVENTS = ("none", "hibernate", "pause", "restore")
+
+
+@dataclass(frozen=True)
+class ServicesScenario:
+    """A host asks a guest's daemon `requests` times, and the daemon asks the host `asks` times.
+
+    Meanwhile `event` happens at any point; with `timers` any deadline may pass at any point; the daemon
+    crashes `crashes` times, and registers anew; with `boot` its first registration is explored too.  Every request gets exactly one answer, and its own; the
+    service is READY at the end, and has no deadline; no daemon ends by a late reply; a pause changes nothing.
+
+    With a `variant` the service is a driver in the guest as Linux has it, or had it; `tolerant` lets an
+    execution end that has gone wrong, so that a complete search lists every way to go wrong.
+    """
+
+    requests: int = 2
+    asks: int = 0
+    event: str = "hibernate"
+    crashes: int = 0
+    timers: bool = True
+    boot: bool = False
+    tolerant: bool = False
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = VARIANTS
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = {"event": EVENTS}
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("requests", 0, 4), ("asks", 0, 4), ("crashes", 0, 2)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        if self.event not in EVENTS:
+            raise ValueError(f"event={self.event}: not one of {', '.join(EVENTS)}")
+        if self.variant and (self.asks or self.crashes or self.event not in EVENTS[:2]):
+            raise ValueError(
+                "the drivers of Linux have event=none or hibernate, no asks, no crashes"
+            )
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("services", self)
+
+    def small(self) -> ServicesScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return replace(self, requests=min(1, self.requests), asks=min(1, self.asks), timers=False)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Create host, guest, and what happens to them."""
+        if self.variant:
+            return historical_world(runtime, DRIVERS[self.variant], self)
+        guest = Guest(runtime, self.asks)
+        host = Host(runtime, guest, self)
+        host.start()
+        if self.event != "none":
+            acts = {"hibernate": host.hibernate, "pause": host.pause, "restore": host.restore}
+            runtime.spawn(self.event, acts[self.event])
+        for number in range(self.crashes):
+            runtime.spawn(f"crash.{number}", host.crash)
+        return World(host.check, final=host.final, timers=self.timers)
