@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from hfsched.abi.ffa import MAILBOX_SIZE
 from hfsched.errors import UserError
+from hfsched.mailbox.records import PortsRecord, VmPortsRecord, check
 from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class _Vm:
         self.open: dict[int, Port] = {}
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.room = room
+        # Messages whose threads wait for room; the thread adds and removes its own.
+        self.waiting: list[tuple[int, PortMessage]] = []
         self.given_up: set[int] = set()  # ports whose reader was given up, and that are not open
         self.discarded = 0
         self.malformed = 0
@@ -134,7 +137,7 @@ class Ports:
     def key(self) -> object:
         """Return all that the lock guards."""
         vms = tuple(
-            (vm, tuple(entry.unclaimed), tuple(sorted(entry.given_up)))
+            (vm, tuple(entry.unclaimed), tuple(entry.waiting), tuple(sorted(entry.given_up)))
             for vm, entry in self._vms.items()
         )
         ports = tuple(
@@ -216,13 +219,20 @@ class Ports:
         else:
             source, number = HEADER.unpack_from(message)
             port_message = PortMessage(source, message[HEADER.size :])
+        waiting = None
         while True:
             with self._lock:
+                if waiting is not None:
+                    entry.waiting.remove(waiting)
+                    waiting = None
                 if self.stopped:
                     return False
                 port = self._open.get((vm, number))
                 handler = None if port is None else port.handler
                 room = None if handler is not None else self._put(entry, port, number, port_message)
+                if room is not None:
+                    waiting = (number, port_message)
+                    entry.waiting.append(waiting)
             if handler is not None:
                 handler(port_message)
                 return True
@@ -299,6 +309,53 @@ class Ports:
             entry.room.set()
             for port in entry.open.values():
                 port.room.set()
+
+    # Snapshots; while the machine is suspended.
+
+    def save(self) -> PortsRecord:
+        """Return what lies here for host programs; what a connection would have read is discarded in it."""
+        with self._lock:
+            vms = {vm: self._save_vm(vm, entry) for vm, entry in self._vms.items()}
+            return PortsRecord(vms, self._next)
+
+    def _save_vm(self, vm: int, entry: _Vm) -> VmPortsRecord:
+        queued = [
+            (number, each)
+            for (owner, number), port in self._open.items()
+            if owner == vm
+            for each in port.messages
+        ]
+        there = [*queued, *entry.unclaimed, *entry.waiting]
+        kept = [item for item in there if entry.raw or item[0] < FIRST_CONNECTION]
+        return VmPortsRecord(
+            tuple((number, each.source, each.payload) for number, each in kept),
+            tuple(sorted(entry.given_up)),
+            entry.discarded + len(there) - len(kept),
+            entry.malformed,
+        )
+
+    def restore(self, record: PortsRecord) -> None:
+        """Put back what `save` returned, before the machine runs; no port is open then.
+
+        Raises UserError for a record that no such machine can have.
+        """
+        check(sorted(record.vms) == sorted(self._vms), f"ports of VMs {sorted(record.vms)}")
+        most = (1 << 64) - 1
+        check(FIRST_CONNECTION <= record.next_connection <= most, "no such next connection")
+        with self._lock:
+            self._next = record.next_connection
+            for vm, saved in record.vms.items():
+                entry = self._vms[vm]
+                for number, source, payload in saved.messages:
+                    check(len(payload) <= MAILBOX_SIZE, f"a message of {len(payload)} bytes")
+                    if entry.raw:
+                        check(number == source == RAW, f"a message to port {number}: it has none")
+                    else:
+                        known = 0 <= number < FIRST_CONNECTION and 0 <= source <= most
+                        check(known, f"a message of port {source} to port {number}")
+                    entry.unclaimed.append((number, PortMessage(source, payload)))
+                entry.given_up.update(saved.given_up)
+                entry.discarded, entry.malformed = saved.discarded, saved.malformed
 
     def waiting(self) -> int:
         """Return how many messages lie in open ports' queues."""

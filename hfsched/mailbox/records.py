@@ -10,7 +10,7 @@ import msgspec
 
 from hfsched.errors import UserError
 
-__all__ = ["MailboxRecord", "check"]
+__all__ = ["MailboxRecord", "PortsRecord", "VmPortsRecord", "check"]
 
 
 class MailboxRecord(msgspec.Struct, frozen=True):
@@ -22,6 +22,26 @@ class MailboxRecord(msgspec.Struct, frozen=True):
     message: tuple[int, int] | None
     waiters: tuple[int, ...] = ()
     ready: tuple[int, ...] = ()
+
+
+class VmPortsRecord(msgspec.Struct, frozen=True):
+    """What lies on the host's side for one VM.
+
+    `messages` are {host port, source port, payload} in order: unclaimed, queued in a port that can be opened
+    again, or with a vCPU's thread that waits for room.  `given_up` are host ports.
+    """
+
+    messages: tuple[tuple[int, int, bytes], ...] = ()
+    given_up: tuple[int, ...] = ()
+    discarded: int = 0
+    malformed: int = 0
+
+
+class PortsRecord(msgspec.Struct, frozen=True):
+    """The host's ports by VM id; `next_connection` is the first number that no connection has had."""
+
+    vms: dict[int, VmPortsRecord]
+    next_connection: int
 
 
 def check(holds: bool, what: str) -> None:  # noqa: FBT001 - reads like an assertion

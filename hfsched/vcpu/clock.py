@@ -8,7 +8,7 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Counts the ns of `now`, less those between `freeze` and `thaw` and those of `set_back`.
+    """Counts the ns of `now`, less those between `freeze` and `thaw` and those of `set_back`, or from what was `set`.
 
     Call both while no vCPU runs.
     """
@@ -34,6 +34,11 @@ class Clock:
         if self._frozen_at is not None:
             self._frozen_total += self.now() - self._frozen_at
             self._frozen_at = None
+
+    def set(self, count: int) -> None:
+        """Show `count` (ns) from now on; call it between `freeze` and `thaw`."""
+        assert self._frozen_at is not None
+        self._frozen_total = self._frozen_at - count
 
     def set_back(self, ns: int) -> None:
         """Show `ns` less from now on; call it between `freeze` and `thaw`."""

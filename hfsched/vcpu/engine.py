@@ -216,6 +216,12 @@ class Space(Protocol):
     def set_back(self, ns: int) -> None:
         """Set the counters back, between `freeze` and `thaw`: that time has not passed for the guests."""
 
+    def counter(self) -> int:
+        """Return what the guests' counters show, in the engine's units, between `freeze` and `thaw`."""
+
+    def set_counter(self, count: int) -> None:
+        """Make them show what `counter` returned, here or in another process, between `freeze` and `thaw`."""
+
     def close(self) -> None:
         """Free the machine; no vCPU may be inside `enter`."""
 

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
+from msgspec import Struct
+
 from hfsched.abi.dialects import DIALECTS
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import NIL_UUID
@@ -29,8 +31,17 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.script import ScriptSpace
     from hfsched.vmm.manifest import MachineSpec, VmSpec
+    from hfsched.vmm.records import MachineRecord, VmMachineRecord
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "MadeVm"]
+
+
+class MadeVm(Struct, frozen=True):
+    """How a VM was made: its engine and architecture, and the IPA of its memory."""
+
+    engine: str
+    architecture: str
+    base: int
 
 
 class Builder:
@@ -53,6 +64,7 @@ class Builder:
         self._ram = ram
         self._engines: dict[str, Engine] = {}
         self.rams: dict[str, Ram] = {}
+        self.made: dict[str, MadeVm] = {}
 
     def build(self, spec: MachineSpec) -> list[VmParts]:
         """Make all VMs, loaded and ready to be assembled."""
@@ -69,8 +81,27 @@ class Builder:
         """Whether guest memory is touched inside the kernel (KVM)."""
         return "kvm" in self._engines
 
+    def rebuild(self, record: MachineRecord) -> list[VmParts]:
+        """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
+        return [self._saved(each) for each in record.vms]
+
+    def _saved(self, saved: VmMachineRecord) -> VmParts:
+        vm = saved.spec
+        engine = self._engine(saved.engine, vm, saved.architecture)
+        if engine.name != saved.engine:
+            raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
+        ram, space = self._place(engine, vm, saved.architecture, saved.base)
+        return self._parts(vm, ram, space, saved.base)
+
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
-        engine = self._engine(wanted, vm, code)
+        engine = self._engine(wanted, vm, code.machine)
+        ram, space = self._place(engine, vm, code.machine, base)
+        entry = _load(vm, code, space, ram, base)
+        argument = _device_tree(vm, code, ram, base)
+        return self._parts(vm, ram, space, base, entry, argument)
+
+    def _place(self, engine: Engine, vm: VmSpec, architecture: str, base: int) -> tuple[Ram, Space]:
+        """Make a VM's memory and its space, with the memory mapped at `base`."""
         try:
             ram = self._ram(vm.name, vm.memory_bytes)
         except OSError as exc:
@@ -81,20 +112,32 @@ class Builder:
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
         space.map(base, ram, 0, ram.size, Permissions.RWX)
+        self.made[vm.name] = MadeVm(engine.name, architecture, base)
+        return ram, space
+
+    def _parts(
+        self,
+        vm: VmSpec,
+        ram: Ram,
+        space: Space,
+        base: int,
+        entry: int | None = None,
+        argument: int = 0,
+    ) -> VmParts:
         return VmParts(
             vm.name,
             space,
             GuestMemory.whole(ram, base),
             vm.vcpus,
-            entry=_load(vm, code, space, ram, base),
-            argument=_device_tree(vm, code, ram, base),
+            entry=entry,
+            argument=argument,
             dialect=DIALECTS[vm.dialect],
             uuid=NIL_UUID if vm.uuid is None else UUID(vm.uuid),
             raw=vm.framing == "raw",
         )
 
-    def _engine(self, wanted: str, vm: VmSpec, code: GuestCode) -> Engine:
-        name, why = engines.pick(wanted, vm.name, code.machine)
+    def _engine(self, wanted: str, vm: VmSpec, architecture: str) -> Engine:
+        name, why = engines.pick(wanted, vm.name, architecture)
         if name not in self._engines:
             self._notice(f"engine {name}: {why}")
             engine = ENGINES[name](self._runtime)

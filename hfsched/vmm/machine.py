@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.manifest import MachineSpec
+    from hfsched.vmm.records import MachineRecord
     from hfsched.vmm.swapidle import SwapIdle
     from hfsched.vmm.swapping import MachineSwap
 
@@ -56,6 +57,7 @@ class Machine:
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `parts` is what it is made of.
+    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
@@ -71,6 +73,7 @@ class Machine:
         *,
         monitor: bool = False,
         parts: MachineParts | None = None,
+        saved: MachineRecord | None = None,
     ) -> None:
         self._parts = MachineParts() if parts is None else parts
         self.name = spec.name or f"m{os.getpid()}"
@@ -87,7 +90,7 @@ class Machine:
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
             builder = Builder(runtime, self._stack, notice, self._parts.ram)
-            vms = builder.build(spec)
+            vms = builder.build(spec) if saved is None else builder.rebuild(saved)
             self.assembly = assemble(
                 runtime,
                 self._parts.assembly,
@@ -114,6 +117,9 @@ class Machine:
         self.driver = self.assembly.driver
         self.ports = self.assembly.ports
         self.suspension = self.assembly.suspension
+        self._restored = saved is not None
+        self.made, self.rams = builder.made, builder.rams
+        self.spec = spec
         self._quiet = QuietWatch(self.assembly)
         self.stalls = StallWatch(
             self.assembly.vms,
@@ -150,6 +156,9 @@ class Machine:
     def start(self) -> None:
         """Start every vCPU's thread."""
         self.driver.start()
+        if self._restored:
+            for vm in self.assembly.vms:
+                self.driver.recover(vm.id)
         if self._swap_idle is not None:
             self._swap_idle.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,9 @@ def begun(number: int) -> Generator[int, None, None]:
         lambda number: [number],
         lambda number: {"a": number},
         lambda number: {number},
+        lambda number: deque([number]),
+        lambda number: deque(maxlen=1 + number),
+        lambda number: iter(deque([number])),
         lambda number: bytearray([number]),
         lambda number: partial(print, number),
         lambda number: Keyed(number).key,

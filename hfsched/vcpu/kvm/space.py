@@ -131,6 +131,18 @@ class KvmSpace:
                 for vcpu in self._frozen:
                     vcpu.freeze(count)
 
+    def counter(self) -> int:
+        """Return what they show while they are stopped (arm64: ticks, x86-64: ns)."""
+        with self._lock:
+            return self._frozen[0].clock() if self._frozen else 0
+
+    def set_counter(self, count: int) -> None:
+        """Make them show `count` while they are stopped."""
+        with self._lock:
+            if not self.closed:
+                for vcpu in self._frozen:
+                    vcpu.freeze(count)
+
     def close(self) -> None:
         """Free the machine."""
         with self._lock:  # another thread may be in freeze or thaw

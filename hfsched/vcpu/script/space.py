@@ -68,6 +68,14 @@ class ScriptSpace:
         """Set them back while they are stopped."""
         self.clock.set_back(ns)
 
+    def counter(self) -> int:
+        """Return what they show while they are stopped, in ns."""
+        return self.clock.read()
+
+    def set_counter(self, count: int) -> None:
+        """Make them show `count` while they are stopped."""
+        self.clock.set(count)
+
     def close(self) -> None:
         for cpu in self._cpus:
             cpu.reset(-1, 0)

@@ -9,6 +9,7 @@ refused by its name: two states that differ in it alone would be taken for the s
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -96,7 +97,7 @@ def _form_of(kind: type) -> _Form:
         return _fields(kind.__struct_fields__)
     if is_dataclass(kind):
         return _fields([each.name for each in fields(kind)])
-    if issubclass(kind, Iterator) and kind.__module__ in ("builtins", "itertools"):
+    if issubclass(kind, Iterator) and kind.__module__ in ("builtins", "itertools", "_collections"):
         return lambda value: _key(value.__reduce__())  # what it goes over, and where it is
     raise _FormlessError(
         f"a {kind.__qualname__} has no key: give it a method key that returns its state"
@@ -119,6 +120,7 @@ def _function(value: FunctionType) -> Hashable:
 
 _FORMS: list[tuple[type | tuple[type, ...], _Form]] = [
     ((tuple, list), _sequence),
+    (deque, lambda value: (value.maxlen, _sequence(value))),
     (dict, lambda value: _sequence(value.items())),
     ((set, frozenset), lambda value: frozenset(_key(each) for each in value)),
     (bytearray, bytes),

@@ -176,6 +176,14 @@ class UnicornSpace:
         """Set them back while they are stopped."""
         self.clock.set_back(ns)
 
+    def counter(self) -> int:
+        """Return what they show while they are stopped, in ns."""
+        return self.clock.read()
+
+    def set_counter(self, count: int) -> None:
+        """Make them show `count` while they are stopped."""
+        self.clock.set(count)
+
     def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
         """Use another runtime from now on, its turn, and a clock that is no scheduling point (`now`)."""
         self._runtime = runtime

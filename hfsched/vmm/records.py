@@ -1,0 +1,39 @@
+"""The typed record of a whole machine, but for its guests' memory."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hfsched.hypervisor.records import PrimaryRecord, VmRecord
+from hfsched.mailbox.records import PortsRecord
+from hfsched.vmm.manifest import VmSpec
+
+__all__ = ["MACHINE_RECORD", "MachineRecord", "VmMachineRecord"]
+
+MACHINE_RECORD = 1  # the version
+
+
+class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM: how it was made (`spec`, without what it was loaded from), and its state.
+
+    `base` is the IPA of its memory, `cpus` what the engine's `Vcpu.save` returned, one each, and `counter`
+    what the guests' counters showed (`Space.counter`).
+    """
+
+    spec: VmSpec
+    engine: str
+    architecture: str
+    base: int
+    state: VmRecord
+    cpus: tuple[bytes, ...]
+    counter: int
+
+
+class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A suspended machine.  Its guests' memory is kept apart, by VM."""
+
+    version: int = MACHINE_RECORD
+    name: str
+    vms: tuple[VmMachineRecord, ...]
+    primary: PrimaryRecord
+    ports: PortsRecord
