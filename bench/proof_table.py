@@ -70,6 +70,9 @@ def small() -> list[tuple[str, int | None]]:
         "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
     ]
     specs += [
+        "restored",
+        "restored,guest=writer",
+        "restored,guest=burst,queue=1",
         "services,event=none,requests=1",
         "services,requests=1,timers=false",
         "services,requests=0,asks=1,timers=false",
@@ -108,6 +111,8 @@ def large() -> list[tuple[str, int | None]]:
         "machine,swap=enable,hosts=0",
         "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
         "machine,swap=enable-out,stop=false",
+        "restored,messages=2",
+        "restored,times=2",
         "services,requests=1",
         "services,event=restore,requests=1,timers=false",
         "services",

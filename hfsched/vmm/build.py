@@ -20,12 +20,12 @@ from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.engine import Engine, Permissions, Space
-from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
 from hfsched.vmm.guests import GuestCode, resolve
 from hfsched.vmm.layout import Layout
 from hfsched.vmm.manifest import FDT_AUTO
+from hfsched.vmm.parts import MachineParts
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -47,7 +47,7 @@ class MadeVm(Struct, frozen=True):
 class Builder:
     """Makes the VMs of a description, with the engines that they need.
 
-    `notice(text)` gets what the user may want to know; `ram(name, size)` makes a VM's memory.  Raises
+    `notice(text)` gets what the user may want to know; `parts` makes memories and engines.  Raises
     UserError (ConfigError, ImageError) for what cannot be built.
     """
 
@@ -56,12 +56,12 @@ class Builder:
         runtime: Runtime,
         stack: ExitStack,
         notice: Callable[[str], None],
-        ram: Callable[[str, int], Ram] = Ram,
+        parts: MachineParts | None = None,
     ) -> None:
         self._runtime = runtime
         self._stack = stack
         self._notice = notice
-        self._ram = ram
+        self._parts = MachineParts() if parts is None else parts
         self._engines: dict[str, Engine] = {}
         self.rams: dict[str, Ram] = {}
         self.made: dict[str, MadeVm] = {}
@@ -91,19 +91,23 @@ class Builder:
         if engine.name != saved.engine:
             raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
         ram, space = self._place(engine, vm, saved.architecture, saved.base)
-        return self._parts(vm, ram, space, saved.base)
+        if saved.architecture == "script":  # its programs have the addresses that they had
+            code = resolve(vm.name, vm.image, "script")
+            assert code.program is not None
+            cast("ScriptSpace", space).address_of(code.program)
+        return self._assembled(vm, ram, space, saved.base)
 
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code.machine)
         ram, space = self._place(engine, vm, code.machine, base)
         entry = _load(vm, code, space, ram, base)
         argument = _device_tree(vm, code, ram, base)
-        return self._parts(vm, ram, space, base, entry, argument)
+        return self._assembled(vm, ram, space, base, entry, argument)
 
     def _place(self, engine: Engine, vm: VmSpec, architecture: str, base: int) -> tuple[Ram, Space]:
         """Make a VM's memory and its space, with the memory mapped at `base`."""
         try:
-            ram = self._ram(vm.name, vm.memory_bytes)
+            ram = self._parts.ram(vm.name, vm.memory_bytes)
         except OSError as exc:
             why = f"{vm.memory_bytes} bytes of memory: {exc.strerror}"
             raise ConfigError(f"vm {vm.name}: {why}") from None
@@ -115,7 +119,7 @@ class Builder:
         self.made[vm.name] = MadeVm(engine.name, architecture, base)
         return ram, space
 
-    def _parts(
+    def _assembled(
         self,
         vm: VmSpec,
         ram: Ram,
@@ -140,7 +144,7 @@ class Builder:
         name, why = engines.pick(wanted, vm.name, architecture)
         if name not in self._engines:
             self._notice(f"engine {name}: {why}")
-            engine = ENGINES[name](self._runtime)
+            engine = self._parts.engine(name, self._runtime)
             self._stack.callback(engine.close)
             self._engines[name] = engine
         return self._engines[name]

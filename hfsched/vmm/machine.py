@@ -89,7 +89,7 @@ class Machine:
         self._swap_idle: SwapIdle | None = None
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
-            builder = Builder(runtime, self._stack, notice, self._parts.ram)
+            builder = Builder(runtime, self._stack, notice, self._parts)
             vms = builder.build(spec) if saved is None else builder.rebuild(saved)
             self.assembly = assemble(
                 runtime,

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from hfsched.memory.ram import Ram
+from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm.assembly import Parts
 
 if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.engine import Engine
+    from hfsched.vcpu.engines import EngineId
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["MachineParts"]
@@ -22,13 +26,18 @@ def _machine_swap(*args: Any, **kwargs: Any) -> MachineSwap:
     return MachineSwap(*args, **kwargs)
 
 
+def _engine(name: EngineId, runtime: Runtime) -> Engine:
+    return ENGINES[name](runtime)
+
+
 class MachineParts(Struct, frozen=True):
     """The parts of a `hfsched.vmm.machine.Machine`; the explorer replaces some by models.
 
     `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
-    bytes, and `swap` is called as `MachineSwap` is.
+    bytes, `engine(name, runtime)` an engine, and `swap` is called as `MachineSwap` is.
     """
 
     assembly: Parts = Parts()
     ram: Callable[[str, int], Ram] = Ram
+    engine: Callable[[EngineId, Runtime], Engine] = _engine
     swap: Callable[..., MachineSwap] = _machine_swap

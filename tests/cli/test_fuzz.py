@@ -323,6 +323,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "machine",
         "mailbox",
         "programs",
+        "restored",
         "services",
         "subscribers",
         "suspension",

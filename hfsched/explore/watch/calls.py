@@ -163,6 +163,9 @@ def _method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[st
         deep(watcher, owner)
         for each in args:
             deep(watcher, each)
+    elif name == "encode_into" and len(args) > 1:  # of msgspec's encoders: into a bytearray
+        deep(watcher, args[0])
+        watcher.whole(args[1], write=True)
     elif name == "__next__":
         content(watcher, owner)
         watcher.whole(owner, write=True)

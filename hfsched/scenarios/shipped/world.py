@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
 
-__all__ = ["MEMORY", "ShippedMachine"]
+__all__ = ["MEMORY", "MachineMemory", "ShippedMachine"]
 
 MEMORY = 0x3000  # bytes of each VM: a page of code, RX, TX
 
 
-class _Memory(HeapRam, Thing):
+class MachineMemory(HeapRam, Thing):
     """A VM's memory; its bytes are a part of the state, and it is not accessed once it is freed."""
 
     def __init__(
@@ -72,7 +72,7 @@ class ShippedMachine:
         touch = swap.touch if spec.swap else lambda: None
         self._parts = MachineParts(
             assembly=opaque_parts(runtime, parts),
-            ram=lambda name, size: _Memory(runtime, name, size, touch),
+            ram=lambda name, size: MachineMemory(runtime, name, size, touch),
             swap=swap.make,
         )
         self._spec = spec
