@@ -310,7 +310,7 @@ def test_a_token_of_ones_own_scenario_in_another_directory(fuzz: Fuzz) -> None:
 SEQUENCES = {("swap", "commands"), ("swap", "beside"), ("machine", "swap"), ("machine", "clients")}
 NEEDED: dict[str, dict[str, int | str]] = {
     "machine": {"vcpus": 2, "guest": "talker"},
-    **{name: {"vcpus": 2} for name in ("events", "mailbox")},
+    **{name: {"vcpus": 2} for name in ("events", "mailbox", "restored")},
 }
 
 
