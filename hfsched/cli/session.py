@@ -286,7 +286,7 @@ class RunSession:
                 console.restart_linger()
                 machine.stalls.restart()
             held, was_held = machine.user_hold.look()
-            if was_held:
+            if was_held and not held:
                 console.restart_linger()
                 machine.stalls.restart()
             if self._failures or self._output.error or self._interrupted() is not None:
