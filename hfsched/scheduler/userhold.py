@@ -87,6 +87,10 @@ class UserHold:
             stood, self._stood = self._stood or stands, stands
             return stands, stood
 
+    def peek(self) -> bool:
+        """Return, without the lock, whether no request is under way and the user holds it: for oracles."""
+        return self._held and not self._changing
+
     def _begin(self, wanted: bool, deadline: int | None) -> bool:  # noqa: FBT001
         """Begin to change whether it is held; False: it is as `wanted`."""
         while True:

@@ -300,12 +300,11 @@ class _World:
             self.looks.look()
 
     def _look_held(self) -> None:
-        """Check that nothing runs while the user holds the machine, nor is it held for ever."""
-        hold, machine = self.machine.user_hold, self.machine
-        if hold._held and not hold._changing:
+        """Check that nothing runs while the user holds the machine."""
+        if self.machine.user_hold.peek():
             running = [
                 f"{vm.name}.{vcpu.index}"
-                for vm in machine.assembly.vms
+                for vm in self.machine.assembly.vms
                 for vcpu in vm.record.vcpus
                 if vcpu.claimed
             ]
