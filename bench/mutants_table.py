@@ -100,6 +100,10 @@ _CLIENTS = (
     "machine,clients=stalls,hosts=0,quiet=true",
     "machine,clients=stalls,hosts=0,messages=3,timers=true,stop=false",
 )
+_USER = (
+    "machine,clients=suspender,hosts=0,quiet=true",
+    "machine,clients=suspender-suspender,hosts=0",
+)
 _CONTROL = (
     "machine,clients=status,hosts=0",
     "machine,clients=status-status,hosts=0,stop=false",
@@ -107,6 +111,7 @@ _CONTROL = (
     "machine,clients=subscriber,hosts=0",
     "machine,clients=follower,hosts=0,stop=false",
     "machine,clients=deaf,hosts=0,suspenders=1",
+    *_USER,
 )
 _REPORTS = ("machine,reports=2", "machine,guest=smp,vcpus=2,reports=2,suspenders=1")
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
@@ -129,6 +134,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "machine,probes=1,suspenders=1,hosts=0",
     ),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
+    "hfsched/scheduler/userhold.py": _USER,
     "hfsched/hypervisor": (*_MESSAGES, *_REQUESTS, *_STIRRED),
     "hfsched/hypervisor/power.py": ("machine,guest=smp,vcpus=2,stop=false", *_STIRRED, *_MESSAGES),
     "hfsched/vmm": (*_VMM, *_REPORTS),

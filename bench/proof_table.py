@@ -56,6 +56,8 @@ def small() -> list[tuple[str, int | None]]:
         "machine,suspenders=2,hosts=0,stop=false",
         "machine,clients=silent,hosts=0",
         "machine,clients=status,hosts=0",
+        "machine,clients=suspender,hosts=0",
+        "machine,clients=suspender,hosts=0,quiet=true",
         "machine,clients=subscriber,hosts=0",
         "machine,clients=deaf,hosts=0",
         "subscribers",
@@ -102,6 +104,7 @@ def large() -> list[tuple[str, int | None]]:
     specs += [
         "machine,messages=2",
         "machine,suspenders=1",
+        "machine,clients=suspender,stop=false",
         "machine,guest=smp,vcpus=2",
         "machine,guest=writer,vms=2,hosts=2,stop=false",
         "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1",

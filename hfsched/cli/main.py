@@ -32,6 +32,8 @@ COMMANDS = {
         "hfsched.cli.events",
         "print the events of a running machine, one JSON object a line",
     ),
+    "suspend": ("hfsched.cli.suspend", "suspend a running machine until `hfsched resume`"),
+    "resume": ("hfsched.cli.resume", "resume a machine that `hfsched suspend` has suspended"),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "show what a guest image is and whether it would boot"),
     "completion": (

@@ -63,7 +63,8 @@ except of a run that an error keeps from starting. docs/architecture.md ("What t
 explains its words.
 
 Sockets are in DIR/MACHINE, DIR being $XDG_RUNTIME_DIR/hfsched, or /tmp/hfsched-UID where that is
-not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap` and `events`.
+not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swap`,
+`suspend`, `resume` and `events`.
 
 Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
 or booted (`hfsched image`: 2 and 1), a directory or socket that cannot be used, a --name that is in
@@ -135,7 +136,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--socket",
         metavar="PATH",
-        help="another control socket, at this path: for `hfsched swap` and `events`, not for ports",
+        help="another control socket, at this path: for `hfsched swap`, `suspend`, `events`, not for ports",
     )
     parser.add_argument(
         "--unread-limit",
@@ -163,7 +164,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--no-sockets",
         action="store_true",
-        help="open no sockets: no ports for host programs, no `hfsched swap`",
+        help="open no sockets: no ports for host programs, no `hfsched swap`, `suspend`",
     )
     parser.set_defaults(run=run)
 

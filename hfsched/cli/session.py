@@ -285,10 +285,17 @@ class RunSession:
             if self._job.attend(machine, self._notice, quiet=self._args.quiet):
                 console.restart_linger()
                 machine.stalls.restart()
+            held, was_held = machine.user_hold.look()
+            if was_held and not held:
+                console.restart_linger()
+                machine.stalls.restart()
             if self._failures or self._output.error or self._interrupted() is not None:
                 return
             if len(machine.aborts) == len(self._spec.vm):
                 return
+            if held:  # neither quiet nor stalled; the end of the hold is told
+                self._changed.wait()
+                continue
             for text in machine.stalls.look(self._runtime.now()):
                 self._notice(text)
             deadline = None

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hfsched.cli.files import STANDARD_OUTPUT, write_whole
+from hfsched.cli.within import SLACK, add_within, within_of
 from hfsched.control import commands
 from hfsched.control.command_client import ask, find
 from hfsched.control.commands import Answer, Done, SwapFaults, SwapReport, SwapRequest
@@ -19,7 +20,6 @@ from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import LEGEND, size
 from hfsched.text import printable
-from hfsched.times import seconds
 from hfsched.vmm.report import SwapFault
 from hfsched.vmm.sizes import parse_range
 
@@ -45,7 +45,6 @@ _SIMPLE: dict[str, type[commands.SwapEnable | commands.SwapTrim | commands.SwapO
 }
 _COMMANDS = (*_SIMPLE, "disable", "discard", "log", "status")
 _WIDTH = 64  # characters of a picture in a line
-_SLACK = 5.0  # seconds, for the reply to a request whose time is up
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,12 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--svg", metavar="FILE", help="status: draw where the memory is into FILE, or '-'"
     )
-    parser.add_argument(
-        "--within",
-        default=f"{commands.WITHIN_MS / 1000:g}s",
-        metavar="TIME",
-        help="the time limit, such as 500ms (%(default)s)",
-    )
+    add_within(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object; log: one a line"
     )
@@ -101,11 +95,8 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError("--svg - and --json: both are for standard output: choose one")
     if args.range is not None:
         args.range = _range(args.range)
-    within = seconds(args.within)
-    if within is None or not 0.001 <= within <= 600:
-        raise MisuseError(f"--within {args.within[:80]!r}: a time such as 500ms or 8s, 1ms to 10m")
-    args.within = within
-    deadline = time.monotonic() + within + _SLACK
+    args.within = within_of(args)
+    deadline = time.monotonic() + args.within + SLACK
     try:
         path, vm = find(args.vm, deadline)
         if args.what == "log":

@@ -8,6 +8,8 @@ has at most `ANSWER_MAX` bytes and the field ``is``::
         {"is": "done", "pages": 2078}
     {"version": 1, "group": "machine", "command": "status"}
         {"is": "machine", "name": "demo", "vms": [{"name": "trusty", "vcpus": ["..."], "abort": null}], ...}
+    {"version": 1, "group": "machine", "command": "suspend"}
+        {"is": "suspension", "name": "demo", "changed": true, "suspended_by": ["user"]}
     {"version": 1, "group": "events", "command": "subscribe"}
         {"is": "subscribed"}, and from then on events (`hfsched.control.events`), between other replies
     a request that is not valid, or that the machine cannot do
@@ -49,10 +51,13 @@ __all__ = [
     "EventsSubscribe",
     "MachineReport",
     "MachineRequest",
+    "MachineResume",
     "MachineStatus",
+    "MachineSuspend",
     "Refused",
     "Request",
     "Subscribed",
+    "Suspension",
     "SwapDisable",
     "SwapDiscard",
     "SwapEnable",
@@ -115,6 +120,14 @@ class MachineStatus(_MachineRequest, frozen=True, tag="status"):
     """Return a `MachineReport`."""
 
 
+class MachineSuspend(_MachineRequest, frozen=True, tag="suspend"):
+    """Keep the machine suspended, whatever becomes of this connection; return a `Suspension`."""
+
+
+class MachineResume(_MachineRequest, frozen=True, tag="resume"):
+    """End what `MachineSuspend` began, on whatever connection; return a `Suspension`."""
+
+
 class _SwapRequest(_Request, frozen=True):
     """`vm`: the VM that it is about; None for all of the machine."""
 
@@ -167,7 +180,7 @@ class EventsSubscribe(_EventsRequest, frozen=True, tag="subscribe"):
     """Send the machine's events on this connection until the machine ends; once is enough."""
 
 
-MachineRequest: TypeAlias = MachineStatus
+MachineRequest: TypeAlias = MachineStatus | MachineSuspend | MachineResume
 SwapRequest: TypeAlias = (
     SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapDiscard | SwapLog | SwapStatus
 )
@@ -223,6 +236,17 @@ class MachineReport(_Answer, frozen=True, tag="machine"):
     vms: tuple[VmState, ...]
 
 
+class Suspension(_Answer, frozen=True, tag="suspension"):
+    """The machine is suspended, or resumed, by the user, who has just `changed` that, or had before.
+
+    It runs when `suspended_by`, the names of all holders, is empty.
+    """
+
+    name: str
+    changed: bool
+    suspended_by: tuple[str, ...]
+
+
 class SwapReport(_Answer, frozen=True, tag="swap"):
     """The state of swap, the RAM it takes, and where each VM's memory is (`hfsched.swap.report.picture`).
 
@@ -244,7 +268,9 @@ class SwapFaults(_Answer, frozen=True, tag="faults"):
     next: Count
 
 
-Answer: TypeAlias = Done | Refused | Subscribed | MachineReport | SwapReport | SwapFaults
+Answer: TypeAlias = (
+    Done | Refused | Subscribed | MachineReport | Suspension | SwapReport | SwapFaults
+)
 
 
 # Encoding.

@@ -15,6 +15,7 @@ from hfsched.control.commands import (
     Done,
     MachineReport,
     MachineRequest,
+    Suspension,
     SwapFaults,
     SwapReport,
     SwapRequest,
@@ -26,6 +27,7 @@ from hfsched.swap.report.picture import cell_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hfsched.scheduler.userhold import UserHold
     from hfsched.vmm.report import SwapFault, VmState
     from hfsched.vmm.swapping import MachineSwap
 
@@ -37,6 +39,7 @@ class CommandMachine(Protocol):
 
     name: str
     swap: MachineSwap | None
+    user_hold: UserHold
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         """Make a range of a VM's memory zero, and give it back."""
@@ -61,6 +64,10 @@ def carry_out(
     match request:
         case commands.MachineStatus():
             return _machine_status(machine)
+        case commands.MachineSuspend():
+            return _suspension(machine, changed=machine.user_hold.suspend(deadline))
+        case commands.MachineResume():
+            return _suspension(machine, changed=machine.user_hold.resume(deadline))
         case (
             commands.SwapEnable()
             | commands.SwapTrim()
@@ -83,6 +90,10 @@ def _machine_status(machine: CommandMachine) -> Answer:
         vms=tuple(machine.vm_states()),
     )
     return _fitting(report, "the machine has too many vCPUs for one reply")
+
+
+def _suspension(machine: CommandMachine, *, changed: bool) -> Answer:
+    return Suspension(name=machine.name, changed=changed, suspended_by=machine.suspended_by())
 
 
 def _swap(machine: CommandMachine, request: SwapRequest, deadline: int) -> Answer:

@@ -76,7 +76,7 @@ REFUSED = b"E"
 CLOSING = b"C"
 
 CONTROL_SOCKET = (
-    "a control socket, for `hfsched swap` and `hfsched events`: programs connect by the machine's name,"
+    "a control socket, for `hfsched swap`, `suspend` and `events`: programs connect by the machine's name,"
     " or to the socket `ports` in its directory"
 )
 _U64 = 1 << 64

@@ -12,6 +12,7 @@ from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.scheduler.suspension import Step
+from hfsched.scheduler.userhold import UserHold
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.text import meant, there_are
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
@@ -53,7 +54,7 @@ class Machine:
     know, `on_abort(vm, reason)` a VM's end; `on_activity` is called whenever `quiet` may have
     changed, `on_hold(holder, held)` when a holder of the suspension has suspended the machine (True)
     or is about to resume it (False); none of them may block.
-    `stalls` finds what lasts too long, for a task that looks.
+    `stalls` finds what lasts too long, for a task that looks; `user_hold` suspends by command.
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `parts` is what it is made of.
@@ -120,6 +121,7 @@ class Machine:
         self._restored = saved is not None
         self.made, self.rams = builder.made, builder.rams
         self.spec = spec
+        self.user_hold = UserHold(runtime, self.suspension, on_activity)
         self._quiet = QuietWatch(self.assembly)
         self.stalls = StallWatch(
             self.assembly.vms,
@@ -290,8 +292,11 @@ class Machine:
     # Reports; see `hfsched.vmm.report`.
 
     def quiet(self) -> bool:
-        """Return whether every accepted message is released and nothing will happen by itself."""
-        return self._quiet.look()
+        """Return whether every accepted message is released and nothing will happen by itself.
+
+        Not while the user keeps the machine suspended, for then it may be resumed.
+        """
+        return not self.user_hold.stands() and self._quiet.look()
 
     def busy(self) -> dict[str, int]:
         """Return for each vCPU inside a RUN the number of its exits so far."""

@@ -259,6 +259,7 @@ class Process:
             "XDG_RUNTIME_DIR": str(folder),
             **options.pop("environment", {}),
         }
+        self.directory = folder  # of sockets
         self._quiet = Quiet()
         command = options.pop("command", (sys.executable, "-m", "hfsched"))
         streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE} | options

@@ -67,6 +67,8 @@ def test_what_bash_offers(hfsched: Start) -> None:
     Path("guest.bin").touch()
     Path("folder").mkdir()
     assert offered("sw") == ["swap"]
+    assert offered("su") == ["suspend"]
+    assert offered("resume", "--w") == ["--within"]
     assert offered("run", "--eng") == ["--engine"]
     assert offered("run", "--engine", "u") == ["unicorn"]
     assert offered("run", "--quiet", "guest") == ["guest.bin", "guests.py"]
@@ -123,7 +125,8 @@ def test_names_of_what_runs(hfsched: Start, run: Start, runtime_directory: Path)
         "XDG_RUNTIME_DIR": str(runtime_directory),
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent),
     }
-    assert offered("events", "comp", **here) == ["completed"]
+    for command in ("events", "suspend", "resume"):
+        assert offered(command, "comp", **here) == ["completed"]
     assert offered("swap", "status", "completed/", **here) == ["completed/a", "completed/b"]
     # Others of this user may run too.
     assert {"a", "b", "completed/a", "completed/b"} <= {*offered("swap", "out", "", **here)}

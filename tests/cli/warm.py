@@ -26,7 +26,7 @@ from typing import IO, Any
 
 __all__ = ["COMMANDS", "Forked", "Warm"]
 
-COMMANDS = ("run", "swap", "events", "image", "completion", "doctor", "fuzz")
+COMMANDS = ("run", "swap", "events", "suspend", "resume", "image", "completion", "doctor", "fuzz")
 _IMPORTED = (
     "hfsched.cli.main",
     *(f"hfsched.cli.{command}" for command in COMMANDS),

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,7 +29,9 @@ from hfsched.control.commands import (
     Done,
     EventsSubscribe,
     MachineReport,
+    MachineResume,
     MachineStatus,
+    MachineSuspend,
     Refused,
     Request,
     SwapDisable,
@@ -42,6 +45,8 @@ from hfsched.control.events import Hub
 from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scheduler.userhold import UserHold
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Metrics, State, Status
 from hfsched.swap.report.footprint import Memory
@@ -96,7 +101,9 @@ class FakeSwap:
 class FakeMachine:
     name = "m"
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: ThreadRuntime) -> None:
+        self.suspension = Suspension(runtime)
+        self.user_hold = UserHold(runtime, self.suspension)
         self.fake = FakeSwap()
         self.swap = cast("MachineSwap | None", self.fake)
 
@@ -117,15 +124,15 @@ class FakeMachine:
         return [VmState("a", ("runs",), None), VmState("b", (), "it has ended")]
 
     def suspended_by(self) -> tuple[str, ...]:
-        return ("swap",)
+        return ("swap", *self.suspension.holders)
 
 
 class Served:
     def __init__(self) -> None:
-        self.machine = FakeMachine()
+        runtime = ThreadRuntime()
+        self.machine = FakeMachine(runtime)
         self.directory = claim("m")
         self.path = Path(tempfile.mkdtemp(dir=self.directory.path.parent)) / "s"
-        runtime = ThreadRuntime()
         self.hub = Hub(runtime)
         listener = runtime.adopt_listener("control", self.directory.listen_at(self.path).detach())
         self.server = CommandServer(runtime, self.machine, self.hub, listener)
@@ -211,6 +218,60 @@ def test_the_status_of_a_machine(served: Served) -> None:
     report = served.ask(MachineStatus())
     assert isinstance(report, MachineReport)
     assert report.groups == ("machine", "events")
+
+
+def test_a_machine_is_suspended_and_resumed_by_whoever_asks(served: Served) -> None:
+    """Each request is on a connection of its own."""
+
+    def said(changed: bool, *holders: str) -> commands.Suspension:
+        return commands.Suspension(name="m", changed=changed, suspended_by=("swap", *holders))
+
+    assert served.ask(MachineResume()) == said(False)
+    for changed in (True, False):
+        assert served.ask(MachineSuspend()) == said(changed, "user")
+    report = served.ask(MachineStatus())
+    assert isinstance(report, MachineReport)
+    assert report.suspended_by == ("swap", "user")
+    for changed in (True, False):
+        assert served.ask(MachineResume()) == said(changed)
+
+
+def test_a_suspension_that_is_late_is_refused_and_another_may_follow(served: Served) -> None:
+    late = Step("disk", lambda _deadline: False, lambda: None)
+    served.machine.suspension.add(late)
+    refused = Refused(code="failed", text="suspend: disk did not stop in time")
+    for _ in range(2):
+        assert served.raw(commands.encode(MachineSuspend(within_ms=1))) == refused
+    served.machine.suspension._steps.clear()
+    answer = served.ask(MachineSuspend())
+    assert isinstance(answer, commands.Suspension)
+    assert answer.changed
+
+
+def test_requests_that_suspend_at_once_wait_for_each_other(served: Served) -> None:
+    under_way, go = threading.Event(), threading.Event()
+
+    def pause(_deadline: int | None) -> bool:
+        under_way.set()
+        return go.wait(WITHIN)
+
+    served.machine.suspension.add(Step("disk", pause, lambda: None))
+    with served.connect() as first, served.connect() as second:
+        first.send(commands.encode(MachineSuspend()))
+        assert under_way.wait(WITHIN)
+        for kind, what in ((MachineSuspend, "suspend"), (MachineResume, "resume")):
+            text = f"{what}: another request did not end in time"
+            assert served.raw(commands.encode(kind(within_ms=1))) == Refused(text=text)
+        second.send(commands.encode(MachineResume()))
+        go.set()
+        answers = [
+            commands.decode_answer(each.recv(commands.ANSWER_MAX)) for each in (first, second)
+        ]
+    assert [isinstance(each, commands.Suspension) and each.changed for each in answers] == [
+        True,
+        True,
+    ]
+    assert served.machine.suspension.holders == ()
 
 
 def test_the_log_of_faults_comes_in_parts(served: Served) -> None:

@@ -24,6 +24,8 @@ from hfsched.control.runtime_dir import claim
 from hfsched.errors import UserError
 from hfsched.runtime.base import Task
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.scheduler.suspension import Suspension
+from hfsched.scheduler.userhold import UserHold
 from hfsched.vmm.report import SwapFault, VmState
 from hfsched.vmm.swapping import MachineSwap
 
@@ -38,6 +40,7 @@ class Machine:
 
     name = "m"
     swap: MachineSwap | None = None
+    user_hold: UserHold
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -66,6 +69,7 @@ class Served:
     def __init__(self, path: Path, listener: socket.socket, **options: Any) -> None:
         self.runtime = ThreadRuntime()
         self.machine = Machine()
+        self.machine.user_hold = UserHold(self.runtime, Suspension(self.runtime))
         self.path = path
         adopted = self.runtime.adopt_listener("control", listener.detach())
         self.hub = Hub(self.runtime)

@@ -38,6 +38,8 @@ from hfsched.control.runtime_dir import claim
 from hfsched.control.swap_watch import SwapWatch
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.scheduler.suspension import Suspension
+from hfsched.scheduler.userhold import UserHold
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Moved, State, Status
 from hfsched.vmm.report import SwapFault, VmState
@@ -239,6 +241,7 @@ def test_each_move_of_swap_is_one_event_also_after_another_monitor_came(
 class Machine:
     name = "m"
     swap: MachineSwap | None = None
+    user_hold: UserHold
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")
@@ -262,7 +265,9 @@ class Served:
         self.hub = Hub(self.runtime)
         self.path = path
         adopted = self.runtime.adopt_listener("control", listener.detach())
-        self.server = CommandServer(self.runtime, Machine(), self.hub, adopted)
+        machine = Machine()
+        machine.user_hold = UserHold(self.runtime, Suspension(self.runtime))
+        self.server = CommandServer(self.runtime, machine, self.hub, adopted)
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

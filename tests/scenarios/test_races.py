@@ -40,6 +40,7 @@ SAMPLED = [
     "images,guest=smp",
     "machine,vms=2,hosts=2,sends=try,suspenders=2",
     "machine,clients=status-subscriber-asks",
+    "machine,clients=suspender",
     "machine,guest=smp,vcpus=2",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from finals import finals
 
@@ -12,6 +14,8 @@ from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scenarios.shipped.world import ShippedMachine
 from hfsched.scheduler.driver import Driver
+from hfsched.scheduler.userhold import UserHold
+from hfsched.vmm import machine
 
 # `bench/explore.py proofs` has the larger ones.
 COMPLETE = (
@@ -26,6 +30,7 @@ COMPLETE = (
     "suspenders=1,hosts=0",
     "probes=1,hosts=0",
     "suspenders=2,hosts=0,stop=false",
+    "clients=suspender,hosts=0",
     "clients=silent,hosts=0",
     "clients=deaf,hosts=0",
     "swap=enable-out-disable,hosts=0,stop=false",
@@ -35,7 +40,7 @@ BOUNDED = (
         (f"clients={kind},hosts=0", 0)
         for kind in (
             *("goes", "queries", "subscriber", "follower"),
-            *("asks,quiet=true", "stalls,quiet=true"),
+            *("asks,quiet=true", "stalls,quiet=true", "suspender,quiet=true"),
         )
     ),
     ("guest=server,requests=1,hosts=0,timers=true,stop=false", 1),
@@ -79,6 +84,31 @@ def test_a_server_that_does_not_tell_when_it_is_idle_is_found(
     assert "main has not ended" in str(result.failure.failure)
 
 
+def test_a_hold_that_does_not_tell_when_it_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then main, which finds nothing quiet while the user holds the machine, waits for ever."""
+
+    def silent(runtime: Any, suspension: Any, _on_change: object) -> UserHold:
+        return UserHold(runtime, suspension)
+
+    monkeypatch.setattr(machine, "UserHold", silent)
+    result = search(find("machine,clients=suspender,hosts=0,quiet=true"), Exhaustive(0))
+    assert result.failure is not None
+    assert "main has not ended" in str(result.failure.failure)
+
+
+def test_a_hold_that_requests_change_at_the_same_time_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begin(hold: UserHold, wanted: bool, _deadline: int | None) -> bool:
+        with hold._lock:
+            return hold._held is not wanted
+
+    monkeypatch.setattr(UserHold, "_begin", begin)
+    spec = "machine,clients=suspender-suspender,hosts=0,stop=false"
+    result = search(find(spec), make("pos", 1), until=lambda r: r.executions >= 200)
+    assert result.failure is not None
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -86,6 +116,9 @@ def test_a_server_that_does_not_tell_when_it_is_idle_is_found(
         "guest=doomed,vcpus=2,requests=1,reports=1,stop=false",
         "guest=mortal,clients=asks-queries,hosts=0,stop=false",
         "guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
+        "clients=suspender-suspender,suspenders=1,stop=false",
+        "clients=suspender-asks,hosts=0,quiet=true",
+        "clients=suspender-follower,guest=smp,vcpus=2,swap=enable-out-disable,timers=true",
         "clients=silent-asks,hosts=0,places=1",
         "clients=status-status,hosts=0,places=1",
         "clients=stalls,hosts=0,messages=3,timers=true,stop=false",

@@ -186,3 +186,22 @@ def test_the_program_counter_of_a_vcpu_is_known_wherever_it_is(target: Target) -
         assert host.ask("hello") == "hello"
         machine.stop()
         assert machine.program_counter(vcpus[0], host.deadline()) is None
+
+
+@every_engine
+def test_what_is_pending_at_a_bare_pause_is_not_lost(target: Target) -> None:
+    """A timer that is due at the pause, and a message that interrupts its sleep, by a hold of the user."""
+    with talk(target, "trusty", "echo") as host:
+        hold = host.machine.user_hold
+        for number in range(30):
+            host.send(b"sleep %d" % (number % 3))
+            host.send(b"%d" % number, 1)
+            assert hold.suspend(host.deadline())
+            assert not hold.suspend(host.deadline())
+            assert not host.machine.quiet()
+            host.runtime.sleep_until(host.runtime.now() + number % 4 * MS)
+            assert hold.resume(host.deadline())
+            assert not hold.resume(host.deadline())
+            assert host.receive(1) == b"%d" % number
+            assert slept(host.receive()) >= number % 3
+        host.until_quiet()

@@ -6,6 +6,7 @@
 - ``queries``: asks at the ports which VMs there are, and leaves;
 - ``goes``: as ``asks``, but dies at any point;
 - ``status``: asks the control socket for the machine's status;
+- ``suspender``: has the machine suspended, and resumed, by requests to the control socket;
 - ``subscriber``: subscribes to events, and reads them to the end;
 - ``follower``: subscribes, suspends the machine for a moment, reads slowly of both, and leaves;
 - ``deaf``: subscribes to events, and reads none.
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["CLIENTS", "Client", "Servers"]
 
 _PORT_CLIENTS = ("asks", "stalls", "silent", "goes", "queries")
-CLIENTS = (*_PORT_CLIENTS, "status", "subscriber", "follower", "deaf")
+CLIENTS = (*_PORT_CLIENTS, "status", "suspender", "subscriber", "follower", "deaf")
 _SLOW = ("stalls", "follower", "deaf")
 _NARROW = 64  # bytes that may be unread, of a client that does not read
 
@@ -166,7 +167,7 @@ class Client(Thing):
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
         assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
-        if self._kind in ("asks", "queries", "status", "follower"):
+        if self._kind in ("asks", "queries", "status", "suspender", "follower"):
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
 
     def _die(self, process: ProcessHandle) -> None:
@@ -251,6 +252,18 @@ class Client(Thing):
         self._socket.send(commands.encode(commands.MachineStatus()))
         self._receive()
         self.read += 1
+        self._socket.close()
+
+    def _suspender(self) -> None:
+        for request in (commands.MachineSuspend(), commands.MachineResume()):
+            self.runtime.retain_only(self.read)
+            self._socket.send(commands.encode(request))
+            answer = commands.decode_answer(self._receive())
+            if isinstance(answer, commands.Refused):
+                self.reason = answer.code
+                return
+            assert isinstance(answer, commands.Suspension)
+            self.read += 1
         self._socket.close()
 
     def _subscriber(self) -> None:

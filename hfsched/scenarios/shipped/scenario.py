@@ -201,6 +201,7 @@ class _World:
         self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
         self.servers = Servers.of(runtime, self.shipped, kinds, scenario.places)
+        self._user_suspends = "suspender" in kinds
         self.looks = Looks(runtime, self._amounts)
         self.clients = [
             Client(runtime, self.servers, number, kind, scenario.messages)
@@ -225,7 +226,12 @@ class _World:
         servers = self.servers
         if scenario.quiet:
             self.shipped.on_activity = self.looks.changed.set
-        looks = self.suspenders or self.machine.swap is not None or scenario.quiet
+        looks = (
+            self.suspenders
+            or self._user_suspends
+            or self.machine.swap is not None
+            or scenario.quiet
+        )
         main = partial(self.shipped.run, self._until, servers.close_commands, servers.close_ports)
         runtime.spawn("main", main)
         return World(
@@ -287,9 +293,22 @@ class _World:
     def _look(self) -> None:
         for each in self.suspenders:
             each.look()
+        if self._user_suspends:
+            self._look_held()
         self.swap.memory.look()
         if self._scenario.quiet:
             self.looks.look()
+
+    def _look_held(self) -> None:
+        """Check that nothing runs while the user holds the machine."""
+        if self.machine.user_hold.peek():
+            running = [
+                f"{vm.name}.{vcpu.index}"
+                for vm in self.machine.assembly.vms
+                for vcpu in vm.record.vcpus
+                if vcpu.claimed
+            ]
+            assert not running, f"vCPU {running[0]} is in RUN, held by the user"
 
     def _amounts(self) -> tuple[int, int]:
         """Return how many messages have been sent, and what is still to come of them."""
@@ -311,6 +330,8 @@ class _World:
         for client in self.clients:
             client.check(early=early or self._scenario.places < len(self.clients))
         assert self.shipped.closed, "main has not ended"
+        held = "user" in self.machine.suspended_by()
+        assert early or not held, "the user holds it for ever"
         self.swap.check()
         for vm in self.shipped.summary:
             self._check_vm(vm, all_through=not early)
