@@ -78,7 +78,7 @@ def test_what_bash_offers(hfsched: Start) -> None:
     assert offered("image", "--json", "gu") == ["guest.bin", "guests.py"]
     assert offered("completion", "f") == ["fish"]
     assert offered("fuzz", "mai") == ["mailbox"]
-    assert offered("fuzz", "re") == ["replay"]
+    assert offered("fuzz", "re") == ["replay", "restored"]
     assert offered("fuzz", "mailbox", "--variant", "up") == ["upstream"]
     assert offered("run", "--fdt", "ech") == []
     for bundled in {"trusty.bin", "echo.bin"} & {*bundled_images()}:
