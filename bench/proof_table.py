@@ -121,11 +121,7 @@ def large() -> list[tuple[str, int | None]]:
         "services",
     ]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,hosts=2" for each in TWO_VCPUS]
-    bounded = [
-        f"mailbox,receiver={each},vcpus=2,messages=2,{senders}"
-        for senders in ("hosts=2", "guests=1")
-        for each in TWO_VCPUS
-    ]
+    bounded = [f"mailbox,receiver={each},vcpus=2,messages=2,guests=1" for each in TWO_VCPUS]
     clients = [f"machine,clients={each},hosts=0" for each in ("asks", "stalls", "goes")]
     return [
         *((spec, None) for spec in specs),
