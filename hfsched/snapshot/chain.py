@@ -198,17 +198,27 @@ class Chain:
 
     def read(self, place: int) -> memoryview | bytes:
         """Return the page at a place; raises SnapshotError, which names the frame."""
-        if place == ZERO_PAGE:
-            return _ZEROS
+        return _ZEROS if place == ZERO_PAGE else next(self.parts(place, 1))
+
+    def parts(self, place: int, count: int) -> Iterator[memoryview]:
+        """Return so many stored pages from a place on, by frames; raises SnapshotError."""
         number, position = place >> _LAYER_BITS, place & (1 << _LAYER_BITS) - 1
-        frame, slot = divmod(position, FRAME_PAGES)
+        while count:
+            frame, slot = divmod(position, FRAME_PAGES)
+            part = min(count, FRAME_PAGES - slot)
+            data = self._frame(number, frame)
+            yield memoryview(data)[slot * PAGE_SIZE : (slot + part) * PAGE_SIZE]
+            position += part
+            count -= part
+
+    def _frame(self, number: int, frame: int) -> bytearray:
         data = self._frames.get((number, frame))
         if data is None:
             data = self.layers[number].frame(frame)
             while len(self._frames) >= _KEPT:
                 del self._frames[next(iter(self._frames))]
             self._frames[number, frame] = data
-        return memoryview(data)[slot * PAGE_SIZE : (slot + 1) * PAGE_SIZE]
+        return data
 
     def read_page(self, vm: int, page: int) -> memoryview | bytes:
         """Return a page of VM number `vm`; raises SnapshotError."""

@@ -113,9 +113,9 @@ def test_what_is_no_zstd_frame_of_ours(stored: bytes, text: str) -> None:
 
 
 def test_other_refusals() -> None:
-    with pytest.raises(SnapshotError, match="^f: frame 7: 3 bytes instead of 4096"):
+    with pytest.raises(SnapshotError, match=r"^f: frame 7: 3 bytes instead of 4096"):
         decode(RAW, b"abc", PAGE_SIZE)
-    with pytest.raises(SnapshotError, match="^f: frame 7: codec 9 is not known"):
+    with pytest.raises(SnapshotError, match=r"^f: frame 7: codec 9 is not known"):
         decode(9, b"abc", PAGE_SIZE)
     with pytest.raises(SnapshotError, match="no codec 'gzip': one of raw, lz4, zstd"):
         Encoder("gzip")
