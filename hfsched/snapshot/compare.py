@@ -44,8 +44,10 @@ def _state(one: Chain, other: Chain) -> dict[str, str]:
             found[name] = "only in the second" if ours is None else "only in the first"
         elif ours.version != theirs.version:
             found[name] = f"version {ours.version}, and {theirs.version}"
-        else:
+        elif len(ours.data) != len(theirs.data):
             found[name] = f"{len(ours.data)} bytes, and {len(theirs.data)}"
+        else:
+            found[name] = f"other contents of {len(ours.data)} bytes"
     return found
 
 
