@@ -28,6 +28,7 @@ from hfsched.snapshot.index import (
     encode_index,
     packed,
 )
+from hfsched.snapshot.pagemap import PageMap
 
 __all__ = ["CancelledError", "Layer", "LayerWriter", "Subject", "Vm", "read_layer"]
 
@@ -62,37 +63,6 @@ class Subject:
     parent: Parent | None = None
 
 
-class _Map:
-    """The page map of one VM while it grows; pages may come in any order."""
-
-    def __init__(self) -> None:
-        self.firsts, self.counts, self.positions = array("I"), array("I"), array("I")
-
-    def add(self, first: int, count: int, position: int) -> None:
-        if self.firsts:
-            before, at = self.counts[-1], self.positions[-1]
-            follows = position == ZERO if at == ZERO else position == at + before
-            if follows and first == self.firsts[-1] + before:
-                self.counts[-1] += count
-                return
-        self.firsts.append(first)
-        self.counts.append(count)
-        self.positions.append(position)
-
-    def runs(self) -> bytes:
-        """Return it as in the index; raises InternalError for a page that came twice."""
-        order: Sequence[int] = range(len(self.firsts))
-        after = 0
-        if any(b <= a for a, b in zip(self.firsts, self.firsts[1:], strict=False)):
-            order = sorted(order, key=self.firsts.__getitem__)
-        for run in order:
-            if self.firsts[run] < after:
-                raise InternalError(f"page {self.firsts[run]} was written twice")
-            after = self.firsts[run] + self.counts[run]
-        columns = (self.firsts, self.counts, self.positions)
-        return packed(*(map(column.__getitem__, order) for column in columns))
-
-
 class LayerWriter:
     """Writes a layer: `put` its pages, then `finish` with its state.  For one thread.
 
@@ -118,7 +88,7 @@ class LayerWriter:
         self._subject = subject
         self._encoder = Encoder(codec)
         self._cancelled, self._progress = cancelled, progress
-        self._maps = [_Map() for _ in subject.vms]
+        self._maps = [PageMap() for _ in subject.vms]
         self._sizes = [vm.size // PAGE_SIZE for vm in subject.vms]
         self._fill = 0  # pages in the encoder's frame
         self._view = memoryview(self._encoder.frame)

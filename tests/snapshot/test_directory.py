@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -306,3 +308,17 @@ def test_removing_is_for_snapshots_alone(tmp_path: Path) -> None:
     (made / "notes").touch()
     with pytest.raises(SnapshotError, match=r"a: Directory not empty$"):
         remove_layer(made)
+
+
+@pytest.mark.parametrize("kind", [stat.S_ISREG, stat.S_ISDIR])
+def test_an_error_of_fsync_is_one_line_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[int], bool]
+) -> None:
+    def fsync(fd: int) -> None:
+        if kind(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(SnapshotError, match=r"/a(/pages)?: Input/output error$"):
+        fill(tmp_path / "a")
+    assert [*tmp_path.iterdir()] == []
