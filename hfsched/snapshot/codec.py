@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import zlib
 
-from hfsched.errors import SnapshotError
+from hfsched.errors import InternalError, SnapshotError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.snapshot.libraries import CODECS, FrameError, Library, load, problem
 
@@ -51,6 +51,8 @@ class Encoder:
 
         `room` there is at least `self.room` bytes.
         """
+        if size > FRAME_SIZE or room < self.room:
+            raise InternalError(f"a frame of {size} bytes, for which there are {room}")
         if self._library is not None:
             made = self._library.compress(self._source, size, target, room)
             if made < size:

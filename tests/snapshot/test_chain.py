@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from hfsched.errors import InternalError, SnapshotError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.snapshot.chain import ZERO_PAGE, Chain
-from hfsched.snapshot.compare import diff, merge
+from hfsched.snapshot.chain import _KEPT, ZERO_PAGE, Chain
+from hfsched.snapshot.compare import compared_text, diff, merge
 from hfsched.snapshot.directory import open_chain
 from hfsched.snapshot.index import Component, MachineIdentity, Parent
 from hfsched.snapshot.layer import Layer
@@ -214,4 +214,66 @@ def test_the_machine_that_it_is_for() -> None:
     ):
         with pytest.raises(SnapshotError, match=f"^base: {text}$"):
             chain.check_machine(machine, here)
+    chain.close()
+
+
+def test_diff_of_machines_that_are_not_the_same() -> None:
+    a, b = vms(2, 1)
+    c = replace(b, name="c")
+    other_machine = MachineIdentity("x86_64", 62_500_000)
+    longer = replace(a, size=5 * PAGE_SIZE, base=0)
+    one, other = (
+        Chain([layer("one")]),
+        Chain([layer("two", machine=other_machine, vms=(longer, c))]),
+    )
+    found = diff(one, other)
+    assert found == {
+        "machine": {"architecture": ["aarch64", "x86_64"]},
+        "vms": {
+            "a": {
+                "base": [0x4000_0000, 0],
+                "size": [2 * PAGE_SIZE, 5 * PAGE_SIZE],
+                "pages": [(2, 3)],
+            },
+            "b": {"only": "first"},
+            "c": {"only": "second"},
+        },
+        "state": {},
+    }
+    assert compared_text(found) == [
+        "machine  architecture: aarch64, and x86_64",
+        "VM       a: base 1073741824, and 0",
+        "VM       a: size 8192, and 20480",
+        "VM       a: 3 pages of 1 range",
+        "  0x2000+0x3000",
+        "VM       b: only in the first",
+        "VM       c: only in the second",
+    ]
+    one.close()
+    other.close()
+
+
+def test_diff_of_state() -> None:
+    states = [
+        {"a": Component(1, b"x"), "b": Component(1, b""), "c": Component(1, b"x"), "d": Component(1, b"")},
+        {"a": Component(1, b"y"), "b": Component(2, b""), "c": Component(1, b"xy"), "e": Component(1, b"")},
+    ]  # fmt: skip
+    one, other = (Chain([read(*write(subject(1), {(0, 0): page(1)}, state=s))]) for s in states)
+    assert diff(one, other)["state"] == {
+        "a": "other contents of 1 bytes",
+        "b": "version 1, and 2",
+        "c": "1 bytes, and 2",
+        "d": "only in the first",
+        "e": "only in the second",
+    }
+    one.close()
+    other.close()
+
+
+def test_a_reader_keeps_few_frames() -> None:
+    memory = {(0, number): page(2 * number + 2) for number in range(32 * 40)}
+    chain = Chain([read(*write(subject(32 * 40), memory, codec="raw"))])
+    assert contents(chain) == memory
+    assert len(chain._frames) == _KEPT
+    assert chain.read_page(0, 0) == page(2)
     chain.close()

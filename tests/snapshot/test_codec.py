@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfsched.errors import SnapshotError
+from hfsched.errors import InternalError, SnapshotError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.snapshot import libraries
 from hfsched.snapshot.codec import FRAME_SIZE, LZ4, RAW, ZSTD, Decoder, Encoder, codec_name
@@ -120,6 +120,15 @@ def test_other_refusals() -> None:
     with pytest.raises(SnapshotError, match="no codec 'gzip': one of raw, lz4, zstd"):
         Encoder("gzip")
     assert codec_name(9) == "codec 9"
+
+
+def test_a_frame_without_room_is_a_bug() -> None:
+    for codec in KINDS:
+        encoder = Encoder(codec)
+        with pytest.raises(InternalError):
+            encoder.encode(PAGE_SIZE, 0, encoder.room - 1)
+        with pytest.raises(InternalError):
+            encoder.encode(FRAME_SIZE + PAGE_SIZE, 0, 2 * encoder.room)
 
 
 @pytest.fixture

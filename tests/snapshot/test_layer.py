@@ -74,6 +74,14 @@ def test_frames_that_do_not_shrink_are_stored() -> None:
     layer.close()
 
 
+@pytest.mark.parametrize("codec", ["lz4", "raw"])
+def test_more_than_is_written_at_once(codec: str) -> None:
+    pages = full(600, seeds=[*range(2, 1202, 2)])
+    chain = Chain([read(*write(subject(600), pages, codec=codec))])
+    assert contents(chain) == pages
+    chain.close()
+
+
 def test_every_byte_of_an_index_changed_is_refused() -> None:
     index, pages = SMALL
     for at in range(len(index)):
