@@ -1,7 +1,7 @@
 """`hfsched snapshot COMMAND DIR...`: what is in a snapshot, whether it is whole, differences, merges.
 
 Exit status: 0 done, whole, or the same; 1 an error or a fault, each in a line; 2 misuse; 3 the two
-snapshots differ.
+snapshots differ; 130 and 143 when interrupted.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 
+from hfsched.cli.fuzz_search import Stop
 from hfsched.cli.output import notice
 from hfsched.errors import MisuseError
 from hfsched.snapshot.compare import compared_text, diff, merge
 from hfsched.snapshot.directory import open_chain, open_layers
+from hfsched.snapshot.layer import CancelledError
 from hfsched.snapshot.report import inspect, inspected_text, size_text, verify
 from hfsched.text import count, printable
 
@@ -113,8 +115,19 @@ def _diff(args: argparse.Namespace) -> int:
 def _merge(args: argparse.Namespace) -> int:
     source, target = args.directories
     shown = _Progress(f"writing {printable(target)}").show
-    with closing(open_chain(source)) as chain:
-        warning = merge(chain, target, codec=args.codec or "lz4", progress=shown)
+    stop = Stop()  # what was begun is removed
+    try:
+        with closing(open_chain(source)) as chain:
+            warning = merge(
+                chain,
+                target,
+                codec=args.codec or "lz4",
+                cancelled=lambda: stop.number is not None,
+                progress=shown,
+            )
+    except CancelledError:
+        assert stop.number is not None
+        return 128 + stop.number
     if warning is not None:
         notice(warning)
     with closing(open_chain(target)) as chain:

@@ -151,9 +151,10 @@ def merge(
     path: str | Path,
     *,
     codec: str = "lz4",
+    cancelled: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> str | None:
-    """Write a chain as one full layer, whole or not at all; raises SnapshotError.
+    """Write a chain as one full layer, whole or not at all; raises SnapshotError, CancelledError.
 
     `progress` is told how many bytes of pages of how many are done.  Returns a warning.
     """
@@ -168,6 +169,7 @@ def merge(
             made.index_fd,
             subject,
             codec=codec,
+            cancelled=cancelled,
             progress=lambda done: progress(done, total),
         )
         for number in range(len(vms)):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from snapshot.layers import page, read, save, subject, write
 
+from hfsched.cli import snapshot as command
+from hfsched.cli.main import main
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.snapshot.compare import merge as whole
 from hfsched.snapshot.index import Component, Parent
 
 if TYPE_CHECKING:
@@ -133,3 +138,22 @@ def test_errors_are_one_line_and_an_object(hfsched: Start) -> None:
     refused = "hfsched: error: none: no such directory\n"
     out = done(hfsched, "inspect", "none", "--json", status=1, err=refused)
     assert json.loads(out) == {"error": "none: no such directory"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("chain")
+def test_a_merge_that_is_interrupted_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> str | None:
+        os.kill(os.getpid(), number)
+        return whole(*args, **options)
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(command, "merge", interrupted)
+    try:
+        assert main(["snapshot", "merge", "b", "new"]) == 128 + number
+    finally:
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(each, handler)
+    assert {each.name for each in Path().iterdir()} == {"a", "b", "guests.py"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -143,17 +143,16 @@ def test_a_client_that_dies_leaves_nothing_that_looks_like_a_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path / "old")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, tmp_path / "new"], stdout=subprocess.PIPE
-    ) as client:
+    killed = [sys.executable, "-c", KILLED, str(tmp_path / "new")]
+    with subprocess.Popen(killed, stdout=subprocess.PIPE) as client, ExitStack() as undo:
         assert client.stdout is not None
+        undo.callback(client.kill)
         client.stdout.readline()
         (left,) = (each for each in tmp_path.iterdir() if each.name != "old")
         assert refused(left) == f"{left}: not finished: its writer has died, or still writes"
         monkeypatch.setattr(directory, "_FRESH", -1)
         fill(tmp_path / "meanwhile")
         assert left.exists(), "its client lives"
-        client.send_signal(signal.SIGKILL)
     assert not (tmp_path / "new").exists()
     fill(tmp_path / "next")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["meanwhile", "next", "old"]
