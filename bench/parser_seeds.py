@@ -11,17 +11,23 @@ import msgspec
 from memory.elf_writer import ET_EXEC, Load, build, linux_header
 from memory.fdt_writer import Node, cells, write
 from msgspec import inspect
+from snapshot.layers import page, subject
+from snapshot.layers import write as write_layer
 
 from hfsched.abi.dialects import DEFAULT
 from hfsched.explore import token
 from hfsched.explore.schedule import Schedule
+from hfsched.snapshot.codec import LZ4, RAW, ZSTD
+from hfsched.snapshot.index import HASH_SIZE, HEAD_SIZE, Component, Parent
 from hfsched.vmm.guests import bundled_images
 
 __all__ = [
     "BASE",
     "calls",
     "command_lines",
+    "frames",
     "images",
+    "indices",
     "json_of",
     "manifests",
     "packed",
@@ -131,6 +137,23 @@ def command_lines() -> tuple[bytes, ...]:
         b"echo.bin\na=relay.bin\n--memory\n16MiB",
         b"--guest\nx.py:f\n--engine\nscript\n--json\n--name\ndemo",
         b"--swap-dir\n/tmp\n--swap-idle\n30s\n--vcpus\n2\necho.bin\n--linger\n1",
+    )
+
+
+def indices() -> tuple[bytes, ...]:
+    """Return the indices of snapshots' layers: a full one and one on top of it."""
+    state = {"clock": Component(1, b"x")}
+    pages = {(0, number): page(number % 4) for number in range(40)}
+    full, _ = write_layer(subject(40), pages, state=state, hot=[(0, 2, 3)])
+    parent = Parent("full", full[HEAD_SIZE - HASH_SIZE : HEAD_SIZE])
+    return full, write_layer(subject(40, parent=parent), {(0, 7): page(1)}, state=state)[0]
+
+
+def frames() -> tuple[bytes, ...]:
+    """Return frames of a page, each after the number of its codec and that of its pages less one."""
+    return tuple(
+        bytes([codec, 0]) + write_layer(subject(1), {(0, 0): page(seed)}, codec=name)[1]
+        for codec, name, seed in ((RAW, "raw", 2), (LZ4, "lz4", 1), (ZSTD, "zstd", 1))
     )
 
 

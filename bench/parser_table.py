@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +16,9 @@ from parser_seeds import (
     BASE,
     calls,
     command_lines,
+    frames,
     images,
+    indices,
     json_of,
     manifests,
     packed,
@@ -39,9 +42,11 @@ from hfsched.explore.campaign import worker
 from hfsched.mailbox.ports import Ports, frame
 from hfsched.memory import fdt
 from hfsched.memory.image import boot_problem, looks_like, parse_image, place, raw_image
-from hfsched.memory.ram import Ram
+from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.runtime.threads.spawner import decode_job
+from hfsched.snapshot import index
+from hfsched.snapshot.codec import FRAME_PAGES, Decoder
 from hfsched.swap.pages.entries import Entry
 from hfsched.swap.protocol import childmessages, messages
 from hfsched.text import one_line, printable, printable_bytes
@@ -185,6 +190,18 @@ def _registers(data: bytes) -> object:
     return registers.split_sp(stored, 5)
 
 
+def _signed_index(data: bytes) -> object:
+    """Check an index whose hash is right, so that what follows is reached."""
+    digest = index._digest(len(data), index.VERSION, data)
+    head = index._HEAD.pack(index.MAGIC, index.VERSION, len(data), digest)
+    return index.decode_index("fuzzed", head + data)
+
+
+def _frame(data: bytes) -> object:
+    kind, pages, stored = data[0] % 4, data[1] % FRAME_PAGES + 1, data[2:]
+    return Decoder("fuzzed").decode(0, kind, stored, zlib.crc32(stored), pages * PAGE_SIZE)
+
+
 def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: parse(os.fsdecode(data))
 
@@ -241,6 +258,14 @@ def parsers() -> list[Parser]:
             (b"\1\0\0\0x",),
             refuses=(value,),
         ),
+        Parser("snapshot index", lambda data: index.decode_index("fuzzed", data), indices(), 200),
+        Parser(
+            "signed snapshot index",
+            _signed_index,
+            tuple(each[index.HEAD_SIZE :] for each in indices()),
+            200,
+        ),
+        Parser("snapshot frame", lambda data: _frame(data.ljust(2, b"\0")), frames(), 200),
         Parser("input lines", _lines, (b"@a hi\n@@x\n", b"hello\r\n@b\tx", b"@none x\n")),
         Parser(
             "size",

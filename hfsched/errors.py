@@ -17,6 +17,7 @@ __all__ = [
     "IncomparableError",
     "InternalError",
     "MisuseError",
+    "SnapshotError",
     "UserError",
     "describe",
     "place_of",
@@ -39,6 +40,10 @@ class ImageError(UserError):
 
 class ConfigError(UserError):
     """A manifest or a command line that cannot be used."""
+
+
+class SnapshotError(UserError):
+    """A snapshot that cannot be written, read or used here."""
 
 
 class IncomparableError(UserError):

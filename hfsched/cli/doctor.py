@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from hfsched.memory import userfault
+from hfsched.snapshot import libraries
 from hfsched.swap.core import device as swap
 from hfsched.vcpu.kvm import device
 from hfsched.vmm.guests import bundled_images
@@ -58,6 +59,7 @@ def examine() -> list[Finding]:
         _userfaultfd(),
         _swap(),
         _tier(),
+        *map(_codec, libraries.CODECS),
         *map(_extra, _EXTRAS),
         _guests(),
         _qemu(),
@@ -114,6 +116,13 @@ def _tier() -> Finding:
         return Finding("lz4", ok=True, text="swapped pages are compressed where that pays")
     without = "swapped pages all go to the file; apt-get install liblz4-1"
     return Finding("lz4", ok=False, text=f"{why_not}: {without}")
+
+
+def _codec(name: str) -> Finding:
+    why_not = libraries.problem(name)
+    if why_not is None:
+        return Finding(f"snapshot {name}", ok=True, text="snapshots are compressed where that pays")
+    return Finding(f"snapshot {name}", ok=False, text=f"{why_not}; snapshots can be uncompressed")
 
 
 def _extra(name: str) -> Finding:

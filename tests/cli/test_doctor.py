@@ -12,6 +12,7 @@ import pytest
 
 from hfsched.cli import doctor
 from hfsched.memory import userfault
+from hfsched.snapshot import libraries
 from hfsched.swap.core import device as swap
 from hfsched.vcpu.kvm import device
 
@@ -26,6 +27,8 @@ WHATS = [
     "userfaultfd",
     "swap",
     "lz4",
+    "snapshot lz4",
+    "snapshot zstd",
     "fuzz",
     "cluster",
     "fdt",
@@ -132,6 +135,17 @@ def test_swap_and_its_compressed_tier(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found()["lz4"].text.startswith("liblz4.so.1 is not installed: swapped pages ")
 
 
+def test_the_codecs_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libraries, "load", lambda name: name if name == "lz4" else None)
+    assert found()["snapshot lz4"].ok
+    assert found()["snapshot zstd"] == doctor.Finding(
+        "snapshot zstd",
+        ok=False,
+        text="libzstd.so.1 is not installed: apt-get install libzstd1;"
+        " snapshots can be uncompressed",
+    )
+
+
 def test_every_remedy_is_one_line(
     no_kvm: Path, no_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +153,7 @@ def test_every_remedy_is_one_line(
     monkeypatch.setattr(doctor, "bundled_images", dict)
     monkeypatch.setattr(userfault, "problem", lambda: "not permitted; as root: sysctl")
     monkeypatch.setattr(swap, "core", no_extension)
+    monkeypatch.setattr(libraries, "load", lambda _name: None)
     for each in doctor.examine():
         assert not each.ok
         assert each.text
