@@ -196,10 +196,14 @@ class Space(Protocol):
     must (a guest can ask for it by RXTX_MAP while its other CPUs run), and every vCPU sees the
     change before its next instruction.  All addresses and sizes are multiples of 4096.
 
-    `argument_registers`: how many registers a hypercall and its answer may use, 18 or 8.
+    `argument_registers`: how many registers a hypercall and its answer may use, 18 or 8; `counter_hz`: how
+    often a second the counter advances that the guests see.
     """
 
     argument_registers: int
+
+    @property
+    def counter_hz(self) -> int: ...
 
     def vcpu(self, index: int) -> Vcpu:
         """Return CPU `index`, made at the first call."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
 from progress import QUIET_NS
 
-from hfsched.errors import UserError
+from hfsched.errors import SnapshotError, UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.endpoint import Endpoint
 from hfsched.scheduler.outbox import Sent
+from hfsched.snapshot.directory import make_layer, open_chain
+from hfsched.snapshot.index import Component
+from hfsched.snapshot.layer import LayerWriter
 from hfsched.vcpu.kvm import device
+from hfsched.vmm import snapshotting
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
@@ -179,6 +185,51 @@ def until_queued(machine: Machine, runtime: ThreadRuntime, count: int) -> None:
     """Return once so many messages lie on the host's side, one of them with a thread if the queue is full."""
     while sum(len(vm.messages) for vm in machine.ports.save().vms.values()) < count:
         runtime.sleep_until(runtime.now() + 1_000_000)
+
+
+def test_a_layer_on_disk_is_a_whole_machine(
+    engine: EngineName, runtime: ThreadRuntime, tmp_path: Path
+) -> None:
+    where = tmp_path / "layer"
+    with made(chain(engine, 1), runtime) as machine:
+        machine.start()
+        first = machine.vm_names()[0]
+        port = machine.endpoint(first, 1, HOST_PORT)
+        sent(port, b"once", runtime)
+        deadline = runtime.now() + WITHIN
+        with make_layer(where) as files, machine.suspension.held("snapshot", frozen=True):
+            subject = snapshotting.subject_of(machine, 1)
+            writer = LayerWriter("layer", files.pages_fd, files.index_fd, subject)
+            snapshotting.write(machine, writer, deadline)
+        assert received(port, runtime) == b"once"
+    for _ in range(2):
+        with closing(open_chain(where)) as layers:
+            record = snapshotting.record_of(layers)
+            again = snapshotting.restore(
+                layers, record, lambda record: made(spec_of(record), runtime, record)
+            )
+        with again:
+            again.start()
+            port = again.endpoint(first, 1, HOST_PORT)
+            assert received(port, runtime) == b"once"
+            sent(port, b"after it", runtime)
+            assert received(port, runtime) == b"after it"
+
+
+def test_a_layer_without_a_machine_is_refused(runtime: ThreadRuntime, tmp_path: Path) -> None:
+    pytest.importorskip("unicorn")
+    where = tmp_path / "layer"
+    with made(chain("unicorn", 0), runtime) as machine, make_layer(where) as files:
+        writer = LayerWriter(
+            "layer", files.pages_fd, files.index_fd, snapshotting.subject_of(machine, 1)
+        )
+        writer.put_zeros(0, 0, 256)
+        writer.finish({"machine": Component(1, b"\x81\xa7version\x01")})
+    with (
+        closing(open_chain(where)) as layers,
+        pytest.raises(SnapshotError, match=r"layer: not a machine's state: .*`name`"),
+    ):
+        snapshotting.record_of(layers)
 
 
 def test_a_record_of_another_machine_is_refused(runtime: ThreadRuntime) -> None:

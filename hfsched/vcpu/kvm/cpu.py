@@ -296,6 +296,11 @@ class KvmVcpu:
         self._check(self._lib.hfs_read_clock(self._cpu, out), "the clock")
         return int(out[0])
 
+    @property
+    def counter_hz(self) -> int:
+        """How often the guest's counter advances in a second."""
+        return int(self._lib.hfs_ticks(1_000_000_000))
+
     def count_before(self, ns: int) -> int:
         """Return what the guest's counter has shown `ns` ago, at least 0."""
         return max(0, self.clock() - int(self._lib.hfs_ticks(ns)))

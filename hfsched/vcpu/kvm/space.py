@@ -131,6 +131,12 @@ class KvmSpace:
                 for vcpu in self._frozen:
                     vcpu.freeze(count)
 
+    @property
+    def counter_hz(self) -> int:
+        """See `engine.Space`."""
+        self.vcpu(0)  # made, if it was not
+        return self._made()[0].counter_hz
+
     def counter(self) -> int:
         """Return what they show while they are stopped (arm64: ticks, x86-64: ns)."""
         with self._lock:

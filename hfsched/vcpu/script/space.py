@@ -68,6 +68,11 @@ class ScriptSpace:
         """Set them back while they are stopped."""
         self.clock.set_back(ns)
 
+    @property
+    def counter_hz(self) -> int:
+        """See `engine.Space`."""
+        return 1_000_000_000
+
     def counter(self) -> int:
         """Return what they show while they are stopped, in ns."""
         return self.clock.read()

@@ -18,6 +18,7 @@ from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn.cpu import UnicornVcpu
 from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
 from hfsched.vcpu.unicorn.stage2 import Stage2
+from hfsched.vcpu.unicorn.timer import FREQUENCY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,6 +176,11 @@ class UnicornSpace:
     def set_back(self, ns: int) -> None:
         """Set them back while they are stopped."""
         self.clock.set_back(ns)
+
+    @property
+    def counter_hz(self) -> int:
+        """See `engine.Space`."""
+        return FREQUENCY
 
     def counter(self) -> int:
         """Return what they show while they are stopped, in ns."""
