@@ -66,8 +66,7 @@ _MESSAGES = (
 )
 _BELL = ("machine,guest=bell,rings=2,stop=false",)
 _STIRRED = (
-    "machine,guest=stir,vcpus=2,messages=2",
-    "machine,guest=stir,vcpus=2,hosts=2,messages=2",
+    "machine,guest=stir,vcpus=2,stop=false",
     "programs,program=wejgI_fjgeW-nwW;0111;S",
 )
 _BESIDE = (

@@ -83,7 +83,7 @@ def test_a_server_that_does_not_tell_when_it_is_idle_is_found(
 @pytest.mark.parametrize(
     "spec",
     [
-        "guest=stir,vcpus=2,hosts=2,messages=2,suspenders=1",
+        "guest=stir,vcpus=2,suspenders=1",
         "guest=doomed,vcpus=2,requests=1,reports=1,stop=false",
         "guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",
         "guest=chimes,vcpus=2,messages=2,stop=false",
@@ -161,7 +161,7 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("guest=smp", "vcpus"),
         ("hosts=9", "hosts"),
         ("quiet=true", "quiet"),
-        ("guest=stir,vcpus=2,stop=false", "stop"),
+        ("guest=stir,vcpus=2,messages=2", "messages"),
         ("messages=0", "messages"),
         ("rings=1,stop=false", "rings"),
         ("guest=bell,rings=1", "rings"),

@@ -163,8 +163,8 @@ def bell(cpu: Cpu) -> Guest:
 class GuestKind(Struct, frozen=True):
     """A guest: its program, how often it answers a message, and how many messages it sends unasked.
 
-    It needs `vcpus`; one that `dies` aborts after its first message, and one that `loses` messages may
-    leave a host waiting until the machine is stopped.
+    It needs `vcpus`; one that `dies` aborts after its first message, and a `single` one takes one message
+    in all.
     """
 
     program: Program
@@ -172,7 +172,7 @@ class GuestKind(Struct, frozen=True):
     unasked: int = 0
     vcpus: int = 1
     dies: bool = False
-    loses: bool = False
+    single: bool = False
 
     @property
     def image(self) -> str:
@@ -188,7 +188,7 @@ GUESTS = {
     "mortal": GuestKind(mortal, dies=True),
     "server": GuestKind(server),
     "smp": GuestKind(smp, vcpus=2),
-    "stir": GuestKind(stir, vcpus=2, loses=True),
+    "stir": GuestKind(stir, vcpus=2, single=True),
     "chimes": GuestKind(chimes, vcpus=2),
     "doomed": GuestKind(doomed, vcpus=2, dies=True),
     "polls": GuestKind(polls, vcpus=2),

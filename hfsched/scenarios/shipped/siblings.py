@@ -1,9 +1,8 @@
 """Guests of the scenario `machine` whose vCPUs do something beside each other.
 
 - ``smp``: vCPU 0 turns vCPU 1 on for each message, which answers it, and turns itself off;
-- ``stir``: answers each message, while vCPU 1, which it interrupts, prints, and gives RX and TX back and maps
-  them again; then it does that itself, while vCPU 1 accesses RX; a message that comes between is lost, so the
-  machine has to be stopped;
+- ``stir``: answers one message, while it gives RX and TX back and maps them again, and vCPU 1, which it
+  interrupts, does so too, and prints;
 - ``chimes``: has vCPU 1 print a line for each message, by an interrupt, and answers when that interrupts it;
 - ``polls``: answers each message; from the first on neither of its vCPUs waits: they run until they are kicked;
 - ``fatal``: the same, but vCPU 0 ends when it has answered the first: the VM aborts;
@@ -12,8 +11,6 @@
 """
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 from hfsched.abi.ffa import PRIMARY_ID, FfaId, HfId, PsciId
 from hfsched.programs.library import (
@@ -24,7 +21,7 @@ from hfsched.programs.library import (
     log,
     swap_ports,
 )
-from hfsched.vcpu.script import Abort, Cpu, Guest, Hvc, Program, Store, Wfi
+from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Wfi
 
 __all__ = ["chimes", "fatal", "polls", "rivals", "smp", "stir", "twice"]
 
@@ -58,38 +55,32 @@ def _worker(cpu: Cpu) -> Guest:
 
 
 def stir(cpu: Cpu) -> Guest:
-    """Answer every message, and change beside vCPU 1 what both use."""
+    """Answer a message, and change beside vCPU 1 what both use."""
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
-    yield from interrupt_enable(_ECHO)
-    yield Hvc(PsciId.CPU_ON, 1, cpu.address_of(_stirred), mailbox.id)
-    while True:
-        sender, data = yield from mailbox.wait()
-        yield from mailbox.release()
-        yield Hvc(HfId.INTERRUPT_INJECT, mailbox.id, 1, _STIR)
-        yield Hvc(HfId.DEBUG_LOG, ord("a"))
-        while (yield from mailbox.try_send(sender, swap_ports(data))) is not None:
-            yield Hvc(FfaId.YIELD)  # it is full, or TX is not mapped
-        while (yield from interrupt_get()) != _ECHO:
-            yield Hvc(PsciId.CPU_SUSPEND)
-        yield Hvc(FfaId.RXTX_UNMAP)
-        yield from mailbox.map()
+    yield Hvc(PsciId.CPU_ON, 1, cpu.address_of(_stirred))
+    sender, data = yield from mailbox.wait()  # it goes with RX
+    yield Hvc(HfId.INTERRUPT_INJECT, mailbox.id, 1, _STIR)
+    yield Hvc(HfId.DEBUG_LOG, ord("a"))
+    yield from _remap(mailbox)
+    while (yield from mailbox.try_send(sender, swap_ports(data))) is not None:
+        yield Hvc(FfaId.YIELD)  # TX is not mapped
+    yield from mailbox.wait()
 
 
 def _stirred(cpu: Cpu) -> Guest:
-    vm = cpu.arg
     mailbox = GuestMailbox(cpu)
-    while True:
-        yield from interrupt_enable(_STIR)
-        yield Hvc(PsciId.CPU_SUSPEND)
-        yield from interrupt_get()
-        yield from interrupt_enable(_STIR, on=False)
-        yield Hvc(HfId.DEBUG_LOG, ord("\n"))
-        yield Hvc(FfaId.RXTX_UNMAP)
-        yield from mailbox.map()
-        yield Hvc(HfId.INTERRUPT_INJECT, vm, 0, _ECHO)
-        with suppress(Abort):
-            yield Store(mailbox.rx, 0, 1)
+    yield from interrupt_enable(_STIR)
+    yield Hvc(PsciId.CPU_SUSPEND)
+    yield from _remap(mailbox)
+    yield Hvc(HfId.DEBUG_LOG, ord("\n"))
+    yield Hvc(PsciId.CPU_OFF)
+
+
+def _remap(mailbox: GuestMailbox) -> Call[None]:
+    """Give RX and TX back, and map them again; the other vCPU may have done either already."""
+    yield Hvc(FfaId.RXTX_UNMAP)
+    yield from mailbox.map()
 
 
 def chimes(cpu: Cpu) -> Guest:
