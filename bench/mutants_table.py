@@ -62,10 +62,26 @@ _MESSAGES = (
     "mailbox,runners=1",
     "machine,hosts=2,suspenders=1,rounds=2,stop=false",
     "machine,guest=doomed,vcpus=2,requests=1,stop=false",
+    "machine,guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",
 )
+_BELL = ("machine,guest=bell,rings=2,stop=false",)
 _STIRRED = (
-    "machine,guest=stir,vcpus=2,hosts=2,messages=2",
+    "machine,guest=stir,vcpus=2,stop=false",
     "programs,program=wejgI_fjgeW-nwW;0111;S",
+)
+_BESIDE = (
+    "machine,guest=chimes,vcpus=2,messages=2,stop=false",
+    "machine,guest=lists,messages=2,stop=false",
+    "machine,guest=bell,rings=2,stop=false",
+    "machine,guest=twice,vcpus=2,stop=false",
+)
+_RUNNING = (
+    "mailbox,receiver=reader-1,vcpus=2,messages=1",
+    "machine,vms=2,hosts=2,suspenders=1,stop=false",
+    "machine,vms=2,hosts=0",
+    "machine,guest=polls,vcpus=2,messages=2,suspenders=1,stop=false",
+    "machine,guest=polls,vcpus=2,stop=false",
+    "machine,guest=fatal,vcpus=2,stop=false",
 )
 _REQUESTS = (
     "machine,guest=server,requests=1,hosts=0",
@@ -85,6 +101,7 @@ _PORTS = (
     "machine",
     "machine,hosts=2",
     "machine,guest=talker,vms=2,hosts=0,queue=1",
+    "machine,guest=talker,listener=late,queue=1,probes=1,stop=false",
     "machine,guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1,probes=1,stop=false",
 )
@@ -122,6 +139,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
     "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
+    "hfsched/scheduler/driver.py": (*_RUNNING, *_MESSAGES, *_REQUESTS),
     "hfsched/scheduler/outbox.py": (
         *_MESSAGES,
         "machine,sends=deadline,timers=true,hosts=2",
@@ -135,8 +153,16 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     ),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
     "hfsched/scheduler/userhold.py": _USER,
-    "hfsched/hypervisor": (*_MESSAGES, *_REQUESTS, *_STIRRED),
-    "hfsched/hypervisor/power.py": ("machine,guest=smp,vcpus=2,stop=false", *_STIRRED, *_MESSAGES),
+    "hfsched/hypervisor": (*_BESIDE, *_MESSAGES, *_REQUESTS, *_STIRRED),
+    "hfsched/hypervisor/interrupts.py": _BELL,
+    "hfsched/hypervisor/lines.py": _BELL,
+    "hfsched/hypervisor/power.py": (
+        "machine,guest=rivals,vcpus=3,stop=false",
+        "machine,guest=smp,vcpus=2,stop=false",
+        *_BESIDE,
+        *_STIRRED,
+        *_MESSAGES,
+    ),
     "hfsched/vmm": (*_VMM, *_REPORTS),
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,

@@ -26,6 +26,7 @@ COMPLETE = (
     "guest=talker,listener=reader,hosts=0,queue=1,stop=false",
     "guest=mortal,stop=false",
     "guest=server,requests=1,hosts=0",
+    "guest=bell,rings=2,hosts=0,stop=false",
     "sends=deadline,timers=true,stop=false",
     "suspenders=1,hosts=0",
     "probes=1,hosts=0",
@@ -112,8 +113,17 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
 @pytest.mark.parametrize(
     "spec",
     [
-        "guest=stir,vcpus=2,hosts=2,messages=2,suspenders=1",
+        "guest=stir,vcpus=2,suspenders=1",
         "guest=doomed,vcpus=2,requests=1,reports=1,stop=false",
+        "guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",
+        "guest=chimes,vcpus=2,messages=2,stop=false",
+        "guest=polls,vcpus=2,messages=2,suspenders=1,stop=false",
+        "guest=fatal,vcpus=2,stop=false",
+        "guest=twice,vcpus=2,stop=false",
+        "guest=rivals,vcpus=3,messages=2,stop=false",
+        "guest=lists,hosts=2,messages=2,stop=false",
+        "guest=bell,rings=2,messages=2,stop=false",
+        "guest=talker,listener=late,queue=1,probes=1,stop=false",
         "guest=mortal,clients=asks-queries,hosts=0,stop=false",
         "guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
         "clients=suspender-suspender,suspenders=1,stop=false",
@@ -184,8 +194,10 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("guest=smp", "vcpus"),
         ("hosts=9", "hosts"),
         ("quiet=true", "quiet"),
-        ("guest=stir,vcpus=2,stop=false", "stop"),
+        ("guest=stir,vcpus=2,messages=2", "messages"),
         ("messages=0", "messages"),
+        ("rings=1,stop=false", "rings"),
+        ("guest=bell,rings=1", "rings"),
     ],
 )
 def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:

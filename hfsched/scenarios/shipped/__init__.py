@@ -9,5 +9,7 @@ Above `control` in the layers, for it has the servers of host programs too.
 - `clients`: clients of its sockets;
 - `swap`: swap over the models of the scenario `swap`;
 - `subscribers`: the scenario `subscribers`, of the hub of events alone;
-- `guests`: what its VMs boot, for the engine `script`.
+- `devices`: a device of a VM;
+- `guests`: what its VMs boot, for the engine `script`;
+- `siblings`: those of several vCPUs.
 """

@@ -6,37 +6,41 @@
 - ``talker``: sends two messages to host port `TALKED`, unasked, and then is ``echo``;
 - ``mortal``: answers one message, and ends: the VM aborts;
 - ``server``: answers messages, and direct requests with their own words;
-- ``smp``: vCPU 0 turns vCPU 1 on for each message, which answers it, and turns itself off;
-- ``stir``: answers each message, and then gives RX back and maps it again, while vCPU 1, which it interrupts,
-  prints and accesses RX too; a message that comes between is lost, so the machine has to be stopped;
-- ``doomed``: as ``server``, but vCPU 1, turned on at the first message, ends: the VM aborts.
+- ``doomed``: as ``server``, but vCPU 1, turned on at the first message or request, ends: the VM aborts;
+- ``lists``: answers each message, and reads which partitions there are;
+- ``bell``: answers each message, and each ring of the device at `BELL_WINDOW`.
+
+Those of several vCPUs that do something beside each other are in `siblings`.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from struct import iter_unpack
 
 from msgspec import Struct
 
-from hfsched.abi.ffa import PRIMARY_ID, FfaError, FfaId, HfId, Intid, PsciId
+from hfsched.abi.ffa import PRIMARY_ID, FfaError, FfaId, Intid, PsciId
 from hfsched.mailbox.ports import frame
 from hfsched.programs.bundled import echo
 from hfsched.programs.library import (
     Call,
     GuestMailbox,
+    error_of,
     interrupt_enable,
     interrupt_get,
     swap_ports,
 )
-from hfsched.vcpu.script import Abort, Cpu, Guest, Hvc, Program, Store, Wfi
+from hfsched.scenarios.shipped.siblings import chimes, fatal, polls, rivals, smp, stir, twice
+from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Store, Wfi
 
-__all__ = ["GUESTS", "PORT", "TALKED", "GuestKind"]
+__all__ = ["BELL", "BELL_WINDOW", "GUESTS", "PORT", "TALKED", "GuestKind"]
 
 PORT = 1  # of every guest
 TALKED = 7  # the host's port that ``talker`` sends to
 _TALK = 2  # messages
-_STIR = 9  # the interrupt between the vCPUs of ``stir``
-_NOTE = 0x800  # in the first page: a message's length, and the message, for another vCPU
+_PARTITION = 8  # bytes of a partition's descriptor
+BELL = 40  # the interrupt of the device that ``bell`` has
+BELL_WINDOW = 0x0A00_0000  # its address
 
 
 def writer(cpu: Cpu) -> Guest:
@@ -97,11 +101,13 @@ def server(cpu: Cpu) -> Guest:
 
 
 def _serve(mailbox: GuestMailbox, beside: int = 0) -> Call[None]:
-    """Serve; at the first message turn vCPU 1 on, at `beside`, unless that is 0."""
+    """Serve; at the first message or request turn vCPU 1 on, at `beside`, unless that is 0."""
     regs = yield Hvc(FfaId.MSG_WAIT)
     while True:
         found = mailbox.message(regs)
         if regs[0] == FfaId.MSG_SEND_DIRECT_REQ:
+            if beside:
+                yield Hvc(PsciId.CPU_ON, 1, beside)
             parties = mailbox.id << 16 | regs[1] >> 16 & 0xFFFF
             regs = yield Hvc(FfaId.MSG_SEND_DIRECT_RESP, parties, 0, *regs[3:8])
             continue
@@ -113,59 +119,8 @@ def _serve(mailbox: GuestMailbox, beside: int = 0) -> Call[None]:
         regs = yield Hvc(FfaId.MSG_WAIT)
 
 
-def smp(cpu: Cpu) -> Guest:
-    """Have vCPU 1, which is off between messages, answer each of them."""
-    mailbox = GuestMailbox(cpu)
-    yield from mailbox.map()
-    entry = cpu.address_of(_worker)
-    while True:
-        _, data = yield from mailbox.wait()
-        yield from mailbox.release()
-        while not (yield Hvc(PsciId.AFFINITY_INFO, 1, 0))[0]:
-            yield Hvc(FfaId.YIELD)
-        cpu.write(cpu.base + _NOTE, bytes([len(data)]) + data)
-        answer = yield Hvc(PsciId.CPU_ON, 1, entry, mailbox.id)
-        assert not answer[0], "a vCPU that is off is not turned on"
-
-
-def _worker(cpu: Cpu) -> Guest:
-    mailbox = GuestMailbox(cpu)
-    mailbox.id = cpu.arg
-    size = cpu.read(cpu.base + _NOTE, 1)[0]
-    data = cpu.read(cpu.base + _NOTE + 1, size)
-    yield from mailbox.send(PRIMARY_ID, swap_ports(data))
-    yield Hvc(PsciId.CPU_OFF)
-
-
-def stir(cpu: Cpu) -> Guest:
-    """Answer every message, and change beside vCPU 1 what both use."""
-    mailbox = GuestMailbox(cpu)
-    yield from mailbox.map()
-    yield Hvc(PsciId.CPU_ON, 1, cpu.address_of(_stirred))
-    while True:
-        sender, data = yield from mailbox.wait()
-        yield from mailbox.release()
-        yield Hvc(HfId.INTERRUPT_INJECT, mailbox.id, 1, _STIR)
-        yield Hvc(HfId.DEBUG_LOG, ord("a"))
-        yield from mailbox.send(sender, swap_ports(data))
-        yield Hvc(FfaId.RXTX_UNMAP)
-        yield from mailbox.map()
-
-
-def _stirred(cpu: Cpu) -> Guest:
-    mailbox = GuestMailbox(cpu)
-    while True:
-        yield from interrupt_enable(_STIR)
-        yield Hvc(PsciId.CPU_SUSPEND)
-        yield from interrupt_get()
-        yield from interrupt_enable(_STIR, on=False)
-        yield Hvc(HfId.DEBUG_LOG, ord("\n"))
-        with suppress(Abort):
-            yield Store(mailbox.rx, 0, 1)
-
-
 def doomed(cpu: Cpu) -> Guest:
-    """Be ``server``; from the first message on vCPU 1 may end at any time."""
+    """Be ``server``; from the first message or request on vCPU 1 may end at any time."""
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
     yield from _serve(mailbox, cpu.address_of(_doom))
@@ -175,11 +130,41 @@ def _doom(cpu: Cpu) -> Guest:  # noqa: ARG001
     yield Hvc(FfaId.YIELD)
 
 
+def lists(cpu: Cpu) -> Guest:
+    """Answer every message, and read the list of partitions from RX between them."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    while True:
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, swap_ports(data))
+        answer = yield Hvc(FfaId.PARTITION_INFO_GET)
+        if error_of(answer) is None:
+            size = _PARTITION * answer[2]
+            found = [each[0] for each in iter_unpack("<HHI", cpu.read(mailbox.rx, size))]
+            assert {PRIMARY_ID, mailbox.id} <= {*found}, f"the partitions are {found}"
+            yield from mailbox.release()
+
+
+def bell(cpu: Cpu) -> Guest:
+    """Answer every message, and every ring."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from interrupt_enable(BELL)
+    while True:
+        found = mailbox.message((yield Hvc(FfaId.MSG_WAIT)))
+        if found is not None:
+            yield from mailbox.release()
+            yield from mailbox.send(found[0], swap_ports(found[1]))
+        elif (yield from interrupt_get()) == BELL:
+            yield Store(BELL_WINDOW, 1, 4)
+
+
 class GuestKind(Struct, frozen=True):
     """A guest: its program, how often it answers a message, and how many messages it sends unasked.
 
-    It needs `vcpus`; one that `dies` aborts after its first message, and one that `loses` messages may
-    leave a host waiting until the machine is stopped.
+    It needs `vcpus`; one that `dies` aborts after its first message, and a `single` one takes one message
+    in all.
     """
 
     program: Program
@@ -187,7 +172,7 @@ class GuestKind(Struct, frozen=True):
     unasked: int = 0
     vcpus: int = 1
     dies: bool = False
-    loses: bool = False
+    single: bool = False
 
     @property
     def image(self) -> str:
@@ -203,6 +188,13 @@ GUESTS = {
     "mortal": GuestKind(mortal, dies=True),
     "server": GuestKind(server),
     "smp": GuestKind(smp, vcpus=2),
-    "stir": GuestKind(stir, vcpus=2, loses=True),
+    "stir": GuestKind(stir, vcpus=2, single=True),
+    "chimes": GuestKind(chimes, vcpus=2),
     "doomed": GuestKind(doomed, vcpus=2, dies=True),
+    "polls": GuestKind(polls, vcpus=2),
+    "fatal": GuestKind(fatal, vcpus=2, dies=True),
+    "twice": GuestKind(twice, vcpus=2, dies=True),
+    "rivals": GuestKind(rivals, vcpus=3),
+    "lists": GuestKind(lists),
+    "bell": GuestKind(bell),
 }

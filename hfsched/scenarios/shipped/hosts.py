@@ -91,18 +91,29 @@ class Host:
 
 
 class Listener:
-    """Opens the port that a ``talker`` sends to, reads `messages`, with a handler or not, and closes it."""
+    """Opens the port that a ``talker`` sends to, reads `messages`, with a handler or not, and closes it.
+
+    It begins to read when `after` is set, if that is given.
+    """
 
     name = "listener"
 
     def __init__(
-        self, runtime: ExploreRuntime, machine: Machine, vm: str, messages: int, *, handler: bool
+        self,
+        runtime: ExploreRuntime,
+        machine: Machine,
+        vm: str,
+        messages: int,
+        *,
+        handler: bool,
+        after: Event | None = None,
     ) -> None:
         self._runtime = runtime
         self._machine = machine
         self._vm = machine.vm_names().index(vm)
         self._messages = messages
         self._handler = handler
+        self._after = after
         self.read = 0
         self.stopped = False
         self.ended = False
@@ -117,6 +128,8 @@ class Listener:
             self._runtime.select([through, port.arrived])
         else:
             port = assembly.ports.open(number, TALKED)
+            if self._after is not None:
+                self._after.wait()
             for count in range(self._messages):
                 self._runtime.retain_only(count)
                 got = opaque_call(self._runtime, port).get()
@@ -178,6 +191,7 @@ class Prober:
         self._runtime = runtime
         self._machine = machine
         self._probes = probes
+        self.through = runtime.event("prober.through")
         self.stopped = False
         self.ended = False
 
@@ -187,6 +201,7 @@ class Prober:
         for count in range(self._probes):
             self._runtime.retain_only(count)
             self._machine.program_counter(f"{vm}.0")  # None, once the machine has stopped
+        self.through.set()
         self.ended = True
 
 

@@ -16,6 +16,7 @@ from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
+from hfsched.scenarios.shipped.devices import Doorbell
 from hfsched.scenarios.shipped.guests import GUESTS
 from hfsched.scenarios.shipped.hosts import (
     SENDS,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineScenario"]
 
-_LISTENERS = ("reader", "handler")
+_LISTENERS = ("reader", "handler", "late")
 _JOINED = ("clients", "swap")  # parameters that are words joined by "-"
 
 
@@ -53,10 +54,10 @@ class MachineScenario:
     With `stop` it is stopped at any point, with `quiet` when main finds that nothing is on its way, else when all others are through, or a VM has aborted.  With `boot` the guests'
     start-up is explored too.  Hosts send in the way of `sends`: they wait for the mailbox, until a
     `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
-    guest ``talker`` sends to.  A port's queue has room for `queue` messages.  One task makes
+    guest ``talker`` sends to; a ``late`` one reads it when the `probes` are through.  A port's queue has room for `queue` messages.  One task makes
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.  Another
     one asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
-    One looks `reports` times at what the machine does.
+    One looks `reports` times at what the machine does.  A device of the guest ``bell`` rings `rings` times.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each; a socket has `places` for them.  One task gives commands of `swap`, likewise joined; the first `deaths`
     monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
@@ -76,6 +77,7 @@ class MachineScenario:
     requests: int = 0
     probes: int = 0
     reports: int = 0
+    rings: int = 0
     suspenders: int = 0
     rounds: int = 1
     clients: str = ""
@@ -109,13 +111,13 @@ class MachineScenario:
         for name, low, high in (
             ("vms", 1, 4),
             ("vcpus", GUESTS[self.guest].vcpus, 4),
-            ("hosts", 0, 8),
-            ("messages", 1, 100),
+            ("hosts", 0, 1 if GUESTS[self.guest].single else 8),
+            ("messages", 1, 1 if GUESTS[self.guest].single else 100),
             ("queue", 1, QUEUE_MAX),
             ("requests", 0, 100),
             ("probes", 0, 100),
             ("reports", 0, 100),
-            ("stop", int(GUESTS[self.guest].loses), 1),
+            ("rings", 0, 0 if self.stop else 100),
             ("suspenders", 0, 4),
             ("rounds", 1, 100),
             ("places", 1, CLIENTS_MAX),
@@ -127,7 +129,11 @@ class MachineScenario:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
-        for name, guests in (("listener", ("talker",)), ("requests", ("server", "doomed"))):
+        for name, guests in (
+            ("listener", ("talker",)),
+            ("requests", ("server", "doomed")),
+            ("rings", ("bell",)),
+        ):
             if getattr(self, name) and self.guest not in guests:
                 known = " or ".join(guests)
                 raise ValueError(f"{name}={getattr(self, name)}: with guest={known} only")
@@ -148,9 +154,10 @@ class MachineScenario:
             hosts=0 if alone else 1,
             messages=1,
             requests=min(self.requests, 1),
+            rings=min(self.rings, 1),
             suspenders=0,
             clients=self.clients.partition("-")[0],
-            stop=self.quiet or kind.loses,
+            stop=self.quiet,
             boot=False,
             timers=False,
             sends="wait",
@@ -197,7 +204,7 @@ class _World:
         self.machine = self.shipped.machine
         self.hosts: list[Host] = []
         self.suspenders: list[Suspender] = []
-        self._others: list[Listener | Prober | Reporter | Requester | Swapper] = []
+        self._others: list[Listener | Doorbell | Prober | Reporter | Requester | Swapper] = []
         self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
         self.servers = Servers.of(runtime, self.shipped, kinds, scenario.places)
@@ -261,18 +268,23 @@ class _World:
             Suspender(runtime, machine, number, scenario.rounds, probes=bool(scenario.probes))
             for number in range(scenario.suspenders)
         ]
+        prober: Prober | None = None
+        if scenario.probes and not scenario.suspenders:
+            prober = Prober(runtime, machine, scenario.probes)
+            self._others.append(prober)
         if scenario.listener:
+            after = None if scenario.listener != "late" or prober is None else prober.through
             handler = scenario.listener == "handler"
+            unasked = self._kind.unasked
             self._others.append(
-                Listener(runtime, machine, names[0], self._kind.unasked, handler=handler)
+                Listener(runtime, machine, names[0], unasked, handler=handler, after=after)
             )
         if scenario.requests:
             self._others.append(
                 Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
             )
-
-        if scenario.probes and not scenario.suspenders:
-            self._others.append(Prober(runtime, machine, scenario.probes))
+        if scenario.rings:
+            self._others.append(Doorbell(runtime, machine, scenario.rings))
         if scenario.reports:
             self._others.append(Reporter(runtime, machine, scenario.reports))
         if self.machine.swap is not None and scenario.swap:
@@ -284,6 +296,8 @@ class _World:
             self.looks.until_quiet(self.machine, self.servers.pending)
         elif not self._scenario.stop and self._kind.dies:
             self.shipped.aborted.wait()  # a host may wait for an answer until the machine stops
+            if self._scenario.vms == 1:
+                self.machine.driver.owners.join()  # a dead VM's threads end without a stop
         elif not self._scenario.stop:
             for task in self._tasks:
                 task.join()
@@ -332,6 +346,8 @@ class _World:
         assert self.shipped.closed, "main has not ended"
         held = "user" in self.machine.suspended_by()
         assert early or not held, "the user holds it for ever"
+        for made in self.machine.assembly.vms:
+            assert not made.outbox.waiting(), f"a sender to {made.name} that has gone has the turn"
         self.swap.check()
         for vm in self.shipped.summary:
             self._check_vm(vm, all_through=not early)

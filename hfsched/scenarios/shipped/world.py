@@ -78,6 +78,8 @@ class ShippedMachine:
         self._spec = spec
         self.failing = failing
         self.aborted = runtime.event("aborted")  # set when a VM has
+        self._ends: list[str] = []  # the VMs that have
+        runtime.declare_records(self._ends, reason="what the oracles compare")
         self.on_abort: Callable[[str, str], None] = lambda _vm, _why: None
         self.on_activity: Callable[[], None] = lambda: None
         self.machine = self._built()
@@ -106,6 +108,8 @@ class ShippedMachine:
         return made[0]
 
     def _note_abort(self, vm: str, why: str) -> None:
+        assert vm not in self._ends, f"the end of {vm} is told twice"
+        self._ends.append(vm)
         self.on_abort(vm, why)
         self.aborted.set()
 
