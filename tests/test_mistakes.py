@@ -73,7 +73,7 @@ CASES = {
         """,
         """
         def f(self):
-            _seen_before = self.value
+            _seen_before = bool(self.value)
             with self._lock:
                 if _seen_before:
                     act()
