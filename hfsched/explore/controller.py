@@ -139,6 +139,7 @@ class Controller(ExecutionState):
         if (
             thing is not None
             and self.joining
+            and (deadline is None or self.clock is None)  # else it is a stop of the clock
             and (
                 thing.private or thing.exclusive is not None or (task.entered and condition is None)
             )
