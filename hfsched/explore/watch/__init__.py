@@ -9,8 +9,8 @@ are a failure with both lines.
 `scopes` and `rewrite` make the watched code from the source, `codes` exchanges a function's two codes
 between executions.  `hooks` is what watched code calls; `places`, `containers`, `calls` and `reads`
 decide which places an operation reads or writes, and `history` whether two accesses are ordered.
-`declared` has what is meant to be unordered, `control` the controller of a watched execution, and
-`racepass` the pass itself.
+`guarded` names what is written under a lock and not compared, `declared` has the fields that are declared,
+`control` the controller of a watched execution, and `racepass` the pass itself.
 
 Ordinary executions use none of it.
 """

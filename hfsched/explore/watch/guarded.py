@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hfsched.explore.lock import XLock
 from hfsched.explore.races import Races
 from hfsched.explore.watch.containers import CONTAINERS
+from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.places import is_exempt, is_frozen
 from hfsched.runtime.declared import UNCOMPARED
 
@@ -70,12 +71,8 @@ class Guarded:
     def __init__(self, evaluate: Callable[[Callable[[], object]], Reads]) -> None:
         self._evaluate = evaluate
         self._held: dict[int, list[_Held]] = {}  # by task: the locks, the one taken last at the end
-        self._declared: set[tuple[type, Hashable]] = {
-            (each.owner, each.field) for each in UNCOMPARED
-        }
-        self._names = {name for _, name in self._declared}
-        self.left_out: set[tuple[type, Hashable]] = set()  # declared fields that were accessed
-        self._left_out: dict[int, Any] = {}  # containers that declared fields have had, by id
+        self.uncompared = DeclaredFields(UNCOMPARED)
+        self._containers: dict[int, Any] = {}  # that such fields have had, by id
         self._unread: dict[tuple[Unread, int, Hashable], _Write] = {}
         self.read: set[Unread] = set()
 
@@ -97,21 +94,14 @@ class Guarded:
 
     def accessed(self, of: Any, name: str) -> None:
         """Note an access to an attribute: if it is declared, what it holds is left out too."""
-        if self._is_declared(of, name):
+        if self.uncompared.has(of, name):
             self._leave_out(getattr(of, name, None))
 
     def _leave_out(self, value: Any) -> None:
         if isinstance(value, CONTAINERS):
-            self._left_out[id(value)] = value
+            self._containers[id(value)] = value
             for each in value.values() if isinstance(value, dict) else ():
                 self._leave_out(each)
-
-    def _is_declared(self, of: Any, name: Hashable) -> bool:
-        if name not in self._names:
-            return False
-        found = {(owner, name) for owner in type(of).__mro__} & self._declared
-        self.left_out |= found
-        return bool(found)
 
     def let_go(self, task: Task, lock: XLock) -> None:
         """Look, when a task lets go of a lock, at what it has written: no other task has come between."""
@@ -136,14 +126,14 @@ class Guarded:
             of = write.tracked.of
             if id(of) in made or self._needs_none(of, write.key):
                 continue
-            if reads.covers(write.tracked.of, write.key):
+            if reads.covers(of, write.key):
                 self.read.add(_about(lock, write))
             else:
                 yield write
 
     def _needs_none(self, of: Any, key: Hashable) -> bool:
         """Return whether what was written needs no comparison."""
-        if id(of) in self._left_out or is_frozen(type(of)) or self._is_declared(of, key):
+        if id(of) in self._containers or is_frozen(type(of)) or self.uncompared.has(of, key):
             return True
         return isinstance(key, str) and is_exempt(type(getattr(of, key, None)))
 

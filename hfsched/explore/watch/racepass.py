@@ -163,7 +163,7 @@ def _run(
         outcome = execute(scenario, recording, watcher=watcher)
         recording.end(outcome)
         result.unruled |= watcher.unruled
-        result.left_out |= watcher.guarded.left_out
+        result.left_out |= watcher.guarded.uncompared.found
         result.read |= watcher.guarded.read
         result.written |= watcher.guarded.unread()
         result.records = max(result.records, len(watcher.records))

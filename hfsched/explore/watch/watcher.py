@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.explore.races import RaceError
 from hfsched.explore.watch.containers import CONTAINERS
+from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
 from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
 from hfsched.explore.watch.places import IMMUTABLE, is_exempt, places_of
@@ -59,7 +60,7 @@ class Watcher:
         self._seen: set[tuple[int, Hashable, bool]] = set()  # accesses to items at that moment
         self.guarded = Guarded(self._evaluate)
         self._reads: Reads | None = None  # of a `state=` that is evaluated now
-        self._declared = {(each.owner, each.field) for each in UNORDERED}
+        self._unordered = DeclaredFields(UNORDERED)
 
     # Whether accesses count.
 
@@ -172,14 +173,10 @@ class Watcher:
         """Note an access to an attribute."""
         for holder, key, writes in places_of(of, name, write=write):
             self.guarded.accessed(holder, key)
-            if self._declared and self._is_declared(holder, key):
+            if self._unordered.has(holder, key):
                 self._exempt_value(holder, key)
             else:
                 self.item(holder, key, write=writes)
-
-    def _is_declared(self, holder: Any, name: str) -> bool:
-        kind = holder if isinstance(holder, type) else type(holder)
-        return any((owner, name) in self._declared for owner in kind.__mro__)
 
     def _exempt_value(self, holder: Any, name: str) -> None:
         value = getattr(holder, name, None)
