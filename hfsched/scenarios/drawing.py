@@ -7,7 +7,7 @@ enabled tasks}; so Hypothesis's shrinking removes deviations, and makes the rema
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import execute
@@ -29,6 +29,9 @@ GAP_MAX = 24  # decisions
 WIDE = 4  # tasks among which a deviation chooses
 DEVIATIONS_MAX = 12
 WATCH_EVERY = 10  # the first of so many examples is watched too
+
+_Example: TypeAlias = tuple[ProgramsScenario, list[tuple[int, int]]]  # a program, and deviations
+_Ran: TypeAlias = "tuple[ProgramsScenario, Recording, Outcome]"
 SHRINK_MAX = 2000  # executions
 
 
@@ -60,8 +63,8 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
             "drawing programs needs the package 'hypothesis': pip install 'hfsched[explore]'"
         ) from exc
     count = 0
-    last: tuple[ProgramsScenario, Recording, Outcome] | None = None
-    passed: list[tuple[str, list[tuple[int, int]]]] = []
+    last: _Ran | None = None
+    passed: list[_Example] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -78,15 +81,14 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
     def run_drawn(program: str, deviations: list[tuple[int, int]]) -> None:
         nonlocal count, last
         count += 1
-        scenario = ProgramsScenario(program, variant)
-        recording = Recording(Drawn(deviations))
-        recording.begin()
-        outcome = execute(scenario, recording)
-        if outcome.failure is not None:
-            last = scenario, recording, outcome
-            raise outcome.failure
+        example = ProgramsScenario(program, variant), deviations
+        ran = _run(example)
+        failure = ran[-1].failure
+        if failure is not None:
+            last = ran
+            raise failure
         if count % WATCH_EVERY == 1:
-            passed.append((program, deviations))
+            passed.append(example)
 
     try:
         run_drawn()
@@ -94,7 +96,7 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
         if last is None:
             raise
     if last is None:
-        last = _find_race(passed, variant)
+        last = _find_race(passed)
     if last is None:
         return DrawResult(count, len(passed))
     scenario, recording, outcome = last
@@ -104,18 +106,21 @@ def find_failure(examples: int, seed: int, variant: str = "") -> DrawResult:
     return DrawResult(count, 0, found, scenario.program)
 
 
-def _find_race(
-    examples: list[tuple[str, list[tuple[int, int]]]], variant: str
-) -> tuple[ProgramsScenario, Recording, Outcome] | None:
+def _run(example: _Example, watcher: Watcher | None = None) -> _Ran:
+    """Run an example, with a `watcher` with watched code."""
+    scenario, deviations = example
+    recording = Recording(Drawn(deviations))
+    recording.begin()
+    return scenario, recording, execute(scenario, recording, watcher=watcher)
+
+
+def _find_race(examples: list[_Example]) -> _Ran | None:
     """Run examples with watched code; return the first that has a data race."""
     with watched_codes():
-        for program, deviations in examples:
-            scenario = ProgramsScenario(program, variant)
-            recording = Recording(Drawn(deviations))
-            recording.begin()
-            outcome = execute(scenario, recording, watcher=Watcher())
-            if isinstance(outcome.failure, RaceError):
-                return scenario, recording, outcome
+        for example in examples:
+            ran = _run(example, Watcher())
+            if isinstance(ran[-1].failure, RaceError):
+                return ran
     return None
 
 
