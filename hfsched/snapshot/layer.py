@@ -245,7 +245,7 @@ def _read(name: str, fd: int, size: int, offset: int) -> bytes:
 class Layer:
     """A layer that is read.  It owns the descriptor of its file `pages`, until `close`.
 
-    `frame` and `stored_frame` may be called by several threads at once.
+    `frame` may be called by several threads at once.
     """
 
     def __init__(self, name: str, layout: Layout, pages: int) -> None:

@@ -14,7 +14,7 @@ MACHINE_RECORD = 1  # the version
 
 
 class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM: how it was made (`spec`, without what it was loaded from), and its state.
+    """One VM: how it was made (of a `spec` whose image is not loaded again), and its state.
 
     `base` is the IPA of its memory, `cpus` what the engine's `Vcpu.save` returned, one each, and `counter`
     what the guests' counters showed (`Space.counter`).
