@@ -47,7 +47,7 @@ __all__ = [
 PORTS = "ports"
 _LOCK = "lock"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_PATH_MAX = 107  # bytes: sockaddr_un has 108, and a zero ends it
+_PATH_MAX = 106  # bytes: sockaddr_un has 108, a zero ends it, and until somebody listens a dot precedes the name
 _BACKLOG = 128
 _SHOWN = 200  # characters of a link's target
 
@@ -174,9 +174,7 @@ class MachineDirectory:
             os.fchmod(
                 sock.fileno(), 0o600
             )  # before it has a name: no other user can connect in between
-            sock.bind(os.fspath(path))
-            self._made.append((path, path.lstat()))
-            sock.listen(_BACKLOG)
+            self._listen(sock, path)
             sock.setblocking(False)
         except OSError as exc:
             sock.close()
@@ -185,6 +183,21 @@ class MachineDirectory:
             sock.close()
             raise
         return sock
+
+    def _listen(self, sock: socket.socket, path: Path) -> None:
+        """Listen, and only then give the socket its path: what has it and refuses is dead, to whoever looks."""
+        new = path.with_name(f".{path.name}")
+        with suppress(FileNotFoundError):
+            if stat.S_ISSOCK(new.lstat().st_mode):  # of one that was killed right here
+                new.unlink()
+        sock.bind(os.fspath(new))
+        try:
+            sock.listen(_BACKLOG)
+            made = new.lstat()
+            os.link(new, path, follow_symlinks=False)  # a rename would replace what is there by now
+            self._made.append((path, made))
+        finally:
+            new.unlink()
 
     def close(self) -> None:
         """Remove the sockets, the lock and the directory.  The second call does nothing."""

@@ -153,7 +153,7 @@ def test_a_path_too_long_for_a_socket_is_refused_with_the_limit(xdg: Path) -> No
     long = xdg / ("d" * 60)
     long.mkdir(0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(long)
-    with runtime_dir.claim("n" * 40) as directory, pytest.raises(UserError, match="at most 107"):
+    with runtime_dir.claim("n" * 40) as directory, pytest.raises(UserError, match="at most 106"):
         directory.listen("ports")
     assert list((long / "hfsched").iterdir()) == []
 
@@ -357,3 +357,48 @@ def test_what_replaced_a_socket_meanwhile_is_not_removed(xdg: Path) -> None:
         (xdg / "s").unlink()
         (xdg / "s").write_text("another's")
     assert (xdg / "s").read_text() == "another's"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_socket_has_its_path_only_once_somebody_listens(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch, *, own: bool
+) -> None:
+    given: list[Path] = []
+    real_bind = socket.socket.bind
+
+    class Watched(socket.socket):
+        def bind(self, address: str) -> None:  # type: ignore[override]
+            real_bind(self, address)
+            assert not path.exists()
+
+        def listen(self, backlog: int = 0) -> None:
+            assert not path.exists()
+            super().listen(backlog)
+            given.append(path)
+
+    monkeypatch.setattr("hfsched.control.runtime_dir.socket.socket", Watched)
+    with runtime_dir.claim("demo") as directory:
+        path = directory.path / "ports" if own else xdg / "s"
+        (directory.listen("ports") if own else directory.listen_at(path)).close()
+        assert given == [path]
+        assert sorted(each.name for each in path.parent.iterdir() if each.is_socket()) == [
+            path.name
+        ]
+
+
+def test_a_socket_of_another_that_came_meanwhile_is_not_replaced(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rival(socket.socket):
+        def listen(self, backlog: int = 0) -> None:
+            super().listen(backlog)
+            (xdg / "s").touch()
+
+    monkeypatch.setattr("hfsched.control.runtime_dir.socket.socket", Rival)
+    with (
+        runtime_dir.claim("demo") as directory,
+        pytest.raises(UserError, match=r"s: the socket cannot be created: File exists"),
+    ):
+        directory.listen_at(xdg / "s")
+    assert (xdg / "s").is_file()
+    assert not (xdg / ".s").exists()
