@@ -166,6 +166,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/vmm": (*_VMM, *_REPORTS),
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
+    "hfsched/control/command_session.py": _CONTROL,
     "hfsched/control/events.py": (
         "subscribers,events=2",
         "subscribers,visitors=2",

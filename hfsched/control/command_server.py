@@ -10,19 +10,19 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from hfsched.control import commands, events, wire
-from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Subscribed
-from hfsched.control.events import Ended, Hub, Subscription
-from hfsched.control.handlers import CommandMachine, carry_out
+from hfsched.control import commands, wire
+from hfsched.control.command_session import CommandSession
+from hfsched.control.commands import CommandError, Refused
+from hfsched.control.events import Hub
+from hfsched.control.handlers import CommandMachine
 from hfsched.control.listener import accept, offer
 from hfsched.control.places import FullError, Places
 from hfsched.errors import HfschedError
-from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
 from hfsched.text import one_line
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Connection, Event, Listener, Runtime, Task
+    from hfsched.runtime.base import Connection, Listener, Runtime, Task
 
 __all__ = ["CLIENTS_MAX", "CommandMachine", "CommandServer"]
 
@@ -30,7 +30,6 @@ CLIENTS_MAX = 16
 # Clocks: nobody else's place may depend on a client that does nothing, nor may the machine's end.
 PATIENCE = 2_000_000_000  # ns, for a client's first request
 _CLOSE_WITHIN = 5_000_000_000  # ns
-_NS, _NS_PER_MS = 1_000_000_000, 1_000_000
 
 
 class CommandServer:
@@ -131,7 +130,9 @@ class CommandServer:
 
     def _serve(self, number: int, connection: Connection) -> None:
         place = _Place(self, number)
-        client = _Client(self._runtime, self._machine, self._hub, self._closing, connection, place)
+        client = CommandSession(
+            self._runtime, self._machine, self._hub, self._closing, connection, place
+        )
         try:
             client.serve(self._patience)
         finally:
@@ -172,113 +173,3 @@ def _dismiss(connection: Connection, text: str) -> None:
     """Refuse a client that is idle, so that its task ends."""
     offer(connection, commands.encode(Refused(code="too-many", text=text)))
     connection.shutdown(receive=True, send=True)
-
-
-class _SilentError(Exception):
-    """A client's first request has not come in time."""
-
-
-class _Client:
-    """One client: its requests are answered in order, between the events that it subscribed to."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        machine: CommandMachine,
-        hub: Hub,
-        closing: Event,
-        connection: Connection,
-        place: _Place,
-    ) -> None:
-        self._runtime = runtime
-        self._machine = machine
-        self._hub = hub
-        self._closing = closing
-        self._connection = connection
-        self._place = place
-        self._asked = False  # it has made a request
-        self._subscription: Subscription | None = None
-
-    def serve(self, patience: int) -> None:
-        """Serve the client to its end, or until no first request has come for `patience` ns."""
-        first_by = self._runtime.now() + patience
-        try:
-            while self._turn(None if self._asked else first_by):
-                pass
-        except _SilentError:
-            text = f"no request within {patience / _NS:g} s"
-            offer(self._connection, commands.encode(Refused(code="silent", text=text)))
-        finally:
-            if self._subscription is not None:
-                self._subscription.close()
-
-    def _turn(self, deadline: int | None) -> bool:
-        """Answer one request, or send the events there are; False: there will be no more."""
-        subscription = self._subscription
-        filled = [] if subscription is None else [subscription.filled]
-        ready = self._runtime.select([self._connection, self._closing, *filled], deadline)
-        if self._closing in ready:
-            self._send_end()
-            return False
-        if self._connection in ready and not self._receive():
-            return False
-        if subscription is not None:
-            return all(self._send(events.encode(each)) for each in subscription.take())
-        if not ready:
-            raise _SilentError
-        return True
-
-    def _receive(self) -> bool:
-        try:
-            data = self._connection.recv(commands.REQUEST_MAX + 1, self._runtime.now())
-        except OSError:
-            return False
-        if data is None:
-            return True
-        if not data or not self._place.begin():
-            return False
-        self._asked = True
-        sent = self._send(commands.encode(self._answer(data)))
-        self._place.rest()
-        return sent
-
-    def _answer(self, data: bytes) -> Answer:
-        try:
-            request = commands.decode_request(data)
-            if isinstance(request, EventsSubscribe):
-                return self._subscribe()
-            deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
-            return carry_out(self._machine, request, deadline)
-        except CommandError as exc:
-            return Refused(code=exc.code, text=one_line(str(exc), TEXT_MAX))
-        except HfschedError as exc:
-            return Refused(text=one_line(str(exc), TEXT_MAX))
-        except OSError as exc:  # main lacks descriptors or memory for a moment
-            return Refused(text=one_line(f"{self._machine.name}: {exc.strerror or exc}", TEXT_MAX))
-
-    def _subscribe(self) -> Answer:
-        if self._subscription is not None:
-            raise HfschedError("this connection has subscribed already")
-        self._place.keep()
-        self._subscription = self._hub.subscribe()
-        return Subscribed()
-
-    def _send_end(self) -> None:
-        """Send what is left as far as the socket has space, and `Ended`."""
-        if self._subscription is None:
-            text = f"machine {self._machine.name} is about to end"
-            offer(self._connection, commands.encode(Refused(code="ending", text=text)))
-            return
-        for event in (*self._subscription.take(), Ended()):
-            offer(self._connection, events.encode(event))
-
-    def _send(self, packet: bytes) -> bool:
-        """Send a packet; wait for a subscriber to read until the server closes.  False: not sent."""
-        try:
-            while not self._connection.send(packet):
-                if self._subscription is None or self._closing.is_set():
-                    return False
-                self._runtime.select([self._connection.room, self._closing])
-        except (OSError, ChannelClosedError):
-            return False
-        return True
