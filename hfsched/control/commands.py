@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, g
 import msgspec
 from msgspec import Meta
 
+from hfsched.control.message import VERSION, WITHIN_MS, AnswerBase, Count, Name, RequestBase
 from hfsched.errors import HfschedError
 from hfsched.swap.protocol.messages import TEXT_MAX, Status
 from hfsched.swap.report.footprint import Memory
@@ -73,19 +74,14 @@ __all__ = [
     "encode",
 ]
 
-VERSION = 1
 CONTROL = "control"  # the socket's name in a machine's directory
 REQUEST_MAX = 1024  # bytes
 ANSWER_MAX = 1 << 16  # bytes
 CELLS_MAX = (
     48 << 10
 )  # characters of all pictures in an answer; the rest of it needs less than 16 KiB
-WITHIN_MS = 20_000  # unless the client says otherwise, for it is the one that waits
-_WITHIN_MAX = 600_000
 FAULTS_MAX = 200  # in an answer: each takes at most 300 bytes
 
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
 _T = TypeVar("_T")
 
 
@@ -105,14 +101,7 @@ class CommandError(HfschedError):
 # Requests.
 
 
-class _Request(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", kw_only=True
-):
-    version: Literal[1] = 1
-    within_ms: Annotated[int, Meta(ge=1, le=_WITHIN_MAX)] = WITHIN_MS
-
-
-class _MachineRequest(_Request, frozen=True):
+class _MachineRequest(RequestBase, frozen=True):
     group: Literal["machine"] = "machine"
 
 
@@ -128,7 +117,7 @@ class MachineResume(_MachineRequest, frozen=True, tag="resume"):
     """End what `MachineSuspend` began, on whatever connection; return a `Suspension`."""
 
 
-class _SwapRequest(_Request, frozen=True):
+class _SwapRequest(RequestBase, frozen=True):
     """`vm`: the VM that it is about; None for all of the machine."""
 
     group: Literal["swap"] = "swap"
@@ -172,7 +161,7 @@ class SwapStatus(_SwapRequest, frozen=True, tag="status"):
     fine: bool = False
 
 
-class _EventsRequest(_Request, frozen=True):
+class _EventsRequest(RequestBase, frozen=True):
     group: Literal["events"] = "events"
 
 
@@ -200,30 +189,24 @@ class _Envelope(msgspec.Struct, frozen=True):
 # Replies.
 
 
-class _Answer(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", kw_only=True
-):
-    pass
-
-
-class Done(_Answer, frozen=True, tag="done"):
+class Done(AnswerBase, frozen=True, tag="done"):
     """It is done or, for what takes long, has begun; `pages` where pages were counted."""
 
     pages: Count = 0
 
 
-class Refused(_Answer, frozen=True, tag="refused"):
+class Refused(AnswerBase, frozen=True, tag="refused"):
     """It is not done; `text` is one line, `code` is as `CommandError` has it."""
 
     text: Annotated[str, Meta(max_length=500)]
     code: Name = "failed"
 
 
-class Subscribed(_Answer, frozen=True, tag="subscribed"):
+class Subscribed(AnswerBase, frozen=True, tag="subscribed"):
     """Events follow: first those that describe the present state, then each as it happens."""
 
 
-class MachineReport(_Answer, frozen=True, tag="machine"):
+class MachineReport(AnswerBase, frozen=True, tag="machine"):
     """A machine: its VMs, the holders that keep it suspended, the groups of commands it answers.
 
     `versions` has "hfsched" and "protocol".
@@ -236,7 +219,7 @@ class MachineReport(_Answer, frozen=True, tag="machine"):
     vms: tuple[VmState, ...]
 
 
-class Suspension(_Answer, frozen=True, tag="suspension"):
+class Suspension(AnswerBase, frozen=True, tag="suspension"):
     """The machine is suspended, or resumed, by the user, who has just `changed` that, or had before.
 
     It runs when `suspended_by`, the names of all holders, is empty.
@@ -247,7 +230,7 @@ class Suspension(_Answer, frozen=True, tag="suspension"):
     suspended_by: tuple[str, ...]
 
 
-class SwapReport(_Answer, frozen=True, tag="swap"):
+class SwapReport(AnswerBase, frozen=True, tag="swap"):
     """The state of swap, the RAM it takes, and where each VM's memory is (`hfsched.swap.report.picture`).
 
     `empty`: how many of the resident pages take no memory: never touched, or zero and given back.
@@ -261,7 +244,7 @@ class SwapReport(_Answer, frozen=True, tag="swap"):
     pictures: dict[Name, str]
 
 
-class SwapFaults(_Answer, frozen=True, tag="faults"):
+class SwapFaults(AnswerBase, frozen=True, tag="faults"):
     """Some of the faults in the log, oldest first; ask again with `since` = `next` until there are none."""
 
     faults: Annotated[tuple[SwapFault, ...], Meta(max_length=FAULTS_MAX)]

@@ -36,12 +36,13 @@ class UserHold:
         self._lock = runtime.lock("user-hold", state=self.key)
         self._held = False
         self._changing = False  # a request takes the hold, or ends it
+        self._kept = 0  # see `keep`
         self._stood = False  # since the last `look`
         self._ended = runtime.event("user-hold.ended")  # a request
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        return (self._held, self._changing, self._stood)
+        return (self._held, self._changing, self._kept, self._stood)
 
     # Requests.
 
@@ -73,17 +74,31 @@ class UserHold:
             self._end(False)
         return True
 
+    # Other requests, in the course of which the machine is suspended for a while.
+
+    def keep(self) -> None:
+        """Let it stand until `let_go`, whether or not the machine is suspended; several may."""
+        with self._lock:
+            self._kept += 1
+            self._stood = True
+
+    def let_go(self) -> None:
+        """End what `keep` began."""
+        with self._lock:
+            self._kept -= 1
+        self._on_change()
+
     # For who decides by what the guests do: nothing, while it stands.
 
     def stands(self) -> bool:
-        """Return whether the user holds the machine, is about to, or is about to end that."""
+        """Return whether the user holds the machine, is about to, is about to end that, or has it kept."""
         with self._lock:
-            return self._held or self._changing
+            return self._held or self._changing or self._kept > 0
 
     def look(self) -> tuple[bool, bool]:
         """Return {it stands, it stood at some time since the last look}; for one task."""
         with self._lock:
-            stands = self._held or self._changing
+            stands = self._held or self._changing or self._kept > 0
             stood, self._stood = self._stood or stands, stands
             return stands, stood
 

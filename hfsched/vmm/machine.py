@@ -54,7 +54,8 @@ class Machine:
     know, `on_abort(vm, reason)` a VM's end; `on_activity` is called whenever `quiet` may have
     changed, `on_hold(holder, held)` when a holder of the suspension has suspended the machine (True)
     or is about to resume it (False); none of them may block.
-    `stalls` finds what lasts too long, for a task that looks; `user_hold` suspends by command.
+    `stalls` finds what lasts too long, for a task that looks; `user_hold` suspends by command, and
+    `snapshots` takes snapshots.
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `parts` is what it is made of.
@@ -122,6 +123,7 @@ class Machine:
         self.made, self.rams = builder.made, builder.rams
         self.spec = spec
         self.user_hold = UserHold(runtime, self.suspension, on_activity)
+        self.snapshots = self._parts.snapshots(runtime, self, on_activity)
         self._quiet = QuietWatch(self.assembly)
         self.stalls = StallWatch(
             self.assembly.vms,

@@ -10,6 +10,7 @@ from msgspec import Struct
 from hfsched.memory.ram import Ram
 from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm.assembly import Parts
+from hfsched.vmm.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -34,10 +35,12 @@ class MachineParts(Struct, frozen=True):
     """The parts of a `hfsched.vmm.machine.Machine`; the explorer replaces some by models.
 
     `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
-    bytes, `engine(name, runtime)` an engine, and `swap` is called as `MachineSwap` is.
+    bytes, `engine(name, runtime)` an engine, `swap` is called as `MachineSwap` is, and `snapshots` as
+    `Snapshots` is.
     """
 
     assembly: Parts = Parts()
     ram: Callable[[str, int], Ram] = Ram
     engine: Callable[[EngineId, Runtime], Engine] = _engine
     swap: Callable[..., MachineSwap] = _machine_swap
+    snapshots: Callable[..., Snapshots] = Snapshots

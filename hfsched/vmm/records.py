@@ -30,10 +30,10 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A suspended machine.  Its guests' memory is kept apart, by VM."""
+    """A suspended machine; `name` is what the user called it.  Its guests' memory is kept apart, by VM."""
 
     version: int = MACHINE_RECORD
-    name: str
+    name: str | None
     vms: tuple[VmMachineRecord, ...]
     primary: PrimaryRecord
     ports: PortsRecord

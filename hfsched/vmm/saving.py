@@ -64,7 +64,7 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
     with primary.lock:
         saved = primary.save()
     return MachineRecord(
-        name=machine.name, vms=tuple(vms), primary=saved, ports=machine.ports.save()
+        name=machine.spec.name, vms=tuple(vms), primary=saved, ports=machine.ports.save()
     )
 
 
@@ -108,6 +108,8 @@ def restore(machine: Machine, record: MachineRecord) -> None:
         vm.record.space.freeze()
         vm.record.space.set_counter(saved.counter)
         vm.record.space.thaw()
+        if saved.state.abort_reason is not None:
+            machine.aborts[vm.name] = saved.state.abort_reason
     primary = machine.hypervisor.registry.primary
     with primary.lock:
         primary.restore(record.primary)

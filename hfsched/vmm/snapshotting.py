@@ -15,9 +15,9 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.snapshot.chain import ZERO_PAGE, Chain
 from hfsched.snapshot.index import Component, MachineIdentity
 from hfsched.snapshot.layer import LayerWriter, Subject, Vm
+from hfsched.swap.report.footprint import held
 from hfsched.text import one_line
 from hfsched.vmm import saving
-from hfsched.vmm.machine import Machine
 from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from hfsched.memory.ram import Ram
     from hfsched.vmm.assembly import AssembledVm
+    from hfsched.vmm.machine import Machine
 
-__all__ = ["record_of", "restore", "subject_of", "write"]
+__all__ = ["record_of", "restore", "subject_of", "write", "write_layer"]
 
 MACHINE = "machine"  # the component that has the machine's record
-_PART = 1 << 20  # bytes of memory that are copied at once
+_PART = 256  # pages that are copied at once
 
 
 def subject_of(machine: Machine, created: int) -> Subject:
@@ -52,6 +53,29 @@ def _vm(machine: Machine, vm: AssembledVm) -> Vm:
     )
 
 
+def write_layer(
+    machine: Machine,
+    files: tuple[int, int],
+    name: str,
+    codec: str,
+    created: int,
+    deadline: int | None = None,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """Write a machine into the open files {pages, index}; the caller holds its suspension, frozen.
+
+    Return the index's hash, and what the user may want to know.  `created` is in ns since 1970, the others are as
+    `LayerWriter` has them.  Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns),
+    or written.
+    """
+    subject = subject_of(machine, created)
+    writer = LayerWriter(name, *files, subject, codec=codec, cancelled=cancelled, progress=progress)
+    found = write(machine, writer, deadline)
+    return found, () if writer.warning is None else (writer.warning,)
+
+
 def write(machine: Machine, writer: LayerWriter, deadline: int | None = None) -> bytes:
     """Write a machine, whose suspension the caller holds with its memory frozen; return the layer's hash.
 
@@ -59,10 +83,22 @@ def write(machine: Machine, writer: LayerWriter, deadline: int | None = None) ->
     """
     record = saving.save(machine, deadline)
     for number, vm in enumerate(machine.assembly.vms):
-        ram = machine.rams[vm.name]
-        for offset in range(0, ram.size, _PART):
-            writer.put(number, offset // PAGE_SIZE, ram.read(offset, min(_PART, ram.size - offset)))
+        _write_memory(machine.rams[vm.name], number, writer, sparse=machine.swap is None)
     return writer.finish({MACHINE: Component(MACHINE_RECORD, msgspec.msgpack.encode(record))})
+
+
+def _write_memory(ram: Ram, vm: int, writer: LayerWriter, *, sparse: bool) -> None:
+    """Write a VM's memory; `sparse`: what is not allocated is zero, and is not read, which would allocate it."""
+    pages, done = ram.size // PAGE_SIZE, 0
+    for first, end in held(ram.fd, pages) if sparse else [(0, pages)]:
+        if done < first:
+            writer.put_zeros(vm, done, first - done)
+        for part in range(first, end, _PART):
+            size = min(_PART, end - part) * PAGE_SIZE
+            writer.put(vm, part, ram.read(part * PAGE_SIZE, size))
+        done = end
+    if done < pages:
+        writer.put_zeros(vm, done, pages - done)
 
 
 def record_of(chain: Chain) -> MachineRecord:
