@@ -103,7 +103,8 @@ def test_sockets_and_processes_are_the_runtimes() -> None:
     """Except at the edges: names of sockets, host programs, the fuzzer's workers."""
     edges = {"hfsched.client", "hfsched.explore.campaign.pool"}
     edges |= {
-        f"hfsched.control.{name}" for name in ("command_client", "port_client", "runtime_dir")
+        f"hfsched.control.{name}"
+        for name in ("command_client", "port_client", "runtime_dir", "snapshot_client")
     }
     for module, tree in MODULES.items():
         if module in edges or module.startswith("hfsched.runtime.threads"):
@@ -118,7 +119,8 @@ def test_sockets_and_processes_are_the_runtimes() -> None:
 def test_threads_and_time_are_the_runtimes() -> None:
     """Except at the edges: the command line, host programs, the fuzzer's workers and their budget."""
     edges = {"hfsched.cli", "hfsched.client", "hfsched.client_asyncio", "hfsched.explore.campaign"}
-    edges |= {"hfsched.control.port_client", "hfsched.runtime.threads"}
+    edges |= {"hfsched.control.port_client", "hfsched.control.snapshot_client"}
+    edges |= {"hfsched.runtime.threads"}
     wrong = [
         f"{module}: {name}"
         for module, tree in MODULES.items()

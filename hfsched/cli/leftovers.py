@@ -39,14 +39,16 @@ def left_behind(
     lines: Mapping[str, int],
     unsent: Mapping[str, int],
     ended: str | None,
+    hibernated: bool = False,
 ) -> list[str]:
     """Return a line for each kind of message that did not arrive.
 
     `lines` of standard input and `unsent` messages of host programs were not delivered, by VM.
     `ended` is why the run ended where that is why they were not; None: the VMs did not take them.
+    What a machine has that has `hibernated` is in its snapshot.
     """
     left = []
-    for vm in summary:
+    for vm in [] if hibernated else summary:
         if vm.unread:
             doing = "; ".join(f"vCPU {i}: {state}" for i, state in enumerate(vm.vcpus))
             left.append(f"vm {vm.name}: unread message in its mailbox ({doing})")

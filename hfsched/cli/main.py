@@ -28,7 +28,11 @@ __all__ = ["main"]
 COMMANDS = {
     "run": ("hfsched.cli.run", "boot guests and talk to them"),
     "swap": ("hfsched.cli.swap", "move a running machine's guest memory out of RAM, and back"),
-    "snapshot": ("hfsched.cli.snapshot", "look at snapshots, check, compare and merge them"),
+    "snapshot": (
+        "hfsched.cli.snapshot",
+        "take snapshots of a running machine; check and merge them",
+    ),
+    "hibernate": ("hfsched.cli.hibernate", "end a machine by a snapshot, to be restored"),
     "events": (
         "hfsched.cli.events",
         "print the events of a running machine, one JSON object a line",

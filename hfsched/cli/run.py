@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from hfsched.abi.dialects import DIALECTS
 from hfsched.cli.output import Escape
@@ -20,6 +20,9 @@ from hfsched.text import meant, there_are
 from hfsched.times import seconds
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
+
+if TYPE_CHECKING:
+    from hfsched.cli.restoring import Restoration
 
 __all__ = ["add_parser", "run"]
 
@@ -37,6 +40,7 @@ the answers are printed as "NAME: text". A line that is to begin with "@" is wri
   echo version | hfsched run trusty.bin
   hfsched run relay.bin a=echo.bin
   hfsched run machine.toml --json
+  hfsched run --restore DIR
 """
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
@@ -69,8 +73,9 @@ not set: `ports` for host programs (hfsched.connect), `control` for `hfsched swa
 Exit status: 0 nothing was lost and no guest aborted; 1 an error, also an image that cannot be found
 or booted (`hfsched image`: 2 and 1), a directory or socket that cannot be used, a --name that is in
 use; 2 misuse: a command line that is wrong whatever files there are; 3 a message was left unread or
-dropped; 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM. A run that --linger cuts off while
-a guest works is 0 with a notice, and 1 if a vCPU spins without a hypercall.
+dropped; 4 hibernated: it goes on with --restore; 129, 130 or 143 ended by SIGHUP, Ctrl-C or
+SIGTERM. A run that --linger cuts off while a guest works is 0 with a notice, and 1 if a vCPU spins
+without a hypercall.
 """
 
 
@@ -89,6 +94,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action=Words,
         metavar="[NAME=]IMAGE",
         help="boot these images, each in a VM; or MACHINE.toml, a machine's manifest",
+    )
+    parser.add_argument(
+        "--restore",
+        metavar="DIR",
+        help="run the machine of a snapshot, from where it was (`hfsched snapshot take`, `hibernate`)",
+    )
+    parser.add_argument(
+        "--clock",
+        choices=("continue", "host"),
+        help="with --restore: the guests' clocks go on from where they were, or count the time since (continue)",
     )
     guests = parser.add_argument_group("guests (without a manifest)")
     guests.add_argument(
@@ -171,7 +186,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run a machine to its end; return the exit status."""
-    spec = _spec(args)
+    _read(args)
+    restoration = _restoration(args)
+    spec = _spec(args) if restoration is None else _checked(args, restoration.spec, args.restore)
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         close = meant(args.to, names)
@@ -188,7 +205,18 @@ def run(args: argparse.Namespace) -> int:
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
     clients = check_limits(spec, 1 if args.socket is None else 2)
     tune_process()
-    return RunSession(args, spec, names, clients).run()
+    return RunSession(args, spec, names, clients, restoration).run()
+
+
+def _restoration(args: argparse.Namespace) -> Restoration | None:
+    """Return the snapshot that is restored, None without one."""
+    if args.restore is None:
+        if args.clock is not None:
+            raise MisuseError("--clock needs --restore DIR")
+        return None
+    from hfsched.cli.restoring import open_snapshot  # noqa: PLC0415 - only where it is wanted
+
+    return open_snapshot(args)
 
 
 def _check_socket(path: str) -> None:
@@ -227,7 +255,6 @@ def _read(args: argparse.Namespace) -> None:
 
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
-    _read(args)
     if not args.words:
         raise MisuseError(
             f"name a guest, such as trusty.bin, or a machine's manifest{_taken(args)}"

@@ -32,16 +32,19 @@ from hfsched.vmm.manifest import MachineSpec
 
 if TYPE_CHECKING:
     from hfsched.cli.preflight import Clients
+    from hfsched.cli.restoring import Restoration
     from hfsched.control.command_server import CommandServer
     from hfsched.control.port_server import PortServer
     from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.control.swap_watch import SwapWatch
     from hfsched.runtime.base import Event
+    from hfsched.vmm.records import MachineRecord
 
 __all__ = ["RunSession"]
 
 _NS = 1_000_000_000
 _UNREAD = 3
+_HIBERNATED = 4
 _SHORTAGES = (
     errno.EMFILE,
     errno.ENFILE,
@@ -59,8 +62,14 @@ class RunSession:
     """Created from the command line, a checked description and what descriptors allow; `run` once."""
 
     def __init__(
-        self, args: argparse.Namespace, spec: MachineSpec, names: list[str], clients: Clients
+        self,
+        args: argparse.Namespace,
+        spec: MachineSpec,
+        names: list[str],
+        clients: Clients,
+        restoration: Restoration | None = None,
     ) -> None:
+        self._restoration = restoration
         self._args = args
         self._clients = clients
         self._spec = spec
@@ -107,15 +116,7 @@ class RunSession:
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
         try:
-            with Machine(
-                self._spec,
-                self._runtime,
-                self._output.log,
-                self._notice,
-                self._aborted,
-                self._changed.set,
-                self._events.note_hold,
-            ) as machine:
+            with self._machine() as machine:
                 self._signals = Signals(
                     self._runtime,
                     self._changed,
@@ -134,6 +135,21 @@ class RunSession:
             self._summed.set()
             self._over.set()
             self._runtime.close()
+
+    def _machine(self) -> Machine:
+        def make(saved: MachineRecord | None) -> Machine:
+            return Machine(
+                self._spec,
+                self._runtime,
+                self._output.log,
+                self._notice,
+                self._aborted,
+                self._changed.set,
+                self._events.note_hold,
+                saved=saved,
+            )
+
+        return make(None) if self._restoration is None else self._restoration.machine(make)
 
     def _run(self, machine: Machine) -> int:
         console = Console(
@@ -169,17 +185,20 @@ class RunSession:
         summary = self._summary(machine)
         self._summed.set()
         console.drain(limit)
-        ended = None if interrupted is None else "the run was interrupted"
-        left = self._left(console, summary, ended)
+        hibernated = machine.snapshots.hibernated
+        ended = "the machine has hibernated" if hibernated else None
+        if interrupted is not None:
+            ended = "the run was interrupted"
+        left = self._left(console, summary, ended, hibernated=hibernated)
         self._record_errors(left)
         self._print_summary(summary)
         self._output.close(limit)
-        if interrupted is None:
+        if interrupted is None and not hibernated:
             status = self._verdict(machine, console, summary, left)
         else:
-            status = 0
             for text in left:
                 self._say_unless_quiet(text)
+            status = self._report_errors() or _HIBERNATED
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
 
@@ -291,7 +310,7 @@ class RunSession:
                 machine.stalls.restart()
             if self._failures or self._output.error or self._interrupted() is not None:
                 return
-            if len(machine.aborts) == len(self._spec.vm):
+            if len(machine.aborts) == len(self._spec.vm) or machine.snapshots.hibernated:
                 return
             if held:  # neither quiet nor stalled; the end of the hold is told
                 self._changed.wait()
@@ -321,6 +340,12 @@ class RunSession:
             self._output.event({"event": "error", "text": text})
         for text in left:
             self._output.event({"event": "undelivered", "text": text})
+
+    def _report_errors(self) -> int:
+        """Report what went wrong in a run that was ended; return 1, or 0 if nothing did."""
+        for text in self._errors + self._failures:
+            self._say(f"error: {text}")
+        return 1 if self._errors or self._failures else 0
 
     def _verdict(
         self, machine: Machine, console: Console, summary: list[VmSummary], left: list[str]
@@ -352,12 +377,20 @@ class RunSession:
             for vm in machine.summary()
         ]
 
-    def _left(self, console: Console, summary: list[VmSummary], ended: str | None) -> list[str]:
+    def _left(
+        self,
+        console: Console,
+        summary: list[VmSummary],
+        ended: str | None,
+        *,
+        hibernated: bool = False,
+    ) -> list[str]:
         return left_behind(
             summary,
             lines=console.undelivered(),
             unsent={} if self._server is None else self._server.undelivered(),
             ended=ended,
+            hibernated=hibernated,
         )
 
     def _print_summary(self, summary: list[VmSummary]) -> None:

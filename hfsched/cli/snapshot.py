@@ -1,4 +1,4 @@
-"""`hfsched snapshot COMMAND DIR...`: what is in a snapshot, whether it is whole, differences, merges.
+"""`hfsched snapshot COMMAND DIR...`: takes a snapshot, shows what is in it, checks, compares, merges.
 
 Exit status: 0 done, whole, or the same; 1 an error or a fault, each in a line; 2 misuse; 3 the two
 snapshots differ; 130 and 143 when interrupted.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from contextlib import closing
 
 from hfsched.cli.fuzz_search import Stop
 from hfsched.cli.output import notice
+from hfsched.cli.progress import Progress
+from hfsched.cli.within import add_within
 from hfsched.errors import MisuseError
 from hfsched.snapshot.compare import compared_text, diff, merge
 from hfsched.snapshot.directory import open_chain, open_layers
@@ -24,9 +25,12 @@ from hfsched.text import count, printable
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Look at snapshots, check and merge them. DIR is the directory of a snapshot; those that it is based on
-lie beside it.
+Take a snapshot of a running machine; look at snapshots, check and merge them. DIR is the directory of
+a snapshot; those that it is based on lie beside it.
 
+  hfsched snapshot take DIR         of the machine that runs, or (take demo DIR) of machine `demo`
+  hfsched snapshot cancel           cancel the one that is being taken, whoever asked for it
+  hfsched run --restore DIR         run the machine of a snapshot, from where it was
   hfsched snapshot inspect DIR      machine, VMs, state and layers
   hfsched snapshot verify DIR       read and check every frame of every layer; all faults are listed
   hfsched snapshot diff DIR DIR2    pages and state that differ; exit status 3 when any do
@@ -39,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to those of `hfsched`; its `run` default is `run`."""
     parser = subparsers.add_parser(
         "snapshot",
-        help="look at snapshots, check, compare and merge them",
+        help="take snapshots of a running machine; check and merge them",
         description=_DESCRIPTION,
         epilog="Exit status: 0 done, whole, or the same; 1 an error or a fault; 2 misuse; 3 they differ.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,28 +53,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "directories",
         nargs="*",
         metavar="DIR",
-        help="the directory of a snapshot; diff, merge: two",
+        help="the directory of a snapshot; diff, merge: two; take, cancel: first the machine, where several run",
     )
     parser.add_argument(
         "--codec",
         choices=_CODECS,
         metavar="|".join(_CODECS),
-        help="merge: how pages are compressed (lz4)",
+        help="take, merge: how pages are compressed (lz4)",
     )
+    add_within(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command line; return the exit status."""
-    number, verb = _VERBS[args.what]
+    least, most, verb = _VERBS[args.what]
     given = args.directories
-    if len(given) < number:
-        raise MisuseError(f"{args.what} needs {'a DIR' if number == 1 else 'two DIRs'}")
-    if len(given) > number:
-        raise MisuseError(f"{given[number]!r} is one word too many for {args.what}")
-    if args.codec is not None and args.what != "merge":
-        raise MisuseError(f"--codec is for merge, not for {args.what}")
+    if len(given) < least:
+        raise MisuseError(f"{args.what} needs {'a DIR' if least == 1 else 'two DIRs'}")
+    if len(given) > most:
+        raise MisuseError(f"{given[most]!r} is one word too many for {args.what}")
+    if args.codec is not None and args.what not in ("take", "merge"):
+        raise MisuseError(f"--codec is for take and merge, not for {args.what}")
     return verb(args)
 
 
@@ -93,7 +98,7 @@ def _verify(args: argparse.Namespace) -> int:
     faults = []
     for layer in reversed(layers):
         with closing(layer):
-            faults += verify(layer, _Progress(f"checking {printable(layer.name)}").show)
+            faults += verify(layer, Progress(f"checking {printable(layer.name)}").show)
     if problem is not None:
         faults.append(str(problem))
     frames = sum(layer.frames for layer in layers)
@@ -114,7 +119,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _merge(args: argparse.Namespace) -> int:
     source, target = args.directories
-    shown = _Progress(f"writing {printable(target)}").show
+    shown = Progress(f"writing {printable(target)}").show
     stop = Stop()  # what was begun is removed
     try:
         with closing(open_chain(source)) as chain:
@@ -136,27 +141,30 @@ def _merge(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Progress:
-    """Shows on a terminal how far something is, in whole percents."""
+def _take(args: argparse.Namespace) -> int:
+    from hfsched.cli.snapshot_take import take_snapshot  # noqa: PLC0415 - only for a running machine
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._percent = -1
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
-
-    def show(self, done: int, total: int) -> None:
-        """Show that so much of all is done."""
-        percent = 100 * done // total if total else 100
-        if self._terminal and percent != self._percent:
-            self._percent = percent
-            end = "\n" if percent == 100 else ""
-            print(f"\rhfsched: {self._what}: {percent} %", end=end, file=sys.stderr, flush=True)
+    *machine, directory = args.directories
+    return take_snapshot(
+        args,
+        next(iter(machine), None),
+        directory,
+        lambda name, ms: f"machine  {name} was suspended for {ms:.1f} ms",
+    )
 
 
-# Commands that need a running machine have their places here too.
-_VERBS: dict[str, tuple[int, Callable[[argparse.Namespace], int]]] = {
-    "inspect": (1, _inspect),
-    "verify": (1, _verify),
-    "diff": (2, _diff),
-    "merge": (2, _merge),
+def _cancel(args: argparse.Namespace) -> int:
+    from hfsched.cli.snapshot_take import cancel  # noqa: PLC0415 - only for a running machine
+
+    return cancel(args)
+
+
+# {least, most words, what carries it out}
+_VERBS: dict[str, tuple[int, int, Callable[[argparse.Namespace], int]]] = {
+    "take": (1, 2, _take),
+    "cancel": (0, 1, _cancel),
+    "inspect": (1, 1, _inspect),
+    "verify": (1, 1, _verify),
+    "diff": (2, 2, _diff),
+    "merge": (2, 2, _merge),
 }

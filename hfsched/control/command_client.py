@@ -123,6 +123,11 @@ def _connect(path: Path, deadline: float) -> socket.socket:
 def _ask(sock: socket.socket, path: Path, request: Request, deadline: float) -> Answer:
     with suppress(OSError):  # refused before the request: the reply gives the reason
         sock.send(commands.encode(request), socket.MSG_NOSIGNAL)
+    return _reply(sock, path, deadline)
+
+
+def _reply(sock: socket.socket, path: Path, deadline: float | None) -> Answer:
+    """Return the next reply; raises UserError for a refusal, TimeoutError."""
     data = _receive(sock, path, commands.ANSWER_MAX + 1, deadline)
     try:
         answer = commands.decode_answer(data)

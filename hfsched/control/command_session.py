@@ -9,12 +9,16 @@ from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refu
 from hfsched.control.events import Ended, Hub, Subscription
 from hfsched.control.handlers import CommandMachine, carry_out
 from hfsched.control.listener import offer
+from hfsched.control.snapshot_messages import SnapshotConfirm, SnapshotTake
+from hfsched.control.snapshot_turn import FILES, SnapshotTurn, close_all
 from hfsched.errors import HfschedError
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
 from hfsched.text import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hfsched.runtime.base import Connection, Event, Runtime
 
 __all__ = ["CommandSession", "Place"]
@@ -59,6 +63,7 @@ class CommandSession:
         self._place = place
         self._asked = False  # it has made a request
         self._subscription: Subscription | None = None
+        self._snapshot = SnapshotTurn(runtime, machine, connection, closing)
 
     def serve(self, patience: int) -> None:
         """Serve the client to its end, or until no first request has come for `patience` ns."""
@@ -70,6 +75,7 @@ class CommandSession:
             text = f"no request within {patience / _NS:g} s"
             offer(self._connection, commands.encode(Refused(code="silent", text=text)))
         finally:
+            self._snapshot.leave()
             if self._subscription is not None:
                 self._subscription.close()
 
@@ -91,23 +97,33 @@ class CommandSession:
 
     def _receive(self) -> bool:
         try:
-            data = self._connection.recv(commands.REQUEST_MAX + 1, self._runtime.now())
+            got = self._connection.recv_fds(commands.REQUEST_MAX + 1, FILES, self._runtime.now())
         except OSError:
             return False
-        if data is None:
+        if got is None:
             return True
-        if not data or not self._place.begin():
-            return False
-        self._asked = True
-        sent = self._send(commands.encode(self._answer(data)))
+        data, files = got
+        try:
+            if not data or not self._place.begin():
+                return False
+            self._asked = True
+            answer = self._answer(data, files)
+        finally:
+            close_all(files)
+        sent = self._send(commands.encode(answer))
         self._place.rest()
         return sent
 
-    def _answer(self, data: bytes) -> Answer:
+    def _answer(self, data: bytes, files: Sequence[int]) -> Answer:
         try:
             request = commands.decode_request(data)
-            if isinstance(request, EventsSubscribe):
-                return self._subscribe()
+            match request:
+                case EventsSubscribe():
+                    return self._subscribe()
+                case SnapshotTake():
+                    return self._snapshot.take(request, files)
+                case SnapshotConfirm():
+                    return self._snapshot.confirm(request)
             deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
             return carry_out(self._machine, request, deadline)
         except CommandError as exc:

@@ -13,7 +13,7 @@ has at most `ANSWER_MAX` bytes and the field ``is``::
     {"version": 1, "group": "events", "command": "subscribe"}
         {"is": "subscribed"}, and from then on events (`hfsched.control.events`), between other replies
     a request that is not valid, or that the machine cannot do
-        {"is": "refused", "code": "group", "text": "unknown group 'disk': there are machine, swap, events"}
+        {"is": "refused", "code": "group", "text": "unknown group 'disk': there are machine, swap, snapshot, events"}
 
 Requests of one connection are answered one after another.  `within_ms` is the time that a request may
 take, after which it is refused.  A refused request has had no effect; but what the monitor
@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from hfsched.control.message import VERSION, WITHIN_MS, AnswerBase, Count, Name, RequestBase
+from hfsched.control.snapshot_messages import SnapshotAnswer, SnapshotRequest
 from hfsched.errors import HfschedError
 from hfsched.swap.protocol.messages import TEXT_MAX, Status
 from hfsched.swap.report.footprint import Memory
@@ -174,10 +175,15 @@ SwapRequest: TypeAlias = (
     SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapDiscard | SwapLog | SwapStatus
 )
 EventsRequest: TypeAlias = EventsSubscribe
-Request: TypeAlias = MachineRequest | SwapRequest | EventsRequest
+Request: TypeAlias = MachineRequest | SwapRequest | SnapshotRequest | EventsRequest
 
-# By name; `hfsched.control.handlers` carries out all but those of `events`.
-GROUPS: dict[str, Any] = {"machine": MachineRequest, "swap": SwapRequest, "events": EventsRequest}
+# By name; `hfsched.control.handlers` carries out what does not concern the connection.
+GROUPS: dict[str, Any] = {
+    "machine": MachineRequest,
+    "swap": SwapRequest,
+    "snapshot": SnapshotRequest,
+    "events": EventsRequest,
+}
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -252,7 +258,14 @@ class SwapFaults(AnswerBase, frozen=True, tag="faults"):
 
 
 Answer: TypeAlias = (
-    Done | Refused | Subscribed | MachineReport | Suspension | SwapReport | SwapFaults
+    Done
+    | Refused
+    | Subscribed
+    | MachineReport
+    | Suspension
+    | SwapReport
+    | SwapFaults
+    | SnapshotAnswer
 )
 
 

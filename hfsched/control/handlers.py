@@ -1,6 +1,6 @@
 """What each command of a group does, without sockets; `hfsched.control.commands` has their types.
 
-The group `events` concerns a connection: `hfsched.control.command_server` answers it.
+The group `events`, and taking a snapshot, concern a connection: `hfsched.control.command_session` answers them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hfsched.control.commands import (
     SwapReport,
     SwapRequest,
 )
+from hfsched.control.snapshot_messages import SnapshotCancel, SnapshotReport, SnapshotStatus
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import cell_size
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from hfsched.scheduler.userhold import UserHold
     from hfsched.vmm.report import SwapFault, VmState
+    from hfsched.vmm.snapshots import Snapshots, Underway
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["CommandMachine", "carry_out"]
@@ -40,6 +42,7 @@ class CommandMachine(Protocol):
     name: str
     swap: MachineSwap | None
     user_hold: UserHold
+    snapshots: Snapshots
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         """Make a range of a VM's memory zero, and give it back."""
@@ -58,7 +61,9 @@ class CommandMachine(Protocol):
 
 
 def carry_out(
-    machine: CommandMachine, request: MachineRequest | SwapRequest, deadline: int
+    machine: CommandMachine,
+    request: MachineRequest | SwapRequest | SnapshotStatus | SnapshotCancel,
+    deadline: int,
 ) -> Answer:
     """Carry a request out by the deadline (ns); raises HfschedError for what cannot be done."""
     match request:
@@ -78,6 +83,21 @@ def carry_out(
             | commands.SwapStatus()
         ):
             return _swap(machine, request, deadline)
+        case SnapshotStatus():
+            return _snapshot(machine.snapshots.look())
+        case SnapshotCancel():
+            cancelled = machine.snapshots.cancel()
+            if cancelled is None:
+                raise HfschedError(f"machine {machine.name}: no snapshot is under way")
+            return _snapshot(cancelled)
+
+
+def _snapshot(underway: Underway | None) -> Answer:
+    if underway is None:
+        return SnapshotReport(name=None)
+    return SnapshotReport(
+        name=underway.name, written=underway.written, done=underway.done, total=underway.total
+    )
 
 
 def _machine_status(machine: CommandMachine) -> Answer:

@@ -5,7 +5,7 @@ with `SnapshotTake`.  The reply comes when the machine has written both.  The cl
 gives the directory its name, and says so by `SnapshotConfirm`, on the same connection::
 
     {"version": 1, "group": "snapshot", "command": "take", "name": "monday", "created": 1760000000000000000}, and two descriptors
-        {"is": "written", "hash": "c7001404...", "layer": "full", "paused_ns": 12000000, "notices": []}
+        {"is": "written", "machine": "demo", "hash": "c7001404...", "layer": "full", "paused_ns": 12000000, "notices": []}
     {"version": 1, "group": "snapshot", "command": "confirm"}
         {"is": "done", "pages": 0}
 
@@ -48,7 +48,7 @@ class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
     """
 
     name: _LayerName
-    created: Annotated[int, Meta(ge=0, lt=1 << 63)]  # ns since 1970, by the client's clock
+    created: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # ns since 1970, by the client's clock
     codec: Literal["lz4", "zstd", "raw"] = "lz4"
     hold: bool = False
     progress: bool = False
@@ -76,8 +76,9 @@ class SnapshotProgress(AnswerBase, frozen=True, tag="progress"):
 
 
 class SnapshotWritten(AnswerBase, frozen=True, tag="written"):
-    """Both files are written: the hash of the index, and for how long the machine was suspended so far."""
+    """Both files of a `machine` are written: the hash of the index, how long it was suspended so far."""
 
+    machine: str
     hash: Annotated[str, Meta(min_length=64, max_length=64)]
     layer: Name
     paused_ns: Count

@@ -183,7 +183,7 @@ class Vcpu(Protocol):
         """Return every register, in this engine's own encoding."""
 
     def restore(self, data: bytes) -> None:
-        """Restore what `save` returned."""
+        """Restore what `save` returned; raises UserError for other bytes."""
 
     def state_key(self) -> object:
         """Return a hashable digest of the CPU's state, equal for equal states."""

@@ -15,6 +15,7 @@ from msgspec import Struct
 from hfsched.abi.dialects import DIALECTS
 from hfsched.errors import ConfigError, UserError
 from hfsched.hypervisor.vm import NIL_UUID
+from hfsched.mailbox.records import check
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
@@ -83,11 +84,15 @@ class Builder:
 
     def rebuild(self, record: MachineRecord) -> list[VmParts]:
         """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
+        layout = Layout()
+        for each in record.vms:
+            check(each.base % PAGE_SIZE == 0 <= each.base, f"memory cannot be at {each.base:#x}")
+            layout.reserve(each.spec.name, each.base, each.spec.memory_bytes)
         return [self._saved(each) for each in record.vms]
 
     def _saved(self, saved: VmMachineRecord) -> VmParts:
         vm = saved.spec
-        engine = self._engine(saved.engine, vm, saved.architecture)
+        engine = self._engine(saved.engine, vm, saved.architecture, why="the snapshot's")
         if engine.name != saved.engine:
             raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
         ram, space = self._place(engine, vm, saved.architecture, saved.base)
@@ -140,10 +145,10 @@ class Builder:
             raw=vm.framing == "raw",
         )
 
-    def _engine(self, wanted: str, vm: VmSpec, architecture: str) -> Engine:
-        name, why = engines.pick(wanted, vm.name, architecture)
+    def _engine(self, wanted: str, vm: VmSpec, architecture: str, why: str | None = None) -> Engine:
+        name, reason = engines.pick(wanted, vm.name, architecture)
         if name not in self._engines:
-            self._notice(f"engine {name}: {why}")
+            self._notice(f"engine {name}: {reason if why is None else why}")
             engine = self._parts.engine(name, self._runtime)
             self._stack.callback(engine.close)
             self._engines[name] = engine

@@ -6,6 +6,7 @@ import msgspec
 
 from hfsched.hypervisor.records import PrimaryRecord, VmRecord
 from hfsched.mailbox.records import PortsRecord
+from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.manifest import VmSpec
 
 __all__ = ["MACHINE_RECORD", "MachineRecord", "VmMachineRecord"]
@@ -21,7 +22,7 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     spec: VmSpec
-    engine: str
+    engine: EngineId
     architecture: str
     base: int
     state: VmRecord

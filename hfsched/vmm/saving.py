@@ -20,7 +20,7 @@ What host programs had under way is theirs: a message that none of them has sent
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hfsched.errors import InternalError, UserError
 from hfsched.mailbox.records import check
@@ -29,10 +29,14 @@ from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.records import MACHINE_RECORD, MachineRecord, VmMachineRecord
 
 if TYPE_CHECKING:
+    from hfsched.vcpu.engines import EngineId
     from hfsched.vmm.assembly import AssembledVm
     from hfsched.vmm.machine import Machine
 
 __all__ = ["restore", "save", "spec_of"]
+
+_NS = 1_000_000_000
+_COUNTER = (1 << 64) - 1
 
 
 def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
@@ -52,7 +56,7 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
         vms.append(
             VmMachineRecord(
                 spec=specs[vm.name],
-                engine=made.engine,
+                engine=cast("EngineId", made.engine),
                 architecture=made.architecture,
                 base=made.base,
                 state=state,
@@ -90,9 +94,10 @@ def spec_of(record: MachineRecord) -> MachineSpec:
     return MachineSpec(vm=[each.spec for each in record.vms], name=record.name)
 
 
-def restore(machine: Machine, record: MachineRecord) -> None:
+def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
     """Put a saved state into a machine made with it (`saved`), whose memory is filled; before its start.
 
+    The guests' counters go on `passed` ns after where they were.
     Raises UserError for a record of another machine, and for state that no machine can have.
     """
     check(record.version == MACHINE_RECORD, f"a machine's record of version {record.version}")
@@ -106,7 +111,8 @@ def restore(machine: Machine, record: MachineRecord) -> None:
         with vm.record.lock:
             vm.record.restore(saved.state)
         vm.record.space.freeze()
-        vm.record.space.set_counter(saved.counter)
+        later = passed * vm.record.space.counter_hz // _NS
+        vm.record.space.set_counter((saved.counter + later) & _COUNTER)
         vm.record.space.thaw()
         if saved.state.abort_reason is not None:
             machine.aborts[vm.name] = saved.state.abort_reason

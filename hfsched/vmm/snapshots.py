@@ -58,6 +58,7 @@ class Write(Protocol):
         files: tuple[int, int],
         wish: Wish,
         deadline: int | None,
+        /,
         *,
         cancelled: Callable[[], bool],
         progress: Callable[[int], None],

@@ -70,6 +70,9 @@ def write_layer(
     `LayerWriter` has them.  Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns),
     or written.
     """
+    for vm, made in machine.made.items():
+        if made.engine == "script":
+            raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
     subject = subject_of(machine, created)
     writer = LayerWriter(name, *files, subject, codec=codec, cancelled=cancelled, progress=progress)
     found = write(machine, writer, deadline)
@@ -118,11 +121,12 @@ def record_of(chain: Chain) -> MachineRecord:
 
 
 def restore(
-    chain: Chain, record: MachineRecord, make: Callable[[MachineRecord], Machine]
+    chain: Chain, record: MachineRecord, make: Callable[[MachineRecord], Machine], passed: int = 0
 ) -> Machine:
     """Return the machine of a snapshot, ready to be started.
 
-    `record` is that of `record_of`; `make` makes a machine with it (`Machine(..., saved=record)`).  Raises
+    `record` is that of `record_of`; `make` makes a machine with it (`Machine(..., saved=record)`).  The guests'
+    counters go on from where they were, `passed` ns later.  Raises
     SnapshotError (UserError) for a snapshot of something else, or a damaged one; then it is closed.
     """
     machine = make(record)
@@ -131,7 +135,7 @@ def restore(
         chain.check_machine(subject.machine, subject.vms)
         for vm in machine.assembly.vms:
             _fill(machine.rams[vm.name], chain, chain.number(vm.name))
-        saving.restore(machine, record)
+        saving.restore(machine, record, passed)
     except BaseException:
         machine.close()
         raise

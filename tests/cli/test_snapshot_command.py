@@ -127,7 +127,7 @@ def test_merge(hfsched: Start) -> None:
         (["inspect"], "inspect needs a DIR"),
         (["diff", "a"], "diff needs two DIRs"),
         (["verify", "a", "b"], "'b' is one word too many for verify"),
-        (["inspect", "a", "--codec", "lz4"], "--codec is for merge, not for inspect"),
+        (["inspect", "a", "--codec", "lz4"], "--codec is for take and merge, not for inspect"),
     ],
 )
 def test_misuse(hfsched: Start, words: list[str], text: str) -> None:

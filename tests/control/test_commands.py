@@ -51,6 +51,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Metrics, State, Status
 from hfsched.swap.report.footprint import Memory
 from hfsched.vmm.report import SwapFault, VmState
+from hfsched.vmm.snapshots import Snapshots
 
 from .harness import runtime_directory
 
@@ -100,6 +101,7 @@ class FakeSwap:
 
 class FakeMachine:
     name = "m"
+    snapshots: Snapshots
 
     def __init__(self, runtime: ThreadRuntime) -> None:
         self.suspension = Suspension(runtime)
@@ -210,7 +212,7 @@ def test_the_status_of_a_machine(served: Served) -> None:
     assert report == MachineReport(
         name="m",
         versions={"hfsched": __version__, "protocol": "1"},
-        groups=("machine", "swap", "events"),
+        groups=("machine", "swap", "snapshot", "events"),
         suspended_by=("swap",),
         vms=(VmState("a", ("runs",), None), VmState("b", (), "it has ended")),
     )
@@ -299,7 +301,7 @@ def test_the_log_of_faults_comes_in_parts(served: Served) -> None:
         (
             {"version": 1, "group": "disk", "command": "x"},
             "group",
-            "unknown group 'disk': there are machine, swap, events",
+            "unknown group 'disk': there are machine, swap, snapshot, events",
         ),
         (
             {"version": 1, "group": "swap", "command": "in", "vm": "a"},

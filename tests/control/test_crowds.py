@@ -27,6 +27,7 @@ from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.suspension import Suspension
 from hfsched.scheduler.userhold import UserHold
 from hfsched.vmm.report import SwapFault, VmState
+from hfsched.vmm.snapshots import Snapshots
 from hfsched.vmm.swapping import MachineSwap
 
 from .harness import WITHIN, runtime_directory
@@ -41,6 +42,7 @@ class Machine:
     name = "m"
     swap: MachineSwap | None = None
     user_hold: UserHold
+    snapshots: Snapshots
 
     def __init__(self) -> None:
         self.go = threading.Event()

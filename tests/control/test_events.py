@@ -43,6 +43,7 @@ from hfsched.scheduler.userhold import UserHold
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import Moved, State, Status
 from hfsched.vmm.report import SwapFault, VmState
+from hfsched.vmm.snapshots import Snapshots
 
 from .harness import REPOSITORY, WITHIN, Harness, runtime_directory
 
@@ -242,6 +243,7 @@ class Machine:
     name = "m"
     swap: MachineSwap | None = None
     user_hold: UserHold
+    snapshots: Snapshots
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")

@@ -272,11 +272,15 @@ class KvmVcpu:
         return out
 
     def restore(self, data: bytes) -> None:
-        """Restore what `save` returned; raises `InternalError` for other data."""
+        """Restore what `save` returned; raises `UserError` for other data."""
         self._failure = None
         self._fault = None
         self._unemulated = None
-        self._check(self._lib.hfs_restore(self._cpu, data, len(data)), "restore")
+        result = self._lib.hfs_restore(self._cpu, data, len(data))
+        if result < 0:
+            raise UserError(
+                f"engine kvm: {len(data)} bytes are no saved CPU state: {os.strerror(-result)}"
+            )
 
     def state_key(self) -> object:
         """Return a digest of the registers, except counters, which advance by themselves."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
@@ -179,7 +179,7 @@ class UnicornVcpu:
         )
 
     def restore(self, data: bytes) -> None:
-        """Restore what `save` returned; raises `InternalError` for other data."""
+        """Restore what `save` returned; raises `UserError` for other data."""
         self._restore(data)
         self.invalidate(code=True)
 
@@ -194,7 +194,7 @@ class UnicornVcpu:
 
     def _restore(self, data: bytes) -> None:
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-            raise InternalError("engine unicorn: no saved CPU state")
+            raise UserError("engine unicorn: no saved CPU state")
         _, ctl, cval, *pending = _HEADER.unpack_from(data)
         self._load(data[_HEADER.size :])
         self._timer.set(ctl, cval)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, Protocol, TypeAlias
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.vcpu.unicorn.exceptions import MASKED
 from hfsched.vcpu.unicorn.handles import new_handle
 from hfsched.vcpu.unicorn.library import ERR_EXCEPTION, ERR_OK, CpReg, Ctl, Library, Reg
@@ -256,7 +256,7 @@ class Machine:
         """Restore what `image` returned, or (None) the registers after power-on."""
         image = self._pristine if image is None else image
         if len(image) != self._library.layout.size:
-            raise InternalError(f"engine unicorn: {len(image)} bytes are no register image")
+            raise UserError(f"engine unicorn: {len(image)} bytes are no register image")
         ctypes.memmove(self._registers, image, len(image))
         # The line is more than a register: from a known state to the wanted one.
         self.set_irq(not irq)

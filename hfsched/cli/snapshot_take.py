@@ -1,0 +1,95 @@
+"""`hfsched snapshot take [MACHINE] DIR` and `cancel [MACHINE]`: what a running machine has to do with snapshots."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import NoReturn
+
+import msgspec
+
+from hfsched.cli.output import notice
+from hfsched.cli.progress import Progress
+from hfsched.cli.within import SLACK, within_of
+from hfsched.control.command_client import ask, find_machine
+from hfsched.control.snapshot_client import Wanted, take
+from hfsched.control.snapshot_messages import SnapshotCancel, SnapshotReport
+from hfsched.errors import UserError
+from hfsched.snapshot.directory import open_chain
+from hfsched.snapshot.report import inspect, inspected_text
+from hfsched.text import printable
+
+__all__ = ["cancel", "take_snapshot"]
+
+_NS_PER_MS = 1_000_000
+
+
+class _InterruptedError(BaseException):
+    """A signal came: what was begun is removed, and the machine goes on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda again, _frame: os._exit(128 + again))
+    raise _InterruptedError(number)
+
+
+def take_snapshot(
+    args: argparse.Namespace,
+    machine: str | None,
+    directory: str,
+    said: Callable[[str, float], str],
+    *,
+    end: bool = False,
+) -> int:
+    """Have a machine write a snapshot, and print what it is; return the exit status.
+
+    `said(machine, ms)` is the last line: the machine's name, to be shown, and how long it was suspended.
+    """
+    within = within_of(args)
+    deadline = time.monotonic() + within + SLACK
+    wanted = Wanted(codec=args.codec or "lz4", end=end, within_ms=int(within * 1000))
+    try:
+        path = find_machine(machine, deadline)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        shown = Progress(f"writing {printable(directory)}").show
+        written = take(path, directory, wanted, deadline, shown)
+    except TimeoutError as exc:
+        raise UserError(str(exc)) from None
+    except _InterruptedError as exc:
+        return 128 + exc.number
+    for text in written.notices:
+        notice(text)
+    if args.json:
+        print(msgspec.json.encode(written).decode())
+        return 0
+    with closing(open_chain(directory)) as chain:
+        print(inspected_text(inspect(chain))[-1])
+    print(said(printable(written.machine), written.paused_ns / _NS_PER_MS))
+    return 0
+
+
+def cancel(args: argparse.Namespace) -> int:
+    """Cancel the snapshot that is under way; return the exit status."""
+    within = within_of(args)
+    deadline = time.monotonic() + within + SLACK
+    try:
+        path = find_machine(next(iter(args.directories), None), deadline)
+        answer = ask(path, SnapshotCancel(within_ms=int(within * 1000)), deadline)
+    except TimeoutError as exc:
+        raise UserError(str(exc)) from None
+    assert isinstance(answer, SnapshotReport)
+    if args.json:
+        print(msgspec.json.encode(answer).decode())
+    else:
+        print(f"snapshot {printable(str(answer.name))} is cancelled")
+    return 0

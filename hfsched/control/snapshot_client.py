@@ -1,0 +1,93 @@
+"""The client's side of a snapshot: makes the directory, has a running machine write it, gives it its name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from hfsched.control import command_client, commands
+from hfsched.control.snapshot_messages import (
+    SnapshotConfirm,
+    SnapshotProgress,
+    SnapshotTake,
+    SnapshotWritten,
+)
+from hfsched.errors import UserError
+from hfsched.snapshot.directory import make_layer, remove_layer
+
+__all__ = ["Wanted", "take"]
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What is asked for: `end`: the machine ends by the snapshot; `within_ms` is for its suspension."""
+
+    codec: Literal["lz4", "zstd", "raw"] = "lz4"
+    end: bool = False
+    within_ms: int = commands.WITHIN_MS
+
+
+def take(
+    path: Path,
+    directory: str,
+    wanted: Wanted,
+    deadline: float,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> SnapshotWritten:
+    """Have the machine of a control socket write a snapshot, whole or not at all; return its reply.
+
+    `deadline` (of `time.monotonic`) is for the suspension; what is written after it takes as long as it
+    takes.  Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
+    goes on, unless the error says otherwise.
+    """
+    with command_client._connect(path, deadline) as sock:
+        with make_layer(directory) as made:
+            request = SnapshotTake(
+                name=os.path.basename(os.path.abspath(directory)),  # noqa: PTH100, PTH119
+                created=time.time_ns(),
+                codec=wanted.codec,
+                hold=wanted.end,
+                progress=True,
+                within_ms=wanted.within_ms,
+            )
+            written = _written(
+                sock, path, request, (made.pages_fd, made.index_fd), deadline, progress
+            )
+        try:
+            command_client._ask(sock, path, SnapshotConfirm(end=wanted.end), _soon())
+        except BaseException:
+            remove_layer(directory)  # the machine has gone on, or ended, without it
+            raise
+    return written
+
+
+def _soon() -> float:
+    return time.monotonic() + commands.WITHIN_MS / 1000
+
+
+def _written(
+    sock: socket.socket,
+    path: Path,
+    request: SnapshotTake,
+    files: tuple[int, int],
+    deadline: float | None,
+    progress: Callable[[int, int], None],
+) -> SnapshotWritten:
+    with suppress(OSError):  # refused before the request: the reply gives the reason
+        socket.send_fds(sock, [commands.encode(request)], files, socket.MSG_NOSIGNAL)
+    while True:
+        answer = command_client._reply(sock, path, deadline)
+        if isinstance(answer, SnapshotWritten):
+            return answer
+        if not isinstance(answer, SnapshotProgress):
+            raise UserError(
+                f"{path}: not an answer to a snapshot's request: {type(answer).__name__}"
+            )
+        deadline = None  # the machine is suspended: from here on it writes
+        progress(answer.done, answer.total)

@@ -1,0 +1,124 @@
+"""A client's snapshot, from its request to the client's word that the files are on the disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from fcntl import F_GETFL, fcntl
+from typing import TYPE_CHECKING
+
+from hfsched.control import commands
+from hfsched.control.commands import Done
+from hfsched.control.listener import offer
+from hfsched.control.snapshot_messages import (
+    SnapshotConfirm,
+    SnapshotProgress,
+    SnapshotTake,
+    SnapshotWritten,
+)
+from hfsched.errors import HfschedError
+from hfsched.vmm.snapshots import Wish
+
+if TYPE_CHECKING:
+    from hfsched.control.handlers import CommandMachine
+    from hfsched.runtime.base import Connection, Event, Runtime
+    from hfsched.vmm.snapshots import Attempt
+
+__all__ = ["FILES", "SnapshotTurn", "close_all"]
+
+FILES = 2  # descriptors that come with a request: of the files `pages` and `index`
+_PARTS = 200  # of all memory: progress is told once for each
+_NS_PER_MS = 1_000_000
+
+
+def close_all(files: Sequence[int]) -> None:
+    """Close the descriptors that came with a request."""
+    for fd in files:
+        os.close(fd)
+
+
+class SnapshotTurn:
+    """Takes the snapshots of one client, one after the other, on its task; `leave` when it has gone.
+
+    One under way is cancelled when the client hangs up, and when `closing` is set.
+    """
+
+    def __init__(
+        self, runtime: Runtime, machine: CommandMachine, connection: Connection, closing: Event
+    ) -> None:
+        self._runtime = runtime
+        self._machine = machine
+        self._connection = connection
+        self._closing = closing
+        self._attempt: Attempt | None = None  # written, and not confirmed
+
+    def take(self, request: SnapshotTake, files: Sequence[int]) -> SnapshotWritten:
+        """Write a snapshot into the files of these descriptors, which are the caller's; raises HfschedError."""
+        if self._attempt is not None:
+            raise HfschedError(f"{request.name}: confirm the one before")
+        if len(files) != FILES:
+            raise HfschedError(f"{request.name}: {FILES} descriptors must come along: pages, index")
+        for name, fd in zip(("pages", "index"), files, strict=True):
+            if (problem := _problem(fd)) is not None:
+                raise HfschedError(f"{request.name}/{name}: {problem}")
+        wish = Wish(
+            name=request.name, created=request.created, codec=request.codec, held=request.hold
+        )
+        deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
+        self._attempt, written = self._machine.snapshots.take(
+            (files[0], files[1]),
+            wish,
+            deadline,
+            cancelled=self._unwanted,
+            progress=self._teller() if request.progress else lambda _done, _total: None,
+        )
+        return SnapshotWritten(
+            machine=self._machine.name,
+            hash=written.hash.hex(),
+            layer="full",
+            paused_ns=written.paused_ns,
+            notices=written.notices,
+        )
+
+    def confirm(self, request: SnapshotConfirm) -> Done:
+        """Carry out the client's word; raises HfschedError."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            raise HfschedError("confirm: this connection has no snapshot that is written")
+        self._machine.snapshots.confirm(attempt, end=request.end)
+        return Done()
+
+    def leave(self) -> None:
+        """Drop what was not confirmed: the client has gone."""
+        if self._attempt is not None:
+            self._machine.snapshots.drop(self._attempt)
+
+    def _unwanted(self) -> bool:
+        return bool(
+            self._runtime.select([self._connection.hangup, self._closing], self._runtime.now())
+        )
+
+    def _teller(self) -> Callable[[int, int], None]:
+        """Return what tells the client how far it is, as far as it reads."""
+        told = -1
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            part = done * _PARTS // total
+            if part != told:
+                told = part
+                packet = commands.encode(SnapshotProgress(done=done, total=total))
+                offer(self._connection, packet)
+
+        return tell
+
+
+def _problem(fd: int) -> str | None:
+    """Return why nothing is written into a file."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    if status.st_size:
+        return f"it has {status.st_size} bytes already: give an empty file"
+    return "not open for writing" if fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_RDONLY else None

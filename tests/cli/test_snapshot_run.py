@@ -1,0 +1,167 @@
+"""`hfsched snapshot take`, `hibernate` and `run --restore`: a machine that goes on elsewhere, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from progress import Quiet
+from talk import TARGETS, UNICORN, Target
+from test_suspend_command import refused, say
+from test_swap_command import can_swap, until
+from test_swap_command import machine as swapped
+from test_swap_command import say as swap
+
+if TYPE_CHECKING:
+    from conftest import Process, Start
+
+CHECK = "check 7\n"
+
+
+@pytest.fixture(params=TARGETS, ids=str)
+def target(request: pytest.FixtureRequest) -> Target:
+    made: Target = request.param
+    if why_not := made.why_not():
+        pytest.skip(f"{made}: {why_not}")
+    return made
+
+
+@pytest.fixture
+def unicorn() -> Target:
+    if why_not := UNICORN.why_not():
+        pytest.skip(f"{UNICORN}: {why_not}")
+    return UNICORN
+
+
+def started(run: Start, target: Target) -> Process:
+    """Start the machine `demo`, whose guest has filled its memory."""
+    made = run(
+        *("--engine", target.engine, f"stress={target.image('stress')}", "--memory", "2MiB"),
+        *("--name", "demo", "--linger", "60"),
+    )
+    made.until(r"^\[stress\] stress: up")
+    made.type("fill 7\n")
+    made.until(r"^stress: ok \d+$")
+    return made
+
+
+def checks(process: Process, ok: int = 1) -> None:
+    """Have a guest check its memory; it is the `ok`-th answer."""
+    process.type(CHECK)
+    process.until(rf"(^stress: ok \d+$[^$]*){{{ok}}}")
+
+
+def test_a_machine_goes_on_and_so_does_its_snapshot(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    machine = started(run, target)
+    lines = say(hfsched, "snapshot", "take", "demo", "monday").splitlines()
+    assert lines[0].startswith("layer    monday, full: ")
+    assert lines[1].startswith("machine  demo was suspended for ")
+    assert say(hfsched, "snapshot", "verify", "monday").endswith(": whole\n")
+    checks(machine, ok=2)
+    taken = json.loads(say(hfsched, "snapshot", "take", "tuesday", "--codec", "zstd", "--json"))
+    assert (taken["machine"], taken["layer"]) == ("demo", "full")
+    assert machine.wait() == 0
+    for name in ("monday", "tuesday"):  # that of the second is quite another process
+        again = run("--restore", name, "--linger", "60")
+        checks(again)
+        assert again.wait() == 0
+        assert "engine " + target.engine + ": the snapshot's" in again.err
+
+
+def test_hibernation_and_return_and_once_more(run: Start, hfsched: Start, target: Target) -> None:
+    machine = started(run, target)
+    for number in range(3):
+        text = say(hfsched, "hibernate", f"night{number}")
+        assert f"it goes on with `hfsched run --restore night{number}`" in text
+        assert machine.wait() == 4
+        assert "error" not in machine.err
+        machine = run("--restore", f"night{number}", "--linger", "60")
+        checks(machine)
+    assert machine.wait() == 0
+
+
+@can_swap
+def test_memory_that_is_out_is_in_the_snapshot(run: Start, hfsched: Start, tmp_path: Path) -> None:
+    machine = swapped(run, tmp_path)
+    swap(hfsched, "enable", "stress")
+    swap(hfsched, "out", "stress")
+    until(hfsched, "stress", "active")
+    say(hfsched, "hibernate", "night")
+    assert machine.wait() == 4
+    for arguments in ((), ("--swap-dir", str(tmp_path))):
+        again = run("--restore", "night", "--linger", "60", *arguments)
+        checks(again)
+        if arguments:
+            swap(hfsched, "enable", "stress")
+            checks(again, ok=2)
+        assert again.wait() == 0
+
+
+def test_an_interrupted_client_leaves_nothing(run: Start, hfsched: Start, unicorn: Target) -> None:
+    machine = started(run, unicorn)
+    machine.interrupt(signal.SIGSTOP)  # it does not answer
+    client = hfsched("snapshot", "take", "demo", "never", "--within", "60s")
+    quiet = Quiet()
+    while not list(Path().glob(".hfsched-snapshot-*")):
+        assert quiet.left > 0
+    client.interrupt()
+    assert client.wait() == 130
+    assert not [*Path().glob(".hfsched*"), *Path().glob("never")]
+    machine.interrupt(signal.SIGCONT)
+    checks(machine, ok=2)
+    assert machine.wait() == 0
+
+
+def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) -> None:
+    machine = started(run, unicorn)
+    say(hfsched, "snapshot", "take", "whole")
+    status, error = refused(hfsched, "snapshot", "take", "whole")
+    assert (status, error) == (1, "whole: there is one already: choose another name\n")
+    assert machine.wait() == 0
+    for words, status, text in (
+        (("none",), 1, "none: no such directory\n"),
+        (
+            ("whole", "trusty.bin"),
+            2,
+            "--restore and a guest: choose one: the snapshot has its guests\n",
+        ),
+        (
+            ("whole", "--vcpus", "2"),
+            2,
+            "--vcpus: the snapshot has it: leave it out with --restore\n",
+        ),
+        (("whole", "--to", "none"), 2, "--to none: no such VM: there is stress\n"),
+    ):
+        assert refused(hfsched, "run", "--restore", *words) == (status, text)
+    assert refused(hfsched, "run", "trusty.bin", "--clock", "host") == (
+        2,
+        "--clock needs --restore DIR\n",
+    )
+    shutil.copytree("whole", "cut")
+    pages = Path("cut", "pages")
+    data = bytearray(pages.read_bytes())
+    pages.write_bytes(data[:-1])
+    assert refused(hfsched, "run", "--restore", "cut") == (
+        1,
+        f"cut/pages: {len(data) - 1} bytes instead of {len(data)}\n",
+    )
+    data[1000] ^= 1
+    pages.write_bytes(data)
+    status, error = refused(hfsched, "run", "--restore", "cut")
+    assert status == 1
+    assert "hfsched: error: cut/pages: frame 0: " in error
+
+
+def test_python_guests_cannot(run: Start, hfsched: Start) -> None:
+    machine = run("guests.py:echo", "--name", "demo", "--linger", "60")
+    machine.until("up")
+    status, error = refused(hfsched, "snapshot", "take", "never")
+    assert status == 1
+    assert error == "vm guests: a Python guest cannot be saved: give a guest image\n"
+    assert machine.wait() == 0

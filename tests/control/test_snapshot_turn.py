@@ -1,0 +1,385 @@
+"""A snapshot over the control socket: descriptors, progress, one at a time, cancelled in every way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from progress import QUIET
+from snapshot.layers import page, subject, write
+
+from hfsched.control import commands
+from hfsched.control.command_client import ask
+from hfsched.control.command_server import CommandMachine, CommandServer
+from hfsched.control.commands import Answer, Done, MachineStatus, Refused, Request
+from hfsched.control.events import Hub
+from hfsched.control.runtime_dir import claim
+from hfsched.control.snapshot_client import Wanted, take
+from hfsched.control.snapshot_messages import (
+    SnapshotCancel,
+    SnapshotConfirm,
+    SnapshotProgress,
+    SnapshotReport,
+    SnapshotStatus,
+    SnapshotTake,
+    SnapshotWritten,
+)
+from hfsched.errors import SnapshotError, UserError
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scheduler.userhold import UserHold
+from hfsched.vmm.report import VmState
+from hfsched.vmm.snapshots import Snapshots, Wish
+
+from .harness import WITHIN, runtime_directory
+
+if TYPE_CHECKING:
+    from hfsched.vmm.machine import Machine
+
+HASH = bytes(range(32))
+INDEX, PAGES = write(subject(1), {(0, 0): page(1)})
+
+
+class Memory:
+    size = 1 << 20
+
+
+class FakeMachine:
+    """Its snapshot is `PAGES` and `INDEX`, written when `go` is set."""
+
+    name = "m"
+    swap = None
+
+    def __init__(self, runtime: ThreadRuntime) -> None:
+        self.suspension = Suspension(runtime)
+        self.suspension.add(Step("guests", self._pause, self._resume))
+        self.user_hold = UserHold(runtime, self.suspension)
+        self.rams = {"a": Memory()}
+        self.ended = threading.Event()
+        self.snapshots = Snapshots(
+            runtime, cast("Machine", self), self.ended.set, write=self._write
+        )
+        self.go, self.began = threading.Event(), threading.Event()
+        self.go.set()
+        self.paused = False
+        self.error: Exception | None = None
+
+    def _pause(self, _deadline: int | None) -> bool:
+        self.paused = True
+        return True
+
+    def _resume(self) -> None:
+        self.paused = False
+
+    def _write(
+        self,
+        _machine: Machine,
+        files: tuple[int, int],
+        wish: Wish,
+        _deadline: int | None,
+        *,
+        cancelled: Callable[[], bool],
+        progress: Callable[[int], None],
+    ) -> tuple[bytes, tuple[str, ...]]:
+        assert self.paused
+        self.began.set()
+        while not self.go.wait(0.002):
+            if cancelled():
+                raise SnapshotError(f"{wish.name}: cancelled")
+        if self.error is not None:
+            raise self.error
+        for fd, data in zip(files, (PAGES, INDEX), strict=True):
+            os.write(fd, data)
+        progress(Memory.size)
+        return HASH, (f"codec {wish.codec}",)
+
+    def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None: ...
+    def faults(self, since: int = 0) -> list[object]:
+        return []
+
+    def vm_names(self) -> list[str]:
+        return ["a"]
+
+    def vm_states(self) -> list[VmState]:
+        return []
+
+    def suspended_by(self) -> tuple[str, ...]:
+        return self.suspension.holders
+
+
+class Served:
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.runtime = ThreadRuntime(lambda task, exc: self.failures.append(f"{task}: {exc!r}"))
+        self.machine = FakeMachine(self.runtime)
+        self.directory = claim("m")
+        self.path = self.directory.path / "control"
+        listener = self.runtime.adopt_listener("control", self.directory.listen("control").detach())
+        machine = cast("CommandMachine", self.machine)
+        self.server = CommandServer(self.runtime, machine, Hub(self.runtime), listener)
+
+    def close(self) -> None:
+        self.machine.go.set()
+        assert self.server.close() == []
+        self.directory.close()
+        self.runtime.close()
+        assert self.failures == []
+
+    def ask(self, request: Request) -> Answer:
+        return ask(self.path, request, time.monotonic() + WITHIN)
+
+    def status(self) -> SnapshotReport:
+        answer = self.ask(SnapshotStatus())
+        assert isinstance(answer, SnapshotReport)
+        return answer
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        ends = time.monotonic() + QUIET
+        while not holds():
+            assert time.monotonic() < ends
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with runtime_directory():
+        made = Served()
+        yield made
+        made.close()
+
+
+class Client:
+    """A client of its own making."""
+
+    def __init__(self, served: Served) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(WITHIN)
+        self.sock.connect(str(served.path))
+
+    def send(self, request: Request, *files: int) -> None:
+        socket.send_fds(self.sock, [commands.encode(request)], files)
+
+    def answer(self) -> Answer:
+        return commands.decode_answer(self.sock.recv(commands.ANSWER_MAX))
+
+    def ask(self, request: Request, *files: int) -> Answer:
+        self.send(request, *files)
+        return self.answer()
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Client]:
+    made = Client(served)
+    yield made
+    made.sock.close()
+
+
+def empty() -> tuple[int, int]:
+    return os.memfd_create("pages"), os.memfd_create("index")
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def request(**others: object) -> SnapshotTake:
+    return SnapshotTake(name="s", created=1, **others)  # type: ignore[arg-type]
+
+
+def refusal(text: str) -> Refused:
+    return Refused(text=text)
+
+
+def test_the_machine_writes_the_files_and_runs_on(served: Served, client: Client) -> None:
+    files = empty()
+    first = client.ask(request(progress=True, codec="zstd"), *files)
+    assert first == SnapshotProgress(done=0, total=Memory.size)
+    assert client.answer() == SnapshotProgress(done=Memory.size, total=Memory.size)
+    written = client.answer()
+    assert isinstance(written, SnapshotWritten)
+    assert (written.machine, written.hash, written.layer) == ("m", HASH.hex(), "full")
+    assert written.notices == ("codec zstd",)
+    assert [os.pread(fd, 1 << 16, 0) for fd in files] == [PAGES, INDEX]
+    assert not served.machine.paused
+    assert served.status() == SnapshotReport(name="s", written=True, done=1 << 20, total=1 << 20)
+    assert client.ask(SnapshotConfirm()) == Done()
+    assert served.status() == SnapshotReport(name=None)
+    assert not served.machine.snapshots.hibernated
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_one_that_is_held_ends_the_machine_or_does_not(
+    served: Served, client: Client, *, end: bool
+) -> None:
+    assert isinstance(client.ask(request(hold=True), *empty()), SnapshotWritten)
+    assert served.machine.paused
+    assert client.ask(SnapshotConfirm(end=end)) == Done()
+    assert served.machine.snapshots.hibernated is end
+    assert served.machine.ended.is_set() is end
+    client.sock.close()
+    served.until(lambda: served.machine.paused is end)
+    assert served.machine.user_hold.stands() is end
+
+
+def test_the_end_is_only_of_one_that_was_held(served: Served, client: Client) -> None:
+    assert isinstance(client.ask(request(), *empty()), SnapshotWritten)
+    assert client.ask(SnapshotConfirm(end=True)) == Done()
+    assert not served.machine.snapshots.hibernated
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_client_that_leaves_has_cancelled_it(
+    served: Served, client: Client, *, held: bool
+) -> None:
+    assert isinstance(client.ask(request(hold=held), *empty()), SnapshotWritten)
+    client.sock.close()
+    served.until(lambda: served.status() == SnapshotReport(name=None))
+    served.until(lambda: not served.machine.paused)
+    assert not served.machine.user_hold.stands()
+
+
+def test_a_client_that_leaves_meanwhile_has_cancelled_it(served: Served, client: Client) -> None:
+    served.machine.go.clear()
+    client.send(request(), *empty())
+    assert served.machine.began.wait(WITHIN)
+    assert served.status() == SnapshotReport(name="s", total=1 << 20)
+    assert isinstance(served.ask(MachineStatus()), commands.MachineReport)  # others are answered
+    client.sock.close()
+    served.until(lambda: served.status() == SnapshotReport(name=None))
+    served.until(lambda: not served.machine.paused)
+
+
+def test_cancel(served: Served, client: Client) -> None:
+    with pytest.raises(UserError, match=r"^machine m: no snapshot is under way$"):
+        served.ask(SnapshotCancel())
+    served.machine.go.clear()
+    client.send(request(), *empty())
+    assert served.machine.began.wait(WITHIN)
+    assert served.ask(SnapshotCancel()) == SnapshotReport(name="s", total=1 << 20)
+    assert client.answer() == refusal("s: cancelled")
+    assert not served.machine.paused
+    served.machine.go.set()
+    assert isinstance(client.ask(request(), *empty()), SnapshotWritten)  # and once more
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_cancel_of_one_that_is_written(served: Served, client: Client, *, held: bool) -> None:
+    assert isinstance(client.ask(request(hold=held), *empty()), SnapshotWritten)
+    cancelled = served.ask(SnapshotCancel())
+    assert cancelled == SnapshotReport(name="s", written=True, done=1 << 20, total=1 << 20)
+    assert not served.machine.paused
+    assert client.ask(SnapshotConfirm(end=True)) == refusal("s: cancelled")
+    assert not served.machine.snapshots.hibernated
+
+
+def test_the_end_of_the_machine_cancels_it(served: Served, client: Client) -> None:
+    served.machine.go.clear()
+    client.send(request(), *empty())
+    assert served.machine.began.wait(WITHIN)
+    assert served.server.close() == []
+    assert client.answer() == refusal("s: cancelled")
+    assert not served.machine.paused
+
+
+def test_another_one_waits_for_its_turn(served: Served, client: Client) -> None:
+    assert isinstance(client.ask(request(), *empty()), SnapshotWritten)
+    other = Client(served)
+    assert other.ask(request(within_ms=20), *empty()) == refusal(
+        "s: the snapshot s is not finished yet: wait for it, or `hfsched snapshot cancel`"
+    )
+    other.send(request(), *empty())
+    assert client.ask(request(), *empty()) == refusal("s: confirm the one before")
+    assert client.ask(SnapshotConfirm()) == Done()
+    assert isinstance(other.answer(), SnapshotWritten)
+    other.sock.close()
+
+
+def test_what_is_no_empty_file_is_refused_and_nothing_is_kept(
+    served: Served, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    full = os.open(tmp_path / "file", os.O_RDWR)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    (tmp_path / "new").touch()
+    reading = os.open(tmp_path / "new", os.O_RDONLY)
+    pages, index = empty()
+    assert client.ask(SnapshotStatus()) == SnapshotReport(name=None)  # it has been accepted
+    before = descriptors()
+    for files, why in (
+        ((), "s: 2 descriptors must come along: pages, index"),
+        ((pages,), "s: 2 descriptors must come along: pages, index"),
+        ((full, index), "s/pages: it has 8 bytes already: give an empty file"),
+        ((pages, folder), "s/index: not a regular file"),
+        ((pages, reading), "s/index: not open for writing"),
+    ):
+        assert client.ask(request(), *files) == refusal(why)
+    assert client.ask(SnapshotConfirm(), pages, index) == refusal(
+        "confirm: this connection has no snapshot that is written"
+    )
+    assert isinstance(client.ask(MachineStatus(), pages, index), commands.MachineReport)
+    assert descriptors() == before
+    assert (tmp_path / "file").read_bytes() == b"precious"
+    assert served.status() == SnapshotReport(name=None)
+
+
+# The client's side.
+
+
+def test_a_directory_is_there_when_it_is_whole(served: Served, tmp_path: Path) -> None:
+    shown: list[int] = []
+    written = take(
+        served.path,
+        str(tmp_path / "s"),
+        Wanted(),
+        time.monotonic() + WITHIN,
+        lambda done, _: shown.append(done),
+    )
+    assert written.hash == HASH.hex()
+    assert sorted(each.name for each in (tmp_path / "s").iterdir()) == ["index", "pages"]
+    assert shown == [0, Memory.size]
+    assert served.status() == SnapshotReport(name=None)
+
+
+def refused(served: Served, folder: Path, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        take(served.path, str(folder / "s"), Wanted(), time.monotonic() + WITHIN)
+    assert not served.machine.paused
+
+
+def test_after_an_error_nothing_is_left(served: Served, tmp_path: Path) -> None:
+    served.machine.error = UserError("a disk is full")
+    refused(served, tmp_path, "^a disk is full$")
+    with (
+        served.machine.suspension.held("other", frozen=True),
+        pytest.raises(UserError, match="suspension by other did not end in time"),
+    ):
+        take(served.path, str(tmp_path / "s"), Wanted(within_ms=20), time.monotonic() + WITHIN)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "s").mkdir()
+    served.machine.error = None
+    refused(served, tmp_path, "s: there is one already: choose another name$")
+    refused(served, tmp_path / "none", "none: no such directory$")
+    assert served.status() == SnapshotReport(name=None)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_what_is_cancelled_before_its_client_has_said_so_is_not_left(
+    served: Served, tmp_path: Path, *, end: bool
+) -> None:
+    def cancelled(done: int, _total: int) -> None:
+        if done:  # all is written, or about to be
+            served.until(lambda: served.status().written)
+            served.ask(SnapshotCancel())
+
+    with pytest.raises(UserError, match=r"^s: cancelled$"):
+        take(
+            served.path, str(tmp_path / "s"), Wanted(end=end), time.monotonic() + WITHIN, cancelled
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert not served.machine.paused
+    assert not served.machine.snapshots.hibernated
