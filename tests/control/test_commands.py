@@ -219,7 +219,7 @@ def test_the_status_of_a_machine(served: Served) -> None:
     served.machine.swap = None
     report = served.ask(MachineStatus())
     assert isinstance(report, MachineReport)
-    assert report.groups == ("machine", "events")
+    assert report.groups == ("machine", "snapshot", "events")
 
 
 def test_a_machine_is_suspended_and_resumed_by_whoever_asks(served: Served) -> None:
