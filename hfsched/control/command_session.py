@@ -10,7 +10,7 @@ from hfsched.control.events import Ended, Hub, Subscription
 from hfsched.control.handlers import CommandMachine, carry_out
 from hfsched.control.listener import offer
 from hfsched.control.snapshot_messages import SnapshotConfirm, SnapshotTake
-from hfsched.control.snapshot_turn import FILES, SnapshotTurn, close_all
+from hfsched.control.snapshot_turn import FILES, SnapshotTurn
 from hfsched.errors import HfschedError
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.protocol.messages import TEXT_MAX
@@ -109,7 +109,8 @@ class CommandSession:
             self._asked = True
             answer = self._answer(data, files)
         finally:
-            close_all(files)
+            if files:
+                self._machine.snapshots.files.close(files)
         sent = self._send(commands.encode(answer))
         self._place.rest()
         return sent

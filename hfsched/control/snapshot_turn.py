@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Sequence
-from fcntl import F_GETFL, fcntl
 from typing import TYPE_CHECKING
 
 from hfsched.control import commands
@@ -25,17 +22,11 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, Event, Runtime
     from hfsched.vmm.snapshots import Attempt
 
-__all__ = ["FILES", "SnapshotTurn", "close_all"]
+__all__ = ["FILES", "SnapshotTurn"]
 
 FILES = 2  # descriptors that come with a request: of the files `pages` and `index`
 _PARTS = 200  # of all memory: progress is told once for each
 _NS_PER_MS = 1_000_000
-
-
-def close_all(files: Sequence[int]) -> None:
-    """Close the descriptors that came with a request."""
-    for fd in files:
-        os.close(fd)
 
 
 class SnapshotTurn:
@@ -60,7 +51,7 @@ class SnapshotTurn:
         if len(files) != FILES:
             raise HfschedError(f"{request.name}: {FILES} descriptors must come along: pages, index")
         for name, fd in zip(("pages", "index"), files, strict=True):
-            if (problem := _problem(fd)) is not None:
+            if (problem := self._machine.snapshots.files.problem(fd)) is not None:
                 raise HfschedError(f"{request.name}/{name}: {problem}")
         wish = Wish(
             name=request.name, created=request.created, codec=request.codec, held=request.hold
@@ -112,13 +103,3 @@ class SnapshotTurn:
                 offer(self._connection, packet)
 
         return tell
-
-
-def _problem(fd: int) -> str | None:
-    """Return why nothing is written into a file."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file"
-    if status.st_size:
-        return f"it has {status.st_size} bytes already: give an empty file"
-    return "not open for writing" if fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_RDONLY else None

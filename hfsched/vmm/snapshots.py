@@ -7,7 +7,10 @@ the machine may end by it: then it goes on from the snapshot, elsewhere, and now
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vmm.machine import Machine
 
-__all__ = ["HOLDER", "Attempt", "Snapshots", "Underway", "Wish", "Write", "Written"]
+__all__ = ["HOLDER", "Attempt", "OpenFiles", "Snapshots", "Underway", "Wish", "Write", "Written"]
 
 HOLDER = "snapshot"  # the holder's name
 
@@ -89,6 +92,25 @@ def _write(
     )
 
 
+class OpenFiles:
+    """The descriptors of a snapshot's files; an explorer, which has none, replaces it."""
+
+    def problem(self, fd: int) -> str | None:
+        """Return why nothing is to be written into a file."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file"
+        if status.st_size:
+            return f"it has {status.st_size} bytes already: give an empty file"
+        reads = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        return "not open for writing" if reads else None
+
+    def close(self, files: Sequence[int]) -> None:
+        """Close them."""
+        for fd in files:
+            os.close(fd)
+
+
 class Attempt:
     """A snapshot from its beginning to its end; `Snapshots.take` makes one, and has its lock."""
 
@@ -112,7 +134,7 @@ class Snapshots:
     """Takes a machine's snapshots; any task may use it.
 
     The run does not end by itself meanwhile.  `on_change` is called, on the task of a request, when
-    `hibernated` may have changed; it must not block.  `write` is what writes a snapshot.
+    `hibernated` may have changed; it must not block.  `write` is what writes a snapshot into `files`.
     """
 
     def __init__(
@@ -121,7 +143,9 @@ class Snapshots:
         machine: Machine,
         on_change: Callable[[], None] = lambda: None,
         write: Write = _write,
+        files: OpenFiles | None = None,
     ) -> None:
+        self.files = OpenFiles() if files is None else files
         self._runtime = runtime
         self._machine = machine
         self._on_change = on_change
@@ -140,6 +164,10 @@ class Snapshots:
         """Whether the machine is to end, for it goes on from a snapshot."""
         with self._lock:
             return self._hibernated
+
+    def peek(self) -> bool:
+        """Return, without the lock, whether it has hibernated: for oracles."""
+        return self._hibernated
 
     def look(self) -> Underway | None:
         """Return what is under way, None if nothing is."""

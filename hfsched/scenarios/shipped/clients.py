@@ -7,6 +7,10 @@
 - ``goes``: as ``asks``, but dies at any point;
 - ``status``: asks the control socket for the machine's status;
 - ``suspender``: has the machine suspended, and resumed, by requests to the control socket;
+- ``snapshotter``: has a snapshot written, and confirms it;
+- ``hibernator``: has the machine end by a snapshot;
+- ``quitter``: has one written and the machine held for it, and leaves;
+- ``canceller``: cancels whatever snapshot is under way;
 - ``subscriber``: subscribes to events, and reads them to the end;
 - ``follower``: subscribes, suspends the machine for a moment, reads slowly of both, and leaves;
 - ``deaf``: subscribes to events, and reads none.
@@ -15,18 +19,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from hfsched.control import commands, wire
 from hfsched.control.command_server import CommandServer
 from hfsched.control.events import Hub, Started
 from hfsched.control.port_server import PortServer
+from hfsched.control.snapshot_messages import (
+    SnapshotCancel,
+    SnapshotConfirm,
+    SnapshotTake,
+    SnapshotWritten,
+)
 from hfsched.explore.thing import Thing
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scenarios.shipped.guests import PORT
 
 if TYPE_CHECKING:
+    from hfsched.control.commands import Answer, Request
     from hfsched.control.runtime_dir import MachineDirectory
     from hfsched.explore.foreign import XConnection, XListener
     from hfsched.explore.handles import ProcessHandle, TaskHandle
@@ -36,7 +47,11 @@ if TYPE_CHECKING:
 __all__ = ["CLIENTS", "Client", "Servers"]
 
 _PORT_CLIENTS = ("asks", "stalls", "silent", "goes", "queries")
-CLIENTS = (*_PORT_CLIENTS, "status", "suspender", "subscriber", "follower", "deaf")
+_SNAPSHOTS = ("snapshotter", "hibernator", "quitter", "canceller")
+CLIENTS = (
+    *(*_PORT_CLIENTS, "status", "suspender", *_SNAPSHOTS),
+    *("subscriber", "follower", "deaf"),
+)
 _SLOW = ("stalls", "follower", "deaf")
 _NARROW = 64  # bytes that may be unread, of a client that does not read
 
@@ -167,7 +182,7 @@ class Client(Thing):
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
         assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
-        if self._kind in ("asks", "queries", "status", "suspender", "follower"):
+        if self._kind in ("asks", "queries", "status", "suspender", "follower", "snapshotter"):
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
 
     def _die(self, process: ProcessHandle) -> None:
@@ -265,6 +280,36 @@ class Client(Thing):
             assert isinstance(answer, commands.Suspension)
             self.read += 1
         self._socket.close()
+
+    def _snapshotter(self) -> None:
+        self._take(hold=False, end=False)
+
+    def _hibernator(self) -> None:
+        self._take(hold=True, end=True)
+
+    def _quitter(self) -> None:
+        self._ask(SnapshotTake(name=self.name, created=0, hold=True), files=(0, 1))
+        self._socket.close()
+
+    def _canceller(self) -> None:
+        self._ask(SnapshotCancel())
+        self._socket.close()
+
+    def _take(self, *, hold: bool, end: bool) -> None:
+        written = self._ask(SnapshotTake(name=self.name, created=0, hold=hold), files=(0, 1))
+        if isinstance(written, SnapshotWritten):
+            self.read += 1
+            self._ask(SnapshotConfirm(end=end))
+        if not self.reason:
+            self.read += 1
+        self._socket.close()
+
+    def _ask(self, request: Request, files: Sequence[int] = ()) -> Answer:
+        self._socket.send(commands.encode(request), files)
+        answer = commands.decode_answer(self._receive())
+        if isinstance(answer, commands.Refused):
+            self.reason = answer.text
+        return answer
 
     def _subscriber(self) -> None:
         self._socket.send(commands.encode(commands.EventsSubscribe()))

@@ -209,6 +209,8 @@ class _World:
         kinds = scenario.clients.split("-") if scenario.clients else []
         self.servers = Servers.of(runtime, self.shipped, kinds, scenario.places)
         self._user_suspends = "suspender" in kinds
+        self._hibernates = "hibernator" in kinds
+        self._over = runtime.event("over")
         self.looks = Looks(runtime, self._amounts)
         self.clients = [
             Client(runtime, self.servers, number, kind, scenario.messages)
@@ -233,9 +235,12 @@ class _World:
         servers = self.servers
         if scenario.quiet:
             self.shipped.on_activity = self.looks.changed.set
+        elif self._hibernates and not scenario.stop:
+            self.shipped.on_activity = self._over.set
         looks = (
             self.suspenders
             or self._user_suspends
+            or self._hibernates
             or self.machine.swap is not None
             or scenario.quiet
         )
@@ -298,6 +303,11 @@ class _World:
             self.shipped.aborted.wait()  # a host may wait for an answer until the machine stops
             if self._scenario.vms == 1:
                 self.machine.driver.owners.join()  # a dead VM's threads end without a stop
+        elif self._hibernates and not self._scenario.stop:
+            while not self.machine.snapshots.hibernated:
+                self._runtime.retain_only(level=1)
+                self._over.wait()
+                self._over.clear()
         elif not self._scenario.stop:
             for task in self._tasks:
                 task.join()
@@ -307,22 +317,22 @@ class _World:
     def _look(self) -> None:
         for each in self.suspenders:
             each.look()
-        if self._user_suspends:
+        if self._user_suspends or self._hibernates:
             self._look_held()
         self.swap.memory.look()
         if self._scenario.quiet:
             self.looks.look()
 
     def _look_held(self) -> None:
-        """Check that nothing runs while the user holds the machine."""
-        if self.machine.user_hold.peek():
+        """Check that nothing runs while the user holds the machine, nor when it goes on elsewhere."""
+        if self.machine.user_hold.peek() or self.machine.snapshots.peek():
             running = [
                 f"{vm.name}.{vcpu.index}"
                 for vm in self.machine.assembly.vms
                 for vcpu in vm.record.vcpus
                 if vcpu.claimed
             ]
-            assert not running, f"vCPU {running[0]} is in RUN, held by the user"
+            assert not running, f"vCPU {running[0]} is in RUN, and the machine is held"
 
     def _amounts(self) -> tuple[int, int]:
         """Return how many messages have been sent, and what is still to come of them."""
@@ -334,7 +344,7 @@ class _World:
         return sent, 0 if self.machine.aborts else owed - through
 
     def _check(self) -> None:
-        early = self._scenario.stop or self._kind.dies or self._scenario.timers
+        early = self._scenario.stop or self._kind.dies or self._scenario.timers or self._hibernates
         for host in self.hosts:
             assert host.ended, f"{host.name} has sent {host.sent} and read {host.read}, and waits"
             assert early or not host.stopped, f"{host.name} was stopped early"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from hfsched.errors import SnapshotError
 from hfsched.explore.thing import Thing
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.parts import MachineParts
+from hfsched.vmm.snapshots import OpenFiles, Snapshots
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.scenarios.shipped.swap import SwapModel
     from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
+    from hfsched.vmm.snapshots import Wish
 
 __all__ = ["MEMORY", "MachineMemory", "ShippedMachine"]
 
@@ -49,6 +53,43 @@ class MachineMemory(HeapRam, Thing):
         self._freed = True
 
 
+class _NoFiles(OpenFiles):
+    """What stands for a snapshot's files."""
+
+    def problem(self, fd: int) -> str | None:
+        del fd
+        return None
+
+    def close(self, files: Sequence[int]) -> None:
+        pass
+
+
+def _write(
+    machine: Machine,
+    files: tuple[int, int],
+    wish: Wish,
+    deadline: int | None,
+    *,
+    cancelled: Callable[[], bool],
+    progress: Callable[[int], None],
+) -> tuple[bytes, tuple[str, ...]]:
+    """Stand for the writing of a snapshot: nothing runs, and no memory changes, from its beginning to its end."""
+    del files, deadline
+    before = _at_rest(machine)
+    if cancelled():
+        raise SnapshotError(f"{wish.name}: cancelled")
+    progress(1)
+    assert before == _at_rest(machine), "memory has changed while a snapshot was written"
+    return bytes(32), ()
+
+
+def _at_rest(machine: Machine) -> list[bytes]:
+    for vm in machine.assembly.vms:
+        for vcpu in vm.record.vcpus:
+            assert not vcpu.claimed, f"vCPU {vm.name}.{vcpu.index} runs while a snapshot is written"
+    return [ram.read(0, ram.size) for ram in machine.rams.values()]
+
+
 class ShippedMachine:
     """A machine, built; `run` is its main task, from the start to the end of everything.
 
@@ -74,6 +115,7 @@ class ShippedMachine:
             assembly=opaque_parts(runtime, parts),
             ram=lambda name, size: MachineMemory(runtime, name, size, touch),
             swap=swap.make,
+            snapshots=partial(Snapshots, write=_write, files=_NoFiles()),
         )
         self._spec = spec
         self.failing = failing
