@@ -38,7 +38,10 @@ def until(condition: Callable[[], bool], what: str, within: float = WITHIN) -> N
 
 
 class LiveRun:
-    """A machine that can swap; `directory` is its own: its sockets, its swap file, what it prints."""
+    """A machine that can swap; `directory` is its own: its sockets, its swap file, what it prints.
+
+    With `restore` it is that of a snapshot; `guests` are what is in it.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class LiveRun:
         *options: str,
         memory: int = 1 << 19,
         stdin: int = subprocess.DEVNULL,
+        restore: Path | None = None,
     ) -> None:
         self.sockets, self.swap, self._said = (directory / name for name in ("run", "swap", "said"))
         for made in (self.sockets, self.swap):
@@ -55,8 +59,11 @@ class LiveRun:
         self.machine = self.sockets / "hfsched" / "m"
         self.ports, self.control = self.machine / "ports", self.machine / "control"
         words = [f"{name}={image}.bin" for name, image in guests.items()]
-        command = [sys.executable, "-m", "hfsched", "run", "--engine", engine, "--name", "m"]
-        command += ["--memory", f"{memory // 1024}KiB", "--swap-dir", str(self.swap)]
+        words += ["--engine", engine, "--memory", f"{memory // 1024}KiB"]
+        if restore is not None:
+            words = ["--restore", str(restore)]
+        command = [sys.executable, "-m", "hfsched", "run", "--name", "m"]
+        command += ["--swap-dir", str(self.swap)]
         command += ["--no-stdin"] if stdin == subprocess.DEVNULL else []
         self._marker = f"XDG_RUNTIME_DIR={self.sockets}".encode()
         environment = {
@@ -75,7 +82,8 @@ class LiveRun:
                 start_new_session=True,
             )
         self.pid = self.process.pid
-        up = [f"[{name}] {image}: up".encode() for name, image in guests.items()]
+        booting = guests.items() if restore is None else ()
+        up = [f"[{name}] {image}: up".encode() for name, image in booting]
         try:
             until(lambda: self._is_up(up), "the machine is not up")
         except FaultError:
