@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -10,8 +10,10 @@ from msgspec import Struct
 from hfsched.memory.ram import Ram
 from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm.assembly import Parts
+from hfsched.vmm.tracking import source_of
 
 if TYPE_CHECKING:
+    from hfsched.memory.dirty import Source
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Engine
     from hfsched.vcpu.engines import EngineId
@@ -34,10 +36,12 @@ class MachineParts(Struct, frozen=True):
     """The parts of a `hfsched.vmm.machine.Machine`; the explorer replaces some by models.
 
     `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
-    bytes, `engine(name, runtime)` an engine, and `swap` is called as `MachineSwap` is.
+    bytes, `engine(name, runtime)` an engine, and `swap` is called as `MachineSwap` is.  `source` says
+    where the memory is mapped; it is called as `hfsched.vmm.tracking.source_of` is.
     """
 
     assembly: Parts = Parts()
     ram: Callable[[str, int], Ram] = Ram
     engine: Callable[[EngineId, Runtime], Engine] = _engine
     swap: Callable[..., MachineSwap] = _machine_swap
+    source: Callable[[Mapping[str, Ram], MachineSwap | None], Source] = source_of

@@ -11,6 +11,7 @@ from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.parts import MachineParts
+from hfsched.vmm.tracking import NoSource
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -74,6 +75,7 @@ class ShippedMachine:
             assembly=opaque_parts(runtime, parts),
             ram=lambda name, size: MachineMemory(runtime, name, size, touch),
             swap=swap.make,
+            source=lambda _rams, _swap: NoSource("a model's memory"),
         )
         self._spec = spec
         self.failing = failing
