@@ -12,7 +12,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from hfsched.memory import userfault
+from hfsched.memory import userfault, writeprotect
 from hfsched.snapshot import libraries
 from hfsched.swap.core import device as swap
 from hfsched.vcpu.kvm import device
@@ -60,6 +60,7 @@ def examine() -> list[Finding]:
         _swap(),
         _tier(),
         *map(_codec, libraries.CODECS),
+        _incremental(),
         *map(_extra, _EXTRAS),
         _guests(),
         _qemu(),
@@ -123,6 +124,16 @@ def _codec(name: str) -> Finding:
     if why_not is None:
         return Finding(f"snapshot {name}", ok=True, text="snapshots are compressed where that pays")
     return Finding(f"snapshot {name}", ok=False, text=f"{why_not}; snapshots can be uncompressed")
+
+
+def _incremental() -> Finding:
+    why_not = writeprotect.problem()
+    if why_not is None:
+        text = "a snapshot can have the pages alone that were written since the last one"
+        return Finding("snapshot incremental", ok=True, text=text)
+    return Finding(
+        "snapshot incremental", ok=False, text=f"every snapshot is a full one: {why_not}"
+    )
 
 
 def _extra(name: str) -> Finding:

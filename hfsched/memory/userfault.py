@@ -7,10 +7,10 @@ import errno
 import os
 import platform
 
-__all__ = ["problem"]
+__all__ = ["USER_MODE_ONLY", "open_descriptor", "problem"]
 
 _NUMBERS = {"x86_64": 323, "aarch64": 282}  # of the system call; Linux, asm/unistd.h
-_USER_MODE_ONLY = 1
+USER_MODE_ONLY = 1
 
 
 def problem() -> str | None:
@@ -21,20 +21,29 @@ def problem() -> str | None:
     if error != errno.EPERM:
         return f"userfaultfd: {os.strerror(error)}: the kernel needs CONFIG_USERFAULTFD"
     remedy = "as root: sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd"
-    if _open(os.O_CLOEXEC | _USER_MODE_ONLY) == 0:
+    if _open(os.O_CLOEXEC | USER_MODE_ONLY) == 0:
         return f"for guests on unicorn alone, not under KVM; {remedy}"
     return f"not permitted; {remedy}"
 
 
-def _open(flags: int) -> int:
-    """Try the system call; return its error, 0 for none."""
+def open_descriptor(flags: int) -> int:
+    """Return a userfaultfd of this process, before UFFDIO_API; raises OSError."""
     number = _NUMBERS.get(platform.machine())
     if number is None:
-        return errno.ENOSYS
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.restype = ctypes.c_long
-    fd = call(ctypes.c_long(number), ctypes.c_int(flags))
+    fd: int = call(ctypes.c_long(number), ctypes.c_int(flags))
     if fd < 0:
-        return ctypes.get_errno()
-    os.close(fd)
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return fd
+
+
+def _open(flags: int) -> int:
+    """Try the system call; return its error, 0 for none."""
+    try:
+        os.close(open_descriptor(flags))
+    except OSError as exc:
+        return exc.errno or errno.EIO
     return 0

@@ -83,6 +83,7 @@ class MainModel:
     dynamic: bool = False
     dead: bool = False
     regions: tuple[Region, ...] = (Region(0, 0, 1),)
+    tracked: int | None = None
 
     def descriptors(self) -> Sequence[int]:
         """See `Member`."""

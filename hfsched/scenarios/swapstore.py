@@ -276,7 +276,7 @@ class Store:
                 return Progress(1, done=False)
         return Progress(0, done=True)
 
-    def release(self, *, slow: bool = False) -> None:  # noqa: ARG002 - all at once
+    def release(self, *, slow: bool = False, final: bool = False) -> None:  # noqa: ARG002 - all at once
         """See `Pages.release`."""
         self._may_fail()
         for page in self._memory.pages:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hfsched.errors import UserError
+from hfsched.memory.dirty import DirtyTracker
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.scheduler.suspension import Step
@@ -32,6 +33,7 @@ from hfsched.vmm.report import (
 from hfsched.vmm.stalls import StallWatch
 
 if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Runtime
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.manifest import MachineSpec
@@ -58,7 +60,8 @@ class Machine:
     `snapshots` takes snapshots.
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
-    gives it to other processes, but moves none out; else `swap` is None.  `parts` is what it is made of.
+    gives it to other processes, but moves none out; else `swap` is None.  `dirty` tracks written pages,
+    once it is started.  `parts` is what it is made of.
     With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
@@ -112,6 +115,7 @@ class Machine:
             if spec.swap is not None or monitor:
                 directory = None if spec.swap is None else Path(spec.swap)
                 self._open_swap(directory, spec.swap_idle, builder)
+            self.dirty = self._tracker(builder.rams)
         except BaseException:
             self._stack.close()
             raise
@@ -132,6 +136,15 @@ class Machine:
         )
         self._by_name = {vm.name: vm for vm in self.assembly.vms}
         self._ports = {vm.name: {"text": vm.text_port, **vm.ports} for vm in spec.vm}
+
+    def _tracker(self, rams: Mapping[str, Ram]) -> DirtyTracker:
+        source = self._parts.source(rams, self.swap)
+        pages = {name: ram.size // PAGE_SIZE for name, ram in rams.items()}
+        dirty = DirtyTracker(self._runtime, pages, source)
+        self._stack.callback(dirty.close)
+        if self.swap is not None:
+            self.swap.dirty = dirty
+        return dirty
 
     def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted

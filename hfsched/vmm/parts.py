@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -11,8 +11,10 @@ from hfsched.memory.ram import Ram
 from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm.assembly import Parts
 from hfsched.vmm.snapshots import Snapshots
+from hfsched.vmm.tracking import source_of
 
 if TYPE_CHECKING:
+    from hfsched.memory.dirty import Source
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Engine
     from hfsched.vcpu.engines import EngineId
@@ -36,7 +38,8 @@ class MachineParts(Struct, frozen=True):
 
     `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
     bytes, `engine(name, runtime)` an engine, `swap` is called as `MachineSwap` is, and `snapshots` as
-    `Snapshots` is.
+    `Snapshots` is.  `source` says where the memory is mapped; it is called as
+    `hfsched.vmm.tracking.source_of` is.
     """
 
     assembly: Parts = Parts()
@@ -44,3 +47,4 @@ class MachineParts(Struct, frozen=True):
     engine: Callable[[EngineId, Runtime], Engine] = _engine
     swap: Callable[..., MachineSwap] = _machine_swap
     snapshots: Callable[..., Snapshots] = Snapshots
+    source: Callable[[Mapping[str, Ram], MachineSwap | None], Source] = source_of

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError
+from hfsched.memory import writeprotect
+from hfsched.memory.dirty import TrackedProcess, TrackedRange
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.mainmember import MainMember
@@ -18,7 +21,7 @@ from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
-from hfsched.swap.core.table import CoreTable, entry_offset, table_size
+from hfsched.swap.core.table import TRACKED_OFFSET, CoreTable, entry_offset, table_size
 from hfsched.swap.core.userfault import userfault
 from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging, State
@@ -59,11 +62,14 @@ class SwapKernel:
             stack.callback(self.stores.close)
             self._pagemap = _own_pagemap()
             stack.callback(os.close, self._pagemap)
+            self._tracked = self._pagemap if writeprotect.tracks(self._uffd) else None
             self._memfds = [ram.fd for ram in rams.values()]
             self.resources = pack(self.stores, self._memfds)
             self._stack = stack.pop_all()
-        places = zip(rams.values(), parts_of(rams), strict=True)
+        parts = parts_of(rams)
+        places = zip(rams.values(), parts, strict=True)
         self._regions = [Region(ram.address, part.offset, part.size) for ram, part in places]
+        self._names = {part.offset: part.name for part in parts}
 
     def close(self) -> None:
         """Free everything; no monitor may use it any more."""
@@ -71,7 +77,30 @@ class SwapKernel:
 
     def main(self) -> Member:
         """Return main as a member."""
-        return MainMember(self._uffd, self._regions, self._pagemap)
+        return MainMember(self._uffd, self._regions, self._pagemap, tracked=self._tracked)
+
+    def tracked(self, members: Sequence[ChildMember]) -> list[TrackedProcess]:
+        """Return main and other processes as their dirty pages are tracked."""
+        ranges = self._ranges(self._regions)
+        main = TrackedProcess("this process", self, self._uffd, self._tracked, ranges, served=True)
+        return [main, *map(self.tracked_process, members)]
+
+    def tracked_process(self, member: ChildMember) -> TrackedProcess:
+        """Return another process as its dirty pages are tracked."""
+        ranges = self._ranges(member.regions)
+        name = f"process {member.name}"
+        return TrackedProcess(name, member, member.uffd, member.tracked, ranges, served=True)
+
+    def _ranges(self, regions: Sequence[Region]) -> tuple[TrackedRange, ...]:
+        return tuple(TrackedRange(self._names[r.offset], r.base, r.size) for r in regions)
+
+    def why_not_tracked(self) -> str | None:
+        """Return in a line why dirty pages cannot be tracked, None if they can."""
+        return writeprotect.problem(self._pagemap)
+
+    def note_tracked(self, *, tracked: bool) -> None:
+        """Have monitors keep the protection of pages that arrive, or not."""
+        os.pwrite(self.stores.table, struct.pack("=I", tracked), TRACKED_OFFSET)
 
     def footprint(self, monitor: Callable[[], int | None]) -> Footprint:
         """Return what measures memory; `monitor` returns the monitor's process id."""

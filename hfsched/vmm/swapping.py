@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from hfsched.swap.report.picture import CELL, mark_empty, picture
 from hfsched.vmm.swapkernel import SwapKernel, parts_of
 
 if TYPE_CHECKING:
+    from hfsched.memory.dirty import DirtyTracker, TrackedProcess
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import End, Runtime
     from hfsched.scheduler.suspension import Suspension
@@ -63,6 +64,7 @@ class MachineSwap:
         backing: Callable[..., SwapKernel] = SwapKernel,
     ) -> None:
         self._runtime = runtime
+        self.dirty: DirtyTracker | None = None  # set before the machine starts
         self._memfds = {name: ram.fd for name, ram in rams.items()}
         self.sizes = {name: ram.size // PAGE_SIZE for name, ram in rams.items()}  # pages
         with ExitStack() as stack:
@@ -78,6 +80,7 @@ class MachineSwap:
                 hold,
                 self.backing.resources,
                 on_lost=_lost,
+                on_unserved=self._unserved,
                 needed=self.backing.needed,
                 staged=self.backing.staged,
             )
@@ -141,7 +144,9 @@ class MachineSwap:
                 process.number = self._members.free_number()
                 self.client.add(process, deadline)
                 self._members.add(process)
-            undo.pop_all()
+                undo.pop_all()
+                if self.dirty is not None:
+                    self.dirty.add(self.backing.tracked_process(process))
 
     def collect(self, deadline: int | None = None) -> None:
         """Remove the dynamic processes that have died; raises SwapError, SuspendError."""
@@ -172,7 +177,19 @@ class MachineSwap:
         Both are multiples of 4096, within its memory.  See `MonitorClient.discard`.
         """
         first = next(part.offset for part in self._parts if part.name == vm) + offset
-        self.client.discard(first // PAGE_SIZE, size // PAGE_SIZE, deadline)
+        with self._discarding(vm, offset // PAGE_SIZE, size // PAGE_SIZE):
+            self.client.discard(first // PAGE_SIZE, size // PAGE_SIZE, deadline)
+
+    def _discarding(self, vm: str, first: int, count: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.dirty is None else self.dirty.discarding(vm, first, count)
+
+    def _unserved(self) -> None:
+        if self.dirty is not None:
+            self.dirty.let_go()
+
+    def tracked(self) -> list[TrackedProcess]:
+        """Return all processes that map guest memory, as their dirty pages are tracked."""
+        return self.backing.tracked(self._members.processes)
 
     def status(self, deadline: int | None = None) -> Status:
         """Return the status; see `MonitorClient.status`."""

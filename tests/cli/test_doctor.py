@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from hfsched.cli import doctor
-from hfsched.memory import userfault
+from hfsched.memory import userfault, writeprotect
 from hfsched.snapshot import libraries
 from hfsched.swap.core import device as swap
 from hfsched.vcpu.kvm import device
@@ -29,6 +29,7 @@ WHATS = [
     "lz4",
     "snapshot lz4",
     "snapshot zstd",
+    "snapshot incremental",
     "fuzz",
     "cluster",
     "fdt",
@@ -146,6 +147,14 @@ def test_the_codecs_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize("why_not", [None, "the kernel is too old"])
+def test_incremental_snapshots(why_not: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writeprotect, "problem", lambda: why_not)
+    finding = found()["snapshot incremental"]
+    assert finding.ok == (why_not is None)
+    assert why_not is None or finding.text == f"every snapshot is a full one: {why_not}"
+
+
 def test_every_remedy_is_one_line(
     no_kvm: Path, no_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +163,7 @@ def test_every_remedy_is_one_line(
     monkeypatch.setattr(userfault, "problem", lambda: "not permitted; as root: sysctl")
     monkeypatch.setattr(swap, "core", no_extension)
     monkeypatch.setattr(libraries, "load", lambda _name: None)
+    monkeypatch.setattr(writeprotect, "problem", lambda: "the kernel is too old")
     for each in doctor.examine():
         assert not each.ok
         assert each.text

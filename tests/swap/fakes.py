@@ -97,7 +97,7 @@ class FakePages:
         self.discarded.append((first, count))
         return Progress(count, done=True)
 
-    def release(self, *, slow: bool = False) -> None:
+    def release(self, *, slow: bool = False, final: bool = False) -> None:
         assert not self.staged
         assert not self.away
         self.phase = Phase.OFF
@@ -345,6 +345,7 @@ class FakeMember:
     """A process that maps guest memory, as main sees it; `error` is what its zap raises."""
 
     regions = (Region(0x1000, 0, 0x1000),)
+    tracked: int | None = None
 
     def __init__(self, number: int, note: Callable[[str], None], *, dynamic: bool = False) -> None:
         self.number = number

@@ -53,6 +53,7 @@ class Here:
     number = 0
     dynamic = False
     dead = False
+    tracked: int | None = None
 
     def __init__(self, guest: Guest, uffd: int) -> None:
         self._guest = guest
@@ -76,6 +77,7 @@ class There:
     number = 7
     dynamic = True
     dead = False
+    tracked: int | None = None
 
     def __init__(self, child: children.Member, size: int) -> None:
         self.child = child

@@ -28,6 +28,7 @@ from hfsched.vmm.assembly import Parts
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 from hfsched.vmm.parts import MachineParts
+from hfsched.vmm.tracking import NoSource
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -119,6 +120,7 @@ class _World:
             ),
             ram=lambda name, size: MachineMemory(runtime, name, size, lambda: None),
             engine=lambda _name, runtime: ScriptEngine(runtime, recording=True),
+            source=lambda _rams, _swap: NoSource("a model's memory"),
         )
         self._machine = Machine(spec, runtime, lambda _vm, _line: None, parts=parts, saved=saved)
 

@@ -14,6 +14,7 @@ from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.parts import MachineParts
 from hfsched.vmm.snapshots import OpenFiles, Snapshots
+from hfsched.vmm.tracking import NoSource
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -116,6 +117,7 @@ class ShippedMachine:
             ram=lambda name, size: MachineMemory(runtime, name, size, touch),
             swap=swap.make,
             snapshots=partial(Snapshots, write=_write, files=_NoFiles()),
+            source=lambda _rams, _swap: NoSource("a model's memory"),
         )
         self._spec = spec
         self.failing = failing

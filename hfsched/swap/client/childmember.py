@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.memory.writeprotect import tracks
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.member import first_mapped_of
@@ -79,6 +80,7 @@ class ChildMember:
         within: int | None = ANSWERS_WITHIN,
     ) -> None:
         self._pagemap = pagemap
+        self.tracked: int | None = None  # see `Member`
         self.name = name
         self.number = 0  # it gets its own before it is registered
         self._runtime = runtime
@@ -115,7 +117,9 @@ class ChildMember:
             undo.callback(os.close, fd)
         if not isinstance(answer, Joined):
             raise _refused("join", answer)
-        self._uffd, self._pidfd = _checked(fds)
+        self.uffd, self._pidfd = _checked(fds)
+        if tracks(self.uffd):
+            self.tracked = self._pagemap
         return tuple(regions)
 
     def close(self) -> None:
@@ -136,9 +140,9 @@ class ChildMember:
 
     def descriptors(self) -> Sequence[int]:
         """See `Member`."""
-        if self._dynamic and self._pidfd is not None:
-            return (self._uffd, self._pidfd)
-        return (self._uffd,)
+        tables = () if self.tracked is None else (self.tracked,)
+        ended = (self._pidfd,) if self._dynamic and self._pidfd is not None else ()
+        return (self.uffd, *tables, *ended)
 
     def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         """See `Member`."""

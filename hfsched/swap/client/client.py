@@ -59,7 +59,8 @@ class MonitorClient:
     `program(runtime, end)` is the monitor's.  `default_timeout` (ns; None: no limit) is for requests
     without a deadline.  `on_lost(why)` is called on the client's task when no monitor could be
     started: no faults are served from then on, and an access to memory that is out waits for ever.
-    It is not called if no monitor can be started any more and `needed()` is False: all memory is in.
+    If no monitor can be started any more and `needed()` is False, all memory is in, and `on_unserved` is called
+    instead: no process may wait for a fault from then on.
     `staged(page)` returns whether the page table has a page as staged or out.
     """
 
@@ -72,6 +73,7 @@ class MonitorClient:
         *,
         default_timeout: int | None = DEFAULT_TIMEOUT,
         on_lost: Callable[[str], None] = lambda _why: None,
+        on_unserved: Callable[[], None] = lambda: None,
         needed: Callable[[], bool] = lambda: True,
         staged: Callable[[int], bool] = lambda _page: True,
     ) -> None:
@@ -79,6 +81,7 @@ class MonitorClient:
         self._suspendable = suspendable
         self._default_timeout = default_timeout
         self._on_lost = on_lost
+        self._on_unserved = on_unserved
         self._needed = needed
         self._enabling = Enabling(runtime, self._ask, staged)
         self._spawner_lost = runtime.spawner_lost
@@ -247,6 +250,8 @@ class MonitorClient:
             supervisor = self.supervisor
             if not supervisor.irreplaceable or supervisor.half_enabled or self._needed():
                 self._on_lost(why)
+            else:
+                self._on_unserved()
         finally:
             if why:
                 self._refuse_all(why)

@@ -26,10 +26,11 @@ class MainMember:
     number: int = 0
     dynamic: bool = False
     dead: bool = False
+    tracked: int | None = None
 
     def descriptors(self) -> Sequence[int]:
         """See `Member`."""
-        return (self.uffd,)
+        return (self.uffd,) if self.tracked is None else (self.uffd, self.tracked)
 
     def zap(self) -> None:
         """See `Member`."""

@@ -35,8 +35,12 @@ class Member(Protocol):
     def regions(self) -> Sequence[Region]:
         """Its mappings of guest memory; constant."""
 
+    @property
+    def tracked(self) -> int | None:
+        """Its page tables, if its dirty pages can be tracked (`hfsched.memory.writeprotect.tracks`)."""
+
     def descriptors(self) -> Sequence[int]:
-        """Return its uffd, then its pidfd if it is dynamic; main keeps them open."""
+        """Return its uffd, `tracked` if there is that, its pidfd if it is dynamic; main keeps them open."""
 
     def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         """Return an address of a page that it has mapped and that is `staged`; None: there is none.
@@ -62,6 +66,7 @@ class RegisteredMember:
             member=self.member.number,
             dynamic=self.member.dynamic,
             zapped=self.zapped,
+            pagemap=self.member.tracked is not None,
             regions=tuple(self.member.regions),
         )
 

@@ -7,7 +7,7 @@ process accesses nothing before the first resume.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,11 @@ class MemberSet:
         with ExitStack() as stack:
             for process in self._processes:
                 stack.callback(process.resume)
+
+    @property
+    def processes(self) -> Sequence[ChildMember]:
+        """All of them, also those that have died and are not removed yet."""
+        return self._processes
 
     def dead(self) -> Collection[ChildMember]:
         """Return the dynamic processes that have died."""

@@ -23,6 +23,7 @@ _CDEF = """
 #define HFS_QUEUE ...
 #define HFS_LOG ...
 #define HFS_LOGGED_OFFSET ...
+#define HFS_TRACKED_OFFSET ...
 #define HFS_STATES ...
 #define HFS_EVENTS ...
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD, ... };
@@ -70,7 +71,7 @@ int hfs_add_region(struct hfs *swap, int fd, uint64_t pages);
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 int hfs_set_staging(struct hfs *swap, int fd);
-int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base);
+int hfs_add_member(struct hfs *swap, int uffd, int pagemap, int dynamic, const uint64_t *base);
 int hfs_remove_member(struct hfs *swap, int member);
 int hfs_member_state(struct hfs *swap, int member);
 int64_t hfs_in_memory(struct hfs *swap);
@@ -89,7 +90,7 @@ int hfs_discard(struct hfs *swap, uint64_t first, uint64_t count, struct hfs_pro
 int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
-int hfs_release(struct hfs *swap, int slow, int *file_error);
+int hfs_release(struct hfs *swap, int slow, int final, int *file_error);
 int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 """
 

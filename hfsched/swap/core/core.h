@@ -94,11 +94,13 @@ int hfs_lock(struct hfs *swap);
 
 /*
  * Serve the faults of a process: its userfaultfd, and for each region the address where it has it
- * mapped, 0 for none.  `dynamic`: it may die.  While the phase is not HFS_OFF its ranges are
+ * mapped, 0 for none.  `pagemap` has its page tables if main may track dirty pages there, else -1: the
+ * userfaultfd has UFFD_FEATURE_WP_ASYNC then, and while main does (hfs_header.tracked), a page that
+ * arrives stays write-protected if it was.  `dynamic`: it may die.  While the phase is not HFS_OFF its ranges are
  * registered at once; all that wait in its faults are woken.  Returns its number, in
  * [0, HFS_MEMBERS).  -EMFILE: there are HFS_MEMBERS.
  */
-int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base);
+int hfs_add_member(struct hfs *swap, int uffd, int pagemap, int dynamic, const uint64_t *base);
 /* Stop serving it.  After this its descriptor is polled no more and may be closed. */
 int hfs_remove_member(struct hfs *swap, int member);
 /* Return an enum hfs_member_state; probes whether the process lives. */
@@ -142,10 +144,12 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 int hfs_discard(struct hfs *swap, uint64_t first, uint64_t count, struct hfs_progress *progress);
 /*
  * Unregister every member and free the stores; the phase is HFS_OFF.  -EBUSY: pages are still out.
+ * Members whose dirty pages are tracked stay registered, since their protection would be lost, and
+ * their faults are served; unless it is `final`: nobody will serve them.
  * The file is truncated unless `slow`; `*file_error` is the positive errno of that, or 0, and does
  * not make the call fail.
  */
-int hfs_release(struct hfs *swap, int slow, int *file_error);
+int hfs_release(struct hfs *swap, int slow, int final, int *file_error);
 /* Cut up to `limit` unused slots from the end of the file. */
 int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 
@@ -161,7 +165,8 @@ int64_t hfs_in_memory(struct hfs *swap); /* pages that the regions' memfds hold 
 const char *hfs_tier_problem(void);
 /*
  * Open a userfaultfd of this process, non-blocking.  `user_mode_only`: no privilege is needed, and
- * accesses from inside the kernel fail.  -EPERM: no permission.
+ * accesses from inside the kernel fail.  It has UFFD_FEATURE_WP_ASYNC where the kernel has (Linux
+ * 6.7).  -EPERM: no permission.
  */
 int hfs_uffd_open(int user_mode_only);
 /* Probe a userfaultfd.  0: its process lives; -ESRCH: it is dead. */

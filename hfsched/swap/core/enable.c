@@ -148,7 +148,7 @@ int hfs_unstage(struct hfs *swap)
 	return 0;
 }
 
-int hfs_release(struct hfs *swap, int slow, int *file_error)
+int hfs_release(struct hfs *swap, int slow, int final, int *file_error)
 {
 	struct hfs_table *table = &swap->table;
 	int number, error = hfs_begin(swap);
@@ -162,7 +162,8 @@ int hfs_release(struct hfs *swap, int slow, int *file_error)
 		return -EBUSY;
 	}
 	for (number = 0; number < HFS_MEMBERS; number++)
-		if (atomic_load(&swap->members[number].state) == HFS_ALIVE)
+		if (atomic_load(&swap->members[number].state) == HFS_ALIVE &&
+		    (final || hfs_target_of(swap, &swap->members[number]).pagemap < 0))
 			hfs_register(swap, number, 0);
 	for (page = 0; page < table->pages; page++)
 		if (hfs_release_page(table, page, &old))

@@ -51,19 +51,19 @@ static bool arrived(struct hfs *swap, uint64_t page, uint64_t entry)
 }
 
 /* Map a page that should be in memory, or a zero page if it never was.  -EEXIST: look again. */
-static int map_present(struct hfs *swap, int uffd, uint64_t address, uint64_t entry)
+static int map_present(struct hfs *swap, struct hfs_target target, uint64_t address, uint64_t entry)
 {
-	int error = hfs_uffd_continue(uffd, address, HFS_PAGE);
+	int error = hfs_uffd_continue(target, address, HFS_PAGE);
 
 	if (!error)
 		hfs_event(swap, hfs_state(entry) == HFS_RESIDENT ? HFS_EVENT_MAPPED : HFS_EVENT_FROM_STAGING, 1);
 	if (error == -EEXIST) {
 		hfs_event(swap, HFS_EVENT_REDUNDANT, 1);
-		return hfs_uffd_wake(uffd, address, HFS_PAGE);
+		return hfs_uffd_wake(target.uffd, address, HFS_PAGE);
 	}
 	if (error != -EFAULT)
 		return error;
-	error = hfs_uffd_zero(uffd, address);
+	error = hfs_uffd_zero(target, address);
 	if (!error)
 		hfs_event(swap, HFS_EVENT_ZEROED, 1);
 	return error;
@@ -105,12 +105,13 @@ static int fetch(struct hfs *swap, struct hfs_member *member, uint64_t page, uin
 		 struct hfs_around *around)
 {
 	uint64_t address = address_of(swap, member, page), done;
+	struct hfs_target target = hfs_target_of(swap, member);
 	uint8_t *source = swap->serve_buffer;
 	int error = 0;
 
 	switch (around->action) {
 	case HFS_ZERO_PAGE:
-		return hfs_uffd_zero(member->uffd, address);
+		return hfs_uffd_zero(target, address);
 	case HFS_READ_FILE:
 		error = read_run(swap, page, entry, around);
 		source += (page - around->first) * HFS_PAGE;
@@ -123,7 +124,7 @@ static int fetch(struct hfs *swap, struct hfs_member *member, uint64_t page, uin
 	}
 	if (error)
 		return -EIO;
-	return hfs_uffd_copy(member->uffd, address, source, HFS_PAGE, &done);
+	return hfs_uffd_copy(target, address, source, HFS_PAGE, &done);
 }
 
 static const int fetch_event[] = {
@@ -151,7 +152,7 @@ enum hfs_outcome hfs_serve_page(struct hfs *swap, struct hfs_member *member, uin
 			continue;
 		}
 		if (around->action == HFS_CONTINUE) {
-			error = map_present(swap, member->uffd, address, entry);
+			error = map_present(swap, hfs_target_of(swap, member), address, entry);
 			if (error == -EEXIST)
 				continue;
 			/* It was staged meanwhile, and mapped after that: take it back. */
@@ -191,7 +192,7 @@ static void copy_around(struct hfs *swap, struct hfs_member *member, uint64_t fi
 
 	if (first >= end)
 		return;
-	hfs_uffd_copy(member->uffd, address_of(swap, member, first), source,
+	hfs_uffd_copy(hfs_target_of(swap, member), address_of(swap, member, first), source,
 		      (end - first) * HFS_PAGE, &done);
 	for (page = first; page < first + done / HFS_PAGE; page++)
 		count += arrived(swap, page, entries[page - first]);
@@ -224,7 +225,8 @@ static void continue_around(struct hfs *swap, struct hfs_member *member, uint64_
 			break;
 	if (page == first)
 		return;
-	hfs_uffd_continue(member->uffd, address_of(swap, member, first), (page - first) * HFS_PAGE);
+	hfs_uffd_continue(hfs_target_of(swap, member), address_of(swap, member, first),
+			  (page - first) * HFS_PAGE);
 	for (each = first; each < page; each++)
 		hfs_unstage_page(&swap->table, each); /* staged meanwhile, mapped after that */
 	hfs_event(swap, HFS_EVENT_FROM_STAGING, page - first);

@@ -123,16 +123,24 @@ class GuestPages:
 
     # Members
 
-    def add_member(self, uffd: int, bases: Sequence[int | None], *, dynamic: bool = False) -> int:
+    def add_member(
+        self,
+        uffd: int,
+        bases: Sequence[int | None],
+        *,
+        pagemap: int | None = None,
+        dynamic: bool = False,
+    ) -> int:
         """Serve a process; return its number in this object.
 
         `bases`: the address of each region in the process, None for one that it does not map.
-        `dynamic`: it may die.  While swap is enabled it is registered at once, else by `stage`.
+        `pagemap` has its page tables, if its dirty pages can be tracked.  `dynamic`: it may die.  While swap is enabled it is registered at once, else by `stage`.
         """
         if len(bases) != len(self._regions):
             raise InternalError(f"{len(bases)} addresses for {len(self._regions)} regions")
         given = self._core.ffi.new("uint64_t[]", [base or 0 for base in bases])
-        number: int = self._lib.hfs_add_member(self._open(), uffd, dynamic, given)
+        tables = -1 if pagemap is None else pagemap
+        number: int = self._lib.hfs_add_member(self._open(), uffd, tables, dynamic, given)
         if number == -errno.EMFILE:
             raise UserError(f"swap: {self._lib.HFS_MEMBERS} processes are served already")
         if number < 0:
@@ -223,10 +231,10 @@ class GuestPages:
         """See `Pages.discard`."""
         return self._work(self._lib.hfs_discard, first, count)
 
-    def release(self, *, slow: bool = False) -> None:
+    def release(self, *, slow: bool = False, final: bool = False) -> None:
         """See `Pages.release`."""
         file_error = self._core.ffi.new("int *")
-        result = self._lib.hfs_release(self._open(), slow, file_error)
+        result = self._lib.hfs_release(self._open(), slow, final, file_error)
         self._check(result, "releasing pages that are out")
         if file_error[0]:
             raise UserError(f"swap file: truncating it: {os.strerror(file_error[0])}")

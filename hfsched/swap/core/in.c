@@ -46,7 +46,8 @@ static int copy_in(struct hfs *swap, uint64_t first, int count, const uint8_t *s
 		number = copy_target(swap, first, &address);
 		if (number < 0)
 			return number;
-		error = hfs_uffd_copy(swap->members[number].uffd, address, source, size, &done);
+		error = hfs_uffd_copy(hfs_target_of(swap, &swap->members[number]), address, source,
+				      size, &done);
 		if (error == -ESRCH)
 			hfs_mark_dead(swap, &swap->members[number]);
 	} while (error == -ESRCH);

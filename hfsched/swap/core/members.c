@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "turn.h"
-#include "uffd.h"
 
 /* Have the faults that wait in this member occur again. */
 static void wake(struct hfs *swap, struct hfs_member *member)
@@ -26,7 +25,7 @@ static bool off(struct hfs *swap)
 	return atomic_load(&swap->table.header->phase) == HFS_OFF;
 }
 
-int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base)
+int hfs_add_member(struct hfs *swap, int uffd, int pagemap, int dynamic, const uint64_t *base)
 {
 	struct hfs_member *member;
 	int number, error;
@@ -38,6 +37,7 @@ int hfs_add_member(struct hfs *swap, int uffd, int dynamic, const uint64_t *base
 		return -EMFILE;
 	member = &swap->members[number];
 	member->uffd = uffd;
+	member->pagemap = pagemap;
 	member->dynamic = dynamic;
 	memcpy(member->base, base, swap->region_count * sizeof(*base));
 	if (!off(swap)) {
@@ -87,7 +87,8 @@ int hfs_register(struct hfs *swap, int number, int on)
 			continue;
 		size = swap->regions[each].pages * HFS_PAGE;
 		if (on)
-			error = hfs_uffd_register(member->uffd, member->base[each], size);
+			error = hfs_uffd_register(member->uffd, member->base[each], size,
+						  hfs_target_of(swap, member).pagemap >= 0);
 		else
 			hfs_uffd_unregister(member->uffd, member->base[each], size);
 	}
@@ -96,6 +97,14 @@ int hfs_register(struct hfs *swap, int number, int on)
 		return member->dynamic ? 0 : -ESRCH;
 	}
 	return error;
+}
+
+struct hfs_target hfs_target_of(struct hfs *swap, struct hfs_member *member)
+{
+	return (struct hfs_target){
+		.uffd = member->uffd,
+		.pagemap = hfs_tracked(swap) ? member->pagemap : -1,
+	};
 }
 
 void hfs_wake_all(struct hfs *swap)

@@ -28,6 +28,7 @@ struct hfs_region {
 struct hfs_member {
 	atomic_int state; /* enum hfs_member_state */
 	int uffd;
+	int pagemap;		    /* its page tables, -1: its pages cannot be tracked */
 	bool dynamic;		    /* it may die */
 	uint64_t base[HFS_REGIONS]; /* 0: it has not mapped that region */
 };
@@ -90,6 +91,11 @@ struct hfs {
 	uint8_t *buffer; /* HFS_RUN pages */
 	struct hfs_ahead ahead;
 };
+
+static inline bool hfs_tracked(struct hfs *swap)
+{
+	return atomic_load(&swap->table.header->tracked);
+}
 
 static inline void hfs_event(struct hfs *swap, enum hfs_event event, uint64_t number)
 {

@@ -75,6 +75,7 @@ struct hfs_header {
 	_Atomic uint32_t phase;
 	_Atomic uint64_t events[HFS_EVENTS];
 	_Atomic uint64_t logged; /* faults in the log so far; the last HFS_LOG of them are there */
+	_Atomic uint32_t tracked; /* main tracks dirty pages: what arrives keeps its protection */
 };
 
 /* A fault that was served.  The log is behind the entries. */
@@ -86,6 +87,7 @@ struct hfs_logged {
 
 #define HFS_LOG 4096u /* faults */
 #define HFS_LOGGED_OFFSET offsetof(struct hfs_header, logged)
+#define HFS_TRACKED_OFFSET offsetof(struct hfs_header, tracked)
 
 /* Where a page came from; as hfsched.swap.core.faultlog.SOURCES. */
 enum hfs_source {

@@ -12,13 +12,15 @@ from typing import Any
 
 from hfsched.errors import InternalError
 from hfsched.swap.core.device import core
-from hfsched.swap.core.faultlog import ENTRY, LOG_MAX
+from hfsched.swap.core.faultlog import ENTRY, LOG_MAX, LOGGED_OFFSET
 from hfsched.swap.pages.entries import Entry, FaultAction, Staging, State
 from hfsched.swap.pages.store import Phase
 
-__all__ = ["CoreTable", "entry_offset", "table_size"]
+__all__ = ["TRACKED_OFFSET", "CoreTable", "entry_offset", "table_size"]
 
 _HEADER = 4096
+# Of the word that says whether main tracks dirty pages (`hfs_header.tracked`), which main writes.
+TRACKED_OFFSET = LOGGED_OFFSET + 8
 _PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
 
 

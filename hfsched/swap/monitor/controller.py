@@ -95,6 +95,7 @@ class Controller:
         self._moves = Moves(now)
         self._wait_until = 0  # ns: no chunk is moved before
         self._slow = False  # whether the file is truncated in steps
+        self._final = False  # whether no faults will be served after the release
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
         self._exiting = False
         self.ended = False  # Exit has been carried out, or there was an internal error
@@ -103,7 +104,7 @@ class Controller:
     def key(self) -> object:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
-        cleaning = (self._slow, self._clean_at, self._wait_until)
+        cleaning = (self._slow, self._final, self._clean_at, self._wait_until)
         return (self.state.value, members, self._moves.key(), cleaning, self._exiting, self.ended)
 
     @property
@@ -154,7 +155,7 @@ class Controller:
             case Discard(first=first, count=count):
                 return self._discard(request, first, count)
             case Exit():
-                self._disable(slow=False)
+                self._disable(slow=False, final=True)
                 self._exiting = True
                 return None if self.state in _MOVING else self._exited()
 
@@ -214,8 +215,9 @@ class Controller:
         self.state = state
         return Done()
 
-    def _disable(self, *, slow: bool) -> MonitorAnswer:
+    def _disable(self, *, slow: bool, final: bool = False) -> MonitorAnswer:
         self._slow = slow
+        self._final = final
         if self.state is State.READY:
             self._release()  # a monitor may have died before it
         elif self.state is not State.SWAPPING_IN:
@@ -250,10 +252,13 @@ class Controller:
         for number in self._processes.dead():
             if self._members.pop(number, None) is not None:
                 self._processes.drop(number)
-        if not self._members or self.state is State.READY:
+        if not self._members:
             return False
         self.ended = False  # after an internal error it tries again: nobody else can
-        self._disable(slow=False)
+        idle = self.state is State.READY
+        self._disable(slow=False, final=True)
+        if idle:
+            return False
         self._exiting = True
         return True
 
@@ -309,7 +314,7 @@ class Controller:
         """Release the stores; truncate the file now, or in steps; retry later if that fails."""
         self._clean_at = self._now() + CLEAN_EVERY if self._slow else None
         try:
-            self._pages.release(slow=self._slow)
+            self._pages.release(slow=self._slow, final=self._final)
         except UserError as exc:
             self._moves.error = reply_text(str(exc))
             self._clean_at = self._now() + CLEAN_EVERY

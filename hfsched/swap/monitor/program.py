@@ -106,20 +106,28 @@ class _MainChannel:
         return self._end.fileno()
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    number: int  # in the page store
+    fds: Sequence[int]
+    pidfd: int | None  # of a dynamic one, among them
+
+
 class ServedProcesses:
     """`hfsched.swap.monitor.controller.Processes` over `GuestPages`, by the numbers of main."""
 
     def __init__(self, pages: GuestPages, regions: Sequence[Region]) -> None:
         self._pages = pages
         self._ranges = list(_ranges(regions))
-        self._members: dict[int, tuple[int, Sequence[int]]] = {}  # its number there, descriptors
+        self._members: dict[int, _Served] = {}
 
     def add(self, register: Register, fds: Sequence[int]) -> None:
         """See `Processes.add`; when it raises, the caller keeps the descriptors."""
-        if len(fds) != 1 + register.dynamic:
+        expected = 1 + register.pagemap + register.dynamic
+        if len(fds) != expected:
             # Fewer than main sends, always the same number: this process may have no more.
             raise OSError(
-                errno.EMFILE if len(fds) <= register.dynamic else errno.EINVAL,
+                errno.EMFILE if len(fds) < expected else errno.EINVAL,
                 f"{len(fds)} descriptors: expected a uffd, and for a dynamic member a pidfd",
             )
         bases: list[int | None] = [None] * len(self._ranges)
@@ -129,29 +137,34 @@ class ServedProcesses:
             except ValueError:
                 text = f"no VM's memory is [{region.offset:#x}, +{region.size:#x})"
                 raise OSError(errno.EINVAL, text) from None
-        number = self._pages.add_member(fds[0], bases, dynamic=register.dynamic)
-        self._members[register.member] = (number, fds)
+        number = self._pages.add_member(
+            fds[0],
+            bases,
+            pagemap=fds[1] if register.pagemap else None,
+            dynamic=register.dynamic,
+        )
+        self._members[register.member] = _Served(number, fds, fds[-1] if register.dynamic else None)
 
     def dead(self) -> Sequence[int]:
         """See `Processes.dead`."""
         return [number for number in self._members if not self._lives(number)]
 
     def _lives(self, number: int) -> bool:
-        inner, (_, *pidfd) = self._members[number]
-        ended = pidfd and select.select(pidfd, [], [], 0)[0]
-        return not ended and self._pages.liveness(inner) is Liveness.ALIVE
+        served = self._members[number]
+        ended = served.pidfd is not None and select.select([served.pidfd], [], [], 0)[0]
+        return not ended and self._pages.liveness(served.number) is Liveness.ALIVE
 
     def drop(self, member: int) -> None:
         """See `Processes.drop`."""
-        inner, fds = self._members.pop(member)
-        self._pages.remove_member(inner)
-        for fd in fds:
+        served = self._members.pop(member)
+        self._pages.remove_member(served.number)
+        for fd in served.fds:
             os.close(fd)
 
     def close(self) -> None:
         """Close their descriptors; registered ranges stay so, and faults wait."""
-        for _, fds in self._members.values():
-            for fd in fds:
+        for served in self._members.values():
+            for fd in served.fds:
                 os.close(fd)
         self._members.clear()
 

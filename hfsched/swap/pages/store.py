@@ -153,9 +153,10 @@ class Pages(Protocol):
         `moved`: how many became zero; `done`: all of them.  Guests may run, and phase be any.
         """
 
-    def release(self, *, slow: bool = False) -> None:
+    def release(self, *, slow: bool = False, final: bool = False) -> None:
         """Unregister every member, after `swap_in` was done; empty the stores.
 
+        Members whose dirty pages are tracked stay registered, and are served, unless it is `final`.
         `slow`: the file keeps its size, and `shrink` truncates it piece by piece.  Raises UserError
         if only the file could not be truncated.
         """

@@ -137,7 +137,7 @@ class Begin(Message, frozen=True, tag="begin"):
 class Register(Message, frozen=True, tag="register"):
     """Serve the faults of a process; its uffd is attached, and for a dynamic one its pidfd.
 
-    A dynamic member may die, and is collected then.  `zapped`: no staged page is mapped there,
+    `pagemap`: its page tables are attached between them.  A dynamic member may die, and is collected then.  `zapped`: no staged page is mapped there,
     since it is new, or has zapped its page tables since the last enable.
     """
 
@@ -145,6 +145,7 @@ class Register(Message, frozen=True, tag="register"):
     dynamic: bool
     zapped: bool
     regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=REGIONS_MAX)]
+    pagemap: bool = False
 
 
 class Enable(Message, frozen=True, tag="enable"):
