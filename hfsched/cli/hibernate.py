@@ -49,6 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="lz4|zstd|raw",
         help="how pages are compressed (lz4)",
     )
+    parser.add_argument(
+        "--incremental",
+        action="store_true",
+        help="write only what has changed since the snapshot before, which lies beside DIR",
+    )
     add_within(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

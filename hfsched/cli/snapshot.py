@@ -61,6 +61,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="|".join(_CODECS),
         help="take, merge: how pages are compressed (lz4)",
     )
+    parser.add_argument(
+        "--incremental",
+        action="store_true",
+        help="take: write only what has changed since the snapshot before, which lies beside DIR",
+    )
     add_within(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -76,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"{given[most]!r} is one word too many for {args.what}")
     if args.codec is not None and args.what not in ("take", "merge"):
         raise MisuseError(f"--codec is for take and merge, not for {args.what}")
+    if args.incremental and args.what != "take":
+        raise MisuseError(f"--incremental is for take, not for {args.what}")
     return verb(args)
 
 

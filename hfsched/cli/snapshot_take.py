@@ -56,7 +56,12 @@ def take_snapshot(
     """
     within = within_of(args)
     deadline = time.monotonic() + within + SLACK
-    wanted = Wanted(codec=args.codec or "lz4", end=end, within_ms=int(within * 1000))
+    wanted = Wanted(
+        codec=args.codec or "lz4",
+        end=end,
+        incremental=args.incremental,
+        within_ms=int(within * 1000),
+    )
     try:
         path = find_machine(machine, deadline)
         for number in (signal.SIGINT, signal.SIGTERM):

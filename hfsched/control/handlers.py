@@ -21,6 +21,7 @@ from hfsched.control.commands import (
     SwapRequest,
 )
 from hfsched.control.snapshot_messages import SnapshotCancel, SnapshotReport, SnapshotStatus
+from hfsched.control.snapshot_turn import layer_of
 from hfsched.errors import HfschedError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.report.picture import cell_size
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hfsched.scheduler.userhold import UserHold
+    from hfsched.vmm.attempt import Underway
     from hfsched.vmm.report import SwapFault, VmState
-    from hfsched.vmm.snapshots import Snapshots, Underway
+    from hfsched.vmm.snapshots import Snapshots
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["CommandMachine", "carry_out"]
@@ -84,19 +86,24 @@ def carry_out(
         ):
             return _swap(machine, request, deadline)
         case SnapshotStatus():
-            return _snapshot(machine.snapshots.look())
+            return _snapshot(machine, machine.snapshots.look())
         case SnapshotCancel():
             cancelled = machine.snapshots.cancel()
             if cancelled is None:
                 raise HfschedError(f"machine {machine.name}: no snapshot is under way")
-            return _snapshot(cancelled)
+            return _snapshot(machine, cancelled)
 
 
-def _snapshot(underway: Underway | None) -> Answer:
+def _snapshot(machine: CommandMachine, underway: Underway | None) -> Answer:
+    base = layer_of(machine.snapshots.base)
     if underway is None:
-        return SnapshotReport(name=None)
+        return SnapshotReport(name=None, base=base)
     return SnapshotReport(
-        name=underway.name, written=underway.written, done=underway.done, total=underway.total
+        name=underway.name,
+        written=underway.written,
+        done=underway.done,
+        total=underway.total,
+        base=base,
     )
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,22 +14,30 @@ from msgspec import Struct
 
 from hfsched.control import command_client, commands
 from hfsched.control.snapshot_messages import (
+    Layer,
     SnapshotConfirm,
     SnapshotProgress,
+    SnapshotReport,
+    SnapshotStatus,
     SnapshotTake,
     SnapshotWritten,
 )
 from hfsched.errors import UserError
-from hfsched.snapshot.directory import make_layer, remove_layer
+from hfsched.snapshot.directory import make_layer, open_layer, remove_layer
 
 __all__ = ["Wanted", "take"]
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What is asked for: `end`: the machine ends by the snapshot; `within_ms` is for its suspension."""
+    """What is asked for.
+
+    `end`: the machine ends by the snapshot; `incremental`: it has only what has changed since the one before,
+    which must lie beside it; `within_ms` is for the suspension.
+    """
 
     codec: Literal["lz4", "zstd", "raw"] = "lz4"
     end: bool = False
+    incremental: bool = False
     within_ms: int = commands.WITHIN_MS
 
 
@@ -46,14 +54,18 @@ def take(
     takes.  Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
     goes on, unless the error says otherwise.
     """
+    absolute = os.path.abspath(directory)  # noqa: PTH100 - resolve() would follow a link
     with command_client._connect(path, deadline) as sock:
+        parent = _parent(sock, path, directory, deadline) if wanted.incremental else None
         with make_layer(directory) as made:
             request = SnapshotTake(
-                name=os.path.basename(os.path.abspath(directory)),  # noqa: PTH100, PTH119
+                name=os.path.basename(absolute),  # noqa: PTH119
                 created=time.time_ns(),
                 codec=wanted.codec,
                 hold=wanted.end,
                 progress=True,
+                incremental=wanted.incremental,
+                parent=parent,
                 within_ms=wanted.within_ms,
             )
             written = _written(
@@ -65,6 +77,26 @@ def take(
             remove_layer(directory)  # the machine has gone on, or ended, without it
             raise
     return written
+
+
+def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) -> Layer | None:
+    """Return what an incremental snapshot is based on, None if the machine has nothing.
+
+    Raises UserError unless it lies beside the new one.
+    """
+    report = command_client._ask(sock, path, SnapshotStatus(), deadline)
+    assert isinstance(report, SnapshotReport)
+    base = report.base
+    if base is not None:
+        folder = os.path.dirname(directory.rstrip("/"))  # noqa: PTH120
+        beside = os.path.join(folder, base.name)  # noqa: PTH118
+        with closing(open_layer(beside)) as layer:
+            if layer.hash.hex() != base.hash:
+                raise UserError(
+                    f"{beside}: not the machine's newest snapshot, {base.hash[:16]}: it has hash"
+                    f" {layer.hash.hex()[:16]}: take a full one"
+                )
+    return base
 
 
 def _soon() -> float:

@@ -5,7 +5,7 @@ with `SnapshotTake`.  The reply comes when the machine has written both.  The cl
 gives the directory its name, and says so by `SnapshotConfirm`, on the same connection::
 
     {"version": 1, "group": "snapshot", "command": "take", "name": "monday", "created": 1760000000000000000}, and two descriptors
-        {"is": "written", "machine": "demo", "hash": "c7001404...", "layer": "full", "paused_ns": 12000000, "notices": []}
+        {"is": "written", "machine": "demo", "hash": "c7001404...", "on": null, "paused_ns": 12000000, "notices": []}
     {"version": 1, "group": "snapshot", "command": "confirm"}
         {"is": "done", "pages": 0}
 
@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
-from hfsched.control.message import AnswerBase, Count, Name, RequestBase
+from hfsched.control.message import AnswerBase, Count, RequestBase
 
 __all__ = [
+    "Layer",
     "SnapshotAnswer",
     "SnapshotCancel",
     "SnapshotConfirm",
@@ -33,6 +34,14 @@ __all__ = [
 ]
 
 _LayerName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
+_Hash: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Layer(Struct, frozen=True, forbid_unknown_fields=True):
+    """A snapshot: its directory's name, and the hash of its index, in hexadecimal."""
+
+    name: _LayerName
+    hash: _Hash
 
 
 class _SnapshotRequest(RequestBase, frozen=True):
@@ -44,7 +53,9 @@ class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
 
     `within_ms` is for the suspension, not for the writing.  `name` is the directory's.  With `hold` the
     machine stays suspended until `SnapshotConfirm`, or until the client leaves.  With `progress`,
-    `SnapshotProgress` come before the reply.
+    `SnapshotProgress` come before the reply.  With `incremental` only what has changed since `parent` is
+    written, which must be the `base` of a `SnapshotReport`; all is, with a notice, where there is none or
+    the changes are not known.
     """
 
     name: _LayerName
@@ -52,6 +63,8 @@ class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
     codec: Literal["lz4", "zstd", "raw"] = "lz4"
     hold: bool = False
     progress: bool = False
+    incremental: bool = False
+    parent: Layer | None = None
 
 
 class SnapshotConfirm(_SnapshotRequest, frozen=True, tag="confirm"):
@@ -76,22 +89,29 @@ class SnapshotProgress(AnswerBase, frozen=True, tag="progress"):
 
 
 class SnapshotWritten(AnswerBase, frozen=True, tag="written"):
-    """Both files of a `machine` are written: the hash of the index, how long it was suspended so far."""
+    """Both files of a `machine` are written: the hash of the index, how long it was suspended so far.
+
+    `on`: the snapshot that it is based on, None for a full one.
+    """
 
     machine: str
-    hash: Annotated[str, Meta(min_length=64, max_length=64)]
-    layer: Name
+    hash: _Hash
+    on: Layer | None
     paused_ns: Count
     notices: tuple[str, ...] = ()
 
 
 class SnapshotReport(AnswerBase, frozen=True, tag="snapshot"):
-    """The snapshot that is under way: `name` None without one; `written`: it waits for its client's word."""
+    """The snapshot that is under way: `name` None without one; `written`: it waits for its client's word.
+
+    `base`: the newest one, since which it is known what has changed.
+    """
 
     name: _LayerName | None
     written: bool = False
     done: Count = 0
     total: Count = 0
+    base: Layer | None = None
 
 
 SnapshotRequest: TypeAlias = SnapshotTake | SnapshotConfirm | SnapshotCancel | SnapshotStatus

@@ -9,24 +9,30 @@ from hfsched.control import commands
 from hfsched.control.commands import Done
 from hfsched.control.listener import offer
 from hfsched.control.snapshot_messages import (
+    Layer,
     SnapshotConfirm,
     SnapshotProgress,
     SnapshotTake,
     SnapshotWritten,
 )
 from hfsched.errors import HfschedError
-from hfsched.vmm.snapshots import Wish
+from hfsched.vmm.attempt import Base, Wish
 
 if TYPE_CHECKING:
     from hfsched.control.handlers import CommandMachine
     from hfsched.runtime.base import Connection, Event, Runtime
-    from hfsched.vmm.snapshots import Attempt
+    from hfsched.vmm.attempt import Attempt
 
-__all__ = ["FILES", "SnapshotTurn"]
+__all__ = ["FILES", "SnapshotTurn", "layer_of"]
 
 FILES = 2  # descriptors that come with a request: of the files `pages` and `index`
 _PARTS = 200  # of all memory: progress is told once for each
 _NS_PER_MS = 1_000_000
+
+
+def layer_of(base: Base | None) -> Layer | None:
+    """Return a snapshot as messages have it."""
+    return None if base is None else Layer(base.name, base.hash.hex())
 
 
 class SnapshotTurn:
@@ -53,8 +59,14 @@ class SnapshotTurn:
         for name, fd in zip(("pages", "index"), files, strict=True):
             if (problem := self._machine.snapshots.files.problem(fd)) is not None:
                 raise HfschedError(f"{request.name}/{name}: {problem}")
+        parent = request.parent
         wish = Wish(
-            name=request.name, created=request.created, codec=request.codec, held=request.hold
+            name=request.name,
+            created=request.created,
+            codec=request.codec,
+            held=request.hold,
+            incremental=request.incremental,
+            parent=None if parent is None else Base(parent.name, bytes.fromhex(parent.hash)),
         )
         deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
         self._attempt, written = self._machine.snapshots.take(
@@ -67,7 +79,7 @@ class SnapshotTurn:
         return SnapshotWritten(
             machine=self._machine.name,
             hash=written.hash.hex(),
-            layer="full",
+            on=layer_of(written.on),
             paused_ns=written.paused_ns,
             notices=written.notices,
         )

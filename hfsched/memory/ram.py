@@ -104,6 +104,11 @@ class Ram:
         _copy(out, source, size)
         return out.raw
 
+    def copy_out(self, offset: int, room: memoryview) -> None:
+        """Copy as many bytes at `offset` as there are in `room`, which can be written."""
+        target = (ctypes.c_char * len(room)).from_buffer(room)
+        _copy(ctypes.addressof(target), self._check(offset, len(room)), len(room))
+
     def write(self, offset: int, data: bytes) -> None:
         """Copy `data` to `offset`."""
         target = self._check(offset, len(data))

@@ -7,66 +7,20 @@ the machine may end by it: then it goes on from the snapshot, elsewhere, and now
 
 from __future__ import annotations
 
-import fcntl
-import os
-import stat
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
-
-from msgspec import Struct
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from hfsched.errors import SnapshotError
+from hfsched.vmm.attempt import Attempt, Base, Finish, OpenFiles, Underway, Wish, Write, Written
 
 if TYPE_CHECKING:
+    from hfsched.memory.dirty import DirtyPages
     from hfsched.runtime.base import Runtime
     from hfsched.vmm.machine import Machine
 
-__all__ = ["HOLDER", "Attempt", "OpenFiles", "Snapshots", "Underway", "Wish", "Write", "Written"]
+__all__ = ["HOLDER", "Snapshots"]
 
 HOLDER = "snapshot"  # the holder's name
-
-
-class Wish(Struct, frozen=True, kw_only=True):
-    """What is asked for: the layer's name, for errors, the time (ns since 1970), the codec; `held`: see the module."""
-
-    name: str
-    created: int
-    codec: Literal["lz4", "zstd", "raw"] = "lz4"
-    held: bool = False
-
-
-class Written(Struct, frozen=True, kw_only=True):
-    """What was written: the hash of the layer's index, the time of suspension so far, what the user may want to know."""
-
-    hash: bytes
-    paused_ns: int
-    notices: tuple[str, ...] = ()
-
-
-class Underway(Struct, frozen=True):
-    """The snapshot that is under way: bytes of guest memory that were read, of all there are."""
-
-    name: str
-    written: bool
-    done: int
-    total: int
-
-
-class Write(Protocol):
-    """Writes a suspended machine into two open files; returns the index's hash, and what the user may want to know."""
-
-    def __call__(
-        self,
-        machine: Machine,
-        files: tuple[int, int],
-        wish: Wish,
-        deadline: int | None,
-        /,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int], None],
-    ) -> tuple[bytes, tuple[str, ...]]:
-        """Return them; raises UserError if it cannot be saved by the deadline (ns), or written, or is cancelled."""
 
 
 def _write(
@@ -74,60 +28,28 @@ def _write(
     files: tuple[int, int],
     wish: Wish,
     deadline: int | None,
+    dirty: DirtyPages | None,
+    /,
     *,
     cancelled: Callable[[], bool],
     progress: Callable[[int], None],
-) -> tuple[bytes, tuple[str, ...]]:
-    from hfsched.vmm import snapshotting  # noqa: PLC0415 - only where one is taken
+) -> Finish:
+    from hfsched.snapshot.index import Parent  # noqa: PLC0415 - only where one is taken
+    from hfsched.vmm.snapshotting import Capture  # noqa: PLC0415 - likewise
 
-    return snapshotting.write_layer(
+    base = wish.parent
+    return Capture(
         machine,
         files,
         wish.name,
         wish.codec,
         wish.created,
         deadline,
+        parent=None if dirty is None or base is None else Parent(base.name, base.hash),
+        dirty=None if dirty is None else dirty.runs,
         cancelled=cancelled,
         progress=progress,
-    )
-
-
-class OpenFiles:
-    """The descriptors of a snapshot's files; an explorer, which has none, replaces it."""
-
-    def problem(self, fd: int) -> str | None:
-        """Return why nothing is to be written into a file."""
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return "not a regular file"
-        if status.st_size:
-            return f"it has {status.st_size} bytes already: give an empty file"
-        reads = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-        return "not open for writing" if reads else None
-
-    def close(self, files: Sequence[int]) -> None:
-        """Close them."""
-        for fd in files:
-            os.close(fd)
-
-
-class Attempt:
-    """A snapshot from its beginning to its end; `Snapshots.take` makes one, and has its lock."""
-
-    def __init__(self, wish: Wish, total: int) -> None:
-        self.wish = wish
-        self.total = total
-        self.done = 0
-        self.written = False
-        self.cancelled = False
-
-    def key(self) -> Hashable:
-        """Return its state."""
-        return (self.wish.name, self.wish.held, self.done, self.written, self.cancelled)
-
-    def look(self) -> Underway:
-        """Return how far it is."""
-        return Underway(self.wish.name, self.written, self.done, self.total)
+    ).finish
 
 
 class Snapshots:
@@ -154,10 +76,24 @@ class Snapshots:
         self._attempt: Attempt | None = None
         self._ended = runtime.event("snapshots.ended")  # an attempt
         self._hibernated = False
+        self._base: Base | None = None
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        return (None if self._attempt is None else self._attempt.key(), self._hibernated)
+        attempt = None if self._attempt is None else self._attempt.key()
+        return (attempt, self._hibernated, self._base)
+
+    @property
+    def base(self) -> Base | None:
+        """The newest snapshot, since which it is known what has changed."""
+        with self._lock:
+            return self._base
+
+    def begin_at(self, base: Base) -> None:
+        """Note that the machine is as a snapshot has it; before its start."""
+        why_not = self._machine.dirty.start()
+        with self._lock:
+            self._base = base if why_not is None else None
 
     @property
     def hibernated(self) -> bool:
@@ -206,7 +142,7 @@ class Snapshots:
         try:
             return attempt, self._carry_out(attempt, files, deadline, cancelled, progress)
         except BaseException:
-            self._end()
+            self._end(attempt)
             raise
 
     def _carry_out(
@@ -232,26 +168,59 @@ class Snapshots:
         wish = attempt.wish
         suspension.suspend(HOLDER, deadline, frozen=True)
         began = runtime.now()
-        held = False
+        suspended = True
         try:
             told(0)
-            found, notices = self._write(
+            notices = self._look_for_changes(attempt)
+            finish = self._write(
                 self._machine,
                 files,
                 wish,
                 deadline,
+                attempt.dirty,
                 cancelled=unwanted,
                 progress=told,
             )
+            if not wish.held:
+                suspended = False
+                suspension.resume(HOLDER)
+            paused = runtime.now() - began
+            found, more = finish()
+            attempt.made = Base(wish.name, found)
             with self._lock:  # from here on `cancel` drops it
                 if attempt.cancelled:
                     raise SnapshotError(f"{wish.name}: cancelled")
                 attempt.written = True
-                held = wish.held
-        finally:
-            if not held:
+        except BaseException:
+            if suspended:
                 suspension.resume(HOLDER)
-        return Written(hash=found, paused_ns=runtime.now() - began, notices=notices)
+            raise
+        on = None if attempt.dirty is None else wish.parent
+        if wish.held:
+            paused = runtime.now() - began
+        return Written(hash=found, paused_ns=paused, notices=notices + more, on=on)
+
+    def _look_for_changes(self, attempt: Attempt) -> tuple[str, ...]:
+        """Find out which pages the layer has, and have changes tracked from here on."""
+        wish, dirty = attempt.wish, self._machine.dirty
+        why_all = "there is no snapshot of this run since which changes are known"
+        if wish.parent is not None:
+            with self._lock:
+                base = self._base
+            if base != wish.parent:
+                raise SnapshotError(
+                    f"{wish.name}: the newest snapshot is not {wish.parent.name} any more: try again"
+                )
+            found = dirty.collect()
+            if found.why_all is None:
+                attempt.dirty = found
+                return ()
+            why_all = found.why_all
+        attempt.tracks = not wish.held
+        why_not = dirty.start() if attempt.tracks else None
+        if not wish.incremental:
+            return ()
+        return (f"{wish.name} is a full snapshot: {why_not or why_all}",)
 
     def confirm(self, attempt: Attempt, *, end: bool = False) -> None:
         """Note that a written snapshot is on the disk; with `end` the machine ends by it, or else goes on.
@@ -263,6 +232,9 @@ class Snapshots:
                 raise SnapshotError(f"{attempt.wish.name}: cancelled")
             self._hibernated = end and attempt.wish.held
             ends = self._hibernated
+            if attempt.tracks or attempt.dirty is not None:
+                self._base = attempt.made if self._machine.dirty.started else None
+            attempt.tracks, attempt.dirty = False, None
         if not ends:
             self.drop(attempt)
             return
@@ -276,6 +248,7 @@ class Snapshots:
         with self._lock:
             if self._attempt is not attempt or self._hibernated:
                 return
+            self._give_back(attempt)
             self._attempt = None
             self._ended.set()
         if attempt.wish.held:
@@ -298,9 +271,17 @@ class Snapshots:
                 )
         self._machine.user_hold.keep()
 
-    def _end(self) -> None:
+    def _give_back(self, attempt: Attempt) -> None:
+        """Note that what a layer has is in none after all; under the lock."""
+        if attempt.dirty is not None:
+            self._machine.dirty.give_back(attempt.dirty)
+        elif attempt.tracks:
+            self._base = None
+
+    def _end(self, attempt: Attempt) -> None:
         """End an attempt that failed."""
         with self._lock:
+            self._give_back(attempt)
             self._attempt = None
             self._ended.set()
         self._machine.user_hold.let_go()

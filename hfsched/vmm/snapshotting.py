@@ -1,10 +1,12 @@
 """A suspended machine as a layer of a snapshot, and a machine of a snapshot again.
 
-Here memory is copied while the machine stands still, and read whole before it runs: a layer is a full one.
+Memory is copied while the machine stands still, and read whole before it runs again.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,28 +15,32 @@ from hfsched import __version__
 from hfsched.errors import SnapshotError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.snapshot.chain import ZERO_PAGE, Chain
-from hfsched.snapshot.index import Component, MachineIdentity
+from hfsched.snapshot.index import Component, MachineIdentity, Parent
 from hfsched.snapshot.layer import LayerWriter, Subject, Vm
 from hfsched.swap.report.footprint import held
 from hfsched.text import one_line
 from hfsched.vmm import saving
+from hfsched.vmm.attempt import Base
 from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hfsched.memory.ram import Ram
+    from hfsched.memory.writeprotect import Run
     from hfsched.vmm.assembly import AssembledVm
     from hfsched.vmm.machine import Machine
 
-__all__ = ["record_of", "restore", "subject_of", "write", "write_layer"]
+__all__ = ["COPIED_MAX", "Capture", "record_of", "restore", "subject_of"]
 
 MACHINE = "machine"  # the component that has the machine's record
-_PART = 256  # pages that are copied at once
+_PART = 256  # pages that are read and written at once
+COPIED_MAX = 256 << 20  # bytes
+_NOWHERE = 1 << 62  # a page number beyond all
 
 
-def subject_of(machine: Machine, created: int) -> Subject:
-    """Return what a layer is of that is made at a time (ns since 1970); the VMs are of one architecture.
+def subject_of(machine: Machine, created: int, parent: Parent | None = None) -> Subject:
+    """Return what a layer on a `parent` is of, made at a time (ns since 1970); the VMs are of one architecture.
 
     Raises SnapshotError for a machine of several.
     """
@@ -44,7 +50,7 @@ def subject_of(machine: Machine, created: int) -> Subject:
     space = machine.assembly.vms[0].record.space
     identity = MachineIdentity(architectures.pop(), space.counter_hz)
     vms = tuple(_vm(machine, vm) for vm in machine.assembly.vms)
-    return Subject(__version__, created, identity, vms)
+    return Subject(__version__, created, identity, vms, parent)
 
 
 def _vm(machine: Machine, vm: AssembledVm) -> Vm:
@@ -53,55 +59,97 @@ def _vm(machine: Machine, vm: AssembledVm) -> Vm:
     )
 
 
-def write_layer(
-    machine: Machine,
-    files: tuple[int, int],
-    name: str,
-    codec: str,
-    created: int,
-    deadline: int | None = None,
-    *,
-    cancelled: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda _done: None,
-) -> tuple[bytes, tuple[str, ...]]:
-    """Write a machine into the open files {pages, index}; the caller holds its suspension, frozen.
+class Capture:
+    """A suspended machine, as it is to be written into a layer: made under the suspension, `finish` comes after it.
 
-    Return the index's hash, and what the user may want to know.  `created` is in ns since 1970, the others are as
-    `LayerWriter` has them.  Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns),
-    or written.
+    The caller holds the suspension, frozen.  `files` are {pages, index}, `created` is in ns since 1970;
+    `name`, `codec`, `cancelled` and `progress` are as `LayerWriter` has them.  `dirty` are the pages that
+    have changed since `parent`; without a parent all are written.  Memory is copied, up to `COPIED_MAX`
+    bytes, and what is more is written at once.  Raises UserError (SnapshotError) if the machine cannot be saved
+    by the deadline (ns), or written.
     """
-    for vm, made in machine.made.items():
-        if made.engine == "script":
-            raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
-    subject = subject_of(machine, created)
-    writer = LayerWriter(name, *files, subject, codec=codec, cancelled=cancelled, progress=progress)
-    found = write(machine, writer, deadline)
-    return found, () if writer.warning is None else (writer.warning,)
+
+    def __init__(
+        self,
+        machine: Machine,
+        files: tuple[int, int],
+        name: str,
+        codec: str,
+        created: int,
+        deadline: int | None = None,
+        *,
+        parent: Parent | None = None,
+        dirty: Mapping[str, Sequence[Run]] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda _done: None,
+    ) -> None:
+        for name_of_vm, made in machine.made.items():
+            if made.engine == "script":
+                raise SnapshotError(
+                    f"vm {name_of_vm}: a Python guest cannot be saved: give a guest image"
+                )
+        subject = subject_of(machine, created, parent)
+        self._writer = LayerWriter(
+            name, *files, subject, codec=codec, cancelled=cancelled, progress=progress
+        )
+        self._record = saving.save(machine, deadline)
+        self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
+        self._left = COPIED_MAX // PAGE_SIZE
+        for number, vm in enumerate(machine.assembly.vms):
+            ram = machine.rams[vm.name]
+            runs = [(0, ram.size // PAGE_SIZE)] if dirty is None else dirty[vm.name]
+            for first, count, zero in _parted(ram, runs, sparse=machine.swap is None):
+                if zero:
+                    self._writer.put_zeros(number, first, count)
+                else:
+                    self._take(ram, number, first, count)
+
+    def _take(self, ram: Ram, vm: int, first: int, count: int) -> None:
+        while count:
+            part = min(count, _PART)
+            if part <= self._left:
+                part = min(count, self._left)
+                room = memoryview(mmap.mmap(-1, part * PAGE_SIZE))
+                ram.copy_out(first * PAGE_SIZE, room)
+                self._copies.append((vm, first, room))
+                self._left -= part
+            else:
+                self._writer.put(vm, first, ram.read(first * PAGE_SIZE, part * PAGE_SIZE))
+            first += part
+            count -= part
+
+    def finish(self) -> tuple[bytes, tuple[str, ...]]:
+        """Write what was copied; return the index's hash, and what the user may want to know.
+
+        Raises SnapshotError.
+        """
+        self._copies.reverse()
+        while self._copies:
+            vm, first, pages = self._copies.pop()
+            self._writer.put(vm, first, pages)
+        record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
+        found = self._writer.finish({MACHINE: record})
+        return found, () if self._writer.warning is None else (self._writer.warning,)
 
 
-def write(machine: Machine, writer: LayerWriter, deadline: int | None = None) -> bytes:
-    """Write a machine, whose suspension the caller holds with its memory frozen; return the layer's hash.
+def _parted(ram: Ram, runs: Iterable[Run], *, sparse: bool) -> Iterator[tuple[int, int, bool]]:
+    """Yield {first page, pages, zero} of runs of pages, which come in order.
 
-    Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns), or written.
+    With `sparse`, what is not allocated is zero, and is not read, which would allocate it.
     """
-    record = saving.save(machine, deadline)
-    for number, vm in enumerate(machine.assembly.vms):
-        _write_memory(machine.rams[vm.name], number, writer, sparse=machine.swap is None)
-    return writer.finish({MACHINE: Component(MACHINE_RECORD, msgspec.msgpack.encode(record))})
-
-
-def _write_memory(ram: Ram, vm: int, writer: LayerWriter, *, sparse: bool) -> None:
-    """Write a VM's memory; `sparse`: what is not allocated is zero, and is not read, which would allocate it."""
-    pages, done = ram.size // PAGE_SIZE, 0
-    for first, end in held(ram.fd, pages) if sparse else [(0, pages)]:
-        if done < first:
-            writer.put_zeros(vm, done, first - done)
-        for part in range(first, end, _PART):
-            size = min(_PART, end - part) * PAGE_SIZE
-            writer.put(vm, part, ram.read(part * PAGE_SIZE, size))
-        done = end
-    if done < pages:
-        writer.put_zeros(vm, done, pages - done)
+    if not sparse:
+        yield from ((first, count, False) for first, count in runs)
+        return
+    there = held(ram.fd, ram.size // PAGE_SIZE)
+    begin = end = 0
+    for first, count in runs:
+        at, last = first, first + count
+        while at < last:
+            while end <= at:
+                begin, end = next(there, (_NOWHERE, _NOWHERE + 1))
+            until = min(last, end if begin <= at else begin)
+            yield at, until - at, begin > at
+            at = until
 
 
 def record_of(chain: Chain) -> MachineRecord:
@@ -128,6 +176,7 @@ def restore(
     `record` is that of `record_of`; `make` makes a machine with it (`Machine(..., saved=record)`).  The guests'
     counters go on from where they were, `passed` ns later.  Raises
     SnapshotError (UserError) for a snapshot of something else, or a damaged one; then it is closed.
+    What changes from here on is known to its `snapshots`.
     """
     machine = make(record)
     try:
@@ -136,6 +185,8 @@ def restore(
         for vm in machine.assembly.vms:
             _fill(machine.rams[vm.name], chain, chain.number(vm.name))
         saving.restore(machine, record, passed)
+        newest = chain.newest
+        machine.snapshots.begin_at(Base(os.path.basename(newest.name), newest.hash))  # noqa: PTH119
     except BaseException:
         machine.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,6 +16,9 @@ from test_suspend_command import refused, say
 from test_swap_command import can_swap, until
 from test_swap_command import machine as swapped
 from test_swap_command import say as swap
+
+from hfsched.memory import writeprotect
+from hfsched.swap.core.pagemap import open_pagemap
 
 if TYPE_CHECKING:
     from conftest import Process, Start
@@ -65,7 +69,7 @@ def test_a_machine_goes_on_and_so_does_its_snapshot(
     assert say(hfsched, "snapshot", "verify", "monday").endswith(": whole\n")
     checks(machine, ok=2)
     taken = json.loads(say(hfsched, "snapshot", "take", "tuesday", "--codec", "zstd", "--json"))
-    assert (taken["machine"], taken["layer"]) == ("demo", "full")
+    assert (taken["machine"], taken["on"]) == ("demo", None)
     assert machine.wait() == 0
     for name in ("monday", "tuesday"):  # that of the second is quite another process
         again = run("--restore", name, "--linger", "60")
@@ -84,6 +88,43 @@ def test_hibernation_and_return_and_once_more(run: Start, hfsched: Start, target
         machine = run("--restore", f"night{number}", "--linger", "60")
         checks(machine)
     assert machine.wait() == 0
+
+
+def test_a_chain_of_incremental_ones(run: Start, hfsched: Start, target: Target) -> None:
+    machine = started(run, target)
+    take = ("snapshot", "take", "demo")
+    first = hfsched(*take, "a0", "--incremental", "--json")
+    assert first.wait() == 0
+    assert "a0 is a full snapshot: there is no snapshot of this run since which" in first.err
+    for number in range(1, 4):
+        checks(machine, ok=number + 1)
+        text = say(hfsched, *take, f"a{number}", "--incremental")
+        if problem() is not None:
+            continue
+        assert text.startswith(f"layer    a{number}, on a{number - 1}: ")
+        assert int(text.split()[4]) < 50  # of 512 pages
+    assert machine.wait() == 0
+    again = run("--restore", "a3", "--linger", "60")
+    checks(again)
+    text = say(hfsched, *take, "b", "--incremental")
+    assert problem() is not None or text.startswith("layer    b, on a3: ")
+    assert again.wait() == 0
+    last = run("--restore", "b", "--linger", "60")
+    checks(last)
+    Path("elsewhere").mkdir()
+    status, error = refused(hfsched, *take, "elsewhere/c", "--incremental")
+    if problem() is None:
+        assert (status, error) == (1, "elsewhere/b: no such directory\n")
+    assert last.wait() == 0
+
+
+def problem() -> str | None:
+    """Return why no snapshot is incremental here."""
+    pagemap = open_pagemap()
+    try:
+        return writeprotect.problem(pagemap)
+    finally:
+        os.close(pagemap)
 
 
 @can_swap

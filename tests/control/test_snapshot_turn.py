@@ -22,6 +22,7 @@ from hfsched.control.events import Hub
 from hfsched.control.runtime_dir import claim
 from hfsched.control.snapshot_client import Wanted, take
 from hfsched.control.snapshot_messages import (
+    Layer,
     SnapshotCancel,
     SnapshotConfirm,
     SnapshotProgress,
@@ -31,11 +32,13 @@ from hfsched.control.snapshot_messages import (
     SnapshotWritten,
 )
 from hfsched.errors import SnapshotError, UserError
+from hfsched.memory.dirty import DirtyPages
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.scheduler.userhold import UserHold
+from hfsched.vmm.attempt import Finish, Wish
 from hfsched.vmm.report import VmState
-from hfsched.vmm.snapshots import Snapshots, Wish
+from hfsched.vmm.snapshots import Snapshots
 
 from .harness import WITHIN, runtime_directory
 
@@ -43,11 +46,33 @@ if TYPE_CHECKING:
     from hfsched.vmm.machine import Machine
 
 HASH = bytes(range(32))
+BASE = Layer(name="s", hash=HASH.hex())
 INDEX, PAGES = write(subject(1), {(0, 0): page(1)})
 
 
 class Memory:
     size = 1 << 20
+
+
+class Dirty:
+    """A tracker, by which everything is known or nothing is."""
+
+    def __init__(self) -> None:
+        self.why_not: str | None = None
+        self.why_all: str | None = None
+        self.started = False
+        self.found = DirtyPages({"a": [(1, 2)]})
+        self.given_back: list[DirtyPages] = []
+
+    def start(self) -> str | None:
+        self.started = self.why_not is None
+        return self.why_not
+
+    def collect(self) -> DirtyPages:
+        return self.found if self.why_all is None else DirtyPages({"a": [(0, 256)]}, self.why_all)
+
+    def give_back(self, dirty: DirtyPages) -> None:
+        self.given_back.append(dirty)
 
 
 class FakeMachine:
@@ -69,6 +94,8 @@ class FakeMachine:
         self.go.set()
         self.paused = False
         self.error: Exception | None = None
+        self.layers: list[DirtyPages | None] = []
+        self.dirty = Dirty()
 
     def _pause(self, _deadline: int | None) -> bool:
         self.paused = True
@@ -83,21 +110,29 @@ class FakeMachine:
         files: tuple[int, int],
         wish: Wish,
         _deadline: int | None,
+        dirty: DirtyPages | None,
+        /,
         *,
         cancelled: Callable[[], bool],
         progress: Callable[[int], None],
-    ) -> tuple[bytes, tuple[str, ...]]:
+    ) -> Finish:
         assert self.paused
-        self.began.set()
-        while not self.go.wait(0.002):
-            if cancelled():
-                raise SnapshotError(f"{wish.name}: cancelled")
-        if self.error is not None:
-            raise self.error
-        for fd, data in zip(files, (PAGES, INDEX), strict=True):
-            os.write(fd, data)
-        progress(Memory.size)
-        return HASH, (f"codec {wish.codec}",)
+
+        def finish() -> tuple[bytes, tuple[str, ...]]:
+            assert self.paused is wish.held
+            self.began.set()
+            while not self.go.wait(0.002):
+                if cancelled():
+                    raise SnapshotError(f"{wish.name}: cancelled")
+            if self.error is not None:
+                raise self.error
+            for fd, data in zip(files, (PAGES, INDEX), strict=True):
+                os.write(fd, data)
+            progress(Memory.size)
+            return HASH, (f"codec {wish.codec}",)
+
+        self.layers.append(dirty)
+        return finish
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None: ...
     def faults(self, since: int = 0) -> list[object]:
@@ -202,13 +237,13 @@ def test_the_machine_writes_the_files_and_runs_on(served: Served, client: Client
     assert client.answer() == SnapshotProgress(done=Memory.size, total=Memory.size)
     written = client.answer()
     assert isinstance(written, SnapshotWritten)
-    assert (written.machine, written.hash, written.layer) == ("m", HASH.hex(), "full")
+    assert (written.machine, written.hash, written.on) == ("m", HASH.hex(), None)
     assert written.notices == ("codec zstd",)
     assert [os.pread(fd, 1 << 16, 0) for fd in files] == [PAGES, INDEX]
     assert not served.machine.paused
     assert served.status() == SnapshotReport(name="s", written=True, done=1 << 20, total=1 << 20)
     assert client.ask(SnapshotConfirm()) == Done()
-    assert served.status() == SnapshotReport(name=None)
+    assert served.status() == SnapshotReport(name=None, base=BASE)
     assert not served.machine.snapshots.hibernated
 
 
@@ -327,6 +362,78 @@ def test_what_is_no_empty_file_is_refused_and_nothing_is_kept(
     assert served.status() == SnapshotReport(name=None)
 
 
+# What has changed since.
+
+
+def taken(client: Client, **others: object) -> SnapshotWritten:
+    written = client.ask(request(**others), *empty())
+    assert isinstance(written, SnapshotWritten)
+    return written
+
+
+def test_a_layer_has_what_has_changed_since_the_one_before(served: Served, client: Client) -> None:
+    machine = served.machine
+    first = taken(client, incremental=True)
+    assert first.on is None
+    why_all = "there is no snapshot of this run since which changes are known"
+    assert first.notices == (f"s is a full snapshot: {why_all}", "codec lz4")
+    assert client.ask(SnapshotConfirm()) == Done()
+    second = taken(client, incremental=True, parent=BASE)
+    assert (second.on, second.notices) == (BASE, ("codec lz4",))
+    assert machine.layers == [None, machine.dirty.found]
+    assert client.ask(SnapshotConfirm()) == Done()
+    assert machine.dirty.given_back == []
+    machine.dirty.why_all = "a process has died"
+    third = taken(client, incremental=True, parent=BASE)
+    assert third.on is None
+    assert third.notices[0] == "s is a full snapshot: a process has died"
+
+
+def test_what_is_in_no_layer_in_the_end_is_in_the_next(served: Served, client: Client) -> None:
+    machine = served.machine
+    taken(client)
+    assert client.ask(SnapshotConfirm()) == Done()
+    machine.error = UserError("a disk is full")
+    assert client.ask(request(parent=BASE), *empty()) == refusal("a disk is full")
+    assert machine.dirty.given_back == [machine.dirty.found]
+    assert served.status().base == BASE
+    machine.error = None
+    taken(client, parent=BASE, hold=True)
+    client.sock.close()
+    served.until(lambda: served.status().name is None)
+    assert machine.dirty.given_back == [machine.dirty.found] * 2
+    assert served.status().base == BASE
+
+
+def test_after_a_full_one_that_failed_the_next_is_full(served: Served, client: Client) -> None:
+    taken(client)
+    assert client.ask(SnapshotConfirm()) == Done()
+    served.machine.error = UserError("a disk is full")
+    assert client.ask(request(), *empty()) == refusal("a disk is full")
+    assert served.status().base is None
+    assert served.machine.dirty.given_back == []
+    assert client.ask(request(incremental=True, parent=BASE), *empty()) == refusal(
+        "s: the newest snapshot is not s any more: try again"
+    )
+
+
+def test_where_changes_are_not_known_the_reason_is_told(served: Served, client: Client) -> None:
+    served.machine.dirty.why_not = "Linux is too old"
+    assert taken(client, incremental=True).notices[0] == "s is a full snapshot: Linux is too old"
+    assert client.ask(SnapshotConfirm()) == Done()
+    assert served.status().base is None
+
+
+def test_one_that_is_held_changes_nothing_for_the_next(served: Served, client: Client) -> None:
+    taken(client)
+    assert client.ask(SnapshotConfirm()) == Done()
+    served.machine.dirty.started = False  # it would be started again
+    taken(client, hold=True)
+    assert not served.machine.dirty.started
+    assert client.ask(SnapshotConfirm()) == Done()
+    assert served.status().base == BASE
+
+
 # The client's side.
 
 
@@ -342,7 +449,7 @@ def test_a_directory_is_there_when_it_is_whole(served: Served, tmp_path: Path) -
     assert written.hash == HASH.hex()
     assert sorted(each.name for each in (tmp_path / "s").iterdir()) == ["index", "pages"]
     assert shown == [0, Memory.size]
-    assert served.status() == SnapshotReport(name=None)
+    assert served.status() == SnapshotReport(name=None, base=BASE)
 
 
 def refused(served: Served, folder: Path, text: str) -> None:

@@ -198,9 +198,9 @@ def test_a_layer_on_disk_is_a_whole_machine(
         sent(port, b"once", runtime)
         deadline = runtime.now() + WITHIN
         with make_layer(where) as files, machine.suspension.held("snapshot", frozen=True):
-            subject = snapshotting.subject_of(machine, 1)
-            writer = LayerWriter("layer", files.pages_fd, files.index_fd, subject)
-            snapshotting.write(machine, writer, deadline)
+            descriptors = (files.pages_fd, files.index_fd)
+            capture = snapshotting.Capture(machine, descriptors, "layer", "lz4", 1, deadline)
+            capture.finish()
         assert received(port, runtime) == b"once"
     for _ in range(2):
         with closing(open_chain(where)) as layers:

@@ -10,18 +10,20 @@ from hfsched.errors import SnapshotError
 from hfsched.explore.thing import Thing
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
+from hfsched.vmm.attempt import OpenFiles
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.parts import MachineParts
-from hfsched.vmm.snapshots import OpenFiles, Snapshots
+from hfsched.vmm.snapshots import Snapshots
 from hfsched.vmm.tracking import NoSource
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.memory.dirty import DirtyPages
     from hfsched.scenarios.shipped.swap import SwapModel
     from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
-    from hfsched.vmm.snapshots import Wish
+    from hfsched.vmm.attempt import Finish, Wish
 
 __all__ = ["MEMORY", "MachineMemory", "ShippedMachine"]
 
@@ -70,18 +72,26 @@ def _write(
     files: tuple[int, int],
     wish: Wish,
     deadline: int | None,
+    dirty: DirtyPages | None,
+    /,
     *,
     cancelled: Callable[[], bool],
     progress: Callable[[int], None],
-) -> tuple[bytes, tuple[str, ...]]:
-    """Stand for the writing of a snapshot: nothing runs, and no memory changes, from its beginning to its end."""
-    del files, deadline
+) -> Finish:
+    """Stand for the writing of a snapshot: nothing runs, and no memory changes, until its pages are copied."""
+    del files, deadline, dirty
     before = _at_rest(machine)
-    if cancelled():
-        raise SnapshotError(f"{wish.name}: cancelled")
     progress(1)
-    assert before == _at_rest(machine), "memory has changed while a snapshot was written"
-    return bytes(32), ()
+    assert before == _at_rest(machine), "memory has changed while a snapshot was copied"
+
+    def finish() -> tuple[bytes, tuple[str, ...]]:
+        if cancelled():
+            raise SnapshotError(f"{wish.name}: cancelled")
+        if wish.held:
+            assert before == _at_rest(machine), "memory has changed while the machine was held"
+        return bytes(32), ()
+
+    return finish
 
 
 def _at_rest(machine: Machine) -> list[bytes]:
