@@ -121,6 +121,7 @@ class MachineScenario:
             ("suspenders", 0, 4),
             ("rounds", 1, 100),
             ("places", 1, CLIENTS_MAX),
+            ("boot", 0, int(self.hosts > 0 or self.stop or not GUESTS[self.guest].dies)),
             ("quiet", 0, int(self.stop and not self.hosts)),
             ("deaths", 0, 4 if self.swap or self.idle else 0),
             ("failing_starts", 0, 3 if self.deaths and self.timers else 0),
