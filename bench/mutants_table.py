@@ -111,7 +111,8 @@ _CLIENTS = (
     "machine,clients=stalls,hosts=0",
     "machine,clients=silent,hosts=0",
     "machine,clients=asks-asks,hosts=0,stop=false",
-    "machine,guest=mortal,clients=asks-queries,hosts=0,stop=false",
+    "machine,guest=mortal,clients=asks-queries,stop=false",
+    "machine,clients=asks-asks,hosts=0",
     "machine,clients=silent-asks,hosts=0,places=1",
     "machine,clients=asks,hosts=0,quiet=true",
     "machine,clients=goes,hosts=0,quiet=true",
@@ -139,6 +140,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox/mirror.py": (
         *_MESSAGES,
         "machine,guest=doomed,vcpus=2,requests=3,hosts=0,stop=false",
+        "machine,probes=2,stop=false",
         *_REPORTS,
         _PORTS[-1],
     ),

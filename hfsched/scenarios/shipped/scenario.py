@@ -152,7 +152,7 @@ class MachineScenario:
             self,
             vms=1,
             vcpus=kind.vcpus,
-            hosts=0 if alone else 1,
+            hosts=0 if alone and not (kind.dies and self.hosts) else 1,
             messages=1,
             requests=min(self.requests, 1),
             rings=min(self.rings, 1),
