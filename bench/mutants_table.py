@@ -111,9 +111,11 @@ _CLIENTS = (
     "machine,clients=stalls,hosts=0",
     "machine,clients=silent,hosts=0",
     "machine,clients=asks-asks,hosts=0,stop=false",
-    "machine,guest=mortal,clients=asks-queries,hosts=0,stop=false",
+    "machine,guest=mortal,clients=asks-queries,stop=false",
+    "machine,clients=asks-asks,hosts=0",
     "machine,clients=silent-asks,hosts=0,places=1",
     "machine,clients=asks,hosts=0,quiet=true",
+    "machine,clients=goes,hosts=0,quiet=true",
     "machine,clients=stalls,hosts=0,quiet=true",
     "machine,clients=stalls,hosts=0,messages=3,timers=true,stop=false",
 )
@@ -135,7 +137,13 @@ _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox": _MESSAGES,
-    "hfsched/mailbox/mirror.py": (*_MESSAGES, *_REPORTS, _PORTS[-1]),
+    "hfsched/mailbox/mirror.py": (
+        *_MESSAGES,
+        "machine,guest=doomed,vcpus=2,requests=3,hosts=0,stop=false",
+        "machine,probes=2,stop=false",
+        *_REPORTS,
+        _PORTS[-1],
+    ),
     "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
     "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
@@ -154,6 +162,13 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/scheduler/suspension.py": _SUSPENSION,
     "hfsched/scheduler/userhold.py": _USER,
     "hfsched/hypervisor": (*_BESIDE, *_MESSAGES, *_REQUESTS, *_STIRRED),
+    "hfsched/hypervisor/hypervisor.py": (
+        "machine,guest=pokes,vcpus=2,stop=false",
+        *_BESIDE,
+        *_MESSAGES,
+        *_REQUESTS,
+        *_STIRRED,
+    ),
     "hfsched/hypervisor/interrupts.py": _BELL,
     "hfsched/hypervisor/lines.py": _BELL,
     "hfsched/hypervisor/power.py": (

@@ -97,7 +97,8 @@ class PortServer:
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        sessions = (tuple(self._sessions), tuple(self._tasks), self._places.key())
+        named = tuple((number, session.vm) for number, session in self._sessions.items())
+        sessions = (named, tuple(self._tasks), self._places.key())
         counts = (tuple(self._discarded.items()), tuple(self._undelivered.items()))
         return (sessions, tuple(self._ended), counts)
 
@@ -200,7 +201,7 @@ class PortServer:
                 (self._name, f"ports.{number}"),
                 connection,
                 closing=self._closing,
-                why_ended=self._why_ended,
+                name_vm=partial(self._name_vm, number),
                 admit=partial(self._take_place, number),
                 on_idle=self._on_idle,
                 on_client=partial(self._on_client, number),
@@ -233,8 +234,9 @@ class PortServer:
             except FullError:
                 raise self._full() from None
 
-    def _why_ended(self, vm: str) -> str | None:
+    def _name_vm(self, number: int, vm: str) -> str | None:
         with self._lock:
+            self._sessions[number].vm = vm
             return self._ended.get(vm)
 
     # A client's task.

@@ -62,8 +62,8 @@ class PortMachine(Protocol):
 class Session:
     """A client on an accepted `connection`, which the session owns from here on.
 
-    `why_ended(vm)` returns the reason of a VM's end, None while it lives.  `closing` is set once,
-    before `end`, when the server closes.  These are called on the session's tasks and must not block:
+    `name_vm(vm)` puts the VM that the client wants into `vm`, under the server's lock, and returns the
+    reason of its end, None while it lives.  `closing` is set once, before `end`, when the server closes.  These are called on the session's tasks and must not block:
     `admit` once with the hello, which raises RefusedError if there is no place for it; `on_idle` each
     time that bytes were handled; `on_client(vm, port, host_port, reason)` when the client is connected
     to a port (None), and when that has ended (why we have ended it, empty if it was the client);
@@ -78,7 +78,7 @@ class Session:
         connection: Connection,
         *,
         closing: Event,
-        why_ended: Callable[[str], str | None],
+        name_vm: Callable[[str], str | None],
         admit: Callable[[wire.Hello | wire.Ask], None],
         on_idle: Callable[[], None],
         on_client: Callable[[str, int, int, str | None], None],
@@ -91,7 +91,7 @@ class Session:
         self._machine_name, self._name = names
         self._connection = connection
         self._closing = closing
-        self._why_ended = why_ended
+        self._name_vm = name_vm
         self._on_idle = on_idle
         self._on_client = on_client
         self._on_give_up = on_give_up
@@ -192,9 +192,7 @@ class Session:
         return self._connect(hello)
 
     def _connect(self, hello: wire.Hello) -> Endpoint:
-        # The name first: `PortServer.vm_ended` records the end before it looks for sessions by name.
-        self.vm = hello.vm
-        ended = self._why_ended(hello.vm)
+        ended = self._name_vm(hello.vm)
         if ended is not None:
             raise wire.RefusedError("vm-ended", f"vm {hello.vm} has ended: {ended}")
         if hello.unread_ms is not None:

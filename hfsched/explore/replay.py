@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import zip_longest
@@ -31,6 +32,7 @@ __all__ = [
     "Finding",
     "NondeterminismError",
     "Run",
+    "code_of",
     "confirm",
     "failure_text",
     "kind",
@@ -119,6 +121,18 @@ def watcher_of(schedule: Schedule) -> Watcher | None:
     return Watcher()
 
 
+def code_of(schedule: Schedule) -> AbstractContextManager[object]:
+    """Keep the code that a schedule was found with for a ``with`` of many executions.
+
+    Each would put watched code in place and take it away by itself, and look at all functions for that.
+    """
+    if not schedule.watched:
+        return nullcontext()
+    from hfsched.explore.watch.control import watched_codes  # noqa: PLC0415 - seldom used
+
+    return watched_codes()
+
+
 class _Limited(Replay):
     """A replay that is pruned after `limit` points."""
 
@@ -162,7 +176,8 @@ def confirm(scenario: Scenario, schedule: Schedule, found: BaseException | None 
 
     `found` is the failure that the schedule was recorded with: both runs must fail with that `kind`.
     """
-    one, two = run(scenario, schedule), run(scenario, schedule)
+    with code_of(schedule):
+        one, two = run(scenario, schedule), run(scenario, schedule)
     failure = one.outcome.failure
     if isinstance(found, NondeterminismError):
         mismatch: str | None = str(found)

@@ -24,7 +24,7 @@ from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.cycles import LivelockError
 from hfsched.explore.execution import execute
 from hfsched.explore.races import RaceError
-from hfsched.explore.replay import Finding, confirm, kind, run, schedule_of, watcher_of
+from hfsched.explore.replay import Finding, code_of, confirm, kind, run, schedule_of, watcher_of
 from hfsched.explore.schedule import Recording, Schedule
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.watchdog import StuckError
@@ -224,8 +224,9 @@ def shrink(
         until if budget is None else lambda n: n >= budget or until(n),
     )
     clean = -1
-    if not isinstance(finding.failure, StuckError) and shrinker.locate_cycle():
-        shrinker.minimize()
-        clean = shrinker.search()
-        shrinker.minimize()  # deviations that are no preemptions
+    with code_of(finding.schedule):
+        if not isinstance(finding.failure, StuckError) and shrinker.locate_cycle():
+            shrinker.minimize()
+            clean = shrinker.search()
+            shrinker.minimize()  # deviations that are no preemptions
     return Shrunk(shrinker.best, clean, shrinker.executions, shrinker.searched, shrinker.states)

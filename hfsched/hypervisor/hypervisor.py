@@ -176,12 +176,13 @@ class Hypervisor:
         pages = vcpu.vm.pages
         with vcpu.vm.lock:
             allowed = pages.allows(event.address, wanted)
-            seen = (event, pages.changes)
+            fault = (event, pages.changes)
+            again = vcpu.fault == fault
+            if allowed:
+                vcpu.fault = fault  # another vCPU changed the page before we looked: try once more
         if not allowed:
             vcpu.cpu.inject_abort()
-        elif vcpu.fault == seen:
+        elif again:
             raise InternalError(
                 f"vm {vcpu.vm.name}: {event.address:#x} faults, and the VM may access it"
             )
-        else:
-            vcpu.fault = seen  # another vCPU changed the page before we looked: try once more

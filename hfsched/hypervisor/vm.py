@@ -80,7 +80,7 @@ class Vcpu:
         self.exits = 0
         self.interrupts = Interrupts()
         self.line = False
-        # For the thread that runs it: the stage-2 fault last retried, and the pages' changes by then.
+        # The stage-2 fault last retried, and the pages' changes by then.
         self.fault: tuple[engine.Exit, int] | None = None
 
     def update_line(self) -> None:
@@ -121,13 +121,15 @@ class Vcpu:
 
     def key(self) -> Hashable:
         """Return all that the VM's lock guards."""
-        interrupts = self.interrupts
+        interrupts, fault = self.interrupts, self.fault
+        changes = self.vm.pages.changes
         return (
             self.state.value,
             self.claimed,
             self.start,
             self.direct_origin,
             *interrupts.key(),
+            fault[0] if fault is not None and fault[1] == changes else None,
         )
 
 
@@ -183,6 +185,7 @@ class Vm:
             self.dialect.name,
             self.aborting,
             self.abort_reason,
+            self.unmapped,
             tuple(vcpu.key() for vcpu in self.vcpus),
         )
 

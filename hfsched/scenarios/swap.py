@@ -284,9 +284,17 @@ class _Machine:
             COMMANDS[word](self.client)
         except SwapError as exc:
             self.ended[task].append(f"{word}: {exc}")
+            if word == "enable" and self._undoes:
+                self._accepted.note("disable")
         else:
             self.ended[task].append(word)
             self._accepted.note(word)
+
+    @property
+    def _undoes(self) -> bool:
+        """Whether an Enable that fails leaves nothing staged: no process dies, and nobody else asks."""
+        scenario = self._scenario
+        return not (scenario.beside or scenario.deaths or scenario.bugs)
 
     def _close(self) -> None:
         self._runtime.point("aborted", self.gate, condition=lambda: self.gate.aborted)

@@ -136,13 +136,16 @@ def test_a_vm_goes_on_after_a_client_that_never_reads_and_the_others_lose_nothin
                 if reason is not None:
                     ended.append(f"{name}: {reason[:16]}")
 
+            def name_vm(vm: str) -> None:
+                session.vm = vm
+
             session = Session(
                 runtime,
                 machine,
                 ("m", name),
                 connection,
                 closing=closing,
-                why_ended=lambda _vm: None,
+                name_vm=name_vm,
                 admit=lambda _hello: None,
                 on_idle=lambda: None,
                 on_client=note,

@@ -41,7 +41,9 @@ SAMPLED = [
     "machine,vms=2,hosts=2,sends=try,suspenders=2",
     "machine,clients=status-subscriber-asks",
     "machine,clients=suspender",
+    "machine,guest=mortal,clients=asks-queries,stop=false",
     "machine,guest=smp,vcpus=2",
+    "machine,guest=pokes,vcpus=2",
 ]
 
 

@@ -121,6 +121,7 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
         "guest=fatal,vcpus=2,stop=false",
         "guest=twice,vcpus=2,stop=false",
         "guest=rivals,vcpus=3,messages=2,stop=false",
+        "guest=pokes,vcpus=2,stop=false",
         "guest=lists,hosts=2,messages=2,stop=false",
         "guest=bell,rings=2,messages=2,stop=false",
         "guest=talker,listener=late,queue=1,probes=1,stop=false",

@@ -11,6 +11,7 @@ from hfsched.explore.registry import find, variants_of
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.scenarios.swap import SwapScenario
+from hfsched.swap.client.client import MonitorClient
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,16 @@ def test_every_mistake_is_found(variant: str) -> None:
         find("swap", variant), make("portfolio", 1), until=lambda so_far: so_far.executions > 20_000
     )
     assert result.failure is not None
+
+
+def test_memory_that_stays_staged_after_an_enable_that_failed_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MonitorClient, "_bring_in", lambda _: None)
+    spec = "swap,deadlines=true,child=lives,commands=enable,guests=0"
+    result = search(find(spec), make("pos", 1), until=lambda r: r.executions >= 300)
+    assert result.failure is not None
+    assert "is not resident" in str(result.failure.failure)
 
 
 def test_the_deadlock_is_told_for_what_it_is() -> None:

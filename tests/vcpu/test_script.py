@@ -407,6 +407,38 @@ def test_reset_starts_the_program_at_the_address_anew() -> None:
         assert cpu.enter() == Hypercall(Conduit.HVC, (program + 1, arg, 0, 0, 0, 0, 0, 0))
 
 
+def test_each_cpu_names_programs_by_itself_and_any_can_begin_them() -> None:
+    space = machine(2)
+    named: list[int] = []
+
+    def one(cpu: Cpu) -> Guest:
+        yield Hvc(1, cpu.address_of(one))
+
+    def two(cpu: Cpu) -> Guest:
+        yield Hvc(2, cpu.address_of(one), cpu.address_of(two), cpu.address_of(one))
+
+    for cpu, program in ((0, one), (1, two)):
+        space.vcpu(cpu).reset(space.address_of(program), 0)
+        event = space.vcpu(cpu).enter()
+        assert isinstance(event, Hypercall)
+        named += [address for address in event.args[1:] if address]
+    assert named[1] == named[3]
+    assert len({*named, space.address_of(one), space.address_of(two)}) == 5
+    assert [space.program_at(address) for address in named] == [one, one, two, one]
+    space.vcpu(0).reset(named[2], 0)
+    assert space.vcpu(0).program_counter() == named[2]
+    event = space.vcpu(0).enter()
+    assert isinstance(event, Hypercall)
+    assert event.args[:2] == (2, named[0])
+
+
+def test_only_memory_has_permissions() -> None:
+    space = machine()
+    for ipa, size in ((BASE - 4096, 8192), (BASE + space.ram.size, 4096), (BASE, 1 << 40)):
+        with pytest.raises(InternalError, match="is not in its memory"):
+            space.protect(ipa, size, Permissions.READ)
+
+
 def test_one_that_was_never_started_or_has_no_code_is_off() -> None:
     space = machine()
     cpu = space.vcpu(0)

@@ -75,10 +75,10 @@ def test_there_are_no_more() -> None:
 
 def test_registers_are_read_and_written_by_name() -> None:
     cpu, got = calls(Hvc(5, 6), Hvc(1))
-    assert cpu.registers() == {**{f"x{n}": 0 for n in range(18)}, "pc": BASE + 4}
+    assert cpu.registers() == {**{f"x{n}": 0 for n in range(18)}, "pc": BASE + 8}
     cpu.enter()
     assert (cpu.registers()["x0"], cpu.registers()["x1"]) == (5, 6)
-    cpu.set_registers({"x1": 7, "x3": (1 << 64) - 1, "pc": BASE + 4})
+    cpu.set_registers({"x1": 7, "x3": (1 << 64) - 1, "pc": BASE + 8})
     cpu.enter()
     assert got == [(5, 7, 0, (1 << 64) - 1, 0, 0, 0, 0)]
     cpu.set_registers({"x17": 8})
@@ -120,4 +120,4 @@ def test_a_kick_tells_the_pc_of_a_guest_that_spins() -> None:
 
     cpu = start(guest)
     assert isinstance(cpu.enter(), Kicked)
-    assert cpu.program_counter() == BASE + 4
+    assert cpu.program_counter() == BASE + 8

@@ -30,7 +30,16 @@ from hfsched.programs.library import (
     interrupt_get,
     swap_ports,
 )
-from hfsched.scenarios.shipped.siblings import chimes, fatal, polls, rivals, smp, stir, twice
+from hfsched.scenarios.shipped.siblings import (
+    chimes,
+    fatal,
+    pokes,
+    polls,
+    rivals,
+    smp,
+    stir,
+    twice,
+)
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Store, Wfi
 
 __all__ = ["BELL", "BELL_WINDOW", "GUESTS", "PORT", "TALKED", "GuestKind"]
@@ -189,6 +198,7 @@ GUESTS = {
     "server": GuestKind(server),
     "smp": GuestKind(smp, vcpus=2),
     "stir": GuestKind(stir, vcpus=2, single=True),
+    "pokes": GuestKind(pokes, vcpus=2, single=True),
     "chimes": GuestKind(chimes, vcpus=2),
     "doomed": GuestKind(doomed, vcpus=2, dies=True),
     "polls": GuestKind(polls, vcpus=2),

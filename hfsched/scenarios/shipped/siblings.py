@@ -3,6 +3,8 @@
 - ``smp``: vCPU 0 turns vCPU 1 on for each message, which answers it, and turns itself off;
 - ``stir``: answers one message, while it gives RX and TX back and maps them again, and vCPU 1, which it
   interrupts, does so too, and prints;
+- ``pokes``: answers one message, and gives RX and TX back and maps them again, while vCPU 1 reads
+  and writes the last word of RX: the latter it may only while RX is given back;
 - ``chimes``: has vCPU 1 print a line for each message, by an interrupt, and answers when that interrupts it;
 - ``polls``: answers each message; from the first on neither of its vCPUs waits: they run until they are kicked;
 - ``fatal``: the same, but vCPU 0 ends when it has answered the first: the VM aborts;
@@ -12,7 +14,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hfsched.abi.ffa import PRIMARY_ID, FfaId, HfId, PsciId
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.programs.library import (
     Call,
     GuestMailbox,
@@ -21,12 +26,14 @@ from hfsched.programs.library import (
     log,
     swap_ports,
 )
-from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Wfi
+from hfsched.vcpu.script import Abort, Cpu, Guest, Hvc, Load, Program, Store, Wfi
 
-__all__ = ["chimes", "fatal", "polls", "rivals", "smp", "stir", "twice"]
+__all__ = ["chimes", "fatal", "pokes", "polls", "rivals", "smp", "stir", "twice"]
 
 _STIR = 9  # the interrupt between the vCPUs of ``stir``
 _ECHO = 10  # the one back, of ``chimes``
+_WORD = 4  # bytes
+_POKES = 2  # of ``pokes``: each reads and writes
 _NOTE = 0x800  # in the first page: a message's length, and the message, for another vCPU
 
 
@@ -81,6 +88,22 @@ def _remap(mailbox: GuestMailbox) -> Call[None]:
     """Give RX and TX back, and map them again; the other vCPU may have done either already."""
     yield Hvc(FfaId.RXTX_UNMAP)
     yield from mailbox.map()
+
+
+def pokes(cpu: Cpu) -> Guest:
+    """Answer one message, and map RX anew while vCPU 1 writes to it."""
+    mailbox = yield from _answer_beside(cpu, _poke)
+    yield from _remap(mailbox)
+    yield from mailbox.wait()
+
+
+def _poke(cpu: Cpu) -> Guest:
+    """Access RX: the hypervisor looks, at any point, whether that was allowed."""
+    word = GuestMailbox(cpu).rx + PAGE_SIZE - _WORD
+    for _ in range(_POKES):
+        with suppress(Abort):
+            yield Store(word, (yield Load(word, _WORD))[0], _WORD)
+    yield Hvc(PsciId.CPU_OFF)
 
 
 def chimes(cpu: Cpu) -> Guest:

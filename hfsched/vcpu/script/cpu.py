@@ -55,13 +55,14 @@ class _Frame:
     """A generator that runs, its registers, and what it is given when it resumes.
 
     `owed` is what `send` will give it (None starts it), an `Abort` to raise in it, the list of the
-    registers themselves after a call, or an access that is still to be done.
+    registers themselves after a call, or an access that is still to be done.  `address` is its program's,
+    0 for a handler.
     """
 
-    __slots__ = ("guest", "owed", "program", "regs")
+    __slots__ = ("address", "guest", "owed", "regs")
 
-    def __init__(self, program: Program, guest: Guest, arg: int) -> None:
-        self.program = program
+    def __init__(self, address: int, guest: Guest, arg: int) -> None:
+        self.address = address
         self.guest = guest
         self.regs = [arg] + [0] * (REGISTERS - 1)
         self.owed: Owed = None
@@ -133,7 +134,7 @@ class Cpu:
 
     def address_of(self, program: Program) -> int:
         """Return an entry address for CPU_ON."""
-        address = self._space.address_of(program)
+        address = self._space.address_of(program, self.index)
         if self._tape is not None:
             self._tape.give(address, b"")  # it must be the same when the CPU is restored
         return address
@@ -227,8 +228,8 @@ class Cpu:
             self._journal.add("mask", [])
 
     def program_counter(self) -> int:
-        """Return the address of the program that runs, 0 for one that has none."""
-        return self._space.known_address(self._stack[-1].program) if self._stack else 0
+        """Return the address of the program that runs, 0 for an interrupt handler and without one."""
+        return self._stack[-1].address if self._stack else 0
 
     def registers(self) -> Registers:
         values = self.arguments(ARM64_ARGUMENTS)
@@ -301,7 +302,7 @@ class Cpu:
             self._die(raised(exc))
             return
         if isinstance(guest, Generator):
-            self._stack.append(_Frame(program, guest, arg))
+            self._stack.append(_Frame(0 if self._stack else self._start, guest, arg))
         else:
             self._die(no_generator(guest))
 

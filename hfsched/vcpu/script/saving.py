@@ -75,18 +75,19 @@ def restore(cpu: Cpu, journal: Journal, data: bytes) -> None:
     if saved.format != FORMAT:
         raise UserError(f"{where}: saved as {saved.format!r}, not {FORMAT!r}")
     owed = [_owed_from(where, frame) for frame in saved.frames]
-    cpu.arg = saved.arg
+    cpu.arg, cpu._start = saved.arg, saved.pc
     try:
         if saved.frames:
             _replay(cpu, saved, entries)
     except Diverged as reason:
+        cpu.reset(-1, 0)
         cpu._die(NOT_RESTORED)
         raise UserError(f"{where}: its guest is not deterministic: {reason}") from None
     for frame, kept, due in zip(cpu._stack, saved.frames, owed, strict=True):
         frame.regs[:] = kept.regs
         frame.owed = frame.regs if isinstance(due, list) else due
     journal.load(entries)
-    cpu._start, cpu._missing = saved.pc, saved.missing
+    cpu._missing = saved.missing
     cpu.masked, cpu.timer_masked = saved.masked, saved.timer_masked
     cpu.timer = None if saved.timer is None else cpu._space.clock.read() + saved.timer
 

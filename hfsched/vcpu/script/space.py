@@ -18,16 +18,29 @@ if TYPE_CHECKING:
 __all__ = ["ScriptEngine", "ScriptSpace"]
 
 
+_WORD = 4  # bytes between two programs' addresses
+
+
 class ScriptSpace:
-    """One VM's memory and CPUs; see hfsched.vcpu.engine.Space."""
+    """One VM's memory and CPUs; see hfsched.vcpu.engine.Space.
+
+    Implementation note.  Guests' accesses take no lock, so what stage 2 allows is an immutable table in
+    a cell.  Who changes it (under the VM's lock, by the protocol) replaces it whole.  Each CPU has its own
+    table of programs, which it alone adds to; so has the VM, before its CPUs run.  Other CPUs read an entry
+    that they have been given the address of, by CPU_ON.
+    """
 
     def __init__(self, runtime: Runtime, name: str, vcpus: int, *, recording: bool = False) -> None:
         self.name = name
         self.argument_registers = ARM64_ARGUMENTS
         self.base = 0
         self._ram: Ram | None = None
-        self._pages: dict[int, Permissions] = {}
-        self._programs: list[Program] = []
+        self._stage2 = (
+            b""  # a byte for each page of RAM, its permissions: as it was last published,
+        )
+        self._published = runtime.cell(f"{name}.stage2", self._stage2)  # and for guests' accesses
+        # From number to program: the VM's, and each CPU's.
+        self._programs: list[dict[int, Program]] = [{} for _ in range(1 + vcpus)]
         self.clock = Clock(runtime.now)
         self._cpus = [
             Cpu(runtime, self, index, Journal() if recording else None) for index in range(vcpus)
@@ -46,17 +59,22 @@ class ScriptSpace:
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
         if self._ram not in (None, ram) or offset:
             raise InternalError(f"vm {self.name}: engine script maps one whole RAM")
+        if self._ram is None:
+            self._stage2 = bytes(ram.size // PAGE_SIZE)
         self._ram = ram
         self.base = ipa
         self.protect(ipa, size, permissions)
 
     def unmap(self, ipa: int, size: int) -> None:
-        for page in range(ipa // PAGE_SIZE, (ipa + size) // PAGE_SIZE):
-            self._pages.pop(page, None)
+        self.protect(ipa, size, Permissions(0))
 
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None:
-        for page in range(ipa // PAGE_SIZE, (ipa + size) // PAGE_SIZE):
-            self._pages[page] = permissions
+        if not self.base <= ipa <= ipa + size <= self.base + self.ram.size:
+            raise InternalError(f"vm {self.name}: {ipa:#x} + {size:#x} is not in its memory")
+        first, count = (ipa - self.base) // PAGE_SIZE, size // PAGE_SIZE
+        old = self._stage2
+        self._stage2 = old[:first] + bytes([permissions]) * count + old[first + count :]
+        self._published.set(self._stage2)
 
     def freeze(self) -> None:
         self.clock.freeze()
@@ -85,28 +103,36 @@ class ScriptSpace:
         for cpu in self._cpus:
             cpu.reset(-1, 0)
 
-    def address_of(self, program: Program) -> int:
-        """Return the address at which `reset` finds the program."""
-        if program not in self._programs:
-            self._programs.append(program)
-        return self.base + 4 * self._programs.index(program)
+    def address_of(self, program: Program, cpu: int | None = None) -> int:
+        """Return the address at which `reset` finds the program; on a CPU's thread, with its index.
 
-    def known_address(self, program: Program) -> int:
-        """Return the address of a program, 0 if `address_of` never gave it one."""
-        if program not in self._programs:
-            return 0
-        return self.base + 4 * self._programs.index(program)
+        A program has one address from each CPU, and one from the VM (None), for before they run.
+        """
+        owner = 0 if cpu is None else 1 + cpu
+        own = self._programs[owner]
+        number = next((each for each, known in own.items() if known == program), None)
+        if number is None:
+            number = len(own)
+            own[number] = program
+        return self.base + _WORD * (number * len(self._programs) + owner)
 
     def program_at(self, address: int) -> Program | None:
         """Return the program at an address, None without one."""
-        index, rest = divmod(address - self.base, 4)
-        return self._programs[index] if not rest and 0 <= index < len(self._programs) else None
+        word, rest = divmod(address - self.base, _WORD)
+        number, owner = divmod(word, len(self._programs))
+        return None if rest else self._programs[owner].get(number)
 
     def first_fault(self, ipa: int, size: int, wanted: Permissions) -> int | None:
         """Return the first address of an access that stage 2 does not allow, None without one."""
-        for page in range(ipa // PAGE_SIZE, (ipa + size - 1) // PAGE_SIZE + 1):
-            if wanted not in self._pages.get(page, Permissions(0)):
-                return max(ipa, page * PAGE_SIZE)
+        first = (ipa - self.base) // PAGE_SIZE
+        stop = (ipa + size - 1 - self.base) // PAGE_SIZE + 1
+        pages = self.ram.size // PAGE_SIZE
+        if not 0 <= first < pages:
+            return ipa
+        table = self._published.get()
+        for page in range(first, stop):
+            if page >= pages or wanted not in Permissions(table[page]):
+                return max(ipa, self.base + page * PAGE_SIZE)
         return None
 
 
