@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 SIZES = {"one": 640, "two": 33}  # pages; the first has more than a page table's
-ROUNDS = int(os.environ.get("HFSCHED_DIRTY_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("HFSCHED_DIRTY_ROUNDS", "80"))
 
 
 class Mapping:
@@ -220,7 +220,7 @@ def test_exactly_what_was_written_is_dirty(
         assert world.tracker.start() is None
         copies = world.contents()
         for _ in range(ROUNDS):
-            for _ in range(story.drawn.randrange(6)):
+            for _ in range(story.drawn.randrange(12)):
                 story.step()
             if story.drawn.random() < 0.3:
                 assert world.dirty(rearm=False) == story.written, f"seed {seed}"
@@ -333,6 +333,10 @@ def test_after_disable_faults_are_still_served_until_a_final_release(tmp_path: P
         assert world.dirty() == {"one": set(), "two": set()}
         world.swap.release(final=True)
         world.swap.close()  # nobody serves from here on
+        for process in world.processes():
+            assert process.pagemap is not None
+            for part in process.ranges:  # else an access would wait for ever
+                assert not writeprotect.is_tracked(process.pagemap, part.base, part.size)
         world.main.rams["one"].write(3 * PAGE, b"x")
         world.other.rams["one"].read(600 * PAGE, PAGE)
         assert world.tracker.collect().why_all is not None
