@@ -158,14 +158,15 @@ def _scan(
     pagemap: int, base: int, size: int, flags: int, *, all_of: int, inverted: int
 ) -> list[Run]:
     """Return the pages that have all of these categories, some of which are inverted, in order."""
-    regions, end = (ctypes.c_uint64 * (3 * _REGIONS))(), base + size
+    most, end = min(_REGIONS, size // PAGE_SIZE), base + size
+    regions = (ctypes.c_uint64 * (3 * most))()
     words = memoryview(regions).cast("B").cast("Q")
     address, start = ctypes.addressof(regions), base
     found: list[Run] = []
     while start < end:
         argument = bytearray(
             _ARGUMENT.pack(
-                _ARGUMENT.size, flags, start, end, 0, address, _REGIONS, 0, inverted, all_of, 0, 0
+                _ARGUMENT.size, flags, start, end, 0, address, most, 0, inverted, all_of, 0, 0
             )
         )
         count = fcntl.ioctl(pagemap, _SCAN, argument)

@@ -173,7 +173,7 @@ class Story:
 
     def step(self) -> None:
         what = self.drawn.choice(
-            ["write", "write", "read", "enable", "out", "some", "disable", "discard", "trim"]
+            ["write", "write", "read", "enable", "out", "some", "disable", "discard", "trim", "zap"]
             + ["take over"] * (self.drawn.random() < 0.1)
         )
         swap, off = self.world.swap, self.world.swap.phase() is Phase.OFF
@@ -193,6 +193,8 @@ class Story:
             self.written[name] |= set(range(first, first + count))
         elif what == "enable":
             self.world.enable()
+        elif what == "zap":  # as the kernel does when it reclaims memory
+            self.drawn.choice([self.world.main, self.world.other]).zap()
         elif what == "disable" and not off:
             self.world.disable()
         elif what == "out" and settled:
