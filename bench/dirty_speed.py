@@ -194,25 +194,26 @@ def ask_log(world: World, table: Table) -> None:
     def dirty() -> int:
         return int(lib.kvm_dirty(machine))
 
+    some = -(-(world.pages - 1) // STRIDE)
     try:
-        write(1)
-        plain = write(1)
+        write(STRIDE)
         table.add("arm", "log", timed(lambda: lib.kvm_log(machine, 1)))
         dirty()
         for name, stride in CASES:
             expected = -(-(world.pages - 1) // stride) if stride else 0
-            took = write(stride) if stride else 0.0
+            if stride:
+                first = write(stride)
+            if stride == STRIDE:
+                table.add("first write, guest", "log", first - write(stride))
             table.add(row_of(name), "log", counted(dirty, expected, f"{row_of(name)}, log"))
-            if stride == 1:
-                table.add("first write, guest", "log", took - plain)
         world.write(world.pages // 2)
         table.add("of 2 writes by the host", "log", dirty())
         lib.kvm_log(machine, 0)
-        write(1)
+        write(STRIDE)
         world.collect()
-        took = write(1)
-        counted(world.collect, world.pages - 1, "what a guest wrote")
-        table.add("first write, guest", "ours", took - plain)
+        first = write(STRIDE)
+        table.add("first write, guest", "ours", first - write(STRIDE))
+        counted(world.collect, some, "what a guest wrote")
         world.write(world.pages // 2)
         table.add("of 2 writes by the host", "ours", world.collect())
     finally:

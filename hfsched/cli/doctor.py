@@ -60,7 +60,7 @@ def examine() -> list[Finding]:
         _swap(),
         _tier(),
         *map(_codec, libraries.CODECS),
-        _incremental(),
+        _dirty_pages(),
         *map(_extra, _EXTRAS),
         _guests(),
         _qemu(),
@@ -126,14 +126,10 @@ def _codec(name: str) -> Finding:
     return Finding(f"snapshot {name}", ok=False, text=f"{why_not}; snapshots can be uncompressed")
 
 
-def _incremental() -> Finding:
+def _dirty_pages() -> Finding:
     why_not = writeprotect.problem()
-    if why_not is None:
-        text = "a snapshot can have the pages alone that were written since the last one"
-        return Finding("snapshot incremental", ok=True, text=text)
-    return Finding(
-        "snapshot incremental", ok=False, text=f"every snapshot is a full one: {why_not}"
-    )
+    text = f"every snapshot is a full one: {why_not}" if why_not else "snapshots can be incremental"
+    return Finding("dirty pages", ok=why_not is None, text=text)
 
 
 def _extra(name: str) -> Finding:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Clients", "check_limits", "clients_within"]
 
 _MIB = 1 << 20
-_FILES, _FILES_VM, _FILES_VCPU, _FILES_SWAP = 14, 4, 2, 16
+_FILES, _FILES_VM, _FILES_VCPU, _FILES_SWAP = 16, 4, 2, 16
 _RESERVE, _RESERVE_SWAP = 8, 16
 _OWN = 8  # at the start, with the standard streams; what is more was inherited
 _SPACE, _SPACE_VCPU, _SPACE_SWAP = 160 * _MIB, 48 * _MIB, 32 * _MIB

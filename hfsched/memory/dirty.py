@@ -160,13 +160,13 @@ class DirtyTracker:
             noted = [*self._noted, *self._unknown]
             if rearm:
                 self._noted.clear()
-        runs: dict[str, list[Run]] = {name: [] for name in self._pages}
+        runs: dict[str, list[list[Run]]] = {name: [] for name in self._pages}
         for name, run in noted:
-            runs[name].append(run)
+            runs[name].append([run])
         if self._why_all is None:
             self._why_all = self._gather(runs, rearm=rearm)
         if self._why_all is None:
-            return DirtyPages({name: merged(found) for name, found in runs.items()})
+            return DirtyPages({name: _joined(found) for name, found in runs.items()})
         why_all = self._why_all
         if rearm and self._armed:
             self.start()
@@ -233,7 +233,7 @@ class DirtyTracker:
             return f"{process.name}: nobody can serve its page faults"
         return self._scan(process, {part.vm: [] for part in process.ranges}, protect=True)
 
-    def _gather(self, runs: Mapping[str, list[Run]], *, rearm: bool) -> str | None:
+    def _gather(self, runs: Mapping[str, list[list[Run]]], *, rearm: bool) -> str | None:
         """Add what each process has written; return why that is not known."""
         now = list(self._source.processes())
         for process in self._armed:
@@ -250,13 +250,13 @@ class DirtyTracker:
         return None
 
     def _scan(
-        self, process: TrackedProcess, runs: Mapping[str, list[Run]], *, protect: bool
+        self, process: TrackedProcess, runs: Mapping[str, list[list[Run]]], *, protect: bool
     ) -> str | None:
         """Add what a process has written; return why that is not known."""
         assert process.pagemap is not None
         try:
             for part in process.ranges:
-                runs[part.vm].extend(
+                runs[part.vm].append(
                     writeprotect.written(process.pagemap, part.base, part.size, protect=protect)
                 )
             # Nothing of what is not mapped is written: it must have been there all the while.
@@ -280,6 +280,12 @@ class DirtyTracker:
             else:
                 _unregister(process)
         self._armed.clear()
+
+
+def _joined(found: list[list[Run]]) -> list[Run]:
+    """Return the pages of lists of runs as one."""
+    some = [runs for runs in found if runs]
+    return some[0] if len(some) == 1 else merged([run for runs in some for run in runs])
 
 
 def _unregister(process: TrackedProcess) -> None:

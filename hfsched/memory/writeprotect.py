@@ -22,7 +22,6 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -62,8 +61,6 @@ _NEITHER = _IS_PRESENT | _IS_SWAPPED
 _REGIONS = 8192  # in the answer to one request
 _PROBE = 1 << 20  # an address where no process has guest memory
 _OLD = "the kernel needs Linux 6.7 with CONFIG_USERFAULTFD (WP_ASYNC) and PAGEMAP_SCAN"
-
-_Regions = ctypes.c_uint64 * (3 * _REGIONS)
 
 
 def open_tracker() -> int:
@@ -122,7 +119,7 @@ def is_alive(uffd: int) -> bool:
 def is_tracked(pagemap: int, base: int, size: int) -> bool:
     """Return whether the first and the last page of a range are mapped and tracked; raises OSError."""
     return all(
-        list(_scan(pagemap, page, PAGE_SIZE, 0, all_of=_IS_TRACKED, inverted=0))
+        _scan(pagemap, page, PAGE_SIZE, 0, all_of=_IS_TRACKED, inverted=0)
         for page in (base, base + size - PAGE_SIZE)
     )
 
@@ -135,40 +132,55 @@ def written(pagemap: int, base: int, size: int, *, protect: bool) -> list[Run]:
     ESRCH for a process that has ended; the state of the range is unknown then.
     """
     flags = _CHECK | (_PROTECT if protect else 0)
-    found = list(_scan(pagemap, base, size, flags, all_of=_IS_WRITTEN, inverted=0))
+    found = _scan(pagemap, base, size, flags, all_of=_IS_WRITTEN, inverted=0)
     # Page tables that the kernel has freed, for nothing was mapped there: not every kernel calls that written.
-    found += _scan(pagemap, base, size, flags, all_of=_NEITHER, inverted=_NEITHER)
-    return merged(found)
+    more = _scan(pagemap, base, size, flags, all_of=_NEITHER, inverted=_NEITHER)
+    return merged(found + more) if more else found
 
 
 def merged(runs: list[Run]) -> list[Run]:
     """Return the pages of runs in any order as the fewest runs, in order."""
     made: list[Run] = []
+    start = after = -1  # of the last run
     for first, count in sorted(runs):
-        if made and first <= made[-1][0] + made[-1][1]:
-            start, before = made[-1]
-            made[-1] = (start, max(before, first + count - start))
-        else:
-            made.append((first, count))
+        if first > after:
+            if after > start:
+                made.append((start, after - start))
+            start, after = first, first + count
+        elif first + count > after:
+            after = first + count
+    if after > start:
+        made.append((start, after - start))
     return made
 
 
 def _scan(
     pagemap: int, base: int, size: int, flags: int, *, all_of: int, inverted: int
-) -> Iterator[Run]:
-    """Yield the pages that have all of these categories, some of which are inverted."""
-    regions, end = _Regions(), base + size
+) -> list[Run]:
+    """Return the pages that have all of these categories, some of which are inverted, in order."""
+    most, end = min(_REGIONS, size // PAGE_SIZE), base + size
+    regions = (ctypes.c_uint64 * (3 * most))()
+    words = memoryview(regions).cast("B").cast("Q")
     address, start = ctypes.addressof(regions), base
+    found: list[Run] = []
     while start < end:
         argument = bytearray(
             _ARGUMENT.pack(
-                _ARGUMENT.size, flags, start, end, 0, address, _REGIONS, 0, inverted, all_of, 0, 0
+                _ARGUMENT.size, flags, start, end, 0, address, most, 0, inverted, all_of, 0, 0
             )
         )
         count = fcntl.ioctl(pagemap, _SCAN, argument)
-        for at in range(0, 3 * count, 3):
-            yield (regions[at] - base) // PAGE_SIZE, (regions[at + 1] - regions[at]) // PAGE_SIZE
+        runs = [
+            ((first - base) // PAGE_SIZE, (after - first) // PAGE_SIZE)
+            for first, after in zip(
+                words[0 : 3 * count : 3].tolist(), words[1 : 3 * count : 3].tolist(), strict=True
+            )
+        ]
+        if found and runs and sum(found[-1]) == runs[0][0]:  # an answer ends anywhere
+            runs[0] = (found[-1][0], found.pop()[1] + runs[0][1])
+        found += runs
         start = _ARGUMENT.unpack(argument)[_WALK_END]
+    return found
 
 
 def problem(pagemap: int | None = None) -> str | None:

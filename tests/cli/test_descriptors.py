@@ -114,7 +114,7 @@ def ready(process: Process, directory: Path) -> None:
         os.sched_yield()
 
 
-@pytest.mark.parametrize("limit", [28, 64])
+@pytest.mark.parametrize("limit", [30, 64])
 def test_clients_are_refused_before_the_reserve_is_used(
     run: Start, runtime_directory: Path, limit: int
 ) -> None:
@@ -126,7 +126,7 @@ def test_clients_are_refused_before_the_reserve_is_used(
     ready(echo, directory)
     with ExitStack() as held:
         answered = crowd(directory, held, 40)
-        clients = clients_within(limit - 28, 1)
+        clients = clients_within(limit - 30, 1)
         assert answered["ports served"] == clients.ports
         assert answered["ports too-many"] == 40 - clients.ports
         assert answered["control served"] == max(0, clients.commands - 1)

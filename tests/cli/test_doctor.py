@@ -29,7 +29,7 @@ WHATS = [
     "lz4",
     "snapshot lz4",
     "snapshot zstd",
-    "snapshot incremental",
+    "dirty pages",
     "fuzz",
     "cluster",
     "fdt",
@@ -150,7 +150,7 @@ def test_the_codecs_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("why_not", [None, "the kernel is too old"])
 def test_incremental_snapshots(why_not: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writeprotect, "problem", lambda: why_not)
-    finding = found()["snapshot incremental"]
+    finding = found()["dirty pages"]
     assert finding.ok == (why_not is None)
     assert why_not is None or finding.text == f"every snapshot is a full one: {why_not}"
 

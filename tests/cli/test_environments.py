@@ -33,17 +33,17 @@ def error(process: Process) -> str:
     return line.removeprefix("hfsched: error: ")
 
 
-@pytest.mark.parametrize("files", [6, 11, 12, 27])
+@pytest.mark.parametrize("files", [6, 11, 12, 29])
 def test_few_open_files(run: Start, files: int) -> None:
     refused = run(GUEST, **limited(resource.RLIMIT_NOFILE, files))
     assert error(refused) == (
-        f"a hard limit of {files} open files (ulimit -Hn): at least 28 are needed:"
+        f"a hard limit of {files} open files (ulimit -Hn): at least 30 are needed:"
         " raise it, or run fewer VMs or vCPUs"
     )
 
 
 def test_the_files_that_are_asked_for_are_enough(run: Start) -> None:
-    echo = run(GUEST, "--quiet", **limited(resource.RLIMIT_NOFILE, 28))
+    echo = run(GUEST, "--quiet", **limited(resource.RLIMIT_NOFILE, 30))
     echo.type("hello\n")
     assert echo.wait() == 0, echo.err
 

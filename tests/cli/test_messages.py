@@ -441,7 +441,7 @@ ENVIRONMENTS: list[tuple[int, int, str]] = [
     (
         resource.RLIMIT_NOFILE,
         11,
-        f"a hard limit of 11 open files (ulimit -Hn): at least 28 are needed: {REMEDY}",
+        f"a hard limit of 11 open files (ulimit -Hn): at least 30 are needed: {REMEDY}",
     ),
     (
         resource.RLIMIT_AS,

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import platform
 import random
 import shutil
 import socket
@@ -65,6 +66,17 @@ def tracked() -> Iterator[Tracked]:
     made.close()
 
 
+def test_it_is_possible_since_linux_6_7() -> None:
+    """Else all tests here would be skipped."""
+    if tuple(map(int, platform.release().split(".")[:2])) < (6, 7):
+        pytest.skip("an older kernel")
+    try:
+        os.close(userfault.open_descriptor(os.O_CLOEXEC | userfault.USER_MODE_ONLY))
+    except OSError as exc:
+        pytest.skip(f"no userfaultfd: {exc}")
+    assert writeprotect.problem() is None
+
+
 @needs_tracking
 def test_all_is_written_until_it_is_protected(tracked: Tracked) -> None:
     tracked.write(3)
@@ -121,6 +133,25 @@ def test_a_page_table_that_the_kernel_may_free_is_written(tracked: Tracked) -> N
     assert tracked.written() == []
     tracked.ram.read(700 * PAGE_SIZE, 1)
     assert tracked.written() == []
+
+
+@needs_tracking
+def test_what_is_neither_mapped_nor_marked_is_found_by_a_scan_of_its_own(tracked: Tracked) -> None:
+    """Kernels differ in whether that is among what is written."""
+    address, size = tracked.ram.address, tracked.ram.size
+    writeprotect.register(tracked.uffd, address, size, faults=False)
+    tracked.write(700)
+    neither = writeprotect._NEITHER
+
+    def holes(flags: int) -> list[Run]:
+        return writeprotect._scan(
+            tracked.pagemap, address, size, flags, all_of=neither, inverted=neither
+        )
+
+    assert holes(0) == [(0, 700), (701, PAGES - 701)]
+    assert holes(writeprotect._PROTECT) == [(0, 700), (701, PAGES - 701)]
+    assert holes(0) == []
+    assert tracked.written() == [(700, 1)]
 
 
 @needs_tracking

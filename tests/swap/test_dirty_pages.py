@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 SIZES = {"one": 640, "two": 33}  # pages; the first has more than a page table's
-ROUNDS = int(os.environ.get("HFSCHED_DIRTY_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("HFSCHED_DIRTY_ROUNDS", "80"))
 
 
 class Mapping:
@@ -173,7 +173,7 @@ class Story:
 
     def step(self) -> None:
         what = self.drawn.choice(
-            ["write", "write", "read", "enable", "out", "some", "disable", "discard", "trim"]
+            ["write", "write", "read", "enable", "out", "some", "disable", "discard", "trim", "zap"]
             + ["take over"] * (self.drawn.random() < 0.1)
         )
         swap, off = self.world.swap, self.world.swap.phase() is Phase.OFF
@@ -193,6 +193,8 @@ class Story:
             self.written[name] |= set(range(first, first + count))
         elif what == "enable":
             self.world.enable()
+        elif what == "zap":  # as the kernel does when it reclaims memory
+            self.drawn.choice([self.world.main, self.world.other]).zap()
         elif what == "disable" and not off:
             self.world.disable()
         elif what == "out" and settled:
@@ -220,7 +222,7 @@ def test_exactly_what_was_written_is_dirty(
         assert world.tracker.start() is None
         copies = world.contents()
         for _ in range(ROUNDS):
-            for _ in range(story.drawn.randrange(6)):
+            for _ in range(story.drawn.randrange(12)):
                 story.step()
             if story.drawn.random() < 0.3:
                 assert world.dirty(rearm=False) == story.written, f"seed {seed}"
@@ -333,6 +335,10 @@ def test_after_disable_faults_are_still_served_until_a_final_release(tmp_path: P
         assert world.dirty() == {"one": set(), "two": set()}
         world.swap.release(final=True)
         world.swap.close()  # nobody serves from here on
+        for process in world.processes():
+            assert process.pagemap is not None
+            for part in process.ranges:  # else an access would wait for ever
+                assert not writeprotect.is_tracked(process.pagemap, part.base, part.size)
         world.main.rams["one"].write(3 * PAGE, b"x")
         world.other.rams["one"].read(600 * PAGE, PAGE)
         assert world.tracker.collect().why_all is not None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from hfsched.errors import UserError
+from hfsched.memory import writeprotect
+from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.pages.entries import Staging
 
 from .guestmemory import MIB, PAGE, World, needs_userfault
@@ -104,3 +107,39 @@ def test_a_huge_page_that_cannot_be_moved_is_reported_and_undone(tmp_path: Path)
         assert world.enable() > 0
         world.out()
         world.guest.check_all()
+
+
+@pytest.mark.skipif(writeprotect.problem() is not None, reason=str(writeprotect.problem()))
+@pytest.mark.parametrize("collapsed", ["before it is tracked", "after that"])
+def test_no_write_to_huge_pages_is_missed(tmp_path: Path, collapsed: str) -> None:
+    """More pages than were written may be dirty then."""
+    drawn = random.Random(3)
+    with World(tmp_path, pages=4 * HUGE // PAGE) as world:
+        ram, pages = world.guest.ram, world.guest.pages
+        ram.write(0, b"x" * ram.size)
+        uffd, pagemap = writeprotect.open_tracker(), open_pagemap()
+
+        def written() -> set[int]:
+            runs = writeprotect.written(pagemap, ram.address, ram.size, protect=True)
+            return {first + each for first, count in runs for each in range(count)}
+
+        with ExitStack() as stack:
+            stack.callback(os.close, uffd)
+            stack.callback(os.close, pagemap)
+            if collapsed == "before it is tracked":
+                stack.enter_context(in_huge_pages(world))
+            writeprotect.register(uffd, ram.address, ram.size, faults=False)
+            assert written() == set(range(pages))
+            ram.read(0, ram.size)
+            assert written() == set()
+            ram.write(5 * PAGE, b"y")
+            if collapsed == "after that":
+                stack.enter_context(in_huge_pages(world))
+            ram.read(0, ram.size)
+            assert 5 in written()
+            for _ in range(50):
+                now = {drawn.randrange(pages) for _ in range(drawn.randrange(4))}
+                for page in now:
+                    ram.write(page * PAGE, b"z")
+                ram.read(0, ram.size)
+                assert now <= written()

@@ -157,6 +157,22 @@ def test_every_change_is_found_whatever_happens() -> None:
 
 
 @needs_tracking
+@on_every_engine
+def test_no_guest_writes_while_the_machine_is_suspended(target: Target) -> None:
+    with talk(target, "stress", "stress") as host:
+        start(host)
+        answers = []
+        for seed in range(5):
+            for vm in (0, 1):
+                host.send(f"fill {seed}".encode(), vm)
+            with host.machine.suspension.held(HOLDER, host.deadline(), frozen=True):
+                host.machine.dirty.collect()
+                assert host.machine.dirty.collect().pages() == 0
+            answers += [host.receive(vm) for vm in (0, 1)]
+        assert len(answers) == 10
+
+
+@needs_tracking
 def test_what_was_collected_in_vain_can_be_given_back() -> None:
     with talk(HERE, "echo") as host:
         start(host)
