@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
     from hfsched.scheduler.driver import DrivenVm, Driver
 
-__all__ = ["Outbox", "Sent"]
+__all__ = ["Outbox", "OutboxPlace", "Sent"]
 
 
 # Finding an enumeration's member takes as long as a call.
@@ -64,9 +64,7 @@ class Outbox:
 
     def send(self, message: bytes, deadline: int | None = None) -> Sent:
         """Send, and wait for the mailbox until the deadline.  At most 4096 bytes."""
-        with self._lock:
-            turn = self._runtime.event(f"{self._vm.name}.turn") if self._turns else None
-            self._turns.append(turn)
+        turn = self.join()
         if turn is not None:
             try:
                 its_turn = turn.wait(deadline)
@@ -89,10 +87,36 @@ class Outbox:
         finally:
             self._next()
 
+    def place(self) -> OutboxPlace:
+        """Return a place for a sender that never waits inside a send."""
+        return OutboxPlace(self, self._vm.writable)
+
     def waiting(self) -> int:
         """Return how many senders are here."""
         with self._lock:
             return len(self._turns)
+
+    # For an `OutboxPlace`.
+
+    def join(self) -> Event | None:
+        """Take the last place; return the event of its turn, None for the first place."""
+        with self._lock:
+            turn = self._runtime.event(f"{self._vm.name}.turn") if self._turns else None
+            self._turns.append(turn)
+        return turn
+
+    def attempt_first(self, message: bytes) -> Sent:
+        """Try once in the first place; if the mailbox is full, `writable` is set when it is not."""
+        self._vm.writable.clear()  # before the try that it accounts for
+        return self._attempt(message, self._runtime.now(), notify=True)
+
+    def leave(self, turn: Event | None) -> None:
+        """Give a place up, which is the first one if `turn` is None."""
+        if turn is None:
+            self._next()
+        else:
+            self._give_up(turn)
+        self._driver.note_waiting()  # who looks for quiet may have seen this sender last
 
     def _attempt(self, message: bytes, deadline: int | None, *, notify: bool) -> Sent:
         """Try once; the end of a suspension is waited for."""
@@ -135,3 +159,47 @@ class Outbox:
                 turn = self._turns[0]
                 assert turn is not None, "only the first sender has no event"
                 turn.set()
+
+
+class OutboxPlace:
+    """A sender that never waits inside a send, and keeps its place in the queue between two tries.
+
+    For one task.  After a try that found no room it waits for `room` and tries again, or it must `leave`:
+    while it has the first place no other sender sends.  No try is made while the machine is suspended.
+    """
+
+    def __init__(self, outbox: Outbox, writable: Event) -> None:
+        self._outbox = outbox
+        self._writable = writable
+        self._there = False
+        self._turn: Event | None = None  # while it is not the first
+
+    @property
+    def room(self) -> Event:
+        """Set when another try may succeed; a new event for each place."""
+        return self._writable if self._turn is None else self._turn
+
+    def try_send(self, message: bytes) -> Sent:
+        """Send if it is the first, and the mailbox is empty; else take a place, or keep it."""
+        if not self._there:
+            self._turn = self._outbox.join()
+            self._there = True
+        if self._turn is not None:
+            if not self._turn.is_set():
+                return Sent.BUSY
+            self._turn.close()  # it is set, and will not be set again
+            self._turn = None
+        sent = Sent.DEAD
+        try:
+            sent = self._outbox.attempt_first(message)
+        finally:
+            if sent is not Sent.BUSY:
+                self.leave()
+        return sent
+
+    def leave(self) -> None:
+        """Give the place up, if it has one."""
+        if self._there:
+            self._there = False
+            turn, self._turn = self._turn, None
+            self._outbox.leave(turn)

@@ -76,9 +76,18 @@ class Ticket:
 
     def wait(self) -> Answer:
         """Wait for the answer, which comes at the request's deadline at the latest."""
-        self._done.wait()
+        answer = self.wait_until(None)
+        assert answer is not None
+        return answer
+
+    def wait_until(self, deadline: int | None) -> Answer | None:
+        """Wait for the answer until a deadline of the requester's own (ns), and return None then.
+
+        `UtilityService.give_up` must follow that.
+        """
+        if not self._done.wait(deadline):
+            return None
         self._done.close()
-        assert self.answer is not None
         return self.answer
 
 
