@@ -22,7 +22,6 @@ from hfsched.services.bodies import (
     SetTime,
     ShutdownOp,
     ShutdownRequest,
-    keys_of,
     pack,
 )
 from hfsched.services.copying import FileCopy, ServiceError
@@ -71,6 +70,8 @@ class GuestServices:
         transport: Transport,
         daemons: Mapping[ServiceId, Daemon] | None = None,
         keys: Mapping[str, bytes] | None = None,
+        *,
+        paused: bool = False,
     ) -> None:
         self._runtime = runtime
         self._name = name
@@ -78,10 +79,10 @@ class GuestServices:
         self.keys = HostKeys(runtime, f"{name}.services", keys or {})
         self._daemons = {ServiceId.KVP: self.keys, **(daemons or {})}
         self.services = {
-            int(each): UtilityService(runtime, f"{name}.{each.name.lower()}", each)
+            int(each): UtilityService(runtime, f"{name}.{each.name.lower()}", each, paused=paused)
             for each in ServiceId
         }
-        self._link = UtilityService(runtime, f"{name}.link", 0)
+        self._link = UtilityService(runtime, f"{name}.link", 0, paused=paused)
         self._dispatcher = Dispatcher(self.services, VERSIONS, self._link)
         self.deliver = self._dispatcher.deliver
         self._closing = runtime.event(f"{name}.services.closing")
@@ -138,9 +139,13 @@ class GuestServices:
         number, body = pack(request)
         return self.services[number].ask(body, timeout)
 
-    def _ask(
-        self, what: str, request: Request, deadline: int | None, timeout: int = TIMEOUT
+    def ask(
+        self, what: str, request: Request, deadline: int | None = None, timeout: int = TIMEOUT
     ) -> bytes:
+        """Ask the guest, and return the answer's body; `what` it is, for the error's text.
+
+        Its deadline passes while the machine is paused too; the `timeout` of one without is of running time.
+        """
         if deadline is not None:
             timeout = max(0, deadline - self._runtime.now())
         ticket = self._begin(request, timeout)
@@ -154,29 +159,39 @@ class GuestServices:
 
     def get(self, key: str, deadline: int | None = None) -> bytes:
         """Return the guest's value of a key."""
-        return self._ask(f"get {key}", KvpRequest(KvpOp.GET, key), deadline)
+        return self.ask(f"get {key}", KvpRequest(KvpOp.GET, key), deadline)
 
     def put(self, key: str, value: bytes, deadline: int | None = None) -> None:
         """Set a key of the guest."""
-        self._ask(f"set {key}", KvpRequest(KvpOp.SET, key, value), deadline)
+        self.ask(f"set {key}", KvpRequest(KvpOp.SET, key, value), deadline)
 
     def delete(self, key: str, deadline: int | None = None) -> None:
         """Delete a key of the guest."""
-        self._ask(f"delete {key}", KvpRequest(KvpOp.DELETE, key), deadline)
+        self.ask(f"delete {key}", KvpRequest(KvpOp.DELETE, key), deadline)
 
-    def keys_after(self, key: str = "", deadline: int | None = None) -> list[str]:
-        """Return the guest's keys after this one, in their order, as many as one answer holds."""
-        return keys_of(self._ask("list", KvpRequest(KvpOp.LIST, key), deadline))
+    def ask_host(self, what: str, request: KvpRequest) -> bytes:
+        """Ask for the keys that the host keeps for the guest, as a guest would."""
+        answer = self.keys.serve(request, self._runtime.now())
+        if not answer.ok:
+            raise ServiceError(self._name, what, answer)
+        return answer.body
 
-    def ping(self, number: int = 0, deadline: int | None = None) -> None:
-        """Raise unless the guest answers."""
-        found = self._ask("ping", Heartbeat(number), deadline)
+    def ping(self, number: int = 0, deadline: int | None = None) -> int:
+        """Raise unless the guest answers; return after how many ns it did."""
+        began = self._runtime.now()
+        found = self.ask("ping", Heartbeat(number), deadline)
         if found != number.to_bytes(8, "little"):
             raise ServiceError(self._name, "ping", Answer(Status.FAILED, found))
+        return self._runtime.now() - began
 
     def set_time(self, ns: int, deadline: int | None = None) -> None:
         """Tell the guest the time, in ns since 1970; after a resume for example."""
-        self._ask("set the time", SetTime(ns), deadline)
+        self.ask("set the time", SetTime(ns), deadline)
+
+    def tell_time(self, ns: int) -> None:
+        """Do `set_time` without waiting, if the guest has a daemon for it."""
+        if self.offers(ServiceId.TIME):
+            self._begin(SetTime(ns))
 
     def shut_down(
         self,
@@ -185,7 +200,7 @@ class GuestServices:
         deadline: int | None = None,
     ) -> None:
         """Let the guest end orderly; it has agreed when this returns."""
-        self._ask("shut down", ShutdownRequest(op, grace_ms), deadline)
+        self.ask("shut down", ShutdownRequest(op, grace_ms), deadline)
 
     def freeze(self, timeout_ms: int, deadline: int | None = None) -> None:
         """Let the guest keep its file systems as they are, for at most `timeout_ms`."""
@@ -193,7 +208,7 @@ class GuestServices:
             self._frozen = True  # before it is: a copy of the machine in between is thawed too
         request = FreezeRequest(FreezeOp.FREEZE, timeout_ms)
         try:
-            self._ask("freeze", request, deadline, FREEZE_TIMEOUT)
+            self.ask("freeze", request, deadline, FREEZE_TIMEOUT)
         except ServiceError:
             self._begin(FreezeRequest(FreezeOp.THAW))  # it may have done it, too late
             with self._lock:
@@ -202,7 +217,7 @@ class GuestServices:
 
     def thaw(self, deadline: int | None = None) -> None:
         """End a freeze; none is no error."""
-        self._ask("thaw", FreezeRequest(FreezeOp.THAW), deadline)
+        self.ask("thaw", FreezeRequest(FreezeOp.THAW), deadline)
         with self._lock:
             self._frozen = False
 
@@ -216,7 +231,7 @@ class GuestServices:
             if self._transfer is not None:
                 raise ServiceError(self._name, what, Answer(Status.BUSY))
             self._transfer = transfer
-        copy = FileCopy(partial(self._ask, what), self._end_copy, transfer)
+        copy = FileCopy(partial(self.ask, what), self._end_copy, transfer)
         copy.begin(name, size, mode, deadline)
         return copy
 

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from hfsched.scheduler.driver import DrivenVm
     from hfsched.vcpu.engine import Space
 
-__all__ = ["AssembledVm", "Assembly", "Callbacks", "Parts", "VmParts", "assemble"]
+__all__ = ["STOP_STEP", "AssembledVm", "Assembly", "Callbacks", "Parts", "VmParts", "assemble"]
+
+STOP_STEP = "vCPUs and senders"  # the name of the step of suspension that stops them
 
 
 def _primary_of(hypervisor: Hypervisor) -> PrimaryInterface:
@@ -144,7 +146,7 @@ class Assembly:
             runtime,
             [
                 SuspendThrottle(runtime).step,
-                Step("vCPUs and senders", self.driver.suspend, self.driver.resume),
+                Step(STOP_STEP, self.driver.suspend, self.driver.resume),
                 Step("clocks", self._freeze, self._thaw),
             ],
         )
