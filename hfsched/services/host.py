@@ -112,10 +112,10 @@ class GuestServices:
         run = partial(serve_guest, self._runtime, service, answer, self._closing)
         supervise(self._runtime, run, service.retake_asked, self._closing)
 
-    def end(self) -> None:
-        """Answer all requests with "closed", these and later ones, and let the tasks end; does not wait."""
+    def end(self, why: bytes = b"") -> None:
+        """Answer all requests with "closed" and why, and later ones; let the tasks end.  Does not wait."""
         for service in (self._link, *self.services.values()):
-            service.close()
+            service.close(why)
         self._closing.set()
 
     def close(self, deadline: int | None = None) -> None:

@@ -119,12 +119,12 @@ class UtilityService(Transactions):
             for event in (self.work, self.timer, self.asks):
                 event.set()
 
-    def close(self) -> None:
-        """DYING: answer every request; nothing happens any more."""
+    def close(self, why: bytes = b"") -> None:
+        """DYING: answer every request, with what there is to say; nothing happens any more."""
         with self._lock:
             self._asked = None
             for each in self._under_way():
-                self._end(each, Answer(Status.CLOSED))
+                self._end(each, Answer(Status.CLOSED, why))
             self._closing, self._open = True, False
             self._outbox.clear()
 

@@ -117,13 +117,13 @@ class VmServices:
 
     # The machine's life.
 
-    def end(self) -> None:
-        """Answer every request: the VM has ended, or the machine is about to; does not wait."""
+    def end(self, why: bytes = b"") -> None:
+        """Answer every request, and why: the VM has ended, or the machine is about to; does not wait."""
         with self._lock:
             self._ended = True
             services = self._made
         if services is not None:
-            services.end()
+            services.end(why)
 
     def pause(self, deadline: int | None) -> bool:
         """See `GuestServices.pause`; services that are made meanwhile are paused too."""
@@ -229,10 +229,10 @@ class MachineServices:
         """Answer a VM's requests: it has ended; does not wait."""
         self._vms[vm].end()
 
-    def end(self) -> None:
-        """Answer all requests: the machine is about to end; does not wait."""
+    def end(self, why: bytes = b"") -> None:
+        """Answer all requests, and why: the machine is about to end; does not wait."""
         for each in self._vms.values():
-            each.end()
+            each.end(why)
 
     def close(self, deadline: int | None = None) -> None:
         """Do `end`, and wait for the end of all tasks by the deadline (ns)."""
