@@ -243,7 +243,7 @@ class _Guest:
         match words:
             case ["files"]:
                 files = sorted(self._files.files.items())
-                lines = [f"{name} {len(data)} {zlib.crc32(data):08x}" for name, data in files]
+                lines = [f"{name} {len(data)} {zlib.crc32(data):x}" for name, data in files]
                 return "\n".join(lines) or "no files"
             case ["state"]:
                 services = self._utility.services.values()
