@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * utility: all utility services, and commands that bring them into trouble: it hibernates with a
- * request buffered, in RX, or half answered; it answers nothing; its daemons crash.
+ * utility: all utility services, and commands that bring them into trouble: it hibernates, or
+ * sleeps, with a request buffered, in RX, or half answered; it answers nothing; its daemons crash.
  *
  * One vCPU, interrupts masked throughout: one ends MSG_WAIT, and is then asked for.
  */
@@ -20,8 +20,9 @@ const char guest_name[] = "utility";
 
 static struct service services[SERVICES];
 static struct answer answer;
-static enum place hibernate_at;
-static u64 hibernate_ms;
+static enum place sleep_at;
+static u64 sleep_ms;
+static bool hibernates; /* or it sleeps as one that is busy does, and the host does not know */
 static u64 mute; /* requests that will have no answer */
 static struct ports asker; /* who had us ask the host */
 
@@ -73,19 +74,22 @@ static void forget_interrupts(void)
 		;
 }
 
-static void hibernate(void)
+static void go_to_sleep(void)
 {
-	hibernate_at = NOWHERE;
-	thaw();
-	files_cancel();
-	goodbye_all(SERVICE_HIBERNATE);
+	sleep_at = NOWHERE;
+	if (hibernates) {
+		thaw();
+		files_cancel();
+		goodbye_all(SERVICE_HIBERNATE);
+	}
 	log_line("utility: asleep");
 	forget_interrupts();
-	arch_timer_start(arch_counter() + arch_counter_frequency() / 1000 * hibernate_ms);
+	arch_timer_start(arch_counter() + arch_counter_frequency() / 1000 * sleep_ms);
 	wait_for(HF_INTID_VIRTUAL_TIMER);
 	arch_timer_stop();
 	log_line("utility: awake");
-	offer_all();
+	if (hibernates)
+		offer_all();
 }
 
 /* Services. */
@@ -108,8 +112,8 @@ static void handle_request(const struct service_message *request)
 		return;
 	}
 	serve(request, &answer);
-	if (hibernate_at == HALF)
-		hibernate();
+	if (sleep_at == HALF)
+		go_to_sleep();
 	send(service_reply(request, answer.status, answer.body, answer.size, out()));
 }
 
@@ -120,8 +124,8 @@ static void handle_service(u32 size)
 
 	if (!message || !message->service || message->service > SERVICES)
 		return;
-	if (message->kind == SERVICE_REQUEST && hibernate_at == BUFFERED)
-		hibernate();
+	if (message->kind == SERVICE_REQUEST && sleep_at == BUFFERED)
+		go_to_sleep();
 	service = &services[message->service - 1];
 	switch (service_receive(service, message)) {
 	case SERVICE_SERVE:
@@ -177,7 +181,7 @@ static void state(char *to, size_t size)
 	       stale, dropped, guest.time);
 }
 
-static bool arm(const char *text)
+static bool arm(const char *text, bool hibernate)
 {
 	enum place place = NOWHERE;
 	u64 ms;
@@ -192,8 +196,9 @@ static bool arm(const char *text)
 		place = HALF;
 	if (place == NOWHERE || !text_number(&text, &ms) || ms > 1000000)
 		return false;
-	hibernate_at = place;
-	hibernate_ms = ms;
+	sleep_at = place;
+	sleep_ms = ms;
+	hibernates = hibernate;
 	if (place == IN_RX) { /* what was pending before means nothing */
 		hf_interrupt_enable(HF_INTID_MAILBOX_READABLE, true);
 		forget_interrupts();
@@ -207,14 +212,17 @@ static void command(u32 sender, const char *text)
 	struct ports ports = in.ports;
 	bool crash = false;
 
-	format(said, sizeof(said), "files, state, hibernate PLACE MS, mute N, crash, get KEY, "
-				   "set KEY VALUE");
+	format(said, sizeof(said), "files, state, hibernate PLACE MS, nap PLACE MS, mute N, "
+				   "crash, get KEY, set KEY VALUE");
 	if (text_word(&text, "files")) {
 		files_list(said, sizeof(said));
 	} else if (text_word(&text, "state")) {
 		state(said, sizeof(said));
 	} else if (text_word(&text, "hibernate")) {
-		if (arm(text))
+		if (arm(text, true))
+			format(said, sizeof(said), "armed");
+	} else if (text_word(&text, "nap")) {
+		if (arm(text, false))
 			format(said, sizeof(said), "armed");
 	} else if (text_word(&text, "mute")) {
 		if (text_number(&text, &mute))
@@ -232,8 +240,8 @@ static void command(u32 sender, const char *text)
 		format(said, sizeof(said), "busy");
 	}
 	say(sender, &ports, said);
-	if (hibernate_at == NOW)
-		hibernate();
+	if (sleep_at == NOW)
+		go_to_sleep();
 	if (crash)
 		offer_all();
 }
@@ -268,10 +276,10 @@ void guest_main(void)
 	log_line("utility: up");
 	offer_all();
 	while (!guest.down) {
-		if (hibernate_at == IN_RX) {
+		if (sleep_at == IN_RX) {
 			wait_for(HF_INTID_MAILBOX_READABLE);
 			hf_interrupt_enable(HF_INTID_MAILBOX_READABLE, false);
-			hibernate();
+			go_to_sleep();
 		}
 		if (guest.frozen)
 			arch_timer_start(guest.thaw_at);

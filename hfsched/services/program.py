@@ -43,7 +43,7 @@ _CPU_OFF = 0x84000002
 _NO_INTERRUPT = 0xFFFF_FFFF
 _MS = 1_000_000  # ns
 _PLACES = ("now", "rx", "buffered", "half")
-_HELP = "files, state, hibernate PLACE MS, mute N, crash, get KEY, set KEY VALUE"
+_HELP = "files, state, hibernate PLACE MS, nap PLACE MS, mute N, crash, get KEY, set KEY VALUE"
 
 
 def utility(cpu: Cpu) -> Guest:
@@ -101,7 +101,8 @@ class _Guest:
         self._time = 0
         self._down = False
         self._mute = 0
-        self._armed: tuple[str, int] | None = None  # hibernate at this place, for so many ms
+        self._armed: tuple[str, int] | None = None  # sleep at this place, for so many ms
+        self._hibernates = False  # or it sleeps as one that is busy does
         self._asker: bytes | None = None  # the ports of who had us ask
         simple = Simple(self._set_time, self._shut_down)
         daemons: dict[ServiceId, Daemon] = {
@@ -145,7 +146,7 @@ class _Guest:
         while not self._down:
             if self._armed is not None and self._armed[0] == "rx":
                 yield from self._until_in_rx()
-                yield from self._hibernate()
+                yield from self._sleep()
             yield from self._turn()
         for each in self._utility.services.values():
             yield from self._send([encode(each.goodbye(Goodbye.EXIT))])
@@ -183,10 +184,10 @@ class _Guest:
             self._mute -= 1
             return
         if place == "buffered":
-            yield from self._hibernate()
+            yield from self._sleep()
         outgoing = self._utility.receive(data, self._now())
         if place == "half":
-            yield from self._hibernate()
+            yield from self._sleep()
         yield from self._send(outgoing)
         if self._asker is not None and self._kvp.answer is not None:
             asker, self._asker = self._asker, None
@@ -199,16 +200,18 @@ class _Guest:
         yield from self._until(Intid.MAILBOX_READABLE)
         yield from interrupt_enable(Intid.MAILBOX_READABLE, on=False)
 
-    def _hibernate(self) -> Call[None]:
+    def _sleep(self) -> Call[None]:
         assert self._armed is not None
         ms, self._armed = self._armed[1], None
-        yield from self._send(self._utility.hibernate())
+        if self._hibernates:
+            yield from self._send(self._utility.hibernate())
         yield from log("utility: asleep")
         self._cpu.arm(ms * _MS)
         yield from self._until(Intid.VIRTUAL_TIMER)
         self._cpu.arm(None)
         yield from log("utility: awake")
-        yield from self._send(self._utility.start())
+        if self._hibernates:
+            yield from self._send(self._utility.start())
 
     def _until(self, intid: Intid) -> Call[None]:
         while (yield from interrupt_get()) != intid:
@@ -227,7 +230,7 @@ class _Guest:
         if answer is not None:
             yield from self._mailbox.send(sender, ports + answer.encode())
         if self._armed is not None and self._armed[0] == "now":
-            yield from self._hibernate()
+            yield from self._sleep()
         if text == "crash":
             self._utility.services = {each: GuestService(each) for each in self._utility.daemons}
             yield from self._send(self._utility.start())
@@ -252,7 +255,8 @@ class _Guest:
                 ready = sum(each.state is GuestState.READY for each in services)
                 frozen = int(self.frozen)
                 return f"ready {ready} frozen {frozen} stale {stale} dropped {dropped} time {self._time}"
-            case ["hibernate", place, ms] if place in _PLACES and ms.isdecimal():
+            case ["hibernate" | "nap" as verb, place, ms] if place in _PLACES and ms.isdecimal():
+                self._hibernates = verb == "hibernate"
                 self._armed = (place, int(ms))
                 return "armed"
             case ["mute", count] if count.isdecimal():
