@@ -171,7 +171,8 @@ class RunSession:
             )
         self._wait(machine, console)
         self._job.release()
-        machine.services.end()  # requests of control clients wait for guests
+        why = b"it goes on from a snapshot" if machine.snapshots.hibernated else b""
+        machine.services.end(why)  # requests of control clients wait for guests
         stuck = [task for server in self._commands for task in server.close()]
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
