@@ -177,8 +177,8 @@ static void state(char *to, size_t size)
 		stale += services[i].stale;
 		dropped += services[i].dropped;
 	}
-	format(to, size, "ready %lu frozen %d stale %lu dropped %lu time %lu", ready, guest.frozen,
-	       stale, dropped, guest.time);
+	format(to, size, "ready %lu frozen %d stale %lu dropped %lu mute %lu time %lu", ready,
+	       guest.frozen, stale, dropped, mute, guest.time);
 }
 
 static bool arm(const char *text, bool hibernate)

@@ -99,16 +99,13 @@ def _ask(args: argparse.Namespace, within: float) -> tuple[str, object]:
 
 def _opened(path: str) -> BinaryIO:
     try:
-        fd = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )  # a FIFO must not be waited for
-        file = os.fdopen(fd, "rb")
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO is not waited for
     except (OSError, ValueError) as exc:
         raise UserError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
+        os.close(fd)
         raise UserError(f"{path}: not a regular file")
-    return file
+    return os.fdopen(fd, "rb")
 
 
 def _copy(args: argparse.Namespace, file: BinaryIO, within: float) -> tuple[str, object]:

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"{given[wanted]!r} is one word too many for {args.what}")
     if args.key is not None and not 0 < len(args.key.encode(errors="replace")) <= KEY_MAX:
         raise MisuseError(f"key {args.key[:80]!r}: 1 to {KEY_MAX} bytes")
+    if args.value is not None:
+        args.value = _value(args.value)
     within = within_of(args)
     deadline = time.monotonic() + within + SLACK
     try:
@@ -96,7 +98,7 @@ def _carry_out(
             assert isinstance(answer, Value)
             return _text(answer.value), {"key": key, **_json(answer.value)}
         case "set":
-            value = _value(args.value)
+            value = args.value
             ask(path, KvpSet(vm=vm, within_ms=within, key=key, value=value, host=host), deadline)
             return None, {"key": key, "set": True}
         case "delete":

@@ -66,7 +66,7 @@ class CommandSession:
         self._asked = False  # it has made a request
         self._subscription: Subscription | None = None
         self._snapshot = SnapshotTurn(runtime, machine, connection, closing)
-        self._copying = Copying(machine)
+        self._copying = Copying(machine, [connection.hangup, closing])
 
     def serve(self, patience: int) -> None:
         """Serve the client to its end, or until no first request has come for `patience` ns."""

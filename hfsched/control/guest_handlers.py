@@ -38,6 +38,9 @@ from hfsched.text import there_are
 from hfsched.vmm.utilities import NotOfferedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hfsched.runtime.base import Waitable
     from hfsched.services.host import GuestServices
     from hfsched.vmm.utilities import MachineServices
 
@@ -136,10 +139,11 @@ def _told(machine: ServingMachine, error: ServiceError) -> CommandError:
 
 
 class Copying:
-    """The copy of one connection; for its task alone."""
+    """The copy of one connection; for its task alone.  When one of `stop` is ready, its steps fail at once."""
 
-    def __init__(self, machine: ServingMachine) -> None:
+    def __init__(self, machine: ServingMachine, stop: Sequence[Waitable]) -> None:
         self._machine = machine
+        self._stop = stop
         self._copy: FileCopy | None = None
 
     def serve(self, request: CopyRequest, deadline: int) -> Answer:
@@ -158,7 +162,7 @@ class Copying:
             name, size, mode = request.name, request.size, request.mode
             _check(FileRequest(FileOp.BEGIN, 0, size, mode, name))
             services = _offering(self._machine, request.vm, ServiceId.FILE)
-            self._copy = services.begin_copy(name, size, mode, deadline)
+            self._copy = services.begin_copy(name, size, mode, deadline, self._stop)
             return
         if self._copy is None:
             raise CommandError("failed", "copy: none is under way on this connection")

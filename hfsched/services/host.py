@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from hfsched.services.transaction import Answer, State, Status, Ticket
 from hfsched.services.wire import ServiceId
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime, Task
+    from hfsched.runtime.base import Runtime, Task, Waitable
 
 __all__ = ["GuestServices", "GuestServicesRecord", "ServiceError"]
 
@@ -140,15 +140,24 @@ class GuestServices:
         return self.services[number].ask(body, timeout)
 
     def ask(
-        self, what: str, request: Request, deadline: int | None = None, timeout: int = TIMEOUT
+        self,
+        what: str,
+        request: Request,
+        deadline: int | None = None,
+        timeout: int = TIMEOUT,
+        stop: Sequence[Waitable] = (),
     ) -> bytes:
         """Ask the guest, and return the answer's body; `what` it is, for the error's text.
 
         Its deadline passes while the machine is paused too; the `timeout` of one without is of running time.
+        When one of `stop` is ready the request is given up, as at the deadline.
         """
         if deadline is not None:
             timeout = max(0, deadline - self._runtime.now())
         ticket = self._begin(request, timeout)
+        if stop:
+            self._runtime.select([ticket.done, *stop], deadline)
+            deadline = self._runtime.now()
         answer = ticket.wait_until(deadline)
         if answer is None:
             number, _ = pack(request)
@@ -222,16 +231,24 @@ class GuestServices:
             self._frozen = False
 
     def begin_copy(
-        self, name: str, size: int, mode: int = 0o644, deadline: int | None = None
+        self,
+        name: str,
+        size: int,
+        mode: int = 0o644,
+        deadline: int | None = None,
+        stop: Sequence[Waitable] = (),
     ) -> FileCopy:
-        """Begin to copy a file of `size` bytes into the guest; one at a time."""
+        """Begin to copy a file of `size` bytes into the guest; one at a time.
+
+        When one of `stop` is ready, each step fails at once.
+        """
         transfer = next(self._transfers) % (1 << 32)
         what = f"copy {name}"
         with self._lock:
             if self._transfer is not None:
                 raise ServiceError(self._name, what, Answer(Status.BUSY))
             self._transfer = transfer
-        copy = FileCopy(partial(self.ask, what), self._end_copy, transfer)
+        copy = FileCopy(partial(self.ask, what, stop=stop), self._end_copy, transfer)
         copy.begin(name, size, mode, deadline)
         return copy
 

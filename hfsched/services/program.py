@@ -254,7 +254,8 @@ class _Guest:
                 dropped = sum(each.dropped for each in services)
                 ready = sum(each.state is GuestState.READY for each in services)
                 frozen = int(self.frozen)
-                return f"ready {ready} frozen {frozen} stale {stale} dropped {dropped} time {self._time}"
+                counts = f"ready {ready} frozen {frozen} stale {stale} dropped {dropped}"
+                return f"{counts} mute {self._mute} time {self._time}"
             case ["hibernate" | "nap" as verb, place, ms] if place in _PLACES and ms.isdecimal():
                 self._hibernates = verb == "hibernate"
                 self._armed = (place, int(ms))

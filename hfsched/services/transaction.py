@@ -65,14 +65,14 @@ class Ticket:
     """What a requester of the host holds: it gets exactly one answer."""
 
     def __init__(self, done: Event) -> None:
-        self._done = done
+        self.done = done  # set when there is an answer
         self.answer: Answer | None = None
 
     def give(self, answer: Answer) -> None:
         """Answer it; called once, under the service's lock."""
         assert self.answer is None, "one request, two answers"
         self.answer = answer
-        self._done.set()
+        self.done.set()
 
     def wait(self) -> Answer:
         """Wait for the answer, which comes at the request's deadline at the latest."""
@@ -83,11 +83,11 @@ class Ticket:
     def wait_until(self, deadline: int | None) -> Answer | None:
         """Wait for the answer until a deadline of the requester's own (ns), and return None then.
 
-        `UtilityService.give_up` must follow that.
+        `UtilityService.give_up` must follow that.  Called once.
         """
-        if not self._done.wait(deadline):
+        if not self.done.wait(deadline):
             return None
-        self._done.close()
+        self.done.close()
         return self.answer
 
 

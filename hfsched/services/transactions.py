@@ -200,8 +200,9 @@ class Transactions:
                     self._end(each, Answer(Status.TIMED_OUT))
                     self._poll()
                     break
-            assert ticket.answer is not None
-            return ticket.answer
+        assert ticket.answer is not None
+        ticket.done.close()
+        return ticket.answer
 
     def _late(self, epoch: int, number: int, direction: Direction) -> None:
         if self.state in (State.INIT, State.DYING):

@@ -70,7 +70,9 @@ def test_requests_of_a_process_that_is_gone_are_stale_in_the_next(life: Life, pl
             # Those that the guest had, or will read from RX, are answered to nobody.
             time = copy.state()["time"]
             assert time != nap, "a request that was in the outbox has been sent"
-            copy.until_state({"ready": 6, "frozen": 0, "stale": stale, "dropped": 0, "time": time})
+            copy.until_state(
+                {"ready": 6, "frozen": 0, "stale": stale, "dropped": 0, "mute": 0, "time": time}
+            )
 
 
 def test_a_restored_guest_is_thawed_and_has_no_half_a_file(life: Life) -> None:
