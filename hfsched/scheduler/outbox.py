@@ -105,10 +105,15 @@ class Outbox:
             self._turns.append(turn)
         return turn
 
-    def attempt_first(self, message: bytes) -> Sent:
-        """Try once in the first place; if the mailbox is full, `writable` is set when it is not."""
+    def attempt_first(self, message: bytes) -> tuple[Sent, Event]:
+        """Try once in the first place, without waiting; also return what is set when another try may succeed."""
+        mirror = self._vm.mirror
         self._vm.writable.clear()  # before the try that it accounts for
-        return self._attempt(message, self._runtime.now(), notify=True)
+        entry = mirror.begin_send()
+        if entry is _SUSPENDED:
+            return Sent.BUSY, mirror.resumed
+        sent = Sent.DEAD if entry is _ENDED else self._enter(message, notify=True)
+        return sent, self._vm.writable
 
     def leave(self, turn: Event | None) -> None:
         """Give a place up, which is the first one if `turn` is None."""
@@ -125,8 +130,11 @@ class Outbox:
             self._runtime.retain_only(message, level=2)
             if not mirror.wait_resumed(deadline):
                 return Sent.BUSY
-        if entry is _ENDED:
-            return Sent.DEAD
+        return Sent.DEAD if entry is _ENDED else self._enter(message, notify=notify)
+
+    def _enter(self, message: bytes, *, notify: bool) -> Sent:
+        """Try once; the mirror has let it in."""
+        mirror = self._vm.mirror
         try:
             result = self._interface.send(self._vm.id, message, notify=notify)
         except BaseException:
@@ -164,20 +172,15 @@ class Outbox:
 class OutboxPlace:
     """A sender that never waits inside a send, and keeps its place in the queue between two tries.
 
-    For one task.  After a try that found no room it waits for `room` and tries again, or it must `leave`:
-    while it has the first place no other sender sends.  No try is made while the machine is suspended.
+    For one task.  After a try that found no room it waits for `room`, which is set when another one may
+    succeed, and tries again; or it must `leave`: while it has the first place no other sender sends.
     """
 
-    def __init__(self, outbox: Outbox, writable: Event) -> None:
+    def __init__(self, outbox: Outbox, room: Event) -> None:
         self._outbox = outbox
-        self._writable = writable
+        self.room = room
         self._there = False
         self._turn: Event | None = None  # while it is not the first
-
-    @property
-    def room(self) -> Event:
-        """Set when another try may succeed; a new event for each place."""
-        return self._writable if self._turn is None else self._turn
 
     def try_send(self, message: bytes) -> Sent:
         """Send if it is the first, and the mailbox is empty; else take a place, or keep it."""
@@ -186,12 +189,13 @@ class OutboxPlace:
             self._there = True
         if self._turn is not None:
             if not self._turn.is_set():
+                self.room = self._turn
                 return Sent.BUSY
             self._turn.close()  # it is set, and will not be set again
             self._turn = None
         sent = Sent.DEAD
         try:
-            sent = self._outbox.attempt_first(message)
+            sent, self.room = self._outbox.attempt_first(message)
         finally:
             if sent is not Sent.BUSY:
                 self.leave()

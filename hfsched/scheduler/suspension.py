@@ -107,10 +107,9 @@ class Suspension:
 
     # The steps.
 
-    def add(self, step: Step, before: str | None = None) -> None:
-        """Let a step be taken after the others, or before the one of that name; before anybody suspends."""
-        names = [each.name for each in self._steps]
-        self._steps.insert(len(names) if before is None else names.index(before), step)
+    def add(self, step: Step) -> None:
+        """Let a step be taken after the others; before anybody suspends the machine."""
+        self._steps.append(step)
 
     # Holders.
 

@@ -70,8 +70,6 @@ class GuestServices:
         transport: Transport,
         daemons: Mapping[ServiceId, Daemon] | None = None,
         keys: Mapping[str, bytes] | None = None,
-        *,
-        paused: bool = False,
     ) -> None:
         self._runtime = runtime
         self._name = name
@@ -79,10 +77,10 @@ class GuestServices:
         self.keys = HostKeys(runtime, f"{name}.services", keys or {})
         self._daemons = {ServiceId.KVP: self.keys, **(daemons or {})}
         self.services = {
-            int(each): UtilityService(runtime, f"{name}.{each.name.lower()}", each, paused=paused)
+            int(each): UtilityService(runtime, f"{name}.{each.name.lower()}", each)
             for each in ServiceId
         }
-        self._link = UtilityService(runtime, f"{name}.link", 0, paused=paused)
+        self._link = UtilityService(runtime, f"{name}.link", 0)
         self._dispatcher = Dispatcher(self.services, VERSIONS, self._link)
         self.deliver = self._dispatcher.deliver
         self._closing = runtime.event(f"{name}.services.closing")

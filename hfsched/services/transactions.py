@@ -34,14 +34,14 @@ class Outgoing(Struct, frozen=True):
 class Transactions:
     """See the module's docstring.
 
-    One that is made `paused` is that until `resume`.  The channel is open while a daemon is registered and its guest does not hibernate.
+    The channel is open while a daemon is registered and its guest does not hibernate.
 
     `work` is set when there may be something to hand over or to send, `timer` when deadlines have
     changed, `asks` when the guest may have asked.  `stale` counts answers for which nobody waits and
     requests of an earlier epoch, `dropped` what no daemon can have sent, or what the guest has no room for.
     """
 
-    def __init__(self, runtime: Runtime, name: str, service: int, *, paused: bool = False) -> None:
+    def __init__(self, runtime: Runtime, name: str, service: int) -> None:
         self._runtime = runtime
         self.name = name
         self.service = service
@@ -50,8 +50,7 @@ class Transactions:
         self.timer = runtime.event(f"{name}.timer")
         self.asks = runtime.event(f"{name}.asks")
         self._idle = runtime.event(f"{name}.idle")  # set at the end of a send
-        self._registered = self._open = self._closing = self._sending = False
-        self._paused = paused
+        self._registered = self._open = self._paused = self._closing = self._sending = False
         self._version = self._epoch = self._guest_epoch = self._next_id = self._tickets = 0
         self._alarm: int | None = None  # the deadline that the timer knows of: none is earlier
         self._channel: deque[Transaction] = deque()

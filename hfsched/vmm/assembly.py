@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.driver import DrivenVm
     from hfsched.vcpu.engine import Space
 
-__all__ = ["STOP_STEP", "AssembledVm", "Assembly", "Callbacks", "Parts", "VmParts", "assemble"]
-
-STOP_STEP = "vCPUs and senders"  # the name of the step of suspension that stops them
+__all__ = ["AssembledVm", "Assembly", "Callbacks", "Parts", "VmParts", "assemble"]
 
 
 def _primary_of(hypervisor: Hypervisor) -> PrimaryInterface:
@@ -146,7 +144,7 @@ class Assembly:
             runtime,
             [
                 SuspendThrottle(runtime).step,
-                Step(STOP_STEP, self.driver.suspend, self.driver.resume),
+                Step("vCPUs and senders", self.driver.suspend, self.driver.resume),
                 Step("clocks", self._freeze, self._thaw),
             ],
         )

@@ -16,7 +16,7 @@ from hfsched.scheduler.suspension import Step
 from hfsched.scheduler.userhold import UserHold
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.text import meant, there_are
-from hfsched.vmm.assembly import STOP_STEP, AssembledVm, Callbacks, assemble
+from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
 from hfsched.vmm.parts import MachineParts
 from hfsched.vmm.report import (
@@ -107,7 +107,7 @@ class Machine:
             )
             self.assembly.suspension.on_hold = on_hold
             self.services = MachineServices(runtime, self.assembly, self.name, notice)
-            self.assembly.suspension.add(self.services.step, before=STOP_STEP)
+            self.assembly.suspension.add(self.services.step)
             self.assembly.suspension.add(
                 Step("processes with guest memory", self.members.suspend, self.members.resume)
             )
@@ -188,9 +188,8 @@ class Machine:
         if self._stuck is None:
             if self._swap_idle is not None:
                 self._swap_idle.end()
-            self.services.end()
             self._stuck = self._stop_vcpus()
-            self.services.close(self._runtime.now() + _SENDERS_WITHIN)
+            self.services.close(_SENDERS_WITHIN)
         return self._stuck or []
 
     def _stop_vcpus(self) -> list[str]:

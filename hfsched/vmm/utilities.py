@@ -65,32 +65,29 @@ class _OutboxTransport:
 
 
 class VmServices:
-    """One VM's services, once its guest has offered one."""
+    """One VM's services: `made` once its guest has offered one, on a vCPU's thread.
+
+    So while the vCPUs are stopped `made` can be read without the lock.
+    """
 
     def __init__(self, runtime: Runtime, machine: str, vm: AssembledVm) -> None:
         self._runtime = runtime
         self._machine = machine
         self._vm = vm
         self._lock = runtime.lock(f"{vm.name}.services.made", state=self._key)
-        self._made: GuestServices | None = None
-        self._ended = self._paused = False
+        self.made: GuestServices | None = None
+        self._ended = False
         self.on_trouble: Callable[[str], None] = lambda _text: None
 
     def _key(self) -> Hashable:
-        return (self._made is not None, self._ended, self._paused)
-
-    @property
-    def made(self) -> GuestServices | None:
-        """The services; None: the guest has never offered one."""
-        with self._lock:
-            return self._made
+        return (self.made is not None, self._ended)
 
     # The guest's messages.
 
     def receive(self, message: PortMessage) -> None:
         """Take a guest's message, on its vCPU's thread; one before the first offer is dropped."""
         with self._lock:
-            services, first = self._made, False
+            services, first = self.made, False
             if services is None and not self._ended and _offers(message.payload):
                 services, first = self._make(), True
         if services is None:
@@ -100,13 +97,10 @@ class VmServices:
         services.deliver(message.payload)
 
     def _make(self) -> GuestServices:
-        """Make the services; under the lock."""
         keys = {"machine": self._machine.encode(), "vm": self._vm.name.encode()}
         transport = _OutboxTransport(self._vm.outbox)
-        self._made = GuestServices(
-            self._runtime, self._vm.name, transport, keys=keys, paused=self._paused
-        )
-        return self._made
+        self.made = GuestServices(self._runtime, self._vm.name, transport, keys=keys)
+        return self.made
 
     def _start(self, services: GuestServices) -> None:
         try:
@@ -121,44 +115,33 @@ class VmServices:
         """Answer every request, and why: the VM has ended, or the machine is about to; does not wait."""
         with self._lock:
             self._ended = True
-            services = self._made
+            services = self.made
         if services is not None:
             services.end(why)
 
-    def pause(self, deadline: int | None) -> bool:
-        """See `GuestServices.pause`; services that are made meanwhile are paused too."""
-        with self._lock:
-            self._paused = True
-            services = self._made
-        return services is None or services.pause(deadline)
-
-    def resume(self, wall: int | None = None) -> None:
-        """End `pause`, or what a restore began; then tell the guest the time, if it is given (ns since 1970)."""
-        with self._lock:
-            self._paused = False
-            services = self._made
-        if services is not None:
-            services.resume()
+    def resume(self, wall: int | None) -> None:
+        """End a pause, or what a restore began; then tell the guest the time, if it is given (ns since 1970)."""
+        if self.made is not None:
+            self.made.resume()
             if wall is not None:
-                services.tell_time(wall)
+                self.made.tell_time(wall)
 
     def restore(self, record: GuestServicesRecord) -> None:
-        """Take a record over; it is paused until `resume`."""
-        with self._lock:
-            services = self._make()
-        services.restore(record)
+        """Take a record over, before the vCPUs run; it is paused until `start`."""
+        self._make().restore(record)
 
-    def start(self) -> None:
-        """Start what was restored."""
-        if (services := self.made) is not None:
-            self._start(services)
+    def start(self, wall: int | None) -> None:
+        """Start what was restored, before the vCPUs run."""
+        if self.made is not None:
+            self._start(self.made)
+            self.resume(wall)
 
     # What a guest is asked for.
 
     def offering(self, number: ServiceId) -> GuestServices:
         """Return the services of a guest that offers this one; raises NotOfferedError."""
         with self._lock:
-            services, ended = self._made, self._ended
+            services, ended = self.made, self._ended
         if ended or self._vm.driven.mirror.ended():
             raise NotOfferedError(f"vm {self._vm.name}: it has ended")
         if services is None or not services.offers(number):
@@ -174,10 +157,10 @@ def _offers(payload: bytes) -> bool:
 
 
 class MachineServices:
-    """All VMs' services.  `step` is one of the machine's suspension, before vCPUs and senders stop.
+    """All VMs' services.  `step` is one of the machine's suspension, when vCPUs and senders have stopped.
 
-    So no send is under way when those stop, and none waits for the end of the suspension.  With a `wall_clock`
-    (ns since 1970) guests are told the time after a restore and after each pause of `LONG_PAUSE` or more.
+    With a `wall_clock` (ns since 1970) guests are told the time after a restore, and after each pause of
+    `LONG_PAUSE` or more.
     """
 
     def __init__(
@@ -207,23 +190,22 @@ class MachineServices:
         """Listen to the guests, and start what was restored; before the vCPUs run."""
         for vm in self._assembly.vms:
             services = self._vms[vm.name]
-            services.start()
-            services.resume(self._wall())
+            services.start(None if self.wall_clock is None else self.wall_clock())
             if not self._assembly.ports.raw(vm.id):
                 self._assembly.ports.open(vm.id, PORT, services.receive)
 
     def _pause(self, deadline: int | None) -> bool:
-        self._paused_at = self._runtime.now()
-        late = [each for each in self._vms.values() if not each.pause(deadline)]
-        return not late
+        if self.wall_clock is not None:
+            self._paused_at = self._runtime.now()
+        made = [each.made for each in self._vms.values() if each.made is not None]
+        return not [each for each in made if not each.pause(deadline)]
 
     def _resume(self) -> None:
-        long = self._runtime.now() - self._paused_at >= LONG_PAUSE
+        wall = None
+        if self.wall_clock is not None and self._runtime.now() - self._paused_at >= LONG_PAUSE:
+            wall = self.wall_clock()
         for each in self._vms.values():
-            each.resume(self._wall() if long else None)
-
-    def _wall(self) -> int | None:
-        return None if self.wall_clock is None else self.wall_clock()
+            each.resume(wall)
 
     def end_vm(self, vm: str) -> None:
         """Answer a VM's requests: it has ended; does not wait."""
@@ -234,12 +216,12 @@ class MachineServices:
         for each in self._vms.values():
             each.end(why)
 
-    def close(self, deadline: int | None = None) -> None:
-        """Do `end`, and wait for the end of all tasks by the deadline (ns)."""
-        self.end()
-        for vm in self._vms.values():
-            if (made := vm.made) is not None:
-                made.close(deadline)
+    def close(self, within: int) -> None:
+        """Do `end`, and wait `within` ns for the end of each VM's tasks; the vCPUs have stopped."""
+        for each in self._vms.values():
+            if each.made is not None:
+                each.end()
+                each.made.close(self._runtime.now() + within)
 
     # Snapshots.
 
