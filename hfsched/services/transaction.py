@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from hfsched.runtime.declared import uncompared
+
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event
 
@@ -61,6 +63,7 @@ class Answer(Struct, frozen=True):
         return self.status is Status.OK
 
 
+@uncompared(answer="who waits for it observes it, and it follows from what has ended its request")
 class Ticket:
     """What a requester of the host holds: it gets exactly one answer."""
 

@@ -79,7 +79,7 @@ def bundled_images(engine: str = "auto") -> dict[str, Path]:
 
 
 def guest_includes(architecture: str) -> list[Path]:
-    """Return the folders of ``hypercalls.h``, which C guests include, for "aarch64" or "x86_64".
+    """Return the folders of ``hypercalls.h`` and ``services.h``, which C guests include, for "aarch64" or "x86_64".
 
     Raises UserError for another architecture.
     """

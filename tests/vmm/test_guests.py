@@ -243,7 +243,8 @@ def test_what_cannot_be_a_raw_image(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("ziglang") is None, reason="no package ziglang")
 def test_guests_in_c_find_their_header(tmp_path: Path) -> None:
     source = tmp_path / "guest.c"
-    source.write_text('#include "hypercalls.h"\nvoid f(void) { ffa_yield(); }\n')
+    text = '#include "hypercalls.h"\n#include "services.c"\nvoid f(void) { ffa_yield(); }\n'
+    source.write_text(text)
     for architecture in ("aarch64", "x86_64"):
         includes = [f"-I{folder}" for folder in guest_includes(architecture)]
         target = ["-target", f"{architecture}-freestanding-none"]
