@@ -42,6 +42,7 @@ SAMPLED = [
     "machine,clients=status-subscriber-asks",
     "machine,clients=suspender",
     "machine,guest=smp,vcpus=2",
+    "machine,guest=hibernator,hosts=0,asks=1,suspenders=1",
 ]
 
 

@@ -33,6 +33,7 @@ from hfsched.scenarios.shipped.quiet import Looks
 from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
 from hfsched.scenarios.swapmain import FailingRuntime
+from hfsched.services.transaction import Status
 from hfsched.vmm.assembly import Parts
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 from hfsched.vmm.sizes import IdleTime
@@ -366,7 +367,10 @@ class _World:
             assert each.ended, f"{each.name} waits"
             assert early or not each.stopped, f"{each.name} was stopped early"
         for asker in self._askers:
-            asker.check(hibernates=self._scenario.guest == "hibernator")
+            ends = [Status.TIMED_OUT] if self._scenario.timers else []
+            if self._scenario.guest == "hibernator":
+                ends.append(Status.HIBERNATED)
+            asker.check(*ends)
         for client in self.clients:
             client.check(early=early or self._scenario.places < len(self.clients))
         assert self.shipped.closed, "main has not ended"
