@@ -117,10 +117,12 @@ class GuestServices:
         self._closing.set()
 
     def close(self, deadline: int | None = None) -> None:
-        """Do `end`, and wait for the end of the tasks by the deadline (ns)."""
+        """Do `end`, wait for the end of the tasks by the deadline (ns), and free what they have used."""
         self.end()
-        for task in self._tasks:
-            task.join(deadline)
+        if all([task.join(deadline) for task in self._tasks]):  # noqa: C419 - each one is waited for
+            for service in (self._link, *self.services.values()):
+                service.free()
+            self._closing.close()
 
     @property
     def malformed(self) -> int:
