@@ -111,6 +111,7 @@ def large() -> list[tuple[str, int | None]]:
         "machine,guest=server,requests=2,stop=false",
         "machine,sends=try,hosts=2,stop=false",
         "swap,commands=enable-out,guests=0,child=lives,workers=2",
+        "machine,guest=utility,asks=1,hosts=0,stop=false",
         "machine,swap=enable,hosts=0",
         "machine,swap=enable,spawner_dies=true,hosts=0,stop=false",
         "machine,swap=enable-out,stop=false",

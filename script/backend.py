@@ -46,7 +46,8 @@ def build_wheel(
             shutil.copyfile(image, target)
         headers = _IMAGES / "include"  # what a guest of one's own needs; see `guest_includes`
         headers.mkdir()
-        shutil.copyfile(_TOP / "guests" / "common" / "hypercalls.h", headers / "hypercalls.h")
+        for name in ("hypercalls.h", "services.h", "services.c"):
+            shutil.copyfile(_TOP / "guests" / "common" / name, headers / name)
         for folder in sorted((_TOP / "guests" / "arch").iterdir()):
             (headers / folder.name).mkdir()
             shutil.copyfile(folder / "arch.h", headers / folder.name / "arch.h")

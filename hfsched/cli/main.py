@@ -33,6 +33,8 @@ COMMANDS = {
         "take snapshots of a running machine; check and merge them",
     ),
     "hibernate": ("hfsched.cli.hibernate", "end a machine by a snapshot, to be restored"),
+    "kvp": ("hfsched.cli.kvp", "get and set key-value pairs of a running guest"),
+    "guest": ("hfsched.cli.guest", "copy a file into a running guest, ping it, have it shut down"),
     "events": (
         "hfsched.cli.events",
         "print the events of a running machine, one JSON object a line",

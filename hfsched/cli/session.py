@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,6 +157,7 @@ class RunSession:
             self._runtime, machine, self._output, self._default, self._changed, self._job
         )
         console.open()
+        machine.services.wall_clock = time.time_ns
         machine.start()
         names = tuple(machine.vm_names())
         self._events.publish(events.Started(machine=machine.name, version=__version__, vms=names))
@@ -169,6 +171,8 @@ class RunSession:
             )
         self._wait(machine, console)
         self._job.release()
+        why = b"it goes on from a snapshot" if machine.snapshots.hibernated else b""
+        machine.services.end(why)  # requests of control clients wait for guests
         stuck = [task for server in self._commands for task in server.close()]
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)

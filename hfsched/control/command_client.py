@@ -8,7 +8,7 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hfsched.control import commands, port_client, runtime_dir, wire
 from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Request
@@ -18,7 +18,7 @@ from hfsched.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ask", "find", "find_machine", "subscribe"]
+__all__ = ["Conversation", "ask", "find", "find_machine", "subscribe"]
 
 _PORTS_SOCKET = "the socket of a machine's ports: commands go to the socket `control` beside it"
 _PACKET_MAX = 1 << 16  # bytes of an event; a later machine's may be longer than ours
@@ -85,6 +85,24 @@ def ask(path: Path, request: Request, deadline: float) -> Answer:
     """Return the answer to a request; raises UserError for one that is refused, TimeoutError."""
     with _connect(path, deadline) as sock:
         return _ask(sock, path, request, deadline)
+
+
+class Conversation:
+    """Requests on one connection; use it in a ``with``.  Raises as `ask` does."""
+
+    def __init__(self, path: Path, deadline: float) -> None:
+        self._path = path
+        self._sock = _connect(path, deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sock.close()
+
+    def ask(self, request: Request, deadline: float) -> Answer:
+        """Return the answer to a request."""
+        return _ask(self._sock, self._path, request, deadline)
 
 
 def subscribe(path: Path, deadline: float) -> Iterator[dict[str, Any]]:

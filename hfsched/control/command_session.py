@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 from hfsched.control import commands, events
 from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Subscribed
 from hfsched.control.events import Ended, Hub, Subscription
+from hfsched.control.guest_handlers import Copying
+from hfsched.control.guest_messages import CopyBegin, CopyRequest
 from hfsched.control.handlers import CommandMachine, carry_out
 from hfsched.control.listener import offer
 from hfsched.control.snapshot_messages import SnapshotConfirm, SnapshotTake
@@ -64,6 +66,7 @@ class CommandSession:
         self._asked = False  # it has made a request
         self._subscription: Subscription | None = None
         self._snapshot = SnapshotTurn(runtime, machine, connection, closing)
+        self._copying = Copying(machine, [connection.hangup, closing])
 
     def serve(self, patience: int) -> None:
         """Serve the client to its end, or until no first request has come for `patience` ns."""
@@ -76,6 +79,7 @@ class CommandSession:
             offer(self._connection, commands.encode(Refused(code="silent", text=text)))
         finally:
             self._snapshot.leave()
+            self._copying.close()
             if self._subscription is not None:
                 self._subscription.close()
 
@@ -126,6 +130,8 @@ class CommandSession:
                 case SnapshotConfirm():
                     return self._snapshot.confirm(request)
             deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
+            if isinstance(request, CopyRequest):
+                return self._copy(request, deadline)
             return carry_out(self._machine, request, deadline)
         except CommandError as exc:
             return Refused(code=exc.code, text=one_line(str(exc), TEXT_MAX))
@@ -140,6 +146,11 @@ class CommandSession:
         self._place.keep()
         self._subscription = self._hub.subscribe()
         return Subscribed()
+
+    def _copy(self, request: CopyRequest, deadline: int) -> Answer:
+        if isinstance(request, CopyBegin):
+            self._place.keep()
+        return self._copying.serve(request, deadline)
 
     def _send_end(self) -> None:
         """Send what is left as far as the socket has space, and `Ended`."""

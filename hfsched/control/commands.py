@@ -13,7 +13,7 @@ has at most `ANSWER_MAX` bytes and the field ``is``::
     {"version": 1, "group": "events", "command": "subscribe"}
         {"is": "subscribed"}, and from then on events (`hfsched.control.events`), between other replies
     a request that is not valid, or that the machine cannot do
-        {"is": "refused", "code": "group", "text": "unknown group 'disk': there are machine, swap, snapshot, events"}
+        {"is": "refused", "code": "group", "text": "unknown group 'disk': there are machine, swap, snapshot, guest, events"}
 
 Requests of one connection are answered one after another.  `within_ms` is the time that a request may
 take, after which it is refused.  A refused request has had no effect; but what the monitor
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, g
 import msgspec
 from msgspec import Meta
 
+from hfsched.control.guest_messages import GuestAnswer, GuestRequest
 from hfsched.control.message import VERSION, WITHIN_MS, AnswerBase, Count, Name, RequestBase
 from hfsched.control.snapshot_messages import SnapshotAnswer, SnapshotRequest
 from hfsched.errors import HfschedError
@@ -76,7 +77,7 @@ __all__ = [
 ]
 
 CONTROL = "control"  # the socket's name in a machine's directory
-REQUEST_MAX = 1024  # bytes
+REQUEST_MAX = 1 << 14  # bytes
 ANSWER_MAX = 1 << 16  # bytes
 CELLS_MAX = (
     48 << 10
@@ -90,7 +91,7 @@ class CommandError(HfschedError):
     """A request that is refused, or bytes that are not a message; the text is one line.
 
     `code` is "bad-request" (not a valid message), "version", "group" or "command" (unknown here),
-    "no-group" (this machine lacks the group), "no-vm", "too-many" (clients), "silent" (no request came), "ending" (the machine is
+    "no-group" (this machine lacks the group), "no-vm", "no-service" (its guest does not offer that), "too-many" (clients), "silent" (no request came), "ending" (the machine is
     about to end) or "failed" (valid, and it could not be done).
     """
 
@@ -175,13 +176,14 @@ SwapRequest: TypeAlias = (
     SwapEnable | SwapTrim | SwapOut | SwapDisable | SwapDiscard | SwapLog | SwapStatus
 )
 EventsRequest: TypeAlias = EventsSubscribe
-Request: TypeAlias = MachineRequest | SwapRequest | SnapshotRequest | EventsRequest
+Request: TypeAlias = MachineRequest | SwapRequest | SnapshotRequest | GuestRequest | EventsRequest
 
 # By name; `hfsched.control.handlers` carries out what does not concern the connection.
 GROUPS: dict[str, Any] = {
     "machine": MachineRequest,
     "swap": SwapRequest,
     "snapshot": SnapshotRequest,
+    "guest": GuestRequest,
     "events": EventsRequest,
 }
 
@@ -266,6 +268,7 @@ Answer: TypeAlias = (
     | SwapReport
     | SwapFaults
     | SnapshotAnswer
+    | GuestAnswer
 )
 
 

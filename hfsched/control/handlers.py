@@ -20,6 +20,8 @@ from hfsched.control.commands import (
     SwapReport,
     SwapRequest,
 )
+from hfsched.control.guest_handlers import ServingMachine, serve_guest_request
+from hfsched.control.guest_messages import GuestRequest
 from hfsched.control.snapshot_messages import SnapshotCancel, SnapshotReport, SnapshotStatus
 from hfsched.control.snapshot_turn import layer_of
 from hfsched.errors import HfschedError
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["CommandMachine", "carry_out"]
 
 
-class CommandMachine(Protocol):
+class CommandMachine(ServingMachine, Protocol):
     """What the commands need of a machine."""
 
     name: str
@@ -52,22 +54,18 @@ class CommandMachine(Protocol):
     def faults(self, since: int = 0) -> list[SwapFault]:
         """Return the last faults on memory that was out, oldest first."""
 
-    def vm_names(self) -> list[str]:
-        """Return the names of the VMs."""
-
     def vm_states(self) -> list[VmState]:
         """Return the state of each VM."""
-
-    def suspended_by(self) -> tuple[str, ...]:
-        """Return the names of the holders that keep the machine suspended."""
 
 
 def carry_out(
     machine: CommandMachine,
-    request: MachineRequest | SwapRequest | SnapshotStatus | SnapshotCancel,
+    request: MachineRequest | SwapRequest | SnapshotStatus | SnapshotCancel | GuestRequest,
     deadline: int,
 ) -> Answer:
     """Carry a request out by the deadline (ns); raises HfschedError for what cannot be done."""
+    if isinstance(request, GuestRequest):
+        return serve_guest_request(machine, request, deadline)
     match request:
         case commands.MachineStatus():
             return _machine_status(machine)

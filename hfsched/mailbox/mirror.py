@@ -26,7 +26,7 @@ from hfsched.mailbox.slot import Slot, VcpuActivity
 from hfsched.runtime.declared import uncompared
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime
+    from hfsched.runtime.base import Event, Runtime
 
 __all__ = ["Entry", "Mirror", "Quiet", "VcpuActivity"]
 
@@ -95,6 +95,11 @@ class Mirror:
     def wait_resumed(self, deadline: int | None) -> bool:
         """Wait, as a host sender, for the end of a suspension; False at the deadline."""
         return self._quiescence.wait_resumed(deadline)
+
+    @property
+    def resumed(self) -> Event:
+        """Set at the end of a suspension that has kept a host sender out."""
+        return self._quiescence.resumed
 
     def deliver(self, *, ends_send: bool = False) -> bool:
         """Note that a message was written.  True: a vCPU was claimed, and its RUN will deliver.

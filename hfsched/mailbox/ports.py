@@ -150,6 +150,10 @@ class Ports:
         """Register a VM."""
         self._vms[vm] = _Vm(self.runtime.event(f"port.{vm}.unclaimed.room"), raw=raw)
 
+    def raw(self, vm: int) -> bool:
+        """Return whether a VM's messages have no header, and it has one port."""
+        return self._vms[vm].raw
+
     def open(self, vm: int, number: int | None = None, handler: Handler | None = None) -> Port:
         """Listen on a port, a new connection's own without a number.
 

@@ -35,7 +35,7 @@ class Quiescence:
         self.suspended = False
         self.stopping = False
         self._senders = 0
-        self._resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
+        self.resumed = runtime.event(f"{name}.resumed")  # matters while `suspended`
         self._quiesced = runtime.event(f"{name}.quiesced")
 
     def key(self) -> Hashable:
@@ -65,20 +65,20 @@ class Quiescence:
     def stop(self) -> None:
         """Let nothing begin any more, and no wait for a resumption last."""
         self.stopping = True
-        self._resumed.set()
+        self.resumed.set()
 
     def suspend(self) -> None:
         """Let nothing begin until `resume`."""
         self.suspended = True
         if not self.stopping:  # else a thread that is about to wait would miss the stop
-            self._resumed.clear()
+            self.resumed.clear()
 
     def resume(self, *, idle: bool) -> None:
         """End a suspension; `idle` as in `update`."""
         self.suspended = False
         self._quiesced.clear()
         self.update(idle=idle)
-        self._resumed.set()
+        self.resumed.set()
 
     def update(self, *, idle: bool) -> None:
         """Note whether no vCPU is in RUN, nor can be before `resume`."""
@@ -89,7 +89,7 @@ class Quiescence:
 
     def wait_resumed(self, deadline: int | None = None) -> bool:
         """Wait, as a host sender, for the end of a suspension; False at the deadline."""
-        return self._resumed.wait(deadline)
+        return self.resumed.wait(deadline)
 
     def wait_quiesced(self, deadline: int | None) -> bool:
         """Wait until the VM is quiesced; False at the deadline."""
@@ -97,5 +97,5 @@ class Quiescence:
 
     def close(self) -> None:
         """Free the events."""
-        self._resumed.close()
+        self.resumed.close()
         self._quiesced.close()

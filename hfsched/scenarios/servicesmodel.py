@@ -60,6 +60,9 @@ class Rx:
         self._left.send(data)
         return True
 
+    def leave(self) -> None:
+        """See `hfsched.services.courier.Transport`."""
+
     def take(self) -> bytes:
         """Wait for a message, and empty RX."""
         received = self._right.recv()

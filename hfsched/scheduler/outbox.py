@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Event, Runtime
     from hfsched.scheduler.driver import DrivenVm, Driver
 
-__all__ = ["Outbox", "Sent"]
+__all__ = ["Outbox", "OutboxPlace", "Sent"]
 
 
 # Finding an enumeration's member takes as long as a call.
@@ -64,9 +64,7 @@ class Outbox:
 
     def send(self, message: bytes, deadline: int | None = None) -> Sent:
         """Send, and wait for the mailbox until the deadline.  At most 4096 bytes."""
-        with self._lock:
-            turn = self._runtime.event(f"{self._vm.name}.turn") if self._turns else None
-            self._turns.append(turn)
+        turn = self.join()
         if turn is not None:
             try:
                 its_turn = turn.wait(deadline)
@@ -89,10 +87,41 @@ class Outbox:
         finally:
             self._next()
 
+    def place(self) -> OutboxPlace:
+        """Return a place for a sender that never waits inside a send."""
+        return OutboxPlace(self, self._vm.writable)
+
     def waiting(self) -> int:
         """Return how many senders are here."""
         with self._lock:
             return len(self._turns)
+
+    # For an `OutboxPlace`.
+
+    def join(self) -> Event | None:
+        """Take the last place; return the event of its turn, None for the first place."""
+        with self._lock:
+            turn = self._runtime.event(f"{self._vm.name}.turn") if self._turns else None
+            self._turns.append(turn)
+        return turn
+
+    def attempt_first(self, message: bytes) -> tuple[Sent, Event]:
+        """Try once in the first place, without waiting; also return what is set when another try may succeed."""
+        mirror = self._vm.mirror
+        self._vm.writable.clear()  # before the try that it accounts for
+        entry = mirror.begin_send()
+        if entry is _SUSPENDED:
+            return Sent.BUSY, mirror.resumed
+        sent = Sent.DEAD if entry is _ENDED else self._enter(message, notify=True)
+        return sent, self._vm.writable
+
+    def leave(self, turn: Event | None) -> None:
+        """Give a place up, which is the first one if `turn` is None."""
+        if turn is None:
+            self._next()
+        else:
+            self._give_up(turn)
+        self._driver.note_waiting()  # who looks for quiet may have seen this sender last
 
     def _attempt(self, message: bytes, deadline: int | None, *, notify: bool) -> Sent:
         """Try once; the end of a suspension is waited for."""
@@ -101,8 +130,11 @@ class Outbox:
             self._runtime.retain_only(message, level=2)
             if not mirror.wait_resumed(deadline):
                 return Sent.BUSY
-        if entry is _ENDED:
-            return Sent.DEAD
+        return Sent.DEAD if entry is _ENDED else self._enter(message, notify=notify)
+
+    def _enter(self, message: bytes, *, notify: bool) -> Sent:
+        """Try once; the mirror has let it in."""
+        mirror = self._vm.mirror
         try:
             result = self._interface.send(self._vm.id, message, notify=notify)
         except BaseException:
@@ -135,3 +167,43 @@ class Outbox:
                 turn = self._turns[0]
                 assert turn is not None, "only the first sender has no event"
                 turn.set()
+
+
+class OutboxPlace:
+    """A sender that never waits inside a send, and keeps its place in the queue between two tries.
+
+    For one task.  After a try that found no room it waits for `room`, which is set when another one may
+    succeed, and tries again; or it must `leave`: while it has the first place no other sender sends.
+    """
+
+    def __init__(self, outbox: Outbox, room: Event) -> None:
+        self._outbox = outbox
+        self.room = room
+        self._there = False
+        self._turn: Event | None = None  # while it is not the first
+
+    def try_send(self, message: bytes) -> Sent:
+        """Send if it is the first, and the mailbox is empty; else take a place, or keep it."""
+        if not self._there:
+            self._turn = self._outbox.join()
+            self._there = True
+        if self._turn is not None:
+            if not self._turn.is_set():
+                self.room = self._turn
+                return Sent.BUSY
+            self._turn.close()  # it is set, and will not be set again
+            self._turn = None
+        sent = Sent.DEAD
+        try:
+            sent, self.room = self._outbox.attempt_first(message)
+        finally:
+            if sent is not Sent.BUSY:
+                self.leave()
+        return sent
+
+    def leave(self) -> None:
+        """Give the place up, if it has one."""
+        if self._there:
+            self._there = False
+            turn, self._turn = self._turn, None
+            self._outbox.leave(turn)

@@ -26,6 +26,8 @@ from hfsched.services.wire import BODY_MAX, ServiceId, WireError
 __all__ = [
     "DATA_MAX",
     "KEY_MAX",
+    "NAME_MAX",
+    "VALUE_MAX",
     "FileOp",
     "FileRequest",
     "FreezeOp",
@@ -37,6 +39,7 @@ __all__ = [
     "SetTime",
     "ShutdownOp",
     "ShutdownRequest",
+    "keys_of",
     "pack",
     "parse",
 ]
@@ -47,7 +50,8 @@ _FILE = struct.Struct("<BBHIQ")
 _U64 = struct.Struct("<Q")
 KEY_MAX = 512  # bytes
 DATA_MAX = BODY_MAX - _FILE.size
-NAME_MAX = 255
+NAME_MAX = 255  # bytes of a file's name
+VALUE_MAX = BODY_MAX - _KVP.size - KEY_MAX  # bytes, whatever its key is
 
 
 class KvpOp(IntEnum):
@@ -160,6 +164,11 @@ def parse(service: ServiceId, body: bytes) -> Request:
         raise WireError(f"{service.name}: {len(body)} bytes: too short") from None
     except UnicodeDecodeError:
         raise WireError(f"{service.name}: a text that is no UTF-8") from None
+
+
+def keys_of(body: bytes) -> list[str]:
+    """Return the keys in a list's answer; what is no UTF-8 in them is replaced."""
+    return [each.decode(errors="replace") for each in body.split(b"\0")[:-1]]
 
 
 def _kvp(body: bytes) -> Request:

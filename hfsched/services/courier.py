@@ -20,13 +20,28 @@ class Transport(Protocol):
         """Ready when RX may have become empty since `try_send` returned False."""
 
     def try_send(self, data: bytes) -> bool:
-        """Put a message into RX if that is empty, and return whether it was; never block."""
+        """Put a message into RX if that is empty, and return whether it was; never block.
+
+        One that found no room may have taken a place among those that wait.
+        """
+
+    def leave(self) -> None:
+        """Give up that place: there is nothing to send now."""
 
 
 def carry(
     runtime: Runtime, services: Sequence[UtilityService], transport: Transport, closing: Event
 ) -> None:
     """Send what is in the outboxes of one VM's services, by turns, until `closing`."""
+    try:
+        _carry(runtime, services, transport, closing)
+    finally:
+        transport.leave()
+
+
+def _carry(
+    runtime: Runtime, services: Sequence[UtilityService], transport: Transport, closing: Event
+) -> None:
     todo: list[UtilityService] = []  # those that may have something to send, the next one first
     waitables: list[Waitable] = [closing, *(each.work for each in services)]
     while closing not in (ready := runtime.select(waitables)):
@@ -41,6 +56,8 @@ def carry(
         waitables = [closing, *(each.work for each in services)]
         if todo:
             waitables.append(transport.room)
+        else:
+            transport.leave()
 
 
 def _numbers(services: Sequence[UtilityService]) -> tuple[int, ...]:

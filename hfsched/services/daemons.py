@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hfsched.services.bodies import (
     FileOp,
@@ -27,7 +27,10 @@ from hfsched.services.bodies import (
 from hfsched.services.transaction import Answer, Status
 from hfsched.services.wire import BODY_MAX, ServiceId, WireError
 
-__all__ = ["Daemon", "FileReceiver", "Files", "Freezer", "KeyValues", "Simple", "serve"]
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
+
+__all__ = ["Daemon", "FileReceiver", "Files", "Freezer", "HostKeys", "KeyValues", "Simple", "serve"]
 
 _MS = 1_000_000  # ns
 _DONE = Answer(Status.OK)
@@ -95,6 +98,32 @@ class KeyValues(Daemon):
             elif each > key:
                 break
         return found
+
+
+class HostKeys(Daemon):
+    """The keys that the host keeps for a guest: the guest's requests and the host's programs use them."""
+
+    def __init__(self, runtime: Runtime, name: str, values: Mapping[str, bytes]) -> None:
+        self._keys = KeyValues(values)
+        self._lock = runtime.lock(f"{name}.keys", state=self._key)
+
+    def _key(self) -> object:
+        return tuple(sorted(self._keys.values.items()))
+
+    def serve(self, request: Request, now: int) -> Answer:
+        """See `Daemon.serve`."""
+        with self._lock:
+            return self._keys.serve(request, now)
+
+    def all(self) -> dict[str, bytes]:
+        """Return all values, by key."""
+        with self._lock:
+            return dict(self._keys.values)
+
+    def replace(self, values: Mapping[str, bytes]) -> None:
+        """Have these values, and no others."""
+        with self._lock:
+            self._keys.values = dict(values)
 
 
 class Freezer(Daemon):

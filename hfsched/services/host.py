@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from hfsched.errors import UserError
 from hfsched.mailbox.records import check
 from hfsched.services.bodies import (
-    DATA_MAX,
     FileOp,
     FileRequest,
     FreezeOp,
@@ -27,17 +24,18 @@ from hfsched.services.bodies import (
     ShutdownRequest,
     pack,
 )
+from hfsched.services.copying import FileCopy, ServiceError
 from hfsched.services.courier import Transport, carry, keep_time
-from hfsched.services.daemons import Daemon, serve
+from hfsched.services.daemons import Daemon, HostKeys, serve
 from hfsched.services.dispatch import Dispatcher
 from hfsched.services.records import ServiceRecord
 from hfsched.services.service import UtilityService
 from hfsched.services.supervisor import serve_guest, supervise
-from hfsched.services.transaction import Answer, Status, Ticket
+from hfsched.services.transaction import Answer, State, Status, Ticket
 from hfsched.services.wire import ServiceId
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime, Task
+    from hfsched.runtime.base import Runtime, Task, Waitable
 
 __all__ = ["GuestServices", "GuestServicesRecord", "ServiceError"]
 
@@ -47,30 +45,22 @@ FREEZE_TIMEOUT = 15 * 60 * _SECOND  # a guest may flush much before it has froze
 VERSIONS = {int(each): (1, 1) for each in ServiceId}
 
 
-class ServiceError(UserError):
-    """A guest did not do what it was asked for; `status` says why."""
-
-    def __init__(self, what: str, answer: Answer) -> None:
-        self.status = answer.status
-        said = answer.body.decode(errors="replace")
-        reason = answer.status.name.lower().replace("_", " ")
-        super().__init__(f"{what}: {reason}" + (f": {said!r}" if said else ""))
-
-
 class GuestServicesRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All services of one VM; whether the guest may be frozen, and the copy that is under way."""
+    """All services of one VM; whether the guest may be frozen, the copy under way, the host's keys for it."""
 
     v: int = 1
     services: tuple[ServiceRecord, ...]
     frozen: bool = False
     transfer: int | None = None
+    keys: dict[str, bytes] = {}
 
 
 class GuestServices:
-    """One VM's services.  `daemons` answer the guest's requests, by service.
+    """One VM's services.  `keys` are what the host keeps for the guest, and `daemons` answer its other requests.
 
     Give it the guest's messages by `deliver`, on any thread: it never waits.  The functions that ask wait for the
-    answer, and raise ServiceError.
+    answer, by a deadline (ns) that passes while the machine is paused too; without one for `TIMEOUT` of the
+    machine's running time.  They raise ServiceError.
     """
 
     def __init__(
@@ -79,11 +69,13 @@ class GuestServices:
         name: str,
         transport: Transport,
         daemons: Mapping[ServiceId, Daemon] | None = None,
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
         self._runtime = runtime
         self._name = name
         self._transport = transport
-        self._daemons = dict(daemons or {})
+        self.keys = HostKeys(runtime, f"{name}.services", keys or {})
+        self._daemons = {ServiceId.KVP: self.keys, **(daemons or {})}
         self.services = {
             int(each): UtilityService(runtime, f"{name}.{each.name.lower()}", each)
             for each in ServiceId
@@ -118,18 +110,28 @@ class GuestServices:
         run = partial(serve_guest, self._runtime, service, answer, self._closing)
         supervise(self._runtime, run, service.retake_asked, self._closing)
 
-    def close(self, deadline: int | None = None) -> None:
-        """Answer all requests with "closed", and end the tasks by the deadline (ns)."""
+    def end(self, why: bytes = b"") -> None:
+        """Answer all requests with "closed" and why, and later ones; let the tasks end.  Does not wait."""
         for service in (self._link, *self.services.values()):
-            service.close()
+            service.close(why)
         self._closing.set()
-        for task in self._tasks:
-            task.join(deadline)
+
+    def close(self, deadline: int | None = None) -> None:
+        """Do `end`, wait for the end of the tasks by the deadline (ns), and free what they have used."""
+        self.end()
+        if all([task.join(deadline) for task in self._tasks]):  # noqa: C419 - each one is waited for
+            for service in (self._link, *self.services.values()):
+                service.free()
+            self._closing.close()
 
     @property
     def malformed(self) -> int:
         """How many messages of the guest could not be parsed."""
         return self._dispatcher.malformed
+
+    def offers(self, number: ServiceId) -> bool:
+        """Return whether the guest has a daemon for a service; also one that hibernates."""
+        return self.services[number].state not in (State.INIT, State.DYING)
 
     # What a guest is asked for.
 
@@ -137,74 +139,134 @@ class GuestServices:
         number, body = pack(request)
         return self.services[number].ask(body, timeout)
 
-    def _ask(self, what: str, request: Request, timeout: int = TIMEOUT) -> bytes:
-        answer = self._begin(request, timeout).wait()
+    def ask(
+        self,
+        what: str,
+        request: Request,
+        deadline: int | None = None,
+        timeout: int = TIMEOUT,
+        stop: Sequence[Waitable] = (),
+    ) -> bytes:
+        """Ask the guest, and return the answer's body; `what` it is, for the error's text.
+
+        Its deadline passes while the machine is paused too; the `timeout` of one without is of running time.
+        When one of `stop` is ready the request is given up, as at the deadline.
+        """
+        if deadline is not None:
+            timeout = max(0, deadline - self._runtime.now())
+        ticket = self._begin(request, timeout)
+        if stop:
+            self._runtime.select([ticket.done, *stop], deadline)
+            deadline = self._runtime.now()
+        answer = ticket.wait_until(deadline)
+        if answer is None:
+            number, _ = pack(request)
+            answer = self.services[number].give_up(ticket)
         if not answer.ok:
-            raise ServiceError(f"{self._name}: {what}", answer)
+            raise ServiceError(self._name, what, answer)
         return answer.body
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, deadline: int | None = None) -> bytes:
         """Return the guest's value of a key."""
-        return self._ask(f"get {key}", KvpRequest(KvpOp.GET, key))
+        return self.ask(f"get {key}", KvpRequest(KvpOp.GET, key), deadline)
 
-    def put(self, key: str, value: bytes) -> None:
+    def put(self, key: str, value: bytes, deadline: int | None = None) -> None:
         """Set a key of the guest."""
-        self._ask(f"set {key}", KvpRequest(KvpOp.SET, key, value))
+        self.ask(f"set {key}", KvpRequest(KvpOp.SET, key, value), deadline)
 
-    def ping(self, number: int = 0) -> None:
-        """Raise unless the guest answers."""
-        found = self._ask("ping", Heartbeat(number))
+    def delete(self, key: str, deadline: int | None = None) -> None:
+        """Delete a key of the guest."""
+        self.ask(f"delete {key}", KvpRequest(KvpOp.DELETE, key), deadline)
+
+    def ask_host(self, what: str, request: KvpRequest) -> bytes:
+        """Ask for the keys that the host keeps for the guest, as a guest would."""
+        answer = self.keys.serve(request, self._runtime.now())
+        if not answer.ok:
+            raise ServiceError(self._name, what, answer)
+        return answer.body
+
+    def ping(self, number: int = 0, deadline: int | None = None) -> int:
+        """Raise unless the guest answers; return after how many ns it did."""
+        began = self._runtime.now()
+        found = self.ask("ping", Heartbeat(number), deadline)
         if found != number.to_bytes(8, "little"):
-            raise ServiceError(f"{self._name}: ping", Answer(Status.FAILED, found))
+            raise ServiceError(self._name, "ping", Answer(Status.FAILED, found))
+        return self._runtime.now() - began
 
-    def set_time(self, ns: int) -> None:
+    def set_time(self, ns: int, deadline: int | None = None) -> None:
         """Tell the guest the time, in ns since 1970; after a resume for example."""
-        self._ask("set the time", SetTime(ns))
+        self.ask("set the time", SetTime(ns), deadline)
 
-    def shut_down(self, op: ShutdownOp = ShutdownOp.POWER_OFF, grace_ms: int = 30_000) -> None:
+    def tell_time(self, ns: int) -> None:
+        """Do `set_time` without waiting, if the guest has a daemon for it."""
+        if self.offers(ServiceId.TIME):
+            self._begin(SetTime(ns))
+
+    def shut_down(
+        self,
+        op: ShutdownOp = ShutdownOp.POWER_OFF,
+        grace_ms: int = 30_000,
+        deadline: int | None = None,
+    ) -> None:
         """Let the guest end orderly; it has agreed when this returns."""
-        self._ask("shut down", ShutdownRequest(op, grace_ms))
+        self.ask("shut down", ShutdownRequest(op, grace_ms), deadline)
 
-    def freeze(self, timeout_ms: int) -> None:
+    def freeze(self, timeout_ms: int, deadline: int | None = None) -> None:
         """Let the guest keep its file systems as they are, for at most `timeout_ms`."""
         with self._lock:
             self._frozen = True  # before it is: a copy of the machine in between is thawed too
+        request = FreezeRequest(FreezeOp.FREEZE, timeout_ms)
         try:
-            self._ask("freeze", FreezeRequest(FreezeOp.FREEZE, timeout_ms), FREEZE_TIMEOUT)
+            self.ask("freeze", request, deadline, FREEZE_TIMEOUT)
         except ServiceError:
             self._begin(FreezeRequest(FreezeOp.THAW))  # it may have done it, too late
             with self._lock:
                 self._frozen = False
             raise
 
-    def thaw(self) -> None:
+    def thaw(self, deadline: int | None = None) -> None:
         """End a freeze; none is no error."""
-        self._ask("thaw", FreezeRequest(FreezeOp.THAW))
+        self.ask("thaw", FreezeRequest(FreezeOp.THAW), deadline)
         with self._lock:
             self._frozen = False
 
-    def copy(self, name: str, size: int, chunks: Iterable[bytes], mode: int = 0o644) -> None:
-        """Copy a file of `size` bytes into the guest: it is there whole, or not at all."""
+    def begin_copy(
+        self,
+        name: str,
+        size: int,
+        mode: int = 0o644,
+        deadline: int | None = None,
+        stop: Sequence[Waitable] = (),
+    ) -> FileCopy:
+        """Begin to copy a file of `size` bytes into the guest; one at a time.
+
+        When one of `stop` is ready, each step fails at once.
+        """
         transfer = next(self._transfers) % (1 << 32)
+        what = f"copy {name}"
         with self._lock:
             if self._transfer is not None:
-                raise ServiceError(f"{self._name}: copy {name}", Answer(Status.BUSY))
+                raise ServiceError(self._name, what, Answer(Status.BUSY))
             self._transfer = transfer
-        what = f"copy {name}"
-        at = crc = 0
-        try:
-            begin = FileRequest(FileOp.BEGIN, transfer, size, mode, name)
-            self._ask(what, begin)
-            for chunk in _cut(chunks):
-                self._ask(what, FileRequest(FileOp.DATA, transfer, at, data=chunk))
-                at, crc = at + len(chunk), zlib.crc32(chunk, crc)
-            self._ask(what, FileRequest(FileOp.END, transfer, crc))
-        except BaseException:
+        copy = FileCopy(partial(self.ask, what, stop=stop), self._end_copy, transfer)
+        copy.begin(name, size, mode, deadline)
+        return copy
+
+    def _end_copy(self, *, cancel: bool) -> None:
+        with self._lock:
+            transfer, self._transfer = self._transfer, None
+        if cancel and transfer is not None:
             self._begin(FileRequest(FileOp.CANCEL, transfer))
-            raise
+
+    def copy(self, name: str, size: int, chunks: Iterable[bytes], mode: int = 0o644) -> None:
+        """Copy a file of `size` bytes into the guest: it is there whole, or not at all."""
+        copy = self.begin_copy(name, size, mode)
+        try:
+            for chunk in chunks:
+                copy.write(chunk)
+            copy.finish()
         finally:
-            with self._lock:
-                self._transfer = None
+            copy.cancel()
 
     # The machine's pause, and snapshots.
 
@@ -221,9 +283,10 @@ class GuestServices:
     def save(self) -> GuestServicesRecord:
         """Return the record, while it is paused."""
         services = tuple(each.save() for each in self.services.values())
+        keys = self.keys.all()
         with self._lock:
             return GuestServicesRecord(
-                services=services, frozen=self._frozen, transfer=self._transfer
+                services=services, frozen=self._frozen, transfer=self._transfer, keys=keys
             )
 
     def restore(self, record: GuestServicesRecord) -> None:
@@ -238,15 +301,9 @@ class GuestServices:
         )
         for each in record.services:
             self.services[each.service].restore(each)
+        self.keys.replace(record.keys)
         if record.frozen:
             self._begin(FreezeRequest(FreezeOp.THAW))
         if record.transfer is not None:
             self._transfers = itertools.count(record.transfer + 1)
             self._begin(FileRequest(FileOp.CANCEL, record.transfer))
-
-
-def _cut(chunks: Iterable[bytes]) -> Iterable[bytes]:
-    """Cut into pieces that a request holds."""
-    for chunk in chunks:
-        for at in range(0, len(chunk), DATA_MAX):
-            yield chunk[at : at + DATA_MAX]

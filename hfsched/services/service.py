@@ -110,7 +110,7 @@ class UtilityService(Transactions):
         """Let deadlines run on, and read the channel."""
         now = self._runtime.now()
         with self._lock:
-            if not self._paused:
+            if not self._paused or self._closing:
                 return
             self._paused = False
             for each in self._under_way():
@@ -119,14 +119,19 @@ class UtilityService(Transactions):
             for event in (self.work, self.timer, self.asks):
                 event.set()
 
-    def close(self) -> None:
-        """DYING: answer every request; nothing happens any more."""
+    def close(self, why: bytes = b"") -> None:
+        """DYING: answer every request, with what there is to say; nothing happens any more."""
         with self._lock:
             self._asked = None
             for each in self._under_way():
-                self._end(each, Answer(Status.CLOSED))
+                self._end(each, Answer(Status.CLOSED, why))
             self._closing, self._open = True, False
             self._outbox.clear()
+
+    def free(self) -> None:
+        """Free the events of a service that is closed; no task uses it any more."""
+        for event in (self.work, self.timer, self.asks, self._idle):
+            event.close()
 
     # Snapshots.
 

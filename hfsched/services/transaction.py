@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from hfsched.runtime.declared import uncompared
+
 if TYPE_CHECKING:
     from hfsched.runtime.base import Event
 
@@ -61,24 +63,34 @@ class Answer(Struct, frozen=True):
         return self.status is Status.OK
 
 
+@uncompared(answer="who waits for it observes it, and it follows from what has ended its request")
 class Ticket:
     """What a requester of the host holds: it gets exactly one answer."""
 
     def __init__(self, done: Event) -> None:
-        self._done = done
+        self.done = done  # set when there is an answer
         self.answer: Answer | None = None
 
     def give(self, answer: Answer) -> None:
         """Answer it; called once, under the service's lock."""
         assert self.answer is None, "one request, two answers"
         self.answer = answer
-        self._done.set()
+        self.done.set()
 
     def wait(self) -> Answer:
         """Wait for the answer, which comes at the request's deadline at the latest."""
-        self._done.wait()
-        self._done.close()
-        assert self.answer is not None
+        answer = self.wait_until(None)
+        assert answer is not None
+        return answer
+
+    def wait_until(self, deadline: int | None) -> Answer | None:
+        """Wait for the answer until a deadline of the requester's own (ns), and return None then.
+
+        `UtilityService.give_up` must follow that.  Called once.
+        """
+        if not self.done.wait(deadline):
+            return None
+        self.done.close()
         return self.answer
 
 

@@ -188,6 +188,21 @@ class Transactions:
             self._poll()
             return True
 
+    def give_up(self, ticket: Ticket) -> Answer:
+        """End a request whose requester waits no longer, as one that has timed out; return its answer.
+
+        A requester has its own deadline beside the request's, which stands still while the machine is paused.
+        """
+        with self._lock:
+            for each in self._under_way():
+                if each.ticket is ticket:
+                    self._end(each, Answer(Status.TIMED_OUT))
+                    self._poll()
+                    break
+        assert ticket.answer is not None
+        ticket.done.close()
+        return ticket.answer
+
     def _late(self, epoch: int, number: int, direction: Direction) -> None:
         if self.state in (State.INIT, State.DYING):
             self.dropped += 1

@@ -79,7 +79,7 @@ def bundled_images(engine: str = "auto") -> dict[str, Path]:
 
 
 def guest_includes(architecture: str) -> list[Path]:
-    """Return the folders of ``hypercalls.h``, which C guests include, for "aarch64" or "x86_64".
+    """Return the folders of ``hypercalls.h`` and ``services.h``, which C guests include, for "aarch64" or "x86_64".
 
     Raises UserError for another architecture.
     """
@@ -176,10 +176,12 @@ def find_image(image: str, engine: str = "auto") -> Path:
 
 
 def _program(vm: str, image: str, path: str, function: str) -> Program:
-    from hfsched.programs.bundled import PROGRAMS  # noqa: PLC0415 - only these guests need it
+    from hfsched.programs.bundled import PROGRAMS as BASIC  # noqa: PLC0415 - only these guests need it
+    from hfsched.services.program import utility  # noqa: PLC0415 - likewise
 
-    if image in PROGRAMS:
-        return PROGRAMS[image]
+    programs = {**BASIC, "utility": utility}
+    if image in programs:
+        return programs[image]
     if not path.endswith(".py"):
         _refuse_image(vm, image, path, function)
     try:
@@ -193,7 +195,7 @@ def _program(vm: str, image: str, path: str, function: str) -> Program:
         elif function:
             module = importlib.import_module(path)
         else:
-            known = ", ".join(PROGRAMS)
+            known = ", ".join(programs)
             raise ImportError(f"no bundled program: there are {known}; yours is FILE.py:FUNCTION")
     except ImageError as exc:
         raise ConfigError(f"vm {vm}: script guest {exc}") from None

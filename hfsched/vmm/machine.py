@@ -31,6 +31,7 @@ from hfsched.vmm.report import (
     summary_of,
 )
 from hfsched.vmm.stalls import StallWatch
+from hfsched.vmm.utilities import MachineServices
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
@@ -61,7 +62,7 @@ class Machine:
     `swap` moves guest memory out and back where the description has a directory for it; `monitor`
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `dirty` tracks written pages,
-    once it is started.  `parts` is what it is made of.
+    once it is started.  `services` are what guests offer.  `parts` is what it is made of.
     With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
@@ -105,6 +106,8 @@ class Machine:
                 ),
             )
             self.assembly.suspension.on_hold = on_hold
+            self.services = MachineServices(runtime, self.assembly, self.name, notice)
+            self.assembly.suspension.add(self.services.step)
             self.assembly.suspension.add(
                 Step("processes with guest memory", self.members.suspend, self.members.resume)
             )
@@ -172,6 +175,7 @@ class Machine:
 
     def start(self) -> None:
         """Start every vCPU's thread."""
+        self.services.start()
         self.driver.start()
         if self._restored:
             for vm in self.assembly.vms:
@@ -185,6 +189,7 @@ class Machine:
             if self._swap_idle is not None:
                 self._swap_idle.end()
             self._stuck = self._stop_vcpus()
+            self.services.close(_SENDERS_WITHIN)
         return self._stuck or []
 
     def _stop_vcpus(self) -> list[str]:
@@ -233,6 +238,7 @@ class Machine:
 
     def _aborted(self, name: str, reason: str) -> None:
         self.aborts[name] = reason
+        self.services.end_vm(name)
         self._on_abort(name, reason)
         self._on_activity()
 

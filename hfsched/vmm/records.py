@@ -6,6 +6,7 @@ import msgspec
 
 from hfsched.hypervisor.records import PrimaryRecord, VmRecord
 from hfsched.mailbox.records import PortsRecord
+from hfsched.services.host import GuestServicesRecord
 from hfsched.vcpu.engines import EngineId
 from hfsched.vmm.manifest import VmSpec
 
@@ -17,6 +18,7 @@ MACHINE_RECORD = 1  # the version
 class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One VM: how it was made (of a `spec` whose image is not loaded again), and its state.
 
+    `services` is None for a guest that has offered none, and in records from before there were any.
     `base` is the IPA of its memory, `cpus` what the engine's `Vcpu.save` returned, one each, and `counter`
     what the guests' counters showed (`Space.counter`).
     """
@@ -28,6 +30,7 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     state: VmRecord
     cpus: tuple[bytes, ...]
     counter: int
+    services: GuestServicesRecord | None = None
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The state of a suspended machine as one record, and a machine with that state again.
 
-Saved are the hypervisor's records, every CPU's registers, what lies in the host's ports, and the guests'
-counters, which go on from there.  A mirror needs no saving: after a restore each vCPU counts as
+Saved are the hypervisor's records, every CPU's registers, what lies in the host's ports, the utility services'
+transactions, and the guests' counters, which go on from there.  A mirror needs no saving: after a restore each vCPU counts as
 running, and its first RUN tells what it waits for.  Guest memory is copied by the caller, which holds the
 suspension meanwhile::
 
@@ -62,6 +62,7 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
                 state=state,
                 cpus=cpus,
                 counter=vm.record.space.counter(),
+                services=machine.services.save(vm.name),
             )
         )
     primary = machine.hypervisor.registry.primary
@@ -116,6 +117,7 @@ def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
         vm.record.space.thaw()
         if saved.state.abort_reason is not None:
             machine.aborts[vm.name] = saved.state.abort_reason
+        machine.services.restore(vm.name, saved.services)
     primary = machine.hypervisor.registry.primary
     with primary.lock:
         primary.restore(record.primary)

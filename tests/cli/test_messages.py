@@ -176,7 +176,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
         "run notes --engine script",
         1,
         (
-            "vm notes: script guest notes: ImportError: no bundled program: there are echo, reader, relay;"
+            "vm notes: script guest notes: ImportError: no bundled program: there are echo, reader, relay, utility;"
             " yours is FILE.py:FUNCTION"
         ),
     ),

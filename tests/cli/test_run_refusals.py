@@ -289,7 +289,7 @@ def test_a_python_file_that_exits(run: Start) -> None:
 
 def test_an_unknown_bundled_program_names_those_there_are(run: Start) -> None:
     line = refusal(run, "--engine", "script", "--guest", "absent")
-    assert "there are echo, reader, relay" in line
+    assert "there are echo, reader, relay, utility" in line
 
 
 def test_json_is_always_escaped(run: Start) -> None:

@@ -26,7 +26,19 @@ from typing import IO, Any
 
 __all__ = ["COMMANDS", "Forked", "Warm"]
 
-COMMANDS = ("run", "swap", "events", "suspend", "resume", "image", "completion", "doctor", "fuzz")
+COMMANDS = (
+    "run",
+    "swap",
+    "kvp",
+    "guest",
+    "events",
+    "suspend",
+    "resume",
+    "image",
+    "completion",
+    "doctor",
+    "fuzz",
+)
 _IMPORTED = (
     "hfsched.cli.main",
     *(f"hfsched.cli.{command}" for command in COMMANDS),

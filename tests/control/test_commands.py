@@ -57,6 +57,7 @@ from .harness import runtime_directory
 
 if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
+    from hfsched.vmm.utilities import MachineServices
 
 WITHIN = QUIET
 OUT = b'{"version":1,"group":"swap","command":"out"'
@@ -102,6 +103,7 @@ class FakeSwap:
 class FakeMachine:
     name = "m"
     snapshots: Snapshots
+    services: MachineServices
 
     def __init__(self, runtime: ThreadRuntime) -> None:
         self.suspension = Suspension(runtime)
@@ -212,14 +214,14 @@ def test_the_status_of_a_machine(served: Served) -> None:
     assert report == MachineReport(
         name="m",
         versions={"hfsched": __version__, "protocol": "1"},
-        groups=("machine", "swap", "snapshot", "events"),
+        groups=("machine", "swap", "snapshot", "guest", "events"),
         suspended_by=("swap",),
         vms=(VmState("a", ("runs",), None), VmState("b", (), "it has ended")),
     )
     served.machine.swap = None
     report = served.ask(MachineStatus())
     assert isinstance(report, MachineReport)
-    assert report.groups == ("machine", "snapshot", "events")
+    assert report.groups == ("machine", "snapshot", "guest", "events")
 
 
 def test_a_machine_is_suspended_and_resumed_by_whoever_asks(served: Served) -> None:
@@ -301,7 +303,7 @@ def test_the_log_of_faults_comes_in_parts(served: Served) -> None:
         (
             {"version": 1, "group": "disk", "command": "x"},
             "group",
-            "unknown group 'disk': there are machine, swap, snapshot, events",
+            "unknown group 'disk': there are machine, swap, snapshot, guest, events",
         ),
         (
             {"version": 1, "group": "swap", "command": "in", "vm": "a"},

@@ -29,6 +29,7 @@ from hfsched.scheduler.userhold import UserHold
 from hfsched.vmm.report import SwapFault, VmState
 from hfsched.vmm.snapshots import Snapshots
 from hfsched.vmm.swapping import MachineSwap
+from hfsched.vmm.utilities import MachineServices
 
 from .harness import WITHIN, runtime_directory
 
@@ -43,6 +44,7 @@ class Machine:
     swap: MachineSwap | None = None
     user_hold: UserHold
     snapshots: Snapshots
+    services: MachineServices
 
     def __init__(self) -> None:
         self.go = threading.Event()

@@ -49,6 +49,7 @@ from .harness import REPOSITORY, WITHIN, Harness, runtime_directory
 
 if TYPE_CHECKING:
     from hfsched.vmm.swapping import MachineSwap
+    from hfsched.vmm.utilities import MachineServices
 
 STARTED = Started(machine="m", version="1", vms=("a", "b"))
 DEAD = Aborted(vm="b", reason="it has ended")
@@ -244,6 +245,7 @@ class Machine:
     swap: MachineSwap | None = None
     user_hold: UserHold
     snapshots: Snapshots
+    services: MachineServices
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None:
         raise UserError(f"{name} has no memory to discard: {ipa:#x}, {size:#x}, {deadline is None}")

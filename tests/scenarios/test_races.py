@@ -44,6 +44,7 @@ SAMPLED = [
     "machine,guest=mortal,clients=asks-queries,stop=false",
     "machine,guest=smp,vcpus=2",
     "machine,guest=pokes,vcpus=2",
+    "machine,guest=hibernator,hosts=0,asks=1,suspenders=1",
 ]
 
 

@@ -45,6 +45,8 @@ BOUNDED = (
         )
     ),
     ("guest=server,requests=1,hosts=0,timers=true,stop=false", 1),
+    ("guest=utility,asks=1,hosts=0", 0),
+    ("guest=hibernator,asks=1,hosts=0,stop=false", 0),
 )
 
 
@@ -127,6 +129,9 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
         "guest=talker,listener=late,queue=1,probes=1,stop=false",
         "guest=mortal,clients=asks-queries,hosts=0,stop=false",
         "guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
+        "guest=utility,asks=2,suspenders=1,hosts=0",
+        "guest=utility,asks=1,suspenders=1,hosts=0,boot=true,timers=true,stop=false",
+        "guest=hibernator,asks=2,suspenders=1,hosts=0,stop=false",
         "clients=suspender-suspender,suspenders=1,stop=false",
         "clients=suspender-asks,hosts=0,quiet=true",
         "clients=suspender-follower,guest=smp,vcpus=2,swap=enable-out-disable,timers=true",
@@ -199,6 +204,8 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("messages=0", "messages"),
         ("rings=1,stop=false", "rings"),
         ("guest=bell,rings=1", "rings"),
+        ("asks=1", "asks"),
+        ("guest=utility", "hosts"),
     ],
 )
 def test_sizes_that_cannot_be_are_named(spec: str, name: str) -> None:

@@ -97,6 +97,77 @@ def test_try_send_is_busy_at_a_full_mailbox_and_leaves_no_trace(world: Stepwise)
         assert guest.notes == [b"first", b"x"]
 
 
+def test_a_place_is_kept_between_two_tries(world: Stepwise) -> None:
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
+        place = guest.outbox.place()
+        assert place.try_send(b"0") is Sent.BUSY
+        assert not place.room.is_set()
+        later = sender(world, guest, "s1", b"1")
+        world.go("s1")
+        assert guest.outbox.waiting() == 2
+        world.settle()
+        assert guest.notes == [b"first"]
+        assert place.room.is_set()
+        assert place.try_send(b"another than before") is Sent.SENT
+        world.settle()
+        assert guest.notes == [b"first", b"another than before", b"1"]
+        assert later == [Sent.SENT]
+        assert guest.outbox.waiting() == 0
+
+
+def test_a_place_behind_others_gets_its_turn(world: Stepwise) -> None:
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
+        sender(world, guest, "s0", b"0")
+        world.go("s0")
+        place = guest.outbox.place()
+        assert place.try_send(b"1") is Sent.BUSY
+        assert place.try_send(b"1") is Sent.BUSY
+        assert guest.outbox.waiting() == 2
+        room = place.room
+        world.settle()
+        assert room.is_set()
+        assert guest.notes == [b"first", b"0"]
+        assert place.try_send(b"1") is Sent.SENT
+        world.settle()
+        assert guest.notes == [b"first", b"0", b"1"]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_place_that_is_left_lets_others_send(world: Stepwise, *, behind: bool) -> None:
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
+        if behind:
+            sender(world, guest, "s0", b"0")
+            world.go("s0")
+        place = guest.outbox.place()
+        assert place.try_send(b"x") is Sent.BUSY
+        sender(world, guest, "s1", b"1")
+        world.go("s1")
+        place.leave()
+        place.leave()
+        world.settle()
+        assert guest.notes == [b"first", *([b"0"] if behind else []), b"1"]
+        assert place.try_send(b"y") is Sent.SENT
+        world.settle()
+        assert guest.notes[-1] == b"y"
+        assert guest.outbox.waiting() == 0
+
+
+def test_a_place_learns_of_the_end_of_a_suspension(world: Stepwise) -> None:
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
+        world.settle()
+        place = guest.outbox.place()
+        assert harness.driver.suspend(world.now())
+        assert place.try_send(b"x") is Sent.BUSY
+        assert not place.room.is_set()
+        harness.driver.resume()
+        assert place.room.is_set()
+        assert place.try_send(b"x") is Sent.SENT
+
+
 def test_the_first_sender_gives_up_at_its_deadline(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = blocked(harness, world)

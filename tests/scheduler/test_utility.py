@@ -29,6 +29,9 @@ class Waiting:
         assert self.endpoint is not None
         return self.endpoint.send(data) is Sent.SENT
 
+    def leave(self) -> None:
+        """See `hfsched.services.courier.Transport`."""
+
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_script_guest_serves(seed: int) -> None:

@@ -67,7 +67,7 @@ def test_no_such_bundled_image(name: str) -> None:
     assert message.startswith(f"vm vm: image {name}: no such file, and no bundled guest (")
     if "echo.bin" in bundled_images():
         assert message.endswith(
-            "(bundled: cpus.bin, echo.bin, hostile.bin, probe.bin, relay.bin, smp.bin, stress.bin, trusty.bin, each also"
+            "(bundled: cpus.bin, echo.bin, hostile.bin, probe.bin, relay.bin, smp.bin, stress.bin, trusty.bin, utility.bin, each also"
             " as aarch64/... and x86_64/...)"
         )
 
@@ -243,7 +243,8 @@ def test_what_cannot_be_a_raw_image(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("ziglang") is None, reason="no package ziglang")
 def test_guests_in_c_find_their_header(tmp_path: Path) -> None:
     source = tmp_path / "guest.c"
-    source.write_text('#include "hypercalls.h"\nvoid f(void) { ffa_yield(); }\n')
+    text = '#include "hypercalls.h"\n#include "services.c"\nvoid f(void) { ffa_yield(); }\n'
+    source.write_text(text)
     for architecture in ("aarch64", "x86_64"):
         includes = [f"-I{folder}" for folder in guest_includes(architecture)]
         target = ["-target", f"{architecture}-freestanding-none"]

@@ -8,6 +8,8 @@
 - ``server``: answers messages, and direct requests with their own words;
 - ``doomed``: as ``server``, but vCPU 1, turned on at the first message or request, ends: the VM aborts;
 - ``lists``: answers each message, and reads which partitions there are;
+- ``utility``: offers a service, and answers each request with its own body;
+- ``hibernator``: the same, but hibernates and comes back before it answers the first;
 - ``bell``: answers each message, and each ring of the device at `BELL_WINDOW`.
 
 Those of several vCPUs that do something beside each other are in `siblings`.
@@ -20,7 +22,7 @@ from struct import iter_unpack
 from msgspec import Struct
 
 from hfsched.abi.ffa import PRIMARY_ID, FfaError, FfaId, Intid, PsciId
-from hfsched.mailbox.ports import frame
+from hfsched.mailbox.ports import HEADER, frame
 from hfsched.programs.bundled import echo
 from hfsched.programs.library import (
     Call,
@@ -40,6 +42,10 @@ from hfsched.scenarios.shipped.siblings import (
     stir,
     twice,
 )
+from hfsched.services.guest import GuestService
+from hfsched.services.transaction import Answer, Status
+from hfsched.services.wire import PORT as SERVICES
+from hfsched.services.wire import Goodbye, Message, ServiceId, decode, encode
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Store, Wfi
 
 __all__ = ["BELL", "BELL_WINDOW", "GUESTS", "PORT", "TALKED", "GuestKind"]
@@ -169,11 +175,43 @@ def bell(cpu: Cpu) -> Guest:
             yield Store(BELL_WINDOW, 1, 4)
 
 
+def utility(cpu: Cpu) -> Guest:
+    """Offer a service, and answer each request with its own body."""
+    yield from _offer(cpu, hibernations=0)
+
+
+def hibernator(cpu: Cpu) -> Guest:
+    """Be ``utility``, but hibernate before the first answer, which is stale then."""
+    yield from _offer(cpu, hibernations=1)
+
+
+def _offer(cpu: Cpu, hibernations: int) -> Call[None]:
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    service = GuestService(ServiceId.KVP)
+    yield from _tell(mailbox, service.offer())
+    while True:
+        _, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        request = service.receive(decode(data[HEADER.size :]))
+        if request is None:
+            continue
+        if hibernations:
+            hibernations -= 1
+            yield from _tell(mailbox, service.goodbye(Goodbye.HIBERNATE))
+            yield from _tell(mailbox, service.offer())
+        yield from _tell(mailbox, service.reply(request, Answer(Status.OK, request.body)))
+
+
+def _tell(mailbox: GuestMailbox, message: Message) -> Call[None]:
+    yield from mailbox.send(PRIMARY_ID, frame(SERVICES, SERVICES, encode(message)))
+
+
 class GuestKind(Struct, frozen=True):
     """A guest: its program, how often it answers a message, and how many messages it sends unasked.
 
     It needs `vcpus`; one that `dies` aborts after its first message, and a `single` one takes one message
-    in all.
+    in all.  One that `serves` answers requests to its utility services, and no messages.
     """
 
     program: Program
@@ -182,6 +220,12 @@ class GuestKind(Struct, frozen=True):
     vcpus: int = 1
     dies: bool = False
     single: bool = False
+    serves: bool = False
+
+    @property
+    def hosts_max(self) -> int:
+        """How many hosts may send to it."""
+        return 0 if self.serves else 1 if self.single else 8
 
     @property
     def image(self) -> str:
@@ -207,4 +251,6 @@ GUESTS = {
     "rivals": GuestKind(rivals, vcpus=3),
     "lists": GuestKind(lists),
     "bell": GuestKind(bell),
+    "utility": GuestKind(utility, serves=True),
+    "hibernator": GuestKind(hibernator, serves=True),
 }

@@ -15,6 +15,7 @@ from hfsched.control.command_server import CLIENTS_MAX
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
+from hfsched.scenarios.shipped.asker import Asker
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
 from hfsched.scenarios.shipped.devices import Doorbell
 from hfsched.scenarios.shipped.guests import GUESTS
@@ -32,6 +33,7 @@ from hfsched.scenarios.shipped.quiet import Looks
 from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
 from hfsched.scenarios.swapmain import FailingRuntime
+from hfsched.services.transaction import Status
 from hfsched.vmm.assembly import Parts
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 from hfsched.vmm.sizes import IdleTime
@@ -57,6 +59,7 @@ class MachineScenario:
     guest ``talker`` sends to; a ``late`` one reads it when the `probes` are through.  A port's queue has room for `queue` messages.  One task makes
     `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.  Another
     one asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
+    One asks the guest ``utility`` or ``hibernator`` for its service, `asks` times.
     One looks `reports` times at what the machine does.  A device of the guest ``bell`` rings `rings` times.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each; a socket has `places` for them.  One task gives commands of `swap`, likewise joined; the first `deaths`
@@ -75,6 +78,7 @@ class MachineScenario:
     listener: str = ""
     queue: int = QUEUE_MAX
     requests: int = 0
+    asks: int = 0
     probes: int = 0
     reports: int = 0
     rings: int = 0
@@ -111,10 +115,11 @@ class MachineScenario:
         for name, low, high in (
             ("vms", 1, 4),
             ("vcpus", GUESTS[self.guest].vcpus, 4),
-            ("hosts", 0, 1 if GUESTS[self.guest].single else 8),
+            ("hosts", 0, GUESTS[self.guest].hosts_max),
             ("messages", 1, 1 if GUESTS[self.guest].single else 100),
             ("queue", 1, QUEUE_MAX),
             ("requests", 0, 100),
+            ("asks", 0, 100),
             ("probes", 0, 100),
             ("reports", 0, 100),
             ("rings", 0, 0 if self.stop else 100),
@@ -134,6 +139,7 @@ class MachineScenario:
             ("listener", ("talker",)),
             ("requests", ("server", "doomed")),
             ("rings", ("bell",)),
+            ("asks", ("utility", "hibernator")),
         ):
             if getattr(self, name) and self.guest not in guests:
                 known = " or ".join(guests)
@@ -147,7 +153,9 @@ class MachineScenario:
     def small(self) -> MachineScenario:
         """Return the size whose every interleaving a race pass runs."""
         kind = GUESTS[self.guest]
-        alone = (self.requests and not kind.dies) or kind.unasked or self.clients
+        alone = (
+            (self.requests and not kind.dies) or kind.unasked or self.clients or not kind.hosts_max
+        )
         return replace(
             self,
             vms=1,
@@ -155,6 +163,7 @@ class MachineScenario:
             hosts=0 if alone and not (kind.dies and self.hosts) else 1,
             messages=1,
             requests=min(self.requests, 1),
+            asks=min(self.asks, 1),
             rings=min(self.rings, 1),
             suspenders=0,
             clients=self.clients.partition("-")[0],
@@ -205,7 +214,10 @@ class _World:
         self.machine = self.shipped.machine
         self.hosts: list[Host] = []
         self.suspenders: list[Suspender] = []
-        self._others: list[Listener | Doorbell | Prober | Reporter | Requester | Swapper] = []
+        self._others: list[
+            Asker | Listener | Doorbell | Prober | Reporter | Requester | Swapper
+        ] = []
+        self._askers: list[Asker] = []
         self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
         self.servers = Servers.of(runtime, self.shipped, kinds, scenario.places)
@@ -289,6 +301,9 @@ class _World:
             self._others.append(
                 Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
             )
+        if scenario.asks:
+            self._askers.append(Asker(runtime, machine, scenario.asks))
+            self._others += self._askers
         if scenario.rings:
             self._others.append(Doorbell(runtime, machine, scenario.rings))
         if scenario.reports:
@@ -352,6 +367,11 @@ class _World:
         for each in (*self._others, *self.suspenders):
             assert each.ended, f"{each.name} waits"
             assert early or not each.stopped, f"{each.name} was stopped early"
+        for asker in self._askers:
+            ends = [Status.TIMED_OUT] if self._scenario.timers else []
+            if self._scenario.guest == "hibernator":
+                ends.append(Status.HIBERNATED)
+            asker.check(*ends)
         for client in self.clients:
             client.check(early=early or self._scenario.places < len(self.clients))
         assert self.shipped.closed, "main has not ended"
@@ -360,7 +380,7 @@ class _World:
         for made in self.machine.assembly.vms:
             assert not made.outbox.waiting(), f"a sender to {made.name} that has gone has the turn"
         self.swap.check()
-        for vm in self.shipped.summary:
+        for vm in self.shipped.summary if self._kind.hosts_max else []:
             self._check_vm(vm, all_through=not early)
 
     def _check_vm(self, vm: VmSummary, *, all_through: bool) -> None:
@@ -388,5 +408,6 @@ class _World:
         hosts = tuple((host.sent, host.read, host.busy, host.stopped) for host in self.hosts)
         others: tuple[Hashable, ...] = tuple(each.stopped for each in self._others)
         others += tuple(client.key() for client in self.clients)
+        others += tuple(tuple(asker.answers) for asker in self._askers)
         vms = tuple((vm.to_host, vm.lost, vm.unread, vm.rx) for vm in self.shipped.summary)
         return (hosts, others, vms)
