@@ -115,6 +115,7 @@ class Attempt:
         self.cancelled = False
         self.made: Base | None = None  # once it is written
         self.dirty: DirtyPages | None = None  # what it has; None: everything
+        self.frozen: list[str] = []  # VMs whose guests are to be thawed
         self.tracks = False  # and changes are tracked since it began
 
     def key(self) -> Hashable:

@@ -8,9 +8,11 @@ the machine may end by it: then it goes on from the snapshot, elsewhere, and now
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hfsched.errors import SnapshotError
+from hfsched.services.host import ServiceError
 from hfsched.vmm.attempt import Attempt, Base, Finish, OpenFiles, Underway, Wish, Write, Written
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["HOLDER", "Snapshots"]
 
 HOLDER = "snapshot"  # the holder's name
+_FROZEN_MS = 10_000  # clocks, of a guest that may not answer: it thaws by itself after this time,
+_THAW_WITHIN = 2_000_000_000  # ns; and the client is told that its snapshot is written
 
 
 def _write(
@@ -166,12 +170,14 @@ class Snapshots:
 
         suspension, runtime = self._machine.suspension, self._runtime
         wish = attempt.wish
-        suspension.suspend(HOLDER, deadline, frozen=True)
-        began = runtime.now()
-        suspended = True
+        notices = self._freeze(attempt, deadline)
+        suspended = False
         try:
+            suspension.suspend(HOLDER, deadline, frozen=True)
+            suspended = True
+            began = runtime.now()
             told(0)
-            notices = self._look_for_changes(attempt)
+            notices += self._look_for_changes(attempt)
             finish = self._write(
                 self._machine,
                 files,
@@ -185,6 +191,8 @@ class Snapshots:
                 suspended = False
                 suspension.resume(HOLDER)
             paused = runtime.now() - began
+            if not wish.held:
+                self._thaw(attempt)
             found, more = finish()
             attempt.made = Base(wish.name, found)
             with self._lock:  # from here on `cancel` drops it
@@ -194,11 +202,33 @@ class Snapshots:
         except BaseException:
             if suspended:
                 suspension.resume(HOLDER)
+            self._thaw(attempt)
             raise
         on = None if attempt.dirty is None else wish.parent
         if wish.held:
             paused = runtime.now() - began
         return Written(hash=found, paused_ns=paused, notices=notices + more, on=on)
+
+    def _freeze(self, attempt: Attempt, deadline: int | None) -> tuple[str, ...]:
+        """Have the guests that can keep their file systems as they are; return what the user may want to know."""
+        if self._machine.suspended_by():  # no guest can answer
+            return ()
+        notices = []
+        for vm in self._machine.vm_names():
+            try:
+                if self._machine.services.freeze(vm, _FROZEN_MS, deadline):
+                    attempt.frozen.append(vm)
+            except ServiceError as exc:
+                notices.append(f"{attempt.wish.name}: not frozen before: {exc}")
+        return tuple(notices)
+
+    def _thaw(self, attempt: Attempt) -> None:
+        """End what `_freeze` began; a guest that does not answer thaws by itself."""
+        while attempt.frozen:
+            with suppress(ServiceError):
+                self._machine.services.thaw(
+                    attempt.frozen.pop(), self._runtime.now() + _THAW_WITHIN
+                )
 
     def _look_for_changes(self, attempt: Attempt) -> tuple[str, ...]:
         """Find out which pages the layer has, and have changes tracked from here on."""
@@ -253,6 +283,7 @@ class Snapshots:
             self._ended.set()
         if attempt.wish.held:
             self._machine.suspension.resume(HOLDER)
+            self._thaw(attempt)
         self._machine.user_hold.let_go()
 
     def _begin(self, attempt: Attempt, deadline: int | None) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from progress import Quiet
 from talk import TARGETS, UNICORN, Target
-from test_suspend_command import refused, say
+from test_guest_commands import heard, said
+from test_suspend_command import begin, refused, say
 from test_swap_command import can_swap, until
 from test_swap_command import machine as swapped
 from test_swap_command import say as swap
@@ -116,6 +117,25 @@ def test_a_chain_of_incremental_ones(run: Start, hfsched: Start, target: Target)
     if problem() is None:
         assert (status, error) == (1, "elsewhere/b: no such directory\n")
     assert last.wait() == 0
+
+
+def test_a_guest_is_frozen_for_it_and_thawed_here_and_there(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    demo = begin(
+        run, *("--engine", target.engine, f"u={target.image('utility')}", "--linger", "60")
+    )
+    heard(demo, "state", "ready 6 frozen 0")
+    assert said(demo, "hibernate half 50") == "armed"
+    assert refused(hfsched, "kvp", "get", "u", "os")[0] == 1
+    heard(demo, "state", "ready 6 frozen 0 stale 1")
+    say(hfsched, "snapshot", "take", "demo", "monday")
+    heard(demo, "state", "ready 6 frozen 0 stale 1")
+    assert demo.wait() == 0
+    again = run("--restore", "monday", "--linger", "60")
+    heard(again, "state", "ready 6 frozen 0 stale 1")
+    assert say(hfsched, "kvp", "get", "u", "os") == "utility\n"
+    assert again.wait() == 0
 
 
 def problem() -> str | None:

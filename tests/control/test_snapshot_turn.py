@@ -36,6 +36,9 @@ from hfsched.memory.dirty import DirtyPages
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.scheduler.userhold import UserHold
+from hfsched.services.host import ServiceError
+from hfsched.services.transaction import Answer as ServiceAnswer
+from hfsched.services.transaction import Status as ServiceStatus
 from hfsched.vmm.attempt import Finish, Wish
 from hfsched.vmm.report import VmState
 from hfsched.vmm.snapshots import Snapshots
@@ -75,6 +78,29 @@ class Dirty:
         self.given_back.append(dirty)
 
 
+class Services:
+    """Guests that can be frozen, by name: whether they do it."""
+
+    def __init__(self) -> None:
+        self.guests: dict[str, bool] = {}
+        self.log: list[str] = []
+
+    def freeze(self, vm: str, timeout_ms: int, deadline: int | None = None) -> bool:
+        del deadline
+        if vm not in self.guests:
+            return False
+        self.log.append(f"freeze {vm} {timeout_ms}")
+        if not self.guests[vm]:
+            raise ServiceError(vm, "freeze", ServiceAnswer(ServiceStatus.TIMED_OUT))
+        return True
+
+    def thaw(self, vm: str, deadline: int | None = None) -> None:
+        assert deadline is not None
+        self.log.append(f"thaw {vm}")
+        if vm == "b":
+            raise ServiceError(vm, "thaw", ServiceAnswer(ServiceStatus.TIMED_OUT))
+
+
 class FakeMachine:
     """Its snapshot is `PAGES` and `INDEX`, written when `go` is set."""
 
@@ -96,6 +122,7 @@ class FakeMachine:
         self.error: Exception | None = None
         self.layers: list[DirtyPages | None] = []
         self.dirty = Dirty()
+        self.services = Services()
 
     def _pause(self, _deadline: int | None) -> bool:
         self.paused = True
@@ -119,7 +146,7 @@ class FakeMachine:
         assert self.paused
 
         def finish() -> tuple[bytes, tuple[str, ...]]:
-            assert self.paused is wish.held
+            assert self.paused is (wish.held or "user" in self.suspended_by())
             self.began.set()
             while not self.go.wait(0.002):
                 if cancelled():
@@ -139,7 +166,7 @@ class FakeMachine:
         return []
 
     def vm_names(self) -> list[str]:
-        return ["a"]
+        return ["a", "b", "c", "d"]
 
     def vm_states(self) -> list[VmState]:
         return []
@@ -432,6 +459,33 @@ def test_one_that_is_held_changes_nothing_for_the_next(served: Served, client: C
     assert not served.machine.dirty.started
     assert client.ask(SnapshotConfirm()) == Done()
     assert served.status().base == BASE
+
+
+# Guests that freeze.
+
+
+@pytest.mark.parametrize("end", ["written", "failed", "held", "suspended"])
+def test_guests_freeze_before_and_thaw_after(served: Served, client: Client, end: str) -> None:
+    machine = served.machine
+    machine.services.guests = {"a": True, "b": True, "c": False}
+    froze = [f"freeze {vm} 10000" for vm in "abc"]
+    thawed = ["thaw b", "thaw a"]
+    match end:
+        case "written":
+            notices = taken(client).notices
+            assert notices[0] == "s: not frozen before: vm c: freeze: timed out"
+        case "failed":
+            machine.error = UserError("a disk is full")
+            assert client.ask(request(), *empty()) == refusal("a disk is full")
+        case "held":
+            taken(client, hold=True)
+            assert machine.services.log == froze
+            assert client.ask(SnapshotConfirm()) == Done()
+        case _:
+            with machine.suspension.held("user"):
+                taken(client)
+            froze, thawed = [], []
+    assert machine.services.log == froze + thawed
 
 
 # The client's side.
