@@ -11,6 +11,8 @@ Two guests `stress` exchange checksummed messages all the time; a program here s
 - ``torn``: the process is killed while it writes; the snapshot before it must be whole, and is gone back to;
 - ``left``: the client that takes one is killed; the machine must go on, and is then taken.
 
+Half of the snapshots are incremental, on the one that the machine was restored from or on another that was taken on
+the way, while the guests ran.
 The next round restores the newest snapshot in a new process.  The program reads what comes until the process is
 dead; then it sends a mark, and of its messages those must be answered before it that the machine had
 accepted: the first ones, each once.  The others it sends again.  The exit status is 1 if anything else was seen.
@@ -162,6 +164,7 @@ class Rounds:
         self._drawn = random.Random(seed)
         self._directory = directory
         self._newest: Path | None = None
+        self._below: list[Path] = []  # what it is based on, maybe
         self._record = Sent()  # by the instant of the newest snapshot
         self._number = 0
         self.endings: Counter[str] = Counter()
@@ -184,15 +187,23 @@ class Rounds:
                 talk.read(self._drawn.randrange(AHEAD))
                 time.sleep(self._drawn.choice((0, 0.005, 0.05)))
             guests.close()
+            if self._drawn.random() < 0.3:
+                self._below.append(self._directory / f"between{self._number}")
+                self._take(run, self._below[-1], end=False)
             talk.send(self._drawn.randrange(AHEAD))
             kept = self._end(run, talk, ending)
             talk.close()
         self.endings[ending] += 1
         if kept is not None:
-            if self._newest is not None:
-                shutil.rmtree(self._newest)
+            self._below += [] if self._newest is None else [self._newest]
             self._newest, self._record = kept, record
         self._verify()
+
+    def _take(self, run: LiveRun, made: Path, *, end: bool) -> None:
+        wanted = Wanted(end=end, incremental=self._drawn.random() < 0.5)
+        written = take(run.control, str(made), wanted, _deadline())
+        if wanted.incremental:
+            self.endings["incremental" if written.on is not None else "not incremental"] += 1
 
     def _end(self, run: LiveRun, talk: Talk, ending: str) -> Path | None:
         """End a run; return the new snapshot, None if the one before is the newest."""
@@ -209,7 +220,7 @@ class Rounds:
             raise FaultError(f"{made.name} is there, and its machine died before")
         if ending != "hibernate":
             ask(run.control, MachineSuspend(), _deadline())
-        take(run.control, str(made), Wanted(end=ending == "hibernate"), _deadline())
+        self._take(run, made, end=ending == "hibernate")
         if ending == "hibernate":
             status = run.process.wait(_WITHIN)
             if status != 4:
@@ -270,11 +281,15 @@ class Rounds:
         assert self._newest is not None
         layers, problem = open_layers(self._newest)
         faults = [str(problem)] if problem is not None else []
+        names = [Path(layer.name).name for layer in layers]
         for layer in layers:
             faults += verify(layer)
             layer.close()
         if faults:
             raise FaultError(f"{self._newest.name}: {faults[0]}")
+        for path in [path for path in self._below if path.name not in names]:
+            shutil.rmtree(path)
+            self._below.remove(path)
 
     def finish(self) -> None:
         """Run the last snapshot to the end of all traffic."""

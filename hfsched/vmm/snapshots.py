@@ -237,15 +237,14 @@ class Snapshots:
         if wish.parent is not None:
             with self._lock:
                 base = self._base
-            if base != wish.parent:
-                raise SnapshotError(
-                    f"{wish.name}: the newest snapshot is not {wish.parent.name} any more: try again"
-                )
-            found = dirty.collect()
-            if found.why_all is None:
-                attempt.dirty = found
-                return ()
-            why_all = found.why_all
+            if base == wish.parent:
+                found = dirty.collect()
+                if found.why_all is None:
+                    attempt.dirty = found
+                    return ()
+                why_all = found.why_all
+            else:
+                why_all = f"{wish.parent.name} is not the newest one of this run any more"
         attempt.tracks = not wish.held
         why_not = dirty.start() if attempt.tracks else None
         if not wish.incremental:
