@@ -83,6 +83,12 @@ class Transactions:
         """The host's epoch and the guest's."""
         return self._epoch, self._guest_epoch
 
+    @property
+    def paused(self) -> bool:
+        """Whether deadlines stand still, and nothing is sent."""
+        with self._lock:
+            return self._paused
+
     # The host asks.
 
     def ask(self, body: bytes, timeout: int) -> Ticket:

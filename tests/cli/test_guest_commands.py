@@ -130,28 +130,20 @@ def test_a_copy_whose_client_ends_is_cancelled_on_both_sides(
     demo = start(run)
     Path("notes").write_bytes(bytes(100_000))
     assert said(demo, "mute 1") == "mute"
-    client = hfsched("guest", "u", "copy", "notes")  # whose first step is not answered
-    other = refused_busy(hfsched)
-    assert other == "vm u: copy other: busy: another one is under way\n"
+    client = hfsched(
+        "guest", "u", "copy", "notes", "--within", "10m"
+    )  # whose first step is not answered
+    heard(demo, "state", "mute 0")
+    Path("other").write_bytes(b"x")
+    status, line = refused(hfsched, "guest", "u", "copy", "other")
+    assert (status, line) == (1, "vm u: copy other: busy: another one is under way\n")
     client.interrupt(how)
     assert client.wait() == (130 if how is signal.SIGINT else -how)
     quiet = Quiet()
-    Path("other").write_bytes(b"x")
     while (copied := hfsched("guest", "u", "copy", "other")).wait():
         assert quiet.left > 0, copied.err
     assert said(demo, "files") == f"other 1 {zlib.crc32(b'x'):x}"
     assert demo.wait() == 0
-
-
-def refused_busy(hfsched: Start) -> str:
-    """Copy a file until that is refused, because another copy has begun."""
-    Path("other").write_bytes(b"")
-    quiet = Quiet()
-    while True:
-        process = hfsched("guest", "u", "copy", "other")
-        if process.wait():
-            return process.err.removeprefix("hfsched: error: ")
-        assert quiet.left > 0
 
 
 def test_a_file_that_is_none_is_refused(run: Start, hfsched: Start) -> None:

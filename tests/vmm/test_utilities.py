@@ -16,6 +16,7 @@ from life import (
     refusal,
 )
 
+from hfsched.services.host import GuestServices
 from hfsched.services.transaction import State, Status
 from hfsched.services.wire import ServiceId
 
@@ -124,6 +125,11 @@ def test_a_daemon_that_crashes_registers_again(life: Life) -> None:
     assert services.get("os", life.by) == b"utility"
 
 
+def paused(services: GuestServices) -> set[bool]:
+    """Return which services keep their deadlines and send nothing."""
+    return {each.paused for each in services.services.values()}
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_pause_changes_nothing_but_that_deadlines_stop(life: Life, place: str) -> None:
     services = life.ready()
@@ -132,7 +138,9 @@ def test_a_pause_changes_nothing_but_that_deadlines_stop(life: Life, place: str)
     second = life.asked(lambda: services.ping(2))
     life.until_logged(b"utility: asleep")
     life.until(lambda: second.done or services.services[ServiceId.HEARTBEAT].state is State.REQ)
+    assert paused(services) == {False}
     with life.machine.suspension.held("test", life.by):
+        assert paused(services) == {True}
         before = [each.save() for each in services.services.values()]
         third = life.asked(lambda: services.ping(3))  # is taken from the channel later
         gives_up = life.asked(lambda: services.ping(4, life.runtime.now() + 30 * MS))
@@ -142,6 +150,7 @@ def test_a_pause_changes_nothing_but_that_deadlines_stop(life: Life, place: str)
         assert [msgspec.structs.replace(each, requests=0) for each in before] == [
             msgspec.structs.replace(each, requests=0) for each in after
         ]
+    assert paused(services) == {False}
     assert first.wait() == b"utility"
     assert type(second.wait()) is int
     assert type(third.wait()) is int
