@@ -244,7 +244,7 @@ COMMAND_LINES: list[tuple[str, int, str]] = [
     (
         f"run guests.py:echo --socket {'s' * 120}",
         2,
-        f"--socket {'s' * 120}: 120 bytes, a socket's path has at most 107: choose a shorter path",
+        f"--socket {'s' * 120}: 120 bytes, a socket's path has at most 106: choose a shorter path",
     ),
     ("run guests.py:echo --socket away/s", 1, "--socket away/s: no directory away"),
     (
