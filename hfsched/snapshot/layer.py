@@ -67,7 +67,7 @@ class LayerWriter:
     """Writes a layer: `put` its pages, then `finish` with its state.  For one thread.
 
     `pages` and `index` are descriptors of empty files; the caller closes them, and calls fsync.
-    `name` is the layer's, for errors.  `cancelled` is asked before each frame.  `progress(done)` is told
+    `name` is the layer's, for errors.  `parent` may be set until `finish`.  `cancelled` is asked before each frame.  `progress(done)` is told
     after each how many bytes of pages have come.  Errors of the files are SnapshotErrors; the layer is
     then of no use.
     """
@@ -86,6 +86,7 @@ class LayerWriter:
         self._name = name
         self._pages, self._index = pages, index
         self._subject = subject
+        self.parent = subject.parent
         self._encoder = Encoder(codec)
         self._cancelled, self._progress = cancelled, progress
         self._maps = [PageMap() for _ in subject.vms]
@@ -202,7 +203,7 @@ class LayerWriter:
             hfsched=subject.hfsched,
             created=subject.created,
             machine=subject.machine,
-            parent=subject.parent,
+            parent=self.parent,
             vms=tuple(vms),
             pages=self._stored,
             frames=packed(self._words, self._checksums),

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfsched.memory.dirty import DirtyPages
     from hfsched.vmm.machine import Machine
 
-__all__ = ["Attempt", "Base", "Finish", "OpenFiles", "Underway", "Wish", "Write", "Written"]
+__all__ = ["Attempt", "Base", "OpenFiles", "Underway", "Wish", "Write", "Writing", "Written"]
 
 
 class Base(Struct, frozen=True):
@@ -60,29 +60,34 @@ class Underway(Struct, frozen=True):
     total: int
 
 
-Finish: TypeAlias = Callable[[], tuple[bytes, tuple[str, ...]]]
+class Writing(Protocol):
+    """A snapshot on its way into two open files."""
+
+    def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
+        """Copy the suspended machine: what is `dirty` since `base`, or all of it.
+
+        Raises UserError if it cannot be saved by the deadline (ns), or written, or is cancelled.
+        """
+
+    def finish(self) -> tuple[bytes, tuple[str, ...]]:
+        """Write what was copied; return the index's hash, and what the user may want to know."""
 
 
 class Write(Protocol):
-    """Writes a suspended machine into two open files: what is `dirty`, or all of it.
-
-    Returns what writes what is left when the machine runs again, and then returns the index's hash, and what the
-    user may want to know.
-    """
+    """Begins to write a machine, which runs still; `expected` pages, None if that is not known."""
 
     def __call__(
         self,
         machine: Machine,
         files: tuple[int, int],
         wish: Wish,
-        deadline: int | None,
-        dirty: DirtyPages | None,
+        expected: int | None,
         /,
         *,
         cancelled: Callable[[], bool],
         progress: Callable[[int], None],
-    ) -> Finish:
-        """Begin; raises UserError if it cannot be saved by the deadline (ns), or written, or is cancelled."""
+    ) -> Writing:
+        """Begin; raises UserError for a machine that cannot be saved."""
 
 
 class OpenFiles:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import SnapshotError
 from hfsched.services.host import ServiceError
-from hfsched.vmm.attempt import Attempt, Base, Finish, OpenFiles, Underway, Wish, Write, Written
+from hfsched.vmm.attempt import Attempt, Base, OpenFiles, Underway, Wish, Write, Written
 
 if TYPE_CHECKING:
     from hfsched.memory.dirty import DirtyPages
@@ -27,33 +27,35 @@ _FROZEN_MS = 10_000  # clocks, of a guest that may not answer: it thaws by itsel
 _THAW_WITHIN = 2_000_000_000  # ns; and the client is told that its snapshot is written
 
 
-def _write(
-    machine: Machine,
-    files: tuple[int, int],
-    wish: Wish,
-    deadline: int | None,
-    dirty: DirtyPages | None,
-    /,
-    *,
-    cancelled: Callable[[], bool],
-    progress: Callable[[int], None],
-) -> Finish:
-    from hfsched.snapshot.index import Parent  # noqa: PLC0415 - only where one is taken
-    from hfsched.vmm.snapshotting import Capture  # noqa: PLC0415 - likewise
+class _Layer:
+    """The writing of a layer; see `Writing`."""
 
-    base = wish.parent
-    return Capture(
-        machine,
-        files,
-        wish.name,
-        wish.codec,
-        wish.created,
-        deadline,
-        parent=None if dirty is None or base is None else Parent(base.name, base.hash),
-        dirty=None if dirty is None else dirty.runs,
-        cancelled=cancelled,
-        progress=progress,
-    ).finish
+    def __init__(
+        self,
+        machine: Machine,
+        files: tuple[int, int],
+        wish: Wish,
+        expected: int | None,
+        /,
+        *,
+        cancelled: Callable[[], bool],
+        progress: Callable[[int], None],
+    ) -> None:
+        from hfsched.vmm.snapshotting import Capture  # noqa: PLC0415 - only where one is taken
+
+        how = (wish.name, wish.codec, wish.created)
+        self._capture = Capture(
+            machine, files, *how, expected=expected, cancelled=cancelled, progress=progress
+        )
+        self.finish = self._capture.finish
+
+    def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
+        from hfsched.snapshot.index import Parent  # noqa: PLC0415 - likewise
+
+        if base is None or dirty is None:
+            self._capture.copy(deadline)
+        else:
+            self._capture.copy(deadline, Parent(base.name, base.hash), dirty.runs)
 
 
 class Snapshots:
@@ -68,7 +70,7 @@ class Snapshots:
         runtime: Runtime,
         machine: Machine,
         on_change: Callable[[], None] = lambda: None,
-        write: Write = _write,
+        write: Write = _Layer,
         files: OpenFiles | None = None,
     ) -> None:
         self.files = OpenFiles() if files is None else files
@@ -81,6 +83,9 @@ class Snapshots:
         self._ended = runtime.event("snapshots.ended")  # an attempt
         self._hibernated = False
         self._base: Base | None = None
+        self._expected = (
+            0  # pages that will be dirty: those of the last time; of one attempt at a time
+        )
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
@@ -170,6 +175,14 @@ class Snapshots:
 
         suspension, runtime = self._machine.suspension, self._runtime
         wish = attempt.wish
+        writing = self._write(
+            self._machine,
+            files,
+            wish,
+            None if wish.parent is None else self._expected,
+            cancelled=unwanted,
+            progress=told,
+        )
         notices = self._freeze(attempt, deadline)
         suspended = False
         try:
@@ -178,22 +191,14 @@ class Snapshots:
             began = runtime.now()
             told(0)
             notices += self._look_for_changes(attempt)
-            finish = self._write(
-                self._machine,
-                files,
-                wish,
-                deadline,
-                attempt.dirty,
-                cancelled=unwanted,
-                progress=told,
-            )
+            writing.copy(deadline, wish.parent, attempt.dirty)
             if not wish.held:
                 suspended = False
                 suspension.resume(HOLDER)
             paused = runtime.now() - began
             if not wish.held:
                 self._thaw(attempt)
-            found, more = finish()
+            found, more = writing.finish()
             attempt.made = Base(wish.name, found)
             with self._lock:  # from here on `cancel` drops it
                 if attempt.cancelled:
@@ -241,6 +246,7 @@ class Snapshots:
                 found = dirty.collect()
                 if found.why_all is None:
                     attempt.dirty = found
+                    self._expected = found.pages()
                     return ()
                 why_all = found.why_all
             else:

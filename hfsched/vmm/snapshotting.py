@@ -39,8 +39,8 @@ COPIED_MAX = 256 << 20  # bytes
 _NOWHERE = 1 << 62  # a page number beyond all
 
 
-def subject_of(machine: Machine, created: int, parent: Parent | None = None) -> Subject:
-    """Return what a layer on a `parent` is of, made at a time (ns since 1970); the VMs are of one architecture.
+def subject_of(machine: Machine, created: int) -> Subject:
+    """Return what a layer is of that is made at a time (ns since 1970); the VMs are of one architecture.
 
     Raises SnapshotError for a machine of several.
     """
@@ -50,7 +50,7 @@ def subject_of(machine: Machine, created: int, parent: Parent | None = None) -> 
     space = machine.assembly.vms[0].record.space
     identity = MachineIdentity(architectures.pop(), space.counter_hz)
     vms = tuple(_vm(machine, vm) for vm in machine.assembly.vms)
-    return Subject(__version__, created, identity, vms, parent)
+    return Subject(__version__, created, identity, vms)
 
 
 def _vm(machine: Machine, vm: AssembledVm) -> Vm:
@@ -60,13 +60,12 @@ def _vm(machine: Machine, vm: AssembledVm) -> Vm:
 
 
 class Capture:
-    """A suspended machine, as it is to be written into a layer: made under the suspension, `finish` comes after it.
+    """A machine on its way into a layer: made while it runs, `copy` is for its suspension, `finish` comes after it.
 
-    The caller holds the suspension, frozen.  `files` are {pages, index}, `created` is in ns since 1970;
-    `name`, `codec`, `cancelled` and `progress` are as `LayerWriter` has them.  `dirty` are the pages that
-    have changed since `parent`; without a parent all are written.  Memory is copied, up to `COPIED_MAX`
-    bytes, and what is more is written at once.  Raises UserError (SnapshotError) if the machine cannot be saved
-    by the deadline (ns), or written.
+    `files` are {pages, index}, `created` is in ns since 1970; `name`, `codec`, `cancelled` and `progress` are as
+    `LayerWriter` has them.  Memory is copied, up to `COPIED_MAX` bytes, and what is more is written at once.
+    Room for as much as is `expected`, in pages (None: all there is), is had in advance.  Raises UserError for a
+    machine that cannot be saved.
     """
 
     def __init__(
@@ -76,25 +75,41 @@ class Capture:
         name: str,
         codec: str,
         created: int,
-        deadline: int | None = None,
         *,
-        parent: Parent | None = None,
-        dirty: Mapping[str, Sequence[Run]] | None = None,
+        expected: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda _done: None,
     ) -> None:
-        for name_of_vm, made in machine.made.items():
+        for vm, made in machine.made.items():
             if made.engine == "script":
-                raise SnapshotError(
-                    f"vm {name_of_vm}: a Python guest cannot be saved: give a guest image"
-                )
-        subject = subject_of(machine, created, parent)
+                raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
+        subject = subject_of(machine, created)
+        self._machine = machine
         self._writer = LayerWriter(
             name, *files, subject, codec=codec, cancelled=cancelled, progress=progress
         )
-        self._record = saving.save(machine, deadline)
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._left = COPIED_MAX // PAGE_SIZE
+        if expected is None:
+            rams = machine.rams.values()
+            expected = sum(
+                end - first for ram in rams for first, end in held(ram.fd, ram.size // PAGE_SIZE)
+            )
+        self._room = _room(min(expected, self._left))
+
+    def copy(
+        self,
+        deadline: int | None = None,
+        parent: Parent | None = None,
+        dirty: Mapping[str, Sequence[Run]] | None = None,
+    ) -> None:
+        """Copy the machine, whose suspension the caller holds, frozen: what is `dirty` since `parent`, or all of it.
+
+        Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns), or written.
+        """
+        machine = self._machine
+        self._writer.parent = parent
+        self._record = saving.save(machine, deadline)
         for number, vm in enumerate(machine.assembly.vms):
             ram = machine.rams[vm.name]
             runs = [(0, ram.size // PAGE_SIZE)] if dirty is None else dirty[vm.name]
@@ -106,30 +121,46 @@ class Capture:
 
     def _take(self, ram: Ram, vm: int, first: int, count: int) -> None:
         while count:
-            part = min(count, _PART)
-            if part <= self._left:
-                part = min(count, self._left)
-                room = memoryview(mmap.mmap(-1, part * PAGE_SIZE))
+            part = min(count, self._left)
+            if part:
+                room = self._reserved(part)
+                part = len(room) // PAGE_SIZE
                 ram.copy_out(first * PAGE_SIZE, room)
                 self._copies.append((vm, first, room))
                 self._left -= part
             else:
+                part = min(count, _PART)
                 self._writer.put(vm, first, ram.read(first * PAGE_SIZE, part * PAGE_SIZE))
             first += part
             count -= part
+
+    def _reserved(self, pages: int) -> memoryview:
+        """Return room for so many pages; fewer where that is what is left of it."""
+        if not self._room:
+            return _room(pages)
+        room = self._room[: pages * PAGE_SIZE]
+        self._room = self._room[len(room) :]
+        return room
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
         """Write what was copied; return the index's hash, and what the user may want to know.
 
         Raises SnapshotError.
         """
-        self._copies.reverse()
-        while self._copies:
-            vm, first, pages = self._copies.pop()
+        for vm, first, pages in self._copies:
             self._writer.put(vm, first, pages)
+        self._copies.clear()
         record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
         found = self._writer.finish({MACHINE: record})
         return found, () if self._writer.warning is None else (self._writer.warning,)
+
+
+def _room(pages: int) -> memoryview:
+    """Return memory that is there: none of it is touched for the first time later."""
+    if not pages:
+        return memoryview(b"")
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    return memoryview(mmap.mmap(-1, pages * PAGE_SIZE, flags=flags))
 
 
 def _parted(ram: Ram, runs: Iterable[Run], *, sparse: bool) -> Iterator[tuple[int, int, bool]]:

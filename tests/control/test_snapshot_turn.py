@@ -39,7 +39,7 @@ from hfsched.scheduler.userhold import UserHold
 from hfsched.services.host import ServiceError
 from hfsched.services.transaction import Answer as ServiceAnswer
 from hfsched.services.transaction import Status as ServiceStatus
-from hfsched.vmm.attempt import Finish, Wish
+from hfsched.vmm.attempt import Base, Wish
 from hfsched.vmm.report import VmState
 from hfsched.vmm.snapshots import Snapshots
 
@@ -113,14 +113,13 @@ class FakeMachine:
         self.user_hold = UserHold(runtime, self.suspension)
         self.rams = {"a": Memory()}
         self.ended = threading.Event()
-        self.snapshots = Snapshots(
-            runtime, cast("Machine", self), self.ended.set, write=self._write
-        )
+        self.snapshots = Snapshots(runtime, cast("Machine", self), self.ended.set, write=Writing)
         self.go, self.began = threading.Event(), threading.Event()
         self.go.set()
         self.paused = False
         self.error: Exception | None = None
         self.layers: list[DirtyPages | None] = []
+        self.expected: list[int | None] = []
         self.dirty = Dirty()
         self.services = Services()
 
@@ -130,36 +129,6 @@ class FakeMachine:
 
     def _resume(self) -> None:
         self.paused = False
-
-    def _write(
-        self,
-        _machine: Machine,
-        files: tuple[int, int],
-        wish: Wish,
-        _deadline: int | None,
-        dirty: DirtyPages | None,
-        /,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int], None],
-    ) -> Finish:
-        assert self.paused
-
-        def finish() -> tuple[bytes, tuple[str, ...]]:
-            assert self.paused is (wish.held or "user" in self.suspended_by())
-            self.began.set()
-            while not self.go.wait(0.002):
-                if cancelled():
-                    raise SnapshotError(f"{wish.name}: cancelled")
-            if self.error is not None:
-                raise self.error
-            for fd, data in zip(files, (PAGES, INDEX), strict=True):
-                os.write(fd, data)
-            progress(Memory.size)
-            return HASH, (f"codec {wish.codec}",)
-
-        self.layers.append(dirty)
-        return finish
 
     def discard(self, name: str, ipa: int, size: int, deadline: int | None = None) -> None: ...
     def faults(self, since: int = 0) -> list[object]:
@@ -173,6 +142,44 @@ class FakeMachine:
 
     def suspended_by(self) -> tuple[str, ...]:
         return self.suspension.holders
+
+
+class Writing:
+    def __init__(
+        self,
+        machine: Machine,
+        files: tuple[int, int],
+        wish: Wish,
+        expected: int | None,
+        /,
+        *,
+        cancelled: Callable[[], bool],
+        progress: Callable[[int], None],
+    ) -> None:
+        self._machine = cast("FakeMachine", machine)
+        self._files, self._wish = files, wish
+        self._cancelled, self._progress = cancelled, progress
+        self._machine.expected.append(expected)
+
+    def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
+        assert self._machine.paused
+        assert deadline is not None
+        assert base == self._wish.parent
+        self._machine.layers.append(dirty)
+
+    def finish(self) -> tuple[bytes, tuple[str, ...]]:
+        machine, wish = self._machine, self._wish
+        assert machine.paused is (wish.held or "user" in machine.suspended_by())
+        machine.began.set()
+        while not machine.go.wait(0.002):
+            if self._cancelled():
+                raise SnapshotError(f"{wish.name}: cancelled")
+        if machine.error is not None:
+            raise machine.error
+        for fd, data in zip(self._files, (PAGES, INDEX), strict=True):
+            os.write(fd, data)
+        self._progress(Memory.size)
+        return HASH, (f"codec {wish.codec}",)
 
 
 class Served:
@@ -408,10 +415,12 @@ def test_a_layer_has_what_has_changed_since_the_one_before(served: Served, clien
     second = taken(client, incremental=True, parent=BASE)
     assert (second.on, second.notices) == (BASE, ("codec lz4",))
     assert machine.layers == [None, machine.dirty.found]
+    assert machine.expected == [None, 0]
     assert client.ask(SnapshotConfirm()) == Done()
     assert machine.dirty.given_back == []
     machine.dirty.why_all = "a process has died"
     third = taken(client, incremental=True, parent=BASE)
+    assert machine.expected[-1] == 2  # pages, as the last time
     assert third.on is None
     assert third.notices[0] == "s is a full snapshot: a process has died"
 

@@ -199,7 +199,8 @@ def test_a_layer_on_disk_is_a_whole_machine(
         deadline = runtime.now() + WITHIN
         with make_layer(where) as files, machine.suspension.held("snapshot", frozen=True):
             descriptors = (files.pages_fd, files.index_fd)
-            capture = snapshotting.Capture(machine, descriptors, "layer", "lz4", 1, deadline)
+            capture = snapshotting.Capture(machine, descriptors, "layer", "lz4", 1)
+            capture.copy(deadline)
             capture.finish()
         assert received(port, runtime) == b"once"
     for _ in range(2):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hfsched.scenarios.shipped.swap import SwapModel
     from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
-    from hfsched.vmm.attempt import Finish, Wish
+    from hfsched.vmm.attempt import Base, Wish
 
 __all__ = ["MEMORY", "MachineMemory", "ShippedMachine"]
 
@@ -67,31 +67,40 @@ class _NoFiles(OpenFiles):
         pass
 
 
-def _write(
-    machine: Machine,
-    files: tuple[int, int],
-    wish: Wish,
-    deadline: int | None,
-    dirty: DirtyPages | None,
-    /,
-    *,
-    cancelled: Callable[[], bool],
-    progress: Callable[[int], None],
-) -> Finish:
-    """Stand for the writing of a snapshot: nothing runs, and no memory changes, until its pages are copied."""
-    del files, deadline, dirty
-    before = _at_rest(machine)
-    progress(1)
-    assert before == _at_rest(machine), "memory has changed while a snapshot was copied"
+class _Writing:
+    """What stands for the writing of a snapshot: nothing runs, and no memory changes, until its pages are copied."""
 
-    def finish() -> tuple[bytes, tuple[str, ...]]:
-        if cancelled():
-            raise SnapshotError(f"{wish.name}: cancelled")
-        if wish.held:
-            assert before == _at_rest(machine), "memory has changed while the machine was held"
+    def __init__(
+        self,
+        machine: Machine,
+        files: tuple[int, int],
+        wish: Wish,
+        expected: int | None,
+        /,
+        *,
+        cancelled: Callable[[], bool],
+        progress: Callable[[int], None],
+    ) -> None:
+        del files, expected
+        self._machine, self._wish = machine, wish
+        self._cancelled, self._progress = cancelled, progress
+        self._copied: list[bytes] = []
+
+    def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
+        del deadline, base, dirty
+        self._copied = _at_rest(self._machine)
+        self._progress(1)
+        self._look()
+
+    def _look(self) -> None:
+        assert self._copied == _at_rest(self._machine), "memory has changed in the suspension"
+
+    def finish(self) -> tuple[bytes, tuple[str, ...]]:
+        if self._cancelled():
+            raise SnapshotError(f"{self._wish.name}: cancelled")
+        if self._wish.held:
+            self._look()
         return bytes(32), ()
-
-    return finish
 
 
 def _at_rest(machine: Machine) -> list[bytes]:
@@ -126,7 +135,7 @@ class ShippedMachine:
             assembly=opaque_parts(runtime, parts),
             ram=lambda name, size: MachineMemory(runtime, name, size, touch),
             swap=swap.make,
-            snapshots=partial(Snapshots, write=_write, files=_NoFiles()),
+            snapshots=partial(Snapshots, write=_Writing, files=_NoFiles()),
             source=lambda _rams, _swap: NoSource("a model's memory"),
         )
         self._spec = spec
