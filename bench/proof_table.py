@@ -58,6 +58,10 @@ def small() -> list[tuple[str, int | None]]:
         "machine,clients=status,hosts=0",
         "machine,clients=suspender,hosts=0",
         "machine,clients=suspender,hosts=0,quiet=true",
+        *(
+            f"machine,clients={each},hosts=0"
+            for each in ("snapshotter", "hibernator", "quitter", "hibernator,stop=false")
+        ),
         "machine,clients=subscriber,hosts=0",
         "machine,clients=deaf,hosts=0",
         "subscribers",

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict, replace
@@ -21,6 +20,7 @@ from hfsched.cli.leftovers import left_behind, summary_lines
 from hfsched.cli.lines import Lines
 from hfsched.cli.lingering import Linger
 from hfsched.cli.output import Output
+from hfsched.cli.serving import Serving
 from hfsched.cli.signals import Signals
 from hfsched.control import events
 from hfsched.errors import UserError
@@ -34,10 +34,6 @@ from hfsched.vmm.manifest import MachineSpec
 if TYPE_CHECKING:
     from hfsched.cli.preflight import Clients
     from hfsched.cli.restoring import Restoration
-    from hfsched.control.command_server import CommandServer
-    from hfsched.control.port_server import PortServer
-    from hfsched.control.runtime_dir import MachineDirectory
-    from hfsched.control.swap_watch import SwapWatch
     from hfsched.runtime.base import Event
     from hfsched.vmm.records import MachineRecord
 
@@ -53,10 +49,7 @@ _SHORTAGES = (
     errno.ENOSPC,
 )  # what no code of ours could mend
 MONITOR = "hfsched.swap.monitor.program"  # what the spawner's children import
-_SWAP_WATCH_WITHIN = (
-    5 * _NS
-)  # a clock, as the next: an end must come although the monitor is stopped
-END_WITHIN = 30 * _NS  # after the last thread that ended: then something never completes
+END_WITHIN = 30 * _NS  # a clock, after the last thread that ended: then something never completes
 
 
 class RunSession:
@@ -108,11 +101,10 @@ class RunSession:
         )
         self._signals: Signals | None = None
         self._default = args.to or names[0]
-        self._directory: MachineDirectory | None = None
-        self._server: PortServer | None = None
-        self._commands: list[CommandServer] = []
         self._events = events.Hub(self._runtime)
-        self._swap_watch: SwapWatch | None = None
+        self._serving = Serving(
+            self._runtime, args, spec.name, clients, self._events, self._changed.set, self._notice
+        )
 
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
@@ -125,12 +117,11 @@ class RunSession:
                     self._job,
                 )
                 if self._spec.name is not None and not self._args.no_sockets:
-                    self._claim()  # before anything boots: the name may be in use
+                    self._serving.claim()  # before anything boots: the name may be in use
                 return self._run(machine)
         finally:
             self._job.release()
-            if self._directory is not None:
-                self._directory.close()
+            self._serving.close()
             self._notices.close(self._runtime.now() + _NS)
             self._output.close(self._runtime.now() + _NS)  # before the record of an error
             self._summed.set()
@@ -164,7 +155,7 @@ class RunSession:
         if not self._args.no_stdin:
             console.listen(0)
         if not self._args.no_sockets:
-            self._serve(machine)
+            self._serving.open(machine)
         elif machine.swap is not None:
             self._notice(
                 "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
@@ -173,17 +164,14 @@ class RunSession:
         self._job.release()
         why = b"it goes on from a snapshot" if machine.snapshots.hibernated else b""
         machine.services.end(why)  # requests of control clients wait for guests
-        stuck = [task for server in self._commands for task in server.close()]
-        if self._swap_watch is not None:
-            stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)
+        stuck = self._serving.close_commands()
         interrupted = self._interrupted()
         for name in machine.stop():
             vm, _, index = name.rpartition(".")
             self._errors.append(
                 f"vm {vm}: vCPU {index} did not stop: an instruction of its guest does not complete"
             )
-        if self._server is not None:
-            stuck += self._server.close()
+        stuck += self._serving.close_ports()
         self._errors += [f"{task} did not stop: please report it" for task in stuck]
         limit = None if interrupted is None else self._runtime.now() + _NS
         summary = self._summary(machine)
@@ -202,7 +190,7 @@ class RunSession:
         else:
             for text in left:
                 self._say_unless_quiet(text)
-            status = self._report_errors() or _HIBERNATED
+            status = 0 if interrupted is not None else self._report_errors() or _HIBERNATED
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
 
@@ -224,8 +212,7 @@ class RunSession:
             )
             self._notices.close(self._runtime.now() + _NS)
             with suppress(OSError):
-                if self._directory is not None:
-                    self._directory.close()
+                self._serving.close()
             os._exit(status)
 
         with suppress(UserError):  # no thread for it: a second signal does the same
@@ -243,61 +230,6 @@ class RunSession:
     def _interrupted(self) -> int | None:
         """Return the signal that came, None without one."""
         return None if self._signals is None else self._signals.number
-
-    def _claim(self) -> None:
-        from hfsched.control.runtime_dir import claim  # noqa: PLC0415 - only where it is needed
-
-        self._directory = claim(self._spec.name)
-
-    def _serve(self, machine: Machine) -> None:
-        """Open the sockets for host programs; without a directory for them, continue without."""
-        from hfsched.control.port_server import PortServer  # noqa: PLC0415 - guests start before it is imported
-
-        try:
-            if self._directory is None:
-                self._claim()
-            assert self._directory is not None
-            self._server = PortServer(
-                self._runtime,
-                machine,
-                self._directory,
-                on_idle=self._changed.set,
-                on_client=self._events.note_client,
-                on_notice=self._notice,
-                unread_limit=self._args.unread_limit,
-                clients_max=self._clients.ports,
-                silent_max=self._clients.silent,
-            )
-            self._serve_commands(machine, self._directory)
-        except UserError as exc:
-            if self._spec.name is not None or self._args.socket is not None:
-                raise
-            self._notice(f"no ports for host programs: {exc}")
-        if self._server is None:
-            return
-        for vm, reason in list(machine.aborts.items()):
-            self._server.vm_ended(vm, reason)
-
-    def _serve_commands(self, machine: Machine, directory: MachineDirectory) -> None:
-        from hfsched.control.command_server import CommandServer  # noqa: PLC0415
-        from hfsched.control.commands import CONTROL  # noqa: PLC0415 - likewise
-        from hfsched.control.swap_watch import SwapWatch  # noqa: PLC0415 - likewise
-
-        listeners = [directory.listen(CONTROL)]
-        if self._args.socket is not None:
-            listeners.append(directory.listen_at(Path(self._args.socket)))
-        self._commands = [
-            CommandServer(
-                self._runtime,
-                machine,
-                self._events,
-                self._runtime.adopt_listener(CONTROL, each.detach()),
-                clients_max=self._clients.commands,
-            )
-            for each in listeners
-        ]
-        if machine.swap is not None:
-            self._swap_watch = SwapWatch(self._runtime, machine.swap, self._events)
 
     # Waiting for the end.
 
@@ -323,8 +255,7 @@ class RunSession:
                 self._notice(text)
             deadline = None
             if console.ended:
-                pending = self._server is not None and self._server.pending()
-                if not pending and console.unsent() == 0 and machine.quiet():
+                if not self._serving.pending() and console.unsent() == 0 and machine.quiet():
                     return
                 deadline = linger.look(console.progress, self._runtime.now())
                 if deadline is None:
@@ -373,11 +304,8 @@ class RunSession:
 
     def _summary(self, machine: Machine) -> list[VmSummary]:
         """Return what happened; messages for clients that had disconnected are counted in two places."""
-        server = self._server
-        if server is None:
-            return machine.summary()
         return [
-            replace(vm, discarded=vm.discarded + server.discarded(vm.name))
+            replace(vm, discarded=vm.discarded + self._serving.discarded(vm.name))
             for vm in machine.summary()
         ]
 
@@ -392,7 +320,7 @@ class RunSession:
         return left_behind(
             summary,
             lines=console.undelivered(),
-            unsent={} if self._server is None else self._server.undelivered(),
+            unsent=self._serving.undelivered(),
             ended=ended,
             hibernated=hibernated,
         )
@@ -421,8 +349,7 @@ class RunSession:
         self._output.offer({"event": "aborted", "vm": vm, "reason": reason})
         self._say(f"error: vm {vm} aborted: {reason}")
         self._events.publish(events.Aborted(vm=vm, reason=reason))
-        if self._server is not None:
-            self._server.vm_ended(vm, reason)
+        self._serving.vm_ended(vm, reason)
 
     def _failed(self, task: str, error: BaseException) -> None:
         if isinstance(error, UserError):
