@@ -186,7 +186,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run a machine to its end; return the exit status."""
-    _read(args)
     restoration = _restoration(args)
     spec = _spec(args) if restoration is None else _checked(args, restoration.spec, args.restore)
     names = [vm.name for vm in spec.vm]
@@ -216,6 +215,7 @@ def _restoration(args: argparse.Namespace) -> Restoration | None:
         return None
     from hfsched.cli.restoring import open_snapshot  # noqa: PLC0415 - only where it is wanted
 
+    _read(args)
     return open_snapshot(args)
 
 
@@ -255,6 +255,7 @@ def _read(args: argparse.Namespace) -> None:
 
 def _spec(args: argparse.Namespace) -> MachineSpec:
     """Return the description of the machine that a command line describes."""
+    _read(args)
     if not args.words:
         raise MisuseError(
             f"name a guest, such as trusty.bin, or a machine's manifest{_taken(args)}"

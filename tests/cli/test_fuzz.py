@@ -309,7 +309,7 @@ def test_a_token_of_ones_own_scenario_in_another_directory(fuzz: Fuzz) -> None:
 # Texts whose values make a sequence; and what some values of a scenario need beside them.
 SEQUENCES = {("swap", "commands"), ("swap", "beside"), ("machine", "swap"), ("machine", "clients")}
 NEEDED: dict[str, dict[str, int | str]] = {
-    "machine": {"vcpus": 3, "guest": "talker"},
+    "machine": {"vcpus": 3, "guest": "talker", "hosts": 0},
     **{name: {"vcpus": 2} for name in ("events", "mailbox", "restored")},
 }
 
