@@ -129,8 +129,13 @@ class Serving:
 
     # The end.
 
-    def close_commands(self) -> list[str]:
-        """End the commands' clients, before the machine's stop; return the tasks that did not end."""
+    def close_commands(self, what: str | None = None) -> list[str]:
+        """End the commands' clients, before the machine's stop; return the tasks that did not end.
+
+        The ports' clients will find `what` the machine does, if that is given.
+        """
+        if self._ports is not None and what is not None:
+            self._ports.foretell(what)
         stuck = [task for server in self._commands for task in server.close()]
         if self._swap_watch is not None:
             stuck += self._swap_watch.close(self._runtime.now() + _SWAP_WATCH_WITHIN)

@@ -162,9 +162,10 @@ class RunSession:
             )
         self._wait(machine, console)
         self._job.release()
-        why = b"it goes on from a snapshot" if machine.snapshots.hibernated else b""
+        hibernated = machine.snapshots.hibernated
+        why = b"it goes on from a snapshot" if hibernated else b""
         machine.services.end(why)  # requests of control clients wait for guests
-        stuck = self._serving.close_commands()
+        stuck = self._serving.close_commands("hibernates" if hibernated else None)
         interrupted = self._interrupted()
         for name in machine.stop():
             vm, _, index = name.rpartition(".")
@@ -177,7 +178,6 @@ class RunSession:
         summary = self._summary(machine)
         self._summed.set()
         console.drain(limit)
-        hibernated = machine.snapshots.hibernated
         ended = "the machine has hibernated" if hibernated else None
         if interrupted is not None:
             ended = "the run was interrupted"

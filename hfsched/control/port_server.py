@@ -140,6 +140,11 @@ class PortServer:
         with self._lock:
             return {vm: n for vm, n in self._undelivered.items() if vm not in self._ended}
 
+    def foretell(self, what: str) -> None:
+        """Have the present clients find, at their end, `what` the machine does; before it is stopped."""
+        for session in self._current():
+            session.foretell(f"machine {self._name} {what}")
+
     def close(self, deadline: int | None = None) -> list[str]:
         """Refuse new clients, end all present ones and wait for their tasks until `deadline` (ns).
 

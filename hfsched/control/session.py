@@ -124,6 +124,11 @@ class Session:
             self._connection.shutdown(receive=True)
             self._leaving.set()
 
+    def foretell(self, reason: str) -> None:
+        """Let the client find a reason at its end, which is near, unless it has another one."""
+        with self._lock:
+            self._reason = self._reason or reason
+
     def dismiss(self, code: str, text: str) -> None:
         """Refuse a client that has not sent its hello, whose place is needed."""
         with self._lock:

@@ -18,6 +18,8 @@ from test_swap_command import can_swap, until
 from test_swap_command import machine as swapped
 from test_swap_command import say as swap
 
+from hfsched import ConnectionClosed, connect
+from hfsched.client import Connection
 from hfsched.memory import writeprotect
 from hfsched.swap.core.pagemap import open_pagemap
 
@@ -162,6 +164,44 @@ def test_memory_that_is_out_is_in_the_snapshot(run: Start, hfsched: Start, tmp_p
             swap(hfsched, "enable", "stress")
             checks(again, ok=2)
         assert again.wait() == 0
+
+
+def test_a_client_is_told_and_what_it_had_sent_is_answered_once(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    machine = started(run, unicorn)
+    ports = str(machine.directory / "hfsched" / "demo" / "ports")
+    with connect("stress", machine=ports, local=7) as client:
+        client.send(b"status")
+        assert client.recv(timeout=60).startswith(b"sent ")
+        client.send(b"status")  # answered here, or there, or not taken
+        say(hfsched, "hibernate", "night")
+        assert machine.wait() == 4
+        answers, reason = drained(client)
+    assert reason == "machine demo hibernates"
+    again = run("--restore", "night", "--linger", "60")
+    quiet = Quiet()
+    while not Path(ports).exists():
+        assert quiet.left > 0, again.err
+    with connect("stress", machine=ports, local=7) as client:
+        client.send(b"check 7")
+        while b"ok" not in (answer := client.recv(timeout=60)):
+            assert answer.startswith(b"sent ")
+            answers += 1
+    undelivered = "host programs: 1 message undelivered to vm stress: the machine has hibernated"
+    assert answers + (undelivered in machine.err) == 1
+    assert again.wait() == 0
+
+
+def drained(client: Connection) -> tuple[int, str]:
+    """Return how many messages come before the end, and its reason."""
+    count = 0
+    try:
+        while client.recv(timeout=60):
+            count += 1
+    except ConnectionClosed as exc:
+        return count, str(exc)
+    raise AssertionError("an empty message")
 
 
 def test_an_interrupted_client_leaves_nothing(run: Start, hfsched: Start, unicorn: Target) -> None:
