@@ -22,8 +22,8 @@ from hfsched.control.snapshot_messages import (
     SnapshotTake,
     SnapshotWritten,
 )
-from hfsched.errors import UserError
-from hfsched.snapshot.directory import make_layer, open_layer, remove_layer
+from hfsched.errors import SnapshotError, UserError
+from hfsched.snapshot.directory import CHAIN_MAX, make_layer, open_chain, remove_layer
 
 __all__ = ["Wanted", "take"]
 
@@ -82,7 +82,8 @@ def take(
 def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) -> Layer | None:
     """Return what an incremental snapshot is based on, None if the machine has nothing.
 
-    Raises UserError unless it lies beside the new one.
+    Raises UserError unless it lies beside the new one, with all that it is based on: without that nothing
+    can be restored.
     """
     report = command_client._ask(sock, path, SnapshotStatus(), deadline)
     assert isinstance(report, SnapshotReport)
@@ -90,11 +91,20 @@ def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) ->
     if base is not None:
         folder = os.path.dirname(directory.rstrip("/"))  # noqa: PTH120
         beside = os.path.join(folder, base.name)  # noqa: PTH118
-        with closing(open_layer(beside)) as layer:
-            if layer.hash.hex() != base.hash:
+        try:
+            chain = open_chain(beside)
+        except SnapshotError as exc:
+            raise UserError(f"{exc}: take a full one") from None
+        with closing(chain):
+            newest = chain.newest.hash.hex()
+            if newest != base.hash:
                 raise UserError(
                     f"{beside}: not the machine's newest snapshot, {base.hash[:16]}: it has hash"
-                    f" {layer.hash.hex()[:16]}: take a full one"
+                    f" {newest[:16]}: take a full one"
+                )
+            if len(chain.layers) == CHAIN_MAX:
+                raise UserError(
+                    f"{beside}: a chain of {CHAIN_MAX} layers, the most there can be: take a full one"
                 )
     return base
 

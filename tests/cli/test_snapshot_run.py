@@ -115,7 +115,7 @@ def test_a_chain_of_incremental_ones(run: Start, hfsched: Start, target: Target)
     Path("elsewhere").mkdir()
     status, error = refused(hfsched, *take, "elsewhere/c", "--incremental")
     if problem() is None:
-        assert (status, error) == (1, "elsewhere/b: no such directory\n")
+        assert (status, error) == (1, "elsewhere/b: no such directory: take a full one\n")
     assert last.wait() == 0
 
 

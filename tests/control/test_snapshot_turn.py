@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +15,7 @@ import pytest
 from progress import QUIET
 from snapshot.layers import page, subject, write
 
-from hfsched.control import commands
+from hfsched.control import commands, snapshot_client
 from hfsched.control.command_client import ask
 from hfsched.control.command_server import CommandMachine, CommandServer
 from hfsched.control.commands import Answer, Done, MachineStatus, Refused, Request
@@ -39,7 +40,9 @@ from hfsched.scheduler.userhold import UserHold
 from hfsched.services.host import ServiceError
 from hfsched.services.transaction import Answer as ServiceAnswer
 from hfsched.services.transaction import Status as ServiceStatus
-from hfsched.vmm.attempt import Finish, Wish
+from hfsched.snapshot.directory import make_layer, open_layer
+from hfsched.snapshot.index import Parent
+from hfsched.vmm.attempt import Base, Finish, Wish
 from hfsched.vmm.report import VmState
 from hfsched.vmm.snapshots import Snapshots
 
@@ -544,3 +547,40 @@ def test_what_is_cancelled_before_its_client_has_said_so_is_not_left(
     assert list(tmp_path.iterdir()) == []
     assert not served.machine.paused
     assert not served.machine.snapshots.hibernated
+
+
+def test_nothing_is_based_on_what_cannot_be_read(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(name: str, parent: str, found: bytes) -> bytes:
+        index, pages = write(subject(1, parent=Parent(parent, found)), {(0, 0): page(2)})
+        return save(name, index, pages)
+
+    def save(name: str, index: bytes, pages: bytes) -> bytes:
+        with make_layer(tmp_path / name) as files:
+            os.write(files.index_fd, index)
+            os.write(files.pages_fd, pages)
+        with closing(open_layer(tmp_path / name)) as layer:
+            return layer.hash
+
+    def refusal_of(text: str) -> None:
+        with pytest.raises(UserError, match=text):
+            take(
+                served.path,
+                str(tmp_path / "new"),
+                Wanted(incremental=True, end=True),
+                time.monotonic() + WITHIN,
+            )
+        assert not served.machine.snapshots.hibernated
+        assert not (tmp_path / "new").exists()
+
+    found = on("b", "a", save("a", INDEX, PAGES))
+    served.machine.snapshots.begin_at(Base("b", found))
+    with monkeypatch.context() as few:
+        few.setattr(snapshot_client, "CHAIN_MAX", 2)
+        refusal_of("/b: a chain of 2 layers, the most there can be: take a full one$")
+    (tmp_path / "a").rename(tmp_path / "away")
+    refusal_of("/b: a hole in the chain: its parent .*/a is missing: take a full one$")
+    (tmp_path / "b").rename(tmp_path / "away too")
+    refusal_of("/b: no such directory: take a full one$")
+    assert served.machine.layers == []
