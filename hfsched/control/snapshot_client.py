@@ -24,6 +24,7 @@ from hfsched.control.snapshot_messages import (
 )
 from hfsched.errors import SnapshotError, UserError
 from hfsched.snapshot.directory import CHAIN_MAX, make_layer, open_chain, remove_layer
+from hfsched.text import printable
 
 __all__ = ["Wanted", "take"]
 
@@ -52,7 +53,7 @@ def take(
 
     `deadline` (of `time.monotonic`) is for the suspension; what is written after it takes as long as it
     takes.  Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
-    goes on, unless the error says otherwise.
+    goes on, unless the error, or a note of the exception, says otherwise.
     """
     absolute = os.path.abspath(directory)  # noqa: PTH100 - resolve() would follow a link
     with command_client._connect(path, deadline) as sock:
@@ -71,12 +72,33 @@ def take(
             written = _written(
                 sock, path, request, (made.pages_fd, made.index_fd), deadline, progress
             )
-        try:
-            command_client._ask(sock, path, SnapshotConfirm(end=wanted.end), _soon())
-        except BaseException:
-            remove_layer(directory)  # the machine has gone on, or ended, without it
-            raise
+        _confirm(sock, path, directory, end=wanted.end)
     return written
+
+
+def _confirm(sock: socket.socket, path: Path, directory: str, *, end: bool) -> None:
+    """Tell the machine that the layer is on the disk; raises as `take` does.
+
+    A machine that was to end may have done so whatever the client knows of it: then its layer is all there
+    is of it, and is removed only after a refusal.
+    """
+    try:
+        command_client._ask(sock, path, SnapshotConfirm(end=end), _soon())
+    except command_client.RefusedError:
+        remove_layer(directory)
+        raise
+    except BaseException as exc:
+        if not end:
+            remove_layer(directory)  # the machine goes on, or has ended, without it
+            raise
+        kept = (
+            f"{printable(directory)} is kept: the machine may have ended by it;"
+            " remove it if the machine runs on"
+        )
+        if isinstance(exc, UserError | TimeoutError):
+            raise UserError(f"{exc}: {kept}") from None
+        exc.add_note(kept)
+        raise
 
 
 def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) -> Layer | None:

@@ -15,7 +15,7 @@ import pytest
 from progress import QUIET
 from snapshot.layers import page, subject, write
 
-from hfsched.control import commands, snapshot_client
+from hfsched.control import command_client, commands, snapshot_client
 from hfsched.control.command_client import ask
 from hfsched.control.command_server import CommandMachine, CommandServer
 from hfsched.control.commands import Answer, Done, MachineStatus, Refused, Request
@@ -584,3 +584,37 @@ def test_nothing_is_based_on_what_cannot_be_read(
     (tmp_path / "b").rename(tmp_path / "away too")
     refusal_of("/b: no such directory: take a full one$")
     assert served.machine.layers == []
+
+
+class _StoppedError(BaseException):
+    """The client was interrupted."""
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("end", [False, True])
+def test_a_machine_that_ends_is_kept_whatever_its_client_has_heard(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, end: bool, interrupted: bool
+) -> None:
+    def no_answer(_sock: object, path: Path, _limit: int, _deadline: float | None) -> bytes:
+        if interrupted:
+            raise _StoppedError
+        raise TimeoutError(f"{path}: the machine does not answer")
+
+    def written(done: int, _total: int) -> None:
+        if done:
+            served.until(lambda: served.status().written)
+            monkeypatch.setattr(snapshot_client, "_soon", deaf)
+
+    def deaf() -> float:  # the request is sent, and its answer is not received
+        monkeypatch.setattr(command_client, "_receive", no_answer)
+        return time.monotonic()
+
+    where = tmp_path / "s"
+    error = _StoppedError if interrupted else UserError if end else TimeoutError
+    with pytest.raises(error) as caught:
+        take(served.path, str(where), Wanted(end=end), time.monotonic() + WITHIN, written)
+    monkeypatch.undo()
+    served.until(lambda: served.machine.snapshots.hibernated is end)
+    assert where.exists() is end
+    said = getattr(caught.value, "__notes__", [str(caught.value)])
+    assert (f"{where} is kept: the machine may have ended by it" in "".join(said)) is end
