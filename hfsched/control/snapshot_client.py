@@ -23,8 +23,8 @@ from hfsched.control.snapshot_messages import (
     SnapshotWritten,
 )
 from hfsched.errors import SnapshotError, UserError
-from hfsched.snapshot.directory import CHAIN_MAX, make_layer, open_chain, remove_layer
-from hfsched.text import printable
+from hfsched.snapshot.directory import CHAIN_MAX, make_layer, name_of, open_chain, remove_layer
+from hfsched.text import is_utf8, printable
 
 __all__ = ["Wanted", "take"]
 
@@ -55,12 +55,14 @@ def take(
     takes.  Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
     goes on, unless the error, or a note of the exception, says otherwise.
     """
-    absolute = os.path.abspath(directory)  # noqa: PTH100 - resolve() would follow a link
+    name = name_of(directory)
+    if not is_utf8(name):
+        raise UserError(f"{printable(directory)}: the name of a snapshot must be UTF-8")
     with command_client._connect(path, deadline) as sock:
         parent = _parent(sock, path, directory, deadline) if wanted.incremental else None
         with make_layer(directory) as made:
             request = SnapshotTake(
-                name=os.path.basename(absolute),  # noqa: PTH119
+                name=name,
                 created=time.time_ns(),
                 codec=wanted.codec,
                 hold=wanted.end,

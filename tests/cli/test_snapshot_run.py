@@ -119,6 +119,27 @@ def test_a_chain_of_incremental_ones(run: Start, hfsched: Start, target: Target)
     assert last.wait() == 0
 
 
+def test_names_of_all_kinds(run: Start, hfsched: Start, unicorn: Target) -> None:
+    machine = started(run, unicorn)
+    odd = "a\tnight \u00fc"
+    status, error = refused(hfsched, "snapshot", "take", "bad\udc80")
+    assert (status, error) == (1, "bad\\udc80: the name of a snapshot must be UTF-8\n")
+    say(hfsched, "hibernate", odd)
+    assert machine.wait() == 4
+    again = run("--restore", f"{odd}/", "--linger", "60")
+    checks(again)
+    text = say(hfsched, "snapshot", "take", "next", "--incremental")
+    assert problem() is not None or text.startswith("layer    next, on a\\tnight \u00fc: ")
+    assert again.wait() == 0
+    Path(odd).rename("bad\udc80")
+    last = run("--restore", "bad\udc80", "--linger", "60")
+    checks(last)
+    assert say(hfsched, "snapshot", "take", "full", "--incremental").startswith(
+        "layer    full, full"
+    )
+    assert last.wait() == 0
+
+
 def test_a_guest_is_frozen_for_it_and_thawed_here_and_there(
     run: Start, hfsched: Start, target: Target
 ) -> None:
