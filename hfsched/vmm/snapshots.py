@@ -170,9 +170,11 @@ class Snapshots:
 
         suspension, runtime = self._machine.suspension, self._runtime
         wish = attempt.wish
-        notices = self._freeze(attempt, deadline)
         suspended = False
         try:
+            notices = self._freeze(attempt, deadline)
+            if unwanted():
+                raise SnapshotError(f"{wish.name}: cancelled")
             suspension.suspend(HOLDER, deadline, frozen=True)
             suspended = True
             began = runtime.now()
@@ -210,9 +212,15 @@ class Snapshots:
         return Written(hash=found, paused_ns=paused, notices=notices + more, on=on)
 
     def _freeze(self, attempt: Attempt, deadline: int | None) -> tuple[str, ...]:
-        """Have the guests that can keep their file systems as they are; return what the user may want to know."""
+        """Have the guests that can keep their file systems as they are; return what the user may want to know.
+
+        They have half of the time until the deadline: the other is for the suspension.
+        """
         if self._machine.suspended_by():  # no guest can answer
             return ()
+        if deadline is not None:
+            now = self._runtime.now()
+            deadline = now + max(0, deadline - now) // 2
         notices = []
         for vm in self._machine.vm_names():
             try:

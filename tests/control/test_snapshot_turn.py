@@ -86,13 +86,17 @@ class Services:
 
     def __init__(self) -> None:
         self.guests: dict[str, bool] = {}
+        self.deadlines: list[int] = []
+        self.meanwhile: Callable[[], object] = lambda: None
         self.log: list[str] = []
 
     def freeze(self, vm: str, timeout_ms: int, deadline: int | None = None) -> bool:
-        del deadline
         if vm not in self.guests:
             return False
+        assert deadline is not None
+        self.deadlines.append(deadline)
         self.log.append(f"freeze {vm} {timeout_ms}")
+        self.meanwhile()
         if not self.guests[vm]:
             raise ServiceError(vm, "freeze", ServiceAnswer(ServiceStatus.TIMED_OUT))
         return True
@@ -489,6 +493,29 @@ def test_guests_freeze_before_and_thaw_after(served: Served, client: Client, end
                 taken(client)
             froze, thawed = [], []
     assert machine.services.log == froze + thawed
+
+
+def test_a_guest_that_does_not_answer_leaves_time_for_the_suspension(
+    served: Served, client: Client
+) -> None:
+    services = served.machine.services
+    services.guests = {"a": True, "c": False}
+    before = served.runtime.now()
+    taken(client, within_ms=60_000)
+    after = served.runtime.now()
+    for each in services.deadlines:
+        assert before + 30_000_000_000 <= each <= after + 30_000_000_000
+
+
+def test_one_that_is_cancelled_while_guests_freeze_never_suspends(
+    served: Served, client: Client
+) -> None:
+    services = served.machine.services
+    services.guests = {"a": True}
+    services.meanwhile = served.machine.snapshots.cancel
+    assert client.ask(request(), *empty()) == refusal("s: cancelled")
+    assert services.log == ["freeze a 10000", "thaw a"]
+    assert served.machine.layers == []
 
 
 # The client's side.
