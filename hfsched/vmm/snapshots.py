@@ -254,6 +254,8 @@ class Snapshots:
                 attempt.dirty = found
                 return ()
             why_all = found.why_all
+            with self._lock:  # tracking has begun again, and what was written before is not known
+                self._base = None
         attempt.tracks = not wish.held
         why_not = dirty.start() if attempt.tracks else None
         if not wish.incremental:

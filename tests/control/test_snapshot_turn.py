@@ -518,6 +518,19 @@ def test_one_that_is_cancelled_while_guests_freeze_never_suspends(
     assert served.machine.layers == []
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_tracking_that_began_again_has_no_base_from_before(
+    served: Served, client: Client, *, hold: bool
+) -> None:
+    taken(client)
+    assert client.ask(SnapshotConfirm()) == Done()
+    served.machine.dirty.why_all = "a process has died"
+    served.machine.error = UserError("a disk is full")
+    wish = request(incremental=True, parent=BASE, hold=hold)
+    assert client.ask(wish, *empty()) == refusal("a disk is full")
+    assert served.status().base is None
+
+
 # The client's side.
 
 
