@@ -119,6 +119,26 @@ def test_a_chain_of_incremental_ones(run: Start, hfsched: Start, target: Target)
     assert last.wait() == 0
 
 
+def test_a_vm_that_had_aborted_is_reported_again(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    machine = run(
+        *("--engine", "unicorn", f"h={unicorn.image('hostile')}", f"e={unicorn.image('echo')}"),
+        *("--name", "demo", "--linger", "60"),
+    )
+    machine.type("@h die\n")
+    machine.until(r"error: vm h aborted: .*$", stream="err")
+    say(hfsched, "hibernate", "night")
+    assert machine.wait() == 4
+    (text,) = [line for line in machine.err.splitlines() if "aborted" in line]
+    again = run("--restore", "night", "--linger", "60", "--json")
+    assert again.wait() == 1
+    assert text in again.err.splitlines()
+    reason = text.removeprefix("hfsched: error: vm h aborted: ")
+    events = [json.loads(line) for line in again.out.splitlines()]
+    assert {"event": "aborted", "vm": "h", "reason": reason} in events
+
+
 def test_names_of_all_kinds(run: Start, hfsched: Start, unicorn: Target) -> None:
     machine = started(run, unicorn)
     odd = "a\tnight \u00fc"
