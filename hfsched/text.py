@@ -12,6 +12,7 @@ from itertools import islice
 __all__ = [
     "count",
     "integer",
+    "is_utf8",
     "meant",
     "nearest",
     "one_line",
@@ -39,6 +40,15 @@ def one_line(text: str, limit: int) -> str:
     """Return `text` escaped and cut to `limit` characters; "..." ends what was cut by escaping."""
     safe = printable(text[:limit])
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a name from the command line or the file system is UTF-8, as messages must be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def safe_repr(value: object, limit: int = 200) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from hfsched.errors import MisuseError, SnapshotError
-from hfsched.snapshot.directory import open_chain
-from hfsched.text import one_line
+from hfsched.snapshot.directory import name_of, open_chain
+from hfsched.text import is_utf8, one_line
 from hfsched.vmm import saving, snapshotting
 from hfsched.vmm.records import MachineRecord
 
@@ -28,11 +28,15 @@ _UNFIT = ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image", "engine")
 
 
 class Restoration(Struct, frozen=True):
-    """A snapshot that is open, the record in it, and the time (ns) that is added to the guests' clocks."""
+    """A snapshot that is open, the record in it, and the time (ns) that is added to the guests' clocks.
+
+    `name` is that of its directory, None if that is not UTF-8: then no other one can name it as its parent.
+    """
 
     chain: Chain
     record: MachineRecord
     passed: int
+    name: str | None
 
     @property
     def spec(self) -> MachineSpec:
@@ -42,7 +46,7 @@ class Restoration(Struct, frozen=True):
     def machine(self, make: Callable[[MachineRecord], Machine]) -> Machine:
         """Return the machine, ready to be started, and close the snapshot; raises UserError."""
         with closing(self.chain):
-            return snapshotting.restore(self.chain, self.record, make, self.passed)
+            return snapshotting.restore(self.chain, self.record, make, self.passed, name=self.name)
 
 
 def open_snapshot(args: argparse.Namespace) -> Restoration:
@@ -68,7 +72,8 @@ def open_snapshot(args: argparse.Namespace) -> Restoration:
         passed = 0
         if args.clock == "host":
             passed = max(0, time.time_ns() - chain.index.created)
-        return Restoration(chain, record, passed)
+        name = name_of(args.restore)
+        return Restoration(chain, record, passed, name if is_utf8(name) else None)
     except BaseException:
         chain.close()
         raise

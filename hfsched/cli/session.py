@@ -149,9 +149,12 @@ class RunSession:
         )
         console.open()
         machine.services.wall_clock = time.time_ns
+        restored = list(machine.aborts.items())  # of VMs that had ended before the snapshot
         machine.start()
         names = tuple(machine.vm_names())
         self._events.publish(events.Started(machine=machine.name, version=__version__, vms=names))
+        for vm, reason in restored:
+            self._aborted(vm, reason)
         if not self._args.no_stdin:
             console.listen(0)
         if not self._args.no_sockets:

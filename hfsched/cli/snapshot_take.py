@@ -71,6 +71,8 @@ def take_snapshot(
     except TimeoutError as exc:
         raise UserError(str(exc)) from None
     except _InterruptedError as exc:
+        for text in getattr(exc, "__notes__", ()):
+            notice(text)
         return 128 + exc.number
     for text in written.notices:
         notice(text)

@@ -18,13 +18,17 @@ from hfsched.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Conversation", "ask", "find", "find_machine", "subscribe"]
+__all__ = ["Conversation", "RefusedError", "ask", "find", "find_machine", "subscribe"]
 
 _PORTS_SOCKET = "the socket of a machine's ports: commands go to the socket `control` beside it"
 _PACKET_MAX = 1 << 16  # bytes of an event; a later machine's may be longer than ours
 
 _NO_REPLY = "the machine has ended without a reply"
 _KILLED = "the machine has ended without the event `ended`: its process was killed"
+
+
+class RefusedError(UserError):
+    """The machine has refused a request, which has had no effect."""
 
 
 def find(where: str, deadline: float) -> tuple[Path, str | None]:
@@ -145,7 +149,7 @@ def _ask(sock: socket.socket, path: Path, request: Request, deadline: float) -> 
 
 
 def _reply(sock: socket.socket, path: Path, deadline: float | None) -> Answer:
-    """Return the next reply; raises UserError for a refusal, TimeoutError."""
+    """Return the next reply; raises UserError (RefusedError: a refusal), TimeoutError."""
     data = _receive(sock, path, commands.ANSWER_MAX + 1, deadline)
     try:
         answer = commands.decode_answer(data)
@@ -153,7 +157,7 @@ def _reply(sock: socket.socket, path: Path, deadline: float | None) -> Answer:
         why = _PORTS_SOCKET if _is_ports_refusal(data) else f"not a machine's control socket: {exc}"
         raise UserError(f"{path}: {why}") from None
     if isinstance(answer, Refused):
-        raise UserError(answer.text)
+        raise RefusedError(answer.text)
     return answer
 
 

@@ -22,8 +22,9 @@ from hfsched.control.snapshot_messages import (
     SnapshotTake,
     SnapshotWritten,
 )
-from hfsched.errors import UserError
-from hfsched.snapshot.directory import make_layer, open_layer, remove_layer
+from hfsched.errors import SnapshotError, UserError
+from hfsched.snapshot.directory import CHAIN_MAX, make_layer, name_of, open_chain, remove_layer
+from hfsched.text import is_utf8, printable
 
 __all__ = ["Wanted", "take"]
 
@@ -52,14 +53,16 @@ def take(
 
     `deadline` (of `time.monotonic`) is for the suspension; what is written after it takes as long as it
     takes.  Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
-    goes on, unless the error says otherwise.
+    goes on, unless the error, or a note of the exception, says otherwise.
     """
-    absolute = os.path.abspath(directory)  # noqa: PTH100 - resolve() would follow a link
+    name = name_of(directory)
+    if not is_utf8(name):
+        raise UserError(f"{printable(directory)}: the name of a snapshot must be UTF-8")
     with command_client._connect(path, deadline) as sock:
         parent = _parent(sock, path, directory, deadline) if wanted.incremental else None
         with make_layer(directory) as made:
             request = SnapshotTake(
-                name=os.path.basename(absolute),  # noqa: PTH119
+                name=name,
                 created=time.time_ns(),
                 codec=wanted.codec,
                 hold=wanted.end,
@@ -71,18 +74,40 @@ def take(
             written = _written(
                 sock, path, request, (made.pages_fd, made.index_fd), deadline, progress
             )
-        try:
-            command_client._ask(sock, path, SnapshotConfirm(end=wanted.end), _soon())
-        except BaseException:
-            remove_layer(directory)  # the machine has gone on, or ended, without it
-            raise
+        _confirm(sock, path, directory, end=wanted.end)
     return written
+
+
+def _confirm(sock: socket.socket, path: Path, directory: str, *, end: bool) -> None:
+    """Tell the machine that the layer is on the disk; raises as `take` does.
+
+    A machine that was to end may have done so whatever the client knows of it: then its layer is all there
+    is of it, and is removed only after a refusal.
+    """
+    try:
+        command_client._ask(sock, path, SnapshotConfirm(end=end), _soon())
+    except command_client.RefusedError:
+        remove_layer(directory)
+        raise
+    except BaseException as exc:
+        if not end:
+            remove_layer(directory)  # the machine goes on, or has ended, without it
+            raise
+        kept = (
+            f"{printable(directory)} is kept: the machine may have ended by it;"
+            " remove it if the machine runs on"
+        )
+        if isinstance(exc, UserError | TimeoutError):
+            raise UserError(f"{exc}: {kept}") from None
+        exc.add_note(kept)
+        raise
 
 
 def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) -> Layer | None:
     """Return what an incremental snapshot is based on, None if the machine has nothing.
 
-    Raises UserError unless it lies beside the new one.
+    Raises UserError unless it lies beside the new one, with all that it is based on: without that nothing
+    can be restored.
     """
     report = command_client._ask(sock, path, SnapshotStatus(), deadline)
     assert isinstance(report, SnapshotReport)
@@ -90,11 +115,20 @@ def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) ->
     if base is not None:
         folder = os.path.dirname(directory.rstrip("/"))  # noqa: PTH120
         beside = os.path.join(folder, base.name)  # noqa: PTH118
-        with closing(open_layer(beside)) as layer:
-            if layer.hash.hex() != base.hash:
+        try:
+            chain = open_chain(beside)
+        except SnapshotError as exc:
+            raise UserError(f"{exc}: take a full one") from None
+        with closing(chain):
+            newest = chain.newest.hash.hex()
+            if newest != base.hash:
                 raise UserError(
                     f"{beside}: not the machine's newest snapshot, {base.hash[:16]}: it has hash"
-                    f" {layer.hash.hex()[:16]}: take a full one"
+                    f" {newest[:16]}: take a full one"
+                )
+            if len(chain.layers) == CHAIN_MAX:
+                raise UserError(
+                    f"{beside}: a chain of {CHAIN_MAX} layers, the most there can be: take a full one"
                 )
     return base
 

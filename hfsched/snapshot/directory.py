@@ -27,6 +27,7 @@ __all__ = [
     "CHAIN_MAX",
     "Made",
     "make_layer",
+    "name_of",
     "open_chain",
     "open_layer",
     "open_layers",
@@ -57,6 +58,11 @@ def _place(path: str | Path) -> tuple[Path, str]:
     if not absolute.name:
         raise SnapshotError(f"{printable(str(path))}: not a directory for a snapshot")
     return absolute.parent, absolute.name
+
+
+def name_of(path: str | Path) -> str:
+    """Return the name of a layer's directory; raises SnapshotError for a path that has none."""
+    return _place(path)[1]
 
 
 @contextmanager

@@ -218,7 +218,10 @@ class Space(Protocol):
         """Resume them from where they stopped."""
 
     def set_back(self, ns: int) -> None:
-        """Set the counters back, between `freeze` and `thaw`: that time has not passed for the guests."""
+        """Set the counters back, between `freeze` and `thaw`: that time has not passed for the guests.
+
+        Negative: it has passed, though they were stopped or were not there.
+        """
 
     def counter(self) -> int:
         """Return what the guests' counters show, in the engine's units, between `freeze` and `thaw`."""

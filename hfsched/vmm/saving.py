@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["restore", "save", "spec_of"]
 
-_NS = 1_000_000_000
 _COUNTER = (1 << 64) - 1
 
 
@@ -106,14 +105,15 @@ def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
     check(names == machine.vm_names(), f"it is of the VMs {', '.join(names)}")
     for vm, saved in zip(machine.assembly.vms, record.vms, strict=True):
         check(len(saved.cpus) == len(vm.record.vcpus), f"vm {vm.name} has {len(saved.cpus)} CPUs")
+        vm.record.space.freeze()
+        # Before the registers: KVM on x86-64 has the time that is left to a timer there.
+        vm.record.space.set_counter(saved.counter & _COUNTER)
         for vcpu, registers in zip(vm.record.vcpus, saved.cpus, strict=True):
             if registers:
                 vcpu.cpu.restore(registers)
         with vm.record.lock:
             vm.record.restore(saved.state)
-        vm.record.space.freeze()
-        later = passed * vm.record.space.counter_hz // _NS
-        vm.record.space.set_counter((saved.counter + later) & _COUNTER)
+        vm.record.space.set_back(-passed)
         vm.record.space.thaw()
         if saved.state.abort_reason is not None:
             machine.aborts[vm.name] = saved.state.abort_reason

@@ -175,17 +175,19 @@ class Snapshots:
 
         suspension, runtime = self._machine.suspension, self._runtime
         wish = attempt.wish
-        writing = self._write(
-            self._machine,
-            files,
-            wish,
-            None if wish.parent is None else self._expected,
-            cancelled=unwanted,
-            progress=told,
-        )
-        notices = self._freeze(attempt, deadline)
         suspended = False
         try:
+            writing = self._write(
+                self._machine,
+                files,
+                wish,
+                None if wish.parent is None else self._expected,
+                cancelled=unwanted,
+                progress=told,
+            )
+            notices = self._freeze(attempt, deadline)
+            if unwanted():
+                raise SnapshotError(f"{wish.name}: cancelled")
             suspension.suspend(HOLDER, deadline, frozen=True)
             suspended = True
             began = runtime.now()
@@ -215,9 +217,15 @@ class Snapshots:
         return Written(hash=found, paused_ns=paused, notices=notices + more, on=on)
 
     def _freeze(self, attempt: Attempt, deadline: int | None) -> tuple[str, ...]:
-        """Have the guests that can keep their file systems as they are; return what the user may want to know."""
+        """Have the guests that can keep their file systems as they are; return what the user may want to know.
+
+        They have half of the time until the deadline: the other is for the suspension.
+        """
         if self._machine.suspended_by():  # no guest can answer
             return ()
+        if deadline is not None:
+            now = self._runtime.now()
+            deadline = now + max(0, deadline - now) // 2
         notices = []
         for vm in self._machine.vm_names():
             try:
@@ -249,6 +257,10 @@ class Snapshots:
                     self._expected = found.pages()
                     return ()
                 why_all = found.why_all
+                with (
+                    self._lock
+                ):  # tracking has begun again, and what was written before is not known
+                    self._base = None
             else:
                 why_all = f"{wish.parent.name} is not the newest one of this run any more"
         attempt.tracks = not wish.held

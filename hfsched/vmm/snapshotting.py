@@ -6,7 +6,6 @@ Memory is copied while the machine stands still, and read whole before it runs a
 from __future__ import annotations
 
 import mmap
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -200,14 +199,19 @@ def record_of(chain: Chain) -> MachineRecord:
 
 
 def restore(
-    chain: Chain, record: MachineRecord, make: Callable[[MachineRecord], Machine], passed: int = 0
+    chain: Chain,
+    record: MachineRecord,
+    make: Callable[[MachineRecord], Machine],
+    passed: int = 0,
+    *,
+    name: str | None = None,
 ) -> Machine:
     """Return the machine of a snapshot, ready to be started.
 
     `record` is that of `record_of`; `make` makes a machine with it (`Machine(..., saved=record)`).  The guests'
     counters go on from where they were, `passed` ns later.  Raises
     SnapshotError (UserError) for a snapshot of something else, or a damaged one; then it is closed.
-    What changes from here on is known to its `snapshots`.
+    What changes from here on is known to its `snapshots` by the `name` of the snapshot's directory; None: it is not.
     """
     machine = make(record)
     try:
@@ -216,8 +220,8 @@ def restore(
         for vm in machine.assembly.vms:
             _fill(machine.rams[vm.name], chain, chain.number(vm.name))
         saving.restore(machine, record, passed)
-        newest = chain.newest
-        machine.snapshots.begin_at(Base(os.path.basename(newest.name), newest.hash))  # noqa: PTH119
+        if name is not None:
+            machine.snapshots.begin_at(Base(name, chain.newest.hash))
     except BaseException:
         machine.close()
         raise

@@ -117,7 +117,48 @@ def test_a_chain_of_incremental_ones(run: Start, hfsched: Start, target: Target)
     Path("elsewhere").mkdir()
     status, error = refused(hfsched, *take, "elsewhere/c", "--incremental")
     if problem() is None:
-        assert (status, error) == (1, "elsewhere/b: no such directory\n")
+        assert (status, error) == (1, "elsewhere/b: no such directory: take a full one\n")
+    assert last.wait() == 0
+
+
+def test_a_vm_that_had_aborted_is_reported_again(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    machine = run(
+        *("--engine", "unicorn", f"h={unicorn.image('hostile')}", f"e={unicorn.image('echo')}"),
+        *("--name", "demo", "--linger", "60"),
+    )
+    machine.type("@h die\n")
+    machine.until(r"error: vm h aborted: .*$", stream="err")
+    say(hfsched, "hibernate", "night")
+    assert machine.wait() == 4
+    (text,) = [line for line in machine.err.splitlines() if "aborted" in line]
+    again = run("--restore", "night", "--linger", "60", "--json")
+    assert again.wait() == 1
+    assert text in again.err.splitlines()
+    reason = text.removeprefix("hfsched: error: vm h aborted: ")
+    events = [json.loads(line) for line in again.out.splitlines()]
+    assert {"event": "aborted", "vm": "h", "reason": reason} in events
+
+
+def test_names_of_all_kinds(run: Start, hfsched: Start, unicorn: Target) -> None:
+    machine = started(run, unicorn)
+    odd = "a\tnight \u00fc"
+    status, error = refused(hfsched, "snapshot", "take", "bad\udc80")
+    assert (status, error) == (1, "bad\\udc80: the name of a snapshot must be UTF-8\n")
+    say(hfsched, "hibernate", odd)
+    assert machine.wait() == 4
+    again = run("--restore", f"{odd}/", "--linger", "60")
+    checks(again)
+    text = say(hfsched, "snapshot", "take", "next", "--incremental")
+    assert problem() is not None or text.startswith("layer    next, on a\\tnight \u00fc: ")
+    assert again.wait() == 0
+    Path(odd).rename("bad\udc80")
+    last = run("--restore", "bad\udc80", "--linger", "60")
+    checks(last)
+    assert say(hfsched, "snapshot", "take", "full", "--incremental").startswith(
+        "layer    full, full"
+    )
     assert last.wait() == 0
 
 

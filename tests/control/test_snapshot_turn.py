@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +15,7 @@ import pytest
 from progress import QUIET
 from snapshot.layers import page, subject, write
 
-from hfsched.control import commands
+from hfsched.control import command_client, commands, snapshot_client
 from hfsched.control.command_client import ask
 from hfsched.control.command_server import CommandMachine, CommandServer
 from hfsched.control.commands import Answer, Done, MachineStatus, Refused, Request
@@ -39,6 +40,8 @@ from hfsched.scheduler.userhold import UserHold
 from hfsched.services.host import ServiceError
 from hfsched.services.transaction import Answer as ServiceAnswer
 from hfsched.services.transaction import Status as ServiceStatus
+from hfsched.snapshot.directory import make_layer, open_layer
+from hfsched.snapshot.index import Parent
 from hfsched.vmm.attempt import Base, Wish
 from hfsched.vmm.report import VmState
 from hfsched.vmm.snapshots import Snapshots
@@ -83,13 +86,17 @@ class Services:
 
     def __init__(self) -> None:
         self.guests: dict[str, bool] = {}
+        self.deadlines: list[int] = []
+        self.meanwhile: Callable[[], object] = lambda: None
         self.log: list[str] = []
 
     def freeze(self, vm: str, timeout_ms: int, deadline: int | None = None) -> bool:
-        del deadline
         if vm not in self.guests:
             return False
+        assert deadline is not None
+        self.deadlines.append(deadline)
         self.log.append(f"freeze {vm} {timeout_ms}")
+        self.meanwhile()
         if not self.guests[vm]:
             raise ServiceError(vm, "freeze", ServiceAnswer(ServiceStatus.TIMED_OUT))
         return True
@@ -499,6 +506,42 @@ def test_guests_freeze_before_and_thaw_after(served: Served, client: Client, end
     assert machine.services.log == froze + thawed
 
 
+def test_a_guest_that_does_not_answer_leaves_time_for_the_suspension(
+    served: Served, client: Client
+) -> None:
+    services = served.machine.services
+    services.guests = {"a": True, "c": False}
+    before = served.runtime.now()
+    taken(client, within_ms=60_000)
+    after = served.runtime.now()
+    for each in services.deadlines:
+        assert before + 30_000_000_000 <= each <= after + 30_000_000_000
+
+
+def test_one_that_is_cancelled_while_guests_freeze_never_suspends(
+    served: Served, client: Client
+) -> None:
+    services = served.machine.services
+    services.guests = {"a": True}
+    services.meanwhile = served.machine.snapshots.cancel
+    assert client.ask(request(), *empty()) == refusal("s: cancelled")
+    assert services.log == ["freeze a 10000", "thaw a"]
+    assert served.machine.layers == []
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_tracking_that_began_again_has_no_base_from_before(
+    served: Served, client: Client, *, hold: bool
+) -> None:
+    taken(client)
+    assert client.ask(SnapshotConfirm()) == Done()
+    served.machine.dirty.why_all = "a process has died"
+    served.machine.error = UserError("a disk is full")
+    wish = request(incremental=True, parent=BASE, hold=hold)
+    assert client.ask(wish, *empty()) == refusal("a disk is full")
+    assert served.status().base is None
+
+
 # The client's side.
 
 
@@ -555,3 +598,74 @@ def test_what_is_cancelled_before_its_client_has_said_so_is_not_left(
     assert list(tmp_path.iterdir()) == []
     assert not served.machine.paused
     assert not served.machine.snapshots.hibernated
+
+
+def test_nothing_is_based_on_what_cannot_be_read(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(name: str, parent: str, found: bytes) -> bytes:
+        index, pages = write(subject(1, parent=Parent(parent, found)), {(0, 0): page(2)})
+        return save(name, index, pages)
+
+    def save(name: str, index: bytes, pages: bytes) -> bytes:
+        with make_layer(tmp_path / name) as files:
+            os.write(files.index_fd, index)
+            os.write(files.pages_fd, pages)
+        with closing(open_layer(tmp_path / name)) as layer:
+            return layer.hash
+
+    def refusal_of(text: str) -> None:
+        with pytest.raises(UserError, match=text):
+            take(
+                served.path,
+                str(tmp_path / "new"),
+                Wanted(incremental=True, end=True),
+                time.monotonic() + WITHIN,
+            )
+        assert not served.machine.snapshots.hibernated
+        assert not (tmp_path / "new").exists()
+
+    found = on("b", "a", save("a", INDEX, PAGES))
+    served.machine.snapshots.begin_at(Base("b", found))
+    with monkeypatch.context() as few:
+        few.setattr(snapshot_client, "CHAIN_MAX", 2)
+        refusal_of("/b: a chain of 2 layers, the most there can be: take a full one$")
+    (tmp_path / "a").rename(tmp_path / "away")
+    refusal_of("/b: a hole in the chain: its parent .*/a is missing: take a full one$")
+    (tmp_path / "b").rename(tmp_path / "away too")
+    refusal_of("/b: no such directory: take a full one$")
+    assert served.machine.layers == []
+
+
+class _StoppedError(BaseException):
+    """The client was interrupted."""
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("end", [False, True])
+def test_a_machine_that_ends_is_kept_whatever_its_client_has_heard(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, end: bool, interrupted: bool
+) -> None:
+    def no_answer(_sock: object, path: Path, _limit: int, _deadline: float | None) -> bytes:
+        if interrupted:
+            raise _StoppedError
+        raise TimeoutError(f"{path}: the machine does not answer")
+
+    def written(done: int, _total: int) -> None:
+        if done:
+            served.until(lambda: served.status().written)
+            monkeypatch.setattr(snapshot_client, "_soon", deaf)
+
+    def deaf() -> float:  # the request is sent, and its answer is not received
+        monkeypatch.setattr(command_client, "_receive", no_answer)
+        return time.monotonic()
+
+    where = tmp_path / "s"
+    error = _StoppedError if interrupted else UserError if end else TimeoutError
+    with pytest.raises(error) as caught:
+        take(served.path, str(where), Wanted(end=end), time.monotonic() + WITHIN, written)
+    monkeypatch.undo()
+    served.until(lambda: served.machine.snapshots.hibernated is end)
+    assert where.exists() is end
+    said = getattr(caught.value, "__notes__", [str(caught.value)])
+    assert (f"{where} is kept: the machine may have ended by it" in "".join(said)) is end

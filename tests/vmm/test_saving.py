@@ -146,6 +146,29 @@ def place_of(record: MachineRecord) -> str:
     return ", ".join(state for state in states if not state.endswith("empty")) or "in a guest"
 
 
+def test_a_timer_goes_on_from_where_it_was(engine: EngineName, runtime: ThreadRuntime) -> None:
+    def left(machine: Machine) -> int | None:
+        return machine.assembly.vms[0].record.vcpus[0].cpu.timer_remaining()
+
+    spec = MachineSpec(vm=[VmSpec(image="trusty.bin", memory=1 << 20)], engine=engine)
+    with made(spec, runtime) as machine:
+        machine.start()
+        sent(machine.endpoint("trusty", 1), b"sleep 600000", runtime)
+        before = None
+        deadline = runtime.now() + WITHIN
+        while before is None:
+            with machine.suspension.held("test", deadline):
+                before = left(machine)
+            assert runtime.now() < deadline
+        record, _ = saved_by(machine, runtime)
+    for passed in (0, 300_000_000_000):
+        with made(spec_of(record), runtime, record) as machine:
+            restore(machine, record, passed)
+            after = left(machine)
+        assert after is not None
+        assert before - passed - WITHIN < after <= before - passed
+
+
 def test_a_restore_of_a_restore(engine: EngineName, runtime: ThreadRuntime) -> None:
     with made(chain(engine, 1), runtime) as machine:
         machine.start()

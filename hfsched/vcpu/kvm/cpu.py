@@ -306,7 +306,9 @@ class KvmVcpu:
         return int(self._lib.hfs_ticks(1_000_000_000))
 
     def count_before(self, ns: int) -> int:
-        """Return what the guest's counter has shown `ns` ago, at least 0."""
+        """Return what the guest's counter has shown `ns` ago, at least 0; negative: what it shows in so long."""
+        if ns < 0:
+            return (self.clock() + int(self._lib.hfs_ticks(-ns))) & (1 << 64) - 1
         return max(0, self.clock() - int(self._lib.hfs_ticks(ns)))
 
     def freeze(self, count: int) -> None:
