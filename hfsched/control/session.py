@@ -300,9 +300,11 @@ class Session:
                 return
             if arrived in self._runtime.select([arrived, self._leaving]):
                 port_message = endpoint.recv(_PASSED)
-                if port_message is None:
-                    return  # set without a message: the machine stops
-                yield port_message
+                if port_message is not None:
+                    yield port_message
+                elif endpoint.ended:
+                    return  # the machine stops
+                # else a snapshot keeps what is there
 
     # Both.
 

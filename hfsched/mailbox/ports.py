@@ -105,6 +105,11 @@ class Port:
         """The host's port number."""
         return self.key[1]
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is closed, or all is stopped."""
+        return self._ports.ended(self)
+
     def get(self, deadline: int | None = None) -> PortMessage | None:
         """Return the next message; None at the deadline, or when it is closed or all is stopped.
 
@@ -132,6 +137,7 @@ class Ports:
         self._vms: dict[int, _Vm] = {}
         self._open: dict[Key, Port] = {}
         self._next = FIRST_CONNECTION
+        self._held = False
         self.stopped = False
 
     def key(self) -> object:
@@ -144,7 +150,7 @@ class Ports:
             (key, tuple(port.messages), port.handler is not None)
             for key, port in self._open.items()
         )
-        return (vms, ports, self._next, self.stopped)
+        return (vms, ports, self._next, self._held, self.stopped)
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Register a VM."""
@@ -271,12 +277,16 @@ class Ports:
             return self._take(port)
 
     def _take(self, port: Port) -> PortMessage | None:
-        if port.closed or not port.messages:
+        if port.closed or not port.messages or (self._held and self._lasts(port.key)):
             if not self.stopped and not port.closed:
                 port.arrived.clear()
             return None
         port.room.set()
         return port.messages.popleft()
+
+    def _lasts(self, key: Key) -> bool:
+        """Return whether a port can be opened again, and what lies there waits for that."""
+        return self._vms[key[0]].raw or key[1] < FIRST_CONNECTION
 
     def ended(self, port: Port) -> bool:
         """Return whether no message will come to the port any more."""
@@ -316,6 +326,19 @@ class Ports:
 
     # Snapshots; while the machine is suspended.
 
+    def hold(self) -> None:
+        """Give out nothing that `save` will return, until `release`: it is read after a restore, or then."""
+        with self._lock:
+            self._held = True
+
+    def release(self) -> None:
+        """End what `hold` began."""
+        with self._lock:
+            self._held = False
+            for port in self._open.values():
+                if port.messages:
+                    port.arrived.set()
+
     def save(self) -> PortsRecord:
         """Return what lies here for host programs; what a connection would have read is discarded in it."""
         with self._lock:
@@ -330,7 +353,7 @@ class Ports:
             for each in port.messages
         ]
         there = [*queued, *entry.unclaimed, *entry.waiting]
-        kept = [item for item in there if entry.raw or item[0] < FIRST_CONNECTION]
+        kept = [item for item in there if self._lasts((vm, item[0]))]
         return VmPortsRecord(
             tuple((number, each.source, each.payload) for number, each in kept),
             tuple(sorted(entry.given_up)),

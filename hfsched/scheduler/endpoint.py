@@ -37,6 +37,11 @@ class Endpoint:
         """Set while there is something to receive, and when nothing will come any more."""
         return self._port.arrived
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will be received any more but what is queued."""
+        return self._port.ended
+
     def _framed(self, payload: bytes) -> bytes:
         if len(payload) > self.payload_max:
             raise UserError(f"a message of {len(payload)} bytes: at most {self.payload_max}")

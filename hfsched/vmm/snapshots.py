@@ -193,6 +193,8 @@ class Snapshots:
             began = runtime.now()
             told(0)
             notices += self._look_for_changes(attempt)
+            if wish.held:
+                self._machine.ports.hold()  # what lies there is in the snapshot
             writing.copy(deadline, wish.parent, attempt.dirty)
             if not wish.held:
                 suspended = False
@@ -208,7 +210,7 @@ class Snapshots:
                 attempt.written = True
         except BaseException:
             if suspended:
-                suspension.resume(HOLDER)
+                self._resume(wish)
             self._thaw(attempt)
             raise
         on = None if attempt.dirty is None else wish.parent
@@ -257,9 +259,7 @@ class Snapshots:
                     self._expected = found.pages()
                     return ()
                 why_all = found.why_all
-                with (
-                    self._lock
-                ):  # tracking has begun again, and what was written before is not known
+                with self._lock:  # tracking has begun again: what was written before is not known
                     self._base = None
             else:
                 why_all = f"{wish.parent.name} is not the newest one of this run any more"
@@ -299,9 +299,14 @@ class Snapshots:
             self._attempt = None
             self._ended.set()
         if attempt.wish.held:
-            self._machine.suspension.resume(HOLDER)
+            self._resume(attempt.wish)
             self._thaw(attempt)
         self._machine.user_hold.let_go()
+
+    def _resume(self, wish: Wish) -> None:
+        if wish.held:
+            self._machine.ports.release()
+        self._machine.suspension.resume(HOLDER)
 
     def _begin(self, attempt: Attempt, deadline: int | None) -> None:
         while True:

@@ -67,6 +67,24 @@ def test_a_hello_is_welcomed_and_messages_go_both_ways() -> None:
         assert heard(sock) == wire.DATA + b"hello"
 
 
+def test_what_a_snapshot_keeps_comes_when_it_is_released() -> None:
+    with (
+        Harness("demo", {"alpha": "echo"}) as harness,
+        harness.call(wire.Hello("alpha", 1, 7).encode()) as sock,
+    ):
+        assert answer(sock)["host_port"] == 7
+        for number in range(3):  # the reader waits for the first, or has just looked
+            harness.machine.ports.hold()
+            sock.send(wire.DATA + b"%d" % number)
+            harness.until(lambda: harness.machine.ports.waiting() == 1)
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(100)
+            sock.settimeout(WITHIN)
+            harness.machine.ports.release()
+            assert heard(sock) == wire.DATA + b"%d" % number
+
+
 def test_a_question_is_answered_and_ends() -> None:
     with Harness("demo", {"alpha": "echo"}) as harness:
         for vm, has in (("alpha", True), ("beta", False)):

@@ -108,6 +108,16 @@ class Services:
             raise ServiceError(vm, "thaw", ServiceAnswer(ServiceStatus.TIMED_OUT))
 
 
+class Ports:
+    held = False
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
 class FakeMachine:
     """Its snapshot is `PAGES` and `INDEX`, written when `go` is set."""
 
@@ -129,6 +139,7 @@ class FakeMachine:
         self.expected: list[int | None] = []
         self.dirty = Dirty()
         self.services = Services()
+        self.ports = Ports()
 
     def _pause(self, _deadline: int | None) -> bool:
         self.paused = True
@@ -170,6 +181,7 @@ class Writing:
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         assert self._machine.paused
+        assert self._machine.ports.held is self._wish.held
         assert deadline is not None
         assert base == self._wish.parent
         self._machine.layers.append(dirty)
@@ -300,6 +312,7 @@ def test_one_that_is_held_ends_the_machine_or_does_not(
     client.sock.close()
     served.until(lambda: served.machine.paused is end)
     assert served.machine.user_hold.stands() is end
+    assert served.machine.ports.held is end
 
 
 def test_the_end_is_only_of_one_that_was_held(served: Served, client: Client) -> None:
@@ -317,6 +330,7 @@ def test_a_client_that_leaves_has_cancelled_it(
     served.until(lambda: served.status() == SnapshotReport(name=None))
     served.until(lambda: not served.machine.paused)
     assert not served.machine.user_hold.stands()
+    assert not served.machine.ports.held
 
 
 def test_a_client_that_leaves_meanwhile_has_cancelled_it(served: Served, client: Client) -> None:

@@ -169,6 +169,35 @@ def test_a_timer_goes_on_from_where_it_was(engine: EngineName, runtime: ThreadRu
         assert before - passed - WITHIN < after <= before - passed
 
 
+def test_what_lies_in_a_port_is_read_here_or_after_a_restore(
+    engine: EngineName, runtime: ThreadRuntime
+) -> None:
+    with made(chain(engine, 1), runtime) as machine:
+        machine.start()
+        first = machine.vm_names()[0]
+        port, own = machine.endpoint(first, 1, HOST_PORT), machine.endpoint(first, 1)
+        sent(port, b"kept", runtime)
+        sent(own, b"own", runtime)
+        while machine.ports.waiting() < 2:
+            runtime.sleep_until(runtime.now() + 1_000_000)
+        deadline = runtime.now() + WITHIN
+        with machine.suspension.held("snapshot", deadline, frozen=True):
+            machine.ports.hold()
+            record = save(machine, deadline)
+            assert port.recv(runtime.now()) is None
+            assert not port.ended
+            assert received(own, runtime) == b"own"  # it is in no snapshot
+            (kept,) = [each for vm in record.ports.vms.values() for each in vm.messages]
+            assert (kept[0], kept[2]) == (HOST_PORT, b"kept")
+            machine.ports.release()
+        assert received(port, runtime) == b"kept"
+        sent(port, b"again", runtime)
+        until_queued(machine, runtime, 1)
+        machine.ports.hold()
+        assert machine.stop() == []
+        assert port.recv(runtime.now() + WITHIN) is None
+
+
 def test_a_restore_of_a_restore(engine: EngineName, runtime: ThreadRuntime) -> None:
     with made(chain(engine, 1), runtime) as machine:
         machine.start()
