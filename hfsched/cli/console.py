@@ -31,6 +31,7 @@ __all__ = ["Console"]
 
 AHEAD_MAX = 10_000  # lines read and not yet sent
 AHEAD_BYTES = 16 << 20  # of their text
+CONSOLE_PORT = 0x736E6F63  # of the host, "cons" in memory: the same in each run, so a restored machine's answers come
 _CHUNK = 1 << 16
 
 
@@ -80,7 +81,7 @@ class Console:
     def open(self) -> None:
         """Connect to every VM's text port and print what comes from it."""
         for vm in self._machine.vm_names():
-            endpoint = self._machine.endpoint(vm, self._machine.text_port(vm))
+            endpoint = self._machine.endpoint(vm, self._machine.text_port(vm), CONSOLE_PORT)
             self._endpoints[vm] = endpoint
             self._printers.append(self._runtime.spawn(f"console.{vm}", partial(self._print, vm)))
 

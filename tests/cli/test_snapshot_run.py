@@ -234,6 +234,20 @@ def test_a_client_is_told_and_what_it_had_sent_is_answered_once(
     assert again.wait() == 0
 
 
+def test_an_answer_to_a_line_comes_after_the_restore(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    demo = begin(run, *("--engine", target.engine, f"g={target.image('trusty')}", "--linger", "60"))
+    demo.type("sleep 1500\necho begun\n")
+    demo.until("begun")
+    say(hfsched, "hibernate", "night")
+    assert demo.wait() == 4
+    assert "slept" not in demo.out
+    again = run("--restore", "night", "--linger", "60")
+    again.until(r"^g: slept \d+ ms$")
+    assert again.wait() == 0
+
+
 def drained(client: Connection) -> tuple[int, str]:
     """Return how many messages come before the end, and its reason."""
     count = 0
