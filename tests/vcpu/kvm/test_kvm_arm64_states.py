@@ -10,7 +10,7 @@ import pytest
 from a64 import mov, msr
 from arm64_guest import ARGUMENT, BASE, DATA, HOLE, VECTORS, Guest, needs_kvm, use_vectors
 
-from hfsched.errors import InternalError
+from hfsched.errors import UserError
 from hfsched.vcpu.engine import Mmio
 
 pytestmark = needs_kvm
@@ -209,6 +209,6 @@ def test_the_counter_of_a_restored_cpu_goes_on_from_what_was_saved() -> None:
 def test_nonsense_is_not_restored(length: int | None) -> None:
     with Guest(a64.hvc()) as guest:
         size = len(guest.cpu.save()) if length is None else length
-        with pytest.raises(InternalError):
+        with pytest.raises(UserError, match=f"{size} bytes are no saved CPU state"):
             guest.cpu.restore(b"\x55" * size)
         assert guest.call()[0] == ARGUMENT

@@ -6,7 +6,7 @@ import pytest
 import x64
 from kvm_guest import BASE, HOLE, INTERRUPT, PAGE_FAULT, REPORT, REPORT_ALL, Guest, args, needs_kvm
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Fault, Hypercall, Kicked, Mmio, Timer, Wfi
 from hfsched.vcpu.kvm.cpu import KvmVcpu
 
@@ -322,7 +322,7 @@ def test_the_timer_is_part_of_the_state_and_the_line_is_not() -> None:
 def test_nonsense_is_not_restored(length: int | None) -> None:
     with Guest(CALL) as guest:
         size = len(guest.cpu.save()) if length is None else length
-        with pytest.raises(InternalError):
+        with pytest.raises(UserError, match=f"{size} bytes are no saved CPU state"):
             guest.cpu.restore(b"\x55" * size)
         guest.call()
 
