@@ -93,7 +93,7 @@ def test_the_pending_line_survives_a_restore() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"hfs-uc1\0", b"\0" * 12648])
 def test_nonsense_is_not_restored(data: bytes) -> None:
-    with Guest() as guest, pytest.raises(InternalError):
+    with Guest() as guest, pytest.raises(UserError):
         guest.cpu.restore(data)
 
 
