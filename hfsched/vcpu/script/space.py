@@ -66,7 +66,10 @@ class ScriptSpace:
         self.protect(ipa, size, permissions)
 
     def unmap(self, ipa: int, size: int) -> None:
-        self.protect(ipa, size, Permissions(0))
+        first = max(ipa, self.base)
+        end = min(ipa + size, self.base + self.ram.size)
+        if first < end:  # elsewhere nothing is mapped
+            self.protect(first, end - first, Permissions(0))
 
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None:
         if not self.base <= ipa <= ipa + size <= self.base + self.ram.size:
