@@ -16,7 +16,7 @@ from hfsched.errors import UserError
 from hfsched.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["Conversation", "RefusedError", "ask", "find", "find_machine", "subscribe"]
 
@@ -87,8 +87,8 @@ def _socket(where: str) -> Path | None:
 
 def ask(path: Path, request: Request, deadline: float) -> Answer:
     """Return the answer to a request; raises UserError for one that is refused, TimeoutError."""
-    with _connect(path, deadline) as sock:
-        return _ask(sock, path, request, deadline)
+    with Conversation(path, deadline) as machine:
+        return machine.ask(request, deadline)
 
 
 class Conversation:
@@ -96,7 +96,10 @@ class Conversation:
 
     def __init__(self, path: Path, deadline: float) -> None:
         self._path = path
-        self._sock = _connect(path, deadline)
+        try:
+            self._sock = port_client._open(path, deadline)
+        except port_client._GoneError:
+            raise UserError(f"{path}: no process listens there: the machine has ended") from None
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +109,44 @@ class Conversation:
 
     def ask(self, request: Request, deadline: float) -> Answer:
         """Return the answer to a request."""
-        return _ask(self._sock, self._path, request, deadline)
+        self.send(request)
+        return self.reply(deadline)
+
+    def send(self, request: Request, files: Sequence[int] = ()) -> None:
+        """Send a request, with descriptors; whatever keeps it from coming is in the next reply."""
+        with suppress(OSError):  # refused before the request: the reply gives the reason
+            socket.send_fds(self._sock, [commands.encode(request)], files, socket.MSG_NOSIGNAL)
+
+    def reply(self, deadline: float | None) -> Answer:
+        """Return the next reply; raises UserError (RefusedError: a refusal), TimeoutError."""
+        path = self._path
+        data = self.receive(commands.ANSWER_MAX + 1, deadline, _NO_REPLY)
+        try:
+            answer = commands.decode_answer(data)
+        except CommandError as exc:
+            ports = _is_ports_refusal(data)
+            why = _PORTS_SOCKET if ports else f"not a machine's control socket: {exc}"
+            raise UserError(f"{path}: {why}") from None
+        if isinstance(answer, Refused):
+            raise RefusedError(answer.text)
+        return answer
+
+    def receive(self, limit: int, deadline: float | None, ended: str) -> bytes:
+        """Return the next packet, cut to `limit` bytes; `ended` is said of a machine that sends none any more."""
+        path, sock = self._path, self._sock
+        while port_client.readable(sock, deadline):
+            try:
+                data = sock.recv(limit)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                if exc.errno == errno.ECONNRESET:
+                    continue  # reported once: what the machine sent before comes next
+                raise UserError(f"{path}: {exc.strerror}") from None
+            if not data:
+                raise UserError(f"{path}: {ended}")
+            return data
+        raise TimeoutError(f"{path}: the machine does not answer")
 
 
 def subscribe(path: Path, deadline: float) -> Iterator[dict[str, Any]]:
@@ -115,10 +155,10 @@ def subscribe(path: Path, deadline: float) -> Iterator[dict[str, Any]]:
     An event of a type that `hfsched.control.events` does not have is yielded too.  The deadline is for
     the subscription.  Raises UserError, also for a machine that ends without that event; TimeoutError.
     """
-    with _connect(path, deadline) as sock:
-        _ask(sock, path, EventsSubscribe(), deadline)
+    with Conversation(path, deadline) as machine:
+        machine.ask(EventsSubscribe(), deadline)
         while True:
-            event = _event(path, _receive(sock, path, _PACKET_MAX, None, _KILLED))
+            event = _event(path, machine.receive(_PACKET_MAX, None, _KILLED))
             yield event
             if event["event"] == "ended":
                 return
@@ -135,53 +175,9 @@ def _event(path: Path, data: bytes) -> dict[str, Any]:
     return event
 
 
-def _connect(path: Path, deadline: float) -> socket.socket:
-    try:
-        return port_client._open(path, deadline)
-    except port_client._GoneError:
-        raise UserError(f"{path}: no process listens there: the machine has ended") from None
-
-
-def _ask(sock: socket.socket, path: Path, request: Request, deadline: float) -> Answer:
-    with suppress(OSError):  # refused before the request: the reply gives the reason
-        sock.send(commands.encode(request), socket.MSG_NOSIGNAL)
-    return _reply(sock, path, deadline)
-
-
-def _reply(sock: socket.socket, path: Path, deadline: float | None) -> Answer:
-    """Return the next reply; raises UserError (RefusedError: a refusal), TimeoutError."""
-    data = _receive(sock, path, commands.ANSWER_MAX + 1, deadline)
-    try:
-        answer = commands.decode_answer(data)
-    except CommandError as exc:
-        why = _PORTS_SOCKET if _is_ports_refusal(data) else f"not a machine's control socket: {exc}"
-        raise UserError(f"{path}: {why}") from None
-    if isinstance(answer, Refused):
-        raise RefusedError(answer.text)
-    return answer
-
-
 def _is_ports_refusal(data: bytes) -> bool:
     try:
         wire.parse_answer(data)
     except wire.RefusedError as exc:
         return exc.code != "bad-answer"
     return False
-
-
-def _receive(
-    sock: socket.socket, path: Path, limit: int, deadline: float | None, ended: str = _NO_REPLY
-) -> bytes:
-    while port_client.readable(sock, deadline):
-        try:
-            data = sock.recv(limit)
-        except BlockingIOError:
-            continue
-        except OSError as exc:
-            if exc.errno == errno.ECONNRESET:
-                continue  # reported once: what the machine sent before comes next
-            raise UserError(f"{path}: {exc.strerror}") from None
-        if not data:
-            raise UserError(f"{path}: {ended}")
-        return data
-    raise TimeoutError(f"{path}: the machine does not answer")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
-from hfsched.control import command_client, commands
+from hfsched.control import commands
+from hfsched.control.command_client import Conversation, RefusedError
 from hfsched.control.snapshot_messages import (
     Layer,
     SnapshotConfirm,
@@ -58,8 +58,8 @@ def take(
     name = name_of(directory)
     if not is_utf8(name):
         raise UserError(f"{printable(directory)}: the name of a snapshot must be UTF-8")
-    with command_client._connect(path, deadline) as sock:
-        parent = _parent(sock, path, directory, deadline) if wanted.incremental else None
+    with Conversation(path, deadline) as machine:
+        parent = _parent(machine, directory, deadline) if wanted.incremental else None
         with make_layer(directory) as made:
             request = SnapshotTake(
                 name=name,
@@ -71,22 +71,21 @@ def take(
                 parent=parent,
                 within_ms=wanted.within_ms,
             )
-            written = _written(
-                sock, path, request, (made.pages_fd, made.index_fd), deadline, progress
-            )
-        _confirm(sock, path, directory, end=wanted.end)
+            machine.send(request, made)
+            written = _written(machine, path, deadline, progress)
+        _confirm(machine, directory, end=wanted.end)
     return written
 
 
-def _confirm(sock: socket.socket, path: Path, directory: str, *, end: bool) -> None:
+def _confirm(machine: Conversation, directory: str, *, end: bool) -> None:
     """Tell the machine that the layer is on the disk; raises as `take` does.
 
     A machine that was to end may have done so whatever the client knows of it: then its layer is all there
     is of it, and is removed only after a refusal.
     """
     try:
-        command_client._ask(sock, path, SnapshotConfirm(end=end), _soon())
-    except command_client.RefusedError:
+        machine.ask(SnapshotConfirm(end=end), _soon())
+    except RefusedError:
         remove_layer(directory)
         raise
     except BaseException as exc:
@@ -103,13 +102,13 @@ def _confirm(sock: socket.socket, path: Path, directory: str, *, end: bool) -> N
         raise
 
 
-def _parent(sock: socket.socket, path: Path, directory: str, deadline: float) -> Layer | None:
+def _parent(machine: Conversation, directory: str, deadline: float) -> Layer | None:
     """Return what an incremental snapshot is based on, None if the machine has nothing.
 
     Raises UserError unless it lies beside the new one, with all that it is based on: without that nothing
     can be restored.
     """
-    report = command_client._ask(sock, path, SnapshotStatus(), deadline)
+    report = machine.ask(SnapshotStatus(), deadline)
     assert isinstance(report, SnapshotReport)
     base = report.base
     if base is not None:
@@ -138,17 +137,14 @@ def _soon() -> float:
 
 
 def _written(
-    sock: socket.socket,
+    machine: Conversation,
     path: Path,
-    request: SnapshotTake,
-    files: tuple[int, int],
     deadline: float | None,
     progress: Callable[[int, int], None],
 ) -> SnapshotWritten:
-    with suppress(OSError):  # refused before the request: the reply gives the reason
-        socket.send_fds(sock, [commands.encode(request)], files, socket.MSG_NOSIGNAL)
+    """Return the reply that ends the writing, and show how far it is."""
     while True:
-        answer = command_client._reply(sock, path, deadline)
+        answer = machine.reply(deadline)
         if isinstance(answer, SnapshotWritten):
             return answer
         if not isinstance(answer, SnapshotProgress):

@@ -15,8 +15,8 @@ import pytest
 from progress import QUIET
 from snapshot.layers import page, subject, write
 
-from hfsched.control import command_client, commands, snapshot_client
-from hfsched.control.command_client import ask
+from hfsched.control import commands, snapshot_client
+from hfsched.control.command_client import Conversation, ask
 from hfsched.control.command_server import CommandMachine, CommandServer
 from hfsched.control.commands import Answer, Done, MachineStatus, Refused, Request
 from hfsched.control.events import Hub
@@ -660,10 +660,10 @@ class _StoppedError(BaseException):
 def test_a_machine_that_ends_is_kept_whatever_its_client_has_heard(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, end: bool, interrupted: bool
 ) -> None:
-    def no_answer(_sock: object, path: Path, _limit: int, _deadline: float | None) -> bytes:
+    def no_answer(*_: object) -> bytes:
         if interrupted:
             raise _StoppedError
-        raise TimeoutError(f"{path}: the machine does not answer")
+        raise TimeoutError(f"{served.path}: the machine does not answer")
 
     def written(done: int, _total: int) -> None:
         if done:
@@ -671,7 +671,7 @@ def test_a_machine_that_ends_is_kept_whatever_its_client_has_heard(
             monkeypatch.setattr(snapshot_client, "_soon", deaf)
 
     def deaf() -> float:  # the request is sent, and its answer is not received
-        monkeypatch.setattr(command_client, "_receive", no_answer)
+        monkeypatch.setattr(Conversation, "receive", no_answer)
         return time.monotonic()
 
     where = tmp_path / "s"
