@@ -11,6 +11,7 @@ import os
 import signal
 import time
 
+from hfsched.cli.machine_request import add_machine
 from hfsched.control.command_client import find_machine, subscribe
 from hfsched.errors import UserError
 
@@ -42,12 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Exit status: 0 the machine has ended, or Ctrl-C; 1 an error, which one line describes; 2 misuse.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "machine",
-        nargs="?",
-        metavar="MACHINE",
-        help="a machine's name, or the path of its socket; default: the one that runs",
-    )
+    add_machine(parser)
     parser.set_defaults(run=run)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from hfsched.cli.machine_request import add_machine
+from hfsched.cli.snapshot import add_layer_options
 from hfsched.cli.snapshot_take import take_snapshot
 from hfsched.cli.within import add_within
 from hfsched.text import printable
@@ -36,24 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Exit status: 0 it is in the snapshot; 1 it is not, and runs on; 2 misuse; 130, 143 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "machine",
-        nargs="?",
-        metavar="MACHINE",
-        help="a machine's name, or the path of its socket; default: the one that runs",
-    )
+    add_machine(parser)
     parser.add_argument("directory", metavar="DIR", help="the directory of the new snapshot")
-    parser.add_argument(
-        "--codec",
-        choices=("lz4", "zstd", "raw"),
-        metavar="lz4|zstd|raw",
-        help="how pages are compressed (lz4)",
-    )
-    parser.add_argument(
-        "--incremental",
-        action="store_true",
-        help="write only what has changed since the snapshot before, which lies beside DIR",
-    )
+    add_layer_options(parser)
     add_within(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

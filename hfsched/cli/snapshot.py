@@ -22,7 +22,7 @@ from hfsched.snapshot.layer import CancelledError
 from hfsched.snapshot.report import inspect, inspected_text, size_text, verify
 from hfsched.text import count, printable
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_layer_options", "add_parser", "run"]
 
 _DESCRIPTION = """\
 Take a snapshot of a running machine; look at snapshots, check and merge them. DIR is the directory of
@@ -55,20 +55,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DIR",
         help="the directory of a snapshot; diff, merge: two; take, cancel: first the machine, where several run",
     )
+    add_layer_options(parser, codec_for="take, merge: ", incremental_for="take: ")
+    add_within(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def add_layer_options(
+    parser: argparse.ArgumentParser, codec_for: str = "", incremental_for: str = ""
+) -> None:
+    """Add what a layer is written with; the help begins with what the options are for."""
     parser.add_argument(
         "--codec",
         choices=_CODECS,
         metavar="|".join(_CODECS),
-        help="take, merge: how pages are compressed (lz4)",
+        help=f"{codec_for}how pages are compressed (lz4)",
     )
     parser.add_argument(
         "--incremental",
         action="store_true",
-        help="take: write only what has changed since the snapshot before, which lies beside DIR",
+        help=f"{incremental_for}write only what has changed since the snapshot before, which lies beside DIR",
     )
-    add_within(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,10 +12,11 @@ from typing import NoReturn
 
 import msgspec
 
+from hfsched.cli.machine_request import ask_machine
 from hfsched.cli.output import notice
 from hfsched.cli.progress import Progress
 from hfsched.cli.within import SLACK, within_of
-from hfsched.control.command_client import ask, find_machine
+from hfsched.control.command_client import find_machine
 from hfsched.control.snapshot_client import Wanted, take
 from hfsched.control.snapshot_messages import SnapshotCancel, SnapshotReport
 from hfsched.errors import UserError
@@ -87,16 +88,8 @@ def take_snapshot(
 
 def cancel(args: argparse.Namespace) -> int:
     """Cancel the snapshot that is under way; return the exit status."""
-    within = within_of(args)
-    deadline = time.monotonic() + within + SLACK
-    try:
-        path = find_machine(next(iter(args.directories), None), deadline)
-        answer = ask(path, SnapshotCancel(within_ms=int(within * 1000)), deadline)
-    except TimeoutError as exc:
-        raise UserError(str(exc)) from None
+    answer = ask_machine(args, next(iter(args.directories), None), SnapshotCancel)
     assert isinstance(answer, SnapshotReport)
-    if args.json:
-        print(msgspec.json.encode(answer).decode())
-    else:
+    if not args.json:
         print(f"snapshot {printable(str(answer.name))} is cancelled")
     return 0

@@ -6,14 +6,10 @@ Exit status: 0 it is suspended; 1 it is not, and one line gives the reason; 2 mi
 from __future__ import annotations
 
 import argparse
-import time
 
-import msgspec
-
-from hfsched.cli.within import SLACK, add_within, within_of
-from hfsched.control.command_client import ask, find_machine
+from hfsched.cli.machine_request import add_machine, ask_machine
+from hfsched.cli.within import add_within
 from hfsched.control.commands import MachineResume, MachineSuspend, Suspension
-from hfsched.errors import UserError
 from hfsched.text import printable
 
 __all__ = ["add_options", "add_parser", "request", "run"]
@@ -46,12 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `suspend` and `resume` have in common."""
-    parser.add_argument(
-        "machine",
-        nargs="?",
-        metavar="MACHINE",
-        help="a machine's name, or the path of its socket; default: the one that runs",
-    )
+    add_machine(parser)
     add_within(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -63,16 +54,8 @@ def request(
 
     With --json the answer is printed.
     """
-    within = within_of(args)
-    deadline = time.monotonic() + within + SLACK
-    try:
-        path = find_machine(args.machine, deadline)
-        answer = ask(path, kind(within_ms=int(within * 1000)), deadline)
-    except TimeoutError as exc:
-        raise UserError(str(exc)) from None
+    answer = ask_machine(args, args.machine, kind)
     assert isinstance(answer, Suspension)
-    if args.json:
-        print(msgspec.json.encode(answer).decode())
     return printable(answer.name), answer
 
 
