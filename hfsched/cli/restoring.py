@@ -63,9 +63,8 @@ def open_snapshot(args: argparse.Namespace) -> Restoration:
                 raise SnapshotError(problem)
         record = snapshotting.record_of(chain)
         for vm in record.vms:
-            if (
-                vm.engine == "script"
-            ):  # its module would be imported, and its generators are not in there
+            # Its module would be imported, and its generators are not in there.
+            if vm.engine == "script":
                 raise SnapshotError(
                     f"{args.restore}: VM {one_line(vm.spec.name, 64)}: a Python guest cannot be restored"
                 )

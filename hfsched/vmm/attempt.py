@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from hfsched.memory.dirty import DirtyPages
     from hfsched.vmm.machine import Machine
 
-__all__ = ["Attempt", "Base", "OpenFiles", "Underway", "Wish", "Write", "Writing", "Written"]
+__all__ = [
+    "Attempt",
+    "Base",
+    "OpenFiles",
+    "Underway",
+    "Watch",
+    "Wish",
+    "Write",
+    "Writing",
+    "Written",
+]
 
 
 class Base(Struct, frozen=True):
@@ -73,21 +83,16 @@ class Writing(Protocol):
         """Write what was copied; return the index's hash, and what the user may want to know."""
 
 
-class Write(Protocol):
-    """Begins to write a machine, which runs still; `expected` pages, None if that is not known."""
+class Watch(NamedTuple):
+    """The one who has a snapshot written: `cancelled` is asked, and `progress(done)` told bytes of guest memory."""
 
-    def __call__(
-        self,
-        machine: Machine,
-        files: tuple[int, int],
-        wish: Wish,
-        expected: int | None,
-        /,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int], None],
-    ) -> Writing:
-        """Begin; raises UserError for a machine that cannot be saved."""
+    cancelled: Callable[[], bool] = lambda: False
+    progress: Callable[[int], None] = lambda _done: None
+
+
+# Begins to write a machine, which runs still, into {pages, index}; so many pages are expected, None if that is not
+# known.  Raises UserError for a machine that cannot be saved.
+Write: TypeAlias = "Callable[[Machine, tuple[int, int], Wish, int | None, Watch], Writing]"
 
 
 class OpenFiles:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import SnapshotError
 from hfsched.services.host import ServiceError
-from hfsched.vmm.attempt import Attempt, Base, OpenFiles, Underway, Wish, Write, Written
+from hfsched.vmm.attempt import Attempt, Base, OpenFiles, Underway, Watch, Wish, Write, Written
 
 if TYPE_CHECKING:
-    from hfsched.memory.dirty import DirtyPages
     from hfsched.runtime.base import Runtime
+    from hfsched.vmm.attempt import Writing
     from hfsched.vmm.machine import Machine
 
 __all__ = ["HOLDER", "Snapshots"]
@@ -27,35 +27,10 @@ _FROZEN_MS = 10_000  # clocks, of a guest that may not answer: it thaws by itsel
 _THAW_WITHIN = 2_000_000_000  # ns; and the client is told that its snapshot is written
 
 
-class _Layer:
-    """The writing of a layer; see `Writing`."""
+def _layer(*args: Any) -> Writing:
+    from hfsched.vmm.snapshotting import Capture  # noqa: PLC0415 - only where one is taken
 
-    def __init__(
-        self,
-        machine: Machine,
-        files: tuple[int, int],
-        wish: Wish,
-        expected: int | None,
-        /,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int], None],
-    ) -> None:
-        from hfsched.vmm.snapshotting import Capture  # noqa: PLC0415 - only where one is taken
-
-        how = (wish.name, wish.codec, wish.created)
-        self._capture = Capture(
-            machine, files, *how, expected=expected, cancelled=cancelled, progress=progress
-        )
-        self.finish = self._capture.finish
-
-    def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
-        from hfsched.snapshot.index import Parent  # noqa: PLC0415 - likewise
-
-        if base is None or dirty is None:
-            self._capture.copy(deadline)
-        else:
-            self._capture.copy(deadline, Parent(base.name, base.hash), dirty.runs)
+    return Capture(*args)
 
 
 class Snapshots:
@@ -70,7 +45,7 @@ class Snapshots:
         runtime: Runtime,
         machine: Machine,
         on_change: Callable[[], None] = lambda: None,
-        write: Write = _Layer,
+        write: Write = _layer,
         files: OpenFiles | None = None,
     ) -> None:
         self.files = OpenFiles() if files is None else files
@@ -83,9 +58,8 @@ class Snapshots:
         self._ended = runtime.event("snapshots.ended")  # an attempt
         self._hibernated = False
         self._base: Base | None = None
-        self._expected = (
-            0  # pages that will be dirty: those of the last time; of one attempt at a time
-        )
+        # Pages that will be dirty: as many as the last time.  Of one attempt at a time.
+        self._expected = 0
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
@@ -177,14 +151,9 @@ class Snapshots:
         wish = attempt.wish
         suspended = False
         try:
-            writing = self._write(
-                self._machine,
-                files,
-                wish,
-                None if wish.parent is None else self._expected,
-                cancelled=unwanted,
-                progress=told,
-            )
+            expected = None if wish.parent is None else self._expected
+            watch = Watch(unwanted, told)
+            writing = self._write(self._machine, files, wish, expected, watch)
             notices = self._freeze(attempt, deadline)
             if unwanted():
                 raise SnapshotError(f"{wish.name}: cancelled")

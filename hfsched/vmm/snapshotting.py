@@ -19,15 +19,17 @@ from hfsched.snapshot.layer import LayerWriter, Subject, Vm
 from hfsched.swap.report.footprint import held
 from hfsched.text import one_line
 from hfsched.vmm import saving
-from hfsched.vmm.attempt import Base
+from hfsched.vmm.attempt import Base, Watch
 from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
+    from hfsched.memory.dirty import DirtyPages
     from hfsched.memory.ram import Ram
     from hfsched.memory.writeprotect import Run
     from hfsched.vmm.assembly import AssembledVm
+    from hfsched.vmm.attempt import Wish
     from hfsched.vmm.machine import Machine
 
 __all__ = ["COPIED_MAX", "Capture", "record_of", "restore", "subject_of"]
@@ -61,8 +63,7 @@ def _vm(machine: Machine, vm: AssembledVm) -> Vm:
 class Capture:
     """A machine on its way into a layer: made while it runs, `copy` is for its suspension, `finish` comes after it.
 
-    `files` are {pages, index}, `created` is in ns since 1970; `name`, `codec`, `cancelled` and `progress` are as
-    `LayerWriter` has them.  Memory is copied, up to `COPIED_MAX` bytes, and what is more is written at once.
+    `files` are {pages, index}.  Memory is copied, up to `COPIED_MAX` bytes, and what is more is written at once.
     Room for as much as is `expected`, in pages (None: all there is), is had in advance.  Raises UserError for a
     machine that cannot be saved.
     """
@@ -71,22 +72,16 @@ class Capture:
         self,
         machine: Machine,
         files: tuple[int, int],
-        name: str,
-        codec: str,
-        created: int,
-        *,
+        wish: Wish,
         expected: int | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-        progress: Callable[[int], None] = lambda _done: None,
+        watch: Watch = Watch(),  # noqa: B008 - it cannot be changed
     ) -> None:
         for vm, made in machine.made.items():
             if made.engine == "script":
                 raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
-        subject = subject_of(machine, created)
+        subject = subject_of(machine, wish.created)
         self._machine = machine
-        self._writer = LayerWriter(
-            name, *files, subject, codec=codec, cancelled=cancelled, progress=progress
-        )
+        self._writer = LayerWriter(wish.name, *files, subject, codec=wish.codec, **watch._asdict())
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._left = COPIED_MAX // PAGE_SIZE
         if expected is None:
@@ -99,19 +94,20 @@ class Capture:
     def copy(
         self,
         deadline: int | None = None,
-        parent: Parent | None = None,
-        dirty: Mapping[str, Sequence[Run]] | None = None,
+        base: Base | None = None,
+        dirty: DirtyPages | None = None,
     ) -> None:
-        """Copy the machine, whose suspension the caller holds, frozen: what is `dirty` since `parent`, or all of it.
+        """Copy the machine, whose suspension the caller holds, frozen: what is `dirty` since `base`, or all of it.
 
         Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns), or written.
         """
         machine = self._machine
-        self._writer.parent = parent
+        if base is not None and dirty is not None:
+            self._writer.parent = Parent(base.name, base.hash)
         self._record = saving.save(machine, deadline)
         for number, vm in enumerate(machine.assembly.vms):
             ram = machine.rams[vm.name]
-            runs = [(0, ram.size // PAGE_SIZE)] if dirty is None else dirty[vm.name]
+            runs = [(0, ram.size // PAGE_SIZE)] if dirty is None else dirty.runs[vm.name]
             for first, count, zero in _parted(ram, runs, sparse=machine.swap is None):
                 if zero:
                     self._writer.put_zeros(number, first, count)

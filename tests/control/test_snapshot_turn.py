@@ -42,7 +42,7 @@ from hfsched.services.transaction import Answer as ServiceAnswer
 from hfsched.services.transaction import Status as ServiceStatus
 from hfsched.snapshot.directory import make_layer, open_layer
 from hfsched.snapshot.index import Parent
-from hfsched.vmm.attempt import Base, Wish
+from hfsched.vmm.attempt import Base, Watch, Wish
 from hfsched.vmm.report import VmState
 from hfsched.vmm.snapshots import Snapshots
 
@@ -169,14 +169,11 @@ class Writing:
         files: tuple[int, int],
         wish: Wish,
         expected: int | None,
-        /,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int], None],
+        watch: Watch,
     ) -> None:
         self._machine = cast("FakeMachine", machine)
         self._files, self._wish = files, wish
-        self._cancelled, self._progress = cancelled, progress
+        self._watch = watch
         self._machine.expected.append(expected)
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
@@ -191,13 +188,13 @@ class Writing:
         assert machine.paused is (wish.held or "user" in machine.suspended_by())
         machine.began.set()
         while not machine.go.wait(0.002):
-            if self._cancelled():
+            if self._watch.cancelled():
                 raise SnapshotError(f"{wish.name}: cancelled")
         if machine.error is not None:
             raise machine.error
         for fd, data in zip(self._files, (PAGES, INDEX), strict=True):
             os.write(fd, data)
-        self._progress(Memory.size)
+        self._watch.progress(Memory.size)
         return HASH, (f"codec {wish.codec}",)
 
 

@@ -20,6 +20,7 @@ from hfsched.snapshot.index import Component
 from hfsched.snapshot.layer import LayerWriter
 from hfsched.vcpu.kvm import device
 from hfsched.vmm import snapshotting
+from hfsched.vmm.attempt import Wish
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
@@ -251,7 +252,7 @@ def test_a_layer_on_disk_is_a_whole_machine(
         deadline = runtime.now() + WITHIN
         with make_layer(where) as files, machine.suspension.held("snapshot", frozen=True):
             descriptors = (files.pages_fd, files.index_fd)
-            capture = snapshotting.Capture(machine, descriptors, "layer", "lz4", 1)
+            capture = snapshotting.Capture(machine, descriptors, Wish(name="layer", created=1))
             capture.copy(deadline)
             capture.finish()
         assert received(port, runtime) == b"once"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hfsched.scenarios.shipped.swap import SwapModel
     from hfsched.scenarios.swapmain import FailingRuntime
     from hfsched.vmm.assembly import Parts
-    from hfsched.vmm.attempt import Base, Wish
+    from hfsched.vmm.attempt import Base, Watch, Wish
 
 __all__ = ["MEMORY", "MachineMemory", "ShippedMachine"]
 
@@ -76,27 +76,24 @@ class _Writing:
         files: tuple[int, int],
         wish: Wish,
         expected: int | None,
-        /,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int], None],
+        watch: Watch,
     ) -> None:
         del files, expected
         self._machine, self._wish = machine, wish
-        self._cancelled, self._progress = cancelled, progress
+        self._watch = watch
         self._copied: list[bytes] = []
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         del deadline, base, dirty
         self._copied = _at_rest(self._machine)
-        self._progress(1)
+        self._watch.progress(1)
         self._look()
 
     def _look(self) -> None:
         assert self._copied == _at_rest(self._machine), "memory has changed in the suspension"
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
-        if self._cancelled():
+        if self._watch.cancelled():
             raise SnapshotError(f"{self._wish.name}: cancelled")
         if self._wish.held:
             self._look()
