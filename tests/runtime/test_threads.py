@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hfsched.runtime.threads import ThreadRuntime
+from hfsched.runtime.threads.sync import FlagEvent
 
 from .times import later
 
@@ -375,3 +377,24 @@ def test_without_a_listener_a_failure_goes_to_the_hook(monkeypatch: pytest.Monke
 
     assert rt.spawn("bad", fail).join(later(rt))
     assert seen == [ValueError]
+
+
+def test_an_event_that_is_set_already_is_closed_when_that_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event = FlagEvent("late")
+    event.fileno()
+    closers: list[threading.Thread] = []
+    real = os.eventfd_write
+
+    def signal_late(fd: int, value: int) -> None:
+        assert event.is_set()  # so another task may close it now
+        closers.append(threading.Thread(target=event.close))
+        closers[0].start()
+        closers[0].join(0.1)  # it must wait for this
+        real(fd, value)
+
+    monkeypatch.setattr(os, "eventfd_write", signal_late)
+    event.set()
+    closers[0].join(60)
+    assert event._fd == -1

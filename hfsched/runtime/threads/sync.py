@@ -135,7 +135,7 @@ class FlagEvent:
         return True
 
     def close(self) -> None:
-        with self._mutex:  # one that has just taken it from a queue may be about to set it
+        with self._mutex:  # it is set before who sets it has signalled the eventfd
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
