@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -14,6 +14,7 @@ from hfsched.errors import MisuseError, SnapshotError
 from hfsched.snapshot.directory import name_of, open_chain
 from hfsched.text import is_utf8, one_line
 from hfsched.vmm import saving, snapshotting
+from hfsched.vmm.lazy import LazyMemory, problem
 from hfsched.vmm.records import MachineRecord
 
 if TYPE_CHECKING:
@@ -31,22 +32,38 @@ class Restoration(Struct, frozen=True):
     """A snapshot that is open, the record in it, and the time (ns) that is added to the guests' clocks.
 
     `name` is that of its directory, None if that is not UTF-8: then no other one can name it as its parent.
+    `lazy`: memory comes as it is accessed; `why_not_lazy` says why that is impossible, None if it is not.
     """
 
     chain: Chain
     record: MachineRecord
     passed: int
     name: str | None
+    lazy: bool
+    why_not_lazy: str | None
 
     @property
     def spec(self) -> MachineSpec:
         """The machine's description."""
         return saving.spec_of(self.record)
 
-    def machine(self, make: Callable[[MachineRecord], Machine]) -> Machine:
-        """Return the machine, ready to be started, and close the snapshot; raises UserError."""
-        with closing(self.chain):
-            return snapshotting.restore(self.chain, self.record, make, self.passed, name=self.name)
+    def machine(self, make: Callable[[MachineRecord, LazyMemory | None], Machine]) -> Machine:
+        """Return the machine, ready to be started; raises UserError.
+
+        The snapshot is closed, unless memory comes out of it as it is accessed: then it is closed with the machine.
+        """
+        with ExitStack() as closing:
+            closing.callback(self.chain.close)
+            lazy = None
+            if self.lazy:
+                lazy = LazyMemory(self.chain, self.record)
+                closing.callback(lazy.close)
+            machine = snapshotting.restore(
+                self.chain, self.record, make, self.passed, name=self.name, lazy=lazy
+            )
+            if lazy is not None:
+                closing.pop_all()
+            return machine
 
 
 def open_snapshot(args: argparse.Namespace) -> Restoration:
@@ -59,8 +76,8 @@ def open_snapshot(args: argparse.Namespace) -> Restoration:
     chain = open_chain(args.restore)
     try:
         for layer in chain.layers:
-            if (problem := layer.size_problem()) is not None:
-                raise SnapshotError(problem)
+            if (wrong := layer.size_problem()) is not None:
+                raise SnapshotError(wrong)
         record = snapshotting.record_of(chain)
         for vm in record.vms:
             # Its module would be imported, and its generators are not in there.
@@ -72,7 +89,15 @@ def open_snapshot(args: argparse.Namespace) -> Restoration:
         if args.clock == "host":
             passed = max(0, time.time_ns() - chain.index.created)
         name = name_of(args.restore)
-        return Restoration(chain, record, passed, name if is_utf8(name) else None)
+        why_not = None if args.eager else problem(record)
+        return Restoration(
+            chain,
+            record,
+            passed,
+            name if is_utf8(name) else None,
+            lazy=not args.eager and why_not is None,
+            why_not_lazy=why_not,
+        )
     except BaseException:
         chain.close()
         raise

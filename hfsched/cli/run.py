@@ -105,6 +105,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=("continue", "host"),
         help="with --restore: the guests' clocks go on from where they were, or count the time since (continue)",
     )
+    parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="with --restore: read and check all memory before the guests run, not as they access it",
+    )
     guests = parser.add_argument_group("guests (without a manifest)")
     guests.add_argument(
         "--guest",
@@ -212,6 +217,8 @@ def _restoration(args: argparse.Namespace) -> Restoration | None:
     if args.restore is None:
         if args.clock is not None:
             raise MisuseError("--clock needs --restore DIR")
+        if args.eager:
+            raise MisuseError("--eager needs --restore DIR")
         return None
     from hfsched.cli.restoring import open_snapshot  # noqa: PLC0415 - only where it is wanted
 

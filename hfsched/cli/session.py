@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hfsched.cli.preflight import Clients
     from hfsched.cli.restoring import Restoration
     from hfsched.runtime.base import Event
+    from hfsched.vmm.lazy import LazyMemory
     from hfsched.vmm.records import MachineRecord
 
 __all__ = ["RunSession"]
@@ -69,7 +70,10 @@ class RunSession:
         self._spec = spec
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
-        if spec.swap is not None:  # before any other thread, and before anything is given up
+        lazy = restoration is not None and restoration.lazy
+        if (
+            spec.swap is not None or lazy
+        ):  # before any other thread, and before anything is given up
             try:
                 self._runtime.start_spawner([MONITOR])
             except OSError as exc:
@@ -129,7 +133,7 @@ class RunSession:
             self._runtime.close()
 
     def _machine(self) -> Machine:
-        def make(saved: MachineRecord | None) -> Machine:
+        def make(saved: MachineRecord | None, lazy: LazyMemory | None = None) -> Machine:
             return Machine(
                 self._spec,
                 self._runtime,
@@ -139,9 +143,15 @@ class RunSession:
                 self._changed.set,
                 self._events.note_hold,
                 saved=saved,
+                lazy=lazy,
             )
 
-        return make(None) if self._restoration is None else self._restoration.machine(make)
+        restoration = self._restoration
+        if restoration is None:
+            return make(None)
+        if restoration.why_not_lazy is not None:
+            self._notice(f"memory is read before the guests run: {restoration.why_not_lazy}")
+        return restoration.machine(make)
 
     def _run(self, machine: Machine) -> int:
         console = Console(

@@ -266,7 +266,9 @@ class DirtyTracker:
             )
         except OSError as exc:
             return _reason(process, exc)
-        if not there or not writeprotect.is_alive(process.uffd):
+        if not writeprotect.is_alive(process.uffd):  # it died meanwhile
+            return _ended(process)
+        if not there:
             return f"{process.name} has unmapped guest memory, and what it wrote is unknown"
         return None
 

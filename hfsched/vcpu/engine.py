@@ -136,6 +136,12 @@ class Vcpu(Protocol):
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line.  Any thread; sticky; never blocks."""
 
+    def condemn(self, reason: str) -> None:
+        """Make the running `enter`, and each one after it, return `Failed(reason)`.  Any thread; never blocks.
+
+        Of a vCPU that waits for memory: what it does when that has come has no effect.
+        """
+
     def waits(self) -> bool:
         """Return whether the guest waits for an interrupt inside `enter`.  Any thread; a hint."""
 

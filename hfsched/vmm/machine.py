@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Runtime
     from hfsched.scheduler.endpoint import Endpoint
+    from hfsched.vmm.lazy import LazyMemory
     from hfsched.vmm.manifest import MachineSpec
     from hfsched.vmm.records import MachineRecord
     from hfsched.vmm.swapidle import SwapIdle
@@ -63,7 +64,8 @@ class Machine:
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `dirty` tracks written pages,
     once it is started.  `services` are what guests offer.  `parts` is what it is made of.
-    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`.
+    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`; with `lazy` memory comes
+    out of the snapshot as it is accessed, and it is closed with the machine.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
@@ -80,6 +82,7 @@ class Machine:
         monitor: bool = False,
         parts: MachineParts | None = None,
         saved: MachineRecord | None = None,
+        lazy: LazyMemory | None = None,
     ) -> None:
         self._parts = MachineParts() if parts is None else parts
         self.name = spec.name or f"m{os.getpid()}"
@@ -115,9 +118,9 @@ class Machine:
                 Step("the time of it", self._note_suspended, lambda: None)  # after the clocks
             )
             self._stack.callback(self._wait_for_senders)
-            if spec.swap is not None or monitor:
+            if spec.swap is not None or monitor or lazy is not None:
                 directory = None if spec.swap is None else Path(spec.swap)
-                self._open_swap(directory, spec.swap_idle, builder)
+                self._open_swap(directory, spec.swap_idle, builder, lazy)
             self.dirty = self._tracker(builder.rams)
         except BaseException:
             self._stack.close()
@@ -149,9 +152,16 @@ class Machine:
             self.swap.dirty = dirty
         return dirty
 
-    def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
+    def _open_swap(
+        self,
+        directory: Path | None,
+        idle_ns: int | None,
+        builder: Builder,
+        lazy: LazyMemory | None,
+    ) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
 
+        given = {} if lazy is None else {"lazy": lazy, "on_damage": self._condemn}
         self.swap = self._parts.swap(
             self._runtime,
             directory,
@@ -159,6 +169,7 @@ class Machine:
             self.assembly.suspension,
             self.members,
             kernel=builder.in_kernel,
+            **given,
         )
         self._stack.callback(self.swap.close)
         if idle_ns is not None:
@@ -180,6 +191,8 @@ class Machine:
         if self._restored:
             for vm in self.assembly.vms:
                 self.driver.recover(vm.id)
+        if self.swap is not None:
+            self.swap.start()
         if self._swap_idle is not None:
             self._swap_idle.start()
 
@@ -229,6 +242,11 @@ class Machine:
         """
         if self._suspended_at > began:
             self.assembly.set_back(ended - began)
+
+    def _condemn(self, name: str, why: str) -> None:
+        """Have every vCPU of a VM fail, since its memory is not what it should be."""
+        for vcpu in self._vm(name).record.vcpus:
+            vcpu.cpu.condemn(why)
 
     def _note_idle(self) -> None:
         """Note, on a vCPU's thread, that it begins to wait or ends."""

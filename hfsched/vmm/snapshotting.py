@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hfsched.memory.writeprotect import Run
     from hfsched.vmm.assembly import AssembledVm
     from hfsched.vmm.attempt import Wish
+    from hfsched.vmm.lazy import LazyMemory
     from hfsched.vmm.machine import Machine
 
 __all__ = ["COPIED_MAX", "Capture", "record_of", "restore", "subject_of"]
@@ -197,24 +198,27 @@ def record_of(chain: Chain) -> MachineRecord:
 def restore(
     chain: Chain,
     record: MachineRecord,
-    make: Callable[[MachineRecord], Machine],
+    make: Callable[[MachineRecord, LazyMemory | None], Machine],
     passed: int = 0,
     *,
     name: str | None = None,
+    lazy: LazyMemory | None = None,
 ) -> Machine:
     """Return the machine of a snapshot, ready to be started.
 
-    `record` is that of `record_of`; `make` makes a machine with it (`Machine(..., saved=record)`).  The guests'
+    `record` is that of `record_of`; `make` makes a machine with it, and with `lazy` memory, which owns the chain then
+    (`Machine(..., saved=record, lazy=lazy)`); without that all memory is read here.  The guests'
     counters go on from where they were, `passed` ns later.  Raises
     SnapshotError (UserError) for a snapshot of something else, or a damaged one; then it is closed.
     What changes from here on is known to its `snapshots` by the `name` of the snapshot's directory; None: it is not.
     """
-    machine = make(record)
+    machine = make(record, lazy)
     try:
         subject = subject_of(machine, 0)
         chain.check_machine(subject.machine, subject.vms)
-        for vm in machine.assembly.vms:
-            _fill(machine.rams[vm.name], chain, chain.number(vm.name))
+        if lazy is None:
+            for vm in machine.assembly.vms:
+                _fill(machine.rams[vm.name], chain, chain.number(vm.name))
         saving.restore(machine, record, passed)
         if name is not None:
             machine.snapshots.begin_at(Base(name, chain.newest.hash))

@@ -260,7 +260,7 @@ def test_a_layer_on_disk_is_a_whole_machine(
         with closing(open_chain(where)) as layers:
             record = snapshotting.record_of(layers)
             again = snapshotting.restore(
-                layers, record, lambda record: made(spec_of(record), runtime, record)
+                layers, record, lambda record, _lazy: made(spec_of(record), runtime, record)
             )
         with again:
             again.start()

@@ -22,8 +22,8 @@
  *     fault enable trim out in discard takeover    one fault; the worker's functions
  *     worker                                       what the worker's functions share
  *     members                                      processes that map guest memory
- *     memory stores ahead turn                     guest memory; file and tier; read-ahead; turns
- *     table uffd bits                              page table; userfaultfd requests; bitmaps
+ *     memory stores ahead turn frames              guest memory; file and tier; read-ahead; turns; snapshots
+ *     table uffd bits codecs                       page table; userfaultfd requests; bitmaps; compression
  *
  * Sources: userfaultfd(2), Linux, Documentation/admin-guide/mm/userfaultfd.rst.
  */
@@ -43,14 +43,14 @@
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD };
 
 /* Which part of a piece of work failed. */
-enum hfs_place { HFS_IN_FILE, HFS_IN_MEMORY, HFS_IN_PUNCH, HFS_IN_TIER };
+enum hfs_place { HFS_IN_FILE, HFS_IN_MEMORY, HFS_IN_PUNCH, HFS_IN_TIER, HFS_IN_SNAPSHOT };
 
 /* What one call of a worker's function did. */
 struct hfs_progress {
 	uint64_t moved; /* pages */
 	uint64_t zero;	/* hfs_trim: those of `moved` that were zero, */
 	uint64_t clean; /* and those that equal their copy in the file */
-	uint64_t tried; /* hfs_swap_in: `moved`, and pages of the file that a fault brought first */
+	uint64_t tried; /* hfs_swap_in: `moved`, and pages of files that a fault brought first */
 	int done;	/* nothing is left of this work */
 	int error;	/* a positive errno, or 0; the pages concerned are where they were */
 	int place;	/* enum hfs_place; where `error` is from */
@@ -82,6 +82,13 @@ int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 /* The staging memory, for copy staging: a memfd as large as all regions. */
 int hfs_set_staging(struct hfs *swap, int fd);
+/*
+ * Pages that are in the layers of a snapshot: `fd` is the memfd of frames.h, `layers` the layers' files.
+ * Where a fault cannot be served, since a frame cannot be read or is damaged, the page's number plus 1 is put in
+ * hfs_header.damaged, `alarm` (an eventfd) is written to, and the fault is tried again every 20 ms; hfs_discard
+ * of the page ends that.  -EINVAL: a memfd that main cannot have made.
+ */
+int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm);
 
 /*
  * After the configuration: keep the buffers, bitmaps and the page table in memory from when they
@@ -135,7 +142,10 @@ int hfs_take_over(struct hfs *swap);
 int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 /* Move up to `limit` staged pages to the tier or the file, lowest first.  -EINVAL: not HFS_SETTLED. */
 int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
-/* Bring up to `limit` pages in: staged ones, then compressed ones, then those of the file. */
+/*
+ * Bring up to `limit` pages in: staged ones, then compressed ones, then those of the file, then those of a
+ * snapshot.  Frames that cannot be read are passed over, and are an error in the end.
+ */
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 /*
  * Make the contents of `count` pages from `first` zero, and give their memory and copies back; while

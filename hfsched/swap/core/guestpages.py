@@ -27,12 +27,12 @@ from hfsched.swap.pages.store import (
     ShortageError,
 )
 
-__all__ = ["AROUND", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
+__all__ = ["AROUND", "GivenPages", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
 
 _PAGE = 4096
 AROUND = 8  # pages that may come with a fault
 _TIER_LIMIT = 3072  # bytes: a page that is longer than this when compressed goes to the file
-_PLACES = ("swap file", "guest memory", "freeing guest memory", "compressed tier")
+_PLACES = ("swap file", "guest memory", "freeing guest memory", "compressed tier", "snapshot")
 _REMEDIES = {
     errno.EPERM: "as root: sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd",
     errno.EMFILE: "raise the limit: ulimit -n",
@@ -55,6 +55,15 @@ class Region:
 
     fd: int
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPages:
+    """`hfsched.swap.core.stored.StoredPages` in another process: the descriptors alone."""
+
+    frames: int
+    alarm: int
+    layers: tuple[int, ...]
 
 
 def open_userfault(*, user_mode_only: bool = False) -> int:
@@ -82,18 +91,27 @@ def zap(address: int, size: int) -> None:
 class GuestPages:
     """See `hfsched.swap.pages.store.Pages`.
 
-    `regions` follow each other in the numbering of pages and fill the stores' table.  `around`:
+    `regions` follow each other in the numbering of pages and fill the stores' table; `stored` is where pages
+    are that a snapshot's layers have.  `around`:
     pages (a power of two, at most 64) that are brought in together if they are in the same store; 1
     turns that off.  The caller owns the descriptors, and keeps them open until `close`.
     """
 
-    def __init__(self, stores: Stores, regions: Sequence[Region], *, around: int = AROUND) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        regions: Sequence[Region],
+        *,
+        stored: GivenPages | None = None,
+        around: int = AROUND,
+    ) -> None:
         if sum(region.pages for region in regions) != stores.pages:
             raise InternalError(f"{regions} must have the {stores.pages} pages of the table")
         self._core: Any = core()
         self._lib = self._core.lib
         self._stores = stores
         self._regions = tuple(regions)
+        self._stored = stored
         self.tier_problem = tier_problem() if stores.tier is not None else "not configured"
         copy = stores.staging is Staging.COPY
         self._swap = self._lib.hfs_new(stores.table, stores.pages, copy, around)
@@ -120,6 +138,13 @@ class GuestPages:
                 ),
                 "the compressed tier",
             )
+        stored = self._stored
+        if stored is not None:
+            layers = self._core.ffi.new("int[]", list(stored.layers))
+            result = self._lib.hfs_set_stored(
+                self._swap, stored.frames, layers, len(stored.layers), stored.alarm
+            )
+            self._check(result, "the pages of a snapshot")
 
     # Members
 
@@ -258,6 +283,7 @@ class GuestPages:
             file=states[State.FILE],
             compressed=states[State.COMPRESSED],
             zero=states[State.ZERO],
+            stored=states[State.STORED],
             stale=made.stale,
             phase=_PHASES[made.phase],
             tier_used=made.tier_used,

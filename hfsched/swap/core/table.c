@@ -141,7 +141,9 @@ bool hfs_drop_zero(struct hfs_table *table, uint64_t page, uint64_t *old)
 bool hfs_discard_page(struct hfs_table *table, uint64_t page, uint64_t *old)
 {
 	return change(table, page,
-		      ONE(HFS_RESIDENT) | ONE(HFS_STAGED) | ONE(HFS_FILE) | ONE(HFS_COMPRESSED), 0,
+		      ONE(HFS_RESIDENT) | ONE(HFS_STAGED) | ONE(HFS_FILE) | ONE(HFS_COMPRESSED) |
+			      ONE(HFS_STORED),
+		      0,
 		      HFS_PUNCHING | HFS_ZERO << 4, old);
 }
 
@@ -183,6 +185,8 @@ int hfs_fault(struct hfs_table *table, uint64_t page, uint64_t *old)
 			return HFS_DECOMPRESS;
 		case HFS_ZERO:
 			return HFS_ZERO_PAGE;
+		case HFS_STORED:
+			return HFS_READ_STORED;
 		case HFS_STAGED:
 		case HFS_WRITING:
 			if (change(table, page, staged, ~STATE,

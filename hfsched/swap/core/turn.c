@@ -32,6 +32,15 @@ void hfs_kick(struct hfs *swap)
 		return; /* the counter is full: it is kicked already */
 }
 
+void hfs_alarm(struct hfs *swap, uint64_t page)
+{
+	uint64_t one = 1;
+
+	atomic_store(&swap->table.header->damaged, page + 1);
+	if (write(swap->alarm, &one, sizeof(one)) < 0)
+		return; /* the counter is full: main is told already */
+}
+
 static void await_turn(struct hfs *swap, uint32_t awaited, const struct timespec *timeout)
 {
 	uint32_t turn;

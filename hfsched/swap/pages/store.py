@@ -75,6 +75,7 @@ class Counts:
     phase: Phase
     tier_used: int = 0  # bytes of the compressed tier
     tier_size: int = 0  # 0: there is none
+    stored: int = 0  # in a snapshot's layers
     events: dict[str, int] = field(default_factory=dict)  # name: number; see `EVENTS`
 
 
@@ -97,6 +98,7 @@ EVENTS = (
     "lost",  # members found dead
     "no_memory",  # faults that memory was short for; they are tried again
     "discarded",  # pages
+    "from_snapshot",  # pages brought by faults: from a snapshot's layers
 )
 
 

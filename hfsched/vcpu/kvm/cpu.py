@@ -71,6 +71,7 @@ class KvmVcpu:
         self._enter, self._hvc = core.lib.hfs_enter, core.lib.HFS_HVC
         self._left = core.ffi.new("int64_t *")
         self._failure: Failed | None = None
+        self._condemned: Failed | None = None
         self._fault: Mmio | Fault | None = None
         self._unemulated: tuple[int, int] | None = None  # the last HFS_FETCH {address, `changes`}
         self._open = False
@@ -89,6 +90,11 @@ class KvmVcpu:
         """Make the running or the next `enter` return `Kicked`."""
         if self._open:
             self._lib.hfs_kick(self._cpu)
+
+    def condemn(self, reason: str) -> None:
+        """Make the running `enter`, and each one after it, return `Failed(reason)`."""
+        self._condemned = Failed(reason)
+        self.kick()
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
@@ -112,6 +118,8 @@ class KvmVcpu:
             return self._fault
         while True:
             kind = self._enter(self._cpu)
+            if self._condemned is not None:
+                return self._condemned
             if kind == self._hvc:
                 return Hypercall(_HVC, _ARGS(self._args))
             lib = self._lib

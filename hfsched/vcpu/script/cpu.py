@@ -92,6 +92,7 @@ class Cpu:
         self.timer_masked = False
         self._name = name = f"{space.name}.{index}"
         self._kick = runtime.cell(f"{name}.kick", value=False)
+        self._condemned: str | None = None  # read once it was kicked
         self._line = runtime.cell(f"{name}.irq", value=False)
         self._stack: list[_Frame] = []  # the guest, and a handler that interrupted it
         self._missing = "it was never started"  # why the stack is empty
@@ -159,7 +160,9 @@ class Cpu:
     def enter(self) -> Exit:
         while True:
             if self._kick.get() and self._kick.exchange(False):
-                return Kicked()
+                if self._condemned is None:
+                    return Kicked()
+                self._stack, self._missing = [], self._condemned
             if self.timer_remaining() == 0:
                 return Timer()
             if not self._stack:
@@ -176,6 +179,10 @@ class Cpu:
 
     def kick(self) -> None:
         self._kick.set(True)
+
+    def condemn(self, reason: str) -> None:
+        self._condemned = reason
+        self.kick()
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)

@@ -67,6 +67,7 @@ class UnicornVcpu:
         # How many instructions the next slice may have; None: SLICE.  For explorers.
         self.cut: Callable[[], int] | None = None
         self._failure: Failed | None = None
+        self._condemned: Failed | None = None
         self._hooks = TimerHooks(self._timer, self._now, self._discard_code, make)
         self._machine = self._hooks.machine
         self._traps = Traps(self._machine, space.invalidate)
@@ -88,6 +89,11 @@ class UnicornVcpu:
         """Make the running or the next `enter` return `Kicked`."""
         self._kicked.set(True)
         self._stop()
+
+    def condemn(self, reason: str) -> None:
+        """Make the running `enter`, and each one after it, return `Failed(reason)`."""
+        self._condemned = Failed(reason)
+        self.kick()
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
@@ -120,6 +126,8 @@ class UnicornVcpu:
         while True:
             with turn:
                 stop = self._slice()
+            if self._condemned is not None:
+                return self._condemned
             if stop is not None:
                 return stop
 
