@@ -106,6 +106,11 @@ def release(uffd: int, base: int, size: int) -> None:
     fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("<3Q", base, size, 0)))
 
 
+def protect(uffd: int, base: int, size: int) -> None:
+    """Protect all of a range that is registered, mapped or not: nothing is written; raises OSError."""
+    fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("<3Q", base, size, 1)))
+
+
 def is_alive(uffd: int) -> bool:
     """Return whether the memory of a userfaultfd's process exists: not after its death, or an exec."""
     request = bytearray(struct.pack("<4Q", _PROBE, PAGE_SIZE, 0, 0))

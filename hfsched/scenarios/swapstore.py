@@ -295,6 +295,10 @@ class Store:
         """See `Pages.shrink`."""
         return Progress(0, done=True)
 
+    def faults(self) -> int:
+        """See `Pages.faults`."""
+        return 0
+
     def counts(self) -> Counts:
         """See `Pages.counts`."""
         memory = self._memory

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from hfsched.snapshot.codec import FRAME_PAGES, codec_name
 from hfsched.snapshot.libraries import CODECS
 from hfsched.snapshot.libraries import problem as codec_problem
 from hfsched.swap.core import device
-from hfsched.swap.core.stored import STORED_STEP, StoredPages, stored_entry
+from hfsched.swap.core.stored import StoredPages, packed_frames
 from hfsched.swap.core.userfault import userfault
 
 if TYPE_CHECKING:
@@ -76,39 +77,50 @@ class LazyMemory:
         What main itself accesses, and what the guests cannot do without, is read at once.
         """
         chain = self._chain
-        entries, first = [], 0
+        runs, first = array("Q"), 0
         for name, ram in rams.items():
             number = chain.number(name)
             size = chain.index.vms[number].size
             if size != ram.size:
                 raise SnapshotError(f"{chain.newest.name}: VM {name}: size {size}, here {ram.size}")
             self._firsts[name] = first
-            made = self._entries(number, ram.size // PAGE_SIZE)
-            for page in self._at_once(name, ram):
-                made[page] = 0
+            at_once = sorted(set(self._at_once(name, ram)))
+            for page in at_once:
                 ram.write(page * PAGE_SIZE, bytes(chain.read_page(number, page)))
-            entries.append(made.tobytes())
+            for run in self._runs(number, at_once):
+                runs.extend((first + run[0], run[1], run[2]))
             first += ram.size // PAGE_SIZE
         self._pages = StoredPages(
             [layer.descriptor for layer in chain.layers],
-            self._frames(),
-            b"".join(entries),
+            [
+                packed_frames(
+                    number,
+                    layer.index.pages,
+                    layer.layout.offsets,
+                    layer.layout.stored,
+                    layer.layout.checksums,
+                )
+                for number, layer in enumerate(chain.layers)
+            ],
+            runs,
             self._hot(rams),
         )
         return self._pages
 
-    def _entries(self, vm: int, pages: int) -> array[int]:
-        made = array("Q", bytes(8 * pages))
+    def _runs(self, vm: int, without: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """Yield {first page, pages, location} of a VM's stored pages, but for some, which are in order."""
         for first, count, place in self._chain.places(vm):
-            if place != ZERO_PAGE:
-                entry = stored_entry(self._location(place))
-                steps = range(entry, entry + count * STORED_STEP, STORED_STEP)
-                made[first : first + count] = array("Q", steps)
-        return made
-
-    def _location(self, place: int) -> int:
-        layer, position = place >> 32, place & 0xFFFFFFFF
-        return self._bases[layer] * FRAME_PAGES + position
+            if place == ZERO_PAGE:
+                continue
+            layer, position = place >> 32, place & 0xFFFFFFFF
+            location = self._bases[layer] * FRAME_PAGES + position - first
+            at, end = first, first + count
+            for page in without[bisect_left(without, at) : bisect_left(without, end)]:
+                if page > at:
+                    yield at, page - at, location + at
+                at = page + 1
+            if end > at:
+                yield at, end - at, location + at
 
     def _at_once(self, name: str, ram: Ram) -> Iterator[int]:
         """Yield the pages of a VM's mailbox."""
@@ -117,14 +129,6 @@ class LazyMemory:
                 for ipa in (vm.state.mailbox.rx, vm.state.mailbox.tx):
                     if ipa is not None and 0 <= ipa - vm.base < ram.size:
                         yield (ipa - vm.base) // PAGE_SIZE
-
-    def _frames(self) -> Iterator[tuple[int, int, int, int, int, int]]:
-        for number, layer in enumerate(self._chain.layers):
-            layout = layer.layout
-            for frame, kind in enumerate(layout.kinds):
-                start, end = layout.offsets[frame], layout.offsets[frame + 1]
-                pages = layout.frame_size(frame) // PAGE_SIZE
-                yield start, end - start, layout.checksums[frame], number, kind, pages
 
     def _hot(self, rams: Mapping[str, Ram]) -> Sequence[int]:
         """Return the pages that were touched last, of all, that one first."""

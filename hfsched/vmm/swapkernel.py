@@ -76,7 +76,7 @@ class SwapKernel:
             self.resources = pack(self.stores, self._memfds, stored)
             self._stored = stored
             if stored is not None:
-                stored.begin(self.stores.table)
+                stored.begin(self.stores.table, pages)
             self._stack = stack.pop_all()
         parts = parts_of(rams)
         places = zip(rams.values(), parts, strict=True)

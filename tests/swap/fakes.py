@@ -111,6 +111,9 @@ class FakePages:
         self.file -= moved
         return Progress(moved, done=not self.file, problem=self.problem)
 
+    def faults(self) -> int:
+        return 0
+
     def counts(self) -> Counts:
         if self.error is not None:
             raise self.error

@@ -34,7 +34,8 @@ enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD, ... };
 struct hfs_table { uint64_t pages; ...; };
 struct hfs;
 struct hfs_progress {
-    uint64_t moved; uint64_t zero; uint64_t clean; int done; int error; int place; ...;
+    uint64_t moved; uint64_t zero; uint64_t clean; int done; int error; int place;
+    int fills; ...;
 };
 struct hfs_counts {
     uint64_t states[...]; uint64_t stale; uint64_t tier_used; uint64_t events[...]; int phase; ...;
@@ -44,6 +45,7 @@ int hfs_table_open(struct hfs_table *table, int fd, uint64_t pages, int copy);
 void hfs_table_close(struct hfs_table *table);
 uint64_t hfs_entry(struct hfs_table *table, uint64_t page);
 void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry);
+int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count);
 bool hfs_stage_page(struct hfs_table *table, uint64_t page);
 bool hfs_move(struct hfs_table *table, uint64_t page);
 bool hfs_moved(struct hfs_table *table, uint64_t page);
@@ -81,6 +83,7 @@ int hfs_member_state(struct hfs *swap, int member);
 int64_t hfs_in_memory(struct hfs *swap);
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap);
+uint64_t hfs_faults(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 int hfs_start(struct hfs *swap);
 int hfs_lock(struct hfs *swap);

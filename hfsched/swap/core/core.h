@@ -54,6 +54,7 @@ struct hfs_progress {
 	int done;	/* nothing is left of this work */
 	int error;	/* a positive errno, or 0; the pages concerned are where they were */
 	int place;	/* enum hfs_place; where `error` is from */
+	int fills;	/* hfs_swap_in: what comes next is in a snapshot's layers, and nobody waits for it */
 };
 
 struct hfs;
@@ -167,6 +168,7 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap); /* enum hfs_phase */
+uint64_t hfs_faults(struct hfs *swap); /* so far */
 int64_t hfs_in_memory(struct hfs *swap); /* pages that the regions' memfds hold */
 
 /* Of the process. */

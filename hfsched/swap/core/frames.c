@@ -23,8 +23,10 @@ static const uint8_t zstd_mark[] = { 0x28, 0xb5, 0x2f, 0xfd };
 
 static bool frame_is_valid(const struct hfs_frame *frame, int layers)
 {
-	return frame->layer < layers && frame->length && frame->length <= HFS_FRAME_SIZE &&
-	       frame->pages && frame->pages <= HFS_FRAME_PAGES && frame->codec <= HFS_ZSTD;
+	uint32_t length = hfs_frame_length(frame);
+
+	return frame->layer < (uint32_t)layers && length && length <= HFS_FRAME_SIZE &&
+	       frame->pages && frame->pages <= HFS_FRAME_PAGES && frame->stored >> 24 <= HFS_ZSTD;
 }
 
 int hfs_frames_open(struct hfs_frames *frames, int fd, const int *layers, int count, uint64_t pages)
@@ -159,20 +161,20 @@ static bool expand_lz4(const uint8_t *stored, uint64_t length, uint8_t *target, 
 
 static bool expand(struct hfs_frame_reader *reader, const struct hfs_frame *frame, uint8_t *target)
 {
-	uint64_t size = frame->pages * HFS_PAGE;
+	uint64_t size = frame->pages * HFS_PAGE, length = hfs_frame_length(frame);
 
-	switch (frame->codec) {
+	switch (frame->stored >> 24) {
 	case HFS_RAW:
-		if (frame->length != size)
+		if (length != size)
 			return false;
 		memcpy(target, reader->stored, size);
 		return true;
 	case HFS_LZ4:
-		return expand_lz4(reader->stored, frame->length, target, size);
+		return expand_lz4(reader->stored, length, target, size);
 	default:
-		return reader->zstd && frame->length > sizeof(zstd_mark) &&
+		return reader->zstd && length > sizeof(zstd_mark) &&
 		       !memcmp(reader->stored, zstd_mark, sizeof(zstd_mark)) &&
-		       hfs_zstd_expand(reader->zstd, reader->stored, frame->length, target, size);
+		       hfs_zstd_expand(reader->zstd, reader->stored, length, target, size);
 	}
 }
 
@@ -194,8 +196,9 @@ const uint8_t *hfs_stored_page(const struct hfs_frames *frames, struct hfs_frame
 	reader->next = (each + 1) % HFS_FRAMES_KEPT;
 	reader->numbers[each] = 0;
 	target = reader->frames + each * HFS_FRAME_SIZE;
-	if (!read_all(frames->layers[frame->layer], frame->offset, reader->stored, frame->length) ||
-	    hfs_crc32(reader->stored, frame->length) != frame->crc ||
+	if (!read_all(frames->layers[frame->layer], frame->offset, reader->stored,
+		      hfs_frame_length(frame)) ||
+	    hfs_crc32(reader->stored, hfs_frame_length(frame)) != frame->crc ||
 	    !expand(reader, frame, target))
 		return NULL;
 	reader->numbers[each] = number + 1;

@@ -29,12 +29,10 @@ struct hfs_frames_header {
 
 struct hfs_frame {
 	uint64_t offset; /* in the layer's file */
-	uint32_t length; /* bytes there, at most HFS_FRAME_SIZE */
+	uint32_t stored; /* codec << 24 | bytes there, at most HFS_FRAME_SIZE */
 	uint32_t crc;	 /* of these */
-	uint16_t layer;
-	uint8_t codec;
-	uint8_t pages;
-	uint32_t unused;
+	uint32_t layer;
+	uint32_t pages;
 };
 
 /* All frames; `frames` NULL: there are none. */
@@ -61,6 +59,11 @@ int hfs_frames_open(struct hfs_frames *frames, int fd, const int *layers, int co
 void hfs_frames_close(struct hfs_frames *frames);
 int hfs_reader_open(struct hfs_frame_reader *reader);
 void hfs_reader_close(struct hfs_frame_reader *reader);
+
+static inline uint32_t hfs_frame_length(const struct hfs_frame *frame)
+{
+	return frame->stored & 0xffffff;
+}
 
 /* Return whether there is such a page. */
 bool hfs_frames_have(const struct hfs_frames *frames, uint64_t location);

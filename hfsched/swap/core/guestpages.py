@@ -297,6 +297,10 @@ class GuestPages:
         self._check(min(pages, 0), "counting")
         return pages
 
+    def faults(self) -> int:
+        """See `Pages.faults`."""
+        return int(self._lib.hfs_faults(self._open()))
+
     def quiesce(self) -> None:
         """Wait until each fault that is being served has been served and counted."""
         self._lib.hfs_quiesce(self._open())
@@ -316,7 +320,9 @@ class GuestPages:
         problem = None
         if made.error:
             problem = f"{_PLACES[made.place]}: {os.strerror(made.error)}"
-        return Progress(made.moved, bool(made.done), problem, made.zero, made.clean)
+        return Progress(
+            made.moved, bool(made.done), problem, made.zero, made.clean, fills=bool(made.fills)
+        )
 
     def _open(self) -> Any:
         if self._swap is None:

@@ -340,6 +340,7 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 		}
 	}
 	progress->error = -error;
+	progress->fills = swap->in_part >= 3;
 	hfs_end(swap);
 	return 0;
 }

@@ -8,47 +8,61 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import sealed_memfd
-from hfsched.swap.core.table import DAMAGED_OFFSET, PHASE_OFFSET, SETTLED, entry_offset
-from hfsched.swap.pages.entries import Entry, State
+from hfsched.swap.core.table import DAMAGED_OFFSET, PHASE_OFFSET, SETTLED, CoreTable
 
-__all__ = ["FRAME_PAGES", "LAYERS_MAX", "STORED_STEP", "StoredPages", "stored_entry"]
+__all__ = ["FRAME_PAGES", "LAYERS_MAX", "StoredPages", "packed_frames"]
 
 FRAME_PAGES = 32
 LAYERS_MAX = 256
-STORED_STEP = 1 << 24  # from the entry of a page to that of the next one in its frame
 _HEADER = struct.Struct("<QQ")
-_FRAME = struct.Struct("<QIIHBBI")
 _WORD = struct.Struct("<Q")
+_FRAME_SIZE = 24  # bytes: see `struct hfs_frame`
 
 
-def stored_entry(location: int) -> int:
-    """Return the entry of a page at a location: 32 times its frame's number, plus its number there."""
-    return Entry(State.STORED, State.STORED, location=location).encode()
+def packed_frames(
+    layer: int, pages: int, offsets: Sequence[int], stored: array[int], checksums: array[int]
+) -> bytes:
+    """Return the frames of layer number `layer`, which stores so many pages.
+
+    `offsets` are where they begin; `stored` has {codec << 24 | bytes} of each, u32.
+    """
+    count = len(stored)
+    starts = array("I", array("Q", offsets[:count]).tobytes())
+    words = array("I", bytes(_FRAME_SIZE * count))
+    words[0::6], words[1::6] = starts[0::2], starts[1::2]
+    words[2::6], words[3::6] = stored, checksums
+    words[4::6] = array("I", [layer]) * count
+    words[5::6] = array("I", [FRAME_PAGES]) * count
+    if count:
+        words[-1] = pages - (count - 1) * FRAME_PAGES
+    return words.tobytes()
 
 
 class StoredPages:
     """Frames in the files `layers`, which stay the caller's, and the `entries` of all pages.
 
-    `frames` are {offset, stored bytes, crc32, layer, codec, pages}, by their number; `hot` pages are brought
-    in first.  `entries` are 8 bytes for each page: `stored_entry`, or 0 for a page that is in memory, or zero.
+    `frames` are those of each layer, as `packed_frames` returns them; `hot` pages are brought in first.
+    `runs` are {first page, pages, location of the first} of pages that are in there, with three u64 each; a location is
+    32 times a frame's number, plus the page's number there.  All others are in memory, or zero.
     Raises UserError if there is no memory or descriptor for it.
     """
 
     def __init__(
         self,
         layers: Sequence[int],
-        frames: Iterable[tuple[int, int, int, int, int, int]],
-        entries: bytes,
+        frames: Sequence[bytes],
+        runs: array[int],
         hot: Sequence[int] = (),
     ) -> None:
         self.layers = tuple(layers)
-        packed = [_FRAME.pack(*frame, 0) for frame in frames]
-        data = _HEADER.pack(len(packed), len(hot)) + b"".join(packed)
+        packed = b"".join(frames)
+        data = _HEADER.pack(len(packed) // _FRAME_SIZE, len(hot)) + packed
         data += struct.pack(f"<{len(hot)}Q", *hot)
         with ExitStack() as undo:
             try:
@@ -62,13 +76,17 @@ class StoredPages:
             if written != len(data):
                 raise UserError("swap: the pages of a snapshot: no memory is left")
             undo.pop_all()
-        self._entries = entries
+        self._runs = runs
 
-    def begin(self, table: int) -> None:
-        """Put the entries into a new page table; before its first monitor."""
-        os.pwrite(table, self._entries, entry_offset(0))
-        os.pwrite(table, SETTLED, PHASE_OFFSET)
-        self._entries = b""
+    def begin(self, fd: int, pages: int) -> None:
+        """Note them in a new page table; before its first monitor."""
+        table = CoreTable(fd, pages)
+        try:
+            table.store(self._runs)
+        finally:
+            table.close()
+        os.pwrite(fd, SETTLED, PHASE_OFFSET)
+        self._runs = array("Q")
 
     def damaged(self, table: int) -> int | None:
         """Return the last page whose frame a fault could not read; None: there was none."""

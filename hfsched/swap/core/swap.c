@@ -187,6 +187,11 @@ int hfs_phase_now(struct hfs *swap)
 	return (int)atomic_load(&swap->table.header->phase);
 }
 
+uint64_t hfs_faults(struct hfs *swap)
+{
+	return atomic_load(&swap->table.header->events[HFS_EVENT_FAULTS]);
+}
+
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts)
 {
 	hfs_count(&swap->table, counts);

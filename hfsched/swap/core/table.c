@@ -76,6 +76,19 @@ void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry)
 	atomic_store(&table->entries[page], entry);
 }
 
+int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count)
+{
+	uint64_t each, page;
+
+	for (; count; count--, runs += 3) {
+		if (runs[0] > table->pages || runs[1] > table->pages - runs[0])
+			return -EINVAL;
+		for (each = 0, page = runs[0]; each < runs[1]; each++, page++)
+			hfs_set_entry(table, page, hfs_stored_entry(runs[2] + each));
+	}
+	return 0;
+}
+
 /* entry -> (entry & keep) | add, if its state is one of `before`. */
 static bool change(struct hfs_table *table, uint64_t page, unsigned int before, uint64_t keep,
 		   uint64_t add, uint64_t *old)

@@ -138,6 +138,11 @@ uint64_t hfs_entry(struct hfs_table *table, uint64_t page);
 void hfs_table_log(struct hfs_table *table, struct hfs_logged fault);
 /* For tests alone. */
 void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry);
+/*
+ * Of a new table: make pages HFS_STORED, by runs of {first page, pages, location of the first}.  -EINVAL: beyond
+ * the table.
+ */
+int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count);
 bool hfs_stage_page(struct hfs_table *table, uint64_t page);
 bool hfs_move(struct hfs_table *table, uint64_t page);
 bool hfs_moved(struct hfs_table *table, uint64_t page);

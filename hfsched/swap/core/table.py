@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from collections import Counter
 from typing import Any
 
@@ -73,6 +74,12 @@ class CoreTable:
     def set_entry(self, page: int, entry: Entry) -> None:
         """Set an entry, at the start of a test."""
         self._lib.hfs_set_entry(self._table, self._check(page), entry.encode())
+
+    def store(self, runs: array[int]) -> None:
+        """Make pages STORED, by runs of {first page, pages, location of the first}; of a new table, in use by nobody."""
+        words = self._core.ffi.from_buffer("uint64_t[]", runs)
+        if self._lib.hfs_store_runs(self._table, words, len(runs) // 3):
+            raise InternalError(f"stored pages beyond the {self.pages} of the table")
 
     def stage(self, page: int) -> bool:
         """See `PageTable.stage`."""

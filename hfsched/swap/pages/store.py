@@ -58,6 +58,9 @@ class Progress:
     problem: str | None = None
     zero: int = 0  # of `trim`: how many of `moved` were zero,
     clean: int = 0  # and how many equal to their copy in the file
+    fills: bool = (
+        False  # of `swap_in`: what comes next is in a snapshot's layers, and nobody waits for it
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,10 @@ class Pages(Protocol):
 
     def shrink(self, limit: int) -> Progress:
         """Cut up to `limit` unused pages from the end of the file."""
+        ...
+
+    def faults(self) -> int:
+        """Return how many faults there were so far."""
         ...
 
     def counts(self) -> Counts:
