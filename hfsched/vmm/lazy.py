@@ -112,7 +112,7 @@ class LazyMemory:
         for first, count, place in self._chain.places(vm):
             if place == ZERO_PAGE:
                 continue
-            layer, position = place >> 32, place & 0xFFFFFFFF
+            layer, position = divmod(place, 1 << 32)
             location = self._bases[layer] * FRAME_PAGES + position - first
             at, end = first, first + count
             for page in without[bisect_left(without, at) : bisect_left(without, end)]:
@@ -142,8 +142,12 @@ class LazyMemory:
 
     def why(self, vm: str, page: int) -> str | None:
         """Return in a line why a page of a VM cannot be read, None if it can."""
-        try:
-            self._chain.read_page(self._chain.number(vm), page)
+        place = self._chain.places(self._chain.number(vm)).find(page)
+        if place == ZERO_PAGE:
+            return None
+        layer, position = divmod(place, 1 << 32)
+        try:  # not by `Chain.read`, which may have the frame from before
+            self._chain.layers[layer].frame(position // FRAME_PAGES)
         except SnapshotError as exc:
             return str(exc)
         return None
