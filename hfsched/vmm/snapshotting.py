@@ -38,6 +38,7 @@ __all__ = ["COPIED_MAX", "Capture", "record_of", "restore", "subject_of"]
 MACHINE = "machine"  # the component that has the machine's record
 _PART = 256  # pages that are read and written at once
 COPIED_MAX = 256 << 20  # bytes
+HOT_MAX = 1 << 14  # runs
 _NOWHERE = 1 << 62  # a page number beyond all
 
 
@@ -106,6 +107,7 @@ class Capture:
         if base is not None and dirty is not None:
             self._writer.parent = Parent(base.name, base.hash)
         self._record = saving.save(machine, deadline)
+        self._hot = hot_pages(machine, dirty)
         for number, vm in enumerate(machine.assembly.vms):
             ram = machine.rams[vm.name]
             runs = [(0, ram.size // PAGE_SIZE)] if dirty is None else dirty.runs[vm.name]
@@ -147,8 +149,26 @@ class Capture:
             self._writer.put(vm, first, pages)
         self._copies.clear()
         record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
-        found = self._writer.finish({MACHINE: record})
+        found = self._writer.finish({MACHINE: record}, self._hot)
         return found, () if self._writer.warning is None else (self._writer.warning,)
+
+
+def hot_pages(machine: Machine, dirty: DirtyPages | None) -> list[tuple[int, int, int]]:
+    """Return runs {number of the VM, first page, pages} of what the guests touched shortly before, as far as is known.
+
+    The last faults on memory that was out come first, the last one at the front, then what was written since
+    the last snapshot.
+    """
+    numbers = {vm.name: number for number, vm in enumerate(machine.assembly.vms)}
+    hot: dict[tuple[int, int], None] = {}
+    if machine.swap is not None:
+        for _, vm, offset in reversed(list(machine.swap.faults())):
+            hot[numbers[vm], offset // PAGE_SIZE] = None
+    made = [(number, page, 1) for number, page in hot]
+    if dirty is not None:
+        for vm, runs in dirty.runs.items():
+            made += [(numbers[vm], first, count) for first, count in runs]
+    return made[:HOT_MAX]
 
 
 def _room(pages: int) -> memoryview:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -299,6 +300,7 @@ def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) ->
         2,
         "--clock needs --restore DIR\n",
     )
+    assert refused(hfsched, "run", "trusty.bin", "--eager") == (2, "--eager needs --restore DIR\n")
     shutil.copytree("whole", "cut")
     pages = Path("cut", "pages")
     data = bytearray(pages.read_bytes())
@@ -312,6 +314,32 @@ def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) ->
     status, error = refused(hfsched, "run", "--restore", "cut")
     assert status == 1
     assert "hfsched: error: cut/pages: frame 0: " in error
+
+
+def test_a_damaged_frame_is_found_before_or_when_it_is_needed(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    machine = started(run, target)
+    say(hfsched, "snapshot", "take", "demo", "whole", "--codec", "raw")
+    assert machine.wait() == 0
+    pages = Path("whole", "pages")
+    data = bytearray(pages.read_bytes())
+    for at in range(32 * 4096, len(data), 4096):  # all frames but the first, which has the mailbox
+        data[at] ^= 1
+    pages.write_bytes(data)
+    status, error = refused(hfsched, "run", "--restore", "whole", "--eager")
+    assert status == 1
+    assert error.endswith(
+        "error: whole/pages: frame 1: its checksum is wrong: the file is damaged\n"
+    )
+    again = run("--restore", "whole", "--linger", "60")
+    again.type(CHECK)
+    assert again.wait() == 1
+    assert re.search(
+        r"page \d+ of its memory is damaged: whole/pages: frame \d+: its checksum is wrong: the file is damaged",
+        again.err,
+    )
+    assert "ok" not in again.out
 
 
 def test_python_guests_cannot(run: Start, hfsched: Start) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Literal
 import pytest
 from progress import QUIET_NS, until
 
-from hfsched.memory.ram import PAGE_SIZE
+from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.outbox import Sent
 from hfsched.snapshot.directory import make_layer, open_chain
@@ -228,6 +230,32 @@ def test_a_full_and_an_incremental_snapshot_of_an_unfinished_restore(world: Worl
             assert filled(machine) == filled(eager) == before
     with closing(open_chain(world.folder / "two")) as chain:
         assert chain.newest.index.pages < 200  # not what was brought in
+
+
+def test_what_was_touched_last_comes_first(world: World) -> None:
+    with world.fresh("echo.bin") as machine:
+        world.take(machine, "one")
+    touched = [FILLED[at] // PAGE_SIZE for at in (202, 7, 151)]
+    with world.restored("one") as machine:
+        machine.start()
+        world.ask(machine, "echo")
+        for page in touched:
+            machine.rams["echo"].read(page * PAGE_SIZE, 1)
+        assert machine.snapshots.base is not None
+        machine.rams["echo"].write(FILLED[61], b"written")
+        world.take(machine, "two", machine.snapshots.base)
+    with closing(open_chain(world.folder / "two")) as chain:
+        hot = chain.newest.layout.hot()
+        assert [page for _, page, _ in hot[:4]] == [FILLED[61] // PAGE_SIZE, *reversed(touched)]
+        record = snapshotting.record_of(chain)
+        memory = LazyMemory(chain, record)
+        with closing(Ram("echo", SIZE)) as ram:
+            pages = memory.open({"echo": ram})
+            words = array("Q", os.pread(pages.frames, 1 << 20, 0))
+            memory.close()
+    first = 2 + 3 * words[0]
+    assert words[1] >= 4
+    assert list(words[first : first + 4]) == [FILLED[61] // PAGE_SIZE, *reversed(touched)]
 
 
 def test_swap_moves_memory_out_meanwhile(world: World, tmp_path: Path) -> None:
