@@ -133,6 +133,18 @@ _CONTROL = (
     *_USER,
 )
 _REPORTS = ("machine,reports=2", "machine,guest=smp,vcpus=2,reports=2,suspenders=1")
+_SNAPSHOTS = (
+    *(
+        f"machine,clients={each},hosts=0,stop=false"
+        for each in ("snapshotter", "hibernator", "quitter")
+    ),
+    *(
+        f"machine,clients=snapshotter-{each},hosts=0,stop=false"
+        for each in ("snapshotter", "hibernator")
+    ),
+    "machine,clients=snapshotter-canceller,hosts=0",
+    "machine,clients=hibernator-canceller,hosts=0",
+)
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
 SCENARIOS: dict[str, tuple[str, ...]] = {
@@ -179,6 +191,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *_MESSAGES,
     ),
     "hfsched/vmm": (*_VMM, *_REPORTS),
+    "hfsched/vmm/snapshots.py": _SNAPSHOTS,
+    "hfsched/vmm/snapshotting.py": ("restored", *_SNAPSHOTS),
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
     "hfsched/control/command_session.py": _CONTROL,
