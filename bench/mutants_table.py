@@ -138,12 +138,11 @@ _SNAPSHOTS = (
         f"machine,clients={each},hosts=0,stop=false"
         for each in ("snapshotter", "hibernator", "quitter")
     ),
+    "machine,clients=snapshotter-snapshotter,hosts=0,stop=false",
     *(
-        f"machine,clients=snapshotter-{each},hosts=0,stop=false"
-        for each in ("snapshotter", "hibernator")
+        f"machine,clients={each},hosts=0"
+        for each in ("snapshotter-canceller", "snapshotter-hibernator", "hibernator-canceller")
     ),
-    "machine,clients=snapshotter-canceller,hosts=0",
-    "machine,clients=hibernator-canceller,hosts=0",
 )
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
