@@ -251,6 +251,8 @@ class Snapshots:
             if attempt.tracks or attempt.dirty is not None:
                 self._base = attempt.made if self._machine.dirty.started else None
             attempt.tracks, attempt.dirty = False, None
+            if ends:
+                self._ended.set()  # who waits for its turn has none any more
         if not ends:
             self.drop(attempt)
             return
@@ -280,6 +282,8 @@ class Snapshots:
     def _begin(self, attempt: Attempt, deadline: int | None) -> None:
         while True:
             with self._lock:
+                if self._hibernated:
+                    raise SnapshotError(f"{attempt.wish.name}: the machine has hibernated")
                 if self._attempt is None:
                     self._attempt = attempt
                     break

@@ -386,6 +386,18 @@ def test_another_one_waits_for_its_turn(served: Served, client: Client) -> None:
     other.sock.close()
 
 
+def test_one_that_waits_for_its_turn_hears_that_the_machine_has_hibernated(
+    served: Served, client: Client
+) -> None:
+    assert isinstance(client.ask(request(hold=True), *empty()), SnapshotWritten)
+    other = Client(served)
+    other.send(request(), *empty())
+    served.until(lambda: not served.machine.snapshots._ended.is_set())
+    assert client.ask(SnapshotConfirm(end=True)) == Done()
+    assert other.answer() == refusal("s: the machine has hibernated")
+    other.sock.close()
+
+
 def test_what_is_no_empty_file_is_refused_and_nothing_is_kept(
     served: Served, client: Client, tmp_path: Path
 ) -> None:
