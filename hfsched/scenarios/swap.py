@@ -23,6 +23,7 @@ from hfsched.scheduler.suspension import Holder, Step, Suspension
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.pages.entries import State
+from hfsched.vmm.lazy import Damage
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -109,6 +110,8 @@ class SwapScenario:
     `failing_starts` processes cannot be started.  With `deadlines` requests have them, which may pass, and
     so may those of the other process for its answers: then it answers late.  Monitors fail up to `bugs` times, each with an internal
     error in any piece of work.  With
+    `stored` the memory is in a snapshot's layers at first, and with `damaged` the first page cannot be read there: its VM
+    ends before anybody reads anything else from it.  With
     `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
     """
@@ -127,6 +130,8 @@ class SwapScenario:
     spawner_dies: bool = False
     failing_starts: int = 0
     deadlines: bool = False
+    stored: bool = False
+    damaged: bool = False
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {
@@ -153,6 +158,10 @@ class SwapScenario:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
 
+        if self.damaged and not self.stored:
+            raise ValueError("damaged=true needs stored=true")
+        if self.damaged and "discard" in f"{self.commands}-{self.beside}":
+            raise ValueError("damaged=true: a discard would make zero what cannot be read")
         if self.child and self.child not in CHILDREN:
             raise ValueError(f"child={self.child}: not {', '.join(CHILDREN)}")
 
@@ -163,7 +172,12 @@ class SwapScenario:
 
     def small(self) -> SwapScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return SwapScenario(commands=self.commands.partition("-")[0], variant=self.variant)
+        return SwapScenario(
+            commands=self.commands.partition("-")[0],
+            stored=self.stored,
+            damaged=self.damaged,
+            variant=self.variant,
+        )
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create main and its monitor, the guests, and the tasks that give commands."""
@@ -179,7 +193,14 @@ class _Machine:
         self._scenario = scenario
         self._runtime = runtime
         parts = PARTS[scenario.variant]
-        self.memory = parts.memory(runtime, scenario.pages, full=scenario.full, bugs=scenario.bugs)
+        self.memory = parts.memory(
+            runtime,
+            scenario.pages,
+            full=scenario.full,
+            bugs=scenario.bugs,
+            stored=scenario.stored,
+            damaged=scenario.damaged,
+        )
         self.gate = _Gate(runtime)
         self._failing = FailingRuntime(
             runtime,
@@ -211,6 +232,7 @@ class _Machine:
             default_timeout=WITHIN if scenario.deadlines else None,
             on_lost=self._lost,
             needed=self.memory.needed,
+            alarm=self._alarm() if scenario.damaged else None,
         )
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> number of requests made
@@ -225,6 +247,21 @@ class _Machine:
         if "enable" not in scenario.beside:  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
+
+    def _alarm(self) -> Damage:
+        memory = self.memory
+
+        def condemn(_vm: str, _why: str) -> None:
+            self._runtime.point("condemn", self.gate, write=True, also=(memory.pages[0],))
+            self.gate.aborted = memory.pages[0].condemned = True
+
+        return Damage(
+            memory.alarm,
+            memory.look_at_damage,
+            lambda page: ("vm", page),
+            lambda *_: "it is cut",
+            condemn,
+        )
 
     def _lost(self, why: str) -> None:
         self.lost.append(why)
@@ -330,6 +367,8 @@ class _Machine:
         if self._scenario.bugs > 1:
             self._check_back_or_told()
         elif orphaned or last in ("disable", "close"):
+            if self.memory.pages[0].layer is None:  # it does not come in, unless somebody needs it
+                return
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
                 assert back, f"after {last} {page.name} is not resident"

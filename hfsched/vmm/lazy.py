@@ -24,7 +24,7 @@ from hfsched.swap.core.userfault import userfault
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
-    from hfsched.runtime.base import EventFd, Runtime
+    from hfsched.runtime.base import EventFd
     from hfsched.snapshot.chain import Chain
     from hfsched.snapshot.layer import Layer
     from hfsched.vmm.records import MachineRecord
@@ -163,30 +163,25 @@ class LazyMemory:
 class Damage:
     """The alarm of a monitor that cannot read a page of the snapshot: the page's VM ends.
 
-    `page()` returns the last such page, `find(page)` {VM, page of it}; `end(vm, why)` has every vCPU of a VM fail, before the
+    It owns `event`, the alarm.  `page()` returns the last such page, `find(page)` {VM, page of it}; `end(vm, why)` has every vCPU of a VM fail, before the
     page is given up.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
-        alarm: int,
+        event: EventFd,
         page: Callable[[], int | None],
         find: Callable[[int], tuple[str, int]],
         why: Callable[[str, int], str | None],
         end: Callable[[str, str], None],
     ) -> None:
-        self._event: EventFd = runtime.adopt_eventfd("swap.alarm", os.dup(alarm))
+        self.event = event
         self._page, self._find, self._why, self._end = page, find, why, end
         self._tries: dict[int, int] = {}  # of pages that could be read here
 
-    def fileno(self) -> int:
-        """Return the eventfd."""
-        return self._event.fileno()
-
     def take(self) -> Sequence[int]:
         """See `hfsched.swap.client.client.Alarm`."""
-        self._event.take()
+        self.event.take()
         page = self._page()
         if page is None:
             return ()
@@ -202,4 +197,4 @@ class Damage:
 
     def close(self) -> None:
         """Close the eventfd."""
-        self._event.close()
+        self.event.close()

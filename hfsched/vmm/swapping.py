@@ -85,9 +85,8 @@ class MachineSwap:
             stack.callback(self.backing.close)
             damage = None
             if lazy is not None:
-                damage = Damage(
-                    runtime, stored.alarm, self.backing.damaged, self._place, lazy.why, on_damage
-                )
+                event = runtime.adopt_eventfd("swap.alarm", os.dup(stored.alarm))
+                damage = Damage(event, self.backing.damaged, self._place, lazy.why, on_damage)
                 stack.callback(damage.close)
             self._members = members
             hold = Holder(suspension, "swap", frozen=True)

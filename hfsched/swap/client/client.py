@@ -54,8 +54,12 @@ _LATE = 100_000_000  # ns after the deadline by which the client's task answers,
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
 
 
-class Alarm(Waitable, Protocol):
-    """Ready when a fault cannot be served, since what its page is kept in is damaged."""
+class Alarm(Protocol):
+    """`event` is ready when a fault cannot be served, since what its page is kept in is damaged."""
+
+    @property
+    def event(self) -> Waitable:
+        """What to wait for."""
 
     def take(self) -> Sequence[int]:
         """Return the pages that nobody needs any more; it is not ready then, until the next such fault."""
@@ -69,8 +73,8 @@ class MonitorClient:
     started: no faults are served from then on, and an access to memory that is out waits for ever.
     If no monitor can be started any more and `needed()` is False, all memory is in, and `on_unserved` is called
     instead: no process may wait for a fault from then on.
-    `staged(page)` returns whether the page table has a page as staged or out.  `alarm` is ready while there are
-    faults that cannot be served; it is asked, on the client's task, what to discard so that they can be.
+    `staged(page)` returns whether the page table has a page as staged or out.  The event of `alarm` is ready while there are
+    faults that cannot be served; the alarm is asked, on the client's task, what to discard so that they can be.
     """
 
     def __init__(
@@ -291,12 +295,12 @@ class MonitorClient:
             if not supervisor.irreplaceable:
                 waits.append(self._spawner_lost)
             if self._alarm is not None:
-                waits.append(self._alarm)
+                waits.append(self._alarm.event)
             ready = self._runtime.select(waits, supervisor.start_at)
             if self._spawner_lost in ready:
                 supervisor.irreplaceable = True
                 self._bring_in()
-            elif self._alarm is not None and self._alarm in ready:
+            elif self._alarm is not None and self._alarm.event in ready:
                 self._answer(self._alarm)
             elif self._posted in ready:
                 ended = self._next()
