@@ -38,11 +38,12 @@ __all__ = ["Builder", "MadeVm"]
 
 
 class MadeVm(Struct, frozen=True):
-    """How a VM was made: its engine and architecture, and the IPA of its memory."""
+    """How a VM was made: its engine and architecture, the IPA of its memory, whether it has a generation id."""
 
     engine: str
     architecture: str
     base: int
+    generation: bool
 
 
 class Builder:
@@ -69,6 +70,7 @@ class Builder:
 
     def build(self, spec: MachineSpec) -> list[VmParts]:
         """Make all VMs, loaded and ready to be assembled."""
+        self._make_generations(len(spec.vm))
         images: dict[tuple[str, str], GuestCode] = {}
         codes = [_resolve(vm, spec.engine, images) for vm in spec.vm]
         bases = place_memory(spec, codes)
@@ -84,6 +86,7 @@ class Builder:
 
     def rebuild(self, record: MachineRecord) -> list[VmParts]:
         """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
+        self._make_generations(len(record.vms))
         layout = Layout()
         for each in record.vms:
             check(each.base % PAGE_SIZE == 0 <= each.base, f"memory cannot be at {each.base:#x}")
@@ -95,7 +98,9 @@ class Builder:
         engine = self._engine(saved.engine, vm, saved.architecture, why="the snapshot's")
         if engine.name != saved.engine:
             raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
-        ram, space = self._place(engine, vm, saved.architecture, saved.base)
+        ram, space = self._place(
+            engine, vm, saved.architecture, saved.base, generation=saved.generation
+        )
         if saved.architecture == "script":  # its programs have the addresses that they had
             code = resolve(vm.name, vm.image, "script")
             assert code.program is not None
@@ -104,13 +109,23 @@ class Builder:
 
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code.machine)
-        ram, space = self._place(engine, vm, code.machine, base)
+        ram, space = self._place(engine, vm, code.machine, base, generation=True)
         entry = _load(vm, code, space, ram, base)
         argument = _device_tree(vm, code, ram, base)
         return self._assembled(vm, ram, space, base, entry, argument)
 
-    def _place(self, engine: Engine, vm: VmSpec, architecture: str, base: int) -> tuple[Ram, Space]:
-        """Make a VM's memory and its space, with the memory mapped at `base`."""
+    def _make_generations(self, vms: int) -> None:
+        """Draw a generation id for each VM."""
+        try:
+            self._generations = self._parts.generations(vms)
+        except OSError as exc:
+            raise ConfigError(f"memory for generation ids: {exc.strerror}") from None
+        self._stack.callback(self._generations.close)
+
+    def _place(
+        self, engine: Engine, vm: VmSpec, architecture: str, base: int, *, generation: bool
+    ) -> tuple[Ram, Space]:
+        """Make a VM's memory and its space, with the memory mapped at `base`, and its generation id if wanted."""
         try:
             ram = self._parts.ram(vm.name, vm.memory_bytes)
         except OSError as exc:
@@ -121,7 +136,9 @@ class Builder:
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
         space.map(base, ram, 0, ram.size, Permissions.RWX)
-        self.made[vm.name] = MadeVm(engine.name, architecture, base)
+        if generation:
+            self._generations.map(len(self.made), space)
+        self.made[vm.name] = MadeVm(engine.name, architecture, base, generation)
         return ram, space
 
     def _assembled(
@@ -221,10 +238,18 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
 
     try:
         if vm.fdt == FDT_AUTO:
-            from hfsched.vmm.devicetree import device_tree  # noqa: PLC0415 - only where it is wanted
+            from hfsched.vmm.devicetree import (  # noqa: PLC0415 - only where it is wanted
+                DeviceNode,
+                device_tree,
+            )
 
             blob = device_tree(
-                base, ram.size, vm.vcpus, machine=code.machine, bootargs=vm.bootargs or ""
+                base,
+                ram.size,
+                vm.vcpus,
+                machine=code.machine,
+                bootargs=vm.bootargs or "",
+                devices=[DeviceNode.generation_id()],
             )
         else:
             blob = with_memory(read_bytes(vm.fdt), base, ram.size)

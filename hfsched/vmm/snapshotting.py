@@ -20,7 +20,8 @@ from hfsched.swap.report.footprint import held
 from hfsched.text import one_line
 from hfsched.vmm import saving
 from hfsched.vmm.attempt import Base, Watch
-from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
+from hfsched.vmm.generation import signal_change
+from hfsched.vmm.records import MACHINE_RECORD, READABLE, MachineRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -205,9 +206,9 @@ def record_of(chain: Chain) -> MachineRecord:
     component = chain.state.get(MACHINE)
     if component is None:
         raise SnapshotError(f"{name}: it has no machine's state")
-    if component.version != MACHINE_RECORD:
+    if component.version not in READABLE:
         raise SnapshotError(
-            f"{name}: a machine's state of version {component.version}: {MACHINE_RECORD} is known here"
+            f"{name}: a machine's state of version {component.version}: up to {MACHINE_RECORD} is known here"
         )
     try:
         return msgspec.msgpack.decode(component.data, type=MachineRecord)
@@ -240,6 +241,7 @@ def restore(
             for vm in machine.assembly.vms:
                 _fill(machine.rams[vm.name], chain, chain.number(vm.name))
         saving.restore(machine, record, passed)
+        signal_change(vm for vm in machine.assembly.vms if machine.made[vm.name].generation)
         if name is not None:
             machine.snapshots.begin_at(Base(name, chain.newest.hash))
     except BaseException:
