@@ -65,6 +65,10 @@ class RunSession:
         restoration: Restoration | None = None,
     ) -> None:
         self._restoration = restoration
+        clone = restoration is not None and restoration.clone
+        if clone and args.name is None and args.no_sockets:
+            spec.name = None  # nobody can ask which names are free
+        self._numbered = clone and args.name is None and spec.name is not None
         self._args = args
         self._clients = clients
         self._spec = spec
@@ -113,6 +117,7 @@ class RunSession:
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
         try:
+            self._name_clone()
             with self._machine() as machine:
                 self._signals = Signals(
                     self._runtime,
@@ -120,7 +125,7 @@ class RunSession:
                     lambda n: self._end_soon(128 + n, self._over),
                     self._job,
                 )
-                if self._spec.name is not None and not self._args.no_sockets:
+                if self._spec.name is not None and not self._args.no_sockets and not self._numbered:
                     self._serving.claim()  # before anything boots: the name may be in use
                 return self._run(machine)
         finally:
@@ -131,6 +136,13 @@ class RunSession:
             self._summed.set()
             self._over.set()
             self._runtime.close()
+
+    def _name_clone(self) -> None:
+        """Give a clone that the user gave no name one of its own."""
+        if self._numbered:
+            self._spec.name = self._serving.claim_copy()
+        for text in () if self._restoration is None else self._restoration.notices(self._spec.name):
+            self._notice(text)
 
     def _machine(self) -> Machine:
         def make(saved: MachineRecord | None, lazy: LazyMemory | None = None) -> Machine:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from hfsched.errors import HfschedError, UserError
 from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.scheduler.outbox import Sent
@@ -38,6 +40,7 @@ _NAMES = {
 
 
 LONG_PAUSE = 1_000_000_000  # ns
+_MACHINE_KEY = "machine"
 
 
 class NotOfferedError(UserError):
@@ -97,7 +100,7 @@ class VmServices:
         services.deliver(message.payload)
 
     def _make(self) -> GuestServices:
-        keys = {"machine": self._machine.encode(), "vm": self._vm.name.encode()}
+        keys = {_MACHINE_KEY: self._machine.encode(), "vm": self._vm.name.encode()}
         transport = _OutboxTransport(self._vm.outbox)
         self.made = GuestServices(self._runtime, self._vm.name, transport, keys=keys)
         return self.made
@@ -127,8 +130,14 @@ class VmServices:
                 self.made.tell_time(wall)
 
     def restore(self, record: GuestServicesRecord) -> None:
-        """Take a record over, before the vCPUs run; it is paused until `start`."""
-        self._make().restore(record)
+        """Take a record over, before the vCPUs run; it is paused until `start`.
+
+        The key `machine`, if there is one, becomes the name that the machine has now.
+        """
+        keys = record.keys
+        if _MACHINE_KEY in keys:
+            keys = {**keys, _MACHINE_KEY: self._machine.encode()}
+        self._make().restore(replace(record, keys=keys))
 
     def start(self, wall: int | None) -> None:
         """Start what was restored, before the vCPUs run."""

@@ -298,7 +298,7 @@ def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) ->
         assert refused(hfsched, "run", "--restore", *words) == (status, text)
     assert refused(hfsched, "run", "trusty.bin", "--clock", "host") == (
         2,
-        "--clock needs --restore DIR\n",
+        "--clock needs --restore DIR or --clone DIR\n",
     )
     assert refused(hfsched, "run", "trusty.bin", "--eager") == (2, "--eager needs --restore DIR\n")
     shutil.copytree("whole", "cut")
