@@ -185,6 +185,8 @@ class RunSession:
             self._notice(
                 "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
             )
+        if machine.user_hold.held():
+            self._tell_held(machine)
         self._wait(machine, console)
         self._job.release()
         hibernated = machine.snapshots.hibernated
@@ -218,6 +220,15 @@ class RunSession:
             status = 0 if interrupted is not None else self._report_errors() or _HIBERNATED
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
+
+    def _tell_held(self, machine: Machine) -> None:
+        """Say that a restored machine is suspended, as it was; resume it where nobody else could."""
+        if self._args.no_sockets:
+            machine.user_hold.resume()
+            self._notice("the machine was suspended when it was saved; --no-sockets: it is resumed")
+        else:
+            again = f"`hfsched resume {machine.name}`"
+            self._notice(f"machine {machine.name} is suspended, as when it was saved: {again}")
 
     def _end_soon(self, status: int, by: Event) -> None:
         """End the process unless `by` is set while threads still end.

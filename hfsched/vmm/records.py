@@ -12,7 +12,7 @@ from hfsched.vmm.manifest import VmSpec
 
 __all__ = ["MACHINE_RECORD", "READABLE", "MachineRecord", "VmMachineRecord"]
 
-MACHINE_RECORD = 2  # the version: 1 has no generation ids
+MACHINE_RECORD = 2  # the version: 1 has neither generation ids nor `held`
 READABLE = range(1, MACHINE_RECORD + 1)
 """The versions that can be read."""
 
@@ -38,10 +38,14 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A suspended machine; `name` is what the user called it.  Its guests' memory is kept apart, by VM."""
+    """A suspended machine; `name` is what the user called it.  Its guests' memory is kept apart, by VM.
+
+    `held`: the user had suspended it, and has not resumed it.
+    """
 
     version: int = MACHINE_RECORD
     name: str | None
     vms: tuple[VmMachineRecord, ...]
     primary: PrimaryRecord
     ports: PortsRecord
+    held: bool = False

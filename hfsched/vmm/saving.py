@@ -69,7 +69,11 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
     with primary.lock:
         saved = primary.save()
     return MachineRecord(
-        name=machine.spec.name, vms=tuple(vms), primary=saved, ports=machine.ports.save()
+        name=machine.spec.name,
+        vms=tuple(vms),
+        primary=saved,
+        ports=machine.ports.save(),
+        held=machine.user_hold.held(),
     )
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,6 +248,32 @@ def test_an_answer_to_a_line_comes_after_the_restore(
     again = run("--restore", "night", "--linger", "60")
     again.until(r"^g: slept \d+ ms$")
     assert again.wait() == 0
+
+
+def test_a_machine_that_the_user_had_suspended_is_suspended_again(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    demo = begin(run, *("--engine", target.engine, f"g={target.image('trusty')}", "--linger", "60"))
+    demo.type("sleep 300\necho begun\n")
+    demo.until("begun")
+    say(hfsched, "suspend", "demo")
+    say(hfsched, "hibernate", "demo", "night")
+    assert demo.wait() == 4
+    again = run("--restore", "night", "--linger", "60")
+    again.until(r"machine demo is suspended, as when it was saved: `hfsched resume demo`$", "err")
+    again.type("echo later\n")
+    time.sleep(0.5)  # the sleep of the guest would be over, were it not
+    assert again.out == ""
+    say(hfsched, "snapshot", "take", "demo", "again")
+    assert say(hfsched, "suspend", "demo") == "machine demo was suspended already\n"
+    say(hfsched, "resume", "demo")
+    again.until(r"^g: slept \d+ ms$")
+    assert again.wait() == 0
+    assert "later" in again.out
+    alone = run("--clone", "again", "--no-sockets", "--linger", "60")
+    alone.until(r"^g: slept \d+ ms$")
+    assert alone.wait() == 0
+    assert "it was saved; --no-sockets: it is resumed" in alone.err
 
 
 def drained(client: Connection) -> tuple[int, str]:

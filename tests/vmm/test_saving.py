@@ -111,6 +111,33 @@ def test_a_guest_that_waits_goes_on(engine: EngineName, image: str, runtime: Thr
             assert machine.stop() == []
 
 
+def test_what_the_user_had_suspended_runs_nothing_before_it_is_resumed(
+    engine: EngineName, runtime: ThreadRuntime
+) -> None:
+    with made(chain(engine, 1), runtime) as machine:
+        machine.start()
+        end = machine.endpoint(machine.vm_names()[0], 1, HOST_PORT)
+        for number in range(4):  # some are on their way
+            sent(end, b"message %d" % number, runtime)
+        machine.user_hold.suspend(runtime.now() + WITHIN)
+        record, memory = saved_by(machine, runtime)
+        assert record.held
+    for _ in range(2):
+        with again(runtime, record, memory) as machine:
+            machine.start()
+            assert machine.user_hold.held()
+            assert machine.suspended_by() == ("user",)
+            assert [vm.record.entries for vm in machine.assembly.vms] == [0, 0]
+            assert {name: ram.read(0, ram.size) for name, ram in machine.rams.items()} == memory
+            record, memory = saved_by(machine, runtime)
+            assert machine.user_hold.resume(runtime.now() + WITHIN)
+            end = machine.endpoint(machine.vm_names()[0], 1, HOST_PORT)
+            for number in range(4):
+                assert received(end, runtime) == b"message %d" % number
+            assert not saved_by(machine, runtime)[0].held
+            assert machine.stop() == []
+
+
 def test_a_message_on_its_way_arrives_once_wherever_it_was(
     engine: EngineName, runtime: ThreadRuntime
 ) -> None:
