@@ -73,7 +73,7 @@ class SnapshotTurn:
             (files[0], files[1]),
             wish,
             deadline,
-            cancelled=self._unwanted,
+            stop=(self._connection.hangup, self._closing),
             progress=self._teller() if request.progress else lambda _done, _total: None,
         )
         return SnapshotWritten(
@@ -96,11 +96,6 @@ class SnapshotTurn:
         """Drop what was not confirmed: the client has gone."""
         if self._attempt is not None:
             self._machine.snapshots.drop(self._attempt)
-
-    def _unwanted(self) -> bool:
-        return bool(
-            self._runtime.select([self._connection.hangup, self._closing], self._runtime.now())
-        )
 
     def _teller(self) -> Callable[[int, int], None]:
         """Return what tells the client how far it is, as far as it reads."""

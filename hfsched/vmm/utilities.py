@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hfsched.runtime.base import Event, Runtime
     from hfsched.scheduler.outbox import Outbox
-    from hfsched.services.host import GuestServicesRecord
+    from hfsched.services.host import Finish, GuestServicesRecord
     from hfsched.vmm.assembly import AssembledVm, Assembly
 
 __all__ = ["MachineServices", "NotOfferedError", "VmServices"]
@@ -250,17 +250,29 @@ class MachineServices:
         Not while the machine is suspended: the guest could not answer.  Raises ServiceError if it does not do it by
         the deadline (ns); then it is not frozen, or thaws.
         """
+        finish = self.begin_freeze(vm, timeout_ms, deadline)
+        if finish is not None:
+            finish(())
+        return finish is not None
+
+    def begin_freeze(self, vm: str, timeout_ms: int, deadline: int | None = None) -> Finish | None:
+        """Do `freeze` without waiting: what is returned waits, as `GuestServices.begin` has it; None: the guest cannot."""
         try:
             services = self[vm].offering(ServiceId.FREEZE)
         except NotOfferedError:
-            return False
-        services.freeze(timeout_ms, deadline)
-        return True
+            return None
+        return services.begin_freeze(timeout_ms, deadline)
 
     def thaw(self, vm: str, deadline: int | None = None) -> None:
         """End a freeze; likewise not while suspended.  A guest that has ended meanwhile is no error."""
+        finish = self.begin_thaw(vm, deadline)
+        if finish is not None:
+            finish(())
+
+    def begin_thaw(self, vm: str, deadline: int | None = None) -> Finish | None:
+        """Do `thaw` without waiting, likewise."""
         try:
             services = self[vm].offering(ServiceId.FREEZE)
         except NotOfferedError:
-            return
-        services.thaw(deadline)
+            return None
+        return services.begin_thaw(deadline)

@@ -183,6 +183,45 @@ def test_a_guest_is_frozen_for_it_and_thawed_here_and_there(
     assert again.wait() == 0
 
 
+def test_a_guest_that_says_nothing_takes_no_other_ones_time(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    guests = [f"{name}={unicorn.image('utility')}" for name in ("a", "b", "c")]
+    demo = begin(run, *("--engine", "unicorn", *guests, "--linger", "60"))
+    for name in ("a", "b"):
+        demo.type(f"@{name} mute 1\n")
+        demo.until(rf"^{name}: mute$")
+    take = hfsched("snapshot", "take", "demo", "monday", "--within", "3s")
+    assert take.wait() == 0, take.err
+    for name in ("a", "b"):
+        assert f"monday: not frozen before: vm {name}: freeze: timed out" in take.err
+    assert "vm c" not in take.err
+    assert demo.wait() == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+def test_a_guest_that_says_nothing_is_not_waited_for_once_it_is_cancelled(
+    run: Start, hfsched: Start, unicorn: Target, how: str
+) -> None:
+    guest = f"u={unicorn.image('utility')}"
+    demo = begin(run, *("--engine", "unicorn", guest, "--linger", "60"))
+    heard(demo, "state", "ready 6")
+    assert said(demo, "mute 1") == "mute"
+    take = hfsched("snapshot", "take", "demo", "monday", "--within", "4m")
+    heard(demo, "state", "mute 0")  # it has been asked
+    began = time.monotonic()
+    if how == "cancel":
+        assert say(hfsched, "snapshot", "cancel", "demo") == "snapshot monday is cancelled\n"
+        assert take.wait() == 1
+        assert take.err.endswith("monday: cancelled\n")
+    else:
+        take.interrupt()
+        assert take.wait() == 130
+    say(hfsched, "snapshot", "take", "demo", "tuesday", "--within", "30s")  # its turn
+    assert time.monotonic() - began < 60  # of two minutes
+    assert demo.wait() == 0
+
+
 def problem() -> str | None:
     """Return why no snapshot is incremental here."""
     pagemap = open_pagemap()
