@@ -58,7 +58,7 @@ class SnapshotTurn:
             raise HfschedError(f"{request.name}: {FILES} descriptors must come along: pages, index")
         for name, fd in zip(("pages", "index"), files, strict=True):
             if (problem := self._machine.snapshots.files.problem(fd)) is not None:
-                raise HfschedError(f"{request.name}/{name}: {problem}")
+                raise HfschedError(f"{request.shown or request.name}/{name}: {problem}")
         parent = request.parent
         wish = Wish(
             name=request.name,
@@ -67,6 +67,7 @@ class SnapshotTurn:
             held=request.hold,
             incremental=request.incremental,
             parent=None if parent is None else Base(parent.name, bytes.fromhex(parent.hash)),
+            shown=request.shown,
         )
         deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
         self._attempt, written = self._machine.snapshots.take(

@@ -159,7 +159,7 @@ class Snapshots:
             writing = self._write(self._machine, files, wish, expected, watch)
             notices = self._freeze(attempt, deadline, (self._cancelled, *stop))
             if unwanted():
-                raise SnapshotError(f"{wish.name}: cancelled")
+                raise SnapshotError(f"{wish.called}: cancelled")
             suspension.suspend(HOLDER, deadline, frozen=True)
             suspended = True
             began = runtime.now()
@@ -178,7 +178,7 @@ class Snapshots:
             attempt.made = Base(wish.name, found)
             with self._lock:  # from here on `cancel` drops it
                 if attempt.cancelled:
-                    raise SnapshotError(f"{wish.name}: cancelled")
+                    raise SnapshotError(f"{wish.called}: cancelled")
                 attempt.written = True
         except BaseException:
             if suspended:
@@ -215,7 +215,7 @@ class Snapshots:
                 finish(stop)
                 attempt.frozen.append(vm)
             except ServiceError as exc:
-                notices.append(f"{attempt.wish.name}: not frozen before: {exc}")
+                notices.append(f"{attempt.wish.called}: not frozen before: {exc}")
         return tuple(notices)
 
     def _thaw(self, attempt: Attempt) -> None:
@@ -249,7 +249,7 @@ class Snapshots:
         why_not = dirty.start() if attempt.tracks else None
         if not wish.incremental:
             return ()
-        return (f"{wish.name} is a full snapshot: {why_not or why_all}",)
+        return (f"{wish.called} is a full snapshot: {why_not or why_all}",)
 
     def confirm(self, attempt: Attempt, *, end: bool = False) -> None:
         """Note that a written snapshot is on the disk; with `end` the machine ends by it, or else goes on.
@@ -258,7 +258,7 @@ class Snapshots:
         """
         with self._lock:
             if self._attempt is not attempt:
-                raise SnapshotError(f"{attempt.wish.name}: cancelled")
+                raise SnapshotError(f"{attempt.wish.called}: cancelled")
             self._hibernated = end and attempt.wish.held
             ends = self._hibernated
             if attempt.tracks or attempt.dirty is not None:
@@ -306,7 +306,7 @@ class Snapshots:
             self._runtime.retain_only(before, level=1)
             if not self._ended.wait(deadline):
                 raise SnapshotError(
-                    f"{attempt.wish.name}: the snapshot {before} is not finished yet:"
+                    f"{attempt.wish.called}: the snapshot {before} is not finished yet:"
                     " wait for it, or `hfsched snapshot cancel`"
                 )
         self._machine.user_hold.keep()

@@ -84,7 +84,9 @@ class Capture:
                 raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
         subject = subject_of(machine, wish.created)
         self._machine = machine
-        self._writer = LayerWriter(wish.name, *files, subject, codec=wish.codec, **watch._asdict())
+        self._writer = LayerWriter(
+            wish.called, *files, subject, codec=wish.codec, **watch._asdict()
+        )
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._left = COPIED_MAX // PAGE_SIZE
         if expected is None:

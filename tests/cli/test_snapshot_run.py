@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from progress import Quiet
 from talk import TARGETS, UNICORN, Target
+from test_environments import limited
 from test_guest_commands import heard, said
 from test_suspend_command import begin, refused, say
 from test_swap_command import can_swap, until
@@ -219,6 +221,26 @@ def test_a_guest_that_says_nothing_is_not_waited_for_once_it_is_cancelled(
         assert take.wait() == 130
     say(hfsched, "snapshot", "take", "demo", "tuesday", "--within", "30s")  # its turn
     assert time.monotonic() - began < 60  # of two minutes
+    assert demo.wait() == 0
+
+
+def test_what_cannot_be_written_is_named_as_the_user_did(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    guests = [f"{name}={unicorn.image('stress')}" for name in ("a", "b")]
+    demo = run(
+        *("--engine", "unicorn", *guests, "--memory", "2MiB", "--name", "demo", "--linger", "60"),
+        **limited(resource.RLIMIT_FSIZE, 5 << 19),
+    )
+    for name in ("a", "b"):
+        demo.type(f"@{name} fill 7\n")
+        demo.until(rf"^{name}: ok \d+$")
+    Path("deep").mkdir()
+    for directory in ("deep/monday", f"{Path.cwd()}/monday", "deep/monday/"):
+        status, error = refused(hfsched, "snapshot", "take", directory)
+        text = f"{directory.rstrip('/')}/pages: cannot be written: File too large "
+        assert (status, error) == (1, f"{text}(ulimit -f is 2560 KiB)\n")
+        assert not list(Path("deep").iterdir())
     assert demo.wait() == 0
 
 

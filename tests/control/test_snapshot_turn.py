@@ -635,7 +635,7 @@ def test_what_is_cancelled_before_its_client_has_said_so_is_not_left(
             served.until(lambda: served.status().written)
             served.ask(SnapshotCancel())
 
-    with pytest.raises(UserError, match=r"^s: cancelled$"):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/s: cancelled$"):
         take(
             served.path, str(tmp_path / "s"), Wanted(end=end), time.monotonic() + WITHIN, cancelled
         )
