@@ -24,7 +24,7 @@ from hfsched.vmm.attempt import Wish
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
-from hfsched.vmm.records import MachineRecord
+from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
 from hfsched.vmm.saving import restore, save, spec_of
 
 WITHIN = QUIET_NS
@@ -318,8 +318,9 @@ def test_a_record_of_another_machine_is_refused(runtime: ThreadRuntime) -> None:
     with made(chain("unicorn", 1), runtime) as machine:
         machine.start()
         record, memory = saved_by(machine, runtime)
-    other = msgspec.structs.replace(record, version=2)
-    with pytest.raises(UserError, match="a machine's record of version 2"):
+    later = MACHINE_RECORD + 1
+    other = msgspec.structs.replace(record, version=later)
+    with pytest.raises(UserError, match=f"a machine's record of version {later}"):
         again(runtime, other, memory).close()
     fewer = msgspec.structs.replace(record, vms=record.vms[:1])
     with pytest.raises(UserError, match="ports of VMs"):
