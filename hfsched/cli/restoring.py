@@ -56,11 +56,17 @@ class Restoration(Struct, frozen=True):
             return []
         called = "" if name is None else f"machine {name}: "
         found = [f"{called}a clone of {self.directory}"]
-        if without := [vm.spec.name for vm in self.record.vms if not vm.generation]:
-            found.append(
-                f"{self.directory} was taken before there were generation ids:"
-                f" {', '.join(without)} cannot see that it is a clone, and draws the random numbers of the others"
-            )
+        for vm in self.record.vms:
+            if not vm.generation:
+                why = (
+                    "was saved before there were any"
+                    if vm.spec.fdt
+                    else "has no device tree (--fdt auto)"
+                )
+                found.append(
+                    f"vm {vm.spec.name} has no generation id, for it {why}: its guest cannot see that it is a"
+                    " clone, and draws the random numbers of the others"
+                )
         return found
 
     def machine(self, make: Callable[[MachineRecord, LazyMemory | None], Machine]) -> Machine:

@@ -31,6 +31,7 @@ from hfsched.vmm.parts import MachineParts
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.script import ScriptSpace
+    from hfsched.vmm.generation import Generations
     from hfsched.vmm.manifest import MachineSpec, VmSpec
     from hfsched.vmm.records import MachineRecord, VmMachineRecord
 
@@ -65,14 +66,15 @@ class Builder:
         self._notice = notice
         self._parts = MachineParts() if parts is None else parts
         self._engines: dict[str, Engine] = {}
+        self._generations: Generations | None = None
         self.rams: dict[str, Ram] = {}
         self.made: dict[str, MadeVm] = {}
 
     def build(self, spec: MachineSpec) -> list[VmParts]:
         """Make all VMs, loaded and ready to be assembled."""
-        self._make_generations(len(spec.vm))
         images: dict[tuple[str, str], GuestCode] = {}
         codes = [_resolve(vm, spec.engine, images) for vm in spec.vm]
+        self._make_generations(sum(map(_has_generation, spec.vm, codes)))
         bases = place_memory(spec, codes)
         return [
             self._vm(spec.engine, vm, code, base)
@@ -86,7 +88,7 @@ class Builder:
 
     def rebuild(self, record: MachineRecord) -> list[VmParts]:
         """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
-        self._make_generations(len(record.vms))
+        self._make_generations(sum(each.generation for each in record.vms))
         layout = Layout()
         for each in record.vms:
             check(each.base % PAGE_SIZE == 0 <= each.base, f"memory cannot be at {each.base:#x}")
@@ -109,18 +111,22 @@ class Builder:
 
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code.machine)
-        ram, space = self._place(engine, vm, code.machine, base, generation=True)
+        ram, space = self._place(
+            engine, vm, code.machine, base, generation=_has_generation(vm, code)
+        )
         entry = _load(vm, code, space, ram, base)
         argument = _device_tree(vm, code, ram, base)
         return self._assembled(vm, ram, space, base, entry, argument)
 
     def _make_generations(self, vms: int) -> None:
-        """Draw a generation id for each VM."""
+        """Draw generation ids for so many VMs."""
+        if not vms:
+            return
         try:
-            self._generations = self._parts.generations(vms)
+            self._generations = made = self._parts.generations(vms)
         except OSError as exc:
             raise ConfigError(f"memory for generation ids: {exc.strerror}") from None
-        self._stack.callback(self._generations.close)
+        self._stack.callback(made.close)
 
     def _place(
         self, engine: Engine, vm: VmSpec, architecture: str, base: int, *, generation: bool
@@ -137,7 +143,8 @@ class Builder:
         self._stack.callback(space.close)
         space.map(base, ram, 0, ram.size, Permissions.RWX)
         if generation:
-            self._generations.map(len(self.made), space)
+            assert self._generations is not None
+            self._generations.map(sum(each.generation for each in self.made.values()), space)
         self.made[vm.name] = MadeVm(engine.name, architecture, base, generation)
         return ram, space
 
@@ -170,6 +177,11 @@ class Builder:
             self._stack.callback(engine.close)
             self._engines[name] = engine
         return self._engines[name]
+
+
+def _has_generation(vm: VmSpec, code: GuestCode) -> bool:
+    """Return whether a VM has a generation id: Hafnium has none, and a guest without a device tree looks for none."""
+    return vm.fdt is not None or code.machine == "script"
 
 
 def _resolve(vm: VmSpec, engine: str, images: dict[tuple[str, str], GuestCode]) -> GuestCode:

@@ -1,9 +1,12 @@
-"""The generation id of each VM: 16 random bytes that are others after every restore of a snapshot.
+"""The generation id of a VM: 16 random bytes that are others after every restore of a snapshot.
 
 They are in a page of their own at `GENERATION_BASE`, which a guest can read alone; a device tree that is made
 for the VM names it, compatible with "microsoft,vmgenid".  When they have changed, interrupt `GENERATION_INTID`
 is pending for each vCPU of the VM: one that has enabled it takes it, another does when it enables it, so that no
 change is missed between a guest's look at the id and its enabling.
+
+A VM has one if it has a device tree, or its guest is a Python program; others are as under Hafnium, where accesses
+that low fault at another level of the tables.
 
 An id says "this state of mine may run elsewhere, too".  A snapshot can be restored any number of times, one that
 a machine hibernated into as well, and who restores it cannot know which time is the first.  So each restore
@@ -39,7 +42,7 @@ GENERATION_PAGE = PAGE_SIZE
 
 
 class Generations:
-    """The pages of a machine's VMs, one each, in a memory of their own.
+    """The pages of some of a machine's VMs, one each, in a memory of their own.
 
     `draw(bytes)` makes an id, `ram(name, bytes)` the memory.  Raises OSError if there is none.
     """
@@ -55,7 +58,7 @@ class Generations:
             self._ram.write(number * GENERATION_PAGE, draw(GENERATION_SIZE))
 
     def map(self, number: int, space: Space) -> None:
-        """Let the guest of the `number`-th VM read its id."""
+        """Let the guest of the `number`-th of these VMs read its id."""
         offset = number * GENERATION_PAGE
         space.map(GENERATION_BASE, self._ram, offset, GENERATION_PAGE, Permissions.READ)
 

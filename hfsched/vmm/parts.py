@@ -40,7 +40,7 @@ class MachineParts(Struct, frozen=True):
     `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
     bytes, `engine(name, runtime)` an engine, `swap` is called as `MachineSwap` is, and `snapshots` as
     `Snapshots` is.  `source` says where the memory is mapped; it is called as
-    `hfsched.vmm.tracking.source_of` is.  `generations` makes the VMs' generation ids, as many as it is told.
+    `hfsched.vmm.tracking.source_of` is.  `generations` makes generation ids, as many as it is told.
     """
 
     assembly: Parts = Parts()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from progress import Quiet
 from talk import TARGETS, UNICORN, Target
 from test_events_command import answers
@@ -17,6 +19,9 @@ from test_snapshot_run import problem
 from test_suspend_command import begin, refused, say
 
 from hfsched import connect
+from hfsched.cli.restoring import Restoration
+from hfsched.snapshot.directory import open_chain
+from hfsched.vmm.snapshotting import record_of
 
 if TYPE_CHECKING:
     from conftest import Process, Start
@@ -123,6 +128,7 @@ def test_an_answer_that_lay_in_a_port_is_in_each_clone(
     say(hfsched, "snapshot", "take", "demo", "monday")
     clones = [run("--clone", "monday", "--linger", "60") for _ in range(2)]
     names = [named(each) for each in clones]
+    assert "vm g has no generation id, for it has no device tree" in clones[0].err
     for process, name in zip((*clones, demo), (*names, "demo"), strict=True):
         serving(process, name)
         with connect("g", machine=str(ports / name / "ports"), local=7) as client:
@@ -161,10 +167,25 @@ def test_a_guest_of_before_generation_ids_is_named(run: Start, unicorn: Target) 
     assert clone.wait() == 0
     notices = [json.loads(line).get("text") for line in clone.out.splitlines()]
     assert "machine old-2: a clone of monday" in notices
-    assert (
-        "monday was taken before there were generation ids: echo cannot see that it is a clone,"
-        " and draws the random numbers of the others"
-    ) in notices
+    (text,) = [each for each in notices if "generation id" in str(each)]
+    assert text == (
+        "vm echo has no generation id, for it has no device tree (--fdt auto): its guest cannot see that it is a"
+        " clone, and draws the random numbers of the others"
+    )
     again = run("--restore", "monday", "--json")
     assert again.wait() == 0
-    assert "generation ids" not in again.out
+    assert "generation id" not in again.out
+
+
+def test_why_a_vm_has_none_is_said(tmp_path: Path) -> None:
+    shutil.copytree(FORMER / "1", tmp_path / "monday")
+    (tmp_path / "monday").chmod(0o700)
+    with closing(open_chain(tmp_path / "monday")) as chain:
+        record = record_of(chain)
+        (vm,) = record.vms
+        vm.spec.fdt = "auto"
+        of_before = Restoration(chain, record, 0, None, "monday", clone=True)
+        assert "for it was saved before there were any: " in of_before.notices("old-2")[1]
+        now = replace(record, vms=(replace(vm, generation=True),))
+        of_now = Restoration(chain, now, 0, None, "monday", clone=True)
+        assert of_now.notices(None) == ["a clone of monday"]
