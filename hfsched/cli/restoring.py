@@ -78,7 +78,7 @@ class Restoration(Struct, frozen=True):
             closing.callback(self.chain.close)
             lazy = None
             if self.lazy:
-                lazy = LazyMemory(self.chain, self.record)
+                lazy = LazyMemory(self.chain, self.record, fill=not self.clone)
                 closing.callback(lazy.close)
             machine = snapshotting.restore(
                 self.chain, self.record, make, self.passed, name=self.name, lazy=lazy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from test_suspend_command import begin, refused, say
 from hfsched import connect
 from hfsched.cli.restoring import Restoration
 from hfsched.snapshot.directory import open_chain
+from hfsched.swap.core import device
 from hfsched.vmm.snapshotting import record_of
 
 if TYPE_CHECKING:
@@ -89,6 +91,36 @@ def test_three_at_once_differ_and_so_does_the_one_they_are_of(
         )
     assert [each.wait() for each in (*clones, demo)] == [0, 0, 0, 0]
     assert demo.out.count("utility: generation ") == 1
+
+
+def held(process: Process, vm: str) -> int:
+    """Return how many bytes of a VM's memory are in RAM, of all who map it."""
+    for each in Path(f"/proc/{process.pid}/fd").iterdir():
+        if str(each.readlink()).startswith(f"/memfd:hfsched:{vm}"):
+            return each.stat().st_blocks * 512
+    raise AssertionError(f"no memory of {vm}")
+
+
+def test_a_clone_holds_what_it_has_touched(run: Start, hfsched: Start, target: Target) -> None:
+    if why_not := device.problem():
+        pytest.skip(why_not)
+    arguments = ("--engine", target.engine, f"g={target.image('stress')}", "--memory", "4MiB")
+    demo = begin(run, *arguments, "--linger", "60")
+    demo.type("fill 7\n")
+    demo.until(r"^g: ok \d+$")
+    whole = held(demo, "g")
+    say(hfsched, "snapshot", "take", "demo", "monday")
+    assert demo.wait() == 0
+    clones = [run("--clone", "monday", "--linger", "60") for _ in range(3)]
+    for each in clones:
+        each.type("status\n")
+        each.until(r"^g: sent 0 ")
+    time.sleep(1)  # nothing comes in by itself
+    assert all(held(each, "g") * 5 < whole for each in clones)
+    clones[0].type("check 7\n")
+    clones[0].until(r"^g: ok \d+$")
+    assert held(clones[0], "g") > whole * 0.9
+    assert [each.wait() for each in clones] == [0, 0, 0]
 
 
 def test_a_clone_has_a_chain_on_the_snapshot_and_clones_of_its_own(
@@ -184,8 +216,8 @@ def test_why_a_vm_has_none_is_said(tmp_path: Path) -> None:
         record = record_of(chain)
         (vm,) = record.vms
         vm.spec.fdt = "auto"
-        of_before = Restoration(chain, record, 0, None, "monday", clone=True)
+        of_before = Restoration(chain, record, 0, None, False, None, "monday", True)
         assert "for it was saved before there were any: " in of_before.notices("old-2")[1]
         now = replace(record, vms=(replace(vm, generation=True),))
-        of_now = Restoration(chain, now, 0, None, "monday", clone=True)
+        of_now = replace(of_before, record=now)
         assert of_now.notices(None) == ["a clone of monday"]

@@ -388,7 +388,10 @@ def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) ->
         2,
         "--clock needs --restore DIR or --clone DIR\n",
     )
-    assert refused(hfsched, "run", "trusty.bin", "--eager") == (2, "--eager needs --restore DIR\n")
+    assert refused(hfsched, "run", "trusty.bin", "--eager") == (
+        2,
+        "--eager needs --restore DIR or --clone DIR\n",
+    )
     shutil.copytree("whole", "cut")
     pages = Path("cut", "pages")
     data = bytearray(pages.read_bytes())

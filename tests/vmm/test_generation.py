@@ -160,7 +160,9 @@ def test_a_machine_of_before_has_none_and_runs(tmp_path: Path) -> None:
         machine = restore(
             chain,
             record,
-            lambda saved: Machine(spec_of(saved), runtime, lambda _vm, _line: None, saved=saved),
+            lambda saved, lazy: Machine(
+                spec_of(saved), runtime, lambda _vm, _line: None, saved=saved, lazy=lazy
+            ),
         )
     with machine:
         vm = machine.assembly.vms[0].record
