@@ -65,6 +65,10 @@ class RunSession:
         restoration: Restoration | None = None,
     ) -> None:
         self._restoration = restoration
+        clone = restoration is not None and restoration.clone
+        if clone and args.name is None and args.no_sockets:
+            spec.name = None  # nobody can ask which names are free
+        self._numbered = clone and args.name is None and spec.name is not None
         self._args = args
         self._clients = clients
         self._spec = spec
@@ -113,6 +117,7 @@ class RunSession:
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
         try:
+            self._name_clone()
             with self._machine() as machine:
                 self._signals = Signals(
                     self._runtime,
@@ -120,7 +125,7 @@ class RunSession:
                     lambda n: self._end_soon(128 + n, self._over),
                     self._job,
                 )
-                if self._spec.name is not None and not self._args.no_sockets:
+                if self._spec.name is not None and not self._args.no_sockets and not self._numbered:
                     self._serving.claim()  # before anything boots: the name may be in use
                 return self._run(machine)
         finally:
@@ -131,6 +136,13 @@ class RunSession:
             self._summed.set()
             self._over.set()
             self._runtime.close()
+
+    def _name_clone(self) -> None:
+        """Give a clone that the user gave no name one of its own."""
+        if self._numbered:
+            self._spec.name = self._serving.claim_copy()
+        for text in () if self._restoration is None else self._restoration.notices(self._spec.name):
+            self._notice(text)
 
     def _machine(self) -> Machine:
         def make(saved: MachineRecord | None, lazy: LazyMemory | None = None) -> Machine:
@@ -173,6 +185,8 @@ class RunSession:
             self._notice(
                 "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
             )
+        if machine.user_hold.held():
+            self._tell_held(machine)
         self._wait(machine, console)
         self._job.release()
         hibernated = machine.snapshots.hibernated
@@ -206,6 +220,15 @@ class RunSession:
             status = 0 if interrupted is not None else self._report_errors() or _HIBERNATED
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
+
+    def _tell_held(self, machine: Machine) -> None:
+        """Say that a restored machine is suspended, as it was; resume it where nobody else could."""
+        if self._args.no_sockets:
+            machine.user_hold.resume()
+            self._notice("the machine was suspended when it was saved; --no-sockets: it is resumed")
+        else:
+            again = f"`hfsched resume {machine.name}`"
+            self._notice(f"machine {machine.name} is suspended, as when it was saved: {again}")
 
     def _end_soon(self, status: int, by: Event) -> None:
         """End the process unless `by` is set while threads still end.

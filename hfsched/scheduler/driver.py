@@ -120,6 +120,11 @@ class Driver:
         self._ports.add(number, raw=raw)
         return vm
 
+    def hold(self) -> None:
+        """Before `start`: let no RUN and no send begin, until the end of a suspension that is to follow."""
+        for vm in self._vms.values():
+            vm.mirror.suspend()
+
     def start(self) -> None:
         """Start a thread for each vCPU."""
         for vm in self._vms.values():

@@ -31,6 +31,7 @@ from hfsched.vmm.parts import MachineParts
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.script import ScriptSpace
+    from hfsched.vmm.generation import Generations
     from hfsched.vmm.manifest import MachineSpec, VmSpec
     from hfsched.vmm.records import MachineRecord, VmMachineRecord
 
@@ -38,11 +39,12 @@ __all__ = ["Builder", "MadeVm"]
 
 
 class MadeVm(Struct, frozen=True):
-    """How a VM was made: its engine and architecture, and the IPA of its memory."""
+    """How a VM was made: its engine and architecture, the IPA of its memory, whether it has a generation id."""
 
     engine: str
     architecture: str
     base: int
+    generation: bool
 
 
 class Builder:
@@ -64,6 +66,7 @@ class Builder:
         self._notice = notice
         self._parts = MachineParts() if parts is None else parts
         self._engines: dict[str, Engine] = {}
+        self._generations: Generations | None = None
         self.rams: dict[str, Ram] = {}
         self.made: dict[str, MadeVm] = {}
 
@@ -71,6 +74,7 @@ class Builder:
         """Make all VMs, loaded and ready to be assembled."""
         images: dict[tuple[str, str], GuestCode] = {}
         codes = [_resolve(vm, spec.engine, images) for vm in spec.vm]
+        self._make_generations(sum(map(_has_generation, spec.vm, codes)))
         bases = place_memory(spec, codes)
         return [
             self._vm(spec.engine, vm, code, base)
@@ -84,6 +88,7 @@ class Builder:
 
     def rebuild(self, record: MachineRecord) -> list[VmParts]:
         """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
+        self._make_generations(sum(each.generation for each in record.vms))
         layout = Layout()
         for each in record.vms:
             check(each.base % PAGE_SIZE == 0 <= each.base, f"memory cannot be at {each.base:#x}")
@@ -95,7 +100,9 @@ class Builder:
         engine = self._engine(saved.engine, vm, saved.architecture, why="the snapshot's")
         if engine.name != saved.engine:
             raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
-        ram, space = self._place(engine, vm, saved.architecture, saved.base)
+        ram, space = self._place(
+            engine, vm, saved.architecture, saved.base, generation=saved.generation
+        )
         if saved.architecture == "script":  # its programs have the addresses that they had
             code = resolve(vm.name, vm.image, "script")
             assert code.program is not None
@@ -104,13 +111,27 @@ class Builder:
 
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code.machine)
-        ram, space = self._place(engine, vm, code.machine, base)
+        ram, space = self._place(
+            engine, vm, code.machine, base, generation=_has_generation(vm, code)
+        )
         entry = _load(vm, code, space, ram, base)
         argument = _device_tree(vm, code, ram, base)
         return self._assembled(vm, ram, space, base, entry, argument)
 
-    def _place(self, engine: Engine, vm: VmSpec, architecture: str, base: int) -> tuple[Ram, Space]:
-        """Make a VM's memory and its space, with the memory mapped at `base`."""
+    def _make_generations(self, vms: int) -> None:
+        """Draw generation ids for so many VMs."""
+        if not vms:
+            return
+        try:
+            self._generations = made = self._parts.generations(vms)
+        except OSError as exc:
+            raise ConfigError(f"memory for generation ids: {exc.strerror}") from None
+        self._stack.callback(made.close)
+
+    def _place(
+        self, engine: Engine, vm: VmSpec, architecture: str, base: int, *, generation: bool
+    ) -> tuple[Ram, Space]:
+        """Make a VM's memory and its space, with the memory mapped at `base`, and its generation id if wanted."""
         try:
             ram = self._parts.ram(vm.name, vm.memory_bytes)
         except OSError as exc:
@@ -121,7 +142,10 @@ class Builder:
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
         space.map(base, ram, 0, ram.size, Permissions.RWX)
-        self.made[vm.name] = MadeVm(engine.name, architecture, base)
+        if generation:
+            assert self._generations is not None
+            self._generations.map(sum(each.generation for each in self.made.values()), space)
+        self.made[vm.name] = MadeVm(engine.name, architecture, base, generation)
         return ram, space
 
     def _assembled(
@@ -153,6 +177,11 @@ class Builder:
             self._stack.callback(engine.close)
             self._engines[name] = engine
         return self._engines[name]
+
+
+def _has_generation(vm: VmSpec, code: GuestCode) -> bool:
+    """Return whether a VM has a generation id: Hafnium has none, and a guest without a device tree looks for none."""
+    return vm.fdt is not None or code.machine == "script"
 
 
 def _resolve(vm: VmSpec, engine: str, images: dict[tuple[str, str], GuestCode]) -> GuestCode:
@@ -221,10 +250,18 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
 
     try:
         if vm.fdt == FDT_AUTO:
-            from hfsched.vmm.devicetree import device_tree  # noqa: PLC0415 - only where it is wanted
+            from hfsched.vmm.devicetree import (  # noqa: PLC0415 - only where it is wanted
+                DeviceNode,
+                device_tree,
+            )
 
             blob = device_tree(
-                base, ram.size, vm.vcpus, machine=code.machine, bootargs=vm.bootargs or ""
+                base,
+                ram.size,
+                vm.vcpus,
+                machine=code.machine,
+                bootargs=vm.bootargs or "",
+                devices=[DeviceNode.generation_id()],
             )
         else:
             blob = with_memory(read_bytes(vm.fdt), base, ram.size)

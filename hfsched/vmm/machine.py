@@ -130,6 +130,7 @@ class Machine:
         self.ports = self.assembly.ports
         self.suspension = self.assembly.suspension
         self._restored = saved is not None
+        self._was_held = saved is not None and saved.held
         self.made, self.rams = builder.made, builder.rams
         self.spec = spec
         self.user_hold = UserHold(runtime, self.suspension, on_activity)
@@ -185,12 +186,16 @@ class Machine:
     # Running.
 
     def start(self) -> None:
-        """Start every vCPU's thread."""
+        """Start every vCPU's thread; a machine that was saved while the user held it is suspended, and none has run."""
+        if self._was_held:
+            self.driver.hold()
         self.services.start()
         self.driver.start()
         if self._restored:
             for vm in self.assembly.vms:
                 self.driver.recover(vm.id)
+        if self._was_held:
+            self.user_hold.suspend()
         if self.swap is not None:
             self.swap.start()
         if self._swap_idle is not None:

@@ -26,7 +26,7 @@ from hfsched.errors import InternalError, UserError
 from hfsched.mailbox.records import check
 from hfsched.scheduler.owners import OwnerGoneError
 from hfsched.vmm.manifest import MachineSpec
-from hfsched.vmm.records import MACHINE_RECORD, MachineRecord, VmMachineRecord
+from hfsched.vmm.records import READABLE, MachineRecord, VmMachineRecord
 
 if TYPE_CHECKING:
     from hfsched.vcpu.engines import EngineId
@@ -62,13 +62,18 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
                 cpus=cpus,
                 counter=vm.record.space.counter(),
                 services=machine.services.save(vm.name),
+                generation=made.generation,
             )
         )
     primary = machine.hypervisor.registry.primary
     with primary.lock:
         saved = primary.save()
     return MachineRecord(
-        name=machine.spec.name, vms=tuple(vms), primary=saved, ports=machine.ports.save()
+        name=machine.spec.name,
+        vms=tuple(vms),
+        primary=saved,
+        ports=machine.ports.save(),
+        held=machine.user_hold.held(),
     )
 
 
@@ -100,7 +105,7 @@ def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
     The guests' counters go on `passed` ns after where they were.
     Raises UserError for a record of another machine, and for state that no machine can have.
     """
-    check(record.version == MACHINE_RECORD, f"a machine's record of version {record.version}")
+    check(record.version in READABLE, f"a machine's record of version {record.version}")
     names = [each.spec.name for each in record.vms]
     check(names == machine.vm_names(), f"it is of the VMs {', '.join(names)}")
     for vm, saved in zip(machine.assembly.vms, record.vms, strict=True):

@@ -20,7 +20,8 @@ from hfsched.swap.report.footprint import held
 from hfsched.text import one_line
 from hfsched.vmm import saving
 from hfsched.vmm.attempt import Base, Watch
-from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
+from hfsched.vmm.generation import signal_change
+from hfsched.vmm.records import MACHINE_RECORD, READABLE, MachineRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -83,7 +84,9 @@ class Capture:
                 raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
         subject = subject_of(machine, wish.created)
         self._machine = machine
-        self._writer = LayerWriter(wish.name, *files, subject, codec=wish.codec, **watch._asdict())
+        self._writer = LayerWriter(
+            wish.called, *files, subject, codec=wish.codec, **watch._asdict()
+        )
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._left = COPIED_MAX // PAGE_SIZE
         if expected is None:
@@ -205,9 +208,9 @@ def record_of(chain: Chain) -> MachineRecord:
     component = chain.state.get(MACHINE)
     if component is None:
         raise SnapshotError(f"{name}: it has no machine's state")
-    if component.version != MACHINE_RECORD:
+    if component.version not in READABLE:
         raise SnapshotError(
-            f"{name}: a machine's state of version {component.version}: {MACHINE_RECORD} is known here"
+            f"{name}: a machine's state of version {component.version}: up to {MACHINE_RECORD} is known here"
         )
     try:
         return msgspec.msgpack.decode(component.data, type=MachineRecord)
@@ -240,6 +243,7 @@ def restore(
             for vm in machine.assembly.vms:
                 _fill(machine.rams[vm.name], chain, chain.number(vm.name))
         saving.restore(machine, record, passed)
+        signal_change(vm for vm in machine.assembly.vms if machine.made[vm.name].generation)
         if name is not None:
             machine.snapshots.begin_at(Base(name, chain.newest.hash))
     except BaseException:

@@ -113,8 +113,8 @@ class Cpu:
         return self._space.ram.size
 
     def read(self, ipa: int, size: int) -> bytes:
-        """Read the VM's memory; no permission is checked (yield `Load` for that)."""
-        ram, offset = self._space.ram, ipa - self._space.base
+        """Read what is mapped; no permission is checked (yield `Load` for that)."""
+        ram, offset = self._space.place(ipa, size)
         if self._tape is None:
             return ram.read(offset, size)
         return self._tape.take(b"%d %d" % (ipa, size), lambda: ram.read(offset, size))
