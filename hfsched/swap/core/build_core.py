@@ -68,6 +68,7 @@ void hfs_count(struct hfs_table *table, struct hfs_counts *counts);
 
 int hfs_uffd_open(int user_mode_only);
 int hfs_uffd_probe(int uffd);
+int hfs_alarm_open(void);
 int hfs_zap(uint64_t address, uint64_t size);
 const char *hfs_tier_problem(void);
 

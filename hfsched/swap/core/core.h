@@ -181,6 +181,8 @@ const char *hfs_tier_problem(void);
  * 6.7).  -EPERM: no permission.
  */
 int hfs_uffd_open(int user_mode_only);
+/* Return a new eventfd for hfs_set_stored, or -errno. */
+int hfs_alarm_open(void);
 /* Probe a userfaultfd.  0: its process lives; -ESRCH: it is dead. */
 int hfs_uffd_probe(int uffd);
 /* Unmap a part of a shared mapping of this process; the pages stay in its file.  -EINVAL: mlocked. */

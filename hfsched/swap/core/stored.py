@@ -14,6 +14,7 @@ from contextlib import ExitStack
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import sealed_memfd
+from hfsched.swap.core.device import core
 from hfsched.swap.core.table import DAMAGED_OFFSET, PHASE_OFFSET, SETTLED, CoreTable
 
 __all__ = ["FRAME_PAGES", "LAYERS_MAX", "StoredPages", "packed_frames"]
@@ -69,7 +70,9 @@ class StoredPages:
                 self.frames = sealed_memfd("hfsched:frames", len(data))
                 undo.callback(os.close, self.frames)
                 written = os.pwrite(self.frames, data, 0)
-                self.alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self.alarm = core().lib.hfs_alarm_open()
+                if self.alarm < 0:
+                    raise OSError(-self.alarm, os.strerror(-self.alarm))
                 undo.callback(os.close, self.alarm)
             except OSError as exc:
                 raise UserError(f"swap: the pages of a snapshot: {exc.strerror}") from exc
