@@ -329,9 +329,9 @@ class _Machine:
 
     @property
     def _undoes(self) -> bool:
-        """Whether an Enable that fails leaves nothing staged: no process dies, and nobody else asks."""
+        """Whether an Enable that fails leaves nothing staged: nobody else asks, and no second failure undoes that."""
         scenario = self._scenario
-        return not (scenario.beside or scenario.deaths or scenario.bugs)
+        return not (scenario.beside or scenario.bugs)
 
     def _close(self) -> None:
         self._runtime.point("aborted", self.gate, condition=lambda: self.gate.aborted)

@@ -31,11 +31,10 @@ class SetupStep:
 def setup_steps(
     resources: Resources,
     members: Sequence[RegisteredMember],
-    move: MonitorRequest | None,
     *,
     fresh: bool,
 ) -> list[SetupStep]:
-    """Return what a new monitor is asked for: the resources, the members, and the move that is due.
+    """Return what a new monitor is asked for: to begin with the resources, and to serve the members.
 
     `fresh`: it is the first one.
     """
@@ -46,8 +45,6 @@ def setup_steps(
         words, fds = words[RESOURCES_MAX:], fds[RESOURCES_MAX:]
     steps.append(SetupStep(Begin(fresh=fresh, resources=words), fds))
     steps += [SetupStep(known.request(), known.member.descriptors()) for known in members]
-    if move is not None:
-        steps.append(SetupStep(move))
     return steps
 
 
