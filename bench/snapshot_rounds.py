@@ -154,9 +154,10 @@ class Guests:
 
 
 def _answer(port: Connection, text: bytes) -> str:
-    """Return the answer to a status; a `go` that has ended may say so first."""
+    """Return the answer to a status; a `go` may say first that no other guest has greeted in time."""
     port.send(text, timeout=_WITHIN)
-    return port.recv(timeout=_WITHIN).decode()
+    answer = port.recv(timeout=_WITHIN)
+    return (port.recv(timeout=_WITHIN) if answer == b"no peers" else answer).decode()
 
 
 class Rounds:
