@@ -232,7 +232,7 @@ class Rounds:
         if ending == "swapped":
             self._move_out(run)
         if ending == "left":
-            self._kill_client(run, made)
+            self._kill_client(run, self._directory / f"left{self._number}")
         if ending == "torn":
             self._kill_while_writing(run, made)
             talk.read_to_the_end()
@@ -278,8 +278,8 @@ class Rounds:
         time.sleep(self._drawn.random() * 0.03)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        if made.exists():  # it came to its end before
-            shutil.rmtree(made)
+        if made.exists():  # it came to its end before, and the next one may be based on it
+            self._below.append(made)
         run.look()
 
     def _kill_while_writing(self, run: LiveRun, made: Path) -> None:
