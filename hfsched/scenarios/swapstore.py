@@ -295,6 +295,10 @@ class Store:
         """See `Pages.shrink`."""
         return Progress(0, done=True)
 
+    def quiesce(self) -> None:
+        """See `Pages.quiesce`."""
+        self._memory.at("quiesce", self._memory.uffd, lambda: not self._memory.uffd.serving)
+
     def counts(self) -> Counts:
         """See `Pages.counts`."""
         memory = self._memory

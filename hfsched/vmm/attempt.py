@@ -71,7 +71,10 @@ class Underway(Struct, frozen=True):
 
 
 class Writing(Protocol):
-    """A snapshot on its way into two open files."""
+    """A snapshot on its way into two open files; `close` it in the end, whatever has happened."""
+
+    def prepare(self, deadline: int | None) -> None:
+        """Make ready for `copy`, while the machine runs; raises UserError."""
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         """Copy the suspended machine: what is `dirty` since `base`, or all of it.
@@ -81,6 +84,9 @@ class Writing(Protocol):
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
         """Write what was copied; return the index's hash, and what the user may want to know."""
+
+    def close(self) -> None:
+        """Free everything."""
 
 
 class Watch(NamedTuple):

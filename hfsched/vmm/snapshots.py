@@ -150,10 +150,12 @@ class Snapshots:
         suspension, runtime = self._machine.suspension, self._runtime
         wish = attempt.wish
         suspended = False
+        writing: Writing | None = None
         try:
             expected = None if wish.parent is None else self._expected
             watch = Watch(unwanted, told)
             writing = self._write(self._machine, files, wish, expected, watch)
+            writing.prepare(deadline)
             notices = self._freeze(attempt, deadline)
             if unwanted():
                 raise SnapshotError(f"{wish.name}: cancelled")
@@ -182,6 +184,9 @@ class Snapshots:
                 self._resume(wish)
             self._thaw(attempt)
             raise
+        finally:
+            if writing is not None:
+                writing.close()
         on = None if attempt.dirty is None else wish.parent
         if wish.held:
             paused = runtime.now() - began

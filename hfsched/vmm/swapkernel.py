@@ -16,9 +16,10 @@ from hfsched.memory.dirty import TrackedProcess, TrackedRange
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.mainmember import MainMember
-from hfsched.swap.core import device
+from hfsched.swap.core import device, guestpages
 from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.pagemap import open_pagemap
+from hfsched.swap.core.pagereader import PageReader
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.core.table import TRACKED_OFFSET, CoreTable, entry_offset, table_size
@@ -27,7 +28,7 @@ from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging, State
 from hfsched.swap.pages.store import Phase
 from hfsched.swap.protocol.messages import Region
-from hfsched.swap.report.footprint import Footprint
+from hfsched.swap.report.footprint import Footprint, allocated
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
@@ -133,6 +134,18 @@ class SwapKernel:
         pages = self.stores.pages
         with mmap.mmap(self.stores.table, table_size(pages), prot=mmap.PROT_READ) as table:
             return table[entry_offset(0) : entry_offset(pages) : 8]  # the lowest byte of each entry
+
+    def used(self) -> int:
+        """Return how many pages are not zero, about, wherever they are."""
+        out = (State.FILE.value, State.COMPRESSED.value)
+        there = sum(map(allocated, self._memfds)) // PAGE_SIZE
+        states = self.states()
+        return there + sum(states.count(state) for state in out)
+
+    def reader(self, pause: Callable[[], None]) -> PageReader:
+        """Return what reads pages where they are; `pause` waits for a moment."""
+        regions = [guestpages.Region(fd, os.fstat(fd).st_size // PAGE_SIZE) for fd in self._memfds]
+        return PageReader(self.stores, regions, pause)
 
 
 def parts_of(rams: Mapping[str, Ram]) -> list[Part]:

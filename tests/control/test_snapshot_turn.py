@@ -137,6 +137,7 @@ class FakeMachine:
         self.error: Exception | None = None
         self.layers: list[DirtyPages | None] = []
         self.expected: list[int | None] = []
+        self.prepared = self.closed = 0
         self.dirty = Dirty()
         self.services = Services()
         self.ports = Ports()
@@ -176,6 +177,10 @@ class Writing:
         self._watch = watch
         self._machine.expected.append(expected)
 
+    def prepare(self, deadline: int | None) -> None:
+        assert deadline is not None
+        self._machine.prepared += 1
+
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         assert self._machine.paused
         assert self._machine.ports.held is self._wish.held
@@ -196,6 +201,9 @@ class Writing:
             os.write(fd, data)
         self._watch.progress(Memory.size)
         return HASH, (f"codec {wish.codec}",)
+
+    def close(self) -> None:
+        self._machine.closed += 1
 
 
 class Served:
@@ -586,6 +594,7 @@ def test_after_an_error_nothing_is_left(served: Served, tmp_path: Path) -> None:
     ):
         take(served.path, str(tmp_path / "s"), Wanted(within_ms=20), time.monotonic() + WITHIN)
     assert list(tmp_path.iterdir()) == []
+    assert served.machine.prepared == served.machine.closed == 2
     (tmp_path / "s").mkdir()
     served.machine.error = None
     refused(served, tmp_path, "s: there is one already: choose another name$")

@@ -111,6 +111,9 @@ class FakePages:
         self.file -= moved
         return Progress(moved, done=not self.file, problem=self.problem)
 
+    def quiesce(self) -> None:
+        self._raise()
+
     def counts(self) -> Counts:
         if self.error is not None:
             raise self.error

@@ -12,6 +12,7 @@ from hfsched.swap.protocol.messages import (
     Begin,
     Failed,
     Give,
+    Hold,
     MonitorAnswer,
     MonitorRequest,
     Refused,
@@ -34,10 +35,11 @@ def setup_steps(
     move: MonitorRequest | None,
     *,
     fresh: bool,
+    held: bool = False,
 ) -> list[SetupStep]:
     """Return what a new monitor is asked for: the resources, the members, and the move that is due.
 
-    `fresh`: it is the first one.
+    `fresh`: it is the first one; `held`: moves wait.
     """
     steps = []
     words, fds = resources.words, resources.fds
@@ -46,6 +48,8 @@ def setup_steps(
         words, fds = words[RESOURCES_MAX:], fds[RESOURCES_MAX:]
     steps.append(SetupStep(Begin(fresh=fresh, resources=words), fds))
     steps += [SetupStep(known.request(), known.member.descriptors()) for known in members]
+    if held:
+        steps.append(SetupStep(Hold()))
     if move is not None:
         steps.append(SetupStep(move))
     return steps

@@ -34,6 +34,8 @@ from hfsched.swap.protocol.messages import (
     Enable,
     Exit,
     Give,
+    GoOn,
+    Hold,
     MonitorAnswer,
     MonitorRequest,
     Refused,
@@ -73,6 +75,7 @@ class MonitorSupervisor:
         self._process: Process | None = None
         self._talk: Conversation | None = None  # None: there is no monitor
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
+        self._held = False  # moves wait, in every monitor
         self._begun = False  # a monitor has used the resources before,
         self._served = False  # and a monitor has served faults
         self._setup: list[SetupStep] = []  # to be done before it serves; the first is under way
@@ -96,7 +99,7 @@ class MonitorSupervisor:
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
         return (
             None if self._talk is None else self._talk.key(),
-            (self._begun, self.takeovers),
+            (self._begun, self.takeovers, self._held),
             tuple(name_of(step.request) for step in self._setup),
             (self._served, self._bad_starts, self.start_at, self._failures, self.failed),
             self.irreplaceable,
@@ -135,6 +138,8 @@ class MonitorSupervisor:
             if discard and not self.serving:
                 self._kill()
                 return Done()
+            if isinstance(job.request, GoOn):
+                self._held = False  # whatever becomes of this one
             self.ensure(job.deadline, name_of(job.request))
             if isinstance(job.request, Enable):
                 self._prepare_enable()
@@ -249,7 +254,11 @@ class MonitorSupervisor:
             raise
         self.start_at = None
         self._setup = setup_steps(
-            self._resources, self.members, self._accepted_move, fresh=not self._begun
+            self._resources,
+            self.members,
+            self._accepted_move,
+            fresh=not self._begun,
+            held=self._held,
         )
         return self._talk
 
@@ -273,6 +282,8 @@ class MonitorSupervisor:
             self._refused(request.member, refusal(answer))
         # The move that was accepted last is refused if it was done before.
         del self._setup[0]
+        if isinstance(request, Hold) and not self._held:
+            self._setup.insert(0, SetupStep(GoOn()))  # it was asked for meanwhile
         if self._setup:
             assert self._talk is not None
             self._send_step(self._talk)
@@ -334,6 +345,8 @@ class MonitorSupervisor:
                 )
             case Enable(), Done():
                 self._forget_failures()
+            case Hold(), Done():
+                self._held = True
             case ((Trim() | SwapOut() | Disable()), Done()):
                 self._forget_failures()
                 self._accepted_move = job.request

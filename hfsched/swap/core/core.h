@@ -22,6 +22,7 @@
  *     fault enable trim out in discard takeover    one fault; the worker's functions
  *     worker                                       what the worker's functions share
  *     members                                      processes that map guest memory
+ *     peek                                         pages as they are, wherever they are
  *     memory stores ahead turn                     guest memory; file and tier; read-ahead; turns
  *     table uffd bits                              page table; userfaultfd requests; bitmaps
  *
@@ -38,6 +39,7 @@
 #define HFS_REGIONS 1024 /* at most, in one object */
 #define HFS_MEMBERS 64	 /* at most, at one time */
 #define HFS_QUEUE 4096	 /* faults that are read and not served yet, at most */
+#define HFS_RUN 512	 /* pages in one write or read: 2 MiB */
 
 /* HFS_FREE: no such member; HFS_DEAD: its process has ended, and it waits to be removed. */
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD };
@@ -158,6 +160,16 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap); /* enum hfs_phase */
 int64_t hfs_in_memory(struct hfs *swap); /* pages that the regions' memfds hold */
+
+/*
+ * Read pages as they are, wherever they are: from `first` on, of one kind, at most `count`, and at most
+ * HFS_RUN.  Returns how many, at least one; `*zero`: they are zero, and `buffer`, which has room for `count`
+ * pages, was not written.  Nothing is brought in and no entry changes.  It is right while no page leaves memory,
+ * that is while no worker runs; faults may occur, and another monitor may take over meanwhile: an entry that
+ * has changed is looked at again.  For one thread of an object.  -EAGAIN: the first page is on its way;
+ * -EIO: its copy is none; other errors are of the file or of memory.
+ */
+int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
 
 /* Of the process. */
 

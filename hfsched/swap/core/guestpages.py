@@ -27,7 +27,7 @@ from hfsched.swap.pages.store import (
     ShortageError,
 )
 
-__all__ = ["AROUND", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
+__all__ = ["AROUND", "GuestPages", "Liveness", "Region", "new_swap", "open_userfault", "zap"]
 
 _PAGE = 4096
 AROUND = 8  # pages that may come with a fault
@@ -95,31 +95,7 @@ class GuestPages:
         self._stores = stores
         self._regions = tuple(regions)
         self.tier_problem = tier_problem() if stores.tier is not None else "not configured"
-        copy = stores.staging is Staging.COPY
-        self._swap = self._lib.hfs_new(stores.table, stores.pages, copy, around)
-        if self._swap == self._core.ffi.NULL:
-            self._check(-self._core.ffi.errno, "the page store")
-        try:
-            self._configure()
-        except BaseException:
-            self.close()
-            raise
-
-    def _configure(self) -> None:
-        for region in self._regions:
-            self._check(self._lib.hfs_add_region(self._swap, region.fd, region.pages), "a region")
-        file = self._stores.file
-        if file is not None:
-            self._lib.hfs_set_file(self._swap, file.out, file.into)
-        if self._stores.staged is not None:
-            self._check(self._lib.hfs_set_staging(self._swap, self._stores.staged), "staging")
-        if self.tier_problem is None:
-            self._check(
-                self._lib.hfs_set_tier(
-                    self._swap, self._stores.tier, self._stores.tier_size, _TIER_LIMIT
-                ),
-                "the compressed tier",
-            )
+        self._swap = new_swap(stores, regions, around)
 
     # Members
 
@@ -303,6 +279,34 @@ class GuestPages:
         return member
 
     def _check(self, result: int, what: str) -> None:
-        if result < 0:
-            kind = ShortageError if -result in SHORTAGES else InternalError
-            raise kind(f"swap: {what}: {os.strerror(-result)}")
+        _check(result, what)
+
+
+def new_swap(stores: Stores, regions: Sequence[Region], around: int) -> Any:
+    """Return the C core's object, configured, for `hfs_free`; raises ShortageError, InternalError."""
+    lib, ffi = core().lib, core().ffi
+    swap = lib.hfs_new(stores.table, stores.pages, stores.staging is Staging.COPY, around)
+    if swap == ffi.NULL:
+        _check(-ffi.errno, "the page store")
+    try:
+        for region in regions:
+            _check(lib.hfs_add_region(swap, region.fd, region.pages), "a region")
+        if stores.file is not None:
+            lib.hfs_set_file(swap, stores.file.out, stores.file.into)
+        if stores.staged is not None:
+            _check(lib.hfs_set_staging(swap, stores.staged), "staging")
+        if stores.tier is not None and tier_problem() is None:
+            _check(
+                lib.hfs_set_tier(swap, stores.tier, stores.tier_size, _TIER_LIMIT),
+                "the compressed tier",
+            )
+    except BaseException:
+        lib.hfs_free(swap)
+        raise
+    return swap
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        kind = ShortageError if -result in SHORTAGES else InternalError
+        raise kind(f"swap: {what}: {os.strerror(-result)}")

@@ -14,7 +14,6 @@
 #include "core.h"
 #include "table.h"
 
-#define HFS_RUN 512	  /* pages in one write or read: 2 MiB */
 #define HFS_AROUND_MAX 64 /* pages that may come with a fault */
 
 struct hfs_region {

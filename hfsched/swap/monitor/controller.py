@@ -34,6 +34,8 @@ from hfsched.swap.protocol.messages import (
     Failed,
     GetStatus,
     Give,
+    GoOn,
+    Hold,
     Metrics,
     MonitorAnswer,
     MonitorRequest,
@@ -97,6 +99,7 @@ class Controller:
         self._slow = False  # whether the file is truncated in steps
         self._final = False  # whether no faults will be served after the release
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
+        self._held = False  # between Hold and GoOn: no page is moved
         self._exiting = False
         self.ended = False  # Exit has been carried out, or there was an internal error
         self.state = self._state_from_table()
@@ -105,12 +108,15 @@ class Controller:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
         cleaning = (self._slow, self._final, self._clean_at, self._wait_until)
-        return (self.state.value, members, self._moves.key(), cleaning, self._exiting, self.ended)
+        ends = (self._held, self._exiting, self.ended)
+        return (self.state.value, members, self._moves.key(), cleaning, *ends)
 
     @property
     def due(self) -> int | None:
         """When `work` has something to do: a time (ns), 0 for now, None: not before a request."""
-        return self._wait_until if self.state in _MOVING else self._clean_at
+        if self.state in _MOVING:
+            return None if self._held else self._wait_until
+        return self._clean_at
 
     # Requests.
 
@@ -154,7 +160,15 @@ class Controller:
                 return self._disable(slow=slow)
             case Discard(first=first, count=count):
                 return self._discard(request, first, count)
+            case Hold():
+                self._pages.quiesce()
+                self._held = True
+                return Done()
+            case GoOn():
+                self._held = False
+                return Done()
             case Exit():
+                self._held = False
                 self._disable(slow=False, final=True)
                 self._exiting = True
                 return None if self.state in _MOVING else self._exited()
@@ -254,6 +268,7 @@ class Controller:
                 self._processes.drop(number)
         if not self._members:
             return False
+        self._held = False
         self.ended = False  # after an internal error it tries again: nobody else can
         idle = self.state is State.READY
         self._disable(slow=False, final=True)

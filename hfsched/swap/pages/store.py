@@ -169,3 +169,7 @@ class Pages(Protocol):
     def counts(self) -> Counts:
         """Count pages and events; callable at any time."""
         ...
+
+    def quiesce(self) -> None:
+        """Wait until each fault that is being served has been served."""
+        ...

@@ -40,6 +40,8 @@ __all__ = [
     "Failed",
     "GetStatus",
     "Give",
+    "GoOn",
+    "Hold",
     "Message",
     "Metrics",
     "MonitorAnswer",
@@ -179,6 +181,17 @@ class Discard(Message, frozen=True, tag="discard"):
     count: Annotated[int, Meta(gt=0, le=DISCARD_MAX)]
 
 
+class Hold(Message, frozen=True, tag="hold"):
+    """Move no page until GoOn: a move that is under way waits, and no fault is half served when this is answered.
+
+    Enable and Discard, which move pages at once, are not asked for meanwhile.
+    """
+
+
+class GoOn(Message, frozen=True, tag="go-on"):
+    """Let moves go on after Hold."""
+
+
 class GetStatus(Message, frozen=True, tag="status"):
     """Return the status."""
 
@@ -206,6 +219,8 @@ MonitorRequest: TypeAlias = (
     | SwapOut
     | Disable
     | Discard
+    | Hold
+    | GoOn
     | GetStatus
     | Collect
     | Exit

@@ -1,0 +1,155 @@
+"""While moves are held no page is moved and commands are refused, whatever becomes of the monitor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from progress import QUIET
+
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.protocol.messages import Disable, Done, Exit, GoOn, Hold, State, SwapOut, Trim
+
+from .clientworld import World, begin
+from .fakes import Machine, Plan, register
+
+WHY = "the snapshot monday is being taken"
+
+
+@pytest.mark.parametrize("move", [Trim(), SwapOut(), Disable()])
+def test_a_move_waits_and_goes_on(move: Trim | SwapOut | Disable) -> None:
+    machine = Machine()
+    answer = machine.controller.answer
+    answer(register(0))
+    machine.controller._enable()
+    machine.controller._zapped(Hold(), 0)
+    machine.pages.staged = 5000
+    answer(move)
+    machine.controller.work()
+    state, staged = machine.controller.state, machine.pages.staged
+    assert answer(Hold()) == Done()
+    assert machine.controller.due is None
+    machine.work()
+    assert (machine.controller.state, machine.pages.staged) == (state, staged)
+    assert answer(GoOn()) == Done()
+    machine.work()
+    assert machine.controller.state is not state
+
+
+def test_an_exit_ends_it() -> None:
+    machine = Machine()
+    machine.controller.answer(register(0))
+    machine.controller._enable()
+    machine.controller.answer(Hold())
+    machine.controller.answer(Exit())
+    machine.work()
+    assert machine.controller.ended
+
+
+@pytest.mark.parametrize("command", ["enable", "trim", "out", "disable", "discard"])
+def test_commands_are_refused_by_name_and_accepted_after_it(world: World, command: str) -> None:
+    client = world.client
+    client.enable()
+    commands: dict[str, Callable[[], object]] = {
+        "enable": client.enable,
+        "trim": client.trim,
+        "out": client.swap_out,
+        "disable": client.disable,
+        "discard": lambda: client.discard(0, 5),
+    }
+    client.hold(WHY)
+    world.log.clear()
+    with pytest.raises(SwapError, match=f"^{command}: {WHY}$"):
+        commands[command]()
+    with pytest.raises(SwapError, match=f"^hold: {WHY}$"):
+        client.hold("another one")
+    assert client.status().state is State.PENDING
+    assert "suspend" not in world.log
+    assert command not in world.log
+    client.go_on()
+    commands[command]()
+    assert command in world.log
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_next_monitor_is_held_too(worlds: list[World], when: str) -> None:
+    world = begin(worlds, Plan("status", when))
+    client = world.client
+    client.enable()
+    world.runtime.pages.staged = 5000
+    client.hold(WHY)
+    client.status()
+    world.runtime.wait_for("hold", 2)
+    with pytest.raises(SwapError, match=f"^out: {WHY}$"):
+        client.swap_out()
+    client.go_on()
+    client.swap_out()
+    world.wait_until(State.ACTIVE)
+
+
+def test_a_move_is_not_done_again_by_the_next_monitor_before_it_goes_on(
+    worlds: list[World],
+) -> None:
+    world = begin(worlds, Plan("collect", "before"))
+    client = world.client
+    client.enable()
+    world.runtime.pages.staged = 5000
+    world.runtime.pages.held_up = True  # it has moved nothing yet
+    client.swap_out()
+    client.hold(WHY)
+    world.runtime.pages.held_up = False
+    client.collect()
+    assert client.status().state is State.SWAPPING_OUT
+    assert world.runtime.pages.staged == 5000
+    assert world.log.index("hold") < len(world.log) - 1 - world.log[::-1].index("out")
+    client.go_on()
+    world.wait_until(State.ACTIVE)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_name", ["hold", "go-on"])
+def test_a_monitor_may_die_of_it(worlds: list[World], request_name: str, when: str) -> None:
+    world = begin(worlds, Plan(request_name, when))
+    client = world.client
+    client.enable()
+    world.runtime.pages.staged = 5000
+    client.hold(WHY)
+    client.go_on()
+    client.swap_out()
+    world.wait_until(State.ACTIVE)
+
+
+def test_a_monitor_that_does_not_answer_holds_nothing(worlds: list[World]) -> None:
+    world = begin(worlds, Plan("hold", "deaf"))
+    client = world.client
+    with pytest.raises(SwapError, match=r"^hold: the monitor did not answer in time$"):
+        client.hold(WHY, world.runtime.now() + 50_000_000)
+    client.enable()
+    client.swap_out()
+    world.wait_until(State.ACTIVE)
+
+
+def test_it_waits_for_the_end_of_an_enable(world: World) -> None:
+    go, began = threading.Event(), threading.Event()
+    member = world.members[0]
+    zap = member.zap
+
+    def slowly() -> None:
+        began.set()
+        assert go.wait(QUIET)
+        zap()
+
+    member.zap = slowly  # type: ignore[method-assign]
+    enabling = threading.Thread(target=world.client.enable)
+    enabling.start()
+    assert began.wait(QUIET)
+    with pytest.raises(SwapError, match=r"^hold: an enable did not end in time$"):
+        world.client.hold(WHY, world.runtime.now() + 20_000_000)
+    holding = threading.Thread(target=world.client.hold, args=(WHY,))
+    holding.start()
+    go.set()
+    enabling.join(QUIET)
+    holding.join(QUIET)
+    assert world.log.index("hold") > world.log.index("zapped 1")
+    assert world.client.status().state is State.PENDING
