@@ -162,7 +162,7 @@ class Store:
             table.take_over(page.number, in_memory=page.memory is not None, settled=settled)
             self._free_slots(page)
 
-    def stage(self) -> int:
+    def stage(self, *, again: bool = False) -> int:  # noqa: ARG002 - it looks at each page anyway
         """See `Pages.stage`."""
         self._may_fail()
         memory = self._memory
@@ -185,6 +185,16 @@ class Store:
         self._may_fail()
         self._memory.at("settle", self._memory.phase)
         self._memory.phase.phase = Phase.SETTLED
+
+    def unstage(self) -> None:
+        """See `Pages.unstage`."""
+        self._may_fail()
+        for page in self._memory.pages:
+            self._memory.at("unstage", page)
+            self._memory.table.unstage(page.number)
+        self._memory.at("settle", self._memory.phase)
+        if self._memory.phase.phase is Phase.MARKED:
+            self._memory.phase.phase = Phase.SETTLED
 
     def trim(self, limit: int) -> Progress:  # noqa: ARG002 - there are few
         """See `Pages.trim`."""

@@ -38,7 +38,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     """What is asked for: the layer's name, for errors, the time (ns since 1970), the codec; `held`: see the module.
 
     `incremental`: only what has changed since the snapshot `parent`, if that can be known; there is no
-    parent where `Snapshots.base` is None.
+    parent where `Snapshots.base` is None.  `live`: memory is written when the guests run again, if that can be done.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     held: bool = False
     incremental: bool = False
     parent: Base | None = None
+    live: bool = False
 
 
 class Written(Struct, frozen=True, kw_only=True):
@@ -73,17 +74,17 @@ class Underway(Struct, frozen=True):
 class Writing(Protocol):
     """A snapshot on its way into two open files; `close` it in the end, whatever has happened."""
 
-    def prepare(self, deadline: int | None) -> None:
-        """Make ready for `copy`, while the machine runs; raises UserError."""
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        """Make ready for `copy`, while the machine runs; return what the user may want to know.  Raises UserError."""
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
-        """Copy the suspended machine: what is `dirty` since `base`, or all of it.
+        """Copy the suspended machine, or see to it that it can be written as it is now: what is `dirty` since `base`, or all of it.
 
         Raises UserError if it cannot be saved by the deadline (ns), or written, or is cancelled.
         """
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
-        """Write what was copied; return the index's hash, and what the user may want to know."""
+        """Write it; return the index's hash, and what the user may want to know."""
 
     def close(self) -> None:
         """Free everything."""

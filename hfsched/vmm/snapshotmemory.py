@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from hfsched.errors import SnapshotError
@@ -14,7 +13,7 @@ from hfsched.swap.report.footprint import held
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.memory.writeprotect import Run
-    from hfsched.swap.core.pagereader import PageReader
+    from hfsched.swap.core.pagereader import OwedPages
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["MappedMemory", "SnapshotMemory", "SwappedMemory"]
@@ -28,8 +27,11 @@ class SnapshotMemory(Protocol):
     def expected(self) -> int:
         """Return how many pages are not zero, about."""
 
-    def prepare(self, deadline: int | None) -> None:
-        """Make ready to be read, while the machine runs; raises SnapshotError.  `close` must follow."""
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        """Make ready to be read, while the machine runs; return what the user may want to know.
+
+        Raises SnapshotError.  `close` must follow.
+        """
 
     def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
         """Yield {first page, pages, zero} of runs of pages, which come in order."""
@@ -57,8 +59,10 @@ class MappedMemory:
             end - first for ram in rams for first, end in held(ram.fd, ram.size // PAGE_SIZE)
         )
 
-    def prepare(self, deadline: int | None) -> None:
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
         """See `SnapshotMemory`."""
+        del deadline
+        return ()
 
     def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
         """See `SnapshotMemory`: what is not allocated is zero, and is not read, which would allocate it."""
@@ -92,14 +96,14 @@ class SwappedMemory:
     def __init__(self, swap: MachineSwap, name: str) -> None:
         self._swap = swap
         self._name = name
-        self._reader: PageReader | None = None
+        self._reader: OwedPages | None = None
         self._held = False
 
     def expected(self) -> int:
         """See `SnapshotMemory`."""
         return self._swap.backing.used()
 
-    def prepare(self, deadline: int | None) -> None:
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
         """See `SnapshotMemory`."""
         try:
             self._swap.hold(self._name, deadline)
@@ -109,6 +113,7 @@ class SwappedMemory:
         except SwapError as exc:
             raise SnapshotError(f"{self._name}: swap: {exc}") from exc
         self._reader = self._swap.reader()
+        return ()
 
     def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
         """See `SnapshotMemory`."""
@@ -128,5 +133,4 @@ class SwappedMemory:
             self._reader = None
         if self._held:
             self._held = False
-            with suppress(SwapError):
-                self._swap.client.go_on()
+            self._swap.client.go_on()

@@ -155,8 +155,8 @@ class Snapshots:
             expected = None if wish.parent is None else self._expected
             watch = Watch(unwanted, told)
             writing = self._write(self._machine, files, wish, expected, watch)
-            writing.prepare(deadline)
-            notices = self._freeze(attempt, deadline)
+            notices = writing.prepare(deadline)
+            notices += self._freeze(attempt, deadline)
             if unwanted():
                 raise SnapshotError(f"{wish.name}: cancelled")
             suspension.suspend(HOLDER, deadline, frozen=True)

@@ -19,14 +19,16 @@ from hfsched.snapshot.layer import LayerWriter, Subject, Vm
 from hfsched.text import one_line
 from hfsched.vmm import saving
 from hfsched.vmm.attempt import Base, Watch
+from hfsched.vmm.livememory import LiveMemory
 from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
 from hfsched.vmm.snapshotmemory import MappedMemory, SnapshotMemory, SwappedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from hfsched.memory.dirty import DirtyPages
     from hfsched.memory.ram import Ram
+    from hfsched.memory.writeprotect import Run
     from hfsched.vmm.assembly import AssembledVm
     from hfsched.vmm.attempt import Wish
     from hfsched.vmm.machine import Machine
@@ -80,10 +82,9 @@ class Capture:
         subject = subject_of(machine, wish.created)
         self._machine = machine
         self._writer = LayerWriter(wish.name, *files, subject, codec=wish.codec, **watch._asdict())
-        self._memory: SnapshotMemory = (
-            MappedMemory(machine.rams)
-            if machine.swap is None
-            else SwappedMemory(machine.swap, wish.name)
+        self._memory, self._notices = _memory_of(machine, wish)
+        self._runs: Mapping[str, Sequence[Run]] | None = (
+            None  # of pages that are written at the end
         )
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._left = COPIED_MAX // PAGE_SIZE
@@ -92,9 +93,9 @@ class Capture:
         self._room = _room(min(expected, self._left))
         self._written: memoryview | None = None  # pages that are written at once
 
-    def prepare(self, deadline: int | None = None) -> None:
-        """Make ready for `copy`, while the machine runs; raises SnapshotError."""
-        self._memory.prepare(deadline)
+    def prepare(self, deadline: int | None = None) -> tuple[str, ...]:
+        """Make ready for `copy`, while the machine runs; return what the user may want to know; raises SnapshotError."""
+        return self._notices + self._memory.prepare(deadline)
 
     def copy(
         self,
@@ -104,16 +105,24 @@ class Capture:
     ) -> None:
         """Copy the machine, whose suspension the caller holds, frozen: what is `dirty` since `base`, or all of it.
 
+        What is live is kept as it is, and not copied.
         Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns), or written.
         """
         machine = self._machine
         if base is not None and dirty is not None:
             self._writer.parent = Parent(base.name, base.hash)
         self._record = saving.save(machine, deadline)
+        runs: Mapping[str, Sequence[Run]] = {
+            name: [(0, ram.size // PAGE_SIZE)] for name, ram in machine.rams.items()
+        }
+        if dirty is not None:
+            runs = dirty.runs
+        if isinstance(self._memory, LiveMemory) and self._memory.live:
+            self._memory.keep(deadline, runs)
+            self._runs = runs
+            return
         for number, vm in enumerate(machine.assembly.vms):
-            whole = [(0, machine.rams[vm.name].size // PAGE_SIZE)]
-            runs = whole if dirty is None else dirty.runs[vm.name]
-            for first, count, zero in self._memory.parts(vm.name, runs):
+            for first, count, zero in self._memory.parts(vm.name, runs[vm.name]):
                 if zero:
                     self._writer.put_zeros(number, first, count)
                 else:
@@ -145,10 +154,12 @@ class Capture:
         return self._written[: pages * PAGE_SIZE]
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
-        """Write what was copied; return the index's hash, and what the user may want to know.
+        """Write what was copied or kept; return the index's hash, and what the user may want to know.
 
-        Raises SnapshotError.
+        Raises UserError (SnapshotError).
         """
+        if self._runs is not None:
+            self._write_kept(self._runs)
         self._memory.close()
         for vm, first, pages in self._copies:
             self._writer.put(vm, first, pages)
@@ -157,9 +168,32 @@ class Capture:
         found = self._writer.finish({MACHINE: record})
         return found, () if self._writer.warning is None else (self._writer.warning,)
 
+    def _write_kept(self, runs: Mapping[str, Sequence[Run]]) -> None:
+        assert isinstance(self._memory, LiveMemory)
+        room = _room(_PART)
+        for number, vm in enumerate(self._machine.assembly.vms):
+            for first, count, pages in self._memory.taken(vm.name, runs[vm.name], room):
+                if pages is None:
+                    self._writer.put_zeros(number, first, count)
+                else:
+                    self._writer.put(number, first, pages)
+
     def close(self) -> None:
         """Free everything; swap moves pages again."""
         self._memory.close()
+
+
+def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str, ...]]:
+    """Return a machine's memory as a snapshot reads it, and what the user may want to know."""
+    if machine.swap is None:
+        if not wish.live:
+            return MappedMemory(machine.rams), ()
+        why = "it was started without --swap-dir, so nothing serves page faults"
+        text = f"{wish.name}: the machine is suspended while it is copied: {why}"
+        return MappedMemory(machine.rams), (text,)
+    if wish.live:
+        return LiveMemory(machine.swap, wish.name), ()
+    return SwappedMemory(machine.swap, wish.name), ()
 
 
 def _room(pages: int) -> memoryview:

@@ -19,7 +19,7 @@ from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.core import device, guestpages
 from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.pagemap import open_pagemap
-from hfsched.swap.core.pagereader import PageReader
+from hfsched.swap.core.pagereader import OwedPages
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.core.table import TRACKED_OFFSET, CoreTable, entry_offset, table_size
@@ -142,10 +142,10 @@ class SwapKernel:
         states = self.states()
         return there + sum(states.count(state) for state in out)
 
-    def reader(self, pause: Callable[[], None]) -> PageReader:
+    def reader(self, pause: Callable[[], None]) -> OwedPages:
         """Return what reads pages where they are; `pause` waits for a moment."""
         regions = [guestpages.Region(fd, os.fstat(fd).st_size // PAGE_SIZE) for fd in self._memfds]
-        return PageReader(self.stores, regions, pause)
+        return OwedPages(self.stores, regions, pause)
 
 
 def parts_of(rams: Mapping[str, Ram]) -> list[Part]:

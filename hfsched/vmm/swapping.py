@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import End, Runtime
     from hfsched.scheduler.suspension import Suspension
-    from hfsched.swap.core.pagereader import PageReader
+    from hfsched.swap.core.pagereader import OwedPages
     from hfsched.swap.protocol.messages import Status
 
 __all__ = ["MachineSwap"]
@@ -195,7 +195,7 @@ class MachineSwap:
         why = f"the snapshot {snapshot} is being taken: wait for it, or `hfsched snapshot cancel`"
         self.client.hold(reply_text(why), deadline)
 
-    def reader(self) -> PageReader:
+    def reader(self) -> OwedPages:
         """Return what reads pages where they are, by their numbers, while nothing is moved."""
         return self.backing.reader(lambda: self._runtime.sleep_until(self._runtime.now() + _PAUSE))
 

@@ -177,9 +177,10 @@ class Writing:
         self._watch = watch
         self._machine.expected.append(expected)
 
-    def prepare(self, deadline: int | None) -> None:
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
         assert deadline is not None
         self._machine.prepared += 1
+        return ()
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         assert self._machine.paused

@@ -35,9 +35,11 @@ class FakePages:
         self.held_up = False  # faults wait
         self.release_error: Exception | None = None  # its room cannot be given back
         self.releases: list[bool] = []
+        self.again: list[bool] = []  # of each `stage`
         self.discarded: list[tuple[int, int]] = []
 
-    def stage(self) -> int:
+    def stage(self, *, again: bool = False) -> int:
+        self.again.append(again)
         self._raise()
         if self.stage_error is not None:
             raise self.stage_error
@@ -48,6 +50,12 @@ class FakePages:
 
     def zapped(self) -> None:
         assert self.phase is not Phase.OFF
+        self.phase = Phase.SETTLED
+
+    def unstage(self) -> None:
+        self._raise()
+        self.resident += self.staged
+        self.staged = 0
         self.phase = Phase.SETTLED
 
     def _raise(self) -> None:
@@ -364,6 +372,9 @@ class FakeMember:
 
     def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         return self.mapped if staged(0) else None
+
+    def zap_mapped(self) -> None:
+        self.zap()
 
     def zap(self) -> None:
         self._note(f"zap {self.number}")

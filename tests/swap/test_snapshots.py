@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,57 +10,28 @@ import pytest
 from progress import QUIET_NS
 
 from hfsched.errors import SnapshotError
-from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.outbox import Sent
-from hfsched.snapshot.directory import make_layer, open_chain
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import State
+from hfsched.swap.report.footprint import allocated
 from hfsched.vmm import snapshotting
-from hfsched.vmm.attempt import Wish, Written
-from hfsched.vmm.machine import Machine
-from hfsched.vmm.saving import spec_of
+from hfsched.vmm.attempt import Wish
 
-from .guestmemory import needs_userfault
+from .counting import restored, snapshot
+from .guestmemory import PAGE, needs_userfault
 from .swapping import HERE, come_back, go_out, kill, machine, on_every_engine, swap_of, wait_for
 
 if TYPE_CHECKING:
     from talk import Talk, Target
 
-    from hfsched.vmm.records import MachineRecord
+    from hfsched.vmm.attempt import Written
+    from hfsched.vmm.machine import Machine
 
 pytestmark = needs_userfault
 
 
-def take(host: Talk, where: Path, *, incremental: bool = False) -> Written:
-    """Take a snapshot, and confirm it."""
-    snapshots = host.machine.snapshots
-    base = snapshots.base if incremental else None
-    with make_layer(where) as files:
-        attempt, written = snapshots.take(
-            (files.pages_fd, files.index_fd),
-            Wish(name=where.name, created=1, parent=base, incremental=incremental),
-            host.deadline(),
-        )
-    snapshots.confirm(attempt)
-    return written
-
-
-@contextmanager
-def restored(where: Path) -> Iterator[Machine]:
-    """Yield the machine of a snapshot, which runs."""
-    failures: list[str] = []
-    runtime = ThreadRuntime(lambda task, error: failures.append(f"{task}: {error!r}"))
-
-    def make(record: MachineRecord) -> Machine:
-        return Machine(spec_of(record), runtime, log=lambda _vm, _line: None, saved=record)
-
-    with closing(open_chain(where)) as chain:
-        made = snapshotting.restore(chain, snapshotting.record_of(chain), make)
-    with made:
-        made.start()
-        yield made
-    runtime.close()
-    assert failures == []
+def take(host: Talk, where: Path, *, incremental: bool = False, live: bool = False) -> Written:
+    return snapshot(host.machine, where, live=live, incremental=incremental)
 
 
 def answer(made: Machine, text: str) -> str:
@@ -90,11 +59,13 @@ def test_nothing_comes_in_and_all_is_in_the_snapshot(target: Target, tmp_path: P
         assert after.metrics == before
         assert host.ask("check 7") == filled
         with restored(tmp_path / "out") as again:
+            again.start()
             assert answer(again, "check 7") == filled
         come_back(host)
         assert host.ask("check 7") == filled
         take(host, tmp_path / "in")
         with restored(tmp_path / "in") as again:
+            again.start()
             assert answer(again, "check 7") == filled
 
 
@@ -141,6 +112,7 @@ def test_a_monitor_that_dies_meanwhile_changes_nothing(
         assert swap_of(host).client.supervisor.takeovers
         assert host.ask("check 7") == filled
         with restored(tmp_path / "layer") as again:
+            again.start()
             assert answer(again, "check 7") == filled
 
 
@@ -154,3 +126,26 @@ def test_a_snapshot_that_fails_lets_swap_go_on(tmp_path: Path) -> None:
             )
         swap_of(host).swap_out()
         wait_for(host, State.ACTIVE)
+
+
+@on_every_engine
+@pytest.mark.parametrize("before", [State.READY, State.PENDING, State.ACTIVE])
+def test_a_live_one_leaves_swap_as_it_was(target: Target, before: State, tmp_path: Path) -> None:
+    with machine(target, tmp_path, "stress", "echo") as host:
+        filled = host.ask("fill 7")
+        if before is State.PENDING:
+            swap_of(host).enable()
+        elif before is State.ACTIVE:
+            go_out(host)
+        for number in range(3):
+            where = tmp_path / f"{number}"
+            written = take(host, where, live=True, incremental=number == 1)
+            assert (written.on is None) is (number != 1)
+            assert swap_of(host).status().state is before
+            with restored(where) as again:
+                again.start()
+                assert answer(again, "check 7") == filled
+            assert host.ask("check 7") == filled
+        aside = swap_of(host).backing.stores.aside
+        assert aside is not None
+        assert allocated(aside) <= PAGE, "of a byte for each page"

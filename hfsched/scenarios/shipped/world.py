@@ -83,8 +83,9 @@ class _Writing:
         self._watch = watch
         self._copied: list[bytes] = []
 
-    def prepare(self, deadline: int | None) -> None:
-        pass
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        del deadline
+        return ()
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         del deadline, base, dirty

@@ -35,6 +35,7 @@ from hfsched.swap.protocol.messages import (
     GetStatus,
     GoOn,
     Hold,
+    Stage,
     State,
     Status,
     SwapOut,
@@ -192,10 +193,23 @@ class MonitorClient:
             self.go_on(deadline)
             raise
 
-    def go_on(self, deadline: int | None = None) -> None:
-        """Let pages be moved again: also by a monitor that does not say so in time."""
+    def stage(self, deadline: int | None = None, *, suspended: bool) -> int:
+        """Stage all memory while moves are held; return how many pages.  Raises SwapError.
+
+        Unless the machine is `suspended`, the pages that guests touch are taken back at once, those that another
+        process has mapped stay mapped there, and another monitor takes all of them back.
+        """
+        return self._enabling.restage(deadline, suspended=suspended)
+
+    def go_on(
+        self, deadline: int | None = None, *, unstage: bool = False, release: bool = False
+    ) -> None:
+        """Let pages be moved again: also by a monitor that does not say so in time.
+
+        `unstage`: staged pages come back at once; `release`: and swap is disabled if nothing is out.
+        """
         with suppress(SwapError):
-            self._command(Job(GoOn(), deadline))
+            self._command(Job(GoOn(unstage=unstage, release=release), deadline))
         with self._lock:
             self._held = ""
 
@@ -368,7 +382,7 @@ class MonitorClient:
         assert job is not None
         result: Result | SwapError
         try:
-            if isinstance(job.request, Enable) and (why := self._why_not_enable()):
+            if isinstance(job.request, Enable | Stage) and (why := self._why_not_enable()):
                 raise SwapError(why)
             answer = self.supervisor.perform(job)
             known = self.supervisor
@@ -386,7 +400,7 @@ class MonitorClient:
                 self._result = result
                 self._done.set()
         if abandoned:
-            if isinstance(job.request, Enable | Zapped):
+            if isinstance(job.request, Enable | Stage | Zapped):
                 self._bring_in()  # its requester could not, for this one was under way
             with self._lock:
                 self._free_again()

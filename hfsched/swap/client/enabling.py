@@ -14,7 +14,9 @@ from hfsched.swap.protocol.messages import (
     Collected,
     Disable,
     Enable,
+    Stage,
     Zapped,
+    name_of,
     reply_text,
 )
 
@@ -45,7 +47,7 @@ class Enabling:
         """Stage all memory; return how many pages.  Raises SwapError; then Disable has been asked for."""
         try:
             for _ in range(ATTEMPTS):
-                staged = self._mark_and_zap(deadline)
+                staged = self._mark_and_zap(Enable(), deadline)
                 if staged is not None:
                     return staged
             raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
@@ -54,26 +56,50 @@ class Enabling:
                 self._ask(Job(Disable(), deadline))
             raise
 
-    def _mark_and_zap(self, deadline: int | None) -> int | None:
+    def restage(self, deadline: int | None, *, suspended: bool) -> int:
+        """Stage all memory once more; return how many pages.  Raises SwapError, and undoes nothing.
+
+        Unless the machine is `suspended`, main alone zaps: what another process has mapped is staged later.
+        """
+        if not suspended:
+            marked = self._ask(Job(Stage(), deadline)).check()
+            main = next(known.member for known in marked.members if not known.member.number)
+            try:
+                main.zap()
+            except OSError as exc:
+                raise SwapError(reply_text(f"stage: member 0: {exc}")) from exc
+            return marked.pages
+        for _ in range(ATTEMPTS):
+            staged = self._mark_and_zap(Stage(), deadline)
+            if staged is not None:
+                return staged
+        raise SwapError(f"stage: {ATTEMPTS} monitors have died of it")
+
+    def _mark_and_zap(self, request: Enable | Stage, deadline: int | None) -> int | None:
         """Stage, and have every member zap; None: the monitor died meanwhile.
 
         The one that took over has then unstaged what was marked.
         """
-        first = self._ask(Job(Enable(), deadline)).check()
+        first = self._ask(Job(request, deadline)).check()
         last = first
         for known in first.members:
-            last = self._zap(known.member, deadline)
+            last = self._zap(request, known.member, deadline)
         return first.pages if last.takeovers == first.takeovers else None
 
-    def _zap(self, member: Member, deadline: int | None) -> Result:
+    def _zap(self, request: Enable | Stage, member: Member, deadline: int | None) -> Result:
         try:
-            member.zap()
-            self._check_unmapped(member)
+            if isinstance(request, Enable):
+                member.zap()
+            else:  # most is unmapped already
+                member.zap_mapped()
+            if isinstance(request, Enable) or member.number:  # main has looked itself just now
+                self._check_unmapped(member)
         except OSError as exc:
             gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
             if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
                 return gone
-            raise SwapError(reply_text(f"enable: member {member.number}: {exc}")) from exc
+            what = name_of(request)
+            raise SwapError(reply_text(f"{what}: member {member.number}: {exc}")) from exc
         return self._ask(Job(Zapped(member=member.number), deadline)).check()
 
     def _check_unmapped(self, member: Member) -> None:

@@ -40,6 +40,7 @@ from hfsched.swap.protocol.messages import (
     MonitorRequest,
     Refused,
     Register,
+    Stage,
     SwapOut,
     Trim,
     Zapped,
@@ -141,7 +142,7 @@ class MonitorSupervisor:
             if isinstance(job.request, GoOn):
                 self._held = False  # whatever becomes of this one
             self.ensure(job.deadline, name_of(job.request))
-            if isinstance(job.request, Enable):
+            if isinstance(job.request, Enable | Stage):
                 self._prepare_enable()
             assert self._talk is not None
             fds = () if job.member is None else job.member.descriptors()
@@ -332,7 +333,7 @@ class MonitorSupervisor:
         self._accepted_move = Disable() if self._failures == 1 else None
 
     def _record(self, job: Job, answer: MonitorAnswer) -> None:
-        if isinstance(job.request, Enable | Disable) and isinstance(answer, Done):
+        if isinstance(job.request, Enable | Stage | Disable) and isinstance(answer, Done):
             self.half_enabled = False
         match job.request, answer:
             case Register(), Done():

@@ -22,6 +22,7 @@
  *     fault enable trim out in discard takeover    one fault; the worker's functions
  *     worker                                       what the worker's functions share
  *     members                                      processes that map guest memory
+ *     owed                                         pages that a snapshot has yet to write
  *     peek                                         pages as they are, wherever they are
  *     memory stores ahead turn                     guest memory; file and tier; read-ahead; turns
  *     table uffd bits                              page table; userfaultfd requests; bitmaps
@@ -84,6 +85,9 @@ int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 /* The staging memory, for copy staging: a memfd as large as all regions. */
 int hfs_set_staging(struct hfs *swap, int fd);
+/* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes. */
+int hfs_set_aside(struct hfs *swap, int fd);
+uint64_t hfs_aside_size(uint64_t pages);
 
 /*
  * After the configuration: keep the buffers, bitmaps and the page table in memory from when they
@@ -121,9 +125,10 @@ void hfs_quiesce(struct hfs *swap);
 /*
  * Register every member if the phase is HFS_OFF, and stage what is in memory; the guests must be
  * suspended.  Returns the pages staged.  The phase is HFS_MARKED afterwards.  -EBUSY also for
- * memory in huge pages that could not be freed (copy staging).
+ * memory in huge pages that could not be freed (copy staging).  `again`: no page has left memory since the last
+ * call, if there was one; then it takes far less time.
  */
-int64_t hfs_stage(struct hfs *swap);
+int64_t hfs_stage(struct hfs *swap, int again);
 /* Note that no member has a staged page mapped: the phase is HFS_SETTLED.  -EINVAL: it is HFS_OFF. */
 int hfs_zapped(struct hfs *swap);
 /* Minor staging: staged pages become resident.  Copy staging: hfs_swap_in does that. */
@@ -170,6 +175,27 @@ int64_t hfs_in_memory(struct hfs *swap); /* pages that the regions' memfds hold 
  * -EIO: its copy is none; other errors are of the file or of memory.
  */
 int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
+
+/*
+ * A snapshot that is written while the guests run: main's, in an object that serves nothing.  No worker
+ * runs from hfs_owe_nothing to hfs_stop_owing, but hfs_stage and what follows it.
+ */
+
+/* Begin: no page is owed yet, and faults look whether one is. */
+void hfs_owe_nothing(struct hfs *swap);
+/*
+ * Owe pages, each once: what they are now is kept until hfs_take_owed, whoever writes them.  The guests are suspended;
+ * from here on every page that is mapped must be unmapped before they run: hfs_stage, and what follows.
+ */
+void hfs_owe(struct hfs *swap, uint64_t first, uint64_t count);
+/*
+ * Take pages that are owed, from `first` on, and owe them no more: at most `count`, all of them owed, and at most
+ * HFS_RUN.  Returns and `*zero` are as of hfs_peek.  -EINVAL: it is not owed.
+ */
+int64_t hfs_take_owed(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
+/* End: faults look no more.  After that, once no fault is being served: free what was copied aside. */
+void hfs_stop_owing(struct hfs *swap);
+void hfs_drop_aside(struct hfs *swap);
 
 /* Of the process. */
 

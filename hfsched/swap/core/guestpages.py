@@ -160,10 +160,10 @@ class GuestPages:
 
     # The work; see `hfsched.swap.pages.store.Pages`
 
-    def stage(self) -> int:
+    def stage(self, *, again: bool = False) -> int:
         """See `Pages.stage`."""
         first = self.phase() is Phase.OFF
-        staged: int = self._lib.hfs_stage(self._open())
+        staged: int = self._lib.hfs_stage(self._open(), again)
         if staged < 0:
             if self.phase() is not Phase.OFF:
                 self.unstage()
@@ -295,6 +295,8 @@ def new_swap(stores: Stores, regions: Sequence[Region], around: int) -> Any:
             lib.hfs_set_file(swap, stores.file.out, stores.file.into)
         if stores.staged is not None:
             _check(lib.hfs_set_staging(swap, stores.staged), "staging")
+        if stores.aside is not None:
+            _check(lib.hfs_set_aside(swap, stores.aside), "the memory for snapshots")
         if stores.tier is not None and tier_problem() is None:
             _check(
                 lib.hfs_set_tier(swap, stores.tier, stores.tier_size, _TIER_LIMIT),

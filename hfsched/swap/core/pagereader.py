@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hfsched.swap.core.guestpages import Region
     from hfsched.swap.core.stores import Stores
 
-__all__ = ["READ_MAX", "PageReader"]
+__all__ = ["READ_MAX", "OwedPages", "PageReader"]
 
 READ_MAX = 512  # pages, in one call
 _LOOKS = 10_000  # at a page that is on its way
@@ -66,3 +66,31 @@ class PageReader:
         if self._swap is not None:
             self._lib.hfs_free(self._swap)
         self._swap = None
+
+
+class OwedPages(PageReader):
+    """Pages that a snapshot has yet to write while the guests run: see ``owed.c``.
+
+    First `begin`; then, while the machine is suspended, `owe`, and everything is staged.  Whatever guests do after that,
+    `take` returns pages as they were.  `stop`, and once no fault is being served, `drop`, end it.
+    """
+
+    def begin(self) -> None:
+        """Have faults look for what is owed: nothing yet."""
+        self._lib.hfs_owe_nothing(self._swap)
+
+    def owe(self, first: int, count: int) -> None:
+        """Owe pages, each once."""
+        self._lib.hfs_owe(self._swap, first, count)
+
+    def take(self, first: int, room: memoryview) -> tuple[int, bool]:
+        """Take pages that are owed: see `read`."""
+        return self._made(first, self._lib.hfs_take_owed, room)
+
+    def stop(self) -> None:
+        """Owe nothing any more, and have faults look no more."""
+        self._lib.hfs_stop_owing(self._swap)
+
+    def drop(self) -> None:
+        """Free what was copied aside."""
+        self._lib.hfs_drop_aside(self._swap)

@@ -63,10 +63,13 @@ static uint64_t gather(struct hfs *swap, uint64_t first, uint64_t count, uint64_
 	return each;
 }
 
-/* Read a memfd; returns how many pages are of one kind. */
+/*
+ * Read a memfd; returns how many pages: all, or those before the first that is allocated.  Where the next hole
+ * is is not asked: that takes as long as there is no hole.
+ */
 static int64_t read_memory(int fd, uint64_t page, uint64_t count, uint8_t *buffer, bool *zero)
 {
-	off_t from = page * HFS_PAGE, size = count * HFS_PAGE, data, hole, done;
+	off_t from = page * HFS_PAGE, size = count * HFS_PAGE, data, done;
 	ssize_t result;
 
 	data = lseek(fd, from, SEEK_DATA);
@@ -75,11 +78,6 @@ static int64_t read_memory(int fd, uint64_t page, uint64_t count, uint8_t *buffe
 	*zero = data < 0 || data > from;
 	if (*zero)
 		return data < 0 || data > from + size ? (int64_t)count : (data - from) / HFS_PAGE;
-	if (size > HFS_PAGE) {
-		hole = lseek(fd, from, SEEK_HOLE);
-		if (hole > from && hole < from + size)
-			size = hole - from;
-	}
 	for (done = 0; done < size; done += result) {
 		result = pread(fd, buffer + done, size - done, from + done);
 		if (result < 0 && errno == EINTR)
@@ -87,7 +85,7 @@ static int64_t read_memory(int fd, uint64_t page, uint64_t count, uint8_t *buffe
 		else if (result <= 0)
 			return result ? -errno : -EIO;
 	}
-	return size / HFS_PAGE;
+	return count;
 }
 
 static int64_t read_place(struct hfs *swap, uint64_t first, uint64_t count, uint64_t entry,

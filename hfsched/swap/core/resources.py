@@ -18,12 +18,13 @@ from hfsched.swap.pages.entries import REGIONS_MAX, Staging
 
 __all__ = ["Resources", "pack", "unpack"]
 
-_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM = (
+_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM = (
     "table",
     "file-out",
     "file-in",
     "staging",
     "tier",
+    "aside",
     "ram",
 )
 
@@ -47,6 +48,8 @@ def pack(stores: Stores, rams: Sequence[int]) -> Resources:
         given.append((_STAGING, stores.staged))
     if stores.tier is not None:
         given.append((_TIER, stores.tier))
+    if stores.aside is not None:
+        given.append((_ASIDE, stores.aside))
     given += [(_RAM, fd) for fd in rams]
     return Resources(tuple(word for word, _ in given), tuple(fd for _, fd in given))
 
@@ -54,7 +57,7 @@ def pack(stores: Stores, rams: Sequence[int]) -> Resources:
 def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Region]]:
     """Return the arguments of `pack`; raises ValueError for words that it cannot have made."""
     given = dict(zip(words, fds, strict=True))
-    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM}
+    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM}
     missing = {_TABLE, _RAM} - given.keys()
     half = (_OUT in given) != (_INTO in given)
     if missing or half or given.keys() - known or len(words) != len(given) - 1 + words.count(_RAM):
@@ -77,5 +80,6 @@ def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Regio
         staged=given.get(_STAGING),
         tier=tier,
         tier_size=0 if tier is None else os.fstat(tier).st_size,
+        aside=given.get(_ASIDE),
     )
     return stores, regions

@@ -70,6 +70,11 @@ struct hfs {
 	int staging_fd;
 	uint8_t *staging;
 
+	/* Pages that a snapshot has yet to write; see owed.c. */
+	int aside_fd;
+	_Atomic uint8_t *owed; /* a byte for each page; NULL: there is no place for them */
+	uint8_t *aside_buffer; /* a page; of the serving thread */
+
 	/* The serving thread. */
 	pthread_t thread;
 	bool running;
@@ -88,6 +93,7 @@ struct hfs {
 	uint64_t trim_cursor, out_cursor, in_cursor; /* pages */
 	int in_part; /* of hfs_swap_in: 0 staged, 1 compressed, 2 the file */
 	uint8_t *buffer; /* HFS_RUN pages */
+	struct hfs_bits present; /* pages that were in memory at the last hfs_stage; no bits: there was none */
 	struct hfs_ahead ahead;
 };
 

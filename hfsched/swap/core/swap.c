@@ -4,7 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "ahead.h"
-#include "state.h"
+#include "owed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,6 +56,8 @@ int hfs_lock(struct hfs *swap)
 		{ swap, sizeof(*swap) },
 		{ swap->buffer, HFS_RUN * HFS_PAGE },
 		{ swap->serve_buffer, HFS_AROUND_MAX * HFS_PAGE },
+		{ swap->aside_buffer, swap->aside_buffer ? HFS_PAGE : 0 },
+		{ (void *)swap->owed, swap->owed ? swap->table.pages : 0 },
 		{ swap->queue, HFS_QUEUE * sizeof(*swap->queue) },
 		{ swap->slots.words, (swap->slots.count + 7) / 8 },
 		{ swap->spans.words, (swap->spans.count + 7) / 8 },
@@ -80,10 +82,12 @@ void hfs_free(struct hfs *swap)
 		munmap(swap->regions[region].map, swap->regions[region].pages * HFS_PAGE);
 	if (swap->staging)
 		munmap(swap->staging, swap->table.pages * HFS_PAGE);
+	hfs_free_aside(swap);
 	if (swap->tier)
 		munmap(swap->tier, swap->spans.count * HFS_UNIT);
 	hfs_bits_close(&swap->slots);
 	hfs_bits_close(&swap->spans);
+	hfs_bits_close(&swap->present);
 	hfs_table_close(&swap->table);
 	if (swap->kick >= 0)
 		close(swap->kick);

@@ -76,6 +76,7 @@ struct hfs_header {
 	_Atomic uint64_t events[HFS_EVENTS];
 	_Atomic uint64_t logged; /* faults in the log so far; the last HFS_LOG of them are there */
 	_Atomic uint32_t tracked; /* main tracks dirty pages: what arrives keeps its protection */
+	_Atomic uint32_t owing; /* a snapshot is being written: faults keep what it is owed */
 };
 
 /* A fault that was served.  The log is behind the entries. */

@@ -41,6 +41,7 @@ from hfsched.swap.protocol.messages import (
     MonitorRequest,
     Refused,
     Register,
+    Stage,
     State,
     Status,
     SwapOut,
@@ -100,6 +101,7 @@ class Controller:
         self._final = False  # whether no faults will be served after the release
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
         self._held = False  # between Hold and GoOn: no page is moved
+        self._staged = False  # since Hold
         self._exiting = False
         self.ended = False  # Exit has been carried out, or there was an internal error
         self.state = self._state_from_table()
@@ -108,7 +110,7 @@ class Controller:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
         cleaning = (self._slow, self._final, self._clean_at, self._wait_until)
-        ends = (self._held, self._exiting, self.ended)
+        ends = (self._held, self._staged, self._exiting, self.ended)
         return (self.state.value, members, self._moves.key(), cleaning, *ends)
 
     @property
@@ -163,10 +165,12 @@ class Controller:
             case Hold():
                 self._pages.quiesce()
                 self._held = True
+                self._staged = False
                 return Done()
-            case GoOn():
-                self._held = False
-                return Done()
+            case Stage():
+                return self._stage(request)
+            case GoOn(unstage=unstage, release=release):
+                return self._go_on(unstage=unstage, release=release)
             case Exit():
                 self._held = False
                 self._disable(slow=False, final=True)
@@ -196,19 +200,47 @@ class Controller:
     def _enable(self) -> MonitorAnswer:
         """Stage all pages in memory; a move that is under way is aborted."""
         self._begin_move("enable")
+        try:
+            staged = self._stage_all()
+        except (OSError, UserError) as exc:
+            self._moves.end(self.state, str(exc))
+            raise
+        self._moves.count(staged)
+        self._update_phase()
+        return Done(pages=staged)
+
+    def _stage(self, request: MonitorRequest) -> MonitorAnswer:
+        if not self._held or self.state in _MOVING:
+            return _refuse(request, f"pages may be moved: swap is {self.state.value}")
+        staged = self._stage_all(again=self._staged)
+        self._staged = True
+        self._update_phase()
+        return Done(pages=staged)
+
+    def _stage_all(self, *, again: bool = False) -> int:
+        """Stage all pages in memory, which every member has to zap then; return how many.  See `Pages.stage`."""
         self._clean_at = None
         try:
-            staged = self._pages.stage()
-        except (OSError, UserError) as exc:
+            staged = self._pages.stage(again=again)
+        except (OSError, UserError):
             self.state = self._state_from_table()
-            self._moves.end(self.state, str(exc))
             raise
         for member in self._members.values():
             member.zapped = False
         self.state = State.ENABLING
-        self._moves.count(staged)
-        self._update_phase()
-        return Done(pages=staged)
+        return staged
+
+    def _go_on(self, *, unstage: bool, release: bool) -> MonitorAnswer:
+        self._held = False
+        self._pages.quiesce()
+        if unstage and self.state is not State.READY and self.state not in _MOVING:
+            self._pages.unstage()
+            counts = self._pages.counts()
+            if release and not counts.out:
+                self._slow = self._final = False
+                self._release()
+            self.state = self._state_from_table()
+        return Done()
 
     def _zapped(self, request: MonitorRequest, number: int) -> MonitorAnswer:
         member = self._members.get(number)

@@ -77,6 +77,11 @@ class Counts:
     tier_size: int = 0  # 0: there is none
     events: dict[str, int] = field(default_factory=dict)  # name: number; see `EVENTS`
 
+    @property
+    def out(self) -> int:
+        """Pages that are staged or out, or on the way."""
+        return self.staged + self.busy + self.file + self.compressed
+
 
 EVENTS = (
     "faults",  # events read
@@ -107,9 +112,10 @@ class Pages(Protocol):
     answered between two of them.  No method blocks for longer than a piece takes.
     """
 
-    def stage(self) -> int:
+    def stage(self, *, again: bool = False) -> int:
         """Register every member's ranges and stage what is resident; return the pages staged.
 
+        `again`: no page has left memory since the call before, if there was one.
         The guests must be suspended.  Pages that are swapped out already stay so.  Afterwards, with
         minor staging, each member unmaps its memory before `zapped` is called; with copy staging
         `zapped` may be called at once.  Raises UserError; then no range is registered that was not
@@ -119,6 +125,10 @@ class Pages(Protocol):
 
     def zapped(self) -> None:
         """Note that no member has a staged page mapped; allows `trim` and `swap_out`."""
+        ...
+
+    def unstage(self) -> None:
+        """Make staged pages resident again, at once; raises UserError."""
         ...
 
     def trim(self, limit: int) -> Progress:

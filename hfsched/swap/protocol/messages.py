@@ -51,6 +51,7 @@ __all__ = [
     "Refused",
     "Region",
     "Register",
+    "Stage",
     "State",
     "Status",
     "SwapOut",
@@ -188,8 +189,21 @@ class Hold(Message, frozen=True, tag="hold"):
     """
 
 
+class Stage(Message, frozen=True, tag="stage"):
+    """Between Hold and GoOn: stage every page that is in memory, as Enable does, and call it no move.
+
+    The guests may run; those pages count as unmapped only when they were suspended.
+    """
+
+
 class GoOn(Message, frozen=True, tag="go-on"):
-    """Let moves go on after Hold."""
+    """Let moves go on after Hold; answered when no fault is half served that began before.
+
+    `unstage`: staged pages are in memory again; `release`: and swap is disabled if nothing is out.
+    """
+
+    unstage: bool = False
+    release: bool = False
 
 
 class GetStatus(Message, frozen=True, tag="status"):
@@ -220,6 +234,7 @@ MonitorRequest: TypeAlias = (
     | Disable
     | Discard
     | Hold
+    | Stage
     | GoOn
     | GetStatus
     | Collect
