@@ -71,7 +71,7 @@ class LiveMemory(SwappedMemory):
         pages = sum(self._swap.sizes.values())
         last = pages
         for _ in range(_ROUNDS):
-            staged = self._swap.client.stage(deadline, suspended=False)
+            staged = self._swap.client.enabling.restage(deadline, suspended=False)
             if staged <= pages // _FEW or staged > last // 2:
                 return
             last = staged
@@ -84,7 +84,7 @@ class LiveMemory(SwappedMemory):
             for first, count in some:
                 self._reader.owe(first_of_all + first, count)
         try:
-            self._swap.client.stage(deadline, suspended=True)
+            self._swap.client.enabling.restage(deadline, suspended=True)
         except SwapError as exc:
             raise SnapshotError(f"{self._name}: swap: {exc}") from exc
         self._kept = True

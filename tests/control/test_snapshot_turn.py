@@ -138,6 +138,7 @@ class FakeMachine:
         self.layers: list[DirtyPages | None] = []
         self.expected: list[int | None] = []
         self.prepared = self.closed = 0
+        self.wishes: list[Wish] = []
         self.dirty = Dirty()
         self.services = Services()
         self.ports = Ports()
@@ -176,6 +177,7 @@ class Writing:
         self._files, self._wish = files, wish
         self._watch = watch
         self._machine.expected.append(expected)
+        self._machine.wishes.append(wish)
 
     def prepare(self, deadline: int | None) -> tuple[str, ...]:
         assert deadline is not None
@@ -584,6 +586,15 @@ def refused(served: Served, folder: Path, text: str) -> None:
     with pytest.raises(UserError, match=text):
         take(served.path, str(folder / "s"), Wanted(), time.monotonic() + WITHIN)
     assert not served.machine.paused
+
+
+def test_a_live_one_is_not_held(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^s: live and hold do not go together$"):
+        take(
+            served.path, str(tmp_path / "s"), Wanted(end=True, live=True), time.monotonic() + WITHIN
+        )
+    take(served.path, str(tmp_path / "s"), Wanted(live=True), time.monotonic() + WITHIN)
+    assert served.machine.wishes[-1].live
 
 
 def test_after_an_error_nothing_is_left(served: Served, tmp_path: Path) -> None:

@@ -9,12 +9,30 @@ import pytest
 from progress import QUIET
 
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.protocol.messages import Disable, Done, Exit, GoOn, Hold, State, SwapOut, Trim
+from hfsched.swap.protocol.messages import (
+    Disable,
+    Discard,
+    Done,
+    Enable,
+    Exit,
+    GoOn,
+    Hold,
+    Refused,
+    Stage,
+    State,
+    SwapOut,
+    Trim,
+    Zapped,
+)
 
 from .clientworld import World, begin
 from .fakes import Machine, Plan, register
 
 WHY = "the snapshot monday is being taken"
+
+
+def state(machine: Machine) -> State:
+    return machine.controller.state
 
 
 @pytest.mark.parametrize("move", [Trim(), SwapOut(), Disable()])
@@ -27,14 +45,14 @@ def test_a_move_waits_and_goes_on(move: Trim | SwapOut | Disable) -> None:
     machine.pages.staged = 5000
     answer(move)
     machine.controller.work()
-    state, staged = machine.controller.state, machine.pages.staged
+    before = state(machine), machine.pages.staged
     assert answer(Hold()) == Done()
     assert machine.controller.due is None
     machine.work()
-    assert (machine.controller.state, machine.pages.staged) == (state, staged)
+    assert (state(machine), machine.pages.staged) == before
     assert answer(GoOn()) == Done()
     machine.work()
-    assert machine.controller.state is not state
+    assert state(machine) is not before[0]
 
 
 def test_an_exit_ends_it() -> None:
@@ -45,6 +63,116 @@ def test_an_exit_ends_it() -> None:
     machine.controller.answer(Exit())
     machine.work()
     assert machine.controller.ended
+
+
+def test_pages_are_staged_meanwhile_and_that_is_no_move() -> None:
+    machine = Machine()
+    answer = machine.controller.answer
+    answer(register(0))
+    assert answer(Stage()) == Refused(text="stage: pages may be moved: swap is ready")
+    answer(Hold())
+    for request in (Enable(), Discard(first=0, count=1)):
+        refused = answer(request)
+        assert isinstance(refused, Refused)
+        assert refused.text.endswith("no page may be moved: a snapshot is being taken")
+    assert answer(Stage()) == Done(pages=1500)
+    assert state(machine) is State.ENABLING
+    assert answer(Zapped(member=0)) == Done()
+    assert state(machine) is State.PENDING
+    answer(Stage())
+    assert machine.pages.again == [False, True], "nothing has left memory in between"
+    status = machine.controller.status()
+    assert (status.moved, status.transition.pages) == ((), 0)
+
+
+@pytest.mark.parametrize("zapped", [False, True])
+def test_it_ends_as_it_began(*, zapped: bool) -> None:
+    machine = Machine()
+    answer = machine.controller.answer
+    answer(register(0))
+
+    def stage() -> None:
+        answer(Hold())
+        answer(Stage())
+        if zapped:
+            answer(Zapped(member=0))
+
+    stage()
+    assert answer(GoOn(unstage=True, release=True)) == Done()
+    assert state(machine) is State.READY
+    assert machine.pages.releases == [False]
+    machine.pages.away = 100  # of what follows
+    stage()
+    assert answer(GoOn(unstage=True)) == Done()
+    assert (state(machine), machine.pages.staged) == (State.ACTIVE, 0)
+    stage()
+    assert answer(GoOn(unstage=True, release=True)) == Done()
+    assert state(machine) is State.ACTIVE, "what is out stays out"
+    stage()
+    assert answer(GoOn()) == Done()
+    assert state(machine) is (State.PENDING if zapped else State.ENABLING)
+
+
+def test_a_move_that_waits_is_not_undone() -> None:
+    machine = Machine()
+    answer = machine.controller.answer
+    for request in (register(0), Enable(), Zapped(member=0), Disable(), Hold()):
+        answer(request)
+    assert isinstance(answer(Stage()), Refused)
+    answer(GoOn(unstage=True, release=True))
+    assert state(machine) is State.SWAPPING_IN
+    machine.work()
+    assert state(machine) is State.READY
+
+
+def test_memory_that_cannot_be_staged_stays(worlds: list[World]) -> None:
+    world = begin(worlds)
+    world.runtime.pages.stage_error = OSError(5, "bad")
+    world.client.hold(WHY)
+    with pytest.raises(SwapError, match=r"^stage: .*bad$"):
+        world.client.enabling.restage(None, suspended=True)
+    world.client.go_on(unstage=True, release=True)
+    assert world.client.status().state is State.READY
+
+
+def test_main_alone_zaps_while_guests_run(world: World) -> None:
+    world.client.hold(WHY)
+    world.log.clear()
+    assert world.client.enabling.restage(None, suspended=False) == 1500
+    assert world.log == ["stage", "zap 0"]
+    assert world.client.status().state is State.ENABLING
+    world.log.clear()
+    assert world.client.enabling.restage(None, suspended=True) == 1500
+    assert world.log == ["stage", "zap 0", "zapped 0", "zap 1", "zapped 1"]
+    assert world.client.status().state is State.PENDING
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_name", ["stage", "zapped"])
+def test_a_monitor_that_dies_of_staging_is_followed_by_another(
+    worlds: list[World], request_name: str, when: str
+) -> None:
+    world = begin(worlds, Plan(request_name, when))
+    world.client.hold(WHY)
+    world.client.enabling.restage(None, suspended=True)
+    assert world.client.status().state is State.PENDING
+    assert world.log.count("hold") == 2
+    world.client.go_on(unstage=True, release=True)
+    assert world.client.status().state is State.READY
+
+
+def test_an_internal_error_brings_everything_in_when_it_goes_on(worlds: list[World]) -> None:
+    world = begin(worlds)
+    world.client.hold(WHY)
+    world.client.enabling.restage(None, suspended=True)
+    world.runtime.pages.bugs = 1
+    with pytest.raises(SwapError, match="the monitor has failed"):
+        world.client.enabling.restage(None, suspended=True)
+    assert world.client.status().state is State.SWAPPING_IN
+    assert world.runtime.pages.staged
+    world.client.go_on(unstage=True, release=True)
+    world.wait_until(State.READY)
+    assert not world.runtime.pages.staged
 
 
 @pytest.mark.parametrize("command", ["enable", "trim", "out", "disable", "discard"])

@@ -88,7 +88,7 @@ class MonitorClient:
         self._on_lost = on_lost
         self._on_unserved = on_unserved
         self._needed = needed
-        self._enabling = Enabling(runtime, self._ask, staged)
+        self.enabling = Enabling(runtime, self._ask, staged)
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
         self.supervisor = MonitorSupervisor(runtime, program, resources or Resources(), on_lost)
@@ -144,7 +144,7 @@ class MonitorClient:
             self._enabling_now = True
         try:
             with suspended(self._suspendable, deadline):
-                return self._enabling.stage(deadline)
+                return self.enabling.stage(deadline)
         finally:
             with self._lock:
                 self._enabling_now = False
@@ -192,14 +192,6 @@ class MonitorClient:
         except BaseException:
             self.go_on(deadline)
             raise
-
-    def stage(self, deadline: int | None = None, *, suspended: bool) -> int:
-        """Stage all memory while moves are held; return how many pages.  Raises SwapError.
-
-        Unless the machine is `suspended`, the pages that guests touch are taken back at once, those that another
-        process has mapped stay mapped there, and another monitor takes all of them back.
-        """
-        return self._enabling.restage(deadline, suspended=suspended)
 
     def go_on(
         self, deadline: int | None = None, *, unstage: bool = False, release: bool = False

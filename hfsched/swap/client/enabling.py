@@ -30,7 +30,7 @@ _LOOKS, _LOOK_AGAIN = 100, 1_000_000  # ns: a fault that is being served takes m
 
 
 class Enabling:
-    """Stages memory while the machine is suspended, by requests that `ask` makes; any one task at a time.
+    """Stages memory, most often while the machine is suspended, by requests that `ask` makes; any one task at a time.
 
     `ask(job)` returns the result of a request, or raises SwapError.  `staged(page)` returns whether the page
     table has a page as staged or out.
@@ -57,9 +57,10 @@ class Enabling:
             raise
 
     def restage(self, deadline: int | None, *, suspended: bool) -> int:
-        """Stage all memory once more; return how many pages.  Raises SwapError, and undoes nothing.
+        """Stage all memory while moves are held; return how many pages.  Raises SwapError, and undoes nothing.
 
-        Unless the machine is `suspended`, main alone zaps: what another process has mapped is staged later.
+        Unless the machine is `suspended`, main alone zaps: what another process has mapped stays so there.  Pages that
+        guests touch are taken back at once then, and another monitor takes all of them back.
         """
         if not suspended:
             marked = self._ask(Job(Stage(), deadline)).check()

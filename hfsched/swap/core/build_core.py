@@ -69,6 +69,7 @@ const char *hfs_tier_problem(void);
 
 struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around);
 int hfs_add_region(struct hfs *swap, int fd, uint64_t pages);
+int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages);
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 int hfs_set_staging(struct hfs *swap, int fd);

@@ -76,6 +76,8 @@ void hfs_free(struct hfs *swap);
 
 /* Append `pages` pages of a memfd, from its start.  -E2BIG: HFS_REGIONS; -EINVAL: beyond the table. */
 int hfs_add_region(struct hfs *swap, int fd, uint64_t pages);
+/* The same in an object that only reads (hfs_peek, hfs_take_owed): it does not map the memory. */
+int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages);
 /* The swap file: opened to write (O_DIRECT where it can be had) and to read (buffered). */
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 /*

@@ -282,15 +282,21 @@ class GuestPages:
         _check(result, what)
 
 
-def new_swap(stores: Stores, regions: Sequence[Region], around: int) -> Any:
-    """Return the C core's object, configured, for `hfs_free`; raises ShortageError, InternalError."""
+def new_swap(
+    stores: Stores, regions: Sequence[Region], around: int = 1, *, reads: bool = False
+) -> Any:
+    """Return the C core's object, configured, for `hfs_free`; raises ShortageError, InternalError.
+
+    `reads`: it only reads.
+    """
     lib, ffi = core().lib, core().ffi
+    add_region = lib.hfs_add_region_to_read if reads else lib.hfs_add_region
     swap = lib.hfs_new(stores.table, stores.pages, stores.staging is Staging.COPY, around)
     if swap == ffi.NULL:
         _check(-ffi.errno, "the page store")
     try:
         for region in regions:
-            _check(lib.hfs_add_region(swap, region.fd, region.pages), "a region")
+            _check(add_region(swap, region.fd, region.pages), "a region")
         if stores.file is not None:
             lib.hfs_set_file(swap, stores.file.out, stores.file.into)
         if stores.staged is not None:

@@ -39,7 +39,7 @@ class PageReader:
         self._lib, self._ffi = loaded.lib, loaded.ffi
         self._pause = pause
         self._zero = self._ffi.new("bool *")
-        self._swap: Any = new_swap(stores, regions, 1)
+        self._swap: Any = new_swap(stores, regions, reads=True)
 
     def read(self, first: int, room: memoryview) -> tuple[int, bool]:
         """Read pages from number `first` on into `room`, which has whole pages; return how many, and whether they are zero.

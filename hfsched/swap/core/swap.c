@@ -79,7 +79,8 @@ void hfs_free(struct hfs *swap)
 	hfs_stop(swap);
 	hfs_ahead_close(swap);
 	for (region = 0; region < swap->region_count; region++)
-		munmap(swap->regions[region].map, swap->regions[region].pages * HFS_PAGE);
+		if (swap->regions[region].map)
+			munmap(swap->regions[region].map, swap->regions[region].pages * HFS_PAGE);
 	if (swap->staging)
 		munmap(swap->staging, swap->table.pages * HFS_PAGE);
 	hfs_free_aside(swap);
@@ -109,7 +110,7 @@ static int map(int fd, uint64_t size, uint8_t **result)
 	return 0;
 }
 
-int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
+static int add_region(struct hfs *swap, int fd, uint64_t pages, bool mapped)
 {
 	struct hfs_region *region = &swap->regions[swap->region_count];
 	uint64_t first = 0;
@@ -121,7 +122,7 @@ int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
 		first = region[-1].first + region[-1].pages;
 	if (first + pages > swap->table.pages)
 		return -EINVAL;
-	error = map(fd, pages * HFS_PAGE, &region->map);
+	error = mapped ? map(fd, pages * HFS_PAGE, &region->map) : 0;
 	if (error)
 		return error;
 	region->fd = fd;
@@ -129,6 +130,16 @@ int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
 	region->pages = pages;
 	swap->region_count++;
 	return 0;
+}
+
+int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
+{
+	return add_region(swap, fd, pages, true);
+}
+
+int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages)
+{
+	return add_region(swap, fd, pages, false);
 }
 
 int hfs_set_file(struct hfs *swap, int file_out, int file_in)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError, describe
 from hfsched.swap.monitor.moves import Moves
@@ -52,9 +52,10 @@ from hfsched.swap.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from hfsched.swap.monitor.processes import Processes
     from hfsched.swap.pages.store import Counts, Pages, Progress
 
-__all__ = ["Controller", "Processes"]
+__all__ = ["Controller"]
 
 TRIM_CHUNK = 1024  # pages
 MOVE_CHUNK = 512  # pages: 2 MiB
@@ -63,22 +64,6 @@ CLEAN_EVERY = 5_000_000_000  # ns
 WAIT = 1_000_000  # ns: a move that faults hold up continues after this
 
 _MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
-
-
-class Processes(Protocol):
-    """The processes whose faults the monitor serves; each method may raise OSError."""
-
-    def add(self, register: Register, fds: Sequence[int]) -> None:
-        """Serve a process's faults, and wake all that wait there; takes over `fds`.
-
-        Its ranges are registered with its uffd if those of the other members are.
-        """
-
-    def dead(self) -> Sequence[int]:
-        """Return the numbers of the members that are dead."""
-
-    def drop(self, member: int) -> None:
-        """Remove a dead member."""
 
 
 @dataclass(slots=True)
@@ -148,6 +133,8 @@ class Controller:
                 return _refuse(request, "the monitor has begun already")
             case Register():
                 return self._register(request, fds)
+            case Enable() | Discard() if self._held:
+                return _refuse(request, "no page may be moved: a snapshot is being taken")
             case Enable():
                 return self._enable()
             case Zapped(member=number):
