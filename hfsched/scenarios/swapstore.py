@@ -162,7 +162,7 @@ class Store:
             table.take_over(page.number, in_memory=page.memory is not None, settled=settled)
             self._free_slots(page)
 
-    def stage(self, *, again: bool = False) -> int:  # noqa: ARG002 - it looks at each page anyway
+    def stage(self) -> int:
         """See `Pages.stage`."""
         self._may_fail()
         memory = self._memory

@@ -1,13 +1,14 @@
 """Guest memory that a snapshot writes while the guests run on, as it was at one instant.
 
-While the guests run, all memory is staged, again and again until few pages are touched in between.  Then they are suspended
-for the rest of it: at that instant nothing maps a page.  From then on a fault copies a page aside before it is mapped,
+While the guests run, all memory is staged and unmapped, again and again until few pages are touched in between.  Then they are
+suspended, and those are unmapped, too: at that instant nothing maps a page.  From then on a fault copies a page aside before it is mapped,
 unless it was written already (``hfsched/swap/core/owed.c``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hfsched.errors import SnapshotError
@@ -39,7 +40,7 @@ class LiveMemory(SwappedMemory):
         super().__init__(swap, name)
         self._before = State.FAILED  # of swap
         self._staged = False  # by this object
-        self._kept = False
+        self._kept = self._settled = False
         self.live = False
 
     def expected(self) -> int:
@@ -71,7 +72,7 @@ class LiveMemory(SwappedMemory):
         pages = sum(self._swap.sizes.values())
         last = pages
         for _ in range(_ROUNDS):
-            staged = self._swap.client.enabling.restage(deadline, suspended=False)
+            staged = self._swap.client.enabling.stage_running(deadline)
             if staged <= pages // _FEW or staged > last // 2:
                 return
             last = staged
@@ -84,7 +85,7 @@ class LiveMemory(SwappedMemory):
             for first, count in some:
                 self._reader.owe(first_of_all + first, count)
         try:
-            self._swap.client.enabling.restage(deadline, suspended=True)
+            self._swap.client.enabling.unmap(deadline)
         except SwapError as exc:
             raise SnapshotError(f"{self._name}: swap: {exc}") from exc
         self._kept = True
@@ -97,6 +98,7 @@ class LiveMemory(SwappedMemory):
         Raises UserError.
         """
         assert self._reader is not None
+        self._settle()
         most = min(len(room) // PAGE_SIZE, READ_MAX)
         first_of_all = self._swap.first_page(vm)
         for first, count in runs:
@@ -106,6 +108,13 @@ class LiveMemory(SwappedMemory):
                 done, zero = self._reader.take(first_of_all + at, part)
                 yield at, done, None if zero else part[: done * PAGE_SIZE]
                 at += done
+
+    def _settle(self) -> None:
+        """Tell the monitor, once, that all is unmapped that is staged: swap may be as it was before then."""
+        if not self._settled:
+            self._settled = True
+            with suppress(SwapError):  # else it is all taken back in the end
+                self._swap.client.enabling.settle(None)
 
     def close(self) -> None:
         """See `SnapshotMemory`."""

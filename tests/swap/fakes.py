@@ -35,11 +35,9 @@ class FakePages:
         self.held_up = False  # faults wait
         self.release_error: Exception | None = None  # its room cannot be given back
         self.releases: list[bool] = []
-        self.again: list[bool] = []  # of each `stage`
         self.discarded: list[tuple[int, int]] = []
 
-    def stage(self, *, again: bool = False) -> int:
-        self.again.append(again)
+    def stage(self) -> int:
         self._raise()
         if self.stage_error is not None:
             raise self.stage_error

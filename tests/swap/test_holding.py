@@ -79,8 +79,6 @@ def test_pages_are_staged_meanwhile_and_that_is_no_move() -> None:
     assert state(machine) is State.ENABLING
     assert answer(Zapped(member=0)) == Done()
     assert state(machine) is State.PENDING
-    answer(Stage())
-    assert machine.pages.again == [False, True], "nothing has left memory in between"
     status = machine.controller.status()
     assert (status.moved, status.transition.pages) == ((), 0)
 
@@ -130,21 +128,39 @@ def test_memory_that_cannot_be_staged_stays(worlds: list[World]) -> None:
     world.runtime.pages.stage_error = OSError(5, "bad")
     world.client.hold(WHY)
     with pytest.raises(SwapError, match=r"^stage: .*bad$"):
-        world.client.enabling.restage(None, suspended=True)
+        world.client.enabling.stage_running(None)
     world.client.go_on(unstage=True, release=True)
     assert world.client.status().state is State.READY
 
 
-def test_main_alone_zaps_while_guests_run(world: World) -> None:
-    world.client.hold(WHY)
+def test_main_alone_zaps_while_guests_run_and_all_do_at_the_instant(world: World) -> None:
+    client = world.client
+    client.hold(WHY)
     world.log.clear()
-    assert world.client.enabling.restage(None, suspended=False) == 1500
-    assert world.log == ["stage", "zap 0"]
-    assert world.client.status().state is State.ENABLING
+    assert client.enabling.stage_running(None) == 1500
+    assert world.log == ["stage", "zap 0", "zapped 0"]
+    assert client.status().state is State.ENABLING
     world.log.clear()
-    assert world.client.enabling.restage(None, suspended=True) == 1500
-    assert world.log == ["stage", "zap 0", "zapped 0", "zap 1", "zapped 1"]
-    assert world.client.status().state is State.PENDING
+    client.enabling.unmap(None)
+    assert world.log == ["hold", "zap 0", "zap 1"]
+    client.enabling.settle(None)
+    assert client.status().state is State.PENDING
+    world.log.clear()
+    client.enabling.settle(None)
+    assert world.log == ["status"]
+
+
+def test_a_member_that_dies_at_the_instant_is_left_out(world: World) -> None:
+    client = world.client
+    client.hold(WHY)
+    client.enabling.stage_running(None)
+    world.members[1].error = ProcessLookupError(3, "gone")
+    with pytest.raises(SwapError, match=r"^stage: member 1: .*gone$"):
+        client.enabling.unmap(None)  # it lives, as far as the monitor knows
+    world.runtime.gone.append(1)
+    client.enabling.unmap(None)
+    client.enabling.settle(None)
+    assert client.status().members == 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -153,21 +169,25 @@ def test_a_monitor_that_dies_of_staging_is_followed_by_another(
     worlds: list[World], request_name: str, when: str
 ) -> None:
     world = begin(worlds, Plan(request_name, when))
-    world.client.hold(WHY)
-    world.client.enabling.restage(None, suspended=True)
-    assert world.client.status().state is State.PENDING
-    assert world.log.count("hold") == 2
-    world.client.go_on(unstage=True, release=True)
-    assert world.client.status().state is State.READY
+    client = world.client
+    client.hold(WHY)
+    client.enabling.stage_running(None)
+    client.enabling.unmap(None)
+    client.enabling.settle(None)
+    assert client.status().state is State.PENDING
+    assert world.log.count("hold") == 3
+    client.go_on(unstage=True, release=True)
+    assert client.status().state is State.READY
 
 
 def test_an_internal_error_brings_everything_in_when_it_goes_on(worlds: list[World]) -> None:
     world = begin(worlds)
     world.client.hold(WHY)
-    world.client.enabling.restage(None, suspended=True)
+    world.client.enabling.stage_running(None)
+    assert world.runtime.pages.staged
     world.runtime.pages.bugs = 1
     with pytest.raises(SwapError, match="the monitor has failed"):
-        world.client.enabling.restage(None, suspended=True)
+        world.client.enabling.stage_running(None)
     assert world.client.status().state is State.SWAPPING_IN
     assert world.runtime.pages.staged
     world.client.go_on(unstage=True, release=True)

@@ -116,7 +116,7 @@ class Phases:
         if phase == "hold":
             before(client, "hold", lambda *_, **_more: True)
         elif phase == "a round":
-            before(client.enabling, "restage", lambda *_, suspended, **_more: not suspended)
+            before(client.enabling, "stage_running", lambda *_, **_more: True)
         elif phase == "between the rounds and the instant":
             before(LiveMemory, "keep", lambda *_, **_more: True)
         elif phase == "the instant":

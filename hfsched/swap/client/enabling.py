@@ -14,9 +14,10 @@ from hfsched.swap.protocol.messages import (
     Collected,
     Disable,
     Enable,
+    GetStatus,
+    Hold,
     Stage,
     Zapped,
-    name_of,
     reply_text,
 )
 
@@ -47,7 +48,7 @@ class Enabling:
         """Stage all memory; return how many pages.  Raises SwapError; then Disable has been asked for."""
         try:
             for _ in range(ATTEMPTS):
-                staged = self._mark_and_zap(Enable(), deadline)
+                staged = self._mark_and_zap(deadline)
                 if staged is not None:
                     return staged
             raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
@@ -56,52 +57,70 @@ class Enabling:
                 self._ask(Job(Disable(), deadline))
             raise
 
-    def restage(self, deadline: int | None, *, suspended: bool) -> int:
-        """Stage all memory while moves are held; return how many pages.  Raises SwapError, and undoes nothing.
-
-        Unless the machine is `suspended`, main alone zaps: what another process has mapped stays so there.  Pages that
-        guests touch are taken back at once then, and another monitor takes all of them back.
-        """
-        if not suspended:
-            marked = self._ask(Job(Stage(), deadline)).check()
-            main = next(known.member for known in marked.members if not known.member.number)
-            try:
-                main.zap()
-            except OSError as exc:
-                raise SwapError(reply_text(f"stage: member 0: {exc}")) from exc
-            return marked.pages
-        for _ in range(ATTEMPTS):
-            staged = self._mark_and_zap(Stage(), deadline)
-            if staged is not None:
-                return staged
-        raise SwapError(f"stage: {ATTEMPTS} monitors have died of it")
-
-    def _mark_and_zap(self, request: Enable | Stage, deadline: int | None) -> int | None:
+    def _mark_and_zap(self, deadline: int | None) -> int | None:
         """Stage, and have every member zap; None: the monitor died meanwhile.
 
         The one that took over has then unstaged what was marked.
         """
-        first = self._ask(Job(request, deadline)).check()
+        first = self._ask(Job(Enable(), deadline)).check()
         last = first
         for known in first.members:
-            last = self._zap(request, known.member, deadline)
+            last = self._zap("enable", known.member, deadline)
         return first.pages if last.takeovers == first.takeovers else None
 
-    def _zap(self, request: Enable | Stage, member: Member, deadline: int | None) -> Result:
+    def _zap(self, what: str, member: Member, deadline: int | None) -> Result:
         try:
-            if isinstance(request, Enable):
-                member.zap()
-            else:  # most is unmapped already
-                member.zap_mapped()
-            if isinstance(request, Enable) or member.number:  # main has looked itself just now
-                self._check_unmapped(member)
+            member.zap()
+            self._check_unmapped(member)
         except OSError as exc:
-            gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
-            if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
-                return gone
-            what = name_of(request)
-            raise SwapError(reply_text(f"{what}: member {member.number}: {exc}")) from exc
+            return self._gone(what, member, exc, deadline)
         return self._ask(Job(Zapped(member=member.number), deadline)).check()
+
+    def _gone(self, what: str, member: Member, exc: OSError, deadline: int | None) -> Result:
+        """Remove a member that could not be zapped, if it has died and may; raises SwapError."""
+        gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
+        if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
+            return gone
+        raise SwapError(reply_text(f"{what}: member {member.number}: {exc}")) from exc
+
+    # While moves are held; nothing is undone.
+
+    def stage_running(self, deadline: int | None) -> int:
+        """Stage all memory while the machine runs, and have main zap; return how many pages.  Raises SwapError.
+
+        Pages that guests touch are taken back at once; what another process has mapped stays so there, and if there is
+        one, another monitor would take all of them back.
+        """
+        staged = self._ask(Job(Stage(), deadline)).check()
+        for known in staged.members:
+            if not known.member.number:
+                try:
+                    known.member.zap()
+                except OSError as exc:
+                    raise SwapError(reply_text(f"stage: member 0: {exc}")) from exc
+                self._ask(Job(Zapped(member=0), deadline)).check()
+        return staged.pages
+
+    def unmap(self, deadline: int | None) -> None:
+        """Unmap all memory everywhere, once no fault is half served; the machine is suspended.  Raises SwapError.
+
+        After `stage_running`, without which faults may not be served.
+        """
+        served = self._ask(Job(Hold(), deadline)).check()
+        for known in served.members:
+            member = known.member
+            try:
+                member.zap_mapped()
+                if member.number:  # main has looked itself
+                    self._check_unmapped(member)
+            except OSError as exc:
+                self._gone("stage", member, exc, deadline)
+
+    def settle(self, deadline: int | None) -> None:
+        """Say that what was unmapped is; raises SwapError."""
+        for known in self._ask(Job(GetStatus(), deadline)).members:
+            if not known.zapped:
+                self._ask(Job(Zapped(member=known.member.number), deadline)).check()
 
     def _check_unmapped(self, member: Member) -> None:
         """Raise OSError if it has a staged page mapped; one that a fault is taking back is looked at again."""

@@ -127,10 +127,9 @@ void hfs_quiesce(struct hfs *swap);
 /*
  * Register every member if the phase is HFS_OFF, and stage what is in memory; the guests must be
  * suspended.  Returns the pages staged.  The phase is HFS_MARKED afterwards.  -EBUSY also for
- * memory in huge pages that could not be freed (copy staging).  `again`: no page has left memory since the last
- * call, if there was one; then it takes far less time.
+ * memory in huge pages that could not be freed (copy staging).
  */
-int64_t hfs_stage(struct hfs *swap, int again);
+int64_t hfs_stage(struct hfs *swap);
 /* Note that no member has a staged page mapped: the phase is HFS_SETTLED.  -EINVAL: it is HFS_OFF. */
 int hfs_zapped(struct hfs *swap);
 /* Minor staging: staged pages become resident.  Copy staging: hfs_swap_in does that. */

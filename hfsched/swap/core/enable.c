@@ -54,14 +54,6 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 	return error ? error : (int64_t)(end - first);
 }
 
-/* A look in a loop over all pages: a change of the entry checks it again. */
-static inline bool is_resident(struct hfs *swap, uint64_t page)
-{
-	uint64_t entry = atomic_load_explicit(&swap->table.entries[page], memory_order_relaxed);
-
-	return hfs_state(entry) == HFS_RESIDENT;
-}
-
 /* Return the end (exclusive) of the run of RESIDENT pages of one region that begins at `page`. */
 static uint64_t run_end(struct hfs *swap, struct hfs_bits *present, uint64_t page)
 {
@@ -74,41 +66,6 @@ static uint64_t run_end(struct hfs *swap, struct hfs_bits *present, uint64_t pag
 	return end;
 }
 
-/* Set the bits of pages that have come into memory since the last time. */
-static int find_new(struct hfs *swap, struct hfs_bits *present)
-{
-	uint64_t page, end, first;
-	int each, error = 0;
-
-	for (each = 0; each < swap->region_count; each++) {
-		end = swap->regions[each].first + swap->regions[each].pages;
-		for (page = swap->regions[each].first; page < end && !error; page++) {
-			for (first = page; page < end && is_resident(swap, page) && !hfs_bit(present, page);
-			     page++)
-				;
-			if (page > first)
-				error = hfs_resident_among(swap, first, page, present);
-		}
-	}
-	return error;
-}
-
-/* Find the pages that are in memory. */
-static int look(struct hfs *swap, bool again)
-{
-	int error;
-
-	if (swap->present.count && again)
-		return find_new(swap, &swap->present);
-	hfs_bits_close(&swap->present);
-	error = hfs_bits_open(&swap->present, swap->table.pages);
-	if (!error)
-		error = hfs_resident(swap, &swap->present);
-	if (error)
-		hfs_bits_close(&swap->present);
-	return error;
-}
-
 static int64_t stage_pages(struct hfs *swap, struct hfs_bits *present)
 {
 	struct hfs_table *table = &swap->table;
@@ -117,8 +74,7 @@ static int64_t stage_pages(struct hfs *swap, struct hfs_bits *present)
 
 	while (page < table->pages) {
 		if (!table->copy) {
-			if (is_resident(swap, page) && hfs_bit(present, page))
-				staged += hfs_stage_page(table, page);
+			staged += hfs_bit(present, page) && hfs_stage_page(table, page);
 			page++;
 			continue;
 		}
@@ -136,14 +92,18 @@ static int64_t stage_pages(struct hfs *swap, struct hfs_bits *present)
 	return staged;
 }
 
-int64_t hfs_stage(struct hfs *swap, int again)
+int64_t hfs_stage(struct hfs *swap)
 {
 	bool first = atomic_load(&swap->table.header->phase) == HFS_OFF;
+	struct hfs_bits present;
 	int64_t result;
 
 	result = hfs_begin(swap);
 	if (result)
 		return result;
+	result = hfs_bits_open(&present, swap->table.pages);
+	if (result)
+		goto end;
 	if (first) {
 		result = register_all(swap);
 		if (result)
@@ -153,10 +113,11 @@ int64_t hfs_stage(struct hfs *swap, int again)
 	hfs_quiesce(swap);
 	hfs_reset_cursors(swap);
 	set_phase(swap, HFS_MARKED);
-	result = look(swap, again);
+	result = hfs_resident(swap, &present);
 	if (!result)
-		result = stage_pages(swap, &swap->present);
+		result = stage_pages(swap, &present);
 end:
+	hfs_bits_close(&present);
 	hfs_end(swap);
 	return result;
 }

@@ -160,10 +160,10 @@ class GuestPages:
 
     # The work; see `hfsched.swap.pages.store.Pages`
 
-    def stage(self, *, again: bool = False) -> int:
+    def stage(self) -> int:
         """See `Pages.stage`."""
         first = self.phase() is Phase.OFF
-        staged: int = self._lib.hfs_stage(self._open(), again)
+        staged: int = self._lib.hfs_stage(self._open())
         if staged < 0:
             if self.phase() is not Phase.OFF:
                 self.unstage()

@@ -70,22 +70,6 @@ int hfs_resident(struct hfs *swap, struct hfs_bits *bits)
 	return 0;
 }
 
-/* Page by page: where the next hole is takes as long as there is no hole. */
-int hfs_resident_among(struct hfs *swap, uint64_t first, uint64_t end, struct hfs_bits *bits)
-{
-	struct hfs_region *region = hfs_region_of(swap, first);
-	off_t at = (first - region->first) * HFS_PAGE, size = (end - region->first) * HFS_PAGE;
-
-	for (; at < size; at += HFS_PAGE) {
-		at = lseek(region->fd, at, SEEK_DATA);
-		if (at < 0)
-			return errno == ENXIO ? 0 : -errno;
-		if (at < size)
-			hfs_bits_set(bits, region->first + at / HFS_PAGE, 1);
-	}
-	return 0;
-}
-
 int hfs_punch(struct hfs *swap, uint64_t page, uint64_t count, bool guest)
 {
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;

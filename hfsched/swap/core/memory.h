@@ -15,8 +15,6 @@ uint8_t *hfs_guest_page(struct hfs *swap, uint64_t page);
 uint8_t *hfs_source(struct hfs *swap, uint64_t page);
 /* Set the bits of pages that the regions' memfds hold; a bit for each page of the table. */
 int hfs_resident(struct hfs *swap, struct hfs_bits *bits);
-/* The same for [first, end), all in one region, where few are. */
-int hfs_resident_among(struct hfs *swap, uint64_t first, uint64_t end, struct hfs_bits *bits);
 /*
  * Punch [page, page + count): of guest memory, within one region, or of the staging memory.
  * -EBUSY: a page of guest memory is still there (part of a huge page), and has lost its bytes.

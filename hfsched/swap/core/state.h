@@ -93,7 +93,6 @@ struct hfs {
 	uint64_t trim_cursor, out_cursor, in_cursor; /* pages */
 	int in_part; /* of hfs_swap_in: 0 staged, 1 compressed, 2 the file */
 	uint8_t *buffer; /* HFS_RUN pages */
-	struct hfs_bits present; /* pages that were in memory at the last hfs_stage; no bits: there was none */
 	struct hfs_ahead ahead;
 };
 

@@ -88,7 +88,6 @@ void hfs_free(struct hfs *swap)
 		munmap(swap->tier, swap->spans.count * HFS_UNIT);
 	hfs_bits_close(&swap->slots);
 	hfs_bits_close(&swap->spans);
-	hfs_bits_close(&swap->present);
 	hfs_table_close(&swap->table);
 	if (swap->kick >= 0)
 		close(swap->kick);

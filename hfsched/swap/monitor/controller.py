@@ -86,7 +86,6 @@ class Controller:
         self._final = False  # whether no faults will be served after the release
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
         self._held = False  # between Hold and GoOn: no page is moved
-        self._staged = False  # since Hold
         self._exiting = False
         self.ended = False  # Exit has been carried out, or there was an internal error
         self.state = self._state_from_table()
@@ -95,7 +94,7 @@ class Controller:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
         cleaning = (self._slow, self._final, self._clean_at, self._wait_until)
-        ends = (self._held, self._staged, self._exiting, self.ended)
+        ends = (self._held, self._exiting, self.ended)
         return (self.state.value, members, self._moves.key(), cleaning, *ends)
 
     @property
@@ -152,7 +151,6 @@ class Controller:
             case Hold():
                 self._pages.quiesce()
                 self._held = True
-                self._staged = False
                 return Done()
             case Stage():
                 return self._stage(request)
@@ -199,16 +197,15 @@ class Controller:
     def _stage(self, request: MonitorRequest) -> MonitorAnswer:
         if not self._held or self.state in _MOVING:
             return _refuse(request, f"pages may be moved: swap is {self.state.value}")
-        staged = self._stage_all(again=self._staged)
-        self._staged = True
+        staged = self._stage_all()
         self._update_phase()
         return Done(pages=staged)
 
-    def _stage_all(self, *, again: bool = False) -> int:
-        """Stage all pages in memory, which every member has to zap then; return how many.  See `Pages.stage`."""
+    def _stage_all(self) -> int:
+        """Stage all pages in memory, which every member has to zap then; return how many."""
         self._clean_at = None
         try:
-            staged = self._pages.stage(again=again)
+            staged = self._pages.stage()
         except (OSError, UserError):
             self.state = self._state_from_table()
             raise

@@ -112,10 +112,9 @@ class Pages(Protocol):
     answered between two of them.  No method blocks for longer than a piece takes.
     """
 
-    def stage(self, *, again: bool = False) -> int:
+    def stage(self) -> int:
         """Register every member's ranges and stage what is resident; return the pages staged.
 
-        `again`: no page has left memory since the call before, if there was one.
         The guests must be suspended.  Pages that are swapped out already stay so.  Afterwards, with
         minor staging, each member unmaps its memory before `zapped` is called; with copy staging
         `zapped` may be called at once.  Raises UserError; then no range is registered that was not
