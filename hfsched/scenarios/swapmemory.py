@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from hfsched.explore.thing import Thing
+from hfsched.scenarios.swapsnapshot import Owed
 from hfsched.swap.pages.entries import Entry, PageTable, State
 from hfsched.swap.pages.store import Phase
 
@@ -94,11 +95,18 @@ class _Phase(Thing):
 class Memory:
     """Pages, page tables of the processes, pending faults, swap file, entries and phase.
 
-    With `full` the swap file may have no space for a page.  Monitors may have `bugs` internal errors.
+    With `full` the swap file may have no space for a page.  Monitors may have `bugs` internal errors.  With `live` there
+    may be live snapshots.
     """
 
     def __init__(
-        self, runtime: ExploreRuntime, pages: int, *, full: bool = False, bugs: int = 0
+        self,
+        runtime: ExploreRuntime,
+        pages: int,
+        *,
+        full: bool = False,
+        bugs: int = 0,
+        live: bool = False,
     ) -> None:
         self.runtime = runtime
         self.full = full
@@ -107,6 +115,7 @@ class Memory:
         self.uffd = _Uffd(runtime)
         self.phase = _Phase(runtime)
         self.phase.bugs = bugs
+        self.owed = Owed(runtime, pages) if live else None
         self.monitors = 0
         self.dead: set[str] = set()  # processes
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
+from hfsched.scenarios.swapsnapshot import keep
 from hfsched.swap.monitor.controller import Controller
 from hfsched.swap.monitor.moves import Moves
 from hfsched.swap.monitor.serving import serve
@@ -26,11 +27,14 @@ __all__ = ["Monitor", "Store"]
 class Store:
     """The monitor's `Pages` and `Processes`, and the task that serves faults."""
 
-    def __init__(self, memory: Memory, *, wakes: bool = True, quiesces: bool = True) -> None:
+    def __init__(
+        self, memory: Memory, *, wakes: bool = True, quiesces: bool = True, keeps: bool = True
+    ) -> None:
         self._memory = memory
         self._runtime = memory.runtime
         self._wakes = wakes
         self._quiesces = quiesces
+        self._keeps = keeps  # a page that is owed is copied aside before it is mapped
         self._number = 0
         self._processes: list[str] = []
 
@@ -98,6 +102,8 @@ class Store:
     def _serve(self, page: Page, process: str) -> None:
         while True:
             self._runtime.retain_only(self._number, page.number, process)
+            if self._keeps:
+                keep(self._memory, page)
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
@@ -105,6 +111,8 @@ class Store:
                 self._runtime.retain_only(self._number, page.number, process)
                 self._memory.at("continue", page)
                 self._memory.arrive(page, 0, process)
+                if not self._keeps:
+                    keep(self._memory, page)
                 return
             if answer is not FaultAction.WAIT:
                 if self._bring(page, entry, process):
@@ -347,13 +355,14 @@ class Monitor:
     controller: type[Controller] = _UncountedController
     wakes = True
     quiesces = True
+    keeps = True
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
     def __call__(self, runtime: ExploreRuntime, end: End) -> None:
         """Run it."""
-        store = Store(self._memory, wakes=self.wakes, quiesces=self.quiesces)
+        store = Store(self._memory, wakes=self.wakes, quiesces=self.quiesces, keeps=self.keeps)
 
         def make(begin: Begin, _fds: Sequence[int]) -> Controller:
             if not begin.fresh:
