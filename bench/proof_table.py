@@ -79,6 +79,9 @@ def small() -> list[tuple[str, int | None]]:
     specs += [
         "swap,commands=enable,deaths=1,failing_starts=1",
         "swap,commands=enable-close,guests=0,deaths=1,failing_starts=1",
+        "swap,commands=live",
+        "swap,commands=enable-out-live",
+        "swap,commands=live-disable,guests=0,deaths=1",
     ]
     specs += [
         "restored",

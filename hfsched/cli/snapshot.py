@@ -56,6 +56,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the directory of a snapshot; diff, merge: two; take, cancel: first the machine, where several run",
     )
     add_layer_options(parser, codec_for="take, merge: ", incremental_for="take: ")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="take: let the guests run while memory is written; for a machine with --swap-dir",
+    )
     add_within(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -90,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"--codec is for take and merge, not for {args.what}")
     if args.incremental and args.what != "take":
         raise MisuseError(f"--incremental is for take, not for {args.what}")
+    if args.live and args.what != "take":
+        raise MisuseError(f"--live is for take, not for {args.what}")
     return verb(args)
 
 

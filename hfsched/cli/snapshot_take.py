@@ -61,6 +61,7 @@ def take_snapshot(
         codec=args.codec or "lz4",
         end=end,
         incremental=args.incremental,
+        live=not end and args.live,
         within_ms=int(within * 1000),
     )
     try:

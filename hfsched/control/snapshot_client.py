@@ -33,12 +33,14 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """What is asked for.
 
     `end`: the machine ends by the snapshot; `incremental`: it has only what has changed since the one before,
-    which must lie beside it; `within_ms` is for the suspension.
+    which must lie beside it; `live`: memory is written while the guests run, if that can be done; `within_ms` is
+    for the suspension.
     """
 
     codec: Literal["lz4", "zstd", "raw"] = "lz4"
     end: bool = False
     incremental: bool = False
+    live: bool = False
     within_ms: int = commands.WITHIN_MS
 
 
@@ -69,6 +71,7 @@ def take(
                 progress=True,
                 incremental=wanted.incremental,
                 parent=parent,
+                live=wanted.live,
                 within_ms=wanted.within_ms,
                 shown=one_line(directory.rstrip("/"), 4096),
             )

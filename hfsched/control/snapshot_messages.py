@@ -56,7 +56,8 @@ class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
     machine stays suspended until `SnapshotConfirm`, or until the client leaves.  With `progress`,
     `SnapshotProgress` come before the reply.  With `incremental` only what has changed since `parent` is
     written, which must be the `base` of a `SnapshotReport`; all is, with a notice, where there is none or
-    the changes are not known.
+    the changes are not known.  With `live` the machine is suspended only for the instant that memory is of, and
+    memory is written when it runs again; where that cannot be done, a notice says why.  It does not go with `hold`.
     """
 
     name: _LayerName
@@ -67,6 +68,7 @@ class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
     incremental: bool = False
     parent: Layer | None = None
     shown: Annotated[str, Meta(max_length=4096)] = ""
+    live: bool = False
 
 
 class SnapshotConfirm(_SnapshotRequest, frozen=True, tag="confirm"):

@@ -54,6 +54,8 @@ class SnapshotTurn:
         """Write a snapshot into the files of these descriptors, which are the caller's; raises HfschedError."""
         if self._attempt is not None:
             raise HfschedError(f"{request.name}: confirm the one before")
+        if request.live and request.hold:
+            raise HfschedError(f"{request.name}: live and hold do not go together")
         if len(files) != FILES:
             raise HfschedError(f"{request.name}: {FILES} descriptors must come along: pages, index")
         for name, fd in zip(("pages", "index"), files, strict=True):
@@ -66,6 +68,7 @@ class SnapshotTurn:
             codec=request.codec,
             held=request.hold,
             incremental=request.incremental,
+            live=request.live,
             parent=None if parent is None else Base(parent.name, bytes.fromhex(parent.hash)),
             shown=request.shown,
         )

@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
     "discard": lambda client: client.discard(0, 1),
     "close": MonitorClient.close,
 }
+LIVE = "live"  # the command that takes a live snapshot
+WORDS = (*COMMANDS, LIVE)
 WITHIN = 1000  # ns
 CHILDREN = ("lives", "dies", "static")
 
@@ -102,7 +104,8 @@ class _Accepted(Thing):
 class SwapScenario:
     """Main gives `commands`, another task those of `beside`, while `guests` access `pages`.
 
-    Commands are joined by ``-``: ``enable-out-disable``.  Each guest accesses pages `touches` times.
+    Commands are joined by ``-``: ``enable-out-disable``; ``live`` takes a snapshot of all pages, which must be of the instant at
+    which the guests were suspended.  Each guest accesses pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
@@ -135,8 +138,8 @@ class SwapScenario:
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {
-        "commands": COMMANDS,
-        "beside": COMMANDS,
+        "commands": WORDS,
+        "beside": WORDS,
         "child": CHILDREN,
     }
     variants: ClassVar[Mapping[str, Variant]] = VARIANTS
@@ -144,8 +147,8 @@ class SwapScenario:
     def __post_init__(self) -> None:
         for words in (self.commands, self.beside):
             for word in words.split("-") if words else ():
-                if word not in COMMANDS:
-                    raise ValueError(f"no command {word}: known: {', '.join(COMMANDS)}")
+                if word not in WORDS:
+                    raise ValueError(f"no command {word}: known: {', '.join(WORDS)}")
         for name, low, high in (
             ("guests", 0, 4),
             ("touches", 0, 20),
@@ -193,6 +196,7 @@ class _Machine:
         self._scenario = scenario
         self._runtime = runtime
         parts = PARTS[scenario.variant]
+        beside = scenario.beside.split("-")
         self.memory = parts.memory(
             runtime,
             scenario.pages,
@@ -200,6 +204,7 @@ class _Machine:
             bugs=scenario.bugs,
             stored=scenario.stored,
             damaged=scenario.damaged,
+            live=LIVE in (*scenario.commands.split("-"), *beside),
         )
         self.gate = _Gate(runtime)
         self._failing = FailingRuntime(
@@ -224,7 +229,8 @@ class _Machine:
         steps = [Step("guests", self.gate.stop, self.gate.resume)]
         if self.child_model is not None:
             steps.append(Step("child", self.child_model.stop, self.child_model.resume))
-        hold = Holder(Suspension(runtime, steps), "swap", frozen=True)
+        suspension = Suspension(runtime, steps)
+        hold = Holder(suspension, "swap", frozen=True)
         self.client = parts.client(
             self._failing,
             monitor,
@@ -233,6 +239,9 @@ class _Machine:
             on_lost=self._lost,
             needed=self.memory.needed,
             alarm=self._alarm() if scenario.damaged else None,
+        )
+        self._live = parts.live(
+            self.memory, self.client, Holder(suspension, "snapshot", frozen=True)
         )
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> number of requests made
@@ -244,7 +253,7 @@ class _Machine:
             scenario.beside or scenario.abort or scenario.deadlines
         ):  # only main makes requests
             runtime.declare_private("swap.free")
-        if "enable" not in scenario.beside:  # only main suspends
+        if not {"enable", LIVE} & {*beside}:  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
 
@@ -318,11 +327,16 @@ class _Machine:
 
     def _do(self, task: str, word: str) -> None:
         try:
-            COMMANDS[word](self.client)
+            if word == LIVE:
+                self._live.take()
+            else:
+                COMMANDS[word](self.client)
         except SwapError as exc:
             self.ended[task].append(f"{word}: {exc}")
             if word == "enable" and self._undoes:
                 self._accepted.note("disable")
+            if word == LIVE and self._scenario.deadlines:
+                self._accepted.note("enable")  # what it has staged may stay so
         else:
             self.ended[task].append(word)
             self._accepted.note(word)
@@ -366,12 +380,19 @@ class _Machine:
         last = "the spawner's death" if orphaned else self._accepted.last
         if self._scenario.bugs > 1:
             self._check_back_or_told()
-        elif orphaned or last in ("disable", "close"):
+        elif orphaned or last in ("disable", "close") or self._never_enabled:
             if self.memory.pages[0].layer is None:  # it does not come in, unless somebody needs it
                 return
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
                 assert back, f"after {last} {page.name} is not resident"
+
+    @property
+    def _never_enabled(self) -> bool:
+        """Whether swap is as it was at first, snapshots or not."""
+        scenario = self._scenario
+        words = (*scenario.commands.split("-"), *scenario.beside.split("-"))
+        return "enable" not in words and not scenario.deadlines
 
     def _check_back_or_told(self) -> None:
         """Check that pages are out after `disable` only where the last failure is told."""

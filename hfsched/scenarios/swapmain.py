@@ -97,3 +97,7 @@ class MainModel:
     def zap(self) -> None:
         """See `Member`."""
         self.memory.zap()
+
+    def zap_mapped(self) -> None:
+        """See `Member`."""
+        self.zap()

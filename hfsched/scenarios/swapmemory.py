@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from hfsched.explore.thing import Thing
+from hfsched.scenarios.swapsnapshot import Owed
 from hfsched.swap.pages.entries import Entry, PageTable, State
 from hfsched.swap.pages.store import Phase
 
@@ -100,7 +101,8 @@ class Memory:
     """Pages, page tables of the processes, pending faults, swap file, entries and phase.
 
     With `full` the swap file may have no space for a page.  Monitors may have `bugs` internal errors.  With
-    `stored` a snapshot has all pages; with `damaged` the first one cannot be read there.
+    `stored` a snapshot has all pages; with `damaged` the first one cannot be read there.  With `live` there
+    may be live snapshots.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Memory:
         bugs: int = 0,
         stored: bool = False,
         damaged: bool = False,
+        live: bool = False,
     ) -> None:
         self.runtime = runtime
         self.full = full
@@ -120,6 +123,7 @@ class Memory:
         self.uffd = _Uffd(runtime)
         self.phase = _Phase(runtime)
         self.phase.bugs = bugs
+        self.owed = Owed(runtime, pages) if live else None
         self.monitors = 0
         self.dead: set[str] = set()  # processes
         self.alarm = runtime.eventfd("swap.alarm")

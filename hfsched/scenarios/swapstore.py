@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
+from hfsched.scenarios.swapsnapshot import keep
 from hfsched.swap.monitor.controller import Controller
 from hfsched.swap.monitor.moves import Moves
 from hfsched.swap.monitor.serving import serve
@@ -26,11 +27,14 @@ __all__ = ["Monitor", "Store"]
 class Store:
     """The monitor's `Pages` and `Processes`, and the task that serves faults."""
 
-    def __init__(self, memory: Memory, *, wakes: bool = True, quiesces: bool = True) -> None:
+    def __init__(
+        self, memory: Memory, *, wakes: bool = True, quiesces: bool = True, keeps: bool = True
+    ) -> None:
         self._memory = memory
         self._runtime = memory.runtime
         self._wakes = wakes
         self._quiesces = quiesces
+        self._keeps = keeps  # a page that is owed is copied aside before it is mapped
         self._number = 0
         self._processes: list[str] = []
 
@@ -100,6 +104,8 @@ class Store:
     def _serve(self, page: Page, process: str) -> None:
         while True:
             self._runtime.retain_only(self._number, page.number, process)
+            if self._keeps:
+                keep(self._memory, page)
             self._memory.at("look up", page)
             entry, answer = page.entry, self._memory.table.fault(page.number)
             self._runtime.observe((answer.value, entry.location))
@@ -107,6 +113,8 @@ class Store:
                 self._runtime.retain_only(self._number, page.number, process)
                 self._memory.at("continue", page)
                 self._memory.arrive(page, 0, process)
+                if not self._keeps:
+                    keep(self._memory, page)
                 return
             if answer is not FaultAction.WAIT:
                 if self._bring(page, entry, process):
@@ -206,6 +214,16 @@ class Store:
         self._may_fail()
         self._memory.at("settle", self._memory.phase)
         self._memory.phase.phase = Phase.SETTLED
+
+    def unstage(self) -> None:
+        """See `Pages.unstage`."""
+        self._may_fail()
+        for page in self._memory.pages:
+            self._memory.at("unstage", page)
+            self._memory.table.unstage(page.number)
+        self._memory.at("settle", self._memory.phase)
+        if self._memory.phase.phase is Phase.MARKED:
+            self._memory.phase.phase = Phase.SETTLED
 
     def trim(self, limit: int) -> Progress:  # noqa: ARG002 - there are few
         """See `Pages.trim`."""
@@ -339,6 +357,10 @@ class Store:
         """See `Pages.faults`."""
         return 0
 
+    def quiesce(self) -> None:
+        """See `Pages.quiesce`."""
+        self._memory.at("quiesce", self._memory.uffd, lambda: not self._memory.uffd.serving)
+
     def counts(self) -> Counts:
         """See `Pages.counts`."""
         memory = self._memory
@@ -377,13 +399,14 @@ class Monitor:
     controller: type[Controller] = _UncountedController
     wakes = True
     quiesces = True
+    keeps = True
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
     def __call__(self, runtime: ExploreRuntime, end: End) -> None:
         """Run it."""
-        store = Store(self._memory, wakes=self.wakes, quiesces=self.quiesces)
+        store = Store(self._memory, wakes=self.wakes, quiesces=self.quiesces, keeps=self.keeps)
 
         def make(begin: Begin, _fds: Sequence[int]) -> Controller:
             if not begin.fresh:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
+from hfsched.scenarios.swapsnapshot import Live, MarksFirst
 from hfsched.scenarios.swapstore import Monitor
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.protocol.messages import (
@@ -37,6 +38,10 @@ class _NoWake(Monitor):
 
 class _NoQuiesce(Monitor):
     quiesces = False
+
+
+class _KeepsLate(Monitor):
+    keeps = False
 
 
 class _Unzapped(Memory):
@@ -69,12 +74,15 @@ class Parts:
     monitor: type[Monitor] = Monitor
     memory: type[Memory] = Memory
     client: type[MonitorClient] = MonitorClient
+    live: type[Live] = Live
 
 
 PARTS: Mapping[str, Parts] = {
     "": Parts(),
     "no-wake": Parts(_NoWake),
     "no-quiesce": Parts(_NoQuiesce),
+    "kept-late": Parts(_KeepsLate),
+    "marked-first": Parts(live=MarksFirst),
     "no-zap": Parts(memory=_Unzapped),
     "child-no-zap": Parts(memory=_ChildUnzapped),
     "left-out": Parts(client=_NoBringIn),
@@ -101,6 +109,14 @@ VARIANTS: Mapping[str, Variant] = {
     "child-no-zap": Variant(
         "a process besides main reports that it has zapped its page tables, and has not",
         {"commands": "enable-out", "child": "lives", "guests": 0},
+    ),
+    "kept-late": Variant(
+        "a page that a snapshot has yet to write is mapped before it is copied aside",
+        {"commands": "live"},
+    ),
+    "marked-first": Variant(
+        "a snapshot says that it has written a page, and reads it then",
+        {"commands": "live"},
     ),
     "left-out": Variant(
         "memory stays swapped out although a dead monitor cannot be replaced any more",

@@ -39,7 +39,7 @@ class Wish(Struct, frozen=True, kw_only=True):
 
     `shown` is what errors call the layer; empty: its name.
     `incremental`: only what has changed since the snapshot `parent`, if that can be known; there is no
-    parent where `Snapshots.base` is None.
+    parent where `Snapshots.base` is None.  `live`: memory is written when the guests run again, if that can be done.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     held: bool = False
     incremental: bool = False
     parent: Base | None = None
+    live: bool = False
     shown: str = ""
 
     @property
@@ -78,16 +79,22 @@ class Underway(Struct, frozen=True):
 
 
 class Writing(Protocol):
-    """A snapshot on its way into two open files."""
+    """A snapshot on its way into two open files; `close` it in the end, whatever has happened."""
+
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        """Make ready for `copy`, while the machine runs; return what the user may want to know.  Raises UserError."""
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
-        """Copy the suspended machine: what is `dirty` since `base`, or all of it.
+        """Copy the suspended machine, or see to it that it can be written as it is now: what is `dirty` since `base`, or all of it.
 
         Raises UserError if it cannot be saved by the deadline (ns), or written, or is cancelled.
         """
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
-        """Write what was copied; return the index's hash, and what the user may want to know."""
+        """Write it; return the index's hash, and what the user may want to know."""
+
+    def close(self) -> None:
+        """Free everything."""
 
 
 class Watch(NamedTuple):

@@ -153,11 +153,13 @@ class Snapshots:
 
         wish = attempt.wish
         suspended = False
+        writing: Writing | None = None
         try:
             expected = None if wish.parent is None else self._expected
             watch = Watch(unwanted, told)
             writing = self._write(self._machine, files, wish, expected, watch)
-            notices = self._freeze(attempt, deadline, (self._cancelled, *stop))
+            notices = writing.prepare(deadline)
+            notices += self._freeze(attempt, deadline, (self._cancelled, *stop))
             if unwanted():
                 raise SnapshotError(f"{wish.called}: cancelled")
             suspension.suspend(HOLDER, deadline, frozen=True)
@@ -185,6 +187,9 @@ class Snapshots:
                 self._resume(wish)
             self._thaw(attempt)
             raise
+        finally:
+            if writing is not None:
+                writing.close()
         on = None if attempt.dirty is None else wish.parent
         if wish.held:
             paused = runtime.now() - began

@@ -1,6 +1,6 @@
 """A suspended machine as a layer of a snapshot, and a machine of a snapshot again.
 
-Memory is copied while the machine stands still, and read whole before it runs again.
+Memory is copied while the machine stands still, wherever it is, and read whole before it runs again.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.snapshot.chain import ZERO_PAGE, Chain
 from hfsched.snapshot.index import Component, MachineIdentity, Parent
 from hfsched.snapshot.layer import LayerWriter, Subject, Vm
-from hfsched.swap.report.footprint import held
 from hfsched.text import one_line
 from hfsched.vmm import saving
 from hfsched.vmm.attempt import Base, Watch
 from hfsched.vmm.generation import signal_change
+from hfsched.vmm.livememory import LiveMemory
 from hfsched.vmm.records import MACHINE_RECORD, READABLE, MachineRecord
+from hfsched.vmm.snapshotmemory import MappedMemory, SnapshotMemory, SwappedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Mapping, Sequence
 
     from hfsched.memory.dirty import DirtyPages
     from hfsched.memory.ram import Ram
@@ -40,7 +41,6 @@ MACHINE = "machine"  # the component that has the machine's record
 _PART = 256  # pages that are read and written at once
 COPIED_MAX = 256 << 20  # bytes
 HOT_MAX = 1 << 14  # runs
-_NOWHERE = 1 << 62  # a page number beyond all
 
 
 def subject_of(machine: Machine, created: int) -> Subject:
@@ -87,14 +87,20 @@ class Capture:
         self._writer = LayerWriter(
             wish.called, *files, subject, codec=wish.codec, **watch._asdict()
         )
+        self._memory, self._notices = _memory_of(machine, wish)
+        self._runs: Mapping[str, Sequence[Run]] | None = (
+            None  # of pages that are written at the end
+        )
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._left = COPIED_MAX // PAGE_SIZE
         if expected is None:
-            rams = machine.rams.values()
-            expected = sum(
-                end - first for ram in rams for first, end in held(ram.fd, ram.size // PAGE_SIZE)
-            )
+            expected = self._memory.expected()
         self._room = _room(min(expected, self._left))
+        self._written: memoryview | None = None  # pages that are written at once
+
+    def prepare(self, deadline: int | None = None) -> tuple[str, ...]:
+        """Make ready for `copy`, while the machine runs; return what the user may want to know; raises SnapshotError."""
+        return self._notices + self._memory.prepare(deadline)
 
     def copy(
         self,
@@ -104,6 +110,7 @@ class Capture:
     ) -> None:
         """Copy the machine, whose suspension the caller holds, frozen: what is `dirty` since `base`, or all of it.
 
+        What is live is kept as it is, and not copied.
         Raises UserError (SnapshotError) if it cannot be saved by the deadline (ns), or written.
         """
         machine = self._machine
@@ -111,49 +118,88 @@ class Capture:
             self._writer.parent = Parent(base.name, base.hash)
         self._record = saving.save(machine, deadline)
         self._hot = hot_pages(machine, dirty)
+        runs: Mapping[str, Sequence[Run]] = {
+            name: [(0, ram.size // PAGE_SIZE)] for name, ram in machine.rams.items()
+        }
+        if dirty is not None:
+            runs = dirty.runs
+        if isinstance(self._memory, LiveMemory) and self._memory.live:
+            self._memory.keep(deadline, runs)
+            self._runs = runs
+            return
         for number, vm in enumerate(machine.assembly.vms):
-            ram = machine.rams[vm.name]
-            runs = [(0, ram.size // PAGE_SIZE)] if dirty is None else dirty.runs[vm.name]
-            for first, count, zero in _parted(ram, runs, sparse=machine.swap is None):
+            for first, count, zero in self._memory.parts(vm.name, runs[vm.name]):
                 if zero:
                     self._writer.put_zeros(number, first, count)
                 else:
-                    self._take(ram, number, first, count)
+                    self._take(number, vm.name, first, count)
 
-    def _take(self, ram: Ram, vm: int, first: int, count: int) -> None:
+    def _take(self, vm: int, name: str, first: int, count: int) -> None:
+        """Copy pages of a VM, or write them where there are too many."""
         while count:
-            part = min(count, self._left)
-            if part:
-                room = self._reserved(part)
-                part = len(room) // PAGE_SIZE
-                ram.copy_out(first * PAGE_SIZE, room)
-                self._copies.append((vm, first, room))
-                self._left -= part
+            copied = min(count, self._left)
+            if copied and not self._room:
+                self._room = _room(min(copied, _PART))
+            room = self._room[: copied * PAGE_SIZE] if copied else self._scratch(count)
+            done, zero = self._memory.read(name, first, room)
+            if zero:
+                self._writer.put_zeros(vm, first, done)
+            elif copied:
+                self._copies.append((vm, first, room[: done * PAGE_SIZE]))
+                self._room = self._room[done * PAGE_SIZE :]
+                self._left -= done
             else:
-                part = min(count, _PART)
-                self._writer.put(vm, first, ram.read(first * PAGE_SIZE, part * PAGE_SIZE))
-            first += part
-            count -= part
+                self._writer.put(vm, first, room[: done * PAGE_SIZE])
+            first += done
+            count -= done
 
-    def _reserved(self, pages: int) -> memoryview:
-        """Return room for so many pages; fewer where that is what is left of it."""
-        if not self._room:
-            return _room(pages)
-        room = self._room[: pages * PAGE_SIZE]
-        self._room = self._room[len(room) :]
-        return room
+    def _scratch(self, pages: int) -> memoryview:
+        """Return room for as many of so many pages as are written at once."""
+        if self._written is None:
+            self._written = _room(_PART)
+        return self._written[: pages * PAGE_SIZE]
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
-        """Write what was copied; return the index's hash, and what the user may want to know.
+        """Write what was copied or kept; return the index's hash, and what the user may want to know.
 
-        Raises SnapshotError.
+        Raises UserError (SnapshotError).
         """
+        if self._runs is not None:
+            self._write_kept(self._runs)
+        self._memory.close()
         for vm, first, pages in self._copies:
             self._writer.put(vm, first, pages)
         self._copies.clear()
         record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
         found = self._writer.finish({MACHINE: record}, self._hot)
         return found, () if self._writer.warning is None else (self._writer.warning,)
+
+    def _write_kept(self, runs: Mapping[str, Sequence[Run]]) -> None:
+        assert isinstance(self._memory, LiveMemory)
+        room = _room(_PART)
+        for number, vm in enumerate(self._machine.assembly.vms):
+            for first, count, pages in self._memory.taken(vm.name, runs[vm.name], room):
+                if pages is None:
+                    self._writer.put_zeros(number, first, count)
+                else:
+                    self._writer.put(number, first, pages)
+
+    def close(self) -> None:
+        """Free everything; swap moves pages again."""
+        self._memory.close()
+
+
+def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str, ...]]:
+    """Return a machine's memory as a snapshot reads it, and what the user may want to know."""
+    if machine.swap is None:
+        if not wish.live:
+            return MappedMemory(machine.rams), ()
+        why = "it was started without --swap-dir, so nothing serves page faults"
+        text = f"{wish.name}: the machine is suspended while it is copied: {why}"
+        return MappedMemory(machine.rams), (text,)
+    if wish.live:
+        return LiveMemory(machine.swap, wish.name), ()
+    return SwappedMemory(machine.swap, wish.name), ()
 
 
 def hot_pages(machine: Machine, dirty: DirtyPages | None) -> list[tuple[int, int, int]]:
@@ -180,26 +226,6 @@ def _room(pages: int) -> memoryview:
         return memoryview(b"")
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
     return memoryview(mmap.mmap(-1, pages * PAGE_SIZE, flags=flags))
-
-
-def _parted(ram: Ram, runs: Iterable[Run], *, sparse: bool) -> Iterator[tuple[int, int, bool]]:
-    """Yield {first page, pages, zero} of runs of pages, which come in order.
-
-    With `sparse`, what is not allocated is zero, and is not read, which would allocate it.
-    """
-    if not sparse:
-        yield from ((first, count, False) for first, count in runs)
-        return
-    there = held(ram.fd, ram.size // PAGE_SIZE)
-    begin = end = 0
-    for first, count in runs:
-        at, last = first, first + count
-        while at < last:
-            while end <= at:
-                begin, end = next(there, (_NOWHERE, _NOWHERE + 1))
-            until = min(last, end if begin <= at else begin)
-            yield at, until - at, begin > at
-            at = until
 
 
 def record_of(chain: Chain) -> MachineRecord:

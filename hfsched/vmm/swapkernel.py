@@ -16,9 +16,10 @@ from hfsched.memory.dirty import TrackedProcess, TrackedRange
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.mainmember import MainMember
-from hfsched.swap.core import device
+from hfsched.swap.core import device, guestpages
 from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.pagemap import open_pagemap
+from hfsched.swap.core.pagereader import OwedPages
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stored import StoredPages
 from hfsched.swap.core.stores import Stores
@@ -28,7 +29,7 @@ from hfsched.swap.monitor.program import monitor
 from hfsched.swap.pages.entries import Staging, State
 from hfsched.swap.pages.store import Phase
 from hfsched.swap.protocol.messages import Region
-from hfsched.swap.report.footprint import Footprint
+from hfsched.swap.report.footprint import Footprint, allocated
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
@@ -73,8 +74,9 @@ class SwapKernel:
             stack.callback(os.close, self._pagemap)
             self._tracked = self._pagemap if writeprotect.tracks(self._uffd) else None
             self._memfds = [ram.fd for ram in rams.values()]
-            self.resources = pack(self.stores, self._memfds, stored)
             self._stored = stored
+            self._given = None if stored is None else stored.given
+            self.resources = pack(self.stores, self._memfds, self._given)
             if stored is not None:
                 stored.begin(self.stores.table, pages)
             self._stack = stack.pop_all()
@@ -149,6 +151,18 @@ class SwapKernel:
         pages = self.stores.pages
         with mmap.mmap(self.stores.table, table_size(pages), prot=mmap.PROT_READ) as table:
             return table[entry_offset(0) : entry_offset(pages) : 8]  # the lowest byte of each entry
+
+    def used(self) -> int:
+        """Return how many pages are not zero, about, wherever they are."""
+        out = (State.FILE.value, State.COMPRESSED.value, State.STORED.value)
+        there = sum(map(allocated, self._memfds)) // PAGE_SIZE
+        states = self.states()
+        return there + sum(states.count(state) for state in out)
+
+    def reader(self, pause: Callable[[], None]) -> OwedPages:
+        """Return what reads pages where they are; `pause` waits for a moment."""
+        regions = [guestpages.Region(fd, os.fstat(fd).st_size // PAGE_SIZE) for fd in self._memfds]
+        return OwedPages(self.stores, regions, pause, self._given)
 
 
 def parts_of(rams: Mapping[str, Ram]) -> list[Part]:

@@ -21,6 +21,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core.faultlog import Fault
+from hfsched.swap.protocol.messages import reply_text
 from hfsched.swap.report.footprint import held
 from hfsched.swap.report.picture import CELL, mark_empty, picture
 from hfsched.vmm.lazy import Damage
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import End, Runtime
     from hfsched.scheduler.suspension import Suspension
+    from hfsched.swap.core.pagereader import OwedPages
     from hfsched.swap.protocol.messages import Status
     from hfsched.vmm.lazy import LazyMemory
 
@@ -39,6 +41,7 @@ __all__ = ["MachineSwap"]
 # Clocks: the guests are paused meanwhile; and an end must come although the monitor is stopped.
 _ENABLE_WITHIN = 10_000_000_000  # ns
 _CLOSE_WITHIN = 5_000_000_000  # ns
+_PAUSE = 1_000_000  # ns: a fault that is being served takes less
 
 
 class MachineSwap:
@@ -200,9 +203,9 @@ class MachineSwap:
 
         Both are multiples of 4096, within its memory.  See `MonitorClient.discard`.
         """
-        first = next(part.offset for part in self._parts if part.name == vm) + offset
-        with self._discarding(vm, offset // PAGE_SIZE, size // PAGE_SIZE):
-            self.client.discard(first // PAGE_SIZE, size // PAGE_SIZE, deadline)
+        first, count = offset // PAGE_SIZE, size // PAGE_SIZE
+        with self._discarding(vm, first, count):
+            self.client.discard(self.first_page(vm) + first, count, deadline)
 
     def _discarding(self, vm: str, first: int, count: int) -> AbstractContextManager[None]:
         return nullcontext() if self.dirty is None else self.dirty.discarding(vm, first, count)
@@ -210,6 +213,19 @@ class MachineSwap:
     def _unserved(self) -> None:
         if self.dirty is not None:
             self.dirty.let_go()
+
+    def hold(self, snapshot: str, deadline: int | None = None) -> None:
+        """Move nothing until `client.go_on`, for a snapshot of this name; see `MonitorClient.hold`."""
+        why = f"the snapshot {snapshot} is being taken: wait for it, or `hfsched snapshot cancel`"
+        self.client.hold(reply_text(why), deadline)
+
+    def reader(self) -> OwedPages:
+        """Return what reads pages where they are, by their numbers, while nothing is moved."""
+        return self.backing.reader(lambda: self._runtime.sleep_until(self._runtime.now() + _PAUSE))
+
+    def first_page(self, vm: str) -> int:
+        """Return the number of a VM's first page."""
+        return next(part.offset for part in self._parts if part.name == vm) // PAGE_SIZE
 
     def tracked(self) -> list[TrackedProcess]:
         """Return all processes that map guest memory, as their dirty pages are tracked."""

@@ -79,6 +79,7 @@ def test_what_bash_offers(hfsched: Start) -> None:
     assert offered("snapshot", "diff", "") == ["folder"]
     assert offered("snapshot", "merge", "folder", "fo") == ["folder"]
     assert offered("snapshot", "merge", "--codec", "z") == ["zstd"]
+    assert offered("snapshot", "take", "--l") == ["--live"]
     assert offered("image", "--json", "gu") == ["guest.bin", "guests.py"]
     assert offered("completion", "f") == ["fish"]
     assert offered("fuzz", "mai") == ["mailbox"]

@@ -128,6 +128,7 @@ def test_merge(hfsched: Start) -> None:
         (["diff", "a"], "diff needs two DIRs"),
         (["verify", "a", "b"], "'b' is one word too many for verify"),
         (["inspect", "a", "--codec", "lz4"], "--codec is for take and merge, not for inspect"),
+        (["merge", "a", "b", "--live"], "--live is for take, not for merge"),
     ],
 )
 def test_misuse(hfsched: Start, words: list[str], text: str) -> None:

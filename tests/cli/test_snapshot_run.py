@@ -270,6 +270,39 @@ def test_memory_that_is_out_is_in_the_snapshot(run: Start, hfsched: Start, tmp_p
         assert again.wait() == 0
 
 
+@can_swap
+def test_a_live_one_is_written_while_the_guest_runs(
+    run: Start, hfsched: Start, tmp_path: Path
+) -> None:
+    machine = swapped(run, tmp_path)
+    take = ("snapshot", "take", "stress", "--live")
+    text = say(hfsched, *take, "monday")
+    assert text.startswith("layer    monday, full: ")
+    assert json.loads(swap(hfsched, "status", "stress", "--json"))["status"]["state"] == "ready"
+    swap(hfsched, "enable", "stress")
+    swap(hfsched, "out", "stress")
+    until(hfsched, "stress", "active")
+    text = say(hfsched, *take, "tuesday", "--incremental")
+    assert problem() is not None or text.startswith("layer    tuesday, on monday: ")
+    until(hfsched, "stress", "active")
+    checks(machine, ok=2)
+    assert machine.wait() == 0
+    for name in ("monday", "tuesday"):
+        again = run("--restore", name, "--linger", "60")
+        checks(again)
+        assert again.wait() == 0
+
+
+def test_a_live_one_of_a_machine_that_cannot_swap_is_copied(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    machine = started(run, unicorn)
+    taken = hfsched("snapshot", "take", "demo", "monday", "--live")
+    assert taken.wait() == 0
+    assert "monday: the machine is suspended while it is copied: it was started" in taken.err
+    assert machine.wait() == 0
+
+
 def test_a_client_is_told_and_what_it_had_sent_is_answered_once(
     run: Start, hfsched: Start, unicorn: Target
 ) -> None:

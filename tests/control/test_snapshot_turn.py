@@ -154,6 +154,8 @@ class FakeMachine:
         self.error: Exception | None = None
         self.layers: list[DirtyPages | None] = []
         self.expected: list[int | None] = []
+        self.prepared = self.closed = 0
+        self.wishes: list[Wish] = []
         self.dirty = Dirty()
         self.services = Services()
         self.ports = Ports()
@@ -192,6 +194,12 @@ class Writing:
         self._files, self._wish = files, wish
         self._watch = watch
         self._machine.expected.append(expected)
+        self._machine.wishes.append(wish)
+
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        assert deadline is not None
+        self._machine.prepared += 1
+        return ()
 
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         assert self._machine.paused
@@ -213,6 +221,9 @@ class Writing:
             os.write(fd, data)
         self._watch.progress(Memory.size)
         return HASH, (f"codec {wish.codec}",)
+
+    def close(self) -> None:
+        self._machine.closed += 1
 
 
 class Served:
@@ -610,6 +621,15 @@ def refused(served: Served, folder: Path, text: str) -> None:
     assert not served.machine.paused
 
 
+def test_a_live_one_is_not_held(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^s: live and hold do not go together$"):
+        take(
+            served.path, str(tmp_path / "s"), Wanted(end=True, live=True), time.monotonic() + WITHIN
+        )
+    take(served.path, str(tmp_path / "s"), Wanted(live=True), time.monotonic() + WITHIN)
+    assert served.machine.wishes[-1].live
+
+
 def test_after_an_error_nothing_is_left(served: Served, tmp_path: Path) -> None:
     served.machine.error = UserError("a disk is full")
     refused(served, tmp_path, "^a disk is full$")
@@ -619,6 +639,7 @@ def test_after_an_error_nothing_is_left(served: Served, tmp_path: Path) -> None:
     ):
         take(served.path, str(tmp_path / "s"), Wanted(within_ms=20), time.monotonic() + WITHIN)
     assert list(tmp_path.iterdir()) == []
+    assert served.machine.prepared == served.machine.closed == 2
     (tmp_path / "s").mkdir()
     served.machine.error = None
     refused(served, tmp_path, "s: there is one already: choose another name$")

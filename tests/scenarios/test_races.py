@@ -25,6 +25,7 @@ COVERED = [  # small enough for every interleaving
     "machine,guest=server,requests=2,suspenders=1,timers=true",
 ]
 SAMPLED = [
+    "swap,commands=live-out,deaths=1",
     "suspension,holders=2",
     "machine,guest=talker,listener=handler,queue=1",
     "mailbox,receiver=trusty,vcpus=2",

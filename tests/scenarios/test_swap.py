@@ -35,6 +35,11 @@ from hfsched.swap.client.client import MonitorClient
         "commands=enable-close,guests=0,deaths=1,failing_starts=1",
         "commands=disable,stored=true",
         "commands=status,stored=true,damaged=true",
+        "commands=live",
+        "commands=enable-out-live",
+        "commands=live-disable,guests=0,deaths=1",
+        "commands=live,guests=0,child=lives",
+        "commands=live,guests=0,bugs=1",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -62,6 +67,10 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
         "deaths=2,failing_starts=3,commands=enable-out-close",
         "commands=enable-out-disable-enable-out,touches=2",
         "commands=enable-out-enable-trim-out-disable,touches=2,pages=2,guests=2",
+        "commands=enable-out-live-disable,deaths=1,touches=2",
+        "commands=live-live,beside=enable-out,touches=2",
+        "commands=enable-live-disable,guests=2,pages=2,bugs=1",
+        "commands=live,child=dies,deaths=1,touches=2",
     ],
 )
 def test_larger_machines_are_sampled(spec: str) -> None:
@@ -116,6 +125,7 @@ def test_the_deadlock_is_told_for_what_it_is() -> None:
         "swap,commands=status,guests=1,touches=0,abort=true",
         "swap,commands=enable,guests=2",
         "swap,commands=enable,guests=0,spawner_dies=true",
+        "swap,commands=live,guests=0",
     ],
 )
 def test_what_spares_states_changes_no_end(spec: str) -> None:

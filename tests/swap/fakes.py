@@ -50,6 +50,12 @@ class FakePages:
         assert self.phase is not Phase.OFF
         self.phase = Phase.SETTLED
 
+    def unstage(self) -> None:
+        self._raise()
+        self.resident += self.staged
+        self.staged = 0
+        self.phase = Phase.SETTLED
+
     def _raise(self) -> None:
         if self.bugs:
             self.bugs -= 1
@@ -113,6 +119,9 @@ class FakePages:
 
     def faults(self) -> int:
         return 0
+
+    def quiesce(self) -> None:
+        self._raise()
 
     def counts(self) -> Counts:
         if self.error is not None:
@@ -364,6 +373,9 @@ class FakeMember:
 
     def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         return self.mapped if staged(0) else None
+
+    def zap_mapped(self) -> None:
+        self.zap()
 
     def zap(self) -> None:
         self._note(f"zap {self.number}")

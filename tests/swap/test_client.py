@@ -84,7 +84,7 @@ def test_a_member_that_still_maps_memory_undoes_the_enable(world: World, number:
 def test_a_page_that_a_fault_has_taken_back_may_be_mapped(world: World) -> None:
     world.members[0].mapped = 0x7000
     looks = [True, True, False]  # it is being taken back when it is looked at first
-    world.client._enabling._staged = lambda _page: looks.pop(0) if looks else False
+    world.client.enabling._staged = lambda _page: looks.pop(0) if looks else False
     assert world.client.enable() == 1500
     assert looks == []
 

@@ -13,7 +13,7 @@ import pytest
 from hfsched.memory.ram import Ram
 from hfsched.swap.core import pagemap
 from hfsched.swap.core.guestpages import zap
-from hfsched.swap.core.pagemap import first_mapped, open_pagemap
+from hfsched.swap.core.pagemap import first_mapped, mapped_ranges, open_pagemap
 
 from .children import Member
 from .guestmemory import PAGE, needs_userfault
@@ -81,4 +81,24 @@ def test_of_another_process_that_lives_and_then_is_dead(how: str) -> None:
     os.close(theirs)
     os.close(other.uffd)
     other.end.close()
+    ram.close()
+
+
+def test_all_that_is_mapped_is_in_ranges_and_what_is_near_is_in_one(how: str, tables: int) -> None:
+    ram = Ram("r", PAGES * PAGE)
+    pages = [3, 4, 20, *range(1000, 150_000, 50), PAGES - 1]
+    for page in pages:
+        ctypes.memset(ram.address + page * PAGE, 1, 1)
+    found = [
+        ((address - ram.address) // PAGE, size // PAGE)
+        for address, size in mapped_ranges(tables, ram.address, ram.size)
+    ]
+    if how == "read":
+        assert found == [(0, PAGES)]
+    else:
+        apart = [(page, 1) for page in pages[3:]]
+        assert found == [(3, 18), *apart]
+    zap(ram.address, ram.size)
+    if how == "scan":
+        assert mapped_ranges(tables, ram.address, ram.size) == []
     ram.close()

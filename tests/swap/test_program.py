@@ -67,6 +67,9 @@ class Here:
     def still_mapped(self, _: Callable[[int], bool]) -> int | None:
         return first_mapped(self._pagemap, self._guest.ram.address, self._guest.ram.size)
 
+    def zap_mapped(self) -> None:
+        self.zap()
+
     def zap(self) -> None:
         self._guest.zap()
 
@@ -90,6 +93,9 @@ class There:
 
     def still_mapped(self, _: Callable[[int], bool]) -> int | None:
         return first_mapped(self._pagemap, self.regions[0].base, self.regions[0].size)
+
+    def zap_mapped(self) -> None:
+        self.zap()
 
     def zap(self) -> None:
         self.child.ask(b"zap")

@@ -56,7 +56,7 @@ def test_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_nobody_can_resize_the_memory_of_the_stores(tmp_path: Path) -> None:
     stores = Stores.create(tmp_path, 64, Staging.COPY, 1 << 20)
-    assert len(stores.memfds()) == 3
+    assert len(stores.memfds()) == 4
     for fd in stores.memfds():
         for size in (0, os.fstat(fd).st_size + 4096):
             with pytest.raises(PermissionError):

@@ -87,10 +87,18 @@ class World:
         return machine
 
     def take(
-        self, machine: Machine, name: str, base: Base | None = None, codec: Codec = "lz4"
+        self,
+        machine: Machine,
+        name: str,
+        base: Base | None = None,
+        codec: Codec = "lz4",
+        *,
+        live: bool = False,
     ) -> Base:
         """Take a snapshot; return it."""
-        given = Wish(name=name, created=1, parent=base, incremental=base is not None, codec=codec)
+        given = Wish(
+            name=name, created=1, parent=base, incremental=base is not None, codec=codec, live=live
+        )
         with make_layer(self.folder / name) as files:
             attempt, written = machine.snapshots.take(files, given, self.runtime.now() + WITHIN)
         machine.snapshots.confirm(attempt)
@@ -220,8 +228,12 @@ def test_a_full_and_an_incremental_snapshot_of_an_unfinished_restore(world: Worl
         there = stored(machine)
         assert there > len(FILLED) // 2
         world.take(machine, "whole")
+        world.take(machine, "live", live=True)
+        assert (
+            stored(machine) > there - 100
+        )  # nothing was brought in but what the guest has touched
         before = filled(machine)
-    for name in ("two", "whole"):
+    for name in ("two", "whole", "live"):
         with world.restored(name) as machine, world.restored(name, lazy=False) as eager:
             machine.start()
             eager.start()

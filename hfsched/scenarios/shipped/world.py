@@ -89,6 +89,10 @@ class _Writing:
         self._watch = watch
         self._copied: list[bytes] = []
 
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        del deadline
+        return ()
+
     def copy(self, deadline: int | None, base: Base | None, dirty: DirtyPages | None) -> None:
         del deadline, base, dirty
         self._copied = _at_rest(self._machine)
@@ -104,6 +108,9 @@ class _Writing:
         if self._wish.held:
             self._look()
         return bytes(32), ()
+
+    def close(self) -> None:
+        pass
 
 
 def _at_rest(machine: Machine) -> list[bytes]:

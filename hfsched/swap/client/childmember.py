@@ -159,6 +159,10 @@ class ChildMember:
                 raise
             raise OSError(f"process {self.name}: {exc}") from None
 
+    def zap_mapped(self) -> None:
+        """See `Member`."""
+        self.zap()
+
     # Suspendable.
 
     @property

@@ -11,6 +11,7 @@ one lives, and Enable is refused from then on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
@@ -33,6 +34,9 @@ from hfsched.swap.protocol.messages import (
     Enable,
     Exit,
     GetStatus,
+    GoOn,
+    Hold,
+    Stage,
     State,
     Status,
     SwapOut,
@@ -51,6 +55,7 @@ DEFAULT_TIMEOUT = (
     10_000_000_000  # ns; a clock: a stopped monitor shows no progress, and callers must go on
 )
 _LATE = 100_000_000  # ns after the deadline by which the client's task answers, unless a start holds it up
+_MOVES = (Enable, Trim, SwapOut, Disable, Discard)  # what is refused while moves are held
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
 
 
@@ -97,7 +102,7 @@ class MonitorClient:
         self._on_lost = on_lost
         self._on_unserved = on_unserved
         self._needed = needed
-        self._enabling = Enabling(runtime, self._ask, staged)
+        self.enabling = Enabling(runtime, self._ask, staged)
         self._alarm = alarm
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
@@ -111,6 +116,8 @@ class MonitorClient:
         self._result: Result | SwapError | None = None
         self._closed = ""  # why no request is accepted any more,
         self._lost = False  # and whether that is because the monitor is lost
+        self._held = ""  # why no move is accepted, for as long as `hold` has it
+        self._enabling_now = False
         self._free = runtime.event("swap.free")
         self._posted = runtime.event("swap.posted")
         self._done = runtime.event("swap.done")
@@ -119,7 +126,8 @@ class MonitorClient:
         """Return the state that the lock guards."""
         job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
         result = self._result.key() if isinstance(self._result, Result) else str(self._result)
-        return (self._busy, self._abandoned, job, result, self._closed, self._lost)
+        holds = (self._held, self._enabling_now)
+        return (self._busy, self._abandoned, job, result, self._closed, self._lost, holds)
 
     def start(self, members: Sequence[Member] = ()) -> None:
         """Start the monitor and the client's task; raises LostError, as requests do from then on.
@@ -146,8 +154,16 @@ class MonitorClient:
 
         When a step fails, swap is disabled again, and the machine is resumed.
         """
-        with suspended(self._suspendable, deadline):
-            return self._enabling.stage(deadline)
+        with self._lock:
+            self._check_held("enable")
+            self._enabling_now = True
+        try:
+            with suspended(self._suspendable, deadline):
+                return self.enabling.stage(deadline)
+        finally:
+            with self._lock:
+                self._enabling_now = False
+                self._free.set()
 
     def trim(self, deadline: int | None = None) -> None:
         """Begin to drop pages that need not be written."""
@@ -169,6 +185,45 @@ class MonitorClient:
         for start in range(first, first + count, DISCARD_MAX):
             part = min(DISCARD_MAX, first + count - start)
             self._command(Job(Discard(first=start, count=part), deadline))
+
+    def hold(self, why: str, deadline: int | None = None) -> None:
+        """Let no page be moved until `go_on`: a move that is under way waits, and commands are refused with `why`.
+
+        Faults are served meanwhile, and another monitor is held too.  Waits for the end of an `enable`; raises
+        SwapError if that, or the monitor, does not come in time; then nothing is held.
+        """
+        while True:
+            with self._lock:
+                self._check_held("hold")
+                if not self._enabling_now:
+                    self._held = why
+                    break
+                self._free.clear()
+            self._runtime.retain_only(level=1)
+            if not self._free.wait(deadline):
+                raise SwapError("hold: an enable did not end in time")
+        try:
+            self._command(Job(Hold(), deadline))
+        except BaseException:
+            self.go_on(deadline)
+            raise
+
+    def go_on(
+        self, deadline: int | None = None, *, unstage: bool = False, release: bool = False
+    ) -> None:
+        """Let pages be moved again: also by a monitor that does not say so in time.
+
+        `unstage`: staged pages come back at once; `release`: and swap is disabled if nothing is out.
+        """
+        with suppress(SwapError):
+            self._command(Job(GoOn(unstage=unstage, release=release), deadline))
+        with self._lock:
+            self._held = ""
+
+    def _check_held(self, what: str) -> None:
+        """Raise SwapError while moves are held; under the lock."""
+        if self._held:
+            raise SwapError(f"{what}: {self._held}")
 
     def status(self, deadline: int | None = None) -> Status:
         """Return the status; `State.FAILED` when the monitor is lost.
@@ -244,6 +299,8 @@ class MonitorClient:
             with self._lock:
                 if self._closed:
                     raise (LostError if self._lost else SwapError)(self._closed)
+                if isinstance(job.request, _MOVES):
+                    self._check_held(name_of(job.request))
                 if not self._busy:
                     self._busy = True
                     self._job = job
@@ -348,7 +405,7 @@ class MonitorClient:
         assert job is not None
         result: Result | SwapError
         try:
-            if isinstance(job.request, Enable) and (why := self._why_not_enable()):
+            if isinstance(job.request, Enable | Stage) and (why := self._why_not_enable()):
                 raise SwapError(why)
             answer = self.supervisor.perform(job)
             known = self.supervisor
@@ -366,7 +423,7 @@ class MonitorClient:
                 self._result = result
                 self._done.set()
         if abandoned:
-            if isinstance(job.request, Enable | Zapped):
+            if isinstance(job.request, Enable | Stage | Zapped):
                 self._bring_in()  # its requester could not, for this one was under way
             with self._lock:
                 self._free_again()

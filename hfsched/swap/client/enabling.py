@@ -14,6 +14,9 @@ from hfsched.swap.protocol.messages import (
     Collected,
     Disable,
     Enable,
+    GetStatus,
+    Hold,
+    Stage,
     Zapped,
     reply_text,
 )
@@ -28,7 +31,7 @@ _LOOKS, _LOOK_AGAIN = 100, 1_000_000  # ns: a fault that is being served takes m
 
 
 class Enabling:
-    """Stages memory while the machine is suspended, by requests that `ask` makes; any one task at a time.
+    """Stages memory, most often while the machine is suspended, by requests that `ask` makes; any one task at a time.
 
     `ask(job)` returns the result of a request, or raises SwapError.  `staged(page)` returns whether the page
     table has a page as staged or out.
@@ -62,19 +65,62 @@ class Enabling:
         first = self._ask(Job(Enable(), deadline)).check()
         last = first
         for known in first.members:
-            last = self._zap(known.member, deadline)
+            last = self._zap("enable", known.member, deadline)
         return first.pages if last.takeovers == first.takeovers else None
 
-    def _zap(self, member: Member, deadline: int | None) -> Result:
+    def _zap(self, what: str, member: Member, deadline: int | None) -> Result:
         try:
             member.zap()
             self._check_unmapped(member)
         except OSError as exc:
-            gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
-            if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
-                return gone
-            raise SwapError(reply_text(f"enable: member {member.number}: {exc}")) from exc
+            return self._gone(what, member, exc, deadline)
         return self._ask(Job(Zapped(member=member.number), deadline)).check()
+
+    def _gone(self, what: str, member: Member, exc: OSError, deadline: int | None) -> Result:
+        """Remove a member that could not be zapped, if it has died and may; raises SwapError."""
+        gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
+        if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
+            return gone
+        raise SwapError(reply_text(f"{what}: member {member.number}: {exc}")) from exc
+
+    # While moves are held; nothing is undone.
+
+    def stage_running(self, deadline: int | None) -> int:
+        """Stage all memory while the machine runs, and have main zap; return how many pages.  Raises SwapError.
+
+        Pages that guests touch are taken back at once; what another process has mapped stays so there, and if there is
+        one, another monitor would take all of them back.
+        """
+        staged = self._ask(Job(Stage(), deadline)).check()
+        for known in staged.members:
+            if not known.member.number:
+                try:
+                    known.member.zap()
+                except OSError as exc:
+                    raise SwapError(reply_text(f"stage: member 0: {exc}")) from exc
+                self._ask(Job(Zapped(member=0), deadline)).check()
+        return staged.pages
+
+    def unmap(self, deadline: int | None) -> None:
+        """Unmap all memory everywhere, once no fault is half served; the machine is suspended.  Raises SwapError.
+
+        After `stage_running`, without which faults may not be served.
+        """
+        served = self._ask(Job(Hold(), deadline)).check()
+        for known in served.members:
+            member = known.member
+            try:
+                member.zap_mapped()
+                if member.number:  # main has looked itself
+                    self._check_unmapped(member)
+            except OSError as exc:
+                self._gone("stage", member, exc, deadline)
+
+    def settle(self, deadline: int | None) -> None:
+        """Say that what was unmapped is; raises SwapError."""
+        for known in self._ask(Job(GetStatus(), deadline)).members:
+            if not known.zapped:
+                self._ask(Job(Zapped(member=known.member.number), deadline)).check()
 
     def _check_unmapped(self, member: Member) -> None:
         """Raise OSError if it has a staged page mapped; one that a fault is taking back is looked at again."""

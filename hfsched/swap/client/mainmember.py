@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.swap.client.member import first_mapped_of
 from hfsched.swap.core.guestpages import zap
+from hfsched.swap.core.pagemap import mapped_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +37,12 @@ class MainMember:
         """See `Member`."""
         for region in self.regions:
             zap(region.base, region.size)
+
+    def zap_mapped(self) -> None:
+        """See `Member`."""
+        for region in self.regions:
+            for address, size in mapped_ranges(self.pagemap, region.base, region.size):
+                zap(address, size)
 
     def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
         """See `Member`."""

@@ -12,6 +12,7 @@ from hfsched.swap.protocol.messages import (
     Begin,
     Failed,
     Give,
+    Hold,
     MonitorAnswer,
     MonitorRequest,
     Refused,
@@ -33,10 +34,11 @@ def setup_steps(
     members: Sequence[RegisteredMember],
     *,
     fresh: bool,
+    held: bool = False,
 ) -> list[SetupStep]:
     """Return what a new monitor is asked for: to begin with the resources, and to serve the members.
 
-    `fresh`: it is the first one.
+    `fresh`: it is the first one; `held`: moves wait.
     """
     steps = []
     words, fds = resources.words, resources.fds
@@ -45,6 +47,8 @@ def setup_steps(
         words, fds = words[RESOURCES_MAX:], fds[RESOURCES_MAX:]
     steps.append(SetupStep(Begin(fresh=fresh, resources=words), fds))
     steps += [SetupStep(known.request(), known.member.descriptors()) for known in members]
+    if held:
+        steps.append(SetupStep(Hold()))
     return steps
 
 

@@ -34,10 +34,13 @@ from hfsched.swap.protocol.messages import (
     Enable,
     Exit,
     Give,
+    GoOn,
+    Hold,
     MonitorAnswer,
     MonitorRequest,
     Refused,
     Register,
+    Stage,
     SwapOut,
     Trim,
     Zapped,
@@ -73,6 +76,7 @@ class MonitorSupervisor:
         self._process: Process | None = None
         self._talk: Conversation | None = None  # None: there is no monitor
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
+        self._held = False  # moves wait, in every monitor
         self._begun = False  # a monitor has used the resources before,
         self._served = False  # and a monitor has served faults
         self._setup: list[SetupStep] = []  # to be done before it serves; the first is under way
@@ -97,7 +101,7 @@ class MonitorSupervisor:
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
         return (
             None if self._talk is None else self._talk.key(),
-            (self._begun, self.takeovers, self._move_is_due),
+            (self._begun, self.takeovers, self._move_is_due, self._held),
             tuple(name_of(step.request) for step in self._setup),
             (self._served, self._bad_starts, self.start_at, self._failures, self.failed),
             self.irreplaceable,
@@ -138,8 +142,10 @@ class MonitorSupervisor:
             if discard and not self.serving:
                 self._kill()
                 return Done()
+            if isinstance(job.request, GoOn):
+                self._held = False  # whatever becomes of this one
             self.ensure(job.deadline, name_of(job.request))
-            if isinstance(job.request, Enable):
+            if isinstance(job.request, Enable | Stage):
                 self._prepare_enable()
             assert self._talk is not None
             fds = () if job.member is None else job.member.descriptors()
@@ -251,7 +257,9 @@ class MonitorSupervisor:
             theirs.close()
             raise
         self.start_at = None
-        self._setup = setup_steps(self._resources, self.members, fresh=not self._begun)
+        self._setup = setup_steps(
+            self._resources, self.members, fresh=not self._begun, held=self._held
+        )
         self._move_is_due = True
         return self._talk
 
@@ -275,6 +283,8 @@ class MonitorSupervisor:
             self._refused(request.member, refusal(answer))
         # The move that was accepted last is refused if it was done before.
         del self._setup[0]
+        if isinstance(request, Hold) and not self._held:
+            self._setup.insert(0, SetupStep(GoOn()))  # it was asked for meanwhile
         if not self._setup and self._move_is_due:
             self._move_is_due = False
             if self._accepted_move is not None:
@@ -327,7 +337,7 @@ class MonitorSupervisor:
         self._accepted_move = Disable() if self._failures == 1 else None
 
     def _record(self, job: Job, answer: MonitorAnswer) -> None:
-        if isinstance(job.request, Enable | Disable) and isinstance(answer, Done):
+        if isinstance(job.request, Enable | Stage | Disable) and isinstance(answer, Done):
             self.half_enabled = False
         match job.request, answer:
             case Register(), Done():
@@ -340,6 +350,8 @@ class MonitorSupervisor:
                 )
             case Enable(), Done():
                 self._forget_failures()
+            case Hold(), Done():
+                self._held = True
             case ((Trim() | SwapOut() | Disable()), Done()):
                 self._forget_failures()
                 self._accepted_move = job.request

@@ -21,6 +21,7 @@ _CDEF = """
 #define HFS_REGIONS ...
 #define HFS_MEMBERS ...
 #define HFS_QUEUE ...
+#define HFS_RUN ...
 #define HFS_LOG ...
 #define HFS_LOGGED_OFFSET ...
 #define HFS_TRACKED_OFFSET ...
@@ -74,17 +75,26 @@ const char *hfs_tier_problem(void);
 
 struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around);
 int hfs_add_region(struct hfs *swap, int fd, uint64_t pages);
+int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages);
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 int hfs_set_staging(struct hfs *swap, int fd);
 int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm);
+int hfs_set_aside(struct hfs *swap, int fd);
+uint64_t hfs_aside_size(uint64_t pages);
 int hfs_add_member(struct hfs *swap, int uffd, int pagemap, int dynamic, const uint64_t *base);
 int hfs_remove_member(struct hfs *swap, int member);
 int hfs_member_state(struct hfs *swap, int member);
 int64_t hfs_in_memory(struct hfs *swap);
+int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap);
 uint64_t hfs_faults(struct hfs *swap);
+void hfs_owe_nothing(struct hfs *swap);
+void hfs_owe(struct hfs *swap, uint64_t first, uint64_t count);
+int64_t hfs_take_owed(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
+void hfs_stop_owing(struct hfs *swap);
+void hfs_drop_aside(struct hfs *swap);
 void hfs_free(struct hfs *swap);
 int hfs_start(struct hfs *swap);
 int hfs_lock(struct hfs *swap);

@@ -22,6 +22,8 @@
  *     fault enable trim out in discard takeover    one fault; the worker's functions
  *     worker                                       what the worker's functions share
  *     members                                      processes that map guest memory
+ *     owed                                         pages that a snapshot has yet to write
+ *     peek                                         pages as they are, wherever they are
  *     memory stores ahead turn frames              guest memory; file and tier; read-ahead; turns; snapshots
  *     table uffd bits codecs                       page table; userfaultfd requests; bitmaps; compression
  *
@@ -38,6 +40,7 @@
 #define HFS_REGIONS 1024 /* at most, in one object */
 #define HFS_MEMBERS 64	 /* at most, at one time */
 #define HFS_QUEUE 4096	 /* faults that are read and not served yet, at most */
+#define HFS_RUN 512	 /* pages in one write or read: 2 MiB */
 
 /* HFS_FREE: no such member; HFS_DEAD: its process has ended, and it waits to be removed. */
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD };
@@ -74,6 +77,8 @@ void hfs_free(struct hfs *swap);
 
 /* Append `pages` pages of a memfd, from its start.  -E2BIG: HFS_REGIONS; -EINVAL: beyond the table. */
 int hfs_add_region(struct hfs *swap, int fd, uint64_t pages);
+/* The same in an object that only reads (hfs_peek, hfs_take_owed): it does not map the memory. */
+int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages);
 /* The swap file: opened to write (O_DIRECT where it can be had) and to read (buffered). */
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 /*
@@ -90,6 +95,9 @@ int hfs_set_staging(struct hfs *swap, int fd);
  * of the page ends that.  -EINVAL: a memfd that main cannot have made.
  */
 int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm);
+/* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes. */
+int hfs_set_aside(struct hfs *swap, int fd);
+uint64_t hfs_aside_size(uint64_t pages);
 
 /*
  * After the configuration: keep the buffers, bitmaps and the page table in memory from when they
@@ -170,6 +178,37 @@ void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap); /* enum hfs_phase */
 uint64_t hfs_faults(struct hfs *swap); /* so far */
 int64_t hfs_in_memory(struct hfs *swap); /* pages that the regions' memfds hold */
+
+/*
+ * Read pages as they are, wherever they are: from `first` on, of one kind, at most `count`, and at most
+ * HFS_RUN.  Returns how many, at least one; `*zero`: they are zero, and `buffer`, which has room for `count`
+ * pages, was not written.  Nothing is brought in and no entry changes.  It is right while no page leaves memory,
+ * that is while no worker runs; faults may occur, and another monitor may take over meanwhile: an entry that
+ * has changed is looked at again.  For one thread of an object.  -EAGAIN: the first page is on its way;
+ * -EIO: its copy is none; other errors are of the file or of memory.
+ */
+int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
+
+/*
+ * A snapshot that is written while the guests run: main's, in an object that serves nothing.  No worker
+ * runs from hfs_owe_nothing to hfs_stop_owing, but hfs_stage and what follows it.
+ */
+
+/* Begin: no page is owed yet, and faults look whether one is. */
+void hfs_owe_nothing(struct hfs *swap);
+/*
+ * Owe pages, each once: what they are now is kept until hfs_take_owed, whoever writes them.  The guests are suspended;
+ * from here on every page that is mapped must be unmapped before they run: hfs_stage, and what follows.
+ */
+void hfs_owe(struct hfs *swap, uint64_t first, uint64_t count);
+/*
+ * Take pages that are owed, from `first` on, and owe them no more: at most `count`, all of them owed, and at most
+ * HFS_RUN.  Returns and `*zero` are as of hfs_peek.  -EINVAL: it is not owed.
+ */
+int64_t hfs_take_owed(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
+/* End: faults look no more.  After that, once no fault is being served: free what was copied aside. */
+void hfs_stop_owing(struct hfs *swap);
+void hfs_drop_aside(struct hfs *swap);
 
 /* Of the process. */
 

@@ -12,6 +12,7 @@
 #include "frames.h"
 #include "members.h"
 #include "memory.h"
+#include "owed.h"
 #include "stores.h"
 #include "turn.h"
 #include "uffd.h"
@@ -184,6 +185,8 @@ enum hfs_outcome hfs_serve_page(struct hfs *swap, struct hfs_member *member, uin
 	int error;
 
 	for (;;) {
+		if (hfs_keep_owed(swap, page, page + 1))
+			return HFS_LATER;
 		around->action = hfs_fault(&swap->table, page, &entry);
 		if (around->action == HFS_WAIT) {
 			if (asked)

@@ -27,7 +27,16 @@ from hfsched.swap.pages.store import (
     ShortageError,
 )
 
-__all__ = ["AROUND", "GivenPages", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
+__all__ = [
+    "AROUND",
+    "GivenPages",
+    "GuestPages",
+    "Liveness",
+    "Region",
+    "new_swap",
+    "open_userfault",
+    "zap",
+]
 
 _PAGE = 4096
 AROUND = 8  # pages that may come with a fault
@@ -111,40 +120,8 @@ class GuestPages:
         self._lib = self._core.lib
         self._stores = stores
         self._regions = tuple(regions)
-        self._stored = stored
         self.tier_problem = tier_problem() if stores.tier is not None else "not configured"
-        copy = stores.staging is Staging.COPY
-        self._swap = self._lib.hfs_new(stores.table, stores.pages, copy, around)
-        if self._swap == self._core.ffi.NULL:
-            self._check(-self._core.ffi.errno, "the page store")
-        try:
-            self._configure()
-        except BaseException:
-            self.close()
-            raise
-
-    def _configure(self) -> None:
-        for region in self._regions:
-            self._check(self._lib.hfs_add_region(self._swap, region.fd, region.pages), "a region")
-        file = self._stores.file
-        if file is not None:
-            self._lib.hfs_set_file(self._swap, file.out, file.into)
-        if self._stores.staged is not None:
-            self._check(self._lib.hfs_set_staging(self._swap, self._stores.staged), "staging")
-        if self.tier_problem is None:
-            self._check(
-                self._lib.hfs_set_tier(
-                    self._swap, self._stores.tier, self._stores.tier_size, _TIER_LIMIT
-                ),
-                "the compressed tier",
-            )
-        stored = self._stored
-        if stored is not None:
-            layers = self._core.ffi.new("int[]", list(stored.layers))
-            result = self._lib.hfs_set_stored(
-                self._swap, stored.frames, layers, len(stored.layers), stored.alarm
-            )
-            self._check(result, "the pages of a snapshot")
+        self._swap = new_swap(stores, regions, around, stored=stored)
 
     # Members
 
@@ -335,6 +312,53 @@ class GuestPages:
         return member
 
     def _check(self, result: int, what: str) -> None:
-        if result < 0:
-            kind = ShortageError if -result in SHORTAGES else InternalError
-            raise kind(f"swap: {what}: {os.strerror(-result)}")
+        _check(result, what)
+
+
+def new_swap(
+    stores: Stores,
+    regions: Sequence[Region],
+    around: int = 1,
+    *,
+    stored: GivenPages | None = None,
+    reads: bool = False,
+) -> Any:
+    """Return the C core's object, configured, for `hfs_free`; raises ShortageError, InternalError.
+
+    `reads`: it only reads.
+    """
+    lib, ffi = core().lib, core().ffi
+    add_region = lib.hfs_add_region_to_read if reads else lib.hfs_add_region
+    swap = lib.hfs_new(stores.table, stores.pages, stores.staging is Staging.COPY, around)
+    if swap == ffi.NULL:
+        _check(-ffi.errno, "the page store")
+    try:
+        for region in regions:
+            _check(add_region(swap, region.fd, region.pages), "a region")
+        if stores.file is not None:
+            lib.hfs_set_file(swap, stores.file.out, stores.file.into)
+        if stores.staged is not None:
+            _check(lib.hfs_set_staging(swap, stores.staged), "staging")
+        if stores.aside is not None:
+            _check(lib.hfs_set_aside(swap, stores.aside), "the memory for snapshots")
+        if stores.tier is not None and tier_problem() is None:
+            _check(
+                lib.hfs_set_tier(swap, stores.tier, stores.tier_size, _TIER_LIMIT),
+                "the compressed tier",
+            )
+        if stored is not None:
+            layers = ffi.new("int[]", list(stored.layers))
+            result = lib.hfs_set_stored(
+                swap, stored.frames, layers, len(stored.layers), stored.alarm
+            )
+            _check(result, "the pages of a snapshot")
+    except BaseException:
+        lib.hfs_free(swap)
+        raise
+    return swap
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        kind = ShortageError if -result in SHORTAGES else InternalError
+        raise kind(f"swap: {what}: {os.strerror(-result)}")

@@ -11,15 +11,18 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hfsched.memory.ram import PAGE_SIZE
 
-__all__ = ["first_mapped", "open_pagemap"]
+__all__ = ["first_mapped", "mapped_ranges", "open_pagemap"]
 
 _PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 _ARGUMENT = struct.Struct("<12Q")  # struct pm_scan_arg
+_WALK_END = 4  # of its words
 _IS_PRESENT = 1 << 3
+_REGIONS = 1024  # in the answer to one request
+_NEAR = 32 * PAGE_SIZE  # bytes between two ranges that are cheaper as one
 _WORDS = 1 << 16  # read at a time: 256 MiB of memory
 _PRESENT = 0x80  # in the last byte of a page's word
 
@@ -54,26 +57,58 @@ def first_mapped(
         return found
 
 
-def _scan(pagemap: int, base: int, size: int) -> int | None:
-    if size <= 0:
-        return None
-    region = (ctypes.c_uint64 * 3)()
-    argument = bytearray(
+def mapped_ranges(pagemap: int, base: int, size: int) -> list[tuple[int, int]]:
+    """Return {address, size} of ranges that have all that is mapped of a range, and may have more; raises OSError."""
+    made: list[tuple[int, int]] = []
+    try:
+        for start, end in _scan_all(pagemap, base, base + size):
+            near = made and start - sum(made[-1]) <= _NEAR
+            first = made.pop()[0] if near else start
+            made.append((first, end - first))
+    except OSError as exc:
+        if exc.errno != errno.ENOTTY:
+            raise
+        return [(base, size)]
+    return made
+
+
+def _scan_all(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield {start, end} of what is mapped, in order."""
+    regions = (ctypes.c_uint64 * (3 * _REGIONS))()
+    while start < end:
+        argument = _argument(start, end, regions, _REGIONS, 0)
+        count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
+        yield from ((regions[3 * each], regions[3 * each + 1]) for each in range(count))
+        start = end if count < _REGIONS else _ARGUMENT.unpack(argument)[_WALK_END]
+
+
+def _argument(
+    start: int, end: int, regions: ctypes.Array[ctypes.c_uint64], count: int, pages: int
+) -> bytearray:
+    """Return the request for what is mapped; `pages` at most, 0: all."""
+    return bytearray(
         _ARGUMENT.pack(
             _ARGUMENT.size,
             0,  # flags
-            base,
-            base + size,
+            start,
+            end,
             0,  # where the walk has ended
-            ctypes.addressof(region),
-            1,  # regions in it
-            1,  # pages at most
+            ctypes.addressof(regions),
+            count,
+            pages,
             0,
             _IS_PRESENT,  # all of these, and
             0,  # any of these
             _IS_PRESENT,  # are returned
         )
     )
+
+
+def _scan(pagemap: int, base: int, size: int) -> int | None:
+    if size <= 0:
+        return None
+    region = (ctypes.c_uint64 * 3)()
+    argument = _argument(base, base + size, region, 1, 1)
     return int(region[0]) if fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument) else None
 
 

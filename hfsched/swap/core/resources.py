@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.core.guestpages import GivenPages, Region
-from hfsched.swap.core.stored import StoredPages
 from hfsched.swap.core.stores import Stores, SwapFile
 from hfsched.swap.pages.entries import REGIONS_MAX, Staging
 
 __all__ = ["Resources", "pack", "unpack"]
 
-_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM, _FRAMES, _ALARM, _LAYER = (
+_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM, _FRAMES, _ALARM, _LAYER = (
     "table",
     "file-out",
     "file-in",
     "staging",
     "tier",
+    "aside",
     "ram",
     "frames",
     "alarm",
@@ -41,9 +41,7 @@ class Resources:
     fds: tuple[int, ...] = ()
 
 
-def pack(
-    stores: Stores, rams: Sequence[int], stored: StoredPages | GivenPages | None = None
-) -> Resources:
+def pack(stores: Stores, rams: Sequence[int], stored: GivenPages | None = None) -> Resources:
     """Return stores, the memfds of the VMs' memory, in the order of their pages, and stored pages, as resources."""
     if not 0 < len(rams) <= REGIONS_MAX:
         raise UserError(f"swap: VMs must be 1 to {REGIONS_MAX}, got {len(rams)}")
@@ -54,6 +52,8 @@ def pack(
         given.append((_STAGING, stores.staged))
     if stores.tier is not None:
         given.append((_TIER, stores.tier))
+    if stores.aside is not None:
+        given.append((_ASIDE, stores.aside))
     given += [(_RAM, fd) for fd in rams]
     if stored is not None:
         given += [(_FRAMES, stored.frames), (_ALARM, stored.alarm)]
@@ -67,7 +67,7 @@ def unpack(
     """Return the arguments of `pack`; raises ValueError for words that it cannot have made."""
     given = dict(zip(words, fds, strict=True))
     several = (_RAM, _LAYER)
-    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _RAM, _FRAMES, _ALARM, _LAYER}
+    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM, _FRAMES, _ALARM, _LAYER}
     missing = {_TABLE, _RAM} - given.keys()
     half = (_OUT in given) != (_INTO in given) or len(given.keys() & _STORED) not in (0, 3)
     twice = [word for word in given if word not in several and words.count(word) > 1]
@@ -91,6 +91,7 @@ def unpack(
         staged=given.get(_STAGING),
         tier=tier,
         tier_size=0 if tier is None else os.fstat(tier).st_size,
+        aside=given.get(_ASIDE),
     )
     pages = None
     if _FRAMES in given:

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "fault.h"
 #include "members.h"
+#include "owed.h"
 #include "turn.h"
 #include "uffd.h"
 
@@ -61,7 +62,7 @@ static int serve_queue(struct hfs *swap)
 		outcome = hfs_serve_page(swap, member, fault->page, &around);
 		if (outcome == HFS_SERVED) {
 			log_fault(swap, fault, around.action);
-			if (swap->around > 1 && swap->queued == 1)
+			if (swap->around > 1 && swap->queued == 1 && !hfs_owing(swap))
 				hfs_serve_around(swap, member, fault->page, &around);
 			continue;
 		}

@@ -15,7 +15,6 @@
 #include "frames.h"
 #include "table.h"
 
-#define HFS_RUN 512	  /* pages in one write or read: 2 MiB */
 #define HFS_AROUND_MAX 64 /* pages that may come with a fault */
 
 struct hfs_region {
@@ -73,6 +72,11 @@ struct hfs {
 	uint8_t *staging;
 	struct hfs_frames frames;
 	int alarm; /* eventfd, -1: none */
+
+	/* Pages that a snapshot has yet to write; see owed.c. */
+	int aside_fd;
+	_Atomic uint8_t *owed; /* a byte for each page; NULL: there is no place for them */
+	uint8_t *aside_buffer; /* a page; of the serving thread */
 
 	/* The serving thread. */
 	pthread_t thread;

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from hfsched.errors import UserError
 from hfsched.memory.ram import sealed_memfd
 from hfsched.swap.core.device import core
+from hfsched.swap.core.guestpages import GivenPages
 from hfsched.swap.core.table import DAMAGED_OFFSET, PHASE_OFFSET, SETTLED, CoreTable
 
 __all__ = ["FRAME_PAGES", "LAYERS_MAX", "StoredPages", "packed_frames"]
@@ -80,6 +81,11 @@ class StoredPages:
                 raise UserError("swap: the pages of a snapshot: no memory is left")
             undo.pop_all()
         self._runs = runs
+
+    @property
+    def given(self) -> GivenPages:
+        """What other objects read them by."""
+        return GivenPages(self.frames, self.alarm, self.layers)
 
     def begin(self, fd: int, pages: int) -> None:
         """Note them in a new page table; before its first monitor."""

@@ -18,7 +18,7 @@ from hfsched.memory.ram import sealed_memfd
 from hfsched.swap.core.table import table_size
 from hfsched.swap.pages.entries import Staging
 
-__all__ = ["Stores", "SwapFile", "open_swap_file"]
+__all__ = ["Stores", "SwapFile", "aside_size", "open_swap_file"]
 
 _PAGE = 4096
 
@@ -109,6 +109,7 @@ class Stores:
     staged: int | None  # the staging memory, for `Staging.COPY`
     tier: int | None  # the compressed tier
     tier_size: int  # bytes
+    aside: int | None = None  # where pages are kept that a snapshot has yet to write
 
     @classmethod
     def create(
@@ -130,11 +131,12 @@ class Stores:
                 table = memory("table", table_size(pages))
                 staged = memory("staging", pages * _PAGE) if staging is Staging.COPY else None
                 tier = memory("tier", tier_size) if tier_size else None
+                aside = memory("aside", aside_size(pages))
             except OSError as exc:
                 raise UserError(f"swap: cannot create its tables: {exc.strerror}") from exc
             file = None if directory is None else open_swap_file(directory)
             undo.pop_all()
-        return cls(pages, staging, table, file, staged, tier, tier_size)
+        return cls(pages, staging, table, file, staged, tier, tier_size, aside)
 
     @property
     def swap_file(self) -> SwapFile:
@@ -158,11 +160,12 @@ class Stores:
             None if self.staged is None else next(rest),
             None if self.tier is None else next(rest),
             self.tier_size,
+            None if self.aside is None else next(rest),
         )
 
     def memfds(self) -> list[int]:
         """Return the descriptors that are memfds."""
-        return [fd for fd in (self.table, self.staged, self.tier) if fd is not None]
+        return [fd for fd in (self.table, self.staged, self.tier, self.aside) if fd is not None]
 
     def close(self) -> None:
         """Close them; the file and the memory are freed with the last of their descriptors."""
@@ -177,3 +180,10 @@ class Stores:
             yield self.staged
         if self.tier is not None:
             yield self.tier
+        if self.aside is not None:
+            yield self.aside
+
+
+def aside_size(pages: int) -> int:
+    """Return the size in bytes of the memfd for pages that a snapshot has yet to write: see ``owed.c``."""
+    return (-(-pages // _PAGE) + pages) * _PAGE

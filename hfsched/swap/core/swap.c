@@ -4,7 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "ahead.h"
-#include "state.h"
+#include "owed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -57,6 +57,8 @@ int hfs_lock(struct hfs *swap)
 		{ swap, sizeof(*swap) },
 		{ swap->buffer, HFS_RUN * HFS_PAGE },
 		{ swap->serve_buffer, HFS_AROUND_MAX * HFS_PAGE },
+		{ swap->aside_buffer, swap->aside_buffer ? HFS_PAGE : 0 },
+		{ (void *)swap->owed, swap->owed ? swap->table.pages : 0 },
 		{ swap->queue, HFS_QUEUE * sizeof(*swap->queue) },
 		{ swap->slots.words, (swap->slots.count + 7) / 8 },
 		{ swap->spans.words, (swap->spans.count + 7) / 8 },
@@ -82,9 +84,11 @@ void hfs_free(struct hfs *swap)
 	hfs_stop(swap);
 	hfs_ahead_close(swap);
 	for (region = 0; region < swap->region_count; region++)
-		munmap(swap->regions[region].map, swap->regions[region].pages * HFS_PAGE);
+		if (swap->regions[region].map)
+			munmap(swap->regions[region].map, swap->regions[region].pages * HFS_PAGE);
 	if (swap->staging)
 		munmap(swap->staging, swap->table.pages * HFS_PAGE);
+	hfs_free_aside(swap);
 	if (swap->tier)
 		munmap(swap->tier, swap->spans.count * HFS_UNIT);
 	hfs_frames_close(&swap->frames);
@@ -113,7 +117,7 @@ static int map(int fd, uint64_t size, uint8_t **result)
 	return 0;
 }
 
-int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
+static int add_region(struct hfs *swap, int fd, uint64_t pages, bool mapped)
 {
 	struct hfs_region *region = &swap->regions[swap->region_count];
 	uint64_t first = 0;
@@ -125,7 +129,7 @@ int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
 		first = region[-1].first + region[-1].pages;
 	if (first + pages > swap->table.pages)
 		return -EINVAL;
-	error = map(fd, pages * HFS_PAGE, &region->map);
+	error = mapped ? map(fd, pages * HFS_PAGE, &region->map) : 0;
 	if (error)
 		return error;
 	region->fd = fd;
@@ -133,6 +137,16 @@ int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
 	region->pages = pages;
 	swap->region_count++;
 	return 0;
+}
+
+int hfs_add_region(struct hfs *swap, int fd, uint64_t pages)
+{
+	return add_region(swap, fd, pages, true);
+}
+
+int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages)
+{
+	return add_region(swap, fd, pages, false);
 }
 
 int hfs_set_file(struct hfs *swap, int file_out, int file_in)

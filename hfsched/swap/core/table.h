@@ -80,7 +80,7 @@ struct hfs_header {
 	_Atomic uint64_t events[HFS_EVENTS];
 	_Atomic uint64_t logged; /* faults in the log so far; the last HFS_LOG of them are there */
 	_Atomic uint32_t tracked; /* main tracks dirty pages: what arrives keeps its protection */
-	uint32_t unused;
+	_Atomic uint32_t owing; /* a snapshot is being written: faults keep what it is owed */
 	_Atomic uint64_t damaged; /* 1 + the page of a fault whose frame cannot be read; see hfs_set_stored */
 };
 

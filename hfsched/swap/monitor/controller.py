@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hfsched.errors import UserError, describe
 from hfsched.swap.monitor.moves import Moves
@@ -34,11 +34,14 @@ from hfsched.swap.protocol.messages import (
     Failed,
     GetStatus,
     Give,
+    GoOn,
+    Hold,
     Metrics,
     MonitorAnswer,
     MonitorRequest,
     Refused,
     Register,
+    Stage,
     State,
     Status,
     SwapOut,
@@ -49,9 +52,10 @@ from hfsched.swap.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from hfsched.swap.monitor.processes import Processes
     from hfsched.swap.pages.store import Counts, Pages, Progress
 
-__all__ = ["Controller", "Processes"]
+__all__ = ["Controller"]
 
 TRIM_CHUNK = 1024  # pages
 MOVE_CHUNK = 512  # pages: 2 MiB
@@ -63,22 +67,6 @@ QUIET = (
 )
 
 _MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
-
-
-class Processes(Protocol):
-    """The processes whose faults the monitor serves; each method may raise OSError."""
-
-    def add(self, register: Register, fds: Sequence[int]) -> None:
-        """Serve a process's faults, and wake all that wait there; takes over `fds`.
-
-        Its ranges are registered with its uffd if those of the other members are.
-        """
-
-    def dead(self) -> Sequence[int]:
-        """Return the numbers of the members that are dead."""
-
-    def drop(self, member: int) -> None:
-        """Remove a dead member."""
 
 
 @dataclass(slots=True)
@@ -101,6 +89,7 @@ class Controller:
         self._final = False  # whether no faults will be served after the release
         self._faults = -1  # so far, when it was looked
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
+        self._held = False  # between Hold and GoOn: no page is moved
         self._exiting = False
         self.ended = False  # Exit has been carried out, or there was an internal error
         self.state = self._state_from_table()
@@ -109,12 +98,15 @@ class Controller:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
         cleaning = (self._slow, self._final, self._clean_at, self._wait_until, self._faults)
-        return (self.state.value, members, self._moves.key(), cleaning, self._exiting, self.ended)
+        ends = (self._held, self._exiting, self.ended)
+        return (self.state.value, members, self._moves.key(), cleaning, *ends)
 
     @property
     def due(self) -> int | None:
         """When `work` has something to do: a time (ns), 0 for now, None: not before a request."""
-        return self._wait_until if self.state in _MOVING else self._clean_at
+        if self.state in _MOVING:
+            return None if self._held else self._wait_until
+        return self._clean_at
 
     # Requests.
 
@@ -144,6 +136,8 @@ class Controller:
                 return _refuse(request, "the monitor has begun already")
             case Register():
                 return self._register(request, fds)
+            case Enable() | Discard() if self._held:
+                return _refuse(request, "no page may be moved: a snapshot is being taken")
             case Enable():
                 return self._enable()
             case Zapped(member=number):
@@ -158,7 +152,16 @@ class Controller:
                 return self._disable(slow=slow)
             case Discard(first=first, count=count):
                 return self._discard(request, first, count)
+            case Hold():
+                self._pages.quiesce()
+                self._held = True
+                return Done()
+            case Stage():
+                return self._stage(request)
+            case GoOn(unstage=unstage, release=release):
+                return self._go_on(unstage=unstage, release=release)
             case Exit():
+                self._held = False
                 self._disable(slow=False, final=True)
                 self._exiting = True
                 return None if self.state in _MOVING else self._exited()
@@ -186,19 +189,46 @@ class Controller:
     def _enable(self) -> MonitorAnswer:
         """Stage all pages in memory; a move that is under way is aborted."""
         self._begin_move("enable")
+        try:
+            staged = self._stage_all()
+        except (OSError, UserError) as exc:
+            self._moves.end(self.state, str(exc))
+            raise
+        self._moves.count(staged)
+        self._update_phase()
+        return Done(pages=staged)
+
+    def _stage(self, request: MonitorRequest) -> MonitorAnswer:
+        if not self._held or self.state in _MOVING:
+            return _refuse(request, f"pages may be moved: swap is {self.state.value}")
+        staged = self._stage_all()
+        self._update_phase()
+        return Done(pages=staged)
+
+    def _stage_all(self) -> int:
+        """Stage all pages in memory, which every member has to zap then; return how many."""
         self._clean_at = None
         try:
             staged = self._pages.stage()
-        except (OSError, UserError) as exc:
+        except (OSError, UserError):
             self.state = self._state_from_table()
-            self._moves.end(self.state, str(exc))
             raise
         for member in self._members.values():
             member.zapped = False
         self.state = State.ENABLING
-        self._moves.count(staged)
-        self._update_phase()
-        return Done(pages=staged)
+        return staged
+
+    def _go_on(self, *, unstage: bool, release: bool) -> MonitorAnswer:
+        self._held = False
+        self._pages.quiesce()
+        if unstage and self.state is not State.READY and self.state not in _MOVING:
+            self._pages.unstage()
+            counts = self._pages.counts()
+            if release and not counts.out:
+                self._slow = self._final = False
+                self._release()
+            self.state = self._state_from_table()
+        return Done()
 
     def _zapped(self, request: MonitorRequest, number: int) -> MonitorAnswer:
         member = self._members.get(number)
@@ -258,6 +288,7 @@ class Controller:
                 self._processes.drop(number)
         if not self._members:
             return False
+        self._held = False
         self.ended = False  # after an internal error it tries again: nobody else can
         idle = self.state is State.READY
         self._disable(slow=False, final=True)

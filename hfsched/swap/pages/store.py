@@ -81,6 +81,11 @@ class Counts:
     stored: int = 0  # in a snapshot's layers
     events: dict[str, int] = field(default_factory=dict)  # name: number; see `EVENTS`
 
+    @property
+    def out(self) -> int:
+        """Pages that are staged or out, or on the way."""
+        return self.staged + self.busy + self.file + self.compressed
+
 
 EVENTS = (
     "faults",  # events read
@@ -124,6 +129,10 @@ class Pages(Protocol):
 
     def zapped(self) -> None:
         """Note that no member has a staged page mapped; allows `trim` and `swap_out`."""
+        ...
+
+    def unstage(self) -> None:
+        """Make staged pages resident again, at once; raises UserError."""
         ...
 
     def trim(self, limit: int) -> Progress:
@@ -177,4 +186,8 @@ class Pages(Protocol):
 
     def counts(self) -> Counts:
         """Count pages and events; callable at any time."""
+        ...
+
+    def quiesce(self) -> None:
+        """Wait until each fault that is being served has been served."""
         ...

@@ -40,6 +40,8 @@ __all__ = [
     "Failed",
     "GetStatus",
     "Give",
+    "GoOn",
+    "Hold",
     "Message",
     "Metrics",
     "MonitorAnswer",
@@ -49,6 +51,7 @@ __all__ = [
     "Refused",
     "Region",
     "Register",
+    "Stage",
     "State",
     "Status",
     "SwapOut",
@@ -179,6 +182,30 @@ class Discard(Message, frozen=True, tag="discard"):
     count: Annotated[int, Meta(gt=0, le=DISCARD_MAX)]
 
 
+class Hold(Message, frozen=True, tag="hold"):
+    """Move no page until GoOn: a move that is under way waits, and no fault is half served when this is answered.
+
+    Enable and Discard, which move pages at once, are not asked for meanwhile.
+    """
+
+
+class Stage(Message, frozen=True, tag="stage"):
+    """Between Hold and GoOn: stage every page that is in memory, as Enable does, and call it no move.
+
+    The guests may run; those pages count as unmapped only when they were suspended.
+    """
+
+
+class GoOn(Message, frozen=True, tag="go-on"):
+    """Let moves go on after Hold; answered when no fault is half served that began before.
+
+    `unstage`: staged pages are in memory again; `release`: and swap is disabled if nothing is out.
+    """
+
+    unstage: bool = False
+    release: bool = False
+
+
 class GetStatus(Message, frozen=True, tag="status"):
     """Return the status."""
 
@@ -206,6 +233,9 @@ MonitorRequest: TypeAlias = (
     | SwapOut
     | Disable
     | Discard
+    | Hold
+    | Stage
+    | GoOn
     | GetStatus
     | Collect
     | Exit

@@ -1,0 +1,136 @@
+"""Guest memory as a snapshot reads it: through its mapping, or where swap has put it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from hfsched.errors import SnapshotError
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.report.footprint import held
+
+if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
+    from hfsched.memory.writeprotect import Run
+    from hfsched.swap.core.pagereader import OwedPages
+    from hfsched.vmm.swapping import MachineSwap
+
+__all__ = ["MappedMemory", "SnapshotMemory", "SwappedMemory"]
+
+_NOWHERE = 1 << 62  # a page number beyond all
+
+
+class SnapshotMemory(Protocol):
+    """The memory of a machine's VMs, by their names; for one task."""
+
+    def expected(self) -> int:
+        """Return how many pages are not zero, about."""
+
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        """Make ready to be read, while the machine runs; return what the user may want to know.
+
+        Raises SnapshotError.  `close` must follow.
+        """
+
+    def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
+        """Yield {first page, pages, zero} of runs of pages, which come in order."""
+
+    def read(self, vm: str, first: int, room: memoryview) -> tuple[int, bool]:
+        """Read pages into `room`, which has whole pages; return how many, at least one, and whether they are zero.
+
+        Where they are, `room` has nothing.  Raises UserError.
+        """
+
+    def close(self) -> None:
+        """End what `prepare` began."""
+
+
+class MappedMemory:
+    """Memory that is all there: `SnapshotMemory`."""
+
+    def __init__(self, rams: Mapping[str, Ram]) -> None:
+        self._rams = rams
+
+    def expected(self) -> int:
+        """See `SnapshotMemory`."""
+        rams = self._rams.values()
+        return sum(
+            end - first for ram in rams for first, end in held(ram.fd, ram.size // PAGE_SIZE)
+        )
+
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        """See `SnapshotMemory`."""
+        del deadline
+        return ()
+
+    def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
+        """See `SnapshotMemory`: what is not allocated is zero, and is not read, which would allocate it."""
+        ram = self._rams[vm]
+        there = held(ram.fd, ram.size // PAGE_SIZE)
+        begin = end = 0
+        for first, count in runs:
+            at, last = first, first + count
+            while at < last:
+                while end <= at:
+                    begin, end = next(there, (_NOWHERE, _NOWHERE + 1))
+                until = min(last, end if begin <= at else begin)
+                yield at, until - at, begin > at
+                at = until
+
+    def read(self, vm: str, first: int, room: memoryview) -> tuple[int, bool]:
+        """See `SnapshotMemory`."""
+        self._rams[vm].copy_out(first * PAGE_SIZE, room)
+        return len(room) // PAGE_SIZE, False
+
+    def close(self) -> None:
+        """See `SnapshotMemory`."""
+
+
+class SwappedMemory:
+    """Memory that may be out: `SnapshotMemory`.  It is read where it is, and nothing is brought in.
+
+    Swap moves no page between `prepare` and `close`, and refuses commands, naming the snapshot.
+    """
+
+    def __init__(self, swap: MachineSwap, name: str) -> None:
+        self._swap = swap
+        self._name = name
+        self._reader: OwedPages | None = None
+        self._held = False
+
+    def expected(self) -> int:
+        """See `SnapshotMemory`."""
+        return self._swap.backing.used()
+
+    def prepare(self, deadline: int | None) -> tuple[str, ...]:
+        """See `SnapshotMemory`."""
+        try:
+            self._swap.hold(self._name, deadline)
+            self._held = True
+        except LostError:
+            pass  # no monitor will move anything
+        except SwapError as exc:
+            raise SnapshotError(f"{self._name}: swap: {exc}") from exc
+        self._reader = self._swap.reader()
+        return ()
+
+    def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
+        """See `SnapshotMemory`."""
+        del vm
+        for first, count in runs:
+            yield first, count, False
+
+    def read(self, vm: str, first: int, room: memoryview) -> tuple[int, bool]:
+        """See `SnapshotMemory`."""
+        assert self._reader is not None
+        return self._reader.read(self._swap.first_page(vm) + first, room)
+
+    def close(self) -> None:
+        """See `SnapshotMemory`."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        if self._held:
+            self._held = False
+            self._swap.client.go_on()
