@@ -21,6 +21,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
+    from hfsched.vcpu.portable import PortableCpu
     from hfsched.vcpu.registers import Registers
 
 __all__ = [
@@ -185,6 +186,16 @@ class Vcpu(Protocol):
     def restore(self, data: bytes) -> None:
         """Restore what `save` returned; raises UserError for other bytes."""
 
+    def portable(self) -> PortableCpu | None:
+        """Return the state by register names, for another engine; None: no other runs such guests."""
+
+    def adopt(self, state: PortableCpu) -> None:
+        """Take over the state that another engine's `portable` has returned; the interrupt line stays as it is.
+
+        Raises UserError, which names the register, for what this engine does not know, and for a record that no CPU
+        can have.
+        """
+
     def state_key(self) -> object:
         """Return a hashable digest of the CPU's state, equal for equal states."""
 
@@ -204,6 +215,9 @@ class Space(Protocol):
 
     @property
     def counter_hz(self) -> int: ...
+
+    def set_counter_hz(self, frequency: int) -> None:
+        """Make the counter advance so often a second, before a vCPU runs; raises UserError where it cannot."""
 
     def vcpu(self, index: int) -> Vcpu:
         """Return CPU `index`, made at the first call."""
@@ -228,6 +242,12 @@ class Space(Protocol):
 
     def set_counter(self, count: int) -> None:
         """Make them show what `counter` returned, here or in another process, between `freeze` and `thaw`."""
+
+    def ticks(self) -> int:
+        """Return the same in the counter's own units, of 64 bits, as any engine takes it."""
+
+    def set_ticks(self, ticks: int) -> None:
+        """Make them show what `ticks` of a machine with the same `counter_hz` returned; raises UserError."""
 
     def close(self) -> None:
         """Free the machine; no vCPU may be inside `enter`."""

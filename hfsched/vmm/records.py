@@ -8,6 +8,7 @@ from hfsched.hypervisor.records import PrimaryRecord, VmRecord
 from hfsched.mailbox.records import PortsRecord
 from hfsched.services.host import GuestServicesRecord
 from hfsched.vcpu.engines import EngineId
+from hfsched.vcpu.portable import PortableVm
 from hfsched.vmm.manifest import VmSpec
 
 __all__ = ["MACHINE_RECORD", "MachineRecord", "VmMachineRecord"]
@@ -20,7 +21,8 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `services` is None for a guest that has offered none, and in records from before there were any.
     `base` is the IPA of its memory, `cpus` what the engine's `Vcpu.save` returned, one each, and `counter`
-    what the guests' counters showed (`Space.counter`).
+    what the guests' counters showed (`Space.counter`).  `portable` has the CPUs and the counter as any engine takes
+    them; None: no other engine runs such guests, or it was saved before there were portable records.
     """
 
     spec: VmSpec
@@ -31,6 +33,7 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpus: tuple[bytes, ...]
     counter: int
     services: GuestServicesRecord | None = None
+    portable: PortableVm | None = None
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):

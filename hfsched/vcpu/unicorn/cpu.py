@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hfsched.errors import InternalError, UserError
 from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer
+from hfsched.vcpu.portable import PortableCpu, checked, portable_of
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn import registers
 from hfsched.vcpu.unicorn.exceptions import Ec
@@ -61,7 +62,7 @@ class UnicornVcpu:
         self._now = space.clock.read
         self._turn = turn
         self._share(runtime, irq=False)
-        self._timer = VirtualTimer()
+        self._timer = VirtualTimer(space.counter_hz)
         self._stale_tlb = False
         self._stale_code = False
         # How many instructions the next slice may have; None: SLICE.  For explorers.
@@ -200,6 +201,16 @@ class UnicornVcpu:
         self._timer.set(ctl, cval)
         self._traps.pending = (pending[0], pending[1], pending[2]) if pending[0] else None
 
+    def portable(self) -> PortableCpu:
+        """Return the state by register names."""
+        return portable_of(self.registers())
+
+    def adopt(self, state: PortableCpu) -> None:
+        """Take over the state of a CPU of another engine; raises UserError."""
+        values = checked(state)
+        self.reset(0, 0)
+        self.set_registers(values)
+
     def state_key(self) -> object:
         """Return a digest of the registers that the architecture defines, and of the timer."""
         timer = self._timer
@@ -216,6 +227,10 @@ class UnicornVcpu:
     def _discard_code(self) -> None:
         self._stale_code = True
         self._changed.set(True)
+
+    def set_counter_hz(self, frequency: int) -> None:
+        """Make the guest's counter advance so often a second."""
+        self._timer.frequency = frequency
 
     def belong(self, runtime: Runtime, turn: Lock) -> None:
         """Use another runtime from now on, with its turn."""
