@@ -56,8 +56,8 @@ def test_nothing_is_used_at_the_start_and_by_what_has_a_name_or_advances() -> No
 def test_what_was_written_is_named() -> None:
     assert found(MDSCR_EL1=1 << 12, PIR_EL1=1, S3_0_C5_C9_7=2) == (
         "MDSCR_EL1",
-        "PIR_EL1",
         "S3_0_C5_C9_7",
+        "PIR_EL1",
     )
 
 
