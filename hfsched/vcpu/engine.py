@@ -4,7 +4,7 @@ Addresses are intermediate physical addresses (IPA) unless said otherwise; sizes
 are nanoseconds.
 
 A vCPU is owned by one thread, the one that calls `enter` and everything else but `kick`,
-`set_irq` and `close`.  `kick` and `set_irq` may come from any thread, never block, and are never
+`set_irq`, `keep_out`, `let_in` and `close`.  The first four may come from any thread, never block, and are never
 lost.
 
 Exceptions that a CPU takes to EL1 by itself (SVC, stage-1 aborts, undefined instructions, IRQs)
@@ -134,6 +134,16 @@ class Vcpu(Protocol):
     def kick(self) -> None:
         """Make the running or the next `enter` return `Kicked`.  Any thread; sticky; never lost."""
 
+    def keep_out(self) -> bool:
+        """Keep a vCPU that waits inside `enter` to execute, and does not, from executing before `let_in`.
+
+        Returns True; its thread sleeps on, and a `kick` makes it leave all the same.  Else it is kicked, and False
+        is returned.  Any thread.
+        """
+
+    def let_in(self) -> None:
+        """End what `keep_out` began; nothing without it.  Any thread."""
+
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line.  Any thread; sticky; never blocks."""
 
@@ -226,7 +236,7 @@ class Space(Protocol):
     def unmap(self, ipa: int, size: int) -> None: ...
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None: ...
     def freeze(self) -> None:
-        """Stop the guests' counters and timers; no vCPU may be inside `enter` until `thaw`."""
+        """Stop the guests' counters and timers; no vCPU may be inside `enter` until `thaw`, unless it is kept out."""
 
     def thaw(self) -> None:
         """Resume them from where they stopped."""

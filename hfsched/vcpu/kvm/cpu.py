@@ -93,6 +93,14 @@ class KvmVcpu:
         if self._open:
             self._lib.hfs_kick(self._cpu)
 
+    def keep_out(self) -> bool:
+        """Kick it: a vCPU inside `enter` is in the guest."""
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """Do nothing: no vCPU is kept out."""
+
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
         if self._open:

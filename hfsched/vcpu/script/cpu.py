@@ -178,6 +178,14 @@ class Cpu:
     def kick(self) -> None:
         self._kick.set(True)
 
+    def keep_out(self) -> bool:
+        """Kick it: a vCPU inside `enter` is in the guest."""
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """Do nothing: no vCPU is kept out."""
+
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)
 

@@ -25,10 +25,11 @@ from hfsched.vcpu.unicorn.traps import Traps
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hfsched.runtime.base import Lock, Runtime
+    from hfsched.runtime.base import Runtime
     from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
     from hfsched.vcpu.unicorn.space import UnicornSpace
+    from hfsched.vcpu.unicorn.turn import Turn
 
 __all__ = ["SLICE", "UnicornVcpu"]
 
@@ -52,7 +53,7 @@ class UnicornVcpu:
     def __init__(
         self,
         runtime: Runtime,
-        turn: Lock,
+        turn: Turn,
         space: UnicornSpace,
         index: int,
         make: Callable[[BlockHandler, TimerHandler], Machine],
@@ -60,8 +61,7 @@ class UnicornVcpu:
         self.index = index
         self._space = space
         self._now = space.clock.read
-        self._turn = turn
-        self._share(runtime, irq=False)
+        self._share(runtime, turn, irq=False)
         self._timer = VirtualTimer(space.counter_hz)
         self._stale_tlb = False
         self._stale_code = False
@@ -72,9 +72,11 @@ class UnicornVcpu:
         self._machine = self._hooks.machine
         self._traps = Traps(self._machine, space.invalidate)
 
-    def _share(self, runtime: Runtime, *, irq: bool) -> None:
-        """Make what other threads access too, on a runtime."""
+    def _share(self, runtime: Runtime, turn: Turn, *, irq: bool) -> None:
+        """Make what other threads access too, on a runtime with its turn."""
         name = f"{self._space.name}.{self.index}"
+        self._turn = turn
+        self._place = turn.place(name)
         # Keeps `stop` from a machine that was freed; held for a microsecond.
         self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}", state=guards_nothing)
         # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
@@ -88,7 +90,19 @@ class UnicornVcpu:
     def kick(self) -> None:
         """Make the running or the next `enter` return `Kicked`."""
         self._kicked.set(True)
-        self._stop()
+        if not self._stop():
+            self._turn.dismiss(self._place)
+
+    def keep_out(self) -> bool:
+        """Keep it from executing if it waits for the turn, else kick it."""
+        if self._turn.keep_out(self._place):
+            return True
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """End what `keep_out` began."""
+        self._turn.let_in(self._place)
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
@@ -96,11 +110,14 @@ class UnicornVcpu:
         self._changed.set(True)
         self._stop()
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
+        """Stop the machine; return False if it does not run."""
         if self._running.get():
             with self._mutex:
                 if self._running.get():
                     self._machine.stop()
+                    return True
+        return False
 
     # The protocol, the owner
 
@@ -117,10 +134,16 @@ class UnicornVcpu:
         """Run to the next exit, a slice at a time; other vCPUs run between slices."""
         if self._failure is not None:
             return self._failure
-        turn = self._turn
+        turn, kicked = self._turn, self._kicked
         while True:
-            with turn:
+            if not turn.take(self._place, kicked.get):
+                if kicked.exchange(False):
+                    return _KICKED
+                continue
+            try:
                 stop = self._slice()
+            finally:
+                turn.give()
             if stop is not None:
                 return stop
 
@@ -232,10 +255,9 @@ class UnicornVcpu:
         """Make the guest's counter advance so often a second."""
         self._timer.frequency = frequency
 
-    def belong(self, runtime: Runtime, turn: Lock) -> None:
+    def belong(self, runtime: Runtime, turn: Turn) -> None:
         """Use another runtime from now on, with its turn."""
-        self._turn = turn
-        self._share(runtime, irq=self._irq.get())
+        self._share(runtime, turn, irq=self._irq.get())
 
     def map(self, physical: int, size: int, host: int) -> None:
         """Map host memory at a physical address."""
@@ -246,6 +268,7 @@ class UnicornVcpu:
         with self._mutex:
             self._failure = Failed("the machine is closed")
             self._machine.close()
+        self._turn.forget(self._place)
 
     # Running
 

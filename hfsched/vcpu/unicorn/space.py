@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hfsched.memory.ram import Ram
-    from hfsched.runtime.base import Lock, Runtime
+    from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Vcpu
     from hfsched.vcpu.unicorn.library import Library
+    from hfsched.vcpu.unicorn.turn import Turn
 
 __all__ = ["UnicornSpace"]
 
@@ -89,7 +90,7 @@ class UnicornSpace:
         self,
         runtime: Runtime,
         library: Library,
-        turn: Lock,
+        turn: Turn,
         name: str,
         vcpus: int,
         on_close: Callable[[UnicornSpace], None] = lambda _space: None,
@@ -214,7 +215,7 @@ class UnicornSpace:
             )
         self.clock.set(ns)
 
-    def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
+    def belong(self, runtime: Runtime, turn: Turn, now: Callable[[], int]) -> None:
         """Use another runtime from now on, its turn, and a clock that is no scheduling point (`now`)."""
         self._runtime = runtime
         self._turn = turn
