@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CLOCKS", "Restoration", "open_snapshot"]
 
 CLOCKS = ("continue", "host")
-_UNFIT = ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image", "engine")
+_UNFIT = ("memory", "vcpus", "dialect", "fdt", "framing", "raw_image")
 
 
 class Restoration(Struct, frozen=True):

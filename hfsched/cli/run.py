@@ -149,7 +149,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--engine",
         choices=get_args(EngineName),
-        help="the engine of the vCPUs (auto: one that fits; the choice is printed)",
+        help="the engine of the vCPUs (auto: one that fits, with --restore the snapshot's; the choice is printed)",
     )
     parser.add_argument(
         "--swap-dir", metavar="DIR", help="the directory of the swap file; see `hfsched swap`"

@@ -21,6 +21,8 @@ from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.engine import Engine, Permissions, Space
+from hfsched.vcpu.portable import PORTABLE
+from hfsched.vcpu.portable import VERSION as PORTABLE_VERSION
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
 from hfsched.vmm.guests import GuestCode, resolve
@@ -30,9 +32,10 @@ from hfsched.vmm.parts import MachineParts
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.engines import EngineId
     from hfsched.vcpu.script import ScriptSpace
     from hfsched.vmm.generation import Generations
-    from hfsched.vmm.manifest import MachineSpec, VmSpec
+    from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
     from hfsched.vmm.records import MachineRecord, VmMachineRecord
 
 __all__ = ["Builder", "MadeVm"]
@@ -86,28 +89,57 @@ class Builder:
         """Whether guest memory is touched inside the kernel (KVM)."""
         return "kvm" in self._engines
 
-    def rebuild(self, record: MachineRecord) -> list[VmParts]:
-        """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
+    def rebuild(self, record: MachineRecord, engine: EngineName) -> list[VmParts]:
+        """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on.
+
+        `engine` is which one they are to have, "auto" the one that saved them.
+        """
         self._make_generations(sum(each.generation for each in record.vms))
         layout = Layout()
         for each in record.vms:
             check(each.base % PAGE_SIZE == 0 <= each.base, f"memory cannot be at {each.base:#x}")
             layout.reserve(each.spec.name, each.base, each.spec.memory_bytes)
-        return [self._saved(each) for each in record.vms]
+        return [
+            self._saved(each, each.engine if engine == "auto" else engine) for each in record.vms
+        ]
 
-    def _saved(self, saved: VmMachineRecord) -> VmParts:
-        vm = saved.spec
-        engine = self._engine(saved.engine, vm, saved.architecture, why="the snapshot's")
-        if engine.name != saved.engine:
-            raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
+    def _saved(self, saved: VmMachineRecord, wanted: EngineId) -> VmParts:
+        vm, portable = saved.spec, saved.portable
+        engine = self._engine_of(saved, wanted)
         ram, space = self._place(
             engine, vm, saved.architecture, saved.base, generation=saved.generation
         )
+        if portable is not None:
+            space.set_counter_hz(portable.counter_hz)
         if saved.architecture == "script":  # its programs have the addresses that they had
             code = resolve(vm.name, vm.image, "script")
             assert code.program is not None
             cast("ScriptSpace", space).address_of(code.program)
         return self._assembled(vm, ram, space, saved.base)
+
+    def _engine_of(self, saved: VmMachineRecord, wanted: EngineId) -> Engine:
+        """Return the engine of a saved VM; raises UserError for one that cannot take it over."""
+        name, portable = saved.spec.name, saved.portable
+        same = wanted == saved.engine
+        check(
+            portable is None or portable.version == PORTABLE_VERSION,
+            f"vm {name}: registers of version {portable and portable.version}",
+        )
+        if not same and portable is None and saved.architecture in PORTABLE:
+            raise ConfigError(
+                f"vm {name}: engine {saved.engine} saved it in its own form alone: restore it with --engine"
+                f" {saved.engine}, and take a new snapshot"
+            )
+        why = "the snapshot's" if same else f"asked for; engine {saved.engine} saved it"
+        try:
+            engine = self._engine(wanted, saved.spec, saved.architecture, why)
+        except ConfigError as exc:
+            if same and portable is not None and wanted == "kvm":
+                raise ConfigError(f"{exc}; --engine unicorn can take it over") from None
+            raise
+        if engine.name != wanted:
+            raise ConfigError(f"vm {name}: it was saved by engine {saved.engine}")
+        return engine
 
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code.machine)

@@ -64,8 +64,8 @@ class Machine:
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `dirty` tracks written pages,
     once it is started.  `services` are what guests offer.  `parts` is what it is made of.
-    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`; with `lazy` memory comes
-    out of the snapshot as it is accessed, and it is closed with the machine.
+    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`, on the description's engine;
+    with `lazy` memory comes out of the snapshot as it is accessed, and it is closed with the machine.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
@@ -99,7 +99,7 @@ class Machine:
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
             builder = Builder(runtime, self._stack, notice, self._parts)
-            vms = builder.build(spec) if saved is None else builder.rebuild(saved)
+            vms = builder.build(spec) if saved is None else builder.rebuild(saved, spec.engine)
             self.assembly = assemble(
                 runtime,
                 self._parts.assembly,

@@ -8,11 +8,12 @@ from hfsched.hypervisor.records import PrimaryRecord, VmRecord
 from hfsched.mailbox.records import PortsRecord
 from hfsched.services.host import GuestServicesRecord
 from hfsched.vcpu.engines import EngineId
+from hfsched.vcpu.portable import PortableVm
 from hfsched.vmm.manifest import VmSpec
 
 __all__ = ["MACHINE_RECORD", "READABLE", "MachineRecord", "VmMachineRecord"]
 
-MACHINE_RECORD = 2  # the version: 1 has neither generation ids nor `held`
+MACHINE_RECORD = 2  # the version: 1 has neither generation ids, portable records nor `held`
 READABLE = range(1, MACHINE_RECORD + 1)
 """The versions that can be read."""
 
@@ -23,7 +24,8 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     `services` is None for a guest that has offered none, and in records from before there were any.
     `base` is the IPA of its memory, `cpus` what the engine's `Vcpu.save` returned, one each, and `counter`
     what the guests' counters showed (`Space.counter`).  `generation`: the guest can read a generation id
-    (`hfsched.vmm.generation`).
+    (`hfsched.vmm.generation`).  `portable` has the CPUs and the counter as any engine takes
+    them; None: no other engine runs such guests, or it was saved before there were portable records.
     """
 
     spec: VmSpec
@@ -35,6 +37,7 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     counter: int
     services: GuestServicesRecord | None = None
     generation: bool = False
+    portable: PortableVm | None = None
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):

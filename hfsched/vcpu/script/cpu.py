@@ -36,6 +36,7 @@ from hfsched.vcpu.script.statekey import frames, key_of
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.portable import PortableCpu
     from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.script.space import ScriptSpace
 
@@ -184,6 +185,14 @@ class Cpu:
         self._condemned = reason
         self.kick()
 
+    def keep_out(self) -> bool:
+        """Kick it: a vCPU inside `enter` is in the guest."""
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """Do nothing: no vCPU is kept out."""
+
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)
 
@@ -272,6 +281,15 @@ class Cpu:
         return, for a guest that now does something else, and unless the engine records.
         """
         saving.restore(self, self._recording(), data)
+
+    def portable(self) -> None:
+        """Return None: a Python generator runs on no other engine."""
+
+    def adopt(self, state: PortableCpu) -> None:  # noqa: ARG002 - the protocol's
+        """Refuse it."""
+        raise UserError(
+            f"vm {self._space.name}: engine script has no CPU for another engine's state"
+        )
 
     def _recording(self) -> Journal:
         if self._journal is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
@@ -118,6 +118,19 @@ class ScriptSpace:
     def set_counter(self, count: int) -> None:
         """Make them show `count` while they are stopped."""
         self.clock.set(count)
+
+    def set_counter_hz(self, frequency: int) -> None:
+        """See `engine.Space`."""
+        if frequency != self.counter_hz:
+            raise UserError(f"vm {self.name}: engine script counts ns, not {frequency} Hz")
+
+    def ticks(self) -> int:
+        """Return the same: the counter counts ns."""
+        return self.counter()
+
+    def set_ticks(self, ticks: int) -> None:
+        """Make them show `ticks` while they are stopped."""
+        self.set_counter(ticks)
 
     def close(self) -> None:
         for cpu in self._cpus:
