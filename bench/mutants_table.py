@@ -105,6 +105,12 @@ _PORTS = (
     "machine,guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1,probes=1,stop=false",
 )
+_HELD = (
+    "machine,guest=talker,listener=reader,hosts=0,queue=1,clients=quitter",
+    "machine,guest=talker,listener=late,hosts=0,queue=1,clients=hibernator",
+    "machine,clients=snapshotter-asks,hosts=0",
+    "restored,guest=burst,queue=1",
+)
 _CLIENTS = (
     "machine,clients=asks,hosts=0,stop=false",
     "machine,clients=goes,hosts=0",
@@ -152,10 +158,11 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *_MESSAGES,
         "machine,guest=doomed,vcpus=2,requests=3,hosts=0,stop=false",
         "machine,probes=2,stop=false",
+        "machine,guest=talker,listener=late,queue=1,suspenders=1,stop=false",
         *_REPORTS,
         _PORTS[-1],
     ),
-    "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS),
+    "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS, *_HELD),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
     "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
     "hfsched/scheduler/driver.py": (*_RUNNING, *_MESSAGES, *_REQUESTS),
