@@ -67,6 +67,16 @@ bool hfs_release_page(struct hfs_table *table, uint64_t page, uint64_t *old);
 void hfs_take_over_page(struct hfs_table *table, uint64_t page, bool in_memory, bool settled);
 void hfs_count(struct hfs_table *table, struct hfs_counts *counts);
 
+struct hfs_frames { ...; };
+struct hfs_frame_reader { ...; };
+int hfs_frames_open(struct hfs_frames *frames, int fd, const int *layers, int count, uint64_t pages);
+void hfs_frames_close(struct hfs_frames *frames);
+int hfs_reader_open(struct hfs_frame_reader *reader);
+void hfs_reader_close(struct hfs_frame_reader *reader);
+const uint8_t *hfs_stored_page(const struct hfs_frames *frames, struct hfs_frame_reader *reader,
+                               uint64_t location);
+uint32_t hfs_crc32(const uint8_t *bytes, uint64_t size);
+
 int hfs_uffd_open(int user_mode_only);
 int hfs_uffd_probe(int uffd);
 int hfs_alarm_open(void);
@@ -120,7 +130,7 @@ def builder(top: Path = Path()) -> FFI:
     ffi.cdef(_CDEF)
     ffi.set_source(
         "hfsched.swap.core._core",
-        '#include "core.h"\n',
+        '#include "codecs.h"\n#include "core.h"\n#include "frames.h"\n',
         sources=[str(folder / path.name) for path in sorted(_HERE.glob("*.c"))],
         depends=[str(folder / path.name) for path in sorted(_HERE.glob("*.h"))],
         include_dirs=[str(folder)],
