@@ -305,8 +305,13 @@ class KvmVcpu:
         """Return the state by register names; None on x86-64, whose guests no other engine runs."""
         if MACHINE != "aarch64":
             return None
-        first = first_values(self._core, *self._host)
-        return portable_of(self.registers(), beyond(self.save(), first))
+        try:
+            used = beyond(self.save(), first_values(self._core, *self._host))
+        except (
+            InternalError
+        ) as exc:  # out of descriptors: it can be restored here, and nowhere else
+            used = (str(exc),)
+        return portable_of(self.registers(), used)
 
     def adopt(self, state: PortableCpu) -> None:
         """Take over the state of a CPU of another engine; raises UserError."""

@@ -12,7 +12,7 @@ from arm64_guest import DATA, Guest, needs_kvm, use_vectors
 from arm64_portable import *  # noqa: F403 - its tests
 from arm64_portable import sent
 
-from hfsched.errors import UserError
+from hfsched.errors import InternalError, UserError
 
 if TYPE_CHECKING:
     from arm64_portable import Pair
@@ -71,3 +71,14 @@ def test_a_key_that_this_cpu_has_not_is_refused() -> None:
         state.registers["apiakeylo_el1"] = 1
         with pytest.raises(UserError, match="this CPU has no register apiakeylo_el1"):
             second.cpu.adopt(state)
+
+
+def test_a_cpu_that_cannot_be_compared_is_restored_here_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise InternalError("engine kvm: no vCPU to compare with")
+
+    monkeypatch.setattr("hfsched.vcpu.kvm.cpu.first_values", fails)
+    with Guest() as guest:
+        assert sent(guest.cpu).beyond == ("engine kvm: no vCPU to compare with",)
