@@ -193,7 +193,8 @@ def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str,
         return MappedMemory(machine.rams), (text,)
     if wish.live:
         return LiveMemory(machine.swap, wish.name), ()
-    return SwappedMemory(machine.swap, wish.name), ()
+    rams = None if wish.parent is None else machine.rams
+    return SwappedMemory(machine.swap, wish.name, rams), ()
 
 
 def _room(pages: int) -> memoryview:

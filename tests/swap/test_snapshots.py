@@ -10,6 +10,7 @@ import pytest
 from progress import QUIET_NS
 
 from hfsched.errors import SnapshotError
+from hfsched.memory.ram import Ram
 from hfsched.scheduler.outbox import Sent
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import State
@@ -149,3 +150,33 @@ def test_a_live_one_leaves_swap_as_it_was(target: Target, before: State, tmp_pat
         aside = swap_of(host).backing.stores.aside
         assert aside is not None
         assert allocated(aside) <= PAGE, "of a byte for each page"
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_an_incremental_one_is_read_through_the_mapping_where_nothing_is_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, out: bool
+) -> None:
+    with machine(HERE, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        take(host, tmp_path / "first")
+        assert host.ask("fill 8") == filled
+        if out:
+            go_out(host)
+        before = swap_of(host).status().metrics
+        copied: list[int] = []
+        real = Ram.copy_out
+
+        def copy_out(self: Ram, offset: int, room: memoryview) -> None:
+            copied.append(offset)
+            real(self, offset, room)
+
+        monkeypatch.setattr(Ram, "copy_out", copy_out)
+        written = take(host, tmp_path / "second", incremental=True)
+        monkeypatch.undo()
+        if written.on is not None:
+            assert bool(copied) is not out
+        if out:
+            assert swap_of(host).status().metrics == before
+        with restored(tmp_path / "second") as again:
+            again.start()
+            assert answer(again, "check 8") == filled
