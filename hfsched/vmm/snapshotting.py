@@ -192,9 +192,8 @@ def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str,
         text = f"{wish.name}: the machine is suspended while it is copied: {why}"
         return MappedMemory(machine.rams), (text,)
     if wish.live:
-        return LiveMemory(machine.swap, wish.name), ()
-    rams = None if wish.parent is None else machine.rams
-    return SwappedMemory(machine.swap, wish.name, rams), ()
+        return LiveMemory(machine.swap, wish.name, machine.rams), ()
+    return SwappedMemory(machine.swap, wish.name, machine.rams), ()
 
 
 def _room(pages: int) -> memoryview:
