@@ -13,7 +13,7 @@ Two guests `stress` exchange checksummed messages all the time; a program here s
 
 A round begins in a way that is drawn, too: memory comes out of the snapshot as it is accessed (``lazy``), also as that of one of
 several copies (``clone``), or is read before (``eager``).
-Half of the snapshots are incremental, on the one that the machine was restored from or on another that was taken on
+Half of the snapshots are live, where the machine does not end by them. Half are incremental, on the one that the machine was restored from or on another that was taken on
 the way, while the guests ran.
 The next round restores the newest snapshot in a new process.  The program reads what comes until the process is
 dead; then it sends a mark, and of its messages those must be answered before it that the machine had
@@ -221,8 +221,12 @@ class Rounds:
         return run
 
     def _take(self, run: LiveRun, made: Path, *, end: bool) -> None:
-        wanted = Wanted(end=end, incremental=self._drawn.random() < 0.5)
+        live = not end and self._drawn.random() < 0.5
+        wanted = Wanted(end=end, incremental=self._drawn.random() < 0.5, live=live)
         written = take(run.control, str(made), wanted, _deadline())
+        if live:
+            copied = any("suspended while it is copied" in text for text in written.notices)
+            self.endings["not live" if copied else "live"] += 1
         if wanted.incremental:
             self.endings["incremental" if written.on is not None else "not incremental"] += 1
 
@@ -270,10 +274,11 @@ class Rounds:
 
     def _kill_client(self, run: LiveRun, made: Path) -> None:
         """Kill a client at any time while it takes a snapshot."""
+        wanted = Wanted(live=self._drawn.random() < 0.5)
         pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
-                take(run.control, str(made), Wanted(), _deadline())
+                take(run.control, str(made), wanted, _deadline())
             os._exit(0)
         time.sleep(self._drawn.random() * 0.03)
         os.kill(pid, signal.SIGKILL)

@@ -19,6 +19,7 @@ from hfsched.swap.protocol.messages import State
 from hfsched.vmm.snapshotmemory import SwappedMemory
 
 if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
     from hfsched.memory.writeprotect import Run
     from hfsched.vmm.swapping import MachineSwap
 
@@ -36,8 +37,8 @@ class LiveMemory(SwappedMemory):
     was before, but for pages that guests have touched.
     """
 
-    def __init__(self, swap: MachineSwap, name: str) -> None:
-        super().__init__(swap, name)
+    def __init__(self, swap: MachineSwap, name: str, rams: Mapping[str, Ram]) -> None:
+        super().__init__(swap, name, rams)
         self._before = State.FAILED  # of swap
         self._staged = False  # by this object
         self._kept = self._settled = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from hfsched.errors import SnapshotError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.core.pagereader import READ_MAX
 from hfsched.swap.report.footprint import held
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ class SwappedMemory:
     Swap moves no page between `prepare` and `close`, and refuses commands, naming the snapshot.
     """
 
-    def __init__(self, swap: MachineSwap, name: str) -> None:
+    def __init__(self, swap: MachineSwap, name: str, rams: Mapping[str, Ram]) -> None:
         self._swap = swap
         self._name = name
+        self._rams = rams
         self._reader: OwedPages | None = None
         self._held = False
 
@@ -122,8 +124,12 @@ class SwappedMemory:
             yield first, count, False
 
     def read(self, vm: str, first: int, room: memoryview) -> tuple[int, bool]:
-        """See `SnapshotMemory`."""
+        """See `SnapshotMemory`: what is mapped is read there, which takes half the time."""
         assert self._reader is not None
+        ram, part = self._rams[vm], room[: READ_MAX * PAGE_SIZE]
+        if self._swap.backing.is_mapped(ram.address + first * PAGE_SIZE, len(part)):
+            ram.copy_out(first * PAGE_SIZE, part)
+            return len(part) // PAGE_SIZE, False
         return self._reader.read(self._swap.first_page(vm) + first, room)
 
     def close(self) -> None:

@@ -198,8 +198,8 @@ def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str,
         text = f"{wish.name}: the machine is suspended while it is copied: {why}"
         return MappedMemory(machine.rams), (text,)
     if wish.live:
-        return LiveMemory(machine.swap, wish.name), ()
-    return SwappedMemory(machine.swap, wish.name), ()
+        return LiveMemory(machine.swap, wish.name, machine.rams), ()
+    return SwappedMemory(machine.swap, wish.name, machine.rams), ()
 
 
 def hot_pages(machine: Machine, dirty: DirtyPages | None) -> list[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.core import device, guestpages
 from hfsched.swap.core.faultlog import Fault, read_faults
-from hfsched.swap.core.pagemap import open_pagemap
+from hfsched.swap.core.pagemap import all_mapped, open_pagemap
 from hfsched.swap.core.pagereader import OwedPages
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stored import StoredPages
@@ -151,6 +151,10 @@ class SwapKernel:
         pages = self.stores.pages
         with mmap.mmap(self.stores.table, table_size(pages), prot=mmap.PROT_READ) as table:
             return table[entry_offset(0) : entry_offset(pages) : 8]  # the lowest byte of each entry
+
+    def is_mapped(self, address: int, size: int) -> bool:
+        """Return whether main has all of a range mapped, so that reading it brings nothing in."""
+        return all_mapped(self._pagemap, address, size)
 
     def used(self) -> int:
         """Return how many pages are not zero, about, wherever they are."""

@@ -59,7 +59,7 @@ def test_its_resources_have_no_file_and_no_tier() -> None:
         assert stores.tier is None
         packed = pack(stores, [stores.table])
         assert packed.words == ("table", "aside", "ram")
-        assert len(stores.descriptors()) == 1
+        assert len(stores.descriptors()) == 2
         with pytest.raises(ValueError, match=r"^resources table, file-in, ram$"):
             unpack(("table", "file-in", "ram"), (stores.table,) * 3)
     finally:

@@ -13,7 +13,7 @@ import pytest
 from hfsched.memory.ram import Ram
 from hfsched.swap.core import pagemap
 from hfsched.swap.core.guestpages import zap
-from hfsched.swap.core.pagemap import first_mapped, mapped_ranges, open_pagemap
+from hfsched.swap.core.pagemap import all_mapped, first_mapped, mapped_ranges, open_pagemap
 
 from .children import Member
 from .guestmemory import PAGE, needs_userfault
@@ -101,4 +101,16 @@ def test_all_that_is_mapped_is_in_ranges_and_what_is_near_is_in_one(how: str, ta
     zap(ram.address, ram.size)
     if how == "scan":
         assert mapped_ranges(tables, ram.address, ram.size) == []
+    ram.close()
+
+
+def test_whether_all_of_a_range_is_mapped(how: str, tables: int) -> None:
+    ram = Ram("r", 1000 * PAGE)
+    ctypes.memset(ram.address, 1, 1000 * PAGE)
+    for first, count in ((0, 1000), (3, 1), (990, 10)):
+        assert all_mapped(tables, ram.address + first * PAGE, count * PAGE) is (how == "scan")
+    zap(ram.address + 500 * PAGE, PAGE)
+    assert not all_mapped(tables, ram.address, 1000 * PAGE)
+    assert not all_mapped(tables, ram.address + 500 * PAGE, PAGE)
+    assert all_mapped(tables, ram.address + 501 * PAGE, PAGE) is (how == "scan")
     ram.close()

@@ -10,11 +10,12 @@ import pytest
 from progress import QUIET_NS
 
 from hfsched.errors import SnapshotError
+from hfsched.memory.ram import Ram
 from hfsched.scheduler.outbox import Sent
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.protocol.messages import State
 from hfsched.swap.report.footprint import allocated
-from hfsched.vmm import snapshotting
+from hfsched.vmm import snapshotmemory, snapshotting
 from hfsched.vmm.attempt import Wish
 
 from .counting import restored, snapshot
@@ -149,3 +150,31 @@ def test_a_live_one_leaves_swap_as_it_was(target: Target, before: State, tmp_pat
         aside = swap_of(host).backing.stores.aside
         assert aside is not None
         assert allocated(aside) <= PAGE, "of a byte for each page"
+
+
+def test_what_is_mapped_is_read_there_and_the_rest_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine(HERE, tmp_path, "stress") as host:
+        filled = host.ask("fill 7")
+        go_out(host)
+        assert host.ask("check 7") == filled  # a part comes back
+        host.until_quiet()
+        before = swap_of(host).status().metrics
+        copied: list[int] = []
+        real = Ram.copy_out
+
+        def copy_out(self: Ram, offset: int, room: memoryview) -> None:
+            copied.append(len(room) // PAGE)
+            real(self, offset, room)
+
+        monkeypatch.setattr(Ram, "copy_out", copy_out)
+        monkeypatch.setattr(snapshotmemory, "READ_MAX", 1)
+        take(host, tmp_path / "layer")
+        monkeypatch.undo()
+        assert swap_of(host).status().metrics == before
+        assert sum(copied) <= before.resident
+        assert copied
+        with restored(tmp_path / "layer") as again:
+            again.start()
+            assert answer(again, "check 7") == filled

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from hfsched.memory.ram import PAGE_SIZE
 
-__all__ = ["first_mapped", "mapped_ranges", "open_pagemap"]
+__all__ = ["all_mapped", "first_mapped", "mapped_ranges", "open_pagemap"]
 
 _PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 _ARGUMENT = struct.Struct("<12Q")  # struct pm_scan_arg
@@ -55,6 +55,18 @@ def first_mapped(
         return _read(pagemap, base, size, matters)
     else:
         return found
+
+
+def all_mapped(pagemap: int, base: int, size: int) -> bool:
+    """Return whether all of a range is mapped; False also where a scan is not to be had.  Raises OSError."""
+    region = (ctypes.c_uint64 * 3)()
+    try:
+        count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, _argument(base, base + size, region, 1, 0))
+    except OSError as exc:
+        if exc.errno != errno.ENOTTY:
+            raise
+        return False
+    return bool(count and (region[0], region[1]) == (base, base + size))
 
 
 def mapped_ranges(pagemap: int, base: int, size: int) -> list[tuple[int, int]]:
