@@ -50,10 +50,11 @@ def spare_for_clients(spare: int, vms: int) -> int:
     return max(spare - _FILES_SERVICES * vms, spare // 2)
 
 
-def check_limits(spec: MachineSpec, control_sockets: int) -> Clients:
+def check_limits(spec: MachineSpec, control_sockets: int, *, served: bool = False) -> Clients:
     """Raise this process's limit on descriptors as far as needed; return the clients that it is enough for.
 
-    Raises UserError, which names the limit, if the machine cannot run within those of this process.
+    `served`: its page faults are, without a swap file too.  Raises UserError, which names the limit, if the machine
+    cannot run within those of this process.
     """
     vcpus = sum(vm.vcpus for vm in spec.vm)
     files = _FILES + _FILES_VM * len(spec.vm) + _FILES_VCPU * vcpus + _RESERVE
@@ -61,7 +62,7 @@ def check_limits(spec: MachineSpec, control_sockets: int) -> Clients:
     memory = [vm.memory_bytes for vm in spec.vm]
     space = _SPACE + sum(memory) + _SPACE_VCPU * vcpus
     largest = max(memory)
-    if spec.swap is not None:
+    if spec.swap is not None or served:
         files += _FILES_SWAP + _RESERVE_SWAP
         space += _SPACE_SWAP
         largest = sum(memory)

@@ -216,7 +216,8 @@ def run(args: argparse.Namespace) -> int:
     if args.socket is not None:
         _check_socket(args.socket)
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
-    clients = check_limits(spec, 1 if args.socket is None else 2)
+    served = restoration is not None and restoration.lazy
+    clients = check_limits(spec, 1 if args.socket is None else 2, served=served)
     tune_process()
     return RunSession(args, spec, names, clients, restoration).run()
 

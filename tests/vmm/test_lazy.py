@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 from progress import QUIET_NS, until
 
+from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.outbox import Sent
@@ -21,6 +22,7 @@ from hfsched.snapshot.libraries import load
 from hfsched.swap.core import device as swap_device
 from hfsched.swap.protocol.messages import State
 from hfsched.vcpu.kvm import device
+from hfsched.vmm import lazy as lazy_memory
 from hfsched.vmm import snapshotting
 from hfsched.vmm.attempt import Base, Wish
 from hfsched.vmm.guests import bundled_images
@@ -373,6 +375,25 @@ def _pages(memory: bytes) -> list[bytes]:
 def _first_frame_of_trusty(pages: int) -> int:
     """Return where the first frame begins, of raw ones, that has no page of the first VM."""
     return -(-pages // 32) * 32 * PAGE_SIZE
+
+
+def test_where_faults_cannot_be_served_the_reason_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.fresh("echo.bin") as machine:
+        world.take(machine, "one")
+    with closing(open_chain(world.folder / "one")) as chain:
+        record = snapshotting.record_of(chain)
+    asked = []
+
+    def refused(*, kernel: bool) -> int:
+        asked.append(kernel)
+        raise UserError("userfaultfd: Operation not permitted")
+
+    assert lazy_memory.problem(record) is None
+    monkeypatch.setattr(lazy_memory, "userfault", refused)
+    assert lazy_memory.problem(record) == "userfaultfd: Operation not permitted"
+    assert asked == [world.engine == "kvm"]
 
 
 def test_a_snapshot_of_other_memory_is_refused(world: World) -> None:
