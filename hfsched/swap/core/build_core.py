@@ -130,7 +130,7 @@ def builder(top: Path = Path()) -> FFI:
     ffi.cdef(_CDEF)
     ffi.set_source(
         "hfsched.swap.core._core",
-        '#include "codecs.h"\n#include "core.h"\n#include "frames.h"\n',
+        '#include "compression.h"\n#include "core.h"\n#include "frames.h"\n',
         sources=[str(folder / path.name) for path in sorted(_HERE.glob("*.c"))],
         depends=[str(folder / path.name) for path in sorted(_HERE.glob("*.h"))],
         include_dirs=[str(folder)],

@@ -25,7 +25,7 @@
  *     owed                                         pages that a snapshot has yet to write
  *     peek                                         pages as they are, wherever they are
  *     memory stores ahead turn frames              guest memory; file and tier; read-ahead; turns; snapshots
- *     table uffd bits codecs                       page table; userfaultfd requests; bitmaps; compression
+ *     table uffd bits compression                  page table; userfaultfd requests; bitmaps; compression
  *
  * Sources: userfaultfd(2), Linux, Documentation/admin-guide/mm/userfaultfd.rst.
  */

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "codecs.h"
+#include "compression.h"
 
 /* An LZ4 frame: version 1, independent blocks, content size and checksum; see lz4_Frame_format.md. */
 #define LZ4_HEAD 15u /* bytes: magic, FLG, BD, content size, header checksum */

@@ -5,7 +5,7 @@
 #define _GNU_SOURCE
 #include "stores.h"
 
-#include "codecs.h"
+#include "compression.h"
 
 #include <errno.h>
 #include <fcntl.h>

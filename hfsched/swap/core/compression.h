@@ -3,8 +3,8 @@
  * Compression by liblz4 and libzstd, loaded when first asked for, and crc32.  Their interfaces used
  * here are stable ones: LZ4 since 1.7, Zstandard since 1.0.
  */
-#ifndef HFSCHED_SWAP_CODECS_H
-#define HFSCHED_SWAP_CODECS_H
+#ifndef HFSCHED_SWAP_COMPRESSION_H
+#define HFSCHED_SWAP_COMPRESSION_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -2,7 +2,7 @@
  *
  * Compression by libraries that are loaded when they are needed, and crc32.
  */
-#include "codecs.h"
+#include "compression.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
