@@ -33,17 +33,24 @@ VMM_SUITES = [
     "tests/vmm/test_suspend.py",
     "tests/vmm/test_suspend_ends.py",
 ]
-CONCURRENT = ["tests/vmm/test_concurrency.py"]
+CONCURRENT = [
+    "tests/vmm/test_concurrency.py",
+    "tests/vmm/test_lazy.py::test_a_full_and_an_incremental_snapshot_of_an_unfinished_restore",
+    "tests/vmm/test_lazy.py::test_the_rest_comes_in_behind_and_swap_is_off_then",
+    "tests/vmm/test_lazy.py::test_a_damaged_frame_ends_the_vm_that_needs_it",
+]
 SWAP_SUITES = [
     "tests/swap/test_machine_swap.py",
     "tests/swap/test_footprint.py",
+    "tests/swap/test_live.py::test_all_pages_are_of_one_instant",
+    "tests/swap/test_snapshots.py::test_nothing_comes_in_and_all_is_in_the_snapshot",
     "tests/swap/test_torture.py",
 ]
 # So many tests of each, and more, pass: a suite that is not collected does not pass.
 LEAST = {"vcpu.kvm": 68, "conformance": 49, "fidelity": 48}
 LEAST_VMM = {"vmm": 46}
-LEAST_CONCURRENT = {"vmm.test_concurrency": 6}
-LEAST_SWAP = {"swap": 15}
+LEAST_CONCURRENT = {"vmm.test_concurrency": 6, "vmm.test_lazy": 4}
+LEAST_SWAP = {"swap": 17}
 # KVM in VHE mode, and in nVHE mode; machines side by side have about as much to do.
 CPUS = {
     "neoverse-n1": (KVM_SUITES + VMM_SUITES, LEAST | LEAST_VMM),
