@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 from progress import until
+from talk import Talk
 
 from hfsched.errors import SnapshotError
 from hfsched.snapshot.layer import LayerWriter
@@ -281,6 +282,21 @@ def test_a_process_beside_it_writes_all_the_while(
         with restored(tmp_path / "layer") as again:
             ram = again.rams[place[2]]
             for page in range(place[1]):
+                assert ram.read((first + page) * PAGE, PAGE) == stress_page(7, page)
+
+
+def test_a_machine_with_a_monitor_and_no_directory(tmp_path: Path) -> None:
+    with Talk(HERE, "stress", memory=4 * MIB, monitor=True) as host:
+        filled = host.ask("fill 7")
+        assert snapshot(host.machine, tmp_path / "layer").notices == ()
+        assert swap_of(host).status().state is State.READY
+        assert host.ask("check 7") == filled
+        with restored(tmp_path / "layer") as again:
+            again.start()
+            assert again.rams.keys() == host.machine.rams.keys()
+            ram, before = (next(iter(each.rams.values())) for each in (again, host.machine))
+            first = first_of(before, 7)
+            for page in range(int(filled.split()[1])):
                 assert ram.read((first + page) * PAGE, PAGE) == stress_page(7, page)
 
 

@@ -87,7 +87,7 @@ int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 /* The staging memory, for copy staging: a memfd as large as all regions. */
 int hfs_set_staging(struct hfs *swap, int fd);
-/* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes. */
+/* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes, else -EINVAL. */
 int hfs_set_aside(struct hfs *swap, int fd);
 uint64_t hfs_aside_size(uint64_t pages);
 

@@ -33,7 +33,7 @@ static enum place place_of(struct hfs *swap, uint64_t entry)
 		return IN_TIER;
 	case HFS_ZERO:
 		return NOWHERE;
-	default:
+	default: /* HFS_TAKING */
 		return ON_ITS_WAY;
 	}
 }
