@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool], what: str, within: float = WITHIN) -> N
 class LiveRun:
     """A machine that can swap; `directory` is its own: its sockets, its swap file, what it prints.
 
-    With `restore` it is that of a snapshot; `guests` are what is in it.
+    With `restore` it is that of a snapshot, by the option `restored_by`; `guests` are what is in it.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class LiveRun:
         memory: int = 1 << 19,
         stdin: int = subprocess.DEVNULL,
         restore: Path | None = None,
+        restored_by: str = "--restore",
     ) -> None:
         self.sockets, self.swap, self._said = (directory / name for name in ("run", "swap", "said"))
         for made in (self.sockets, self.swap):
@@ -61,7 +62,7 @@ class LiveRun:
         words = [f"{name}={image}.bin" for name, image in guests.items()]
         words += ["--engine", engine, "--memory", f"{memory // 1024}KiB"]
         if restore is not None:
-            words = ["--restore", str(restore)]
+            words = [restored_by, str(restore)]
         command = [sys.executable, "-m", "hfsched", "run", "--name", "m"]
         command += ["--swap-dir", str(self.swap)]
         command += ["--no-stdin"] if stdin == subprocess.DEVNULL else []

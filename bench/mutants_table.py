@@ -105,6 +105,12 @@ _PORTS = (
     "machine,guest=talker,listener=reader,queue=1,probes=1,suspenders=1,stop=false",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1,probes=1,stop=false",
 )
+_HELD = (
+    "machine,guest=talker,listener=reader,hosts=0,queue=1,clients=quitter",
+    "machine,guest=talker,listener=late,hosts=0,queue=1,clients=hibernator",
+    "machine,clients=snapshotter-asks,hosts=0",
+    "restored,guest=burst,queue=1",
+)
 _CLIENTS = (
     "machine,clients=asks,hosts=0,stop=false",
     "machine,clients=goes,hosts=0",
@@ -133,6 +139,17 @@ _CONTROL = (
     *_USER,
 )
 _REPORTS = ("machine,reports=2", "machine,guest=smp,vcpus=2,reports=2,suspenders=1")
+_SNAPSHOTS = (
+    *(
+        f"machine,clients={each},hosts=0,stop=false"
+        for each in ("snapshotter", "hibernator", "quitter")
+    ),
+    "machine,clients=snapshotter-snapshotter,hosts=0,stop=false",
+    *(
+        f"machine,clients={each},hosts=0"
+        for each in ("snapshotter-canceller", "snapshotter-hibernator", "hibernator-canceller")
+    ),
+)
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
 SCENARIOS: dict[str, tuple[str, ...]] = {
@@ -141,10 +158,11 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *_MESSAGES,
         "machine,guest=doomed,vcpus=2,requests=3,hosts=0,stop=false",
         "machine,probes=2,stop=false",
+        "machine,guest=talker,listener=late,queue=1,suspenders=1,stop=false",
         *_REPORTS,
         _PORTS[-1],
     ),
-    "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS),
+    "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS, *_HELD),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
     "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
     "hfsched/scheduler/driver.py": (*_RUNNING, *_MESSAGES, *_REQUESTS),
@@ -179,6 +197,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *_MESSAGES,
     ),
     "hfsched/vmm": (*_VMM, *_REPORTS),
+    "hfsched/vmm/snapshots.py": _SNAPSHOTS,
+    "hfsched/vmm/snapshotting.py": ("restored", *_SNAPSHOTS),
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
     "hfsched/control/command_session.py": _CONTROL,

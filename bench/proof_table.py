@@ -70,6 +70,11 @@ def small() -> list[tuple[str, int | None]]:
         "machine,swap=enable,deaths=1,hosts=0,stop=false",
     ]
     specs += ["swap,commands=enable-out,spawner_dies=true"]
+    specs += [
+        "swap,commands=disable,stored=true",
+        "swap,commands=status,stored=true,damaged=true",
+        "swap,commands=disable,stored=true,damaged=true",
+    ]
     specs += [f"swap,commands=enable-out,guests=0,child={each}" for each in ("lives", "dies")]
     specs += [
         "swap,commands=enable,deaths=1,failing_starts=1",
@@ -106,6 +111,9 @@ def large() -> list[tuple[str, int | None]]:
         "swap,commands=enable-out,beside=discard",
         "swap,abort=true",
         "swap,deaths=1,beside=status",
+        "swap,commands=disable,deaths=1,stored=true",
+        "swap,commands=status,deaths=1,stored=true,damaged=true",
+        "swap,commands=enable-out-disable,stored=true",
         "swap,commands=enable,spawner_dies=true,deaths=1",
     ]
     specs += [

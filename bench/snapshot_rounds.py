@@ -11,6 +11,8 @@ Two guests `stress` exchange checksummed messages all the time; a program here s
 - ``torn``: the process is killed while it writes; the snapshot before it must be whole, and is gone back to;
 - ``left``: the client that takes one is killed; the machine must go on, and is then taken.
 
+A round begins in a way that is drawn, too: memory comes out of the snapshot as it is accessed (``lazy``), also as that of one of
+several copies (``clone``), or is read before (``eager``).
 Half of the snapshots are live, where the machine does not end by them. Half are incremental, on the one that the machine was restored from or on another that was taken on
 the way, while the guests ran.
 The next round restores the newest snapshot in a new process.  The program reads what comes until the process is
@@ -41,7 +43,7 @@ from live_run import FaultError, LiveRun, until
 import hfsched
 from hfsched.client import Connection
 from hfsched.control.command_client import ask
-from hfsched.control.commands import MachineSuspend, SwapEnable, SwapOut, SwapStatus
+from hfsched.control.commands import MachineResume, MachineSuspend, SwapEnable, SwapOut, SwapStatus
 from hfsched.control.snapshot_client import Wanted, take
 from hfsched.errors import HfschedError
 from hfsched.snapshot.directory import open_layers
@@ -49,6 +51,7 @@ from hfsched.snapshot.report import verify
 
 GUESTS = {"a": "stress", "b": "stress", "c": "echo"}
 ENDINGS = ("take", "swapped", "hibernate", "torn", "left")
+BEGINNINGS = ("--restore", "--restore", "--eager", "--clone")
 PORT, MARK = 7, b"mark"
 AHEAD = 24  # messages without an answer: a port's queue has room for 16
 _WITHIN = 60.0
@@ -151,9 +154,10 @@ class Guests:
 
 
 def _answer(port: Connection, text: bytes) -> str:
-    """Return the answer to a status; a `go` that has ended may say so first."""
+    """Return the answer to a status; a `go` may say first that no other guest has greeted in time."""
     port.send(text, timeout=_WITHIN)
-    return port.recv(timeout=_WITHIN).decode()
+    answer = port.recv(timeout=_WITHIN)
+    return (port.recv(timeout=_WITHIN) if answer == b"no peers" else answer).decode()
 
 
 class Rounds:
@@ -166,6 +170,7 @@ class Rounds:
         self._newest: Path | None = None
         self._below: list[Path] = []  # what it is based on, maybe
         self._record = Sent()  # by the instant of the newest snapshot
+        self._suspended = False  # the machine of the newest one, by command
         self._number = 0
         self.endings: Counter[str] = Counter()
         self.received = 0
@@ -178,7 +183,7 @@ class Rounds:
         directory.mkdir()
         record = copy.deepcopy(self._record)
         ending = self._drawn.choice(ENDINGS if self._newest is not None else ENDINGS[:3])
-        with LiveRun(self._engine, GUESTS, directory, restore=self._newest) as run:
+        with self._begun(directory) as run:
             guests = Guests(run, self._drawn)
             talk = Talk(run, record)
             for _ in range(self._drawn.randrange(1, 6)):
@@ -197,7 +202,23 @@ class Rounds:
         if kept is not None:
             self._below += [] if self._newest is None else [self._newest]
             self._newest, self._record = kept, record
+            self._suspended = ending != "hibernate"
         self._verify()
+
+    def _begun(self, directory: Path) -> LiveRun:
+        """Return the machine of the newest snapshot, or a new one."""
+        if self._newest is None:
+            return LiveRun(self._engine, GUESTS, directory)
+        how = self._drawn.choice(BEGINNINGS)
+        self.endings[{"--restore": "lazy"}.get(how, how.removeprefix("--"))] += 1
+        options = ("--eager",) if how == "--eager" else ()
+        verb = "--clone" if how == "--clone" else "--restore"
+        run = LiveRun(
+            self._engine, GUESTS, directory, *options, restore=self._newest, restored_by=verb
+        )
+        if self._suspended:
+            ask(run.control, MachineResume(), _deadline())
+        return run
 
     def _take(self, run: LiveRun, made: Path, *, end: bool) -> None:
         live = not end and self._drawn.random() < 0.5
@@ -215,7 +236,7 @@ class Rounds:
         if ending == "swapped":
             self._move_out(run)
         if ending == "left":
-            self._kill_client(run, made)
+            self._kill_client(run, self._directory / f"left{self._number}")
         if ending == "torn":
             self._kill_while_writing(run, made)
             talk.read_to_the_end()
@@ -262,8 +283,8 @@ class Rounds:
         time.sleep(self._drawn.random() * 0.03)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        if made.exists():  # it came to its end before
-            shutil.rmtree(made)
+        if made.exists():  # it came to its end before, and the next one may be based on it
+            self._below.append(made)
         run.look()
 
     def _kill_while_writing(self, run: LiveRun, made: Path) -> None:
@@ -301,7 +322,7 @@ class Rounds:
         directory = self._directory / "run"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
-        with LiveRun(self._engine, GUESTS, directory, restore=self._newest) as run:
+        with self._begun(directory) as run:
             guests, talk = Guests(run, self._drawn), Talk(run, self._record)
             guests.finish()
             guests.close()

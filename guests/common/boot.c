@@ -45,12 +45,17 @@ static void find_memory(u64 argument)
 		memory.fdt = argument;
 		if (!fdt_memory((const void *)argument, &memory.base, &memory.size))
 			boot_stop("the FDT has no memory node");
+		if (!fdt_generation((const void *)argument, &memory.generation,
+				    &memory.generation_intid))
+			memory.generation = 0;
 	}
 }
 
 void boot(u64 argument)
 {
 	find_memory(argument);
+	if (memory.generation && !guest_map_everything)
+		arch_mmu_map_page(memory.generation);
 	arch_mmu_map(memory.base, memory.size & ~(PAGE_SIZE - 1), guest_map_everything);
 	arch_mmu_enable();
 	guest_main();

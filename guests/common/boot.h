@@ -22,6 +22,8 @@ struct memory {
 	u64 base;
 	u64 size; /* bytes */
 	u64 fdt;  /* its address, inside the memory, or 0 */
+	u64 generation; /* that of the generation id, outside of the memory, or 0 */
+	u32 generation_intid;
 };
 
 extern struct memory memory;

@@ -11,4 +11,8 @@ bool fdt_valid(const void *fdt);
  * #size-cells of the root (1 or 2 each). */
 bool fdt_memory(const void *fdt, u64 *base, u64 *size);
 
+/* Where the VM's generation id is, 16 bytes, and the interrupt that says that it has changed; false
+ * if the tree has none. */
+bool fdt_generation(const void *fdt, u64 *address, u32 *intid);
+
 #endif

@@ -13,6 +13,7 @@
 
 #define PORT_TEXT 1
 #define SERVICES 6
+#define GENERATION_SIZE 16U
 
 enum place { NOWHERE, NOW, IN_RX, BUFFERED, HALF };
 
@@ -60,18 +61,48 @@ static void say(u32 to, const struct ports *ports, const char *text)
 	(void)mailbox_send_yielding(to, mailbox_compose(ports, text, strlen(text)));
 }
 
-/* Sleep until an interrupt comes that is enabled; what else comes is forgotten. */
+/* The generation id in hexadecimal, as the host has it in its memory. */
+static void generation(char *to, size_t size)
+{
+	const volatile u8 *id = (const volatile u8 *)memory.generation;
+	size_t used = 0;
+
+	if (!id) {
+		format(to, size, "no generation id");
+		return;
+	}
+	for (u32 i = 0; i < GENERATION_SIZE; i++)
+		used += format(to + used, size - used, "%x%x", id[i] >> 4, id[i] & 15);
+}
+
+static void tell_generation(void)
+{
+	char text[2 * GENERATION_SIZE + 1];
+
+	generation(text, sizeof(text));
+	log_line("utility: generation %s", text);
+}
+
+static void taken(u32 intid)
+{
+	if (memory.generation && intid == memory.generation_intid)
+		tell_generation();
+}
+
+static void forget_interrupts(void)
+{
+	for (u32 intid; (intid = hf_interrupt_get()) != HF_INTID_INVALID;)
+		taken(intid);
+}
+
+/* Sleep until an interrupt comes that is enabled. */
 static void wait_for(u32 wanted)
 {
 	for (u32 intid; (intid = hf_interrupt_get()) != wanted;)
 		if (intid == HF_INTID_INVALID)
 			arch_wait_for_interrupt();
-}
-
-static void forget_interrupts(void)
-{
-	while (hf_interrupt_get() != HF_INTID_INVALID)
-		;
+		else
+			taken(intid);
 }
 
 static void go_to_sleep(void)
@@ -213,11 +244,13 @@ static void command(u32 sender, const char *text)
 	bool crash = false;
 
 	format(said, sizeof(said), "files, state, hibernate PLACE MS, nap PLACE MS, mute N, "
-				   "crash, get KEY, set KEY VALUE");
+				   "crash, get KEY, set KEY VALUE, generation");
 	if (text_word(&text, "files")) {
 		files_list(said, sizeof(said));
 	} else if (text_word(&text, "state")) {
 		state(said, sizeof(said));
+	} else if (text_word(&text, "generation")) {
+		generation(said, sizeof(said));
 	} else if (text_word(&text, "hibernate")) {
 		if (arm(text, true))
 			format(said, sizeof(said), "armed");
@@ -274,6 +307,10 @@ void guest_main(void)
 	mailbox_open();
 	hf_interrupt_enable(HF_INTID_VIRTUAL_TIMER, true);
 	log_line("utility: up");
+	if (memory.generation) {
+		hf_interrupt_enable(memory.generation_intid, true);
+		tell_generation();
+	}
 	offer_all();
 	while (!guest.down) {
 		if (sleep_at == IN_RX) {

@@ -41,6 +41,7 @@ the answers are printed as "NAME: text". A line that is to begin with "@" is wri
   hfsched run relay.bin a=echo.bin
   hfsched run machine.toml --json
   hfsched run --restore DIR
+  hfsched run --clone DIR
 """
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
@@ -101,9 +102,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="run the machine of a snapshot, from where it was (`hfsched snapshot take`, `hibernate`)",
     )
     parser.add_argument(
+        "--clone",
+        metavar="DIR",
+        help="the same, for one of several machines of a snapshot: it has a name of its own, and its guests are told",
+    )
+    parser.add_argument(
         "--clock",
         choices=("continue", "host"),
-        help="with --restore: the guests' clocks go on from where they were, or count the time since (continue)",
+        help="with --restore and --clone: the guests' clocks go on from where they were, or count the time since (continue)",
+    )
+    parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="with --restore and --clone: read and check all memory before the guests run, not as they access it",
     )
     guests = parser.add_argument_group("guests (without a manifest)")
     guests.add_argument(
@@ -138,7 +149,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--engine",
         choices=get_args(EngineName),
-        help="the engine of the vCPUs (auto: one that fits; the choice is printed)",
+        help="the engine of the vCPUs (auto: one that fits, with --restore the snapshot's; the choice is printed)",
     )
     parser.add_argument(
         "--swap-dir", metavar="DIR", help="the directory of the swap file; see `hfsched swap`"
@@ -187,7 +198,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run a machine to its end; return the exit status."""
     restoration = _restoration(args)
-    spec = _spec(args) if restoration is None else _checked(args, restoration.spec, args.restore)
+    if restoration is None:
+        spec = _spec(args)
+    else:
+        spec = _checked(args, restoration.spec, restoration.directory)
     names = [vm.name for vm in spec.vm]
     if args.to is not None and args.to not in names:
         close = meant(args.to, names)
@@ -202,16 +216,21 @@ def run(args: argparse.Namespace) -> int:
     if args.socket is not None:
         _check_socket(args.socket)
     args.unread_limit = _misuse(parse_idle, "--unread-limit", args.unread_limit)
-    clients = check_limits(spec, 1 if args.socket is None else 2)
+    served = restoration is not None and restoration.lazy
+    clients = check_limits(spec, 1 if args.socket is None else 2, served=served)
     tune_process()
     return RunSession(args, spec, names, clients, restoration).run()
 
 
 def _restoration(args: argparse.Namespace) -> Restoration | None:
-    """Return the snapshot that is restored, None without one."""
-    if args.restore is None:
+    """Return the snapshot that is restored or cloned, None without one."""
+    if args.restore is not None and args.clone is not None:
+        raise MisuseError("--restore and --clone: choose one")
+    if args.restore is None and args.clone is None:
         if args.clock is not None:
-            raise MisuseError("--clock needs --restore DIR")
+            raise MisuseError("--clock needs --restore DIR or --clone DIR")
+        if args.eager:
+            raise MisuseError("--eager needs --restore DIR or --clone DIR")
         return None
     from hfsched.cli.restoring import open_snapshot  # noqa: PLC0415 - only where it is wanted
 

@@ -27,7 +27,7 @@ _SWAP_WATCH_WITHIN = 5 * _NS  # a clock: an end must come although the monitor i
 
 
 class Serving:
-    """The servers of one run, `open` once its machine runs; all but `claim` and `open` may be called before.
+    """The servers of one run, `open` once its machine runs; all but `claim`, `claim_copy` and `open` may be called before.
 
     `changed` is called when the machine may be quiet, `notice(text)` with what the user may want to know.
     """
@@ -59,6 +59,18 @@ class Serving:
         from hfsched.control.runtime_dir import claim  # noqa: PLC0415 - only where it is needed
 
         self._directory = claim(self._name)
+
+    def claim_copy(self) -> str:
+        """Take the directory of a copy of the machine, with a number behind its name; return the copy's name.
+
+        Raises UserError.
+        """
+        from hfsched.control.runtime_dir import claim_numbered  # noqa: PLC0415 - only where it is needed
+
+        assert self._name is not None
+        self._directory = claim_numbered(self._name)
+        self._name = self._directory.name
+        return self._name
 
     def open(self, machine: Machine) -> None:
         """Open the sockets; without a directory for them, continue without, unless the user has named one."""

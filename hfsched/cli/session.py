@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hfsched.cli.preflight import Clients
     from hfsched.cli.restoring import Restoration
     from hfsched.runtime.base import Event
+    from hfsched.vmm.lazy import LazyMemory
     from hfsched.vmm.records import MachineRecord
 
 __all__ = ["RunSession"]
@@ -64,12 +65,19 @@ class RunSession:
         restoration: Restoration | None = None,
     ) -> None:
         self._restoration = restoration
+        clone = restoration is not None and restoration.clone
+        if clone and args.name is None and args.no_sockets:
+            spec.name = None  # nobody can ask which names are free
+        self._numbered = clone and args.name is None and spec.name is not None
         self._args = args
         self._clients = clients
         self._spec = spec
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
-        if spec.swap is not None:  # before any other thread, and before anything is given up
+        lazy = restoration is not None and restoration.lazy
+        if (
+            spec.swap is not None or lazy
+        ):  # before any other thread, and before anything is given up
             try:
                 self._runtime.start_spawner([MONITOR])
             except OSError as exc:
@@ -109,6 +117,7 @@ class RunSession:
     def run(self) -> int:
         """Run the machine to its end; return the exit status."""
         try:
+            self._name_clone()
             with self._machine() as machine:
                 self._signals = Signals(
                     self._runtime,
@@ -116,7 +125,7 @@ class RunSession:
                     lambda n: self._end_soon(128 + n, self._over),
                     self._job,
                 )
-                if self._spec.name is not None and not self._args.no_sockets:
+                if self._spec.name is not None and not self._args.no_sockets and not self._numbered:
                     self._serving.claim()  # before anything boots: the name may be in use
                 return self._run(machine)
         finally:
@@ -128,8 +137,15 @@ class RunSession:
             self._over.set()
             self._runtime.close()
 
+    def _name_clone(self) -> None:
+        """Give a clone that the user gave no name one of its own."""
+        if self._numbered:
+            self._spec.name = self._serving.claim_copy()
+        for text in () if self._restoration is None else self._restoration.notices(self._spec.name):
+            self._notice(text)
+
     def _machine(self) -> Machine:
-        def make(saved: MachineRecord | None) -> Machine:
+        def make(saved: MachineRecord | None, lazy: LazyMemory | None = None) -> Machine:
             return Machine(
                 self._spec,
                 self._runtime,
@@ -139,9 +155,15 @@ class RunSession:
                 self._changed.set,
                 self._events.note_hold,
                 saved=saved,
+                lazy=lazy,
             )
 
-        return make(None) if self._restoration is None else self._restoration.machine(make)
+        restoration = self._restoration
+        if restoration is None:
+            return make(None)
+        if restoration.why_not_lazy is not None:
+            self._notice(f"memory is read before the guests run: {restoration.why_not_lazy}")
+        return restoration.machine(make)
 
     def _run(self, machine: Machine) -> int:
         console = Console(
@@ -163,6 +185,8 @@ class RunSession:
             self._notice(
                 "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
             )
+        if machine.user_hold.held():
+            self._tell_held(machine)
         self._wait(machine, console)
         self._job.release()
         hibernated = machine.snapshots.hibernated
@@ -196,6 +220,15 @@ class RunSession:
             status = 0 if interrupted is not None else self._report_errors() or _HIBERNATED
         interrupted = self._interrupted()
         return status if interrupted is None else 128 + interrupted
+
+    def _tell_held(self, machine: Machine) -> None:
+        """Say that a restored machine is suspended, as it was; resume it where nobody else could."""
+        if self._args.no_sockets:
+            machine.user_hold.resume()
+            self._notice("the machine was suspended when it was saved; --no-sockets: it is resumed")
+        else:
+            again = f"`hfsched resume {machine.name}`"
+            self._notice(f"machine {machine.name} is suspended, as when it was saved: {again}")
 
     def _end_soon(self, status: int, by: Event) -> None:
         """End the process unless `by` is set while threads still end.

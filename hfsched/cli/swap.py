@@ -187,7 +187,9 @@ def _report(report: SwapReport) -> list[str]:
     if status.error:
         lines.append(f"error    {status.error}")
     there = max(0, metrics.resident - report.empty)
-    places = ("staged", "busy", "file", "compressed", "zero")
+    places: tuple[str, ...] = ("staged", "busy", "file", "compressed", "zero")
+    if metrics.stored:
+        places += ("stored",)
     where = ", ".join(f"{getattr(metrics, name)} {name}" for name in places)
     stale = f", {metrics.stale} of them stale" if metrics.stale else ""
     lines.append(

@@ -4,6 +4,7 @@
 
     with claim("demo") as directory:          # raises UserError while another "demo" runs
         listener = directory.listen("ports")  # .../hfsched/demo/ports, mode 0600
+    with claim_numbered("demo") as other:     # "demo-2", or the next that nobody has
 
 Each machine has a directory in the user's (`hfsched.control.user_dir`) with the machine's name, so two
 machines never share a socket, also with VMs of the same name.
@@ -40,6 +41,7 @@ __all__ = [
     "MachineDirectory",
     "check_place",
     "claim",
+    "claim_numbered",
     "path_problem",
     "port_sockets",
 ]
@@ -50,6 +52,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _PATH_MAX = 106  # bytes: sockaddr_un has 108, a zero ends it, and until somebody listens a dot precedes the name
 _BACKLOG = 128
 _SHOWN = 200  # characters of a link's target
+_NAME_MAX = 63
+_NUMBERS = range(2, 10_000)  # of machines that are copies
+
+
+class _TakenError(UserError):
+    """A machine of that name runs."""
 
 
 @contextmanager
@@ -226,8 +234,28 @@ def claim(name: str | None = None) -> MachineDirectory:
             "a letter or digit first"
         )
     root = runtime_directory()
-    path = root / name
     _remove_dead()
+    return _claim(root, name)
+
+
+def claim_numbered(stem: str) -> MachineDirectory:
+    """Create the directory of a machine whose name begins with that of another: NAME-2, or the next free number.
+
+    Raises UserError for a directory that is not safe.
+    """
+    root = runtime_directory()
+    _remove_dead()
+    for number in _NUMBERS:
+        end = f"-{number}"
+        with suppress(_TakenError):
+            return _claim(root, stem[: _NAME_MAX - len(end)] + end)
+    raise UserError(
+        f"machines {stem}-{_NUMBERS[0]} to {stem}-{_NUMBERS[-1]} are running: give a --name"
+    )
+
+
+def _claim(root: Path, name: str) -> MachineDirectory:
+    path = root / name
     try:
         with _alone(root):
             while (lock := _take(path, name)) is None:
@@ -254,7 +282,7 @@ def _take(path: Path, name: str) -> int | None:
             return lock
     except BlockingIOError:
         os.close(lock)
-        raise UserError(f"a machine {name!r} is running ({path}): choose another name") from None
+        raise _TakenError(f"a machine {name!r} is running ({path}): choose another name") from None
     except FileNotFoundError:
         pass
     except BaseException:

@@ -24,7 +24,7 @@ from hfsched.control.snapshot_messages import (
 )
 from hfsched.errors import SnapshotError, UserError
 from hfsched.snapshot.directory import CHAIN_MAX, make_layer, name_of, open_chain, remove_layer
-from hfsched.text import is_utf8, printable
+from hfsched.text import is_utf8, one_line, printable
 
 __all__ = ["Wanted", "take"]
 
@@ -73,6 +73,7 @@ def take(
                 parent=parent,
                 live=wanted.live,
                 within_ms=wanted.within_ms,
+                shown=one_line(directory.rstrip("/"), 4096),
             )
             machine.send(request, made)
             written = _written(machine, path, deadline, progress)

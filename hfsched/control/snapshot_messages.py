@@ -51,7 +51,8 @@ class _SnapshotRequest(RequestBase, frozen=True):
 class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
     """Write a snapshot into the files whose descriptors come along; return `SnapshotWritten`.
 
-    `within_ms` is for the suspension, not for the writing.  `name` is the directory's.  With `hold` the
+    `within_ms` is for the suspension, not for the writing.  `name` is the directory's, and `shown` what errors
+    and notices are to call it, such as its path; empty: its name.  With `hold` the
     machine stays suspended until `SnapshotConfirm`, or until the client leaves.  With `progress`,
     `SnapshotProgress` come before the reply.  With `incremental` only what has changed since `parent` is
     written, which must be the `base` of a `SnapshotReport`; all is, with a notice, where there is none or
@@ -66,6 +67,7 @@ class SnapshotTake(_SnapshotRequest, frozen=True, kw_only=True, tag="take"):
     progress: bool = False
     incremental: bool = False
     parent: Layer | None = None
+    shown: Annotated[str, Meta(max_length=4096)] = ""
     live: bool = False
 
 

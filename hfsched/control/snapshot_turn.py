@@ -60,7 +60,7 @@ class SnapshotTurn:
             raise HfschedError(f"{request.name}: {FILES} descriptors must come along: pages, index")
         for name, fd in zip(("pages", "index"), files, strict=True):
             if (problem := self._machine.snapshots.files.problem(fd)) is not None:
-                raise HfschedError(f"{request.name}/{name}: {problem}")
+                raise HfschedError(f"{request.shown or request.name}/{name}: {problem}")
         parent = request.parent
         wish = Wish(
             name=request.name,
@@ -70,13 +70,14 @@ class SnapshotTurn:
             incremental=request.incremental,
             live=request.live,
             parent=None if parent is None else Base(parent.name, bytes.fromhex(parent.hash)),
+            shown=request.shown,
         )
         deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
         self._attempt, written = self._machine.snapshots.take(
             (files[0], files[1]),
             wish,
             deadline,
-            cancelled=self._unwanted,
+            stop=(self._connection.hangup, self._closing),
             progress=self._teller() if request.progress else lambda _done, _total: None,
         )
         return SnapshotWritten(
@@ -99,11 +100,6 @@ class SnapshotTurn:
         """Drop what was not confirmed: the client has gone."""
         if self._attempt is not None:
             self._machine.snapshots.drop(self._attempt)
-
-    def _unwanted(self) -> bool:
-        return bool(
-            self._runtime.select([self._connection.hangup, self._closing], self._runtime.now())
-        )
 
     def _teller(self) -> Callable[[int, int], None]:
         """Return what tells the client how far it is, as far as it reads."""

@@ -82,7 +82,6 @@ class ExploreRuntime(ScenarioSide):
         self,
         name: str,
         *,
-        fair: bool = False,  # noqa: ARG002 - every order is explored, the fair one too
         state: Callable[[], object] | None = None,
     ) -> XLock:
         if state is None and self.controller.unkeyed is None:

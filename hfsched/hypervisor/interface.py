@@ -172,5 +172,14 @@ class PrimaryInterface(Protocol):
     def preempt(self, vm: int, vcpu: int) -> None:
         """Make the running RUN of the vCPU, or the next that enters it, return `Preempted`."""
 
+    def keep_out(self, vm: int, vcpu: int) -> bool:
+        """Keep a running RUN that only waits to execute from executing before `let_in`, and return True.
+
+        Else preempt the vCPU and return False.  `preempt` ends such a RUN too.
+        """
+
+    def let_in(self, vm: int, vcpu: int) -> None:
+        """End what `keep_out` began."""
+
     def info(self, vm: int) -> VmInfo | None:
         """Describe a VM, or None when there is no such."""

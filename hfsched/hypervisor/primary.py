@@ -150,6 +150,17 @@ class PrimaryCalls:
         if target is not None:
             target.cpu.kick()
 
+    def keep_out(self, vm: int, vcpu: int) -> bool:
+        """See `PrimaryInterface.keep_out`."""
+        target = self._vcpu(vm, vcpu)
+        return target is not None and target.cpu.keep_out()
+
+    def let_in(self, vm: int, vcpu: int) -> None:
+        """See `PrimaryInterface.let_in`."""
+        target = self._vcpu(vm, vcpu)
+        if target is not None:
+            target.cpu.let_in()
+
     def info(self, vm: int) -> VmInfo | None:
         """See `PrimaryInterface.info`."""
         record = self._registry.vms.get(vm)

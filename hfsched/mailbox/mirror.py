@@ -16,7 +16,7 @@ primary's interface or while sleeping.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -164,6 +164,11 @@ class Mirror:
         """Make every vCPU's thread leave.  Parked ones are claimed; return the running ones."""
         with self._lock:
             self._quiescence.stop()
+            kept_out = [slot for slot in self._slots if slot.kept_out]
+            for slot in kept_out:
+                slot.kept_out = False
+            if kept_out:  # from now on they are waited for
+                self._quiescence.begin_anew()
             self._let_go()
             running = self._wake_all()
             self._update_quiesced()
@@ -179,18 +184,34 @@ class Mirror:
             self._update_quiesced()
             return [i for i, slot in enumerate(self._slots) if slot.activity is _RUNNING]
 
+    def keep_out(self, vcpus: Iterable[int]) -> None:
+        """Note which of the vCPUs that may be in RUN execute nothing before `resume`, while it is suspended.
+
+        Each has to leave where the VM is being stopped; whoever stops it kicks it.
+        """
+        with self._lock:
+            if self._quiescence.stopping:
+                return
+            for vcpu in vcpus:
+                self._slots[vcpu].kept_out = True
+            self._update_quiesced()
+
     def wait_quiesced(self, deadline: int | None) -> bool:
-        """Wait until no vCPU is in RUN and no host sender under way; False at the deadline.
+        """Wait until no vCPU is in RUN, or can execute there, and no host sender under way; False at the deadline.
 
         For a VM that is suspended, or being stopped: then every vCPU's thread has left.
         """
         return self._quiescence.wait_quiesced(deadline)
 
-    def resume(self) -> None:
-        """Let RUNs and senders begin again."""
+    def resume(self) -> list[int]:
+        """Let RUNs and senders begin again; return the vCPUs that were kept out, to be let in."""
         with self._lock:
+            kept_out = [i for i, slot in enumerate(self._slots) if slot.kept_out]
+            for vcpu in kept_out:
+                self._slots[vcpu].kept_out = False
             self._quiescence.resume(idle=self._idle())
             self._let_go()
+            return kept_out
 
     # For a vCPU's own thread.
 
@@ -317,10 +338,10 @@ class Mirror:
             return self._slots[vcpu].activity
 
     def in_run(self, vcpu: int) -> bool:
-        """Return whether `vcpu` is in RUN, or about to be: neither asleep, nor held by something else."""
+        """Return whether `vcpu` is in RUN, or about to be: neither asleep, nor held by something else, nor kept out."""
         slot = self._slots[vcpu]
         with self._lock:
-            return slot.activity is _RUNNING and not slot.blocked
+            return slot.activity is _RUNNING and not slot.blocked and not slot.kept_out
 
     def has_timer(self, vcpu: int) -> bool:
         """Return whether `vcpu` is asleep until its timer."""
@@ -378,8 +399,11 @@ class Mirror:
         return True
 
     def _idle(self) -> bool:
-        """Return whether no vCPU is in RUN, nor can be before the end of a suspension."""
-        return all(slot.blocked or slot.activity is not _RUNNING for slot in self._slots)
+        """Return whether no vCPU executes in RUN, nor can before the end of a suspension."""
+        for slot in self._slots:
+            if not (slot.blocked or slot.kept_out or slot.activity is not _RUNNING):
+                return False
+        return True
 
     def _update_quiesced(self) -> None:
         quiescence = self._quiescence

@@ -27,8 +27,9 @@ class Entry(Enum):
 class Quiescence:
     """The suspension and the stop of one VM, and its host senders under way.
 
-    The VM is *quiesced* while it is suspended or stopping, no vCPU is in RUN, and no host sender is
-    between looking at the mailbox and delivering; then neither begins before `resume`, or ever.
+    The VM is *quiesced* while it is suspended or stopping, no vCPU is in RUN, unless it is kept from executing there
+    (`Slot.kept_out`), and no host sender is between looking at the mailbox and delivering; then neither begins before
+    `resume`, or ever.
     """
 
     def __init__(self, runtime: Runtime, name: str) -> None:
@@ -81,9 +82,13 @@ class Quiescence:
         self.resumed.set()
 
     def update(self, *, idle: bool) -> None:
-        """Note whether no vCPU is in RUN, nor can be before `resume`."""
+        """Note whether no vCPU executes in RUN, nor can before `resume`."""
         if idle and not self._senders and (self.suspended or self.stopping):
             self._quiesced.set()
+
+    def begin_anew(self) -> None:
+        """Note that vCPUs that were not waited for are now; `update` afterwards."""
+        self._quiesced.clear()
 
     # Without the lock.
 

@@ -25,7 +25,17 @@ class VcpuActivity(Enum):
 class Slot:
     """Plain state: the mirror's lock guards it."""
 
-    __slots__ = ("activity", "blocked", "deadline", "direct", "event", "held", "kick", "work")
+    __slots__ = (
+        "activity",
+        "blocked",
+        "deadline",
+        "direct",
+        "event",
+        "held",
+        "kept_out",
+        "kick",
+        "work",
+    )
 
     def __init__(self, event: Event) -> None:
         self.activity = VcpuActivity.RUNNING
@@ -34,6 +44,7 @@ class Slot:
         self.work = False  # work was posted to the thread, which is still to be done
         # Its thread (which may be still to come) is in no RUN, and in none before a suspension's end.
         self.blocked = True
+        self.kept_out = False  # it is in a RUN that does not execute before a suspension's end
         self.held = False  # its thread waits for a suspension's end: `event` wakes it
         self.event = event
         self.deadline: int | None = None
@@ -42,5 +53,5 @@ class Slot:
         """Return all of the state but the event."""
         return (
             *(self.activity.value, self.kick, self.direct, self.work),
-            *(self.blocked, self.held, self.deadline),
+            *(self.blocked, self.kept_out, self.held, self.deadline),
         )

@@ -231,7 +231,12 @@ class DirtyTracker:
         if unserved:
             _unregister(process)
             return f"{process.name}: nobody can serve its page faults"
-        return self._scan(process, {part.vm: [] for part in process.ranges}, protect=True)
+        try:
+            for part in process.ranges:
+                writeprotect.protect(process.uffd, part.base, part.size)
+        except OSError as exc:
+            return _reason(process, exc)
+        return self._why_unknown(process)
 
     def _gather(self, runs: Mapping[str, list[list[Run]]], *, rearm: bool) -> str | None:
         """Add what each process has written; return why that is not known."""
@@ -259,6 +264,14 @@ class DirtyTracker:
                 runs[part.vm].append(
                     writeprotect.written(process.pagemap, part.base, part.size, protect=protect)
                 )
+        except OSError as exc:
+            return _reason(process, exc)
+        return self._why_unknown(process)
+
+    def _why_unknown(self, process: TrackedProcess) -> str | None:
+        """Return why it is not known what a process has written so far."""
+        assert process.pagemap is not None
+        try:
             # Nothing of what is not mapped is written: it must have been there all the while.
             there = all(
                 writeprotect.is_tracked(process.pagemap, part.base, part.size)
@@ -266,7 +279,9 @@ class DirtyTracker:
             )
         except OSError as exc:
             return _reason(process, exc)
-        if not there or not writeprotect.is_alive(process.uffd):
+        if not writeprotect.is_alive(process.uffd):  # it died meanwhile
+            return _ended(process)
+        if not there:
             return f"{process.name} has unmapped guest memory, and what it wrote is unknown"
         return None
 

@@ -59,6 +59,7 @@ _PROTECT, _CHECK = 1, 2  # PM_SCAN_WP_MATCHING, PM_SCAN_CHECK_WPASYNC
 _IS_TRACKED, _IS_WRITTEN, _IS_PRESENT, _IS_SWAPPED = 1, 2, 8, 16
 _NEITHER = _IS_PRESENT | _IS_SWAPPED
 _REGIONS = 8192  # in the answer to one request
+_ENTRY = 8  # bytes of a page in /proc/PID/pagemap; there are none once its memory is gone
 _PROBE = 1 << 20  # an address where no process has guest memory
 _OLD = "the kernel needs Linux 6.7 with CONFIG_USERFAULTFD (WP_ASYNC) and PAGEMAP_SCAN"
 
@@ -104,6 +105,11 @@ def unregister(uffd: int, base: int, size: int) -> None:
 def release(uffd: int, base: int, size: int) -> None:
     """Lift the protection of a range that stays registered; raises OSError."""
     fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("<3Q", base, size, 0)))
+
+
+def protect(uffd: int, base: int, size: int) -> None:
+    """Protect all of a range that is registered, mapped or not: nothing is written; raises OSError."""
+    fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("<3Q", base, size, 1)))
 
 
 def is_alive(uffd: int) -> bool:
@@ -180,6 +186,10 @@ def _scan(
             runs[0] = (found[-1][0], found.pop()[1] + runs[0][1])
         found += runs
         start = _ARGUMENT.unpack(argument)[_WALK_END]
+    if not os.pread(
+        pagemap, _ENTRY, base // PAGE_SIZE * _ENTRY
+    ):  # some kernels scan what is gone, and find nothing
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return found
 
 

@@ -17,12 +17,14 @@ from collections.abc import Generator, Hashable
 from typing import TypeAlias, TypeVar
 
 from hfsched.abi.ffa import CONVENTION_64, FfaError, FfaId, HfId
-from hfsched.vcpu.script import Action, Cpu, Hvc
+from hfsched.abi.vmgenid import GENERATION_BASE, GENERATION_SIZE
+from hfsched.vcpu.script import Action, Cpu, Hvc, Load
 
 __all__ = [
     "Call",
     "GuestMailbox",
     "error_of",
+    "generation_id",
     "interrupt_enable",
     "interrupt_get",
     "log",
@@ -55,6 +57,15 @@ def interrupt_get() -> Call[int]:
     """Take the next pending interrupt; 0xffffffff without one."""
     regs = yield Hvc(HfId.INTERRUPT_GET)
     return regs[0]
+
+
+def generation_id() -> Call[bytes]:
+    """Return the VM's generation id, 16 bytes; interrupt `hfsched.abi.vmgenid.GENERATION_INTID` says that it has changed."""
+    parts = []
+    for offset in range(0, GENERATION_SIZE, 8):
+        (value,) = yield Load(GENERATION_BASE + offset, 8)
+        parts.append(value.to_bytes(8, "little"))
+    return b"".join(parts)
 
 
 def log(text: str) -> Call[None]:

@@ -36,7 +36,6 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.image import place, read_image
-from hfsched.runtime.base import guards_nothing
 from hfsched.scenarios.machine import not_empty
 from hfsched.scenarios.memory import RewindRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
@@ -46,6 +45,7 @@ from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
 from hfsched.vcpu.unicorn.library import load
 from hfsched.vcpu.unicorn.space import UnicornSpace
+from hfsched.vcpu.unicorn.turn import Turn
 from hfsched.vmm.assembly import VmParts, assemble
 from hfsched.vmm.guests import bundled_images
 
@@ -78,9 +78,7 @@ class _Machine:
     def __init__(self, runtime: ExploreRuntime, name: str, image: str) -> None:
         self.name = name
         self.vcpus = VCPUS.get(image, 1)
-        self.space = UnicornSpace(
-            runtime, load(), runtime.lock("unicorn", state=guards_nothing), name, self.vcpus
-        )
+        self.space = UnicornSpace(runtime, load(), Turn(runtime), name, self.vcpus)
         self.ram = RewindRam(name, MEMORY)
         self.space.map(BASE, self.ram, 0, MEMORY, Permissions.RWX)
         self.cpus = [self.space.vcpu(index) for index in range(self.vcpus)]
@@ -128,7 +126,7 @@ class BootedMachines:
 
     def assemble(self, runtime: ExploreRuntime, parts: Parts, *, boot: bool) -> Assembly:
         """Assemble a machine of these CPUs and memories; without `boot` its vCPUs are off."""
-        turn = runtime.lock("unicorn", state=guards_nothing)
+        turn = Turn(runtime)
         vms = []
         for machine in self.machines:
             machine.space.belong(runtime, turn, lambda: runtime.time)

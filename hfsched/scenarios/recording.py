@@ -191,6 +191,18 @@ class _RecordedInterface:
             self._interface.preempt(vm, vcpu)
         self._note_call(f"preempt {self._name(vm)}.{vcpu}")
 
+    def keep_out(self, vm: int, vcpu: int) -> bool:
+        with self._recorder.acting_as(HYPERVISOR):
+            kept_out = self._interface.keep_out(vm, vcpu)
+        what = "keep out" if kept_out else "preempt"
+        self._note_call(f"{what} {self._name(vm)}.{vcpu}")
+        return kept_out
+
+    def let_in(self, vm: int, vcpu: int) -> None:
+        with self._recorder.acting_as(HYPERVISOR):
+            self._interface.let_in(vm, vcpu)
+        self._note_call(f"let {self._name(vm)}.{vcpu} in")
+
     def info(self, vm: int) -> VmInfo | None:
         return self._interface.info(vm)
 

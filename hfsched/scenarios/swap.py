@@ -23,6 +23,7 @@ from hfsched.scheduler.suspension import Holder, Step, Suspension
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.pages.entries import State
+from hfsched.vmm.lazy import Damage
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -112,6 +113,8 @@ class SwapScenario:
     `failing_starts` processes cannot be started.  With `deadlines` requests have them, which may pass, and
     so may those of the other process for its answers: then it answers late.  Monitors fail up to `bugs` times, each with an internal
     error in any piece of work.  With
+    `stored` the memory is in a snapshot's layers at first, and with `damaged` the first page cannot be read there: its VM
+    ends before anybody reads anything else from it.  With
     `spawner_dies` main may not exec, and the spawner dies at any point: no monitor can be
     started after that.
     """
@@ -130,6 +133,8 @@ class SwapScenario:
     spawner_dies: bool = False
     failing_starts: int = 0
     deadlines: bool = False
+    stored: bool = False
+    damaged: bool = False
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {
@@ -156,6 +161,10 @@ class SwapScenario:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
 
+        if self.damaged and not self.stored:
+            raise ValueError("damaged=true needs stored=true")
+        if self.damaged and "discard" in f"{self.commands}-{self.beside}":
+            raise ValueError("damaged=true: a discard would make zero what cannot be read")
         if self.child and self.child not in CHILDREN:
             raise ValueError(f"child={self.child}: not {', '.join(CHILDREN)}")
 
@@ -166,7 +175,12 @@ class SwapScenario:
 
     def small(self) -> SwapScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return SwapScenario(commands=self.commands.partition("-")[0], variant=self.variant)
+        return SwapScenario(
+            commands=self.commands.partition("-")[0],
+            stored=self.stored,
+            damaged=self.damaged,
+            variant=self.variant,
+        )
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create main and its monitor, the guests, and the tasks that give commands."""
@@ -188,6 +202,8 @@ class _Machine:
             scenario.pages,
             full=scenario.full,
             bugs=scenario.bugs,
+            stored=scenario.stored,
+            damaged=scenario.damaged,
             live=LIVE in (*scenario.commands.split("-"), *beside),
         )
         self.gate = _Gate(runtime)
@@ -222,6 +238,7 @@ class _Machine:
             default_timeout=WITHIN if scenario.deadlines else None,
             on_lost=self._lost,
             needed=self.memory.needed,
+            alarm=self._alarm() if scenario.damaged else None,
         )
         self._live = parts.live(
             self.memory, self.client, Holder(suspension, "snapshot", frozen=True)
@@ -239,6 +256,21 @@ class _Machine:
         if not {"enable", LIVE} & {*beside}:  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
+
+    def _alarm(self) -> Damage:
+        memory = self.memory
+
+        def condemn(_vm: str, _why: str) -> None:
+            self._runtime.point("condemn", self.gate, write=True, also=(memory.pages[0],))
+            self.gate.aborted = memory.pages[0].condemned = True
+
+        return Damage(
+            memory.alarm,
+            memory.look_at_damage,
+            lambda page: ("vm", page),
+            lambda *_: "it is cut",
+            condemn,
+        )
 
     def _lost(self, why: str) -> None:
         self.lost.append(why)
@@ -311,9 +343,9 @@ class _Machine:
 
     @property
     def _undoes(self) -> bool:
-        """Whether an Enable that fails leaves nothing staged: no process dies, and nobody else asks."""
+        """Whether an Enable that fails leaves nothing staged: nobody else asks, and no second failure undoes that."""
         scenario = self._scenario
-        return not (scenario.beside or scenario.deaths or scenario.bugs)
+        return not (scenario.beside or scenario.bugs)
 
     def _close(self) -> None:
         self._runtime.point("aborted", self.gate, condition=lambda: self.gate.aborted)
@@ -349,6 +381,8 @@ class _Machine:
         if self._scenario.bugs > 1:
             self._check_back_or_told()
         elif orphaned or last in ("disable", "close") or self._never_enabled:
+            if self.memory.pages[0].layer is None:  # it does not come in, unless somebody needs it
+                return
             for page in self.memory.pages:
                 back = page.entry.state is State.RESIDENT and not page.registered
                 assert back, f"after {last} {page.name} is not resident"

@@ -35,9 +35,11 @@ class Page(Thing):
         self.registered: set[str] = set()  # with the uffds of these
         self.slots: dict[int, int] = {}  # of the file
         self.waiting: set[tuple[str, str]] = set()  # processes, and their guests in a fault
+        self.layer: int | None = 1  # what a snapshot has; None: it cannot be read
         # For the oracle, no part of the modelled system:
         self.latest = 1  # written last
         self.discarding = False  # from now until it is punched a guest may read old contents
+        self.condemned = False  # whoever accesses it from now on does so without effect
 
     @property
     def entry(self) -> Entry:
@@ -48,7 +50,7 @@ class Page(Thing):
         """See `Thing.key`."""
         slots, waiting = tuple(sorted(self.slots.items())), tuple(sorted(self.waiting))
         where = (tuple(sorted(self.mapped)), tuple(sorted(self.registered)))
-        oracle = (self.latest, self.discarding)
+        oracle = (self.latest, self.discarding, self.condemned, self.layer)
         return (self.memory, oracle, where, self.entry.encode(), slots, waiting)
 
     def contents(self) -> int | None:
@@ -56,6 +58,8 @@ class Page(Thing):
         entry = self.entry
         if self.memory is not None:
             return self.memory
+        if entry.state is State.STORED:
+            return self.latest if self.layer is None else self.layer
         if State.FILE in (entry.state, entry.copy) and entry.state is not State.RESIDENT:
             return self.slots.get(entry.location)
         return 0
@@ -87,15 +91,17 @@ class _Phase(Thing):
         super().__init__(runtime, "phase")
         self.phase = Phase.OFF
         self.bugs = 0  # how many internal errors the monitors may still have
+        self.damaged: int | None = None  # the last page that could not be read
 
     def key(self) -> Hashable:
-        return (self.phase.value, self.bugs)
+        return (self.phase.value, self.bugs, self.damaged)
 
 
 class Memory:
     """Pages, page tables of the processes, pending faults, swap file, entries and phase.
 
-    With `full` the swap file may have no space for a page.  Monitors may have `bugs` internal errors.  With `live` there
+    With `full` the swap file may have no space for a page.  Monitors may have `bugs` internal errors.  With
+    `stored` a snapshot has all pages; with `damaged` the first one cannot be read there.  With `live` there
     may be live snapshots.
     """
 
@@ -106,6 +112,8 @@ class Memory:
         *,
         full: bool = False,
         bugs: int = 0,
+        stored: bool = False,
+        damaged: bool = False,
         live: bool = False,
     ) -> None:
         self.runtime = runtime
@@ -118,6 +126,20 @@ class Memory:
         self.owed = Owed(runtime, pages) if live else None
         self.monitors = 0
         self.dead: set[str] = set()  # processes
+        self.alarm = runtime.eventfd("swap.alarm")
+        self.stored = stored
+        if stored:
+            self._store()
+        if damaged:
+            self.pages[0].layer = None
+
+    def _store(self) -> None:
+        self.phase.phase = Phase.SETTLED
+        for page in self.pages:
+            page.memory = None
+            page.mapped.clear()
+            stored = Entry(State.STORED, State.STORED, location=page.number)
+            self.table.entries[page.number] = stored
 
     def at(self, what: str, thing: Thing, condition: Callable[[], bool] | None = None) -> None:
         """Make a point: the code that follows, up to the next one, is one step."""
@@ -132,7 +154,10 @@ class Memory:
                 page.memory = page.memory or 0
                 page.mapped.add(process)
             if process in page.mapped:
-                assert page.memory == page.latest or page.discarding, (
+                assert page.layer is not None or page.condemned, (
+                    f"{guest} reads what {page.name} never was"
+                )
+                assert page.memory == page.latest or page.discarding or page.condemned, (
                     f"{guest} reads {page.memory} from {page.name}, {page.latest} was written"
                 )
                 page.latest += 1
@@ -161,9 +186,9 @@ class Memory:
     def wake(self, page: Page, process: str = MAIN) -> None:
         """Wake the tasks that wait for a page: a fault that was not read is removed."""
         page.waiting = {waits for waits in page.waiting if waits[0] != process}
+        self.runtime.touch(self.uffd.name)
         if (process, page.number) in self.uffd.faults:
             self.uffd.faults.remove((process, page.number))
-            self.runtime.touch(self.uffd.name)
 
     def zap(self, process: str = MAIN) -> None:
         """Zap the page tables of a process."""
@@ -185,11 +210,17 @@ class Memory:
         self.runtime.observe(self.phase.phase.value)
         return self.phase.phase is not Phase.OFF
 
+    def look_at_damage(self) -> int | None:
+        """Return the last page that could not be read."""
+        self.runtime.point("which page", self.phase)
+        self.runtime.observe(self.phase.damaged)
+        return self.phase.damaged
+
     def look(self) -> None:
         """Check that no page is lost; for every step."""
         for page in self.pages:
             found = page.contents()
-            assert found == page.latest or page.discarding, (
+            assert found == page.latest or page.discarding or page.condemned, (
                 f"{page.name} is lost: {page.entry.state.name} has {found}, "
                 f"{page.latest} was written"
             )
@@ -199,7 +230,7 @@ class Memory:
         for page in self.pages:
             entry = page.entry
             assert not page.waiting, f"a fault on {page.name} is never served"
-            away = entry.state in (State.FILE, State.ZERO)
+            away = entry.state in (State.FILE, State.ZERO, State.STORED)
             assert not (away and page.memory is not None), f"{page.name} is in two places"
             used = {entry.location} if entry.copy is State.FILE else set[int]()
             assert set(page.slots) == used, f"{page.name}: slots {set(page.slots)} in use: {used}"

@@ -50,6 +50,8 @@ class Store:
             self._number = memory.uffd.reader = memory.monitors
             memory.uffd.serving = False
             self._runtime.spawn("faults", self._serve_faults)
+            if memory.stored:
+                self._register_with(process)
         else:
             memory.at("phase", memory.phase)
             self._runtime.observe(memory.phase.phase.value)
@@ -131,6 +133,13 @@ class Store:
             self._memory.at("read file", page)
             value = page.slots.get(entry.location, -1)
             self._runtime.observe(value)
+        elif entry.state is State.STORED:
+            self._memory.at("read the snapshot", page)
+            self._runtime.observe(page.layer)
+            if page.layer is None:
+                self._raise_alarm(page)
+                return False
+            value = page.layer
         self._runtime.retain_only(page.number, value, process, level=1)
         self._memory.at("copy", page)
         there = self._memory.arrive(page, value, process)
@@ -146,6 +155,18 @@ class Store:
             return False
         assert self._memory.table.arrived(page.number)
         return True
+
+    def _raise_alarm(self, page: Page) -> None:
+        """Tell main that a page cannot be read, and try again when that may have changed."""
+        memory = self._memory
+        memory.at("damaged", memory.phase)
+        memory.phase.damaged = page.number
+        memory.alarm.signal()
+        memory.at("let go", memory.uffd)
+        memory.uffd.serving = False
+        memory.at("try again", page, lambda: page.entry.state is not State.STORED)
+        memory.at("go on", memory.uffd)
+        memory.uffd.serving = True
 
     # Pages.
 
@@ -282,17 +303,36 @@ class Store:
     def swap_in(self, limit: int) -> Progress:  # noqa: ARG002 - likewise
         """See `Pages.swap_in`."""
         self._may_fail()
+        unreadable = False
         for page in self._memory.pages:
             self._memory.at("look", page)
             entry = page.entry
-            self._runtime.observe(entry.encode())
+            self._runtime.observe((entry.encode(), page.layer))
             if entry.state is State.STAGED:
                 self._memory.table.unstage(page.number)
                 return Progress(1, done=False)
             if entry.state is State.FILE:
                 self._bring(page, entry)
                 return Progress(1, done=False)
-        return Progress(0, done=True)
+            if entry.state is State.STORED and page.layer is None:
+                unreadable = True
+            elif entry.state is State.STORED:
+                self._bring(page, entry)
+                return Progress(1, done=False)
+        problem = "snapshot: Input/output error" if unreadable else None
+        return Progress(0, done=not unreadable and self._all_present(), problem=problem)
+
+    def _all_present(self) -> bool:
+        """Return whether every page is in memory or zero; a fault that is being served may have an old entry."""
+        memory = self._memory
+        if self._quiesces:
+            memory.at("quiesce", memory.uffd, lambda: not memory.uffd.serving)
+        for page in memory.pages:
+            memory.at("look again", page)
+            self._runtime.observe(page.entry.state.value)
+            if page.entry.state not in (State.RESIDENT, State.ZERO):
+                return False
+        return True
 
     def release(self, *, slow: bool = False, final: bool = False) -> None:  # noqa: ARG002 - all at once
         """See `Pages.release`."""
@@ -312,6 +352,10 @@ class Store:
     def shrink(self, limit: int) -> Progress:  # noqa: ARG002
         """See `Pages.shrink`."""
         return Progress(0, done=True)
+
+    def faults(self) -> int:
+        """See `Pages.faults`."""
+        return 0
 
     def quiesce(self) -> None:
         """See `Pages.quiesce`."""

@@ -120,6 +120,11 @@ class Driver:
         self._ports.add(number, raw=raw)
         return vm
 
+    def hold(self) -> None:
+        """Before `start`: let no RUN and no send begin, until the end of a suspension that is to follow."""
+        for vm in self._vms.values():
+            vm.mirror.suspend()
+
     def start(self) -> None:
         """Start a thread for each vCPU."""
         for vm in self._vms.values():
@@ -142,14 +147,16 @@ class Driver:
         return self.owners.join(deadline)
 
     def suspend(self, deadline: int | None = None) -> bool:
-        """Let no RUN begin until `resume`; return whether every RUN ended before the deadline.
+        """Let no RUN begin until `resume`; return whether every RUN that executes ended before the deadline.
 
-        Host senders wait, and none is half-way through.  A thread that holds a message for a port
+        One that only waits to execute lasts, and its thread sleeps on; it ends when work is posted to the thread.  Host senders wait, and none is half-way through.  A thread that holds a message for a port
         without room keeps it until `resume`.
         """
         for vm in self._vms.values():
-            for index in vm.mirror.suspend():
-                self._interface.preempt(vm.id, index)
+            running = vm.mirror.suspend()
+            kept_out = [each for each in running if self._interface.keep_out(vm.id, each)]
+            if kept_out:
+                vm.mirror.keep_out(kept_out)
         return self.wait_quiesced(deadline)
 
     def wait_quiesced(self, deadline: int | None = None) -> bool:
@@ -159,7 +166,8 @@ class Driver:
     def resume(self) -> None:
         """End a suspension."""
         for vm in self._vms.values():
-            vm.mirror.resume()
+            for index in vm.mirror.resume():
+                self._interface.let_in(vm.id, index)
 
     @property
     def vms(self) -> list[DrivenVm]:

@@ -1,6 +1,6 @@
 """Suspension: a machine is paused by steps in a fixed order, for holders by name, and resumed in reverse.
 
-While it is suspended, no message is on its way into a mailbox, no vCPU is in RUN, and no guest's clock
+While it is suspended, no message is on its way into a mailbox, no vCPU executes in RUN, and no guest's clock
 runs.  What looks at a machine or changes it beneath its guests (swap, a snapshot, a debugger) holds it.
 """
 

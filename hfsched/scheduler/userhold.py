@@ -95,6 +95,11 @@ class UserHold:
         with self._lock:
             return self._held or self._changing or self._kept > 0
 
+    def held(self) -> bool:
+        """Return whether the user holds the machine: it has been suspended by command."""
+        with self._lock:
+            return self._held
+
     def look(self) -> tuple[bool, bool]:
         """Return {it stands, it stood at some time since the last look}; for one task."""
         with self._lock:

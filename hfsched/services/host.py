@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -37,12 +37,15 @@ from hfsched.services.wire import ServiceId
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime, Task, Waitable
 
-__all__ = ["GuestServices", "GuestServicesRecord", "ServiceError"]
+__all__ = ["Finish", "GuestServices", "GuestServicesRecord", "ServiceError"]
 
 _SECOND = 1_000_000_000  # ns
 TIMEOUT = 30 * _SECOND
 FREEZE_TIMEOUT = 15 * 60 * _SECOND  # a guest may flush much before it has frozen
 VERSIONS = {int(each): (1, 1) for each in ServiceId}
+# Waits for a request that has begun, and returns the answer's body.  When one of the waitables is ready the request is
+# given up, as at its deadline.  Raises ServiceError.
+Finish: TypeAlias = "Callable[[Sequence[Waitable]], bytes]"
 
 
 class GuestServicesRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,19 +155,30 @@ class GuestServices:
         Its deadline passes while the machine is paused too; the `timeout` of one without is of running time.
         When one of `stop` is ready the request is given up, as at the deadline.
         """
+        return self.begin(what, request, deadline, timeout)(stop)
+
+    def begin(
+        self, what: str, request: Request, deadline: int | None = None, timeout: int = TIMEOUT
+    ) -> Finish:
+        """Do `ask` without waiting; what is returned waits, and is called once."""
         if deadline is not None:
             timeout = max(0, deadline - self._runtime.now())
         ticket = self._begin(request, timeout)
-        if stop:
-            self._runtime.select([ticket.done, *stop], deadline)
-            deadline = self._runtime.now()
-        answer = ticket.wait_until(deadline)
-        if answer is None:
-            number, _ = pack(request)
-            answer = self.services[number].give_up(ticket)
-        if not answer.ok:
-            raise ServiceError(self._name, what, answer)
-        return answer.body
+
+        def finish(stop: Sequence[Waitable] = ()) -> bytes:
+            until = deadline
+            if stop:
+                self._runtime.select([ticket.done, *stop], until)
+                until = self._runtime.now()
+            answer = ticket.wait_until(until)
+            if answer is None:
+                number, _ = pack(request)
+                answer = self.services[number].give_up(ticket)
+            if not answer.ok:
+                raise ServiceError(self._name, what, answer)
+            return answer.body
+
+        return finish
 
     def get(self, key: str, deadline: int | None = None) -> bytes:
         """Return the guest's value of a key."""
@@ -213,22 +227,41 @@ class GuestServices:
 
     def freeze(self, timeout_ms: int, deadline: int | None = None) -> None:
         """Let the guest keep its file systems as they are, for at most `timeout_ms`."""
+        self.begin_freeze(timeout_ms, deadline)(())
+
+    def begin_freeze(self, timeout_ms: int, deadline: int | None = None) -> Finish:
+        """Do `freeze` without waiting; see `begin`."""
         with self._lock:
             self._frozen = True  # before it is: a copy of the machine in between is thawed too
         request = FreezeRequest(FreezeOp.FREEZE, timeout_ms)
-        try:
-            self.ask("freeze", request, deadline, FREEZE_TIMEOUT)
-        except ServiceError:
-            self._begin(FreezeRequest(FreezeOp.THAW))  # it may have done it, too late
-            with self._lock:
-                self._frozen = False
-            raise
+        answered = self.begin("freeze", request, deadline, FREEZE_TIMEOUT)
+
+        def finish(stop: Sequence[Waitable] = ()) -> bytes:
+            try:
+                return answered(stop)
+            except ServiceError:
+                self._begin(FreezeRequest(FreezeOp.THAW))  # it may have done it, too late
+                with self._lock:
+                    self._frozen = False
+                raise
+
+        return finish
 
     def thaw(self, deadline: int | None = None) -> None:
         """End a freeze; none is no error."""
-        self.ask("thaw", FreezeRequest(FreezeOp.THAW), deadline)
-        with self._lock:
-            self._frozen = False
+        self.begin_thaw(deadline)(())
+
+    def begin_thaw(self, deadline: int | None = None) -> Finish:
+        """Do `thaw` without waiting; see `begin`."""
+        answered = self.begin("thaw", FreezeRequest(FreezeOp.THAW), deadline)
+
+        def finish(stop: Sequence[Waitable] = ()) -> bytes:
+            body = answered(stop)
+            with self._lock:
+                self._frozen = False
+            return body
+
+        return finish
 
     def begin_copy(
         self,

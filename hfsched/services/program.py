@@ -9,10 +9,12 @@ import zlib
 from typing import TYPE_CHECKING
 
 from hfsched.abi.ffa import PRIMARY_ID, Intid
+from hfsched.abi.vmgenid import GENERATION_INTID
 from hfsched.mailbox.ports import HEADER, frame
 from hfsched.programs.library import (
     Call,
     GuestMailbox,
+    generation_id,
     interrupt_enable,
     interrupt_get,
     log,
@@ -43,7 +45,7 @@ _CPU_OFF = 0x84000002
 _NO_INTERRUPT = 0xFFFF_FFFF
 _MS = 1_000_000  # ns
 _PLACES = ("now", "rx", "buffered", "half")
-_HELP = "files, state, hibernate PLACE MS, nap PLACE MS, mute N, crash, get KEY, set KEY VALUE"
+_HELP = "files, state, hibernate PLACE MS, nap PLACE MS, mute N, crash, get KEY, set KEY VALUE, generation"
 
 
 def utility(cpu: Cpu) -> Guest:
@@ -141,6 +143,7 @@ class _Guest:
     def run(self) -> Call[None]:
         yield from self._mailbox.map()
         yield from interrupt_enable(Intid.VIRTUAL_TIMER)
+        yield from interrupt_enable(GENERATION_INTID)
         yield from log("utility: up")
         yield from self._send(self._utility.start())
         while not self._down:
@@ -162,7 +165,7 @@ class _Guest:
         self._cpu.arm(max(0, min(dues) - now) if dues else None)
         found = self._mailbox.message((yield Hvc(_MSG_WAIT)))
         if found is None:
-            yield from interrupt_get()
+            yield from self._taken((yield from interrupt_get()))
             return
         sender, message = found
         yield from self._mailbox.release()
@@ -214,8 +217,13 @@ class _Guest:
             yield from self._send(self._utility.start())
 
     def _until(self, intid: Intid) -> Call[None]:
-        while (yield from interrupt_get()) != intid:
+        while (taken := (yield from interrupt_get())) != intid:
+            yield from self._taken(taken)
             yield Wfi()
+
+    def _taken(self, intid: int) -> Call[None]:
+        if intid == GENERATION_INTID:
+            yield from log(f"utility: generation {(yield from generation_id()).hex()}")
 
     # Commands.
 
@@ -223,6 +231,8 @@ class _Guest:
         ports = swap_ports(message[: HEADER.size])
         text = message[HEADER.size :].decode(errors="replace").rstrip("\n\r\0")
         answer = self._answer(text, ports)
+        if text == "generation":
+            answer = (yield from generation_id()).hex()
         if self._armed is not None and self._armed[0] == "rx":
             yield from interrupt_enable(Intid.MAILBOX_READABLE)
             while (yield from interrupt_get()) != _NO_INTERRUPT:

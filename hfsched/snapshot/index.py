@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated
@@ -134,7 +134,8 @@ class Layout:
     runs: tuple[Runs, ...]  # of each VM
     kinds: Sequence[int]  # of each frame: its codec
     offsets: Sequence[int]  # of each frame, in bytes, and of the end
-    checksums: Sequence[int]  # of each frame
+    checksums: array[int]  # of each frame, u32
+    stored: array[int]  # of each frame: codec << 24 | stored size, u32
 
     def frame_size(self, number: int) -> int:
         """Return how many bytes of pages a frame has."""
@@ -234,9 +235,11 @@ class _Checker:
         maps = [self._runs(vm) for vm in index.vms]
         stored = sum(count for _, count in maps)
         self._check(stored == index.pages, f"{stored} pages in the maps, {index.pages} are stored")
-        kinds, offsets, checksums = self._frames()
+        kinds, offsets, words = self._frames()
         self._hot()
-        return Layout(index, found, tuple(runs for runs, _ in maps), kinds, offsets, checksums)
+        return Layout(
+            index, found, tuple(runs for runs, _ in maps), kinds, offsets, words[1::2], words[0::2]
+        )
 
     def _runs(self, vm: VmPages) -> tuple[Runs, int]:
         """Return a VM's map, and how many of its pages are stored."""
@@ -263,22 +266,32 @@ class _Checker:
             self._check(not missing, f"{what}: a full layer without {missing} of its pages")
         return runs, stored
 
-    def _frames(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    def _frames(self) -> tuple[Sequence[int], Sequence[int], array[int]]:
+        """Return the codecs, the offsets, and all words of the frames."""
         pages, data = self._index.pages, self._index.frames
         number = -(-pages // FRAME_PAGES)
         self._check(len(data) == 8 * number, f"{len(data)} bytes of frames instead of {8 * number}")
         words = _words(data)
-        kinds = bytes(word >> _LENGTH_BITS for word in words[0::2])
-        lengths = [word & (1 << _LENGTH_BITS) - 1 for word in words[0::2]]
-        for frame, (kind, length) in enumerate(zip(kinds, lengths, strict=True)):
-            size = FRAME_SIZE
-            if frame == number - 1:
-                size = (pages - frame * FRAME_PAGES) * PAGE_SIZE
-            if kind > ZSTD:
-                raise SnapshotError(f"{self._name}: frame {frame}: {codec_name(kind)} is not known")
-            if not (length == size if kind == RAW else 0 < length < size):
-                raise SnapshotError(f"{self._name}: frame {frame}: {length} bytes of {size}")
-        return kinds, array("Q", accumulate(lengths, initial=0)), words[1::2]
+        stored = words[0::2]
+        kinds = stored.tobytes()[_LENGTH_BITS // 8 :: 4]
+        mask = (1 << _LENGTH_BITS) - 1
+        lengths = [word & mask for word in stored]
+        for word in set(stored[:-1]):  # frames of one word are alike
+            self._frame(stored.index, word, FRAME_SIZE)
+        if number:
+            last = (pages - (number - 1) * FRAME_PAGES) * PAGE_SIZE
+            self._frame(lambda _word: number - 1, stored[-1], last)
+        return kinds, array("Q", accumulate(lengths, initial=0)), words
+
+    def _frame(self, find: Callable[[int], int], word: int, size: int) -> None:
+        """Check a frame of `size` bytes of pages; `find` returns its number."""
+        kind, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
+        if kind > ZSTD:
+            raise SnapshotError(
+                f"{self._name}: frame {find(word)}: {codec_name(kind)} is not known"
+            )
+        if not (length == size if kind == RAW else 0 < length < size):
+            raise SnapshotError(f"{self._name}: frame {find(word)}: {length} bytes of {size}")
 
     def _hot(self) -> None:
         self._check(not len(self._index.hot) % 12, "the list of hot pages ends within a run")

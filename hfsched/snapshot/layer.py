@@ -291,6 +291,11 @@ class Layer:
             number, layout.kinds[number], stored, layout.checksums[number], size
         )
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of its file `pages`."""
+        return self._fd
+
     def close(self) -> None:
         """Close the descriptor."""
         if self._fd >= 0:

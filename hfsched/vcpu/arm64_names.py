@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-__all__ = ["instruction_text"]
+__all__ = ["instruction_text", "register_name"]
 
 # op0 op1 CRn CRm: the names of op2 = 0, 1, ...; "-": none; READ|WRITE where the two differ.
 _REGISTERS = """
@@ -236,6 +236,12 @@ def _names() -> dict[_Key, str]:
     return names
 
 
+def register_name(key: _Key) -> str:
+    """Return the name of a system register by {op0, op1, CRn, CRm, op2}; ``S3_0_C1_C0_1`` where it has none here."""
+    op0, op1, crn, crm, op2 = key
+    return _names().get(key) or f"S{op0}_{op1}_C{crn}_C{crm}_{op2}"
+
+
 def instruction_text(word: int) -> str:
     """Return an instruction word in hexadecimal; MSR, MRS and system instructions also in assembler.
 
@@ -268,6 +274,6 @@ def _system(word: int) -> str | None:
         what = name or f"SYS #{op1}, C{crn}, C{crm}, #{op2}"
         return what if rt == 31 else f"{what}, {general}"
     if name is None:
-        name = f"S{op0}_{op1}_C{crn}_C{crm}_{op2}"
+        name = register_name(key)
     name = name.partition("|")[0] if read else name.rpartition("|")[2]
     return f"MRS {general}, {name}" if read else f"MSR {name}, {general}"

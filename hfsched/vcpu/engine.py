@@ -4,7 +4,7 @@ Addresses are intermediate physical addresses (IPA) unless said otherwise; sizes
 are nanoseconds.
 
 A vCPU is owned by one thread, the one that calls `enter` and everything else but `kick`,
-`set_irq` and `close`.  `kick` and `set_irq` may come from any thread, never block, and are never
+`set_irq`, `keep_out`, `let_in` and `close`.  The first four may come from any thread, never block, and are never
 lost.
 
 Exceptions that a CPU takes to EL1 by itself (SVC, stage-1 aborts, undefined instructions, IRQs)
@@ -21,6 +21,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
+    from hfsched.vcpu.portable import PortableCpu
     from hfsched.vcpu.registers import Registers
 
 __all__ = [
@@ -133,8 +134,24 @@ class Vcpu(Protocol):
     def kick(self) -> None:
         """Make the running or the next `enter` return `Kicked`.  Any thread; sticky; never lost."""
 
+    def keep_out(self) -> bool:
+        """Keep a vCPU that waits inside `enter` to execute, and does not, from executing before `let_in`.
+
+        Returns True; its thread sleeps on, and a `kick` makes it leave all the same.  Else it is kicked, and False
+        is returned.  Any thread.
+        """
+
+    def let_in(self) -> None:
+        """End what `keep_out` began; nothing without it.  Any thread."""
+
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line.  Any thread; sticky; never blocks."""
+
+    def condemn(self, reason: str) -> None:
+        """Make the running `enter`, and each one after it, return `Failed(reason)`.  Any thread; never blocks.
+
+        Of a vCPU that waits for memory: what it does when that has come has no effect.
+        """
 
     def waits(self) -> bool:
         """Return whether the guest waits for an interrupt inside `enter`.  Any thread; a hint."""
@@ -185,6 +202,16 @@ class Vcpu(Protocol):
     def restore(self, data: bytes) -> None:
         """Restore what `save` returned; raises UserError for other bytes."""
 
+    def portable(self) -> PortableCpu | None:
+        """Return the state by register names, for another engine; None: no other runs such guests."""
+
+    def adopt(self, state: PortableCpu) -> None:
+        """Take over the state that another engine's `portable` has returned; the interrupt line stays as it is.
+
+        Raises UserError, which names the register, for what this engine does not know, and for a record that no CPU
+        can have.
+        """
+
     def state_key(self) -> object:
         """Return a hashable digest of the CPU's state, equal for equal states."""
 
@@ -205,6 +232,9 @@ class Space(Protocol):
     @property
     def counter_hz(self) -> int: ...
 
+    def set_counter_hz(self, frequency: int) -> None:
+        """Make the counter advance so often a second, before a vCPU runs; raises UserError where it cannot."""
+
     def vcpu(self, index: int) -> Vcpu:
         """Return CPU `index`, made at the first call."""
 
@@ -212,7 +242,7 @@ class Space(Protocol):
     def unmap(self, ipa: int, size: int) -> None: ...
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None: ...
     def freeze(self) -> None:
-        """Stop the guests' counters and timers; no vCPU may be inside `enter` until `thaw`."""
+        """Stop the guests' counters and timers; no vCPU may be inside `enter` until `thaw`, unless it is kept out."""
 
     def thaw(self) -> None:
         """Resume them from where they stopped."""
@@ -228,6 +258,12 @@ class Space(Protocol):
 
     def set_counter(self, count: int) -> None:
         """Make them show what `counter` returned, here or in another process, between `freeze` and `thaw`."""
+
+    def ticks(self) -> int:
+        """Return the same in the counter's own units, of 64 bits, as any engine takes it."""
+
+    def set_ticks(self, ticks: int) -> None:
+        """Make them show what `ticks` of a machine with the same `counter_hz` returned; raises UserError."""
 
     def close(self) -> None:
         """Free the machine; no vCPU may be inside `enter`."""

@@ -35,8 +35,9 @@ class Base(Struct, frozen=True):
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """What is asked for: the layer's name, for errors, the time (ns since 1970), the codec; `held`: see the module.
+    """What is asked for: the layer's name, the time (ns since 1970), the codec; `held`: see the module.
 
+    `shown` is what errors call the layer; empty: its name.
     `incremental`: only what has changed since the snapshot `parent`, if that can be known; there is no
     parent where `Snapshots.base` is None.  `live`: memory is written when the guests run again, if that can be done.
     """
@@ -48,6 +49,12 @@ class Wish(Struct, frozen=True, kw_only=True):
     incremental: bool = False
     parent: Base | None = None
     live: bool = False
+    shown: str = ""
+
+    @property
+    def called(self) -> str:
+        """What errors call it."""
+        return self.shown or self.name
 
 
 class Written(Struct, frozen=True, kw_only=True):

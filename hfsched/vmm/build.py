@@ -21,6 +21,8 @@ from hfsched.memory.image import place, read_bytes
 from hfsched.memory.imagetypes import Image
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.engine import Engine, Permissions, Space
+from hfsched.vcpu.portable import PORTABLE
+from hfsched.vcpu.portable import VERSION as PORTABLE_VERSION
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
 from hfsched.vmm.guests import GuestCode, resolve
@@ -30,19 +32,22 @@ from hfsched.vmm.parts import MachineParts
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.engines import EngineId
     from hfsched.vcpu.script import ScriptSpace
-    from hfsched.vmm.manifest import MachineSpec, VmSpec
+    from hfsched.vmm.generation import Generations
+    from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
     from hfsched.vmm.records import MachineRecord, VmMachineRecord
 
 __all__ = ["Builder", "MadeVm"]
 
 
 class MadeVm(Struct, frozen=True):
-    """How a VM was made: its engine and architecture, and the IPA of its memory."""
+    """How a VM was made: its engine and architecture, the IPA of its memory, whether it has a generation id."""
 
     engine: str
     architecture: str
     base: int
+    generation: bool
 
 
 class Builder:
@@ -64,6 +69,7 @@ class Builder:
         self._notice = notice
         self._parts = MachineParts() if parts is None else parts
         self._engines: dict[str, Engine] = {}
+        self._generations: Generations | None = None
         self.rams: dict[str, Ram] = {}
         self.made: dict[str, MadeVm] = {}
 
@@ -71,6 +77,7 @@ class Builder:
         """Make all VMs, loaded and ready to be assembled."""
         images: dict[tuple[str, str], GuestCode] = {}
         codes = [_resolve(vm, spec.engine, images) for vm in spec.vm]
+        self._make_generations(sum(map(_has_generation, spec.vm, codes)))
         bases = place_memory(spec, codes)
         return [
             self._vm(spec.engine, vm, code, base)
@@ -82,35 +89,81 @@ class Builder:
         """Whether guest memory is touched inside the kernel (KVM)."""
         return "kvm" in self._engines
 
-    def rebuild(self, record: MachineRecord) -> list[VmParts]:
-        """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on."""
+    def rebuild(self, record: MachineRecord, engine: EngineName) -> list[VmParts]:
+        """Make the VMs of a saved machine, of which nothing is loaded and no vCPU is on.
+
+        `engine` is which one they are to have, "auto" the one that saved them.
+        """
+        self._make_generations(sum(each.generation for each in record.vms))
         layout = Layout()
         for each in record.vms:
             check(each.base % PAGE_SIZE == 0 <= each.base, f"memory cannot be at {each.base:#x}")
             layout.reserve(each.spec.name, each.base, each.spec.memory_bytes)
-        return [self._saved(each) for each in record.vms]
+        return [
+            self._saved(each, each.engine if engine == "auto" else engine) for each in record.vms
+        ]
 
-    def _saved(self, saved: VmMachineRecord) -> VmParts:
-        vm = saved.spec
-        engine = self._engine(saved.engine, vm, saved.architecture, why="the snapshot's")
-        if engine.name != saved.engine:
-            raise ConfigError(f"vm {vm.name}: it was saved by engine {saved.engine}")
-        ram, space = self._place(engine, vm, saved.architecture, saved.base)
+    def _saved(self, saved: VmMachineRecord, wanted: EngineId) -> VmParts:
+        vm, portable = saved.spec, saved.portable
+        engine = self._engine_of(saved, wanted)
+        ram, space = self._place(
+            engine, vm, saved.architecture, saved.base, generation=saved.generation
+        )
+        if portable is not None:
+            space.set_counter_hz(portable.counter_hz)
         if saved.architecture == "script":  # its programs have the addresses that they had
             code = resolve(vm.name, vm.image, "script")
             assert code.program is not None
             cast("ScriptSpace", space).address_of(code.program)
         return self._assembled(vm, ram, space, saved.base)
 
+    def _engine_of(self, saved: VmMachineRecord, wanted: EngineId) -> Engine:
+        """Return the engine of a saved VM; raises UserError for one that cannot take it over."""
+        name, portable = saved.spec.name, saved.portable
+        same = wanted == saved.engine
+        check(
+            portable is None or portable.version == PORTABLE_VERSION,
+            f"vm {name}: registers of version {portable and portable.version}",
+        )
+        if not same and portable is None and saved.architecture in PORTABLE:
+            raise ConfigError(
+                f"vm {name}: engine {saved.engine} saved it in its own form alone: restore it with --engine"
+                f" {saved.engine}, and take a new snapshot"
+            )
+        why = "the snapshot's" if same else f"asked for; engine {saved.engine} saved it"
+        try:
+            engine = self._engine(wanted, saved.spec, saved.architecture, why)
+        except ConfigError as exc:
+            if same and portable is not None and wanted == "kvm":
+                raise ConfigError(f"{exc}; --engine unicorn can take it over") from None
+            raise
+        if engine.name != wanted:
+            raise ConfigError(f"vm {name}: it was saved by engine {saved.engine}")
+        return engine
+
     def _vm(self, wanted: str, vm: VmSpec, code: GuestCode, base: int) -> VmParts:
         engine = self._engine(wanted, vm, code.machine)
-        ram, space = self._place(engine, vm, code.machine, base)
+        ram, space = self._place(
+            engine, vm, code.machine, base, generation=_has_generation(vm, code)
+        )
         entry = _load(vm, code, space, ram, base)
         argument = _device_tree(vm, code, ram, base)
         return self._assembled(vm, ram, space, base, entry, argument)
 
-    def _place(self, engine: Engine, vm: VmSpec, architecture: str, base: int) -> tuple[Ram, Space]:
-        """Make a VM's memory and its space, with the memory mapped at `base`."""
+    def _make_generations(self, vms: int) -> None:
+        """Draw generation ids for so many VMs."""
+        if not vms:
+            return
+        try:
+            self._generations = made = self._parts.generations(vms)
+        except OSError as exc:
+            raise ConfigError(f"memory for generation ids: {exc.strerror}") from None
+        self._stack.callback(made.close)
+
+    def _place(
+        self, engine: Engine, vm: VmSpec, architecture: str, base: int, *, generation: bool
+    ) -> tuple[Ram, Space]:
+        """Make a VM's memory and its space, with the memory mapped at `base`, and its generation id if wanted."""
         try:
             ram = self._parts.ram(vm.name, vm.memory_bytes)
         except OSError as exc:
@@ -121,7 +174,10 @@ class Builder:
         space = engine.space(vm.name, vm.vcpus)
         self._stack.callback(space.close)
         space.map(base, ram, 0, ram.size, Permissions.RWX)
-        self.made[vm.name] = MadeVm(engine.name, architecture, base)
+        if generation:
+            assert self._generations is not None
+            self._generations.map(sum(each.generation for each in self.made.values()), space)
+        self.made[vm.name] = MadeVm(engine.name, architecture, base, generation)
         return ram, space
 
     def _assembled(
@@ -153,6 +209,11 @@ class Builder:
             self._stack.callback(engine.close)
             self._engines[name] = engine
         return self._engines[name]
+
+
+def _has_generation(vm: VmSpec, code: GuestCode) -> bool:
+    """Return whether a VM has a generation id: Hafnium has none, and a guest without a device tree looks for none."""
+    return vm.fdt is not None or code.machine == "script"
 
 
 def _resolve(vm: VmSpec, engine: str, images: dict[tuple[str, str], GuestCode]) -> GuestCode:
@@ -221,10 +282,18 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
 
     try:
         if vm.fdt == FDT_AUTO:
-            from hfsched.vmm.devicetree import device_tree  # noqa: PLC0415 - only where it is wanted
+            from hfsched.vmm.devicetree import (  # noqa: PLC0415 - only where it is wanted
+                DeviceNode,
+                device_tree,
+            )
 
             blob = device_tree(
-                base, ram.size, vm.vcpus, machine=code.machine, bootargs=vm.bootargs or ""
+                base,
+                ram.size,
+                vm.vcpus,
+                machine=code.machine,
+                bootargs=vm.bootargs or "",
+                devices=[DeviceNode.generation_id()],
             )
         else:
             blob = with_memory(read_bytes(vm.fdt), base, ram.size)

@@ -7,6 +7,7 @@
     /apb-pclk          the PL011's clock, as its binding wants one
     /pl011@9000000     transmits only, no interrupt
     /hf-interrupts     where there are devices with interrupts: their parent
+    /rng@90f0000       the VM's generation id (`hfsched.vmm.generation`)
     /NAME@BASE         each other device
 
 No GIC and no architected timer are in it: a VM's interrupts are Hafnium's para-virtual ones.  Their
@@ -15,7 +16,7 @@ and an interrupt is one cell, the id that HF_INTERRUPT_ENABLE takes.
 
 x86-64 guests have neither /psci nor an enable-method (docs/x86-abi.md has how they call).
 Source: the Devicetree Specification 0.4, chapter 3; Linux's bindings arm/cpus, arm/psci, serial/pl011,
-virtio/mmio.
+virtio/mmio, rng/microsoft,vmgenid.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hfsched.abi.vmgenid import GENERATION_BASE, GENERATION_INTID, GENERATION_SIZE
 from hfsched.hypervisor.pl011 import PL011_BASE, PL011_SIZE
 from hfsched.memory.fdtbuilder import FdtBuilder
 
@@ -50,6 +52,12 @@ class DeviceNode:
     def virtio_mmio(cls, base: int, size: int, interrupt: int) -> DeviceNode:
         """Return the node of a virtio-mmio transport."""
         return cls("virtio_mmio", ("virtio,mmio",), base, size, interrupt, ("dma-coherent",))
+
+    @classmethod
+    def generation_id(cls) -> DeviceNode:
+        """Return the node of a VM's generation id."""
+        compatible = ("microsoft,vmgenid",)
+        return cls("rng", compatible, GENERATION_BASE, GENERATION_SIZE, GENERATION_INTID)
 
 
 def device_tree(

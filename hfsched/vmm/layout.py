@@ -10,8 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from typing import NamedTuple
 
+from hfsched.abi.vmgenid import GENERATION_BASE
 from hfsched.errors import ConfigError
 from hfsched.hypervisor.pl011 import PL011_BASE, PL011_SIZE, Pl011
+from hfsched.vmm.generation import GENERATION_PAGE
 
 __all__ = ["ADDRESS_MAX", "Layout"]
 
@@ -82,13 +84,14 @@ class _Free:
 
 
 class Layout:
-    """Hands out regions of addresses; the PL011's window is reserved from the start."""
+    """Hands out regions of addresses; what is in every VM is reserved from the start."""
 
     def __init__(self) -> None:
         self._taken: list[_Taken] = []  # sorted, apart
         self._low, self._high = _Free(*_LOW), _Free(*_HIGH)
         self._windows: list[tuple[int, int, str]] = []
         self.reserve_window(Pl011.name, PL011_BASE, PL011_SIZE)
+        self.reserve_window("generation id", GENERATION_BASE, GENERATION_PAGE)
 
     def reserve_window(self, device: str, base: int, size: int) -> None:
         """Keep VM memory out of [base, base + size), where a device is."""

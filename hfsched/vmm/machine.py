@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Runtime
     from hfsched.scheduler.endpoint import Endpoint
+    from hfsched.vmm.lazy import LazyMemory
     from hfsched.vmm.manifest import MachineSpec
     from hfsched.vmm.records import MachineRecord
     from hfsched.vmm.swapidle import SwapIdle
@@ -63,7 +64,8 @@ class Machine:
     starts the process that serves page faults without one too, so that `swap` stages memory, and
     gives it to other processes, but moves none out; else `swap` is None.  `dirty` tracks written pages,
     once it is started.  `services` are what guests offer.  `parts` is what it is made of.
-    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`.
+    With `saved` its VMs are those of the record, empty until `hfsched.vmm.saving.restore`, on the description's engine;
+    with `lazy` memory comes out of the snapshot as it is accessed, and it is closed with the machine.
     Raises UserError (ConfigError, ImageError) for what cannot be built.
     """
 
@@ -80,6 +82,7 @@ class Machine:
         monitor: bool = False,
         parts: MachineParts | None = None,
         saved: MachineRecord | None = None,
+        lazy: LazyMemory | None = None,
     ) -> None:
         self._parts = MachineParts() if parts is None else parts
         self.name = spec.name or f"m{os.getpid()}"
@@ -96,7 +99,7 @@ class Machine:
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
             builder = Builder(runtime, self._stack, notice, self._parts)
-            vms = builder.build(spec) if saved is None else builder.rebuild(saved)
+            vms = builder.build(spec) if saved is None else builder.rebuild(saved, spec.engine)
             self.assembly = assemble(
                 runtime,
                 self._parts.assembly,
@@ -115,9 +118,9 @@ class Machine:
                 Step("the time of it", self._note_suspended, lambda: None)  # after the clocks
             )
             self._stack.callback(self._wait_for_senders)
-            if spec.swap is not None or monitor:
+            if spec.swap is not None or monitor or lazy is not None:
                 directory = None if spec.swap is None else Path(spec.swap)
-                self._open_swap(directory, spec.swap_idle, builder)
+                self._open_swap(directory, spec.swap_idle, builder, lazy)
             self.dirty = self._tracker(builder.rams)
         except BaseException:
             self._stack.close()
@@ -127,6 +130,7 @@ class Machine:
         self.ports = self.assembly.ports
         self.suspension = self.assembly.suspension
         self._restored = saved is not None
+        self._was_held = saved is not None and saved.held
         self.made, self.rams = builder.made, builder.rams
         self.spec = spec
         self.user_hold = UserHold(runtime, self.suspension, on_activity)
@@ -149,9 +153,16 @@ class Machine:
             self.swap.dirty = dirty
         return dirty
 
-    def _open_swap(self, directory: Path | None, idle_ns: int | None, builder: Builder) -> None:
+    def _open_swap(
+        self,
+        directory: Path | None,
+        idle_ns: int | None,
+        builder: Builder,
+        lazy: LazyMemory | None,
+    ) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
 
+        given = {} if lazy is None else {"lazy": lazy, "on_damage": self._condemn}
         self.swap = self._parts.swap(
             self._runtime,
             directory,
@@ -159,6 +170,7 @@ class Machine:
             self.assembly.suspension,
             self.members,
             kernel=builder.in_kernel,
+            **given,
         )
         self._stack.callback(self.swap.close)
         if idle_ns is not None:
@@ -174,12 +186,18 @@ class Machine:
     # Running.
 
     def start(self) -> None:
-        """Start every vCPU's thread."""
+        """Start every vCPU's thread; a machine that was saved while the user held it is suspended, and none has run."""
+        if self._was_held:
+            self.driver.hold()
         self.services.start()
         self.driver.start()
         if self._restored:
             for vm in self.assembly.vms:
                 self.driver.recover(vm.id)
+        if self._was_held:
+            self.user_hold.suspend()
+        if self.swap is not None:
+            self.swap.start()
         if self._swap_idle is not None:
             self._swap_idle.start()
 
@@ -229,6 +247,11 @@ class Machine:
         """
         if self._suspended_at > began:
             self.assembly.set_back(ended - began)
+
+    def _condemn(self, name: str, why: str) -> None:
+        """Have every vCPU of a VM fail, since its memory is not what it should be."""
+        for vcpu in self._vm(name).record.vcpus:
+            vcpu.cpu.condemn(why)
 
     def _note_idle(self) -> None:
         """Note, on a vCPU's thread, that it begins to wait or ends."""

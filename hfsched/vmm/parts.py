@@ -10,6 +10,7 @@ from msgspec import Struct
 from hfsched.memory.ram import Ram
 from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm.assembly import Parts
+from hfsched.vmm.generation import Generations
 from hfsched.vmm.snapshots import Snapshots
 from hfsched.vmm.tracking import source_of
 
@@ -39,7 +40,7 @@ class MachineParts(Struct, frozen=True):
     `assembly` are the parts that every machine has, `ram(name, size)` makes a VM's memory of `size`
     bytes, `engine(name, runtime)` an engine, `swap` is called as `MachineSwap` is, and `snapshots` as
     `Snapshots` is.  `source` says where the memory is mapped; it is called as
-    `hfsched.vmm.tracking.source_of` is.
+    `hfsched.vmm.tracking.source_of` is.  `generations` makes generation ids, as many as it is told.
     """
 
     assembly: Parts = Parts()
@@ -48,3 +49,4 @@ class MachineParts(Struct, frozen=True):
     swap: Callable[..., MachineSwap] = _machine_swap
     snapshots: Callable[..., Snapshots] = Snapshots
     source: Callable[[Mapping[str, Ram], MachineSwap | None], Source] = source_of
+    generations: Callable[[int], Generations] = Generations

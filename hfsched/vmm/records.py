@@ -8,11 +8,14 @@ from hfsched.hypervisor.records import PrimaryRecord, VmRecord
 from hfsched.mailbox.records import PortsRecord
 from hfsched.services.host import GuestServicesRecord
 from hfsched.vcpu.engines import EngineId
+from hfsched.vcpu.portable import PortableVm
 from hfsched.vmm.manifest import VmSpec
 
-__all__ = ["MACHINE_RECORD", "MachineRecord", "VmMachineRecord"]
+__all__ = ["MACHINE_RECORD", "READABLE", "MachineRecord", "VmMachineRecord"]
 
-MACHINE_RECORD = 1  # the version
+MACHINE_RECORD = 2  # the version: 1 has neither generation ids, portable records nor `held`
+READABLE = range(1, MACHINE_RECORD + 1)
+"""The versions that can be read."""
 
 
 class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +23,9 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `services` is None for a guest that has offered none, and in records from before there were any.
     `base` is the IPA of its memory, `cpus` what the engine's `Vcpu.save` returned, one each, and `counter`
-    what the guests' counters showed (`Space.counter`).
+    what the guests' counters showed (`Space.counter`).  `generation`: the guest can read a generation id
+    (`hfsched.vmm.generation`).  `portable` has the CPUs and the counter as any engine takes
+    them; None: no other engine runs such guests, or it was saved before there were portable records.
     """
 
     spec: VmSpec
@@ -31,13 +36,19 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpus: tuple[bytes, ...]
     counter: int
     services: GuestServicesRecord | None = None
+    generation: bool = False
+    portable: PortableVm | None = None
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A suspended machine; `name` is what the user called it.  Its guests' memory is kept apart, by VM."""
+    """A suspended machine; `name` is what the user called it.  Its guests' memory is kept apart, by VM.
+
+    `held`: the user had suspended it, and has not resumed it.
+    """
 
     version: int = MACHINE_RECORD
     name: str | None
     vms: tuple[VmMachineRecord, ...]
     primary: PrimaryRecord
     ports: PortsRecord
+    held: bool = False

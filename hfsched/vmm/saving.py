@@ -15,23 +15,31 @@ suspension meanwhile::
         restore(again, record)
         again.start()
 
+CPUs are saved in two forms, the engine's own and, where there are several engines for such guests, the portable one,
+by register names: the machine of a `spec_of(record, engine)` with another engine is restored from that.
+
 What host programs had under way is theirs: a message that none of them has sent completely, a direct request.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from hfsched.errors import InternalError, UserError
 from hfsched.mailbox.records import check
 from hfsched.scheduler.owners import OwnerGoneError
+from hfsched.vcpu.portable import PORTABLE, PortableVm
 from hfsched.vmm.manifest import MachineSpec
-from hfsched.vmm.records import MACHINE_RECORD, MachineRecord, VmMachineRecord
+from hfsched.vmm.records import READABLE, MachineRecord, VmMachineRecord
 
 if TYPE_CHECKING:
+    from hfsched.vcpu.engine import Space, Vcpu
     from hfsched.vcpu.engines import EngineId
+    from hfsched.vcpu.portable import PortableCpu
     from hfsched.vmm.assembly import AssembledVm
     from hfsched.vmm.machine import Machine
+    from hfsched.vmm.manifest import EngineName
 
 __all__ = ["restore", "save", "spec_of"]
 
@@ -49,6 +57,7 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
     vms = []
     for vm in machine.assembly.vms:
         made = machine.made[vm.name]
+        space = vm.record.space
         cpus = _save_cpus(machine, vm, deadline)
         with vm.record.lock:
             state = vm.record.save()
@@ -59,39 +68,61 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
                 architecture=made.architecture,
                 base=made.base,
                 state=state,
-                cpus=cpus,
-                counter=vm.record.space.counter(),
+                cpus=tuple(native for native, _ in cpus),
+                counter=space.counter(),
                 services=machine.services.save(vm.name),
+                generation=made.generation,
+                portable=_portable(space, made.architecture, [each for _, each in cpus]),
             )
         )
     primary = machine.hypervisor.registry.primary
     with primary.lock:
         saved = primary.save()
     return MachineRecord(
-        name=machine.spec.name, vms=tuple(vms), primary=saved, ports=machine.ports.save()
+        name=machine.spec.name,
+        vms=tuple(vms),
+        primary=saved,
+        ports=machine.ports.save(),
+        held=machine.user_hold.held(),
     )
 
 
-def _save_cpus(machine: Machine, vm: AssembledVm, deadline: int | None) -> tuple[bytes, ...]:
-    """Return each CPU's registers, empty for one whose thread has ended with its VM."""
+def _portable(space: Space, architecture: str, cpus: list[PortableCpu | None]) -> PortableVm | None:
+    """Return a VM's CPUs and counter as any engine takes them, None for guests that one engine alone runs."""
+    if architecture not in PORTABLE:
+        return None
+    return PortableVm(counter_hz=space.counter_hz, counter=space.ticks(), cpus=tuple(cpus))
+
+
+def _save_cpu(cpu: Vcpu) -> tuple[bytes, PortableCpu | None]:
+    return cpu.save(), cpu.portable()
+
+
+def _save_cpus(
+    machine: Machine, vm: AssembledVm, deadline: int | None
+) -> list[tuple[bytes, PortableCpu | None]]:
+    """Return each CPU's registers in both forms, {empty, None} for one whose thread has ended with its VM."""
     posted = [
-        machine.driver.owners.post(vm.driven, index, vcpu.cpu.save)
+        machine.driver.owners.post(vm.driven, index, partial(_save_cpu, vcpu.cpu))
         for index, vcpu in enumerate(vm.record.vcpus)
     ]
-    saved = []
+    saved: list[tuple[bytes, PortableCpu | None]] = []
     for index, each in enumerate(posted):
         try:
             saved.append(each.result(deadline))
         except OwnerGoneError:
-            saved.append(b"")
+            saved.append((b"", None))
         except TimeoutError as exc:
             raise UserError(f"vm {vm.name}: vCPU {index}: {exc}") from None
-    return tuple(saved)
+    return saved
 
 
-def spec_of(record: MachineRecord) -> MachineSpec:
-    """Return the description of a saved machine, from what is known of it alone."""
-    return MachineSpec(vm=[each.spec for each in record.vms], name=record.name)
+def spec_of(record: MachineRecord, engine: EngineName = "auto") -> MachineSpec:
+    """Return the description of a saved machine, from what is known of it alone.
+
+    It is for the engine that saved it ("auto"), or another one.
+    """
+    return MachineSpec(vm=[each.spec for each in record.vms], name=record.name, engine=engine)
 
 
 def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
@@ -100,17 +131,16 @@ def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
     The guests' counters go on `passed` ns after where they were.
     Raises UserError for a record of another machine, and for state that no machine can have.
     """
-    check(record.version == MACHINE_RECORD, f"a machine's record of version {record.version}")
+    check(record.version in READABLE, f"a machine's record of version {record.version}")
     names = [each.spec.name for each in record.vms]
     check(names == machine.vm_names(), f"it is of the VMs {', '.join(names)}")
     for vm, saved in zip(machine.assembly.vms, record.vms, strict=True):
         check(len(saved.cpus) == len(vm.record.vcpus), f"vm {vm.name} has {len(saved.cpus)} CPUs")
         vm.record.space.freeze()
-        # Before the registers: KVM on x86-64 has the time that is left to a timer there.
-        vm.record.space.set_counter(saved.counter & _COUNTER)
-        for vcpu, registers in zip(vm.record.vcpus, saved.cpus, strict=True):
-            if registers:
-                vcpu.cpu.restore(registers)
+        if machine.made[vm.name].engine == saved.engine:
+            _restore_cpus(vm, saved)
+        else:
+            _adopt_cpus(vm, saved)
         with vm.record.lock:
             vm.record.restore(saved.state)
         vm.record.space.set_back(-passed)
@@ -122,3 +152,28 @@ def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
     with primary.lock:
         primary.restore(record.primary)
     machine.ports.restore(record.ports)
+
+
+def _restore_cpus(vm: AssembledVm, saved: VmMachineRecord) -> None:
+    """Put a VM's counter and CPUs back on the engine that saved them."""
+    # Before the registers: KVM on x86-64 has the time that is left to a timer there.
+    vm.record.space.set_counter(saved.counter & _COUNTER)
+    for vcpu, registers in zip(vm.record.vcpus, saved.cpus, strict=True):
+        if registers:
+            vcpu.cpu.restore(registers)
+
+
+def _adopt_cpus(vm: AssembledVm, saved: VmMachineRecord) -> None:
+    """Put a VM's counter and CPUs, which another engine has saved, on this one; raises UserError."""
+    portable = saved.portable
+    assert portable is not None  # else the builder has refused it
+    check(len(portable.cpus) == len(saved.cpus), f"vm {vm.name} has {len(portable.cpus)} CPUs")
+    vm.record.space.set_ticks(portable.counter)
+    for vcpu, state, native in zip(vm.record.vcpus, portable.cpus, saved.cpus, strict=True):
+        where = f"vm {vm.name}: vCPU {vcpu.index}"
+        check((state is None) == (not native), f"{where} is in one of its two records alone")
+        if state is not None:
+            try:
+                vcpu.cpu.adopt(state)
+            except UserError as exc:
+                raise UserError(f"{where}: {exc}") from None

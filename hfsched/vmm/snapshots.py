@@ -7,7 +7,7 @@ the machine may end by it: then it goes on from the snapshot, elsewhere, and now
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from hfsched.services.host import ServiceError
 from hfsched.vmm.attempt import Attempt, Base, OpenFiles, Underway, Watch, Wish, Write, Written
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime
+    from hfsched.runtime.base import Runtime, Waitable
     from hfsched.vmm.attempt import Writing
     from hfsched.vmm.machine import Machine
 
@@ -56,6 +56,7 @@ class Snapshots:
         self._lock = runtime.lock("snapshots", state=self.key)
         self._attempt: Attempt | None = None
         self._ended = runtime.event("snapshots.ended")  # an attempt
+        self._cancelled = runtime.event("snapshots.cancelled")  # the one that is under way
         self._hibernated = False
         self._base: Base | None = None
         # Pages that will be dirty: as many as the last time.  Of one attempt at a time.
@@ -100,6 +101,7 @@ class Snapshots:
             if attempt is None:
                 return None
             attempt.cancelled = True
+            self._cancelled.set()
             there = attempt.look()
         if there.written:
             self.drop(attempt)
@@ -111,19 +113,19 @@ class Snapshots:
         wish: Wish,
         deadline: int | None = None,
         *,
-        cancelled: Callable[[], bool] = lambda: False,
+        stop: Sequence[Waitable] = (),
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[Attempt, Written]:
         """Suspend the machine by the deadline (ns), and write it into the open files {pages, index}.
 
-        Then `confirm` the attempt, or `drop` it.  `cancelled` is asked again and again, on this task;
-        `progress(done, total)` is told bytes of guest memory.  Raises SuspendError, UserError (SnapshotError:
+        Then `confirm` the attempt, or `drop` it.  It is cancelled when one of `stop` is ready;
+        `progress(done, total)` is told bytes of guest memory, on this task.  Raises SuspendError, UserError (SnapshotError:
         also when it is cancelled); then the machine goes on, and the files are of no use.
         """
         attempt = Attempt(wish, sum(ram.size for ram in self._machine.rams.values()))
         self._begin(attempt, deadline)
         try:
-            return attempt, self._carry_out(attempt, files, deadline, cancelled, progress)
+            return attempt, self._carry_out(attempt, files, deadline, stop, progress)
         except BaseException:
             self._end(attempt)
             raise
@@ -133,7 +135,7 @@ class Snapshots:
         attempt: Attempt,
         files: tuple[int, int],
         deadline: int | None,
-        cancelled: Callable[[], bool],
+        stop: Sequence[Waitable],
         progress: Callable[[int, int], None],
     ) -> Written:
         def told(done: int) -> None:
@@ -141,13 +143,14 @@ class Snapshots:
                 attempt.done = done
             progress(done, attempt.total)
 
+        suspension, runtime = self._machine.suspension, self._runtime
+
         def unwanted() -> bool:
             with self._lock:
                 if attempt.cancelled:
                     return True
-            return cancelled()
+            return bool(stop) and bool(runtime.select(stop, runtime.now()))
 
-        suspension, runtime = self._machine.suspension, self._runtime
         wish = attempt.wish
         suspended = False
         writing: Writing | None = None
@@ -156,9 +159,9 @@ class Snapshots:
             watch = Watch(unwanted, told)
             writing = self._write(self._machine, files, wish, expected, watch)
             notices = writing.prepare(deadline)
-            notices += self._freeze(attempt, deadline)
+            notices += self._freeze(attempt, deadline, (self._cancelled, *stop))
             if unwanted():
-                raise SnapshotError(f"{wish.name}: cancelled")
+                raise SnapshotError(f"{wish.called}: cancelled")
             suspension.suspend(HOLDER, deadline, frozen=True)
             suspended = True
             began = runtime.now()
@@ -177,7 +180,7 @@ class Snapshots:
             attempt.made = Base(wish.name, found)
             with self._lock:  # from here on `cancel` drops it
                 if attempt.cancelled:
-                    raise SnapshotError(f"{wish.name}: cancelled")
+                    raise SnapshotError(f"{wish.called}: cancelled")
                 attempt.written = True
         except BaseException:
             if suspended:
@@ -192,10 +195,13 @@ class Snapshots:
             paused = runtime.now() - began
         return Written(hash=found, paused_ns=paused, notices=notices + more, on=on)
 
-    def _freeze(self, attempt: Attempt, deadline: int | None) -> tuple[str, ...]:
+    def _freeze(
+        self, attempt: Attempt, deadline: int | None, stop: Sequence[Waitable]
+    ) -> tuple[str, ...]:
         """Have the guests that can keep their file systems as they are; return what the user may want to know.
 
-        They have half of the time until the deadline: the other is for the suspension.
+        All are asked at the same time, and have half of the time until the deadline: the other is for the suspension.
+        When one of `stop` is ready none is waited for.
         """
         if self._machine.suspended_by():  # no guest can answer
             return ()
@@ -203,21 +209,28 @@ class Snapshots:
             now = self._runtime.now()
             deadline = now + max(0, deadline - now) // 2
         notices = []
-        for vm in self._machine.vm_names():
+        services = self._machine.services
+        asked = [
+            (vm, services.begin_freeze(vm, _FROZEN_MS, deadline)) for vm in self._machine.vm_names()
+        ]
+        for vm, finish in asked:
+            if finish is None:
+                continue
             try:
-                if self._machine.services.freeze(vm, _FROZEN_MS, deadline):
-                    attempt.frozen.append(vm)
+                finish(stop)
+                attempt.frozen.append(vm)
             except ServiceError as exc:
-                notices.append(f"{attempt.wish.name}: not frozen before: {exc}")
+                notices.append(f"{attempt.wish.called}: not frozen before: {exc}")
         return tuple(notices)
 
     def _thaw(self, attempt: Attempt) -> None:
         """End what `_freeze` began; a guest that does not answer thaws by itself."""
-        while attempt.frozen:
-            with suppress(ServiceError):
-                self._machine.services.thaw(
-                    attempt.frozen.pop(), self._runtime.now() + _THAW_WITHIN
-                )
+        frozen, attempt.frozen = attempt.frozen, []
+        by = self._runtime.now() + _THAW_WITHIN
+        for finish in [self._machine.services.begin_thaw(vm, by) for vm in frozen]:
+            if finish is not None:
+                with suppress(ServiceError):
+                    finish(())
 
     def _look_for_changes(self, attempt: Attempt) -> tuple[str, ...]:
         """Find out which pages the layer has, and have changes tracked from here on."""
@@ -241,7 +254,7 @@ class Snapshots:
         why_not = dirty.start() if attempt.tracks else None
         if not wish.incremental:
             return ()
-        return (f"{wish.name} is a full snapshot: {why_not or why_all}",)
+        return (f"{wish.called} is a full snapshot: {why_not or why_all}",)
 
     def confirm(self, attempt: Attempt, *, end: bool = False) -> None:
         """Note that a written snapshot is on the disk; with `end` the machine ends by it, or else goes on.
@@ -250,12 +263,14 @@ class Snapshots:
         """
         with self._lock:
             if self._attempt is not attempt:
-                raise SnapshotError(f"{attempt.wish.name}: cancelled")
+                raise SnapshotError(f"{attempt.wish.called}: cancelled")
             self._hibernated = end and attempt.wish.held
             ends = self._hibernated
             if attempt.tracks or attempt.dirty is not None:
                 self._base = attempt.made if self._machine.dirty.started else None
             attempt.tracks, attempt.dirty = False, None
+            if ends:
+                self._ended.set()  # who waits for its turn has none any more
         if not ends:
             self.drop(attempt)
             return
@@ -285,15 +300,18 @@ class Snapshots:
     def _begin(self, attempt: Attempt, deadline: int | None) -> None:
         while True:
             with self._lock:
+                if self._hibernated:
+                    raise SnapshotError(f"{attempt.wish.name}: the machine has hibernated")
                 if self._attempt is None:
                     self._attempt = attempt
+                    self._cancelled.clear()
                     break
                 before = self._attempt.wish.name
                 self._ended.clear()
             self._runtime.retain_only(before, level=1)
             if not self._ended.wait(deadline):
                 raise SnapshotError(
-                    f"{attempt.wish.name}: the snapshot {before} is not finished yet:"
+                    f"{attempt.wish.called}: the snapshot {before} is not finished yet:"
                     " wait for it, or `hfsched snapshot cancel`"
                 )
         self._machine.user_hold.keep()

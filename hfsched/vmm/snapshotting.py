@@ -19,8 +19,9 @@ from hfsched.snapshot.layer import LayerWriter, Subject, Vm
 from hfsched.text import one_line
 from hfsched.vmm import saving
 from hfsched.vmm.attempt import Base, Watch
+from hfsched.vmm.generation import signal_change
 from hfsched.vmm.livememory import LiveMemory
-from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
+from hfsched.vmm.records import MACHINE_RECORD, READABLE, MachineRecord
 from hfsched.vmm.snapshotmemory import MappedMemory, SnapshotMemory, SwappedMemory
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from hfsched.memory.writeprotect import Run
     from hfsched.vmm.assembly import AssembledVm
     from hfsched.vmm.attempt import Wish
+    from hfsched.vmm.lazy import LazyMemory
     from hfsched.vmm.machine import Machine
 
 __all__ = ["COPIED_MAX", "Capture", "record_of", "restore", "subject_of"]
@@ -38,6 +40,7 @@ __all__ = ["COPIED_MAX", "Capture", "record_of", "restore", "subject_of"]
 MACHINE = "machine"  # the component that has the machine's record
 _PART = 256  # pages that are read and written at once
 COPIED_MAX = 256 << 20  # bytes
+HOT_MAX = 1 << 14  # runs
 
 
 def subject_of(machine: Machine, created: int) -> Subject:
@@ -81,7 +84,9 @@ class Capture:
                 raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
         subject = subject_of(machine, wish.created)
         self._machine = machine
-        self._writer = LayerWriter(wish.name, *files, subject, codec=wish.codec, **watch._asdict())
+        self._writer = LayerWriter(
+            wish.called, *files, subject, codec=wish.codec, **watch._asdict()
+        )
         self._memory, self._notices = _memory_of(machine, wish)
         self._runs: Mapping[str, Sequence[Run]] | None = (
             None  # of pages that are written at the end
@@ -112,6 +117,7 @@ class Capture:
         if base is not None and dirty is not None:
             self._writer.parent = Parent(base.name, base.hash)
         self._record = saving.save(machine, deadline)
+        self._hot = hot_pages(machine, dirty)
         runs: Mapping[str, Sequence[Run]] = {
             name: [(0, ram.size // PAGE_SIZE)] for name, ram in machine.rams.items()
         }
@@ -165,7 +171,7 @@ class Capture:
             self._writer.put(vm, first, pages)
         self._copies.clear()
         record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
-        found = self._writer.finish({MACHINE: record})
+        found = self._writer.finish({MACHINE: record}, self._hot)
         return found, () if self._writer.warning is None else (self._writer.warning,)
 
     def _write_kept(self, runs: Mapping[str, Sequence[Run]]) -> None:
@@ -196,6 +202,24 @@ def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str,
     return SwappedMemory(machine.swap, wish.name, machine.rams), ()
 
 
+def hot_pages(machine: Machine, dirty: DirtyPages | None) -> list[tuple[int, int, int]]:
+    """Return runs {number of the VM, first page, pages} of what the guests touched shortly before, as far as is known.
+
+    The last faults on memory that was out come first, the last one at the front, then what was written since
+    the last snapshot.
+    """
+    numbers = {vm.name: number for number, vm in enumerate(machine.assembly.vms)}
+    hot: dict[tuple[int, int], None] = {}
+    if machine.swap is not None:
+        for _, vm, offset in reversed(list(machine.swap.faults())):
+            hot[numbers[vm], offset // PAGE_SIZE] = None
+    made = [(number, page, 1) for number, page in hot]
+    if dirty is not None:
+        for vm, runs in dirty.runs.items():
+            made += [(numbers[vm], first, count) for first, count in runs]
+    return made[:HOT_MAX]
+
+
 def _room(pages: int) -> memoryview:
     """Return memory that is there: none of it is touched for the first time later."""
     if not pages:
@@ -210,9 +234,9 @@ def record_of(chain: Chain) -> MachineRecord:
     component = chain.state.get(MACHINE)
     if component is None:
         raise SnapshotError(f"{name}: it has no machine's state")
-    if component.version != MACHINE_RECORD:
+    if component.version not in READABLE:
         raise SnapshotError(
-            f"{name}: a machine's state of version {component.version}: {MACHINE_RECORD} is known here"
+            f"{name}: a machine's state of version {component.version}: up to {MACHINE_RECORD} is known here"
         )
     try:
         return msgspec.msgpack.decode(component.data, type=MachineRecord)
@@ -223,25 +247,29 @@ def record_of(chain: Chain) -> MachineRecord:
 def restore(
     chain: Chain,
     record: MachineRecord,
-    make: Callable[[MachineRecord], Machine],
+    make: Callable[[MachineRecord, LazyMemory | None], Machine],
     passed: int = 0,
     *,
     name: str | None = None,
+    lazy: LazyMemory | None = None,
 ) -> Machine:
     """Return the machine of a snapshot, ready to be started.
 
-    `record` is that of `record_of`; `make` makes a machine with it (`Machine(..., saved=record)`).  The guests'
+    `record` is that of `record_of`; `make` makes a machine with it, and with `lazy` memory, which owns the chain then
+    (`Machine(..., saved=record, lazy=lazy)`); without that all memory is read here.  The guests'
     counters go on from where they were, `passed` ns later.  Raises
     SnapshotError (UserError) for a snapshot of something else, or a damaged one; then it is closed.
     What changes from here on is known to its `snapshots` by the `name` of the snapshot's directory; None: it is not.
     """
-    machine = make(record)
+    machine = make(record, lazy)
     try:
         subject = subject_of(machine, 0)
         chain.check_machine(subject.machine, subject.vms)
-        for vm in machine.assembly.vms:
-            _fill(machine.rams[vm.name], chain, chain.number(vm.name))
+        if lazy is None:
+            for vm in machine.assembly.vms:
+                _fill(machine.rams[vm.name], chain, chain.number(vm.name))
         saving.restore(machine, record, passed)
+        signal_change(vm for vm in machine.assembly.vms if machine.made[vm.name].generation)
         if name is not None:
             machine.snapshots.begin_at(Base(name, chain.newest.hash))
     except BaseException:

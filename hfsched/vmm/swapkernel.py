@@ -21,6 +21,7 @@ from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.pagemap import all_mapped, open_pagemap
 from hfsched.swap.core.pagereader import OwedPages
 from hfsched.swap.core.resources import pack
+from hfsched.swap.core.stored import StoredPages
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.core.table import TRACKED_OFFSET, CoreTable, entry_offset, table_size
 from hfsched.swap.core.userfault import userfault
@@ -42,7 +43,8 @@ _TIER_PART = 4  # the compressed tier may have one part in so many of the guests
 class SwapKernel:
     """A userfaultfd for main's memory, stores for pages, main's page tables; `close` it last.
 
-    The swap file is in `directory` (None: none).  `kernel`: the kernel accesses guest memory too.
+    The swap file is in `directory` (None: none).  `kernel`: the kernel accesses guest memory too.  `stored` are
+    pages that a snapshot has; they stay the caller's.
     `program` is the monitor's, `child` makes a `ChildMember`, `resources` are what every monitor gets.
     Raises UserError for requirements that this machine does not meet.
     """
@@ -50,7 +52,14 @@ class SwapKernel:
     program = staticmethod(monitor)
     child = ChildMember
 
-    def __init__(self, directory: Path | None, rams: Mapping[str, Ram], *, kernel: bool) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        rams: Mapping[str, Ram],
+        *,
+        kernel: bool,
+        stored: StoredPages | None = None,
+    ) -> None:
         why_not = device.problem()
         if why_not is not None:
             raise UserError(f"swap: {why_not}")
@@ -65,7 +74,11 @@ class SwapKernel:
             stack.callback(os.close, self._pagemap)
             self._tracked = self._pagemap if writeprotect.tracks(self._uffd) else None
             self._memfds = [ram.fd for ram in rams.values()]
-            self.resources = pack(self.stores, self._memfds)
+            self._stored = stored
+            self._given = None if stored is None else stored.given
+            self.resources = pack(self.stores, self._memfds, self._given)
+            if stored is not None:
+                stored.begin(self.stores.table, pages)
             self._stack = stack.pop_all()
         parts = parts_of(rams)
         places = zip(rams.values(), parts, strict=True)
@@ -120,6 +133,10 @@ class SwapKernel:
         finally:
             table.close()
 
+    def damaged(self) -> int | None:
+        """Return the last page that a fault could not read from the snapshot; None: there was none."""
+        return None if self._stored is None else self._stored.damaged(self.stores.table)
+
     def faults(self, since: int) -> Iterator[Fault]:
         """Yield the last faults that were served, oldest first; see `hfsched.swap.core.faultlog`."""
 
@@ -141,7 +158,7 @@ class SwapKernel:
 
     def used(self) -> int:
         """Return how many pages are not zero, about, wherever they are."""
-        out = (State.FILE.value, State.COMPRESSED.value)
+        out = (State.FILE.value, State.COMPRESSED.value, State.STORED.value)
         there = sum(map(allocated, self._memfds)) // PAGE_SIZE
         states = self.states()
         return there + sum(states.count(state) for state in out)
@@ -149,7 +166,7 @@ class SwapKernel:
     def reader(self, pause: Callable[[], None]) -> OwedPages:
         """Return what reads pages where they are; `pause` waits for a moment."""
         regions = [guestpages.Region(fd, os.fstat(fd).st_size // PAGE_SIZE) for fd in self._memfds]
-        return OwedPages(self.stores, regions, pause)
+        return OwedPages(self.stores, regions, pause, self._given)
 
 
 def parts_of(rams: Mapping[str, Ram]) -> list[Part]:

@@ -24,6 +24,7 @@ from hfsched.swap.core.faultlog import Fault
 from hfsched.swap.protocol.messages import reply_text
 from hfsched.swap.report.footprint import held
 from hfsched.swap.report.picture import CELL, mark_empty, picture
+from hfsched.vmm.lazy import Damage
 from hfsched.vmm.swapkernel import SwapKernel, parts_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.suspension import Suspension
     from hfsched.swap.core.pagereader import OwedPages
     from hfsched.swap.protocol.messages import Status
+    from hfsched.vmm.lazy import LazyMemory
 
 __all__ = ["MachineSwap"]
 
@@ -50,6 +52,8 @@ class MachineSwap:
     The swap file is in `directory`; None: there is none, and `swap_out` is refused.  `members` are
     the other processes that map guest memory, a step of `suspension`; `kernel`: the kernel accesses
     guest memory too (KVM), which takes more privileges to serve.  `backing` is called as `SwapKernel` is.
+    With `lazy` memory comes out of a snapshot as it is accessed; `on_damage(vm, why)` is called on the client's
+    task when some of a VM's cannot: it must have the VM's vCPUs fail, and not block.
     Raises UserError for requirements that this machine does not meet.  When the monitor dies and none
     can be started, the client's task ends with a UserError, which the runtime reports, unless all
     memory is in.
@@ -64,6 +68,8 @@ class MachineSwap:
         members: MemberSet,
         *,
         kernel: bool,
+        lazy: LazyMemory | None = None,
+        on_damage: Callable[[str, str], None] = lambda _vm, _why: None,
         backing: Callable[..., SwapKernel] = SwapKernel,
     ) -> None:
         self._runtime = runtime
@@ -71,12 +77,23 @@ class MachineSwap:
         self._memfds = {name: ram.fd for name, ram in rams.items()}
         self.sizes = {name: ram.size // PAGE_SIZE for name, ram in rams.items()}  # pages
         with ExitStack() as stack:
-            self.backing = backing(directory, rams, kernel=kernel)
+            self._lazy = lazy
+            self._parts = parts_of(rams)
+            if lazy is None:
+                self.backing = backing(directory, rams, kernel=kernel)
+            else:
+                stack.callback(lazy.close)
+                stored = lazy.open(rams)
+                self.backing = backing(directory, rams, kernel=kernel, stored=stored)
             stack.callback(self.backing.close)
+            damage = None
+            if lazy is not None:
+                event = runtime.adopt_eventfd("swap.alarm", os.dup(stored.alarm))
+                damage = Damage(event, self.backing.damaged, self._place, lazy.why, on_damage)
+                stack.callback(damage.close)
             self._members = members
             hold = Holder(suspension, "swap", frozen=True)
             self._hold = hold
-            self._parts = parts_of(rams)
             self.client = MonitorClient(
                 runtime,
                 self.backing.program,
@@ -86,6 +103,7 @@ class MachineSwap:
                 on_unserved=self._unserved,
                 needed=self.backing.needed,
                 staged=self.backing.staged,
+                alarm=damage,
             )
             self.footprint = self.backing.footprint(self.client.monitor_pid)
             try:
@@ -159,6 +177,12 @@ class MachineSwap:
                 self.client.collect(deadline)
                 self._members.remove(dead)
 
+    def start(self) -> None:
+        """Begin to bring in what the guests do not access, of memory that comes out of a snapshot."""
+        if self._lazy is not None and self._lazy.fill:
+            with suppress(SwapError):  # the monitor is being replaced; faults bring what is needed
+                self.client.disable()
+
     def enable(self, deadline: int | None = None) -> int:
         """Suspend the machine and stage its memory; return how many pages.
 
@@ -216,11 +240,15 @@ class MachineSwap:
 
         See `hfsched.swap.core.faultlog`.  Also while there is no monitor.
         """
-        starts = [part.offset for part in self._parts]
         for fault in self.backing.faults(since):
-            offset = fault.page * PAGE_SIZE
-            part = self._parts[bisect_right(starts, offset) - 1]
-            yield fault, part.name, offset - part.offset
+            vm, page = self._place(fault.page)
+            yield fault, vm, page * PAGE_SIZE
+
+    def _place(self, page: int) -> tuple[str, int]:
+        """Return the VM of a page of all, and which page of its memory that is."""
+        starts = [part.offset for part in self._parts]
+        part = self._parts[bisect_right(starts, page * PAGE_SIZE) - 1]
+        return part.name, page - part.offset // PAGE_SIZE
 
     def pictures(self, names: Sequence[str] = (), cell: int = CELL) -> dict[str, str]:
         """Return pictures of these VMs (default: all), a character for each `cell` pages."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from hfsched.errors import HfschedError, UserError
 from hfsched.mailbox.ports import PortMessage, frame
 from hfsched.scheduler.outbox import Sent
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from hfsched.runtime.base import Event, Runtime
     from hfsched.scheduler.outbox import Outbox
-    from hfsched.services.host import GuestServicesRecord
+    from hfsched.services.host import Finish, GuestServicesRecord
     from hfsched.vmm.assembly import AssembledVm, Assembly
 
 __all__ = ["MachineServices", "NotOfferedError", "VmServices"]
@@ -38,6 +40,7 @@ _NAMES = {
 
 
 LONG_PAUSE = 1_000_000_000  # ns
+_MACHINE_KEY = "machine"
 
 
 class NotOfferedError(UserError):
@@ -97,7 +100,7 @@ class VmServices:
         services.deliver(message.payload)
 
     def _make(self) -> GuestServices:
-        keys = {"machine": self._machine.encode(), "vm": self._vm.name.encode()}
+        keys = {_MACHINE_KEY: self._machine.encode(), "vm": self._vm.name.encode()}
         transport = _OutboxTransport(self._vm.outbox)
         self.made = GuestServices(self._runtime, self._vm.name, transport, keys=keys)
         return self.made
@@ -127,8 +130,14 @@ class VmServices:
                 self.made.tell_time(wall)
 
     def restore(self, record: GuestServicesRecord) -> None:
-        """Take a record over, before the vCPUs run; it is paused until `start`."""
-        self._make().restore(record)
+        """Take a record over, before the vCPUs run; it is paused until `start`.
+
+        The key `machine`, if there is one, becomes the name that the machine has now.
+        """
+        keys = record.keys
+        if _MACHINE_KEY in keys:
+            keys = {**keys, _MACHINE_KEY: self._machine.encode()}
+        self._make().restore(replace(record, keys=keys))
 
     def start(self, wall: int | None) -> None:
         """Start what was restored, before the vCPUs run."""
@@ -241,17 +250,29 @@ class MachineServices:
         Not while the machine is suspended: the guest could not answer.  Raises ServiceError if it does not do it by
         the deadline (ns); then it is not frozen, or thaws.
         """
+        finish = self.begin_freeze(vm, timeout_ms, deadline)
+        if finish is not None:
+            finish(())
+        return finish is not None
+
+    def begin_freeze(self, vm: str, timeout_ms: int, deadline: int | None = None) -> Finish | None:
+        """Do `freeze` without waiting: what is returned waits, as `GuestServices.begin` has it; None: the guest cannot."""
         try:
             services = self[vm].offering(ServiceId.FREEZE)
         except NotOfferedError:
-            return False
-        services.freeze(timeout_ms, deadline)
-        return True
+            return None
+        return services.begin_freeze(timeout_ms, deadline)
 
     def thaw(self, vm: str, deadline: int | None = None) -> None:
         """End a freeze; likewise not while suspended.  A guest that has ended meanwhile is no error."""
+        finish = self.begin_thaw(vm, deadline)
+        if finish is not None:
+            finish(())
+
+    def begin_thaw(self, vm: str, deadline: int | None = None) -> Finish | None:
+        """Do `thaw` without waiting, likewise."""
         try:
             services = self[vm].offering(ServiceId.FREEZE)
         except NotOfferedError:
-            return
-        services.thaw(deadline)
+            return None
+        return services.begin_thaw(deadline)

@@ -18,11 +18,18 @@ from hypothesis import strategies as st
 from progress import QUIET, Quiet
 from test_environments import error, limited
 from test_events_command import answers
+from test_guest_commands import heard
 from test_swap_command import can_swap, children, machine, say, until
 
 from hfsched import limits
 from hfsched.cli import preflight
-from hfsched.cli.preflight import MOST, Clients, check_limits, clients_within
+from hfsched.cli.preflight import (
+    MOST,
+    Clients,
+    check_limits,
+    clients_within,
+    spare_for_clients,
+)
 from hfsched.control import command_server, commands, port_server, wire
 from hfsched.vmm.manifest import MachineSpec, VmSpec
 
@@ -66,6 +73,7 @@ def test_a_library_changes_no_limit_and_a_run_raises_the_soft_one_to_what_is_nee
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         assert hard == before[1]
         needed = 100 * (preflight._FILES_VM + 2 * preflight._FILES_VCPU)
+        needed += 100 * preflight._FILES_SERVICES
         assert needed + MOST.ports * preflight._PORT_FILES < soft < needed + 1100
         assert check_limits(spec, 1) == MOST
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == soft, "once is enough"
@@ -126,7 +134,7 @@ def test_clients_are_refused_before_the_reserve_is_used(
     ready(echo, directory)
     with ExitStack() as held:
         answered = crowd(directory, held, 40)
-        clients = clients_within(limit - 30, 1)
+        clients = clients_within(spare_for_clients(limit - 30, 1), 1)
         assert answered["ports served"] == clients.ports
         assert answered["ports too-many"] == 40 - clients.ports
         assert answered["control served"] == max(0, clients.commands - 1)
@@ -135,6 +143,24 @@ def test_clients_are_refused_before_the_reserve_is_used(
         echo.type("hello\n")
         assert echo.wait() == 0, echo.err
     assert "a: hello" in echo.out
+
+
+def test_services_of_guests_take_nothing_of_the_reserve_beside_clients(
+    run: Start, hfsched: Start, runtime_directory: Path
+) -> None:
+    guests = ("--engine", "script", "a=utility", "b=utility", "c=echo")
+    demo = run(*guests, "--name", "few", **limited(resource.RLIMIT_NOFILE, 130))
+    ready(demo, runtime_directory / "hfsched" / "few")
+    for name in ("a", "b"):
+        heard(demo, f"@{name} state", f"{name}: ready 6 ")
+    before = descriptors(demo.pid)
+    with ExitStack() as held:
+        asked = hfsched("kvp", "get", "few/a", "os")
+        assert (asked.wait(), asked.out) == (0, "utility\n")
+        answered = crowd(runtime_directory / "hfsched" / "few", held, 40)
+        assert answered["ports served"] > 0 < answered["ports too-many"]
+        assert before < descriptors(demo.pid) <= 130 - preflight._RESERVE
+    assert demo.wait() == 0
 
 
 @can_swap

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from progress import Quiet
 from talk import TARGETS, UNICORN, Target
+from test_environments import limited
 from test_guest_commands import heard, said
 from test_suspend_command import begin, refused, say
 from test_swap_command import can_swap, until
@@ -181,6 +185,65 @@ def test_a_guest_is_frozen_for_it_and_thawed_here_and_there(
     assert again.wait() == 0
 
 
+def test_a_guest_that_says_nothing_takes_no_other_ones_time(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    guests = [f"{name}={unicorn.image('utility')}" for name in ("a", "b", "c")]
+    demo = begin(run, *("--engine", "unicorn", *guests, "--linger", "60"))
+    for name in ("a", "b"):
+        demo.type(f"@{name} mute 1\n")
+        demo.until(rf"^{name}: mute$")
+    take = hfsched("snapshot", "take", "demo", "monday", "--within", "3s")
+    assert take.wait() == 0, take.err
+    for name in ("a", "b"):
+        assert f"monday: not frozen before: vm {name}: freeze: timed out" in take.err
+    assert "vm c" not in take.err
+    assert demo.wait() == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+def test_a_guest_that_says_nothing_is_not_waited_for_once_it_is_cancelled(
+    run: Start, hfsched: Start, unicorn: Target, how: str
+) -> None:
+    guest = f"u={unicorn.image('utility')}"
+    demo = begin(run, *("--engine", "unicorn", guest, "--linger", "60"))
+    heard(demo, "state", "ready 6")
+    assert said(demo, "mute 1") == "mute"
+    take = hfsched("snapshot", "take", "demo", "monday", "--within", "4m")
+    heard(demo, "state", "mute 0")  # it has been asked
+    began = time.monotonic()
+    if how == "cancel":
+        assert say(hfsched, "snapshot", "cancel", "demo") == "snapshot monday is cancelled\n"
+        assert take.wait() == 1
+        assert take.err.endswith("monday: cancelled\n")
+    else:
+        take.interrupt()
+        assert take.wait() == 130
+    say(hfsched, "snapshot", "take", "demo", "tuesday", "--within", "30s")  # its turn
+    assert time.monotonic() - began < 60  # of two minutes
+    assert demo.wait() == 0
+
+
+def test_what_cannot_be_written_is_named_as_the_user_did(
+    run: Start, hfsched: Start, unicorn: Target
+) -> None:
+    guests = [f"{name}={unicorn.image('stress')}" for name in ("a", "b")]
+    demo = run(
+        *("--engine", "unicorn", *guests, "--memory", "2MiB", "--name", "demo", "--linger", "60"),
+        **limited(resource.RLIMIT_FSIZE, 5 << 19),
+    )
+    for name in ("a", "b"):
+        demo.type(f"@{name} fill 7\n")
+        demo.until(rf"^{name}: ok \d+$")
+    Path("deep").mkdir()
+    for directory in ("deep/monday", f"{Path.cwd()}/monday", "deep/monday/"):
+        status, error = refused(hfsched, "snapshot", "take", directory)
+        text = f"{directory.rstrip('/')}/pages: cannot be written: File too large "
+        assert (status, error) == (1, f"{text}(ulimit -f is 2560 KiB)\n")
+        assert not list(Path("deep").iterdir())
+    assert demo.wait() == 0
+
+
 def problem() -> str | None:
     """Return why no snapshot is incremental here."""
     pagemap = open_pagemap()
@@ -281,6 +344,32 @@ def test_an_answer_to_a_line_comes_after_the_restore(
     assert again.wait() == 0
 
 
+def test_a_machine_that_the_user_had_suspended_is_suspended_again(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    demo = begin(run, *("--engine", target.engine, f"g={target.image('trusty')}", "--linger", "60"))
+    demo.type("sleep 300\necho begun\n")
+    demo.until("begun")
+    say(hfsched, "suspend", "demo")
+    say(hfsched, "hibernate", "demo", "night")
+    assert demo.wait() == 4
+    again = run("--restore", "night", "--linger", "60")
+    again.until(r"machine demo is suspended, as when it was saved: `hfsched resume demo`$", "err")
+    again.type("echo later\n")
+    time.sleep(0.5)  # the sleep of the guest would be over, were it not
+    assert again.out == ""
+    say(hfsched, "snapshot", "take", "demo", "again")
+    assert say(hfsched, "suspend", "demo") == "machine demo was suspended already\n"
+    say(hfsched, "resume", "demo")
+    again.until(r"^g: slept \d+ ms$")
+    assert again.wait() == 0
+    assert "later" in again.out
+    alone = run("--clone", "again", "--no-sockets", "--linger", "60")
+    alone.until(r"^g: slept \d+ ms$")
+    assert alone.wait() == 0
+    assert "it was saved; --no-sockets: it is resumed" in alone.err
+
+
 def drained(client: Connection) -> tuple[int, str]:
     """Return how many messages come before the end, and its reason."""
     count = 0
@@ -330,7 +419,11 @@ def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) ->
         assert refused(hfsched, "run", "--restore", *words) == (status, text)
     assert refused(hfsched, "run", "trusty.bin", "--clock", "host") == (
         2,
-        "--clock needs --restore DIR\n",
+        "--clock needs --restore DIR or --clone DIR\n",
+    )
+    assert refused(hfsched, "run", "trusty.bin", "--eager") == (
+        2,
+        "--eager needs --restore DIR or --clone DIR\n",
     )
     shutil.copytree("whole", "cut")
     pages = Path("cut", "pages")
@@ -345,6 +438,32 @@ def test_what_cannot_be_restored(run: Start, hfsched: Start, unicorn: Target) ->
     status, error = refused(hfsched, "run", "--restore", "cut")
     assert status == 1
     assert "hfsched: error: cut/pages: frame 0: " in error
+
+
+def test_a_damaged_frame_is_found_before_or_when_it_is_needed(
+    run: Start, hfsched: Start, target: Target
+) -> None:
+    machine = started(run, target)
+    say(hfsched, "snapshot", "take", "demo", "whole", "--codec", "raw")
+    assert machine.wait() == 0
+    pages = Path("whole", "pages")
+    data = bytearray(pages.read_bytes())
+    for at in range(32 * 4096, len(data), 4096):  # all frames but the first, which has the mailbox
+        data[at] ^= 1
+    pages.write_bytes(data)
+    status, error = refused(hfsched, "run", "--restore", "whole", "--eager")
+    assert status == 1
+    assert error.endswith(
+        "error: whole/pages: frame 1: its checksum is wrong: the file is damaged\n"
+    )
+    again = run("--restore", "whole", "--linger", "60")
+    again.type(CHECK)
+    assert again.wait() == 1
+    assert re.search(
+        r"page \d+ of its memory is damaged: whole/pages: frame \d+: its checksum is wrong: the file is damaged",
+        again.err,
+    )
+    assert "ok" not in again.out
 
 
 def test_python_guests_cannot(run: Start, hfsched: Start) -> None:

@@ -72,6 +72,34 @@ def test_a_running_machine_keeps_its_name() -> None:
         assert (first.path / "ports").exists()
 
 
+def test_copies_have_the_first_numbers_that_are_free() -> None:
+    with (
+        runtime_dir.claim("demo"),
+        runtime_dir.claim_numbered("demo") as second,
+        runtime_dir.claim("demo-3"),
+        runtime_dir.claim_numbered("demo") as fourth,
+    ):
+        assert (second.name, fourth.name) == ("demo-2", "demo-4")
+        second.close()
+        with runtime_dir.claim_numbered("demo") as again:
+            assert again.name == "demo-2"
+    with runtime_dir.claim_numbered("x" * 63) as long:
+        assert long.name == "x" * 61 + "-2"
+
+
+def test_no_number_is_free(monkeypatch: pytest.MonkeyPatch, xdg: Path) -> None:
+    monkeypatch.setattr(runtime_dir, "_NUMBERS", range(2, 4))
+    with (
+        runtime_dir.claim_numbered("demo"),
+        runtime_dir.claim_numbered("demo"),
+        pytest.raises(UserError, match="demo-2 to demo-3 are running: give a --name"),
+    ):
+        runtime_dir.claim_numbered("demo")
+    (xdg / "hfsched").chmod(0o777)
+    with pytest.raises(UserError, match="hfsched"):
+        runtime_dir.claim_numbered("demo")
+
+
 def test_a_dead_machines_leftovers_are_replaced(xdg: Path) -> None:
     left = xdg / "hfsched" / "demo"
     left.mkdir(0o700, parents=True)

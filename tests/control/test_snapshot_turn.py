@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -49,6 +50,7 @@ from hfsched.vmm.snapshots import Snapshots
 from .harness import WITHIN, runtime_directory
 
 if TYPE_CHECKING:
+    from hfsched.runtime.base import Waitable
     from hfsched.vmm.machine import Machine
 
 HASH = bytes(range(32))
@@ -89,23 +91,38 @@ class Services:
         self.deadlines: list[int] = []
         self.meanwhile: Callable[[], object] = lambda: None
         self.log: list[str] = []
+        self.stopped: list[bool] = []
 
-    def freeze(self, vm: str, timeout_ms: int, deadline: int | None = None) -> bool:
+    def begin_freeze(
+        self, vm: str, timeout_ms: int, deadline: int | None = None
+    ) -> Callable[[Sequence[Waitable]], bytes] | None:
         if vm not in self.guests:
-            return False
+            return None
         assert deadline is not None
         self.deadlines.append(deadline)
         self.log.append(f"freeze {vm} {timeout_ms}")
-        self.meanwhile()
-        if not self.guests[vm]:
-            raise ServiceError(vm, "freeze", ServiceAnswer(ServiceStatus.TIMED_OUT))
-        return True
 
-    def thaw(self, vm: str, deadline: int | None = None) -> None:
+        def finish(stop: Sequence[Waitable]) -> bytes:
+            self.meanwhile()
+            self.stopped.append(bool(select.select([stop[0]], [], [], 0)[0]))
+            if not self.guests[vm]:
+                raise ServiceError(vm, "freeze", ServiceAnswer(ServiceStatus.TIMED_OUT))
+            return b""
+
+        return finish
+
+    def begin_thaw(
+        self, vm: str, deadline: int | None = None
+    ) -> Callable[[Sequence[Waitable]], bytes]:
         assert deadline is not None
         self.log.append(f"thaw {vm}")
-        if vm == "b":
-            raise ServiceError(vm, "thaw", ServiceAnswer(ServiceStatus.TIMED_OUT))
+
+        def finish(_stop: Sequence[Waitable]) -> bytes:
+            if vm == "b":
+                raise ServiceError(vm, "thaw", ServiceAnswer(ServiceStatus.TIMED_OUT))
+            return b""
+
+        return finish
 
 
 class Ports:
@@ -397,6 +414,18 @@ def test_another_one_waits_for_its_turn(served: Served, client: Client) -> None:
     other.sock.close()
 
 
+def test_one_that_waits_for_its_turn_hears_that_the_machine_has_hibernated(
+    served: Served, client: Client
+) -> None:
+    assert isinstance(client.ask(request(hold=True), *empty()), SnapshotWritten)
+    other = Client(served)
+    other.send(request(), *empty())
+    served.until(lambda: not served.machine.snapshots._ended.is_set())
+    assert client.ask(SnapshotConfirm(end=True)) == Done()
+    assert other.answer() == refusal("s: the machine has hibernated")
+    other.sock.close()
+
+
 def test_what_is_no_empty_file_is_refused_and_nothing_is_kept(
     served: Served, client: Client, tmp_path: Path
 ) -> None:
@@ -509,7 +538,7 @@ def test_guests_freeze_before_and_thaw_after(served: Served, client: Client, end
     machine = served.machine
     machine.services.guests = {"a": True, "b": True, "c": False}
     froze = [f"freeze {vm} 10000" for vm in "abc"]
-    thawed = ["thaw b", "thaw a"]
+    thawed = ["thaw a", "thaw b"]
     match end:
         case "written":
             notices = taken(client).notices
@@ -549,6 +578,10 @@ def test_one_that_is_cancelled_while_guests_freeze_never_suspends(
     assert client.ask(request(), *empty()) == refusal("s: cancelled")
     assert services.log == ["freeze a 10000", "thaw a"]
     assert served.machine.layers == []
+    assert services.stopped == [True]  # by then: no guest is waited for
+    services.meanwhile = lambda: None
+    taken(client)
+    assert services.stopped[1:] == [False]
 
 
 @pytest.mark.parametrize("hold", [False, True])
@@ -623,7 +656,7 @@ def test_what_is_cancelled_before_its_client_has_said_so_is_not_left(
             served.until(lambda: served.status().written)
             served.ask(SnapshotCancel())
 
-    with pytest.raises(UserError, match=r"^s: cancelled$"):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/s: cancelled$"):
         take(
             served.path, str(tmp_path / "s"), Wanted(end=end), time.monotonic() + WITHIN, cancelled
         )

@@ -61,6 +61,43 @@ def test_a_second_suspension_is_like_the_first() -> None:
         assert case.mirror.before_run(0)
 
 
+def test_who_is_kept_out_is_not_waited_for() -> None:
+    case = Case(RUN, RUN, RUN)
+    assert case.mirror.in_run(0)
+    for _ in range(2):
+        case.mirror.suspend()
+        case.mirror.keep_out([0, 2])
+        assert not case.mirror.wait_quiesced(0), "the other one may execute"
+        with pytest.raises(ParkedError):
+            case.mirror.before_run(1)
+        assert case.mirror.wait_quiesced(0)
+        assert not case.mirror.in_run(0)
+        with pytest.raises(ParkedError):
+            case.mirror.before_run(2)  # work was posted to it
+        assert case.mirror.wait_quiesced(0)
+        assert case.mirror.resume() == [0, 2], "they are to be let in"
+        assert case.mirror.in_run(0)
+        assert case.mirror.before_run(1)
+        assert case.mirror.before_run(2)
+    assert case.mirror.suspend() == [0, 1, 2]
+    assert case.mirror.resume() == []
+
+
+def test_a_stop_waits_for_who_was_kept_out() -> None:
+    case = Case(RUN, RUN)
+    case.mirror.suspend()
+    case.mirror.keep_out([0])
+    with pytest.raises(ParkedError):
+        case.mirror.before_run(1)
+    assert case.mirror.wait_quiesced(0)
+    assert case.mirror.stop() == [0, 1], "both are to be kicked"
+    case.mirror.keep_out([0])  # noted too late
+    case.mirror.leave(1)
+    assert not case.mirror.wait_quiesced(0)
+    case.mirror.leave(0)
+    assert case.mirror.wait_quiesced(0)
+
+
 def test_who_leaves_during_a_suspension_is_waited_for_no_more() -> None:
     case = Case(RUN, WFM)
     case.mirror.suspend()

@@ -194,9 +194,8 @@ def test_select_takes_events_and_channels_together(rt: ThreadRuntime) -> None:
 # Locks and cells.
 
 
-@pytest.mark.parametrize("fair", [False, True])
-def test_a_lock_excludes(checked: ThreadRuntime, fair: bool) -> None:
-    lock, inside, seen = checked.lock("l", fair=fair), [0], []
+def test_a_lock_excludes(checked: ThreadRuntime) -> None:
+    lock, inside, seen = checked.lock("l"), [0], []
 
     def body() -> None:
         for _ in range(200):
@@ -211,9 +210,8 @@ def test_a_lock_excludes(checked: ThreadRuntime, fair: bool) -> None:
     assert seen == [1] * 800
 
 
-@pytest.mark.parametrize("fair", [False, True])
-def test_a_lock_taken_by_hand_keeps_others_out(checked: ThreadRuntime, fair: bool) -> None:
-    lock, seen = checked.lock("l", fair=fair), []
+def test_a_lock_taken_by_hand_keeps_others_out(checked: ThreadRuntime) -> None:
+    lock, seen = checked.lock("l"), []
     lock.acquire()
 
     def other() -> None:
@@ -229,31 +227,12 @@ def test_a_lock_taken_by_hand_keeps_others_out(checked: ThreadRuntime, fair: boo
     lock.release()
 
 
-@pytest.mark.parametrize("fair", [False, True])
-def test_a_lock_is_free_after_an_exception(rt: ThreadRuntime, fair: bool) -> None:
-    lock = rt.lock("l", fair=fair)
+def test_a_lock_is_free_after_an_exception(rt: ThreadRuntime) -> None:
+    lock = rt.lock("l")
     with pytest.raises(ValueError, match="inside"), lock:
         raise ValueError("inside")
     with lock:
         pass
-
-
-def test_a_fair_lock_is_handed_over_in_the_order_of_arrival(checked: ThreadRuntime) -> None:
-    lock, order = checked.lock("l", fair=True), []
-
-    def body(number: int) -> None:
-        with lock:
-            order.append(number)
-
-    tasks = []
-    with lock:
-        for number in range(8):
-            tasks.append(checked.spawn(f"t{number}", partial(body, number)))
-            while len(lock._queue) <= number:  # type: ignore[attr-defined]
-                checked.checkpoint("until it queues")
-    body(8)  # who comes back at once is behind all of them
-    assert all(task.join(later(checked)) for task in tasks)
-    assert order == list(range(9))
 
 
 def test_flags(rt: ThreadRuntime) -> None:

@@ -33,6 +33,8 @@ from hfsched.swap.client.client import MonitorClient
         "commands=discard-enable-discard",
         "commands=enable-out,child=lives,guests=0",
         "commands=enable-close,guests=0,deaths=1,failing_starts=1",
+        "commands=disable,stored=true",
+        "commands=status,stored=true,damaged=true",
         "commands=live",
         "commands=enable-out-live",
         "commands=live-disable,guests=0,deaths=1",
@@ -74,6 +76,13 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
 def test_larger_machines_are_sampled(spec: str) -> None:
     strategy = make("portfolio", 1)
     result = search(find(f"swap,{spec}"), strategy, until=lambda so_far: so_far.executions >= 300)
+    assert result.failure is None
+
+
+def test_an_enable_that_fails_beside_a_death_leaves_nothing_staged() -> None:
+    """The request that undoes it may have passed its deadline before another monitor serves."""
+    spec = "swap,deadlines=true,deaths=1,failing_starts=1,commands=enable,guests=0"
+    result = search(find(spec), make("pos", 1), until=lambda so_far: so_far.executions >= 2000)
     assert result.failure is None
 
 
@@ -136,6 +145,8 @@ def test_what_spares_states_changes_no_end(spec: str) -> None:
         ("child=sleeps", "child=sleeps: not lives, dies, static"),
         ("workers=2", "workers=2: not in 1..1"),
         ("failing_starts=1", "failing_starts=1: not in 0..0"),
+        ("damaged=true", "damaged=true needs stored=true"),
+        ("damaged=true,stored=true,beside=discard", "a discard would make zero what cannot be"),
         ("deaths=-1", "deaths=-1: not in 0..4"),
     ],
 )

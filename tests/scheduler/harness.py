@@ -98,6 +98,14 @@ class TracedInterface:
         self.preempted.append((vm, vcpu))
         self._interface.preempt(vm, vcpu)
 
+    def keep_out(self, vm: int, vcpu: int) -> bool:
+        self._point(f"preempt {vm}.{vcpu}")
+        self.preempted.append((vm, vcpu))
+        return self._interface.keep_out(vm, vcpu)
+
+    def let_in(self, vm: int, vcpu: int) -> None:
+        self._interface.let_in(vm, vcpu)
+
     def info(self, vm: int) -> VmInfo | None:
         return self._interface.info(vm)
 

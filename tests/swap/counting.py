@@ -156,7 +156,7 @@ def restored(where: Path) -> Iterator[Machine]:
     failures: list[str] = []
     runtime = ThreadRuntime(lambda task, error: failures.append(f"{task}: {error!r}"))
 
-    def make(record: MachineRecord) -> Machine:
+    def make(record: MachineRecord, _lazy: object) -> Machine:
         return Machine(spec_of(record), runtime, log=lambda _vm, _line: None, saved=record)
 
     with closing(open_chain(where)) as chain:

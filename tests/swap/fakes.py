@@ -117,6 +117,9 @@ class FakePages:
         self.file -= moved
         return Progress(moved, done=not self.file, problem=self.problem)
 
+    def faults(self) -> int:
+        return 0
+
     def quiesce(self) -> None:
         self._raise()
 

@@ -45,7 +45,18 @@ pytestmark = needs_userfault
 
 PAGES = 8
 SECOND = 1_000_000_000
-WORDS = ("table", "file-out", "file-in", "staging", "tier", "aside", "ram")
+WORDS = (
+    "table",
+    "file-out",
+    "file-in",
+    "staging",
+    "tier",
+    "aside",
+    "ram",
+    "frames",
+    "alarm",
+    "layer",
+)
 
 
 def descriptors() -> dict[str, str]:
@@ -111,13 +122,13 @@ def test_any_resources_are_unpacked_or_refused(
 ) -> None:
     fds = world.pick(numbers)
     try:
-        stores, regions = unpack(words, fds)
+        stores, regions, stored = unpack(words, fds)
     except (ValueError, OSError):
         return
-    assert pack(stores, [region.fd for region in regions]).fds
+    assert pack(stores, [region.fd for region in regions], stored).fds
     before = descriptors()
     with contextlib.suppress(HfschedError):
-        GuestPages(stores, regions).close()
+        GuestPages(stores, regions, stored=stored).close()
     assert descriptors() == before
 
 
@@ -127,8 +138,8 @@ def test_resources_in_another_order_are_the_same_and_one_less_is_none(
 ) -> None:
     words, fds = world.resources.words, world.resources.fds
     assert len(words) == 6
-    made, regions = unpack([words[at] for at in order], [fds[at] for at in order])
-    assert (made, regions) == unpack(words, fds)
+    made = unpack([words[at] for at in order], [fds[at] for at in order])
+    assert made == unpack(words, fds)
     rest = [at for at in order if at != left]
     missing = left < 6 and words[left] not in ("tier", "aside")
     if missing:

@@ -177,6 +177,7 @@ def test_resources_come_out_as_they_went_in(tmp_path: Path, staging: Staging) ->
     assert unpack(given.words, given.fds) == (
         stores,
         [Memory(guest.ram.fd, PAGES) for guest in guests],
+        None,
     )
     with pytest.raises(ValueError, match="resources table"):
         unpack(given.words[:1], given.fds[:1])

@@ -66,7 +66,7 @@ def test_without_interrupts_there_is_no_controller_and_x86_64_has_no_psci() -> N
 
 
 BLOBS = {
-    "plain": device_tree(BASE, SIZE, 1),
+    "plain": device_tree(BASE, SIZE, 1, devices=[DeviceNode.generation_id()]),
     "many": device_tree(0x12_3450_0000, 1 << 36, 32, bootargs="a b", devices=[VIRTIO]),
     "x86_64": device_tree(BASE, SIZE, 2, machine="x86_64"),
 }

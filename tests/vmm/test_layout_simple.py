@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hfsched.abi.vmgenid import GENERATION_BASE
 from hfsched.errors import ConfigError
 from hfsched.hypervisor.pl011 import PL011_BASE, PL011_SIZE
 from hfsched.vmm.layout import ADDRESS_MAX, Layout
@@ -20,7 +21,10 @@ class Plain:
 
     def __init__(self) -> None:
         self.taken: list[tuple[int, int, str]] = []
-        self.windows = [(PL011_BASE, PL011_BASE + PL011_SIZE, "PL011")]
+        self.windows = [
+            (PL011_BASE, PL011_BASE + PL011_SIZE, "PL011"),
+            (GENERATION_BASE, GENERATION_BASE + PAGE, "generation id"),
+        ]
 
     def reserve_window(self, device: str, base: int, size: int) -> None:
         what = f"[{base:#x}, {base + size:#x})"
@@ -78,7 +82,7 @@ class Plain:
 sizes = st.integers(1, 24).map(lambda pages: pages * PAGE) | st.sampled_from(
     [GIB // 4, GIB // 2, GIB - PAGE, GIB, 3 * GIB, ADDRESS_MAX - 5 * GIB, ADDRESS_MAX]
 )
-edges = st.sampled_from([PL011_BASE, GIB, 2 * GIB, 4 * GIB, ADDRESS_MAX])
+edges = st.sampled_from([PL011_BASE, GENERATION_BASE, GIB, 2 * GIB, 4 * GIB, ADDRESS_MAX])
 bases = st.builds(
     lambda edge, pages: max(0, edge + pages * PAGE), edges, st.integers(-48, 48)
 ) | st.sampled_from([0, GIB // 2, 3 * GIB, 512 * GIB])

@@ -24,7 +24,7 @@ from hfsched.vmm.attempt import Wish
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
-from hfsched.vmm.records import MachineRecord
+from hfsched.vmm.records import MACHINE_RECORD, MachineRecord
 from hfsched.vmm.saving import restore, save, spec_of
 
 WITHIN = QUIET_NS
@@ -108,6 +108,33 @@ def test_a_guest_that_waits_goes_on(engine: EngineName, image: str, runtime: Thr
             end = machine.endpoint(machine.vm_names()[0], 1)
             sent(end, b"hello", runtime)
             assert received(end, runtime) == answer
+            assert machine.stop() == []
+
+
+def test_what_the_user_had_suspended_runs_nothing_before_it_is_resumed(
+    engine: EngineName, runtime: ThreadRuntime
+) -> None:
+    with made(chain(engine, 1), runtime) as machine:
+        machine.start()
+        end = machine.endpoint(machine.vm_names()[0], 1, HOST_PORT)
+        for number in range(4):  # some are on their way
+            sent(end, b"message %d" % number, runtime)
+        machine.user_hold.suspend(runtime.now() + WITHIN)
+        record, memory = saved_by(machine, runtime)
+        assert record.held
+    for _ in range(2):
+        with again(runtime, record, memory) as machine:
+            machine.start()
+            assert machine.user_hold.held()
+            assert machine.suspended_by() == ("user",)
+            assert [vm.record.entries for vm in machine.assembly.vms] == [0, 0]
+            assert {name: ram.read(0, ram.size) for name, ram in machine.rams.items()} == memory
+            record, memory = saved_by(machine, runtime)
+            assert machine.user_hold.resume(runtime.now() + WITHIN)
+            end = machine.endpoint(machine.vm_names()[0], 1, HOST_PORT)
+            for number in range(4):
+                assert received(end, runtime) == b"message %d" % number
+            assert not saved_by(machine, runtime)[0].held
             assert machine.stop() == []
 
 
@@ -260,7 +287,7 @@ def test_a_layer_on_disk_is_a_whole_machine(
         with closing(open_chain(where)) as layers:
             record = snapshotting.record_of(layers)
             again = snapshotting.restore(
-                layers, record, lambda record: made(spec_of(record), runtime, record)
+                layers, record, lambda record, _lazy: made(spec_of(record), runtime, record)
             )
         with again:
             again.start()
@@ -291,8 +318,9 @@ def test_a_record_of_another_machine_is_refused(runtime: ThreadRuntime) -> None:
     with made(chain("unicorn", 1), runtime) as machine:
         machine.start()
         record, memory = saved_by(machine, runtime)
-    other = msgspec.structs.replace(record, version=2)
-    with pytest.raises(UserError, match="a machine's record of version 2"):
+    later = MACHINE_RECORD + 1
+    other = msgspec.structs.replace(record, version=later)
+    with pytest.raises(UserError, match=f"a machine's record of version {later}"):
         again(runtime, other, memory).close()
     fewer = msgspec.structs.replace(record, vms=record.vms[:1])
     with pytest.raises(UserError, match="ports of VMs"):

@@ -146,6 +146,7 @@ void arch_cpu_park(void);
 
 /* mmu.c */
 void arch_mmu_map(u64 base, u64 size, bool everything);
+void arch_mmu_map_page(u64 address);
 void arch_mmu_enable(void);
 
 /* switch.S, cpu.c: threads. Call with interrupts masked. */

@@ -29,7 +29,7 @@
 #define DEVICE_START 0x08000000UL /* where the machine has an interrupt controller and a PL011 */
 #define DEVICE_END 0x10000000UL
 
-/* Level 1, two at level 2, a level 3 at each end, and one at level 2 for the devices. */
+/* Level 1, two at level 2, a level 3 at each end, and one at level 2 and 3 for what is below. */
 #define TABLES 8
 
 static u64 tables[TABLES][ENTRIES] __attribute__((aligned(4096)));
@@ -95,6 +95,16 @@ void arch_mmu_map(u64 base, u64 size, bool everything)
 	for (u64 p = (u64)image_start; p < (u64)image_end; p += line)
 		__asm__ volatile("dc ivac, %0" ::"r"(p) : "memory");
 	__asm__ volatile("dsb sy" ::: "memory");
+}
+
+/* Before arch_mmu_map: a page outside of the memory, at any address in it. */
+void arch_mmu_map_page(u64 address)
+{
+	u64 page = address & ~(PAGE_SIZE - 1);
+
+	if (page >= 1UL << 39)
+		boot_stop("a page above 512 GiB");
+	map(page, page + PAGE_SIZE, NORMAL | NEVER_EXECUTE);
 }
 
 /* Turn it on, on this vCPU. secondary_start calls it too, with a stack but without caches. */

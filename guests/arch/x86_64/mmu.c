@@ -79,6 +79,17 @@ void arch_mmu_map(u64 base, u64 size, bool everything)
 	map(base, end);
 }
 
+/* Before arch_mmu_map: a page outside of the memory, at any address in it. */
+void arch_mmu_map_page(u64 address)
+{
+	u64 page = address & ~(PAGE_SIZE - 1);
+
+	if (page >= ENTRIES * GIB)
+		boot_stop("a page above 512 GiB");
+	tables[0][0] = (u64)tables[1] | PRESENT | WRITABLE;
+	map(page, page + PAGE_SIZE);
+}
+
 /* Turn it on, on this vCPU. */
 void arch_mmu_enable(void)
 {

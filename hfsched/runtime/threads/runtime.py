@@ -29,7 +29,7 @@ from hfsched.runtime.base import (
 )
 from hfsched.runtime.threads.channel import SocketEnd, poll_until
 from hfsched.runtime.threads.foreign import ForeignConnection, ForeignEventFd, ForeignListener
-from hfsched.runtime.threads.sync import AtomicCell, FairLock, FlagEvent, PlainFlag, PlainShared
+from hfsched.runtime.threads.sync import AtomicCell, FlagEvent, PlainFlag, PlainShared
 
 if TYPE_CHECKING:
     from hfsched.runtime.threads.spawning import Spawner
@@ -95,11 +95,8 @@ class ThreadRuntime:
         self,
         name: str,  # noqa: ARG002
         *,
-        fair: bool = False,
         state: Callable[[], object] | None = None,  # noqa: ARG002
     ) -> Lock:
-        if fair:
-            return FairLock()
         return threading.Lock()
 
     def event(self, name: str) -> Event:

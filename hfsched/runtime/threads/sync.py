@@ -5,66 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["AtomicCell", "FairLock", "FlagEvent", "PlainFlag", "PlainShared"]
+__all__ = ["AtomicCell", "FlagEvent", "PlainFlag", "PlainShared"]
 
 T = TypeVar("T")
 
 _NS = 1_000_000_000
-
-
-class FairLock:
-    """A lock that is handed over in the order of arrival.
-
-    `_lock` is held by the owner.  A thread that finds it held appends a new lock to the queue and sleeps
-    on it; the owner that releases hands `_lock` over to the first of the queue without unlocking it.
-    Both sides check again after their own step, so that no hand-over is missed.
-    """
-
-    __slots__ = ("_lock", "_mutex", "_queue")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._mutex = threading.Lock()
-        self._queue: deque[LockType] = deque()
-
-    def __enter__(self) -> None:
-        if not self._queue and self._lock.acquire(blocking=False):
-            return
-        turn = threading.Lock()
-        turn.acquire()
-        with self._mutex:
-            self._queue.append(turn)
-            self._hand_over()
-        try:
-            turn.acquire()
-        except BaseException:  # interrupted: leave the queue, or release the lock if handed over
-            with self._mutex:
-                waiting = turn in self._queue
-                if waiting:
-                    self._queue.remove(turn)
-            if not waiting:
-                self.__exit__()
-            raise
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
-        if self._queue:
-            with self._mutex:
-                self._hand_over()
-
-    acquire = __enter__
-    release = __exit__
-
-    def _hand_over(self) -> None:
-        """Give the lock to the first of the queue if it is free; under the mutex."""
-        if self._queue and self._lock.acquire(blocking=False):
-            self._queue.popleft().release()
 
 
 class FlagEvent:

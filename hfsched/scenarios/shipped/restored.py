@@ -20,7 +20,7 @@ from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scenarios.shipped.guests import GUESTS, PORT
-from hfsched.scenarios.shipped.world import MEMORY, MachineMemory
+from hfsched.scenarios.shipped.world import MEMORY, MachineMemory, model_generations
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.script import ScriptEngine
 from hfsched.vmm import saving
@@ -121,6 +121,7 @@ class _World:
             ram=lambda name, size: MachineMemory(runtime, name, size, lambda: None),
             engine=lambda _name, runtime: ScriptEngine(runtime, recording=True),
             source=lambda _rams, _swap: NoSource("a model's memory"),
+            generations=model_generations,
         )
         self._machine = Machine(spec, runtime, lambda _vm, _line: None, parts=parts, saved=saved)
 

@@ -11,6 +11,7 @@ from hfsched.explore.thing import Thing
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.vmm.attempt import OpenFiles
+from hfsched.vmm.generation import Generations
 from hfsched.vmm.machine import Machine, VmSummary
 from hfsched.vmm.manifest import MachineSpec
 from hfsched.vmm.parts import MachineParts
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hfsched.vmm.assembly import Parts
     from hfsched.vmm.attempt import Base, Watch, Wish
 
-__all__ = ["MEMORY", "MachineMemory", "ShippedMachine"]
+__all__ = ["MEMORY", "MachineMemory", "ShippedMachine", "model_generations"]
 
 MEMORY = 0x3000  # bytes of each VM: a page of code, RX, TX
 
@@ -54,6 +55,11 @@ class MachineMemory(HeapRam, Thing):
     def close(self) -> None:
         """See `Ram.close`."""
         self._freed = True
+
+
+def model_generations(vms: int) -> Generations:
+    """Return what stands for the generation ids: always the same ones."""
+    return Generations(vms, draw=bytes, ram=HeapRam)
 
 
 class _NoFiles(OpenFiles):
@@ -141,6 +147,7 @@ class ShippedMachine:
             swap=swap.make,
             snapshots=partial(Snapshots, write=_Writing, files=_NoFiles()),
             source=lambda _rams, _swap: NoSource("a model's memory"),
+            generations=model_generations,
         )
         self._spec = spec
         self.failing = failing

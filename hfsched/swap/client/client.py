@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
+from hfsched.runtime.waitable import Waitable
 from hfsched.swap.client.enabling import Enabling
 from hfsched.swap.client.errors import LostError, SwapError
 from hfsched.swap.client.jobs import Job, Result
@@ -46,9 +47,9 @@ from hfsched.swap.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime, Task, Waitable
+    from hfsched.runtime.base import Runtime, Task
 
-__all__ = ["MonitorClient"]
+__all__ = ["Alarm", "MonitorClient"]
 
 DEFAULT_TIMEOUT = (
     10_000_000_000  # ns; a clock: a stopped monitor shows no progress, and callers must go on
@@ -56,6 +57,17 @@ DEFAULT_TIMEOUT = (
 _LATE = 100_000_000  # ns after the deadline by which the client's task answers, unless a start holds it up
 _MOVES = (Enable, Trim, SwapOut, Disable, Discard)  # what is refused while moves are held
 _NO_ENABLE = "enable: swap stays off: if the monitor died, no other one could be started"
+
+
+class Alarm(Protocol):
+    """`event` is ready when a fault cannot be served, since what its page is kept in is damaged."""
+
+    @property
+    def event(self) -> Waitable:
+        """What to wait for."""
+
+    def take(self) -> Sequence[int]:
+        """Return the pages that nobody needs any more; it is not ready then, until the next such fault."""
 
 
 class MonitorClient:
@@ -66,7 +78,8 @@ class MonitorClient:
     started: no faults are served from then on, and an access to memory that is out waits for ever.
     If no monitor can be started any more and `needed()` is False, all memory is in, and `on_unserved` is called
     instead: no process may wait for a fault from then on.
-    `staged(page)` returns whether the page table has a page as staged or out.
+    `staged(page)` returns whether the page table has a page as staged or out.  The event of `alarm` is ready while there are
+    faults that cannot be served; the alarm is asked, on the client's task, what to discard so that they can be.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class MonitorClient:
         on_unserved: Callable[[], None] = lambda: None,
         needed: Callable[[], bool] = lambda: True,
         staged: Callable[[int], bool] = lambda _page: True,
+        alarm: Alarm | None = None,
     ) -> None:
         self._runtime = runtime
         self._suspendable = suspendable
@@ -89,6 +103,7 @@ class MonitorClient:
         self._on_unserved = on_unserved
         self._needed = needed
         self.enabling = Enabling(runtime, self._ask, staged)
+        self._alarm = alarm
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
         self.supervisor = MonitorSupervisor(runtime, program, resources or Resources(), on_lost)
@@ -336,10 +351,14 @@ class MonitorClient:
             waits = [self._posted] if supervisor.end is None else [supervisor.end, self._posted]
             if not supervisor.irreplaceable:
                 waits.append(self._spawner_lost)
+            if self._alarm is not None:
+                waits.append(self._alarm.event)
             ready = self._runtime.select(waits, supervisor.start_at)
             if self._spawner_lost in ready:
                 supervisor.irreplaceable = True
                 self._bring_in()
+            elif self._alarm is not None and self._alarm.event in ready:
+                self._answer(self._alarm)
             elif self._posted in ready:
                 ended = self._next()
             elif ready:
@@ -365,6 +384,18 @@ class MonitorClient:
             raise
         except SwapError:
             pass  # it is late, or has failed: what it has been sent it does when it can
+
+    def _answer(self, alarm: Alarm) -> None:
+        """Discard what cannot be read, since nobody needs it any more; what fails comes up again."""
+        limit = self._default_timeout
+        for page in alarm.take():
+            deadline = None if limit is None else self._runtime.now() + limit
+            try:
+                self.supervisor.perform(Job(Discard(first=page, count=1), deadline))
+            except LostError:
+                raise
+            except SwapError:
+                pass
 
     def _next(self) -> bool:
         """Perform the posted request; return whether it ended the monitor."""

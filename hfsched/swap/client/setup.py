@@ -32,12 +32,11 @@ class SetupStep:
 def setup_steps(
     resources: Resources,
     members: Sequence[RegisteredMember],
-    move: MonitorRequest | None,
     *,
     fresh: bool,
     held: bool = False,
 ) -> list[SetupStep]:
-    """Return what a new monitor is asked for: the resources, the members, and the move that is due.
+    """Return what a new monitor is asked for: to begin with the resources, and to serve the members.
 
     `fresh`: it is the first one; `held`: moves wait.
     """
@@ -50,8 +49,6 @@ def setup_steps(
     steps += [SetupStep(known.request(), known.member.descriptors()) for known in members]
     if held:
         steps.append(SetupStep(Hold()))
-    if move is not None:
-        steps.append(SetupStep(move))
     return steps
 
 

@@ -80,6 +80,7 @@ class MonitorSupervisor:
         self._begun = False  # a monitor has used the resources before,
         self._served = False  # and a monitor has served faults
         self._setup: list[SetupStep] = []  # to be done before it serves; the first is under way
+        self._move_is_due = False  # the move that was accepted last follows these
         self._bad_starts = 0  # in a row
         self._problem = ""  # of the last of them
         self._failures = 0  # of monitors, since a command was accepted
@@ -100,7 +101,7 @@ class MonitorSupervisor:
         promise = None if self._accepted_move is None else name_of(self._accepted_move)
         return (
             None if self._talk is None else self._talk.key(),
-            (self._begun, self.takeovers, self._held),
+            (self._begun, self.takeovers, self._move_is_due, self._held),
             tuple(name_of(step.request) for step in self._setup),
             (self._served, self._bad_starts, self.start_at, self._failures, self.failed),
             self.irreplaceable,
@@ -132,6 +133,8 @@ class MonitorSupervisor:
         Exit with `discard` is also done if the monitor is dead, or does not answer and is killed.
         """
         discard = isinstance(job.request, Exit) and job.request.discard
+        if isinstance(job.request, Disable):
+            self._accepted_move = job.request  # also if no monitor serves by the deadline
         for attempt in range(ATTEMPTS):
             self._runtime.retain_only(
                 self.key(), attempt, encode(0, job.request), job.deadline, level=1
@@ -255,12 +258,9 @@ class MonitorSupervisor:
             raise
         self.start_at = None
         self._setup = setup_steps(
-            self._resources,
-            self.members,
-            self._accepted_move,
-            fresh=not self._begun,
-            held=self._held,
+            self._resources, self.members, fresh=not self._begun, held=self._held
         )
+        self._move_is_due = True
         return self._talk
 
     def _send_step(self, talk: Conversation) -> None:
@@ -285,6 +285,10 @@ class MonitorSupervisor:
         del self._setup[0]
         if isinstance(request, Hold) and not self._held:
             self._setup.insert(0, SetupStep(GoOn()))  # it was asked for meanwhile
+        if not self._setup and self._move_is_due:
+            self._move_is_due = False
+            if self._accepted_move is not None:
+                self._setup.append(SetupStep(self._accepted_move))
         if self._setup:
             assert self._talk is not None
             self._send_step(self._talk)

@@ -25,6 +25,9 @@ _CDEF = """
 #define HFS_LOG ...
 #define HFS_LOGGED_OFFSET ...
 #define HFS_TRACKED_OFFSET ...
+#define HFS_DAMAGED_OFFSET ...
+#define HFS_PHASE_OFFSET ...
+#define HFS_LAYERS ...
 #define HFS_STATES ...
 #define HFS_EVENTS ...
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD, ... };
@@ -32,7 +35,8 @@ enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD, ... };
 struct hfs_table { uint64_t pages; ...; };
 struct hfs;
 struct hfs_progress {
-    uint64_t moved; uint64_t zero; uint64_t clean; int done; int error; int place; ...;
+    uint64_t moved; uint64_t zero; uint64_t clean; int done; int error; int place;
+    int fills; ...;
 };
 struct hfs_counts {
     uint64_t states[...]; uint64_t stale; uint64_t tier_used; uint64_t events[...]; int phase; ...;
@@ -42,6 +46,7 @@ int hfs_table_open(struct hfs_table *table, int fd, uint64_t pages, int copy);
 void hfs_table_close(struct hfs_table *table);
 uint64_t hfs_entry(struct hfs_table *table, uint64_t page);
 void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry);
+int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count);
 bool hfs_stage_page(struct hfs_table *table, uint64_t page);
 bool hfs_move(struct hfs_table *table, uint64_t page);
 bool hfs_moved(struct hfs_table *table, uint64_t page);
@@ -62,8 +67,19 @@ bool hfs_release_page(struct hfs_table *table, uint64_t page, uint64_t *old);
 void hfs_take_over_page(struct hfs_table *table, uint64_t page, bool in_memory, bool settled);
 void hfs_count(struct hfs_table *table, struct hfs_counts *counts);
 
+struct hfs_frames { ...; };
+struct hfs_frame_reader { ...; };
+int hfs_frames_open(struct hfs_frames *frames, int fd, const int *layers, int count, uint64_t pages);
+void hfs_frames_close(struct hfs_frames *frames);
+int hfs_reader_open(struct hfs_frame_reader *reader);
+void hfs_reader_close(struct hfs_frame_reader *reader);
+const uint8_t *hfs_stored_page(const struct hfs_frames *frames, struct hfs_frame_reader *reader,
+                               uint64_t location);
+uint32_t hfs_crc32(const uint8_t *bytes, uint64_t size);
+
 int hfs_uffd_open(int user_mode_only);
 int hfs_uffd_probe(int uffd);
+int hfs_alarm_open(void);
 int hfs_zap(uint64_t address, uint64_t size);
 const char *hfs_tier_problem(void);
 
@@ -73,6 +89,7 @@ int hfs_add_region_to_read(struct hfs *swap, int fd, uint64_t pages);
 int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 int hfs_set_staging(struct hfs *swap, int fd);
+int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm);
 int hfs_set_aside(struct hfs *swap, int fd);
 uint64_t hfs_aside_size(uint64_t pages);
 int hfs_add_member(struct hfs *swap, int uffd, int pagemap, int dynamic, const uint64_t *base);
@@ -82,6 +99,7 @@ int64_t hfs_in_memory(struct hfs *swap);
 int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap);
+uint64_t hfs_faults(struct hfs *swap);
 void hfs_owe_nothing(struct hfs *swap);
 void hfs_owe(struct hfs *swap, uint64_t first, uint64_t count);
 int64_t hfs_take_owed(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buffer, bool *zero);
@@ -112,7 +130,7 @@ def builder(top: Path = Path()) -> FFI:
     ffi.cdef(_CDEF)
     ffi.set_source(
         "hfsched.swap.core._core",
-        '#include "core.h"\n',
+        '#include "codecs.h"\n#include "core.h"\n#include "frames.h"\n',
         sources=[str(folder / path.name) for path in sorted(_HERE.glob("*.c"))],
         depends=[str(folder / path.name) for path in sorted(_HERE.glob("*.h"))],
         include_dirs=[str(folder)],

@@ -24,8 +24,8 @@
  *     members                                      processes that map guest memory
  *     owed                                         pages that a snapshot has yet to write
  *     peek                                         pages as they are, wherever they are
- *     memory stores ahead turn                     guest memory; file and tier; read-ahead; turns
- *     table uffd bits                              page table; userfaultfd requests; bitmaps
+ *     memory stores ahead turn frames              guest memory; file and tier; read-ahead; turns; snapshots
+ *     table uffd bits codecs                       page table; userfaultfd requests; bitmaps; compression
  *
  * Sources: userfaultfd(2), Linux, Documentation/admin-guide/mm/userfaultfd.rst.
  */
@@ -46,17 +46,18 @@
 enum hfs_member_state { HFS_FREE, HFS_ALIVE, HFS_DEAD };
 
 /* Which part of a piece of work failed. */
-enum hfs_place { HFS_IN_FILE, HFS_IN_MEMORY, HFS_IN_PUNCH, HFS_IN_TIER };
+enum hfs_place { HFS_IN_FILE, HFS_IN_MEMORY, HFS_IN_PUNCH, HFS_IN_TIER, HFS_IN_SNAPSHOT };
 
 /* What one call of a worker's function did. */
 struct hfs_progress {
 	uint64_t moved; /* pages */
 	uint64_t zero;	/* hfs_trim: those of `moved` that were zero, */
 	uint64_t clean; /* and those that equal their copy in the file */
-	uint64_t tried; /* hfs_swap_in: `moved`, and pages of the file that a fault brought first */
+	uint64_t tried; /* hfs_swap_in: `moved`, and pages of files that a fault brought first */
 	int done;	/* nothing is left of this work */
 	int error;	/* a positive errno, or 0; the pages concerned are where they were */
 	int place;	/* enum hfs_place; where `error` is from */
+	int fills;	/* hfs_swap_in: what comes next is in a snapshot's layers, and nobody waits for it */
 };
 
 struct hfs;
@@ -87,6 +88,13 @@ int hfs_set_file(struct hfs *swap, int file_out, int file_in);
 int hfs_set_tier(struct hfs *swap, int fd, uint64_t size, uint64_t limit);
 /* The staging memory, for copy staging: a memfd as large as all regions. */
 int hfs_set_staging(struct hfs *swap, int fd);
+/*
+ * Pages that are in the layers of a snapshot: `fd` is the memfd of frames.h, `layers` the layers' files.
+ * Where a fault cannot be served, since a frame cannot be read or is damaged, the page's number plus 1 is put in
+ * hfs_header.damaged, `alarm` (an eventfd) is written to, and the fault is tried again every 20 ms; hfs_discard
+ * of the page ends that.  -EINVAL: a memfd that main cannot have made.
+ */
+int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm);
 /* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes, else -EINVAL. */
 int hfs_set_aside(struct hfs *swap, int fd);
 uint64_t hfs_aside_size(uint64_t pages);
@@ -143,7 +151,10 @@ int hfs_take_over(struct hfs *swap);
 int hfs_trim(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 /* Move up to `limit` staged pages to the tier or the file, lowest first.  -EINVAL: not HFS_SETTLED. */
 int hfs_swap_out(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
-/* Bring up to `limit` pages in: staged ones, then compressed ones, then those of the file. */
+/*
+ * Bring up to `limit` pages in: staged ones, then compressed ones, then those of the file, then those of a
+ * snapshot.  Frames that cannot be read are passed over, and are an error in the end.
+ */
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 /*
  * Make the contents of `count` pages from `first` zero, and give their memory and copies back; while
@@ -165,6 +176,7 @@ int hfs_shrink(struct hfs *swap, uint64_t limit, struct hfs_progress *progress);
 
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts);
 int hfs_phase_now(struct hfs *swap); /* enum hfs_phase */
+uint64_t hfs_faults(struct hfs *swap); /* so far */
 int64_t hfs_in_memory(struct hfs *swap); /* pages that the regions' memfds hold */
 
 /*
@@ -208,6 +220,8 @@ const char *hfs_tier_problem(void);
  * 6.7).  -EPERM: no permission.
  */
 int hfs_uffd_open(int user_mode_only);
+/* Return a new eventfd for hfs_set_stored, or -errno. */
+int hfs_alarm_open(void);
 /* Probe a userfaultfd.  0: its process lives; -ESRCH: it is dead. */
 int hfs_uffd_probe(int uffd);
 /* Unmap a part of a shared mapping of this process; the pages stay in its file.  -EINVAL: mlocked. */

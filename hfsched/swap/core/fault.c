@@ -9,10 +9,12 @@
 
 #include <errno.h>
 
+#include "frames.h"
 #include "members.h"
 #include "memory.h"
 #include "owed.h"
 #include "stores.h"
+#include "turn.h"
 #include "uffd.h"
 
 static uint64_t address_of(struct hfs *swap, struct hfs_member *member, uint64_t page)
@@ -102,12 +104,46 @@ static int read_run(struct hfs *swap, uint64_t page, uint64_t entry, struct hfs_
 	return hfs_read(swap, hfs_location(entry), 1, swap->serve_buffer);
 }
 
+/* Whether a page is stored at a location of the same frame as the one before or after it. */
+static bool stored_at(struct hfs *swap, uint64_t page, uint64_t location)
+{
+	uint64_t entry = hfs_entry(&swap->table, page);
+
+	return hfs_state(entry) == HFS_STORED && hfs_location(entry) == location;
+}
+
+/* Read a page, and those neighbours in the window that follow each other in its frame. */
+static const uint8_t *read_stored(struct hfs *swap, uint64_t page, uint64_t entry,
+				  struct hfs_around *around)
+{
+	uint64_t first = page, end = page + 1, location = hfs_location(entry), each;
+	uint64_t low = location / HFS_FRAME_PAGES * HFS_FRAME_PAGES, high = low + HFS_FRAME_PAGES;
+	const uint8_t *source = hfs_stored_page(&swap->frames, &swap->serve_reader, location);
+
+	if (!source) {
+		hfs_alarm(swap, page);
+		return NULL;
+	}
+	while (first > around->low && location - (page - first) > low &&
+	       stored_at(swap, first - 1, location - (page - first) - 1))
+		first--;
+	while (end < around->high && location + (end - page) < high &&
+	       stored_at(swap, end, location + (end - page)))
+		end++;
+	for (each = first; each < end; each++)
+		around->entries[each - first] = hfs_stored_entry(location + each - page);
+	around->first = first;
+	around->end = end;
+	around->source = source - (page - first) * HFS_PAGE;
+	return source;
+}
+
 static int fetch(struct hfs *swap, struct hfs_member *member, uint64_t page, uint64_t entry,
 		 struct hfs_around *around)
 {
 	uint64_t address = address_of(swap, member, page), done;
 	struct hfs_target target = hfs_target_of(swap, member);
-	uint8_t *source = swap->serve_buffer;
+	const uint8_t *source = swap->serve_buffer;
 	int error = 0;
 
 	switch (around->action) {
@@ -115,10 +151,15 @@ static int fetch(struct hfs *swap, struct hfs_member *member, uint64_t page, uin
 		return hfs_uffd_zero(target, address);
 	case HFS_READ_FILE:
 		error = read_run(swap, page, entry, around);
+		around->source = swap->serve_buffer;
 		source += (page - around->first) * HFS_PAGE;
 		break;
+	case HFS_READ_STORED:
+		source = read_stored(swap, page, entry, around);
+		error = source ? 0 : -EIO;
+		break;
 	case HFS_DECOMPRESS:
-		error = hfs_decompress(swap, entry, source);
+		error = hfs_decompress(swap, entry, swap->serve_buffer);
 		break;
 	default:
 		source = swap->staging + page * HFS_PAGE;
@@ -133,6 +174,7 @@ static const int fetch_event[] = {
 	[HFS_READ_FILE] = HFS_EVENT_FROM_FILE,
 	[HFS_DECOMPRESS] = HFS_EVENT_DECOMPRESSED,
 	[HFS_COPY_STAGED] = HFS_EVENT_FROM_STAGING,
+	[HFS_READ_STORED] = HFS_EVENT_FROM_SNAPSHOT,
 };
 
 enum hfs_outcome hfs_serve_page(struct hfs *swap, struct hfs_member *member, uint64_t page,
@@ -241,12 +283,11 @@ void hfs_serve_around(struct hfs *swap, struct hfs_member *member, uint64_t page
 {
 	uint64_t first = around->first, next = page + 1 - first;
 
-	if (around->action == HFS_READ_FILE) {
-		copy_around(swap, member, page + 1, around->end,
-			    swap->serve_buffer + next * HFS_PAGE, around->entries + next,
-			    HFS_READ_FILE);
-		copy_around(swap, member, first, page, swap->serve_buffer, around->entries,
-			    HFS_READ_FILE);
+	if (around->action == HFS_READ_FILE || around->action == HFS_READ_STORED) {
+		copy_around(swap, member, page + 1, around->end, around->source + next * HFS_PAGE,
+			    around->entries + next, around->action);
+		copy_around(swap, member, first, page, around->source, around->entries,
+			    around->action);
 	} else if (around->action == HFS_DECOMPRESS) {
 		expand_around(swap, member, page + 1, around);
 	} else if (around->action == HFS_CONTINUE) {

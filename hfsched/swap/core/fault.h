@@ -14,7 +14,8 @@ enum hfs_outcome { HFS_SERVED, HFS_WAITS, HFS_LATER };
 struct hfs_around {
 	int action;			  /* enum hfs_action that the fault itself needed */
 	uint64_t low, high;		  /* its window: pages [low, high) of one region */
-	uint64_t first, end;		  /* HFS_READ_FILE: [first, end) is in the buffer, */
+	uint64_t first, end;		  /* HFS_READ_FILE, HFS_READ_STORED: [first, end) was read, */
+	const uint8_t *source;		  /* to here, */
 	uint64_t entries[HFS_AROUND_MAX]; /* and the entries from `first` on */
 };
 

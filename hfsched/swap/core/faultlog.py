@@ -14,8 +14,8 @@ __all__ = ["ENTRY", "LOGGED_OFFSET", "LOG_MAX", "SOURCES", "Fault", "read_faults
 
 LOG_MAX = 4096  # faults
 ENTRY = struct.Struct("<QQQ")
-SOURCES = ("mapped", "staging", "file", "tier", "zero")
-LOGGED_OFFSET = 24 + 8 * 18  # of the counter, in the header of the table
+SOURCES = ("mapped", "staging", "file", "tier", "zero", "snapshot")
+LOGGED_OFFSET = 24 + 8 * 19  # of the counter, in the header of the table
 _COUNTER = struct.Struct("<Q")
 _PAGE_BITS = 48
 _TIME_MAX = 1 << 62  # ns

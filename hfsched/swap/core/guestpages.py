@@ -27,12 +27,21 @@ from hfsched.swap.pages.store import (
     ShortageError,
 )
 
-__all__ = ["AROUND", "GuestPages", "Liveness", "Region", "new_swap", "open_userfault", "zap"]
+__all__ = [
+    "AROUND",
+    "GivenPages",
+    "GuestPages",
+    "Liveness",
+    "Region",
+    "new_swap",
+    "open_userfault",
+    "zap",
+]
 
 _PAGE = 4096
 AROUND = 8  # pages that may come with a fault
 _TIER_LIMIT = 3072  # bytes: a page that is longer than this when compressed goes to the file
-_PLACES = ("swap file", "guest memory", "freeing guest memory", "compressed tier")
+_PLACES = ("swap file", "guest memory", "freeing guest memory", "compressed tier", "snapshot")
 _REMEDIES = {
     errno.EPERM: "as root: sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd",
     errno.EMFILE: "raise the limit: ulimit -n",
@@ -55,6 +64,15 @@ class Region:
 
     fd: int
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPages:
+    """`hfsched.swap.core.stored.StoredPages` in another process: the descriptors alone."""
+
+    frames: int
+    alarm: int
+    layers: tuple[int, ...]
 
 
 def open_userfault(*, user_mode_only: bool = False) -> int:
@@ -82,12 +100,20 @@ def zap(address: int, size: int) -> None:
 class GuestPages:
     """See `hfsched.swap.pages.store.Pages`.
 
-    `regions` follow each other in the numbering of pages and fill the stores' table.  `around`:
+    `regions` follow each other in the numbering of pages and fill the stores' table; `stored` is where pages
+    are that a snapshot's layers have.  `around`:
     pages (a power of two, at most 64) that are brought in together if they are in the same store; 1
     turns that off.  The caller owns the descriptors, and keeps them open until `close`.
     """
 
-    def __init__(self, stores: Stores, regions: Sequence[Region], *, around: int = AROUND) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        regions: Sequence[Region],
+        *,
+        stored: GivenPages | None = None,
+        around: int = AROUND,
+    ) -> None:
         if sum(region.pages for region in regions) != stores.pages:
             raise InternalError(f"{regions} must have the {stores.pages} pages of the table")
         self._core: Any = core()
@@ -95,7 +121,7 @@ class GuestPages:
         self._stores = stores
         self._regions = tuple(regions)
         self.tier_problem = tier_problem() if stores.tier is not None else "not configured"
-        self._swap = new_swap(stores, regions, around)
+        self._swap = new_swap(stores, regions, around, stored=stored)
 
     # Members
 
@@ -234,6 +260,7 @@ class GuestPages:
             file=states[State.FILE],
             compressed=states[State.COMPRESSED],
             zero=states[State.ZERO],
+            stored=states[State.STORED],
             stale=made.stale,
             phase=_PHASES[made.phase],
             tier_used=made.tier_used,
@@ -246,6 +273,10 @@ class GuestPages:
         pages: int = self._lib.hfs_in_memory(self._open())
         self._check(min(pages, 0), "counting")
         return pages
+
+    def faults(self) -> int:
+        """See `Pages.faults`."""
+        return int(self._lib.hfs_faults(self._open()))
 
     def quiesce(self) -> None:
         """Wait until each fault that is being served has been served and counted."""
@@ -266,7 +297,9 @@ class GuestPages:
         problem = None
         if made.error:
             problem = f"{_PLACES[made.place]}: {os.strerror(made.error)}"
-        return Progress(made.moved, bool(made.done), problem, made.zero, made.clean)
+        return Progress(
+            made.moved, bool(made.done), problem, made.zero, made.clean, fills=bool(made.fills)
+        )
 
     def _open(self) -> Any:
         if self._swap is None:
@@ -283,7 +316,12 @@ class GuestPages:
 
 
 def new_swap(
-    stores: Stores, regions: Sequence[Region], around: int = 1, *, reads: bool = False
+    stores: Stores,
+    regions: Sequence[Region],
+    around: int = 1,
+    *,
+    stored: GivenPages | None = None,
+    reads: bool = False,
 ) -> Any:
     """Return the C core's object, configured, for `hfs_free`; raises ShortageError, InternalError.
 
@@ -308,6 +346,12 @@ def new_swap(
                 lib.hfs_set_tier(swap, stores.tier, stores.tier_size, _TIER_LIMIT),
                 "the compressed tier",
             )
+        if stored is not None:
+            layers = ffi.new("int[]", list(stored.layers))
+            result = lib.hfs_set_stored(
+                swap, stored.frames, layers, len(stored.layers), stored.alarm
+            )
+            _check(result, "the pages of a snapshot")
     except BaseException:
         lib.hfs_free(swap)
         raise

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The worker: swap in; first staged pages, then compressed ones, then those of the file.
+ * The worker: swap in; first staged pages, then compressed ones, then those of the file, then those that
+ * are in a snapshot's layers.
  */
 #define _GNU_SOURCE
 #include "ahead.h"
+#include "frames.h"
 #include "members.h"
 #include "memory.h"
 #include "stores.h"
@@ -228,6 +230,61 @@ static int read_some(struct hfs *swap, uint64_t limit, struct hfs_progress *prog
 	return error;
 }
 
+/*
+ * Read the frame of a page, and copy in those that follow it both there and in memory.  How many pages
+ * were looked at; `*error` is that of copying.
+ */
+static uint64_t bring(struct hfs *swap, uint64_t page, uint64_t limit,
+		      struct hfs_progress *progress, int *error)
+{
+	uint64_t entry = hfs_entry(&swap->table, page), location = hfs_location(entry), end = page + 1;
+	const uint8_t *source;
+
+	if (hfs_state(entry) != HFS_STORED)
+		return 1;
+	source = hfs_stored_page(&swap->frames, &swap->reader, location);
+	if (!source) { /* its VM ends when it accesses the page, and not before */
+		swap->unreadable = true;
+		return 1;
+	}
+	while (end < swap->table.pages && end - page < limit && same_region(swap, page, end) &&
+	       (location + end - page) % HFS_FRAME_PAGES &&
+	       hfs_entry(&swap->table, end) == hfs_stored_entry(location + end - page))
+		end++;
+	progress->place = HFS_IN_MEMORY;
+	progress->tried += end - page;
+	*error = copy_in(swap, page, end - page, source, 1u << HFS_STORED, &progress->moved);
+	return end - page;
+}
+
+/* Part 3: what was touched last first. */
+static int bring_hot(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	uint64_t count = swap->frames.header ? swap->frames.header->hot : 0;
+	int error = 0;
+
+	while (swap->in_cursor < count && progress->tried < limit && !error) {
+		bring(swap, swap->frames.hot[swap->in_cursor], 1, progress, &error);
+		swap->in_cursor += !error;
+	}
+	if (swap->in_cursor >= count && !error)
+		swap->in_cursor = swap->table.pages;
+	return error;
+}
+
+/* Part 4. */
+static int bring_some(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
+{
+	uint64_t count;
+	int error = 0;
+
+	while (swap->in_cursor < swap->table.pages && progress->tried < limit && !error) {
+		count = bring(swap, swap->in_cursor, limit - progress->tried, progress, &error);
+		swap->in_cursor += error ? 0 : count;
+	}
+	return error;
+}
+
 /* Punch pages again that could neither be punched nor restored: faults on them wait. */
 static int punch_what_is_left(struct hfs *swap)
 {
@@ -262,18 +319,28 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 						   unstage_some(swap, limit, progress);
 		else if (swap->in_part == 1)
 			error = expand_some(swap, limit, progress);
-		else
+		else if (swap->in_part == 2)
 			error = read_some(swap, limit, progress);
+		else if (swap->in_part == 3)
+			error = bring_hot(swap, limit, progress);
+		else
+			error = bring_some(swap, limit, progress);
 		if (!error && swap->in_cursor == swap->table.pages) {
 			swap->in_cursor = 0;
-			if (++swap->in_part < 3)
+			if (++swap->in_part < 5)
 				continue;
 			swap->in_part = 0;
 			progress->done = hfs_all_present(swap);
+			if (!progress->done && swap->unreadable) {
+				progress->place = HFS_IN_SNAPSHOT;
+				error = -EIO;
+			}
+			swap->unreadable = false;
 			break;
 		}
 	}
 	progress->error = -error;
+	progress->fills = swap->in_part >= 3;
 	hfs_end(swap);
 	return 0;
 }

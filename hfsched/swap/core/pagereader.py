@@ -1,4 +1,4 @@
-"""Pages of guest memory as they are, wherever they are: in memory, staged, in the file, in the tier.
+"""Pages of guest memory as they are, wherever they are: in memory, staged, in the file, in the tier, in a snapshot.
 
 For main, over the descriptors that it gives to monitors.  Nothing is brought in, and nothing changes.
 """
@@ -16,7 +16,7 @@ from hfsched.swap.core.device import core
 from hfsched.swap.core.guestpages import new_swap
 
 if TYPE_CHECKING:
-    from hfsched.swap.core.guestpages import Region
+    from hfsched.swap.core.guestpages import GivenPages, Region
     from hfsched.swap.core.stores import Stores
 
 __all__ = ["READ_MAX", "OwedPages", "PageReader"]
@@ -28,18 +28,22 @@ _LOOKS = 10_000  # at a page that is on its way
 class PageReader:
     """Reads while no page leaves memory; see `hfs_peek` in ``core.h``.  For one task at a time.
 
-    `regions` are as those of `hfsched.swap.core.guestpages.GuestPages`.  The descriptors stay the caller's, open
+    `regions` and `stored` are as those of `hfsched.swap.core.guestpages.GuestPages`.  The descriptors stay the caller's, open
     until `close`.  `pause` waits for a moment, where a page is on its way.
     """
 
     def __init__(
-        self, stores: Stores, regions: Sequence[Region], pause: Callable[[], None]
+        self,
+        stores: Stores,
+        regions: Sequence[Region],
+        pause: Callable[[], None],
+        stored: GivenPages | None = None,
     ) -> None:
         loaded = core()
         self._lib, self._ffi = loaded.lib, loaded.ffi
         self._pause = pause
         self._zero = self._ffi.new("bool *")
-        self._swap: Any = new_swap(stores, regions, reads=True)
+        self._swap: Any = new_swap(stores, regions, stored=stored, reads=True)
 
     def read(self, first: int, room: memoryview) -> tuple[int, bool]:
         """Read pages from number `first` on into `room`, which has whole pages; return how many, and whether they are zero.

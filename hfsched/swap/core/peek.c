@@ -4,16 +4,18 @@
  * stays so, and no fault occurs.
  */
 #define _GNU_SOURCE
+#include "frames.h"
 #include "memory.h"
 #include "stores.h"
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #define LOOKS 1000 /* at a page whose entry changes */
 
 /* Where the bytes of a page are. */
-enum place { IN_MEMORY, IN_STAGING, IN_FILE, IN_TIER, NOWHERE, ON_ITS_WAY };
+enum place { IN_MEMORY, IN_STAGING, IN_FILE, IN_TIER, IN_SNAPSHOT, NOWHERE, ON_ITS_WAY };
 
 static enum place place_of(struct hfs *swap, uint64_t entry)
 {
@@ -33,6 +35,8 @@ static enum place place_of(struct hfs *swap, uint64_t entry)
 		return IN_TIER;
 	case HFS_ZERO:
 		return NOWHERE;
+	case HFS_STORED:
+		return IN_SNAPSHOT;
 	default: /* HFS_TAKING */
 		return ON_ITS_WAY;
 	}
@@ -57,7 +61,10 @@ static uint64_t gather(struct hfs *swap, uint64_t first, uint64_t count, uint64_
 		entries[each] = hfs_entry(&swap->table, first + each);
 		if (place_of(swap, entries[each]) != place)
 			break;
-		if (place == IN_FILE && hfs_location(entries[each]) != hfs_location(entries[0]) + each)
+		if ((place == IN_FILE || place == IN_SNAPSHOT) &&
+		    hfs_location(entries[each]) != hfs_location(entries[0]) + each)
+			break;
+		if (place == IN_SNAPSHOT && !(hfs_location(entries[each]) % HFS_FRAME_PAGES))
 			break;
 	}
 	return each;
@@ -92,6 +99,7 @@ static int64_t read_place(struct hfs *swap, uint64_t first, uint64_t count, uint
 			  uint8_t *buffer, bool *zero)
 {
 	struct hfs_region *region = hfs_region_of(swap, first);
+	const uint8_t *page;
 	int error;
 
 	*zero = false;
@@ -106,6 +114,12 @@ static int64_t read_place(struct hfs *swap, uint64_t first, uint64_t count, uint
 	case IN_TIER:
 		error = hfs_decompress(swap, entry, buffer);
 		return error ? error : 1;
+	case IN_SNAPSHOT: /* of the thread that serves faults, where there is one */
+		page = hfs_stored_page(&swap->frames, &swap->serve_reader, hfs_location(entry));
+		if (!page)
+			return -EIO;
+		memcpy(buffer, page, count * HFS_PAGE);
+		return count;
 	case NOWHERE:
 		*zero = true;
 		return count;

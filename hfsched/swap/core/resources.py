@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.swap.core.guestpages import Region
+from hfsched.swap.core.guestpages import GivenPages, Region
 from hfsched.swap.core.stores import Stores, SwapFile
 from hfsched.swap.pages.entries import REGIONS_MAX, Staging
 
 __all__ = ["Resources", "pack", "unpack"]
 
-_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM = (
+_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM, _FRAMES, _ALARM, _LAYER = (
     "table",
     "file-out",
     "file-in",
@@ -26,7 +26,11 @@ _TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM = (
     "tier",
     "aside",
     "ram",
+    "frames",
+    "alarm",
+    "layer",
 )
+_STORED = {_FRAMES, _ALARM, _LAYER}  # all of them, or none
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ class Resources:
     fds: tuple[int, ...] = ()
 
 
-def pack(stores: Stores, rams: Sequence[int]) -> Resources:
-    """Return stores and the memfds of the VMs' memory, in the order of their pages, as resources."""
+def pack(stores: Stores, rams: Sequence[int], stored: GivenPages | None = None) -> Resources:
+    """Return stores, the memfds of the VMs' memory, in the order of their pages, and stored pages, as resources."""
     if not 0 < len(rams) <= REGIONS_MAX:
         raise UserError(f"swap: VMs must be 1 to {REGIONS_MAX}, got {len(rams)}")
     given = [(_TABLE, stores.table)]
@@ -51,16 +55,23 @@ def pack(stores: Stores, rams: Sequence[int]) -> Resources:
     if stores.aside is not None:
         given.append((_ASIDE, stores.aside))
     given += [(_RAM, fd) for fd in rams]
+    if stored is not None:
+        given += [(_FRAMES, stored.frames), (_ALARM, stored.alarm)]
+        given += [(_LAYER, fd) for fd in stored.layers]
     return Resources(tuple(word for word, _ in given), tuple(fd for _, fd in given))
 
 
-def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Region]]:
+def unpack(
+    words: Sequence[str], fds: Sequence[int]
+) -> tuple[Stores, list[Region], GivenPages | None]:
     """Return the arguments of `pack`; raises ValueError for words that it cannot have made."""
     given = dict(zip(words, fds, strict=True))
-    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM}
+    several = (_RAM, _LAYER)
+    known = {_TABLE, _OUT, _INTO, _STAGING, _TIER, _ASIDE, _RAM, _FRAMES, _ALARM, _LAYER}
     missing = {_TABLE, _RAM} - given.keys()
-    half = (_OUT in given) != (_INTO in given)
-    if missing or half or given.keys() - known or len(words) != len(given) - 1 + words.count(_RAM):
+    half = (_OUT in given) != (_INTO in given) or len(given.keys() & _STORED) not in (0, 3)
+    twice = [word for word in given if word not in several and words.count(word) > 1]
+    if missing or half or twice or given.keys() - known:
         raise ValueError(f"resources {', '.join(words)}")
     regions = [
         Region(fd, os.fstat(fd).st_size // PAGE_SIZE)
@@ -82,4 +93,8 @@ def unpack(words: Sequence[str], fds: Sequence[int]) -> tuple[Stores, list[Regio
         tier_size=0 if tier is None else os.fstat(tier).st_size,
         aside=given.get(_ASIDE),
     )
-    return stores, regions
+    pages = None
+    if _FRAMES in given:
+        layers = tuple(fd for word, fd in zip(words, fds, strict=True) if word == _LAYER)
+        pages = GivenPages(given[_FRAMES], given[_ALARM], layers)
+    return stores, regions, pages

@@ -36,6 +36,7 @@ static void log_fault(struct hfs *swap, const struct hfs_fault *fault, int actio
 		[HFS_CONTINUE] = HFS_SOURCE_STAGING,	[HFS_ZERO_PAGE] = HFS_SOURCE_ZERO,
 		[HFS_READ_FILE] = HFS_SOURCE_FILE,	[HFS_DECOMPRESS] = HFS_SOURCE_TIER,
 		[HFS_COPY_STAGED] = HFS_SOURCE_STAGING, [HFS_WAIT] = HFS_SOURCE_MAPPED,
+		[HFS_READ_STORED] = HFS_SOURCE_SNAPSHOT,
 	};
 
 	hfs_table_log(&swap->table, (struct hfs_logged){ .when = fault->when,

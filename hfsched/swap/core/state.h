@@ -12,6 +12,7 @@
 
 #include "bits.h"
 #include "core.h"
+#include "frames.h"
 #include "table.h"
 
 #define HFS_AROUND_MAX 64 /* pages that may come with a fault */
@@ -69,6 +70,8 @@ struct hfs {
 	uint64_t tier_room; /* bytes: longer ones have found no room */
 	int staging_fd;
 	uint8_t *staging;
+	struct hfs_frames frames;
+	int alarm; /* eventfd, -1: none */
 
 	/* Pages that a snapshot has yet to write; see owed.c. */
 	int aside_fd;
@@ -87,11 +90,14 @@ struct hfs {
 	struct hfs_fault *queue; /* HFS_QUEUE of them: a fault allocates nothing */
 	int queued;
 	uint8_t *serve_buffer; /* HFS_AROUND_MAX pages */
+	struct hfs_frame_reader serve_reader;
 
 	/* The worker. */
 	atomic_int working;
 	uint64_t trim_cursor, out_cursor, in_cursor; /* pages */
-	int in_part; /* of hfs_swap_in: 0 staged, 1 compressed, 2 the file */
+	int in_part; /* of hfs_swap_in: 0 staged, 1 compressed, 2 the file, 3 stored and hot, 4 stored */
+	bool unreadable; /* a frame that part 3 or 4 has met */
+	struct hfs_frame_reader reader;
 	uint8_t *buffer; /* HFS_RUN pages */
 	struct hfs_ahead ahead;
 };

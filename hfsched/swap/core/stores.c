@@ -5,7 +5,8 @@
 #define _GNU_SOURCE
 #include "stores.h"
 
-#include <dlfcn.h>
+#include "codecs.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,25 +17,9 @@
 #define MISSES 64 /* pages in a row that could not be compressed; after that */
 #define SAMPLE 16 /* one page in so many is tried */
 
-/* LZ4, without its header: liblz4's interface has been the same since 1.7. */
-static int (*lz4_compress)(const char *, char *, int, int);
-static int (*lz4_decompress)(const char *, char *, int, int);
-static pthread_once_t lz4_once = PTHREAD_ONCE_INIT;
-
-static void lz4_load(void)
-{
-	void *library = dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);
-
-	if (!library)
-		return;
-	*(void **)&lz4_compress = dlsym(library, "LZ4_compress_default");
-	*(void **)&lz4_decompress = dlsym(library, "LZ4_decompress_safe");
-}
-
 const char *hfs_tier_problem(void)
 {
-	pthread_once(&lz4_once, lz4_load);
-	return lz4_compress && lz4_decompress ? NULL : "liblz4.so.1 is not installed";
+	return hfs_has_lz4() ? NULL : "liblz4.so.1 is not installed";
 }
 
 static uint64_t units(uint32_t length)
@@ -72,7 +57,7 @@ int hfs_compress(struct hfs *swap, const uint8_t *page, uint64_t *location, uint
 	most = room(swap);
 	if (!most)
 		return -ENOSPC;
-	size = lz4_compress((const char *)page, small, HFS_PAGE, (int)most);
+	size = hfs_lz4_compress(page, HFS_PAGE, small, (int)most);
 	if (size <= 0) {
 		if (swap->tier_misses < MISSES)
 			swap->tier_misses++;
@@ -91,12 +76,12 @@ int hfs_compress(struct hfs *swap, const uint8_t *page, uint64_t *location, uint
 
 int hfs_decompress(struct hfs *swap, uint64_t entry, uint8_t *page)
 {
-	const char *from = (const char *)swap->tier + hfs_location(entry);
+	const uint8_t *from = swap->tier + hfs_location(entry);
 	int size;
 
 	if (!swap->tier)
 		return -EIO;
-	size = lz4_decompress(from, (char *)page, (int)hfs_length(entry), HFS_PAGE);
+	size = hfs_lz4_expand(from, (int)hfs_length(entry), page, HFS_PAGE);
 	return size == (int)HFS_PAGE ? 0 : -EIO;
 }
 

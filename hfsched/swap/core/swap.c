@@ -21,7 +21,8 @@ struct hfs *hfs_new(int table_fd, uint64_t pages, int copy, int around)
 
 	if (!swap)
 		return NULL;
-	swap->kick = swap->file_out = swap->file_in = swap->tier_fd = swap->staging_fd = -1;
+	swap->kick = swap->file_out = swap->file_in = swap->tier_fd = swap->staging_fd =
+		swap->alarm = -1;
 	swap->around = around < 1 ? 1 : around > HFS_AROUND_MAX ? HFS_AROUND_MAX : around;
 	error = hfs_table_open(&swap->table, table_fd, pages, copy);
 	if (error)
@@ -62,6 +63,10 @@ int hfs_lock(struct hfs *swap)
 		{ swap->slots.words, (swap->slots.count + 7) / 8 },
 		{ swap->spans.words, (swap->spans.count + 7) / 8 },
 		{ swap->table.header, hfs_table_size(swap->table.pages) },
+		{ swap->serve_reader.stored, swap->serve_reader.stored ? HFS_FRAME_SIZE : 0 },
+		{ swap->serve_reader.frames,
+		  swap->serve_reader.frames ? HFS_FRAMES_KEPT * HFS_FRAME_SIZE : 0 },
+		{ (void *)swap->frames.header, swap->frames.mapped },
 	};
 	unsigned int each;
 	int error = 0;
@@ -86,6 +91,9 @@ void hfs_free(struct hfs *swap)
 	hfs_free_aside(swap);
 	if (swap->tier)
 		munmap(swap->tier, swap->spans.count * HFS_UNIT);
+	hfs_frames_close(&swap->frames);
+	hfs_reader_close(&swap->serve_reader);
+	hfs_reader_close(&swap->reader);
 	hfs_bits_close(&swap->slots);
 	hfs_bits_close(&swap->spans);
 	hfs_table_close(&swap->table);
@@ -176,9 +184,26 @@ int hfs_set_staging(struct hfs *swap, int fd)
 	return map(fd, swap->table.pages * HFS_PAGE, &swap->staging);
 }
 
+int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm)
+{
+	int error = hfs_frames_open(&swap->frames, fd, layers, count, swap->table.pages);
+
+	if (!error)
+		error = hfs_reader_open(&swap->serve_reader);
+	if (!error)
+		error = hfs_reader_open(&swap->reader);
+	swap->alarm = alarm;
+	return error;
+}
+
 int hfs_phase_now(struct hfs *swap)
 {
 	return (int)atomic_load(&swap->table.header->phase);
+}
+
+uint64_t hfs_faults(struct hfs *swap)
+{
+	return atomic_load(&swap->table.header->events[HFS_EVENT_FAULTS]);
 }
 
 void hfs_counts(struct hfs *swap, struct hfs_counts *counts)

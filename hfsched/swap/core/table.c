@@ -76,6 +76,19 @@ void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry)
 	atomic_store(&table->entries[page], entry);
 }
 
+int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count)
+{
+	uint64_t each, page;
+
+	for (; count; count--, runs += 3) {
+		if (runs[0] > table->pages || runs[1] > table->pages - runs[0])
+			return -EINVAL;
+		for (each = 0, page = runs[0]; each < runs[1]; each++, page++)
+			hfs_set_entry(table, page, hfs_stored_entry(runs[2] + each));
+	}
+	return 0;
+}
+
 /* entry -> (entry & keep) | add, if its state is one of `before`. */
 static bool change(struct hfs_table *table, uint64_t page, unsigned int before, uint64_t keep,
 		   uint64_t add, uint64_t *old)
@@ -141,7 +154,9 @@ bool hfs_drop_zero(struct hfs_table *table, uint64_t page, uint64_t *old)
 bool hfs_discard_page(struct hfs_table *table, uint64_t page, uint64_t *old)
 {
 	return change(table, page,
-		      ONE(HFS_RESIDENT) | ONE(HFS_STAGED) | ONE(HFS_FILE) | ONE(HFS_COMPRESSED), 0,
+		      ONE(HFS_RESIDENT) | ONE(HFS_STAGED) | ONE(HFS_FILE) | ONE(HFS_COMPRESSED) |
+			      ONE(HFS_STORED),
+		      0,
 		      HFS_PUNCHING | HFS_ZERO << 4, old);
 }
 
@@ -183,6 +198,8 @@ int hfs_fault(struct hfs_table *table, uint64_t page, uint64_t *old)
 			return HFS_DECOMPRESS;
 		case HFS_ZERO:
 			return HFS_ZERO_PAGE;
+		case HFS_STORED:
+			return HFS_READ_STORED;
 		case HFS_STAGED:
 		case HFS_WRITING:
 			if (change(table, page, staged, ~STATE,

@@ -16,6 +16,7 @@
 
 #define HFS_PAGE 4096u /* bytes */
 #define HFS_UNIT 128u  /* bytes; the granularity of the compressed tier */
+#define HFS_LAYERS 256u /* of a snapshot, at most */
 
 /* As hfsched.swap.pages.entries.State. */
 enum hfs_state {
@@ -28,6 +29,7 @@ enum hfs_state {
 	HFS_ZERO,
 	HFS_MOVING,
 	HFS_TAKING,
+	HFS_STORED,
 	HFS_STATES,
 };
 
@@ -39,6 +41,7 @@ enum hfs_action {
 	HFS_DECOMPRESS,
 	HFS_COPY_STAGED,
 	HFS_WAIT,
+	HFS_READ_STORED,
 };
 
 /* As hfsched.swap.pages.store.Phase. */
@@ -64,6 +67,7 @@ enum hfs_event {
 	HFS_EVENT_LOST,
 	HFS_EVENT_NO_MEMORY,
 	HFS_EVENT_DISCARDED,
+	HFS_EVENT_FROM_SNAPSHOT,
 	HFS_EVENTS,
 };
 
@@ -77,6 +81,7 @@ struct hfs_header {
 	_Atomic uint64_t logged; /* faults in the log so far; the last HFS_LOG of them are there */
 	_Atomic uint32_t tracked; /* main tracks dirty pages: what arrives keeps its protection */
 	_Atomic uint32_t owing; /* a snapshot is being written: faults keep what it is owed */
+	_Atomic uint64_t damaged; /* 1 + the page of a fault whose frame cannot be read; see hfs_set_stored */
 };
 
 /* A fault that was served.  The log is behind the entries. */
@@ -89,6 +94,8 @@ struct hfs_logged {
 #define HFS_LOG 4096u /* faults */
 #define HFS_LOGGED_OFFSET offsetof(struct hfs_header, logged)
 #define HFS_TRACKED_OFFSET offsetof(struct hfs_header, tracked)
+#define HFS_DAMAGED_OFFSET offsetof(struct hfs_header, damaged)
+#define HFS_PHASE_OFFSET offsetof(struct hfs_header, phase)
 
 /* Where a page came from; as hfsched.swap.core.faultlog.SOURCES. */
 enum hfs_source {
@@ -97,6 +104,7 @@ enum hfs_source {
 	HFS_SOURCE_FILE,
 	HFS_SOURCE_TIER,
 	HFS_SOURCE_ZERO,
+	HFS_SOURCE_SNAPSHOT,
 };
 
 struct hfs_table {
@@ -130,6 +138,11 @@ uint64_t hfs_entry(struct hfs_table *table, uint64_t page);
 void hfs_table_log(struct hfs_table *table, struct hfs_logged fault);
 /* For tests alone. */
 void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry);
+/*
+ * Of a new table: make pages HFS_STORED, by runs of {first page, pages, location of the first}.  -EINVAL: beyond
+ * the table.
+ */
+int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count);
 bool hfs_stage_page(struct hfs_table *table, uint64_t page);
 bool hfs_move(struct hfs_table *table, uint64_t page);
 bool hfs_moved(struct hfs_table *table, uint64_t page);
@@ -179,6 +192,11 @@ static inline uint64_t hfs_location(uint64_t entry)
 static inline uint64_t hfs_file_entry(uint64_t slot)
 {
 	return HFS_FILE | HFS_FILE << 4 | slot << 24;
+}
+
+static inline uint64_t hfs_stored_entry(uint64_t location)
+{
+	return HFS_STORED | HFS_STORED << 4 | location << 24;
 }
 
 /* What HFS_COPY_STAGED has made of an entry. */

@@ -7,6 +7,8 @@ It is in a memfd, so that it outlives a monitor.  Production changes it through
 from __future__ import annotations
 
 import os
+import struct
+from array import array
 from collections import Counter
 from typing import Any
 
@@ -16,11 +18,23 @@ from hfsched.swap.core.faultlog import ENTRY, LOG_MAX, LOGGED_OFFSET
 from hfsched.swap.pages.entries import Entry, FaultAction, Staging, State
 from hfsched.swap.pages.store import Phase
 
-__all__ = ["TRACKED_OFFSET", "CoreTable", "entry_offset", "table_size"]
+__all__ = [
+    "DAMAGED_OFFSET",
+    "PHASE_OFFSET",
+    "SETTLED",
+    "TRACKED_OFFSET",
+    "CoreTable",
+    "entry_offset",
+    "table_size",
+]
 
 _HEADER = 4096
 # Of the word that says whether main tracks dirty pages (`hfs_header.tracked`), which main writes.
 TRACKED_OFFSET = LOGGED_OFFSET + 8
+# Of 1 + the page of a fault that cannot be served from a snapshot (`hfs_header.damaged`).
+DAMAGED_OFFSET = LOGGED_OFFSET + 16
+PHASE_OFFSET = 20  # of the phase (`hfs_header.phase`)
+SETTLED = struct.pack("=I", 2)
 _PHASES = (Phase.OFF, Phase.MARKED, Phase.SETTLED)
 
 
@@ -60,6 +74,12 @@ class CoreTable:
     def set_entry(self, page: int, entry: Entry) -> None:
         """Set an entry, at the start of a test."""
         self._lib.hfs_set_entry(self._table, self._check(page), entry.encode())
+
+    def store(self, runs: array[int]) -> None:
+        """Make pages STORED, by runs of {first page, pages, location of the first}; of a new table, in use by nobody."""
+        words = self._core.ffi.from_buffer("uint64_t[]", runs)
+        if self._lib.hfs_store_runs(self._table, words, len(runs) // 3):
+            raise InternalError(f"stored pages beyond the {self.pages} of the table")
 
     def stage(self, page: int) -> bool:
         """See `PageTable.stage`."""

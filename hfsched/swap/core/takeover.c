@@ -75,6 +75,8 @@ static bool mark_place(struct hfs *swap, uint64_t entry)
 
 	if (hfs_copy(entry) == HFS_FILE)
 		return mark(&swap->slots, location, 1);
+	if (hfs_copy(entry) == HFS_STORED)
+		return hfs_frames_have(&swap->frames, location);
 	if (hfs_copy(entry) != HFS_COMPRESSED)
 		return true;
 	if (!length || length > HFS_PAGE || location % HFS_UNIT)
@@ -121,6 +123,8 @@ static bool entry_is_valid(struct hfs *swap, uint64_t entry, int phase)
 		return phase != HFS_OFF && copy & compressed;
 	case HFS_ZERO:
 		return phase != HFS_OFF && copy & zero;
+	case HFS_STORED:
+		return phase != HFS_OFF && copy & 1u << HFS_STORED;
 	default:
 		return false;
 	}

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,6 +31,22 @@ void hfs_kick(struct hfs *swap)
 
 	if (write(swap->kick, &one, sizeof(one)) < 0)
 		return; /* the counter is full: it is kicked already */
+}
+
+int hfs_alarm_open(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	return fd < 0 ? -errno : fd;
+}
+
+void hfs_alarm(struct hfs *swap, uint64_t page)
+{
+	uint64_t one = 1;
+
+	atomic_store(&swap->table.header->damaged, page + 1);
+	if (write(swap->alarm, &one, sizeof(one)) < 0)
+		return; /* the counter is full: main is told already */
 }
 
 static void await_turn(struct hfs *swap, uint32_t awaited, const struct timespec *timeout)

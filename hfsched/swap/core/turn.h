@@ -12,6 +12,9 @@
 void hfs_begin_turn(struct hfs *swap);
 void hfs_end_turn(struct hfs *swap);
 
+/* Tell main, again and again, that the frame of a fault on `page` cannot be read: see hfs_set_stored. */
+void hfs_alarm(struct hfs *swap, uint64_t page);
+
 /* Have it take a turn. */
 void hfs_kick(struct hfs *swap);
 /* Wait until it polls exactly the members that are alive now. */

@@ -62,6 +62,9 @@ MOVE_CHUNK = 512  # pages: 2 MiB
 CLEAN_CHUNK = 16384  # pages: 64 MiB
 CLEAN_EVERY = 5_000_000_000  # ns
 WAIT = 1_000_000  # ns: a move that faults hold up continues after this
+QUIET = (
+    10_000_000  # ns without a fault: then a snapshot's pages are brought in that nobody waits for
+)
 
 _MOVING = (State.TRIMMING, State.SWAPPING_OUT, State.SWAPPING_IN)
 
@@ -84,6 +87,7 @@ class Controller:
         self._wait_until = 0  # ns: no chunk is moved before
         self._slow = False  # whether the file is truncated in steps
         self._final = False  # whether no faults will be served after the release
+        self._faults = -1  # so far, when it was looked
         self._clean_at: int | None = None  # ns: when the next part of the file is cut off
         self._held = False  # between Hold and GoOn: no page is moved
         self._exiting = False
@@ -93,7 +97,7 @@ class Controller:
     def key(self) -> object:
         """Return the whole state, hashable."""
         members = tuple((n, each.dynamic, each.zapped) for n, each in self._members.items())
-        cleaning = (self._slow, self._final, self._clean_at, self._wait_until)
+        cleaning = (self._slow, self._final, self._clean_at, self._wait_until, self._faults)
         ends = (self._held, self._exiting, self.ended)
         return (self.state.value, members, self._moves.key(), cleaning, *ends)
 
@@ -337,9 +341,17 @@ class Controller:
             self.state = end
             self._moves.end(self.state)
             return self._exited() if self._exiting else None
-        if not progress.moved:  # faults have priority
+        if progress.fills:
+            self._let_faults_come()
+        elif not progress.moved:  # faults have priority
             self._wait_until = self._now() + WAIT
         return None
+
+    def _let_faults_come(self) -> None:
+        """Wait a little if the guests access memory that they wait for."""
+        before, self._faults = self._faults, self._pages.faults()
+        if self._faults != before:
+            self._wait_until = self._now() + QUIET
 
     def _release(self) -> None:
         """Release the stores; truncate the file now, or in steps; retry later if that fails."""

@@ -42,8 +42,8 @@ def monitor(runtime: Runtime, end: End) -> None:
         def make(begin: Begin, fds: Sequence[int]) -> Controller:
             for fd in fds:
                 stack.callback(os.close, fd)
-            stores, regions = unpack(begin.resources, fds)
-            pages = GuestPages(stores, regions)
+            stores, regions, stored = unpack(begin.resources, fds)
+            pages = GuestPages(stores, regions, stored=stored)
             processes = ServedProcesses(pages, regions)
             stack.callback(processes.close)
             stack.callback(pages.close)  # before `processes.close`: faults wait from then on

@@ -43,6 +43,7 @@ class State(IntEnum):
     ZERO = 6  # all zero: stored nowhere
     MOVING = 7  # copied to the staging memory, its own is being punched; a fault waits
     TAKING = 8  # a fault is copying it back from the staging memory; other faults wait
+    STORED = 9  # page `location` of a snapshot's layers
 
 
 class FaultAction(IntEnum):
@@ -54,20 +55,23 @@ class FaultAction(IntEnum):
     DECOMPRESS = 3
     COPY_STAGED = 4
     WAIT = 5  # until the worker has published the page
+    READ_STORED = 6  # from a snapshot's layers
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One entry: the state, the kind of copy, and its location.
 
-    `copy` is FILE, COMPRESSED, ZERO, or RESIDENT for none.  A RESIDENT, STAGED, MOVING or TAKING
+    `copy` is FILE, COMPRESSED, ZERO, STORED, or RESIDENT for none.  A RESIDENT, STAGED, MOVING or TAKING
     page may have a copy FILE, which is the stale one; PUNCHING has the copy it is about to become.
     """
 
     state: State = State.RESIDENT
     copy: State = State.RESIDENT
     length: int = 0  # bytes, of a compressed copy
-    location: int = 0  # a slot (in pages), or an offset (in bytes) into the compressed tier
+    location: int = (
+        0  # a slot or a page of a snapshot, or an offset (in bytes) into the compressed tier
+    )
 
     def encode(self) -> int:
         """Return the word: state 4 bits, copy 4, length 16, location 40."""
@@ -135,7 +139,13 @@ class PageTable:
 
     def discard(self, page: int) -> bool:
         """Turn a page whose contents nobody needs into PUNCHING: it becomes ZERO.  A copy is freed."""
-        before = (State.RESIDENT, State.STAGED, State.FILE, State.COMPRESSED)
+        before = (
+            State.RESIDENT,
+            State.STAGED,
+            State.FILE,
+            State.COMPRESSED,
+            State.STORED,
+        )
         return self._become(page, before, Entry(State.PUNCHING, State.ZERO))
 
     def drop_clean(self, page: int) -> bool:
@@ -238,6 +248,7 @@ _ACTIONS = {
     State.FILE: FaultAction.READ_FILE,
     State.COMPRESSED: FaultAction.DECOMPRESS,
     State.ZERO: FaultAction.ZERO_PAGE,
+    State.STORED: FaultAction.READ_STORED,
 }
 
 

@@ -58,6 +58,9 @@ class Progress:
     problem: str | None = None
     zero: int = 0  # of `trim`: how many of `moved` were zero,
     clean: int = 0  # and how many equal to their copy in the file
+    fills: bool = (
+        False  # of `swap_in`: what comes next is in a snapshot's layers, and nobody waits for it
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,13 @@ class Counts:
     phase: Phase
     tier_used: int = 0  # bytes of the compressed tier
     tier_size: int = 0  # 0: there is none
+    stored: int = 0  # in a snapshot's layers
     events: dict[str, int] = field(default_factory=dict)  # name: number; see `EVENTS`
 
     @property
     def out(self) -> int:
-        """Pages that are staged or out, or on the way."""
-        return self.staged + self.busy + self.file + self.compressed
+        """Pages that are staged or out, in a snapshot, or on the way."""
+        return self.staged + self.busy + self.file + self.compressed + self.stored
 
 
 EVENTS = (
@@ -102,6 +106,7 @@ EVENTS = (
     "lost",  # members found dead
     "no_memory",  # faults that memory was short for; they are tried again
     "discarded",  # pages
+    "from_snapshot",  # pages brought by faults: from a snapshot's layers
 )
 
 
@@ -173,6 +178,10 @@ class Pages(Protocol):
 
     def shrink(self, limit: int) -> Progress:
         """Cut up to `limit` unused pages from the end of the file."""
+        ...
+
+    def faults(self) -> int:
+        """Return how many faults there were so far."""
         ...
 
     def counts(self) -> Counts:

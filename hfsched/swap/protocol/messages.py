@@ -70,7 +70,7 @@ __all__ = [
 NO_NUMBER = 0  # of an answer to a request without a number
 MEMBERS_MAX = 1 << 10
 RESOURCES_MAX = 32  # in one message: each has a descriptor
-RESOURCES_ALL_MAX = REGIONS_MAX + 8
+RESOURCES_ALL_MAX = REGIONS_MAX + 8 + 256  # a snapshot has at most 256 layers
 EVENTS_MAX = 64
 MOVED_MAX = 16
 DISCARD_MAX = 1 << 14  # pages, in one request: 64 MiB
@@ -304,6 +304,7 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     file: Count = 0
     compressed: Count = 0
     zero: Count = 0
+    stored: Count = 0
     stale: Count = 0
     tier_used: Count = 0
     tier_size: Count = 0

@@ -17,6 +17,7 @@ KINDS = {
     "F": "in the file",
     "C": "compressed",
     "0": "zero",
+    "L": "in the snapshot",
     "-": "empty",
 }
 LEGEND = "  ".join(f"{kind} {what}" for kind, what in KINDS.items())
@@ -30,6 +31,7 @@ _STATES = {
     State.ZERO: "0",
     State.MOVING: "w",
     State.TAKING: "w",
+    State.STORED: "L",
 }
 _EMPTY = 14  # a value beside the states: resident, but not allocated
 _KNOWN = {int(state): ord(kind) for state, kind in _STATES.items()} | {_EMPTY: ord("-")}

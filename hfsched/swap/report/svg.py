@@ -23,6 +23,7 @@ _NAMES = {
     "F": "file",
     "C": "compressed",
     "0": "zero",
+    "L": "stored",
     "-": "empty",
     _UNKNOWN: "unknown",
 }
@@ -39,6 +40,7 @@ _STYLE = """\
   .file { fill: #0b5cad; }
   .compressed { fill: #12a594; }
   .zero { fill: none; stroke: #6e7781; stroke-width: 1; }
+  .stored { fill: #8250df; }
   .empty { fill: none; stroke: #8c959f; stroke-width: 1; }
   .unknown { fill: #cf222e; }
   @media (prefers-color-scheme: dark) {
@@ -52,6 +54,7 @@ _STYLE = """\
     .file { fill: #4c9aff; }
     .compressed { fill: #56d8c4; }
     .zero { stroke: #9198a1; }
+    .stored { fill: #a371f7; }
     .empty { stroke: #6e7681; }
     .unknown { fill: #ff7b72; }
   }

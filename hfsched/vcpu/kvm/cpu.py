@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hfsched.errors import InternalError, UserError
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Fault, Hypercall, Kicked, Mmio, Timer, Wfi
+from hfsched.vcpu.kvm.beyond import beyond, first_values
 from hfsched.vcpu.kvm.device import MACHINE
 from hfsched.vcpu.kvm.failure import Describer
 from hfsched.vcpu.kvm.registers import RegisterFile
 from hfsched.vcpu.kvm.stats import Stats
+from hfsched.vcpu.portable import PortableCpu, checked, missing_here, portable_of
 from hfsched.vcpu.registers import ARGUMENTS, ARM64_ARGUMENTS
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class KvmVcpu:
         self._core, self._ffi, self._lib = core, core.ffi, core.lib
         self._register_file: RegisterFile | None = None  # made when it is first asked for
         self._machine = machine
+        self._host = kvm, run_size
         self._cpu = core.ffi.gc(core.ffi.new("struct hfs_cpu *"), core.lib.hfs_free)
         self._exit = self._cpu.exit
         self._args = core.ffi.buffer(core.ffi.addressof(self._cpu.exit, "args"))
@@ -71,6 +74,7 @@ class KvmVcpu:
         self._enter, self._hvc = core.lib.hfs_enter, core.lib.HFS_HVC
         self._left = core.ffi.new("int64_t *")
         self._failure: Failed | None = None
+        self._condemned: Failed | None = None
         self._fault: Mmio | Fault | None = None
         self._unemulated: tuple[int, int] | None = None  # the last HFS_FETCH {address, `changes`}
         self._open = False
@@ -89,6 +93,19 @@ class KvmVcpu:
         """Make the running or the next `enter` return `Kicked`."""
         if self._open:
             self._lib.hfs_kick(self._cpu)
+
+    def condemn(self, reason: str) -> None:
+        """Make the running `enter`, and each one after it, return `Failed(reason)`."""
+        self._condemned = Failed(reason)
+        self.kick()
+
+    def keep_out(self) -> bool:
+        """Kick it: a vCPU inside `enter` is in the guest."""
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """Do nothing: no vCPU is kept out."""
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
@@ -112,6 +129,8 @@ class KvmVcpu:
             return self._fault
         while True:
             kind = self._enter(self._cpu)
+            if self._condemned is not None:
+                return self._condemned
             if kind == self._hvc:
                 return Hypercall(_HVC, _ARGS(self._args))
             lib = self._lib
@@ -281,6 +300,32 @@ class KvmVcpu:
             raise UserError(
                 f"engine kvm: {len(data)} bytes are no saved CPU state: {os.strerror(-result)}"
             )
+
+    def portable(self) -> PortableCpu | None:
+        """Return the state by register names; None on x86-64, whose guests no other engine runs."""
+        if MACHINE != "aarch64":
+            return None
+        try:
+            used = beyond(self.save(), first_values(self._core, *self._host))
+        except (
+            InternalError
+        ) as exc:  # out of descriptors: it can be restored here, and nowhere else
+            used = (str(exc),)
+        return portable_of(self.registers(), used)
+
+    def adopt(self, state: PortableCpu) -> None:
+        """Take over the state of a CPU of another engine; raises UserError."""
+        if MACHINE != "aarch64":
+            raise UserError("engine kvm: no other engine runs x86-64 guests")
+        values = checked(state)
+        self.reset(0, 0)
+        file = self._file()
+        known = frozenset(file.read())
+        if missing := missing_here(values, known):
+            raise UserError(f"engine kvm: this CPU has no register {', '.join(missing)}")
+        for name, value in values.items():  # one at a time, so that one that KVM refuses is named
+            if name in known:
+                file.write({name: value})
 
     def state_key(self) -> object:
         """Return a digest of the registers, except counters, which advance by themselves."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KvmSpace"]
 
+_COUNTER = (1 << 64) - 1
+
 
 class KvmSpace:
     """See `hfsched.vcpu.engine.Space`."""
@@ -137,6 +139,13 @@ class KvmSpace:
         self.vcpu(0)  # made, if it was not
         return self._made()[0].counter_hz
 
+    def set_counter_hz(self, frequency: int) -> None:
+        """Refuse another frequency than the host's: raises UserError."""
+        if frequency != self.counter_hz:
+            raise ConfigError(
+                f"vm {self.name}: engine kvm: its counter has {frequency} Hz, this host's {self.counter_hz}"
+            )
+
     def counter(self) -> int:
         """Return what they show while they are stopped (arm64: ticks, x86-64: ns)."""
         with self._lock:
@@ -148,6 +157,16 @@ class KvmSpace:
             if not self.closed:
                 for vcpu in self._frozen:
                     vcpu.freeze(count)
+
+    def ticks(self) -> int:
+        """Return what they show while they are stopped."""
+        return self.counter()
+
+    def set_ticks(self, ticks: int) -> None:
+        """Make them show `ticks` while they are stopped; raises UserError for more than 64 bits."""
+        if not 0 <= ticks <= _COUNTER:
+            raise ConfigError(f"vm {self.name}: a counter of 64 bits cannot be at {ticks:#x}")
+        self.set_counter(ticks)
 
     def close(self) -> None:
         """Free the machine."""

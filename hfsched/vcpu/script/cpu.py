@@ -36,6 +36,7 @@ from hfsched.vcpu.script.statekey import frames, key_of
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
+    from hfsched.vcpu.portable import PortableCpu
     from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.script.space import ScriptSpace
 
@@ -92,6 +93,7 @@ class Cpu:
         self.timer_masked = False
         self._name = name = f"{space.name}.{index}"
         self._kick = runtime.cell(f"{name}.kick", value=False)
+        self._condemned: str | None = None  # read once it was kicked
         self._line = runtime.cell(f"{name}.irq", value=False)
         self._stack: list[_Frame] = []  # the guest, and a handler that interrupted it
         self._missing = "it was never started"  # why the stack is empty
@@ -112,8 +114,8 @@ class Cpu:
         return self._space.ram.size
 
     def read(self, ipa: int, size: int) -> bytes:
-        """Read the VM's memory; no permission is checked (yield `Load` for that)."""
-        ram, offset = self._space.ram, ipa - self._space.base
+        """Read what is mapped; no permission is checked (yield `Load` for that)."""
+        ram, offset = self._space.place(ipa, size)
         if self._tape is None:
             return ram.read(offset, size)
         return self._tape.take(b"%d %d" % (ipa, size), lambda: ram.read(offset, size))
@@ -159,7 +161,9 @@ class Cpu:
     def enter(self) -> Exit:
         while True:
             if self._kick.get() and self._kick.exchange(False):
-                return Kicked()
+                if self._condemned is None:
+                    return Kicked()
+                self._stack, self._missing = [], self._condemned
             if self.timer_remaining() == 0:
                 return Timer()
             if not self._stack:
@@ -176,6 +180,18 @@ class Cpu:
 
     def kick(self) -> None:
         self._kick.set(True)
+
+    def condemn(self, reason: str) -> None:
+        self._condemned = reason
+        self.kick()
+
+    def keep_out(self) -> bool:
+        """Kick it: a vCPU inside `enter` is in the guest."""
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """Do nothing: no vCPU is kept out."""
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)
@@ -265,6 +281,15 @@ class Cpu:
         return, for a guest that now does something else, and unless the engine records.
         """
         saving.restore(self, self._recording(), data)
+
+    def portable(self) -> None:
+        """Return None: a Python generator runs on no other engine."""
+
+    def adopt(self, state: PortableCpu) -> None:  # noqa: ARG002 - the protocol's
+        """Refuse it."""
+        raise UserError(
+            f"vm {self._space.name}: engine script has no CPU for another engine's state"
+        )
 
     def _recording(self) -> Journal:
         if self._journal is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
@@ -21,8 +21,21 @@ __all__ = ["ScriptEngine", "ScriptSpace"]
 _WORD = 4  # bytes between two programs' addresses
 
 
+class _Mapped(NamedTuple):
+    """A part of another RAM than the VM's, mapped at `ipa` for good."""
+
+    ipa: int
+    size: int
+    ram: Ram
+    offset: int
+    permissions: Permissions
+
+
 class ScriptSpace:
     """One VM's memory and CPUs; see hfsched.vcpu.engine.Space.
+
+    All of one RAM is the VM's memory.  Parts of others may be mapped beside it, before its CPUs run; what is
+    not in the VM's memory stays as it was mapped.
 
     Implementation note.  Guests' accesses take no lock, so what stage 2 allows is an immutable table in
     a cell.  Who changes it (under the VM's lock, by the protocol) replaces it whole.  Each CPU has its own
@@ -39,6 +52,7 @@ class ScriptSpace:
             b""  # a byte for each page of RAM, its permissions: as it was last published,
         )
         self._published = runtime.cell(f"{name}.stage2", self._stage2)  # and for guests' accesses
+        self._others: tuple[_Mapped, ...] = ()  # before its CPUs run
         # From number to program: the VM's, and each CPU's.
         self._programs: list[dict[int, Program]] = [{} for _ in range(1 + vcpus)]
         self.clock = Clock(runtime.now)
@@ -57,6 +71,9 @@ class ScriptSpace:
         return self._cpus[index]
 
     def map(self, ipa: int, ram: Ram, offset: int, size: int, permissions: Permissions) -> None:
+        if self._ram not in (None, ram) and self._apart(ipa, size):
+            self._others += (_Mapped(ipa, size, ram, offset, permissions),)
+            return
         if self._ram not in (None, ram) or offset:
             raise InternalError(f"vm {self.name}: engine script maps one whole RAM")
         if self._ram is None:
@@ -102,6 +119,19 @@ class ScriptSpace:
         """Make them show `count` while they are stopped."""
         self.clock.set(count)
 
+    def set_counter_hz(self, frequency: int) -> None:
+        """See `engine.Space`."""
+        if frequency != self.counter_hz:
+            raise UserError(f"vm {self.name}: engine script counts ns, not {frequency} Hz")
+
+    def ticks(self) -> int:
+        """Return the same: the counter counts ns."""
+        return self.counter()
+
+    def set_ticks(self, ticks: int) -> None:
+        """Make them show `ticks` while they are stopped."""
+        self.set_counter(ticks)
+
     def close(self) -> None:
         for cpu in self._cpus:
             cpu.reset(-1, 0)
@@ -125,13 +155,34 @@ class ScriptSpace:
         number, owner = divmod(word, len(self._programs))
         return None if rest else self._programs[owner].get(number)
 
+    def place(self, ipa: int, size: int) -> tuple[Ram, int]:
+        """Return the RAM, and the offset there, of what is mapped in `size` bytes at `ipa`; may be outside of it."""
+        offset = ipa - self.base
+        if not 0 <= offset < self.ram.size:
+            other = self._other(ipa, size)
+            if other is not None:
+                return other.ram, other.offset + ipa - other.ipa
+        return self.ram, offset
+
+    def _other(self, ipa: int, size: int) -> _Mapped | None:
+        """Return what of another RAM is mapped in all of [ipa, ipa + size)."""
+        for each in self._others:
+            if each.ipa <= ipa and ipa + size <= each.ipa + each.size:
+                return each
+        return None
+
+    def _apart(self, ipa: int, size: int) -> bool:
+        """Return whether nothing of the VM's RAM is in [ipa, ipa + size)."""
+        return ipa + size <= self.base or self.base + self.ram.size <= ipa
+
     def first_fault(self, ipa: int, size: int, wanted: Permissions) -> int | None:
         """Return the first address of an access that stage 2 does not allow, None without one."""
         first = (ipa - self.base) // PAGE_SIZE
         stop = (ipa + size - 1 - self.base) // PAGE_SIZE + 1
         pages = self.ram.size // PAGE_SIZE
         if not 0 <= first < pages:
-            return ipa
+            other = self._other(ipa, size)
+            return None if other is not None and wanted in other.permissions else ipa
         table = self._published.get()
         for page in range(first, stop):
             if page >= pages or wanted not in Permissions(table[page]):

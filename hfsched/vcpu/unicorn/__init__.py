@@ -9,10 +9,11 @@
 - `timer`: the virtual timer (pure).
 - `traps`: what stops the machine: exits, trapped registers, exceptions of EL1.
 - `timerhooks`: accesses to counters and timers.
+- `turn`: who executes, and the queue of those that wait.
 - `cpu`, `space`, `engine`: the protocol of `hfsched.vcpu.engine`.
 
-Two vCPUs never execute at the same moment: Unicorn's atomics are not atomic across threads.  A
-fair lock is the turn, taken for one slice of at most 100 000 instructions.
+Two vCPUs never execute at the same moment: Unicorn's atomics are not atomic across threads.  The
+turn is taken for one slice of at most 100 000 instructions, in the order of arrival.
 
 Unicorn is loaded when the first engine is made, not when this package is imported.
 """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hfsched.errors import InternalError, UserError
 from hfsched.runtime.base import guards_nothing
 from hfsched.vcpu.engine import Conduit, Exit, Failed, Hypercall, Kicked, Timer
+from hfsched.vcpu.portable import PortableCpu, checked, portable_of
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn import registers
 from hfsched.vcpu.unicorn.exceptions import Ec
@@ -24,10 +25,11 @@ from hfsched.vcpu.unicorn.traps import Traps
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hfsched.runtime.base import Lock, Runtime
+    from hfsched.runtime.base import Runtime
     from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
     from hfsched.vcpu.unicorn.space import UnicornSpace
+    from hfsched.vcpu.unicorn.turn import Turn
 
 __all__ = ["SLICE", "UnicornVcpu"]
 
@@ -51,7 +53,7 @@ class UnicornVcpu:
     def __init__(
         self,
         runtime: Runtime,
-        turn: Lock,
+        turn: Turn,
         space: UnicornSpace,
         index: int,
         make: Callable[[BlockHandler, TimerHandler], Machine],
@@ -59,21 +61,23 @@ class UnicornVcpu:
         self.index = index
         self._space = space
         self._now = space.clock.read
-        self._turn = turn
-        self._share(runtime, irq=False)
-        self._timer = VirtualTimer()
+        self._share(runtime, turn, irq=False)
+        self._timer = VirtualTimer(space.counter_hz)
         self._stale_tlb = False
         self._stale_code = False
         # How many instructions the next slice may have; None: SLICE.  For explorers.
         self.cut: Callable[[], int] | None = None
         self._failure: Failed | None = None
+        self._condemned: Failed | None = None
         self._hooks = TimerHooks(self._timer, self._now, self._discard_code, make)
         self._machine = self._hooks.machine
         self._traps = Traps(self._machine, space.invalidate)
 
-    def _share(self, runtime: Runtime, *, irq: bool) -> None:
-        """Make what other threads access too, on a runtime."""
+    def _share(self, runtime: Runtime, turn: Turn, *, irq: bool) -> None:
+        """Make what other threads access too, on a runtime with its turn."""
         name = f"{self._space.name}.{self.index}"
+        self._turn = turn
+        self._place = turn.place(name)
         # Keeps `stop` from a machine that was freed; held for a microsecond.
         self._mutex = runtime.lock(f"unicorn {self._space.name}/{self.index}", state=guards_nothing)
         # Written by others: a flag first, then a stop if the CPU runs; read again before each slice.
@@ -87,7 +91,24 @@ class UnicornVcpu:
     def kick(self) -> None:
         """Make the running or the next `enter` return `Kicked`."""
         self._kicked.set(True)
-        self._stop()
+        if not self._stop():
+            self._turn.dismiss(self._place)
+
+    def keep_out(self) -> bool:
+        """Keep it from executing if it waits for the turn, else kick it."""
+        if self._turn.keep_out(self._place):
+            return True
+        self.kick()
+        return False
+
+    def let_in(self) -> None:
+        """End what `keep_out` began."""
+        self._turn.let_in(self._place)
+
+    def condemn(self, reason: str) -> None:
+        """Make the running `enter`, and each one after it, return `Failed(reason)`."""
+        self._condemned = Failed(reason)
+        self.kick()
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         """Raise or lower the interrupt line."""
@@ -95,11 +116,14 @@ class UnicornVcpu:
         self._changed.set(True)
         self._stop()
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
+        """Stop the machine; return False if it does not run."""
         if self._running.get():
             with self._mutex:
                 if self._running.get():
                     self._machine.stop()
+                    return True
+        return False
 
     # The protocol, the owner
 
@@ -116,10 +140,18 @@ class UnicornVcpu:
         """Run to the next exit, a slice at a time; other vCPUs run between slices."""
         if self._failure is not None:
             return self._failure
-        turn = self._turn
+        turn, kicked = self._turn, self._kicked
         while True:
-            with turn:
+            if not turn.take(self._place, kicked.get):
+                if kicked.exchange(False):
+                    return _KICKED
+                continue
+            try:
                 stop = self._slice()
+            finally:
+                turn.give()
+            if self._condemned is not None:
+                return self._condemned
             if stop is not None:
                 return stop
 
@@ -200,6 +232,16 @@ class UnicornVcpu:
         self._timer.set(ctl, cval)
         self._traps.pending = (pending[0], pending[1], pending[2]) if pending[0] else None
 
+    def portable(self) -> PortableCpu:
+        """Return the state by register names."""
+        return portable_of(self.registers())
+
+    def adopt(self, state: PortableCpu) -> None:
+        """Take over the state of a CPU of another engine; raises UserError."""
+        values = checked(state)
+        self.reset(0, 0)
+        self.set_registers(values)
+
     def state_key(self) -> object:
         """Return a digest of the registers that the architecture defines, and of the timer."""
         timer = self._timer
@@ -217,10 +259,13 @@ class UnicornVcpu:
         self._stale_code = True
         self._changed.set(True)
 
-    def belong(self, runtime: Runtime, turn: Lock) -> None:
+    def set_counter_hz(self, frequency: int) -> None:
+        """Make the guest's counter advance so often a second."""
+        self._timer.frequency = frequency
+
+    def belong(self, runtime: Runtime, turn: Turn) -> None:
         """Use another runtime from now on, with its turn."""
-        self._turn = turn
-        self._share(runtime, irq=self._irq.get())
+        self._share(runtime, turn, irq=self._irq.get())
 
     def map(self, physical: int, size: int, host: int) -> None:
         """Map host memory at a physical address."""
@@ -231,6 +276,7 @@ class UnicornVcpu:
         with self._mutex:
             self._failure = Failed("the machine is closed")
             self._machine.close()
+        self._turn.forget(self._place)
 
     # Running
 

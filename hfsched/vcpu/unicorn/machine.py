@@ -49,6 +49,8 @@ class Sys:
     SCR_EL3: Final = (3, 6, 1, 1, 0)
 
 
+_Q0 = int(Reg.Q0)  # finding an enumeration's member takes as long as a call
+
 # NS, RES1, HCE, RW, APK, API: pointer authentication needs the last two here and in HCR_EL2.
 _SCR = 0x531 | 1 << 16 | 1 << 17
 _VI = 1 << 7
@@ -133,6 +135,8 @@ class Machine:
         self._emu_start = library.emu_start
         self._box = ctypes.c_uint64()
         self._box_address = ctypes.addressof(self._box)
+        self._vector = ctypes.create_string_buffer(16)
+        self._vector_address = ctypes.addressof(self._vector)
         self._systems: dict[Key, tuple[CpReg, int]] = {}
         self._keep: list[Any] = []
         self.irq = False  # the virtual interrupt line
@@ -207,9 +211,8 @@ class Machine:
 
     def read_vector(self, index: int) -> bytes:
         """Read Q0..Q31, 16 bytes."""
-        value = ctypes.create_string_buffer(16)
-        self._library.reg_read(self.uc, Reg.Q0 + index, ctypes.addressof(value))
-        return value.raw
+        self._reg_read(self.uc, _Q0 + index, self._vector_address)
+        return self._vector.raw
 
     def write_vector(self, index: int, value: bytes) -> None:
         """Write Q0..Q31, 16 bytes."""

@@ -11,22 +11,23 @@ import mmap
 from array import array
 from typing import TYPE_CHECKING
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.vcpu.clock import Clock
 from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.unicorn.cpu import UnicornVcpu
 from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
 from hfsched.vcpu.unicorn.stage2 import Stage2
-from hfsched.vcpu.unicorn.timer import FREQUENCY
+from hfsched.vcpu.unicorn.timer import FREQUENCY, FREQUENCY_MAX, ns_of, ticks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hfsched.memory.ram import Ram
-    from hfsched.runtime.base import Lock, Runtime
+    from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Vcpu
     from hfsched.vcpu.unicorn.library import Library
+    from hfsched.vcpu.unicorn.turn import Turn
 
 __all__ = ["UnicornSpace"]
 
@@ -36,6 +37,8 @@ _BLOCK = 2 << 20
 _TABLES = 1 << 43
 # Tables come in pieces of 1 MiB; a piece maps at least half a GiB of pages.
 _PIECE = 1 << 20
+_TIME_MAX = 1 << 63  # ns
+_TICKS = (1 << 64) - 1
 
 
 class _TablePages:
@@ -87,7 +90,7 @@ class UnicornSpace:
         self,
         runtime: Runtime,
         library: Library,
-        turn: Lock,
+        turn: Turn,
         name: str,
         vcpus: int,
         on_close: Callable[[UnicornSpace], None] = lambda _space: None,
@@ -99,6 +102,7 @@ class UnicornSpace:
         self._turn = turn
         self._on_close = on_close
         self.clock = Clock(runtime.now)
+        self._counter_hz = FREQUENCY
         self._vcpus: list[UnicornVcpu | None] = [None] * vcpus
         self._pages = _TablePages(self._add_piece)
         self._tables = Stage2(self._pages)
@@ -180,7 +184,15 @@ class UnicornSpace:
     @property
     def counter_hz(self) -> int:
         """See `engine.Space`."""
-        return FREQUENCY
+        return self._counter_hz
+
+    def set_counter_hz(self, frequency: int) -> None:
+        """Make the guests' counters advance so often a second; raises UserError for what no counter has."""
+        if not 0 < frequency <= FREQUENCY_MAX:
+            raise UserError(f"vm {self.name}: no counter has {frequency} Hz: 1 to {FREQUENCY_MAX}")
+        self._counter_hz = frequency
+        for vcpu in self._made():
+            vcpu.set_counter_hz(frequency)
 
     def counter(self) -> int:
         """Return what they show while they are stopped, in ns."""
@@ -190,7 +202,20 @@ class UnicornSpace:
         """Make them show `count` while they are stopped."""
         self.clock.set(count)
 
-    def belong(self, runtime: Runtime, turn: Lock, now: Callable[[], int]) -> None:
+    def ticks(self) -> int:
+        """Return what they show while they are stopped, in their own units."""
+        return ticks_of(self.clock.read(), self._counter_hz) & _TICKS
+
+    def set_ticks(self, ticks: int) -> None:
+        """Make them show `ticks` while they are stopped; raises UserError for a time beyond 292 years."""
+        ns = ns_of(ticks, self._counter_hz)
+        if not 0 <= ns < _TIME_MAX:
+            raise UserError(
+                f"vm {self.name}: a counter of {self._counter_hz} Hz cannot be at {ticks:#x} on engine unicorn"
+            )
+        self.clock.set(ns)
+
+    def belong(self, runtime: Runtime, turn: Turn, now: Callable[[], int]) -> None:
         """Use another runtime from now on, its turn, and a clock that is no scheduling point (`now`)."""
         self._runtime = runtime
         self._turn = turn

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hfsched.vcpu.unicorn import sysregs
 from hfsched.vcpu.unicorn.library import CpReg, Reg
 from hfsched.vcpu.unicorn.machine import Sys
-from hfsched.vcpu.unicorn.timer import TICK, VirtualTimer
+from hfsched.vcpu.unicorn.timer import VirtualTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,14 +61,15 @@ class TimerHooks:
             return False
         machine = self.machine
         counter = read and access.crm == 0 and access.op2 == 2
+        frequency = read and access.crm == 0 and access.op2 == 0
         # The physical counter and timer are not here: they trap, and as in Hafnium the guest gets an
         # exception of unknown reason.
-        if not counter and (access.crm != 3 or access.op2 > 2):
+        if not counter and not frequency and (access.crm != 3 or access.op2 > 2):
             return False
         if not machine.read(Reg.PSTATE) & 0xC:
-            # CNTKCTL_EL1: EL0VCTEN for the counter, EL0VTEN for the timer.
-            bit = 1 if counter else 8
-            if not machine.read_system(Sys.CNTKCTL_EL1) >> bit & 1:
+            # CNTKCTL_EL1: EL0VCTEN for the counter, it or EL0PCTEN for the frequency, EL0VTEN for the timer.
+            bits = 0b10 if counter else 0b11 if frequency else 1 << 8
+            if not machine.read_system(Sys.CNTKCTL_EL1) & bits:
                 return False
         now = self._now()
         if not read:
@@ -76,5 +77,10 @@ class TimerHooks:
             machine.stop()  # the slice may have become too long
         elif register != Reg.XZR:
             target = register - Reg.X0 if register >= Reg.X0 else register - Reg.X29 + 29
-            machine.x[target] = now // TICK if counter else self._timer.read(access.op2, now)
+            if frequency:
+                machine.x[target] = self._timer.frequency
+            else:
+                machine.x[target] = (
+                    self._timer.count(now) if counter else self._timer.read(access.op2, now)
+                )
         return True

@@ -215,12 +215,16 @@ class _Turn:
         self.left = 0
         self.guest: Guest | None = None
 
-    def __enter__(self) -> None:
+    def take(self, _place: object, _unwanted: object) -> bool:
         self.left -= 1
         if self.left < 0 and self.guest is not None:
             self.guest.cpu.kick()
+        return True
 
-    def __exit__(self, *exc: object) -> None:
+    def give(self) -> None:
+        pass
+
+    def dismiss(self, _place: object) -> None:
         pass
 
 

@@ -181,10 +181,14 @@ class _CountingTurn:
     def __init__(self) -> None:
         self.taken = 0
 
-    def __enter__(self) -> None:
+    def take(self, _place: object, _unwanted: object) -> bool:
         self.taken += 1
+        return True
 
-    def __exit__(self, *exc: object) -> None:
+    def give(self) -> None:
+        pass
+
+    def forget(self, _place: object) -> None:
         pass
 
 

@@ -1,0 +1,200 @@
+"""Guest memory that comes out of a snapshot as it is accessed, or behind that.
+
+The pages are put into the page table of swap as *stored*: the monitor serves the faults on them from the
+layers' files, and `disable` brings all of them in.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hfsched.errors import SnapshotError, UserError
+from hfsched.memory.ram import PAGE_SIZE
+from hfsched.snapshot.chain import ZERO_PAGE
+from hfsched.snapshot.codec import FRAME_PAGES, codec_name
+from hfsched.snapshot.libraries import CODECS
+from hfsched.snapshot.libraries import problem as codec_problem
+from hfsched.swap.core import device
+from hfsched.swap.core.stored import StoredPages, packed_frames
+from hfsched.swap.core.userfault import userfault
+
+if TYPE_CHECKING:
+    from hfsched.memory.ram import Ram
+    from hfsched.runtime.base import EventFd
+    from hfsched.snapshot.chain import Chain
+    from hfsched.snapshot.layer import Layer
+    from hfsched.vmm.records import MachineRecord
+
+__all__ = ["Damage", "LazyMemory", "problem"]
+
+_HOT_MAX = 1 << 18  # pages: 1 GiB
+_TRIES = 10  # of a fault on a page that main can read
+
+
+def problem(record: MachineRecord) -> str | None:
+    """Return in a line why a snapshot's memory cannot come as it is accessed, None if it can."""
+    why = device.problem()
+    if why is not None:
+        return why
+    try:
+        os.close(userfault(kernel=any(vm.engine == "kvm" for vm in record.vms)))
+    except UserError as exc:
+        return str(exc)
+    return None
+
+
+class LazyMemory:
+    """The pages of a chain, which it owns from `open` on; `close` it when no monitor runs any more.
+
+    With `fill` what is not accessed is brought in behind the guests.  Raises SnapshotError for a chain of
+    other memory, or whose frames cannot be expanded here.
+    """
+
+    def __init__(self, chain: Chain, record: MachineRecord, *, fill: bool = True) -> None:
+        self.fill = fill
+        self._chain = chain
+        self._record = record
+        self._bases: list[int] = []  # of each layer: the number of its first frame
+        self._layers: list[Layer] = []
+        frames = 0
+        for layer in chain.layers:
+            for kind in sorted(set(layer.layout.kinds)):
+                name = codec_name(kind)
+                if name in CODECS and (why := codec_problem(name)) is not None:
+                    raise SnapshotError(f"{layer.name}/pages: frames of {name}: {why}")
+            self._bases.append(frames)
+            frames += len(layer.layout.kinds)
+        self._firsts: dict[str, int] = {}  # of each VM: its first page, of all
+        self._pages: StoredPages | None = None
+
+    def open(self, rams: Mapping[str, Ram]) -> StoredPages:
+        """Return where the pages of the VMs' memory are, in order; raises SnapshotError, UserError.
+
+        What main itself accesses, and what the guests cannot do without, is read at once.
+        """
+        chain = self._chain
+        runs, first = array("Q"), 0
+        for name, ram in rams.items():
+            number = chain.number(name)
+            size = chain.index.vms[number].size
+            if size != ram.size:
+                raise SnapshotError(f"{chain.newest.name}: VM {name}: size {size}, here {ram.size}")
+            self._firsts[name] = first
+            at_once = sorted(set(self._at_once(name, ram)))
+            for page in at_once:
+                ram.write(page * PAGE_SIZE, bytes(chain.read_page(number, page)))
+            for run in self._runs(number, at_once):
+                runs.extend((first + run[0], run[1], run[2]))
+            first += ram.size // PAGE_SIZE
+        self._pages = StoredPages(
+            [layer.descriptor for layer in chain.layers],
+            [
+                packed_frames(
+                    number,
+                    layer.index.pages,
+                    layer.layout.offsets,
+                    layer.layout.stored,
+                    layer.layout.checksums,
+                )
+                for number, layer in enumerate(chain.layers)
+            ],
+            runs,
+            self._hot(rams),
+        )
+        return self._pages
+
+    def _runs(self, vm: int, without: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """Yield {first page, pages, location} of a VM's stored pages, but for some, which are in order."""
+        for first, count, place in self._chain.places(vm):
+            if place == ZERO_PAGE:
+                continue
+            layer, position = divmod(place, 1 << 32)
+            location = self._bases[layer] * FRAME_PAGES + position - first
+            at, end = first, first + count
+            for page in without[bisect_left(without, at) : bisect_left(without, end)]:
+                if page > at:
+                    yield at, page - at, location + at
+                at = page + 1
+            if end > at:
+                yield at, end - at, location + at
+
+    def _at_once(self, name: str, ram: Ram) -> Iterator[int]:
+        """Yield the pages of a VM's mailbox."""
+        for vm in self._record.vms:
+            if vm.spec.name == name:
+                for ipa in (vm.state.mailbox.rx, vm.state.mailbox.tx):
+                    if ipa is not None and 0 <= ipa - vm.base < ram.size:
+                        yield (ipa - vm.base) // PAGE_SIZE
+
+    def _hot(self, rams: Mapping[str, Ram]) -> Sequence[int]:
+        """Return the pages that were touched last, of all, that one first."""
+        names = {self._chain.number(name): name for name in rams}
+        made: list[int] = []
+        for vm, first, count in self._chain.newest.layout.hot():
+            if vm in names:
+                start = self._firsts[names[vm]] + first
+                made.extend(range(start, start + min(count, _HOT_MAX - len(made))))
+        return made
+
+    def why(self, vm: str, page: int) -> str | None:
+        """Return in a line why a page of a VM cannot be read, None if it can."""
+        place = self._chain.places(self._chain.number(vm)).find(page)
+        if place == ZERO_PAGE:
+            return None
+        layer, position = divmod(place, 1 << 32)
+        try:  # not by `Chain.read`, which may have the frame from before
+            self._chain.layers[layer].frame(position // FRAME_PAGES)
+        except SnapshotError as exc:
+            return str(exc)
+        return None
+
+    def close(self) -> None:
+        """Close the chain; the second call does nothing."""
+        pages, self._pages = self._pages, None
+        if pages is not None:
+            pages.close()
+        self._chain.close()
+
+
+class Damage:
+    """The alarm of a monitor that cannot read a page of the snapshot: the page's VM ends.
+
+    It owns `event`, the alarm.  `page()` returns the last such page, `find(page)` {VM, page of it}; `end(vm, why)` has every vCPU of a VM fail, before the
+    page is given up.
+    """
+
+    def __init__(
+        self,
+        event: EventFd,
+        page: Callable[[], int | None],
+        find: Callable[[int], tuple[str, int]],
+        why: Callable[[str, int], str | None],
+        end: Callable[[str, str], None],
+    ) -> None:
+        self.event = event
+        self._page, self._find, self._why, self._end = page, find, why, end
+        self._tries: dict[int, int] = {}  # of pages that could be read here
+
+    def take(self) -> Sequence[int]:
+        """See `hfsched.swap.client.client.Alarm`."""
+        self.event.take()
+        page = self._page()
+        if page is None:
+            return ()
+        vm, number = self._find(page)
+        why = self._why(vm, number)
+        if why is None:  # it can be read now: the fault is tried again
+            self._tries[page] = self._tries.get(page, 0) + 1
+            if self._tries[page] < _TRIES:
+                return ()
+            why = "the process that serves page faults cannot read it"
+        self._end(vm, f"page {number} of its memory is damaged: {why}")
+        return (page,)
+
+    def close(self) -> None:
+        """Close the eventfd."""
+        self.event.close()
