@@ -45,7 +45,18 @@ pytestmark = needs_userfault
 
 PAGES = 8
 SECOND = 1_000_000_000
-WORDS = ("table", "file-out", "file-in", "staging", "tier", "ram", "frames", "alarm", "layer")
+WORDS = (
+    "table",
+    "file-out",
+    "file-in",
+    "staging",
+    "tier",
+    "aside",
+    "ram",
+    "frames",
+    "alarm",
+    "layer",
+)
 
 
 def descriptors() -> dict[str, str]:

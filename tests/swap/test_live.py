@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 from progress import until
+from talk import Talk
 
 from hfsched.errors import SnapshotError
+from hfsched.snapshot.directory import open_chain
 from hfsched.snapshot.layer import LayerWriter
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.protocol.messages import State
 from hfsched.swap.report.footprint import allocated
+from hfsched.vmm.lazy import LazyMemory
 from hfsched.vmm.livememory import LiveMemory
+from hfsched.vmm.machine import Machine
+from hfsched.vmm.saving import spec_of
+from hfsched.vmm.snapshotting import record_of, restore
 
 from . import backends
 from .backends import Backend, first_of, stress_page
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from talk import Target
+
+    from hfsched.vmm.records import MachineRecord
 
 pytestmark = needs_userfault
 
@@ -257,6 +265,39 @@ def test_where_memory_cannot_be_staged_it_is_copied_and_a_line_says_so(
         snapshot(made.machine, tmp_path / "next")
 
 
+@on_every_engine
+@pytest.mark.parametrize("fill", [False, True])
+def test_memory_that_is_still_in_a_snapshot_is_of_one_instant_too(
+    target: Target,
+    tmp_path: Path,
+    slowly: Callable[[Callable[[int], object]], None],
+    *,
+    fill: bool,
+) -> None:
+    with Counting(target, tmp_path) as made:
+        snapshot(made.machine, tmp_path / "first")
+        runtime = made.runtime
+
+        def make(record: MachineRecord, memory: LazyMemory | None) -> Machine:
+            return Machine(
+                spec_of(record), runtime, log=lambda _vm, _line: None, saved=record, lazy=memory
+            )
+
+        chain = open_chain(tmp_path / "first")
+        record = record_of(chain)
+        lazily = LazyMemory(chain, record, fill=fill)
+        with restore(chain, record, make, name="first", lazy=lazily) as again:
+            again.start()
+            slowly(lambda _call: None)
+            for number in range(2):
+                where = tmp_path / f"{number}"
+                written = snapshot(again, where, incremental=number > 0)
+                assert (written.on is None) is (number == 0)
+                check_instant(values_in(where))
+            with again.suspension.held("test", made.deadline()):
+                check_instant(values_of(again))
+
+
 def test_a_process_beside_it_writes_all_the_while(
     tmp_path: Path, slowly: Callable[[Callable[[int], object]], None]
 ) -> None:
@@ -281,6 +322,21 @@ def test_a_process_beside_it_writes_all_the_while(
         with restored(tmp_path / "layer") as again:
             ram = again.rams[place[2]]
             for page in range(place[1]):
+                assert ram.read((first + page) * PAGE, PAGE) == stress_page(7, page)
+
+
+def test_a_machine_with_a_monitor_and_no_directory(tmp_path: Path) -> None:
+    with Talk(HERE, "stress", memory=4 * MIB, monitor=True) as host:
+        filled = host.ask("fill 7")
+        assert snapshot(host.machine, tmp_path / "layer").notices == ()
+        assert swap_of(host).status().state is State.READY
+        assert host.ask("check 7") == filled
+        with restored(tmp_path / "layer") as again:
+            again.start()
+            assert again.rams.keys() == host.machine.rams.keys()
+            ram, before = (next(iter(each.rams.values())) for each in (again, host.machine))
+            first = first_of(before, 7)
+            for page in range(int(filled.split()[1])):
                 assert ram.read((first + page) * PAGE, PAGE) == stress_page(7, page)
 
 

@@ -95,7 +95,7 @@ int hfs_set_staging(struct hfs *swap, int fd);
  * of the page ends that.  -EINVAL: a memfd that main cannot have made.
  */
 int hfs_set_stored(struct hfs *swap, int fd, const int *layers, int count, int alarm);
-/* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes. */
+/* Where pages are kept that a snapshot has yet to write: a memfd of hfs_aside_size(pages) bytes, else -EINVAL. */
 int hfs_set_aside(struct hfs *swap, int fd);
 uint64_t hfs_aside_size(uint64_t pages);
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum hfs_owed { OWED, ASIDE, WRITTEN };
@@ -38,8 +39,14 @@ uint64_t hfs_aside_size(uint64_t pages)
 int hfs_set_aside(struct hfs *swap, int fd)
 {
 	uint64_t size = map_size(swap->table.pages);
-	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	struct stat status;
+	void *map;
 
+	if (fstat(fd, &status))
+		return -errno;
+	if ((uint64_t)status.st_size < hfs_aside_size(swap->table.pages))
+		return -EINVAL;
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return -errno;
 	madvise(map, size, MADV_DONTFORK);

@@ -37,7 +37,7 @@ static enum place place_of(struct hfs *swap, uint64_t entry)
 		return NOWHERE;
 	case HFS_STORED:
 		return IN_SNAPSHOT;
-	default:
+	default: /* HFS_TAKING */
 		return ON_ITS_WAY;
 	}
 }

@@ -83,8 +83,8 @@ class Counts:
 
     @property
     def out(self) -> int:
-        """Pages that are staged or out, or on the way."""
-        return self.staged + self.busy + self.file + self.compressed
+        """Pages that are staged or out, in a snapshot, or on the way."""
+        return self.staged + self.busy + self.file + self.compressed + self.stored
 
 
 EVENTS = (
