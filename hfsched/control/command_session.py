@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hfsched.control import commands, events
 from hfsched.control.commands import Answer, CommandError, EventsSubscribe, Refused, Subscribed
-from hfsched.control.events import Ended, Hub, Subscription
+from hfsched.control.events import Ended, Hub, Lost, Subscription
 from hfsched.control.guest_handlers import Copying
 from hfsched.control.guest_messages import CopyBegin, CopyRequest
 from hfsched.control.handlers import CommandMachine, carry_out
@@ -94,7 +94,12 @@ class CommandSession:
         if self._connection in ready and not self._receive():
             return False
         if subscription is not None:
-            return all(self._send(events.encode(each)) for each in subscription.take())
+            left = subscription.take()
+            while left and self._send(events.encode(left[0])):
+                del left[0]
+            if left and self._closing.is_set():
+                self._send_end(left)
+            return not left
         if not ready:
             raise _SilentError
         return True
@@ -152,14 +157,18 @@ class CommandSession:
             self._place.keep()
         return self._copying.serve(request, deadline)
 
-    def _send_end(self) -> None:
-        """Send what is left as far as the socket has space, and `Ended`."""
+    def _send_end(self, left: Sequence[events.Event] = ()) -> None:
+        """Send what is left as far as the socket has space, and `Ended`; where it has none, `Lost` comes later."""
         if self._subscription is None:
             text = f"machine {self._machine.name} is about to end"
             offer(self._connection, commands.encode(Refused(code="ending", text=text)))
             return
-        for event in (*self._subscription.take(), Ended()):
-            offer(self._connection, events.encode(event))
+        lost = 0
+        for event in (*left, *self._subscription.take(), Ended()):
+            if lost and offer(self._connection, events.encode(Lost(count=lost))):
+                lost = 0
+            if lost or not offer(self._connection, events.encode(event)):
+                lost += 1
 
     def _send(self, packet: bytes) -> bool:
         """Send a packet; wait for a subscriber to read until the server closes.  False: not sent."""

@@ -33,7 +33,8 @@ def accept(
             admit(connection)
 
 
-def offer(connection: Connection, packet: bytes) -> None:
-    """Send a packet if the client is connected and its socket has space."""
+def offer(connection: Connection, packet: bytes) -> bool:
+    """Send a packet if the client is connected and its socket has space; return whether it was sent."""
     with suppress(OSError, ChannelClosedError):
-        connection.send(packet)
+        return connection.send(packet) > 0
+    return False

@@ -148,6 +148,14 @@ def test_a_larger_machine_holds_in_random_orders(spec: str) -> None:
     assert result.failure is None
 
 
+def test_a_subscriber_that_reads_too_little_before_the_end_is_told_what_it_has_missed() -> None:
+    spec = (
+        "machine,clients=suspender-follower,guest=smp,vcpus=2,swap=enable-out-disable,timers=true"
+    )
+    result = search(find(spec), make("pos", 3), until=lambda so_far: so_far.executions >= 40)
+    assert result.failure is None
+
+
 @pytest.mark.parametrize("strategy", ["random", "pct"])
 @pytest.mark.parametrize(
     "spec",

@@ -325,8 +325,10 @@ class Client(Thing):
         mine = f'"holder":"{self.name}"'.encode()
         for word in (b'"suspended"', b'"resumed"'):
             event = self._receive()
-            while mine not in event:
+            while mine not in event and b'"lost"' not in event:
                 event = self._receive()
+            if b'"lost"' in event:  # the machine ends, and this client has read too little
+                break
             assert word in event, f"{event!r} comes where {word!r} was due"
             self.read += 1
         self._socket.close()
