@@ -13,6 +13,7 @@ from progress import until
 from talk import Talk
 
 from hfsched.errors import SnapshotError
+from hfsched.memory import writeprotect
 from hfsched.snapshot.directory import open_chain
 from hfsched.snapshot.layer import LayerWriter
 from hfsched.swap.client.errors import SwapError
@@ -82,8 +83,13 @@ def test_all_pages_are_of_one_instant(
             now.clear()
             where = tmp_path / f"{number}"
             written = snapshot(made.machine, where, incremental=number > 0)
-            assert written.notices == ()
-            assert (written.on is None) is (number == 0)
+            if number > 0 and writeprotect.problem() is not None:  # not every kernel tracks writes
+                assert [f"{number} is a full snapshot: " in text for text in written.notices] == [
+                    True
+                ]
+            else:
+                assert written.notices == ()
+                assert (written.on is None) is (number == 0)
             assert len(now) > 1
             assert now[-1] > now[0], "the guest runs on"
             with restored(where) as again:

@@ -14,6 +14,7 @@ import pytest
 from progress import QUIET_NS, until
 
 from hfsched.errors import UserError
+from hfsched.memory import writeprotect
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.scheduler.outbox import Sent
@@ -224,9 +225,10 @@ def test_a_full_and_an_incremental_snapshot_of_an_unfinished_restore(world: Worl
         machine.start()
         world.ask(machine, "echo")
         base = machine.snapshots.base
-        assert base is not None
+        tracks = writeprotect.problem() is None
+        assert (base is not None) is tracks
         machine.rams["echo"].write(FILLED[7], b"written")
-        world.take(machine, "two", base)
+        world.take(machine, "two", base)  # a full one where writes are not tracked
         there = stored(machine)
         assert there > len(FILLED) // 2
         world.take(machine, "whole")
@@ -243,7 +245,7 @@ def test_a_full_and_an_incremental_snapshot_of_an_unfinished_restore(world: Worl
             world.ask(eager, "echo")
             assert filled(machine) == filled(eager) == before
     with closing(open_chain(world.folder / "two")) as chain:
-        assert chain.newest.index.pages < 200  # not what was brought in
+        assert not tracks or chain.newest.index.pages < 200  # not what was brought in
 
 
 def test_what_was_touched_last_comes_first(world: World) -> None:
