@@ -27,7 +27,16 @@ from hfsched.swap.pages.store import (
     ShortageError,
 )
 
-__all__ = ["AROUND", "GivenPages", "GuestPages", "Liveness", "Region", "open_userfault", "zap"]
+__all__ = [
+    "AROUND",
+    "GivenPages",
+    "GuestPages",
+    "Liveness",
+    "Region",
+    "members_max",
+    "open_userfault",
+    "zap",
+]
 
 _PAGE = 4096
 AROUND = 8  # pages that may come with a fault
@@ -76,6 +85,12 @@ def open_userfault(*, user_mode_only: bool = False) -> int:
     if fd < 0:
         raise UserError(f"userfaultfd: {os.strerror(-fd)}: {_REMEDIES.get(-fd, _NO_KERNEL)}")
     return fd
+
+
+def members_max() -> int:
+    """Return how many processes can be served at one time."""
+    number: int = core().lib.HFS_MEMBERS
+    return number
 
 
 def zap(address: int, size: int) -> None:
