@@ -140,6 +140,8 @@ class Child:
                 assert received is not None
                 self._take(*received)
         self._end.close()
+        if self._announce is not None:
+            self._announce.close()
 
     def _take(self, data: bytes, fds: list[int]) -> None:
         given: Sequence[int] = ()
