@@ -122,6 +122,9 @@ class Newcomers:
 
     def listen(self, owner: ChildMember, end: End, vms: Sequence[str]) -> None:
         """Hear what a process says of its children, which may map the memory of `vms`; `end` is closed."""
+        with self._lock:
+            if self._reader is None and not self._closing:
+                self._reader = self._runtime.spawn("swap.newcomers", self._read)
         fd = os.dup(end.fileno())
         end.close()
         connection = self._runtime.adopt_connection("newcomers", fd)
@@ -130,8 +133,6 @@ class Newcomers:
                 connection.close()
                 return
             self._channels.append(_Channel(owner, connection, tuple(vms)))
-            if self._reader is None:
-                self._reader = self._runtime.spawn("swap.newcomers", self._read_all)
             self._changed.set()
 
     def forget(self, owner: ChildMember) -> None:
@@ -166,6 +167,16 @@ class Newcomers:
 
     # The reader.
 
+    def _read(self) -> None:
+        try:
+            self._read_all()
+        finally:
+            with self._lock:
+                self._closing = True  # also after an error of ours: nobody waits for it then
+                channels = list(self._channels)
+            for channel in channels:
+                self._drop(channel)
+
     def _read_all(self) -> None:
         while True:
             self._runtime.retain_only()
@@ -173,7 +184,7 @@ class Newcomers:
                 channels = list(self._channels)
                 gone = [channel for channel in channels if channel.gone]
                 if self._closing:
-                    break
+                    return
                 self._changed.clear()
             for channel in gone:
                 for _ in range(_LAST):
@@ -187,8 +198,6 @@ class Newcomers:
             for channel in channels:
                 if channel.connection in ready:
                     self._hear(channel)
-        for channel in channels:
-            self._drop(channel)
 
     def _drop(self, channel: _Channel) -> None:
         with self._lock:
