@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.suspension import Holder
+from hfsched.swap.client.arrivals import Arrival
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.memberset import MemberSet
-from hfsched.swap.client.newcomers import Arrival, Newcomers
+from hfsched.swap.client.newcomers import Newcomers
 from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core.faultlog import Fault
 from hfsched.swap.report.footprint import held

@@ -7,32 +7,27 @@ the child, and for the end of a suspension.  No process waits for these tasks bu
 
 Nothing that comes over such a channel is believed.  A process that sends what it cannot mean, or far too much, is not
 heard any more, and ended (`ChildMember.distrust`); a child that cannot be taken in is dismissed, with the reason.
-Its descriptors are looked at by what the kernel says of them, and main talks to it over a channel that main has made: the
-one that came is the parent's, which may read from it too.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hfsched.errors import HfschedError, describe
-from hfsched.runtime.base import ChannelClosedError
-from hfsched.swap.client.descriptors import is_pagemap_of, pid_of
+from hfsched.swap.client.arrivals import Arrival, Candidate, candidate
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.protocol.childmessages import Dismiss, Welcome
-from hfsched.swap.protocol.messages import NO_NUMBER, ProtocolError, encode, reply_text
-from hfsched.swap.protocol.newcomers import DESCRIPTORS, Newcomer, decode_newcomer
+from hfsched.swap.protocol.messages import ProtocolError
+from hfsched.swap.protocol.newcomers import Newcomer
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Connection, End, Event, Runtime, Task
+    from hfsched.runtime.base import Connection, End, Runtime, Task
     from hfsched.swap.client.childmember import ChildMember
 
-__all__ = ["Arrival", "Newcomers"]
+__all__ = ["Newcomers"]
 
 AT_ONCE = 8  # children of a process that are being taken in
 DISMISSED_MAX = 64  # children of a process in a row, before it is ended
@@ -40,22 +35,6 @@ _SIZE = 1 << 16  # bytes of a message
 _FDS = 8  # more than a message has
 _LAST = 16  # messages that are read of a process that has gone
 _NAME_MAX = 64  # characters of a name with those of its forebears
-_NO_USER = (1 << 32) - 1  # of a socket that is not AF_UNIX, or not connected
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A process to be added: what `ChildMember` is made of; who gets it closes its descriptors.
-
-    `vms` are the names of those whose memory it maps; `pidfd` is there if another process says so.
-    """
-
-    name: str
-    end: End
-    pagemap: int
-    pidfd: int | None
-    vms: Sequence[str]
-    dynamic: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -71,23 +50,6 @@ class _Channel:
     dismissed: int = 0
     under_way: int = 0
     gone: bool = False
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """A message that is valid, and its descriptors."""
-
-    message: Newcomer
-    connection: Connection
-    pidfd: int
-    pagemap: int
-
-    def close(self) -> None:
-        """Close what has not become another's."""
-        self.connection.close()
-        for fd in (self.pidfd, self.pagemap):
-            if fd >= 0:
-                os.close(fd)
 
 
 class Newcomers:
@@ -230,7 +192,7 @@ class Newcomers:
             if not data:
                 self._drop(channel)
                 return False
-            self._consider(channel, self._candidate(data, fds))
+            self._consider(channel, candidate(self._runtime, data, fds))
         except ProtocolError as exc:
             self._end(channel, str(exc))
             return False
@@ -241,51 +203,21 @@ class Newcomers:
                 os.close(fd)
         return True
 
-    def _candidate(self, data: bytes, fds: list[int]) -> _Candidate:
-        """Return a message with its descriptors, which are taken from `fds`.
-
-        Raises ProtocolError for what no process in its right mind sends, SwapError and OSError for what may
-        happen.
-        """
-        message = decode_newcomer(data)
-        if len(fds) != DESCRIPTORS:
-            raise ProtocolError(f"invalid newcomer: {len(fds)} descriptors, expected {DESCRIPTORS}")
-        pid = pid_of(fds[1])
-        if pid == -1:
-            raise SwapError("it has ended")
-        if pid in (None, 0, os.getpid()):
-            raise ProtocolError("invalid newcomer: the second descriptor is not its pidfd")
-        if not is_pagemap_of(fds[2], pid):
-            if pid_of(fds[1]) == -1:
-                raise SwapError("it has ended")
-            raise ProtocolError("invalid newcomer: the third descriptor is not its pagemap")
-        try:
-            connection = self._runtime.adopt_connection("newcomer", fds[0])
-        except OSError:
-            raise ProtocolError("invalid newcomer: the first descriptor is no channel") from None
-        _, pidfd, pagemap = fds
-        fds.clear()
-        made = _Candidate(message, connection, pidfd, pagemap)
-        if connection.peer_uid == _NO_USER:
-            made.close()
-            raise ProtocolError("invalid newcomer: the first descriptor is no channel")
-        return made
-
-    def _consider(self, channel: _Channel, candidate: _Candidate) -> None:
+    def _consider(self, channel: _Channel, new: Candidate) -> None:
         """Begin to take a child in, or dismiss it."""
-        why_not = self._why_not(channel, candidate.message)
+        why_not = self._why_not(channel, new.message)
         if not why_not:
             with self._lock:
                 channel.under_way += 1
                 self._under_way += 1
                 self._calm.clear()
             try:
-                self._runtime.spawn("swap.newcomer", partial(self._take_in, channel, candidate))
+                self._runtime.spawn("swap.newcomer", partial(self._take_in, channel, new))
             except HfschedError as exc:  # there is no thread for it
                 self._done(channel)
                 why_not = describe(exc)
         if why_not:
-            _dismiss(candidate, why_not)
+            new.dismiss(why_not)
             self._count_dismissed(channel)
 
     def _why_not(self, channel: _Channel, message: Newcomer) -> str:
@@ -311,44 +243,21 @@ class Newcomers:
 
     # A task for each child.
 
-    def _take_in(self, channel: _Channel, candidate: _Candidate) -> None:
+    def _take_in(self, channel: _Channel, new: Candidate) -> None:
         try:
-            end = self._welcome(candidate)
-            self._add(self._arrival(channel, candidate, end))
+            end = new.welcome(self._runtime, self._closed)
+            self._add(new.arrival(_full_name(channel, new.message), end, channel.vms))
             end.joined = True
         except (HfschedError, OSError) as exc:
-            _dismiss(candidate, describe(exc))  # if it has not gone on with the other channel yet
+            new.dismiss(describe(exc))
             with self._lock:
                 channel.dismissed += 1
         else:
-            candidate.close()
+            new.close()
             with self._lock:
                 channel.dismissed = 0
         finally:
             self._done(channel)
-
-    def _arrival(self, channel: _Channel, candidate: _Candidate, end: JoiningEnd) -> Arrival:
-        message = candidate.message
-        vms = channel.vms if message.vms is None else message.vms
-        pagemap, pidfd = candidate.pagemap, candidate.pidfd
-        candidate.pagemap = candidate.pidfd = -1
-        return Arrival(_full_name(channel, message), end, pagemap, pidfd, vms, message.dynamic)
-
-    def _welcome(self, candidate: _Candidate) -> JoiningEnd:
-        """Give a child another channel."""
-        ours, its = self._runtime.channel("child")
-        try:
-            sent = candidate.connection.send(encode(NO_NUMBER, Welcome()), [its.fileno()])
-            if not sent:
-                raise SwapError("its channel has no room")
-        except BaseException as exc:
-            ours.close()
-            if isinstance(exc, ChannelClosedError):
-                raise SwapError("it has closed its channel") from None
-            raise
-        finally:
-            its.close()
-        return JoiningEnd(self._runtime, ours, self._closed)
 
     def _done(self, channel: _Channel) -> None:
         with self._lock:
@@ -358,40 +267,5 @@ class Newcomers:
                 self._calm.set()
 
 
-class JoiningEnd:
-    """An end whose `recv` raises SwapError when main closes, until its process has `joined`."""
-
-    def __init__(self, runtime: Runtime, end: End, closed: Event) -> None:
-        self._runtime = runtime
-        self._end = end
-        self._closed = closed
-        self.joined = False
-
-    def fileno(self) -> int:
-        return self._end.fileno()
-
-    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """See `End`."""
-        self._end.send(data, fds)
-
-    def recv(self, deadline: int | None = None) -> tuple[bytes, list[int]] | None:
-        """See `End`."""
-        if not self.joined and self._closed in self._runtime.select(
-            [self._end, self._closed], deadline
-        ):
-            raise SwapError("the machine is being closed")
-        return self._end.recv(deadline)
-
-    def close(self) -> None:
-        """See `End`."""
-        self._end.close()
-
-
 def _full_name(channel: _Channel, message: Newcomer) -> str:
     return f"{channel.owner.name}/{message.name}"
-
-
-def _dismiss(candidate: _Candidate, why: str) -> None:
-    with suppress(ChannelClosedError, OSError):
-        candidate.connection.send(encode(NO_NUMBER, Dismiss(text=reply_text(why))))
-    candidate.close()
