@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.thing import Thing
-from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmain import FailingRuntime, MainModel
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Holder, Step, Suspension
@@ -40,7 +39,7 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
     "close": MonitorClient.close,
 }
 WITHIN = 1000  # ns
-CHILDREN = ("lives", "dies", "static")
+CHILDREN = ("lives", "dies", "static", "comes")
 
 
 class _Gate(Thing):
@@ -106,7 +105,8 @@ class SwapScenario:
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
-    any point, as it may, or it is ``static``, and dies though it may not.  After the first monitor, the next
+    any point, as it may, or it is ``static``, and dies though it may not, or it ``comes`` at any point, as one that another
+    process has started.  After the first monitor, the next
     `failing_starts` processes cannot be started.  With `deadlines` requests have them, which may pass, and
     so may those of the other process for its answers: then it answers late.  Monitors fail up to `bugs` times, each with an internal
     error in any piece of work.  With
@@ -210,7 +210,7 @@ class _Machine:
         )
         monitor = parts.monitor(self.memory)
         self.child_model = (
-            ChildModel(
+            parts.child(
                 runtime,
                 self.memory,
                 scenario.touches,
@@ -224,7 +224,7 @@ class _Machine:
         steps = [Step("guests", self.gate.stop, self.gate.resume)]
         if self.child_model is not None:
             steps.append(Step("child", self.child_model.stop, self.child_model.resume))
-        hold = Holder(Suspension(runtime, steps), "swap", frozen=True)
+        self._hold = hold = Holder(Suspension(runtime, steps), "swap", frozen=True)
         self.client = parts.client(
             self._failing,
             monitor,
@@ -241,10 +241,10 @@ class _Machine:
         self._accepted = _Accepted(runtime)
         self._start()
         if not (
-            scenario.beside or scenario.abort or scenario.deadlines
+            scenario.beside or scenario.abort or scenario.deadlines or scenario.child == "comes"
         ):  # only main makes requests
             runtime.declare_private("swap.free")
-        if "enable" not in scenario.beside:  # only main suspends
+        if "enable" not in scenario.beside and scenario.child != "comes":  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
 
@@ -270,7 +270,7 @@ class _Machine:
         def start() -> None:
             self.client.start()
             self.client.add(MainModel(self.memory))
-            if self.child_model is not None:
+            if self.child_model is not None and self._scenario.child != "comes":
                 self.child_model.join(self.client)
 
         self._runtime.spawn("start", start)
@@ -286,7 +286,9 @@ class _Machine:
                 self.ended[name] = []
                 runtime.spawn(name, partial(self._command, name, words.split("-")))
         if self.child_model is not None:
-            self.child_model.begin(dies=scenario.child != "lives")
+            self.child_model.begin(dies=scenario.child in ("dies", "static"))
+            if scenario.child == "comes":
+                runtime.spawn("join", partial(self.child_model.come, self.client, self._hold))
         if scenario.abort:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []

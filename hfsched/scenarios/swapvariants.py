@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
+from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
 from hfsched.scenarios.swapstore import Monitor
 from hfsched.swap.client.client import MonitorClient
@@ -27,6 +28,7 @@ from hfsched.swap.protocol.messages import (
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
+    from hfsched.swap.client.suspension import Suspendable
 
 __all__ = ["PARTS", "VARIANTS", "Parts", "deadlock"]
 
@@ -51,6 +53,13 @@ class _ChildUnzapped(Memory):
             super().zap(process)
 
 
+class _Unserved(ChildModel):
+    def come(self, client: MonitorClient, hold: Suspendable) -> None:
+        """Let it access memory at once."""
+        self._member.resume()
+        super().come(client, hold)
+
+
 class _NoBringIn(MonitorClient):
     def _bring_in(self) -> None:
         """Leave memory where it is."""
@@ -69,6 +78,7 @@ class Parts:
     monitor: type[Monitor] = Monitor
     memory: type[Memory] = Memory
     client: type[MonitorClient] = MonitorClient
+    child: type[ChildModel] = ChildModel
 
 
 PARTS: Mapping[str, Parts] = {
@@ -77,6 +87,7 @@ PARTS: Mapping[str, Parts] = {
     "no-quiesce": Parts(_NoQuiesce),
     "no-zap": Parts(memory=_Unzapped),
     "child-no-zap": Parts(memory=_ChildUnzapped),
+    "unserved": Parts(child=_Unserved),
     "left-out": Parts(client=_NoBringIn),
     "enabled-again": Parts(client=_NoEnableCheck),
 }
@@ -101,6 +112,10 @@ VARIANTS: Mapping[str, Variant] = {
     "child-no-zap": Variant(
         "a process besides main reports that it has zapped its page tables, and has not",
         {"commands": "enable-out", "child": "lives", "guests": 0},
+    ),
+    "unserved": Variant(
+        "a process that another one has started accesses guest memory before main has answered",
+        {"commands": "enable-out", "child": "comes", "guests": 0},
     ),
     "left-out": Variant(
         "memory stays swapped out although a dead monitor cannot be replaced any more",
