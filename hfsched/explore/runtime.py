@@ -110,6 +110,9 @@ class ExploreRuntime(ScenarioSide):
         left.peer, right.peer = right, left
         return left, right
 
+    def adopt_end(self, name: str, fd: int) -> XEnd:  # noqa: ARG002
+        return self._adopt(fd, XEnd)
+
     def adopt_listener(self, name: str, fd: int) -> XListener:  # noqa: ARG002
         return self._adopt(fd, XListener)
 
@@ -152,7 +155,14 @@ class ExploreRuntime(ScenarioSide):
         group = None if current is None else current.group
         return TaskHandle(self.controller, self.controller.spawn(name, fn, group))
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
+    def process(
+        self,
+        name: str,
+        main: Callable[..., None],
+        ends: Sequence[End],
+        *,
+        outlives: bool = False,  # noqa: ARG002 - each dies by itself
+    ) -> ProcessHandle:
         group = Group(name)
         group.ends = [end for end in ends if isinstance(end, XEnd)]
         for end in group.ends:

@@ -173,6 +173,9 @@ class Runtime(Protocol):
     def flag(self, name: str, *, value: bool) -> Flag: ...
     def shared(self, name: str, value: T) -> Shared[T]: ...
     def channel(self, name: str) -> tuple[End, End]: ...
+    def adopt_end(self, name: str, fd: int) -> End:
+        """Own an end of a channel, which another process of the run has made and sent."""
+
     def adopt_listener(self, name: str, fd: int) -> Listener:
         """Own a socket that listens, opened by the caller; see `hfsched.runtime.foreign`."""
 
@@ -188,11 +191,13 @@ class Runtime(Protocol):
     def spawn(self, name: str, fn: Callable[[], None]) -> Task:
         """Start a task.  An exception that leaves `fn` is reported to `on_failure`."""
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
+    def process(
+        self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False
+    ) -> Process:
         """Start a process that calls the importable `main(runtime, *ends)` and inherits nothing else.
 
-        It ends when this process ends, at the latest.  The ends are handed over: this process's copies
-        are closed.  Raises OSError if it cannot be started now, SpawnerLostError if none ever can; then
+        It ends when this process ends, at the latest; with `outlives` it goes on, until `main` returns.
+        The ends are handed over: this process's copies are closed.  Raises OSError if it cannot be started now, SpawnerLostError if none ever can; then
         the ends stay the caller's.
         """
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.thing import Thing
-from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmain import FailingRuntime, MainModel
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Holder, Step, Suspension
@@ -42,7 +41,7 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
 LIVE = "live"  # the command that takes a live snapshot
 WORDS = (*COMMANDS, LIVE)
 WITHIN = 1000  # ns
-CHILDREN = ("lives", "dies", "static")
+CHILDREN = ("lives", "dies", "static", "comes")
 
 
 class _Gate(Thing):
@@ -109,7 +108,8 @@ class SwapScenario:
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
-    any point, as it may, or it is ``static``, and dies though it may not.  After the first monitor, the next
+    any point, as it may, or it is ``static``, and dies though it may not, or it ``comes`` at any point, as one that another
+    process has started.  After the first monitor, the next
     `failing_starts` processes cannot be started.  With `deadlines` requests have them, which may pass, and
     so may those of the other process for its answers: then it answers late.  Monitors fail up to `bugs` times, each with an internal
     error in any piece of work.  With
@@ -215,7 +215,7 @@ class _Machine:
         )
         monitor = parts.monitor(self.memory)
         self.child_model = (
-            ChildModel(
+            parts.child(
                 runtime,
                 self.memory,
                 scenario.touches,
@@ -230,7 +230,7 @@ class _Machine:
         if self.child_model is not None:
             steps.append(Step("child", self.child_model.stop, self.child_model.resume))
         suspension = Suspension(runtime, steps)
-        hold = Holder(suspension, "swap", frozen=True)
+        self._hold = hold = Holder(suspension, "swap", frozen=True)
         self.client = parts.client(
             self._failing,
             monitor,
@@ -250,10 +250,10 @@ class _Machine:
         self._accepted = _Accepted(runtime)
         self._start()
         if not (
-            scenario.beside or scenario.abort or scenario.deadlines
+            scenario.beside or scenario.abort or scenario.deadlines or scenario.child == "comes"
         ):  # only main makes requests
             runtime.declare_private("swap.free")
-        if not {"enable", LIVE} & {*beside}:  # only main suspends
+        if not {"enable", LIVE} & {*beside} and scenario.child != "comes":  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
 
@@ -279,7 +279,7 @@ class _Machine:
         def start() -> None:
             self.client.start()
             self.client.add(MainModel(self.memory))
-            if self.child_model is not None:
+            if self.child_model is not None and self._scenario.child != "comes":
                 self.child_model.join(self.client)
 
         self._runtime.spawn("start", start)
@@ -295,7 +295,9 @@ class _Machine:
                 self.ended[name] = []
                 runtime.spawn(name, partial(self._command, name, words.split("-")))
         if self.child_model is not None:
-            self.child_model.begin(dies=scenario.child != "lives")
+            self.child_model.begin(dies=scenario.child in ("dies", "static"))
+            if scenario.child == "comes":
+                runtime.spawn("join", partial(self.child_model.come, self.client, self._hold))
         if scenario.abort:
             runtime.event_of("abort", partial(setattr, self.gate, "aborted", True))
             self.ended["end"] = []

@@ -11,6 +11,9 @@ from hfsched.explore.thing import Thing
 from hfsched.scenarios.swapmemory import CHILD, Memory
 from hfsched.swap.child.child import Child
 from hfsched.swap.client.childmember import ChildMember, Part
+from hfsched.swap.client.errors import SwapError
+from hfsched.swap.client.memberset import MemberSet
+from hfsched.swap.client.suspension import suspended
 from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
 from hfsched.swap.protocol.messages import Done, Region
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
     from hfsched.swap.client.client import MonitorClient
+    from hfsched.swap.client.suspension import Suspendable
 
 __all__ = ["ChildModel"]
 
@@ -84,13 +88,16 @@ class ChildModel(Thing):
         here, theirs = runtime.channel(CHILD)
         self._handle = runtime.process(CHILD, self._program, [theirs])
         self._member = _Member(runtime, here, memory, dynamic=dynamic, within=within)
+        self._members = MemberSet()
+        self._joined = self._dismissed = False
         self._started = False
         self._workers = workers
         self._done = 0  # touches, of all
 
     def key(self) -> Hashable:
         """See `Thing.key`."""
-        return (self._member.key(), CHILD in self._memory.dead, self._started, self._done)
+        joined = (self._joined, self._dismissed)
+        return (self._member.key(), CHILD in self._memory.dead, joined, self._started, self._done)
 
     def _program(self, runtime: ExploreRuntime, end: End) -> None:
         child = _Child(runtime, end, self._memory)
@@ -108,11 +115,27 @@ class ChildModel(Thing):
                 self._done += 1
 
     def join(self, client: MonitorClient) -> None:
-        """Add it as a member."""
+        """Add it as a member, before anything else happens."""
         client.add(self._member)
+        self._add()
         self._member.resume()
         for page in self._memory.pages:
             page.mapped.add(CHILD)  # it has accessed them
+
+    def come(self, client: MonitorClient, hold: Suspendable) -> None:
+        """Be the task that adds it at any time, as `MachineSwap` does one that another process has started."""
+        try:
+            with suspended(hold):
+                client.add(self._member)
+                self._add()
+        except SwapError:
+            self._dismissed = True
+            self._member.close()
+
+    def _add(self) -> None:
+        self._members.add(self._member)
+        self.runtime.point("joined", self, write=True)
+        self._joined = True
 
     def begin(self, *, dies: bool) -> None:
         """Let it access memory; with `dies`, it may die at any point."""
@@ -128,14 +151,13 @@ class ChildModel(Thing):
 
     def stop(self, deadline: int | None) -> bool:
         """Pause it; see `Step`."""
-        self._member.suspend(deadline)
-        return True
+        return self._members.suspend(deadline)
 
     def resume(self) -> None:
         """Undo `stop`."""
-        self._member.resume()
+        self._members.resume()
 
     def check(self) -> None:
         """Check, when no task is enabled, that it is not still paused."""
         held = self._done < self._touches * self._workers and CHILD not in self._memory.dead
-        assert not held, "the child is never resumed"
+        assert not held or self._dismissed, "the child is never resumed"

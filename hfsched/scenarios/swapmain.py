@@ -46,14 +46,16 @@ class FailingRuntime:
         self.__dict__[name] = found
         return found
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> ProcessHandle:
+    def process(
+        self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False
+    ) -> ProcessHandle:
         """See `Runtime.process`."""
         if self._spawner_dies and self._runtime.spawner_lost.is_set():
             raise SpawnerLostError("the spawner is dead")
         if self._early is None and self._failing_starts:
             self._failing_starts -= 1
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        process = self._runtime.process(name, main, ends)
+        process = self._runtime.process(name, main, ends, outlives=outlives)
         if self._early is not None:
             self._early.append(process)
         else:

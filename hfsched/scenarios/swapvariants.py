@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
+from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
 from hfsched.scenarios.swapsnapshot import Live, MarksFirst
 from hfsched.scenarios.swapstore import Monitor
@@ -28,6 +29,7 @@ from hfsched.swap.protocol.messages import (
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import End
+    from hfsched.swap.client.suspension import Suspendable
 
 __all__ = ["PARTS", "VARIANTS", "Parts", "deadlock"]
 
@@ -56,6 +58,13 @@ class _ChildUnzapped(Memory):
             super().zap(process)
 
 
+class _Unserved(ChildModel):
+    def come(self, client: MonitorClient, hold: Suspendable) -> None:
+        """Let it access memory at once."""
+        self._member.resume()
+        super().come(client, hold)
+
+
 class _NoBringIn(MonitorClient):
     def _bring_in(self) -> None:
         """Leave memory where it is."""
@@ -75,6 +84,7 @@ class Parts:
     memory: type[Memory] = Memory
     client: type[MonitorClient] = MonitorClient
     live: type[Live] = Live
+    child: type[ChildModel] = ChildModel
 
 
 PARTS: Mapping[str, Parts] = {
@@ -85,6 +95,7 @@ PARTS: Mapping[str, Parts] = {
     "marked-first": Parts(live=MarksFirst),
     "no-zap": Parts(memory=_Unzapped),
     "child-no-zap": Parts(memory=_ChildUnzapped),
+    "unserved": Parts(child=_Unserved),
     "left-out": Parts(client=_NoBringIn),
     "enabled-again": Parts(client=_NoEnableCheck),
 }
@@ -117,6 +128,10 @@ VARIANTS: Mapping[str, Variant] = {
     "marked-first": Variant(
         "a snapshot says that it has written a page, and reads it then",
         {"commands": "live"},
+    ),
+    "unserved": Variant(
+        "a process that another one has started accesses guest memory before main has answered",
+        {"commands": "enable-out", "child": "comes", "guests": 0},
     ),
     "left-out": Variant(
         "memory stays swapped out although a dead monitor cannot be replaced any more",

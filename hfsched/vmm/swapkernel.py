@@ -18,6 +18,7 @@ from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.core import device, guestpages
 from hfsched.swap.core.faultlog import Fault, read_faults
+from hfsched.swap.core.guestpages import members_max
 from hfsched.swap.core.pagemap import all_mapped, open_pagemap
 from hfsched.swap.core.pagereader import OwedPages
 from hfsched.swap.core.resources import pack
@@ -45,12 +46,14 @@ class SwapKernel:
 
     The swap file is in `directory` (None: none).  `kernel`: the kernel accesses guest memory too.  `stored` are
     pages that a snapshot has; they stay the caller's.
-    `program` is the monitor's, `child` makes a `ChildMember`, `resources` are what every monitor gets.
+    `program` is the monitor's, `child` makes a `ChildMember`, `resources` are what every monitor gets, and
+    `members_max()` is how many processes it serves.
     Raises UserError for requirements that this machine does not meet.
     """
 
     program = staticmethod(monitor)
     child = ChildMember
+    members_max = staticmethod(members_max)
 
     def __init__(
         self,

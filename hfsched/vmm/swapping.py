@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from hfsched.errors import UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.scheduler.suspension import Holder
+from hfsched.swap.client.arrivals import Arrival
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.memberset import MemberSet
+from hfsched.swap.client.newcomers import Newcomers
 from hfsched.swap.client.suspension import suspended
 from hfsched.swap.core.faultlog import Fault
 from hfsched.swap.protocol.messages import reply_text
@@ -47,7 +49,7 @@ _PAUSE = 1_000_000  # ns: a fault that is being served takes less
 class MachineSwap:
     """Created before the guests run; `close` it when they have stopped.
 
-    Only main, and processes added by `add_process`, may have guest memory mapped.
+    Only main, and processes added by `add_process`, and their children, may have guest memory mapped.
 
     The swap file is in `directory`; None: there is none, and `swap_out` is refused.  `members` are
     the other processes that map guest memory, a step of `suspension`; `kernel`: the kernel accesses
@@ -92,6 +94,7 @@ class MachineSwap:
                 damage = Damage(event, self.backing.damaged, self._place, lazy.why, on_damage)
                 stack.callback(damage.close)
             self._members = members
+            self._newcomers = Newcomers(runtime, self._add_newcomer, self._room)
             hold = Holder(suspension, "swap", frozen=True)
             self._hold = hold
             self.client = MonitorClient(
@@ -115,8 +118,9 @@ class MachineSwap:
     def close(self) -> None:
         """End the monitor, and discard what is swapped out.
 
-        If the client's task is still busy, the descriptors that it may hand to a monitor stay open.
+        If the client's task is still busy, or a process is being added, the descriptors that it may hand over stay open.
         """
+        calm = self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
         self._members.suspend_processes(
             self._runtime.now() + _CLOSE_WITHIN
         )  # what is out stays out
@@ -124,7 +128,7 @@ class MachineSwap:
             self.client.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
         ended = self.client.join(self._runtime.now() + _CLOSE_WITHIN)
         self._members.close()
-        if ended:
+        if ended and calm:
             self._stack.close()
 
     def add_process(
@@ -144,23 +148,45 @@ class MachineSwap:
         object takes both over and closes them in the end, also when this raises; the process then
         treats main as gone.  The process is suspended from now on whenever swap suspends the
         machine.  A `dynamic` process may die, and is removed then; after the death of one that is
-        not, Enable is refused.  The machine is suspended for a moment.  Raises SwapError,
-        SuspendError.
+        not, Enable is refused.  The machine is suspended for a moment.  The process may start others,
+        which are added without a call (`Child.start_child`).  Raises SwapError, SuspendError.
         """
-        if deadline is None:
-            deadline = self._runtime.now() + _ENABLE_WITHIN
+        names = list(self.sizes) if vms is None else vms
+        new = Arrival(name, end, pagemap, None, names, dynamic)
+        self._add(new, self._runtime.now() + _ENABLE_WITHIN if deadline is None else deadline)
+
+    def _add_newcomer(self, new: Arrival) -> None:
+        """Add a process that another one has started."""
+        self._add(new, self._runtime.now() + _ENABLE_WITHIN)
+
+    def _add(self, new: Arrival, deadline: int) -> None:
         with ExitStack() as undo:
-            undo.callback(end.close)
+            undo.callback(new.end.close)
             closing = undo.enter_context(ExitStack())
-            closing.callback(os.close, pagemap)
+            for fd in (new.pagemap, new.pidfd):
+                if fd is not None:
+                    closing.callback(os.close, fd)
             self.collect(deadline)
-            wanted = None if vms is None else set(vms)
-            parts = [part for part in self._parts if wanted is None or part.name in wanted]
-            closing.pop_all()  # the member closes it
+            hears, announces = self._runtime.channel("newcomers")
+            undo.callback(hears.close)
+            undo.callback(announces.close)
+            closing.pop_all()  # the member closes them
+            wanted = set(new.vms)
             process = self.backing.child(
-                self._runtime, name, end, parts, deadline, pagemap=pagemap, dynamic=dynamic
+                self._runtime,
+                new.name,
+                new.end,
+                [part for part in self._parts if part.name in wanted],
+                deadline,
+                pagemap=new.pagemap,
+                pidfd=new.pidfd,
+                announces=announces.fileno(),
+                dynamic=new.dynamic,
             )
+            announces.close()
             undo.callback(process.close)
+            self._newcomers.listen(process, hears, new.vms)
+            undo.callback(self._newcomers.forget, process)
             with suspended(self._hold, deadline):
                 process.number = self._members.free_number()
                 self.client.add(process, deadline)
@@ -169,12 +195,19 @@ class MachineSwap:
                 if self.dirty is not None:
                     self.dirty.add(self.backing.tracked_process(process))
 
+    def _room(self) -> int:
+        """Return how many more processes can be served, when dead ones are removed."""
+        known = len(self._members.processes) - len(self._members.dead())
+        return self.backing.members_max() - 1 - known
+
     def collect(self, deadline: int | None = None) -> None:
         """Remove the dynamic processes that have died; raises SwapError, SuspendError."""
         if self._members.dead():
             with suspended(self._hold, deadline):
                 dead = self._members.dead()
                 self.client.collect(deadline)
+                for process in dead:
+                    self._newcomers.forget(process)
                 self._members.remove(dead)
 
     def start(self) -> None:

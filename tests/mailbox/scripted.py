@@ -125,6 +125,9 @@ class ScriptedRuntime:
             self.events.append(made)
         return made
 
+    def adopt_end(self, name: str, fd: int) -> End:
+        raise NotImplementedError
+
     def adopt_listener(self, name: str, fd: int) -> Listener:
         raise NotImplementedError
 
@@ -159,7 +162,9 @@ class ScriptedRuntime:
     def spawn(self, name: str, fn: Callable[[], None]) -> Task:
         raise NotImplementedError
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
+    def process(
+        self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False
+    ) -> Process:
         raise NotImplementedError
 
     def choose(self, name: str, n: int) -> int:

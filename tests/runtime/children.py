@@ -99,3 +99,10 @@ def doomed(_: Runtime, end: End) -> None:
         del pids[1]
     end.send(" ".join(map(str, pids)).encode())
     end.recv()
+
+
+def bereave(runtime: Runtime, end: End, for_child: End) -> None:
+    """Start `echo` with the second end, so that it outlives this process; tell its pid; wait."""
+    process = runtime.process("echo", echo, [for_child], outlives=True)
+    end.send(str(process.pid).encode())
+    echo(runtime, end)

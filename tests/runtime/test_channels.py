@@ -54,6 +54,24 @@ def test_what_a_message_cannot_be(pair: tuple[End, End], data: bytes, fds: int) 
     assert pair[1].recv(0) is None
 
 
+def test_an_end_that_came_over_another_channel_is_an_end(
+    rt: ThreadRuntime, pair: tuple[End, End]
+) -> None:
+    left, right = pair
+    here, there = rt.channel("another")
+    left.send(b"go on with this", [there.fileno()])
+    there.close()
+    got = right.recv()
+    assert got is not None
+    adopted = rt.adopt_end("another", got[1][0])
+    here.send(b"hello")
+    assert adopted.recv() == (b"hello", [])
+    adopted.close()
+    with pytest.raises(ChannelClosedError):
+        here.send(b"hello")
+    here.close()
+
+
 def test_descriptors_go_along(pair: tuple[End, End]) -> None:
     left, right = pair
     reading, writing = os.pipe()

@@ -336,12 +336,14 @@ def test_modules_that_cannot_be_imported_are_the_childs_affair(
         b"{}",
         b"[]",
         b'["a", "b:c"]',
-        b'["a", "bc", 0]',
-        b'["a", "b:c", true]',
-        b'["a", "b:c", 33]',
-        b'["a", "b:c", -1]',
-        b'["a\\u0000", "b:c", 0]',
-        b'["a", "b:c;d", 0]',
+        b'["a", "b:c", 0]',
+        b'["a", "b:c", 0, 1]',
+        b'["a", "bc", 0, false]',
+        b'["a", "b:c", true, false]',
+        b'["a", "b:c", 33, false]',
+        b'["a", "b:c", -1, false]',
+        b'["a\\u0000", "b:c", 0, false]',
+        b'["a", "b:c;d", 0, false]',
         b'"' + b"x" * 5000 + b'"',
         b"\xff",
     ],
@@ -352,7 +354,7 @@ def test_what_a_job_cannot_be(data: bytes) -> None:
 
 
 def test_a_job() -> None:
-    assert decode_job(b'["monitor", "a.b:c.d", 2]') == ("monitor", "a.b:c.d", 2)
+    assert decode_job(b'["monitor", "a.b:c.d", 2, false]') == ("monitor", "a.b:c.d", 2, False)
 
 
 def test_a_child_does_not_hold_what_this_process_has_open(rt: ThreadRuntime) -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import select
+import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
+
+from progress import QUIET
 
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hfsched.memory.ram import Ram
-    from hfsched.runtime.base import End, Runtime
+    from hfsched.runtime.base import End, Process, Runtime
     from hfsched.vmm.swapping import MachineSwap
 
 _MASK = (1 << 64) - 1
@@ -51,11 +57,63 @@ def first_of(ram: Ram, seed: int) -> int:
 class Work:
     """What the program does when the host asks for it."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, spares: Sequence[End] = ()) -> None:
         self._child = child
+        self._spares = list(spares)
+        self._started: list[Process] = []
         self._ending = threading.Event()
         self._churns: list[threading.Thread] = []
         self._bad = 0
+
+    def start(self, name: str, vms: list[str] | None, *options: str) -> int:
+        """Start a child that is such a program, `deep`: with all spares; return its process id."""
+        started = self._child.start_child(
+            name,
+            user_mode_backend,
+            [self._spares.pop(0) for _ in range(len(self._spares) if "deep" in options else 1)],
+            dynamic="static" not in options,
+            vms=vms,
+        )
+        self._started.append(started)
+        return pid_of(started)
+
+    def start_inside(self, name: str) -> int:
+        """Start one while guest memory may be accessed; go on when the host has sent something else."""
+        with self._child.touching():
+            return self.start(name, None)
+
+    def announce(self, data: str, *kinds: str) -> None:
+        """Tell main anything, with descriptors of these kinds."""
+        end, fds = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), []
+        pids = {"own": os.getpid(), "main's": os.getppid()}
+        for kind in kinds:
+            what, _, whose = kind.partition(" of ")
+            pid = pids.get(whose, 0)
+            if what == "end":
+                fds.append(os.dup(end[0].fileno()))
+            elif what == "internet":
+                fds.append(socket.socket().detach())
+            elif what == "pidfd":
+                fds.append(os.pidfd_open(pid))
+            elif what == "pagemap":
+                fds.append(open_pagemap(pid))
+            else:
+                fds.append(os.open("/dev/null", os.O_RDONLY))
+        announce = self._child._announce
+        assert announce is not None
+        try:
+            while not announce.send(bytes.fromhex(data), fds):
+                threading.Event().wait(0.001)
+        except ChannelClosedError:
+            pass
+        for fd in fds:
+            os.close(fd)
+        for each in end:
+            each.close()
+
+    def flood(self, data: str, times: int, *kinds: str) -> None:
+        for _ in range(times):
+            self.announce(data, *kinds)
 
     def names(self) -> list[str]:
         return sorted(self._child.memory())
@@ -109,8 +167,8 @@ class Work:
             threading.Event().wait()
 
 
-def program(child: Child, runtime: Runtime, requests: End) -> None:
-    work = Work(child)
+def program(child: Child, runtime: Runtime, requests: End, *spares: End) -> None:
+    work = Work(child, spares)
 
     def listen() -> None:
         try:
@@ -128,8 +186,8 @@ def backend(runtime: Runtime, end: End, requests: End) -> None:
     program(Child(runtime, end, kernel=True), runtime, requests)
 
 
-def user_mode_backend(runtime: Runtime, end: End, requests: End) -> None:
-    program(Child(runtime, end), runtime, requests)
+def user_mode_backend(runtime: Runtime, end: End, requests: End, *spares: End) -> None:
+    program(Child(runtime, end), runtime, requests, *spares)
 
 
 def unprivileged_backend(runtime: Runtime, end: End, requests: End) -> None:
@@ -160,8 +218,52 @@ def stubborn(runtime: Runtime, end: End, requests: End) -> None:
     program(_Stubborn(runtime, end), runtime, requests)
 
 
-class Backend:
-    """The host's side: the process is a member of the machine's swap from here on."""
+class Asked:
+    """The host's side of a process that does what it is asked for."""
+
+    requests: End
+    pid: int
+
+    def post(self, name: str, *arguments: object) -> None:
+        self.requests.send(json.dumps([name, arguments]).encode())
+
+    def answer(self) -> Any:
+        got = self.requests.recv()
+        assert got is not None
+        return json.loads(got[0])
+
+    def ask(self, name: str, *arguments: object) -> Any:
+        self.post(name, *arguments)
+        return self.answer()
+
+
+class Grandchild(Asked):
+    """The host's side of a process that a `Backend` has started."""
+
+    def __init__(self, requests: End, pid: int) -> None:
+        self.requests = requests
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+
+    def ended(self, within: float = QUIET) -> bool:
+        """Return whether it ends in so many seconds."""
+        return bool(select.select([self._pidfd], [], [], within)[0])
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        assert self.ended()
+
+    def close(self) -> None:
+        self.kill()
+        self.requests.close()
+        os.close(self._pidfd)
+
+
+class Backend(Asked):
+    """The host's side: the process is a member of the machine's swap from here on.
+
+    It may start as many children as `spares`.
+    """
 
     def __init__(
         self,
@@ -170,11 +272,17 @@ class Backend:
         vms: Sequence[str] | None = None,
         *,
         dynamic: bool = True,
+        spares: int = 0,
     ) -> None:
         self._runtime = runtime = ThreadRuntime()
+        channels = [runtime.channel("spare") for _ in range(spares)]
+        self._spares = [ours for ours, _ in channels]
+        self.children: list[Grandchild] = []
         end, theirs = runtime.channel("backend")
         self.requests, asked = runtime.channel("requests")
-        self.process = runtime.process("backend", main, [theirs, asked])
+        self.process = runtime.process(
+            "backend", main, [theirs, asked, *(its for _, its in channels)]
+        )
         self.pid = pid_of(self.process)
         try:
             swap.add_process("backend", end, open_pagemap(self.pid), vms, dynamic=dynamic)
@@ -182,14 +290,13 @@ class Backend:
             self.close()
             raise
 
-    def post(self, name: str, *arguments: object) -> None:
-        self.requests.send(json.dumps([name, arguments]).encode())
+    def start(self, name: str, vms: Sequence[str] | None = None, *options: str) -> Grandchild:
+        """Have it start a child, which is served some time later."""
+        return self.started(self.ask("start", name, vms, *options))
 
-    def ask(self, name: str, *arguments: object) -> Any:
-        self.post(name, *arguments)
-        got = self.requests.recv()
-        assert got is not None
-        return json.loads(got[0])
+    def started(self, pid: int) -> Grandchild:
+        self.children.append(Grandchild(self._spares.pop(0), pid))
+        return self.children[-1]
 
     def kill(self) -> None:
         self.process.kill()
@@ -197,5 +304,9 @@ class Backend:
 
     def close(self) -> None:
         self.kill()
+        for child in self.children:
+            child.close()
+        for spare in self._spares:
+            spare.close()
         self.requests.close()
         self._runtime.close()

@@ -304,7 +304,9 @@ class FakeRuntime(ThreadRuntime):
             found = self._changed.wait_for(lambda: self.log.count(line) >= times, 20)
         assert found, f"no {line!r}: {self.log}"
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
+    def process(
+        self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False
+    ) -> Process:
         (end,) = ends
         assert isinstance(end, SocketEnd)
         if self.no_process:

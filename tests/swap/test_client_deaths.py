@@ -160,11 +160,13 @@ class Slow(FakeRuntime):
         self.go = threading.Event()
         self.go.set()
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
+    def process(
+        self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False
+    ) -> Process:
         if not self.go.is_set():
             self.note("starts")
         assert self.go.wait(QUIET)
-        return super().process(name, main, ends)
+        return super().process(name, main, ends, outlives=outlives)
 
 
 @pytest.mark.parametrize("command", ["trim", "enable", "status"])

@@ -10,6 +10,7 @@ import pytest
 from machines import belongings
 from progress import QUIET_NS
 
+from hfsched.errors import HfschedError
 from hfsched.memory.ram import Ram
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.runtime.threads import ThreadRuntime
@@ -21,6 +22,7 @@ from hfsched.swap.core.pagemap import open_pagemap
 from hfsched.swap.protocol.childmessages import (
     ChildAnswer,
     ChildRequest,
+    Dismiss,
     Join,
     Joined,
     Map,
@@ -28,11 +30,12 @@ from hfsched.swap.protocol.childmessages import (
     Resume,
     Suspend,
     VmMemory,
+    Welcome,
     Zap,
     decode_answer,
     decode_request,
 )
-from hfsched.swap.protocol.messages import Done, Refused, encode
+from hfsched.swap.protocol.messages import Done, ProtocolError, Refused, encode
 
 from .guestmemory import PAGE, needs_userfault, userfault
 
@@ -195,6 +198,45 @@ def test_a_process_that_does_not_do_what_it_should_is_named(
     made.close()
 
 
+@needs_userfault
+def test_who_is_not_trusted_is_not_killed_on_its_own_word(
+    runtime: ThreadRuntime, ram: Ram, right: dict[type, Reply]
+) -> None:
+    """The pidfd is that of the parent of this process, and the page tables are not."""
+    peer = Peer(runtime, right)
+    made = member(runtime, ram, peer)
+    made.resume()
+    made.distrust("it lies")
+    for _ in range(2):
+        with pytest.raises(SwapError, match=r"^process peer: it lies$"):
+            made.suspend()
+        made.resume()
+    peer.thread.join()  # its channel is closed
+    assert peer.asked[-1] == Resume()
+    made.close()
+
+
+@needs_userfault
+def test_a_process_must_be_the_one_that_its_parent_has_named(
+    runtime: ThreadRuntime, ram: Ram, right: dict[type, Reply]
+) -> None:
+    before = belongings()
+    peer = Peer(runtime, right)
+    part = Part("guest", ram.fd, 0, ram.size)
+    with pytest.raises(SwapError, match=r"the second descriptor is another process's pidfd$"):
+        ChildMember(
+            runtime,
+            "peer",
+            peer.end,
+            [part],
+            runtime.now() + QUIET_NS,
+            pagemap=open_pagemap(),
+            pidfd=os.pidfd_open(os.getpid()),
+        )
+    peer.thread.join()
+    assert belongings() - before == {}
+
+
 # The other side.
 
 
@@ -302,6 +344,51 @@ def test_a_closed_gate_admits_no_task(runtime: ThreadRuntime) -> None:
     gate.leave()
     closing.join()
     assert closed == [True]
+
+
+def test_a_child_goes_on_with_the_channel_that_main_has_made(
+    runtime: ThreadRuntime, host: Host
+) -> None:
+    ours, its = runtime.channel("child")
+    host.end.send(encode(0, Welcome()), [its.fileno()])
+    its.close()
+    host.end.close()
+    host.end = ours
+    assert host.ask(Suspend(within=None)) == Done()
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (Dismiss(text="there are too many"), "there are too many"),
+        (Dismiss(text=""), "main does not serve it"),
+        (Welcome(), "main has sent a channel, and 0 descriptors have arrived"),
+    ],
+)
+def test_a_child_that_is_dismissed_knows_why(
+    host: Host, message: Welcome | Dismiss, why: str
+) -> None:
+    host.end.send(encode(0, message))
+    host.thread.join()
+    assert host.child.dismissed == why
+
+
+def test_a_child_that_is_not_served_starts_none(host: Host) -> None:
+    with pytest.raises(HfschedError, match=r"^child c: this process is not served itself"):
+        host.child.start_child("c", print)
+
+
+@needs_userfault
+def test_a_child_says_what_it_starts_in_words_that_main_takes(
+    runtime: ThreadRuntime, host: Host
+) -> None:
+    hears, announces = runtime.channel("newcomers")
+    assert isinstance(host.ask(Join(), [announces.fileno()]), Joined)
+    announces.close()
+    for name in ("", "a b", "x" * 33):
+        with pytest.raises(ProtocolError, match=r"^invalid newcomer: "):
+            host.child.start_child(name, print)
+    hears.close()
 
 
 def test_a_child_ends_when_main_is_gone(runtime: ThreadRuntime) -> None:

@@ -81,7 +81,7 @@ class ThreadRuntime:
 
     `on_failure(task_name, exception)` is called, in the failing thread, for an exception that
     leaves a task; without one the exception goes to `threading.excepthook`.  The processes that it
-    starts end with it (`close`, or its last reference), and with this process.
+    starts end with it (`close`, or its last reference), and with this process, but those that outlive it.
     """
 
     def __init__(self, on_failure: Callable[[str, BaseException], None] | None = None) -> None:
@@ -115,6 +115,9 @@ class ThreadRuntime:
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return SocketEnd(left), SocketEnd(right)
 
+    def adopt_end(self, name: str, fd: int) -> End:  # noqa: ARG002
+        return SocketEnd(socket.socket(fileno=fd))
+
     def adopt_listener(self, name: str, fd: int) -> Listener:  # noqa: ARG002
         return ForeignListener(socket.socket(fileno=fd))
 
@@ -147,8 +150,11 @@ class ThreadRuntime:
             ) from None
         return _Task(name, thread)
 
-    def process(self, name: str, main: Callable[..., None], ends: Sequence[End]) -> Process:
-        process = self._made_spawner().start(name, main, [end.fileno() for end in ends])
+    def process(
+        self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False
+    ) -> Process:
+        fds = [end.fileno() for end in ends]
+        process = self._made_spawner().start(name, main, fds, outlives=outlives)
         for end in ends:
             end.close()
         return process
@@ -176,7 +182,7 @@ class ThreadRuntime:
             return None if self._spawner is None else self._spawner.pid
 
     def close(self) -> None:
-        """End all processes that this runtime has started; it cannot start more."""
+        """End all processes that this runtime has started, but those that outlive it; it cannot start more."""
         with self._mutex:
             self._closed = True
             spawner = self._spawner

@@ -5,7 +5,8 @@ one thread, has imported the MODULEs that its children need, and opens and reads
 child starts within milliseconds, and main can start one although it may no longer exec.
 
 A child is created with CLONE_PARENT: it is a child of main, which gets its exit status, and it outlives
-the spawner.  PR_SET_PDEATHSIG ends both with the thread of main that started the spawner.
+the spawner.  PR_SET_PDEATHSIG ends both with the thread of main that started the spawner; a job that is to
+outlive main undoes that for its child.
 
 Messages.  The spawner sends `READY` once.  Main sends `FORK` with one end of a socket for the child; the
 answer is the child's pid with a pidfd, or a negative errno.  Then main sends the child, on that socket,
@@ -172,25 +173,30 @@ def _begin(gate: socket.socket) -> None:
     data, fds, _ = receive(gate, JOB_MAX + 1, FDS_MAX)
     if not data:
         os._exit(0)
-    name, target, count = decode_job(data)
+    name, target, count, outlives = decode_job(data)
     if len(fds) != count:
         raise OSError(errno.EMFILE, f"{name}: got {len(fds)} of {count} descriptors")
     title = ctypes.create_string_buffer(name.encode())  # the kernel cuts it off
     _libc.prctl(_PR_SET_NAME, ctypes.addressof(title), 0, 0, 0)
     os.setsid()
+    if outlives:
+        _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
     with suppress(ConnectionError):
         gate.send(BEGUN)
     gate.close()
     _resolve(target)(ThreadRuntime(), *[SocketEnd(socket.socket(fileno=fd)) for fd in fds])
 
 
-def decode_job(data: bytes) -> tuple[str, str, int]:
-    """Return name, ``module:function``, and the number of descriptors; raises ValueError."""
+def decode_job(data: bytes) -> tuple[str, str, int, bool]:
+    """Return name, ``module:function``, number of descriptors, and whether it outlives main.
+
+    Raises ValueError.
+    """
     job = json.loads(data) if len(data) <= JOB_MAX else None
-    if isinstance(job, list) and [type(each) for each in job] == [str, str, int]:
-        name, target, count = job
+    if isinstance(job, list) and [type(each) for each in job] == [str, str, int, bool]:
+        name, target, count, outlives = job
         if _TARGET.fullmatch(target) and 0 <= count <= FDS_MAX and "\0" not in name:
-            return name, target, count
+            return name, target, count, outlives
     raise ValueError(f"invalid job: {data[:100]!r}")
 
 

@@ -1,7 +1,8 @@
 """Main's side of the spawner: the process that forks this one's children.
 
 One thread, `spawner`, starts the spawner and uses its socket; other threads post requests to it.  The
-kernel kills the children when the thread that has started their spawner ends, so it runs until `close`.
+kernel kills the children when the thread that has started their spawner ends, so it runs until `close`; those
+that outlive this process are not killed.
 
 Implementation note.  A spawner may die at any point.  A child whose pid main does not know then is in
 the spawner's process group, which no other process enters: it is killed and reaped there, and the
@@ -24,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from hfsched.runtime.base import SpawnerLostError
 from hfsched.runtime.threads.channel import poll_until, receive
@@ -125,12 +127,13 @@ class _Request:
     name: str = ""
     target: str = ""
     fds: Sequence[int] = ()
+    outlives: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     child: tuple[int, int] | None = None
     error: Exception | None = None
 
     def job(self) -> bytes:
-        return json.dumps([self.name, self.target, len(self.fds)]).encode()
+        return json.dumps([self.name, self.target, len(self.fds), self.outlives]).encode()
 
 
 class _Thread:
@@ -138,7 +141,8 @@ class _Thread:
 
     def __init__(self, lost: FlagEvent) -> None:
         self.modules: Sequence[str] = ()
-        self.orphans: list[int] = []  # pidfds of processes that run and have no `ChildProcess`
+        # pidfds of processes that run and have no `ChildProcess`, and whether they outlive this one
+        self.orphans: dict[int, bool] = {}
         self._may_exec = True
         self._lost = lost
         self._main = os.getpid()
@@ -196,8 +200,8 @@ class _Thread:
         self._wake.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        for pidfd in self.orphans:
-            reap(pidfd, block=thread is not None)
+        for pidfd, outlives in self.orphans.items():
+            reap(pidfd, block=thread is not None and not outlives)
             os.close(pidfd)
         self._wake.close()
 
@@ -234,7 +238,7 @@ class _Thread:
             self._answer(self._queue.popleft())
         for pidfd in list(self.orphans):
             if reap(pidfd) is not None:
-                self.orphans.remove(pidfd)
+                del self.orphans[pidfd]
                 os.close(pidfd)
 
     def _discard(self) -> bool:
@@ -303,7 +307,7 @@ class _Thread:
 
 
 class Spawner:
-    """Starts processes, from any thread; all end with it.
+    """Starts processes, from any thread; all end with it, but those that outlive this process.
 
     `lost` is set when no more can be started.  It is closed when the last reference is dropped.
     """
@@ -326,17 +330,19 @@ class Spawner:
         """The process id of the spawner, None while there is none."""
         return self._thread.pid
 
-    def start(self, name: str, main: Callable[..., None], fds: Sequence[int]) -> ChildProcess:
+    def start(
+        self, name: str, main: Callable[..., None], fds: Sequence[int], *, outlives: bool = False
+    ) -> ChildProcess:
         """Start a process that calls `main` with an end for each of `fds`, which the caller still owns.
 
         Raises OSError, SpawnerLostError.
         """
-        request = _Request(name, f"{main.__module__}:{main.__qualname__}", fds)
+        request = _Request(name, f"{main.__module__}:{main.__qualname__}", fds, outlives)
         if not self._thread.modules:
             self._thread.modules = (main.__module__,)
         self._thread.perform(request)
         assert request.child is not None
-        return ChildProcess(name, *request.child, self._abandon)
+        return ChildProcess(name, *request.child, partial(self._abandon, outlives=outlives))
 
-    def _abandon(self, pidfd: int) -> None:
-        self._thread.orphans.append(pidfd)
+    def _abandon(self, pidfd: int, *, outlives: bool) -> None:
+        self._thread.orphans[pidfd] = outlives

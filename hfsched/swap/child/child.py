@@ -16,6 +16,9 @@ A program for `Runtime.process` whose first end is the channel to main uses it t
 Every access to guest memory is made inside `touching`, and is complete at its end: no system call
 and no device may write to guest memory after it.
 
+It may start children of its own that map guest memory (`start_child`).  The program of such a child is the same as
+one that main has started; it goes on when its parent has ended.
+
 Implementation note.  A child is suspended while pages are staged, although with minor staging its
 own accesses would be harmless: no staged page is read before every member has zapped, so a write
 between marking and zapping is in the page, and an access after the zap faults and is served.  There
@@ -29,7 +32,7 @@ Enable suspends every member as it suspends vCPUs, and a process zaps while it a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -37,11 +40,13 @@ from hfsched.errors import HfschedError, describe
 from hfsched.memory.ram import Ram
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.swap.child.gate import Gate
+from hfsched.swap.child.starting import start
 from hfsched.swap.core.guestpages import zap
 from hfsched.swap.core.userfault import userfault
 from hfsched.swap.protocol.childmessages import (
     ChildAnswer,
     ChildRequest,
+    Dismiss,
     Join,
     Joined,
     Map,
@@ -49,6 +54,7 @@ from hfsched.swap.protocol.childmessages import (
     Resume,
     Suspend,
     VmMemory,
+    Welcome,
     Zap,
     decode_request,
 )
@@ -62,13 +68,15 @@ from hfsched.swap.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import End, Runtime
+    from hfsched.runtime.base import Connection, End, Process, Runtime
 
 __all__ = ["Child"]
 
 
 class Child:
     """See the module's text.  One task calls `serve`, any task the other methods.
+
+    `dismissed` is why main does not serve it, once `serve` has returned because of that.
 
     `kernel`: the kernel accesses guest memory too (system calls get addresses in it), which takes
     more privileges to serve.
@@ -81,6 +89,8 @@ class Child:
         self.gate = Gate(runtime, "child")
         self._rams: dict[str, Ram] = {}
         self._uffd: int | None = None  # stays open here too, after main has got it
+        self._announce: Connection | None = None  # where main hears of a child of this process
+        self.dismissed = ""
 
     def memory(self) -> Mapping[str, Ram]:
         """Wait until main has sent guest memory, and return it by the names of the VMs."""
@@ -96,20 +106,50 @@ class Child:
         finally:
             self.gate.leave()
 
+    def start_child(
+        self,
+        name: str,
+        program: Callable[..., None],
+        ends: Sequence[End] = (),
+        *,
+        dynamic: bool = True,
+        vms: Sequence[str] | None = None,
+    ) -> Process:
+        """Start a process that maps the memory of VMs (None: of all that this one maps) as this one does.
+
+        It calls the importable ``program(runtime, end, *ends)``, makes a `Child` with ``end``, and lives
+        until its program ends, which it must when `serve` returns: also longer than this process.  `ends` are
+        handed over.  This does not wait for main, and may be called at any time after `memory` has returned, also inside
+        `touching`; the child's `memory` waits until it is served.  Where main does not take it, its `serve`
+        returns.  A `dynamic` one may die; one that may not (see `MachineSwap.add_process`) is taken from a
+        process alone that may not die either.  `name`: at most 32 letters, digits, dots, ``-`` and ``_``.
+        Raises HfschedError, and OSError if it cannot be started.
+        """
+        if self._announce is None:
+            raise HfschedError(
+                f"child {name}: this process is not served itself: wait for `memory`"
+            )
+        return start(self._runtime, self._announce, name, program, ends, dynamic=dynamic, vms=vms)
+
     def serve(self) -> None:
-        """Answer main's requests until main has ended."""
+        """Answer main's requests until main has ended, or does not serve this process."""
         with suppress(ChannelClosedError):
-            while True:
+            while not self.dismissed:
                 self._runtime.retain_only(tuple(self._rams), self._uffd is None)
                 received = self._end.recv()
                 assert received is not None
                 self._take(*received)
         self._end.close()
+        if self._announce is not None:
+            self._announce.close()
 
     def _take(self, data: bytes, fds: list[int]) -> None:
         given: Sequence[int] = ()
         try:
             number, request = decode_request(data)
+            if isinstance(request, Welcome | Dismiss):
+                self._begin(request, fds)
+                return
             answer, given = self._answer(request, fds)
         except ProtocolError as exc:
             number, answer = number_of(data), Refused(text=str(exc))
@@ -121,6 +161,16 @@ class Child:
         if isinstance(answer, Joined):
             _close([given[1]])
 
+    def _begin(self, message: Welcome | Dismiss, fds: list[int]) -> None:
+        """Go on with a channel that main has made, or not at all."""
+        if isinstance(message, Dismiss):
+            self.dismissed = message.text or "main does not serve it"
+        elif len(fds) != 1:  # this process has no descriptor left for it
+            self.dismissed = f"main has sent a channel, and {len(fds)} descriptors have arrived"
+        else:
+            self._end.close()
+            self._end = self._runtime.adopt_end("child", fds.pop())
+
     def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
         match request:
             case Map(vms=vms):
@@ -129,6 +179,8 @@ class Child:
                 if self._uffd is not None:
                     return Refused(text="it has joined already"), ()
                 self._uffd = userfault(kernel=self._kernel)
+                if fds:
+                    self._announce = self._runtime.adopt_connection("newcomers", fds.pop())
                 return Joined(), (self._uffd, os.pidfd_open(os.getpid()))
             case Resume():
                 self.gate.open()

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.memory.writeprotect import tracks
 from hfsched.runtime.base import ChannelClosedError
+from hfsched.swap.client.descriptors import is_pagemap_of, is_uffd, pid_of
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.member import first_mapped_of
 from hfsched.swap.protocol.childmessages import (
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["ANSWERS_WITHIN", "ChildMember", "Part"]
 
 ANSWERS_WITHIN = 2_000_000_000  # ns; a clock, since the guests are paused meanwhile
-_UFFD = "anon_inode:[userfaultfd]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,10 @@ class ChildMember:
 
     The constructor sets the process up, by `deadline` (ns): it may have just been started.  Each
     later request fails if it is not answered within `within` ns (None: no limit).  `pagemap` has its
-    page tables (see `hfsched.swap.core.pagemap.open_pagemap`; a model has none).  Raises SwapError; then the channel
-    and `pagemap` are closed, as by `close`.  The process accesses no guest memory before the
-    first `resume`.
+    page tables (see `hfsched.swap.core.pagemap.open_pagemap`; a model has none).  `pidfd` is the process, where
+    another one has started it and says so.  `announces` is given to it: the channel on which it says that it
+    has started a child.  Raises SwapError; then the channel, `pagemap` and `pidfd` are closed, as by `close`.
+    The process accesses no guest memory before the first `resume`.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class ChildMember:
         deadline: int | None,
         *,
         pagemap: int | None,
+        pidfd: int | None = None,
+        announces: int | None = None,
         dynamic: bool = True,
         within: int | None = ANSWERS_WITHIN,
     ) -> None:
@@ -90,11 +93,14 @@ class ChildMember:
         self._sent = 0  # the number of the last request,
         self._answered = 0  # and of the last one that was answered
         self._suspended = True
-        self._pidfd: int | None = None  # not known yet
+        self._pidfd = pidfd  # None: not known yet
+        self._announces = () if announces is None else (announces,)
+        self._distrusted = ""
         with ExitStack() as undo:
             undo.callback(end.close)
-            if pagemap is not None:
-                undo.callback(os.close, pagemap)
+            for fd in (pagemap, pidfd):
+                if fd is not None:
+                    undo.callback(os.close, fd)
             try:
                 self._regions = self._set_up(parts, deadline, undo)
             except OSError as exc:
@@ -112,12 +118,15 @@ class ChildMember:
             if not isinstance(answer, Mapped):
                 raise _refused("map", answer)
             regions += _regions(some, answer.bases)
-        answer, fds = self._ask(Join(), deadline)
+        answer, fds = self._ask(Join(), deadline, self._announces)
         for fd in fds:
             undo.callback(os.close, fd)
         if not isinstance(answer, Joined):
             raise _refused("join", answer)
-        self.uffd, self._pidfd = _checked(fds)
+        self.uffd, pidfd = _checked(fds)
+        if self._pidfd is not None and pid_of(pidfd) != pid_of(self._pidfd):
+            raise OSError("invalid answer: the second descriptor is another process's pidfd")
+        self._pidfd = pidfd
         if tracks(self.uffd):
             self.tracked = self._pagemap
         return tuple(regions)
@@ -175,6 +184,11 @@ class ChildMember:
 
         `resume` must follow in any case.
         """
+        if self._distrusted:
+            self._end.close()
+            if not (self._ended(self._limit(deadline)) and self._dynamic):
+                raise SwapError(f"process {self.name}: {self._distrusted}")
+            return
         deadline = self._limit(deadline)
         try:
             self._collect_answers(deadline)
@@ -186,6 +200,19 @@ class ChildMember:
                 raise SwapError(f"process {self.name} is dead, and is not allowed to die") from exc
         except OSError as exc:
             raise SwapError(f"process {self.name}: {exc}") from exc
+
+    def distrust(self, why: str) -> None:
+        """End it, and ask it nothing any more; while it lives, or is dead and static, `suspend` fails with `why`.
+
+        For another task, while this is not closed.  It is killed if its pidfd is of the process whose page tables
+        main has, and so of one that whoever opened these may access: main kills none on a stranger's word.
+        """
+        self._distrusted = why
+        with suppress(OSError):
+            pid = None if self._pidfd is None else pid_of(self._pidfd)
+            if self._pagemap is not None and pid and is_pagemap_of(self._pagemap, pid):
+                assert self._pidfd is not None
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def resume(self) -> None:
         """Let it access guest memory again, if it was suspended; does not wait."""
@@ -298,13 +325,11 @@ def _checked(fds: Sequence[int]) -> tuple[int, int]:
     if len(fds) != 2:
         raise OSError(f"invalid answer: {len(fds)} descriptors, expected a uffd and a pidfd")
     uffd, pidfd = fds
-    if str(Path(f"/proc/self/fd/{uffd}").readlink()) != _UFFD:
+    if not is_uffd(uffd):
         raise OSError("invalid answer: the first descriptor is not a uffd")
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
-        word, _, rest = line.partition(":")
-        if word == "Pid" and int(rest) not in (os.getpid(), 0):
-            return uffd, pidfd
-    raise OSError("invalid answer: the second descriptor is not its pidfd")
+    if pid_of(pidfd) in (None, os.getpid(), 0):
+        raise OSError("invalid answer: the second descriptor is not its pidfd")
+    return uffd, pidfd
 
 
 def _refused(what: str, answer: ChildAnswer) -> OSError:

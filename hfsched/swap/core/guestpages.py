@@ -33,6 +33,7 @@ __all__ = [
     "GuestPages",
     "Liveness",
     "Region",
+    "members_max",
     "new_swap",
     "open_userfault",
     "zap",
@@ -85,6 +86,12 @@ def open_userfault(*, user_mode_only: bool = False) -> int:
     if fd < 0:
         raise UserError(f"userfaultfd: {os.strerror(-fd)}: {_REMEDIES.get(-fd, _NO_KERNEL)}")
     return fd
+
+
+def members_max() -> int:
+    """Return how many processes can be served at one time."""
+    number: int = core().lib.HFS_MEMBERS
+    return number
 
 
 def zap(address: int, size: int) -> None:

@@ -3,6 +3,9 @@
 As in `hfsched.swap.protocol.messages`, requests run one way, from main; each has exactly one answer,
 with its number; received bytes are decoded here alone.  The order is ``map`` (as many as the memfds
 of the guests' memory need), ``join``, and then repeatedly ``resume``, ``suspend`` and ``zap``.
+
+A child that another one has started (`hfsched.swap.protocol.newcomers`) gets ``welcome`` before, or ``dismiss``:
+these two alone have no answer, and come over a channel that its parent has made.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from hfsched.swap.protocol.messages import Address, Done, Message, Refused, Word, decode
+from hfsched.swap.protocol.messages import Address, Done, Message, Refused, Text, Word, decode
 
 __all__ = [
     "VMS_MAX",
     "ChildAnswer",
     "ChildRequest",
+    "Dismiss",
     "Join",
     "Joined",
     "Map",
@@ -25,6 +29,7 @@ __all__ = [
     "Resume",
     "Suspend",
     "VmMemory",
+    "Welcome",
     "Zap",
     "decode_answer",
     "decode_request",
@@ -47,7 +52,10 @@ class Map(Message, frozen=True, tag="map"):
 
 
 class Join(Message, frozen=True, tag="join"):
-    """Return a uffd and a pidfd of the child."""
+    """Return a uffd and a pidfd of the child.
+
+    A descriptor may be attached: the channel on which it says that it has started a child of its own.
+    """
 
 
 class Resume(Message, frozen=True, tag="resume"):
@@ -67,7 +75,17 @@ class Zap(Message, frozen=True, tag="zap"):
     """Zap the page tables of all guest memory that is mapped."""
 
 
-ChildRequest: TypeAlias = Map | Join | Resume | Suspend | Zap
+class Welcome(Message, frozen=True, tag="welcome"):
+    """Go on with the channel whose end is attached: nobody but main has the other one."""
+
+
+class Dismiss(Message, frozen=True, tag="dismiss"):
+    """Main does not serve it, for the reason `text`."""
+
+    text: Text
+
+
+ChildRequest: TypeAlias = Map | Join | Resume | Suspend | Zap | Welcome | Dismiss
 
 
 class Mapped(Message, frozen=True, tag="mapped"):
