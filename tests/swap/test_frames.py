@@ -28,16 +28,20 @@ CODECS = ("raw", "lz4", "zstd")
 class Reader:
     """The C core's reader of one layer with one frame, whatever bytes that has."""
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int | None = None) -> None:
         loaded = core()
         self._lib, self._ffi = loaded.lib, loaded.ffi
-        self._fd = os.memfd_create("layer")
+        self._fd = os.memfd_create("layer") if fd is None else fd
         self._layers = self._ffi.new("int[]", [self._fd])
 
     def read(self, kind: int, stored: bytes, crc: int, pages: int) -> bytes | None:
-        """Return the pages of a frame, None if it is refused."""
+        """Write a frame, and return its pages, None if it is refused."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, stored, 0)
+        return self.again(kind, stored, crc, pages)
+
+    def again(self, kind: int, stored: bytes, crc: int, pages: int) -> bytes | None:
+        """Return the pages of a frame that is there, or not."""
         word = array("I", [kind << 24 | len(stored)])
         frames = packed_frames(0, pages, [0], word, array("I", [crc]))
         with closing(StoredPages([self._fd], [frames], array("Q"))) as given:
@@ -142,6 +146,16 @@ def test_each_bit_that_changes_is_found(reader: Reader, codec: str) -> None:
         wrong = bytearray(stored)
         wrong[at // 8] ^= 1 << at % 8
         assert reader.read(kind, bytes(wrong), crc, 1) is None
+
+
+def test_an_error_of_the_device_refuses_a_frame() -> None:
+    """Reading this process's memory where nothing is mapped is one."""
+    kind, stored = encoded("raw", bytes(range(256)) * 16)
+    fd = os.open("/proc/self/mem", os.O_RDONLY)
+    with closing(Reader(fd)) as broken:
+        with pytest.raises(OSError, match="Input/output"):
+            os.pread(fd, 1, 0)
+        assert broken.again(kind, stored, zlib.crc32(stored), 1) is None
 
 
 @given(st.binary(max_size=300))
