@@ -335,10 +335,12 @@ def cut(data: bytearray) -> None:
     del data[:]
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("how", [flip, cut])
 def test_a_damaged_frame_ends_the_vm_that_needs_it(
-    world: World, how: Callable[[bytearray], None]
+    world: World, how: Callable[[bytearray], None], *, snapshot: bool
 ) -> None:
+    """Also while a snapshot keeps pages from being moved: else no vCPU could leave what it waits for."""
     with world.fresh("echo.bin", "trusty.bin") as machine:
         world.take(machine, "one", codec="raw")
         running = bytes(machine.rams["echo"].read(0, PAGE_SIZE))
@@ -355,6 +357,9 @@ def test_a_damaged_frame_ends_the_vm_that_needs_it(
     with world.restored("one") as machine:
         world.damage("one", some)  # after it was opened
         machine.start()
+        assert machine.swap is not None
+        if snapshot:
+            machine.swap.hold("two")
         end = machine.endpoint("trusty", 1)
         end.try_send(b"hello")
         why = until(lambda: machine.aborts.get("trusty"), lambda found: found is not None)

@@ -53,7 +53,7 @@ struct hfs_progress {
 	uint64_t moved; /* pages */
 	uint64_t zero;	/* hfs_trim: those of `moved` that were zero, */
 	uint64_t clean; /* and those that equal their copy in the file */
-	uint64_t tried; /* hfs_swap_in: `moved`, and pages of files that a fault brought first */
+	uint64_t tried; /* hfs_swap_in: `moved`, and pages that a fault brought first or that cannot be read */
 	int done;	/* nothing is left of this work */
 	int error;	/* a positive errno, or 0; the pages concerned are where they were */
 	int place;	/* enum hfs_place; where `error` is from */
