@@ -399,6 +399,10 @@ def test_where_faults_cannot_be_served_the_reason_is_told(
     monkeypatch.setattr(lazy_memory, "userfault", refused)
     assert lazy_memory.problem(record) == "userfaultfd: Operation not permitted"
     assert asked == [world.engine == "kvm"]
+    others: list[EngineName] = ["kvm", "unicorn"]
+    for other in others:  # what counts is where the guests run, not where they were saved
+        assert lazy_memory.problem(record, other) is not None
+    assert asked[1:] == [True, False]
 
 
 def test_a_snapshot_of_other_memory_is_refused(world: World) -> None:
