@@ -191,7 +191,8 @@ int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buff
 
 /*
  * A snapshot that is written while the guests run: main's, in an object that serves nothing.  No worker
- * runs from hfs_owe_nothing to hfs_stop_owing, but hfs_stage and what follows it.
+ * runs from hfs_owe_nothing to hfs_stop_owing, but hfs_stage, what follows it, and hfs_discard of a page that
+ * cannot be read: a fault on one that is owed is not served, and asks for none.
  */
 
 /* Begin: no page is owed yet, and faults look whether one is. */
