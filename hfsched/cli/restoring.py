@@ -113,7 +113,7 @@ def open_snapshot(args: argparse.Namespace) -> Restoration:
         if args.clock == "host":
             passed = max(0, time.time_ns() - chain.index.created)
         name = name_of(directory)
-        why_not = None if args.eager else problem(record)
+        why_not = None if args.eager else problem(record, args.engine or "auto")
         return Restoration(
             chain,
             record,

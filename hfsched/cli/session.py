@@ -74,9 +74,9 @@ class RunSession:
         self._spec = spec
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
-        lazy = restoration is not None and restoration.lazy
+        self._lazy = restoration is not None and restoration.lazy
         if (
-            spec.swap is not None or lazy
+            spec.swap is not None or self._lazy
         ):  # before any other thread, and before anything is given up
             try:
                 self._runtime.start_spawner([MONITOR])
@@ -181,7 +181,7 @@ class RunSession:
             console.listen(0)
         if not self._args.no_sockets:
             self._serving.open(machine)
-        elif machine.swap is not None:
+        elif self._spec.swap is not None:
             self._notice(
                 "--no-sockets: no control socket, so `hfsched swap` cannot reach this machine"
             )
@@ -240,7 +240,8 @@ class RunSession:
         def watch() -> None:
             if self._ends(by):
                 return
-            why = "" if self._spec.swap is None else ": guest memory that is out does not come back"
+            served = self._spec.swap is not None or self._lazy
+            why = ": guest memory that is out does not come back" if served else ""
             for text in self._failures:
                 self._say(f"error: {text}")
             self._say(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import EventFd
     from hfsched.snapshot.chain import Chain
     from hfsched.snapshot.layer import Layer
+    from hfsched.vmm.manifest import EngineName
     from hfsched.vmm.records import MachineRecord
 
 __all__ = ["Damage", "LazyMemory", "problem"]
@@ -35,13 +36,17 @@ _HOT_MAX = 1 << 18  # pages: 1 GiB
 _TRIES = 10  # of a fault on a page that main can read
 
 
-def problem(record: MachineRecord) -> str | None:
-    """Return in a line why a snapshot's memory cannot come as it is accessed, None if it can."""
+def problem(record: MachineRecord, engine: EngineName = "auto") -> str | None:
+    """Return in a line why a snapshot's memory cannot come as it is accessed, None if it can.
+
+    `engine` is which one its guests are to have, "auto" the one that saved them.
+    """
+    engines = {vm.engine for vm in record.vms} if engine == "auto" else {engine}
     why = device.problem()
     if why is not None:
         return why
     try:
-        os.close(userfault(kernel=any(vm.engine == "kvm" for vm in record.vms)))
+        os.close(userfault(kernel="kvm" in engines))
     except UserError as exc:
         return str(exc)
     return None

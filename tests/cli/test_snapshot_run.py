@@ -368,6 +368,9 @@ def test_a_machine_that_the_user_had_suspended_is_suspended_again(
     alone.until(r"^g: slept \d+ ms$")
     assert alone.wait() == 0
     assert "it was saved; --no-sockets: it is resumed" in alone.err
+    assert (
+        "`hfsched swap`" not in alone.err
+    )  # nobody has asked for that: faults are served all the same
 
 
 def drained(client: Connection) -> tuple[int, str]:

@@ -7,7 +7,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -19,7 +19,10 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.snapshot.codec import FRAME_SIZE, Decoder, Encoder
 from hfsched.swap.core import device
 from hfsched.swap.core.device import core
+from hfsched.swap.core.guestpages import GuestPages, Region
 from hfsched.swap.core.stored import StoredPages, packed_frames
+from hfsched.swap.core.stores import Stores
+from hfsched.swap.pages.entries import Staging
 
 pytestmark = pytest.mark.skipif(device.problem() is not None, reason=f"no swap: {device.problem()}")
 CODECS = ("raw", "lz4", "zstd")
@@ -161,3 +164,34 @@ def test_an_error_of_the_device_refuses_a_frame() -> None:
 @given(st.binary(max_size=300))
 def test_the_checksum_is_zlibs(data: bytes) -> None:
     assert core().lib.hfs_crc32(data, len(data)) == zlib.crc32(data)
+
+
+def test_frames_that_cannot_be_read_are_looked_at_in_bounded_pieces() -> None:
+    """Else the monitor would answer nothing for as long as it takes to read all of them."""
+    frames = 64
+    pages = 32 * frames
+    with ExitStack() as stack:
+        memory, layer = os.memfd_create("memory"), os.memfd_create("layer")
+        stack.callback(os.close, memory)
+        stack.callback(os.close, layer)
+        os.ftruncate(memory, pages * PAGE_SIZE)
+        os.ftruncate(layer, pages * PAGE_SIZE)
+        stores = stack.enter_context(closing(Stores.create(None, pages, Staging.MINOR, 0)))
+        packed = packed_frames(
+            0,
+            pages,
+            [number * FRAME_SIZE for number in range(frames)],
+            array("I", [FRAME_SIZE]) * frames,
+            array("I", [1]) * frames,  # not the checksum of zeros
+        )
+        given = stack.enter_context(
+            closing(StoredPages([layer], [packed], array("Q", [0, pages, 0]), range(40)))
+        )
+        given.begin(stores.table, pages)
+        swap = GuestPages(stores, [Region(memory, pages)], stored=given.given)
+        stack.callback(swap.close)
+        calls = 1
+        while swap.swap_in(64).problem is None:
+            calls += 1
+        assert calls >= pages // 64
+        assert swap.counts().stored == pages

@@ -337,10 +337,12 @@ def cut(data: bytearray) -> None:
     del data[:]
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("how", [flip, cut])
 def test_a_damaged_frame_ends_the_vm_that_needs_it(
-    world: World, how: Callable[[bytearray], None]
+    world: World, how: Callable[[bytearray], None], *, snapshot: bool
 ) -> None:
+    """Also while a snapshot keeps pages from being moved: else no vCPU could leave what it waits for."""
     with world.fresh("echo.bin", "trusty.bin") as machine:
         world.take(machine, "one", codec="raw")
         running = bytes(machine.rams["echo"].read(0, PAGE_SIZE))
@@ -357,6 +359,9 @@ def test_a_damaged_frame_ends_the_vm_that_needs_it(
     with world.restored("one") as machine:
         world.damage("one", some)  # after it was opened
         machine.start()
+        assert machine.swap is not None
+        if snapshot:
+            machine.swap.hold("two")
         end = machine.endpoint("trusty", 1)
         end.try_send(b"hello")
         why = until(lambda: machine.aborts.get("trusty"), lambda found: found is not None)
@@ -396,6 +401,10 @@ def test_where_faults_cannot_be_served_the_reason_is_told(
     monkeypatch.setattr(lazy_memory, "userfault", refused)
     assert lazy_memory.problem(record) == "userfaultfd: Operation not permitted"
     assert asked == [world.engine == "kvm"]
+    others: list[EngineName] = ["kvm", "unicorn"]
+    for other in others:  # what counts is where the guests run, not where they were saved
+        assert lazy_memory.problem(record, other) is not None
+    assert asked[1:] == [True, False]
 
 
 def test_a_snapshot_of_other_memory_is_refused(world: World) -> None:

@@ -53,7 +53,7 @@ struct hfs_progress {
 	uint64_t moved; /* pages */
 	uint64_t zero;	/* hfs_trim: those of `moved` that were zero, */
 	uint64_t clean; /* and those that equal their copy in the file */
-	uint64_t tried; /* hfs_swap_in: `moved`, and pages of files that a fault brought first */
+	uint64_t tried; /* hfs_swap_in: `moved`, and pages that a fault brought first or that cannot be read */
 	int done;	/* nothing is left of this work */
 	int error;	/* a positive errno, or 0; the pages concerned are where they were */
 	int place;	/* enum hfs_place; where `error` is from */
@@ -191,7 +191,8 @@ int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buff
 
 /*
  * A snapshot that is written while the guests run: main's, in an object that serves nothing.  No worker
- * runs from hfs_owe_nothing to hfs_stop_owing, but hfs_stage and what follows it.
+ * runs from hfs_owe_nothing to hfs_stop_owing, but hfs_stage, what follows it, and hfs_discard of a page that
+ * cannot be read: a fault on one that is owed is not served, and asks for none.
  */
 
 /* Begin: no page is owed yet, and faults look whether one is. */

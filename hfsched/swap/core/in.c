@@ -242,17 +242,17 @@ static uint64_t bring(struct hfs *swap, uint64_t page, uint64_t limit,
 
 	if (hfs_state(entry) != HFS_STORED)
 		return 1;
-	source = hfs_stored_page(&swap->frames, &swap->reader, location);
-	if (!source) { /* its VM ends when it accesses the page, and not before */
-		swap->unreadable = true;
-		return 1;
-	}
 	while (end < swap->table.pages && end - page < limit && same_region(swap, page, end) &&
 	       (location + end - page) % HFS_FRAME_PAGES &&
 	       hfs_entry(&swap->table, end) == hfs_stored_entry(location + end - page))
 		end++;
-	progress->place = HFS_IN_MEMORY;
 	progress->tried += end - page;
+	source = hfs_stored_page(&swap->frames, &swap->reader, location);
+	if (!source) { /* its VM ends when it accesses the page, and not before */
+		swap->unreadable = true;
+		return end - page;
+	}
+	progress->place = HFS_IN_MEMORY;
 	*error = copy_in(swap, page, end - page, source, 1u << HFS_STORED, &progress->moved);
 	return end - page;
 }

@@ -136,7 +136,7 @@ class Controller:
                 return _refuse(request, "the monitor has begun already")
             case Register():
                 return self._register(request, fds)
-            case Enable() | Discard() if self._held:
+            case Enable() if self._held:  # Discard: main asks for none but of what cannot be read
                 return _refuse(request, "no page may be moved: a snapshot is being taken")
             case Enable():
                 return self._enable()

@@ -187,7 +187,7 @@ class Discard(Message, frozen=True, tag="discard"):
 class Hold(Message, frozen=True, tag="hold"):
     """Move no page until GoOn: a move that is under way waits, and no fault is half served when this is answered.
 
-    Enable and Discard, which move pages at once, are not asked for meanwhile.
+    Enable, which moves pages at once, is not asked for meanwhile; Discard is, of what cannot be read.
     """
 
 
