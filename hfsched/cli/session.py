@@ -81,7 +81,10 @@ class RunSession:
             try:
                 self._runtime.start_spawner([MONITOR])
             except OSError as exc:
-                raise UserError(f"swap: no process can be started: {exc.strerror}") from None
+                remedy = ": --eager needs none" if spec.swap is None else ""
+                raise UserError(
+                    f"swap: no process can be started: {exc.strerror}{remedy}"
+                ) from None
         self._changed = self._runtime.event("changed")
         self._summed = self._runtime.event(
             "summed"

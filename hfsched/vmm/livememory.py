@@ -106,7 +106,8 @@ class LiveMemory(SwappedMemory):
             at, end = first, first + count
             while at < end:
                 part = room[: min(most, end - at) * PAGE_SIZE]
-                done, zero = self._reader.take(first_of_all + at, part)
+                with self._told(vm, at):
+                    done, zero = self._reader.take(first_of_all + at, part)
                 yield at, done, None if zero else part[: done * PAGE_SIZE]
                 at += done
 

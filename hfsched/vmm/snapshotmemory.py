@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from hfsched.errors import SnapshotError
+from hfsched.errors import SnapshotError, UserError
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.errors import LostError, SwapError
 from hfsched.swap.core.pagereader import READ_MAX
@@ -130,7 +131,17 @@ class SwappedMemory:
         if self._swap.backing.is_mapped(ram.address + first * PAGE_SIZE, len(part)):
             ram.copy_out(first * PAGE_SIZE, part)
             return len(part) // PAGE_SIZE, False
-        return self._reader.read(self._swap.first_page(vm) + first, room)
+        with self._told(vm, first):
+            return self._reader.read(self._swap.first_page(vm) + first, room)
+
+    @contextmanager
+    def _told(self, vm: str, page: int) -> Iterator[None]:
+        """Tell which page of which VM cannot be read, and why, as far as that is known."""
+        try:
+            yield
+        except UserError as exc:
+            why = self._swap.why_unreadable(vm, page) or exc
+            raise SnapshotError(f"{self._name}: vm {vm}: page {page}: {why}") from exc
 
     def close(self) -> None:
         """See `SnapshotMemory`."""

@@ -277,6 +277,10 @@ class MachineSwap:
             vm, page = self._place(fault.page)
             yield fault, vm, page * PAGE_SIZE
 
+    def why_unreadable(self, vm: str, page: int) -> str | None:
+        """Return why a page of a VM cannot be read from the snapshot that has it, None if it can, or is not there."""
+        return None if self._lazy is None else self._lazy.why(vm, page)
+
     def _place(self, page: int) -> tuple[str, int]:
         """Return the VM of a page of all, and which page of its memory that is."""
         starts = [part.offset for part in self._parts]

@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from progress import QUIET_NS, until
 
-from hfsched.errors import UserError
+from hfsched.errors import SnapshotError, UserError
 from hfsched.memory import writeprotect
 from hfsched.memory.ram import PAGE_SIZE, Ram
 from hfsched.runtime.threads import ThreadRuntime
@@ -382,6 +382,19 @@ def _pages(memory: bytes) -> list[bytes]:
 def _first_frame_of_trusty(pages: int) -> int:
     """Return where the first frame begins, of raw ones, that has no page of the first VM."""
     return -(-pages // 32) * 32 * PAGE_SIZE
+
+
+def test_a_snapshot_that_meets_a_damaged_frame_names_it(world: World) -> None:
+    with world.fresh("echo.bin") as machine:
+        world.take(machine, "one", codec="raw")
+    with world.restored("one") as machine:
+        world.damage("one", flip)
+        for live in (False, True):
+            with pytest.raises(
+                SnapshotError, match=r"vm echo: page \d+: .*/one/pages: frame \d+: "
+            ):
+                world.take(machine, f"two{live}", live=live)
+            assert not (world.folder / f"two{live}").exists()
 
 
 def test_where_faults_cannot_be_served_the_reason_is_told(

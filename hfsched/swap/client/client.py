@@ -36,6 +36,7 @@ from hfsched.swap.protocol.messages import (
     GetStatus,
     GoOn,
     Hold,
+    MonitorRequest,
     Stage,
     State,
     Status,
@@ -376,10 +377,14 @@ class MonitorClient:
 
     def _bring_in(self) -> None:
         """Begin to swap everything in, which nobody waits for."""
+        self._perform_alone(Disable())
+
+    def _perform_alone(self, request: MonitorRequest) -> None:
+        """Make a request that nobody waits for."""
         limit = self._default_timeout
         deadline = None if limit is None else self._runtime.now() + limit
         try:
-            self.supervisor.perform(Job(Disable(), deadline))
+            self.supervisor.perform(Job(request, deadline))
         except LostError:
             raise
         except SwapError:
@@ -387,15 +392,8 @@ class MonitorClient:
 
     def _answer(self, alarm: Alarm) -> None:
         """Discard what cannot be read, since nobody needs it any more; what fails comes up again."""
-        limit = self._default_timeout
         for page in alarm.take():
-            deadline = None if limit is None else self._runtime.now() + limit
-            try:
-                self.supervisor.perform(Job(Discard(first=page, count=1), deadline))
-            except LostError:
-                raise
-            except SwapError:
-                pass
+            self._perform_alone(Discard(first=page, count=1))
 
     def _next(self) -> bool:
         """Perform the posted request; return whether it ended the monitor."""
@@ -425,6 +423,8 @@ class MonitorClient:
         if abandoned:
             if isinstance(job.request, Enable | Stage | Zapped):
                 self._bring_in()  # its requester could not, for this one was under way
+            elif isinstance(job.request, Hold):
+                self._perform_alone(GoOn())  # likewise
             with self._lock:
                 self._free_again()
         return ended
