@@ -251,7 +251,7 @@ def parsers() -> list[Parser]:
             refuses=(value,),
             size=8,
         ),
-        Parser("job of a process", decode_job, json_of([["a", "m:f", 2]]), refuses=(value,)),
+        Parser("job of a process", decode_job, json_of([["a", "m:f", 2, False]]), refuses=(value,)),
         Parser(
             "message of a worker",
             lambda data: worker.read_message(BytesIO(data)),

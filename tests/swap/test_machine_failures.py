@@ -101,7 +101,10 @@ def test_a_full_file_system_is_reported_and_swap_out_continues_with_room(
             assert status.state is State.PENDING
             assert status.error == "swap file: No space left on device"
             assert status.metrics.busy == 0
-            assert status.metrics.file + status.metrics.stale == 64
+            # A write that a fault has overtaken has left a slot, which a run of several pages cannot use.
+            overtaken = status.metrics.events["cancelled"]
+            used = status.metrics.file + status.metrics.stale
+            assert 64 - overtaken <= used <= 64, status.metrics.events
             assert host.ask("hello", 1) == "hello"
         assert host.ask("check 7") == filled
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)

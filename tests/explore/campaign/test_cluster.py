@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ def address() -> Iterator[str]:
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address
+    # A worker that was killed may have been replaced while the cluster was closed.
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 def search(address: str, spec: str, strategy: str = "exhaustive", budget: float = 30) -> Summary:
