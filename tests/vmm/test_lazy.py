@@ -388,6 +388,8 @@ def test_a_snapshot_that_meets_a_damaged_frame_names_it(world: World) -> None:
     with world.fresh("echo.bin") as machine:
         world.take(machine, "one", codec="raw")
     with world.restored("one") as machine:
+        machine.start()
+        world.ask(machine, "echo")
         world.damage("one", flip)
         for live in (False, True):
             with pytest.raises(
