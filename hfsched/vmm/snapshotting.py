@@ -92,6 +92,7 @@ class Capture:
             None  # of pages that are written at the end
         )
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
+        self._dirty: DirtyPages | None = None
         self._left = COPIED_MAX // PAGE_SIZE
         if expected is None:
             expected = self._memory.expected()
@@ -117,7 +118,7 @@ class Capture:
         if base is not None and dirty is not None:
             self._writer.parent = Parent(base.name, base.hash)
         self._record = saving.save(machine, deadline)
-        self._hot = hot_pages(machine, dirty)
+        self._dirty = dirty
         runs: Mapping[str, Sequence[Run]] = {
             name: [(0, ram.size // PAGE_SIZE)] for name, ram in machine.rams.items()
         }
@@ -171,7 +172,10 @@ class Capture:
             self._writer.put(vm, first, pages)
         self._copies.clear()
         record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
-        found = self._writer.finish({MACHINE: record}, self._hot)
+        hot = hot_pages(
+            self._machine, self._dirty
+        )  # when the guests run again: it takes as long as a pause
+        found = self._writer.finish({MACHINE: record}, hot)
         return found, () if self._writer.warning is None else (self._writer.warning,)
 
     def _write_kept(self, runs: Mapping[str, Sequence[Run]]) -> None:
