@@ -77,7 +77,7 @@ def test_a_vcpu_that_spins_is_named_while_it_lasts(run: Start) -> None:
 
 
 def test_a_message_that_went_with_its_buffer_is_named_and_counted(run: Start) -> None:
-    careless = run("--guest", "g=guests.py:careless", "--json", "--linger", "0.5")
+    careless = run("--guest", "g=guests.py:careless", "--json", "--linger", "5")
     careless.type("one\n")
     careless.until('"careless"')
     careless.type("two\n")
