@@ -84,7 +84,9 @@ int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count
 		if (runs[0] > table->pages || runs[1] > table->pages - runs[0])
 			return -EINVAL;
 		for (each = 0, page = runs[0]; each < runs[1]; each++, page++)
-			hfs_set_entry(table, page, hfs_stored_entry(runs[2] + each));
+			atomic_store_explicit(&table->entries[page],
+					      hfs_stored_entry(runs[2] + each),
+					      memory_order_relaxed); /* nobody else has it yet */
 	}
 	return 0;
 }
