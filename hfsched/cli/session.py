@@ -75,9 +75,8 @@ class RunSession:
         self._failures: list[str] = []
         self._runtime = ThreadRuntime(self._failed)
         self._lazy = restoration is not None and restoration.lazy
-        if (
-            spec.swap is not None or self._lazy
-        ):  # before any other thread, and before anything is given up
+        # Before any other thread, and before anything is given up.
+        if spec.swap is not None or self._lazy:
             try:
                 self._runtime.start_spawner([MONITOR])
             except OSError as exc:

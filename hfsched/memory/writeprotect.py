@@ -186,9 +186,8 @@ def _scan(
             runs[0] = (found[-1][0], found.pop()[1] + runs[0][1])
         found += runs
         start = _ARGUMENT.unpack(argument)[_WALK_END]
-    if not os.pread(
-        pagemap, _ENTRY, base // PAGE_SIZE * _ENTRY
-    ):  # some kernels scan what is gone, and find nothing
+    # Some kernels scan what is gone, and find nothing.
+    if not os.pread(pagemap, _ENTRY, base // PAGE_SIZE * _ENTRY):
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return found
 

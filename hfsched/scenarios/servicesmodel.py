@@ -107,9 +107,8 @@ class Guest:
             if request is None:
                 continue
             with self.user:
-                if (
-                    life == self.lives
-                ):  # or another daemon has taken its place, and knows of no request
+                # Or another daemon has taken its place, and knows of no request.
+                if life == self.lives:
                     self._send(self.daemon.reply(request, Answer(Status.OK, request.body)))
 
     def _send(self, message: Message) -> None:

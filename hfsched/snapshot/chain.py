@@ -15,7 +15,7 @@ from hfsched.snapshot.index import ZERO, Component, Index, MachineIdentity, Runs
 from hfsched.snapshot.layer import Layer, Vm
 from hfsched.text import one_line
 
-__all__ = ["ZERO_PAGE", "Chain", "Places"]
+__all__ = ["ZERO_PAGE", "Chain", "Places", "split_place"]
 
 ZERO_PAGE = (1 << 64) - 1  # an entry of `Chain.table`
 _ZEROS = bytes(PAGE_SIZE)
@@ -84,6 +84,11 @@ class Places:
             made._add_part(run, max(at, run[0]), run[0] + run[1])
             run = next(runs, None)
         return made
+
+
+def split_place(place: int) -> tuple[int, int]:
+    """Return {number of the layer, position there} of a place that is not `ZERO_PAGE`."""
+    return place >> _LAYER_BITS, place & (1 << _LAYER_BITS) - 1
 
 
 def _runs_of(number: int, runs: Runs) -> Iterator[tuple[int, int, int]]:
@@ -202,7 +207,7 @@ class Chain:
 
     def parts(self, place: int, count: int) -> Iterator[memoryview]:
         """Return so many stored pages from a place on, by frames; raises SnapshotError."""
-        number, position = place >> _LAYER_BITS, place & (1 << _LAYER_BITS) - 1
+        number, position = split_place(place)
         while count:
             frame, slot = divmod(position, FRAME_PAGES)
             part = min(count, FRAME_PAGES - slot)

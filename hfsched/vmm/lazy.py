@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.errors import SnapshotError, UserError
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.snapshot.chain import ZERO_PAGE
+from hfsched.snapshot.chain import ZERO_PAGE, split_place
 from hfsched.snapshot.codec import FRAME_PAGES, codec_name
 from hfsched.snapshot.libraries import CODECS
 from hfsched.snapshot.libraries import problem as codec_problem
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import EventFd
     from hfsched.snapshot.chain import Chain
-    from hfsched.snapshot.layer import Layer
     from hfsched.vmm.manifest import EngineName
     from hfsched.vmm.records import MachineRecord
 
@@ -64,7 +63,6 @@ class LazyMemory:
         self._chain = chain
         self._record = record
         self._bases: list[int] = []  # of each layer: the number of its first frame
-        self._layers: list[Layer] = []
         frames = 0
         for layer in chain.layers:
             for kind in sorted(set(layer.layout.kinds)):
@@ -117,7 +115,7 @@ class LazyMemory:
         for first, count, place in self._chain.places(vm):
             if place == ZERO_PAGE:
                 continue
-            layer, position = divmod(place, 1 << 32)
+            layer, position = split_place(place)
             location = self._bases[layer] * FRAME_PAGES + position - first
             at, end = first, first + count
             for page in without[bisect_left(without, at) : bisect_left(without, end)]:
@@ -150,7 +148,7 @@ class LazyMemory:
         place = self._chain.places(self._chain.number(vm)).find(page)
         if place == ZERO_PAGE:
             return None
-        layer, position = divmod(place, 1 << 32)
+        layer, position = split_place(place)
         try:  # not by `Chain.read`, which may have the frame from before
             self._chain.layers[layer].frame(position // FRAME_PAGES)
         except SnapshotError as exc:
@@ -168,8 +166,8 @@ class LazyMemory:
 class Damage:
     """The alarm of a monitor that cannot read a page of the snapshot: the page's VM ends.
 
-    It owns `event`, the alarm.  `page()` returns the last such page, `find(page)` {VM, page of it}; `end(vm, why)` has every vCPU of a VM fail, before the
-    page is given up.
+    It owns `event`, the alarm.  `page()` returns the last such page, `find(page)` {VM, page of it};
+    `end(vm, why)` has every vCPU of a VM fail, before the page is given up.
     """
 
     def __init__(

@@ -88,9 +88,8 @@ class Capture:
             wish.called, *files, subject, codec=wish.codec, **watch._asdict()
         )
         self._memory, self._notices = _memory_of(machine, wish)
-        self._runs: Mapping[str, Sequence[Run]] | None = (
-            None  # of pages that are written at the end
-        )
+        # Of pages that are written at the end.
+        self._runs: Mapping[str, Sequence[Run]] | None = None
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._dirty: DirtyPages | None = None
         self._left = COPIED_MAX // PAGE_SIZE
@@ -172,9 +171,8 @@ class Capture:
             self._writer.put(vm, first, pages)
         self._copies.clear()
         record = Component(MACHINE_RECORD, msgspec.msgpack.encode(self._record))
-        hot = hot_pages(
-            self._machine, self._dirty
-        )  # when the guests run again: it takes as long as a pause
+        # When the guests run again: it takes as long as a pause.
+        hot = hot_pages(self._machine, self._dirty)
         found = self._writer.finish({MACHINE: record}, hot)
         return found, () if self._writer.warning is None else (self._writer.warning,)
 

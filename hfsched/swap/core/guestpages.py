@@ -175,7 +175,7 @@ class GuestPages:
         result = self._lib.hfs_take_over(self._open())
         if result == -errno.EINVAL:
             raise InternalError("swap: the page table is invalid")
-        self._check(result, "taking over")
+        _check(result, "taking over")
 
     def lock(self) -> bool:
         """Lock in memory what serves faults; False if RLIMIT_MEMLOCK does not allow all of it."""
@@ -183,7 +183,7 @@ class GuestPages:
 
     def start(self) -> None:
         """Start to serve faults, including those that wait already."""
-        self._check(self._lib.hfs_start(self._open()), "the thread that serves faults")
+        _check(self._lib.hfs_start(self._open()), "the thread that serves faults")
 
     def close(self) -> None:
         """Stop serving and free everything; faults then wait for the next monitor."""
@@ -208,11 +208,11 @@ class GuestPages:
 
     def zapped(self) -> None:
         """See `Pages.zapped`."""
-        self._check(self._lib.hfs_zapped(self._open()), "zapped before stage")
+        _check(self._lib.hfs_zapped(self._open()), "zapped before stage")
 
     def unstage(self) -> None:
         """Undo `stage`: staged pages become resident.  Pages that are out stay so."""
-        self._check(self._lib.hfs_unstage(self._open()), "unstaging")
+        _check(self._lib.hfs_unstage(self._open()), "unstaging")
         if self._stores.staging is Staging.COPY:
             while self.counts().staged:
                 progress = self.swap_in(512)
@@ -244,7 +244,7 @@ class GuestPages:
         """See `Pages.release`."""
         file_error = self._core.ffi.new("int *")
         result = self._lib.hfs_release(self._open(), slow, final, file_error)
-        self._check(result, "releasing pages that are out")
+        _check(result, "releasing pages that are out")
         if file_error[0]:
             raise UserError(f"swap file: truncating it: {os.strerror(file_error[0])}")
 
@@ -278,7 +278,7 @@ class GuestPages:
     def in_memory(self) -> int:
         """Return how many pages the guests' memfds hold."""
         pages: int = self._lib.hfs_in_memory(self._open())
-        self._check(min(pages, 0), "counting")
+        _check(min(pages, 0), "counting")
         return pages
 
     def faults(self) -> int:
@@ -300,7 +300,7 @@ class GuestPages:
 
     def _work(self, function: Any, *arguments: int) -> Progress:
         made = self._core.ffi.new("struct hfs_progress *")
-        self._check(function(self._open(), *arguments, made), "work that cannot be done now")
+        _check(function(self._open(), *arguments, made), "work that cannot be done now")
         problem = None
         if made.error:
             problem = f"{_PLACES[made.place]}: {os.strerror(made.error)}"
@@ -317,9 +317,6 @@ class GuestPages:
         if not 0 <= member < self._lib.HFS_MEMBERS:
             raise InternalError(f"there is no member {member}")
         return member
-
-    def _check(self, result: int, what: str) -> None:
-        _check(result, what)
 
 
 def new_swap(

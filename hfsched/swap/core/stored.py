@@ -18,10 +18,9 @@ from hfsched.swap.core.device import core
 from hfsched.swap.core.guestpages import GivenPages
 from hfsched.swap.core.table import DAMAGED_OFFSET, PHASE_OFFSET, SETTLED, CoreTable
 
-__all__ = ["FRAME_PAGES", "LAYERS_MAX", "StoredPages", "packed_frames"]
+__all__ = ["FRAME_PAGES", "StoredPages", "packed_frames"]
 
-FRAME_PAGES = 32
-LAYERS_MAX = 256
+FRAME_PAGES = 32  # HFS_FRAME_PAGES
 _HEADER = struct.Struct("<QQ")
 _WORD = struct.Struct("<Q")
 _FRAME_SIZE = 24  # bytes: see `struct hfs_frame`
@@ -47,11 +46,11 @@ def packed_frames(
 
 
 class StoredPages:
-    """Frames in the files `layers`, which stay the caller's, and the `entries` of all pages.
+    """Frames in the files `layers`, which stay the caller's, and the runs of pages that are in them.
 
     `frames` are those of each layer, as `packed_frames` returns them; `hot` pages are brought in first.
-    `runs` are {first page, pages, location of the first} of pages that are in there, with three u64 each; a location is
-    32 times a frame's number, plus the page's number there.  All others are in memory, or zero.
+    `runs` are {first page, pages, location of the first}, three u64 each; a location is `FRAME_PAGES` times
+    a frame's number, plus the page's number there.  All other pages are in memory, or zero.
     Raises UserError if there is no memory or descriptor for it.
     """
 
