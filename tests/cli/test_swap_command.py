@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
+from stopping import stop
 
 from hfsched.errors import UserError
 from hfsched.swap.core import device
@@ -204,7 +205,7 @@ def test_a_run_ends_though_a_sender_waits_for_memory(hfsched: Start, tmp_path: P
     until(hfsched, "stress", "active")
     tasks = Path(f"/proc/{stress.pid}/task")
     (monitor,) = children(stress.pid, "monitor")
-    os.kill(monitor, signal.SIGSTOP)
+    stop(monitor)
     try:
         stress.type("check 7\n")
         while all(task.read_text() != "handle_userfault" for task in tasks.glob("*/wchan")):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from booted import end, machine_image, run_inside, start
+from booted import SILENCE, end, machine_image, run_inside, start
 
 from qemu.image import TOP
 
@@ -117,6 +117,8 @@ def machines(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Po
     machine_image()
     started = {}
     options = f"-v -p no:cacheprovider -p no:hypothesispytest --junitxml={RESULTS}"
+    # What is known of a machine that falls silent.
+    options += f" -p tests.qemu.loud -o faulthandler_timeout={SILENCE / 2:g}"
     options += f" -o junit_family=xunit1 -k '{OTHER_ENGINES}'"
     for cpu, (suites, _) in CPUS.items():
         if any(f"[{cpu}]" in item.name for item in request.session.items):

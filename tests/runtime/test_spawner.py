@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -272,16 +272,25 @@ def at_most(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@contextmanager
+def no_gaps() -> Iterator[int]:
+    """Use each number below that of the last descriptor; yield the first that is free."""
+    last = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    with ExitStack() as fillers:
+        while (free := os.dup(0)) <= last:
+            fillers.callback(os.close, free)
+        os.close(free)
+        yield free
+
+
 def test_descriptors_may_be_short_at_any_step(spawning_rt: ThreadRuntime) -> None:
     """A start fails with an error that says so, or succeeds; nothing is lost."""
     stop(spawning_rt, *started(spawning_rt))
     mine, theirs = spawning_rt.channel("c")
-    free = os.dup(0)
-    os.close(free)
     refused = []
     for more in range(8):
         before = descriptors()
-        with at_most(free + more):
+        with no_gaps() as free, at_most(free + more):
             try:
                 process = spawning_rt.process("echo", children.echo, [theirs])
             except OSError as exc:

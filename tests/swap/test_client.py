@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from progress import QUIET, QUIET_NS
+from stopping import stop
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime
@@ -249,7 +250,7 @@ class Stopped:
         process = self.client.supervisor._process
         assert process is not None
         self._pid = pid_of(process)
-        os.kill(self._pid, signal.SIGSTOP)
+        stop(self._pid)
 
     def resume(self) -> State:
         """Let it run; return its state when it has come to the end of what it was asked."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from stopping import stop
 
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import LostError, SwapError
@@ -97,7 +98,7 @@ def test_a_monitor_that_dies_before_all_is_in_ends_the_run(tmp_path: Path) -> No
         host.ask("fill 7")
         go_out(host)
         host.until_quiet()  # its guest has answered, and may run on into a fault
-        os.kill(monitor_of(host), signal.SIGSTOP)
+        stop(monitor_of(host))
         lose_spawner(host)
         os.kill(monitor_of(host), signal.SIGKILL)
         assert host.until(lambda: bool(host._failures))
@@ -111,7 +112,7 @@ def test_a_monitor_that_dies_in_the_middle_of_enable_ends_the_run(tmp_path: Path
     with machine(HERE, tmp_path, "stress") as host:
         host.ask("fill 7")
         host.until_quiet()
-        os.kill(monitor_of(host), signal.SIGSTOP)
+        stop(monitor_of(host))
         end = host.runtime.spawn("kills", lambda: kill_later(host))
         with pytest.raises(LostError, match=LOST):
             swap_of(host).enable()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from machines import belongings
 from progress import QUIET
+from stopping import stop
 
 from hfsched.errors import UserError
 from hfsched.scheduler.suspension import SuspendError
@@ -191,7 +192,7 @@ def test_faults_wait_while_the_monitor_is_stopped_and_requests_have_a_deadline(
     with machine(HERE, tmp_path, "stress") as host:
         filled = host.ask("fill 7")
         go_out(host)
-        os.kill(monitor_of(host), signal.SIGSTOP)
+        stop(monitor_of(host))
         said: list[str] = []
         # Its message goes into the guest's memory: the sender may wait too.
         thread = threading.Thread(target=lambda: said.append(host.ask("check 7")), daemon=True)
@@ -222,7 +223,7 @@ def test_a_machine_ends_though_its_monitor_is_stopped(
         go_out(host)
         assert host.until(host.machine.quiet)  # its guest has answered, and may run on into a fault
         pidfd = os.pidfd_open(monitor_of(host))
-        os.kill(monitor_of(host), signal.SIGSTOP)
+        stop(monitor_of(host))
     assert ended(pidfd), "the monitor is there still"
     os.close(pidfd)
     assert more_than(before) == []

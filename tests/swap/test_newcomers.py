@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from progress import until
+from stopping import stop
 
 from hfsched.memory import writeprotect
 from hfsched.swap.client.errors import SwapError
@@ -228,7 +229,7 @@ def test_a_child_joins_during_an_enable(tmp_path: Path, start: Backends) -> None
         answer, *place = filled(host)
         parent = start(host, spares=1)
         monitor = pid_of(swap_of(host).client.supervisor._process)
-        os.kill(monitor, signal.SIGSTOP)
+        stop(monitor)
         enabling = threading.Thread(target=swap_of(host).enable, daemon=True)
         enabling.start()
         assert host.until(lambda: "swap" in host.machine.suspension.holders)
@@ -281,7 +282,7 @@ def test_a_machine_ends_while_a_child_does_not_answer(tmp_path: Path, start: Bac
         parent = start(host, spares=1)
         with host.machine.suspension.held("test", host.deadline(), frozen=True):
             child = parent.start("child")
-            os.kill(child.pid, signal.SIGSTOP)
+            stop(child.pid)
         assert host.until(lambda: swap_of(host)._newcomers._under_way == 1)
         newcomers, began = swap_of(host)._newcomers, host.runtime.now()
     assert newcomers._under_way == 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from machines import belongings
 from progress import QUIET
+from stopping import stop
 
 from hfsched.runtime.base import End, Runtime
 from hfsched.runtime.threads import ThreadRuntime
@@ -217,7 +218,7 @@ def test_a_process_that_dies_in_a_fault_is_removed(tmp_path: Path, start: Backen
         child = start(host)
         go_out(host)
         monitor = pid_of(swap_of(host).client.supervisor._process)
-        os.kill(monitor, signal.SIGSTOP)
+        stop(monitor)
         child.post("check", 7, first, pages, *vm_names(host))
         assert host.until(lambda: in_a_fault(child.pid))
         child.kill()
@@ -235,7 +236,7 @@ def test_a_process_that_is_registered_too_late_holds_nothing_up(
     with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
         monitor = pid_of(swap_of(host).client.supervisor._process)
-        os.kill(monitor, signal.SIGSTOP)
+        stop(monitor)
         with monkeypatch.context() as patch:
             patch.setattr(swapping, "_ENABLE_WITHIN", 2 * SECOND)
             with pytest.raises(SwapError, match=r"^register: the monitor did not answer in time$"):
@@ -324,7 +325,7 @@ def test_a_process_that_was_away_for_a_while_is_a_member_again(
     with machine(HERE, tmp_path, "stress") as host:
         answer, *place = filled(host)
         child = start(host)
-        os.kill(child.pid, signal.SIGSTOP)
+        stop(child.pid)
         for what in ("(suspend|an earlier request)", "an earlier request"):
             text = rf"^process backend: {what}: it did not answer in time$"
             with pytest.raises(SwapError, match=text):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from progress import QUIET, QUIET_NS, until
+from stopping import stop
 
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
@@ -141,7 +142,7 @@ def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -
     machine.client.enable()
     process = machine.client.supervisor._process
     monitor_ = pid_of(process)
-    os.kill(monitor_, signal.SIGSTOP)
+    stop(monitor_)
     waiter = threading.Thread(target=machine.look, args=(0, [3]), daemon=True)
     waiter.start()
     assert select.select([machine.uffd], [], [], QUIET)[0]
