@@ -89,6 +89,17 @@ class Machine:
     def until(self, state: State) -> Status:
         return until(self.client.status, lambda status: status.state is state)
 
+    def come_to(self, metrics: dict[str, int], **events: int) -> None:
+        """Wait until that is what there is: a page is counted after it can be accessed."""
+
+        def look() -> tuple[dict[str, int], dict[str, int]]:
+            has = self.client.status().metrics
+            return {name: getattr(has, name) for name in metrics}, {
+                name: has.events[name] for name in events
+            }
+
+        until(look, lambda has: has == (metrics, events))
+
     def trim(self) -> int:
         """Return how many pages it was."""
         self.client.trim()
@@ -128,9 +139,7 @@ def test_enable_stages_what_there_is_and_then_what_came_back(machine: Machine) -
     assert (status.transition.pages, status.metrics.staged) == (ALL, ALL)
     machine.look(0, range(8))
     machine.look(0, [NEVER])  # one page of zeros
-    metrics = machine.client.status().metrics
-    assert (metrics.staged, metrics.events["from_staging"]) == (ALL - 8, 8)
-    assert metrics.events["zeroed"] == 1
+    machine.come_to({"staged": ALL - 8}, from_staging=8, zeroed=1)
     assert machine.client.enable() == 9
     machine.write(1, 16, 251)
     assert machine.client.enable() == 8
@@ -152,7 +161,7 @@ def test_a_fault_on_a_page_that_is_there_by_now_is_redundant(machine: Machine) -
     os.kill(monitor_, signal.SIGCONT)
     waiter.join(QUIET)
     assert not waiter.is_alive(), "it waits for ever"
-    assert machine.client.status().metrics.events["redundant"] == 1
+    machine.come_to({}, redundant=1)
     machine.look_at_all()
 
 
@@ -163,8 +172,7 @@ def test_out_writes_what_is_staged_and_then_what_came_back(machine: Machine) -> 
     assert (metrics.staged, metrics.file, metrics.stale) == (0, ALL, 0)
     machine.look(0, range(8))
     machine.look(1, range(16, 32))
-    metrics = machine.client.status().metrics
-    assert (metrics.file, metrics.stale, metrics.events["from_file"]) == (ALL - 24, 24, 24)
+    machine.come_to({"file": ALL - 24, "stale": 24}, from_file=24)
     machine.write(0, 0, 252)
     assert machine.client.enable() == 24
     assert machine.out() == 24
@@ -182,8 +190,7 @@ def test_trim_drops_zero_pages_and_then_clean_ones(machine: Machine) -> None:
     machine.write(0, 3, 253)
     assert machine.client.enable() == 24  # 16 are there; 8 were never written, and are zero
     assert machine.trim() == 23
-    events = machine.client.status().metrics.events
-    assert (events["trimmed_zero"], events["trimmed_clean"]) == (16, 15)
+    machine.come_to({}, trimmed_zero=16, trimmed_clean=15)
     assert machine.trim() == 0
     assert machine.out() == 1
     machine.look_at_all()
