@@ -83,6 +83,10 @@ _RUNNING = (
     "machine,guest=polls,vcpus=2,stop=false",
     "machine,guest=fatal,vcpus=2,stop=false",
 )
+_BY_TURNS = (
+    "machine,by_turns=true,vms=2,hosts=2,suspenders=1,stop=false",
+    "machine,by_turns=true,vms=2,hosts=2,suspenders=1",
+)
 _REQUESTS = (
     "machine,guest=server,requests=1,hosts=0",
     "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
@@ -160,12 +164,13 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "machine,probes=2,stop=false",
         "machine,guest=talker,listener=late,queue=1,suspenders=1,stop=false",
         *_REPORTS,
+        *_BY_TURNS,
         _PORTS[-1],
     ),
     "hfsched/mailbox/ports.py": (*_PORTS, *_REPORTS, *_HELD),
     "hfsched/mailbox/quiescence.py": ("events,messages=1", *_SUSPENSION, *_MESSAGES),
     "hfsched/scheduler": (*_MESSAGES, *_REQUESTS),
-    "hfsched/scheduler/driver.py": (*_RUNNING, *_MESSAGES, *_REQUESTS),
+    "hfsched/scheduler/driver.py": (*_RUNNING, *_BY_TURNS, *_MESSAGES, *_REQUESTS),
     "hfsched/scheduler/outbox.py": (
         *_MESSAGES,
         "machine,sends=deadline,timers=true,hosts=2",

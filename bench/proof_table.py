@@ -119,6 +119,7 @@ def large() -> list[tuple[str, int | None]]:
     specs += [
         "machine,messages=2",
         "machine,suspenders=1",
+        "machine,by_turns=true,guest=smp,vcpus=2,stop=false",
         "machine,clients=suspender,stop=false",
         "machine,guest=smp,vcpus=2",
         "machine,guest=writer,vms=2,hosts=2,stop=false",

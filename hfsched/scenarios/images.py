@@ -42,10 +42,10 @@ from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
+from hfsched.vcpu.turn import Turn
 from hfsched.vcpu.unicorn.cpu import SLICE, UnicornVcpu
 from hfsched.vcpu.unicorn.library import load
 from hfsched.vcpu.unicorn.space import UnicornSpace
-from hfsched.vcpu.unicorn.turn import Turn
 from hfsched.vmm.assembly import VmParts, assemble
 from hfsched.vmm.guests import bundled_images
 
@@ -78,7 +78,7 @@ class _Machine:
     def __init__(self, runtime: ExploreRuntime, name: str, image: str) -> None:
         self.name = name
         self.vcpus = VCPUS.get(image, 1)
-        self.space = UnicornSpace(runtime, load(), Turn(runtime), name, self.vcpus)
+        self.space = UnicornSpace(runtime, load(), Turn(runtime, "unicorn"), name, self.vcpus)
         self.ram = RewindRam(name, MEMORY)
         self.space.map(BASE, self.ram, 0, MEMORY, Permissions.RWX)
         self.cpus = [self.space.vcpu(index) for index in range(self.vcpus)]
@@ -126,7 +126,7 @@ class BootedMachines:
 
     def assemble(self, runtime: ExploreRuntime, parts: Parts, *, boot: bool) -> Assembly:
         """Assemble a machine of these CPUs and memories; without `boot` its vCPUs are off."""
-        turn = Turn(runtime)
+        turn = Turn(runtime, "unicorn")
         vms = []
         for machine in self.machines:
             machine.space.belong(runtime, turn, lambda: runtime.time)

@@ -40,6 +40,7 @@ SAMPLED = [
     "images,guest=trusty",
     "images,guest=smp",
     "machine,vms=2,hosts=2,sends=try,suspenders=2",
+    "machine,by_turns=true,vms=2,hosts=2,suspenders=1",
     "machine,clients=status-subscriber-asks",
     "machine,clients=suspender",
     "machine,guest=mortal,clients=asks-queries,stop=false",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from progress import until
 
 from hfsched.errors import InternalError
 from hfsched.memory.ram import Ram
@@ -517,3 +519,73 @@ def test_a_value_that_was_loaded_and_not_yet_received_is_part_of_the_state() -> 
         cpu.write(BASE, b"\0")
         keys.append(cpu.state_key())
     assert keys[0] != keys[1]
+
+
+# By turns
+
+
+def by_turns() -> tuple[Cpu, Cpu, list[str]]:
+    """Return two CPUs that execute by turns, and what they do: two steps each, between calls."""
+    did: list[str] = []
+    space = ScriptEngine(Clock(), by_turns=True).space("vm", 2)
+    space.map(BASE, Ram("vm", SIZE), 0, SIZE, Permissions.RWX)
+
+    def guest(cpu: Cpu) -> Guest:
+        for _ in range(2):
+            did.append(f"{cpu.index}")
+            yield Step()
+        yield Hvc(1)
+
+    for index in range(2):
+        space.vcpu(index).reset(space.address_of(guest), 0)
+    return space.vcpu(0), space.vcpu(1), did
+
+
+def waiting(cpu: Cpu) -> tuple[threading.Thread, list[Exit]]:
+    """Return what enters a CPU whose turn is taken, once it waits, and where its exit will be."""
+    exits: list[Exit] = []
+    thread = threading.Thread(target=lambda: exits.append(cpu.enter()), daemon=True)
+    thread.start()
+    assert cpu._place is not None
+    until(lambda: cpu._place.waits, lambda waits: waits)  # type: ignore[union-attr]
+    return thread, exits
+
+
+def test_who_waits_for_the_turn_executes_nothing_and_can_be_kicked() -> None:
+    cpu, other, did = by_turns()
+    assert cpu._turn is not None
+    with cpu._turn:
+        thread, exits = waiting(other)
+        assert did == []
+        other.kick()
+        thread.join()
+        assert exits == [Kicked()]
+    assert isinstance(other.enter(), Hypercall)
+    assert did == ["1", "1"]
+
+
+def test_who_is_kept_out_goes_on_when_it_is_let_in() -> None:
+    cpu, other, did = by_turns()
+    assert cpu._turn is not None
+    with cpu._turn:
+        thread, exits = waiting(other)
+        assert other.keep_out()
+        assert not cpu.keep_out()  # it does not wait, and is kicked
+    assert cpu.enter() == Kicked()
+    assert isinstance(cpu.enter(), Hypercall)
+    assert did == ["0", "0"]
+    other.let_in()
+    thread.join()
+    assert isinstance(exits[0], Hypercall)
+    assert did == ["0", "0", "1", "1"]
+
+
+def test_who_waits_for_the_turn_can_be_condemned() -> None:
+    cpu, other, did = by_turns()
+    assert cpu._turn is not None
+    with cpu._turn:
+        thread, exits = waiting(other)
+        other.condemn("no more")
+    thread.join()
+    assert exits == [Failed("no more")]
+    assert did == []

@@ -66,6 +66,7 @@ class MachineScenario:
     monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
     the spawner dies, and no other monitor could be started.  With `idle` memory is also moved out when the guests have been idle; it
     needs `timers`.
+    With `by_turns` one vCPU at a time executes, as on Unicorn.
     With `timers` deadlines may pass, in any order that time allows.
     """
 
@@ -91,6 +92,7 @@ class MachineScenario:
     failing_starts: int = 0
     spawner_dies: bool = False
     idle: bool = False
+    by_turns: bool = False
     stop: bool = True
     quiet: bool = False
     boot: bool = False
@@ -210,6 +212,7 @@ class _World:
                 failing_starts=scenario.failing_starts,
             ),
             late=scenario.timers,
+            by_turns=scenario.by_turns,
         )
         self.machine = self.shipped.machine
         self.hosts: list[Host] = []

@@ -10,6 +10,7 @@ from hfsched.errors import SnapshotError
 from hfsched.explore.thing import Thing
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
+from hfsched.vcpu.script import ScriptEngine
 from hfsched.vmm.attempt import OpenFiles
 from hfsched.vmm.generation import Generations
 from hfsched.vmm.machine import Machine, VmSummary
@@ -123,7 +124,7 @@ def _at_rest(machine: Machine) -> list[bytes]:
 class ShippedMachine:
     """A machine, built; `run` is its main task, from the start to the end of everything.
 
-    It runs over `failing`.  With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
+    It runs over `failing`; with `by_turns` one vCPU at a time executes.  With `late` the time for its stop may be too short: then what still uses memory leaves it as it is.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class ShippedMachine:
         swap: SwapModel,
         failing: FailingRuntime,
         late: bool = False,
+        by_turns: bool = False,
     ) -> None:
         self.runtime = runtime
         self._late = late
@@ -144,6 +146,7 @@ class ShippedMachine:
         self._parts = MachineParts(
             assembly=opaque_parts(runtime, parts),
             ram=lambda name, size: MachineMemory(runtime, name, size, touch),
+            engine=lambda _name, runtime: ScriptEngine(runtime, by_turns=by_turns),
             swap=swap.make,
             snapshots=partial(Snapshots, write=_Writing, files=_NoFiles()),
             source=lambda _rams, _swap: NoSource("a model's memory"),

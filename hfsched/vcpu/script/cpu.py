@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hfsched.vcpu.portable import PortableCpu
     from hfsched.vcpu.registers import Registers
     from hfsched.vcpu.script.space import ScriptSpace
+    from hfsched.vcpu.turn import Turn
 
 __all__ = ["Cpu", "Guest", "Program"]
 
@@ -81,7 +82,12 @@ class Cpu:
     """One CPU of a `ScriptSpace`: the guest's side (public), and the engine's `Vcpu`."""
 
     def __init__(
-        self, runtime: Runtime, space: ScriptSpace, index: int, journal: Journal | None = None
+        self,
+        runtime: Runtime,
+        space: ScriptSpace,
+        index: int,
+        journal: Journal | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self._runtime = runtime
         self._space = space
@@ -98,6 +104,8 @@ class Cpu:
         self._stack: list[_Frame] = []  # the guest, and a handler that interrupted it
         self._missing = "it was never started"  # why the stack is empty
         self._start = 0  # the address of the last reset
+        self._turn = turn
+        self._place = None if turn is None else turn.place(name)
         self._journal = journal
         self._tape: Tape | None = None  # while the guest's own code runs, and that is recorded
 
@@ -159,11 +167,34 @@ class Cpu:
             self._begin(program, arg, "guest")
 
     def enter(self) -> Exit:
+        turn, place = self._turn, self._place
         while True:
-            if self._kick.get() and self._kick.exchange(False):
-                if self._condemned is None:
-                    return Kicked()
-                self._stack, self._missing = [], self._condemned
+            if turn is None or place is None:
+                leave = self._slice()
+            elif turn.take(place, self._kick.get):
+                try:
+                    leave = self._slice()
+                finally:
+                    turn.give()
+            else:
+                leave = Kicked() if self._kicked() else None
+            if leave is not None:
+                return leave
+
+    def _kicked(self) -> bool:
+        """Clear a kick; return whether to leave for it.  A kick that condemns makes the CPU fail instead."""
+        if not (self._kick.get() and self._kick.exchange(False)):
+            return False
+        if self._condemned is None:
+            return True
+        self._stack, self._missing = [], self._condemned
+        return False
+
+    def _slice(self) -> Exit | None:
+        """Run to an exit, or past a `Step` (None)."""
+        while True:
+            if self._kicked():
+                return Kicked()
             if self.timer_remaining() == 0:
                 return Timer()
             if not self._stack:
@@ -175,23 +206,29 @@ class Cpu:
             frame = self._stack[-1]
             action = self._resume(frame)
             leave = None if action is None else self._act(frame, action)
-            if leave is not None:
+            if leave is not None or isinstance(action, Step):
                 return leave
 
     def kick(self) -> None:
         self._kick.set(True)
+        if self._turn is not None and self._place is not None:
+            self._turn.dismiss(self._place)
 
     def condemn(self, reason: str) -> None:
         self._condemned = reason
         self.kick()
 
     def keep_out(self) -> bool:
-        """Kick it: a vCPU inside `enter` is in the guest."""
+        """Keep it from executing if it waits for its turn, else kick it."""
+        if self._turn is not None and self._place is not None and self._turn.keep_out(self._place):
+            return True
         self.kick()
         return False
 
     def let_in(self) -> None:
-        """Do nothing: no vCPU is kept out."""
+        """End what `keep_out` began."""
+        if self._turn is not None and self._place is not None:
+            self._turn.let_in(self._place)
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)
@@ -309,6 +346,12 @@ class Cpu:
         handler = key_of(self.handler, f"the interrupt handler of {self._name}")
         flags = (self.masked, handler, self.arg, self._missing)
         return (stack, timer, flags, self._kick.get(), self._line.get())
+
+    def close(self) -> None:
+        """End the guest, and give up its place."""
+        self.reset(-1, 0)
+        if self._turn is not None and self._place is not None:
+            self._turn.forget(self._place)
 
     # Inside.
 

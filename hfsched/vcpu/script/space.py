@@ -11,6 +11,7 @@ from hfsched.vcpu.engine import Permissions
 from hfsched.vcpu.registers import ARM64_ARGUMENTS
 from hfsched.vcpu.script.cpu import Cpu, Program
 from hfsched.vcpu.script.journal import Journal
+from hfsched.vcpu.turn import Turn
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -43,7 +44,15 @@ class ScriptSpace:
     that they have been given the address of, by CPU_ON.
     """
 
-    def __init__(self, runtime: Runtime, name: str, vcpus: int, *, recording: bool = False) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        name: str,
+        vcpus: int,
+        *,
+        recording: bool = False,
+        turn: Turn | None = None,
+    ) -> None:
         self.name = name
         self.argument_registers = ARM64_ARGUMENTS
         self.base = 0
@@ -57,7 +66,8 @@ class ScriptSpace:
         self._programs: list[dict[int, Program]] = [{} for _ in range(1 + vcpus)]
         self.clock = Clock(runtime.now)
         self._cpus = [
-            Cpu(runtime, self, index, Journal() if recording else None) for index in range(vcpus)
+            Cpu(runtime, self, index, Journal() if recording else None, turn)
+            for index in range(vcpus)
         ]
 
     @property
@@ -134,7 +144,7 @@ class ScriptSpace:
 
     def close(self) -> None:
         for cpu in self._cpus:
-            cpu.reset(-1, 0)
+            cpu.close()
 
     def address_of(self, program: Program, cpu: int | None = None) -> int:
         """Return the address at which `reset` finds the program; on a CPU's thread, with its index.
@@ -195,16 +205,20 @@ class ScriptEngine:
 
     `recording`: its CPUs can be saved and restored.  Each keeps a journal for that, which grows with
     every step of its guest (`hfsched.vcpu.script.journal`), by 30 to 60 bytes for a hypercall.
+    `by_turns`: one CPU of all executes at a time, to its next exit or `Step`, as on Unicorn.
     """
 
     name = "script"
 
-    def __init__(self, runtime: Runtime, *, recording: bool = False) -> None:
+    def __init__(
+        self, runtime: Runtime, *, recording: bool = False, by_turns: bool = False
+    ) -> None:
         self._runtime = runtime
         self._recording = recording
+        self._turn = Turn(runtime, "script") if by_turns else None
 
     def space(self, name: str, vcpus: int) -> ScriptSpace:
-        return ScriptSpace(self._runtime, name, vcpus, recording=self._recording)
+        return ScriptSpace(self._runtime, name, vcpus, recording=self._recording, turn=self._turn)
 
     def close(self) -> None:
         pass

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.registers import Registers
+    from hfsched.vcpu.turn import Turn
     from hfsched.vcpu.unicorn.machine import BlockHandler, Machine, TimerHandler
     from hfsched.vcpu.unicorn.space import UnicornSpace
-    from hfsched.vcpu.unicorn.turn import Turn
 
 __all__ = ["SLICE", "UnicornVcpu"]
 

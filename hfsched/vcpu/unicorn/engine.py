@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hfsched.vcpu.turn import Turn
 from hfsched.vcpu.unicorn.library import load
 from hfsched.vcpu.unicorn.space import UnicornSpace
-from hfsched.vcpu.unicorn.turn import Turn
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -24,7 +24,7 @@ class UnicornEngine:
         self.name = "unicorn"
         self._runtime = runtime
         self._library = load()
-        self._turn = Turn(runtime)
+        self._turn = Turn(runtime, "unicorn")
         self._spaces: set[UnicornSpace] = set()  # not closed
 
     def space(self, name: str, vcpus: int) -> UnicornSpace:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Vcpu
+    from hfsched.vcpu.turn import Turn
     from hfsched.vcpu.unicorn.library import Library
-    from hfsched.vcpu.unicorn.turn import Turn
 
 __all__ = ["UnicornSpace"]
 

@@ -22,8 +22,8 @@ from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import Ports
 from hfsched.scheduler.driver import Driver
 from hfsched.vcpu.engine import Hypercall, Kicked, Permissions
+from hfsched.vcpu.turn import Place, Turn
 from hfsched.vcpu.unicorn.cpu import UnicornVcpu
-from hfsched.vcpu.unicorn.turn import Place, Turn
 
 
 class Waiting:
@@ -184,7 +184,7 @@ class Suspended:
     name: str = "suspended"
 
     def build(self, runtime: ExploreRuntime) -> World:
-        vcpus = Vcpus(runtime, self.turn(runtime), self.vcpus)
+        vcpus = Vcpus(runtime, self.turn(runtime, "unicorn"), self.vcpus)
         driver = Driver(runtime, vcpus, Ports(runtime))  # type: ignore[arg-type]
         vm = driver.add(2, raw=False)
         ends: list[str] = []

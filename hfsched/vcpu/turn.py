@@ -1,4 +1,4 @@
-"""The turn on Unicorn: who has it executes, one at a time, in the order of arrival.
+"""The turn of an engine that executes one vCPU at a time: who has it executes, in the order of arrival.
 
 A vCPU that waits for it can be *dismissed*: it leaves without the turn, at once.  It can also be *kept out*: it goes on
 waiting, and does not get the turn before it is let in.  That is how many vCPUs are suspended without waking up a thread for
@@ -41,9 +41,10 @@ class Place:
 class Turn:
     """Use it in a ``with``, or by `take` and `give`.  One lock guards it, which is never held while waiting."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, name: str) -> None:
         self._runtime = runtime
-        self._lock = runtime.lock("unicorn", state=self.key)
+        self._name = name
+        self._lock = runtime.lock(name, state=self.key)
         self._taken = False
         self._places: list[Place] = []
         self._queue: deque[Place] = deque()
@@ -118,7 +119,7 @@ class Turn:
             if not self._taken:
                 self._taken = True
                 return
-        place = self.place("unicorn")
+        place = self.place(self._name)
         try:
             self.take(place, lambda: False)
         finally:
