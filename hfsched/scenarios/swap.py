@@ -38,8 +38,9 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
     "discard": lambda client: client.discard(0, 1),
     "close": MonitorClient.close,
 }
-LIVE = "live"  # the command that takes a live snapshot
-WORDS = (*COMMANDS, LIVE)
+# Commands that take a live snapshot, and of how many pages; None: all.
+LIVE: Mapping[str, int | None] = {"live": None, "kept": 1}
+WORDS = (*COMMANDS, *LIVE)
 WITHIN = 1000  # ns
 CHILDREN = ("lives", "dies", "static", "comes")
 
@@ -104,7 +105,7 @@ class SwapScenario:
     """Main gives `commands`, another task those of `beside`, while `guests` access `pages`.
 
     Commands are joined by ``-``: ``enable-out-disable``; ``live`` takes a snapshot of all pages, which must be of the instant at
-    which the guests were suspended.  Each guest accesses pages `touches` times.
+    which the guests were suspended, and ``kept`` one of the first page alone, as an incremental snapshot.  Each guest accesses pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
@@ -204,7 +205,7 @@ class _Machine:
             bugs=scenario.bugs,
             stored=scenario.stored,
             damaged=scenario.damaged,
-            live=LIVE in (*scenario.commands.split("-"), *beside),
+            live=bool({*LIVE} & {*scenario.commands.split("-"), *beside}),
         )
         self.gate = _Gate(runtime)
         self._failing = FailingRuntime(
@@ -253,7 +254,7 @@ class _Machine:
             scenario.beside or scenario.abort or scenario.deadlines or scenario.child == "comes"
         ):  # only main makes requests
             runtime.declare_private("swap.free")
-        if not {"enable", LIVE} & {*beside} and scenario.child != "comes":  # only main suspends
+        if not {"enable", *LIVE} & {*beside} and scenario.child != "comes":  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
 
@@ -329,15 +330,15 @@ class _Machine:
 
     def _do(self, task: str, word: str) -> None:
         try:
-            if word == LIVE:
-                self._live.take()
+            if word in LIVE:
+                self._live.take(LIVE[word])
             else:
                 COMMANDS[word](self.client)
         except SwapError as exc:
             self.ended[task].append(f"{word}: {exc}")
             if word == "enable" and self._undoes:
                 self._accepted.note("disable")
-            if word == LIVE and self._scenario.deadlines:
+            if word in LIVE and self._scenario.deadlines:
                 self._accepted.note("enable")  # what it has staged may stay so
         else:
             self.ended[task].append(word)

@@ -15,6 +15,7 @@ from hfsched.swap.protocol.messages import Region
 if TYPE_CHECKING:
     from hfsched.explore.handles import ProcessHandle
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.memory.writeprotect import Run
     from hfsched.runtime.base import End
 
 __all__ = ["FailingRuntime", "MainModel"]
@@ -91,15 +92,15 @@ class MainModel:
         """See `Member`."""
         return ()
 
-    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
+    def still_mapped(self, matters: Callable[[int], bool]) -> int | None:
         """See `Member`."""
-        del staged
+        del matters
         return None  # `memory` checks what an unzapped page would do
 
     def zap(self) -> None:
         """See `Member`."""
         self.memory.zap()
 
-    def zap_mapped(self) -> None:
+    def zap_mapped(self, pages: Sequence[Run] | None = None) -> None:
         """See `Member`."""
-        self.zap()
+        self.memory.zap(only=pages)

@@ -7,7 +7,7 @@ operations leaves this state unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.explore.thing import Thing
@@ -17,6 +17,7 @@ from hfsched.swap.pages.store import Phase
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.memory.writeprotect import Run
 
 __all__ = ["CHILD", "MAIN", "Memory", "Page"]
 
@@ -190,11 +191,12 @@ class Memory:
         if (process, page.number) in self.uffd.faults:
             self.uffd.faults.remove((process, page.number))
 
-    def zap(self, process: str = MAIN) -> None:
-        """Zap the page tables of a process."""
+    def zap(self, process: str = MAIN, only: Sequence[Run] | None = None) -> None:
+        """Zap the page tables of a process; `only` these runs, None: all."""
         for page in self.pages:
-            self.at("zap", page)
-            page.mapped.discard(process)
+            if only is None or any(first <= page.number < first + count for first, count in only):
+                self.at("zap", page)
+                page.mapped.discard(process)
 
     def die(self, process: str) -> None:
         """End a process, with its mappings and pending faults."""

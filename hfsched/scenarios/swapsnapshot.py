@@ -92,17 +92,23 @@ class Live:
         self._client = client
         self._hold = hold
 
-    def take(self) -> None:
-        """Take a snapshot of all pages; raises SwapError."""
+    def take(self, pages: int | None = None) -> None:
+        """Take a snapshot of all pages, or of so many, without staging any; raises SwapError."""
         client, owed = self._client, self._memory.owed
         assert owed is not None
         client.hold("a snapshot is being taken")
-        before, unstage = SwapState.FAILED, True
+        before, unstage = SwapState.FAILED, pages is None
         try:
             before = client.status().state
+            unstage = pages is None or before is SwapState.READY
             if before in _QUIET:
-                self._take_all(owed)
-                unstage = before is not SwapState.PENDING
+                self._begin(owed)
+                if pages is None:
+                    client.enabling.stage_running(None)
+                elif before is SwapState.READY:
+                    client.enabling.serve(None)
+                self._take_some(owed, pages)
+                unstage = unstage and before is not SwapState.PENDING
         finally:
             self._memory.at("stop owing", owed)
             owed.owing = False
@@ -112,20 +118,22 @@ class Live:
             owed.expected.clear()
             owed.states = [WRITTEN] * len(owed.states)
 
-    def _take_all(self, owed: Owed) -> None:
-        memory, client = self._memory, self._client
-        memory.at("begin", owed)
+    def _begin(self, owed: Owed) -> None:
+        self._memory.at("begin", owed)
         owed.owing = True
-        client.enabling.stage_running(None)
+
+    def _take_some(self, owed: Owed, count: int | None) -> None:
+        memory, client = self._memory, self._client
+        pages = memory.pages[:count]
         with suspended(self._hold):
-            for page in memory.pages:
+            for page in pages:
                 memory.at("owe", page)
                 memory.runtime.touch(owed.name)
                 owed.expected.append(page.latest)
                 owed.states[page.number] = OWED
-            client.enabling.unmap(None)
+            client.enabling.unmap(None, None if count is None else [(0, count)])
         client.enabling.settle(None)
-        for page in memory.pages:
+        for page in pages:
             value = self._take(owed, page)
             then = owed.expected[page.number]
             assert value == then, f"a snapshot has {value} of {page.name}: it had {then}"

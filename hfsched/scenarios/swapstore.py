@@ -191,7 +191,7 @@ class Store:
             table.take_over(page.number, in_memory=page.memory is not None, settled=settled)
             self._free_slots(page)
 
-    def stage(self) -> int:
+    def stage(self, *, pages: bool = True) -> int:
         """See `Pages.stage`."""
         self._may_fail()
         memory = self._memory
@@ -203,6 +203,8 @@ class Store:
         memory.at("mark", memory.phase)
         memory.phase.phase = Phase.MARKED
         for page in memory.pages:
+            if not pages:
+                break
             memory.at("stage", page)
             if page.memory is not None:
                 staged += memory.table.stage(page.number)

@@ -28,6 +28,7 @@ from hfsched.swap.protocol.messages import (
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.memory.writeprotect import Run
     from hfsched.runtime.base import End
     from hfsched.swap.client.suspension import Suspendable
 
@@ -47,15 +48,15 @@ class _KeepsLate(Monitor):
 
 
 class _Unzapped(Memory):
-    def zap(self, process: str = MAIN) -> None:
+    def zap(self, process: str = MAIN, only: Sequence[Run] | None = None) -> None:
         """Leave the page tables as they are."""
 
 
 class _ChildUnzapped(Memory):
-    def zap(self, process: str = MAIN) -> None:
+    def zap(self, process: str = MAIN, only: Sequence[Run] | None = None) -> None:
         """Leave the page tables of the other process as they are."""
         if process is not CHILD:
-            super().zap(process)
+            super().zap(process, only)
 
 
 class _Unserved(ChildModel):

@@ -3,6 +3,8 @@
 While the guests run, all memory is staged and unmapped, again and again until few pages are touched in between.  Then they are
 suspended, and those are unmapped, too: at that instant nothing maps a page.  From then on a fault copies a page aside before it is mapped,
 unless it was written already (``hfsched/swap/core/owed.c``).
+
+Where few pages are to be kept, as in an incremental snapshot, memory is not staged: they alone are unmapped in the suspension.
 """
 
 from __future__ import annotations
@@ -34,11 +36,14 @@ class LiveMemory(SwappedMemory):
     """Memory that is swapped, as `SwappedMemory`; and, where `live` is true after `prepare`, at one instant.
 
     Then `keep` is for the suspension, and `taken` yields it after that.  After `close` the machine is swapped as it
-    was before, but for pages that guests have touched.
+    was before, but for pages that guests have touched.  `stages`: so that all pages may be kept.
     """
 
-    def __init__(self, swap: MachineSwap, name: str, rams: Mapping[str, Ram]) -> None:
+    def __init__(
+        self, swap: MachineSwap, name: str, rams: Mapping[str, Ram], *, stages: bool = True
+    ) -> None:
         super().__init__(swap, name, rams)
+        self._stages = stages
         self._before = State.FAILED  # of swap
         self._staged = False  # by this object
         self._kept = self._settled = False
@@ -58,8 +63,12 @@ class LiveMemory(SwappedMemory):
             if self._before not in _QUIET:
                 return self._not_live(f"swap is {self._before.value}")
             self._reader.begin()
-            self._staged = True
-            self._stage_while_running(deadline)
+            if self._stages:
+                self._staged = True
+                self._stage_while_running(deadline)
+            elif self._before is State.READY:
+                self._staged = True
+                self._swap.client.enabling.serve(deadline)
         except SwapError as exc:
             self._reader.stop()
             return self._not_live(str(exc))
@@ -67,6 +76,8 @@ class LiveMemory(SwappedMemory):
         return ()
 
     def _not_live(self, why: str) -> tuple[str, ...]:
+        if not self._stages:  # nobody has asked for it
+            return ()
         return (f"{self._name}: the machine is suspended while it is copied: {why}",)
 
     def _stage_while_running(self, deadline: int | None) -> None:
@@ -81,12 +92,14 @@ class LiveMemory(SwappedMemory):
     def keep(self, deadline: int | None, runs: Mapping[str, Sequence[Run]]) -> None:
         """Keep runs of pages of each VM as they are now; the machine is suspended.  Raises SnapshotError."""
         assert self._reader is not None
+        kept: list[Run] = []
         for vm, some in runs.items():
             first_of_all = self._swap.first_page(vm)
             for first, count in some:
                 self._reader.owe(first_of_all + first, count)
+                kept.append((first_of_all + first, count))
         try:
-            self._swap.client.enabling.unmap(deadline)
+            self._swap.client.enabling.unmap(deadline, None if self._stages else sorted(kept))
         except SwapError as exc:
             raise SnapshotError(f"{self._name}: swap: {exc}") from exc
         self._kept = True

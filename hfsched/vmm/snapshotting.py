@@ -89,18 +89,25 @@ class Capture:
         )
         self._memory, self._notices = _memory_of(machine, wish)
         # Of pages that are written at the end.
-        self._runs: Mapping[str, Sequence[Run]] | None = None
+        self._runs: Mapping[str, Sequence[Run]] = {}
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
         self._dirty: DirtyPages | None = None
         self._left = COPIED_MAX // PAGE_SIZE
-        if expected is None:
-            expected = self._memory.expected()
-        self._room = _room(min(expected, self._left))
+        self._expected = expected
+        self._room = _room(0)
+        self._live: LiveMemory | None = None  # the memory, if it is kept and not copied
         self._written: memoryview | None = None  # pages that are written at once
 
     def prepare(self, deadline: int | None = None) -> tuple[str, ...]:
         """Make ready for `copy`, while the machine runs; return what the user may want to know; raises SnapshotError."""
-        return self._notices + self._memory.prepare(deadline)
+        memory = self._memory
+        notices = self._notices + memory.prepare(deadline)
+        if isinstance(memory, LiveMemory) and memory.live:
+            self._live = memory
+        else:
+            expected = memory.expected() if self._expected is None else self._expected
+            self._room = _room(min(expected, self._left))
+        return notices
 
     def copy(
         self,
@@ -123,8 +130,8 @@ class Capture:
         }
         if dirty is not None:
             runs = dirty.runs
-        if isinstance(self._memory, LiveMemory) and self._memory.live:
-            self._memory.keep(deadline, runs)
+        if self._live is not None:
+            self._live.keep(deadline, runs)
             self._runs = runs
             return
         for number, vm in enumerate(machine.assembly.vms):
@@ -164,8 +171,8 @@ class Capture:
 
         Raises UserError (SnapshotError).
         """
-        if self._runs is not None:
-            self._write_kept(self._runs)
+        if self._live is not None:
+            self._write_kept(self._live)
         self._memory.close()
         for vm, first, pages in self._copies:
             self._writer.put(vm, first, pages)
@@ -176,11 +183,10 @@ class Capture:
         found = self._writer.finish({MACHINE: record}, hot)
         return found, () if self._writer.warning is None else (self._writer.warning,)
 
-    def _write_kept(self, runs: Mapping[str, Sequence[Run]]) -> None:
-        assert isinstance(self._memory, LiveMemory)
+    def _write_kept(self, memory: LiveMemory) -> None:
         room = _room(_PART)
         for number, vm in enumerate(self._machine.assembly.vms):
-            for first, count, pages in self._memory.taken(vm.name, runs[vm.name], room):
+            for first, count, pages in memory.taken(vm.name, self._runs[vm.name], room):
                 if pages is None:
                     self._writer.put_zeros(number, first, count)
                 else:
@@ -199,8 +205,8 @@ def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str,
         why = "it was started without --swap-dir, so nothing serves page faults"
         text = f"{wish.name}: the machine is suspended while it is copied: {why}"
         return MappedMemory(machine.rams), (text,)
-    if wish.live:
-        return LiveMemory(machine.swap, wish.name, machine.rams), ()
+    if wish.live or (wish.parent is not None and not wish.held):
+        return LiveMemory(machine.swap, wish.name, machine.rams, stages=wish.live), ()
     return SwappedMemory(machine.swap, wish.name, machine.rams), ()
 
 

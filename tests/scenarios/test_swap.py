@@ -41,6 +41,11 @@ from hfsched.swap.client.client import MonitorClient
         "commands=live-disable,guests=0,deaths=1",
         "commands=live,guests=0,child=lives",
         "commands=live,guests=0,bugs=1",
+        "commands=kept",
+        "commands=kept,pages=2",
+        "commands=enable-out-kept",
+        "commands=kept-disable,guests=0,deaths=1",
+        "commands=kept,guests=0,child=lives",
     ],
 )
 def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) -> None:
@@ -74,6 +79,9 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(spec: str) 
         "commands=live-live,beside=enable-out,touches=2",
         "commands=enable-live-disable,guests=2,pages=2,bugs=1",
         "commands=live,child=dies,deaths=1,touches=2",
+        "commands=kept,child=dies,deaths=1,touches=2",
+        "commands=enable-live-kept-disable,deaths=1,pages=2,touches=2",
+        "commands=kept-kept,beside=enable-out,touches=2",
     ],
 )
 def test_larger_machines_are_sampled(spec: str) -> None:

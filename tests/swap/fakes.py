@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hfsched.memory.writeprotect import Run
 from hfsched.runtime.base import End, Process, Runtime, Task
 from hfsched.runtime.threads import SocketEnd, ThreadRuntime
 from hfsched.swap.monitor.controller import Controller
@@ -37,12 +38,13 @@ class FakePages:
         self.releases: list[bool] = []
         self.discarded: list[tuple[int, int]] = []
 
-    def stage(self) -> int:
+    def stage(self, *, pages: bool = True) -> int:
         self._raise()
         if self.stage_error is not None:
             raise self.stage_error
-        self.staged += self.resident
-        self.resident = 0
+        if pages:
+            self.staged += self.resident
+            self.resident = 0
         self.phase = Phase.MARKED
         return self.staged
 
@@ -373,10 +375,10 @@ class FakeMember:
     def descriptors(self) -> Sequence[int]:
         return self.fds
 
-    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
-        return self.mapped if staged(0) else None
+    def still_mapped(self, matters: Callable[[int], bool]) -> int | None:
+        return self.mapped if matters(0) else None
 
-    def zap_mapped(self) -> None:
+    def zap_mapped(self, _: Sequence[Run] | None = None) -> None:
         self.zap()
 
     def zap(self) -> None:

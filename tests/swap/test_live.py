@@ -20,6 +20,7 @@ from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.mainmember import MainMember
 from hfsched.swap.protocol.messages import State
 from hfsched.swap.report.footprint import allocated
+from hfsched.vmm.attempt import Written
 from hfsched.vmm.lazy import LazyMemory
 from hfsched.vmm.livememory import LiveMemory
 from hfsched.vmm.machine import Machine
@@ -33,7 +34,7 @@ from .guestmemory import MIB, PAGE, needs_userfault
 from .swapping import HERE, machine, on_every_engine, swap_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from talk import Target
 
@@ -69,8 +70,10 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], object]
 
 @on_every_engine
 @pytest.mark.parametrize("before", [State.READY, State.PENDING, State.ACTIVE])
+@pytest.mark.parametrize("live", [True, False], ids=["live", "incremental"])
 def test_all_pages_are_of_one_instant(
     target: Target,
+    live: bool,
     before: State,
     tmp_path: Path,
     slowly: Callable[[Callable[[int], object]], None],
@@ -82,7 +85,9 @@ def test_all_pages_are_of_one_instant(
         for number in range(3):
             now.clear()
             where = tmp_path / f"{number}"
-            written = snapshot(made.machine, where, incremental=number > 0)
+            first = number == 0
+            written = snapshot(made.machine, where, live=live or first, incremental=not first)
+            tracked = first or writeprotect.problem() is None
             if number > 0 and writeprotect.problem() is not None:  # not every kernel tracks writes
                 assert [f"{number} is a full snapshot: " in text for text in written.notices] == [
                     True
@@ -91,7 +96,7 @@ def test_all_pages_are_of_one_instant(
                 assert written.notices == ()
                 assert (written.on is None) is (number == 0)
             assert len(now) > 1
-            assert now[-1] > now[0], "the guest runs on"
+            assert now[-1] > now[0] or not (live or tracked), "the guest runs on"
             with restored(where) as again:
                 values = values_of(again)
             check_instant(values)
@@ -100,6 +105,7 @@ def test_all_pages_are_of_one_instant(
         check_instant(values_of_suspended(made))
 
 
+BEFORE = (State.READY, State.PENDING, State.ACTIVE)
 PHASES = ("hold", "a round", "between the rounds and the instant", "the instant", "writing")
 
 
@@ -131,6 +137,7 @@ class Phases:
             before(client, "hold", lambda *_, **_more: True)
         elif phase == "a round":
             before(client.enabling, "stage_running", lambda *_, **_more: True)
+            before(client.enabling, "serve", lambda *_, **_more: True)
         elif phase == "between the rounds and the instant":
             before(LiveMemory, "keep", lambda *_, **_more: True)
         elif phase == "the instant":
@@ -152,13 +159,30 @@ def values_in(where: Path) -> list[int]:
         return values_of(again)
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("before", [State.READY, State.ACTIVE])
+def take(made: Counting, where: Path, *, live: bool) -> Written:
+    """Take a live snapshot, or else an incremental one, which needs the snapshot `base`."""
+    return snapshot(made.machine, where, live=live, incremental=not live)
+
+
+def cases(phases: Sequence[str], *states: State) -> list[tuple[bool, State, str]]:
+    """Return {live, state of swap before, phase}; an incremental one has no rounds, but may have to enable faults."""
+    return [
+        (live, state, phase)
+        for live in ((True, False) if writeprotect.problem() is None else (True,))
+        for state in states
+        for phase in phases
+        if live or phase != "a round" or state is State.READY
+    ]
+
+
+@pytest.mark.parametrize(("live", "before", "phase"), cases(PHASES, State.READY, State.ACTIVE))
 def test_a_monitor_may_die_in_each_phase(
-    before: State, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: bool, before: State, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Counting(HERE, tmp_path) as made:
         bring_to(made, before)
+        snapshot(made.machine, tmp_path / "base")
+        made.count()
         killed: list[int] = []
 
         def die() -> None:
@@ -168,7 +192,7 @@ def test_a_monitor_may_die_in_each_phase(
                 killed.append(phases.calls)
 
         phases = Phases(made, phase, die, monkeypatch)
-        written = snapshot(made.machine, tmp_path / "layer")
+        written = take(made, tmp_path / "layer", live=live)
         assert killed[0] == 1
         assert written.notices == ()
         check_instant(values_in(tmp_path / "layer"))
@@ -177,17 +201,19 @@ def test_a_monitor_may_die_in_each_phase(
         check_instant(values_of_suspended(made))
 
 
-@pytest.mark.parametrize("phase", PHASES[1:])
-@pytest.mark.parametrize("before", [State.READY, State.PENDING, State.ACTIVE])
+@pytest.mark.parametrize(("live", "before", "phase"), cases(PHASES[1:], *BEFORE))
 def test_it_is_cancelled_in_each_phase(
-    before: State, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: bool, before: State, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Counting(HERE, tmp_path) as made:
         bring_to(made, before)
+        snapshot(made.machine, tmp_path / "base")
+        before = made.swap.status().state
+        made.count()
         with monkeypatch.context() as patched:
             Phases(made, phase, made.machine.snapshots.cancel, patched)
             with pytest.raises(SnapshotError, match=r"^cut: cancelled$"):
-                snapshot(made.machine, tmp_path / "cut")
+                take(made, tmp_path / "cut", live=live)
         assert not (tmp_path / "cut").exists()
         state = made.swap.status().state
         assert state is before or (before, state) == (State.PENDING, State.ACTIVE)
@@ -196,7 +222,7 @@ def test_it_is_cancelled_in_each_phase(
         assert allocated(aside) <= PAGE
         made.count()
         check_instant(values_of_suspended(made))
-        snapshot(made.machine, tmp_path / "layer")
+        take(made, tmp_path / "layer", live=live)
         check_instant(values_in(tmp_path / "layer"))
 
 
@@ -347,8 +373,14 @@ def test_a_machine_with_a_monitor_and_no_directory(tmp_path: Path) -> None:
                 assert ram.read((first + page) * PAGE, PAGE) == stress_page(7, page)
 
 
-def test_a_process_that_keeps_memory_mapped_is_named_and_nothing_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("live", [True, False], ids=["live", "incremental"])
+def test_a_process_that_keeps_memory_mapped_is_named_and_nothing_is_taken(
+    live: bool, tmp_path: Path
+) -> None:
+    if not live and (why_not := writeprotect.problem()) is not None:
+        pytest.skip(why_not)
     with machine(HERE, tmp_path, "stress") as host:
+        snapshot(host.machine, tmp_path / "base")
         filled = host.ask("fill 7")
         first = first_of(host.vm().memory.regions[0].ram, 7)
         with closing(Backend(swap_of(host), backends.liar)) as process:
@@ -356,7 +388,7 @@ def test_a_process_that_keeps_memory_mapped_is_named_and_nothing_is_taken(tmp_pa
             with pytest.raises(
                 SnapshotError, match=r"^layer: swap: stage: member 1: it has unmapped"
             ):
-                snapshot(host.machine, tmp_path / "layer")
+                snapshot(host.machine, tmp_path / "layer", live=live, incremental=not live)
             assert swap_of(host).status().state is State.READY
             assert host.ask("check 7") == filled
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from progress import QUIET, QUIET_NS, until
 
+from hfsched.memory.writeprotect import Run
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.errors import SwapError
@@ -67,7 +68,7 @@ class Here:
     def still_mapped(self, _: Callable[[int], bool]) -> int | None:
         return first_mapped(self._pagemap, self._guest.ram.address, self._guest.ram.size)
 
-    def zap_mapped(self) -> None:
+    def zap_mapped(self, _: Sequence[Run] | None = None) -> None:
         self.zap()
 
     def zap(self) -> None:
@@ -94,7 +95,7 @@ class There:
     def still_mapped(self, _: Callable[[int], bool]) -> int | None:
         return first_mapped(self._pagemap, self.regions[0].base, self.regions[0].size)
 
-    def zap_mapped(self) -> None:
+    def zap_mapped(self, _: Sequence[Run] | None = None) -> None:
         self.zap()
 
     def zap(self) -> None:

@@ -18,11 +18,12 @@ import pytest
 from progress import QUIET, QUIET_NS, until
 from stopping import stop
 
+from hfsched.memory import writeprotect
 from hfsched.memory.ram import Ram
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.client.mainmember import MainMember
-from hfsched.swap.core.pagemap import open_pagemap
+from hfsched.swap.core.pagemap import mapped_ranges, open_pagemap
 from hfsched.swap.core.resources import pack
 from hfsched.swap.core.stores import Stores
 from hfsched.swap.monitor.program import monitor
@@ -214,4 +215,22 @@ def test_disable_brings_back_from_wherever_it_is(machine: Machine, where: str) -
         machine.client.status().metrics.events["faults"] == faults
     )  # no range is registered any more
     assert machine.client.enable() >= ALL
+    machine.look_at_all()
+
+
+@pytest.mark.skipif(writeprotect.problem() is not None, reason=str(writeprotect.problem()))
+def test_of_some_runs_no_more_is_zapped(machine: Machine) -> None:
+    machine.look_at_all()
+    low, high = (ram.address for ram in machine.rams)
+    runs = [(3, 40), (SIZE - 1, 1), (SIZE, 50), (SIZE + 100, SIZE - 100)]
+    regions = [Region(ram.address, n * SIZE * PAGE, ram.size) for n, ram in enumerate(machine.rams)]
+    member = MainMember(machine.uffd, regions, machine.pagemap)
+    member.zap_mapped(runs)
+    there = [mapped_ranges(machine.pagemap, base, SIZE * PAGE) for base in (low, high)]
+    assert there == [
+        [(low, 3 * PAGE), (low + 43 * PAGE, (SIZE - 44) * PAGE)],
+        [(high + 50 * PAGE, 50 * PAGE)],
+    ]
+    member.zap_mapped([(page, 1) for page in range(0, 2 * SIZE, 2)] * 5)  # so many that all goes
+    assert [mapped_ranges(machine.pagemap, base, SIZE * PAGE) for base in (low, high)] == [[], []]
     machine.look_at_all()

@@ -40,6 +40,7 @@ from hfsched.swap.protocol.childmessages import (
 from hfsched.swap.protocol.messages import Done, ProtocolError, Refused, Region, encode, name_of
 
 if TYPE_CHECKING:
+    from hfsched.memory.writeprotect import Run
     from hfsched.runtime.base import End, Runtime
 
 __all__ = ["ANSWERS_WITHIN", "ChildMember", "Part"]
@@ -153,11 +154,11 @@ class ChildMember:
         ended = (self._pidfd,) if self._dynamic and self._pidfd is not None else ()
         return (self.uffd, *tables, *ended)
 
-    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
+    def still_mapped(self, matters: Callable[[int], bool]) -> int | None:
         """See `Member`."""
         if self._pagemap is None:
             return None
-        return first_mapped_of(self._regions, self._pagemap, staged)
+        return first_mapped_of(self._regions, self._pagemap, matters)
 
     def zap(self) -> None:
         """See `Member`."""
@@ -168,8 +169,9 @@ class ChildMember:
                 raise
             raise OSError(f"process {self.name}: {exc}") from None
 
-    def zap_mapped(self) -> None:
-        """See `Member`."""
+    def zap_mapped(self, pages: Sequence[Run] | None = None) -> None:
+        """See `Member`: it zaps everything."""
+        del pages
         self.zap()
 
     # Suspendable.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hfsched.swap.client.errors import SwapError
@@ -22,6 +24,7 @@ from hfsched.swap.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from hfsched.memory.writeprotect import Run
     from hfsched.runtime.base import Runtime
     from hfsched.swap.client.member import Member
 
@@ -71,7 +74,7 @@ class Enabling:
     def _zap(self, what: str, member: Member, deadline: int | None) -> Result:
         try:
             member.zap()
-            self._check_unmapped(member)
+            self._check_unmapped(member, self._staged)
         except OSError as exc:
             return self._gone(what, member, exc, deadline)
         return self._ask(Job(Zapped(member=member.number), deadline)).check()
@@ -101,18 +104,24 @@ class Enabling:
                 self._ask(Job(Zapped(member=0), deadline)).check()
         return staged.pages
 
-    def unmap(self, deadline: int | None) -> None:
-        """Unmap all memory everywhere, once no fault is half served; the machine is suspended.  Raises SwapError.
+    def serve(self, deadline: int | None) -> None:
+        """Have faults served on what `unmap` unmaps, and stage nothing, while the machine runs; raises SwapError."""
+        self._ask(Job(Stage(pages=False), deadline)).check()
 
-        After `stage_running`, without which faults may not be served.
+    def unmap(self, deadline: int | None, pages: Sequence[Run] | None = None) -> None:
+        """Unmap memory everywhere, once no fault is half served; the machine is suspended.  Raises SwapError.
+
+        `pages`: only these runs, in order, of all pages; None: all memory.  After `stage_running`, or `serve`, without
+        which faults may not be served.
         """
         served = self._ask(Job(Hold(), deadline)).check()
+        matters = self._staged if pages is None else partial(_has, pages)
         for known in served.members:
             member = known.member
             try:
-                member.zap_mapped()
+                member.zap_mapped(pages)
                 if member.number:  # main has looked itself
-                    self._check_unmapped(member)
+                    self._check_unmapped(member, matters)
             except OSError as exc:
                 self._gone("stage", member, exc, deadline)
 
@@ -122,11 +131,17 @@ class Enabling:
             if not known.zapped:
                 self._ask(Job(Zapped(member=known.member.number), deadline)).check()
 
-    def _check_unmapped(self, member: Member) -> None:
-        """Raise OSError if it has a staged page mapped; one that a fault is taking back is looked at again."""
+    def _check_unmapped(self, member: Member, matters: Callable[[int], bool]) -> None:
+        """Raise OSError if it has a page mapped that matters; one that a fault is taking back is looked at again."""
         for _ in range(_LOOKS):
-            address = member.still_mapped(self._staged)
+            address = member.still_mapped(matters)
             if address is None:
                 return
             self._runtime.sleep_until(self._runtime.now() + _LOOK_AGAIN)
         raise OSError(f"it has unmapped guest memory, as it says, and maps {address:#x}")
+
+
+def _has(runs: Sequence[Run], page: int) -> bool:
+    """Return whether a page is in one of the runs, which are in order."""
+    found = bisect_right(runs, page, key=lambda run: run[0]) - 1
+    return found >= 0 and page < sum(runs[found])

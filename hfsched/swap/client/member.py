@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.core.pagemap import first_mapped
 from hfsched.swap.protocol.messages import Region, Register
+
+if TYPE_CHECKING:
+    from hfsched.memory.writeprotect import Run
 
 __all__ = ["Member", "RegisteredMember", "first_mapped_of"]
 
@@ -42,18 +45,21 @@ class Member(Protocol):
     def descriptors(self) -> Sequence[int]:
         """Return its uffd, `tracked` if there is that, its pidfd if it is dynamic; main keeps them open."""
 
-    def still_mapped(self, staged: Callable[[int], bool]) -> int | None:
-        """Return an address of a page that it has mapped and that is `staged`; None: there is none.
+    def still_mapped(self, matters: Callable[[int], bool]) -> int | None:
+        """Return an address of a page that it has mapped and that `matters`; None: there is none.
 
-        By its page tables as the kernel shows them, not by what it says.  `staged` takes the number of
+        By its page tables as the kernel shows them, not by what it says.  `matters` takes the number of
         a page: one that a fault has taken back meanwhile may be mapped.  Raises OSError.
         """
 
     def zap(self) -> None:
         """Have it zap its page tables over its regions; raises OSError, with ESRCH if it is dead."""
 
-    def zap_mapped(self) -> None:
-        """Zap what is mapped alone: where that is little, it takes less time."""
+    def zap_mapped(self, pages: Sequence[Run] | None = None) -> None:
+        """Zap what is mapped alone: where that is little, it takes less time.
+
+        `pages`: of these runs at least, of all pages; None: of everything.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +81,15 @@ class RegisteredMember:
 
 
 def first_mapped_of(
-    regions: Sequence[Region], pagemap: int, staged: Callable[[int], bool]
+    regions: Sequence[Region], pagemap: int, matters: Callable[[int], bool]
 ) -> int | None:
-    """Return the address of the first page that is mapped and staged, None for none; raises OSError."""
+    """Return the address of the first page that is mapped and matters, None for none; raises OSError."""
     for region in regions:
 
-        def matters(address: int, region: Region = region) -> bool:
-            return staged((region.offset + address - region.base) // PAGE_SIZE)
+        def there(address: int, region: Region = region) -> bool:
+            return matters((region.offset + address - region.base) // PAGE_SIZE)
 
-        found = first_mapped(pagemap, region.base, region.size, matters)
+        found = first_mapped(pagemap, region.base, region.size, there)
         if found is not None:
             return found
     return None

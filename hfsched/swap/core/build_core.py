@@ -110,7 +110,7 @@ int hfs_start(struct hfs *swap);
 int hfs_lock(struct hfs *swap);
 void hfs_stop(struct hfs *swap);
 void hfs_quiesce(struct hfs *swap);
-int64_t hfs_stage(struct hfs *swap);
+int64_t hfs_stage(struct hfs *swap, bool pages);
 int hfs_zapped(struct hfs *swap);
 int hfs_unstage(struct hfs *swap);
 int hfs_take_over(struct hfs *swap);

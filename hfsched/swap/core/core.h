@@ -133,11 +133,11 @@ void hfs_quiesce(struct hfs *swap);
 /* Worker: one of these at a time, else -EBUSY. */
 
 /*
- * Register every member if the phase is HFS_OFF, and stage what is in memory; the guests must be
- * suspended.  Returns the pages staged.  The phase is HFS_MARKED afterwards.  -EBUSY also for
+ * Register every member if the phase is HFS_OFF, and stage what is in memory, unless there are to be no `pages`; the
+ * guests must be suspended.  Returns the pages staged.  The phase is HFS_MARKED afterwards.  -EBUSY also for
  * memory in huge pages that could not be freed (copy staging).
  */
-int64_t hfs_stage(struct hfs *swap);
+int64_t hfs_stage(struct hfs *swap, bool pages);
 /* Note that no member has a staged page mapped: the phase is HFS_SETTLED.  -EINVAL: it is HFS_OFF. */
 int hfs_zapped(struct hfs *swap);
 /* Minor staging: staged pages become resident.  Copy staging: hfs_swap_in does that. */
@@ -199,7 +199,7 @@ int64_t hfs_peek(struct hfs *swap, uint64_t first, uint64_t count, uint8_t *buff
 void hfs_owe_nothing(struct hfs *swap);
 /*
  * Owe pages, each once: what they are now is kept until hfs_take_owed, whoever writes them.  The guests are suspended;
- * from here on every page that is mapped must be unmapped before they run: hfs_stage, and what follows.
+ * from here on every one that is mapped must be unmapped before they run, and its faults be served (hfs_stage).
  */
 void hfs_owe(struct hfs *swap, uint64_t first, uint64_t count);
 /*

@@ -92,7 +92,7 @@ static int64_t stage_pages(struct hfs *swap, struct hfs_bits *present)
 	return staged;
 }
 
-int64_t hfs_stage(struct hfs *swap)
+int64_t hfs_stage(struct hfs *swap, bool pages)
 {
 	bool first = atomic_load(&swap->table.header->phase) == HFS_OFF;
 	struct hfs_bits present;
@@ -101,7 +101,7 @@ int64_t hfs_stage(struct hfs *swap)
 	result = hfs_begin(swap);
 	if (result)
 		return result;
-	result = hfs_bits_open(&present, swap->table.pages);
+	result = hfs_bits_open(&present, pages ? swap->table.pages : 0);
 	if (result)
 		goto end;
 	if (first) {
@@ -113,8 +113,9 @@ int64_t hfs_stage(struct hfs *swap)
 	hfs_quiesce(swap);
 	hfs_reset_cursors(swap);
 	set_phase(swap, HFS_MARKED);
-	result = hfs_resident(swap, &present);
-	if (!result)
+	if (pages)
+		result = hfs_resident(swap, &present);
+	if (pages && !result)
 		result = stage_pages(swap, &present);
 end:
 	hfs_bits_close(&present);

@@ -193,10 +193,10 @@ class GuestPages:
 
     # The work; see `hfsched.swap.pages.store.Pages`
 
-    def stage(self) -> int:
+    def stage(self, *, pages: bool = True) -> int:
         """See `Pages.stage`."""
         first = self.phase() is Phase.OFF
-        staged: int = self._lib.hfs_stage(self._open())
+        staged: int = self._lib.hfs_stage(self._open(), pages)
         if staged < 0:
             if self.phase() is not Phase.OFF:
                 self.unstage()

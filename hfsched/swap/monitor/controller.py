@@ -156,8 +156,8 @@ class Controller:
                 self._pages.quiesce()
                 self._held = True
                 return Done()
-            case Stage():
-                return self._stage(request)
+            case Stage(pages=pages):
+                return self._stage(request, pages=pages)
             case GoOn(unstage=unstage, release=release):
                 return self._go_on(unstage=unstage, release=release)
             case Exit():
@@ -198,18 +198,18 @@ class Controller:
         self._update_phase()
         return Done(pages=staged)
 
-    def _stage(self, request: MonitorRequest) -> MonitorAnswer:
+    def _stage(self, request: MonitorRequest, *, pages: bool) -> MonitorAnswer:
         if not self._held or self.state in _MOVING:
             return _refuse(request, f"pages may be moved: swap is {self.state.value}")
-        staged = self._stage_all()
+        staged = self._stage_all(pages=pages)
         self._update_phase()
         return Done(pages=staged)
 
-    def _stage_all(self) -> int:
-        """Stage all pages in memory, which every member has to zap then; return how many."""
+    def _stage_all(self, *, pages: bool = True) -> int:
+        """Stage all pages in memory, or none, which every member has to zap then; return how many."""
         self._clean_at = None
         try:
-            staged = self._pages.stage()
+            staged = self._pages.stage(pages=pages)
         except (OSError, UserError):
             self.state = self._state_from_table()
             raise

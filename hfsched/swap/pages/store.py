@@ -117,9 +117,10 @@ class Pages(Protocol):
     answered between two of them.  No method blocks for longer than a piece takes.
     """
 
-    def stage(self) -> int:
+    def stage(self, *, pages: bool = True) -> int:
         """Register every member's ranges and stage what is resident; return the pages staged.
 
+        Without `pages` none is staged: faults on what is unmapped are served from then on, and that is all.
         The guests must be suspended.  Pages that are swapped out already stay so.  Afterwards, with
         minor staging, each member unmaps its memory before `zapped` is called; with copy staging
         `zapped` may be called at once.  Raises UserError; then no range is registered that was not

@@ -195,8 +195,11 @@ class Hold(Message, frozen=True, tag="hold"):
 class Stage(Message, frozen=True, tag="stage"):
     """Between Hold and GoOn: stage every page that is in memory, as Enable does, and call it no move.
 
-    The guests may run; those pages count as unmapped only when they were suspended.
+    The guests may run; those pages count as unmapped only when they were suspended.  Without `pages` none is staged: faults
+    on what is unmapped are served from then on.
     """
+
+    pages: bool = True
 
 
 class GoOn(Message, frozen=True, tag="go-on"):
