@@ -5,7 +5,8 @@
 The group ``small`` has one statement deleted, one comparison flipped, one `not` dropped or one truth value
 turned over, and the known ways to lose a message (`MISTAKES`); the other groups have mistakes of concurrency
 (`bench/mistakes_races.py`).  Each mistake runs in a process of its own: the scenarios of its group are
-explored, then come unit tests, then more scenarios.  Nothing in the working tree is changed.
+explored, then come unit tests, then more scenarios.  Nothing in the working tree is changed.  Before that the
+scenarios are searched in the code as it is, in the same way: one that fails there would find everything.
 
 A small mistake must be found by any of these, a known one and one of concurrency by a scenario; what is not
 must stand in `mutants-equivalent.txt`, with the reason.  Exit status 1 when one does not, or when one that
@@ -93,6 +94,8 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
         for group in groups:
             mutants = [each for each in group.mutants() if only in each.key]
             done += len(mutants)
+            if not _sound(group, mutants, pool, journal):
+                return 1
 
             def run(mutant: Mutant, group: Group = group) -> str:
                 words = [group.name, mutant.file, str(mutant.number)]
@@ -112,6 +115,24 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
     _table(totals)
     print(f"{done} mutants, {len(names)} mistakes, {time.monotonic() - start:.0f} s")
     return 1 if bad else 0
+
+
+def _sound(
+    group: Group, mutants: Sequence[Mutant], pool: ThreadPoolExecutor, journal: Journal
+) -> bool:
+    """Return whether the scenarios that look for these mutants find nothing in the code as it is."""
+    files = dict.fromkeys(mutant.file for mutant in mutants)
+    specs = [*dict.fromkeys(spec for file in files for spec in group.scenarios(file))]
+
+    def run(spec: str) -> str:
+        return journal.get(f"unchanged | {spec}", lambda: _child(["unchanged", spec]))
+
+    good = True
+    for failure in pool.map(run, specs):
+        if failure:
+            good = False
+            print(f"the code as it is fails: {failure}", flush=True)
+    return good
 
 
 def _how(killer: str, reason: str | None) -> str:

@@ -2,8 +2,9 @@
 
     python bench/mutants_child.py GROUP FILE NUMBER
     python bench/mutants_child.py NAME
+    python bench/mutants_child.py unchanged SCENARIO
 
-Prints what it does, and at last ``killer:`` and what finds it; nothing after it if nothing does.
+The last one searches a scenario of the code as it is.  Prints what it does, and at last ``killer:`` and what finds it; nothing after it if nothing does.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ def run_mistake(name: str) -> str:
     return _explored(QUICK) or _explored(THOROUGH)
 
 
+def run_unchanged(spec: str) -> str:
+    """Return what finds a failure in the code as it is, empty when nothing does: whatever it is, it finds no mutant."""
+    return _explored([spec]) or _raced([spec])
+
+
 def _explored(specs: Sequence[str]) -> str:
     try:
         from hfsched.explore.execution import search
@@ -154,10 +160,11 @@ def _tested(tests: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     _words = sys.argv[1:]
-    _killer = (
-        run_mistake(_words[0])
-        if len(_words) == 1
-        else run_mutant(_words[0], _words[1], int(_words[2]))
-    )
+    if len(_words) == 1:
+        _killer = run_mistake(_words[0])
+    elif len(_words) == 2:
+        _killer = run_unchanged(_words[1])
+    else:
+        _killer = run_mutant(_words[0], _words[1], int(_words[2]))
     print(f"\n{PREFIX}{_killer}", flush=True)
     os._exit(0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hfsched.explore.opaque import opaque_call
 from hfsched.hypervisor.interface import Aborted, Busy, DirectResponse, Invalid
 from hfsched.scenarios.shipped.guests import PORT, TALKED
+from hfsched.scenarios.shipped.world import executing
 from hfsched.scheduler.outbox import Sent
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class Reporter:
 
 
 class Suspender:
-    """Holds the machine suspended `rounds` times; meanwhile no vCPU is in RUN.
+    """Holds the machine suspended `rounds` times; meanwhile no vCPU executes.
 
     With `probes` it asks a vCPU's thread something meanwhile, as a debugger does.
     """
@@ -265,5 +266,5 @@ class Suspender:
         """Check, for every step, that nothing runs while it holds the machine."""
         if self.holds:
             for vm in self._machine.assembly.vms:
-                running = [vcpu.index for vcpu in vm.record.vcpus if vcpu.claimed]
-                assert not running, f"vCPU {vm.name}.{running[0]} is in RUN, held by {self.name}"
+                running = executing(vm)
+                assert not running, f"vCPU {running[0]} is in RUN, held by {self.name}"

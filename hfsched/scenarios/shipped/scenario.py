@@ -31,7 +31,7 @@ from hfsched.scenarios.shipped.hosts import (
 )
 from hfsched.scenarios.shipped.quiet import Looks
 from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
-from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine
+from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine, executing
 from hfsched.scenarios.swapmain import FailingRuntime
 from hfsched.services.transaction import Status
 from hfsched.vmm.assembly import Parts
@@ -345,12 +345,7 @@ class _World:
     def _look_held(self) -> None:
         """Check that nothing runs while the user holds the machine, nor when it goes on elsewhere."""
         if self.machine.user_hold.peek() or self.machine.snapshots.peek():
-            running = [
-                f"{vm.name}.{vcpu.index}"
-                for vm in self.machine.assembly.vms
-                for vcpu in vm.record.vcpus
-                if vcpu.claimed
-            ]
+            running = [name for vm in self.machine.assembly.vms for name in executing(vm)]
             assert not running, f"vCPU {running[0]} is in RUN, and the machine is held"
 
     def _amounts(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from hfsched.errors import SnapshotError
 from hfsched.explore.thing import Thing
 from hfsched.scenarios.memory import HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
-from hfsched.vcpu.script import ScriptEngine
+from hfsched.vcpu.script import Cpu, ScriptEngine
 from hfsched.vmm.attempt import OpenFiles
 from hfsched.vmm.generation import Generations
 from hfsched.vmm.machine import Machine, VmSummary
@@ -24,12 +24,27 @@ if TYPE_CHECKING:
     from hfsched.memory.dirty import DirtyPages
     from hfsched.scenarios.shipped.swap import SwapModel
     from hfsched.scenarios.swapmain import FailingRuntime
-    from hfsched.vmm.assembly import Parts
+    from hfsched.vcpu.engine import Vcpu
+    from hfsched.vmm.assembly import AssembledVm, Parts
     from hfsched.vmm.attempt import Base, Watch, Wish
 
-__all__ = ["MEMORY", "MachineMemory", "ShippedMachine", "model_generations"]
+__all__ = ["MEMORY", "MachineMemory", "ShippedMachine", "executing", "model_generations"]
 
 MEMORY = 0x3000  # bytes of each VM: a page of code, RX, TX
+
+
+def _script(cpu: Vcpu) -> Cpu:
+    assert isinstance(cpu, Cpu)
+    return cpu
+
+
+def executing(vm: AssembledVm) -> list[str]:
+    """Return the names of the vCPUs that may execute: in RUN, and not only waiting for their turn there."""
+    return [
+        f"{vm.name}.{vcpu.index}"
+        for vcpu in vm.record.vcpus
+        if vcpu.claimed and _script(vcpu.cpu).executes
+    ]
 
 
 class MachineMemory(HeapRam, Thing):
@@ -116,8 +131,8 @@ class _Writing:
 
 def _at_rest(machine: Machine) -> list[bytes]:
     for vm in machine.assembly.vms:
-        for vcpu in vm.record.vcpus:
-            assert not vcpu.claimed, f"vCPU {vm.name}.{vcpu.index} runs while a snapshot is written"
+        running = executing(vm)
+        assert not running, f"vCPU {running[0]} runs while a snapshot is written"
     return [ram.read(0, ram.size) for ram in machine.rams.values()]
 
 

@@ -106,6 +106,7 @@ class Cpu:
         self._start = 0  # the address of the last reset
         self._turn = turn
         self._place = None if turn is None else turn.place(name)
+        self._has_turn = False
         self._journal = journal
         self._tape: Tape | None = None  # while the guest's own code runs, and that is recorded
 
@@ -172,9 +173,11 @@ class Cpu:
             if turn is None or place is None:
                 leave = self._slice()
             elif turn.take(place, self._kick.get):
+                self._has_turn = True
                 try:
                     leave = self._slice()
                 finally:
+                    self._has_turn = False
                     turn.give()
             else:
                 leave = Kicked() if self._kicked() else None
@@ -229,6 +232,11 @@ class Cpu:
         """End what `keep_out` began."""
         if self._turn is not None and self._place is not None:
             self._turn.let_in(self._place)
+
+    @property
+    def executes(self) -> bool:
+        """Whether `enter` may execute now, and not only wait for its turn: for oracles, which look between steps."""
+        return self._turn is None or self._has_turn
 
     def set_irq(self, level: bool) -> None:  # noqa: FBT001
         self._line.set(level)
