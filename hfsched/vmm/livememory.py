@@ -18,11 +18,12 @@ from hfsched.memory.ram import PAGE_SIZE
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.core.pagereader import READ_MAX
 from hfsched.swap.protocol.messages import State
-from hfsched.vmm.snapshotmemory import SwappedMemory
+from hfsched.vmm.snapshotmemory import SwappedMemory, stops_and_copies
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.memory.writeprotect import Run
+    from hfsched.vmm.attempt import Wish
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["LiveMemory"]
@@ -40,9 +41,9 @@ class LiveMemory(SwappedMemory):
     """
 
     def __init__(
-        self, swap: MachineSwap, name: str, rams: Mapping[str, Ram], *, stages: bool = True
+        self, swap: MachineSwap, wish: Wish, rams: Mapping[str, Ram], *, stages: bool
     ) -> None:
-        super().__init__(swap, name, rams)
+        super().__init__(swap, wish, rams)
         self._stages = stages
         self._before = State.FAILED  # of swap
         self._staged = False  # by this object
@@ -78,7 +79,7 @@ class LiveMemory(SwappedMemory):
     def _not_live(self, why: str) -> tuple[str, ...]:
         if not self._stages:  # nobody has asked for it
             return ()
-        return (f"{self._name}: the machine is suspended while it is copied: {why}",)
+        return (stops_and_copies(self._called, why),)
 
     def _stage_while_running(self, deadline: int | None) -> None:
         pages = sum(self._swap.sizes.values())
@@ -101,7 +102,7 @@ class LiveMemory(SwappedMemory):
         try:
             self._swap.client.enabling.unmap(deadline, None if self._stages else sorted(kept))
         except SwapError as exc:
-            raise SnapshotError(f"{self._name}: swap: {exc}") from exc
+            raise SnapshotError(f"{self._called}: swap: {exc}") from exc
         self._kept = True
 
     def taken(

@@ -162,7 +162,6 @@ class Machine:
     ) -> None:
         from hfsched.vmm.swapidle import SwapIdle  # noqa: PLC0415 - only where it is wanted
 
-        given = {} if lazy is None else {"lazy": lazy, "on_damage": self._condemn}
         self.swap = self._parts.swap(
             self._runtime,
             directory,
@@ -170,7 +169,8 @@ class Machine:
             self.assembly.suspension,
             self.members,
             kernel=builder.in_kernel,
-            **given,
+            lazy=lazy,
+            on_damage=self._condemn,
         )
         self._stack.callback(self.swap.close)
         if idle_ns is not None:

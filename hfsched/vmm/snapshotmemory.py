@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.memory.writeprotect import Run
     from hfsched.swap.core.pagereader import OwedPages
+    from hfsched.vmm.attempt import Wish
     from hfsched.vmm.swapping import MachineSwap
 
-__all__ = ["MappedMemory", "SnapshotMemory", "SwappedMemory"]
+__all__ = ["MappedMemory", "SnapshotMemory", "SwappedMemory", "stops_and_copies"]
 
 _NOWHERE = 1 << 62  # a page number beyond all
+
+
+def stops_and_copies(called: str, why: str) -> str:
+    """Return the line that says that a snapshot is not live, and why."""
+    return f"{called}: the machine is suspended while it is copied: {why}"
 
 
 class SnapshotMemory(Protocol):
@@ -95,9 +101,10 @@ class SwappedMemory:
     Swap moves no page between `prepare` and `close`, and refuses commands, naming the snapshot.
     """
 
-    def __init__(self, swap: MachineSwap, name: str, rams: Mapping[str, Ram]) -> None:
+    def __init__(self, swap: MachineSwap, wish: Wish, rams: Mapping[str, Ram]) -> None:
         self._swap = swap
-        self._name = name
+        self._name = wish.name
+        self._called = wish.called
         self._rams = rams
         self._reader: OwedPages | None = None
         self._held = False
@@ -114,7 +121,7 @@ class SwappedMemory:
         except LostError:
             pass  # no monitor will move anything
         except SwapError as exc:
-            raise SnapshotError(f"{self._name}: swap: {exc}") from exc
+            raise SnapshotError(f"{self._called}: swap: {exc}") from exc
         self._reader = self._swap.reader()
         return ()
 
@@ -141,7 +148,7 @@ class SwappedMemory:
             yield
         except UserError as exc:
             why = self._swap.why_unreadable(vm, page) or exc
-            raise SnapshotError(f"{self._name}: vm {vm}: page {page}: {why}") from exc
+            raise SnapshotError(f"{self._called}: vm {vm}: page {page}: {why}") from exc
 
     def close(self) -> None:
         """See `SnapshotMemory`."""

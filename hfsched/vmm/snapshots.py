@@ -301,7 +301,7 @@ class Snapshots:
         while True:
             with self._lock:
                 if self._hibernated:
-                    raise SnapshotError(f"{attempt.wish.name}: the machine has hibernated")
+                    raise SnapshotError(f"{attempt.wish.called}: the machine has hibernated")
                 if self._attempt is None:
                     self._attempt = attempt
                     self._cancelled.clear()

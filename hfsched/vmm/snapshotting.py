@@ -22,7 +22,7 @@ from hfsched.vmm.attempt import Base, Watch
 from hfsched.vmm.generation import signal_change
 from hfsched.vmm.livememory import LiveMemory
 from hfsched.vmm.records import MACHINE_RECORD, READABLE, MachineRecord
-from hfsched.vmm.snapshotmemory import MappedMemory, SnapshotMemory, SwappedMemory
+from hfsched.vmm.snapshotmemory import MappedMemory, SnapshotMemory, SwappedMemory, stops_and_copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -203,11 +203,10 @@ def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str,
         if not wish.live:
             return MappedMemory(machine.rams), ()
         why = "it was started without --swap-dir, so nothing serves page faults"
-        text = f"{wish.name}: the machine is suspended while it is copied: {why}"
-        return MappedMemory(machine.rams), (text,)
+        return MappedMemory(machine.rams), (stops_and_copies(wish.called, why),)
     if wish.live or (wish.parent is not None and not wish.held):
-        return LiveMemory(machine.swap, wish.name, machine.rams, stages=wish.live), ()
-    return SwappedMemory(machine.swap, wish.name, machine.rams), ()
+        return LiveMemory(machine.swap, wish, machine.rams, stages=wish.live), ()
+    return SwappedMemory(machine.swap, wish, machine.rams), ()
 
 
 def hot_pages(machine: Machine, dirty: DirtyPages | None) -> list[tuple[int, int, int]]:

@@ -81,15 +81,13 @@ class MachineSwap:
         with ExitStack() as stack:
             self._lazy = lazy
             self._parts = parts_of(rams)
-            if lazy is None:
-                self.backing = backing(directory, rams, kernel=kernel)
-            else:
+            stored = damage = None
+            if lazy is not None:
                 stack.callback(lazy.close)
                 stored = lazy.open(rams)
-                self.backing = backing(directory, rams, kernel=kernel, stored=stored)
+            self.backing = backing(directory, rams, kernel=kernel, stored=stored)
             stack.callback(self.backing.close)
-            damage = None
-            if lazy is not None:
+            if lazy is not None and stored is not None:
                 event = runtime.adopt_eventfd("swap.alarm", os.dup(stored.alarm))
                 damage = Damage(event, self.backing.damaged, self._place, lazy.why, on_damage)
                 stack.callback(damage.close)

@@ -83,8 +83,11 @@ class SwapModel:
     def make(self, *args: Any, **kwargs: Any) -> MachineSwap:
         """Return what `MachineSwap` would."""
 
-        def backing(_directory: Path | None, _rams: Mapping[str, Ram], *, kernel: bool) -> Any:
+        def backing(
+            _directory: Path | None, _rams: Mapping[str, Ram], *, kernel: bool, stored: object
+        ) -> Any:
             assert not kernel
+            assert stored is None
             return _Kernel(self.memory)
 
         return MachineSwap(*args, backing=backing, **kwargs)
