@@ -15,6 +15,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -36,7 +37,8 @@ RANDOM = (
     100  # then, unless they were all, by each of `STRATEGIES`: what is far from the first schedules
 )
 STRATEGIES = ("pos", "random")
-RACES, WALKS = 100, 50  # in a race pass
+RACES, WALKS = 100, 50  # in a race pass,
+RACE_SECONDS = 60.0  # of processor time at most
 PREFIX = "killer: "
 
 
@@ -122,7 +124,13 @@ def _explored(specs: Sequence[str]) -> str:
 
 
 def _enough(most: int, so_far: Result) -> bool:
+    print(".", end="", flush=True)  # it gets on
     return so_far.executions >= most
+
+
+def _used_up(end: float) -> bool:
+    print(".", end="", flush=True)
+    return time.process_time() >= end
 
 
 def _raced(specs: Sequence[str]) -> str:
@@ -133,7 +141,9 @@ def _raced(specs: Sequence[str]) -> str:
         if spec.startswith("programs"):
             continue  # what its guests note for the oracles has no order
         print(f"race pass {spec}", flush=True)
-        found = race_pass(find(spec), executions=RACES, walks=WALKS).failure
+        # Without a cache a guest that never waits may run to the limit of steps in each.
+        over = partial(_used_up, time.process_time() + RACE_SECONDS)
+        found = race_pass(find(spec), executions=RACES, walks=WALKS, over=over).failure
         if found is not None:
             return f"{spec}: race pass: {str(found.outcome.failure)[:120]}"
     return ""

@@ -6,7 +6,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,10 +78,9 @@ class SwapKernel:
             self._tracked = self._pagemap if writeprotect.tracks(self._uffd) else None
             self._memfds = [ram.fd for ram in rams.values()]
             self._stored = stored
+            self._why_not_tracked: tuple[str | None] | None = None  # once it is known
             self._given = None if stored is None else stored.given
             self.resources = pack(self.stores, self._memfds, self._given)
-            if stored is not None:
-                stored.begin(self.stores.table, pages)
             self._stack = stack.pop_all()
         parts = parts_of(rams)
         places = zip(rams.values(), parts, strict=True)
@@ -91,6 +90,20 @@ class SwapKernel:
     def close(self) -> None:
         """Free everything; no monitor may use it any more."""
         self._stack.close()
+
+    def fill(self) -> None:
+        """Note in the page table what is stored; before the first monitor."""
+        if self._stored is not None:
+            self._stored.begin(self.stores.table, self.stores.pages)
+
+    def protect(self) -> None:
+        """Protect main's memory if it is stored, before anything accesses it: then tracking dirty pages begins sooner."""
+        if self._stored is None or self._tracked is None or self.why_not_tracked() is not None:
+            return
+        with suppress(OSError):  # who starts the tracking is told
+            for region in self._regions:
+                writeprotect.register(self._uffd, region.base, region.size, faults=True)
+                writeprotect.protect(self._uffd, region.base, region.size)
 
     def main(self) -> Member:
         """Return main as a member."""
@@ -113,7 +126,9 @@ class SwapKernel:
 
     def why_not_tracked(self) -> str | None:
         """Return in a line why dirty pages cannot be tracked, None if they can."""
-        return writeprotect.problem(self._pagemap)
+        if self._why_not_tracked is None:
+            self._why_not_tracked = (writeprotect.problem(self._pagemap),)
+        return self._why_not_tracked[0]
 
     def note_tracked(self, *, tracked: bool) -> None:
         """Have monitors keep the protection of pages that arrive, or not."""

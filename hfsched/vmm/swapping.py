@@ -108,7 +108,9 @@ class MachineSwap:
             )
             self.footprint = self.backing.footprint(self.client.monitor_pid)
             try:
-                self.client.start([self.backing.main()])
+                self.client.start(
+                    [self.backing.main()], fill=self.backing.fill, meanwhile=self.backing.protect
+                )
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()

@@ -130,14 +130,21 @@ class MonitorClient:
         holds = (self._held, self._enabling_now)
         return (self._busy, self._abandoned, job, result, self._closed, self._lost, holds)
 
-    def start(self, members: Sequence[Member] = ()) -> None:
+    def start(
+        self,
+        members: Sequence[Member] = (),
+        *,
+        fill: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start the monitor and the client's task; raises LostError, as requests do from then on.
 
-        `members` are added before this returns, however long it takes; see `add`.
+        `members` are added before this returns, however long it takes; see `add`.  `fill` and `meanwhile` are as of
+        `MonitorSupervisor.begin`.
         """
         self.supervisor.members = tuple(RegisteredMember(member) for member in members)
         try:
-            self.supervisor.ensure()
+            self.supervisor.begin(fill, meanwhile)
         except LostError as exc:
             self._refuse_all(str(exc))
             raise

@@ -59,6 +59,10 @@ STARTS = 10  # times the first monitor may fail to start; and others, before the
 START_AGAIN = 100_000_000
 
 
+def _nothing() -> None:
+    pass
+
+
 class MonitorSupervisor:
     """See the module's text.  `lost(why)` is called if a new monitor refuses a static member that lives."""
 
@@ -73,6 +77,7 @@ class MonitorSupervisor:
         self._program = program
         self._resources = resources
         self._lost = lost
+        self._fill: Callable[[], None] = _nothing  # before the first monitor is told anything
         self._process: Process | None = None
         self._talk: Conversation | None = None  # None: there is no monitor
         self._accepted_move: MonitorRequest | None = None  # the move that was accepted last
@@ -212,6 +217,16 @@ class MonitorSupervisor:
 
     # Starting a monitor.
 
+    def begin(self, fill: Callable[[], None], meanwhile: Callable[[], None]) -> None:
+        """Start the first monitor, as `ensure` does.
+
+        `fill` is called while its process starts, before it is told of the resources, and `meanwhile` while it gets ready.
+        """
+        self._fill = fill
+        self.advance()
+        meanwhile()
+        self.ensure()
+
     def ensure(self, deadline: int | None = None, what: str = "start") -> None:
         """Wait until a monitor serves; raises LostError, and SwapError at the deadline."""
         while not self.serving:
@@ -234,7 +249,10 @@ class MonitorSupervisor:
         if self._talk is not None or (self.start_at and self._runtime.now() < self.start_at):
             return
         try:
-            self._send_step(self._start())
+            talk = self._start()
+            self._fill()
+            self._fill = _nothing
+            self._send_step(talk)
         except SpawnerLostError as exc:
             self._kill()
             self.irreplaceable = True
