@@ -39,9 +39,15 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 	uint64_t size = (end - first) * HFS_PAGE, page;
 	int error;
 
-	memcpy(swap->staging + first * HFS_PAGE, hfs_guest_page(swap, first), size);
 	for (page = first; page < end; page++)
 		hfs_move(&swap->table, page); /* the worker alone changes a RESIDENT page */
+	/*
+	 * A fault may be in the queue still that nobody waits for any more: the worker brought its page in, while the
+	 * thread that serves faults was to run again.  If that has read RESIDENT, it maps the page, or a zero page where
+	 * there is none; so there has to be one for as long.
+	 */
+	hfs_quiesce(swap);
+	memcpy(swap->staging + first * HFS_PAGE, hfs_guest_page(swap, first), size);
 	error = hfs_punch(swap, first, end - first, true);
 	if (error)
 		memcpy(hfs_guest_page(swap, first), swap->staging + first * HFS_PAGE, size);
