@@ -82,6 +82,8 @@ def small() -> list[tuple[str, int | None]]:
         "swap,commands=live",
         "swap,commands=enable-out-live",
         "swap,commands=live-disable,guests=0,deaths=1",
+        "swap,commands=enable-discard-discard",
+        "swap,commands=enable-out-copied,pages=2",
         "swap,commands=kept,pages=2",
         "swap,commands=enable-out-kept",
         "swap,commands=kept-disable,guests=0,deaths=1",

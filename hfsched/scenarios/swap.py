@@ -40,7 +40,8 @@ COMMANDS: Mapping[str, Callable[[MonitorClient], object]] = {
 }
 # Commands that take a live snapshot, and of how many pages; None: all.
 LIVE: Mapping[str, int | None] = {"live": None, "kept": 1}
-WORDS = (*COMMANDS, *LIVE)
+COPIED = "copied"  # the command that takes one of all pages in a suspension
+WORDS = (*COMMANDS, *LIVE, COPIED)
 WITHIN = 1000  # ns
 CHILDREN = ("lives", "dies", "static", "comes")
 
@@ -105,7 +106,7 @@ class SwapScenario:
     """Main gives `commands`, another task those of `beside`, while `guests` access `pages`.
 
     Commands are joined by ``-``: ``enable-out-disable``; ``live`` takes a snapshot of all pages, which must be of the instant at
-    which the guests were suspended, and ``kept`` one of the first page alone, as an incremental snapshot.  Each guest accesses pages `touches` times.
+    which the guests were suspended, ``kept`` one of the first page alone, as an incremental snapshot, and ``copied`` one of all pages while they are suspended.  Each guest accesses pages `touches` times.
     The first `deaths` monitors die, each at any point.  With `abort` the VM aborts at any point, and
     main closes swap.  With `full` each write to the file may fail because it is full.  `child` is
     another process whose `workers` access the first page `touches` times each: it ``lives``, or ``dies`` at
@@ -254,7 +255,9 @@ class _Machine:
             scenario.beside or scenario.abort or scenario.deadlines or scenario.child == "comes"
         ):  # only main makes requests
             runtime.declare_private("swap.free")
-        if not {"enable", *LIVE} & {*beside} and scenario.child != "comes":  # only main suspends
+        if (
+            not {"enable", *LIVE, COPIED} & {*beside} and scenario.child != "comes"
+        ):  # only main suspends
             runtime.declare_private("suspension*")
         runtime.declare_retry("swap", "swap.free")
 
@@ -330,7 +333,9 @@ class _Machine:
 
     def _do(self, task: str, word: str) -> None:
         try:
-            if word in LIVE:
+            if word == COPIED:
+                self._live.copy()
+            elif word in LIVE:
                 self._live.take(LIVE[word])
             else:
                 COMMANDS[word](self.client)

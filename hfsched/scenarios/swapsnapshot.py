@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.suspension import Holder
     from hfsched.swap.client.client import MonitorClient
 
-__all__ = ["Live", "MarksFirst", "Owed", "keep", "peek"]
+__all__ = ["CopiesAtOnce", "Live", "MarksFirst", "Owed", "keep", "peek"]
 
 OWED, ASIDE, WRITTEN = range(3)
 _QUIET = (SwapState.READY, SwapState.PENDING, SwapState.ACTIVE)
@@ -86,6 +86,7 @@ class Live:
     """Main's side: `take` is as `hfsched.vmm.livememory.LiveMemory`, and checks what it has taken."""
 
     reads_first = True  # a page is read before it is marked as written
+    settles = True  # no fault is half served while pages are copied
 
     def __init__(self, memory: Memory, client: MonitorClient, hold: Holder) -> None:
         self._memory = memory
@@ -117,6 +118,22 @@ class Live:
             owed.aside.clear()
             owed.expected.clear()
             owed.states = [WRITTEN] * len(owed.states)
+
+    def copy(self) -> None:
+        """Take a snapshot of all pages in a suspension, as `hfsched.vmm.snapshotmemory.SwappedMemory`; raises SwapError."""
+        memory, client = self._memory, self._client
+        client.hold("a snapshot is being taken")
+        try:
+            with suspended(self._hold):
+                if self.settles:
+                    client.enabling.quiesce(None)
+                for page in memory.pages:
+                    value = peek(memory, page)
+                    assert value == page.latest, (
+                        f"a snapshot has {value} of {page.name}: it has {page.latest}"
+                    )
+        finally:
+            client.go_on()
 
     def _begin(self, owed: Owed) -> None:
         self._memory.at("begin", owed)
@@ -158,6 +175,12 @@ class Live:
             if taken:
                 owed.states[page.number] = WRITTEN
                 return value if self.reads_first else peek(memory, page)
+
+
+class CopiesAtOnce(Live):
+    """Copies pages while a fault may be half served."""
+
+    settles = False
 
 
 class MarksFirst(Live):

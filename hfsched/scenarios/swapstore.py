@@ -28,12 +28,19 @@ class Store:
     """The monitor's `Pages` and `Processes`, and the task that serves faults."""
 
     def __init__(
-        self, memory: Memory, *, wakes: bool = True, quiesces: bool = True, keeps: bool = True
+        self,
+        memory: Memory,
+        *,
+        wakes: bool = True,
+        quiesces: bool = True,
+        keeps: bool = True,
+        settles: bool = True,
     ) -> None:
         self._memory = memory
         self._runtime = memory.runtime
         self._wakes = wakes
         self._quiesces = quiesces
+        self._settles = settles
         self._keeps = keeps  # a page that is owed is copied aside before it is mapped
         self._number = 0
         self._processes: list[str] = []
@@ -253,6 +260,13 @@ class Store:
         memory.at("phase", memory.phase)
         off = memory.phase.phase is Phase.OFF
         self._runtime.observe(off)
+        before = {}
+        for page in memory.pages[first : first + count]:
+            memory.at("begin to discard", page)
+            before[page.number] = page.latest
+            self._runtime.observe(page.latest)
+        if not off and self._settles:  # a fault may have mapped a page that counts as zero still
+            memory.at("settle", memory.uffd, lambda: not memory.uffd.serving)
         for page in memory.pages[first : first + count]:
             memory.at("discard", page)
             if off:
@@ -262,6 +276,9 @@ class Store:
             changed = memory.table.discard(page.number)
             page.discarding = page.discarding or changed
             self._runtime.observe(changed)
+            if page.entry.state is State.ZERO:
+                kept = page.latest and page.latest == before[page.number]
+                assert not kept, f"{page.name} counts as zero, and keeps what it had"
             if changed:
                 if self._quiesces:  # a fault may have read the entry before
                     memory.at("quiesce", memory.uffd, lambda: not memory.uffd.serving)
@@ -401,6 +418,7 @@ class Monitor:
     controller: type[Controller] = _UncountedController
     wakes = True
     quiesces = True
+    settles = True
     keeps = True
 
     def __init__(self, memory: Memory) -> None:
@@ -408,7 +426,13 @@ class Monitor:
 
     def __call__(self, runtime: ExploreRuntime, end: End) -> None:
         """Run it."""
-        store = Store(self._memory, wakes=self.wakes, quiesces=self.quiesces, keeps=self.keeps)
+        store = Store(
+            self._memory,
+            wakes=self.wakes,
+            quiesces=self.quiesces,
+            keeps=self.keeps,
+            settles=self.settles,
+        )
 
         def make(begin: Begin, _fds: Sequence[int]) -> Controller:
             if not begin.fresh:

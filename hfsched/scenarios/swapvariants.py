@@ -10,7 +10,7 @@ from hfsched.explore.registry import Variant
 from hfsched.explore.scenario import World
 from hfsched.scenarios.swapchild import ChildModel
 from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory
-from hfsched.scenarios.swapsnapshot import Live, MarksFirst
+from hfsched.scenarios.swapsnapshot import CopiesAtOnce, Live, MarksFirst
 from hfsched.scenarios.swapstore import Monitor
 from hfsched.swap.client.client import MonitorClient
 from hfsched.swap.protocol.messages import (
@@ -41,6 +41,10 @@ class _NoWake(Monitor):
 
 class _NoQuiesce(Monitor):
     quiesces = False
+
+
+class _NoSettle(Monitor):
+    settles = False
 
 
 class _KeepsLate(Monitor):
@@ -92,8 +96,10 @@ PARTS: Mapping[str, Parts] = {
     "": Parts(),
     "no-wake": Parts(_NoWake),
     "no-quiesce": Parts(_NoQuiesce),
+    "lost-discard": Parts(_NoSettle),
     "kept-late": Parts(_KeepsLate),
     "marked-first": Parts(live=MarksFirst),
+    "copied-at-once": Parts(live=CopiesAtOnce),
     "no-zap": Parts(memory=_Unzapped),
     "child-no-zap": Parts(memory=_ChildUnzapped),
     "unserved": Parts(child=_Unserved),
@@ -122,6 +128,10 @@ VARIANTS: Mapping[str, Variant] = {
         "a process besides main reports that it has zapped its page tables, and has not",
         {"commands": "enable-out", "child": "lives", "guests": 0},
     ),
+    "lost-discard": Variant(
+        "a page that counts as zero is not discarded, though a fault has just mapped it and its guest has written it",
+        {"commands": "enable-discard-discard"},
+    ),
     "kept-late": Variant(
         "a page that a snapshot has yet to write is mapped before it is copied aside",
         {"commands": "live"},
@@ -129,6 +139,10 @@ VARIANTS: Mapping[str, Variant] = {
     "marked-first": Variant(
         "a snapshot says that it has written a page, and reads it then",
         {"commands": "live"},
+    ),
+    "copied-at-once": Variant(
+        "a snapshot copies pages while a fault is half served: one that its guest has written counts as out still",
+        {"commands": "enable-out-copied"},
     ),
     "unserved": Variant(
         "a process that another one has started accesses guest memory before main has answered",

@@ -41,6 +41,9 @@ class SnapshotMemory(Protocol):
         Raises SnapshotError.  `close` must follow.
         """
 
+    def settle(self, deadline: int | None) -> None:
+        """Wait until what guests have written is seen; the machine is suspended.  Raises SnapshotError."""
+
     def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
         """Yield {first page, pages, zero} of runs of pages, which come in order."""
 
@@ -71,6 +74,9 @@ class MappedMemory:
         """See `SnapshotMemory`."""
         del deadline
         return ()
+
+    def settle(self, deadline: int | None) -> None:
+        """See `SnapshotMemory`."""
 
     def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
         """See `SnapshotMemory`: what is not allocated is zero, and is not read, which would allocate it."""
@@ -124,6 +130,16 @@ class SwappedMemory:
             raise SnapshotError(f"{self._called}: swap: {exc}") from exc
         self._reader = self._swap.reader()
         return ()
+
+    def settle(self, deadline: int | None) -> None:
+        """See `SnapshotMemory`: a page that a fault has mapped counts as out until that has been noted."""
+        if self._held:
+            try:
+                self._swap.client.enabling.quiesce(deadline)
+            except LostError:
+                pass  # nobody serves faults any more
+            except SwapError as exc:
+                raise SnapshotError(f"{self._called}: swap: {exc}") from exc
 
     def parts(self, vm: str, runs: Iterable[Run]) -> Iterator[tuple[int, int, bool]]:
         """See `SnapshotMemory`."""

@@ -134,6 +134,7 @@ class Capture:
             self._live.keep(deadline, runs)
             self._runs = runs
             return
+        self._memory.settle(deadline)
         for number, vm in enumerate(machine.assembly.vms):
             for first, count, zero in self._memory.parts(vm.name, runs[vm.name]):
                 if zero:

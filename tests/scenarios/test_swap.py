@@ -41,6 +41,8 @@ from hfsched.swap.client.client import MonitorClient
         "commands=live-disable,guests=0,deaths=1",
         "commands=live,guests=0,child=lives",
         "commands=live,guests=0,bugs=1",
+        "commands=enable-discard-discard",
+        "commands=enable-out-copied",
         "commands=kept",
         "commands=kept,pages=2",
         "commands=enable-out-kept",

@@ -125,6 +125,10 @@ class Enabling:
             except OSError as exc:
                 self._gone("stage", member, exc, deadline)
 
+    def quiesce(self, deadline: int | None) -> None:
+        """Wait until no fault is half served; the machine is suspended, and moves are held.  Raises SwapError."""
+        self._ask(Job(Hold(), deadline)).check()
+
     def settle(self, deadline: int | None) -> None:
         """Say that what was unmapped is; raises SwapError."""
         for known in self._ask(Job(GetStatus(), deadline)).members:

@@ -119,6 +119,11 @@ int hfs_discard(struct hfs *swap, uint64_t first, uint64_t count, struct hfs_pro
 		progress->place = HFS_IN_PUNCH;
 		progress->moved = count;
 	} else {
+		/*
+		 * A page that counts as zero is left alone; but one that a fault has mapped counts as zero until that
+		 * has been noted, and its guest may have written it meanwhile.
+		 */
+		hfs_quiesce(swap);
 		for (; first < end; first = next) {
 			next = end - first > HFS_RUN ? first + HFS_RUN : end;
 			busy += discard_run(swap, first, next, progress);
