@@ -39,6 +39,7 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 	uint64_t size = (end - first) * HFS_PAGE, page;
 	int error;
 
+	memcpy(swap->staging + first * HFS_PAGE, hfs_guest_page(swap, first), size);
 	for (page = first; page < end; page++)
 		hfs_move(&swap->table, page); /* the worker alone changes a RESIDENT page */
 	/*
@@ -47,7 +48,6 @@ static int64_t move_run(struct hfs *swap, uint64_t first, uint64_t end)
 	 * there is none; so there has to be one for as long.
 	 */
 	hfs_quiesce(swap);
-	memcpy(swap->staging + first * HFS_PAGE, hfs_guest_page(swap, first), size);
 	error = hfs_punch(swap, first, end - first, true);
 	if (error)
 		memcpy(hfs_guest_page(swap, first), swap->staging + first * HFS_PAGE, size);
