@@ -105,7 +105,9 @@ def careless(cpu):
     yield from mailbox.wait()
     yield from mailbox.release()
     yield from log("careless")
-    yield Wfi()
+    while b"two" not in cpu.read(mailbox.rx, 64):  # an interrupt about the first one may come late
+        yield Wfi()
+        yield from interrupt_get()
     yield Hvc(FfaId.RXTX_UNMAP)
     yield from mailbox.map()
     while True:

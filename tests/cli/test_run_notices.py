@@ -81,7 +81,8 @@ def test_a_message_that_went_with_its_buffer_is_named_and_counted(run: Start) ->
     careless.type("one\n")
     careless.until('"careless"')
     careless.type("two\n")
-    assert careless.wait() == 3
+    status = careless.wait()
+    assert status == 3, careless.out + careless.err
     text = "vm g: 1 message to it dropped: RX was unmapped (FFA_RXTX_UNMAP) before it was read"
     assert f"hfsched: error: {text}\n" in careless.err
     *_, undelivered, summary = map(json.loads, careless.out.splitlines())
