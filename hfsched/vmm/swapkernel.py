@@ -78,7 +78,7 @@ class SwapKernel:
             self._tracked = self._pagemap if writeprotect.tracks(self._uffd) else None
             self._memfds = [ram.fd for ram in rams.values()]
             self._stored = stored
-            self._why_not_tracked: tuple[str | None] | None = None  # once it is known
+            self._can_track = False  # once that was found; what stands in the way may pass
             self._given = None if stored is None else stored.given
             self.resources = pack(self.stores, self._memfds, self._given)
             self._stack = stack.pop_all()
@@ -126,9 +126,11 @@ class SwapKernel:
 
     def why_not_tracked(self) -> str | None:
         """Return in a line why dirty pages cannot be tracked, None if they can."""
-        if self._why_not_tracked is None:
-            self._why_not_tracked = (writeprotect.problem(self._pagemap),)
-        return self._why_not_tracked[0]
+        if self._can_track:
+            return None
+        why_not = writeprotect.problem(self._pagemap)
+        self._can_track = why_not is None
+        return why_not
 
     def note_tracked(self, *, tracked: bool) -> None:
         """Have monitors keep the protection of pages that arrive, or not."""

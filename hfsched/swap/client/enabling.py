@@ -114,7 +114,7 @@ class Enabling:
         `pages`: only these runs, in order, of all pages; None: all memory.  After `stage_running`, or `serve`, without
         which faults may not be served.
         """
-        served = self._ask(Job(Hold(), deadline)).check()
+        served = self.quiesce(deadline)
         matters = self._staged if pages is None else partial(_has, pages)
         for known in served.members:
             member = known.member
@@ -125,9 +125,9 @@ class Enabling:
             except OSError as exc:
                 self._gone("stage", member, exc, deadline)
 
-    def quiesce(self, deadline: int | None) -> None:
+    def quiesce(self, deadline: int | None) -> Result:
         """Wait until no fault is half served; the machine is suspended, and moves are held.  Raises SwapError."""
-        self._ask(Job(Hold(), deadline)).check()
+        return self._ask(Job(Hold(), deadline)).check()
 
     def settle(self, deadline: int | None) -> None:
         """Say that what was unmapped is; raises SwapError."""
