@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,8 +96,9 @@ def test_three_at_once_differ_and_so_does_the_one_they_are_of(
 def held(process: Process, vm: str) -> int:
     """Return how many bytes of a VM's memory are in RAM, of all who map it."""
     for each in Path(f"/proc/{process.pid}/fd").iterdir():
-        if str(each.readlink()).startswith(f"/memfd:hfsched:{vm}"):
-            return each.stat().st_blocks * 512
+        with suppress(FileNotFoundError):  # it has just been closed
+            if str(each.readlink()).startswith(f"/memfd:hfsched:{vm}"):
+                return each.stat().st_blocks * 512
     raise AssertionError(f"no memory of {vm}")
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import children_named
 from progress import QUIET, Quiet
 from test_environments import error, limited
 from test_events_command import answers
 from test_guest_commands import heard
-from test_swap_command import can_swap, children, machine, say, until
+from test_swap_command import can_swap, machine, say, until
 
 from hfsched import limits
 from hfsched.cli import preflight
@@ -176,7 +177,7 @@ def test_a_monitor_is_replaced_though_clients_have_all_that_they_can_get(
     until(hfsched, "stress", "active")
     with ExitStack() as held:
         crowd(runtime_directory / "hfsched" / "few", held, 60)
-        (monitor,) = children(stress.pid, "monitor")
+        (monitor,) = children_named(stress.pid, "monitor")
         os.kill(monitor, signal.SIGKILL)
         stress.type("check 7\n")
         stress.until("stress: ok ")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
-from stopping import stop
+from processes import children_named, in_a_fault, stop
 
 from hfsched.errors import UserError
 from hfsched.swap.core import device
@@ -145,13 +145,6 @@ entry()
 """
 
 
-def children(pid: int, name: str) -> list[int]:
-    """Return the children of a process that have this name."""
-    lists = [each.read_text("ascii") for each in Path(f"/proc/{pid}/task").glob("*/children")]
-    found = [int(child) for each in lists for child in each.split()]
-    return [child for child in found if Path(f"/proc/{child}/comm").read_text() == f"{name}\n"]
-
-
 @can_swap
 def test_the_log_of_faults(run: Start, hfsched: Start, tmp_path: Path) -> None:
     stress = machine(run, tmp_path)
@@ -203,12 +196,11 @@ def test_a_run_ends_though_a_sender_waits_for_memory(hfsched: Start, tmp_path: P
     say(hfsched, "enable", "stress")
     say(hfsched, "out", "stress")
     until(hfsched, "stress", "active")
-    tasks = Path(f"/proc/{stress.pid}/task")
-    (monitor,) = children(stress.pid, "monitor")
+    (monitor,) = children_named(stress.pid, "monitor")
     stop(monitor)
     try:
         stress.type("check 7\n")
-        while all(task.read_text() != "handle_userfault" for task in tasks.glob("*/wchan")):
+        while not in_a_fault(stress.pid):
             os.sched_yield()
         stress.interrupt()
         stress.until("is terminated", "err")
@@ -231,15 +223,14 @@ def test_nothing_is_lost_while_there_are_no_descriptors_for_another_monitor(
     say(hfsched, "enable", "stress")
     say(hfsched, "out", "stress")
     until(hfsched, "stress", "active")
-    tasks = Path(f"/proc/{stress.pid}/task")
-    (monitor,) = children(stress.pid, "monitor")
+    (monitor,) = children_named(stress.pid, "monitor")
     limits = resource.prlimit(stress.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(stress.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
     os.kill(monitor, signal.SIGKILL)
     stress.type("check 7\n")
-    while all(task.read_text() != "handle_userfault" for task in tasks.glob("*/wchan")):
+    while not in_a_fault(stress.pid):
         os.sched_yield()
-    assert children(stress.pid, "monitor") in ([], [monitor])  # none could be started
+    assert children_named(stress.pid, "monitor") in ([], [monitor])  # none could be started
     resource.prlimit(stress.pid, resource.RLIMIT_NOFILE, limits)
     stress.end_input()
     assert stress.wait() == 0

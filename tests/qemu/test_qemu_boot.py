@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from booted import SILENCE, machine_image, start
+from processes import children
 from progress import QUIET, Quiet
 
 from qemu import MachineError
@@ -88,24 +89,15 @@ def test_a_machine_that_cannot_live_says_why(image: Image) -> None:
         run(image, Settings(memory=1 << 30), ["true"], out=print, err=print, silence=SILENCE)
 
 
-def children() -> set[str]:
-    """Return the processes that this one has started, ended and unasked for ones, too."""
-    return {
-        child
-        for path in Path("/proc/self/task").glob("*/children")
-        for child in path.read_text().split()
-    }
-
-
 @pytest.mark.parametrize(("timeout", "silence"), [(0.05, None), (None, 0.05)])
 def test_time_is_limited_and_no_process_stays(
     image: Image, timeout: float | None, silence: float | None
 ) -> None:
-    before = children()
+    before = children(os.getpid())
     words = ["sleep", "1000"]
     status = run(image, Settings(), words, out=print, err=print, timeout=timeout, silence=silence)
     assert status == TIMED_OUT
-    assert children() <= before
+    assert children(os.getpid()) <= before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
@@ -125,13 +117,12 @@ def test_the_machine_ends_with_us(image: Image, number: signal.Signals) -> None:
 
 def machine_of(process: subprocess.Popen[bytes]) -> int:
     """Return QEMU's process id, once it is there."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     quiet = Quiet()
     while quiet.left:
-        for child in children.read_text().split():
+        for child in children(process.pid):
             with suppress(OSError):
                 if PROGRAM.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return int(child)
+                    return child
         os.sched_yield()
     raise AssertionError("QEMU was not started")
 

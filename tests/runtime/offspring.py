@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import select
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import processes
 
 from . import children
 from .times import later
@@ -27,8 +30,7 @@ def threads() -> list[str]:
 
 def offspring() -> set[int]:
     """Return the children of this process, zombies too."""
-    lists = [each.read_text("ascii") for each in Path("/proc/self/task").glob("*/children")]
-    return {int(child) for each in lists for child in each.split()}
+    return processes.children(os.getpid())
 
 
 def state(pid: int) -> str:

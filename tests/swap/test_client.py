@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from processes import stop
 from progress import QUIET, QUIET_NS
-from stopping import stop
 
 from hfsched.errors import UserError
 from hfsched.runtime.threads import ThreadRuntime

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from stopping import stop
+from processes import stop
 
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.swap.client.errors import LostError, SwapError

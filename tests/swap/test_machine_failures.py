@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from machines import belongings
+from processes import stop
 from progress import QUIET
-from stopping import stop
 
 from hfsched.errors import UserError
 from hfsched.scheduler.suspension import SuspendError

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from processes import stop
 from progress import until
-from stopping import stop
 
 from hfsched.memory import writeprotect
 from hfsched.swap.client.errors import SwapError

@@ -8,14 +8,13 @@ import secrets
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from machines import belongings
+from processes import in_a_fault, stop
 from progress import QUIET
-from stopping import stop
 
 from hfsched.runtime.base import End, Runtime
 from hfsched.runtime.threads import ThreadRuntime
@@ -200,16 +199,6 @@ def test_many_dead_processes_are_removed_together(tmp_path: Path, start: Backend
         start(host)  # with the number of one that is dead
         assert swap_of(host).status().members == 3
         assert host.ask("check 7") == answer
-
-
-def in_a_fault(pid: int) -> bool:
-    """Return whether a thread of a process waits for a page, as far as this user may see."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            where = (task / "wchan").read_text()
-            if where == "0" or "userfault" in where:
-                return True
-    return False
 
 
 def test_a_process_that_dies_in_a_fault_is_removed(tmp_path: Path, start: Backends) -> None:

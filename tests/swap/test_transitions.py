@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from processes import stop
 from progress import QUIET, QUIET_NS, until
-from stopping import stop
 
 from hfsched.memory import writeprotect
 from hfsched.memory.ram import Ram
