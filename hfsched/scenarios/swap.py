@@ -251,14 +251,11 @@ class _Machine:
         runtime.declare_records(self.begun, reason="what the oracles compare")
         self._accepted = _Accepted(runtime)
         self._start()
-        if not (
-            scenario.beside or scenario.abort or scenario.deadlines or scenario.child == "comes"
-        ):  # only main makes requests
-            runtime.declare_private("swap.free")
-        if (
-            not {"enable", *LIVE, COPIED} & {*beside} and scenario.child != "comes"
-        ):  # only main suspends
-            runtime.declare_private("suspension*")
+        comes = scenario.child == "comes"
+        if not (scenario.beside or scenario.abort or scenario.deadlines or comes):
+            runtime.declare_private("swap.free")  # only main makes requests
+        if not ({"enable", *LIVE, COPIED} & {*beside} or comes):
+            runtime.declare_private("suspension*")  # only main suspends
         runtime.declare_retry("swap", "swap.free")
 
     def _alarm(self) -> Damage:

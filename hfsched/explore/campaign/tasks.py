@@ -135,9 +135,8 @@ def _perform(
     strategy: Strategy
     cache: StateCache | None = None
     if task.strategy == "exhaustive":
-        if (
-            caches is not None
-        ):  # removed: a task that does not end must leave no partly covered states
+        if caches is not None:
+            # Removed: a task that does not end must leave no partly covered states.
             cache = caches.pop(task.campaign, None) or StateCache()
         strategy = Exhaustive(root=task.root, seen=cache)
     else:
