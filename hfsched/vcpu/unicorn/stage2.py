@@ -29,6 +29,7 @@ VTCR = 20 | 2 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 4 << 16 | 1 << 31
 _TABLE = 0b11
 _LEAF_PAGE = 0b11
 _LEAF_BLOCK = 0b01
+_NOTHING = array("Q", [0])
 # Normal memory, write-back; inner shareable; the access flag.
 _ATTRIBUTES = 0xF << 2 | 3 << 8 | 1 << 10
 _READ, _WRITE, _NO_EXECUTE = 1 << 6, 1 << 7, 1 << 54
@@ -84,8 +85,9 @@ class Stage2:
         while ipa < end:
             level2, index = self._level2(ipa)
             if not (ipa | physical) % _BLOCK and end - ipa >= _BLOCK:
-                self._replace(level2, index, physical | bits | _LEAF_BLOCK)
-                step = _BLOCK
+                step = min((end - ipa) // _BLOCK, _ENTRIES - index) * _BLOCK
+                leaf = physical | bits | _LEAF_BLOCK
+                self._replace(level2, index, array("Q", range(leaf, leaf + step, _BLOCK)))
             else:
                 step = min(end, (ipa | (_BLOCK - 1)) + 1) - ipa
                 page = self._level3(level2, index)
@@ -101,13 +103,13 @@ class Stage2:
         """Make `size` bytes at `ipa` fault; holes in the range stay holes."""
         for level2, index, first, last in self._parts(ipa, size):
             if last - first == _ENTRIES:
-                self._replace(level2, index, 0)
+                self._replace(level2, index, _NOTHING)
                 continue
             page = self._level3(level2, index)
             entries = self._pages.entries(page)
             entries[first:last] = array("Q", bytes(8 * (last - first)))
             if not any(entries):
-                self._replace(level2, index, 0)
+                self._replace(level2, index, _NOTHING)
 
     def protect(self, ipa: int, size: int, permissions: Permissions) -> None:
         """Change the permissions of what is mapped in `size` bytes at `ipa`; holes stay holes."""
@@ -115,7 +117,8 @@ class Stage2:
         for level2, index, first, last in self._parts(ipa, size):
             entry = self._pages.entries(level2)[index]
             if last - first == _ENTRIES and entry & 3 == _LEAF_BLOCK:
-                self._replace(level2, index, entry & _OUTPUT | bits | _LEAF_BLOCK)
+                leaf = entry & _OUTPUT | bits | _LEAF_BLOCK
+                self._replace(level2, index, array("Q", [leaf]))
                 continue
             entries = self._pages.entries(self._level3(level2, index))
             entries[first:last] = array(
@@ -189,9 +192,11 @@ class Stage2:
         entries[index] = page | _TABLE
         return page
 
-    def _replace(self, level2: int, index: int, entry: int) -> None:
-        entries = self._pages.entries(level2)
-        old = entries[index]
-        entries[index] = entry
-        if old & 3 == _TABLE:
-            self._pages.give(old & _OUTPUT)
+    def _replace(self, level2: int, index: int, new: array[int]) -> None:
+        """Put entries into a level-2 table from `index` on, and give back the tables that were there."""
+        entries = self._pages.entries(level2)[index : index + len(new)]
+        old = entries.tolist()
+        entries[:] = new
+        for entry in old:
+            if entry & 3 == _TABLE:
+                self._pages.give(entry & _OUTPUT)
