@@ -55,6 +55,7 @@ class TrackedProcess:
 
     `owner` is the object that stands for it, as long as it maps memory; `pagemap` has its page tables, None
     if `uffd` cannot track writes.  `served`: somebody serves missing pages and minor faults there.
+    `protected`: all of it was registered and protected before anybody accessed it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TrackedProcess:
     pagemap: int | None
     ranges: tuple[TrackedRange, ...]
     served: bool = False
+    protected: bool = False
 
 
 class Source(Protocol):
@@ -124,10 +126,11 @@ class DirtyTracker:
         """Whether writes are tracked."""
         return bool(self._armed)
 
-    def start(self) -> str | None:
+    def start(self, *, first: bool = False) -> str | None:
         """Protect all memory, so that no page is dirty; return in a line why that cannot be, None: it is done.
 
-        It may have been started before: this begins again.
+        It may have been started before: this begins again.  With `first` it was not, and what a process has
+        `protected` already stays as it is: what was written since is dirty.
         """
         self._why_all = self._source.why_not()
         if self._why_all is not None:
@@ -138,7 +141,7 @@ class DirtyTracker:
         self._source.note(tracked=True)
         self._armed = []
         for process in self._source.processes():
-            why_not = self._arm(process)
+            why_not = self._arm(process, protect=not (first and process.protected))
             if why_not is None or writeprotect.is_alive(process.uffd):
                 self._armed.append(process)
                 self._why_all = self._why_all or why_not
@@ -217,8 +220,8 @@ class DirtyTracker:
 
     # Processes.
 
-    def _arm(self, process: TrackedProcess) -> str | None:
-        """Protect a process's memory; return why that cannot be."""
+    def _arm(self, process: TrackedProcess, *, protect: bool = True) -> str | None:
+        """Protect a process's memory, or find it protected; return why that cannot be."""
         if process.pagemap is None:
             return f"{process.name}: its userfaultfd has no WP_ASYNC"
         try:
@@ -232,7 +235,7 @@ class DirtyTracker:
             _unregister(process)
             return f"{process.name}: nobody can serve its page faults"
         try:
-            for part in process.ranges:
+            for part in process.ranges if protect else ():
                 writeprotect.protect(process.uffd, part.base, part.size)
         except OSError as exc:
             return _reason(process, exc)

@@ -156,7 +156,7 @@ def packed(*columns: Iterable[int]) -> bytes:
     return words.tobytes()
 
 
-def _words(data: bytes) -> array[int]:
+def _words(data: bytes | bytearray) -> array[int]:
     words = array("I")
     words.frombytes(data)
     return words
@@ -273,15 +273,15 @@ class _Checker:
         self._check(len(data) == 8 * number, f"{len(data)} bytes of frames instead of {8 * number}")
         words = _words(data)
         stored = words[0::2]
-        kinds = stored.tobytes()[_LENGTH_BITS // 8 :: 4]
-        mask = (1 << _LENGTH_BITS) - 1
-        lengths = [word & mask for word in stored]
+        lengths = bytearray(stored.tobytes())
+        kinds = bytes(lengths[_LENGTH_BITS // 8 :: 4])
+        lengths[_LENGTH_BITS // 8 :: 4] = bytes(number)
         for word in set(stored[:-1]):  # frames of one word are alike
             self._frame(stored.index, word, FRAME_SIZE)
         if number:
             last = (pages - (number - 1) * FRAME_PAGES) * PAGE_SIZE
             self._frame(lambda _word: number - 1, stored[-1], last)
-        return kinds, array("Q", accumulate(lengths, initial=0)), words
+        return kinds, array("Q", accumulate(_words(lengths), initial=0)), words
 
     def _frame(self, find: Callable[[int], int], word: int, size: int) -> None:
         """Check a frame of `size` bytes of pages; `find` returns its number."""

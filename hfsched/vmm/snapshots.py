@@ -75,7 +75,7 @@ class Snapshots:
 
     def begin_at(self, base: Base) -> None:
         """Note that the machine is as a snapshot has it; before its start."""
-        why_not = self._machine.dirty.start()
+        why_not = self._machine.dirty.start(first=True)
         with self._lock:
             self._base = base if why_not is None else None
 

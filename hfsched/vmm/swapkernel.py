@@ -6,7 +6,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ class SwapKernel:
             self._tracked = self._pagemap if writeprotect.tracks(self._uffd) else None
             self._memfds = [ram.fd for ram in rams.values()]
             self._stored = stored
+            self._protected = False
             self._can_track = False  # once that was found; what stands in the way may pass
             self._given = None if stored is None else stored.given
             self.resources = pack(self.stores, self._memfds, self._given)
@@ -100,10 +101,15 @@ class SwapKernel:
         """Protect main's memory if it is stored, before anything accesses it: then tracking dirty pages begins sooner."""
         if self._stored is None or self._tracked is None or self.why_not_tracked() is not None:
             return
-        with suppress(OSError):  # who starts the tracking is told
+        self.note_tracked(tracked=True)
+        try:
             for region in self._regions:
                 writeprotect.register(self._uffd, region.base, region.size, faults=True)
                 writeprotect.protect(self._uffd, region.base, region.size)
+        except OSError:  # who starts the tracking is told
+            self.note_tracked(tracked=False)
+        else:
+            self._protected = True
 
     def main(self) -> Member:
         """Return main as a member."""
@@ -112,7 +118,15 @@ class SwapKernel:
     def tracked(self, members: Sequence[ChildMember]) -> list[TrackedProcess]:
         """Return main and other processes as their dirty pages are tracked."""
         ranges = self._ranges(self._regions)
-        main = TrackedProcess("this process", self, self._uffd, self._tracked, ranges, served=True)
+        main = TrackedProcess(
+            "this process",
+            self,
+            self._uffd,
+            self._tracked,
+            ranges,
+            served=True,
+            protected=self._protected,
+        )
         return [main, *map(self.tracked_process, members)]
 
     def tracked_process(self, member: ChildMember) -> TrackedProcess:

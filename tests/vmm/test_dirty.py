@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -201,6 +202,30 @@ def test_before_the_start_and_after_the_end_all_pages_are_dirty() -> None:
         host.machine.dirty.stop()
         assert collect(host) == not_tracked
         assert host.ask("hello") == "hello"
+        start(host)
+        assert dirty(host) == set()
+
+
+@needs_tracking
+def test_what_was_protected_before_the_start_is_not_protected_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with talk(HERE, "echo") as host:
+        tracker = host.machine.dirty
+        (process,) = tracker._source.processes()
+        (part,) = process.ranges
+        told = (replace(process, protected=True),)
+        monkeypatch.setattr(tracker._source, "processes", lambda: told)
+        ram = host.vm().memory.regions[0].ram
+        host.until_quiet()
+        with host.machine.suspension.held(HOLDER, host.deadline(), frozen=True):
+            writeprotect.register(process.uffd, part.base, part.size, faults=False)
+            writeprotect.protect(process.uffd, part.base, part.size)
+            ram.write(80 * PAGE_SIZE, b"x")
+            assert tracker.start(first=True) is None
+            ram.write(82 * PAGE_SIZE, b"x")
+        assert dirty(host) == {80, 82}
+        ram.write(84 * PAGE_SIZE, b"x")
         start(host)
         assert dirty(host) == set()
 

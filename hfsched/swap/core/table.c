@@ -11,6 +11,9 @@
 #include <sys/stat.h>
 
 #define MAGIC 0x3170617773736668u /* "hfsswap1" */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 #define STATE 15ull
 #define COPY (15ull << 4)
 
@@ -76,6 +79,14 @@ void hfs_set_entry(struct hfs_table *table, uint64_t page, uint64_t entry)
 	atomic_store(&table->entries[page], entry);
 }
 
+/* Bring in the part of the page table that is about to be written, at once where the kernel can. */
+static void populate(struct hfs_table *table, uint64_t first, uint64_t count)
+{
+	uint8_t *start = (uint8_t *)table->entries + first * sizeof(uint64_t) / HFS_PAGE * HFS_PAGE;
+
+	madvise(start, (uint8_t *)&table->entries[first + count] - start, MADV_POPULATE_WRITE);
+}
+
 int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count)
 {
 	uint64_t each, page;
@@ -83,6 +94,8 @@ int hfs_store_runs(struct hfs_table *table, const uint64_t *runs, uint64_t count
 	for (; count; count--, runs += 3) {
 		if (runs[0] > table->pages || runs[1] > table->pages - runs[0])
 			return -EINVAL;
+		if (runs[1] > HFS_PAGE)
+			populate(table, runs[0], runs[1]);
 		for (each = 0, page = runs[0]; each < runs[1]; each++, page++)
 			atomic_store_explicit(&table->entries[page],
 					      hfs_stored_entry(runs[2] + each),
