@@ -208,6 +208,25 @@ def monitor(pid: int) -> int | None:
     return next((child for child in children(pid) if _name(child) == "monitor"), None)
 
 
+def is_at_rest(pid: int) -> bool:
+    """Return whether all threads of a process wait, and none has run between two looks."""
+    first = _switches(pid)
+    return first is not None and first == _switches(pid)
+
+
+def _switches(pid: int) -> dict[str, list[str]] | None:
+    """Return how often each thread was taken off a processor; None: one is on it, or about to be."""
+    seen = {}
+    with suppress(OSError):  # a thread has just ended: then it is not known
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            lines = (task / "status").read_text().splitlines()
+            if not any(line.startswith("State:\tS") for line in lines):
+                return None
+            seen[task.name] = [line for line in lines if "ctxt_switches" in line]
+        return seen
+    return None
+
+
 def limit(pid: int | None, what: int, soft: int) -> None:
     """Set a soft limit of a process, if it is there still."""
     if pid is not None:

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from live_run import BASE, WITHIN, FaultError, LiveRun, limit, send, size, until
+from live_run import BASE, WITHIN, FaultError, LiveRun, is_at_rest, limit, send, size, until
 
 import hfsched
 from hfsched.client import Connection
@@ -333,6 +333,8 @@ class Fight:
         if length := self.run.swap_file_size():
             raise FaultError(f"the swap file has {length} bytes still")
         if self._baseline is None:
+            # A task opens what it needs when it runs first: on a busy machine that may be late.
+            until(lambda: is_at_rest(self.run.pid), "it does not come to rest")
             self._baseline = self.run.descriptors()
         baseline = self._baseline
         until(
