@@ -174,6 +174,7 @@ class Rounds:
         self._number = 0
         self.endings: Counter[str] = Counter()
         self.received = 0
+        self.deep = 0  # how many restores lie behind the machine of the newest snapshot
 
     def one(self) -> None:
         """Run a machine from the newest snapshot to the next."""
@@ -200,6 +201,7 @@ class Rounds:
             talk.close()
         self.endings[ending] += 1
         if kept is not None:
+            self.deep += self._newest is not None
             self._below += [] if self._newest is None else [self._newest]
             self._newest, self._record = kept, record
             self._suspended = ending != "hibernate"
@@ -359,7 +361,8 @@ def main() -> int:
         print(
             f"{args.engine}, seed {args.seed}: {args.rounds} rounds in {time.monotonic() - began:.0f} s:"
             f" {', '.join(f'{count} {name}' for name, count in sorted(rounds.endings.items()))};"
-            f" {record.answered} messages of a host program and {rounds.received} between guests, each once"
+            f" {record.answered} messages of a host program and {rounds.received} between guests, each once;"
+            f" the last snapshot is of a machine that was restored {rounds.deep} times"
         )
     return 0
 
