@@ -41,11 +41,12 @@ class FailingRuntime:
         self._left = deaths
         self._spawner_dies = spawner_dies
         self._early: list[ProcessHandle] | None = []
+        for name in {*dir(type(runtime))} - {*vars(type(self))}:  # what a search calls all the time
+            if not name.startswith("_") and callable(getattr(type(runtime), name)):
+                self.__dict__[name] = getattr(runtime, name)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._runtime, name)
-        self.__dict__[name] = found
-        return found
+        return getattr(self._runtime, name)
 
     def process(
         self, name: str, main: Callable[..., None], ends: Sequence[End], *, outlives: bool = False

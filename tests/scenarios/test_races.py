@@ -41,6 +41,7 @@ SAMPLED = [
     "images,guest=smp",
     "machine,vms=2,hosts=2,sends=try,suspenders=2",
     "machine,by_turns=true,vms=2,hosts=2,suspenders=1",
+    "machine,by_turns=true,guest=counts,vcpus=2,hosts=0,suspenders=1,boot=true",
     "machine,clients=status-subscriber-asks",
     "machine,clients=suspender",
     "machine,guest=mortal,clients=asks-queries,stop=false",

@@ -117,6 +117,7 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
     [
         "by_turns=true,vms=2,hosts=2,suspenders=1",
         "by_turns=true,guest=smp,vcpus=2,suspenders=1,rounds=2,stop=false",
+        "by_turns=true,guest=counts,vcpus=2,hosts=0,suspenders=1,boot=true,stop=false",
         "guest=stir,vcpus=2,suspenders=1",
         "guest=doomed,vcpus=2,requests=1,reports=1,stop=false",
         "guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",

@@ -34,6 +34,7 @@ from hfsched.programs.library import (
 )
 from hfsched.scenarios.shipped.siblings import (
     chimes,
+    counts,
     fatal,
     pokes,
     polls,
@@ -247,6 +248,7 @@ GUESTS = {
     "doomed": GuestKind(doomed, vcpus=2, dies=True),
     "polls": GuestKind(polls, vcpus=2),
     "fatal": GuestKind(fatal, vcpus=2, dies=True),
+    "counts": GuestKind(counts, vcpus=2),
     "twice": GuestKind(twice, vcpus=2, dies=True),
     "rivals": GuestKind(rivals, vcpus=3),
     "lists": GuestKind(lists),

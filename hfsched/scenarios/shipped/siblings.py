@@ -9,6 +9,7 @@
 - ``polls``: answers each message; from the first on neither of its vCPUs waits: they run until they are kicked;
 - ``fatal``: the same, but vCPU 0 ends when it has answered the first: the VM aborts;
 - ``twice``: answers one message, and then both vCPUs end: the VM aborts, once;
+- ``counts``: is ``echo`` when both vCPUs have executed for a while, and made no hypercall;
 - ``rivals``: at the first message vCPU 0 and vCPU 1 turn vCPU 2 on, and who does answers; then ``echo``.
 """
 
@@ -26,14 +27,15 @@ from hfsched.programs.library import (
     log,
     swap_ports,
 )
-from hfsched.vcpu.script import Abort, Cpu, Guest, Hvc, Load, Program, Store, Wfi
+from hfsched.vcpu.script import Abort, Cpu, Guest, Hvc, Load, Program, Step, Store, Wfi
 
-__all__ = ["chimes", "fatal", "pokes", "polls", "rivals", "smp", "stir", "twice"]
+__all__ = ["chimes", "counts", "fatal", "pokes", "polls", "rivals", "smp", "stir", "twice"]
 
 _STIR = 9  # the interrupt between the vCPUs of ``stir``
 _ECHO = 10  # the one back, of ``chimes``
 _WORD = 4  # bytes
 _POKES = 2  # of ``pokes``: each reads and writes
+_COUNTS = 1  # of ``counts``: so often each vCPU executes
 _NOTE = 0x800  # in the first page: a message's length, and the message, for another vCPU
 
 
@@ -155,6 +157,28 @@ def twice(cpu: Cpu) -> Guest:
 
 def _end(cpu: Cpu) -> Guest:  # noqa: ARG001
     yield Hvc(FfaId.ID_GET)
+
+
+def counts(cpu: Cpu) -> Guest:
+    """Execute beside vCPU 1, and then answer every message."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield Hvc(PsciId.CPU_ON, 1, cpu.address_of(_counter))
+    yield from _count()
+    while True:
+        sender, data = yield from mailbox.wait()
+        yield from mailbox.release()
+        yield from mailbox.send(sender, swap_ports(data))
+
+
+def _counter(cpu: Cpu) -> Guest:  # noqa: ARG001
+    yield from _count()
+    yield Hvc(PsciId.CPU_OFF)
+
+
+def _count() -> Call[None]:
+    for _ in range(_COUNTS):
+        yield Step()
 
 
 def _answer_beside(cpu: Cpu, other: Program) -> Call[GuestMailbox]:
