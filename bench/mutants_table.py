@@ -110,6 +110,9 @@ _PORTS = (
     "machine,guest=talker,listener=reader,hosts=0,queue=1,suspenders=1,probes=1,stop=false",
 )
 _HELD = (
+    "ports,readers=2",
+    "ports,beside=connects",
+    "ports,beside=handles",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,clients=quitter",
     "machine,guest=talker,listener=late,hosts=0,queue=1,clients=hibernator",
     "machine,clients=snapshotter-asks,hosts=0",

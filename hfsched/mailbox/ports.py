@@ -164,7 +164,8 @@ class Ports:
         """Listen on a port, a new connection's own without a number.
 
         With a `handler` there is no queue: it is called with each message on the thread that
-        brought it, and must not block.  Raises UserError when the port is taken.
+        brought it, and must not block; what lies there already it is given here, after the end of a `hold`.
+        Raises UserError when the port is taken.
         """
         with self._lock:
             port = self._open_port(vm, number)
@@ -200,11 +201,15 @@ class Ports:
         while True:
             with self._lock:
                 port_message = self._take(port)
-                if port_message is None:
+                held = bool(port.messages) and not (port.closed or self.stopped)
+                if port_message is None and not held:
                     port.handler = handler
                     port.room.set()
                     return
-            handler(port_message)
+            if port_message is None:
+                port.arrived.wait()
+            else:
+                handler(port_message)
 
     def put(
         self,

@@ -1,0 +1,160 @@
+"""Ports while a snapshot is written that a machine is to end by: what lies in them is in the snapshot, or was read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.explore.opaque import opaque_call
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.mailbox.ports import PortMessage, Ports, frame
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.mailbox.records import PortsRecord
+
+__all__ = ["PortsScenario"]
+
+_VM = 2
+_GUEST_PORT = 1
+_LATE_PORT = 9  # nobody listens there at first
+_BESIDE = ("", "opens", "handles", "connects")
+
+
+class _GivesOut(Ports):
+    """What is in the snapshot can be read at once."""
+
+    def hold(self) -> None:
+        pass
+
+
+class _WakesOne(Ports):
+    """The end of a hold wakes one reader."""
+
+    def release(self) -> None:
+        with self._lock:
+            self._held = False
+            for port in self._open.values():
+                if port.messages:
+                    port.arrived.set()
+                    break
+
+
+@dataclass(frozen=True)
+class PortsScenario:
+    """`readers` wait for `messages` each, which lie there; a snapshot holds them, and is given up in the end.
+
+    Meanwhile one `beside` ``opens`` a port for which a message has come before, or ``handles`` it by a function, or
+    ``connects`` and goes again.  What the snapshot has is read by nobody before it is given up, and then once.
+    """
+
+    readers: int = 1
+    messages: int = 1
+    beside: str = ""
+    variant: str = ""
+
+    values: ClassVar[Mapping[str, Collection[str]]] = {"beside": _BESIDE}
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "gives-out": Variant("what the snapshot has is read before it is given up"),
+        "wakes-one": Variant("one reader alone is woken when it is given up", {"readers": 2}),
+    }
+
+    def __post_init__(self) -> None:
+        if self.beside not in _BESIDE:
+            raise ValueError(f"beside={self.beside}: known: {', '.join(filter(None, _BESIDE))}")
+        for name, low, high in (("readers", 0, 4), ("messages", 1, 4)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("ports", self)
+
+    def small(self) -> PortsScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return replace(self, readers=min(self.readers, 1), messages=1)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Create the ports, who reads them, and who takes the snapshot."""
+        return _World(self, runtime).world()
+
+
+class _World:
+    """One execution's world."""
+
+    def __init__(self, scenario: PortsScenario, runtime: ExploreRuntime) -> None:
+        self._scenario = scenario
+        self._runtime = runtime
+        kind = {"": Ports, "gives-out": _GivesOut, "wakes-one": _WakesOne}[scenario.variant]
+        self._ports = kind(runtime)
+        self._read: dict[int, list[int]] = {}  # port -> numbers of messages
+        self._given_up = False
+
+    def world(self) -> World:
+        runtime, scenario = self._runtime, self._scenario
+        self._ports.add(_VM, raw=False)
+        runtime.spawn("guest", self._fill)
+        runtime.settle()
+        runtime.declare_records(self._read, reason="what the oracles compare")
+        for number in range(scenario.readers):
+            runtime.spawn(f"reader.{number}", partial(self._read_all, number))
+        if scenario.beside:
+            runtime.spawn(scenario.beside, getattr(self, f"_{scenario.beside}"))
+        runtime.spawn("snapshot", self._snapshot)
+        return World(
+            self._check, final=lambda: tuple(map(tuple, self._read.values())), timers=False
+        )
+
+    def _fill(self) -> None:
+        """Be the guest, before the machine is suspended."""
+        late = [_LATE_PORT] if self._scenario.beside in ("opens", "handles") else []
+        for port in (*range(self._scenario.readers), *late):
+            self._read[port] = []
+            for number in range(self._scenario.messages):
+                self._ports.put(_VM, frame(_GUEST_PORT, port, bytes([number])))
+
+    def _note(self, port: int, got: PortMessage) -> None:
+        self._read[port].append(got.payload[0])
+
+    def _read_all(self, number: int) -> None:
+        """Be a reader; also of messages that came before."""
+        port = self._ports.open(_VM, number)
+        for count in range(self._scenario.messages):
+            self._runtime.retain_only(count)
+            got = opaque_call(self._runtime, port).get()
+            assert got is not None, f"port {number} has ended"
+            self._note(number, got)
+        port.close()
+
+    def _opens(self) -> None:
+        self._read_all(_LATE_PORT)
+
+    def _handles(self) -> None:
+        self._ports.open(_VM, _LATE_PORT, partial(self._note, _LATE_PORT))
+
+    def _connects(self) -> None:
+        self._ports.open(_VM).close()
+
+    def _snapshot(self) -> None:
+        """Hold what lies there, save it, and give that up."""
+        self._ports.hold()
+        saved = self._ports.save()
+        self._runtime.checkpoint("the snapshot is written")
+        assert _messages(self._ports.save()) == _messages(saved), "what is in the snapshot is read"
+        self._ports.release()
+        self._given_up = True
+
+    def _check(self) -> None:
+        assert self._given_up, "the snapshot does not come to its end"
+        wanted = [*range(self._scenario.messages)]
+        for port, read in self._read.items():
+            assert read == wanted, f"port {port}: of {wanted} there came {read}"
+
+
+def _messages(record: PortsRecord) -> list[tuple[int, int, bytes]]:
+    """Return the messages that are saved, ordered by port: one that is opened has its own queue."""
+    return sorted(record.vms[_VM].messages, key=lambda message: message[0])
