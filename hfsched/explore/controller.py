@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, NoReturn
 
 from hfsched.errors import UserError
@@ -21,6 +22,7 @@ from hfsched.explore.endings import Pause, Prune, StepsExceededError
 from hfsched.explore.executionstate import ExecutionState
 from hfsched.explore.following import Following
 from hfsched.explore.joining import joins
+from hfsched.explore.misuse import check_ran, in_foreign_thread
 from hfsched.explore.schedule import prefix_of
 from hfsched.explore.task import Group, Task
 from hfsched.explore.thing import Thing
@@ -77,6 +79,7 @@ class Controller(ExecutionState):
         )
         self.on_outside = None
         self._hub = greenlet.getcurrent()
+        self._thread = get_ident()
         self.clock = self.pseudo("clock", "clock", self._tick, live=False)
         if races is not None:
             races.attach(self)
@@ -134,6 +137,9 @@ class Controller(ExecutionState):
             if self.on_outside is not None:
                 self.on_outside(thing, condition, deadline)
             return
+        if get_ident() != self._thread:
+            self.failure = self.failure or in_foreign_thread(kind, thing)
+            raise SystemExit  # that thread ends, and says nothing
         if self.stopping:
             raise greenlet.GreenletExit
         if (
@@ -308,7 +314,9 @@ class Controller(ExecutionState):
 
         def body(*_: object) -> None:
             try:
-                fn()
+                made: object = fn()  # type: ignore[func-returns-value]
+                if made is not None:
+                    check_ran(task, made)
             except greenlet.GreenletExit:
                 return
             except BaseException as exc:  # noqa: BLE001 - a finding, of any type

@@ -13,6 +13,7 @@ from hfsched.explore.canonical import RefusedError, unkeyed_lock
 from hfsched.explore.deadlocks import raise_deadlock
 from hfsched.explore.digests import trace_hash
 from hfsched.explore.runtime import ExploreRuntime
+from hfsched.explore.scenario import built
 from hfsched.explore.schedule import NondeterminismError
 from hfsched.explore.watchdog import watching
 
@@ -102,7 +103,7 @@ def _execute(
     watcher: Watcher | None,
 ) -> Outcome:
     try:
-        world = scenario.build(runtime)
+        world = built(scenario, runtime)
     except BaseException:
         runtime.controller.close()
         raise
@@ -116,7 +117,7 @@ def _execute(
         failure = controller.failure
         if watcher is not None and watcher.race is not None:
             failure = watcher.race  # also if the code under exploration has caught it
-        if isinstance(failure, KeyboardInterrupt | SystemExit | RefusedError):
+        if isinstance(failure, KeyboardInterrupt | RefusedError):
             raise failure  # no finding
         if failure is None and not controller.pruned:
             try:

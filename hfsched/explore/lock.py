@@ -67,7 +67,7 @@ class XLock(Thing):
         self.taken = (frame.f_code, frame.f_lineno)
         if self._state is not None and self.owner is not None:
             if controller.witness is not None:
-                controller.witness.note_value(self.owner, self._state(), self.place)
+                controller.witness.note_value(self.owner, self._now(self._state), self.place)
             if controller.stateful:
                 self._look(self.owner, self._state)
         if controller.races is not None:
@@ -106,10 +106,36 @@ class XLock(Thing):
             self.controller.fail(deadlock)
 
     def _digest(self, state: Callable[[], object]) -> bytes:
+        now = self._now(state)
         try:
-            return digest(state(), self.place)
+            return digest(now, self.place)
         except RefusedError as exc:
             self.controller.fail(exc)
+
+    def _now(self, state: Callable[[], object]) -> object:
+        """Return the guarded state; what cannot be looked at ends the execution."""
+        controller = self.controller
+        task, outside = controller.current, controller.on_outside
+        controller.current, controller.on_outside = None, self._refuse
+        now: object = None
+        failure: Exception | None = None
+        try:
+            now = state()
+        except RefusedError as exc:
+            failure = exc
+        except Exception as exc:  # noqa: BLE001 - of any type
+            failure = RefusedError(f"lock {self.name}: its state= has raised {exc!r}")
+        finally:
+            controller.current, controller.on_outside = task, outside
+        if failure is not None:
+            controller.fail(failure)
+        return now
+
+    def _refuse(self, thing: Thing | None, *_: object) -> None:
+        where = "" if thing is None else f" with {thing.place}"
+        raise RefusedError(
+            f"lock {self.name}: its state= does an operation{where}: it may look at plain state alone, and peek"
+        )
 
     def note_state(self) -> None:
         """Record the digest of the guarded state that the next owner must find."""
@@ -135,7 +161,7 @@ class XLock(Thing):
     def whole(self) -> object:
         """See `Thing`."""
         owner = None if self.owner is None else self.owner.index
-        return (owner, None if self._state is None else self._state())
+        return (owner, None if self._state is None else self._now(self._state))
 
     def plain_key(self) -> object:
         """See `Thing`."""

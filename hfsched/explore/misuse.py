@@ -5,8 +5,11 @@ Each is a failure of the schedule in which it happens, and ends it: the code und
 
 from __future__ import annotations
 
+import threading
+from inspect import isasyncgen, iscoroutine, isgenerator
 from typing import TYPE_CHECKING
 
+from hfsched.explore.canonical import RefusedError
 from hfsched.explore.places import caller, text_of
 
 if TYPE_CHECKING:
@@ -20,7 +23,9 @@ __all__ = [
     "LockMisuseError",
     "MisuseError",
     "UseAfterCloseError",
+    "check_ran",
     "handed_over",
+    "in_foreign_thread",
     "used_after_close",
     "wrongly_released",
 ]
@@ -68,4 +73,24 @@ def wrongly_released(task: Task, lock: XLock) -> LockMisuseError:
     )
     return LockMisuseError(
         f"{lock.place} is released by {task.name}{text_of(caller())}, but {whose}"
+    )
+
+
+def check_ran(task: Task, made: object) -> None:
+    """Raise RefusedError for a task whose function has only made something that is to be run."""
+    if iscoroutine(made):
+        made.close()  # or Python warns of it
+    elif not isgenerator(made) and not isasyncgen(made):
+        return
+    raise RefusedError(
+        f"task {task.name}: its function returns a {type(made).__name__}, which nobody runs:"
+        " give a function that runs to its end"
+    )
+
+
+def in_foreign_thread(kind: str, thing: Thing | None) -> RefusedError:
+    """Return the refusal of an operation on a thread that is no task."""
+    what = kind if thing is None else f"{kind} {thing.name}"
+    return RefusedError(
+        f"thread {threading.current_thread().name} does '{what}', and is no task: start it by Runtime.spawn"
     )

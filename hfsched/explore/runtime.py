@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hfsched.errors import InternalError
+from hfsched.errors import InternalError, UserError
 from hfsched.explore.canonical import SIZE
 from hfsched.explore.controller import STEPS_MAX, Controller
 from hfsched.explore.foreign import XConnection, XEventFd, XListener
@@ -88,6 +88,10 @@ class ExploreRuntime(ScenarioSide):
             self.controller.unkeyed = name
         if state is None or state is guards_nothing:
             return XLock(self, name, None)
+        if not callable(state):
+            raise UserError(
+                f"lock {name}: state= is {type(state).__name__}, which cannot be called"
+            )
         return XLock(self, name, self._exempt(state))
 
     def event(self, name: str) -> XEvent:

@@ -26,10 +26,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from hfsched.errors import UserError
+
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
 
-__all__ = ["Scenario", "World"]
+__all__ = ["Scenario", "World", "built"]
 
 
 def _nothing() -> None:
@@ -58,6 +60,17 @@ class World:
     def has_check(self) -> bool:
         """Whether the scenario says which ends are legal."""
         return self.check is not _nothing
+
+
+def built(scenario: Scenario, runtime: ExploreRuntime) -> World:
+    """Return the world that a scenario builds; raises UserError for what is none."""
+    world: object = scenario.build(runtime)
+    if not isinstance(world, World):
+        raise UserError(
+            f"scenario {scenario.name}: it returns {type(world).__name__}, not a World"
+            " (hfsched.explore.World)"
+        )
+    return world
 
 
 class Scenario(Protocol):

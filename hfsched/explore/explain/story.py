@@ -21,6 +21,7 @@ from hfsched.explore.explain.no_return import Replayed, point_of_no_return
 from hfsched.explore.explain.recorder import Recorder, Row
 from hfsched.explore.races import RaceError, Races
 from hfsched.explore.replay import failure_text
+from hfsched.explore.scenario import built
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -100,7 +101,7 @@ class RecordedScenario:
     def build(self, runtime: ExploreRuntime) -> World:
         """See `Scenario.build`."""
         self._recorder.attach(runtime)
-        world = self._scenario.build(runtime)
+        world = built(self._scenario, runtime)
         self._recorder.note_built(world)
         if world.invariant is not None:
             world = replace(world, invariant=self._recorder.watch_invariant(world.invariant))
