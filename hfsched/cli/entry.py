@@ -28,6 +28,9 @@ def _descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, flags)  # the lowest free descriptor is this one
+    # Python has found it closed, and would lose what is printed.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def entry() -> None:

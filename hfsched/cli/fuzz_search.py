@@ -178,12 +178,13 @@ def preemptions(number: int) -> str:
 
 
 class Stop:
-    """Records the first SIGINT or SIGTERM, for an orderly end; a second one ends the process."""
+    """Records the first SIGINT, SIGTERM or SIGHUP, for an orderly end; a second one ends the process."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._record)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+                signal.signal(number, self._record)
 
     def _record(self, number: int, _frame: object) -> None:
         if self.number is not None:

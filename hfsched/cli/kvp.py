@@ -16,7 +16,7 @@ from hfsched.control.command_client import ask, find
 from hfsched.control.guest_messages import Keys, KvpDelete, KvpGet, KvpList, KvpSet, Value
 from hfsched.errors import MisuseError, UserError
 from hfsched.services.bodies import KEY_MAX, VALUE_MAX
-from hfsched.text import printable, printable_bytes
+from hfsched.text import is_utf8, printable, printable_bytes
 
 __all__ = ["add_parser", "run"]
 
@@ -67,8 +67,11 @@ def run(args: argparse.Namespace) -> int:
         raise MisuseError(f"{args.what} needs {'a KEY' if not given else 'a VALUE'}")
     if len(given) > wanted:
         raise MisuseError(f"{given[wanted]!r} is one word too many for {args.what}")
-    if args.key is not None and not 0 < len(args.key.encode(errors="replace")) <= KEY_MAX:
-        raise MisuseError(f"key {args.key[:80]!r}: 1 to {KEY_MAX} bytes")
+    if args.key is not None:
+        if not is_utf8(args.key):
+            raise MisuseError(f"key {printable(args.key)}: it must be UTF-8")
+        if not 0 < len(args.key.encode()) <= KEY_MAX:
+            raise MisuseError(f"key {args.key[:80]!r}: 1 to {KEY_MAX} bytes")
     if args.value is not None:
         args.value = _value(args.value)
     within = within_of(args)

@@ -16,7 +16,7 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
-from hfsched.cli.output import notice
+from hfsched.cli.output import give_up_output, notice
 from hfsched.cli.parser import Parser
 from hfsched.cli.version import Version
 from hfsched.errors import MisuseError, UserError
@@ -85,9 +85,7 @@ def _unknown(word: str, others: list[str]) -> str:
 
 def _output_failed(error: OSError) -> int:
     """Report an error of standard output, or of a limit that whatever came first has met."""
-    if sys.stdout is not None:  # its buffer would be flushed again at the end
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    give_up_output()
     if not isinstance(error, BrokenPipeError):
         what = (
             "" if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) else "standard output: "

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hfsched.cli.lines import Lines, write_all
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from hfsched.runtime.base import Event, Runtime
 
-__all__ = ["Escape", "Output", "notice"]
+__all__ = ["Escape", "Output", "give_up_output", "notice"]
 
 Escape: TypeAlias = Literal["always", "never", "auto"]
 
@@ -119,3 +120,10 @@ def notice(text: str) -> None:
     """Print a line on standard error, which may be full, closed or missing."""
     with contextlib.suppress(OSError):
         write_all(2, f"hfsched: {text}\n".encode("utf-8", "backslashreplace"))
+
+
+def give_up_output() -> None:
+    """Lose what is left in the buffer of standard output, which cannot be written: it would be tried again at the end."""
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

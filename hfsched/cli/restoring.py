@@ -99,9 +99,7 @@ def open_snapshot(args: argparse.Namespace) -> Restoration:
         raise MisuseError(f"{', '.join(unfit)}: the snapshot has it: leave it out with {option}")
     chain = open_chain(directory)
     try:
-        for layer in chain.layers:
-            if (wrong := layer.size_problem()) is not None:
-                raise SnapshotError(wrong)
+        chain.check_sizes()
         record = snapshotting.record_of(chain)
         for vm in record.vms:
             # Its module would be imported, and its generators are not in there.

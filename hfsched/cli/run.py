@@ -306,12 +306,17 @@ def _taken(args: argparse.Namespace) -> str:
 
 
 def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> MachineSpec:
+    swap = None if args.swap_dir is None else expand(args.swap_dir)
+    try:  # what is wrong with an option is not the source's mistake
+        MachineSpec(vm=[VmSpec(image="a")], name=args.name, swap=swap).check("command line")
+    except ConfigError as exc:
+        raise MisuseError(str(exc)) from None
     if args.engine is not None:
         spec.engine = args.engine
     if args.name is not None:
         spec.name = args.name
-    if args.swap_dir is not None:
-        spec.swap = expand(args.swap_dir)
+    if swap is not None:
+        spec.swap = swap
     if args.swap_idle is not None:
         spec.swap_idle = args.swap_idle
         if spec.swap is None:

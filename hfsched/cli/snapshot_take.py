@@ -13,13 +13,14 @@ from typing import NoReturn
 import msgspec
 
 from hfsched.cli.machine_request import ask_machine
-from hfsched.cli.output import notice
+from hfsched.cli.output import give_up_output, notice
 from hfsched.cli.progress import Progress
 from hfsched.cli.within import SLACK, within_of
 from hfsched.control.command_client import find_machine
 from hfsched.control.snapshot_client import Wanted, take
 from hfsched.control.snapshot_messages import SnapshotCancel, SnapshotReport
 from hfsched.errors import UserError
+from hfsched.limits import cause
 from hfsched.snapshot.directory import open_chain
 from hfsched.snapshot.report import inspect, inspected_text
 from hfsched.text import printable
@@ -27,6 +28,9 @@ from hfsched.text import printable
 __all__ = ["cancel", "take_snapshot"]
 
 _NS_PER_MS = 1_000_000
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _InterruptedError(BaseException):
@@ -37,9 +41,15 @@ class _InterruptedError(BaseException):
         self.number = number
 
 
+def _handle(handler: Callable[[int, object], NoReturn] | signal.Handlers) -> None:
+    """Handle the signals that end the command, but what it was started to ignore (`nohup`)."""
+    for each in _SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, handler)
+
+
 def _interrupt(number: int, _frame: object) -> NoReturn:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda again, _frame: os._exit(128 + again))
+    _handle(lambda again, _frame: os._exit(128 + again))
     raise _InterruptedError(number)
 
 
@@ -64,12 +74,19 @@ def take_snapshot(
         live=not end and args.live,
         within_ms=int(within * 1000),
     )
+    made: list[str] = []
+
+    def last() -> None:
+        """Look at the layer as a restore would; from here on no signal ends the command."""
+        with closing(open_chain(directory)) as chain:
+            made.append(inspected_text(inspect(chain))[-1])
+        _handle(signal.SIG_IGN)
+
     try:
         path = find_machine(machine, deadline)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        _handle(_interrupt)
         shown = Progress(f"writing {printable(directory)}").show
-        written = take(path, directory, wanted, deadline, shown)
+        written = take(path, directory, wanted, deadline, shown, last)
     except TimeoutError as exc:
         raise UserError(str(exc)) from None
     except _InterruptedError as exc:
@@ -78,12 +95,17 @@ def take_snapshot(
         return 128 + exc.number
     for text in written.notices:
         notice(text)
-    if args.json:
-        print(msgspec.json.encode(written).decode())
-        return 0
-    with closing(open_chain(directory)) as chain:
-        print(inspected_text(inspect(chain))[-1])
-    print(said(printable(written.machine), written.paused_ns / _NS_PER_MS))
+    lines = [*made, said(printable(written.machine), written.paused_ns / _NS_PER_MS)]
+    try:
+        print(msgspec.json.encode(written).decode() if args.json else "\n".join(lines), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        give_up_output()
+        ended = ", and the machine has ended by it" if end else ""
+        raise UserError(
+            f"standard output: {cause(exc)}: {printable(directory)} is written{ended}"
+        ) from None
     return 0
 
 

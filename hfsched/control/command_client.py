@@ -36,6 +36,8 @@ def find(where: str, deadline: float) -> tuple[Path, str | None]:
 
     By its path it is all VMs of the machine: None.  Raises UserError, TimeoutError.
     """
+    if not where:
+        raise UserError("'': an empty name: name a VM, MACHINE/VM, or a machine's socket")
     if (path := _socket(where)) is not None:
         return path, None
     machine, slash, vm = where.rpartition("/")
@@ -51,6 +53,8 @@ def find_machine(where: str | None, deadline: float) -> Path:
 
     Raises UserError, which names the machines that run, where that is not one; TimeoutError.
     """
+    if where == "":
+        raise UserError("'': an empty name: name a machine, or its socket")
     if where is not None and (path := _socket(where)) is not None:
         return path
     if where is not None and "/" in where:

@@ -23,7 +23,7 @@ from hfsched.control.snapshot_messages import (
     SnapshotWritten,
 )
 from hfsched.errors import SnapshotError, UserError
-from hfsched.snapshot.directory import CHAIN_MAX, make_layer, name_of, open_chain, remove_layer
+from hfsched.snapshot.directory import CHAIN_MAX, Making, making_layer, name_of, open_chain
 from hfsched.text import is_utf8, one_line, printable
 
 __all__ = ["Wanted", "take"]
@@ -50,11 +50,13 @@ def take(
     wanted: Wanted,
     deadline: float,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    last: Callable[[], None] = lambda: None,
 ) -> SnapshotWritten:
     """Have the machine of a control socket write a snapshot, whole or not at all; return its reply.
 
     `deadline` (of `time.monotonic`) is for the suspension; what is written after it takes as long as it
-    takes.  Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
+    takes.  `last` is called when the layer has its name, before the machine is told so: what it raises is still in time.
+    Raises UserError, TimeoutError; then, and after any other exception, nothing is left and the machine
     goes on, unless the error, or a note of the exception, says otherwise.
     """
     name = name_of(directory)
@@ -62,7 +64,7 @@ def take(
         raise UserError(f"{printable(directory)}: the name of a snapshot must be UTF-8")
     with Conversation(path, deadline) as machine:
         parent = _parent(machine, directory, deadline) if wanted.incremental else None
-        with make_layer(directory) as made:
+        with making_layer(directory) as making:
             request = SnapshotTake(
                 name=name,
                 created=time.time_ns(),
@@ -75,27 +77,29 @@ def take(
                 within_ms=wanted.within_ms,
                 shown=one_line(directory.rstrip("/"), 4096),
             )
-            machine.send(request, made)
+            machine.send(request, making.files)
             written = _written(machine, path, deadline, progress)
-        _confirm(machine, directory, end=wanted.end)
+            making.publish()
+            last()
+            _confirm(machine, directory, making, end=wanted.end)
     return written
 
 
-def _confirm(machine: Conversation, directory: str, *, end: bool) -> None:
+def _confirm(machine: Conversation, directory: str, making: Making, *, end: bool) -> None:
     """Tell the machine that the layer is on the disk; raises as `take` does.
 
     A machine that was to end may have done so whatever the client knows of it: then its layer is all there
     is of it, and is removed only after a refusal.
     """
+    making.kept = end
     try:
         machine.ask(SnapshotConfirm(end=end), _soon())
     except RefusedError:
-        remove_layer(directory)
+        making.kept = False
         raise
     except BaseException as exc:
         if not end:
-            remove_layer(directory)  # the machine goes on, or has ended, without it
-            raise
+            raise  # the machine goes on, or has ended, without it
         kept = (
             f"{printable(directory)} is kept: the machine may have ended by it;"
             " remove it if the machine runs on"
@@ -104,6 +108,7 @@ def _confirm(machine: Conversation, directory: str, *, end: bool) -> None:
             raise UserError(f"{exc}: {kept}") from None
         exc.add_note(kept)
         raise
+    making.kept = True
 
 
 def _parent(machine: Conversation, directory: str, deadline: float) -> Layer | None:
@@ -123,6 +128,10 @@ def _parent(machine: Conversation, directory: str, deadline: float) -> Layer | N
         except SnapshotError as exc:
             raise UserError(f"{exc}: take a full one") from None
         with closing(chain):
+            try:
+                chain.check_sizes()
+            except SnapshotError as exc:
+                raise UserError(f"{exc}: take a full one") from None
             newest = chain.newest.hash.hex()
             if newest != base.hash:
                 raise UserError(

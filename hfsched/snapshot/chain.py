@@ -145,6 +145,12 @@ class Chain:
         """The state of the components: the newest layer's, all of it."""
         return self.index.state
 
+    def check_sizes(self) -> None:
+        """Raise SnapshotError unless each layer has all of its file `pages`."""
+        for layer in self.layers:
+            if (wrong := layer.size_problem()) is not None:
+                raise SnapshotError(wrong)
+
     def number(self, vm: str) -> int:
         """Return a VM's number; raises SnapshotError where the snapshot has none of that name."""
         for number, each in enumerate(self.index.vms):

@@ -20,8 +20,11 @@ _ZEROS = bytes(PAGE_SIZE)
 def diff(one: Chain, other: Chain) -> dict[str, Any]:
     """Return what differs, for JSON: `machine` and `state` by name, `vms` with ranges of pages.
 
-    What is the same is left out: two snapshots of one state have three empty values.
+    What is the same is left out: two snapshots of one state have three empty values.  Frames that both have in the
+    same layer are not read: whether they are whole is for `hfsched.snapshot.report.verify`.  Raises SnapshotError.
     """
+    one.check_sizes()
+    other.check_sizes()
     machines = one.index.machine, other.index.machine
     return {
         "machine": {
@@ -161,6 +164,7 @@ def merge(
     index = chain.index
     vms = tuple(Vm(vm.name, vm.dialect, vm.base, vm.size) for vm in index.vms)
     subject = Subject(index.hfsched, index.created, index.machine, vms)
+    chain.check_sizes()
     total = sum(vm.size for vm in vms)
     with make_layer(path) as made:
         writer = LayerWriter(

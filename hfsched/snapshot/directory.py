@@ -26,12 +26,13 @@ from hfsched.text import printable
 __all__ = [
     "CHAIN_MAX",
     "Made",
+    "Making",
     "make_layer",
+    "making_layer",
     "name_of",
     "open_chain",
     "open_layer",
     "open_layers",
-    "remove_layer",
 ]
 
 CHAIN_MAX = 256  # layers
@@ -54,6 +55,8 @@ class Made(NamedTuple):
 
 def _place(path: str | Path) -> tuple[Path, str]:
     """Return the folder of a layer's directory, and its name there."""
+    if not str(path):
+        raise SnapshotError("'': an empty name: give the directory of a snapshot")
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
     if not absolute.name:
         raise SnapshotError(f"{printable(str(path))}: not a directory for a snapshot")
@@ -79,6 +82,7 @@ def _reason(exc: OSError) -> str:
     reasons = {
         errno.ELOOP: "a link: name the directory itself",
         errno.ENOENT: "no such directory",
+        errno.ENOTDIR: "not a directory",
         errno.EACCES: "no permission",
         errno.EPERM: "no permission",
         errno.EEXIST: "there is one already: choose another name",
@@ -91,44 +95,97 @@ def _open_folder(folder: Path, flags: int = _SEARCH) -> int:
         return os.open(folder, flags)
 
 
-@contextmanager
-def make_layer(path: str | Path) -> Iterator[Made]:
-    """Make a layer's directory, mode 0700, whole or not at all; raises SnapshotError.
+class Making:
+    """A layer's directory that is being made: `files` are its empty files, which the caller has written.
 
-    The caller of ``with`` has the two files written.  At its end they are on the disk, and the directory
-    has its name; after an exception nothing is left.  A directory that is there already is refused.
+    Made by `making_layer`.
+    """
+
+    def __init__(self, path: str | Path, beside: int, temporary: str) -> None:
+        self.kept = False  # whatever comes
+        self._path = path
+        self._folder, self._name = _place(path)
+        self._beside = beside
+        self._temporary = temporary
+        self._closing = ExitStack()
+        self._made: int | None = None
+        self.files = Made(-1, -1)
+
+    def begin(self) -> None:
+        """Make the files; raises SnapshotError."""
+        with _errors(self._path):
+            made = self._made = os.open(
+                self._temporary, _FOLDER | os.O_NOFOLLOW, dir_fd=self._beside
+            )
+            self._closing.callback(os.close, made)
+            os.fchmod(made, 0o700)  # whatever the umask
+            fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this client lives: see `_sweep`
+            _sweep(self._beside, os.fstat(made).st_mtime)
+            files = []
+            for each in _FILES:
+                files.append(os.open(each, _MAKE, 0o600, dir_fd=made))
+                self._closing.callback(os.close, files[-1])
+            self.files = Made(*files)
+
+    def publish(self) -> None:
+        """Have the files on the disk, and give the directory its name; raises SnapshotError."""
+        assert self._made is not None
+        for each, fd in zip(_FILES, self.files, strict=True):
+            with _errors(f"{printable(str(self._path))}/{each}"):
+                os.fsync(fd)
+        with _errors(self._path):
+            os.fsync(self._made)
+            _rename(self._temporary, self._name, self._beside)
+        with _errors(self._folder):
+            os.fsync(self._beside)
+
+    def end(self) -> None:
+        """Remove what is there unless it is `kept`, and let go."""
+        with self._closing:
+            if self.kept:
+                return
+            _remove(self._temporary, self._beside)
+            with suppress(OSError):  # it has its name, if that is not another one's
+                there = os.lstat(self._name, dir_fd=self._beside)
+                if self._made is not None and os.path.samestat(there, os.fstat(self._made)):
+                    _remove(self._name, self._beside)
+
+
+@contextmanager
+def making_layer(path: str | Path) -> Iterator[Making]:
+    """Make a layer's directory, mode 0700; raises SnapshotError.  At the end of the ``with`` it is removed unless it is `kept`.
+
+    A directory that is there already is refused.
     """
     folder, name = _place(path)
-    shown = printable(str(path))
+    if name.startswith(_UNFINISHED):
+        raise SnapshotError(
+            f"{printable(str(path))}: names that begin with {_UNFINISHED} are of unfinished ones: choose another name"
+        )
     with ExitStack() as undo:
         beside = _open_folder(folder, _FOLDER)
         undo.callback(os.close, beside)
+        temporary = f"{_UNFINISHED}{os.getpid()}-{os.urandom(8).hex()}"
+        making = Making(path, beside, temporary)
+        undo.callback(making.end)
         with _errors(path):
             _refuse_existing(name, beside)
-            temporary = f"{_UNFINISHED}{os.getpid()}-{os.urandom(8).hex()}"
             os.mkdir(temporary, 0o700, dir_fd=beside)
-        with ExitStack() as failed:
-            failed.callback(_remove, temporary, beside)
-            with _errors(path):
-                made = os.open(temporary, _FOLDER | os.O_NOFOLLOW, dir_fd=beside)
-                undo.callback(os.close, made)
-                os.fchmod(made, 0o700)  # whatever the umask
-                fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this client lives: see `_sweep`
-                _sweep(beside, os.fstat(made).st_mtime)
-                files = []
-                for each in _FILES:
-                    files.append(os.open(each, _MAKE, 0o600, dir_fd=made))
-                    undo.callback(os.close, files[-1])
-            yield Made(*files)
-            for each, fd in zip(_FILES, files, strict=True):
-                with _errors(f"{shown}/{each}"):
-                    os.fsync(fd)
-            with _errors(path):
-                os.fsync(made)
-                _rename(temporary, name, beside)
-            failed.pop_all()
-        with _errors(folder):
-            os.fsync(beside)
+        making.begin()
+        yield making
+
+
+@contextmanager
+def make_layer(path: str | Path) -> Iterator[Made]:
+    """Make a layer's directory, whole or not at all; raises SnapshotError.
+
+    The caller of ``with`` has the two files written.  At its end they are on the disk, and the directory
+    has its name; after an exception nothing is left.
+    """
+    with making_layer(path) as making:
+        yield making.files
+        making.publish()
+        making.kept = True
 
 
 def _refuse_existing(name: str, beside: int) -> None:
@@ -181,20 +238,6 @@ def _remove(name: str, folder: int) -> None:
         finally:
             os.close(found)
         os.rmdir(name, dir_fd=folder)
-
-
-def remove_layer(path: str | Path) -> None:
-    """Remove a layer's directory, which must be one: raises SnapshotError."""
-    open_layer(path).close()
-    folder, name = _place(path)
-    beside = _open_folder(folder)
-    try:
-        _remove(name, beside)
-        with _errors(path), suppress(FileNotFoundError):
-            os.lstat(name, dir_fd=beside)
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-    finally:
-        os.close(beside)
 
 
 def _check_owned(shown: str, fd: int, kind: str) -> None:

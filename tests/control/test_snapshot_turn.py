@@ -72,7 +72,7 @@ class Dirty:
         self.found = DirtyPages({"a": [(1, 2)]})
         self.given_back: list[DirtyPages] = []
 
-    def start(self) -> str | None:
+    def start(self, *, first: bool = False) -> str | None:
         self.started = self.why_not is None
         return self.why_not
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,12 +20,7 @@ from hfsched.errors import SnapshotError
 from hfsched.snapshot import directory
 from hfsched.snapshot.chain import Chain
 from hfsched.snapshot.compare import merge
-from hfsched.snapshot.directory import (
-    make_layer,
-    open_chain,
-    open_layers,
-    remove_layer,
-)
+from hfsched.snapshot.directory import make_layer, making_layer, open_chain, open_layers
 from hfsched.snapshot.index import Parent
 from hfsched.snapshot.layer import LayerWriter, Subject
 
@@ -174,8 +170,7 @@ def test_a_directory_that_vanishes_while_it_is_written(tmp_path: Path) -> None:
 def test_a_directory_that_vanishes_is_read_to_its_end(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     chain = open_chain(tmp_path / "a")
-    remove_layer(tmp_path / "a")
-    assert [*tmp_path.iterdir()] == []
+    shutil.rmtree(tmp_path / "a")
     assert contents(chain)[0, 3] == page(7)
     chain.close()
     assert refused(tmp_path / "a") == f"{tmp_path}/a: no such directory"
@@ -231,7 +226,7 @@ def test_what_is_no_snapshot(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir(mode=0o700)
     assert refused(tmp_path / "empty").endswith("empty: not a snapshot: it has no file 'index'")
     (tmp_path / "file").touch()
-    assert refused(tmp_path / "file") == f"{tmp_path}/file: Not a directory"
+    assert refused(tmp_path / "file") == f"{tmp_path}/file: not a directory"
     assert refused(Path("/")) == "/: not a directory for a snapshot"
     assert refused(tmp_path / "a\0b").endswith("not a valid file name")
     fifo = save(tmp_path / "fifo", FULL)
@@ -298,15 +293,30 @@ def test_no_permission() -> None:
         ], done.stderr
 
 
-def test_removing_is_for_snapshots_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir(mode=0o700)
-    (tmp_path / "mine" / "index").write_text("hello")
-    with pytest.raises(SnapshotError, match="it has no file 'pages'"):
-        remove_layer(tmp_path / "mine")
-    made = save(tmp_path / "a", FULL)
-    (made / "notes").touch()
-    with pytest.raises(SnapshotError, match=r"a: Directory not empty$"):
-        remove_layer(made)
+def test_a_name_of_what_is_unfinished_is_refused(tmp_path: Path) -> None:
+    """It could not be opened, and the next who writes there would remove it."""
+    path = tmp_path / ".hfsched-snapshot-night"
+    with (
+        pytest.raises(SnapshotError, match="are of unfinished ones: choose another"),
+        make_layer(path),
+    ):
+        pass
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_whatever_comes_before_it_is_kept_leaves_nothing(tmp_path: Path) -> None:
+    with making_layer(tmp_path / "a") as making:
+        making.publish()
+        assert (tmp_path / "a" / "index").exists()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_has_taken_the_name_meanwhile_is_left(tmp_path: Path) -> None:
+    with making_layer(tmp_path / "a") as making:
+        making.publish()
+        (tmp_path / "a").rename(tmp_path / "b")
+        (tmp_path / "a").mkdir()
+    assert {each.name for each in tmp_path.iterdir()} == {"a", "b"}
 
 
 @pytest.mark.parametrize("kind", [stat.S_ISREG, stat.S_ISDIR])
