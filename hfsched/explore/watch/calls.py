@@ -8,28 +8,38 @@ tasks may share, has no rule: the watcher lists it.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
     FunctionType,
-    GeneratorType,
+    MemberDescriptorType,
     MethodDescriptorType,
     MethodType,
     MethodWrapperType,
-    ModuleType,
     WrapperDescriptorType,
 )
 from typing import TYPE_CHECKING, Any
 
+from hfsched.explore.watch.callbacks import Args, consumption, of_call, owner_of
 from hfsched.explore.watch.codes import is_explorer_file, is_watched, is_watched_file
-from hfsched.explore.watch.containers import CONTAINERS, access
+from hfsched.explore.watch.kinds import (
+    CONTAINERS,
+    MODULES_NUMBERS,
+    is_container,
+    is_library,
+    overrides,
+)
+from hfsched.explore.watch.libraries import accessed, backing, is_stateful, used
+from hfsched.explore.watch.methods import given, method, packed, read
 from hfsched.explore.watch.places import has_fields, is_exempt
-from hfsched.explore.watch.reads import content, deep, is_shared
+from hfsched.explore.watch.reads import content, fields, is_shared
 from hfsched.explore.watch.rules import (
+    COPIES,
+    HARMLESS,
     LAZY,
     NOTHING,
     OF_FIELDS,
-    READERS,
     READS,
     VIEWS,
     WRITES_FIRST,
@@ -40,29 +50,28 @@ if TYPE_CHECKING:
 
 __all__ = ["after", "before", "keep"]
 
-Args = tuple[Any, ...]
-
 
 def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) -> None:
     """Note what a call accesses, just before it is made."""
-    if isinstance(function, MethodType):
+    kind = type(function)
+    if kind is MethodType:
         before(watcher, function.__func__, (function.__self__, *args), kwargs)
-    elif isinstance(function, functools.partial):
+    elif issubclass(kind, functools.partial):
         before(watcher, function.func, (*function.args, *args), {**function.keywords, **kwargs})
-    elif isinstance(function, FunctionType):
+    elif kind is FunctionType:
         _python(watcher, function, args, kwargs)
-    elif isinstance(function, BuiltinFunctionType | MethodWrapperType):
-        owner = _owner(function)
-        if owner is None or isinstance(owner, ModuleType):
+    elif issubclass(kind, BuiltinFunctionType | MethodWrapperType):
+        owner = owner_of(function)
+        if owner is None:
             _builtin(watcher, function.__name__, args, kwargs)
         else:
             _method(watcher, owner, function.__name__, args, kwargs)
-    elif isinstance(function, MethodDescriptorType | WrapperDescriptorType):
+    elif kind in (MethodDescriptorType, WrapperDescriptorType):
         if args:
             _method(watcher, args[0], function.__name__, args[1:], kwargs)
-    elif isinstance(function, type):
+    elif issubclass(kind, type):
         _type(watcher, function, args, kwargs)
-    elif not is_exempt(type(function)):
+    elif not is_exempt(kind):
         _object(watcher, function, args, kwargs)
 
 
@@ -78,44 +87,31 @@ def after(watcher: Watcher, function: Any, result: Any) -> None:
 
 def keep(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
     """Remember what a call has made: an iterator or a view of what it was given, an object's dict."""
-    name = getattr(function, "__name__", "")
-    if isinstance(function, type):
+    kind = type(function)
+    if issubclass(kind, type):
+        name = function.__name__
         if name in LAZY:
-            watcher.lazy(result, _all_sources(watcher, args))
-    elif isinstance(function, BuiltinFunctionType):
-        owner = _owner(function)
-        if name in LAZY and (owner is None or isinstance(owner, ModuleType | type)):
-            watcher.lazy(result, _all_sources(watcher, args))
-        elif name in VIEWS and isinstance(owner, CONTAINERS):
-            watcher.lazy(result, (owner,))
+            watcher.lazy(
+                result, _all_sources(watcher, args), consumption(watcher, before, name, args)
+            )
+    elif kind is MethodType:
+        owner, name = function.__self__, function.__name__
+        if name in VIEWS and is_library(type(owner)) and not overrides(type(owner), name):
+            watcher.lazy(result, (), lambda: used(watcher, owner, write=False))
+    elif issubclass(kind, BuiltinFunctionType):
+        owner, name = owner_of(function), function.__name__
+        if name in LAZY and (owner is None or isinstance(owner, type)):
+            watcher.lazy(
+                result, _all_sources(watcher, args), consumption(watcher, before, name, args)
+            )
+        elif name in VIEWS and is_container(backing(owner)):
+            watcher.lazy(result, (backing(owner),))
         elif name == "vars" and args:
             watcher.same(result, args[0])
 
 
-def _owner(function: Any) -> Any:
-    """Return what a built-in method is bound to; of a function, its module."""
-    return getattr(function, "__self__", None)
-
-
 def _all_sources(watcher: Watcher, args: Args) -> list[Any]:
-    found = [source for each in args for source in watcher.sources(each)]
-    return found + [_owner(each) for each in args if _bound_to_container(each)]
-
-
-def _bound_to_container(of: Any) -> bool:
-    return isinstance(of, BuiltinFunctionType) and isinstance(_owner(of), CONTAINERS)
-
-
-def _callbacks(watcher: Watcher, values: list[Any]) -> None:
-    """Note what functions that C code is given may do: they may be called at once."""
-    for each in values:
-        inner = each.func if isinstance(each, functools.partial) else each
-        if _bound_to_container(inner):
-            name = inner.__name__
-            if name.startswith("__") or name in ("get", "count", "index", "copy"):
-                content(watcher, _owner(inner))
-            else:
-                watcher.whole(_owner(inner), write=True)
+    return [source for each in args for source in watcher.sources(each)]
 
 
 def _builtin(watcher: Watcher, name: str, args: Args, kwargs: dict[str, Any]) -> None:
@@ -124,80 +120,119 @@ def _builtin(watcher: Watcher, name: str, args: Args, kwargs: dict[str, Any]) ->
     if name in ("getattr", "hasattr", "setattr", "delattr") and len(args) > 1:
         watcher.attribute(args[0], args[1], write=name in ("setattr", "delattr"))
     elif name == "len" and args:
-        for source in watcher.sources(args[0]):
-            watcher.shape(source, write=False)
+        _length(watcher, args[0])
     elif name == "next" and args:
         content(watcher, args[0])
-        if not isinstance(args[0], GeneratorType):
-            watcher.whole(args[0], write=True)
     elif name in LAZY:
         for each in values:
-            content(watcher, each)
+            for source in watcher.sources(each):
+                watcher.whole(source, write=False)
+        return  # the functions are called when the result is used
+    elif name in _PACKING and len(args) > 1:
+        packed(watcher, name, args[0], args[1:], kwargs)
     elif name in WRITES_FIRST and args:
         for source in watcher.sources(args[0]):
             watcher.whole(source, write=True)
-        for each in values[1:]:
-            deep(watcher, each)
+        for each in values:
+            read(watcher, each)
+    elif name in COPIES and args:
+        _copied(watcher, name, values)
     elif name in READS:
         for each in values:
-            deep(watcher, each)
+            read(watcher, each)
+            if name in ("repr", "str", "print", "format", "ascii") and _prints_fields(type(each)):
+                fields(watcher, each)
+    elif name in _IN_PLACE or name in _OF_ITEMS:
+        _operator(watcher, name, args)
     elif name not in NOTHING and any(is_shared(watcher, each) for each in values):
         watcher.no_rule(name)
         for each in values:
-            deep(watcher, each)
-    _callbacks(watcher, values)
+            read(watcher, each)
+    of_call(watcher, before, name, args, kwargs)
+
+
+_PACKING = ("pack_into", "unpack_from")
+_IN_PLACE = frozenset(
+    each for each in dir(operator) if each.startswith("i") and hasattr(operator, f"__{each}__")
+)
+_IN_PLACE -= {"index", "inv", "invert"}
+_OF_ITEMS = ("getitem", "setitem", "delitem", "contains")
+
+
+def _operator(watcher: Watcher, name: str, args: Args) -> None:
+    """Note a call of a function of `operator` that writes, or is for an item."""
+    if name in _OF_ITEMS and args:
+        _method(watcher, args[0], f"__{name}__", args[1:], {})
+        return
+    for source in watcher.sources(args[0]) if args else ():
+        watcher.whole(source, write=True)
+    for each in args[1:]:
+        read(watcher, each)
+
+
+def _prints_fields(kind: type) -> bool:
+    """Return whether a class's `__repr__` is a dataclass's, and its `__str__` that."""
+    made = getattr(kind, "__repr__", None)
+    made = getattr(made, "__wrapped__", made)
+    return (
+        hasattr(kind, "__dataclass_fields__")
+        and isinstance(made, FunctionType)
+        and _is_made(made.__code__.co_filename)
+    )
+
+
+def _length(watcher: Watcher, of: Any) -> None:
+    kind = type(of)
+    if overrides(kind, "__len__"):
+        return
+    if is_library(kind):
+        accessed(watcher, of, "__len__", ())
+    for source in (of,) if is_container(of) else watcher.sources(of):
+        watcher.shape(source, write=False)
+
+
+def _copied(watcher: Watcher, name: str, values: list[Any]) -> None:
+    """Note that what is given is copied or encoded, with the fields of plain objects."""
+    if name in ("copy", "replace"):
+        read(watcher, values[0])
+        fields(watcher, values[0])
+        values = values[1:]
+    for each in values:
+        read(watcher, each, plain=True)
 
 
 def _method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[str, Any]) -> None:
     """Note a call of a method in C."""
-    if isinstance(owner, CONTAINERS):
-        if not access(watcher, owner, name, args):
-            watcher.no_rule(f"{type(owner).__name__}.{name}")
-            watcher.whole(owner, write=True)
-        for each in (*args, *kwargs.values()):
-            if name in ("extend", "update", "extendleft", "__iadd__", "union") or "_" in name:
-                content(watcher, each)
-    elif name in ("__setattr__", "__delattr__", "__getattribute__") and args:
-        watcher.attribute(owner, args[0], write=name != "__getattribute__")
-    elif name in OF_FIELDS:
-        deep(watcher, owner)
-        for each in args:
-            deep(watcher, each)
-    elif name == "encode_into" and len(args) > 1:  # of msgspec's encoders: into a bytearray
-        deep(watcher, args[0])
-        watcher.whole(args[1], write=True)
-    elif name == "__next__":
-        content(watcher, owner)
-        watcher.whole(owner, write=True)
-    elif watcher.sources(owner):
-        content(watcher, owner)
-    elif isinstance(owner, type):  # a constructor, such as `dict.fromkeys`
+    if type(owner) is MemberDescriptorType:  # of a slot
+        if args and name in ("__get__", "__set__", "__delete__"):
+            watcher.attribute(args[0], owner.__name__, write=name != "__get__")
+    elif issubclass(type(owner), type) and not name.startswith("__"):  # such as `dict.fromkeys`
         _builtin(watcher, name, args, kwargs)
-    elif name not in ("__init__", "__new__", "__init_subclass__"):
-        _given(watcher, f"{type(owner).__name__}.{name}", [*args, *kwargs.values()])
-
-
-def _given(watcher: Watcher, name: str, values: list[Any]) -> None:
-    """Note that C code, of a method or an object, is given values."""
-    shared = [each for each in values if is_shared(watcher, each)]
-    if shared and name.rpartition(".")[2] not in READERS:
-        watcher.no_rule(name)
-    for each in shared:
-        deep(watcher, each)
-    _callbacks(watcher, values)
+    else:
+        method(watcher, owner, name, args, kwargs)
+    of_call(watcher, before, name, (owner, *args), kwargs)
 
 
 def _type(watcher: Watcher, kind: type, args: Args, kwargs: dict[str, Any]) -> None:
     """Note a call of a type: in C it may read what it is given; a class in Python is watched itself."""
-    if kind.__module__ in ("builtins", "collections", "itertools", "functools", "array", "_struct"):
+    if kind.__module__ in (
+        "builtins",
+        "collections",
+        "itertools",
+        "functools",
+        "array",
+        "_struct",
+        "operator",
+    ):
         _builtin(watcher, kind.__name__, args, kwargs)
     elif issubclass(kind, CONTAINERS):
         for each in (*args, *kwargs.values()):
             content(watcher, each)
     elif not (has_fields(kind) or issubclass(kind, BaseException) or _has_own_init(kind)):
-        if kind.__new__ is object.__new__ or is_exempt(kind):
+        if kind.__new__ is object.__new__ or is_exempt(kind) or kind.__module__ in HARMLESS:
             return
-        _given(watcher, kind.__qualname__, [*args, *kwargs.values()])
+        given(watcher, kind.__qualname__, [*args, *kwargs.values()])
+        of_call(watcher, before, kind.__qualname__, args, kwargs)
 
 
 def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[str, Any]) -> None:
@@ -210,21 +245,45 @@ def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[s
         watcher.no_rule(f"{name} (its source is not found)")
         return
     values = [*args, *kwargs.values()]
-    if args and isinstance(args[0], CONTAINERS) and hasattr(type(args[0]), name):
+    bound = bool(args) and getattr(type(args[0]), name, None) is function
+    if bound and is_container(args[0]):
         _method(watcher, args[0], name, args[1:], kwargs)
-    elif not file.endswith(".py"):  # made: a method of a dataclass
-        if name in OF_FIELDS:
-            for each in values:
-                deep(watcher, each)
-        elif name == "__init__" and args:
-            for field in _field_names(type(args[0])):
-                watcher.attribute(args[0], field, write=True)
-        elif any(is_shared(watcher, each) for each in values):
-            watcher.no_rule(name)
-    elif name in READS or name in WRITES_FIRST or name in NOTHING:
+    elif _is_made(file):
+        _made(watcher, function, args, values)
+    elif bound and accessed(watcher, args[0], name, args[1:]):
+        for each in values[1:]:
+            content(watcher, each)
+    elif bound and (is_stateful(args[0]) or args[0] is MODULES_NUMBERS):
+        if name in WRITES_FIRST:
+            _builtin(watcher, name, args[1:], kwargs)
+        for each in args[1:]:
+            content(watcher, each)
+        if is_stateful(args[0]):
+            _method(watcher, args[0], name, args[1:], kwargs)
+    elif name in READS or name in WRITES_FIRST or name in COPIES or name in NOTHING:
         _builtin(watcher, name, args, kwargs)
-    else:
-        _given(watcher, f"{function.__module__}.{function.__qualname__}", values)
+    elif function.__module__ not in HARMLESS:
+        given(watcher, f"{function.__module__}.{function.__qualname__}", values)
+        of_call(watcher, before, name, args, kwargs)
+
+
+def _is_made(file: str) -> bool:
+    """Return whether code was made without a file; some of the standard library's is frozen."""
+    return not file.endswith(".py") and not file.startswith("<frozen ")
+
+
+def _made(watcher: Watcher, function: FunctionType, args: Args, values: list[Any]) -> None:
+    """Note a call of code that was made without a source: a dataclass's method, or what `exec` made."""
+    if function.__name__ in OF_FIELDS:
+        for each in values:
+            read(watcher, each)
+            if type(each).__dict__.get(function.__name__) is function:
+                fields(watcher, each)
+    elif function.__name__ == "__init__" and args and has_fields(type(args[0])):
+        for field in _field_names(type(args[0])):
+            watcher.attribute(args[0], field, write=True)
+    elif any(is_shared(watcher, each) for each in values):
+        watcher.no_rule(function.__name__)
 
 
 def _object(watcher: Watcher, of: Any, args: Args, kwargs: dict[str, Any]) -> None:
@@ -232,13 +291,35 @@ def _object(watcher: Watcher, of: Any, args: Args, kwargs: dict[str, Any]) -> No
     call: Callable[..., Any] | None = getattr(type(of), "__call__", None)  # noqa: B004
     if isinstance(call, FunctionType):
         _python(watcher, call, (of, *args), kwargs)
+    elif isinstance(of, operator.attrgetter | operator.itemgetter | operator.methodcaller):
+        _getter(watcher, of, args)
     elif hasattr(of, "__wrapped__"):  # such as a cache in front of a function
         for each in args:
-            deep(watcher, each)
-    elif type(of).__name__ in READS:  # `operator.itemgetter` and the like
-        _builtin(watcher, type(of).__name__, args, kwargs)
+            read(watcher, each)
     else:
-        _given(watcher, type(of).__qualname__, [*args, *kwargs.values()])
+        given(watcher, type(of).__qualname__, [*args, *kwargs.values()])
+        of_call(watcher, before, type(of).__qualname__, args, kwargs)
+
+
+def _getter(watcher: Watcher, of: Any, args: Args) -> None:
+    """Note what an `attrgetter`, `itemgetter` or `methodcaller` does."""
+    made, names = of.__reduce__()[:2]
+    if not args:
+        return
+    if isinstance(of, operator.itemgetter):
+        for key in names:
+            _method(watcher, args[0], "__getitem__", (key,), {})
+    elif isinstance(of, operator.attrgetter):
+        for path in names:
+            each = args[0]
+            for name in path.split("."):
+                watcher.attribute(each, name, write=False)
+                each = getattr(each, name, None)
+    else:
+        name, *rest = made.args if isinstance(made, functools.partial) else names
+        if isinstance(made, functools.partial):
+            rest = list(names)
+        before(watcher, getattr(args[0], name, None), tuple(rest), {})
 
 
 def _has_own_init(kind: type) -> bool:

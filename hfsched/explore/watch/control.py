@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["WatchedController", "reporting_to", "watched_codes"]
 
 
+_FRAMES = 3  # of watched code for one of plain code, at most, and of what a hook calls
+
+
 class WatchedController(Controller):
     """A controller whose conditions are not watched, but the functions of tasks are."""
 
@@ -111,11 +114,14 @@ def reporting_to(watcher: Watcher) -> Iterator[None]:
     """
     with watched_codes():
         collecting = gc.isenabled()
+        depth = sys.getrecursionlimit()
         gc.disable()
+        sys.setrecursionlimit(_FRAMES * depth)
         hooks.install(watcher)
         try:
             yield
         finally:
             hooks.install(None)
+            sys.setrecursionlimit(depth)
             if collecting:
                 gc.enable()

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfsched.explore.lock import XLock
 from hfsched.explore.races import Races
-from hfsched.explore.watch.containers import CONTAINERS
 from hfsched.explore.watch.declared import DeclaredFields
+from hfsched.explore.watch.history import reference
+from hfsched.explore.watch.kinds import CONTAINERS
 from hfsched.explore.watch.places import is_exempt, is_frozen
 from hfsched.runtime.declared import UNCOMPARED
 
@@ -42,14 +43,14 @@ class Reads:
     def __init__(self) -> None:
         self._found: set[tuple[int, Hashable]] = set()
 
-    def add(self, of: Any, key: Hashable) -> None:
-        """Note a read of an item, of `SHAPE`, or of `ALL`."""
-        self._found.add((id(of), key))
+    def add(self, of: int, key: Hashable) -> None:
+        """Note a read of an item, of `SHAPE`, or of `ALL`, of the object that has this id."""
+        self._found.add((of, key))
 
-    def covers(self, of: Any, key: Hashable) -> bool:
+    def covers(self, of: int, key: Hashable) -> bool:
         """Return whether what was written is read."""
         keys = {key, ALL} if key is not ALL else {SHAPE, ALL}
-        return any((id(of), each) in self._found for each in keys)
+        return any((of, each) in self._found for each in keys)
 
 
 class _Write(NamedTuple):
@@ -62,7 +63,7 @@ class _Write(NamedTuple):
 class _Held:
     lock: XLock
     writes: list[_Write] = field(default_factory=list)
-    made: list[Any] = field(default_factory=list)  # objects, since it was taken
+    made: list[Callable[[], Any]] = field(default_factory=list)  # objects, since it was taken
 
 
 class Guarded:
@@ -90,7 +91,7 @@ class Guarded:
         """Note that a task has made an object."""
         held = self._held.get(task.index)
         if held:
-            held[-1].made.append(of)
+            held[-1].made.append(reference(of))
 
     def accessed(self, of: Any, name: str) -> None:
         """Note an access to an attribute: if it is declared, what it holds is left out too."""
@@ -116,17 +117,17 @@ class Guarded:
             held[-1].made += section.made
             return
         for write in left:
-            self._unread[_about(lock, write), id(write.tracked.of), write.key] = write
+            self._unread[_about(lock, write), id(write.tracked), write.key] = write
 
     def _not_read(self, section: _Held) -> Iterator[_Write]:
         lock, state = section.lock, section.lock.guarded
         reads = Reads() if state is None else self._evaluate(state)
-        made = {id(each) for each in section.made}
+        made = {id(each()) for each in section.made}
         for write in section.writes:
-            of = write.tracked.of
-            if id(of) in made or self._needs_none(of, write.key):
+            of = write.tracked.of  # None: it is no more, and nothing can depend on it
+            if of is None or id(of) in made or self._needs_none(of, write.key):
                 continue
-            if reads.covers(of, write.key):
+            if reads.covers(write.tracked.id, write.key):
                 self.read.add(_about(lock, write))
             else:
                 yield write

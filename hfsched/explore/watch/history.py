@@ -12,14 +12,15 @@ PLDI 2009).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import weakref
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from hfsched.explore.task import Task
 
-__all__ = ["Access", "Conflict", "Site", "Tracked"]
+__all__ = ["Access", "Conflict", "Site", "Tracked", "reference"]
 
 Site = tuple[str, int]  # a file and a line
 
@@ -77,18 +78,36 @@ class _Range:
     access: Access
 
 
+def reference(of: Any, died: Callable[[], None] | None = None) -> Callable[[], Any]:
+    """Return what returns an object, and does not keep it alive if its type allows that."""
+    try:
+        return weakref.ref(of, None if died is None else lambda _: died())
+    except TypeError:
+        return lambda: of
+
+
 class Tracked:
-    """The history of one object; it keeps the object alive, so that no other one gets its id."""
+    """The history of one object.
 
-    __slots__ = ("_items", "_ranges", "_shape", "_whole", "name", "of")
+    It refers to the object weakly if its type allows that, and tells `died`; it keeps another one alive, so that
+    no object gets the id of one that is noted.
+    """
 
-    def __init__(self, of: Any, name: str) -> None:
-        self.of = of
+    __slots__ = ("_items", "_of", "_ranges", "_shape", "_whole", "id", "name")
+
+    def __init__(self, of: Any, name: str, died: Callable[[Tracked], None]) -> None:
+        self.id = id(of)
         self.name = name  # the same in every run
+        self._of = reference(of, lambda: died(self))
         self._items: dict[Hashable, _Place] = {}
         self._shape = _Place()
         self._whole = _Place()
         self._ranges: list[_Range] = []
+
+    @property
+    def of(self) -> Any:
+        """The object; None if it is no more."""
+        return self._of()
 
     def item(self, task: Task, key: Hashable, access: Access) -> None:
         """Note an access to one item; raises `Conflict`."""

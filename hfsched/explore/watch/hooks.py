@@ -11,8 +11,16 @@ from typing import Any
 
 from hfsched.explore.watch import containers
 from hfsched.explore.watch.calls import after, before, keep
-from hfsched.explore.watch.containers import CONTAINERS
 from hfsched.explore.watch.history import Site
+from hfsched.explore.watch.kinds import (
+    CONTAINERS,
+    found_in,
+    is_container,
+    is_iterator,
+    is_library,
+    overrides,
+)
+from hfsched.explore.watch.libraries import accessed, backing
 from hfsched.explore.watch.places import IMMUTABLE, fields_of
 from hfsched.explore.watch.reads import content as read_content
 from hfsched.explore.watch.reads import deep
@@ -106,39 +114,52 @@ class _Items:
         self._of, self._site, self._augmented = of, site, augments
 
     def __getitem__(self, key: Any) -> Any:
-        watcher = _active(self._site)
-        if watcher is not None:
-            containers.get(watcher, self._of, key)
+        key = self._before("__getitem__", key)
         found = self._of[key]
         return augmented(found, self._site) if self._augmented else found
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        watcher = _active(self._site)
-        if watcher is not None:
-            if isinstance(key, slice):
-                read_content(watcher, value)
-            containers.put(watcher, self._of, key)
+        key = self._before("__setitem__", key, value)
         self._of[key] = value
 
     def __delitem__(self, key: Any) -> None:
-        watcher = _active(self._site)
-        if watcher is not None:
-            containers.delete(watcher, self._of, key)
+        key = self._before("__delitem__", key)
         del self._of[key]
+
+    def _before(self, method: str, key: Any, *value: Any) -> Any:
+        """Report an access; return the key to do it with."""
+        watcher = _active(self._site)
+        if watcher is None or overrides(type(self._of), method):  # that method is watched itself
+            return key
+        with watcher:
+            return self._report(watcher, method, key, *value)
+
+    def _report(self, watcher: Watcher, method: str, key: Any, *value: Any) -> Any:
+        if is_container(self._of):
+            if not isinstance(self._of, dict | set):
+                key = containers.index_of(key)
+            if isinstance(key, slice) and value:
+                read_content(watcher, value[0])
+            containers.access(watcher, self._of, method, (key, *value))
+        else:
+            accessed(watcher, self._of, method, (key, *value))
+        return key
+
+
+def _items(of: Any, site: Site, *, augments: bool) -> Any:
+    kind = type(of)
+    known = issubclass(kind, CONTAINERS) or is_library(kind) or backing(of) is not of
+    return _Items(of, site, augments=augments) if known and _active(site) is not None else of
 
 
 def item(of: Any, site: Site) -> Any:
     """Return what ``of[key]`` is done with."""
-    if isinstance(of, CONTAINERS) and _active(site) is not None:
-        return _Items(of, site, augments=False)
-    return of
+    return _items(of, site, augments=False)
 
 
 def augmented_item(of: Any, site: Site) -> Any:
     """Return what ``of[key] += value`` is done with."""
-    if isinstance(of, CONTAINERS) and _active(site) is not None:
-        return _Items(of, site, augments=True)
-    return of
+    return _items(of, site, augments=True)
 
 
 # Variables.
@@ -213,28 +234,42 @@ def compared(of: Any, site: Site) -> Any:
     if kind not in IMMUTABLE or kind is tuple or kind is frozenset:
         watcher = _active(site)
         if watcher is not None:
-            deep(watcher, of)
+            with watcher:
+                deep(watcher, of)
     return of
 
 
 def truth(of: Any, site: Site) -> Any:
     """Report that a value is tested for truth; return it."""
-    if type(of) not in IMMUTABLE:
+    kind = type(of)
+    if kind not in IMMUTABLE and not overrides(kind, "__bool__") and not overrides(kind, "__len__"):
         watcher = _active(site)
         if watcher is not None:
-            for source in watcher.sources(of):
+            for source in (of,) if is_container(of) else watcher.sources(of):
                 watcher.shape(source, write=False)
+            if is_library(kind):
+                accessed(watcher, of, "__len__", ())
     return of
 
 
 def contains(key: Any, of: Any, site: Site) -> bool:
     """Report and do ``key in of``."""
     watcher = _active(site)
-    if watcher is not None:
-        if isinstance(of, CONTAINERS):
+    kind = type(of)
+    if watcher is None or overrides(kind, "__contains__"):
+        return key in of
+    if found_in(kind, "__contains__") is None and overrides(kind, "__iter__"):
+        return key in of
+    with watcher:
+        if issubclass(kind, CONTAINERS):
             containers.contains(watcher, of, key)
+        elif is_library(kind) or backing(of) is not of:
+            accessed(watcher, of, "__contains__", (key,))
         else:
             read_content(watcher, of)
+        deep(watcher, key)
+        if not issubclass(kind, dict | set):  # the elements are compared
+            deep(watcher, of)
     return key in of
 
 
@@ -262,12 +297,37 @@ def unpacked(of: Any, site: Site) -> Any:
 
 
 def _steps(of: Any, site: Site, *, unpacks: bool) -> Any:
-    if type(of) in IMMUTABLE:
+    if type(of) in IMMUTABLE or _watcher is None:
         return of
-    watcher = _active(site)
-    if watcher is None or not watcher.sources(of):
+    if is_iterator(type(of)):
+        return _Advancing(of, site, unpacks=unpacks)
+    if is_library(type(of)) and not overrides(type(of), "__iter__"):
+        watcher = _active(site)
+        if watcher is not None:
+            accessed(watcher, of, "__iter__", ())
         return of
-    return _reporting(of, site, unpacks=unpacks)
+    return _reporting(of, site, unpacks=unpacks) if _watcher.sources(of) else of
+
+
+class _Advancing:
+    """Stands for an iterator that is used up: reports each step as a write of it, and does it."""
+
+    __slots__ = ("_of", "_site", "_unpacks")
+
+    def __init__(self, of: Any, site: Site, *, unpacks: bool) -> None:
+        self._of, self._site, self._unpacks = of, site, unpacks
+
+    def __iter__(self) -> _Advancing:
+        return self
+
+    def __next__(self) -> Any:
+        content(self._of, self._site)
+        found = next(self._of)
+        return content(found, self._site) if self._unpacks else found
+
+    def __getattr__(self, name: str) -> Any:  # ``yield from`` sends, throws and closes
+        content(self._of, self._site)
+        return getattr(self._of, name)
 
 
 def _reporting(of: Any, site: Site, *, unpacks: bool) -> Iterator[Any]:
@@ -286,12 +346,15 @@ def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Report what a call accesses, and make it."""
     watcher = _active(site)
     if watcher is not None:
-        before(watcher, function, args, kwargs)
+        with watcher:
+            before(watcher, function, args, kwargs)
     result = function(*args, **kwargs)
     if _watcher is not None:
-        keep(_watcher, function, args, result)
+        with _watcher:
+            keep(_watcher, function, args, result)
         if _watcher.begin(site):
-            after(_watcher, function, result)
+            with _watcher:
+                after(_watcher, function, result)
     return result
 
 

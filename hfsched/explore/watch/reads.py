@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import ItemsView, KeysView, ValuesView
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hfsched.explore.watch.containers import CONTAINERS
-from hfsched.explore.watch.places import IMMUTABLE, compares_fields, fields_of
+from hfsched.explore.watch.kinds import CONTAINERS, is_container, is_iterator, is_plain, overrides
+from hfsched.explore.watch.places import IMMUTABLE, compares_fields, fields_of, is_frozen
 
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
 
-__all__ = ["content", "deep", "is_shared"]
+__all__ = ["content", "deep", "elements", "fields", "is_shared", "using"]
 
 _PLAIN = IMMUTABLE - {tuple, frozenset}
+_ITERATED = (tuple, frozenset, range, str, bytes, KeysView, ValuesView, ItemsView)
 
 
 def content(watcher: Watcher, of: Any) -> None:
-    """Note that all items of a container, or of what an iterator or view reads, are read."""
+    """Note that a container's items are read, or that an iterator or view is used up."""
+    if type(of) in IMMUTABLE:
+        return
+    using(watcher, of)
     for source in watcher.sources(of):
         watcher.whole(source, write=False)
+    watcher.consumed(of)
 
 
-def deep(watcher: Watcher, of: Any, *, keys: bool = False) -> None:
+def using(watcher: Watcher, of: Any) -> None:
+    """Note that an iterator, if it is one, is advanced, which changes it."""
+    if is_iterator(type(of)):
+        watcher.whole(of, write=True)
+
+
+def fields(watcher: Watcher, of: Any) -> list[Any]:
+    """Note that all fields of an object are read; return their values."""
+    names = fields_of(of)
+    for name in names:
+        watcher.attribute(of, name, write=False)
+    return [getattr(of, name, None) for name in names]
+
+
+def deep(watcher: Watcher, of: Any, *, keys: bool = False, plain: bool = False) -> None:
     """Note what a comparison, a hash or a text of an object reads: fields and items, all the way down.
 
     An object that is not compared by its fields is read by its own methods, which are watched.  With `keys` it
-    is read as a state is: by its method `key` if it has one (`hfsched.explore.canonical`).
+    is read as a state is: by its method `key` if it has one (`hfsched.explore.canonical`).  With `plain` the fields
+    of every object are read, as a copy reads them.
     """
     if type(of) in _PLAIN:
         return
@@ -40,24 +62,49 @@ def deep(watcher: Watcher, of: Any, *, keys: bool = False) -> None:
         for source in watcher.sources(each):
             watcher.whole(source, write=False)
             left.extend(_items(source))
-        if isinstance(each, tuple | frozenset):
+        if issubclass(type(each), tuple | frozenset):
             left.extend(each)
         elif keys and callable(getattr(type(each), "key", None)):
             left.append(each.key())
-        elif not isinstance(each, type) and compares_fields(type(each)):
-            for name in fields_of(each):
-                watcher.attribute(each, name, write=False)
-                left.append(getattr(each, name, None))
+        elif not isinstance(each, type) and _reads_fields(type(each), each, plain=plain):
+            left.extend(fields(watcher, each))
+
+
+def _reads_fields(kind: type, of: Any, *, plain: bool) -> bool:
+    return issubclass(kind, SimpleNamespace) or compares_fields(kind) or (plain and is_plain(of))
 
 
 def _items(of: Any) -> list[Any]:
     if isinstance(of, dict):
-        return [*of, *of.values()]
-    return list(of) if isinstance(of, list | set | deque) else []
+        return [*dict.keys(of), *dict.values(of)]
+    if isinstance(of, list):
+        return list(list.__iter__(of))
+    if isinstance(of, set):
+        return list(set.__iter__(of))
+    return list(deque.__iter__(of)) if isinstance(of, deque) else []
 
 
-def is_shared(watcher: Watcher, of: Any) -> bool:
+def elements(of: Any) -> list[Any] | None:
+    """Return what iterating over an object gives; None if finding out would use it up, or run its methods."""
+    kind = type(of)
+    if issubclass(kind, (*CONTAINERS, *_ITERATED)) and not overrides(kind, "__iter__"):
+        if issubclass(kind, memoryview) and of.ndim != 1:
+            return None
+        return list(of)
+    return None
+
+
+def is_shared(watcher: Watcher, of: Any, depth: int = 3) -> bool:
     """Return whether code that is given an object can read or write what tasks share."""
-    if isinstance(of, CONTAINERS) or watcher.sources(of):
+    kind = type(of)
+    if is_container(of) or watcher.sources(of):
         return True
-    return isinstance(of, tuple) and any(is_shared(watcher, each) for each in of)
+    if issubclass(kind, tuple | frozenset):
+        return any(is_shared(watcher, each, depth) for each in of)
+    if not is_plain(of):
+        return is_iterator(kind)
+    if not is_frozen(kind):
+        return True
+    return depth == 0 or any(
+        is_shared(watcher, getattr(of, name, None), depth - 1) for name in fields_of(of)
+    )

@@ -5,7 +5,23 @@ By name alone, since a name means the same in the modules of the standard librar
 
 from __future__ import annotations
 
-__all__ = ["LAZY", "NOTHING", "OF_FIELDS", "READERS", "READS", "VIEWS", "WRITES_FIRST"]
+__all__ = [
+    "CHANGES",
+    "COMPARES",
+    "COPIES",
+    "HARMLESS",
+    "INTO",
+    "KEEPS",
+    "LAZY",
+    "LOOKS",
+    "NOTHING",
+    "OF_FIELDS",
+    "READERS",
+    "READS",
+    "SIMPLE",
+    "VIEWS",
+    "WRITES_FIRST",
+]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -14,6 +30,7 @@ def _words(text: str) -> frozenset[str]:
 
 # They look at no items and fields of their arguments, or only keep them.
 NOTHING = _words(
+    "addressof alignment proxy sizeof vars "
     "ExitStack NewType TypeVar _getframe abstractmethod bin cache cached_property callable "
     "cast chr classmethod closing compile contextmanager count count_ones dir exit field "
     "getLogger get_ident get_type_hints getframe getpid globals hex id input is_dataclass "
@@ -29,9 +46,9 @@ READS = _words(
     "combinations compare_digest copy crc32 decode deepcopy defaultdict deque dict divmod "
     "dumps encode exists fields float format format_exc format_exception from_bytes fromhex "
     "fromkeys frozenset fsdecode fsencode fspath getline hash int isfile itemgetter "
-    "iter_unpack join list loads max md5 min nlargest nsmallest pack pack_into permutations "
+    "iter_unpack join list loads max md5 min nlargest nsmallest pack permutations "
     "pow print product reduce replace repr round set sha1 sha256 sorted str sum tuple unpack "
-    "unpack_from urlsafe_b64encode write writelines zip_longest "
+    "urlsafe_b64encode write writelines zip_longest "
 )
 # Their result reads the arguments whenever it is used.
 LAZY = _words(
@@ -41,7 +58,7 @@ LAZY = _words(
 # They write their first argument, and read the others.
 WRITES_FIRST = _words(
     "heapify heappop heappush heappushpop heapreplace insort insort_left insort_right memmove "
-    "memset readinto recv_into shuffle "
+    "memset readinto readinto1 recv_into recvfrom_into shuffle "
 )
 # Methods of containers whose result reads the container whenever it is used.
 VIEWS = _words("__iter__ __reversed__ items keys values ")
@@ -53,3 +70,30 @@ READERS = _words(
     "issuperset join match pack search send split startswith sub throw union unpack update "
     "write "
 )
+# They read all fields of what they are given, of plain objects too.
+COPIES = _words(
+    "asdict astuple copy deepcopy dump dumps encode json_encode msgpack_encode replace to_builtins "
+)
+# Methods in C that write the container that they are given.
+INTO = _words("readinto readinto1 recv_into recvfrom_into ")
+# Methods of containers that only keep what they are given.
+KEEPS = _words(
+    "__delitem__ __getitem__ __setitem__ add append appendleft fromkeys get insert pop setdefault "
+)
+# Methods of containers that compare, hash or print the elements, and what they are given.
+COMPARES = _words(
+    "__contains__ __eq__ __ge__ __gt__ __le__ __lt__ __ne__ __repr__ count index remove sort "
+)
+# Methods of a library's containers: those that only look, and those that change them.
+LOOKS = _words(
+    "__bool__ __contains__ __eq__ __getitem__ __iter__ __len__ __ne__ __or__ __repr__ "
+    "__reversed__ copy count get has_option has_section index items keys options sections values "
+)
+CHANGES = _words(
+    "__delitem__ __iadd__ __ior__ __setitem__ add append clear difference_update discard extend "
+    "insert intersection_update pop popitem popleft remove reverse set setdefault sort update "
+)
+# Callbacks in C that read only numbers and text, whatever they are given.
+SIMPLE = _words("bin bool callable chr float hex id int isinstance oct ord type ")
+# Modules whose objects have no state that tasks share in a way of their own, or are the task's own.
+HARMLESS = _words("abc contextlib datetime enum ipaddress logging pathlib re typing uuid weakref ")

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import linecache
 import os
+import weakref
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
 from types import CellType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from hfsched.explore.races import RaceError
-from hfsched.explore.watch.containers import CONTAINERS
 from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
 from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
+from hfsched.explore.watch.kinds import CONTAINERS, found_in, is_container, is_ctypes, overrides
 from hfsched.explore.watch.places import IMMUTABLE, is_exempt, places_of
 from hfsched.explore.watch.reads import deep
+from hfsched.explore.watch.views import region, root
 from hfsched.runtime.declared import UNORDERED
 
 if TYPE_CHECKING:
@@ -31,6 +33,14 @@ __all__ = ["Unruled", "Watcher", "shortened"]
 
 T = TypeVar("T")
 Unruled = tuple[Site, str]  # a call of code without a rule: where, and of what
+
+
+class _Lazy(NamedTuple):
+    """An iterator or view, the containers that it reads when it is used, and what else it does then."""
+
+    of: Any
+    sources: tuple[Any, ...]
+    act: Callable[[], None] | None
 
 
 class Watcher:
@@ -47,9 +57,8 @@ class Watcher:
         self._on_race = on_race
         self._tracked: dict[int, Tracked] = {}
         self._exempt: dict[int, Any] = {}  # objects by id, kept alive
-        self._lazy: dict[
-            int, tuple[Any, tuple[Any, ...]]
-        ] = {}  # iterators and views: what they read
+        self._lazy: dict[int, _Lazy] = {}  # iterators and views
+        self._same: list[Any] = []  # objects whose dicts are known, and these
         self._busy = 0
         self._serial = 0  # of the objects, in the order of their first accesses
         self.records: list[tuple[str, str]] = []  # of the scenario: what they are, the reason
@@ -76,6 +85,14 @@ class Watcher:
             return False
         self._site = site
         return True
+
+    def __enter__(self) -> Self:
+        """Begin to find out what a program's next operation accesses: what that runs does not count."""
+        self._busy += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._busy -= 1
 
     def exempt(self, function: Callable[..., T]) -> Callable[..., T]:
         """Return a function whose accesses do not count; it has no point."""
@@ -152,27 +169,46 @@ class Watcher:
         if seen in self._seen:  # at the same time by the same task: it conflicts with nothing more
             return
         self._note(of, write, key, lambda tracked, access: tracked.item(task, key, access))
-        if id(of) in self._tracked:  # and so kept alive: no other object gets its id
+        if id(of) in self._tracked:  # until it dies: no other object gets its id
             self._seen.add(seen)
 
     def shape(self, of: Any, *, write: bool) -> None:
-        """Note an access to which items an object has."""
+        """Note an access to which items an object has; a view's are always the same."""
+        if type(of) is memoryview:
+            return
         self._note(of, write, SHAPE, lambda tracked, access: tracked.shape(self._now(), access))
 
     def whole(self, of: Any, *, write: bool) -> None:
         """Note an access to all of an object."""
+        if type(of) is memoryview and region(of) is not None:
+            self.range(of, 0, len(of), write=write)
+            return
+        if is_ctypes(type(of)):
+            of = root(of)
         self._note(of, write, ALL, lambda tracked, access: tracked.whole(self._now(), access))
 
     def range(self, of: Any, start: int, stop: int, *, write: bool) -> None:
-        """Note an access to bytes [start, stop) of an object."""
+        """Note an access to bytes [start, stop) of an object, or to items of a view."""
+        if type(of) is memoryview:
+            shown = region(of, start, stop)
+            if shown is None:
+                self.whole(of.obj, write=write)
+                return
+            of, start, stop = shown
         self._note(
             of, write, ALL, lambda tracked, access: tracked.range(self._now(), start, stop, access)
         )
 
     def attribute(self, of: Any, name: str, *, write: bool) -> None:
         """Note an access to an attribute."""
-        for holder, key, writes in places_of(of, name, write=write):
-            self.guarded.accessed(holder, key)
+        if is_ctypes(type(of)) and found_in(type(of), name) is not None:
+            self.whole(of, write=write)
+            return
+        with self:
+            places = places_of(referent(of), name, write=write)
+            for holder, key, _ in places:
+                self.guarded.accessed(holder, key)
+        for holder, key, writes in places:
             if self._unordered.has(holder, key):
                 self._exempt_value(holder, key)
             else:
@@ -180,27 +216,35 @@ class Watcher:
 
     def _exempt_value(self, holder: Any, name: str) -> None:
         value = getattr(holder, name, None)
-        if isinstance(value, CONTAINERS):
+        if is_container(value):
             self._exempt[id(value)] = value
 
     # Iterators and views.
 
-    def lazy(self, of: Any, sources: Iterable[Any]) -> None:
-        """Note that an iterator or view reads `sources` when it is used."""
+    def lazy(self, of: Any, sources: Iterable[Any], act: Callable[[], None] | None = None) -> None:
+        """Note that an iterator or view reads `sources` when it is used, and what else `act` notes."""
         found = tuple(sources)
-        if found:
-            self._lazy[id(of)] = (of, found)
+        if found or act is not None:
+            self._lazy[id(of)] = _Lazy(of, found, act)
 
     def sources(self, of: Any) -> tuple[Any, ...]:
         """Return the containers that are read when `of` is consumed."""
-        if isinstance(of, CONTAINERS):
-            return (of,)
+        kind = type(of)
+        if issubclass(kind, CONTAINERS):
+            return () if overrides(kind, "__iter__") else (of,)
         known = self._lazy.get(id(of))
-        return () if known is None else known[1]
+        return () if known is None else known.sources
+
+    def consumed(self, of: Any) -> None:
+        """Note what else an iterator or view reads when it is used."""
+        known = self._lazy.get(id(of))
+        if known is not None and known.act is not None:
+            known.act()
 
     def same(self, alias: Any, of: Any) -> None:
         """Note that `alias`, the dict of an object, has the same items."""
         if id(alias) not in self._tracked:
+            self._same += (alias, of)
             self._tracked[id(alias)] = self._find(of)
 
     def no_rule(self, what: str) -> None:
@@ -217,8 +261,15 @@ class Watcher:
         tracked = self._tracked.get(id(of))
         if tracked is None:
             self._serial += 1
-            tracked = self._tracked[id(of)] = Tracked(of, _name_of(of, self._serial))
+            tracked = Tracked(of, _name_of(of, self._serial), self._died)
+            self._tracked[id(of)] = tracked
         return tracked
+
+    def _died(self, tracked: Tracked) -> None:
+        """Forget an object: another one may get its id."""
+        if self._tracked.get(tracked.id) is tracked:
+            del self._tracked[tracked.id]
+            self._seen = {each for each in self._seen if each[0] != tracked.id}
 
     def _note(
         self,
@@ -227,20 +278,20 @@ class Watcher:
         key: Hashable,
         act: Callable[[Tracked, Access], None],
     ) -> None:
-        if isinstance(of, memoryview) and of.obj is not None:
+        if type(of) is memoryview and of.obj is not None:
             of = of.obj
         if self._reads is not None:
             known = self._tracked.get(id(of))
-            self._reads.add(of if known is None else known.of, key)
+            self._reads.add(id(of) if known is None else known.id, key)
             return
         kind = type(of)
         if kind in IMMUTABLE or is_exempt(kind) or id(of) in self._exempt:
             return
         task = self._now()
         access = Access(task.index, task.clock.get(task.index, 0), self._site, write)
-        tracked = self._find(of)
         self._busy += 1
         try:
+            tracked = self._find(of)
             act(tracked, access)
         except Conflict as conflict:
             error = RaceError(self._text(tracked, access, conflict))
@@ -271,6 +322,14 @@ class Watcher:
         file, line = access.site
         text = linecache.getline(file, line).strip()
         return f"{verb} by {self.controller.tasks[access.task].name} at {shortened(file)}:{line} ({text})"
+
+
+def referent(of: Any) -> Any:
+    """Return what a weak proxy stands for; of another object, itself."""
+    if type(of) not in weakref.ProxyTypes:
+        return of
+    bound = getattr(of, "__reduce_ex__", None)  # the proxy has none, so it is the referent's
+    return getattr(bound, "__self__", of)
 
 
 def _name_of(of: Any, serial: int) -> str:
