@@ -49,7 +49,8 @@ def region(
     if start >= stop:
         return of, 0, 0
     stride = view.strides[0]
-    offset = 0 if view.nbytes == len(of) else _address(view) - _address(of)
+    direct = stride == view.itemsize and view.nbytes == len(of)
+    offset = 0 if direct else _address(view) - _address(of)
     first, last = offset + start * stride, offset + (stop - 1) * stride
     return of, min(first, last), max(first, last) + view.itemsize
 
