@@ -43,7 +43,19 @@ _IN_C = (
     operator.methodcaller,
 )
 _FIRST = ("map", "starmap", "reduce", "filter", "filterfalse", "takewhile", "dropwhile")
-_KEYED = ("sorted", "min", "max", "groupby", "nlargest", "nsmallest", "sort", "accumulate")
+_KEYED = (
+    "sorted",
+    "min",
+    "max",
+    "groupby",
+    "nlargest",
+    "nsmallest",
+    "sort",
+    "accumulate",
+    "bisect",
+    "bisect_left",
+    "bisect_right",
+)
 
 
 def owner_of(function: Any) -> Any:

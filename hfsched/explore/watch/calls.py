@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
@@ -27,10 +28,11 @@ from hfsched.explore.watch.kinds import (
     CONTAINERS,
     MODULES_NUMBERS,
     is_container,
+    is_ctypes,
     is_library,
     overrides,
 )
-from hfsched.explore.watch.libraries import accessed, backing, is_stateful, used
+from hfsched.explore.watch.libraries import accessed, backing, is_stateful, used, written
 from hfsched.explore.watch.methods import given, method, packed, read
 from hfsched.explore.watch.places import has_fields, is_exempt
 from hfsched.explore.watch.reads import content, fields, is_shared
@@ -137,14 +139,16 @@ def _builtin(watcher: Watcher, name: str, args: Args, kwargs: dict[str, Any]) ->
             read(watcher, each)
     elif name in COPIES and args:
         _copied(watcher, name, values)
-    elif name in READS:
+    elif name in READS or name.startswith("openssl_"):
         for each in values:
             read(watcher, each)
             if name in ("repr", "str", "print", "format", "ascii") and _prints_fields(type(each)):
                 fields(watcher, each)
-    elif name in _IN_PLACE or name in _OF_ITEMS:
+    elif args and (name in _IN_PLACE or name in _OF_ITEMS):
         _operator(watcher, name, args)
-    elif name not in NOTHING and any(is_shared(watcher, each) for each in values):
+    elif name not in NOTHING and any(
+        is_shared(watcher, each) or is_ctypes(type(each)) for each in values
+    ):
         watcher.no_rule(name)
         for each in values:
             read(watcher, each)
@@ -161,11 +165,10 @@ _OF_ITEMS = ("getitem", "setitem", "delitem", "contains")
 
 def _operator(watcher: Watcher, name: str, args: Args) -> None:
     """Note a call of a function of `operator` that writes, or is for an item."""
-    if name in _OF_ITEMS and args:
+    if name in _OF_ITEMS:
         _method(watcher, args[0], f"__{name}__", args[1:], {})
         return
-    for source in watcher.sources(args[0]) if args else ():
-        watcher.whole(source, write=True)
+    written(watcher, args[0])
     for each in args[1:]:
         read(watcher, each)
 
@@ -210,7 +213,9 @@ def _method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[st
         _builtin(watcher, name, args, kwargs)
     else:
         method(watcher, owner, name, args, kwargs)
-    of_call(watcher, before, name, (owner, *args), kwargs)
+    of_call(
+        watcher, before, name, args if issubclass(type(owner), type) else (owner, *args), kwargs
+    )
 
 
 def _type(watcher: Watcher, kind: type, args: Args, kwargs: dict[str, Any]) -> None:
@@ -225,7 +230,7 @@ def _type(watcher: Watcher, kind: type, args: Args, kwargs: dict[str, Any]) -> N
         "operator",
     ):
         _builtin(watcher, kind.__name__, args, kwargs)
-    elif issubclass(kind, CONTAINERS):
+    elif issubclass(kind, CONTAINERS) or kind.__module__ == "_io":
         for each in (*args, *kwargs.values()):
             content(watcher, each)
     elif not (has_fields(kind) or issubclass(kind, BaseException) or _has_own_init(kind)):
@@ -260,11 +265,22 @@ def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[s
             content(watcher, each)
         if is_stateful(args[0]):
             _method(watcher, args[0], name, args[1:], kwargs)
-    elif name in READS or name in WRITES_FIRST or name in COPIES or name in NOTHING:
+    elif function.__module__.partition(".")[0] in HARMLESS:
+        for each in values:
+            (read if function.__module__ in ("logging", "re") else content)(watcher, each)
+        of_call(watcher, before, name, args, kwargs)
+    elif not bound and _is_known(function):
         _builtin(watcher, name, args, kwargs)
-    elif function.__module__ not in HARMLESS:
+    else:
         given(watcher, f"{function.__module__}.{function.__qualname__}", values)
         of_call(watcher, before, name, args, kwargs)
+
+
+def _is_known(function: FunctionType) -> bool:
+    """Return whether a function of the standard library has a rule by its name."""
+    name, module = function.__name__, function.__module__.partition(".")[0]
+    known = any(name in rules for rules in (READS, WRITES_FIRST, COPIES, NOTHING))
+    return known and module in sys.stdlib_module_names and module != "ctypes"
 
 
 def _is_made(file: str) -> bool:

@@ -6,6 +6,7 @@ Without one, and where accesses do not count, a hook only does what the plain co
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from hfsched.explore.watch.kinds import (
     is_library,
     overrides,
 )
-from hfsched.explore.watch.libraries import accessed, backing
+from hfsched.explore.watch.libraries import accessed, backing, written
 from hfsched.explore.watch.places import IMMUTABLE, fields_of
 from hfsched.explore.watch.reads import content as read_content
 from hfsched.explore.watch.reads import deep
@@ -97,8 +98,8 @@ def augmented(value: Any, site: Site) -> Any:
         return value
     watcher = _active(site)
     if watcher is not None:
-        for source in watcher.sources(value):
-            watcher.whole(source, write=True)
+        with watcher:
+            written(watcher, value)
     return value
 
 
@@ -138,12 +139,19 @@ class _Items:
         if is_container(self._of):
             if not isinstance(self._of, dict | set):
                 key = containers.index_of(key)
+            if method == "__getitem__" and isinstance(self._of, defaultdict):
+                self._makes(watcher, key)
             if isinstance(key, slice) and value:
                 read_content(watcher, value[0])
             containers.access(watcher, self._of, method, (key, *value))
         else:
             accessed(watcher, self._of, method, (key, *value))
         return key
+
+    def _makes(self, watcher: Watcher, key: Any) -> None:
+        """Report what a `defaultdict`'s factory does, if it is called."""
+        if self._of.default_factory is not None and not containers.has(self._of, key):
+            before(watcher, self._of.default_factory, (), {})
 
 
 def _items(of: Any, site: Site, *, augments: bool) -> Any:

@@ -15,14 +15,21 @@ from types import GeneratorType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.watch.containers import access
-from hfsched.explore.watch.kinds import CONTAINERS, MODULES_NUMBERS, is_container, is_plain
+from hfsched.explore.watch.kinds import (
+    CONTAINERS,
+    MODULES_NUMBERS,
+    is_container,
+    is_library,
+    is_plain,
+    overrides,
+)
 from hfsched.explore.watch.places import fields_of
 from hfsched.explore.watch.rules import CHANGES, LOOKS
 
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
 
-__all__ = ["accessed", "backing", "is_stateful", "used"]
+__all__ = ["accessed", "backing", "is_stateful", "used", "written"]
 
 # Whatever is called of them may change them.
 _STATEFUL = (
@@ -75,6 +82,20 @@ def used(watcher: Watcher, of: Any, *, write: bool) -> None:
         watcher.whole(of.maps[0], write=True)
         return
     _held(watcher, of, _DEPTH, lambda each: watcher.whole(each, write=write))
+
+
+def written(watcher: Watcher, of: Any) -> None:
+    """Note that an operator such as ``+=`` writes a container, of whichever kind."""
+    kind = type(of)
+    if any(overrides(kind, name) for name in _IN_PLACE):
+        return
+    if is_library(kind):
+        used(watcher, of, write=True)
+    for source in watcher.sources(of):
+        watcher.whole(source, write=True)
+
+
+_IN_PLACE = [f"__{name}__" for name in ("iadd", "iand", "imul", "ior", "isub", "ixor")]
 
 
 def _held(watcher: Watcher, of: Any, depth: int, note: Callable[[Any], None]) -> None:

@@ -9,8 +9,8 @@ from hfsched.explore.watch.containers import access
 from hfsched.explore.watch.kinds import BYTES, is_container, is_iterator
 from hfsched.explore.watch.libraries import accessed, is_stateful
 from hfsched.explore.watch.places import IMMUTABLE
-from hfsched.explore.watch.reads import content, deep, is_shared
-from hfsched.explore.watch.rules import COMPARES, COPIES, INTO, KEEPS, OF_FIELDS, READERS
+from hfsched.explore.watch.reads import content, deep, fields, is_shared
+from hfsched.explore.watch.rules import COMPARES, COPIES, HARMLESS, INTO, KEEPS, OF_FIELDS, READERS
 
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
@@ -50,6 +50,11 @@ def method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[str
         _arguments(watcher, name, values)
     elif watcher.sources(owner):
         content(watcher, owner)
+    elif name in ("__reduce__", "__reduce_ex__", "__getstate__"):
+        fields(watcher, owner)
+    elif type(owner).__module__ in HARMLESS:
+        for each in values:
+            content(watcher, each)
     elif name not in ("__init__", "__new__", "__init_subclass__"):
         if not accessed(watcher, owner, name, args) and _has_state(owner):
             watcher.no_rule(f"{type(owner).__name__}.{name}")
@@ -120,4 +125,4 @@ def given(watcher: Watcher, name: str, values: list[Any]) -> None:
     elif shared and last not in READERS:
         watcher.no_rule(name)
     for each in shared:
-        read(watcher, each, plain=last in COPIES)
+        read(watcher, each, plain=last in COPIES or last == "format")

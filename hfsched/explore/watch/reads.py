@@ -7,7 +7,15 @@ from collections.abc import ItemsView, KeysView, ValuesView
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hfsched.explore.watch.kinds import CONTAINERS, is_container, is_iterator, is_plain, overrides
+from hfsched.explore.watch.kinds import (
+    CONTAINERS,
+    is_container,
+    is_iterator,
+    is_library,
+    is_plain,
+    overrides,
+)
+from hfsched.explore.watch.libraries import used
 from hfsched.explore.watch.places import IMMUTABLE, compares_fields, fields_of, is_frozen
 
 if TYPE_CHECKING:
@@ -24,6 +32,8 @@ def content(watcher: Watcher, of: Any) -> None:
     if type(of) in IMMUTABLE:
         return
     using(watcher, of)
+    if is_library(type(of)) and not overrides(type(of), "__iter__"):
+        used(watcher, of, write=False)
     for source in watcher.sources(of):
         watcher.whole(source, write=False)
     watcher.consumed(of)
@@ -59,6 +69,8 @@ def deep(watcher: Watcher, of: Any, *, keys: bool = False, plain: bool = False) 
         if type(each) in _PLAIN or id(each) in seen:
             continue
         seen[id(each)] = each
+        if is_library(type(each)):
+            used(watcher, each, write=False)
         for source in watcher.sources(each):
             watcher.whole(source, write=False)
             left.extend(_items(source))

@@ -7,11 +7,9 @@ is built or settles, nor in what the explorer calls to look at it (guards, oracl
 from __future__ import annotations
 
 import linecache
-import os
-import weakref
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
-from types import CellType
+from types import FunctionType, GetSetDescriptorType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from hfsched.explore.races import RaceError
@@ -19,6 +17,8 @@ from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
 from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
 from hfsched.explore.watch.kinds import CONTAINERS, found_in, is_container, is_ctypes, overrides
+from hfsched.explore.watch.libraries import backing
+from hfsched.explore.watch.names import name_of, referent, shortened
 from hfsched.explore.watch.places import IMMUTABLE, is_exempt, places_of
 from hfsched.explore.watch.reads import deep
 from hfsched.explore.watch.views import region, root
@@ -33,6 +33,9 @@ __all__ = ["Unruled", "Watcher", "shortened"]
 
 T = TypeVar("T")
 Unruled = tuple[Site, str]  # a call of code without a rule: where, and of what
+
+
+_CHANGING = ("decimal", "_io", "_ssl", "_csv", "pyexpat")  # modules of types with attributes in C
 
 
 class _Lazy(NamedTuple):
@@ -111,7 +114,7 @@ class Watcher:
         """Exempt a scenario's own records."""
         for each in records:
             self._exempt[id(each)] = each
-            self.records.append((_name_of(each, len(self.records) + 1), reason))
+            self.records.append((name_of(each, len(self.records) + 1), reason))
 
     # What a lock guards.
 
@@ -208,11 +211,24 @@ class Watcher:
             places = places_of(referent(of), name, write=write)
             for holder, key, _ in places:
                 self.guarded.accessed(holder, key)
+        if not places:
+            self._described(of, name, write=write)
         for holder, key, writes in places:
             if self._unordered.has(holder, key):
                 self._exempt_value(holder, key)
             else:
                 self.item(holder, key, write=writes)
+
+    def _described(self, of: Any, name: str, *, write: bool) -> None:
+        """Note an access to an attribute that code in C gets or sets."""
+        kind = type(of)
+        found = None if is_container(of) or is_exempt(kind) else found_in(kind, name)
+        if isinstance(found, property):
+            function = found.fset if write else found.fget
+            if function is not None and not isinstance(function, FunctionType):
+                self.no_rule(f"property {name}")
+        elif isinstance(found, GetSetDescriptorType) and kind.__module__ in _CHANGING:
+            self.item(of, name, write=write)
 
     def _exempt_value(self, holder: Any, name: str) -> None:
         value = getattr(holder, name, None)
@@ -232,6 +248,9 @@ class Watcher:
         kind = type(of)
         if issubclass(kind, CONTAINERS):
             return () if overrides(kind, "__iter__") else (of,)
+        if kind is MappingProxyType:
+            under = backing(of)
+            return () if under is of else (under,)
         known = self._lazy.get(id(of))
         return () if known is None else known.sources
 
@@ -261,7 +280,7 @@ class Watcher:
         tracked = self._tracked.get(id(of))
         if tracked is None:
             self._serial += 1
-            tracked = Tracked(of, _name_of(of, self._serial), self._died)
+            tracked = Tracked(of, name_of(of, self._serial), self._died)
             self._tracked[id(of)] = tracked
         return tracked
 
@@ -322,30 +341,3 @@ class Watcher:
         file, line = access.site
         text = linecache.getline(file, line).strip()
         return f"{verb} by {self.controller.tasks[access.task].name} at {shortened(file)}:{line} ({text})"
-
-
-def referent(of: Any) -> Any:
-    """Return what a weak proxy stands for; of another object, itself."""
-    if type(of) not in weakref.ProxyTypes:
-        return of
-    bound = getattr(of, "__reduce_ex__", None)  # the proxy has none, so it is the referent's
-    return getattr(bound, "__self__", of)
-
-
-def _name_of(of: Any, serial: int) -> str:
-    """Return what an object is, for a message."""
-    if isinstance(of, type):
-        return of.__qualname__
-    if isinstance(of, dict) and isinstance(of.get("__name__"), str) and "__builtins__" in of:
-        return str(of["__name__"])  # a module's
-    if isinstance(of, CellType):
-        return "variable"
-    kind = type(of).__qualname__
-    name = getattr(of, "__dict__", {}).get("name")
-    return f"{kind} {name}" if isinstance(name, str) else f"{kind}#{serial}"
-
-
-def shortened(file: str) -> str:
-    """Return a path as it is seen from the working directory, if it is below that."""
-    relative = os.path.relpath(file)
-    return file if relative.startswith("..") else relative

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import operator
 import queue
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import programs_calls
+import programs_objects
 import pytest
 from programs_calls import Box, Pair
 
@@ -47,7 +51,10 @@ def passed(make: Callable[[], Pair], *, ordered: bool) -> RacePass:
     return race_pass(Program(make, ordered=ordered), 1, executions=20, walks=2)
 
 
-MADE = [pytest.param(make, id=make.__name__) for make in programs_calls.PAIRS]
+MADE = [
+    pytest.param(make, id=make.__name__)
+    for make in (*programs_calls.PAIRS, *programs_objects.PAIRS)
+]
 
 
 @pytest.mark.parametrize("make", MADE)
@@ -65,9 +72,9 @@ def test_a_pair_that_is_ordered_is_complete(make: Callable[[], Pair]) -> None:
     assert not result.doubts, "\n".join(result.doubts)
 
 
-class Sink:
-    def write(self, text: str) -> int:
-        return len(text)
+class ByProperty:
+    other = 1
+    value = property(operator.attrgetter("other"))
 
 
 # Each is given something that tasks may share, and what it does is not known.
@@ -79,11 +86,16 @@ def unknown(name: str, use: Callable[[Any], object]) -> None:
 
 
 _queue: queue.SimpleQueue[int] = queue.SimpleQueue()
+_event = threading.Event()
 _made: dict[str, Any] = {}
 exec("def bump(of):\n    of.value += 1\n", _made)
 unknown("SimpleQueue.put", lambda _: _queue.put(1))
 unknown("bump", _made["bump"])
 unknown("list.append", lambda _: list(map(list.append, ([] for _ in "a"), "b")))
+unknown("pointer", lambda _: ctypes.pointer(ctypes.c_int(1)))
+unknown("start", lambda _: threading.Thread(target=len, args=("",)).start())
+unknown("property value", lambda of: ByProperty().value)
+unknown("Event.is_set", lambda _: _event.is_set())
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
