@@ -24,7 +24,7 @@ from hfsched.explore.watch.codes import is_explorer_file, is_watched
 from hfsched.explore.watch.kinds import is_container
 from hfsched.explore.watch.places import has_fields
 from hfsched.explore.watch.reads import content, elements
-from hfsched.explore.watch.rules import LAZY, NOTHING, SIMPLE
+from hfsched.explore.watch.rules import COPIES, LAZY, NOTHING, SIMPLE
 
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
@@ -74,7 +74,8 @@ def _is_unwatched(of: Any) -> bool:
         file = of.__code__.co_filename
         return not (is_watched(of.__code__) or is_explorer_file(file))
     if isinstance(of, type):
-        return of.__module__ == "builtins" and of.__name__ not in SIMPLE
+        plain = of.__name__ in SIMPLE or issubclass(of, BaseException)
+        return of.__module__ == "builtins" and not plain
     return isinstance(of, _IN_C) and not _is_harmless(of)
 
 
@@ -93,7 +94,7 @@ def of_call(
     if name in NOTHING or name == "defaultdict":
         return
     for each in (*args, *kwargs.values()):
-        if not _is_unwatched(each):
+        if not _is_unwatched(each) or (each is str and name in COPIES):  # which reads all
             continue
         calls = _calls(name, each, args)
         if calls is None:

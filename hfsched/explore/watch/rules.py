@@ -30,7 +30,7 @@ def _words(text: str) -> frozenset[str]:
 
 # They look at no items and fields of their arguments, or only keep them.
 NOTHING = _words(
-    "addressof alignment proxy sizeof vars "
+    "addressof alignment is_ is_not mappingproxy proxy sizeof vars "
     "ExitStack NewType TypeVar _getframe abstractmethod bin cache cached_property callable "
     "cast chr classmethod closing compile contextmanager count count_ones dir exit field "
     "getLogger get_ident get_type_hints getframe getpid globals hex id input is_dataclass "
@@ -41,6 +41,8 @@ NOTHING = _words(
 )
 # They read their arguments: items and fields, all the way down.
 READS = _words(
+    "add and_ concat eq floordiv ge gt index invert le lt matmul mod mul ne neg not_ or_ pos sub truediv "
+    "truth xor "
     "ChainMap Counter OrderedDict UserDict abs adler32 all any array ascii asdict astuple "
     "attrgetter b64encode bisect bisect_left bisect_right blake2b bool bytearray bytes "
     "combinations compare_digest copy crc32 decode deepcopy defaultdict deque dict divmod "

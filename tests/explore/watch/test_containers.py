@@ -9,6 +9,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
+import programs_own
 import pytest
 from test_calls import Program, passed
 
@@ -336,6 +337,7 @@ def generator_delegates() -> None:
         proxy_forwards,
         deep_recursion,
         generator_delegates,
+        *programs_own.PROGRAMS,
     ],
 )
 def test_a_program_behaves_as_it_does_without_the_watcher(act: Callable[[], None]) -> None:
