@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import sys
 from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
@@ -24,6 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.watch.callbacks import Args, consumption, of_call, owner_of
 from hfsched.explore.watch.codes import is_explorer_file, is_watched, is_watched_file
+from hfsched.explore.watch.functions import (
+    field_names,
+    has_own_init,
+    is_known,
+    is_made,
+    prints_fields,
+)
 from hfsched.explore.watch.kinds import (
     CONTAINERS,
     MODULES_NUMBERS,
@@ -33,7 +39,7 @@ from hfsched.explore.watch.kinds import (
     overrides,
 )
 from hfsched.explore.watch.libraries import accessed, backing, is_stateful, used, written
-from hfsched.explore.watch.methods import given, method, packed, read
+from hfsched.explore.watch.methods import copied, given, measured, method, packed, read
 from hfsched.explore.watch.places import has_fields, is_exempt
 from hfsched.explore.watch.reads import content, fields, is_shared
 from hfsched.explore.watch.rules import (
@@ -81,8 +87,8 @@ def after(watcher: Watcher, function: Any, result: Any) -> None:
     """Note that a call has made an object, and written its fields if that was in C or in made code."""
     if isinstance(function, type):
         watcher.made(result)
-    if isinstance(function, type) and has_fields(function) and not _has_own_init(function):
-        for each in _field_names(function):
+    if isinstance(function, type) and has_fields(function) and not has_own_init(function):
+        for each in field_names(function):
             if hasattr(result, each):
                 watcher.attribute(result, each, write=True)
 
@@ -122,7 +128,7 @@ def _builtin(watcher: Watcher, name: str, args: Args, kwargs: dict[str, Any]) ->
     if name in ("getattr", "hasattr", "setattr", "delattr") and len(args) > 1:
         watcher.attribute(args[0], args[1], write=name in ("setattr", "delattr"))
     elif name == "len" and args:
-        _length(watcher, args[0])
+        measured(watcher, args[0])
     elif name == "next" and args:
         content(watcher, args[0])
     elif name in LAZY:
@@ -138,11 +144,11 @@ def _builtin(watcher: Watcher, name: str, args: Args, kwargs: dict[str, Any]) ->
         for each in values:
             read(watcher, each)
     elif name in COPIES and args:
-        _copied(watcher, name, values)
+        copied(watcher, name, values)
     elif name in READS or name.startswith("openssl_"):
         for each in values:
             read(watcher, each)
-            if name in ("repr", "str", "print", "format", "ascii") and _prints_fields(type(each)):
+            if name in ("repr", "str", "print", "format", "ascii") and prints_fields(type(each)):
                 fields(watcher, each)
     elif args and (name in _IN_PLACE or name in _OF_ITEMS):
         _operator(watcher, name, args)
@@ -171,37 +177,6 @@ def _operator(watcher: Watcher, name: str, args: Args) -> None:
     written(watcher, args[0])
     for each in args[1:]:
         read(watcher, each)
-
-
-def _prints_fields(kind: type) -> bool:
-    """Return whether a class's `__repr__` is a dataclass's, and its `__str__` that."""
-    made = getattr(kind, "__repr__", None)
-    made = getattr(made, "__wrapped__", made)
-    return (
-        hasattr(kind, "__dataclass_fields__")
-        and isinstance(made, FunctionType)
-        and _is_made(made.__code__.co_filename)
-    )
-
-
-def _length(watcher: Watcher, of: Any) -> None:
-    kind = type(of)
-    if overrides(kind, "__len__"):
-        return
-    if is_library(kind):
-        accessed(watcher, of, "__len__", ())
-    for source in (of,) if is_container(of) else watcher.sources(of):
-        watcher.shape(source, write=False)
-
-
-def _copied(watcher: Watcher, name: str, values: list[Any]) -> None:
-    """Note that what is given is copied or encoded, with the fields of plain objects."""
-    if name in ("copy", "replace"):
-        read(watcher, values[0])
-        fields(watcher, values[0])
-        values = values[1:]
-    for each in values:
-        read(watcher, each, plain=True)
 
 
 def _method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[str, Any]) -> None:
@@ -233,7 +208,7 @@ def _type(watcher: Watcher, kind: type, args: Args, kwargs: dict[str, Any]) -> N
     elif issubclass(kind, CONTAINERS) or kind.__module__ == "_io":
         for each in (*args, *kwargs.values()):
             content(watcher, each)
-    elif not (has_fields(kind) or issubclass(kind, BaseException) or _has_own_init(kind)):
+    elif not (has_fields(kind) or issubclass(kind, BaseException) or has_own_init(kind)):
         if kind.__new__ is object.__new__ or is_exempt(kind) or kind.__module__ in HARMLESS:
             return
         given(watcher, kind.__qualname__, [*args, *kwargs.values()])
@@ -253,7 +228,7 @@ def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[s
     bound = bool(args) and getattr(type(args[0]), name, None) is function
     if bound and is_container(args[0]):
         _method(watcher, args[0], name, args[1:], kwargs)
-    elif _is_made(file):
+    elif is_made(file):
         _made(watcher, function, args, values)
     elif bound and accessed(watcher, args[0], name, args[1:]):
         for each in values[1:]:
@@ -269,23 +244,11 @@ def _python(watcher: Watcher, function: FunctionType, args: Args, kwargs: dict[s
         for each in values:
             (read if function.__module__ in ("logging", "re") else content)(watcher, each)
         of_call(watcher, before, name, args, kwargs)
-    elif not bound and _is_known(function):
+    elif not bound and is_known(function):
         _builtin(watcher, name, args, kwargs)
     else:
         given(watcher, f"{function.__module__}.{function.__qualname__}", values)
         of_call(watcher, before, name, args, kwargs)
-
-
-def _is_known(function: FunctionType) -> bool:
-    """Return whether a function of the standard library has a rule by its name."""
-    name, module = function.__name__, function.__module__.partition(".")[0]
-    known = any(name in rules for rules in (READS, WRITES_FIRST, COPIES, NOTHING))
-    return known and module in sys.stdlib_module_names and module != "ctypes"
-
-
-def _is_made(file: str) -> bool:
-    """Return whether code was made without a file; some of the standard library's is frozen."""
-    return not file.endswith(".py") and not file.startswith("<frozen ")
 
 
 def _made(watcher: Watcher, function: FunctionType, args: Args, values: list[Any]) -> None:
@@ -296,7 +259,7 @@ def _made(watcher: Watcher, function: FunctionType, args: Args, values: list[Any
             if type(each).__dict__.get(function.__name__) is function:
                 fields(watcher, each)
     elif function.__name__ == "__init__" and args and has_fields(type(args[0])):
-        for field in _field_names(type(args[0])):
+        for field in field_names(type(args[0])):
             watcher.attribute(args[0], field, write=True)
     elif any(is_shared(watcher, each) for each in values):
         watcher.no_rule(function.__name__)
@@ -336,16 +299,3 @@ def _getter(watcher: Watcher, of: Any, args: Args) -> None:
         if isinstance(made, functools.partial):
             rest = list(names)
         before(watcher, getattr(args[0], name, None), tuple(rest), {})
-
-
-def _has_own_init(kind: type) -> bool:
-    """Return whether a class has an `__init__` or `__new__` with a source."""
-    for name in ("__init__", "__new__"):
-        made = getattr(kind, name, None)
-        if isinstance(made, FunctionType) and made.__code__.co_filename.endswith(".py"):
-            return True
-    return False
-
-
-def _field_names(kind: type) -> list[str]:
-    return [*getattr(kind, "__struct_fields__", ()), *getattr(kind, "__dataclass_fields__", ())]

@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.watch.containers import access
-from hfsched.explore.watch.kinds import BYTES, is_container, is_iterator
+from hfsched.explore.watch.kinds import BYTES, is_container, is_iterator, is_library, overrides
 from hfsched.explore.watch.libraries import accessed, is_stateful
 from hfsched.explore.watch.places import IMMUTABLE
 from hfsched.explore.watch.reads import content, deep, fields, is_shared
@@ -15,7 +15,7 @@ from hfsched.explore.watch.rules import COMPARES, COPIES, HARMLESS, INTO, KEEPS,
 if TYPE_CHECKING:
     from hfsched.explore.watch.watcher import Watcher
 
-__all__ = ["given", "method", "packed", "read"]
+__all__ = ["copied", "given", "measured", "method", "packed", "read"]
 
 Args = tuple[Any, ...]
 
@@ -126,3 +126,24 @@ def given(watcher: Watcher, name: str, values: list[Any]) -> None:
         watcher.no_rule(name)
     for each in shared:
         read(watcher, each, plain=last in COPIES or last == "format")
+
+
+def measured(watcher: Watcher, of: Any) -> None:
+    """Note that a length is read."""
+    kind = type(of)
+    if overrides(kind, "__len__"):
+        return
+    if is_library(kind):
+        accessed(watcher, of, "__len__", ())
+    for source in (of,) if is_container(of) else watcher.sources(of):
+        watcher.shape(source, write=False)
+
+
+def copied(watcher: Watcher, name: str, values: list[Any]) -> None:
+    """Note that what is given is copied or encoded, with the fields of plain objects."""
+    if name in ("copy", "replace"):
+        read(watcher, values[0])
+        fields(watcher, values[0])
+        values = values[1:]
+    for each in values:
+        read(watcher, each, plain=True)
