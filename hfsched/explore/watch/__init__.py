@@ -7,9 +7,9 @@ itself first.  Two accesses to the same place, one of them a write, which vector
 are a failure with both lines.
 
 `scopes` and `rewrite` make the watched code from the source, `codes` exchanges a function's two codes
-between executions.  `hooks` is what watched code calls; `places`, `containers`, `calls`, `methods`, `callbacks`,
-`functions`, `libraries` and `reads` decide which places an operation reads or writes (`rules` has the names, `kinds` and `views` what
-an object is), and `history` whether two accesses are ordered.
+between executions.  `hooks` is what watched code calls.  `places`, `containers`, `calls`, `methods`,
+`callbacks`, `libraries` and `reads` decide which places an operation reads or writes; `rules` has the
+names, `kinds`, `functions` and `views` what an object is.  `history` decides whether two accesses are ordered.
 `guarded` names what is written under a lock and not compared, `declared` has the fields that are declared,
 `control` the controller of a watched execution, and `racepass` the pass itself.
 
