@@ -28,6 +28,7 @@ from hfsched.explore.watch.functions import (
     has_own_init,
     is_known,
     is_made,
+    is_named_tuple,
     prints_fields,
 )
 from hfsched.explore.watch.kinds import (
@@ -209,7 +210,8 @@ def _type(watcher: Watcher, kind: type, args: Args, kwargs: dict[str, Any]) -> N
         for each in (*args, *kwargs.values()):
             content(watcher, each)
     elif not (has_fields(kind) or issubclass(kind, BaseException) or has_own_init(kind)):
-        if kind.__new__ is object.__new__ or is_exempt(kind) or kind.__module__ in HARMLESS:
+        keeps = kind.__new__ is object.__new__ or is_named_tuple(kind)
+        if keeps or is_exempt(kind) or kind.__module__ in HARMLESS:
             return
         given(watcher, kind.__qualname__, [*args, *kwargs.values()])
         of_call(watcher, before, kind.__qualname__, args, kwargs)

@@ -7,7 +7,7 @@ from types import FunctionType
 
 from hfsched.explore.watch.rules import COPIES, NOTHING, READS, WRITES_FIRST
 
-__all__ = ["field_names", "has_own_init", "is_known", "is_made", "prints_fields"]
+__all__ = ["field_names", "has_own_init", "is_known", "is_made", "is_named_tuple", "prints_fields"]
 
 
 def is_known(function: FunctionType) -> bool:
@@ -40,6 +40,11 @@ def has_own_init(kind: type) -> bool:
         if isinstance(made, FunctionType) and made.__code__.co_filename.endswith(".py"):
             return True
     return False
+
+
+def is_named_tuple(kind: type) -> bool:
+    """Return whether a class is a named tuple, whose constructor only keeps its arguments."""
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def field_names(kind: type) -> list[str]:

@@ -42,7 +42,7 @@ NOTHING = _words(
 # They read their arguments: items and fields, all the way down.
 READS = _words(
     "add and_ concat eq floordiv ge gt index invert le lt matmul mod mul ne neg not_ or_ pos sub truediv "
-    "truth xor "
+    "json_decode msgpack_decode truth xor "
     "ChainMap Counter OrderedDict UserDict abs adler32 all any array ascii asdict astuple "
     "attrgetter b64encode bisect bisect_left bisect_right blake2b bool bytearray bytes "
     "combinations compare_digest copy crc32 decode deepcopy defaultdict deque dict divmod "

@@ -16,7 +16,7 @@ import types
 from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -32,6 +32,11 @@ def program(function: Callable[[], None]) -> Callable[[], None]:
 class Record:
     n: int = 0
     items: list[int] = field(default_factory=list)
+
+
+class Pair(NamedTuple):
+    left: Record
+    right: list[int]
 
 
 class Colour(enum.Enum):
@@ -211,6 +216,7 @@ def texts_and_copies() -> None:
     assert "{0.n} {1[0]}".format(Record(3), [4]) == "3 4"  # noqa: UP030, UP032
     assert f"{Record(1)!r:>5}" == "Record(n=1, items=[])"
     assert json.loads(json.dumps({"a": [1]}, default=str)) == {"a": [1]}
+    assert Pair(Record(1), [2]).right == [2]
     assert replace(Record(1), n=2) == Record(2)
     assert asdict(Record(1)) == {"n": 1, "items": []}
     out = io.StringIO()
