@@ -4,33 +4,34 @@ Python's ``==`` and `hash` do not serve that: ``hash(-1) == hash(-2)``, and ``1 
 encoding says the type of each part, the sign of a zero, the order of a dict, and not the order of a set;
 it is the same in every process.  `digest` is its 128-bit BLAKE2b hash.
 
-An object is encoded by what its method ``key`` returns, else by the fields of its dataclass or struct,
-an enum's member by its name, a class by its name.  What remains, such as an object that equals nothing but
-itself, a function, or a NaN (which does not even equal itself), has no canonical form: it is refused.
+An object is encoded by what its method ``key`` returns, else as a dataclass, a struct or one of a subclass of a
+built-in type: by its fields, slots and other attributes (but those that its class declares as uncompared), and by
+its items or number; an enum's member by its name, a class by its name.  A list that occurs twice in a value is not
+two equal lists: the second time it is a reference to the first, and so is all else that can change.  What
+remains has no canonical form and is refused: an object that equals nothing but itself, a function, a NaN (which does
+not even equal itself), a class that is not what its module has by its name, and its objects.
+
+What is compared is one value at a time: that an object is in two cells, or guarded by two locks, is not seen.
 
 Implementation note.  `marshal` in format 2 is a canonical encoding of values of the built-in types, written
 in C: it has no references and no mark of interned strings, and sets are sorted by encodings.  It takes
-every buffer for bytes, and a NaN for a number, so where its output may have one the slower way below
-decides.  The first byte tells the two ways apart.
+every buffer for bytes, a NaN for a number, and a list that occurs twice for two, so where its output may have one the
+slower way decides (`hfsched.explore.forms`).  The first byte tells the two ways apart.
 """
 
 from __future__ import annotations
 
 import marshal
 import re
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from enum import Enum, Flag
 from hashlib import blake2b
 from typing import Any
 
-from msgspec import Struct
-
 from hfsched.errors import UserError
+from hfsched.explore.forms import ATOMS, FORMAT, FormlessError, form
 
 __all__ = [
     "ATOMS",
+    "FORMAT",
     "SIZE",
     "NoCanonicalFormError",
     "RefusedError",
@@ -40,16 +41,12 @@ __all__ = [
 ]
 
 SIZE = 16  # bytes of a digest
-FORMAT = 2  # of `marshal`
-ATOMS = frozenset((int, str, bytes, bool, type(None)))  # each is its own canonical form
 BUILT_IN = b"b"
 OTHER = b"o"
 
-# A binary NaN (or infinity), and a buffer of less than 16 MiB: where one may be in marshal's output.
-_SUSPECT = re.compile(rb"(?:[gy]|y.{8}).{6}[\xf0-\xff][\x7f\xff]|s...\x00", re.DOTALL)
+# A binary NaN (or infinity), a buffer of less than 16 MiB, a list, dict or set: where one may be in marshal's output.
+_SUSPECT = re.compile(rb"[\[{<]|(?:[gy]|y.{8}).{6}[\xf0-\xff][\x7f\xff]|s...\x00", re.DOTALL)
 _LONG = 1 << 24  # bytes
-
-Form = Callable[[Any], object]
 
 
 class RefusedError(UserError):
@@ -67,10 +64,6 @@ def unkeyed_lock(name: str) -> RefusedError:
         " of that, or state=guards_nothing (hfsched.runtime.base); or search by a strategy that compares no"
         " states, such as pos"
     )
-
-
-class _FormlessError(Exception):
-    """Says why a value has no canonical form."""
 
 
 def encode(value: Any, place: str) -> bytes:
@@ -93,112 +86,36 @@ def digest(value: Any, place: str) -> bytes:
 
 
 def _built_in(value: Any) -> bool:
-    """Return whether a value that `marshal` takes has no buffer but bytes, and no NaN."""
-    kind = type(value)
-    if kind in (tuple, list, set, frozenset):
-        return all(type(each) in ATOMS or _built_in(each) for each in value)
-    if kind is dict:
-        return _built_in([*value, *value.values()])
-    if kind in (float, complex):
-        return bool(value == value)  # noqa: PLR0124 - which a NaN is not
-    return kind in ATOMS or value is ...
+    """Return whether a value that `marshal` takes has no buffer but bytes, no NaN, and nothing twice that can change."""
+    met: set[int] = set()
+    left = [value]
+    while left:
+        each = left.pop()
+        kind = type(each)
+        if kind in ATOMS:
+            continue
+        if kind in (list, dict, set):
+            if id(each) in met:
+                return False
+            met.add(id(each))
+        if kind is dict:
+            left += each
+            left += each.values()
+        elif kind in (tuple, list, set, frozenset):
+            left += each
+        elif kind in (float, complex):
+            if each != each:  # noqa: PLR0124 - this is what makes it a NaN
+                return False
+        elif each is not ...:
+            return False
+    return True
 
 
 def _encode_form(value: object, place: str) -> bytes:
     try:
-        return marshal.dumps(_form(value), FORMAT)
-    except _FormlessError as exc:
+        return marshal.dumps(form(value, {}), FORMAT)
+    except FormlessError as exc:
         why = str(exc)
     except (RecursionError, ValueError):
         why = f"a {type(value).__name__} that is nested too deeply, or contains itself"
     raise NoCanonicalFormError(f"{place}: {why} has no canonical form to compare states by")
-
-
-# The slower way: a tree of atoms, floats, and tuples whose first element says what they stand for.
-
-
-def _form(value: Any) -> Any:
-    kind = type(value)
-    if kind in ATOMS:
-        return value
-    return (_FORMS.get(kind) or _form_of(kind))(value)
-
-
-def _float(value: float) -> object:
-    if value != value:  # noqa: PLR0124 - this is what makes it a NaN
-        raise _FormlessError("a float that is NaN")
-    return value
-
-
-def _complex(value: complex) -> object:
-    return ("complex", _float(value.real), _float(value.imag))
-
-
-def _sequence(name: str) -> Form:
-    def form(value: Any) -> object:
-        return (name, *[each if type(each) in ATOMS else _form(each) for each in value])
-
-    return form
-
-
-def _set(name: str) -> Form:
-    return lambda value: (name, *sorted(marshal.dumps(_form(each), FORMAT) for each in value))
-
-
-def _mapping(value: Mapping[Any, Any]) -> object:
-    return ("dict", *[(_form(key), _form(item)) for key, item in value.items()])
-
-
-_FORMS: dict[type, Form] = {
-    float: _float,
-    complex: _complex,
-    tuple: _sequence("tuple"),
-    list: _sequence("list"),
-    set: _set("set"),
-    frozenset: _set("frozenset"),
-    dict: _mapping,
-    bytearray: lambda value: ("bytearray", bytes(value)),
-    deque: lambda value: ("deque", value.maxlen, *map(_form, value)),
-    type(...): lambda _value: ("ellipsis",),
-    range: lambda value: ("range", value.start, value.stop, value.step),
-}
-_BASES = (int, str, bytes, float, tuple, list, dict, set, frozenset, bytearray)
-
-
-def _form_of(kind: type) -> Form:
-    """Return the form of another type's values, and keep it."""
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    form = _FORMS[kind] = _find_form(kind, name)
-    return form
-
-
-def _find_form(kind: type, name: str) -> Form:
-    if issubclass(kind, type):
-        return lambda value: ("class", value.__module__, value.__qualname__)
-    if issubclass(kind, Flag):
-        return lambda value: ("flag", name, value.value)
-    if issubclass(kind, Enum):
-        return lambda value: ("enum", name, value.name)
-    if callable(getattr(kind, "key", None)):
-        return lambda value: ("object", name, _form(value.key()))
-    if issubclass(kind, Struct):
-        return _fields(name, kind.__struct_fields__)
-    if is_dataclass(kind):
-        return _fields(name, tuple(each.name for each in fields(kind)))
-    for base in _BASES:
-        if issubclass(kind, base):
-            inner = _FORMS.get(base, base)
-            return lambda value: ("sub", name, inner(value), _form(getattr(value, "__dict__", {})))
-
-    def refuse(_value: object) -> object:
-        raise _FormlessError(
-            f"a {kind.__qualname__} (give it a method key that returns its state)"
-            if kind.__module__ != "builtins"
-            else f"a {kind.__qualname__}"
-        )
-
-    return refuse
-
-
-def _fields(name: str, names: tuple[str, ...]) -> Form:
-    return lambda value: ("fields", name, *[_form(getattr(value, each)) for each in names])
