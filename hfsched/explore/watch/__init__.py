@@ -6,8 +6,9 @@ an attribute, an item, a container, a variable of a closure or of a module, or t
 itself first.  Two accesses to the same place, one of them a write, which vector clocks do not order,
 are a failure with both lines.
 
-`scopes` and `rewrite` make the watched code from the source, `codes` exchanges a function's two codes
-between executions.  `hooks` is what watched code calls.  `places`, `containers`, `calls`, `methods`,
+`scopes`, `targets`, `patterns`, `expressions` and `rewrite` make the watched code from the source, `codes` exchanges a
+function's two codes between executions.  `hooks`, `variables`, `iteration` and `matching` are what watched code
+calls, and `current` has the watcher that they report to.  `places`, `replaced`, `standins`, `containers`, `calls`, `methods`,
 `callbacks`, `libraries` and `reads` decide which places an operation reads or writes; `rules` has the
 names, `kinds`, `functions` and `views` what an object is.  `history` decides whether two accesses are ordered.
 `guarded` names what is written under a lock and not compared, `declared` has the fields that are declared,

@@ -61,28 +61,30 @@ _KEYED = (
 def owner_of(function: Any) -> Any:
     """Return what a built-in method is bound to; None of a function, whose is its module."""
     owner = getattr(function, "__self__", None)
-    return None if isinstance(owner, ModuleType) else owner
+    return None if issubclass(type(owner), ModuleType) else owner
 
 
 def _is_unwatched(of: Any) -> bool:
     """Return whether an object is a function that is not watched itself, nor harmless."""
-    if isinstance(of, functools.partial):
+    if issubclass(type(of), functools.partial):
         return _is_unwatched(of.func)
-    if isinstance(of, MethodType):
+    if issubclass(type(of), MethodType):
         return _is_unwatched(of.__func__)
-    if isinstance(of, FunctionType):
+    if issubclass(type(of), FunctionType):
         file = of.__code__.co_filename
         return not (is_watched(of.__code__) or is_explorer_file(file))
-    if isinstance(of, type):
+    if issubclass(type(of), type):
         plain = of.__name__ in SIMPLE or issubclass(of, BaseException)
         return of.__module__ == "builtins" and not plain
-    return isinstance(of, _IN_C) and not _is_harmless(of)
+    return issubclass(type(of), _IN_C) and not _is_harmless(of)
 
 
 def _is_harmless(of: Any) -> bool:
     name = getattr(of, "__name__", "")
     owner = owner_of(of)
-    if isinstance(of, BuiltinFunctionType) and (owner is None or isinstance(owner, str | bytes)):
+    if issubclass(type(of), BuiltinFunctionType) and (
+        owner is None or issubclass(type(owner), str | bytes)
+    ):
         return name in SIMPLE or owner is not None
     return isinstance(getattr(of, "__objclass__", None), type) and of.__objclass__ in (str, bytes)
 
@@ -107,17 +109,17 @@ def of_call(
 def _unknown(watcher: Watcher, name: str, function: Any) -> None:
     """Note that a function is called with what is not known."""
     inner = function
-    while isinstance(inner, functools.partial):
+    while issubclass(type(inner), functools.partial):
         inner = inner.func
     owner = owner_of(inner)
-    if isinstance(inner, BuiltinFunctionType) and is_container(owner):
+    if issubclass(type(inner), BuiltinFunctionType) and is_container(owner):
         called = inner.__name__
         looks = called.startswith("__") and called not in ("__setitem__", "__delitem__")
         if looks or called in ("get", "count", "index", "copy"):
             content(watcher, owner)
         else:
             watcher.whole(owner, write=True)
-    elif not (isinstance(inner, type) and has_fields(inner)):
+    elif not (issubclass(type(inner), type) and has_fields(inner)):
         called = getattr(inner, "__name__", type(inner).__name__)
         watcher.no_rule(f"{name} with {called}")
 
@@ -136,7 +138,7 @@ def _calls(name: str, function: Any, args: Args) -> list[Args] | None:
         if name == "map":
             return list(zip(*known, strict=False))
         if name == "starmap":
-            return [tuple(each) for each in known[0] if isinstance(each, tuple)]
+            return [tuple(each) for each in known[0] if issubclass(type(each), tuple)]
         return [(each,) for each in known[0]]
     if name in _KEYED and args:
         given = (

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
     FunctionType,
+    MappingProxyType,
     MemberDescriptorType,
     MethodDescriptorType,
     MethodType,
@@ -41,7 +42,7 @@ from hfsched.explore.watch.kinds import (
 )
 from hfsched.explore.watch.libraries import accessed, backing, is_stateful, used, written
 from hfsched.explore.watch.methods import copied, given, measured, method, packed, read
-from hfsched.explore.watch.places import has_fields, is_exempt
+from hfsched.explore.watch.places import class_of, has_fields, is_exempt
 from hfsched.explore.watch.reads import content, fields, is_shared
 from hfsched.explore.watch.rules import (
     COPIES,
@@ -86,9 +87,9 @@ def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) 
 
 def after(watcher: Watcher, function: Any, result: Any) -> None:
     """Note that a call has made an object, and written its fields if that was in C or in made code."""
-    if isinstance(function, type):
+    if issubclass(type(function), type):
         watcher.made(result)
-    if isinstance(function, type) and has_fields(function) and not has_own_init(function):
+    if issubclass(type(function), type) and has_fields(function) and not has_own_init(function):
         for each in field_names(function):
             if hasattr(result, each):
                 watcher.attribute(result, each, write=True)
@@ -109,7 +110,7 @@ def keep(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
             watcher.lazy(result, (), lambda: used(watcher, owner, write=False))
     elif issubclass(kind, BuiltinFunctionType):
         owner, name = owner_of(function), function.__name__
-        if name in LAZY and (owner is None or isinstance(owner, type)):
+        if name in LAZY and (owner is None or issubclass(type(owner), type)):
             watcher.lazy(
                 result, _all_sources(watcher, args), consumption(watcher, before, name, args)
             )
@@ -127,7 +128,10 @@ def _builtin(watcher: Watcher, name: str, args: Args, kwargs: dict[str, Any]) ->
     """Note a call of a built-in function."""
     values = [*args, *kwargs.values()]
     if name in ("getattr", "hasattr", "setattr", "delattr") and len(args) > 1:
-        watcher.attribute(args[0], args[1], write=name in ("setattr", "delattr"))
+        by = f"__{name}__" if name in ("setattr", "delattr") else ""
+        watcher.attribute(args[0], args[1], write=bool(by), by=by)
+    elif name in ("isinstance", "type") and args:
+        watcher.attribute(args[0], "__class__", write=False)
     elif name == "len" and args:
         measured(watcher, args[0])
     elif name == "next" and args:
@@ -182,9 +186,19 @@ def _operator(watcher: Watcher, name: str, args: Args) -> None:
 
 def _method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[str, Any]) -> None:
     """Note a call of a method in C."""
-    if type(owner) is MemberDescriptorType:  # of a slot
-        if args and name in ("__get__", "__set__", "__delete__"):
-            watcher.attribute(args[0], owner.__name__, write=name != "__get__")
+    if (
+        name in ("__setattr__", "__delattr__", "__getattribute__")
+        and args
+        and not issubclass(type(owner), CONTAINERS)
+    ):
+        watcher.plain_attribute(owner, args[0], write=name != "__getattribute__")
+    elif type(owner) is MemberDescriptorType:  # of a slot
+        if args and args[0] is not None and name in ("__get__", "__set__", "__delete__"):
+            watcher.plain_attribute(args[0], owner.__name__, write=name != "__get__")
+    elif type(owner) is MappingProxyType and class_of(owner) is not None:
+        one = name in ("get", "__getitem__", "__contains__") and args
+        for each in args[:1] if one else owner:
+            watcher.attribute(class_of(owner), each, write=False)
     elif issubclass(type(owner), type) and not name.startswith("__"):  # such as `dict.fromkeys`
         _builtin(watcher, name, args, kwargs)
     else:
@@ -272,7 +286,7 @@ def _object(watcher: Watcher, of: Any, args: Args, kwargs: dict[str, Any]) -> No
     call: Callable[..., Any] | None = getattr(type(of), "__call__", None)  # noqa: B004
     if isinstance(call, FunctionType):
         _python(watcher, call, (of, *args), kwargs)
-    elif isinstance(of, operator.attrgetter | operator.itemgetter | operator.methodcaller):
+    elif issubclass(type(of), operator.attrgetter | operator.itemgetter | operator.methodcaller):
         _getter(watcher, of, args)
     elif hasattr(of, "__wrapped__"):  # such as a cache in front of a function
         for each in args:
@@ -287,17 +301,17 @@ def _getter(watcher: Watcher, of: Any, args: Args) -> None:
     made, names = of.__reduce__()[:2]
     if not args:
         return
-    if isinstance(of, operator.itemgetter):
+    if issubclass(type(of), operator.itemgetter):
         for key in names:
             _method(watcher, args[0], "__getitem__", (key,), {})
-    elif isinstance(of, operator.attrgetter):
+    elif issubclass(type(of), operator.attrgetter):
         for path in names:
             each = args[0]
             for name in path.split("."):
                 watcher.attribute(each, name, write=False)
                 each = getattr(each, name, None)
     else:
-        name, *rest = made.args if isinstance(made, functools.partial) else names
-        if isinstance(made, functools.partial):
+        name, *rest = made.args if issubclass(type(made), functools.partial) else names
+        if issubclass(type(made), functools.partial):
             rest = list(names)
         before(watcher, getattr(args[0], name, None), tuple(rest), {})

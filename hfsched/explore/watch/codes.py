@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from hfsched.explore.watch.replaced import may_be_replaced
 from hfsched.explore.watch.rewrite import MARK, VARIABLE, rewritten
 
 __all__ = ["Codes", "is_explorer_file", "is_watched", "is_watched_file"]
@@ -67,7 +68,8 @@ class _File:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # a constant is called: a hook
             plain = compile(ast.parse(source, filename), filename, "exec", dont_inherit=True)
-            tree, self.deciding = rewritten(source, filename)
+            tree, self.deciding, assigned = rewritten(source, filename)
+            may_be_replaced(assigned)
             watched = compile(tree, filename, "exec", dont_inherit=True)
         self._plain: dict[_Key, list[CodeType]] = defaultdict(list)
         self._watched: dict[_Key, list[CodeType]] = defaultdict(list)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.watch.scopes import Scope, Tables
+from hfsched.explore.watch.targets import shape_of
 
 if TYPE_CHECKING:
     from hfsched.explore.watch.scopes import Comprehension
 
-__all__ = ["MARK", "VARIABLE", "Expressions", "bound_names", "constant_tuple"]
+__all__ = ["MARK", "VARIABLE", "Expressions", "constant"]
 
 MARK = "\0hfsched.watch:"
 VARIABLE = "hfsched_variable"  # the parameter of a lambda that only names a variable
@@ -21,14 +22,22 @@ _OF_CALLER = frozenset(
     ("super", "locals", "globals", "vars", "dir", "eval", "exec", "__import__", "breakpoint")
 )
 
+_ATTRIBUTE = {
+    ast.Load: "attribute",
+    ast.Store: "attribute_written",
+    ast.Del: "attribute_deleted",
+}
+_SETTERS = frozenset(("setattr", "delattr", "__setattr__", "__delattr__"))
+
 
 class Expressions(ast.NodeTransformer):
     """Rewrites expressions in the functions of a module, and knows the scope that they are in."""
 
-    def __init__(self, source: str, filename: str) -> None:
+    def __init__(self, source: str, filename: str, tree: ast.Module) -> None:
         self._filename = filename
-        self._tables = Tables(source, filename)
+        self._tables = Tables(source, filename, tree)
         self._scopes: list[Scope] = [Scope(None, function=False)]
+        self.assigned: set[str] = set()  # attributes, by name
         self.deciding: dict[str, int] = {}  # attributes that are in a test, each with a line
 
     @property
@@ -52,7 +61,7 @@ class Expressions(ast.NodeTransformer):
 
     def _hook(self, name: str, at: ast.AST, *args: ast.expr) -> ast.Call:
         """Return the call of a hook; its last argument is the line."""
-        site = constant_tuple(self._filename, getattr(at, "lineno", 0))
+        site = constant((self._filename, getattr(at, "lineno", 0)))
         made = ast.Call(ast.Constant(MARK + name), [*args, site], [])
         for node in (made, made.func, site):
             ast.copy_location(node, at)
@@ -77,14 +86,14 @@ class Expressions(ast.NodeTransformer):
             return None
         if kind == "cell":
             return "cell", self._variable(name, at)
-        return "global", self._text(self._scope.mangled(name))
+        return kind, self._text(self._scope.mangled(name))
 
     def _written(self, names: Sequence[str], at: ast.AST) -> list[ast.stmt]:
         """Return statements that report that these names have been bound."""
         made: list[ast.stmt] = []
         for name in names:
             which = self._which(name, at)
-            if which is not None:
+            if which is not None and which[0] != "class":
                 hook = self._hook(f"{which[0]}_written", at, which[1])
                 made.append(ast.copy_location(ast.Expr(hook), at))
         return made
@@ -92,18 +101,33 @@ class Expressions(ast.NodeTransformer):
     def _value(self, hook: str, node: ast.expr) -> ast.expr:
         """Return an expression, visited, whose value a hook is given, which returns it."""
         if hook == "truth":
-            for each in ast.walk(node):
-                if isinstance(each, ast.Attribute):
-                    self.deciding.setdefault(each.attr, each.lineno)
+            self._decides(node)
         made: ast.expr = self.visit(node)
         if not self._watching or isinstance(node, ast.Constant):
             return made
         return self._hook(hook, node, made)
 
-    def _iterated(self, node: ast.expr, target: ast.expr) -> ast.expr:
-        """Return what a loop over `node` runs over, visited."""
-        hook = "unpacked" if isinstance(target, ast.Tuple | ast.List) else "iterated"
-        return self._value(hook, node)
+    def _decides(self, node: ast.AST) -> None:
+        """Note the attributes of a test."""
+        for each in ast.walk(node):
+            if isinstance(each, ast.Attribute):
+                self.deciding.setdefault(each.attr, each.lineno)
+
+    def _shaped(self, hook: str, node: ast.expr, target: ast.expr) -> ast.expr:
+        """Return an expression, visited, whose value a hook is given that knows its target."""
+        made: ast.expr = self.visit(node)
+        shape = shape_of(target)
+        if not self._watching or shape is None:
+            return made
+        return self._hook(hook, node, made, constant(shape))
+
+    def _iterated(self, node: ast.expr, target: ast.expr, *, waits: bool = False) -> ast.expr:
+        """Return what a loop over `node` runs over, visited; `waits`: an ``async for``."""
+        if waits:
+            return self._shaped("async_unpacked", node, target)
+        if shape_of(target) is not None:
+            return self._shaped("unpacked", node, target)
+        return self._value("iterated", node)
 
     # Scopes.
 
@@ -119,11 +143,11 @@ class Expressions(ast.NodeTransformer):
 
     def _comprehension(self, node: Comprehension) -> ast.expr:
         first = node.generators[0]
-        first.iter = self._iterated(first.iter, first.target)
+        first.iter = self._iterated(first.iter, first.target, waits=bool(first.is_async))
         with self._inside(self._tables.function(node, self._scope.private)):
             for each in node.generators:
                 if each is not first:
-                    each.iter = self._iterated(each.iter, each.target)
+                    each.iter = self._iterated(each.iter, each.target, waits=bool(each.is_async))
                 each.target = self.visit(each.target)
                 each.ifs = [self._value("truth", test) for test in each.ifs]
             if isinstance(node, ast.DictComp):
@@ -150,12 +174,15 @@ class Expressions(ast.NodeTransformer):
         if not self._watching or not isinstance(node.ctx, ast.Load):
             return node
         which = self._which(node.id, node)
-        return node if which is None else self._hook(f"{which[0]}_read", node, which[1], node)
+        if which is None:
+            return node
+        report = self._hook(f"{which[0]}_read", node, which[1])  # returns None
+        return ast.copy_location(ast.BoolOp(ast.Or(), [report, node]), node)
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> ast.expr:
         node.value = self.visit(node.value)
         which = self._which(node.target.id, node) if self._watching else None
-        if which is not None:
+        if which is not None and which[0] != "class":
             node.value = self._hook(f"{which[0]}_assigned", node, which[1], node.value)
         return node
 
@@ -163,8 +190,10 @@ class Expressions(ast.NodeTransformer):
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         node.value = self.visit(node.value)
+        if not isinstance(node.ctx, ast.Load):
+            self.assigned.add(self._scope.mangled(node.attr))
         if self._watching:
-            hook = "attribute" if isinstance(node.ctx, ast.Load) else "attribute_written"
+            hook = _ATTRIBUTE[type(node.ctx)]
             name = self._text(self._scope.mangled(node.attr))
             node.value = self._hook(hook, node, node.value, name)
         return node
@@ -178,6 +207,12 @@ class Expressions(ast.NodeTransformer):
     # Calls.
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
+        if getattr(node.func, "id", getattr(node.func, "attr", "")) in _SETTERS:
+            self.assigned |= {
+                each.value
+                for each in node.args
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            }
         if not self._watching:
             return self.generic_visit(node)  # type: ignore[return-value]
         args = [self.visit(each) for each in node.args]
@@ -256,7 +291,7 @@ class Expressions(ast.NodeTransformer):
         return node
 
     def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.expr:
-        node.value = self._value("iterated", node.value)
+        node.value = self._value("delegated", node.value)
         return node
 
 
@@ -265,17 +300,7 @@ def _looks_at_caller(name: str, args: Sequence[ast.expr]) -> bool:
     return name in _OF_CALLER and not (name in ("vars", "dir") and args)
 
 
-def constant_tuple(*values: str | int) -> ast.Constant:
-    """Return a tuple as one constant, which the compiler takes and its types do not say."""
-    made: Any = values
+def constant(value: object) -> ast.Constant:
+    """Return a value as a constant: a tuple too, which the compiler takes and its types do not say."""
+    made: Any = value
     return ast.Constant(made)
-
-
-def bound_names(*targets: ast.expr) -> list[str]:
-    """Return the names that targets bind."""
-    return [
-        node.id
-        for target in targets
-        for node in ast.walk(target)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del)
-    ]

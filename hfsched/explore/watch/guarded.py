@@ -22,7 +22,7 @@ from hfsched.explore.races import Races
 from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.history import reference
 from hfsched.explore.watch.kinds import CONTAINERS
-from hfsched.explore.watch.places import is_exempt, is_frozen
+from hfsched.explore.watch.places import is_exempt, is_frozen, value_of
 from hfsched.runtime.declared import UNCOMPARED
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Guarded:
         """Return whether what was written needs no comparison."""
         if id(of) in self._containers or is_frozen(type(of)) or self.uncompared.has(of, key):
             return True
-        return isinstance(key, str) and is_exempt(type(getattr(of, key, None)))
+        return isinstance(key, str) and is_exempt(type(value_of(of, key)))
 
     def unread(self) -> set[Unread]:
         """Return what is written under a lock, accessed by several tasks, and not read."""

@@ -93,10 +93,11 @@ class Tracked:
     no object gets the id of one that is noted.
     """
 
-    __slots__ = ("_items", "_of", "_ranges", "_shape", "_whole", "id", "name")
+    __slots__ = ("_items", "_of", "_ranges", "_shape", "_whole", "dict_id", "id", "name")
 
     def __init__(self, of: Any, name: str, died: Callable[[Tracked], None]) -> None:
         self.id = id(of)
+        self.dict_id: int | None = None  # of the object's dict, while that is its own
         self.name = name  # the same in every run
         self._of = reference(of, lambda: died(self))
         self._items: dict[Hashable, _Place] = {}
@@ -138,6 +139,10 @@ class Tracked:
             self._whole.shared |= len({each.first for each in places} - {None}) > 1
             self._items, self._shape, self._ranges = {}, _Place(), []
         self._whole.note(access)
+
+    def has(self, key: Hashable) -> bool:
+        """Return whether an item has been accessed."""
+        return key in self._items
 
     def is_shared(self, key: Hashable | None) -> bool:
         """Return whether several tasks have accessed an item; None: anything of the object."""

@@ -7,60 +7,78 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import resolve_name
+from types import MappingProxyType
 from typing import Any
 
+import hfsched.explore.watch.matching  # noqa: F401 - puts the probes in their place
 from hfsched.explore.watch import containers
 from hfsched.explore.watch.calls import after, before, keep
+from hfsched.explore.watch.current import active, install, installed
 from hfsched.explore.watch.history import Site
-from hfsched.explore.watch.kinds import (
-    CONTAINERS,
-    found_in,
-    is_container,
-    is_iterator,
-    is_library,
-    overrides,
+from hfsched.explore.watch.iteration import (
+    async_unpacked,
+    content,
+    delegated,
+    entered,
+    iterated,
+    spread,
+    spread_kept,
+    unpacked,
 )
+from hfsched.explore.watch.kinds import CONTAINERS, found_in, is_container, is_library, overrides
 from hfsched.explore.watch.libraries import accessed, backing, written
-from hfsched.explore.watch.places import IMMUTABLE, fields_of
+from hfsched.explore.watch.places import IMMUTABLE, class_of, dict_of, forget
 from hfsched.explore.watch.reads import content as read_content
 from hfsched.explore.watch.reads import deep
+from hfsched.explore.watch.standins import behind
+from hfsched.explore.watch.variables import (
+    cell_assigned,
+    cell_read,
+    cell_written,
+    class_read,
+    global_assigned,
+    global_read,
+    global_written,
+)
 from hfsched.explore.watch.watcher import Watcher
 
 __all__ = ["HOOKS", "install"]
-
-_watcher: Watcher | None = None
-
-
-def install(watcher: Watcher | None) -> None:
-    """Report to this watcher; None: to none."""
-    global _watcher  # noqa: PLW0603 - watched code is the process's
-    _watcher = watcher
-
-
-def _active(site: Site) -> Watcher | None:
-    watcher = _watcher
-    return watcher if watcher is not None and watcher.begin(site) else None
-
 
 # Attributes.
 
 
 def attribute(of: Any, name: str, site: Site) -> Any:
     """Report that an attribute is read; return the object."""
-    watcher = _active(site)
+    watcher = active(site)
     if watcher is not None:
         watcher.attribute(of, name, write=False)
         if name == "__dict__":
-            watcher.same(of.__dict__, of)
+            watcher.same(dict_of(of), of)
     return of
 
 
 def attribute_written(of: Any, name: str, site: Site) -> Any:
-    """Report that an attribute is written or deleted; return the object."""
-    watcher = _active(site)
+    """Report that an attribute is written; return the object."""
+    return _written(of, name, site, "__setattr__")
+
+
+def attribute_deleted(of: Any, name: str, site: Site) -> Any:
+    """Report that an attribute is deleted; return the object."""
+    return _written(of, name, site, "__delattr__")
+
+
+def _written(of: Any, name: str, site: Site, by: str) -> Any:
+    watcher = active(site)
     if watcher is not None:
-        watcher.attribute(of, name, write=True)
+        watcher.attribute(of, name, write=True, by=by)
+    elif issubclass(type(of), type):
+        forget(name)
+    elif name == "__dict__":
+        watcher = installed()
+        if watcher is not None:
+            watcher.swapped(of)
     return of
 
 
@@ -96,7 +114,7 @@ def augmented(value: Any, site: Site) -> Any:
     """Report that an operator such as ``+=`` is applied to a value, which it may write; return it."""
     if type(value) in IMMUTABLE:
         return value
-    watcher = _active(site)
+    watcher = active(site)
     if watcher is not None:
         with watcher:
             written(watcher, value)
@@ -104,6 +122,21 @@ def augmented(value: Any, site: Site) -> Any:
 
 
 # Items.
+
+
+class _OfClass:
+    """Stands for the ``__dict__`` of a class in ``of[key]``."""
+
+    __slots__ = ("_kind", "_of", "_site")
+
+    def __init__(self, of: Any, kind: type, site: Site) -> None:
+        self._of, self._kind, self._site = of, kind, site
+
+    def __getitem__(self, key: Any) -> Any:
+        watcher = active(self._site)
+        if watcher is not None:
+            watcher.attribute(self._kind, key, write=False)
+        return self._of[key]
 
 
 class _Items:
@@ -129,7 +162,7 @@ class _Items:
 
     def _before(self, method: str, key: Any, *value: Any) -> Any:
         """Report an access; return the key to do it with."""
-        watcher = _active(self._site)
+        watcher = active(self._site)
         if watcher is None or overrides(type(self._of), method):  # that method is watched itself
             return key
         with watcher:
@@ -157,90 +190,32 @@ class _Items:
 def _items(of: Any, site: Site, *, augments: bool) -> Any:
     kind = type(of)
     known = issubclass(kind, CONTAINERS) or is_library(kind) or backing(of) is not of
-    return _Items(of, site, augments=augments) if known and _active(site) is not None else of
+    return _Items(of, site, augments=augments) if known and active(site) is not None else of
 
 
 def item(of: Any, site: Site) -> Any:
     """Return what ``of[key]`` is done with."""
+    of = behind(of)
+    if type(of) is MappingProxyType and active(site) is not None:
+        kind = class_of(of)
+        if kind is not None:
+            return _OfClass(of, kind, site)
     return _items(of, site, augments=False)
 
 
 def augmented_item(of: Any, site: Site) -> Any:
     """Return what ``of[key] += value`` is done with."""
-    return _items(of, site, augments=True)
-
-
-# Variables.
-
-
-def cell_read(variable: Any, value: Any, site: Site) -> Any:
-    """Report that a variable of a closure is read; return its value."""
-    watcher = _active(site)
-    if watcher is not None:
-        watcher.item(variable.__closure__[0], _name(variable), write=False)
-    return value
-
-
-def cell_written(variable: Any, site: Site) -> None:
-    """Report that a variable of a closure is written."""
-    watcher = _active(site)
-    if watcher is not None:
-        watcher.item(variable.__closure__[0], _name(variable), write=True)
-
-
-def cell_assigned(variable: Any, value: Any, site: Site) -> Any:
-    """Report that a variable of a closure is written; return the value."""
-    cell_written(variable, site)
-    return value
-
-
-def _name(variable: Any) -> str:
-    name: str = variable.__code__.co_freevars[0]
-    return name
-
-
-def global_read(name: str, value: Any, site: Site) -> Any:
-    """Report that a variable of the module is read, if it is one; return its value."""
-    watcher = _active(site)
-    if watcher is not None:
-        variables = sys._getframe(1).f_globals
-        if name in variables:
-            watcher.item(variables, name, write=False)
-    return value
-
-
-def global_written(name: str, site: Site) -> None:
-    """Report that a variable of the module is written."""
-    watcher = _active(site)
-    if watcher is not None:
-        watcher.item(sys._getframe(1).f_globals, name, write=True)
-
-
-def global_assigned(name: str, value: Any, site: Site) -> Any:
-    """Report that a variable of the module is written; return the value."""
-    watcher = _active(site)
-    if watcher is not None:
-        watcher.item(sys._getframe(1).f_globals, name, write=True)
-    return value
+    return _items(behind(of), site, augments=True)
 
 
 # What a value is used for.
-
-
-def content(of: Any, site: Site) -> Any:
-    """Report that the items of a value are read; return it."""
-    if type(of) not in IMMUTABLE:
-        watcher = _active(site)
-        if watcher is not None:
-            read_content(watcher, of)
-    return of
 
 
 def compared(of: Any, site: Site) -> Any:
     """Report that a value is an operand, or printed; return it."""
     kind = type(of)
     if kind not in IMMUTABLE or kind is tuple or kind is frozenset:
-        watcher = _active(site)
+        watcher = active(site)
         if watcher is not None:
             with watcher:
                 deep(watcher, of)
@@ -251,7 +226,7 @@ def truth(of: Any, site: Site) -> Any:
     """Report that a value is tested for truth; return it."""
     kind = type(of)
     if kind not in IMMUTABLE and not overrides(kind, "__bool__") and not overrides(kind, "__len__"):
-        watcher = _active(site)
+        watcher = active(site)
         if watcher is not None:
             for source in (of,) if is_container(of) else watcher.sources(of):
                 watcher.shape(source, write=False)
@@ -262,7 +237,8 @@ def truth(of: Any, site: Site) -> Any:
 
 def contains(key: Any, of: Any, site: Site) -> bool:
     """Report and do ``key in of``."""
-    watcher = _active(site)
+    of = behind(of)
+    watcher = active(site)
     kind = type(of)
     if watcher is None or overrides(kind, "__contains__"):
         return key in of
@@ -281,89 +257,51 @@ def contains(key: Any, of: Any, site: Site) -> bool:
     return key in of
 
 
-def matched(of: Any, names: tuple[str, ...], site: Site) -> Any:
-    """Report that patterns of ``match`` read attributes ("*": all) and items of a value; return it."""
-    watcher = _active(site)
-    if watcher is not None and type(of) not in IMMUTABLE:
-        read_content(watcher, of)
-        for name in fields_of(of) if "*" in names else names:
-            watcher.attribute(of, name, write=False)
-    return of
-
-
-# Iteration.
-
-
-def iterated(of: Any, site: Site) -> Any:
-    """Return what a loop over `of` runs over: each step reports that the container is read."""
-    return _steps(of, site, unpacks=False)
-
-
-def unpacked(of: Any, site: Site) -> Any:
-    """Likewise, for a loop that unpacks each item."""
-    return _steps(of, site, unpacks=True)
-
-
-def _steps(of: Any, site: Site, *, unpacks: bool) -> Any:
-    if type(of) in IMMUTABLE or _watcher is None:
-        return of
-    if is_iterator(type(of)):
-        return _Advancing(of, site, unpacks=unpacks)
-    if is_library(type(of)) and not overrides(type(of), "__iter__"):
-        watcher = _active(site)
-        if watcher is not None:
-            accessed(watcher, of, "__iter__", ())
-        return of
-    return _reporting(of, site, unpacks=unpacks) if _watcher.sources(of) else of
-
-
-class _Advancing:
-    """Stands for an iterator that is used up: reports each step as a write of it, and does it."""
-
-    __slots__ = ("_of", "_site", "_unpacks")
-
-    def __init__(self, of: Any, site: Site, *, unpacks: bool) -> None:
-        self._of, self._site, self._unpacks = of, site, unpacks
-
-    def __iter__(self) -> _Advancing:
-        return self
-
-    def __next__(self) -> Any:
-        content(self._of, self._site)
-        found = next(self._of)
-        return content(found, self._site) if self._unpacks else found
-
-    def __getattr__(self, name: str) -> Any:  # ``yield from`` sends, throws and closes
-        content(self._of, self._site)
-        return getattr(self._of, name)
-
-
-def _reporting(of: Any, site: Site, *, unpacks: bool) -> Iterator[Any]:
-    content(of, site)
-    for each in of:
-        if unpacks:
-            content(each, site)
-        yield each
-        content(of, site)
-
-
 # Calls.
 
 
 def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Report what a call accesses, and make it."""
-    watcher = _active(site)
+    watcher = active(site)
     if watcher is not None:
         with watcher:
             before(watcher, function, args, kwargs)
     result = function(*args, **kwargs)
-    if _watcher is not None:
-        with _watcher:
-            keep(_watcher, function, args, result)
-        if _watcher.begin(site):
-            with _watcher:
-                after(_watcher, function, result)
+    watcher = installed()
+    if watcher is not None:
+        with watcher:
+            keep(watcher, function, args, result)
+        if watcher.begin(site):
+            with watcher:
+                after(watcher, function, result)
     return result
+
+
+def decorated(decorator: Any, site: Site) -> Callable[[Any], Any]:
+    """Return what applies a decorator: that is a call."""
+
+    def apply(of: Any) -> Any:
+        return call(site, decorator, of)
+
+    return apply
+
+
+def imported(module: str, level: int, names: tuple[str, ...], site: Site) -> None:
+    """Report that ``from module import names`` has read attributes of a module."""
+    watcher = active(site)
+    if watcher is None:
+        return
+    if level:
+        package = sys._getframe(1).f_globals.get("__package__") or ""
+        try:
+            module = resolve_name("." * level + module, package)
+        except ImportError:  # a module that was made without a package, and has a loader of its own
+            watcher.no_rule("a relative import")
+            return
+    found = sys.modules.get(module)
+    if found is not None:
+        for name in names:
+            watcher.attribute(found, name, write=False)
 
 
 HOOKS: dict[str, Callable[..., Any]] = {
@@ -371,6 +309,7 @@ HOOKS: dict[str, Callable[..., Any]] = {
     for each in (
         attribute,
         attribute_written,
+        attribute_deleted,
         augmented_attribute,
         augmented,
         item,
@@ -381,13 +320,20 @@ HOOKS: dict[str, Callable[..., Any]] = {
         global_read,
         global_written,
         global_assigned,
+        class_read,
         content,
         compared,
         truth,
         contains,
-        matched,
         iterated,
         unpacked,
+        delegated,
+        async_unpacked,
+        spread,
+        spread_kept,
+        entered,
         call,
+        decorated,
+        imported,
     )
 }

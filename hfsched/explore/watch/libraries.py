@@ -78,7 +78,7 @@ def used(watcher: Watcher, of: Any, *, write: bool) -> None:
     watcher.whole(of, write=write)
     if not is_plain(of):
         return
-    if write and isinstance(of, ChainMap):
+    if write and issubclass(type(of), ChainMap):
         watcher.whole(of.maps[0], write=True)
         return
     _held(watcher, of, _DEPTH, lambda each: watcher.whole(each, write=write))

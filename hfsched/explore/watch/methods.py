@@ -34,7 +34,7 @@ def method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[str
         _of_container(watcher, owner, name, args, values)
     elif name in ("__setattr__", "__delattr__", "__getattribute__") and args:
         watcher.attribute(owner, args[0], write=name != "__getattribute__")
-    elif name in ("pack_into", "unpack_from") and isinstance(owner, struct.Struct):
+    elif name in ("pack_into", "unpack_from") and issubclass(type(owner), struct.Struct):
         packed(watcher, name, owner.format, args, kwargs)
     elif name in OF_FIELDS:
         for each in (owner, *args):
@@ -42,7 +42,7 @@ def method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[str
     elif name == "encode_into" and len(args) > 1:  # of msgspec's encoders: into a bytearray
         deep(watcher, args[0])
         watcher.whole(args[1], write=True)
-    elif name in ("format", "format_map") and isinstance(owner, str):
+    elif name in ("format", "format_map") and issubclass(type(owner), str):
         _formatted(watcher, owner, values)
     elif is_iterator(type(owner)) or is_stateful(owner):
         content(watcher, owner)
@@ -66,14 +66,14 @@ def _of_container(watcher: Watcher, owner: Any, name: str, args: Args, values: l
         watcher.no_rule(f"{type(owner).__name__}.{name}")
         watcher.whole(owner, write=True)
     if name in COMPARES:
-        if not isinstance(owner, dict | set):
+        if not issubclass(type(owner), dict | set):
             deep(watcher, owner)
         for each in values:
             deep(watcher, each)
     elif name not in KEEPS:
         for each in values:
             content(watcher, each)
-            if isinstance(owner, set):
+            if issubclass(type(owner), set):
                 deep(watcher, each)
 
 

@@ -78,7 +78,7 @@ def deep(watcher: Watcher, of: Any, *, keys: bool = False, plain: bool = False) 
             left.extend(each)
         elif keys and callable(getattr(type(each), "key", None)):
             left.append(each.key())
-        elif not isinstance(each, type) and _reads_fields(type(each), each, plain=plain):
+        elif not issubclass(type(each), type) and _reads_fields(type(each), each, plain=plain):
             left.extend(fields(watcher, each))
 
 
@@ -87,13 +87,13 @@ def _reads_fields(kind: type, of: Any, *, plain: bool) -> bool:
 
 
 def _items(of: Any) -> list[Any]:
-    if isinstance(of, dict):
+    if issubclass(type(of), dict):
         return [*dict.keys(of), *dict.values(of)]
-    if isinstance(of, list):
+    if issubclass(type(of), list):
         return list(list.__iter__(of))
-    if isinstance(of, set):
+    if issubclass(type(of), set):
         return list(set.__iter__(of))
-    return list(deque.__iter__(of)) if isinstance(of, deque) else []
+    return list(deque.__iter__(of)) if issubclass(type(of), deque) else []
 
 
 def elements(of: Any) -> list[Any] | None:

@@ -16,26 +16,22 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from hfsched.explore.watch.expressions import (
-    MARK,
-    VARIABLE,
-    Expressions,
-    bound_names,
-    constant_tuple,
-)
+from hfsched.explore.watch.expressions import MARK, VARIABLE, Expressions, constant
+from hfsched.explore.watch.patterns import class_names, probed
+from hfsched.explore.watch.targets import bound_names, is_nested, pattern_names, shape_of
 
 __all__ = ["MARK", "VARIABLE", "rewritten"]
 
 
-def rewritten(source: str, filename: str) -> tuple[ast.Module, dict[str, int]]:
-    """Return the watched form of a module, and the attributes that decide control flow in it.
+def rewritten(source: str, filename: str) -> tuple[ast.Module, dict[str, int], set[str]]:
+    """Return the watched form of a module, the attributes that decide control flow, those assigned.
 
-    Each of these has the first line of a test that reads it.  Raises SyntaxError.
+    Each of the former has the first line of a test that reads it.  Raises SyntaxError and ValueError.
     """
     tree = ast.parse(source, filename)
-    rewriter = _Rewriter(source, filename)
+    rewriter = _Rewriter(source, filename, tree)
     made: ast.Module = rewriter.visit(tree)
-    return ast.fix_missing_locations(made), rewriter.deciding
+    return ast.fix_missing_locations(made), rewriter.deciding, rewriter.assigned
 
 
 class _Rewriter(Expressions):
@@ -44,11 +40,21 @@ class _Rewriter(Expressions):
     # Scopes.
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.stmt]:
-        node.decorator_list = [self.visit(each) for each in node.decorator_list]
+        node.decorator_list = [self._value("decorated", each) for each in node.decorator_list]
         self._defaults(node.args)
+        self._annotations(node)
         with self._inside(self._tables.function(node, self._scope.private)):
             node.body = self._statements(node.body)
         return [node, *self._after([node.name], node)]
+
+    def _annotations(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        if self._tables.late_annotations or not self._watching:
+            return
+        args = node.args
+        for each in (*args.posonlyargs, *args.args, args.vararg, args.kwarg, *args.kwonlyargs):
+            if each is not None and each.annotation is not None:
+                each.annotation = self.visit(each.annotation)
+        node.returns = None if node.returns is None else self.visit(node.returns)
 
     def _statements(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
         made: list[ast.stmt] = []
@@ -60,6 +66,16 @@ class _Rewriter(Expressions):
     def _after(self, names: Sequence[str], at: ast.AST) -> list[ast.stmt]:
         return self._written(names, at) if self._watching else []
 
+    def _named(self, names: Sequence[str], at: ast.AST) -> list[ast.stmt]:
+        """Return statements that report that these names are read."""
+        made: list[ast.stmt] = []
+        for name in names if self._watching else ():
+            which = self._which(name, at)
+            if which is not None:
+                hook = self._hook(f"{which[0]}_read", at, which[1])
+                made.append(ast.copy_location(ast.Expr(hook), at))
+        return made
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> list[ast.stmt]:
         return self._function(node)
 
@@ -67,7 +83,7 @@ class _Rewriter(Expressions):
         return self._function(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> list[ast.stmt]:
-        node.decorator_list = [self.visit(each) for each in node.decorator_list]
+        node.decorator_list = [self._value("decorated", each) for each in node.decorator_list]
         node.bases = [self.visit(each) for each in node.bases]
         node.keywords = [self.visit(each) for each in node.keywords]
         with self._inside(self._tables.of_class(node)):
@@ -77,12 +93,19 @@ class _Rewriter(Expressions):
     # Statements.
 
     def visit_Assign(self, node: ast.Assign) -> list[ast.stmt]:
-        unpacks = any(isinstance(each, ast.Tuple | ast.List) for each in node.targets)
-        node.value = self._value("content", node.value) if unpacks else self.visit(node.value)
+        hook, value = "spread" if len(node.targets) == 1 else "spread_kept", self.visit(node.value)
+        for shape in map(shape_of, node.targets) if self._watching else ():
+            if shape is not None and is_nested(shape):
+                value = self._hook(hook, node.value, value, constant(shape))
+            elif shape is not None:
+                value = self._hook("content", node.value, value)
+        node.value = value
         node.targets = [self.visit(each) for each in node.targets]
         return [node, *self._after(bound_names(*node.targets), node)]
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> list[ast.stmt]:
+        if self._scope.in_class and not self._tables.late_annotations:
+            node.annotation = self.visit(node.annotation)
         if node.value is None:
             return [node]
         node.value = self.visit(node.value)
@@ -101,6 +124,7 @@ class _Rewriter(Expressions):
             )
             before = [ast.copy_location(ast.Expr(self._hook("augmented", node, value)), node)]
         elif isinstance(node.target, ast.Attribute):
+            self.assigned.add(self._scope.mangled(node.target.attr))
             held = self.visit(node.target.value)
             node.target.value = self._hook("augmented_attribute", node, held)
         else:
@@ -114,10 +138,8 @@ class _Rewriter(Expressions):
         return [*self._after(bound_names(*node.targets), node), node]
 
     def _for(self, node: ast.For | ast.AsyncFor) -> ast.stmt:
-        if isinstance(node, ast.For):
-            node.iter = self._iterated(node.iter, node.target)
-        else:
-            node.iter = self.visit(node.iter)
+        waits = isinstance(node, ast.AsyncFor)
+        node.iter = self._iterated(node.iter, node.target, waits=waits)
         node.target = self.visit(node.target)
         node.body = self._after(bound_names(node.target), node) + self._statements(node.body)
         node.orelse = self._statements(node.orelse)
@@ -132,8 +154,10 @@ class _Rewriter(Expressions):
     def _with(self, node: ast.With | ast.AsyncWith) -> ast.stmt:
         names: list[str] = []
         for each in node.items:
-            each.context_expr = self.visit(each.context_expr)
-            if each.optional_vars is not None:
+            if each.optional_vars is None:
+                each.context_expr = self.visit(each.context_expr)
+            else:
+                each.context_expr = self._shaped("entered", each.context_expr, each.optional_vars)
                 each.optional_vars = self.visit(each.optional_vars)
                 names += bound_names(each.optional_vars)
         node.body = self._after(names, node) + self._statements(node.body)
@@ -172,27 +196,55 @@ class _Rewriter(Expressions):
         return [node, *self._after([name for name in names if name != "*"], node)]
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
-        return self._import(node)
+        made = self._import(node)
+        for each in node.names if self._watching else ():
+            package, _, name = each.name.rpartition(".")
+            if (
+                package and each.asname is not None
+            ):  # else each dot is an attribute where it is used
+                made[1:1] = self._imported(package, 0, (name,), node)
+        return made
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.stmt]:
-        return self._import(node)
-
-    def visit_Match(self, node: ast.Match) -> ast.stmt:
-        names = {
-            name
-            for pattern in ast.walk(node)
-            if isinstance(pattern, ast.MatchClass)
-            for name in pattern.kwd_attrs
-        }
-        positional = any(
-            isinstance(each, ast.MatchClass) and each.patterns for each in ast.walk(node)
-        )
-        subject: ast.expr = self.visit(node.subject)
+        made = self._import(node)
         if self._watching:
-            wanted = constant_tuple(*sorted(names), *(("*",) if positional else ()))
-            subject = self._hook("matched", node, subject, wanted)
-        node.subject = subject
+            names = tuple(each.name for each in node.names)
+            made[1:1] = self._imported(node.module or "", node.level, names, node)
+        return made
+
+    def _imported(
+        self, module: str, level: int, names: tuple[str, ...], node: ast.stmt
+    ) -> list[ast.stmt]:
+        """Return a statement that reports that attributes of a module have been read."""
+        values = [constant(module), constant(level), constant(names)]
+        return [ast.copy_location(ast.Expr(self._hook("imported", node, *values)), node)]
+
+    def visit_Match(self, node: ast.Match) -> list[ast.stmt]:
+        self._decides(node.subject)
+        node.subject = self.visit(node.subject)
+        before: dict[str, None] = {}
         for case in node.cases:
-            case.guard = None if case.guard is None else self._value("truth", case.guard)
-            case.body = self._statements(case.body)
-        return node
+            before |= dict.fromkeys(class_names(case.pattern))
+            self._case(case)
+        return [*self._named(list(before), node), node]
+
+    def _case(self, case: ast.match_case) -> None:
+        for each in ast.walk(case.pattern):
+            if isinstance(each, ast.MatchClass):
+                for name in each.kwd_attrs:
+                    self.deciding.setdefault(name, each.lineno)
+        written = self._after(pattern_names(case.pattern), case.pattern)
+        if self._watching:
+            case.pattern = probed(case.pattern, self._filename, self._scope.mangled)
+        case.body = self._statements(case.body)
+        if case.guard is None:
+            case.body = written + case.body
+            return
+        guard = self._value("truth", case.guard)
+        if written:  # what a pattern captures is bound before the guard
+            reports = [each.value for each in written if isinstance(each, ast.Expr)]
+            both = ast.Tuple([*reports, guard], ast.Load())
+            guard = ast.Subscript(both, ast.Constant(len(reports)), ast.Load())
+            for each in (both, guard.slice, guard):
+                ast.copy_location(each, case.guard)
+        case.guard = guard

@@ -7,20 +7,32 @@ is built or settles, nor in what the explorer calls to look at it (guards, oracl
 from __future__ import annotations
 
 import linecache
+import sys
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
 from types import FunctionType, GetSetDescriptorType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from hfsched.explore.races import RaceError
+from hfsched.explore.watch.codes import is_watched
 from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
 from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
 from hfsched.explore.watch.kinds import CONTAINERS, found_in, is_container, is_ctypes, overrides
 from hfsched.explore.watch.libraries import backing
-from hfsched.explore.watch.names import name_of, referent, shortened
-from hfsched.explore.watch.places import IMMUTABLE, is_exempt, places_of
+from hfsched.explore.watch.naming import name_of, shortened
+from hfsched.explore.watch.places import (
+    IMMUTABLE,
+    accessor,
+    dict_of,
+    forget,
+    is_exempt,
+    is_plain,
+    is_unnoticed,
+    places_of,
+)
 from hfsched.explore.watch.reads import deep
+from hfsched.explore.watch.standins import behind
 from hfsched.explore.watch.views import region, root
 from hfsched.runtime.declared import UNORDERED
 
@@ -35,6 +47,8 @@ T = TypeVar("T")
 Unruled = tuple[Site, str]  # a call of code without a rule: where, and of what
 
 
+# References to an iterator that nobody else has when its loop ends, with those of the watcher.
+_OF_A_LOOP = 5
 _CHANGING = ("decimal", "_io", "_ssl", "_csv", "pyexpat")  # modules of types with attributes in C
 
 
@@ -62,6 +76,8 @@ class Watcher:
         self._exempt: dict[int, Any] = {}  # objects by id, kept alive
         self._lazy: dict[int, _Lazy] = {}  # iterators and views
         self._same: list[Any] = []  # objects whose dicts are known, and these
+        self._swapped: dict[int, list[Any]] = {}  # by id: an object, and the dicts that it had
+        self._sharing: list[Any] = []  # objects whose dict was known, kept alive
         self._busy = 0
         self._serial = 0  # of the objects, in the order of their first accesses
         self.records: list[tuple[str, str]] = []  # of the scenario: what they are, the reason
@@ -202,22 +218,60 @@ class Watcher:
             of, write, ALL, lambda tracked, access: tracked.range(self._now(), start, stop, access)
         )
 
-    def attribute(self, of: Any, name: str, *, write: bool) -> None:
-        """Note an access to an attribute."""
+    def attribute(self, of: Any, name: str, *, write: bool, by: str = "") -> None:
+        """Note an access to an attribute, if the object's class has no code of its own for that.
+
+        `by` is the method that does it, of a class that has one; else it is clear from `write`.
+        """
+        if not is_plain(type(of)):
+            of = behind(of)
+            own = accessor(type(of), by or ("__setattr__" if write else "__getattribute__"))
+            if own is not None and is_watched(own.__code__):
+                return
+        self.plain_attribute(of, name, write=write)
+
+    def plain_attribute(self, of: Any, name: str, *, write: bool) -> None:
+        """Note an access to an attribute as `object` does it."""
         if is_ctypes(type(of)) and found_in(type(of), name) is not None:
             self.whole(of, write=write)
             return
+        if write and issubclass(type(of), type):
+            forget(name)
+            if is_unnoticed(of, name):
+                self.no_rule(f"assignment of {of.__qualname__}.{name} by a computed name")
+            for each in self._readers(of, name):
+                self.item(each, name, write=True)
+        elif write and name == "__dict__":
+            self.whole(of, write=True)
+            self.swapped(of)
+            return
         with self:
-            places = places_of(referent(of), name, write=write)
+            places = list(places_of(of, name, write=write))
             for holder, key, _ in places:
                 self.guarded.accessed(holder, key)
-        if not places:
+        if not any(holder is of and key == name for holder, key, _ in places):
             self._described(of, name, write=write)
         for holder, key, writes in places:
             if self._unordered.has(holder, key):
                 self._exempt_value(holder, key)
-            else:
-                self.item(holder, key, write=writes)
+                continue
+            self.item(holder, key, write=writes)
+            if self._swapped and id(holder) in self._swapped:
+                self.item(dict_of(holder), key, write=writes)
+
+    def _readers(self, kind: type, name: str) -> list[Any]:
+        """Return the objects of a class that were asked for an attribute, and have none themselves."""
+        return [
+            each.of
+            for each in list(self._tracked.values())
+            if issubclass(type(each.of), kind)
+            and each.has(name)
+            and name not in (dict_of(each.of) or ())
+        ]
+
+    def swapped(self, of: Any) -> None:
+        """Note that an object gets another dict, which others may have: its items are places too."""
+        self._swapped.setdefault(id(of), [of]).append(dict_of(of))
 
     def _described(self, of: Any, name: str, *, write: bool) -> None:
         """Note an access to an attribute that code in C gets or sets."""
@@ -243,8 +297,15 @@ class Watcher:
         if found or act is not None:
             self._lazy[id(of)] = _Lazy(of, found, act)
 
+    def released(self, of: Any) -> None:
+        """Note that a loop over an iterator has ended: nobody else may have it."""
+        if id(of) in self._lazy and sys.getrefcount(of) <= _OF_A_LOOP:
+            del self._lazy[id(of)]
+            self._died(self._find(of))
+
     def sources(self, of: Any) -> tuple[Any, ...]:
         """Return the containers that are read when `of` is consumed."""
+        of = behind(of)
         kind = type(of)
         if issubclass(kind, CONTAINERS):
             return () if overrides(kind, "__iter__") else (of,)
@@ -262,7 +323,7 @@ class Watcher:
 
     def same(self, alias: Any, of: Any) -> None:
         """Note that `alias`, the dict of an object, has the same items."""
-        if id(alias) not in self._tracked:
+        if isinstance(alias, dict) and id(alias) not in self._tracked:
             self._same += (alias, of)
             self._tracked[id(alias)] = self._find(of)
 
@@ -278,17 +339,27 @@ class Watcher:
 
     def _find(self, of: Any) -> Tracked:
         tracked = self._tracked.get(id(of))
-        if tracked is None:
-            self._serial += 1
-            tracked = Tracked(of, name_of(of, self._serial), self._died)
-            self._tracked[id(of)] = tracked
+        if tracked is not None:
+            return tracked
+        own = dict_of(of)
+        if own is not None and id(own) in self._tracked:  # another object may have the same one
+            self._sharing.append(of)
+            tracked = self._tracked[id(of)] = self._tracked[id(own)]
+            return tracked
+        self._serial += 1
+        tracked = Tracked(of, name_of(of, self._serial), self._died)
+        self._tracked[id(of)] = tracked
+        if own is not None:
+            tracked.dict_id = id(own)
+            self._tracked[id(own)] = tracked
         return tracked
 
     def _died(self, tracked: Tracked) -> None:
-        """Forget an object: another one may get its id."""
-        if self._tracked.get(tracked.id) is tracked:
-            del self._tracked[tracked.id]
-            self._seen = {each for each in self._seen if each[0] != tracked.id}
+        """Forget an object: another one may get its id, or its dict's."""
+        for each in (tracked.id, tracked.dict_id):
+            if each is not None and self._tracked.get(each) is tracked:
+                del self._tracked[each]
+        self._seen = {each for each in self._seen if each[0] not in (tracked.id, tracked.dict_id)}
 
     def _note(
         self,
@@ -297,8 +368,7 @@ class Watcher:
         key: Hashable,
         act: Callable[[Tracked, Access], None],
     ) -> None:
-        if type(of) is memoryview and of.obj is not None:
-            of = of.obj
+        of = of.obj if type(of) is memoryview and of.obj is not None else behind(of)
         if self._reads is not None:
             known = self._tracked.get(id(of))
             self._reads.add(id(of) if known is None else known.id, key)

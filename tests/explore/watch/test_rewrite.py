@@ -134,6 +134,110 @@ def matching():
             case str() | None: out.append("other")
     return out
 
+class Kind:
+    LIMIT = 3
+    __match_args__ = ("low", "high")
+    def __init__(self, low, high): self.low, self.high = low, high
+def patterns():
+    out, table = [], defaultdict(list, k=[1, (2, 3)])
+    subjects = (Kind(1, [2, 3]), Kind(3, {"a": Kind(0, ())}), [0, [1, deque([2])]], (1, 2), "ab", b"ab", bytearray(b"ab"),
+                1 + 2j, -1, True, None, {"a": 1, -1: 2, None: 3}, table, range(3), {1}, Point(4, Point()), 3, 3.0)
+    for value in subjects:
+        match value:
+            case Kind(1, [2, x]) | Kind(Kind.LIMIT, {"a": Kind(x, [])}): out.append(("kind", x))
+            case [0, [1, [2] as inner]]: out.append(inner)
+            case (1, _) | "ab": out.append(value)
+            case bytes(x) | bytearray(x): out.append(x)
+            case {"a": 1, -1: x, None: 3, **rest}: out.append((x, rest))
+            case {"k": [1, (*_, 3) as x]}: out.append((x, len(table)))
+            case {"missing": _}: out.append("never")
+            case [0, *_, x]: out.append(x)
+            case Point(x=4, y=Point(0, y)): out.append(y)
+            case True | None: out.append("single")
+            case -1 | 1+2j: out.append("number")
+            case int(x) if x == Kind.LIMIT: out.append("int")
+            case float() as x: out.append(x)
+            case other: out.append(type(other).__name__)
+    match 1, 2:
+        case a, b if a > b: out.append("greater")
+        case b, a: out.append((a, b))
+    class Inside:
+        match subjects[0]:
+            case Kind(low=own): pass
+    try:
+        match Kind(1, 2):
+            case Kind(1, 2, 3): pass
+    except TypeError as exc: out.append(str(exc))
+    return out, Inside.own, sorted(vars(Inside))
+
+def unpacking():
+    out = []
+    def pairs():
+        try:
+            yield 1, [2, (3, 4)]
+            yield "ab", iter([5, "cd"])
+        finally: out.append("closed")
+    for a, (b, (c, d)) in pairs():
+        out.append((a, b, c, d))
+        if a == 1: continue
+    for a, *_ in pairs(): break
+    out.append("after")
+    for a in map(len, (pair[1:] for pair in pairs())): break
+    for a, (b, (c, d)) in zip(iter("xyz"), pairs()): break
+    out.append("after these")
+    [(a, *b), c] = {"xyz": 1, "w": 2}
+    *a, (b, *c), d = x = iter([0, (1, 2, 3), 4])
+    (e, (f, g)), = [(h, i) for h, (*i,) in [(1, {2: 3}.items())] for h, i in [(7, (8, 9))]]
+    for wrong in (5, (1,), (1, 2, 3), (1, 5), (1, (1, 2, 3)), None, iter([1])):
+        try: a, (b, c) = wrong
+        except (TypeError, ValueError) as exc: out.append((type(exc).__name__, str(exc)))
+        try:
+            for a, b in wrong: pass
+        except (TypeError, ValueError) as exc: out.append((type(exc).__name__, str(exc)))
+    with contextlib.nullcontext((1, (2, 3))) as (a, [b, c]), contextlib.suppress(KeyError): {}["no"]
+    try:
+        with 5 as (a, b): pass
+    except TypeError as exc: out.append(str(exc))
+    async def run():
+        async def source():
+            yield 1, (2, 3)
+        return [(await asyncio.sleep(0, k), m) async for k, (l, m) in source()]
+    import asyncio
+    loop = asyncio.new_event_loop()
+    try: out.append(loop.run_until_complete(run()))
+    finally: loop.close()
+    return out, a, b, c, d, e, f, g, type(x).__name__
+
+n = "module"
+def bodies():
+    n, m, marks = "function", 1, []
+    def mark(of): marks.append(of.__name__); return of
+    @mark
+    @functools.total_ordering
+    class K:
+        n = n
+        m = 1
+        k = m
+        o = [n for _ in "a"]
+        m = 2
+        k += m
+        global made_here
+        made_here = k
+        @staticmethod
+        def __lt__(a): return n
+        @property
+        @mark
+        def p(self): return n, m
+        if (w := made_here): del w
+    try:
+        class Broken: v = missing_name
+    except NameError as exc: marks.append(str(exc))
+    del n
+    try: n
+    except NameError as exc: marks.append(str(exc))
+    m = 5
+    return K.n, K.k, K.o, K.m, made_here, marks, hasattr(K, "w"), (lambda: m)()
+
 def errors():
     out = []
     for act in (lambda: {}["x"], lambda: [][3], lambda: None.missing, lambda: undefined, lambda: len(3), lambda: Point().__setattr__("x", 1)):
@@ -175,6 +279,9 @@ NAMES = [
     "operators",
     "classes",
     "matching",
+    "patterns",
+    "unpacking",
+    "bodies",
     "errors",
     "variables",
     "decorated",

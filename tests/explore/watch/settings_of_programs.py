@@ -1,0 +1,3 @@
+"""A module whose variable programs write and import."""
+
+limit = 1
