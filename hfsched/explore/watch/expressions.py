@@ -21,6 +21,7 @@ VARIABLE = "hfsched_variable"  # the parameter of a lambda that only names a var
 _OF_CALLER = frozenset(
     ("super", "locals", "globals", "vars", "dir", "eval", "exec", "__import__", "breakpoint")
 )
+_RUN_TEXT = ("eval", "exec")
 
 _ATTRIBUTE = {
     ast.Load: "attribute",
@@ -223,7 +224,11 @@ class Expressions(ast.NodeTransformer):
             for each in node.keywords
         ]
         if isinstance(node.func, ast.Name) and _looks_at_caller(node.func.id, args):
-            return ast.copy_location(ast.Call(node.func, args, keywords), node)
+            made = ast.copy_location(ast.Call(node.func, args, keywords), node)
+            if node.func.id not in _RUN_TEXT:
+                return made
+            told = self._hook("runs_text", node, self._text(node.func.id))
+            return ast.copy_location(ast.BoolOp(ast.Or(), [told, made]), node)
         made = self._hook("call", node)
         made.args += [self.visit(node.func), *args]
         made.keywords = keywords

@@ -27,7 +27,14 @@ from hfsched.explore.watch.iteration import (
     spread_kept,
     unpacked,
 )
-from hfsched.explore.watch.kinds import CONTAINERS, found_in, is_container, is_library, overrides
+from hfsched.explore.watch.kinds import (
+    CONTAINERS,
+    PRIMITIVES,
+    found_in,
+    is_container,
+    is_library,
+    overrides,
+)
 from hfsched.explore.watch.libraries import accessed, backing, written
 from hfsched.explore.watch.places import IMMUTABLE, class_of, dict_of, forget
 from hfsched.explore.watch.reads import content as read_content
@@ -277,6 +284,22 @@ def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def runs_text(name: str, site: Site) -> None:
+    """Report that code in a text is run, which is not watched."""
+    watcher = active(site)
+    if watcher is not None:
+        watcher.no_rule(name)
+
+
+def managed(of: Any, site: Site) -> Any:
+    """Report that a ``with`` enters a primitive of `threading`, which excludes no task: all are one thread; return it."""
+    if type(of) in PRIMITIVES:
+        watcher = active(site)
+        if watcher is not None:
+            watcher.no_rule(f"with {type(of).__name__}, of threading")
+    return of
+
+
 def decorated(decorator: Any, site: Site) -> Callable[[Any], Any]:
     """Return what applies a decorator: that is a call."""
 
@@ -333,6 +356,8 @@ HOOKS: dict[str, Callable[..., Any]] = {
         spread_kept,
         entered,
         call,
+        runs_text,
+        managed,
         decorated,
         imported,
     )

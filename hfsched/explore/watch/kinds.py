@@ -7,6 +7,7 @@ import ctypes
 import functools
 import mmap
 import random
+import threading
 import types
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ __all__ = [
     "BYTES",
     "CONTAINERS",
     "MODULES_NUMBERS",
+    "PRIMITIVES",
     "found_in",
     "is_container",
     "is_ctypes",
@@ -36,6 +38,16 @@ R = TypeVar("R")
 _FUNCTION: type = type(ctypes.pythonapi.PyObject_GetBuffer).__mro__[1]  # of a library in C
 BYTES = (bytearray, mmap.mmap)
 CONTAINERS = (list, dict, set, deque, bytearray, mmap.mmap, array.array, memoryview)
+# They exclude threads; tasks are none.
+PRIMITIVES: frozenset[type] = frozenset(
+    (
+        type(threading.Lock()),
+        type(threading.RLock()),
+        threading.Condition,
+        threading.Semaphore,
+        threading.BoundedSemaphore,
+    )
+)
 # They have a dict, and are code, or what an error says.
 _CODE = (
     type,

@@ -123,7 +123,7 @@ def race_pass(
     walks: int = WALKS,
     over: Callable[[], bool] = lambda: False,
 ) -> RacePass:
-    """Run the race pass until something fails, the limits are reached, or `over` returns True.
+    """Run the race pass until something fails, the limits are reached, or `over` returns True after the first ones.
 
     With a `bound` no schedule has more preemptions than that, and there are no random walks.
     """
@@ -153,8 +153,8 @@ def _run(
     states.
     """
     recording = Recording(strategy)
-    for _ in range(limit):
-        if over() or result.failure is not None:
+    for number in range(limit):
+        if (number and over()) or result.failure is not None:
             return
         if not recording.begin():
             yield False

@@ -155,7 +155,7 @@ class _Rewriter(Expressions):
         names: list[str] = []
         for each in node.items:
             if each.optional_vars is None:
-                each.context_expr = self.visit(each.context_expr)
+                each.context_expr = self._value("managed", each.context_expr)
             else:
                 each.context_expr = self._shaped("entered", each.context_expr, each.optional_vars)
                 each.optional_vars = self.visit(each.optional_vars)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
 from types import FunctionType, GetSetDescriptorType, MappingProxyType
@@ -234,6 +235,9 @@ class Watcher:
         """Note an access to an attribute as `object` does it."""
         if is_ctypes(type(of)) and found_in(type(of), name) is not None:
             self.whole(of, write=write)
+            return
+        if issubclass(type(of), threading.local):
+            self.no_rule("threading.local, of the one thread that runs all tasks")
             return
         if write and issubclass(type(of), type):
             forget(name)

@@ -77,6 +77,15 @@ class ByProperty:
     value = property(operator.attrgetter("other"))
 
 
+_own = threading.local()
+_own.value = 1
+
+
+def _entered(lock: Any) -> None:
+    with lock:
+        pass
+
+
 # Each is given something that tasks may share, and what it does is not known.
 UNKNOWN: dict[str, Callable[[Any], object]] = {}
 
@@ -94,6 +103,11 @@ unknown("bump", _made["bump"])
 unknown("list.append", lambda _: list(map(list.append, ([] for _ in "a"), "b")))
 unknown("pointer", lambda _: ctypes.pointer(ctypes.c_int(1)))
 unknown("start", lambda _: threading.Thread(target=len, args=("",)).start())
+unknown("eval", lambda of: eval("of.value", {"of": of}))
+unknown("exec", lambda of: exec("of.value = 2", {"of": of}))
+unknown("with RLock, of threading", lambda _: _entered(threading.RLock()))
+unknown("with lock, of threading", lambda _: _entered(threading.Lock()))
+unknown("threading.local, of the one thread that runs all tasks", lambda _: _own.value)
 unknown("property value", lambda of: ByProperty().value)
 unknown("Event.is_set", lambda _: _event.is_set())
 

@@ -14,6 +14,7 @@ from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.testing import Report, Settings, check
 from hfsched.explore.watch import guarded
+from hfsched.explore.watch.racepass import race_pass
 from hfsched.runtime import declared
 from hfsched.runtime.base import guards_nothing
 from hfsched.runtime.declared import uncompared
@@ -224,3 +225,19 @@ def test_a_declared_field_and_what_it_holds_are_not_named_and_are_counted() -> N
 def test_a_declaration_needs_a_reason() -> None:
     with pytest.raises(ValueError, match=r"Kind\.count: uncompared, but no reason is given"):
         uncompared(count=" ")(type("Kind", (), {}))
+
+
+def test_a_race_pass_without_time_has_run_at_least_once() -> None:
+    def make(runtime: ExploreRuntime) -> Callable[[], None]:
+        table = Table()
+        lock = runtime.lock("turn", state=guards_nothing)
+
+        def act() -> None:
+            with lock:
+                table.users += 1
+
+        return act
+
+    result = race_pass(Two(make), over=lambda: True)
+    assert (result.walks, result.executions, result.covered) == (1, 1, False)
+    assert result.doubts != []
