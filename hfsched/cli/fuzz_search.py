@@ -183,7 +183,7 @@ class Stop:
     def __init__(self) -> None:
         self.number: int | None = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, self._record)
 
     def _record(self, number: int, _frame: object) -> None:

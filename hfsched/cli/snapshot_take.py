@@ -42,9 +42,9 @@ class _InterruptedError(BaseException):
 
 
 def _handle(handler: Callable[[int, object], NoReturn] | signal.Handlers) -> None:
-    """Handle the signals that end the command, but what it was started to ignore (`nohup`)."""
+    """Handle the signals that end the command, but for a SIGHUP that it was started to ignore (`nohup`)."""
     for each in _SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:
+        if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, handler)
 
 

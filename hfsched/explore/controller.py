@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from threading import get_ident
 from typing import TYPE_CHECKING, NoReturn
 
 from hfsched.errors import UserError
@@ -79,7 +78,6 @@ class Controller(ExecutionState):
         )
         self.on_outside = None
         self._hub = greenlet.getcurrent()
-        self._thread = get_ident()
         self.clock = self.pseudo("clock", "clock", self._tick, live=False)
         if races is not None:
             races.attach(self)
@@ -137,7 +135,7 @@ class Controller(ExecutionState):
             if self.on_outside is not None:
                 self.on_outside(thing, condition, deadline)
             return
-        if get_ident() != self._thread:
+        if greenlet.getcurrent() is not task.glet:
             self.failure = self.failure or in_foreign_thread(kind, thing)
             raise SystemExit  # that thread ends, and says nothing
         if self.stopping:

@@ -5,7 +5,6 @@ Each is a failure of the schedule in which it happens, and ends it: the code und
 
 from __future__ import annotations
 
-import threading
 from inspect import isasyncgen, iscoroutine, isgenerator
 from typing import TYPE_CHECKING
 
@@ -91,6 +90,4 @@ def check_ran(task: Task, made: object) -> None:
 def in_foreign_thread(kind: str, thing: Thing | None) -> RefusedError:
     """Return the refusal of an operation on a thread that is no task."""
     what = kind if thing is None else f"{kind} {thing.name}"
-    return RefusedError(
-        f"thread {threading.current_thread().name} does '{what}', and is no task: start it by Runtime.spawn"
-    )
+    return RefusedError(f"a thread that is no task does '{what}': start it by Runtime.spawn")

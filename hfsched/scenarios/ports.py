@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hfsched.explore.opaque import opaque_call
 from hfsched.explore.registry import Variant, spec_of
 from hfsched.explore.scenario import World
-from hfsched.mailbox.ports import PortMessage, Ports, frame
+from hfsched.mailbox.ports import Handler, Port, PortMessage, Ports, frame
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -34,13 +34,20 @@ class _GivesOut(Ports):
 class _WakesOne(Ports):
     """The end of a hold wakes one reader."""
 
+    def __init__(self, runtime: ExploreRuntime) -> None:
+        super().__init__(runtime)
+        self.others: list[Port] = []
+
+    def open(self, vm: int, number: int | None = None, handler: Handler | None = None) -> Port:
+        port = super().open(vm, number, handler)
+        if number:
+            self.others.append(port)
+        return port
+
     def release(self) -> None:
-        with self._lock:
-            self._held = False
-            for port in self._open.values():
-                if port.messages:
-                    port.arrived.set()
-                    break
+        super().release()
+        for port in self.others:
+            port.arrived.clear()
 
 
 @dataclass(frozen=True)

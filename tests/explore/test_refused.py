@@ -112,7 +112,7 @@ def test_a_thread_that_is_no_task() -> None:
         thread.join()
 
     assert refused(a_task(act)) == (
-        "thread worker does 'put c', and is no task: start it by Runtime.spawn"
+        "a thread that is no task does 'put c': start it by Runtime.spawn"
     )
 
 

@@ -29,10 +29,10 @@ from hfsched.explore.watch.iteration import (
 )
 from hfsched.explore.watch.kinds import (
     CONTAINERS,
-    PRIMITIVES,
     found_in,
     is_container,
     is_library,
+    is_primitive,
     overrides,
 )
 from hfsched.explore.watch.libraries import accessed, backing, written
@@ -293,7 +293,7 @@ def runs_text(name: str, site: Site) -> None:
 
 def managed(of: Any, site: Site) -> Any:
     """Report that a ``with`` enters a primitive of `threading`, which excludes no task: all are one thread; return it."""
-    if type(of) in PRIMITIVES:
+    if is_primitive(type(of)):
         watcher = active(site)
         if watcher is not None:
             watcher.no_rule(f"with {type(of).__name__}, of threading")

@@ -7,7 +7,6 @@ import ctypes
 import functools
 import mmap
 import random
-import threading
 import types
 from collections import deque
 from collections.abc import Callable
@@ -22,13 +21,14 @@ __all__ = [
     "BYTES",
     "CONTAINERS",
     "MODULES_NUMBERS",
-    "PRIMITIVES",
     "found_in",
     "is_container",
     "is_ctypes",
     "is_iterator",
     "is_library",
     "is_plain",
+    "is_primitive",
+    "is_thread_local",
     "overrides",
 ]
 
@@ -38,16 +38,6 @@ R = TypeVar("R")
 _FUNCTION: type = type(ctypes.pythonapi.PyObject_GetBuffer).__mro__[1]  # of a library in C
 BYTES = (bytearray, mmap.mmap)
 CONTAINERS = (list, dict, set, deque, bytearray, mmap.mmap, array.array, memoryview)
-# They exclude threads; tasks are none.
-PRIMITIVES: frozenset[type] = frozenset(
-    (
-        type(threading.Lock()),
-        type(threading.RLock()),
-        threading.Condition,
-        threading.Semaphore,
-        threading.BoundedSemaphore,
-    )
-)
 # They have a dict, and are code, or what an error says.
 _CODE = (
     type,
@@ -137,3 +127,15 @@ def is_plain(of: Any) -> bool:
 
 
 MODULES_NUMBERS: Any = getattr(random, "_inst", None)  # behind `random.random` and the like
+
+
+@_remembered
+def is_primitive(kind: type) -> bool:
+    """Return whether objects of a type exclude threads; tasks are none."""
+    return kind.__module__ in ("_thread", "threading")
+
+
+@_remembered
+def is_thread_local(kind: type) -> bool:
+    """Return whether a type is `threading.local`, or made from it."""
+    return any((each.__module__, each.__name__) == ("_thread", "_local") for each in kind.__mro__)

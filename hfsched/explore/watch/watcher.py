@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import linecache
 import sys
-import threading
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
 from types import FunctionType, GetSetDescriptorType, MappingProxyType
@@ -19,7 +18,14 @@ from hfsched.explore.watch.codes import is_watched
 from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
 from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
-from hfsched.explore.watch.kinds import CONTAINERS, found_in, is_container, is_ctypes, overrides
+from hfsched.explore.watch.kinds import (
+    CONTAINERS,
+    found_in,
+    is_container,
+    is_ctypes,
+    is_thread_local,
+    overrides,
+)
 from hfsched.explore.watch.libraries import backing
 from hfsched.explore.watch.naming import name_of, shortened
 from hfsched.explore.watch.places import (
@@ -236,7 +242,7 @@ class Watcher:
         if is_ctypes(type(of)) and found_in(type(of), name) is not None:
             self.whole(of, write=write)
             return
-        if issubclass(type(of), threading.local):
+        if is_thread_local(type(of)):
             self.no_rule("threading.local, of the one thread that runs all tasks")
             return
         if write and issubclass(type(of), type):
