@@ -100,6 +100,15 @@ class Hall:
         self.sent(end, text)
         return self.received(end)
 
+    def through(self, end: Endpoint) -> None:
+        """Wait until a guest has sent and received all, for as long as it gets on."""
+        before, by = b"", self.by
+        while (said := self.asked(end, b"status")).endswith(b"busy"):
+            if said != before:
+                before, by = said, self.by
+            assert self.runtime.now() < by, said
+            self.runtime.sleep_until(self.runtime.now() + 10_000_000)
+
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = self.by
         while not holds():
@@ -188,6 +197,8 @@ def test_traffic_goes_on_back_and_forth_and_nothing_is_lost(engine: EngineName, 
         assert machine.stop() == []
         machine = hall.again(foreign(record, engine), memory, engine)
         machine.start()
+    for name in "ab":
+        hall.through(machine.endpoint(name, 1))
     ends = [machine.endpoint(name, 1, PORT) for name in "ab"]
     for end in ends:
         text = hall.received(end)
