@@ -7,11 +7,11 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from hfsched.cli.ending import handle_ends
 from hfsched.cli.lines import write_all
 from hfsched.cli.output import notice
 from hfsched.errors import UserError
@@ -182,9 +182,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                signal.signal(number, self._record)
+        handle_ends(self._record)
 
     def _record(self, number: int, _frame: object) -> None:
         if self.number is not None:

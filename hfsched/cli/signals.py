@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hfsched.cli.ending import handle_ends
 from hfsched.cli.jobcontrol import STOPS
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ class Signals:
         self._fd, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, self._note)
+        handle_ends(self._note)
         for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _seen)

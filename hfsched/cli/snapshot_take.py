@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
+from hfsched.cli.ending import handle_ends
 from hfsched.cli.machine_request import ask_machine
 from hfsched.cli.output import give_up_output, notice
 from hfsched.cli.progress import Progress
@@ -30,9 +31,6 @@ __all__ = ["cancel", "take_snapshot"]
 _NS_PER_MS = 1_000_000
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 class _InterruptedError(BaseException):
     """A signal came: what was begun is removed, and the machine goes on."""
 
@@ -41,15 +39,8 @@ class _InterruptedError(BaseException):
         self.number = number
 
 
-def _handle(handler: Callable[[int, object], NoReturn] | signal.Handlers) -> None:
-    """Handle the signals that end the command, but for a SIGHUP that it was started to ignore (`nohup`)."""
-    for each in _SIGNALS:
-        if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
-            signal.signal(each, handler)
-
-
 def _interrupt(number: int, _frame: object) -> NoReturn:
-    _handle(lambda again, _frame: os._exit(128 + again))
+    handle_ends(lambda again, _frame: os._exit(128 + again))
     raise _InterruptedError(number)
 
 
@@ -80,11 +71,11 @@ def take_snapshot(
         """Look at the layer as a restore would; from here on no signal ends the command."""
         with closing(open_chain(directory)) as chain:
             made.append(inspected_text(inspect(chain))[-1])
-        _handle(signal.SIG_IGN)
+        handle_ends(signal.SIG_IGN)
 
     try:
         path = find_machine(machine, deadline)
-        _handle(_interrupt)
+        handle_ends(_interrupt)
         shown = Progress(f"writing {printable(directory)}").show
         written = take(path, directory, wanted, deadline, shown, last)
     except TimeoutError as exc:
