@@ -10,12 +10,25 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-__all__ = ["BASE", "WITHIN", "FaultError", "LiveRun", "limit", "monitor", "send", "size", "until"]
+from processes import children, children_named
+
+__all__ = [
+    "BASE",
+    "WITHIN",
+    "FaultError",
+    "LiveRun",
+    "is_at_rest",
+    "limit",
+    "monitor",
+    "send",
+    "size",
+    "until",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 120.0  # seconds without what is waited for: then it counts as a hang
@@ -112,17 +125,13 @@ class LiveRun:
 
     # Processes.
 
-    def children(self) -> Iterator[int]:
-        """Yield the processes that it has started."""
-        return children(self.pid)
-
     def monitor(self) -> int | None:
         """Return the monitor's process, None if there is none."""
         return monitor(self.pid)
 
     def spawner(self) -> int | None:
         """Return the process that forks monitors, None if there is none."""
-        for pid in self.children():
+        for pid in children(self.pid):
             with suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
                 if _SPAWNER in line and os.getpgid(pid) == pid and _name(pid) != "monitor":
@@ -196,16 +205,9 @@ class LiveRun:
         self.kill()
 
 
-def children(pid: int) -> Iterator[int]:
-    """Yield the processes that one has started."""
-    with suppress(OSError):  # it has just ended
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (task / "children").read_text().split())
-
-
 def monitor(pid: int) -> int | None:
     """Return the monitor of a machine's process, None if there is none."""
-    return next((child for child in children(pid) if _name(child) == "monitor"), None)
+    return next(iter(children_named(pid, "monitor")), None)
 
 
 def is_at_rest(pid: int) -> bool:

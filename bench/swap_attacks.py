@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from live_run import BASE, WITHIN, FaultError, LiveRun, is_at_rest, limit, send, size, until
+from processes import children
 
 import hfsched
 from hfsched.client import Connection
@@ -312,7 +313,7 @@ class Fight:
     def unlimited(self) -> None:
         """Give all processes the limits that they had."""
         self.limiting = False
-        for pid in (self.run.pid, *self.run.children()):
+        for pid in (self.run.pid, *children(self.run.pid)):
             for what, soft in zip(_LIMITED, self._limits, strict=True):
                 limit(pid, what, soft)
 
