@@ -87,9 +87,10 @@ def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) 
 
 def after(watcher: Watcher, function: Any, result: Any) -> None:
     """Note that a call has made an object, and written its fields if that was in C or in made code."""
-    if issubclass(type(function), type):
-        watcher.made(result)
-    if issubclass(type(function), type) and has_fields(function) and not has_own_init(function):
+    if not issubclass(type(function), type):
+        return
+    watcher.made(result)
+    if has_fields(function) and not has_own_init(function):
         for each in field_names(function):
             if hasattr(result, each):
                 watcher.attribute(result, each, write=True)
@@ -98,18 +99,12 @@ def after(watcher: Watcher, function: Any, result: Any) -> None:
 def keep(watcher: Watcher, function: Any, args: Args, result: Any) -> None:
     """Remember what a call has made: an iterator or a view of what it was given, an object's dict."""
     kind = type(function)
-    if issubclass(kind, type):
-        name = function.__name__
-        if name in LAZY:
-            watcher.lazy(
-                result, _all_sources(watcher, args), consumption(watcher, before, name, args)
-            )
-    elif kind is MethodType:
+    if kind is MethodType:
         owner, name = function.__self__, function.__name__
         if name in VIEWS and is_library(type(owner)) and not overrides(type(owner), name):
             watcher.lazy(result, (), lambda: used(watcher, owner, write=False))
-    elif issubclass(kind, BuiltinFunctionType):
-        owner, name = owner_of(function), function.__name__
+    elif issubclass(kind, type | BuiltinFunctionType):
+        owner, name = None if issubclass(kind, type) else owner_of(function), function.__name__
         if name in LAZY and (owner is None or issubclass(type(owner), type)):
             watcher.lazy(
                 result, _all_sources(watcher, args), consumption(watcher, before, name, args)
@@ -189,7 +184,7 @@ def _method(watcher: Watcher, owner: Any, name: str, args: Args, kwargs: dict[st
     if (
         name in ("__setattr__", "__delattr__", "__getattribute__")
         and args
-        and not issubclass(type(owner), CONTAINERS)
+        and not is_container(owner)
     ):
         watcher.plain_attribute(owner, args[0], write=name != "__getattribute__")
     elif type(owner) is MemberDescriptorType:  # of a slot

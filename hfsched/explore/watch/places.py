@@ -36,7 +36,7 @@ __all__ = [
     "has_fields",
     "is_exempt",
     "is_frozen",
-    "is_plain",
+    "is_plainly_accessed",
     "is_unnoticed",
     "places_of",
     "value_of",
@@ -223,7 +223,7 @@ def value_of(of: Any, name: str) -> Any:
 
 
 @_remembered
-def is_plain(kind: type) -> bool:
+def is_plainly_accessed(kind: type) -> bool:
     """Return whether a type accesses attributes as `object` does, and its objects stand for no others."""
     methods = ("__getattribute__", "__setattr__", "__delattr__")
     return kind not in PROXIES and all(accessor(kind, each) is None for each in methods)

@@ -34,7 +34,7 @@ from hfsched.explore.watch.places import (
     dict_of,
     forget,
     is_exempt,
-    is_plain,
+    is_plainly_accessed,
     is_unnoticed,
     places_of,
 )
@@ -82,9 +82,8 @@ class Watcher:
         self._tracked: dict[int, Tracked] = {}
         self._exempt: dict[int, Any] = {}  # objects by id, kept alive
         self._lazy: dict[int, _Lazy] = {}  # iterators and views
-        self._same: list[Any] = []  # objects whose dicts are known, and these
+        self._kept: list[Any] = []  # objects whose dicts are known, and these
         self._swapped: dict[int, list[Any]] = {}  # by id: an object, and the dicts that it had
-        self._sharing: list[Any] = []  # objects whose dict was known, kept alive
         self._busy = 0
         self._serial = 0  # of the objects, in the order of their first accesses
         self.records: list[tuple[str, str]] = []  # of the scenario: what they are, the reason
@@ -125,11 +124,8 @@ class Watcher:
 
         @wraps(function, assigned=(), updated=())
         def unwatched(*args: Any, **kwargs: Any) -> T:
-            self._busy += 1
-            try:
+            with self:
                 return function(*args, **kwargs)
-            finally:
-                self._busy -= 1
 
         return unwatched
 
@@ -230,7 +226,7 @@ class Watcher:
 
         `by` is the method that does it, of a class that has one; else it is clear from `write`.
         """
-        if not is_plain(type(of)):
+        if not is_plainly_accessed(type(of)):
             of = behind(of)
             own = accessor(type(of), by or ("__setattr__" if write else "__getattribute__"))
             if own is not None and is_watched(own.__code__):
@@ -334,7 +330,7 @@ class Watcher:
     def same(self, alias: Any, of: Any) -> None:
         """Note that `alias`, the dict of an object, has the same items."""
         if isinstance(alias, dict) and id(alias) not in self._tracked:
-            self._same += (alias, of)
+            self._kept += (alias, of)
             self._tracked[id(alias)] = self._find(of)
 
     def no_rule(self, what: str) -> None:
@@ -353,7 +349,7 @@ class Watcher:
             return tracked
         own = dict_of(of)
         if own is not None and id(own) in self._tracked:  # another object may have the same one
-            self._sharing.append(of)
+            self._kept.append(of)
             tracked = self._tracked[id(of)] = self._tracked[id(own)]
             return tracked
         self._serial += 1

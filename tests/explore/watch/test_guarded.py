@@ -116,18 +116,20 @@ def test_items_are_named_where_only_their_number_is_read() -> None:
     assert named(report_of(make)) == ["an item of a dict, under table"]
 
 
+def guarding_nothing(runtime: ExploreRuntime) -> Callable[[], None]:
+    """Write under a lock that is said to guard nothing."""
+    table = Table()
+    lock = runtime.lock("turn", state=guards_nothing)
+
+    def act() -> None:
+        with lock:
+            table.users += 1
+
+    return act
+
+
 def test_a_lock_that_is_said_to_guard_nothing_guards_something() -> None:
-    def make(runtime: ExploreRuntime) -> Callable[[], None]:
-        table = Table()
-        lock = runtime.lock("turn", state=guards_nothing)
-
-        def act() -> None:
-            with lock:
-                table.users += 1
-
-        return act
-
-    report = report_of(make)
+    report = report_of(guarding_nothing)
     assert not report.complete
     assert named(report) == ["Table.users, under turn"]
 
@@ -228,16 +230,6 @@ def test_a_declaration_needs_a_reason() -> None:
 
 
 def test_a_race_pass_without_time_has_run_at_least_once() -> None:
-    def make(runtime: ExploreRuntime) -> Callable[[], None]:
-        table = Table()
-        lock = runtime.lock("turn", state=guards_nothing)
-
-        def act() -> None:
-            with lock:
-                table.users += 1
-
-        return act
-
-    result = race_pass(Two(make), over=lambda: True)
+    result = race_pass(Two(guarding_nothing), over=lambda: True)
     assert (result.walks, result.executions, result.covered) == (1, 1, False)
     assert result.doubts != []
