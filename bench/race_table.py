@@ -18,7 +18,7 @@ def print_table(specs: Sequence[str], seconds: float, walks: int) -> bool:
     """Run a race pass of so many seconds for each spec and print the table; return whether all are clean.
 
     A row has the number of random walks, the small size with the number of its schedules and whether
-    these are all, and the race, or the calls of code that has no rule.
+    these are all, and the race, the calls of code that has no rule, or what a lock's `state=` does not tell.
     """
     print("| scenario | walks | small size | schedules | of these | races |")
     print("|---|---|---|---|---|---|")
@@ -37,7 +37,7 @@ def _row(spec: str, seconds: float, walks: int) -> bool:
     )
     how = "all" if result.covered else "not all"
     found = [] if result.failure is None else [str(result.failure.outcome.failure)]
-    found += result.unruled_lines
+    found += result.unruled_lines + result.unread_lines
     cells = (spec, result.walks, result.small, result.executions, how, "; ".join(found) or "none")
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return not found

@@ -114,22 +114,27 @@ class XLock(Thing):
 
     def _now(self, state: Callable[[], object]) -> object:
         """Return the guarded state; what cannot be looked at ends the execution."""
-        controller = self.controller
-        task, outside = controller.current, controller.on_outside
-        controller.current, controller.on_outside = None, self._refuse
-        now: object = None
-        failure: Exception | None = None
+        failure: Exception
         try:
-            now = state()
+            return self._evaluated(state)
         except RefusedError as exc:
             failure = exc
         except Exception as exc:  # noqa: BLE001 - of any type
             failure = RefusedError(f"lock {self.name}: its state= has raised {exc!r}")
+        return self.controller.fail(failure)
+
+    def evaluated(self) -> object:
+        """Return the guarded state, None if there is none; raises what `state=` raises, and RefusedError for an operation."""
+        return None if self._state is None else self._evaluated(self._state)
+
+    def _evaluated(self, state: Callable[[], object]) -> object:
+        controller = self.controller
+        task, outside = controller.current, controller.on_outside
+        controller.current, controller.on_outside = None, self._refuse
+        try:
+            return state()
         finally:
             controller.current, controller.on_outside = task, outside
-        if failure is not None:
-            controller.fail(failure)
-        return now
 
     def _refuse(self, thing: Thing | None, *_: object) -> None:
         where = "" if thing is None else f" with {thing.place}"

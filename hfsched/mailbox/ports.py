@@ -56,7 +56,11 @@ Key: TypeAlias = tuple[int, int]  # {VM id, host port}
 Handler: TypeAlias = Callable[[PortMessage], None]
 
 
-@uncompared(discarded="a counter for the summary", malformed="a counter for the summary")
+@uncompared(
+    discarded="a counter for the summary",
+    malformed="a counter for the summary",
+    open="follows from the open ports of all VMs, which are compared",
+)
 class _Vm:
     """What the ports keep of a VM: the open ones by number, and what waits for others.
 

@@ -26,7 +26,7 @@ from hfsched.mailbox.mirror import VcpuActivity
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scenarios.guests import RECEIVERS, GuestLog, aborting
 from hfsched.scenarios.machine import SIZE, Guest, Host, ScenarioMachine, not_empty
-from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.memory import ComparedRam
 from hfsched.scenarios.variants import PARTS
 from hfsched.scheduler.outbox import Sent
 from hfsched.text import count
@@ -42,11 +42,11 @@ __all__ = ["EVENTS", "EventsScenario", "suspend"]
 EVENTS = ("suspend", "abort", "timer", "fault", "post", "death")
 
 
-class PagedRam(HeapRam):
+class PagedRam(ComparedRam):
     """RAM that may have been evicted: a thread that accesses it waits until the pager restores it."""
 
     def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
-        super().__init__(name, size)
+        super().__init__(runtime, name, size)
         self.present = runtime.event(f"{name}.present")
         self.present.set()
         self.fault = runtime.event(f"{name}.fault")

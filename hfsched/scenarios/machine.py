@@ -11,8 +11,9 @@ from hfsched.explore.thing import Thing
 from hfsched.hypervisor.interface import Injection, PrimaryInterface
 from hfsched.mailbox.mailbox import RxState
 from hfsched.memory.guestmemory import GuestMemory
+from hfsched.memory.ram import Ram
 from hfsched.scenarios.guests import START, GuestLog
-from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.memory import ComparedRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.engine import Permissions
@@ -123,11 +124,11 @@ class ScenarioMachine:
         name: str,
         vcpus: int,
         programs: Callable[[GuestLog, int], Sequence[Program]],
-        ram: HeapRam | None = None,
+        ram: Ram | None = None,
     ) -> Guest:
         """Add a VM with mapped buffers; `programs(log, id)` returns vCPU 0's and the others'."""
         space = ScriptSpace(self.runtime, name, vcpus)
-        memory = HeapRam(name, SIZE) if ram is None else ram
+        memory = ComparedRam(self.runtime, name, SIZE) if ram is None else ram
         space.map(BASE, memory, 0, SIZE, Permissions.RWX)
         made = self.assembly.add(
             VmParts(name, space, GuestMemory.whole(memory, BASE), vcpus, raw=True)

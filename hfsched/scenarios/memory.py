@@ -5,11 +5,17 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError
+from hfsched.explore.thing import Thing
 from hfsched.memory.ram import Ram
 
-__all__ = ["HeapRam", "RewindRam"]
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+
+__all__ = ["ComparedRam", "HeapRam", "RewindRam"]
 
 
 class HeapRam(Ram):
@@ -52,6 +58,20 @@ class HeapRam(Ram):
 
     def close(self) -> None:
         """See `Ram.close`."""
+
+
+class ComparedRam(HeapRam, Thing):
+    """A `HeapRam` whose bytes are a part of the state of the scenario."""
+
+    what = "memory"
+
+    def __init__(self, runtime: ExploreRuntime, name: str, size: int) -> None:
+        HeapRam.__init__(self, name, size)
+        Thing.__init__(self, runtime, f"{name}.ram")
+
+    def key(self) -> Hashable:
+        """See `Thing.key`."""
+        return self.contents()
 
 
 class RewindRam(Ram):

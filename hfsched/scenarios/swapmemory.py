@@ -165,9 +165,9 @@ class Memory:
                 page.memory = page.latest
                 return
             page.waiting.add((process, guest))
-            first = (process, page.number) not in self.uffd.faults
-            self.runtime.touch(self.uffd.name, write=first)
-            if first:
+            self.runtime.touch(self.uffd.name, write=False)
+            if (process, page.number) not in self.uffd.faults:
+                self.runtime.touch(self.uffd.name)
                 self.uffd.faults.append((process, page.number))
             self.at("fault", page, lambda: (process, guest) not in page.waiting)
 

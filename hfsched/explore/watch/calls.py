@@ -86,14 +86,14 @@ def before(watcher: Watcher, function: Any, args: Args, kwargs: dict[str, Any]) 
 
 
 def after(watcher: Watcher, function: Any, result: Any) -> None:
-    """Note that a call has made an object, and written its fields if that was in C or in made code."""
+    """Note that a call has written the fields of an object that it has made, if that was in C or in made code."""
     if not issubclass(type(function), type):
         return
-    watcher.made(result)
     if has_fields(function) and not has_own_init(function):
         for each in field_names(function):
             if hasattr(result, each):
                 watcher.attribute(result, each, write=True)
+    watcher.made(result)
 
 
 def keep(watcher: Watcher, function: Any, args: Args, result: Any) -> None:

@@ -1,28 +1,28 @@
-"""What is written under a lock and not read by the lock's `state=`.
+"""What is written under a lock and not told apart by the lock's `state=`.
 
-A stateful search compares what a lock guards by its `state=` alone.  A field that is written under the
-lock, that several tasks access, and that `state=` does not read may differ between two states that are
-taken for one, unless it follows from the rest.  So watched executions note what is written between taking
-a lock and letting go of it, and have `state=` evaluated then, to see what it reads.
+A stateful search compares what a lock guards by its `state=` alone.  What is written under the lock, and
+accessed by several tasks, may differ between two states that are taken for one, unless `state=` tells it or it follows
+from the rest.  So watched executions note what each section under a lock changes, and when the lock is let go they look
+whether `state=`, or the state of what is no lock, such as modelled memory, would be another one if something else were there
+(`hfsched.explore.watch.changes`).
 
-What is decided is decided for a place in the source: a line whose write was once read counts as read, so an
-object that `state=` does not reach any more, because it was taken out of a table, is not named.  Nor is what an
-object's maker writes into it before the lock is let go, a frozen object's fields, and what holds a thing (a lock, an
-event), which is compared for itself.
+That is decided for each object, field, item, key and byte, once in an execution: what a state does not
+always show, such as an item behind a flag, counts as told if it was told once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfsched.explore.lock import XLock
 from hfsched.explore.races import Races
+from hfsched.explore.watch.changes import Before, Difference, noted
 from hfsched.explore.watch.declared import DeclaredFields
-from hfsched.explore.watch.history import reference
 from hfsched.explore.watch.kinds import CONTAINERS
-from hfsched.explore.watch.places import is_exempt, is_frozen, value_of
+from hfsched.explore.watch.places import value_of
 from hfsched.runtime.declared import UNCOMPARED
 
 if TYPE_CHECKING:
@@ -30,79 +30,126 @@ if TYPE_CHECKING:
     from hfsched.explore.thing import Thing
     from hfsched.explore.watch.history import Site, Tracked
 
-__all__ = ["ALL", "SHAPE", "Guarded", "LockRaces", "Reads", "Unread"]
-
-SHAPE, ALL = object(), object()  # instead of a key: which items there are, and everything
+__all__ = ["Guarded", "LockRaces", "Unread"]
 
 Unread = tuple["Site", str, str]  # where it is written, what, and the lock's name
 
 
-class Reads:
-    """What a function reads: items, and which items there are, by the object's id."""
-
-    def __init__(self) -> None:
-        self._found: set[tuple[int, Hashable]] = set()
-
-    def add(self, of: int, key: Hashable) -> None:
-        """Note a read of an item, of `SHAPE`, or of `ALL`, of the object that has this id."""
-        self._found.add((of, key))
-
-    def covers(self, of: int, key: Hashable) -> bool:
-        """Return whether what was written is read."""
-        keys = {key, ALL} if key is not ALL else {SHAPE, ALL}
-        return any((of, each) in self._found for each in keys)
-
-
-class _Write(NamedTuple):
+class _Place(NamedTuple):
     tracked: Tracked
     key: Hashable
-    site: Site
+    what: str
+    is_of_key: bool
 
 
 @dataclass(slots=True)
-class _Held:
+class _Section:
+    """What a task has written since it took a lock.
+
+    `before` has for each object, by the id of its history, what it was; `digest` is that of the lock's state before something was
+    written of which only that tells whether it has changed.
+    """
+
     lock: XLock
-    writes: list[_Write] = field(default_factory=list)
-    made: list[Callable[[], Any]] = field(default_factory=list)  # objects, since it was taken
+    before: dict[int, tuple[Tracked, list[Before]]] = field(default_factory=dict)
+    digest: bytes | None = None
+
+    def join(self, inner: _Section, left: Iterable[_Place]) -> None:
+        """Take over what was written while an inner lock was held, and is not told by that."""
+        keys: dict[int, set[Hashable]] = {}
+        for place in left:
+            keys.setdefault(id(place.tracked), set()).add(place.key)
+        for number, (tracked, later) in inner.before.items():
+            if number not in keys:
+                continue
+            for each in later:
+                each.keep(keys[number])
+            if number in self.before:
+                for each, other in zip(self.before[number][1], later, strict=True):
+                    each.precede(other)
+            else:
+                self.before[number] = (tracked, later)
+
+
+class _State:
+    """What a search compares, when a lock is let go."""
+
+    def __init__(self, look: Callable[[XLock | None], bytes | None], lock: XLock | None) -> None:
+        self._look = partial(look, lock)
+
+    @cached_property
+    def _now(self) -> bytes | None:
+        return self._look()
+
+    def tells(self, difference: Difference, before: bytes | None) -> bool:
+        """Return whether it would be another one with something else in a place; also if it cannot be told then."""
+        if self._now is None:
+            return True
+        for variant in difference.variants:
+            try:
+                with variant():
+                    varied = self._look()
+            except (TypeError, ValueError, AttributeError, BufferError):  # it cannot be put there
+                return True
+            if varied != self._now:
+                return True
+        return not difference.variants and before != self._now
 
 
 class Guarded:
-    """The writes under locks of one execution; `evaluate` returns what a function reads."""
+    """The writes under locks of one execution.
 
-    def __init__(self, evaluate: Callable[[Callable[[], object]], Reads]) -> None:
-        self._evaluate = evaluate
-        self._held: dict[int, list[_Held]] = {}  # by task: the locks, the one taken last at the end
+    `look` returns the digest of what a lock guards, and for None of the states of all things that are no locks; None: it
+    cannot be told now.
+    """
+
+    def __init__(self, look: Callable[[XLock | None], bytes | None]) -> None:
+        self._look = look
+        self._held: dict[
+            int, list[_Section]
+        ] = {}  # by task: the locks, the one taken last at the end
         self.uncompared = DeclaredFields(UNCOMPARED)
-        self._containers: dict[int, Any] = {}  # that such fields have had, by id
-        self._unread: dict[tuple[Unread, int, Hashable], _Write] = {}
-        self.read: set[Unread] = set()
+        self._declared: dict[tuple[int, str], Any] = {}  # objects with such fields, by id and name
+        self._told: set[_Place] = set()
+        self._left: dict[_Place, Unread] = {}
 
     def taken(self, task: Task, lock: XLock) -> None:
         """Note that a task has taken a lock."""
-        self._held.setdefault(task.index, []).append(_Held(lock))
+        self._held.setdefault(task.index, []).append(_Section(lock))
 
-    def written(self, task: Task, tracked: Tracked, key: Hashable, site: Site) -> None:
-        """Note a write of a task."""
+    def written(self, task: Task, tracked: Tracked, of: Any, key: Hashable, site: Site) -> None:
+        """Note that a task is about to write an object, of which this is the history."""
         held = self._held.get(task.index)
-        if held:
-            held[-1].writes.append(_Write(tracked, key, site))
+        if not held or self.uncompared.has(of, key):
+            return
+        section = held[-1]
+        if id(tracked) not in section.before:
+            section.before[id(tracked)] = (tracked, noted(of, key))
+        for each in section.before[id(tracked)][1]:
+            each.note(key, site)
+            if each.is_opaque and section.digest is None:
+                section.digest = self._look(section.lock)
 
-    def made(self, task: Task, of: Any) -> None:
-        """Note that a task has made an object."""
-        held = self._held.get(task.index)
-        if held:
-            held[-1].made.append(reference(of))
+    def made(self, task: Task, tracked: Tracked) -> None:
+        """Note that a task has made an object: what its constructor has written follows from what made it."""
+        for section in self._held.get(task.index, ()):
+            section.before.pop(id(tracked), None)
 
     def accessed(self, of: Any, name: str) -> None:
         """Note an access to an attribute: if it is declared, what it holds is left out too."""
         if self.uncompared.has(of, name):
-            self._leave_out(getattr(of, name, None))
+            self._declared[id(of), name] = of
 
-    def _leave_out(self, value: Any) -> None:
-        if isinstance(value, CONTAINERS):
-            self._containers[id(value)] = value
-            for each in value.values() if isinstance(value, dict) else ():
-                self._leave_out(each)
+    def _left_out(self) -> set[int]:
+        """Return the ids of the containers that declared fields have, also one in another."""
+        found: set[int] = set()
+        left = [value_of(of, name) for (_, name), of in self._declared.items()]
+        while left:
+            each = left.pop()
+            if issubclass(type(each), CONTAINERS) and id(each) not in found:
+                found.add(id(each))
+                left += dict.values(each) if issubclass(type(each), dict) else ()
+        return found
 
     def let_go(self, task: Task, lock: XLock) -> None:
         """Look, when a task lets go of a lock, at what it has written: no other task has come between."""
@@ -111,51 +158,51 @@ class Guarded:
         if at is None:
             return
         section = held.pop(at)
-        left = list(self._not_read(section)) if section.writes else []
+        left = {
+            place: _about(section.lock, place, difference)
+            for place, difference in self._not_told(section)
+        }
         if held:
-            held[-1].writes += left  # the outer lock may guard it
-            held[-1].made += section.made
-            return
-        for write in left:
-            self._unread[_about(lock, write), id(write.tracked), write.key] = write
+            held[-1].join(section, left)  # the outer lock may guard it
+        else:
+            self._left |= left
 
-    def _not_read(self, section: _Held) -> Iterator[_Write]:
-        lock, state = section.lock, section.lock.guarded
-        reads = Reads() if state is None else self._evaluate(state)
-        made = {id(each()) for each in section.made}
-        for write in section.writes:
-            of = write.tracked.of  # None: it is no more, and nothing can depend on it
-            if of is None or id(of) in made or self._needs_none(of, write.key):
+    def _not_told(self, section: _Section) -> Iterator[tuple[_Place, Difference]]:
+        states = [_State(self._look, section.lock), _State(self._look, None)]
+        if section.lock.guarded is None:
+            del states[0]
+        left_out = self._left_out() if section.before else ()
+        for tracked, before in section.before.values():
+            if tracked.id in left_out:
                 continue
-            if reads.covers(write.tracked.id, write.key):
-                self.read.add(_about(lock, write))
-            else:
-                yield write
-
-    def _needs_none(self, of: Any, key: Hashable) -> bool:
-        """Return whether what was written needs no comparison."""
-        if id(of) in self._containers or is_frozen(type(of)) or self.uncompared.has(of, key):
-            return True
-        return isinstance(key, str) and is_exempt(type(value_of(of, key)))
+            for each in (each for part in before for each in part.differences()):
+                place = _Place(tracked, each.key, each.what, each.is_of_key)
+                if place in self._told:
+                    continue
+                if any(state.tells(each, section.digest) for state in states):
+                    self._told.add(place)
+                else:
+                    yield place, each
 
     def unread(self) -> set[Unread]:
-        """Return what is written under a lock, accessed by several tasks, and not read."""
+        """Return what is written under a lock, accessed by several tasks, and never told."""
         return {
             about
-            for (about, _, key), write in self._unread.items()
-            if write.tracked.is_shared(None if key in (SHAPE, ALL) else key)
+            for place, about in self._left.items()
+            if place not in self._told and place.tracked.is_shared(place.key)
         }
 
 
-def _about(lock: XLock, write: _Write) -> Unread:
-    kind = type(write.tracked.of)
-    if isinstance(write.key, str) and not issubclass(kind, CONTAINERS):
-        what = f"{kind.__qualname__}.{write.key}"
-    elif write.key is ALL:
+def _about(lock: XLock, place: _Place, difference: Difference) -> Unread:
+    kind = type(place.tracked.of)
+    what = difference.what
+    if not what:
         what = f"a {kind.__qualname__}"
+    elif what == difference.key:
+        what = f"{kind.__qualname__}.{what}"
     else:
-        what = f"{'the length' if write.key is SHAPE else 'an item'} of a {kind.__qualname__}"
-    return write.site, what, lock.name
+        what = f"{what} of a {kind.__qualname__}"
+    return difference.site, what, lock.name
 
 
 class LockRaces(Races):

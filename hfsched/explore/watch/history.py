@@ -15,14 +15,30 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from hfsched.explore.task import Task
 
-__all__ = ["Access", "Conflict", "Site", "Tracked", "reference"]
+__all__ = ["ALL", "SHAPE", "Access", "Conflict", "Extent", "Site", "Tracked", "reference"]
 
 Site = tuple[str, int]  # a file and a line
+
+
+class _Whole(Enum):
+    SHAPE = "which items there are"
+    ALL = "everything"
+
+
+SHAPE, ALL = _Whole.SHAPE, _Whole.ALL  # instead of an item's key
+
+
+class Extent(NamedTuple):
+    """Instead of an item's key: bytes [start, stop)."""
+
+    start: int
+    stop: int
 
 
 class Access(NamedTuple):
@@ -93,7 +109,17 @@ class Tracked:
     no object gets the id of one that is noted.
     """
 
-    __slots__ = ("_items", "_of", "_ranges", "_shape", "_whole", "dict_id", "id", "name")
+    __slots__ = (
+        "_items",
+        "_of",
+        "_ranges",
+        "_shape",
+        "_touched",
+        "_whole",
+        "dict_id",
+        "id",
+        "name",
+    )
 
     def __init__(self, of: Any, name: str, died: Callable[[Tracked], None]) -> None:
         self.id = id(of)
@@ -104,6 +130,7 @@ class Tracked:
         self._shape = _Place()
         self._whole = _Place()
         self._ranges: list[_Range] = []
+        self._touched: set[tuple[int, int, int]] = set()  # bytes: from, to, by which task
 
     @property
     def of(self) -> Any:
@@ -144,21 +171,30 @@ class Tracked:
         """Return whether an item has been accessed."""
         return key in self._items
 
-    def is_shared(self, key: Hashable | None) -> bool:
-        """Return whether several tasks have accessed an item; None: anything of the object."""
+    def is_shared(self, key: Hashable) -> bool:
+        """Return whether several tasks have accessed an item or bytes (`Extent`); of no item: anything of the object."""
         places = [self._shape, self._whole]
-        if key is None:
-            places += self._items.values()
-        elif key in self._items:
-            places.append(self._items[key])
-        tasks = {place.first for place in places if place.first is not None}
-        return len(tasks) > 1 or any(place.shared for place in places)
+        if isinstance(key, Extent):
+            return self._is_touched(key) or _is_shared(places)
+        if key in (SHAPE, ALL):
+            return _is_shared([*places, *self._items.values()])
+        return _is_shared([*places, *([self._items[key]] if key in self._items else [])])
+
+    def _is_touched(self, extent: Extent) -> bool:
+        tasks = {
+            task
+            for start, stop, task in self._touched
+            if start < extent.stop and extent.start < stop
+        }
+        tasks |= {place.first for place in (self._shape, self._whole) if place.first is not None}
+        return len(tasks) > 1
 
     def range(self, task: Task, start: int, stop: int, access: Access) -> None:
         """Note an access to bytes [start, stop); raises `Conflict`."""
         if start >= stop:
             return
         _check(task, self._whole, access, f"bytes {start:#x} to {stop - 1:#x}")
+        self._touched.add((start, stop, task.index))
         kept = []
         for each in self._ranges:
             if each.start >= stop or each.stop <= start:
@@ -171,6 +207,11 @@ class Tracked:
                 kept.append(each)
         kept.append(_Range(start, stop, access))
         self._ranges = kept
+
+
+def _is_shared(places: list[_Place]) -> bool:
+    tasks = {place.first for place in places if place.first is not None}
+    return len(tasks) > 1 or any(place.shared for place in places)
 
 
 def _unordered(task: Task, access: Access, before: Access) -> bool:

@@ -48,9 +48,8 @@ class RacePass:
     """What a race pass has covered.
 
     `small` is the name of the small size, `executions` how many schedules of it were run, `covered`
-    whether those are all.  `unruled` are the calls whose accesses are not known; `written` is what locks
-    guard and `state=` did not read, `read` what it did, `left_out` the fields that
-    are declared to be left out of states.  `records` is the number of a scenario's records that
+    whether those are all.  `unruled` are the calls whose accesses are not known; `unread` is what was
+    written under a lock and not told by its `state=`, `left_out` the fields that are declared to be left out of states.  `records` is the number of a scenario's records that
     are exempt.
     """
 
@@ -59,8 +58,7 @@ class RacePass:
     covered: bool = False
     walks: int = 0
     unruled: set[Unruled] = field(default_factory=set)
-    read: set[Unread] = field(default_factory=set)
-    written: set[Unread] = field(default_factory=set)
+    unread: set[Unread] = field(default_factory=set)
     left_out: set[tuple[type, Hashable]] = field(default_factory=set)
     records: int = 0
     failure: RaceFailure | None = None
@@ -92,14 +90,18 @@ class RacePass:
         if self.unruled:
             lines.append("these calls may access shared state, and have no rule:")
             lines += [f"    {line}" for line in self.unruled_lines]
-        unread = sorted(self.written - self.read)
-        if unread:
-            lines.append("this is written under a lock whose state= does not read it:")
-            lines += [
-                f"    {shortened(file)}:{line}: {what}, under {lock}"
-                for (file, line), what, lock in unread
-            ]
+        if self.unread:
+            lines.append("this is written under a lock whose state= does not tell it:")
+            lines += [f"    {line}" for line in self.unread_lines]
         return lines
+
+    @property
+    def unread_lines(self) -> list[str]:
+        """What `state=` does not tell, each as file, line, what and the lock's name."""
+        return [
+            f"{shortened(file)}:{line}: {what}, under {lock}"
+            for (file, line), what, lock in sorted(self.unread)
+        ]
 
     @property
     def unruled_lines(self) -> list[str]:
@@ -164,8 +166,7 @@ def _run(
         recording.end(outcome)
         result.unruled |= watcher.unruled
         result.left_out |= watcher.guarded.uncompared.found
-        result.read |= watcher.guarded.read
-        result.written |= watcher.guarded.unread()
+        result.unread |= watcher.guarded.unread()
         result.records = max(result.records, len(watcher.records))
         if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
             result.failure = RaceFailure(scenario, recording, outcome)

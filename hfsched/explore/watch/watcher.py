@@ -13,11 +13,13 @@ from functools import wraps
 from types import FunctionType, GetSetDescriptorType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
+from hfsched.explore.canonical import digest
+from hfsched.explore.lock import XLock
 from hfsched.explore.races import RaceError
 from hfsched.explore.watch.codes import is_watched
 from hfsched.explore.watch.declared import DeclaredFields
-from hfsched.explore.watch.guarded import ALL, SHAPE, Guarded, LockRaces, Reads
-from hfsched.explore.watch.history import Access, Conflict, Site, Tracked
+from hfsched.explore.watch.guarded import Guarded, LockRaces
+from hfsched.explore.watch.history import ALL, SHAPE, Access, Conflict, Extent, Site, Tracked
 from hfsched.explore.watch.kinds import (
     CONTAINERS,
     found_in,
@@ -38,7 +40,6 @@ from hfsched.explore.watch.places import (
     is_unnoticed,
     places_of,
 )
-from hfsched.explore.watch.reads import deep
 from hfsched.explore.watch.standins import behind
 from hfsched.explore.watch.views import region, root
 from hfsched.runtime.declared import UNORDERED
@@ -92,16 +93,13 @@ class Watcher:
         self._task: Task | None = None
         self._moment = (-1, 0)  # of the last access to an item: the task, its time
         self._seen: set[tuple[int, Hashable, bool]] = set()  # accesses to items at that moment
-        self.guarded = Guarded(self._evaluate)
-        self._reads: Reads | None = None  # of a `state=` that is evaluated now
+        self.guarded = Guarded(self._look)
         self._unordered = DeclaredFields(UNORDERED)
 
     # Whether accesses count.
 
     def begin(self, site: Site) -> bool:
         """Return whether an access counts; the accesses noted next are at `site`."""
-        if self._reads is not None:
-            return True
         controller = self.controller
         if self._busy or controller is None or controller.settling or controller.stopping:
             return False
@@ -142,20 +140,27 @@ class Watcher:
         return LockRaces(self.guarded, self._forget_moment)
 
     def _forget_moment(self) -> None:
-        self._moment = (-1, 0)  # what is written under the lock is to be noted, also once more
+        self._moment = (-1, 0)  # what is written now is to be noted, also once more
 
     def made(self, of: Any) -> None:
         """Note that the current task has made an object."""
-        if self._reads is None:
-            self.guarded.made(self._now(), of)
+        tracked = self._tracked.get(id(of))
+        if tracked is not None:
+            self.guarded.made(self._now(), tracked)
+            self._forget_moment()
 
-    def _evaluate(self, state: Callable[[], object]) -> Reads:
-        reads = self._reads = Reads()
-        try:
-            deep(self, state(), keys=True)
-        finally:
-            self._reads = None
-        return reads
+    def _look(self, lock: XLock | None) -> bytes | None:
+        """Return the digest of what a lock guards, without one of the states of all things that are no locks; None: there is none now."""
+        with self:
+            try:
+                return digest(self._things() if lock is None else lock.evaluated(), "")
+            except Exception:  # noqa: BLE001 - of the program's: of any type
+                return None
+
+    def _things(self) -> list[object]:
+        assert self.controller is not None
+        things = self.controller.table.things
+        return [thing.plain_key() for thing in things if not isinstance(thing, XLock)]
 
     # Steps on a scenario's own things.
 
@@ -180,9 +185,6 @@ class Watcher:
 
     def item(self, of: Any, key: Hashable, *, write: bool) -> None:
         """Note an access to one item of an object."""
-        if self._reads is not None:
-            self._note(of, write, key, lambda _tracked, _access: None)
-            return
         task = self._now()
         now = (task.index, task.clock.get(task.index, 0))
         if now != self._moment:
@@ -218,7 +220,10 @@ class Watcher:
                 return
             of, start, stop = shown
         self._note(
-            of, write, ALL, lambda tracked, access: tracked.range(self._now(), start, stop, access)
+            of,
+            write,
+            Extent(start, stop),
+            lambda tracked, access: tracked.range(self._now(), start, stop, access),
         )
 
     def attribute(self, of: Any, name: str, *, write: bool, by: str = "") -> None:
@@ -375,10 +380,6 @@ class Watcher:
         act: Callable[[Tracked, Access], None],
     ) -> None:
         of = of.obj if type(of) is memoryview and of.obj is not None else behind(of)
-        if self._reads is not None:
-            known = self._tracked.get(id(of))
-            self._reads.add(id(of) if known is None else known.id, key)
-            return
         kind = type(of)
         if kind in IMMUTABLE or is_exempt(kind) or id(of) in self._exempt:
             return
@@ -392,7 +393,7 @@ class Watcher:
             error = RaceError(self._text(tracked, access, conflict))
         else:
             if write:
-                self.guarded.written(task, tracked, key, self._site)
+                self.guarded.written(task, tracked, of, key, self._site)
             return
         finally:
             self._busy -= 1

@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hfsched.errors import SnapshotError
-from hfsched.explore.thing import Thing
-from hfsched.scenarios.memory import HeapRam
+from hfsched.scenarios.memory import ComparedRam, HeapRam
 from hfsched.scenarios.recording import machine_state, opaque_parts
 from hfsched.vcpu.script import Cpu, ScriptEngine
 from hfsched.vmm.attempt import OpenFiles
@@ -47,14 +46,13 @@ def executing(vm: AssembledVm) -> list[str]:
     ]
 
 
-class MachineMemory(HeapRam, Thing):
-    """A VM's memory; its bytes are a part of the state, and it is not accessed once it is freed."""
+class MachineMemory(ComparedRam):
+    """A VM's memory, which is not accessed once it is freed."""
 
     def __init__(
         self, runtime: ExploreRuntime, name: str, size: int, touch: Callable[[], object]
     ) -> None:
-        HeapRam.__init__(self, name, size)
-        Thing.__init__(self, runtime, f"{name}.ram")
+        super().__init__(runtime, name, size)
         self._touch = touch
         self._freed = False
 

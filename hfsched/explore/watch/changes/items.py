@@ -1,0 +1,252 @@
+"""Changes of dicts, sets, lists, deques and arrays."""
+
+from __future__ import annotations
+
+import array
+import operator
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice, permutations
+from typing import Any
+
+from hfsched.explore.watch.changes.before import (
+    MISSING,
+    Before,
+    Difference,
+    Other,
+    Variant,
+    Was,
+    equal,
+    has_no_state,
+    others_of,
+)
+from hfsched.explore.watch.history import ALL, SHAPE
+
+__all__ = ["DictItems", "SequenceItems", "SetElements"]
+
+
+_ORDERS = 100  # of a set's elements that are tried
+
+
+class DictItems(Before):
+    """The items of a dict."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__(of)
+        self._kind = OrderedDict if issubclass(type(of), OrderedDict) else dict
+        self._old: dict[Any, Was] = {}
+        self._all = False
+
+    def _save(self, key: Hashable) -> None:
+        if key is ALL:
+            if not self._all:
+                values = {each: Was(value) for each, value in dict.items(self.of)}
+                self._old = {**values, **self._old}
+            self._all = True
+        elif key is not SHAPE and key not in self._old:
+            self._old[key] = Was(MISSING if self._all else dict.get(self.of, key, MISSING))
+
+    def differences(self) -> Iterator[Difference]:
+        """See `Before`."""
+        values = [each.value for each in self._old.values() if each.value is not MISSING]
+        nothing = all(
+            each is None for each in (*values, *dict.values(self.of))
+        )  # a set that has an order
+        keys = dict.fromkeys([*self._old, *(dict.keys(self.of) if self._all else ())])
+        for key in keys:
+            old = self._old.get(key, Was(MISSING))
+            was, now = old.value, dict.get(self.of, key, MISSING)
+            if old.equals(now):
+                continue
+            site = self._site(key)
+            if now is not MISSING and not nothing and not has_no_state(now):
+                others = [
+                    self._value(key, now, each)
+                    for each in others_of(was, now)
+                    if each is not MISSING
+                ]
+                yield Difference(key, "an item", site, others)
+            if was is MISSING:
+                yield Difference(
+                    key, "an item", site, [self._rekeyed(key, Other())], is_of_key=True
+                )
+            elif now is MISSING:
+                yield Difference(key, "an item", site, [self._put_back(key, was)], is_of_key=True)
+
+    def _value(self, key: Any, now: Any, other: Any) -> Variant:
+        @contextmanager
+        def varied() -> Iterator[None]:
+            self._kind.__setitem__(self.of, key, other)
+            try:
+                yield
+            finally:
+                self._kind.__setitem__(self.of, key, now)
+
+        return varied
+
+    def _rekeyed(self, key: Any, other: Any) -> Variant:
+        return lambda: self._varied(
+            [
+                (other if each is key or each == key else each, value)
+                for each, value in self._items()
+            ]
+        )
+
+    def _put_back(self, key: Any, value: Any) -> Variant:
+        """Return what has a key that was removed again, instead of another one if there is one."""
+        return lambda: self._varied([*self._items()[:-1], (key, value)])
+
+    def _items(self) -> list[tuple[Any, Any]]:
+        return list(self._kind.items(self.of))
+
+    @contextmanager
+    def _varied(self, items: list[tuple[Any, Any]]) -> Iterator[None]:
+        now = self._items()
+        self._fill(items)
+        try:
+            yield
+        finally:
+            self._fill(now)
+
+    def _fill(self, items: list[tuple[Any, Any]]) -> None:
+        self._kind.clear(self.of)
+        for key, value in items:
+            self._kind.__setitem__(self.of, key, value)
+
+    def keep(self, keys: set[Hashable]) -> None:
+        """See `Before`."""
+        self._old = {key: was for key, was in self._old.items() if key in keys}
+
+    def precede(self, later: DictItems) -> None:
+        """See `Before`."""
+        self._join_sites(later)
+        if self._all:
+            return
+        self._all = later._all
+        self._old = {**later._old, **self._old}
+
+
+class SetElements(Before):
+    """The elements of a set."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__(of)
+        self._old = set(set.__iter__(of))
+
+    def _save(self, key: Hashable) -> None:
+        pass
+
+    def differences(self) -> Iterator[Difference]:
+        """See `Before`."""
+        now = list(set.__iter__(self.of))
+        for each in now:
+            if each not in self._old:
+                others = [other for other in now if other is not each]
+                yield self._element(each, [*others, Other()])
+        for each in self._old:
+            if not set.__contains__(self.of, each):
+                yield self._element(each, [*now[:-1], each])
+
+    def _element(self, each: Any, instead: list[Any]) -> Difference:
+        return Difference(each, "an element", self._site(each), [lambda: self._varied(instead)])
+
+    @contextmanager
+    def _varied(self, elements: list[Any]) -> Iterator[None]:
+        now = self._in_order()
+        self._fill(elements)
+        try:
+            yield
+        finally:
+            self._fill(now)
+
+    def _in_order(self) -> list[Any]:
+        """Return the elements in an order in which to put them back, after which they are iterated over as they are now.
+
+        Raises ValueError if none is found.
+        """
+        wanted = list(set.__iter__(self.of))
+        for order in islice(permutations(wanted), _ORDERS):
+            if all(map(operator.is_, _made_of(order), wanted)):
+                return list(order)
+        raise ValueError("a set whose order depends on what it had before")
+
+    def _fill(self, elements: Iterable[Any]) -> None:
+        set.clear(self.of)
+        for each in elements:
+            set.add(self.of, each)
+
+    def precede(self, later: SetElements) -> None:
+        """See `Before`."""
+        self._join_sites(later)
+
+
+def _made_of(elements: Iterable[Any]) -> set[Any]:
+    made: set[Any] = set()
+    for each in elements:  # one by one: a set that is made at once may have another order
+        made.add(each)
+    return made
+
+
+class SequenceItems(Before):
+    """The items of a list, a deque or an array."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__(of)
+        self._kind: Any = next(
+            each for each in (list, deque, array.array) if issubclass(type(of), each)
+        )
+        self._old = self._now()
+
+    def _save(self, key: Hashable) -> None:
+        pass
+
+    def _now(self) -> list[Any]:
+        return list(self._kind.__iter__(self.of))
+
+    def differences(self) -> Iterator[Difference]:
+        """See `Before`."""
+        now = self._now()
+        for at, each in enumerate(now):
+            was = self._old[at] if at < len(self._old) else MISSING
+            if equal(was, each) or has_no_state(each):
+                continue
+            others = [other for other in self._others(was, each) if other is not MISSING]
+            variants = [self._item(at, each, other) for other in others]
+            yield Difference(at, "an item", self._site(at), variants)
+        if len(now) < len(self._old):
+            yield Difference(SHAPE, "the length", self._site(SHAPE), [self._whole])
+
+    def _others(self, was: Any, now: Any) -> list[Any]:
+        if self._kind is array.array and was is MISSING:
+            return ["a" if now != "a" else "b"] if isinstance(now, str) else [type(now)(not now)]
+        return others_of(was, now)
+
+    def _item(self, at: int, now: Any, other: Any) -> Variant:
+        @contextmanager
+        def varied() -> Iterator[None]:
+            self._kind.__setitem__(self.of, at, other)
+            try:
+                yield
+            finally:
+                self._kind.__setitem__(self.of, at, now)
+
+        return varied
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        now = self._now()
+        self._fill(self._old)
+        try:
+            yield
+        finally:
+            self._fill(now)
+
+    def _fill(self, items: list[Any]) -> None:
+        while len(self._now()):
+            self._kind.pop(self.of)
+        self._kind.extend(self.of, items)
+
+    def precede(self, later: SequenceItems) -> None:
+        """See `Before`."""
+        self._join_sites(later)
