@@ -9,6 +9,8 @@ import pytest
 from mistakes_places import mutants_of, mutated
 from mistakes_races import KINDS, find_races
 from mistakes_small import find_small
+from mutants import EQUIVALENT
+from mutants_table import GROUPS
 
 CASES = {
     "wake before state": (
@@ -235,3 +237,10 @@ def test_small_mistakes() -> None:
     made = [ast.unparse(mutated(find_small, text, each.number)) for each in found]
     assert len({*made}) == 5
     assert made[2] == "def f(self):\n    if not not self.a == 1:\n        self.b = True"
+
+
+def test_every_mistake_that_is_judged_can_be_made() -> None:
+    made = {mutant.key for group in GROUPS.values() for mutant in group.mutants()}
+    lines = EQUIVALENT.read_text().splitlines()
+    judged = {line.rpartition(" || ")[0] for line in lines if line and not line.startswith("#")}
+    assert judged - made == set()

@@ -23,6 +23,7 @@ from hfsched.explore.watch.changes import Before, Difference, noted
 from hfsched.explore.watch.declared import DeclaredFields
 from hfsched.explore.watch.kinds import CONTAINERS
 from hfsched.explore.watch.places import value_of
+from hfsched.explore.watchdog import StuckError
 from hfsched.runtime.declared import UNCOMPARED
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Guarded", "LockRaces", "Unread"]
 
 Unread = tuple["Site", str, str]  # where it is written, what, and the lock's name
+
+
+_spinning: set[tuple[Site, str]] = set()  # where not to try it again
 
 
 class _Place(NamedTuple):
@@ -83,13 +87,17 @@ class _State:
 
     def tells(self, difference: Difference, before: bytes | None) -> bool:
         """Return whether it would be another one with something else in a place; also if it cannot be told then."""
-        if self._now is None:
+        where = (difference.site, difference.what)
+        if self._now is None or where in _spinning:
             return True
         for variant in difference.variants:
             try:
                 with variant():
                     varied = self._look()
             except (TypeError, ValueError, AttributeError, BufferError):  # it cannot be put there
+                return True
+            except StuckError:  # with that there, `state=` does not come back
+                _spinning.add(where)
                 return True
             if varied != self._now:
                 return True
