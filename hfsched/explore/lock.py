@@ -7,7 +7,8 @@ next operation.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hfsched.explore.canonical import RefusedError, digest
@@ -128,11 +129,17 @@ class XLock(Thing):
         return None if self._state is None else self._evaluated(self._state)
 
     def _evaluated(self, state: Callable[[], object]) -> object:
+        with self.looking():
+            return state()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Let code of the program look at plain state: an operation in it raises RefusedError."""
         controller = self.controller
         task, outside = controller.current, controller.on_outside
         controller.current, controller.on_outside = None, self._refuse
         try:
-            return state()
+            yield
         finally:
             controller.current, controller.on_outside = task, outside
 

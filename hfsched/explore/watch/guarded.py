@@ -94,7 +94,7 @@ class _State:
             try:
                 with variant():
                     varied = self._look()
-            except (TypeError, ValueError, AttributeError, BufferError):  # it cannot be put there
+            except Exception:  # noqa: BLE001 - of any type: it cannot be put there
                 return True
             except StuckError:  # with that there, `state=` does not come back
                 _spinning.add(where)
@@ -166,10 +166,11 @@ class Guarded:
         if at is None:
             return
         section = held.pop(at)
-        left = {
-            place: _about(section.lock, place, difference)
-            for place, difference in self._not_told(section)
-        }
+        with lock.looking():  # what is compared may have methods of the program
+            left = {
+                place: _about(section.lock, place, difference)
+                for place, difference in self._not_told(section)
+            }
         if held:
             held[-1].join(section, left)  # the outer lock may guard it
         else:

@@ -366,6 +366,41 @@ def test_what_is_written_and_is_as_it_was_is_not_named() -> None:
     assert named(report_of(make)) == []
 
 
+def test_methods_of_the_program_that_take_locks_do_no_harm() -> None:
+    def make(runtime: ExploreRuntime) -> Callable[[], None]:
+        inner = runtime.lock("inner", state=guards_nothing)
+
+        class Name:
+            def __init__(self, text: str) -> None:
+                self.text = text
+
+            def key(self) -> str:
+                with inner:
+                    return self.text
+
+            def __hash__(self) -> int:
+                return 1
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Name) and self.key() == other.key()
+
+        table: dict[Name, Name] = {}
+        lock = runtime.lock(
+            "outer", state=lambda: [each.text for pair in table.items() for each in pair]
+        )
+
+        def act() -> None:
+            with lock:
+                table[Name(f"{len(table)}")] = Name("x")
+                table[next(iter(table))] = Name("y")
+
+        return act
+
+    report = report_of(make)
+    assert report.complete
+    assert named(report) == []
+
+
 def test_looking_leaves_everything_as_it_is() -> None:
     seen: list[object] = []
 

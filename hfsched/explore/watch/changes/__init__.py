@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
-from hfsched.explore.watch.changes.before import Before, Difference, Opaque
+from hfsched.explore.watch.changes.before import Before, Difference, Opaque, is_plain_key
 from hfsched.explore.watch.changes.fields import Fields
 from hfsched.explore.watch.changes.items import DictItems, SequenceItems, SetElements
 from hfsched.explore.watch.changes.memory import Bytes, Memory
@@ -32,7 +32,7 @@ __all__ = ["Before", "Difference", "noted"]
 def noted(of: Any, key: Hashable) -> list[Before]:
     """Return what is to be told of each write of an object from now on, of which `key` is the first."""
     if issubclass(type(of), CONTAINERS) or is_ctypes(type(of)):
-        content = _content(of)
+        content = _content(of, key)
         plain = dict_of(of) is None and type(of) in CONTAINERS
         return [content] if plain or is_ctypes(type(of)) else [content, Fields(of)]
     if key is ALL and (is_iterator(type(of)) or is_stateful(of) or not fields_of(of)):
@@ -40,11 +40,12 @@ def noted(of: Any, key: Hashable) -> list[Before]:
     return [Fields(of)]
 
 
-def _content(of: Any) -> Before:
-    if issubclass(type(of), dict):
-        return DictItems(of)
-    if issubclass(type(of), set):
-        return SetElements(of)
+def _content(of: Any, key: Hashable) -> Before:
+    if issubclass(type(of), dict | set):
+        keys = dict.keys(of) if issubclass(type(of), dict) else set.__iter__(of)
+        if not all(map(is_plain_key, (*keys, key))):
+            return Opaque()
+        return DictItems(of) if issubclass(type(of), dict) else SetElements(of)
     if issubclass(type(of), BYTES):
         return Bytes(of)
     if issubclass(type(of), list | deque | array.array):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hfsched.errors import UserError
 from hfsched.explore.canonical import encode
 from hfsched.explore.watch.history import ALL
+from hfsched.explore.watch.kinds import overrides
 from hfsched.explore.watch.places import fields_of, is_exempt
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "Was",
     "equal",
     "has_no_state",
+    "is_plain_key",
     "others_of",
 ]
 
@@ -133,6 +135,13 @@ class Opaque(Before):
     def precede(self, later: Opaque) -> None:
         """See `Before`."""
         self._join_sites(later)
+
+
+def is_plain_key(key: Any) -> bool:
+    """Return whether looking for a key calls no method of the program's."""
+    if type(key) is tuple:
+        return all(map(is_plain_key, key))
+    return not overrides(type(key), "__eq__") and not overrides(type(key), "__hash__")
 
 
 def has_no_state(of: Any) -> bool:

@@ -19,6 +19,7 @@ from hfsched.explore.watch.changes.before import (
     Was,
     equal,
     has_no_state,
+    is_plain_key,
     others_of,
 )
 from hfsched.explore.watch.history import ALL, SHAPE
@@ -37,8 +38,12 @@ class DictItems(Before):
         self._kind = OrderedDict if issubclass(type(of), OrderedDict) else dict
         self._old: dict[Any, Was] = {}
         self._all = False
+        self._is_plain = True
 
     def _save(self, key: Hashable) -> None:
+        self._is_plain = self._is_plain and is_plain_key(key)
+        if not self._is_plain:
+            return
         if key is ALL:
             if not self._all:
                 values = {each: Was(value) for each, value in dict.items(self.of)}
@@ -49,6 +54,8 @@ class DictItems(Before):
 
     def differences(self) -> Iterator[Difference]:
         """See `Before`."""
+        if not self._is_plain or not all(map(is_plain_key, dict.keys(self.of))):
+            return
         values = [each.value for each in self._old.values() if each.value is not MISSING]
         nothing = all(
             each is None for each in (*values, *dict.values(self.of))
@@ -87,10 +94,7 @@ class DictItems(Before):
 
     def _rekeyed(self, key: Any, other: Any) -> Variant:
         return lambda: self._varied(
-            [
-                (other if each is key or each == key else each, value)
-                for each, value in self._items()
-            ]
+            [(other if each == key else each, value) for each, value in self._items()]
         )
 
     def _put_back(self, key: Any, value: Any) -> Variant:
@@ -140,6 +144,8 @@ class SetElements(Before):
     def differences(self) -> Iterator[Difference]:
         """See `Before`."""
         now = list(set.__iter__(self.of))
+        if not all(map(is_plain_key, now)):
+            return
         for each in now:
             if each not in self._old:
                 others = [other for other in now if other is not each]
