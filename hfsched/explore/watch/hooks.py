@@ -16,6 +16,7 @@ import hfsched.explore.watch.matching  # noqa: F401 - puts the probes in their p
 from hfsched.explore.watch import containers
 from hfsched.explore.watch.calls import after, before, keep
 from hfsched.explore.watch.current import active, install, installed
+from hfsched.explore.watch.frames import hide, looked_from, looks_at_frames
 from hfsched.explore.watch.history import Site
 from hfsched.explore.watch.iteration import (
     async_unpacked,
@@ -269,6 +270,8 @@ def contains(key: Any, of: Any, site: Site) -> bool:
 
 def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Report what a call accesses, and make it."""
+    if looks_at_frames(function):
+        return looked_from(sys._getframe(1), function, *args, **kwargs)
     watcher = active(site)
     if watcher is not None:
         with watcher:
@@ -282,6 +285,9 @@ def call(site: Site, function: Any, /, *args: Any, **kwargs: Any) -> Any:
             with watcher:
                 after(watcher, function, result)
     return result
+
+
+hide(call)
 
 
 def runs_text(name: str, site: Site) -> None:

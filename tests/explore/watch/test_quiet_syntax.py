@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +160,22 @@ def own_iterators(_: ExploreRuntime) -> Acts:
     return act, act
 
 
+def caller_by_frame(_: ExploreRuntime) -> Acts:
+    def name() -> str:
+        return sys._getframe(1).f_code.co_name
+
+    def act() -> None:
+        here = inspect.currentframe()
+        assert here is not None
+        names = [here.f_code.co_name, sys._getframe().f_code.co_name, name()]
+        assert names == ["act", "act", "act"]
+        assert [each.function for each in inspect.stack()[:2]] == ["act", "run"]
+
+    return act, act
+
+
 PROGRAMS = [
+    caller_by_frame,
     another_class,
     part_that_does_not_match_before,
     another_key,
