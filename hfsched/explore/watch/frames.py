@@ -14,8 +14,9 @@ _LOOKING = frozenset(map(id, (sys._getframe, inspect.currentframe, inspect.stack
 _hidden: set[CodeType] = set()
 
 
-def hide(hook: FunctionType) -> None:
+def hide(hook: Callable[..., Any]) -> None:
     """Note a function that calls for watched code."""
+    assert isinstance(hook, FunctionType)
     _hidden.add(hook.__code__)
 
 
