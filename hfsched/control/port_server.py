@@ -100,7 +100,7 @@ class PortServer:
         named = tuple((number, session.vm) for number, session in self._sessions.items())
         sessions = (named, tuple(self._tasks), self._places.key())
         counts = (tuple(self._discarded.items()), tuple(self._undelivered.items()))
-        return (sessions, tuple(self._ended), counts)
+        return (sessions, tuple(self._ended.items()), counts)
 
     # For the machine.
 

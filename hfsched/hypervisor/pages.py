@@ -12,6 +12,7 @@ from hfsched.hypervisor.records import PagesRecord
 from hfsched.mailbox.records import check
 from hfsched.memory.guestmemory import GuestMemory
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.runtime.declared import uncompared
 from hfsched.vcpu.engine import Permissions
 
 __all__ = ["Mode", "Pages"]
@@ -28,6 +29,7 @@ class Mode(Struct, frozen=True):
 OWN = Mode(Permissions.RWX)
 
 
+@uncompared(changes="whether a fault was before the last one is compared, where there is a fault")
 class Pages:
     """The modes of the pages of a VM's memory."""
 

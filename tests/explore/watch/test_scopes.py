@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def test_each_node_has_its_table(future: str) -> None:
         seen += 1
         found = {each.removeprefix("_K") for each in table.get_identifiers()}
         assert name in found, (ast.unparse(node), table)
-        assert table.get_lineno() == getattr(node, "lineno", None)
+        if sys.version_info < (3, 12) or isinstance(node, ast.Lambda | ast.GeneratorExp):
+            assert table.get_lineno() == getattr(node, "lineno", None)
     assert seen > (110 if future else 115)
 
 
