@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,9 +172,19 @@ def test_a_discard_that_is_late_counts_whenever_it_is_done(tmp_path: Path) -> No
     with machine(HERE, tmp_path, "echo") as host:
         start(host)
         (name,) = host.machine.vm_names()
-        with pytest.raises(SwapError):
-            swap_of(host).discard(name, MAIN[0] * PAGE, PAGE, host.runtime.now() - 1)
+        swapping = swap_of(host)
+        swapping.discard(name, MAIN[0] * PAGE, PAGE)
         assert dirty(host) == {MAIN[0]}
+        assert dirty(host) == set()
+        monitor = swapping.client.monitor_pid()
+        assert monitor is not None
+        os.kill(monitor, signal.SIGSTOP)
+        try:
+            with pytest.raises(SwapError):
+                swapping.discard(name, MAIN[0] * PAGE, PAGE, host.runtime.now() - 1)
+            assert dirty(host) == {MAIN[0]}
+        finally:
+            os.kill(monitor, signal.SIGCONT)
         assert dirty(host) == {MAIN[0]}  # it may be done only now
         start(host)
         assert dirty(host) == {MAIN[0]}
