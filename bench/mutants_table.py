@@ -133,6 +133,8 @@ _CLIENTS = (
     "machine,clients=stalls,hosts=0,messages=3,timers=true,stop=false",
 )
 _USER = (
+    "userhold",
+    "userhold,users=1,keeps=true",
     "machine,clients=suspender,hosts=0,quiet=true",
     "machine,clients=suspender-suspender,hosts=0",
 )

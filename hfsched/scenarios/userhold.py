@@ -1,0 +1,107 @@
+"""Requests by command to suspend a machine and to resume it, beside one that keeps it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.scenario import World
+from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scheduler.userhold import UserHold
+
+if TYPE_CHECKING:
+    from hfsched.explore.runtime import ExploreRuntime
+
+__all__ = ["UserHoldScenario"]
+
+
+class _Untold(UserHold):
+    """Who keeps it as it is does not say when that has ended."""
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._kept -= 1
+
+
+@dataclass(frozen=True)
+class UserHoldScenario:
+    """Each of some `users` suspends a machine by command and resumes it, `rounds` times; with `keeps` another request keeps it meanwhile.
+
+    The machine is paused exactly while the user holds it; every request ends, and whoever is told of a change
+    finds at last that nothing stands.
+    """
+
+    users: int = 2
+    rounds: int = 1
+    keeps: bool = False
+    variant: str = ""
+
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "untold": Variant("the end of a request that keeps it is not told", {"keeps": True}),
+    }
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("users", 1, 4), ("rounds", 1, 4)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+
+    @property
+    def name(self) -> str:
+        """The canonical spec."""
+        return spec_of("userhold", self)
+
+    def small(self) -> UserHoldScenario:
+        """Return the size whose every interleaving a race pass runs."""
+        return replace(self, users=2, rounds=1, keeps=False)
+
+    def build(self, runtime: ExploreRuntime) -> World:
+        """Create the suspension, its hold by command, and the requests."""
+        paused: list[str] = []
+        ended: list[str] = []
+        told: list[bool] = []
+        runtime.declare_records(paused, ended, told, reason="what the oracles compare")
+
+        def pause(_deadline: int | None) -> bool:
+            assert not paused, "it is paused twice"
+            runtime.checkpoint("pauses")
+            paused.append("guests")
+            return True
+
+        def note() -> None:
+            told[:] = [hold.stands()]
+
+        suspension = Suspension(runtime, [Step("guests", pause, paused.clear)])
+        hold = (_Untold if self.variant else UserHold)(runtime, suspension, note)
+
+        def ask(user: str) -> None:
+            for count in range(self.rounds):
+                runtime.retain_only(count)
+                hold.suspend()
+                runtime.retain_only(count, level=1)
+                hold.resume()
+            ended.append(user)
+
+        def keep() -> None:
+            hold.keep()
+            assert hold.stands(), "it is kept, and does not stand"
+            hold.let_go()
+            ended.append("keeper")
+
+        users = [f"user.{number}" for number in range(self.users)]
+        for user in users:
+            runtime.spawn(user, lambda user=user: ask(user))  # type: ignore[misc]
+        if self.keeps:
+            runtime.spawn("keeper", keep)
+
+        def invariant() -> None:
+            if hold.peek():
+                assert paused, "the user holds it, and it is not paused"
+
+        def check() -> None:
+            assert len(ended) == self.users + self.keeps, f"only {ended} have ended"
+            assert not paused, "it stays paused"
+            assert told == [False], "who is told of changes finds that something stands"
+
+        return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)

@@ -1,0 +1,29 @@
+"""Requests by command to suspend and to resume: every one ends, whatever the others do."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.explore.execution import search
+from hfsched.explore.registry import find
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.watch.racepass import race_pass
+
+
+@pytest.mark.parametrize("spec", ["userhold", "userhold,rounds=2", "userhold,users=1,keeps=true"])
+def test_every_request_ends_and_the_machine_runs_at_last(spec: str) -> None:
+    result = search(find(spec), Exhaustive())
+    assert result.failure is None, result.failure
+    assert result.complete
+
+
+def test_an_end_that_is_not_told_fails() -> None:
+    result = search(find("userhold", "untold"), Exhaustive())
+    assert result.failure is not None
+    assert "finds that something stands" in str(result.failure.failure)
+
+
+def test_it_has_no_data_race_on_plain_state() -> None:
+    result = race_pass(find("userhold,keeps=true"), 1, walks=4, executions=100)
+    assert result.failure is None, result.failure
+    assert result.doubts == []
