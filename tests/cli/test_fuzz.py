@@ -329,6 +329,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "subscribers",
         "suspension",
         "swap",
+        "userhold",
     ]
     assert re.search(r"^  --variant upstream +\S", told.out, re.MULTILINE)
     for name in catalogue():
