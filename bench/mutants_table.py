@@ -135,6 +135,7 @@ _CLIENTS = (
 _USER = (
     "userhold",
     "userhold,users=1,keeps=true",
+    "userhold,users=1,looks=2",
     "machine,clients=suspender,hosts=0,quiet=true",
     "machine,clients=suspender-suspender,hosts=0",
 )

@@ -39,6 +39,7 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
     specs += ["userhold", "userhold,rounds=2", "userhold,users=3", "userhold,users=1,keeps=true"]
+    specs += ["userhold,users=1,looks=2"]
     specs += ["ports,messages=2", "ports,readers=2"]
     specs += [f"ports,beside={each}" for each in ("opens", "handles", "connects")]
     specs += [

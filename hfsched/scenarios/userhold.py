@@ -22,12 +22,13 @@ class UserHoldScenario:
     """Each of some `users` suspends a machine by command and resumes it, `rounds` times; with `keeps` another request keeps it meanwhile.
 
     The machine is paused exactly while the user holds it; every request ends, and whoever is told of a change
-    finds at last that nothing stands.
+    finds at last that nothing stands.  Who `looks` so many times learns of each hold that has begun since.
     """
 
     users: int = 2
     rounds: int = 1
     keeps: bool = False
+    looks: int = 0
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = {
@@ -35,7 +36,7 @@ class UserHoldScenario:
     }
 
     def __post_init__(self) -> None:
-        for name, low, high in (("users", 1, 4), ("rounds", 1, 4)):
+        for name, low, high in (("users", 0, 4), ("rounds", 1, 4), ("looks", 0, 4)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
 
@@ -46,14 +47,15 @@ class UserHoldScenario:
 
     def small(self) -> UserHoldScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return replace(self, users=2, rounds=1, keeps=False)
+        return replace(self, users=min(self.users, 2), rounds=1, looks=min(self.looks, 1))
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the suspension, its hold by command, and the requests."""
         paused: list[str] = []
         ended: list[str] = []
         told: list[bool] = []
-        runtime.declare_records(paused, ended, told, reason="what the oracles compare")
+        began: list[str] = []  # the holds since the last look
+        runtime.declare_records(paused, ended, told, began, reason="what the oracles compare")
 
         def pause(_deadline: int | None) -> bool:
             assert not paused, "it is paused twice"
@@ -73,7 +75,8 @@ class UserHoldScenario:
         def ask(user: str) -> None:
             for count in range(self.rounds):
                 runtime.retain_only(count)
-                hold.suspend()
+                if hold.suspend():
+                    began.append(user)
                 runtime.retain_only(count, level=1)
                 hold.resume()
             ended.append(user)
@@ -84,19 +87,33 @@ class UserHoldScenario:
             hold.let_go()
             ended.append("keeper")
 
+        def look() -> None:
+            for count in range(self.looks):
+                runtime.retain_only(count)
+                stands, stood = hold.look()
+                assert stood or not stands, "it stands, and has not stood"
+                if began:
+                    assert stood, f"{began} have begun since the last look, and it has not stood"
+                began.clear()
+            ended.append("looker")
+
         users = [f"user.{number}" for number in range(self.users)]
         for user in users:
             runtime.spawn(user, lambda user=user: ask(user))  # type: ignore[misc]
         if self.keeps:
             runtime.spawn("keeper", keep)
+        if self.looks:
+            runtime.spawn("looker", look)
 
         def invariant() -> None:
             if hold.peek():
                 assert paused, "the user holds it, and it is not paused"
 
         def check() -> None:
-            assert len(ended) == self.users + self.keeps, f"only {ended} have ended"
+            assert len(ended) == self.users + self.keeps + bool(self.looks), (
+                f"only {ended} have ended"
+            )
             assert not paused, "it stays paused"
-            assert told == [False], "who is told of changes finds that something stands"
+            assert told in ([], [False]), "who is told of changes finds that something stands"
 
         return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)

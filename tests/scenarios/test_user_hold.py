@@ -10,7 +10,10 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.watch.racepass import race_pass
 
 
-@pytest.mark.parametrize("spec", ["userhold", "userhold,rounds=2", "userhold,users=1,keeps=true"])
+@pytest.mark.parametrize(
+    "spec",
+    ["userhold", "userhold,rounds=2", "userhold,users=1,keeps=true", "userhold,users=1,looks=2"],
+)
 def test_every_request_ends_and_the_machine_runs_at_last(spec: str) -> None:
     result = search(find(spec), Exhaustive())
     assert result.failure is None, result.failure
@@ -24,6 +27,6 @@ def test_an_end_that_is_not_told_fails() -> None:
 
 
 def test_it_has_no_data_race_on_plain_state() -> None:
-    result = race_pass(find("userhold,keeps=true"), 1, walks=4, executions=100)
+    result = race_pass(find("userhold,users=1,keeps=true,looks=1"), 1, walks=4, executions=100)
     assert result.failure is None, result.failure
     assert result.doubts == []
