@@ -38,6 +38,7 @@ __all__ = [
     "NoFileError",
     "Variant",
     "catalogue",
+    "check_ranges",
     "find",
     "kind_of",
     "spec_of",
@@ -153,6 +154,13 @@ def values_of(kind: type) -> Mapping[str, Collection[str]]:
     """Return what parameters of a scenario's class may be, where that is a list of words."""
     found: Mapping[str, Collection[str]] = getattr(kind, "values", {})
     return found
+
+
+def check_ranges(scenario: Any, *ranges: tuple[str, int, int]) -> None:
+    """Check parameters, each given as its name and the range of its values; raises ValueError."""
+    for name, low, high in ranges:
+        if not low <= getattr(scenario, name) <= high:
+            raise ValueError(f"{name}={getattr(scenario, name)}: not in {low}..{high}")
 
 
 def spec_of(name: str, scenario: Any) -> str:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.walk import RandomWalk
@@ -236,9 +236,7 @@ class ImagesScenario:
     def __post_init__(self) -> None:
         if self.guest not in GUESTS:
             raise ValueError(f"guest={self.guest}: known: {', '.join(GUESTS)}")
-        for name, low, high in (("messages", 1, 100), ("hosts", 1, 100), ("cuts", 0, 16)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        check_ranges(self, ("messages", 1, 100), ("hosts", 1, 100), ("cuts", 0, 16))
         missing = {f"{image}.bin" for image in GUESTS[self.guest]} - set(bundled_images())
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))}: not built: script/guests builds it")

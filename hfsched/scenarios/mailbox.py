@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
@@ -49,15 +49,14 @@ class MailboxScenario:
     def __post_init__(self) -> None:
         if self.receiver not in RECEIVERS:
             raise ValueError(f"receiver={self.receiver}: known: {', '.join(RECEIVERS)}")
-        for name, low, high in (
+        check_ranges(
+            self,
             ("vcpus", 2 if self.receiver in ("wfi-echo", "reader-1") else 1, 4),
             ("messages", 1, 100),
             ("hosts", 0, 100),
             ("guests", 0, 8),
             ("runners", 0, 4),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        )
 
     @property
     def name(self) -> str:

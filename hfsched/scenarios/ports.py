@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.opaque import opaque_call
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import Handler, Port, PortMessage, Ports, frame
 
@@ -72,9 +72,7 @@ class PortsScenario:
     def __post_init__(self) -> None:
         if self.beside not in _BESIDE:
             raise ValueError(f"beside={self.beside}: known: {', '.join(filter(None, _BESIDE))}")
-        for name, low, high in (("readers", 0, 4), ("messages", 1, 4)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        check_ranges(self, ("readers", 0, 4), ("messages", 1, 4))
 
     @property
     def name(self) -> str:

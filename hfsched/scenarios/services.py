@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.scenarios.servicesmodel import Guest, Host
 from hfsched.scenarios.servicevariants import DRIVERS, VARIANTS, historical_world
@@ -44,9 +44,7 @@ class ServicesScenario:
     values: ClassVar[Mapping[str, tuple[str, ...]]] = {"event": EVENTS}
 
     def __post_init__(self) -> None:
-        for name, low, high in (("requests", 0, 4), ("asks", 0, 4), ("crashes", 0, 2)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        check_ranges(self, ("requests", 0, 4), ("asks", 0, 4), ("crashes", 0, 2))
         if self.event not in EVENTS:
             raise ValueError(f"event={self.event}: not one of {', '.join(EVENTS)}")
         if self.variant and (self.asks or self.crashes or self.event not in EVENTS[:2]):

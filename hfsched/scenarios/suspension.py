@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.scheduler.suspension import Step, Suspension
 
@@ -54,9 +54,7 @@ class SuspensionScenario:
     }
 
     def __post_init__(self) -> None:
-        for name, low, high in (("holders", 0, 4), ("rounds", 1, 4)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        check_ranges(self, ("holders", 0, 4), ("rounds", 1, 4))
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.thing import Thing
 from hfsched.scenarios.swapmain import FailingRuntime, MainModel
@@ -151,7 +151,8 @@ class SwapScenario:
             for word in words.split("-") if words else ():
                 if word not in WORDS:
                     raise ValueError(f"no command {word}: known: {', '.join(WORDS)}")
-        for name, low, high in (
+        check_ranges(
+            self,
             ("guests", 0, 4),
             ("touches", 0, 20),
             ("pages", 1, 3),
@@ -159,9 +160,7 @@ class SwapScenario:
             ("bugs", 0, 4),
             ("workers", 1, 3 if self.child else 1),
             ("failing_starts", 0, 3 if self.deaths else 0),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        )
 
         if self.damaged and not self.stored:
             raise ValueError("damaged=true needs stored=true")

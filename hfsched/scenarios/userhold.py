@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.scheduler.userhold import UserHold
@@ -36,9 +36,7 @@ class UserHoldScenario:
     }
 
     def __post_init__(self) -> None:
-        for name, low, high in (("users", 0, 4), ("rounds", 1, 4), ("looks", 0, 4)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        check_ranges(self, ("users", 0, 4), ("rounds", 1, 4), ("looks", 0, 4))
 
     @property
     def name(self) -> str:

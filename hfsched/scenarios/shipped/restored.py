@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from hfsched.explore.opaque import opaque_call
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.recording import machine_state, opaque_parts
@@ -61,14 +61,13 @@ class RestoredScenario:
     def __post_init__(self) -> None:
         if self.guest not in _GUESTS:
             raise ValueError(f"guest={self.guest}: known: {', '.join(_GUESTS)}")
-        for name, low, high in (
+        check_ranges(
+            self,
             ("vcpus", GUESTS[self.guest].vcpus, 4),
             ("messages", 1, 8),
             ("queue", 1, QUEUE_MAX),
             ("times", 1, 4),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        )
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.control.command_server import CLIENTS_MAX
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.shipped.asker import Asker
@@ -114,7 +114,8 @@ class MachineScenario:
             for word in value.split("-") if name in _JOINED else [value]:
                 if word not in known and (value or name not in (*_JOINED, "listener")):
                     raise ValueError(f"{name}={value}: known: {', '.join(known)}")
-        for name, low, high in (
+        check_ranges(
+            self,
             ("vms", 1, 4),
             ("vcpus", GUESTS[self.guest].vcpus, 4),
             ("hosts", 0, GUESTS[self.guest].hosts_max),
@@ -134,9 +135,7 @@ class MachineScenario:
             ("failing_starts", 0, 3 if self.deaths and self.timers else 0),
             ("spawner_dies", 0, int(bool(self.swap) and not self.deaths)),
             ("idle", 0, int(self.timers)),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        )
         for name, guests in (
             ("listener", ("talker",)),
             ("requests", ("server", "doomed")),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsched.control.events import Event, Hub, Subscription, Suspended, SwapChanged
 from hfsched.explore.objects import XEvent
-from hfsched.explore.registry import Variant, spec_of
+from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 
 if TYPE_CHECKING:
@@ -50,15 +50,14 @@ class SubscribersScenario:
     }
 
     def __post_init__(self) -> None:
-        for name, low, high in (
+        check_ranges(
+            self,
             ("publishers", 1, 4),
             ("events", 1, 4),
             ("subscribers", 0, 4),
             ("visitors", 0, 4),
             ("rounds", 1, 4),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: not in {low}..{high}")
+        )
 
     @property
     def name(self) -> str:
