@@ -113,9 +113,8 @@ class Guarded:
 
     def __init__(self, look: Callable[[XLock | None], bytes | None]) -> None:
         self._look = look
-        self._held: dict[
-            int, list[_Section]
-        ] = {}  # by task: the locks, the one taken last at the end
+        # By task: the locks, the one taken last at the end.
+        self._held: dict[int, list[_Section]] = {}
         self.uncompared = DeclaredFields(UNCOMPARED)
         self._declared: dict[tuple[int, str], Any] = {}  # objects with such fields, by id and name
         self._told: set[_Place] = set()
@@ -166,6 +165,8 @@ class Guarded:
         if at is None:
             return
         section = held.pop(at)
+        if not section.before:
+            return
         with lock.looking():  # what is compared may have methods of the program
             left = {
                 place: _about(section.lock, place, difference)
@@ -180,7 +181,7 @@ class Guarded:
         states = [_State(self._look, section.lock), _State(self._look, None)]
         if section.lock.guarded is None:
             del states[0]
-        left_out = self._left_out() if section.before else ()
+        left_out = self._left_out()
         for tracked, before in section.before.values():
             if tracked.id in left_out:
                 continue

@@ -152,6 +152,21 @@ def test_an_outer_lock_may_read_it() -> None:
     assert named(report_of(make)) == []
 
 
+def test_what_an_inner_lock_has_told_is_not_new_to_the_outer_one() -> None:
+    def make(runtime: ExploreRuntime) -> Callable[[], None]:
+        table = {"told": 0, "left": 0, "other": 0}
+        outer = runtime.lock("outer", state=lambda: table["left"])
+        inner = runtime.lock("inner", state=lambda: table["told"])
+
+        def act() -> None:
+            with outer, inner:
+                table.update(told=table["told"] + 1, left=table["left"] + 1)
+
+        return act
+
+    assert named(report_of(make)) == []
+
+
 def test_what_one_task_alone_accesses_is_not_named() -> None:
     def make(runtime: ExploreRuntime) -> Callable[[], None]:
         lock = runtime.lock("turn", state=guards_nothing)

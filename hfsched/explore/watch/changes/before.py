@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,10 +24,12 @@ __all__ = [
     "Difference",
     "Opaque",
     "Other",
+    "Places",
     "Variant",
     "Was",
     "equal",
     "has_no_state",
+    "instead",
     "is_plain_key",
     "others_of",
 ]
@@ -50,7 +52,7 @@ class Difference(NamedTuple):
     key: Hashable
     what: str
     site: Site
-    variants: list[Variant]
+    variants: Sequence[Variant]
     is_of_key: bool = False  # of an item: that it is there, by this key, and not its value
 
 
@@ -96,25 +98,39 @@ class Before(ABC):
     def _site(self, key: Hashable) -> Site:
         return self._sites.get(key, self._last)
 
-    @abstractmethod
     def _save(self, key: Hashable) -> None:
-        """Save what is about to be written, unless it is saved."""
+        """Save what is about to be written, unless all was saved when the object was first."""
+        del key
 
     @abstractmethod
     def differences(self) -> Iterator[Difference]:
         """Return what differs now."""
 
-    @abstractmethod
     def precede(self, later: Any) -> None:
         """Join what was noted of the same object later."""
+        self._sites |= later._sites
+        self._last = later._last
 
     def keep(self, keys: set[Hashable]) -> None:
         """Forget what differs in no place of these, if that can be told apart."""
         del keys
 
-    def _join_sites(self, later: Before) -> None:
-        self._sites |= later._sites
-        self._last = later._last
+
+class Places(Before):
+    """What was in some places of an object, by key or name."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__(of)
+        self._old: dict[Any, Was] = {}
+
+    def keep(self, keys: set[Hashable]) -> None:
+        """See `Before`."""
+        self._old = {key: was for key, was in self._old.items() if key in keys}
+
+    def precede(self, later: Any) -> None:
+        """See `Before`."""
+        super().precede(later)
+        self._old = {**later._old, **self._old}
 
 
 class Opaque(Before):
@@ -125,16 +141,19 @@ class Opaque(Before):
     def __init__(self) -> None:
         super().__init__(None)
 
-    def _save(self, key: Hashable) -> None:
-        pass
-
     def differences(self) -> Iterator[Difference]:
         """See `Before`."""
         yield Difference(ALL, "", self._last, [])
 
-    def precede(self, later: Opaque) -> None:
-        """See `Before`."""
-        self._join_sites(later)
+
+@contextmanager
+def instead(put: Callable[[Any], object], other: Any, now: Any) -> Iterator[None]:
+    """Have `put` put something else in a place, and then what is there now again."""
+    try:
+        put(other)
+        yield
+    finally:
+        put(now)
 
 
 def is_plain_key(key: Any) -> bool:
@@ -154,18 +173,16 @@ def has_no_state(of: Any) -> bool:
 def _has_form(of: Any) -> bool:
     try:
         encode(of, "")
-    except UserError:
-        return False
-    except Exception:  # noqa: BLE001 - of its method `key`, which may not expect what is there now
-        return True
+    except Exception as exc:  # noqa: BLE001 - of its method `key`, which may not expect what is there now
+        return not isinstance(exc, UserError)
     return True
 
 
 def others_of(was: Any, now: Any) -> list[Any]:
-    """Return what to put in the place of a value; `MISSING`: nothing."""
-    if issubclass(type(was), _PLAIN) and issubclass(type(now), _PLAIN):
-        return [was]
-    return [Other(), was] if was is MISSING or issubclass(type(was), _PLAIN) else [Other()]
+    """Return the values to put in the place of one."""
+    if not issubclass(type(was), _PLAIN):  # also if there was none
+        return [Other()]
+    return [was] if issubclass(type(now), _PLAIN) else [Other(), was]
 
 
 def equal(was: Any, now: Any) -> bool:
@@ -176,7 +193,5 @@ def equal(was: Any, now: Any) -> bool:
         return False
     try:
         return encode(was, "") == encode(now, "")
-    except UserError:  # without a canonical form: equal to nothing but itself
-        return False
-    except Exception:  # noqa: BLE001 - of its method `key`, which may not expect what is there now
+    except Exception:  # noqa: BLE001 - without a canonical form; of a method `key`, which may fail
         return False

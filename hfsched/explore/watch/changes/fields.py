@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from types import CellType, MemberDescriptorType
 from typing import Any
 
 from hfsched.explore.watch.changes.before import (
     MISSING,
-    Before,
     Difference,
-    Variant,
+    Places,
     Was,
     has_no_state,
+    instead,
     others_of,
 )
 from hfsched.explore.watch.history import ALL
@@ -23,12 +23,8 @@ from hfsched.explore.watch.places import dict_of, fields_of
 __all__ = ["Fields"]
 
 
-class Fields(Before):
+class Fields(Places):
     """The fields of an object, the variables of a class, or a variable of a closure."""
-
-    def __init__(self, of: Any) -> None:
-        super().__init__(of)
-        self._old: dict[str, Was] = {}
 
     def _save(self, key: Hashable) -> None:
         if key is ALL:
@@ -43,28 +39,10 @@ class Fields(Before):
             now = _field(self.of, name)
             if now is MISSING or was.equals(now) or has_no_state(now):
                 continue
-            variants = [self._variant(name, now, each) for each in others_of(was.value, now)]
+            others = others_of(was.value, now) + ([MISSING] if was.value is MISSING else [])
+            put = partial(_set_field, self.of, name)
+            variants = [partial(instead, put, each, now) for each in others]
             yield Difference(name, name, self._site(name), variants)
-
-    def _variant(self, name: str, now: Any, other: Any) -> Variant:
-        @contextmanager
-        def varied() -> Iterator[None]:
-            _set_field(self.of, name, other)
-            try:
-                yield
-            finally:
-                _set_field(self.of, name, now)
-
-        return varied
-
-    def keep(self, keys: set[Hashable]) -> None:
-        """See `Before`."""
-        self._old = {key: was for key, was in self._old.items() if key in keys}
-
-    def precede(self, later: Fields) -> None:
-        """See `Before`."""
-        self._join_sites(later)
-        self._old = {**later._old, **self._old}
 
 
 def _field(of: Any, name: str) -> Any:

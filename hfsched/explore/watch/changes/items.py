@@ -6,7 +6,7 @@ import array
 import operator
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from itertools import islice, permutations
 from typing import Any
 
@@ -15,10 +15,11 @@ from hfsched.explore.watch.changes.before import (
     Before,
     Difference,
     Other,
-    Variant,
+    Places,
     Was,
     equal,
     has_no_state,
+    instead,
     is_plain_key,
     others_of,
 )
@@ -30,14 +31,13 @@ __all__ = ["DictItems", "SequenceItems", "SetElements"]
 _ORDERS = 100  # of a set's elements that are tried
 
 
-class DictItems(Before):
+class DictItems(Places):
     """The items of a dict."""
 
     def __init__(self, of: Any) -> None:
         super().__init__(of)
         self._kind = OrderedDict if issubclass(type(of), OrderedDict) else dict
-        self._old: dict[Any, Was] = {}
-        self._all = False
+        self._all = False  # all items that there were are in `_old`
         self._is_plain = True
 
     def _save(self, key: Hashable) -> None:
@@ -57,9 +57,8 @@ class DictItems(Before):
         if not self._is_plain or not all(map(is_plain_key, dict.keys(self.of))):
             return
         values = [each.value for each in self._old.values() if each.value is not MISSING]
-        nothing = all(
-            each is None for each in (*values, *dict.values(self.of))
-        )  # a set that has an order
+        # Then it is a set that has an order.
+        nothing = all(each is None for each in (*values, *dict.values(self.of)))
         keys = dict.fromkeys([*self._old, *(dict.keys(self.of) if self._all else ())])
         for key in keys:
             old = self._old.get(key, Was(MISSING))
@@ -68,50 +67,21 @@ class DictItems(Before):
                 continue
             site = self._site(key)
             if now is not MISSING and not nothing and not has_no_state(now):
-                others = [
-                    self._value(key, now, each)
-                    for each in others_of(was, now)
-                    if each is not MISSING
-                ]
-                yield Difference(key, "an item", site, others)
+                put = partial(self._kind.__setitem__, self.of, key)
+                variants = [partial(instead, put, each, now) for each in others_of(was, now)]
+                yield Difference(key, "an item", site, variants)
+            there = self._items()
             if was is MISSING:
-                yield Difference(
-                    key, "an item", site, [self._rekeyed(key, Other())], is_of_key=True
-                )
-            elif now is MISSING:
-                yield Difference(key, "an item", site, [self._put_back(key, was)], is_of_key=True)
-
-    def _value(self, key: Any, now: Any, other: Any) -> Variant:
-        @contextmanager
-        def varied() -> Iterator[None]:
-            self._kind.__setitem__(self.of, key, other)
-            try:
-                yield
-            finally:
-                self._kind.__setitem__(self.of, key, now)
-
-        return varied
-
-    def _rekeyed(self, key: Any, other: Any) -> Variant:
-        return lambda: self._varied(
-            [(other if each == key else each, value) for each, value in self._items()]
-        )
-
-    def _put_back(self, key: Any, value: Any) -> Variant:
-        """Return what has a key that was removed again, instead of another one if there is one."""
-        return lambda: self._varied([*self._items()[:-1], (key, value)])
+                other = [(Other() if each == key else each, value) for each, value in there]
+            elif now is MISSING:  # it is there again, instead of another one if there is one
+                other = [*there[:-1], (key, was)]
+            else:
+                continue
+            variant = partial(instead, self._fill, other, there)
+            yield Difference(key, "an item", site, [variant], is_of_key=True)
 
     def _items(self) -> list[tuple[Any, Any]]:
         return list(self._kind.items(self.of))
-
-    @contextmanager
-    def _varied(self, items: list[tuple[Any, Any]]) -> Iterator[None]:
-        now = self._items()
-        self._fill(items)
-        try:
-            yield
-        finally:
-            self._fill(now)
 
     def _fill(self, items: list[tuple[Any, Any]]) -> None:
         self._kind.clear(self.of)
@@ -120,15 +90,16 @@ class DictItems(Before):
 
     def keep(self, keys: set[Hashable]) -> None:
         """See `Before`."""
-        self._old = {key: was for key, was in self._old.items() if key in keys}
+        if not self._all:  # else what is forgotten would seem to be new
+            super().keep(keys)
 
     def precede(self, later: DictItems) -> None:
         """See `Before`."""
-        self._join_sites(later)
-        if self._all:
-            return
-        self._all = later._all
-        self._old = {**later._old, **self._old}
+        old = self._old
+        super().precede(later)
+        if self._all:  # what is not in `_old` was not there
+            self._old = old
+        self._all |= later._all
 
 
 class SetElements(Before):
@@ -137,9 +108,6 @@ class SetElements(Before):
     def __init__(self, of: Any) -> None:
         super().__init__(of)
         self._old = set(set.__iter__(of))
-
-    def _save(self, key: Hashable) -> None:
-        pass
 
     def differences(self) -> Iterator[Difference]:
         """See `Before`."""
@@ -154,17 +122,13 @@ class SetElements(Before):
             if not set.__contains__(self.of, each):
                 yield self._element(each, [*now[:-1], each])
 
-    def _element(self, each: Any, instead: list[Any]) -> Difference:
-        return Difference(each, "an element", self._site(each), [lambda: self._varied(instead)])
-
-    @contextmanager
-    def _varied(self, elements: list[Any]) -> Iterator[None]:
-        now = self._in_order()
-        self._fill(elements)
-        try:
-            yield
-        finally:
-            self._fill(now)
+    def _element(self, each: Any, others: list[Any]) -> Difference:
+        return Difference(
+            each,
+            "an element",
+            self._site(each),
+            [lambda: instead(self._fill, others, self._in_order())],
+        )
 
     def _in_order(self) -> list[Any]:
         """Return the elements in an order in which to put them back, after which they are iterated over as they are now.
@@ -181,10 +145,6 @@ class SetElements(Before):
         set.clear(self.of)
         for each in elements:
             set.add(self.of, each)
-
-    def precede(self, later: SetElements) -> None:
-        """See `Before`."""
-        self._join_sites(later)
 
 
 def _made_of(elements: Iterable[Any]) -> set[Any]:
@@ -204,9 +164,6 @@ class SequenceItems(Before):
         )
         self._old = self._now()
 
-    def _save(self, key: Hashable) -> None:
-        pass
-
     def _now(self) -> list[Any]:
         return list(self._kind.__iter__(self.of))
 
@@ -217,42 +174,23 @@ class SequenceItems(Before):
             was = self._old[at] if at < len(self._old) else MISSING
             if equal(was, each) or has_no_state(each):
                 continue
-            others = [other for other in self._others(was, each) if other is not MISSING]
-            variants = [self._item(at, each, other) for other in others]
+            put = partial(self._kind.__setitem__, self.of, at)
+            variants = [partial(instead, put, other, each) for other in self._others(was, each)]
             yield Difference(at, "an item", self._site(at), variants)
         if len(now) < len(self._old):
-            yield Difference(SHAPE, "the length", self._site(SHAPE), [self._whole])
+            yield Difference(
+                SHAPE,
+                "the length",
+                self._site(SHAPE),
+                [partial(instead, self._fill, self._old, now)],
+            )
 
     def _others(self, was: Any, now: Any) -> list[Any]:
         if self._kind is array.array and was is MISSING:
             return ["a" if now != "a" else "b"] if isinstance(now, str) else [type(now)(not now)]
         return others_of(was, now)
 
-    def _item(self, at: int, now: Any, other: Any) -> Variant:
-        @contextmanager
-        def varied() -> Iterator[None]:
-            self._kind.__setitem__(self.of, at, other)
-            try:
-                yield
-            finally:
-                self._kind.__setitem__(self.of, at, now)
-
-        return varied
-
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        now = self._now()
-        self._fill(self._old)
-        try:
-            yield
-        finally:
-            self._fill(now)
-
     def _fill(self, items: list[Any]) -> None:
         while len(self._now()):
             self._kind.pop(self.of)
         self._kind.extend(self.of, items)
-
-    def precede(self, later: SequenceItems) -> None:
-        """See `Before`."""
-        self._join_sites(later)

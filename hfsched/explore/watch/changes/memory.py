@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hfsched.explore.watch.changes.before import Before, Difference
+from hfsched.explore.watch.changes.before import Before, Difference, instead
 from hfsched.explore.watch.history import ALL, SHAPE, Extent
 
 if TYPE_CHECKING:
@@ -41,11 +41,14 @@ class Bytes(Before):
 
     def differences(self) -> Iterator[Difference]:
         """See `Before`."""
-        size = self._length()
+        old = self._old
         with memoryview(self.of) as view:
-            old = self._old
-            changed = {at: old[at] for at in sorted(old) if at < size and view[at] != old[at]}
-            changed |= {at: view[at] ^ 0xFF for at in range(self._size, size)}
+            size = len(view)
+            places = (*sorted(old), *range(self._size, size))
+            now = {at: view[at] for at in places if at < size}
+        changed = {
+            at: old.get(at, value ^ 0xFF) for at, value in now.items() if old.get(at) != value
+        }
         for group in _groups(list(changed)):
             where = Extent(group[0], group[-1] + 1)
             what = (
@@ -54,9 +57,13 @@ class Bytes(Before):
                 else f"bytes {group[0]:#x} to {group[-1]:#x}"
             )
             others = {at: changed[at] for at in group}
-            yield Difference(where, what, self._site_of(where), [lambda o=others: self._varied(o)])  # type: ignore[misc]
+            variant = partial(instead, self._put, others, {at: now[at] for at in group})
+            yield Difference(where, what, self._site_of(where), [variant])
         if size < self._size:
-            yield Difference(SHAPE, "the length", self._site(SHAPE), [self._longer])
+            put = partial(bytearray.__setitem__, self.of, slice(None))
+            whole = bytes(self.of)
+            variant = partial(instead, put, whole + bytes(self._size - size), whole)
+            yield Difference(SHAPE, "the length", self._site(SHAPE), [variant])
 
     def _site_of(self, where: Extent) -> Site:
         for key in reversed(self._sites):
@@ -64,30 +71,14 @@ class Bytes(Before):
                 return self._sites[key]
         return self._last
 
-    @contextmanager
-    def _varied(self, others: dict[int, int]) -> Iterator[None]:
+    def _put(self, values: dict[int, int]) -> None:
         with memoryview(self.of).cast("B") as view:
-            now = {at: view[at] for at in others}
-            for at, value in others.items():
+            for at, value in values.items():
                 view[at] = value
-            try:
-                yield
-            finally:
-                for at, value in now.items():
-                    view[at] = value
-
-    @contextmanager
-    def _longer(self) -> Iterator[None]:
-        size = self._length()
-        bytearray.extend(self.of, bytes(self._size - size))
-        try:
-            yield
-        finally:
-            bytearray.__delitem__(self.of, slice(size, None))
 
     def precede(self, later: Bytes) -> None:
         """See `Before`."""
-        self._join_sites(later)
+        super().precede(later)
         self._old = {**later._old, **self._old}
 
 
@@ -101,9 +92,6 @@ class Memory(Before):
     def _now(self) -> bytes:
         return ctypes.string_at(ctypes.addressof(self.of), ctypes.sizeof(self.of))
 
-    def _save(self, key: Hashable) -> None:
-        pass
-
     def differences(self) -> Iterator[Difference]:
         """See `Before`."""
         now = self._now()
@@ -112,25 +100,11 @@ class Memory(Before):
             variant = bytearray(now)
             for at in group:
                 variant[at] = self._old[at]
-            yield Difference(
-                ALL,
-                f"byte {group[0]:#x}",
-                self._last,
-                [lambda value=bytes(variant): self._varied(value)],  # type: ignore[misc]
-            )
+            put = partial(instead, self._put, bytes(variant), now)
+            yield Difference(ALL, f"byte {group[0]:#x}", self._last, [put])
 
-    @contextmanager
-    def _varied(self, value: bytes) -> Iterator[None]:
-        now = self._now()
+    def _put(self, value: bytes) -> None:
         ctypes.memmove(ctypes.addressof(self.of), value, len(value))
-        try:
-            yield
-        finally:
-            ctypes.memmove(ctypes.addressof(self.of), now, len(now))
-
-    def precede(self, later: Memory) -> None:
-        """See `Before`."""
-        self._join_sites(later)
 
 
 def _groups(changed: list[int]) -> list[list[int]]:
