@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from hfsched.explore.task import Task
 
-__all__ = ["ALL", "SHAPE", "Access", "Conflict", "Extent", "Site", "Tracked", "reference"]
+__all__ = ["ALL", "SHAPE", "Access", "Conflict", "Extent", "Site", "Tracked"]
 
 Site = tuple[str, int]  # a file and a line
 
@@ -94,7 +94,7 @@ class _Range:
     access: Access
 
 
-def reference(of: Any, died: Callable[[], None] | None = None) -> Callable[[], Any]:
+def _reference(of: Any, died: Callable[[], None] | None = None) -> Callable[[], Any]:
     """Return what returns an object, and does not keep it alive if its type allows that."""
     try:
         return weakref.ref(of, None if died is None else lambda _: died())
@@ -125,7 +125,7 @@ class Tracked:
         self.id = id(of)
         self.dict_id: int | None = None  # of the object's dict, while that is its own
         self.name = name  # the same in every run
-        self._of = reference(of, lambda: died(self))
+        self._of = _reference(of, lambda: died(self))
         self._items: dict[Hashable, _Place] = {}
         self._shape = _Place()
         self._whole = _Place()
@@ -174,11 +174,11 @@ class Tracked:
     def is_shared(self, key: Hashable) -> bool:
         """Return whether several tasks have accessed an item or bytes (`Extent`); of no item: anything of the object."""
         places = [self._shape, self._whole]
-        if isinstance(key, Extent):
-            return self._is_touched(key) or _is_shared(places)
         if key in (SHAPE, ALL):
-            return _is_shared([*places, *self._items.values()])
-        return _is_shared([*places, *([self._items[key]] if key in self._items else [])])
+            places += self._items.values()
+        elif key in self._items:
+            places.append(self._items[key])
+        return _is_shared(places) or (isinstance(key, Extent) and self._is_touched(key))
 
     def _is_touched(self, extent: Extent) -> bool:
         tasks = {

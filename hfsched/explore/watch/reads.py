@@ -53,11 +53,10 @@ def fields(watcher: Watcher, of: Any) -> list[Any]:
     return [getattr(of, name, None) for name in names]
 
 
-def deep(watcher: Watcher, of: Any, *, keys: bool = False, plain: bool = False) -> None:
+def deep(watcher: Watcher, of: Any, *, plain: bool = False) -> None:
     """Note what a comparison, a hash or a text of an object reads: fields and items, all the way down.
 
-    An object that is not compared by its fields is read by its own methods, which are watched.  With `keys` it
-    is read as a state is: by its method `key` if it has one (`hfsched.explore.canonical`).  With `plain` the fields
+    An object that is not compared by its fields is read by its own methods, which are watched.  With `plain` the fields
     of every object are read, as a copy reads them.
     """
     if type(of) in _PLAIN:
@@ -76,8 +75,6 @@ def deep(watcher: Watcher, of: Any, *, keys: bool = False, plain: bool = False) 
             left.extend(_items(source))
         if issubclass(type(each), tuple | frozenset):
             left.extend(each)
-        elif keys and callable(getattr(type(each), "key", None)):
-            left.append(each.key())
         elif not issubclass(type(each), type) and _reads_fields(type(each), each, plain=plain):
             left.extend(fields(watcher, each))
 
