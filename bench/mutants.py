@@ -70,7 +70,8 @@ def _child(words: Sequence[str]) -> str:
     return line.removeprefix(PREFIX)
 
 
-def _equivalents() -> dict[str, str]:
+def equivalents() -> dict[str, str]:
+    """Return the reasons why mistakes are none, by their keys."""
     known = {}
     for line in EQUIVALENT.read_text().splitlines():
         if line and not line.startswith("#"):
@@ -81,7 +82,7 @@ def _equivalents() -> dict[str, str]:
 
 def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> int:
     """Run everything, and print what was found."""
-    known = _equivalents()
+    known = equivalents()
     bad = done = 0
     start = time.monotonic()
     totals: Counter[tuple[str, str]] = Counter()

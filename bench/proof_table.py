@@ -38,8 +38,8 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["swap,touches=2", "swap,pages=2", "swap,guests=2", "swap,full=true"]
     specs += ["swap,beside=status", "swap,commands=enable,abort=true"]
     specs += ["suspension"]
-    specs += ["userhold", "userhold,rounds=2", "userhold,users=3", "userhold,users=1,keeps=true"]
-    specs += ["userhold,users=1,looks=2"]
+    specs += ["userhold", "userhold,rounds=2", "userhold,users=3"]
+    specs += [f"userhold,users=1,{each}" for each in ("keeps=true", "looks=2")]
     specs += ["ports,messages=2", "ports,readers=2"]
     specs += [f"ports,beside={each}" for each in ("opens", "handles", "connects")]
     specs += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, check_ranges, spec_of
@@ -36,7 +37,7 @@ class UserHoldScenario:
     }
 
     def __post_init__(self) -> None:
-        check_ranges(self, ("users", 0, 4), ("rounds", 1, 4), ("looks", 0, 4))
+        check_ranges(self, ("users", 1, 4), ("rounds", 1, 4), ("looks", 0, 4))
 
     @property
     def name(self) -> str:
@@ -97,7 +98,7 @@ class UserHoldScenario:
 
         users = [f"user.{number}" for number in range(self.users)]
         for user in users:
-            runtime.spawn(user, lambda user=user: ask(user))  # type: ignore[misc]
+            runtime.spawn(user, partial(ask, user))
         if self.keeps:
             runtime.spawn("keeper", keep)
         if self.looks:
@@ -112,6 +113,6 @@ class UserHoldScenario:
                 f"only {ended} have ended"
             )
             assert not paused, "it stays paused"
-            assert told in ([], [False]), "who is told of changes finds that something stands"
+            assert told == [False], "who is told of changes finds that something stands"
 
         return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)

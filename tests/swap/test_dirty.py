@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from processes import stop
 
 from hfsched.memory import writeprotect
 from hfsched.memory.dirty import DirtyPages
@@ -178,7 +179,7 @@ def test_a_discard_that_is_late_counts_whenever_it_is_done(tmp_path: Path) -> No
         assert dirty(host) == set()
         monitor = swapping.client.monitor_pid()
         assert monitor is not None
-        os.kill(monitor, signal.SIGSTOP)
+        stop(monitor)
         try:
             with pytest.raises(SwapError):
                 swapping.discard(name, MAIN[0] * PAGE, PAGE, host.runtime.now() - 1)

@@ -105,11 +105,13 @@ class Campaign:
         if not self.races:
             return summary
         seconds = kept or self.budget
-        end: list[float] = []
+        begun: float | None = None
 
         def over() -> bool:
-            end[:] = end or [time.monotonic() + seconds]
-            return interrupted() or time.monotonic() >= end[0]
+            nonlocal begun
+            now = time.monotonic()
+            begun = begun or now
+            return interrupted() or now - begun >= seconds
 
         races = race_pass(
             find(self.spec), self.seed, bound=self.bound, executions=RACES_EXECUTIONS, over=over
