@@ -6,7 +6,7 @@ The group ``small`` has one statement deleted, one comparison flipped, one `not`
 turned over, and the known ways to lose a message (`MISTAKES`); the other groups have mistakes of concurrency
 (`bench/mistakes_races.py`).  Each mistake runs in a process of its own: the scenarios of its group are
 explored, then come unit tests, then more scenarios.  Nothing in the working tree is changed.  Before that the
-scenarios are searched in the code as it is, in the same way: one that fails there would find everything.
+same is done with the code as it is: a scenario or a test that fails there would find everything.
 
 A small mistake must be found by any of these, a known one and one of concurrency by a scenario; what is not
 must stand in `mutants-equivalent.txt`, with the reason.  Exit status 1 when one does not, or when one that
@@ -121,15 +121,16 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
 def _sound(
     group: Group, mutants: Sequence[Mutant], pool: ThreadPoolExecutor, journal: Journal
 ) -> bool:
-    """Return whether the scenarios that look for these mutants find nothing in the code as it is."""
+    """Return whether the scenarios and tests that look for these mutants find nothing in the code as it is."""
     files = dict.fromkeys(mutant.file for mutant in mutants)
-    specs = [*dict.fromkeys(spec for file in files for spec in group.scenarios(file))]
+    specs = dict.fromkeys(spec for file in files for spec in group.scenarios(file))
+    rounds = [["tests", group.name], *([spec] for spec in specs)] if mutants else []
 
-    def run(spec: str) -> str:
-        return journal.get(f"unchanged | {spec}", lambda: _child(["unchanged", spec]))
+    def run(words: list[str]) -> str:
+        return journal.get(f"unchanged | {' '.join(words)}", lambda: _child(["unchanged", *words]))
 
     good = True
-    for failure in pool.map(run, specs):
+    for failure in pool.map(run, rounds):
         if failure:
             good = False
             print(f"the code as it is fails: {failure}", flush=True)

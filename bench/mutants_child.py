@@ -3,8 +3,9 @@
     python bench/mutants_child.py GROUP FILE NUMBER
     python bench/mutants_child.py NAME
     python bench/mutants_child.py unchanged SCENARIO
+    python bench/mutants_child.py unchanged tests GROUP
 
-The last one searches a scenario of the code as it is.  Prints what it does, and at last ``killer:`` and what finds it; nothing after it if nothing does.
+The last ones search a scenario of the code as it is, and run a group's tests of it.  Prints what it does, and at last ``killer:`` and what finds it; nothing after it if nothing does.
 """
 
 from __future__ import annotations
@@ -90,8 +91,10 @@ def run_mistake(name: str) -> str:
     return _explored(QUICK) or _explored(THOROUGH)
 
 
-def run_unchanged(spec: str) -> str:
+def run_unchanged(spec: str, group_name: str = "") -> str:
     """Return what finds a failure in the code as it is, empty when nothing does: whatever it is, it finds no mutant."""
+    if group_name:
+        return _tested(GROUPS[group_name].tests)
     return _explored([spec]) or _raced([spec])
 
 
@@ -172,8 +175,8 @@ if __name__ == "__main__":
     _words = sys.argv[1:]
     if len(_words) == 1:
         _killer = run_mistake(_words[0])
-    elif len(_words) == 2:
-        _killer = run_unchanged(_words[1])
+    elif _words[0] == "unchanged":
+        _killer = run_unchanged(*_words[1:])
     else:
         _killer = run_mutant(_words[0], _words[1], int(_words[2]))
     print(f"\n{PREFIX}{_killer}", flush=True)
