@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from former import copy_former
 from msgspec.structs import replace
 from progress import Quiet
 from talk import TARGETS, UNICORN, Target
@@ -28,7 +28,6 @@ from hfsched.vmm.snapshotting import record_of
 if TYPE_CHECKING:
     from conftest import Process, Start
 
-FORMER = Path(__file__).parent.parent / "vmm" / "versions"
 GENERATION = r"utility: generation ([0-9a-f]{32})$"
 
 
@@ -194,8 +193,7 @@ def test_what_does_not_go_together(run: Start, hfsched: Start, unicorn: Target) 
 
 def test_a_guest_of_before_generation_ids_is_named(run: Start, unicorn: Target) -> None:
     assert unicorn
-    shutil.copytree(FORMER / "1", "monday")
-    Path("monday").chmod(0o700)
+    copy_former(1, Path("monday"))
     clone = run("--clone", "monday", "--json")
     assert clone.wait() == 0
     notices = [json.loads(line).get("text") for line in clone.out.splitlines()]
@@ -211,8 +209,7 @@ def test_a_guest_of_before_generation_ids_is_named(run: Start, unicorn: Target) 
 
 
 def test_why_a_vm_has_none_is_said(tmp_path: Path) -> None:
-    shutil.copytree(FORMER / "1", tmp_path / "monday")
-    (tmp_path / "monday").chmod(0o700)
+    copy_former(1, tmp_path / "monday")
     with closing(open_chain(tmp_path / "monday")) as chain:
         record = record_of(chain)
         (vm,) = record.vms

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import cast
 
 import pytest
+from former import copy_former
 from life import Life
 from memory.fdt_writer import cells
 from talk import TARGETS, UNICORN, Talk, Target
@@ -32,7 +32,6 @@ from hfsched.vmm.saving import spec_of
 from hfsched.vmm.snapshotting import MACHINE, record_of, restore
 
 HEX = re.compile(r"[0-9a-f]{32}")
-FORMER = Path(__file__).parent / "versions"
 
 
 def image_talk(target: Target, *guests: str) -> Talk:
@@ -142,9 +141,8 @@ def test_the_interrupt_waits_for_who_enables_it_later() -> None:
 
 
 def former(version: int, tmp_path: Path) -> Chain:
-    """Return a version's snapshot, from a copy with the modes that a checkout does not keep."""
-    shutil.copytree(FORMER / str(version), tmp_path / "former")
-    (tmp_path / "former").chmod(0o700)
+    """Return a version's snapshot, from a copy."""
+    copy_former(version, tmp_path / "former")
     return open_chain(tmp_path / "former")
 
 
