@@ -18,7 +18,8 @@ def print_table(specs: Sequence[str], seconds: float, walks: int) -> bool:
     """Run a race pass of so many seconds for each spec and print the table; return whether all are clean.
 
     A row has the number of random walks, the small size with the number of its schedules and whether
-    these are all, and the race, the calls of code that has no rule, or what a lock's `state=` does not tell.
+    these are all, and the race, the calls of code that has no rule, what a lock's `state=` does not tell, or
+    what differs between states that are taken for one.
     """
     print("| scenario | walks | small size | schedules | of these | races |")
     print("|---|---|---|---|---|---|")
@@ -33,11 +34,12 @@ def _row(spec: str, seconds: float, walks: int) -> bool:
         1,
         walks=walks,
         executions=EXECUTIONS,
+        merging=True,
         over=lambda: time.process_time() - start >= seconds,
     )
     how = "all" if result.covered else "not all"
     found = [] if result.failure is None else [str(result.failure.outcome.failure)]
-    found += result.unruled_lines + result.unread_lines
+    found += result.unruled_lines + result.unread_lines + result.merged_lines
     cells = (spec, result.walks, result.small, result.executions, how, "; ".join(found) or "none")
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return not found

@@ -205,7 +205,7 @@ class Controller(ExecutionState):
     def encoded(self, value: object, place: str) -> bytes:
         """Return a value's canonical encoding; one that has none ends the execution."""
         try:
-            return encode(value, place)
+            return self.inspect(lambda: encode(value, place))  # it may have methods of the program
         except RefusedError as exc:
             self.fail(exc)
 
@@ -344,6 +344,7 @@ class Controller(ExecutionState):
         """Kill a process."""
         if group.ended():
             return
+        self.forgotten = True
         self.touched += self.table.kill(group)
         if self.races is not None:
             self.races.ended(group)

@@ -47,6 +47,7 @@ class ExecutionState:
         self.time = 0
         self.pruned = False
         self.unkeyed: str | None = None  # a lock that does not say what it guards
+        self.forgotten = False  # some of what tasks have observed is not in their digests
         self.failure: BaseException | None = None
         self.failed_task: Task | None = None
         self.trace: list[str] | None = [] if tracing else None

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from hfsched.runtime import declared
 
-__all__ = ["ATOMS", "FORMAT", "FormlessError", "form"]
+__all__ = ["ATOMS", "FORMAT", "FormlessError", "fixed_form", "form"]
 
 FORMAT = 2  # of `marshal`
 ATOMS = frozenset((int, str, bytes, bool, type(None)))  # each is its own canonical form
@@ -66,6 +66,19 @@ def form(value: Any, seen: _Seen) -> Any:
     made = make(value, seen)
     seen[id(value)] = (len(seen), value)
     return made
+
+
+def fixed_form(value: Any) -> bytes | None:
+    """Return the form of a value in bytes if nothing in it can change, else None; also if it has none."""
+    kind = type(value)
+    if kind not in ATOMS and (_FORMS.get(kind) or _form_of(kind))[1]:
+        return None
+    seen: _Seen = {}
+    try:
+        made = marshal.dumps(form(value, seen), FORMAT)
+    except (FormlessError, RecursionError, ValueError):
+        return None
+    return None if seen else made
 
 
 # The built-in types: by the methods of these themselves, which a subclass may have others instead of.

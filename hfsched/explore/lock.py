@@ -109,7 +109,8 @@ class XLock(Thing):
     def _digest(self, state: Callable[[], object]) -> bytes:
         now = self._now(state)
         try:
-            return digest(now, self.place)
+            with self.looking():  # what it returns may have methods of the program
+                return digest(now, self.place)
         except RefusedError as exc:
             self.controller.fail(exc)
 

@@ -46,6 +46,7 @@ class _Opaque:
             task.opaque_calls = (*task.opaque_calls, task.remember())
             try:
                 result = found(*args, **kwargs)
+                controller.forgotten = True
                 task.recall(task.opaque_calls[-1])  # not our own: see `digests.recall`
             finally:
                 task.opaque_calls = task.opaque_calls[:-1]

@@ -212,6 +212,7 @@ class ExploreRuntime(ScenarioSide):
         task = self.controller.current
         if self.forgetting and self.controller.stateful and task is not None:
             live_key = self.controller.encoded(live, f"{task.name}: what it retains")
+            self.controller.forgotten = True
             task.retain(level, blake2b(live_key, digest_size=SIZE).digest())
 
     def start_again(self, lock: XLock) -> None:
@@ -223,6 +224,7 @@ class ExploreRuntime(ScenarioSide):
             and task is not None
             and lock.marks is not None
         ):
+            self.controller.forgotten = True
             task.recall(lock.marks[task.index])
 
     # For scenarios: the other side of foreign sockets and eventfds.

@@ -151,7 +151,7 @@ def check(scenario: Scenario, settings: Settings | None = None) -> Report:
     )
     failure, races = result.failure, None
     if failure is None and settings.races:
-        races = race_pass(scenario, seed, bound=settings.bound)
+        races = race_pass(scenario, seed, bound=settings.bound, merging=recording.stateful)
         if races.failure is not None:
             result.complete = False
             scenario, recording = races.failure.scenario, races.failure.recording

@@ -33,6 +33,6 @@ def test_other_ports_fail(variant: str, words: str) -> None:
 
 @pytest.mark.parametrize("beside", ["", ",beside=handles", ",beside=connects"])
 def test_it_has_no_data_race_on_plain_state(beside: str) -> None:
-    result = race_pass(find(f"ports{beside}"), 1, walks=4, executions=60)
+    result = race_pass(find(f"ports{beside}"), 1, walks=4, executions=60, merging=True)
     assert result.failure is None, result.failure
     assert result.doubts == []

@@ -54,7 +54,7 @@ SAMPLED = [
 @pytest.mark.parametrize("spec", [*COVERED, *SAMPLED])
 def test_what_ships_has_no_data_race_on_plain_state(spec: str) -> None:
     most = EXECUTIONS if spec in COVERED else SAMPLES
-    result = race_pass(find(spec), 1, walks=WALKS, executions=most)
+    result = race_pass(find(spec), 1, walks=WALKS, executions=most, merging=True)
     assert result.failure is None, result.failure
     assert result.doubts == []
     assert result.walks == WALKS

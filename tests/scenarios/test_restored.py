@@ -39,6 +39,6 @@ def test_a_message_that_is_in_a_thread_alone_would_be_lost(monkeypatch: pytest.M
 
 
 def test_it_has_no_data_race_on_plain_state() -> None:
-    result = race_pass(find("restored"), 1, walks=4, executions=40)
+    result = race_pass(find("restored"), 1, walks=4, executions=40, merging=True)
     assert result.failure is None, result.failure
     assert result.doubts == []

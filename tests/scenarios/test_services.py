@@ -72,7 +72,9 @@ def _all(scenario: ServicesScenario, *, forgetting: bool) -> list[Outcome]:
 
 @pytest.mark.parametrize("event", ["hibernate", "pause", "restore"])
 def test_there_is_no_data_race_on_plain_state(event: str) -> None:
-    result = race_pass(ServicesScenario(event=event, asks=1), 1, walks=8, executions=50)
+    result = race_pass(
+        ServicesScenario(event=event, asks=1), 1, walks=8, executions=50, merging=True
+    )
     assert result.failure is None, result.failure
     assert result.unruled_lines == []
 

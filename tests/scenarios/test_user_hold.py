@@ -27,6 +27,8 @@ def test_an_end_that_is_not_told_fails() -> None:
 
 
 def test_it_has_no_data_race_on_plain_state() -> None:
-    result = race_pass(find("userhold,users=1,keeps=true,looks=1"), 1, walks=4, executions=100)
+    result = race_pass(
+        find("userhold,users=1,keeps=true,looks=1"), 1, walks=4, executions=100, merging=True
+    )
     assert result.failure is None, result.failure
     assert result.doubts == []

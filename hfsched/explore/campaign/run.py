@@ -114,7 +114,12 @@ class Campaign:
             return interrupted() or now - begun >= seconds
 
         races = race_pass(
-            find(self.spec), self.seed, bound=self.bound, executions=RACES_EXECUTIONS, over=over
+            find(self.spec),
+            self.seed,
+            bound=self.bound,
+            executions=RACES_EXECUTIONS,
+            merging=summary.complete,
+            over=over,
         )
         failure, found = races.failure, None
         if failure is not None:

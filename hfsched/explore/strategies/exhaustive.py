@@ -88,7 +88,8 @@ class Exhaustive:
     """Every interleaving (`bound` None), or every one with at most `bound` preemptions.
 
     `states` counts the distinct states visited at points with a choice.  Without `cache` there is no
-    state cache, and without `sleep` there are no sleep sets: slower, for comparison.
+    state cache, and without `sleep` there are no sleep sets: slower, for comparison.  States
+    have digests with a cache, or if it is said so (`stateful`).
 
     `root` are the choices at the first points with one: the search stays in that sub-tree.  `seen` is
     the cache of complete searches of other sub-trees.
@@ -101,6 +102,7 @@ class Exhaustive:
         bound: int | None = None,
         *,
         cache: bool = True,
+        stateful: bool | None = None,
         sleep: bool = True,
         root: Sequence[int] = (),
         seen: StateCache | None = None,
@@ -109,7 +111,7 @@ class Exhaustive:
         self.bound = bound
         self._caching = cache
         self._sleeping = sleep and bound is None
-        self.stateful = cache
+        self.stateful = cache if stateful is None else stateful
         self._root = root
         self._cache = StateCache() if seen is None else seen
         self._path: list[_Node] = []

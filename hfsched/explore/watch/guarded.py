@@ -147,7 +147,7 @@ class Guarded:
         if self.uncompared.has(of, name):
             self._declared[id(of), name] = of
 
-    def _left_out(self) -> set[int]:
+    def left_out(self) -> set[int]:
         """Return the ids of the containers that declared fields have, also one in another."""
         found: set[int] = set()
         left = [value_of(of, name) for (_, name), of in self._declared.items()]
@@ -181,7 +181,7 @@ class Guarded:
         states = [_State(self._look, section.lock), _State(self._look, None)]
         if section.lock.guarded is None:
             del states[0]
-        left_out = self._left_out()
+        left_out = self.left_out()
         for tracked, before in section.before.values():
             if tracked.id in left_out:
                 continue

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hfsched.explore.watch.naming import text_of
+
 if TYPE_CHECKING:
     from hfsched.explore.task import Task
 
@@ -225,15 +227,7 @@ def _unordered(task: Task, access: Access, before: Access) -> bool:
 def _check(task: Task, place: _Place, access: Access, key: Hashable) -> None:
     for before in place.conflicting(access):
         if _unordered(task, access, before):
-            raise Conflict(before, key if isinstance(key, str) else f"[{_shown(key)}]")
-
-
-def _shown(key: Hashable) -> str:
-    """Return a key's text; its `__repr__` may be the program's, and fail."""
-    try:
-        return repr(key)
-    except Exception:  # noqa: BLE001 - of any type
-        return f"a {type(key).__qualname__}"
+            raise Conflict(before, key if isinstance(key, str) else f"[{text_of(key)}]")
 
 
 def _check_range(task: Task, known: _Range, access: Access) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from types import CellType, ModuleType
 from typing import Any
 
 from hfsched.explore.watch.places import dict_of
 
-__all__ = ["name_of", "shortened"]
+__all__ = ["name_of", "shortened", "text_of"]
 
 
 def name_of(of: Any, serial: int) -> str:
@@ -24,6 +25,14 @@ def name_of(of: Any, serial: int) -> str:
     kind = type(of).__qualname__
     name = (dict_of(of) or {}).get("name")
     return f"{kind} {name}" if isinstance(name, str) else f"{kind}#{serial}"
+
+
+def text_of(key: Hashable) -> str:
+    """Return a key's text; its `__repr__` may be the program's, and fail."""
+    try:
+        return repr(key)
+    except Exception:  # noqa: BLE001 - of any type
+        return f"a {type(key).__qualname__}"
 
 
 def shortened(file: str) -> str:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.execution import execute
-from hfsched.explore.schedule import Recording
+from hfsched.explore.schedule import Prefix, Recording, prefix_of
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.watch.control import watched_codes
 from hfsched.explore.watch.guarded import Unread
+from hfsched.explore.watch.merged import Differs, Merged
 from hfsched.explore.watch.watcher import Unruled, Watcher, shortened
 from hfsched.runtime.declared import UNORDERED
 from hfsched.text import count
@@ -26,7 +27,8 @@ from hfsched.text import count
 if TYPE_CHECKING:
     from hfsched.explore.execution import Outcome
     from hfsched.explore.scenario import Scenario
-    from hfsched.explore.strategy import Strategy
+    from hfsched.explore.strategy import Strategy, View
+    from hfsched.explore.task import Task
 
 __all__ = ["EXECUTIONS", "WALKS", "RaceFailure", "RacePass", "race_pass", "small_size"]
 
@@ -49,7 +51,8 @@ class RacePass:
 
     `small` is the name of the small size, `executions` how many schedules of it were run, `covered`
     whether those are all.  `unruled` are the calls whose accesses are not known; `unread` is what was
-    written under a lock and not told by its `state=`, `left_out` the fields that are declared to be left out of states.  `records` is the number of a scenario's records that
+    written under a lock and not told by its `state=`, `merged` has what differs between states that a search takes
+    for one, `left_out` the fields that are declared to be left out of states.  `records` is the number of a scenario's records that
     are exempt.
     """
 
@@ -59,6 +62,7 @@ class RacePass:
     walks: int = 0
     unruled: set[Unruled] = field(default_factory=set)
     unread: set[Unread] = field(default_factory=set)
+    merged: set[Differs] = field(default_factory=set)
     left_out: set[tuple[type, Hashable]] = field(default_factory=set)
     records: int = 0
     failure: RaceFailure | None = None
@@ -85,7 +89,7 @@ class RacePass:
 
     @property
     def doubts(self) -> list[str]:
-        """What keeps a search from being complete, in lines: calls, and what is written under a lock."""
+        """What keeps a search from being complete, in lines: calls, and what is written and not compared."""
         lines = []
         if self.unruled:
             lines.append("these calls may access shared state, and have no rule:")
@@ -93,6 +97,11 @@ class RacePass:
         if self.unread:
             lines.append("this is written under a lock whose state= does not tell it:")
             lines += [f"    {line}" for line in self.unread_lines]
+        if self.merged:
+            lines.append(
+                "this differs between states that are taken for one, for no state= tells it:"
+            )
+            lines += [f"    {line}" for line in self.merged_lines]
         return lines
 
     @property
@@ -102,6 +111,11 @@ class RacePass:
             f"{shortened(file)}:{line}: {what}, under {lock}"
             for (file, line), what, lock in sorted(self.unread)
         ]
+
+    @property
+    def merged_lines(self) -> list[str]:
+        """What differs between states that are taken for one, each as file, line and what."""
+        return [f"{shortened(file)}:{line}: {what}" for (file, line), what in sorted(self.merged)]
 
     @property
     def unruled_lines(self) -> list[str]:
@@ -123,9 +137,12 @@ def race_pass(
     bound: int | None = None,
     executions: int = EXECUTIONS,
     walks: int = WALKS,
+    merging: bool = False,
     over: Callable[[], bool] = lambda: False,
 ) -> RacePass:
     """Run the race pass until something fails, the limits are reached, or `over` returns True after the first ones.
+
+    For a search that compares states (`merging`) it also finds what differs between those that are taken for one.
 
     With a `bound` no schedule has more preemptions than that, and there are no random walks.
     """
@@ -133,13 +150,48 @@ def race_pass(
     result = RacePass(small.name)
     most = walks if bound is None else 0
     with watched_codes():
-        walking = _run(scenario, RandomWalk(seed), most, over, result)
-        covering = _run(small, Exhaustive(bound, cache=False), executions, over, result)
+        walks_of, all_of = RandomWalk(seed), Exhaustive(bound, cache=False, stateful=merging)
+        walking = _run(scenario, walks_of, most, over, result, merging=merging)
+        covering = _run(small, all_of, executions, over, result, merging=merging)
         for walk, covered in zip_longest(walking, covering):  # in turn: both get on in a short time
             result.walks += walk is True
             result.executions += covered is True
             result.covered |= covered is False
     return result
+
+
+class Comparing:
+    """Decides as `inner` does, and has the watcher look at each state that a search would compare."""
+
+    stateful = True
+
+    def __init__(self, inner: Strategy) -> None:
+        self.name = inner.name
+        self.every_point = inner.every_point
+        self.watcher: Watcher | None = None
+        self._inner = inner
+
+    def begin(self) -> bool:
+        """See `Strategy`."""
+        return self._inner.begin()
+
+    def take_prefix(self) -> Prefix | None:
+        """See `Recording`."""
+        return prefix_of(self._inner)
+
+    def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
+        """See `Strategy`."""
+        if len(enabled) > 1 and self.watcher is not None:
+            self.watcher.compare()
+        return self._inner.pick(view, current, enabled)
+
+    def value(self, view: View, name: str, n: int) -> int:
+        """See `Strategy`."""
+        return self._inner.value(view, name, n)
+
+    def end(self, outcome: Outcome) -> None:
+        """See `Strategy`."""
+        self._inner.end(outcome)
 
 
 def _run(
@@ -148,25 +200,30 @@ def _run(
     limit: int,
     over: Callable[[], bool],
     result: RacePass,
+    *,
+    merging: bool,
 ) -> Iterator[bool]:
     """Run watched executions, True for each; False at the end if the strategy has no schedule left.
 
     An execution that exceeds the step limit is no failure here: whether it is a livelock depends on
     states.
     """
-    recording = Recording(strategy)
+    merged = Merged() if merging else None
+    comparing = Comparing(strategy)
+    recording = Recording(comparing if merging else strategy)
     for number in range(limit):
         if (number and over()) or result.failure is not None:
             return
         if not recording.begin():
             yield False
             return
-        watcher = Watcher()
+        comparing.watcher = watcher = Watcher(merged=merged)
         outcome = execute(scenario, recording, watcher=watcher)
         recording.end(outcome)
         result.unruled |= watcher.unruled
         result.left_out |= watcher.guarded.uncompared.found
         result.unread |= watcher.guarded.unread()
+        result.merged |= set() if merged is None else merged.found
         result.records = max(result.records, len(watcher.records))
         if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
             result.failure = RaceFailure(scenario, recording, outcome)

@@ -29,6 +29,7 @@ from hfsched.explore.watch.kinds import (
     overrides,
 )
 from hfsched.explore.watch.libraries import backing
+from hfsched.explore.watch.merged import Merged, Written
 from hfsched.explore.watch.naming import name_of, shortened
 from hfsched.explore.watch.places import (
     IMMUTABLE,
@@ -72,10 +73,15 @@ class Watcher:
     """See the module's docstring.
 
     `race` is the first race found, also if the code under exploration caught it.  `unruled` has the
-    calls whose accesses are not known.  `on_race`, if given, is told instead of raising.
+    calls whose accesses are not known.  `on_race`, if given, is told instead of raising.  `merged`, if given,
+    is shown each state that a search would compare.
     """
 
-    def __init__(self, on_race: Callable[[RaceError], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_race: Callable[[RaceError], None] | None = None,
+        merged: Merged | None = None,
+    ) -> None:
         self.controller: Controller | None = None
         self.race: RaceError | None = None
         self.unruled: set[Unruled] = set()
@@ -95,6 +101,8 @@ class Watcher:
         self._seen: set[tuple[int, Hashable, bool]] = set()  # accesses to items at that moment
         self.guarded = Guarded(self._look)
         self._unordered = DeclaredFields(UNORDERED)
+        self._merged = merged
+        self._written = Written(self.guarded)
 
     # Whether accesses count.
 
@@ -161,6 +169,16 @@ class Watcher:
         assert self.controller is not None
         things = self.controller.table.things
         return [thing.plain_key() for thing in things if not isinstance(thing, XLock)]
+
+    def compare(self) -> None:
+        """Look at what is in the present state, in which a search would look whether it is known."""
+        controller = self.controller
+        if self._merged is None or controller is None or not controller.stateful:
+            return
+        key = controller.state_key()
+        if controller.unkeyed is None:
+            merged = self._merged
+            controller.inspect(lambda: merged.look(key, self._written, controller))
 
     # Steps on a scenario's own things.
 
@@ -394,6 +412,8 @@ class Watcher:
         else:
             if write:
                 self.guarded.written(task, tracked, of, key, self._site)
+            if self._merged is not None:
+                self._written.accessed(task, tracked, of, key, self._site if write else None)
             return
         finally:
             self._busy -= 1
