@@ -150,6 +150,10 @@ _CONTROL = (
 )
 _REPORTS = ("machine,reports=2", "machine,guest=smp,vcpus=2,reports=2,suspenders=1")
 _SNAPSHOTS = (
+    "snapshots",
+    "snapshots,endings=drops-confirms",
+    "snapshots,endings=ends-confirms",
+    "snapshots,endings=fails-confirms",
     *(
         f"machine,clients={each},hosts=0,stop=false"
         for each in ("snapshotter", "hibernator", "quitter")

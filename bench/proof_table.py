@@ -40,6 +40,10 @@ def small() -> list[tuple[str, int | None]]:
     specs += ["suspension"]
     specs += ["userhold", "userhold,rounds=2", "userhold,users=3"]
     specs += [f"userhold,users=1,{each}" for each in ("keeps=true", "looks=2")]
+    specs += [
+        f"snapshots,endings={each}"
+        for each in ("confirms", "drops", "drops-confirms", "ends-confirms", "fails-confirms")
+    ]
     specs += ["ports,messages=2", "ports,readers=2"]
     specs += [f"ports,beside={each}" for each in ("opens", "handles", "connects")]
     specs += [

@@ -98,7 +98,7 @@ class Snapshots:
         """Cancel what is under way, and return it; None: nothing is."""
         with self._lock:
             attempt = self._attempt
-            if attempt is None:
+            if attempt is None or self._hibernated:
                 return None
             attempt.cancelled = True
             self._cancelled.set()
@@ -262,19 +262,20 @@ class Snapshots:
         Raises SnapshotError if it was cancelled meanwhile.
         """
         with self._lock:
-            if self._attempt is not attempt:
+            if self._attempt is not attempt or attempt.cancelled:
                 raise SnapshotError(f"{attempt.wish.called}: cancelled")
             self._hibernated = end and attempt.wish.held
             ends = self._hibernated
             if attempt.tracks or attempt.dirty is not None:
                 self._base = attempt.made if self._machine.dirty.started else None
             attempt.tracks, attempt.dirty = False, None
-            if ends:
-                self._ended.set()  # who waits for its turn has none any more
-        if not ends:
-            self.drop(attempt)
-            return
-        self._on_change()  # it stays suspended to its end
+            if not ends:
+                self._attempt = None  # from here on nobody cancels it
+            self._ended.set()  # who waits for its turn has it, or has none any more
+        if ends:
+            self._on_change()  # it stays suspended to its end
+        else:
+            self._go_on(attempt)
 
     def drop(self, attempt: Attempt) -> None:
         """End a written snapshot, whatever became of its files; the machine goes on.
@@ -287,6 +288,10 @@ class Snapshots:
             self._give_back(attempt)
             self._attempt = None
             self._ended.set()
+        self._go_on(attempt)
+
+    def _go_on(self, attempt: Attempt) -> None:
+        """Let the machine go on, after the end of an attempt."""
         if attempt.wish.held:
             self._resume(attempt.wish)
             self._thaw(attempt)

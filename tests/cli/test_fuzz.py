@@ -326,6 +326,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "programs",
         "restored",
         "services",
+        "snapshots",
         "subscribers",
         "suspension",
         "swap",

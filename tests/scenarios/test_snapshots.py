@@ -1,0 +1,48 @@
+"""Snapshots beside cancellations: what was cancelled is none, and each change is in one or will be."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfsched.errors import UserError
+from hfsched.explore.execution import search
+from hfsched.explore.registry import find
+from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.watch.racepass import race_pass
+
+
+@pytest.mark.parametrize(
+    "endings", ["confirms", "drops", "fails-confirms", "drops-confirms", "ends-confirms"]
+)
+def test_every_order_of_requests_holds(endings: str) -> None:
+    result = search(find(f"snapshots,endings={endings}"), Exhaustive())
+    assert result.failure is None, result.failure
+    assert result.complete
+
+
+def test_several_that_cancel_at_the_same_time() -> None:
+    result = search(find("snapshots,takers=1,cancels=3,vms=2"), Exhaustive())
+    assert result.failure is None, result.failure
+    assert result.complete
+
+
+def test_a_cancellation_that_wakes_nobody_fails() -> None:
+    result = search(find("snapshots", "unwoken"), Exhaustive())
+    assert result.failure is not None
+    assert "taker" in str(result.failure.failure)
+
+
+@pytest.mark.parametrize("endings", ["confirms", "ends", "fails"])
+def test_they_have_no_data_race_on_plain_state(endings: str) -> None:
+    result = race_pass(
+        find(f"snapshots,endings={endings}"), 1, walks=8, executions=60, merging=True
+    )
+    assert result.failure is None, result.failure
+    assert result.doubts == []
+    assert result.covered
+
+
+@pytest.mark.parametrize("endings", ["waits", "confirms-drops-ends", ""])
+def test_endings_that_there_are_not(endings: str) -> None:
+    with pytest.raises(UserError, match="endings="):
+        find(f"snapshots,endings={endings}")
