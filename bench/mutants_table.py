@@ -165,6 +165,11 @@ _SNAPSHOTS = (
     ),
 )
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
+_SERVED = (
+    "machine,guest=utility,asks=1,hosts=0",
+    "machine,guest=twins,vcpus=2,asks=1,hosts=0",
+    "machine,guest=twins,vcpus=2,hosts=0,stop=false",
+)
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox": _MESSAGES,
@@ -214,6 +219,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/vmm": (*_VMM, *_REPORTS),
     "hfsched/vmm/snapshots.py": _SNAPSHOTS,
     "hfsched/vmm/snapshotting.py": ("restored", *_SNAPSHOTS),
+    "hfsched/vmm/utilities.py": _SERVED,
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
     "hfsched/control/command_session.py": _CONTROL,

@@ -48,6 +48,7 @@ SAMPLED = [
     "machine,guest=smp,vcpus=2",
     "machine,guest=pokes,vcpus=2",
     "machine,guest=hibernator,hosts=0,asks=1,suspenders=1",
+    "machine,guest=twins,vcpus=2,hosts=0",
 ]
 
 

@@ -135,6 +135,7 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
         "guest=utility,asks=2,suspenders=1,hosts=0",
         "guest=utility,asks=1,suspenders=1,hosts=0,boot=true,timers=true,stop=false",
         "guest=hibernator,asks=2,suspenders=1,hosts=0,stop=false",
+        "guest=twins,vcpus=2,asks=1,suspenders=1,hosts=0",
         "clients=suspender-suspender,suspenders=1,stop=false",
         "clients=suspender-asks,hosts=0,quiet=true",
         "clients=snapshotter-hibernator,hosts=0",

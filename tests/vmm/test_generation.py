@@ -137,6 +137,22 @@ def test_the_interrupt_waits_for_who_enables_it_later() -> None:
         assert interrupts.take() == GENERATION_INTID
 
 
+def test_every_vcpu_of_every_vm_gets_the_interrupt() -> None:
+    vms = [VmSpec(image="echo", name=name, memory=1 << 20, vcpus=2) for name in "ab"]
+    machine = Machine(
+        MachineSpec(vm=vms, engine="script"), ThreadRuntime(), lambda _vm, _line: None
+    )
+    with closing(machine):
+        signal_change(machine.assembly.vms)
+        taken = []
+        for vm in machine.assembly.vms:
+            assert isinstance(vm.record, Vm)
+            for vcpu in vm.record.vcpus:
+                vcpu.interrupts.enable(GENERATION_INTID, on=True)
+                taken.append(vcpu.interrupts.take())
+    assert taken == [GENERATION_INTID] * 4
+
+
 # What was written by former versions.
 
 

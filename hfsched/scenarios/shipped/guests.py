@@ -10,6 +10,7 @@
 - ``lists``: answers each message, and reads which partitions there are;
 - ``utility``: offers a service, and answers each request with its own body;
 - ``hibernator``: the same, but hibernates and comes back before it answers the first;
+- ``twins``: as ``utility``, but both vCPUs offer it, at the same time;
 - ``bell``: answers each message, and each ring of the device at `BELL_WINDOW`.
 
 Those of several vCPUs that do something beside each other are in `siblings`.
@@ -178,17 +179,34 @@ def bell(cpu: Cpu) -> Guest:
 
 def utility(cpu: Cpu) -> Guest:
     """Offer a service, and answer each request with its own body."""
-    yield from _offer(cpu, hibernations=0)
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield from _offer(mailbox, hibernations=0)
 
 
 def hibernator(cpu: Cpu) -> Guest:
     """Be ``utility``, but hibernate before the first answer, which is stale then."""
-    yield from _offer(cpu, hibernations=1)
-
-
-def _offer(cpu: Cpu, hibernations: int) -> Call[None]:
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
+    yield from _offer(mailbox, hibernations=1)
+
+
+def twins(cpu: Cpu) -> Guest:
+    """Be ``utility``, while vCPU 1 offers the service too: TX has the same offer, whoever wrote it last."""
+    mailbox = GuestMailbox(cpu)
+    yield from mailbox.map()
+    yield Hvc(PsciId.CPU_ON, 1, cpu.address_of(_twin), mailbox.id)
+    yield from _offer(mailbox, hibernations=0)
+
+
+def _twin(cpu: Cpu) -> Guest:
+    mailbox = GuestMailbox(cpu)
+    mailbox.id = cpu.arg
+    yield from _tell(mailbox, GuestService(ServiceId.KVP).offer())
+    yield Hvc(PsciId.CPU_OFF)
+
+
+def _offer(mailbox: GuestMailbox, hibernations: int) -> Call[None]:
     service = GuestService(ServiceId.KVP)
     yield from _tell(mailbox, service.offer())
     while True:
@@ -255,4 +273,5 @@ GUESTS = {
     "bell": GuestKind(bell),
     "utility": GuestKind(utility, serves=True),
     "hibernator": GuestKind(hibernator, serves=True),
+    "twins": GuestKind(twins, vcpus=2, serves=True),
 }

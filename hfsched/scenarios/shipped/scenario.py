@@ -140,7 +140,7 @@ class MachineScenario:
             ("listener", ("talker",)),
             ("requests", ("server", "doomed")),
             ("rings", ("bell",)),
-            ("asks", ("utility", "hibernator")),
+            ("asks", ("utility", "hibernator", "twins")),
         ):
             if getattr(self, name) and self.guest not in guests:
                 known = " or ".join(guests)
