@@ -170,6 +170,19 @@ _SERVED = (
     "machine,guest=twins,vcpus=2,asks=1,hosts=0",
     "machine,guest=twins,vcpus=2,hosts=0,stop=false",
 )
+_SERVICES = (
+    "services,requests=1,event=none",
+    "services,requests=1,timers=false",
+    "services,requests=0,asks=1,timers=false",
+    "services,requests=1,event=pause,timers=false",
+    "services,requests=1,event=restore,timers=false",
+    "services,requests=1,asks=1,event=none,timers=false",
+    "services,requests=1,event=none,crashes=1,timers=false",
+    "services,asks=1,event=pause",
+    "services,requests=1,asks=1",
+    *_SERVED,
+    "machine,guest=hibernator,asks=2,hosts=0,suspenders=1,stop=false",
+)
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/mailbox": _MESSAGES,
@@ -220,6 +233,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "hfsched/vmm/snapshots.py": _SNAPSHOTS,
     "hfsched/vmm/snapshotting.py": ("restored", *_SNAPSHOTS),
     "hfsched/vmm/utilities.py": _SERVED,
+    "hfsched/services": _SERVICES,
     "hfsched/control": (*_CLIENTS, *_CONTROL),
     "hfsched/control/command_server.py": _CONTROL,
     "hfsched/control/command_session.py": _CONTROL,
@@ -329,6 +343,7 @@ GROUPS = {
         Group("small", find_small, _SMALL, _CORE_TESTS, QUICK, THOROUGH),
         Group("messages", find_races, _all_of("mailbox", "scheduler", "hypervisor"), _CORE_TESTS),
         Group("machine", find_races, _all_of("vmm"), ("tests/vmm",)),
+        Group("services", find_races, _all_of("services"), ("tests/services",)),
         Group("control", find_races, _all_of("control"), ("tests/control", "tests/client")),
         Group("swap", find_races, _all_of("swap/client"), ("tests/swap",)),
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import marshal
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
-from types import CellType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.forms import FORMAT, fixed_form
@@ -44,6 +44,7 @@ _BLOCK = 64  # bytes of memory that are one place
 _STATES = 200_000  # that are kept,
 _DIFFERENT = 20_000  # and of what is in them
 _ABSENT = b"absent"
+_CODE = (FunctionType, BuiltinFunctionType, ModuleType)
 
 
 class _Place:
@@ -235,8 +236,15 @@ def _shown(value: Any) -> bytes:
     fixed = fixed_form(value)
     if fixed is not None:
         return fixed
-    if isinstance(value, Thing):
-        return marshal.dumps((type(value).__qualname__, value.name), FORMAT)
+    kind = type(value)
+    if issubclass(kind, Thing):
+        return marshal.dumps((kind.__qualname__, value.name), FORMAT)
+    if kind is MethodType:
+        return marshal.dumps((value.__func__.__qualname__, _shown(value.__self__)), FORMAT)
+    if kind in _CODE:
+        return marshal.dumps(
+            (kind.__qualname__, value.__name__, getattr(value, "__qualname__", ""))
+        )
     return _fields(value)
 
 

@@ -226,13 +226,24 @@ def in_object() -> tuple[Act, Callable[[], object]]:
     return act, lambda: box.last.last
 
 
-def in_order_of_fields() -> tuple[Act, Callable[[], object]]:
-    box = Box()
+def in_function() -> tuple[Act, Callable[[], object]]:
+    box: Any = Box()
+    acts = {"a": str.upper, "b": str.lower}
 
     def act(name: str) -> None:
-        box.names = [*box.names, name]
+        box.last = acts[name]
 
-    return act, lambda: box.names[0]
+    return act, lambda: box.last("x")
+
+
+def in_method() -> tuple[Act, Callable[[], object]]:
+    box: Any = Box()
+    texts = {"a": ["a"].count, "b": Pair("b", 1)._asdict}
+
+    def act(name: str) -> None:
+        box.last = texts[name]
+
+    return act, lambda: box.last is texts["a"]
 
 
 KINDS = [
@@ -248,6 +259,8 @@ KINDS = [
     (in_bytes, "bytearray.bytes 0xc0 to 0xff"),
     (in_view, "bytearray.bytes 0x0 to 0x3f"),
     (in_object, "Box.last"),
+    (in_function, "Box.last"),
+    (in_method, "Box.last"),
 ]
 
 
