@@ -104,6 +104,7 @@ def small() -> list[tuple[str, int | None]]:
         "services,requests=1,timers=false",
         "services,requests=0,asks=1,timers=false",
         "services,event=pause,requests=1,timers=false",
+        "services,event=pause,requests=0,asks=1,timers=false",
         "services,event=none,requests=1,asks=1,timers=false",
         "services,event=none,requests=1,crashes=1,timers=false",
         "services,event=none,requests=1,boot=true,timers=false",

@@ -20,6 +20,7 @@ SMALL = ServicesScenario(event="none", requests=1, timers=False)
         ServicesScenario(requests=1, timers=False),
         ServicesScenario(requests=0, asks=1, timers=False),
         ServicesScenario(event="pause", requests=1, timers=False),
+        ServicesScenario(event="pause", requests=0, asks=1, timers=False),
         ServicesScenario(event="none", requests=1, asks=1, timers=False),
         ServicesScenario(event="none", requests=1, crashes=1, timers=False),
         ServicesScenario(event="none", requests=1, boot=True, timers=False),
@@ -76,7 +77,7 @@ def test_there_is_no_data_race_on_plain_state(event: str) -> None:
         ServicesScenario(event=event, asks=1), 1, walks=8, executions=50, merging=True
     )
     assert result.failure is None, result.failure
-    assert result.unruled_lines == []
+    assert result.doubts == []
 
 
 def test_what_the_variants_do_not_have_is_refused() -> None:
