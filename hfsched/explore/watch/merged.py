@@ -9,24 +9,20 @@ several have accessed (`Written`), and keep it by the state's digest (`Merged`):
 again with something else there, the place is named.
 
 The values are compared as far as they cannot change; of what can, the class and its fields that cannot.  What
-it has that several tasks access, has a place of its own.  Two executions have no names for objects in common, so all
-objects of a class are compared together, and not when there are more of them in one.
+it has that several tasks access, has a place of its own.  Two executions have no names for objects in common but those that
+these have themselves, so all objects of a class, and of a name, are compared together, and not when there are more of them in one.
 """
 
 from __future__ import annotations
 
-import marshal
-from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hfsched.explore.forms import FORMAT, fixed_form
-from hfsched.explore.thing import Thing
 from hfsched.explore.watch.history import ALL, SHAPE, Extent
 from hfsched.explore.watch.kinds import CONTAINERS
 from hfsched.explore.watch.naming import text_of
-from hfsched.explore.watch.places import fields_of, value_of
+from hfsched.explore.watch.places import value_of
+from hfsched.explore.watch.shown import shown
 
 if TYPE_CHECKING:
     from hfsched.explore.controller import Controller
@@ -43,8 +39,6 @@ _Values = Mapping[_Group, tuple[bytes, ...]]
 _BLOCK = 64  # bytes of memory that are one place
 _STATES = 200_000  # that are kept,
 _DIFFERENT = 20_000  # and of what is in them
-_ABSENT = b"absent"
-_CODE = (FunctionType, BuiltinFunctionType, ModuleType)
 
 
 class _Place:
@@ -58,9 +52,8 @@ class _Place:
         self.users = {first}
         self.writers = set() if site is None else {first}
         self.site = site
-        kind = type(tracked.of)
-        self.group = (kind.__qualname__, _named(kind, key))
-        self.value = _ABSENT
+        self.group = (_called(tracked.of), _named(type(tracked.of), key))
+        self.value = b""
 
 
 class Written:
@@ -72,6 +65,7 @@ class Written:
         self._alone: dict[tuple[Tracked, Hashable], tuple[int, Site | None]] = {}
         self._places: dict[tuple[Tracked, Hashable], _Place] = {}
         self._changed: set[_Place] = set()
+        self._live: set[_Place] = set()  # what is shown of these may change without a write there
         self._shown: _Values = {}
         self._forgotten = False
 
@@ -105,11 +99,14 @@ class Written:
             if place.tracked.of is None or _is_dead(place, controller)
         ]
         for where in dead:
-            self._changed.discard(self._places.pop(where))
-        if self._changed or dead or self._forgotten is not controller.forgotten:
+            place = self._places.pop(where)
+            self._changed.discard(place)
+            self._live.discard(place)
+        if self._changed or dead or self._live or self._forgotten is not controller.forgotten:
             self._forgotten = controller.forgotten
-            for place in self._changed:
-                place.value = _value(place.tracked.of, place.key)
+            for place in (*self._changed, *self._live):
+                place.value, live = shown(place.tracked.of, place.key)
+                (self._live.add if live else self._live.discard)(place)
             self._changed.clear()
             found: dict[_Group, list[bytes]] = {}
             left_out = self._guarded.left_out()
@@ -182,6 +179,13 @@ def _parts(key: Hashable) -> Iterable[Hashable]:
     return [Extent(at, at + _BLOCK) for at in range(key.start // _BLOCK * _BLOCK, key.stop, _BLOCK)]
 
 
+def _called(of: Any) -> str:
+    """Return what the objects are called that are compared together: by the class, and by a name if they have one."""
+    name = None if issubclass(type(of), CONTAINERS) else value_of(of, "name")
+    kind = type(of).__qualname__
+    return f"{kind} {name}" if type(name) is str else kind
+
+
 def _named(kind: type, key: Hashable) -> str:
     """Return the text for a place of an object."""
     if isinstance(key, Extent):
@@ -191,66 +195,3 @@ def _named(kind: type, key: Hashable) -> str:
     if key is ALL:
         return "contents"
     return key if isinstance(key, str) and not issubclass(kind, CONTAINERS) else f"[{text_of(key)}]"
-
-
-def _value(of: Any, key: Hashable) -> bytes:
-    """Return what is in a place of an object, in bytes."""
-    try:
-        return _found(of, key)
-    except Exception:  # noqa: BLE001 - it may have no such item, or cannot be read now
-        return _ABSENT
-
-
-def _found(of: Any, key: Hashable) -> bytes:
-    kind = type(of)
-    if isinstance(key, Extent):
-        with memoryview(of) as view, view.cast("B") as data:
-            return bytes(data[key.start : key.stop])
-    if kind is CellType:
-        return _shown(of.cell_contents)
-    if not issubclass(kind, CONTAINERS):
-        return _fields(of) if key in (ALL, SHAPE) else _shown(value_of(of, str(key)))
-    if issubclass(kind, dict):
-        return _of_dict(of, key)
-    if issubclass(kind, set):
-        return marshal.dumps(sorted(map(_shown, set.__iter__(of))), FORMAT)
-    if not issubclass(kind, list | deque):
-        return bytes(of)
-    base: Any = list if issubclass(kind, list) else deque
-    if key is SHAPE or key is ALL:
-        return marshal.dumps([_shown(each) for each in base.__iter__(of)], FORMAT)
-    return _shown(base.__getitem__(of, key))
-
-
-def _of_dict(of: dict[Any, Any], key: Hashable) -> bytes:
-    if key is SHAPE:
-        return marshal.dumps(sorted(map(_shown, dict.__iter__(of))), FORMAT)
-    if key is ALL:
-        pairs = [(_shown(each), _shown(value)) for each, value in dict.items(of)]
-        return marshal.dumps(sorted(pairs), FORMAT)
-    return _shown(dict.__getitem__(of, key))
-
-
-def _shown(value: Any) -> bytes:
-    """Return a value in bytes; of what can change, what tells it from others."""
-    fixed = fixed_form(value)
-    if fixed is not None:
-        return fixed
-    kind = type(value)
-    if issubclass(kind, Thing):
-        return marshal.dumps((kind.__qualname__, value.name), FORMAT)
-    if kind is MethodType:
-        return marshal.dumps((value.__func__.__qualname__, _shown(value.__self__)), FORMAT)
-    if kind in _CODE:
-        return marshal.dumps(
-            (kind.__qualname__, value.__name__, getattr(value, "__qualname__", ""))
-        )
-    return _fields(value)
-
-
-def _fields(of: Any) -> bytes:
-    """Return an object's class, and its fields that cannot change."""
-    kind = type(of)
-    fields = [] if issubclass(kind, CONTAINERS) else fields_of(of)
-    values = [(name, fixed_form(value_of(of, name))) for name in sorted({*fields})]
-    return marshal.dumps((kind.__qualname__, values), FORMAT)
