@@ -10,6 +10,7 @@ Exit status 1 when one fails, is left out for no known reason, or too few were f
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -32,6 +33,7 @@ def run(cpu: str) -> bool:
     done = subprocess.run(
         [*words, "--cpu", cpu, "--", "sh", "-c", script(suites, SILENCE)],
         cwd=TOP,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
