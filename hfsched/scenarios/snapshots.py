@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsched.errors import SnapshotError
-from hfsched.explore.registry import Variant, check_ranges, spec_of
+from hfsched.explore.registry import check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.scheduler.suspension import Step, Suspension
 from hfsched.vmm.attempt import Base, Watch, Wish
 from hfsched.vmm.snapshots import Snapshots
 
 if TYPE_CHECKING:
+    from hfsched.explore.registry import Variant
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.runtime.base import Waitable
 
@@ -200,9 +201,7 @@ class SnapshotsScenario:
     vms: int = 1
     variant: str = ""
 
-    variants: ClassVar[Mapping[str, Variant]] = {
-        "unwoken": Variant("a cancellation wakes nobody who waits for a guest", {}),
-    }
+    variants: ClassVar[Mapping[str, Variant]] = {}
 
     values: ClassVar[Mapping[str, Sequence[str]]] = {"endings": _ENDINGS}
 
@@ -236,8 +235,6 @@ class SnapshotsScenario:
         outcomes: dict[str, str] = {}
         runtime.declare_records(changes, outcomes, reason="what the oracles compare")
         snapshots = Snapshots(runtime, machine, lambda: changes.append("ended"), _Writing)  # type: ignore[arg-type]
-        if self.variant == "unwoken":
-            snapshots._cancelled.set = lambda: None  # type: ignore[method-assign]
         endings = self.endings.split("-") * self.takers
 
         def take(name: str, ending: str) -> None:

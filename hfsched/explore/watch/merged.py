@@ -36,7 +36,8 @@ Differs = tuple["Site", str]  # where it was written last, and what
 _Group = tuple[str, str]  # of places: the class, and the field, item or bytes
 _Values = Mapping[_Group, tuple[bytes, ...]]
 
-_BLOCK = 64  # bytes of memory that are one place
+_BLOCK = 64  # bytes of memory that are one place;
+_LARGE = 4096  # of accesses to more than so many, so many
 _STATES = 200_000  # that are kept,
 _DIFFERENT = 20_000  # and of what is in them
 
@@ -176,7 +177,8 @@ def _parts(key: Hashable) -> Iterable[Hashable]:
     """Return the places of an access: bytes are divided into blocks."""
     if not isinstance(key, Extent):
         return (key,)
-    return [Extent(at, at + _BLOCK) for at in range(key.start // _BLOCK * _BLOCK, key.stop, _BLOCK)]
+    size = _BLOCK if key.stop - key.start <= _LARGE else _LARGE
+    return [Extent(at, at + size) for at in range(key.start // size * size, key.stop, size)]
 
 
 def _called(of: Any) -> str:

@@ -179,6 +179,7 @@ class Watcher:
         if controller.unkeyed is None:
             merged = self._merged
             controller.inspect(lambda: merged.look(key, self._written, controller))
+        self._forget_moment()
 
     # Steps on a scenario's own things.
 

@@ -433,3 +433,35 @@ def test_what_is_forgotten_and_makes_a_difference_is_named() -> None:
     report = check(Rounds(in_field), Settings("exhaustive"))
     assert named(report) == ["Box.last"]
     assert check(Rounds(both_count), Settings("exhaustive")).complete
+
+
+def test_a_value_that_comes_back_before_its_task_lets_go_of_anything_is_seen() -> None:
+    """Accesses to one place are noted once between two releases; a look begins anew."""
+
+    @dataclass(frozen=True)
+    class Holds:
+        name: str = "holds"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            take, give = by_channel(runtime)
+            box, other = Box(), Box()
+
+            def beside() -> None:
+                for _ in range(3):
+                    runtime.checkpoint("beside")
+                    other.last += "x"
+
+            def turn() -> None:
+                take()
+                box.last = "taken"
+                runtime.checkpoint("has it")
+                box.last = ""
+                runtime.checkpoint("had it")
+                give()
+
+            for name in "ab":
+                runtime.spawn(name, turn)
+            runtime.spawn("beside", beside)
+            return World()
+
+    assert check(Holds(), Settings("exhaustive")).complete
