@@ -31,7 +31,7 @@ from hfsched.services.dispatch import Dispatcher
 from hfsched.services.records import ServiceRecord
 from hfsched.services.service import UtilityService
 from hfsched.services.supervisor import serve_guest, supervise
-from hfsched.services.transaction import Answer, State, Status, Ticket
+from hfsched.services.transaction import Answer, Status, Ticket
 from hfsched.services.wire import ServiceId
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class GuestServices:
 
     def offers(self, number: ServiceId) -> bool:
         """Return whether the guest has a daemon for a service; also one that hibernates."""
-        return self.services[number].state not in (State.INIT, State.DYING)
+        return self.services[number].registered
 
     # What a guest is asked for.
 

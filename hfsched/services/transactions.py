@@ -79,6 +79,12 @@ class Transactions:
         return State.READY if self._pending is None else self._pending.state
 
     @property
+    def registered(self) -> bool:
+        """Whether a daemon of the guest is registered; also one that hibernates."""
+        with self._lock:
+            return self._registered and not self._closing
+
+    @property
     def epochs(self) -> tuple[int, int]:
         """The host's epoch and the guest's."""
         return self._epoch, self._guest_epoch

@@ -121,9 +121,11 @@ class Written:
         """Return whether a place is compared.
 
         Where tasks have forgotten what they observed, which of a class's objects were accessed may differ in the same
-        state; then only places that several have written.
+        state; then only places that several have written, and none of containers, which are many and nameless.
         """
-        return len(place.writers) > 1 or (place.site is not None and not self._forgotten)
+        if self._forgotten:
+            return len(place.writers) > 1 and not issubclass(type(place.tracked.of), CONTAINERS)
+        return place.site is not None
 
     def site_of(self, group: _Group) -> Site:
         """Return where a place of a group was written last."""
