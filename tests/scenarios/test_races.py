@@ -64,5 +64,12 @@ def test_what_ships_has_no_data_race_on_plain_state(spec: str) -> None:
         assert result.covered
 
 
+def test_whether_a_guest_offers_a_service_is_read_under_its_lock() -> None:
+    """Who asks once more, while the guest is back from its hibernation, looks beside the vCPU that registers it."""
+    spec = "machine,guest=hibernator,hosts=0,asks=2,suspenders=1,stop=false"
+    result = race_pass(find(spec), 0, walks=4, executions=4)
+    assert result.failure is None, result.failure
+
+
 def test_no_field_of_ours_is_declared_unordered() -> None:
     assert UNORDERED == []
