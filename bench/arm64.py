@@ -10,30 +10,27 @@ Exit status 1 when one fails, is left out for no known reason, or too few were f
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from qemu.beside import command, environment
 from qemu.image import TOP
 from qemu.suites import ALL, check, read_results, script
 
-SILENCE = 600.0  # seconds: a machine that says nothing for so long has come to a stop
 SLOWEST = 8  # tests that are named
 
 
 def run(cpu: str) -> bool:
     """Run a processor's suites; return whether all passed."""
-    words = [sys.executable, "-P", "-m", "qemu", "--quiet", "--silence", f"{SILENCE:g}"]
     suites = ALL[cpu]
     done = subprocess.run(
-        [*words, "--cpu", cpu, "--", "sh", "-c", script(suites, SILENCE)],
+        command("--cpu", cpu, "--", "sh", "-c", script(suites)),
         cwd=TOP,
-        env={**os.environ, "PYTHONPATH": str(TOP)},
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -48,13 +45,9 @@ def run(cpu: str) -> bool:
     except AssertionError as exc:
         print(f"{cpu}: {exc}")
         return False
-    seconds: Counter[str] = Counter()
-    for case in cases:
-        for suite in suites.least:
-            if case.name.startswith(f"tests.{suite}"):
-                seconds[suite] += case.seconds  # type: ignore[assignment]
     for suite, count in passed.items():
-        print(f"| {cpu} | {suite} | {count} | {seconds[suite]:.0f} |")
+        seconds = sum(case.seconds for case in cases if case.is_of(suite))
+        print(f"| {cpu} | {suite} | {count} | {seconds:.0f} |")
     for case in sorted(cases, key=lambda case: -case.seconds)[:SLOWEST]:
         print(f"    {case.seconds:6.1f} s  {case.name}", file=sys.stderr)
     return done.returncode == 0

@@ -91,10 +91,8 @@ def run_mistake(name: str) -> str:
     return _explored(QUICK) or _explored(THOROUGH)
 
 
-def run_unchanged(spec: str, group_name: str = "") -> str:
+def run_unchanged(spec: str) -> str:
     """Return what finds a failure in the code as it is, empty when nothing does: whatever it is, it finds no mutant."""
-    if group_name:
-        return _tested(GROUPS[group_name].tests)
     return _explored([spec]) or _raced([spec])
 
 
@@ -175,8 +173,10 @@ if __name__ == "__main__":
     _words = sys.argv[1:]
     if len(_words) == 1:
         _killer = run_mistake(_words[0])
-    elif _words[0] == "unchanged":
-        _killer = run_unchanged(*_words[1:])
+    elif _words[:2] == ["unchanged", "tests"]:
+        _killer = _tested(GROUPS[_words[2]].tests)
+    elif len(_words) == 2:
+        _killer = run_unchanged(_words[1])
     else:
         _killer = run_mutant(_words[0], _words[1], int(_words[2]))
     print(f"\n{PREFIX}{_killer}", flush=True)

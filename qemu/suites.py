@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from qemu.beside import SILENCE
 from qemu.image import TOP
 
 __all__ = [
@@ -99,14 +100,14 @@ PART = {
 }
 
 
-def script(suites: Suites, silence: float) -> str:
-    """Return the shell script that runs them in a machine, where a test may be silent for half of `silence` (s).
+def script(suites: Suites) -> str:
+    """Return the shell script that runs them in a machine, where a test may be silent for half of `SILENCE`.
 
     Its output is the results for `read_results`; its errors are pytest's output.
     """
     options = f"-v -p no:cacheprovider -p no:hypothesispytest --junitxml={_RESULTS}"
     # What is known of a machine that falls silent.
-    options += f" -p tests.qemu.loud -o faulthandler_timeout={silence / 2:g}"
+    options += f" -p tests.qemu.loud -o faulthandler_timeout={SILENCE / 2:g}"
     options += f" -o junit_family=xunit1 -k '{_OTHER_ENGINES}'"
     tests = f"python3 -m pytest {options} {' '.join(suites.tests)} >&2"
     return f"{tests}; status=$?; cat {_RESULTS}; exit $status"
@@ -120,6 +121,10 @@ class Case:
     outcome: str
     text: str
     seconds: float = 0.0
+
+    def is_of(self, suite: str) -> bool:
+        """Return whether it is of a suite, as `Suites.least` calls it."""
+        return re.match(rf"tests\.{suite}\b", self.name) is not None
 
 
 def read_results(xml: str) -> list[Case]:
@@ -150,10 +155,7 @@ def check(cases: Sequence[Case], least: Mapping[str, int]) -> dict[str, int]:
         if case.outcome == "skipped" and not any(re.search(why, case.text) for why in _SKIPS):
             raise AssertionError(f"left out: {case.name}: {case.text}")
     passed = Counter(
-        suite
-        for case in cases
-        for suite in least
-        if case.outcome == "passed" and re.match(rf"tests\.{suite}\b", case.name)
+        suite for case in cases for suite in least if case.outcome == "passed" and case.is_of(suite)
     )
     few = [
         f"{suite} {passed[suite]} of {most}"

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from qemu import MachineError
+from qemu.beside import command, environment
 from qemu.cache import Cache
 from qemu.image import TOP, Image
-
-SILENCE = 600.0  # seconds: a machine that says nothing for so long has come to a stop
 
 
 def machine_image(kernel: str = "6.12") -> Image:
@@ -53,9 +50,9 @@ def _hear_interrupts() -> None:
 def start(*words: str) -> subprocess.Popen[bytes]:
     """Start `script/qemu` with these words."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "qemu", "--quiet", "--silence", f"{SILENCE:g}", *words],
+        command(*words),
         cwd=TOP,
-        env={**os.environ, "PYTHONPATH": f"{TOP}:{os.environ.get('PYTHONPATH', '')}"},
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from booted import SILENCE, end, machine_image, run_inside, start
+from booted import end, machine_image, run_inside, start
 
 from qemu.image import TOP
 from qemu.suites import ALL, PART, Case, check, read_results, script
@@ -26,7 +26,7 @@ def machines(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Po
     started = {}
     for cpu, suites in PART.items():
         if any(f"[{cpu}]" in item.name for item in request.session.items):
-            started[cpu] = start("--cpu", cpu, "--", "sh", "-c", script(suites, SILENCE))
+            started[cpu] = start("--cpu", cpu, "--", "sh", "-c", script(suites))
     yield started
     for process in started.values():
         process.kill()

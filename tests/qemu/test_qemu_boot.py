@@ -8,11 +8,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from booted import SILENCE, machine_image, start
+from booted import machine_image, start
 from processes import children
 from progress import QUIET, Quiet
 
 from qemu import MachineError
+from qemu.beside import SILENCE
 from qemu.command import PROGRAM, Settings
 from qemu.cross import cross_build
 from qemu.image import Image

@@ -47,7 +47,7 @@ SAMPLED = [
     "machine,guest=mortal,clients=asks-queries,stop=false",
     "machine,guest=smp,vcpus=2",
     "machine,guest=pokes,vcpus=2",
-    "machine,guest=hibernator,hosts=0,asks=2,suspenders=1,stop=false",
+    "machine,guest=hibernator,hosts=0,asks=1,suspenders=1",
     "machine,guest=twins,vcpus=2,hosts=0",
 ]
 

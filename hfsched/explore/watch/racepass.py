@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.controller import StepsExceededError
 from hfsched.explore.execution import execute
-from hfsched.explore.schedule import Prefix, Recording, prefix_of
+from hfsched.explore.schedule import Recording
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.strategies.walk import RandomWalk
 from hfsched.explore.watch.control import watched_codes
@@ -160,38 +160,17 @@ def race_pass(
     return result
 
 
-class Comparing:
-    """Decides as `inner` does, and has the watcher look at each state that a search would compare."""
+class _Comparing(Recording):
+    """Has the watcher look at each state that a search would compare."""
 
     stateful = True
-
-    def __init__(self, inner: Strategy) -> None:
-        self.name = inner.name
-        self.every_point = inner.every_point
-        self.watcher: Watcher | None = None
-        self._inner = inner
-
-    def begin(self) -> bool:
-        """See `Strategy`."""
-        return self._inner.begin()
-
-    def take_prefix(self) -> Prefix | None:
-        """See `Recording`."""
-        return prefix_of(self._inner)
+    watcher: Watcher  # of the present execution
 
     def pick(self, view: View, current: Task | None, enabled: list[Task]) -> Task:
         """See `Strategy`."""
-        if len(enabled) > 1 and self.watcher is not None:
+        if len(enabled) > 1:
             self.watcher.compare()
-        return self._inner.pick(view, current, enabled)
-
-    def value(self, view: View, name: str, n: int) -> int:
-        """See `Strategy`."""
-        return self._inner.value(view, name, n)
-
-    def end(self, outcome: Outcome) -> None:
-        """See `Strategy`."""
-        self._inner.end(outcome)
+        return super().pick(view, current, enabled)
 
 
 def _run(
@@ -209,21 +188,23 @@ def _run(
     states.
     """
     merged = Merged() if merging else None
-    comparing = Comparing(strategy)
-    recording = Recording(comparing if merging else strategy)
+    recording = Recording(strategy) if merged is None else _Comparing(strategy)
     for number in range(limit):
         if (number and over()) or result.failure is not None:
             return
         if not recording.begin():
             yield False
             return
-        comparing.watcher = watcher = Watcher(merged=merged)
+        watcher = Watcher(merged=merged)
+        if isinstance(recording, _Comparing):
+            recording.watcher = watcher
         outcome = execute(scenario, recording, watcher=watcher)
         recording.end(outcome)
         result.unruled |= watcher.unruled
         result.left_out |= watcher.guarded.uncompared.found
         result.unread |= watcher.guarded.unread()
-        result.merged |= set() if merged is None else merged.found
+        if merged is not None:
+            result.merged |= merged.found
         result.records = max(result.records, len(watcher.records))
         if outcome.failure is not None and not isinstance(outcome.failure, StepsExceededError):
             result.failure = RaceFailure(scenario, recording, outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
@@ -95,7 +95,6 @@ def named(report: Report) -> list[str]:
 @dataclass
 class Box:
     last: str = ""
-    names: list[str] = field(default_factory=list)
 
 
 def in_field() -> tuple[Act, Callable[[], object]]:
