@@ -6,7 +6,9 @@ The group ``small`` has one statement deleted, one comparison flipped, one `not`
 turned over, and the known ways to lose a message (`MISTAKES`); the other groups have mistakes of concurrency
 (`bench/mistakes_races.py`).  Each mistake runs in a process of its own: the scenarios of its group are
 explored, then come unit tests, then more scenarios.  Nothing in the working tree is changed.  Before that the
-same is done with the code as it is: a scenario or a test that fails there would find everything.
+same is done with the code as it is: a scenario or a test that fails there would find everything, and one that
+does not come to the changed block of statements there finds nothing, and is left out.  Scenarios that found
+most in a file so far come first.
 
 A small mistake must be found by any of these, a known one and one of concurrency by a scenario; what is not
 must stand in `mutants-equivalent.txt`, with the reason.  Exit status 1 when one does not, or when one that
@@ -19,6 +21,7 @@ the code, its tests and the mistakes are the same.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
 import signal
@@ -26,13 +29,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from journal import Journal
-from mutants_child import PREFIX
+from mistakes_places import mutated
+from mutants_child import PREFIX, SECONDS
+from mutants_reached import block_of
 from mutants_table import GROUPS, MISTAKES, TOP, Group
 
 if TYPE_CHECKING:
@@ -41,19 +47,25 @@ if TYPE_CHECKING:
 EQUIVALENT = TOP / "bench" / "mutants-equivalent.txt"
 CHILD = TOP / "bench" / "mutants_child.py"
 DEPENDS = ("hfsched/**/*.py", "tests/**/*.py", "bench/m*.py")
+Look: TypeAlias = dict[str, list[str]]  # scenarios, tests, and more scenarios
 HANG = 240  # seconds without a sign of progress: then a mutant counts as found
 COLUMNS = ("killed by exploring", "killed by a test", "equivalent", "SURVIVES")
 
 
-def _child(words: Sequence[str]) -> str:
-    """Run one in a fresh process; return what killed it."""
+def _child(words: Sequence[str], look: Look | None = None) -> str:
+    """Run one in a fresh process; return its seconds of processor time and what killed it."""
+    start = time.monotonic()
     with subprocess.Popen(
         [sys.executable, CHILD, *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(json.dumps(look).encode())
         said = b""
         while select.select([process.stdout], [], [], HANG)[0]:
             part = os.read(process.stdout.fileno(), 1 << 16)
@@ -62,12 +74,59 @@ def _child(words: Sequence[str]) -> str:
             said += part
         else:
             os.killpg(process.pid, signal.SIGKILL)
-            return f"it hangs: nothing for {HANG} s"
+            return f"{time.monotonic() - start:.1f} it hangs: nothing for {HANG} s"
     lines = said.decode(errors="replace").splitlines()
-    line = next((line for line in lines if line.startswith(PREFIX)), None)
-    if line is None:
+    found = {
+        prefix: next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), None)
+        for prefix in (SECONDS, PREFIX)
+    }
+    if None in found.values():
         raise RuntimeError(f"the check itself ended with {process.returncode}: {' '.join(words)}")
-    return line.removeprefix(PREFIX)
+    return f"{found[SECONDS]} {found[PREFIX]}"
+
+
+class _Known:
+    """What is known of each, from the journal or a process, and the time that it took."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.seconds = 0.0  # of processor time
+
+    def get(self, name: str, find: Callable[[], str]) -> str:
+        """Return what killed one, or what is said of it."""
+        seconds, _, said = self._journal.get(name, find).partition(" ")
+        self.seconds += float(seconds)
+        return said
+
+
+class _Coming:
+    """What comes to the blocks of the code as it is, and how much each scenario found so far."""
+
+    def __init__(self) -> None:
+        self.by: dict[str, dict[str, list[int]]] = {}  # {scenario or test: {file: lines}}
+        self._found: Counter[tuple[str, str]] = Counter()
+
+    def look(self, group: Group, mutant: Mutant) -> Look:
+        """Return what is looked with for a mutant."""
+        source = (TOP / mutant.file).read_text()
+        tree = mutated(group.find, source, mutant.number, group.files[mutant.file])
+        line = block_of(source, tree)
+
+        def those(names: Iterable[str]) -> list[str]:
+            return [
+                name for name in names if not line or line in self.by[name].get(mutant.file, ())
+            ]
+
+        specs = those(group.scenarios(mutant.file))
+        specs.sort(key=lambda spec: -self._found[mutant.file, spec])
+        tests = [
+            name for name in self.by if name.startswith(tuple(f"{each}/" for each in group.tests))
+        ]
+        return {"scenarios": specs, "tests": those(tests), "thorough": those(group.thorough)}
+
+    def found(self, mutant: Mutant, killer: str) -> None:
+        """Note what found a mutant."""
+        self._found[mutant.file, killer.partition(": ")[0]] += 1
 
 
 def equivalents() -> dict[str, str]:
@@ -80,7 +139,7 @@ def equivalents() -> dict[str, str]:
     return known
 
 
-def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> int:
+def check(groups: Sequence[Group], only: str, jobs: int, journal: _Known) -> int:
     """Run everything, and print what was found."""
     known = equivalents()
     bad = done = 0
@@ -92,15 +151,21 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
         for name, killer in zip(names, found, strict=True):
             bad += not killer
             print(f"mistake {name}: {killer or 'SURVIVES'}", flush=True)
+        coming = _Coming()
         for group in groups:
             mutants = [each for each in group.mutants() if only in each.key]
             done += len(mutants)
-            if not _sound(group, mutants, pool, journal):
+            if not _sound(group, mutants, pool, journal, coming):
                 return 1
 
             def run(mutant: Mutant, group: Group = group) -> str:
                 words = [group.name, mutant.file, str(mutant.number)]
-                return journal.get(f"{group.name} | {mutant.key}", lambda: _child(words))
+                killer = journal.get(
+                    f"{group.name} | {mutant.key}",
+                    lambda: _child(words, coming.look(group, mutant)),
+                )
+                coming.found(mutant, killer)
+                return killer
 
             for mutant, killer in zip(mutants, pool.map(run, mutants), strict=True):
                 reason = known.pop(mutant.key, None)
@@ -114,26 +179,34 @@ def check(groups: Sequence[Group], only: str, jobs: int, journal: Journal) -> in
             bad += 1
             print(f"listed as equivalent, and gone: {key}")
     _table(totals)
-    print(f"{done} mutants, {len(names)} mistakes, {time.monotonic() - start:.0f} s")
+    took = f"{time.monotonic() - start:.0f} s, {journal.seconds:.0f} s of processor time"
+    print(f"{done} mutants, {len(names)} mistakes: {took}")
     return 1 if bad else 0
 
 
 def _sound(
-    group: Group, mutants: Sequence[Mutant], pool: ThreadPoolExecutor, journal: Journal
+    group: Group,
+    mutants: Sequence[Mutant],
+    pool: ThreadPoolExecutor,
+    journal: _Known,
+    coming: _Coming,
 ) -> bool:
-    """Return whether the scenarios and tests that look for these mutants find nothing in the code as it is."""
+    """Run what looks for these mutants on the code as it is, and note what it comes to; return whether it finds nothing."""
     files = dict.fromkeys(mutant.file for mutant in mutants)
     specs = dict.fromkeys(spec for file in files for spec in group.scenarios(file))
+    specs |= dict.fromkeys(group.thorough)
     rounds = [["tests", group.name], *([spec] for spec in specs)] if mutants else []
 
     def run(words: list[str]) -> str:
         return journal.get(f"unchanged | {' '.join(words)}", lambda: _child(["unchanged", *words]))
 
     good = True
-    for failure in pool.map(run, rounds):
-        if failure:
+    for said in pool.map(run, rounds):
+        if said.startswith("{"):
+            coming.by |= json.loads(said)
+        else:
             good = False
-            print(f"the code as it is fails: {failure}", flush=True)
+            print(f"the code as it is fails: {said}", flush=True)
     return good
 
 
@@ -175,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if args.only in mutant.key:
                     print(f"{mutant.file}:{mutant.line}: {mutant.key}")
         return 0
-    return check(groups, args.only, args.jobs, Journal(args.journal, DEPENDS))
+    return check(groups, args.only, args.jobs, _Known(Journal(args.journal, DEPENDS)))
 
 
 if __name__ == "__main__":

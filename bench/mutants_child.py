@@ -1,37 +1,43 @@
 """One mutant or mistake in a process of its own: loaded instead of the file, explored and tested.
 
-    python bench/mutants_child.py GROUP FILE NUMBER
+    python bench/mutants_child.py GROUP FILE NUMBER < LOOK
     python bench/mutants_child.py NAME
     python bench/mutants_child.py unchanged SCENARIO
     python bench/mutants_child.py unchanged tests GROUP
 
-The last ones search a scenario of the code as it is, and run a group's tests of it.  Prints what it does, and at last ``killer:`` and what finds it; nothing after it if nothing does.
+LOOK is JSON: what to look with, of what comes to the mistake's place.  The last ones search a scenario of the
+code as it is, and run a group's tests of it.  Prints what it does, and at last ``killer:`` and what finds it,
+nothing after it if nothing does, with ``seconds:`` of processor time before it; of the code as it is, JSON of the places that are reached, else what fails.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.abc
-import importlib.util
+import importlib
+import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mistakes_places import mutated
+from mutants_reached import Finder, instrumented, reached
 from mutants_table import GROUPS, QUICK, THOROUGH, TOP
 
 if TYPE_CHECKING:
+    import pytest
+
     from hfsched.explore.execution import Result
 
-__all__ = ["EXECUTIONS", "PREFIX"]
+__all__ = ["PREFIX", "SECONDS"]
 
 EXECUTIONS, OF_MACHINES = 3000, 300  # of one scenario
 RANDOM = (
@@ -40,36 +46,36 @@ RANDOM = (
 STRATEGIES = ("pos", "random")
 RACES, WALKS = 100, 50  # in a race pass,
 RACE_SECONDS = 60.0  # of processor time at most
-PREFIX = "killer: "
+PREFIX, SECONDS = "killer: ", "seconds: "
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds one module in another file than its own: a race pass reads the source, too."""
+@contextmanager
+def _loaded(sources: Mapping[str, str]) -> Iterator[None]:
+    """Have files of the package loaded with other source, by their names."""
+    with tempfile.TemporaryDirectory() as directory:
+        copies = {}
+        for file, source in sources.items():
+            copy = copies[Path(file)] = Path(directory, file)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(source)
+        sys.meta_path.insert(0, Finder(copies))
+        yield
 
-    def __init__(self, name: str, path: Path) -> None:
-        self._name = name
-        self._path = path
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:  # noqa: ARG002
-        if fullname != self._name:
-            return None
-        return importlib.util.spec_from_file_location(fullname, self._path)
+def run_mutant(group_name: str, file: str, number: int, look: Mapping[str, Sequence[str]]) -> str:
+    """Load the mutant, and return what kills it, empty when nothing does.
 
-
-def run_mutant(group_name: str, file: str, number: int) -> str:
-    """Load the mutant, and return what kills it, empty when nothing does."""
+    `look` has the ``scenarios``, the ``tests`` and the ``thorough`` scenarios that come to its place.
+    """
     group, path = GROUPS[group_name], TOP / file
     tree = mutated(group.find, path.read_text(), number, group.files[file])
-    with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory, path.name)
-        copy.write_text(ast.unparse(tree))
-        sys.meta_path.insert(0, _Finder(file.removesuffix(".py").replace("/", "."), copy))
-        specs = group.scenarios(file)
+    with _loaded({file: ast.unparse(tree)}):
+        specs = look["scenarios"]
         return (
             _explored(specs)
             or (_raced(specs) if group.races else "")
-            or _tested(group.tests)
-            or _explored(group.thorough)
+            or _tested(look["tests"])
+            or _explored(look["thorough"])
         )
 
 
@@ -91,9 +97,30 @@ def run_mistake(name: str) -> str:
     return _explored(QUICK) or _explored(THOROUGH)
 
 
-def run_unchanged(spec: str) -> str:
-    """Return what finds a failure in the code as it is, empty when nothing does: whatever it is, it finds no mutant."""
-    return _explored([spec]) or _raced([spec])
+def run_unchanged(spec: str) -> dict[str, dict[str, list[int]]]:
+    """Search a scenario of the code as it is; return what it came to."""
+    with _marked():
+        if failure := _explored([spec]) or _raced([spec]):
+            raise _FailsError(failure)
+        return {spec: reached()}
+
+
+def run_tests(group_name: str) -> dict[str, dict[str, list[int]]]:
+    """Run a group's tests of the code as it is; return what each came to."""
+    each: dict[str, dict[str, list[int]]] = {}
+    with _marked():
+        if failure := _tested(GROUPS[group_name].tests, each):
+            raise _FailsError(failure)
+    return each
+
+
+class _FailsError(Exception):
+    """The code as it is fails: whatever finds that, it finds no mutant."""
+
+
+def _marked() -> AbstractContextManager[None]:
+    files = dict.fromkeys(file for group in GROUPS.values() for file in group.files)
+    return _loaded({file: instrumented(file, (TOP / file).read_text()) for file in files})
 
 
 def _explored(specs: Sequence[str]) -> str:
@@ -150,34 +177,50 @@ def _raced(specs: Sequence[str]) -> str:
     return ""
 
 
-def _tested(tests: Sequence[str]) -> str:
+def _tested(tests: Sequence[str], came: dict[str, dict[str, list[int]]] | None = None) -> str:
+    """Run folders of tests, or single ones; with `came`, note there what each came to."""
+    if not tests:
+        return ""
     import pytest
 
     class Watch:
         first = ""
 
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            if "::" in tests[0]:
+                items[:] = [item for item in items if item.nodeid in set(tests)]
+
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.failed and not self.first:
                 self.first = report.nodeid
 
+        def pytest_runtest_logfinish(self, nodeid: str) -> None:
+            if came is not None:
+                came[nodeid] = reached()
+
     watch = Watch()
+    places = dict.fromkeys(test.partition("::")[0] for test in tests)
     arguments = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:hfsched", "--assert=plain"]
     os.chdir(TOP)
-    status = pytest.main([*arguments, *tests], plugins=[watch])
+    status = pytest.main([*arguments, *places], plugins=[watch])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest ended with {status}")
     return f"test {watch.first}" if status else ""
 
 
+def main(words: Sequence[str]) -> str:
+    """Do what the words say, and return what is printed at last."""
+    if len(words) == 1:
+        return run_mistake(words[0])
+    if words[0] != "unchanged":
+        return run_mutant(words[0], words[1], int(words[2]), json.load(sys.stdin))
+    try:
+        return json.dumps(run_tests(words[2]) if words[1] == "tests" else run_unchanged(words[1]))
+    except _FailsError as exc:
+        return str(exc)
+
+
 if __name__ == "__main__":
-    _words = sys.argv[1:]
-    if len(_words) == 1:
-        _killer = run_mistake(_words[0])
-    elif _words[:2] == ["unchanged", "tests"]:
-        _killer = _tested(GROUPS[_words[2]].tests)
-    elif len(_words) == 2:
-        _killer = run_unchanged(_words[1])
-    else:
-        _killer = run_mutant(_words[0], _words[1], int(_words[2]))
-    print(f"\n{PREFIX}{_killer}", flush=True)
+    _said = main(sys.argv[1:])
+    print(f"\n{SECONDS}{sum(os.times()[:4]):.1f}\n{PREFIX}{_said}", flush=True)
     os._exit(0)
