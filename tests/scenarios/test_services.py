@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from proof_table import small
+from slices import holds
 
 from hfsched.explore.execution import Outcome, search
+from hfsched.explore.registry import find
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.watch.racepass import race_pass
 from hfsched.scenarios.services import ServicesScenario
@@ -13,25 +16,9 @@ from hfsched.scenarios.servicevariants import VARIANTS
 SMALL = ServicesScenario(event="none", requests=1, timers=False)
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        ServicesScenario(event="none", requests=1),
-        ServicesScenario(requests=1, timers=False),
-        ServicesScenario(requests=0, asks=1, timers=False),
-        ServicesScenario(event="pause", requests=1, timers=False),
-        ServicesScenario(event="pause", requests=0, asks=1, timers=False),
-        ServicesScenario(event="none", requests=1, asks=1, timers=False),
-        ServicesScenario(event="none", requests=1, crashes=1, timers=False),
-        ServicesScenario(event="none", requests=1, boot=True, timers=False),
-    ],
-    ids=lambda scenario: scenario.name,
-)
-def test_it_holds_in_every_interleaving(scenario: ServicesScenario) -> None:
-    """`bench/explore.py proofs --large --only services` has larger sizes."""
-    result = search(scenario, Exhaustive())
-    assert result.failure is None, result.failure
-    assert result.complete
+@pytest.mark.parametrize(("spec", "bound"), small("services"))
+def test_it_holds_whatever_the_order(spec: str, bound: int | None) -> None:
+    holds(find(spec), bound)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from finals import finals
+from proof_table import small
+from slices import holds
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import search
@@ -17,64 +19,16 @@ from hfsched.scheduler.driver import Driver
 from hfsched.scheduler.userhold import UserHold
 from hfsched.vmm import machine
 
-# `bench/explore.py proofs` has the larger ones.
-COMPLETE = (
-    "messages=2,stop=false",
-    "guest=burst,queue=1,stop=false",
-    "guest=talker,listener=reader,hosts=0",
-    "guest=talker,listener=handler,hosts=0",
-    "guest=talker,listener=reader,hosts=0,queue=1,stop=false",
-    "guest=mortal,stop=false",
-    "guest=server,requests=1,hosts=0",
-    "guest=bell,rings=2,hosts=0,stop=false",
-    "sends=deadline,timers=true,stop=false",
-    "suspenders=1,hosts=0",
-    "probes=1,hosts=0",
-    "suspenders=2,hosts=0,stop=false",
-    "clients=suspender,hosts=0",
-    "clients=silent,hosts=0",
-    "clients=deaf,hosts=0",
-    "swap=enable-out-disable,hosts=0,stop=false",
-)
-BOUNDED = (
-    *(
-        (f"clients={kind},hosts=0", 0)
-        for kind in (
-            *("goes", "queries", "subscriber", "follower"),
-            *("asks,quiet=true", "stalls,quiet=true", "suspender,quiet=true"),
-        )
-    ),
-    ("guest=server,requests=1,hosts=0,timers=true,stop=false", 1),
-    ("guest=utility,asks=1,hosts=0", 0),
-    ("guest=hibernator,asks=1,hosts=0,stop=false", 0),
-)
 
-
-@pytest.mark.parametrize("spec", COMPLETE)
-def test_a_whole_machine_holds_whatever_the_order(spec: str) -> None:
-    result = search(find(f"machine,{spec}"), Exhaustive())
-    assert result.failure is None
-    assert result.complete
-
-
-@pytest.mark.parametrize("spec", ["subscribers", "subscribers,events=2"])
-def test_subscribers_that_come_and_go_hear_each_event_once(spec: str) -> None:
-    result = search(find(spec), Exhaustive())
-    assert result.failure is None
-    assert result.complete
+@pytest.mark.parametrize(("spec", "bound"), small("machine", "subscribers"))
+def test_a_machine_holds_whatever_the_order(spec: str, bound: int | None) -> None:
+    holds(find(spec), bound)
 
 
 def test_a_hub_that_clears_late_is_found() -> None:
     result = search(find("subscribers+clears-late,visitors=2"), Exhaustive())
     assert result.failure is not None
     assert "nothing follows swap" in str(result.failure.failure)
-
-
-@pytest.mark.parametrize(("spec", "bound"), BOUNDED)
-def test_a_machine_holds_with_few_preemptions(spec: str, bound: int) -> None:
-    result = search(find(f"machine,{spec}"), Exhaustive(bound))
-    assert result.failure is None
-    assert result.complete
 
 
 def test_a_server_that_does_not_tell_when_it_is_idle_is_found(
