@@ -5,7 +5,8 @@
 The group ``small`` has one statement deleted, one comparison flipped, one `not` dropped or one truth value
 turned over, and the known ways to lose a message (`MISTAKES`); the other groups have mistakes of concurrency
 (`bench/mistakes_races.py`).  Each mistake runs in a process of its own: the scenarios of its group are
-explored, then come unit tests, then more scenarios.  Nothing in the working tree is changed.  Before that the
+explored, then come unit tests.  With a small one a tenth of each scenario is explored first, and after the
+tests all of it, and more scenarios.  Nothing in the working tree is changed.  Before that the
 same is done with the code as it is: a scenario or a test that fails there would find everything, and one that
 does not come to the changed block of statements there finds nothing, and is left out.  Scenarios that found
 most in a file so far come first.

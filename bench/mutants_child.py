@@ -44,6 +44,7 @@ RANDOM = (
     100  # then, unless they were all, by each of `STRATEGIES`: what is far from the first schedules
 )
 STRATEGIES = ("pos", "random")
+FIRST = 0.1  # of these, before unit tests of a small mistake
 RACES, WALKS = 100, 50  # in a race pass,
 RACE_SECONDS = 60.0  # of processor time at most
 PREFIX, SECONDS = "killer: ", "seconds: "
@@ -70,13 +71,12 @@ def run_mutant(group_name: str, file: str, number: int, look: Mapping[str, Seque
     group, path = GROUPS[group_name], TOP / file
     tree = mutated(group.find, path.read_text(), number, group.files[file])
     with _loaded({file: ast.unparse(tree)}):
-        specs = look["scenarios"]
-        return (
-            _explored(specs)
-            or (_raced(specs) if group.races else "")
-            or _tested(look["tests"])
-            or _explored(look["thorough"])
-        )
+        specs, tests = look["scenarios"], look["tests"]
+        if group.races:
+            return _explored(specs) or _raced(specs) or _tested(tests)
+        # Most of what any test finds costs less so.
+        found = _explored(specs, FIRST) or _tested(tests)
+        return found or _explored(specs) or _explored(look["thorough"])
 
 
 def run_mistake(name: str) -> str:
@@ -123,7 +123,8 @@ def _marked() -> AbstractContextManager[None]:
     return _loaded({file: instrumented(file, (TOP / file).read_text()) for file in files})
 
 
-def _explored(specs: Sequence[str]) -> str:
+def _explored(specs: Sequence[str], share: float = 1) -> str:
+    """Search scenarios, each with this share of its executions; return what fails, empty when nothing does."""
     try:
         from hfsched.explore.execution import search
         from hfsched.explore.registry import find
@@ -138,6 +139,7 @@ def _explored(specs: Sequence[str]) -> str:
         most = OF_MACHINES if spec.startswith("machine") else EXECUTIONS
         if strategy in STRATEGIES:
             most = RANDOM
+        most = int(most * share)
         try:
             result = search(find(spec), make(strategy, 0), until=partial(_enough, most))
         except Exception as exc:  # noqa: BLE001 - it cannot be built
