@@ -89,6 +89,7 @@ class _Machine:
         self.held: list[str] = []  # ports
         self.kept: list[str] = []  # the user's hold
         self.frozen: list[str] = []
+        self.out_of_time: list[str] = []  # tasks that have waited for a guest as long as they may
         self.cancelled: list[str] = []  # snapshots that somebody has cancelled, and knows it
         self.contents: dict[str, frozenset[str]] = {}  # of snapshots that were written
         self.writing: list[str] = []
@@ -99,7 +100,7 @@ class _Machine:
         self.services = self
         runtime.declare_records(
             *(self.paused, self.held, self.kept, self.frozen, self.cancelled, self.contents),
-            self.writing,
+            *(self.writing, self.out_of_time),
             reason="what the oracles compare",
         )
 
@@ -138,9 +139,12 @@ class _Machine:
         return finish
 
     def begin_thaw(self, vm: str, _deadline: int) -> Callable[[Sequence[Waitable]], None]:
-        """Thaw a guest."""
-        self.frozen.remove(vm)
-        return lambda _stop: None
+        """Ask a guest to thaw, while there is time; its answer then takes all of that."""
+        task = self.runtime.current
+        name = "" if task is None else task.name
+        if name not in self.out_of_time:
+            self.frozen.remove(vm)
+        return lambda _stop: self.out_of_time.append(name)
 
 
 class _Writing:
@@ -278,6 +282,11 @@ class SnapshotsScenario:
             for name in machine.cancelled:
                 assert outcomes[name] not in ("confirms", "fails"), (
                     f"{name} was cancelled, but {outcomes[name]}"
+                )
+            for name in takers:
+                told = outcomes[name] == "cancelled"
+                assert not told or name in machine.cancelled, (
+                    f"{name} ends, and nobody cancelled it"
                 )
             for left in (machine.paused, machine.held, machine.kept):
                 assert len(left) == len(ended), f"{left} at the end, with {outcomes}"

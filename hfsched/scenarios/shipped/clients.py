@@ -1,18 +1,21 @@
 """Programs that connect to a machine's sockets, and the servers of those: production code over models.
 
 - ``asks``: connects to a port, exchanges messages, and leaves;
-- ``stalls``: connects to a port, sends a message, and reads nothing more;
+- ``stalls``: connects to a port, sends its messages, and reads nothing more;
+- ``drops``: the same, and disconnects;
 - ``silent``: connects, and says nothing;
 - ``queries``: asks at the ports which VMs there are, and leaves;
 - ``goes``: as ``asks``, but dies at any point;
 - ``status``: asks the control socket for the machine's status;
 - ``suspender``: has the machine suspended, and resumed, by requests to the control socket;
 - ``snapshotter``: has a snapshot written, and confirms it;
+- ``retrier``: the same, and once more if it was cancelled;
 - ``hibernator``: has the machine end by a snapshot;
 - ``quitter``: has one written and the machine held for it, and leaves;
 - ``canceller``: cancels whatever snapshot is under way;
 - ``subscriber``: subscribes to events, and reads them to the end;
 - ``follower``: subscribes, suspends the machine for a moment, reads slowly of both, and leaves;
+- ``slow``: subscribes to events, and reads them to the end, with little room for them;
 - ``deaf``: subscribes to events, and reads none.
 """
 
@@ -22,7 +25,9 @@ import os
 from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from hfsched.control import commands, wire
+import msgspec
+
+from hfsched.control import commands, events, wire
 from hfsched.control.command_server import CommandServer
 from hfsched.control.events import Hub, Started
 from hfsched.control.port_server import PortServer
@@ -46,13 +51,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CLIENTS", "Client", "Servers"]
 
-_PORT_CLIENTS = ("asks", "stalls", "silent", "goes", "queries")
-_SNAPSHOTS = ("snapshotter", "hibernator", "quitter", "canceller")
+_PORT_CLIENTS = ("asks", "stalls", "drops", "silent", "goes", "queries")
+_SNAPSHOTS = ("snapshotter", "retrier", "hibernator", "quitter", "canceller")
 CLIENTS = (
     *(*_PORT_CLIENTS, "status", "suspender", *_SNAPSHOTS),
-    *("subscriber", "follower", "deaf"),
+    *("subscriber", "follower", "slow", "deaf"),
 )
-_SLOW = ("stalls", "follower", "deaf")
+_SLOW = ("stalls", "drops", "follower", "slow", "deaf")
+_SERVED = ("asks", "queries", "status", "suspender", "follower", "snapshotter", "retrier")
+_EVENTS: msgspec.json.Decoder[events.Event] = msgspec.json.Decoder(events.Event)
 _NARROW = 64  # bytes that may be unread, of a client that does not read
 
 
@@ -148,7 +155,7 @@ class Client(Thing):
         self, runtime: ExploreRuntime, servers: Servers, number: int, kind: str, messages: int
     ) -> None:
         super().__init__(runtime, f"client.{number}")
-        self._kind = kind
+        self.kind = kind
         self._number = number
         self._messages = messages
         self._machine = servers.machine
@@ -159,6 +166,7 @@ class Client(Thing):
         self.sent = 0  # messages that its socket took
         self.read = 0  # answers
         self.reason = ""  # why the machine has ended the connection
+        self._heard: list[events.Event] = []
         self.dead = False
         self.ended = False
 
@@ -169,11 +177,16 @@ class Client(Thing):
     @property
     def leaves(self) -> bool:
         """Whether it ends by itself, before the machine."""
-        return self._kind not in ("silent", "subscriber")
+        return self.kind not in ("silent", "subscriber", "slow")
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for an answer to each message."""
+        return self.kind not in ("stalls", "drops", "goes")
 
     def begin(self) -> TaskHandle | ProcessHandle:
         """Start it."""
-        if self._kind != "goes":
+        if self.kind != "goes":
             return self.runtime.spawn(self.name, self._run)
         process = self.runtime.process(self.name, lambda _runtime: self._run(), [])
         self.runtime.event_of(f"death of {self.name}", lambda: self._die(process))
@@ -182,8 +195,20 @@ class Client(Thing):
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
         assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
-        if self._kind in ("asks", "queries", "status", "suspender", "follower", "snapshotter"):
+        if self.kind in _SERVED:
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
+        if self.kind == "slow" and not early:
+            self._check_heard()
+
+    def _check_heard(self) -> None:
+        """Check that it was told of the end of what it was told the beginning of, or that something is lost."""
+        if any(isinstance(each, events.Lost) for each in self._heard) or not (
+            self._heard and isinstance(self._heard[-1], events.Ended)
+        ):
+            return
+        begun = [each.holder for each in self._heard if isinstance(each, events.Suspended)]
+        ended = [each.holder for each in self._heard if isinstance(each, events.Resumed)]
+        assert begun == ended, f"{self.name} hears of suspensions by {begun}, and ends of {ended}"
 
     def _die(self, process: ProcessHandle) -> None:
         self.dead = self.ended = True
@@ -196,14 +221,14 @@ class Client(Thing):
     def _run(self) -> None:
         try:
             self._connect()
-            getattr(self, f"_{self._kind}" if self._kind != "goes" else "_asks")()
+            getattr(self, f"_{self.kind}" if self.kind != "goes" else "_asks")()
         except (ChannelClosedError, ConnectionRefusedError):
             self.reason = self.reason or "closed"
         self.ended = True
 
     def _connect(self) -> None:
         kind: dict[str, int] = {"uid": os.geteuid()}
-        if self._kind in _SLOW:
+        if self.kind in _SLOW:
             kind["capacity"] = _NARROW
         connection = self.runtime.connect(self.name, self._listener, **kind)
         self._connection = connection
@@ -250,6 +275,10 @@ class Client(Thing):
             if self._socket.send(wire.DATA + bytes((self._number, count))):
                 self.sent += 1
 
+    def _drops(self) -> None:
+        self._stalls()
+        self._socket.close()
+
     def _silent(self) -> None:
         self.reason = "refused" if b'"error"' in self._receive() else ""
 
@@ -264,9 +293,8 @@ class Client(Thing):
         self._socket.close()
 
     def _status(self) -> None:
-        self._socket.send(commands.encode(commands.MachineStatus()))
-        self._receive()
-        self.read += 1
+        if not isinstance(self._ask(commands.MachineStatus()), commands.Refused):
+            self.read += 1
         self._socket.close()
 
     def _suspender(self) -> None:
@@ -283,9 +311,20 @@ class Client(Thing):
 
     def _snapshotter(self) -> None:
         self._take(hold=False, end=False)
+        self._socket.close()
+
+    def _retrier(self) -> None:
+        for count in range(2):
+            self.runtime.retain_only(count)
+            self.reason = ""
+            self._take(hold=False, end=False)
+            if not self.reason:
+                break
+        self._socket.close()
 
     def _hibernator(self) -> None:
         self._take(hold=True, end=True)
+        self._socket.close()
 
     def _quitter(self) -> None:
         self._ask(SnapshotTake(name=self.name, created=0, hold=True), files=(0, 1))
@@ -302,7 +341,6 @@ class Client(Thing):
             self._ask(SnapshotConfirm(end=end))
         if not self.reason:
             self.read += 1
-        self._socket.close()
 
     def _ask(self, request: Request, files: Sequence[int] = ()) -> Answer:
         self._socket.send(commands.encode(request), files)
@@ -315,6 +353,13 @@ class Client(Thing):
         self._socket.send(commands.encode(commands.EventsSubscribe()))
         while True:
             self._receive()
+            self.read += 1
+
+    def _slow(self) -> None:
+        self._socket.send(commands.encode(commands.EventsSubscribe()))
+        self._receive()
+        while True:
+            self._heard.append(_EVENTS.decode(self._receive()))
             self.read += 1
 
     def _follower(self) -> None:
