@@ -299,10 +299,11 @@ class Session:
             if last:
                 return
             if arrived in self._runtime.select([arrived, self._leaving]):
+                ended = endpoint.ended  # first: then nothing comes any more that is not seen
                 port_message = endpoint.recv(_PASSED)
                 if port_message is not None:
                     yield port_message
-                elif endpoint.ended:
+                elif ended:
                     return  # the machine stops
                 # else a snapshot keeps what is there
 

@@ -120,10 +120,11 @@ class Port:
         Messages queued when all is stopped can still be read.
         """
         while True:
+            ended = self._ports.ended(self)  # first: then nothing comes any more that is not seen
             port_message = self._ports.take(self)
             if port_message is not None:
                 return port_message
-            if self._ports.ended(self) or not self.arrived.wait(deadline):
+            if ended or not self.arrived.wait(deadline):
                 return None
 
     def close(self, *, given_up: bool = False) -> None:

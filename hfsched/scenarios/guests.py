@@ -10,6 +10,7 @@ Each takes a `GuestLog`, in which it records its actions, and its CPU.  Receiver
   the interrupt; the others never wait for messages: they sleep in WFI with everything disabled;
 - ``wfi-echo``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 waits for messages;
 - ``reader-1``: vCPU 0 sleeps in WFI with MAILBOX_READABLE disabled, vCPU 1 in WFI with it enabled;
+- ``reader-off``: vCPU 0 enables MAILBOX_READABLE and turns itself off, vCPU 1 is as in ``reader-1``;
 - ``ticking``: like ``echo``, with a time-out on the first wait.
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from hfsched.abi.ffa import FfaError, FfaId, Intid
+from hfsched.abi.ffa import FfaError, FfaId, Intid, PsciId
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Wfi
 
@@ -120,6 +121,11 @@ def _reader(log: GuestLog, cpu: Cpu) -> Guest:
         yield Wfi()
 
 
+def _off(_: GuestLog, cpu: Cpu) -> Guest:  # noqa: ARG001
+    yield from interrupt_enable(Intid.MAILBOX_READABLE)
+    yield Hvc(PsciId.CPU_OFF)
+
+
 def sender(own: int, to: int, messages: int) -> Program:
     """Return a guest that sends {own id, n} to VM `to`, beginning at the interrupt `START`.
 
@@ -160,5 +166,6 @@ RECEIVERS: dict[str, tuple[Program, Program]] = {  # vCPU 0, and all others
     "trusty-0": (_late_trusty, _sleeper),
     "wfi-echo": (_sleeper, _echo),
     "reader-1": (_sleeper, _reader),
+    "reader-off": (_off, _reader),
     "ticking": (_ticking, _sleeper),
 }

@@ -57,15 +57,24 @@ class Guest:
 
 
 class Host:
-    """A host program that sends {number, n} for n below `messages`."""
+    """A host program that sends {number, n} for n below `messages`; one that `tries` does not wait for the mailbox."""
 
     @property
     def name(self) -> str:
         """Its task's name."""
         return f"host.{self.number}"
 
-    def __init__(self, machine: ScenarioMachine, number: int, to: Guest, messages: int) -> None:
+    def __init__(
+        self,
+        machine: ScenarioMachine,
+        number: int,
+        to: Guest,
+        messages: int,
+        *,
+        tries: bool = False,
+    ) -> None:
         self._machine = machine
+        self._send = to.outbox.try_send if tries else to.outbox.send
         self.number = number
         self.to = to
         self._messages = messages
@@ -77,9 +86,11 @@ class Host:
         for index in range(self._messages):
             self._machine.runtime.retain_only(index)
             message = bytes((self.number, index))
-            if self.to.outbox.send(message) is not Sent.SENT:
+            sent = self._send(message)
+            if sent is Sent.DEAD:
                 break
-            self.sent.append(message)
+            if sent is Sent.SENT:
+                self.sent.append(message)
         self.ended = True
 
 

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MailboxScenario"]
 
+_OF_TWO = ("wfi-echo", "reader-1", "reader-off")  # receivers that need two vCPUs
+
 
 @dataclass(frozen=True)
 class MailboxScenario:
     """`hosts` host tasks and `guests` other VMs send `messages` each to a `receiver`.
 
     With `boot` the guests' start-up is explored too; else they wait before the first message is sent.
-    `runners` are further threads that RUN vCPU 0, once for each message of a host.
+    `runners` are further threads that RUN vCPU 0, once for each message of a host; `tries` further hosts
+    try to send as many, without waiting for the mailbox.
     """
 
     receiver: str = "echo"
@@ -40,6 +43,7 @@ class MailboxScenario:
     hosts: int = 1
     guests: int = 0
     runners: int = 0
+    tries: int = 0
     boot: bool = False
     variant: str = ""
 
@@ -51,11 +55,12 @@ class MailboxScenario:
             raise ValueError(f"receiver={self.receiver}: known: {', '.join(RECEIVERS)}")
         check_ranges(
             self,
-            ("vcpus", 2 if self.receiver in ("wfi-echo", "reader-1") else 1, 4),
+            ("vcpus", 2 if self.receiver in _OF_TWO else 1, 4),
             ("messages", 1, 100),
             ("hosts", 0, 100),
             ("guests", 0, 8),
             ("runners", 0, 4),
+            ("tries", 0, 4),
         )
 
     @property
@@ -65,10 +70,17 @@ class MailboxScenario:
 
     def small(self) -> MailboxScenario:
         """Return the size whose every interleaving a race pass runs."""
-        vcpus = 2 if self.receiver in ("wfi-echo", "reader-1") else 1
+        vcpus = 2 if self.receiver in _OF_TWO else 1
         hosts, guests = (1, 0) if self.hosts else (0, min(self.guests, 1))
         return replace(
-            self, vcpus=vcpus, messages=1, hosts=hosts, guests=guests, runners=0, boot=vcpus == 1
+            self,
+            vcpus=vcpus,
+            messages=1,
+            hosts=hosts,
+            guests=guests,
+            runners=0,
+            tries=0,
+            boot=vcpus == 1,
         )
 
     def build(self, runtime: ExploreRuntime) -> World:
@@ -80,18 +92,21 @@ class MailboxScenario:
             for number in range(self.guests)
         ]
         machine.start(boot=self.boot, kicks=self.runners > 0)
-        if self.hosts == 1:
+        if self.hosts + self.tries == 1:
             runtime.declare_private("g.outbox")
         for guest in senders:
             machine.start_guest(guest)
             machine.declare_exclusive(guest, receiver)
-        hosts = [Host(machine, number, receiver, self.messages) for number in range(self.hosts)]
+        hosts = [
+            Host(machine, number, receiver, self.messages, tries=number >= self.hosts)
+            for number in range(self.hosts + self.tries)
+        ]
         for host in hosts:
             runtime.spawn(host.name, host.run)
         for number in range(self.runners):
             runtime.spawn(f"runner.{number}", partial(self._run, machine, receiver))
 
-        limit = 2 * self.messages * (self.hosts + self.guests)
+        limit = 2 * self.messages * (self.hosts + self.tries + self.guests)
 
         vm, mirror = receiver.vm, receiver.mirror
 
@@ -127,7 +142,8 @@ class MailboxScenario:
                     break
 
     def _check(self, receiver: Guest, hosts: list[Host], senders: list[Guest]) -> None:
-        expected = [bytes((host.number, n)) for host in hosts for n in range(self.messages)]
+        expected = [bytes((n, m)) for n in range(self.hosts) for m in range(self.messages)]
+        expected += [message for host in hosts[self.hosts :] for message in host.sent]
         expected += [bytes((guest.vm.id, n)) for guest in senders for n in range(self.messages)]
         state, read = receiver.vm.mailbox.state, receiver.log.read
         assert state is RxState.EMPTY, not_empty(state)

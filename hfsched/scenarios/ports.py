@@ -21,7 +21,7 @@ __all__ = ["PortsScenario"]
 _VM = 2
 _GUEST_PORT = 1
 _LATE_PORT = 9  # nobody listens there at first
-_BESIDE = ("", "opens", "handles", "connects")
+_BESIDE = ("", "opens", "handles", "connects", "closes")
 
 
 class _GivesOut(Ports):
@@ -56,11 +56,15 @@ class PortsScenario:
 
     Meanwhile one `beside` ``opens`` a port for which a message has come before, or ``handles`` it by a function, or
     ``connects`` and goes again.  What the snapshot has is read by nobody before it is given up, and then once.
+
+    With `shared` there is no snapshot: all readers read one port, to which the messages come one by one, until all
+    is stopped, or the port is closed by who ``closes`` it beside.  Each message is read once, and every reader hears of the end.
     """
 
     readers: int = 1
     messages: int = 1
     beside: str = ""
+    shared: bool = False
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {"beside": _BESIDE}
@@ -72,6 +76,8 @@ class PortsScenario:
     def __post_init__(self) -> None:
         if self.beside not in _BESIDE:
             raise ValueError(f"beside={self.beside}: known: {', '.join(filter(None, _BESIDE))}")
+        if (self.beside == "closes") > self.shared or self.shared > (self.beside in ("", "closes")):
+            raise ValueError(f"beside={self.beside}: not with shared={str(self.shared).lower()}")
         check_ranges(self, ("readers", 0, 4), ("messages", 1, 4))
 
     @property
@@ -102,6 +108,8 @@ class _World:
     def world(self) -> World:
         runtime, scenario = self._runtime, self._scenario
         self._ports.add(_VM, raw=False)
+        if scenario.shared:
+            return self._shared()
         runtime.spawn("guest", self._fill)
         runtime.settle()
         runtime.declare_records(self._read, reason="what the oracles compare")
@@ -113,6 +121,42 @@ class _World:
         return World(
             self._check, final=lambda: tuple(map(tuple, self._read.values())), timers=False
         )
+
+    def _shared(self) -> World:
+        runtime, scenario = self._runtime, self._scenario
+        runtime.declare_records(self._read, reason="what the oracles compare")
+        port = self._ports.open(_VM, 0)
+        closes = scenario.beside == "closes"
+        ended: list[int] = []
+        runtime.declare_records(ended, reason="what the oracles compare")
+
+        def read(number: int) -> None:
+            self._read[number] = []
+            while (got := opaque_call(runtime, port).get()) is not None:
+                self._note(number, got)
+                runtime.retain_only()
+            assert port.closed or self._ports.stopped, f"reader {number} is told of an end"
+            ended.append(number)
+
+        def put() -> None:
+            for number in range(scenario.messages):
+                runtime.retain_only(number)
+                self._ports.put(_VM, frame(_GUEST_PORT, 0, bytes([number])))
+            if not closes:
+                self._ports.stop()
+
+        def check() -> None:
+            assert len(ended) == scenario.readers, f"of {scenario.readers} only {ended} end"
+            came = sorted(number for read in self._read.values() for number in read)
+            wanted = [*range(scenario.messages)]
+            assert came == wanted or (closes and len({*came}) == len(came)), f"there came {came}"
+
+        for number in range(scenario.readers):
+            runtime.spawn(f"reader.{number}", partial(read, number))
+        runtime.spawn("guest", put)
+        if closes:
+            runtime.spawn("closes", port.close)
+        return World(check, timers=False)
 
     def _fill(self) -> None:
         """Be the guest, before the machine is suspended."""

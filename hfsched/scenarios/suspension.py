@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
-from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scheduler.suspension import Step, SuspendError, Suspension
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -39,13 +39,15 @@ class SuspensionScenario:
     """`holders` hold a machine suspended, `rounds` times each; one freezes memory, one writes it.
 
     The machine is paused while any of them holds it, and runs otherwise; memory is not written while it
-    is frozen; all tasks end.  Holders of the same name hold the machine in turn.  With `together` two others
+    is frozen; all tasks end.  The first `failing` times the second step does not end in time, and who asked tries
+    again.  Holders of the same name hold the machine in turn.  With `together` two others
     hold it until both do, and who writes memory holds it until it has been frozen.
     """
 
     holders: int = 1
     rounds: int = 1
     together: bool = False
+    failing: int = 0
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = {
@@ -54,7 +56,7 @@ class SuspensionScenario:
     }
 
     def __post_init__(self) -> None:
-        check_ranges(self, ("holders", 0, 4), ("rounds", 1, 4))
+        check_ranges(self, ("holders", 0, 4), ("rounds", 1, 4), ("failing", 0, 4))
 
     @property
     def name(self) -> str:
@@ -63,7 +65,7 @@ class SuspensionScenario:
 
     def small(self) -> SuspensionScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return replace(self, holders=0, rounds=1, together=False)
+        return replace(self, holders=0, rounds=1, together=False, failing=0)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the suspension and its holders."""
@@ -77,8 +79,12 @@ class SuspensionScenario:
             assert name not in paused, f"{name} is paused twice"
             runtime.checkpoint(f"{name} pauses")
             paused.append(name)
+            if name == "b" and failed.get() < self.failing:
+                failed.set(failed.get() + 1)
+                return False
             return True
 
+        failed = runtime.cell("failed", value=0)  # pauses that did not end in time
         runtime.declare_records(inside, writing, ended, reason="what the oracles compare")
 
         steps = [Step(name, partial(pause, name), partial(paused.remove, name)) for name in "ab"]
@@ -97,9 +103,11 @@ class SuspensionScenario:
                 been_inside[other].wait()
 
         def hold(task: str, holder: str, *, frozen: bool = False, writes: bool = False) -> None:
-            for count in range(self.rounds):
+            count = 0
+            while count < self.rounds:
                 runtime.retain_only(count)
-                with suspension.held(holder, frozen=frozen):
+                with suppress(SuspendError), suspension.held(holder, frozen=frozen):
+                    count += 1
                     inside.append(task)
                     if writes:
                         with suspension.writing(holder):

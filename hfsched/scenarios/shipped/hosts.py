@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.explore.opaque import opaque_call
@@ -33,7 +33,8 @@ SENDS: dict[str, _Send] = {
 class Host:
     """Sends {number, n} for n below `messages` to a VM, and reads its `answers` before the next message.
 
-    It ends early when the machine stops, or the VM has aborted.  `sends` is one of `SENDS`.
+    It ends early when the machine stops, or the VM has aborted.  `sends` is one of `SENDS`.  It reads nothing
+    before all of `before` are through.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Host:
         messages: int,
         answers: int,
         sends: str,
+        before: Sequence[Event] = (),
     ) -> None:
         self._runtime = runtime
         self._machine = machine
         self._number = number
+        self._before = before
+        self.through = runtime.event(f"host.{number}.through")
         self.name = f"host.{number}"
         self.vm = vm
         self._messages = messages
@@ -70,6 +74,7 @@ class Host:
                 self.stopped = True
                 break
         endpoint.close()
+        self.through.set()
         self.ended = True
 
     def _exchange(self, endpoint: Endpoint, message: bytes) -> bool:
@@ -81,6 +86,8 @@ class Host:
         if sent is Sent.DEAD:
             return False
         self.sent += 1
+        for other in self._before:
+            other.wait()
         for count in range(self._answers):
             self._runtime.retain_only("sent", count, level=1)
             answer = endpoint.recv()
@@ -152,14 +159,20 @@ class Listener:
 
 
 class Requester:
-    """Makes direct requests of a VM's vCPU 0, each with a deadline."""
-
-    name = "requester"
+    """Makes direct requests of a VM's vCPU 0, `deadlines`: each with one."""
 
     def __init__(
-        self, runtime: ExploreRuntime, machine: Machine, requests: int, *, deadlines: bool
+        self,
+        runtime: ExploreRuntime,
+        machine: Machine,
+        number: int,
+        requests: int,
+        *,
+        deadlines: bool,
     ) -> None:
+        self.name = f"requester.{number}" if number else "requester"
         self._runtime = runtime
+        self._number = number
         self._machine = machine
         self._requests = requests
         self._deadlines = deadlines
@@ -172,7 +185,7 @@ class Requester:
         for count in range(self._requests):
             self._runtime.retain_only(count)
             deadline = self._runtime.now() + WITHIN if self._deadlines else None
-            words = (count, 0, 0, 0, 0)
+            words = (count, self._number, 0, 0, 0)
             result = machine.driver.direct_request(machine.assembly.vms[0].id, 0, words, deadline)
             if isinstance(result, DirectResponse):
                 assert result.words == words, f"{words} is answered by {result.words}"

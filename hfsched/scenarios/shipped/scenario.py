@@ -56,9 +56,10 @@ class MachineScenario:
     With `stop` it is stopped at any point, with `quiet` when main finds that nothing is on its way, else when all others are through, or a VM has aborted.  With `boot` the guests'
     start-up is explored too.  Hosts send in the way of `sends`: they wait for the mailbox, until a
     `deadline`, or not at all (`try`).  A `listener`, a reader or a handler, opens the port that the
-    guest ``talker`` sends to; a ``late`` one reads it when the `probes` are through.  A port's queue has room for `queue` messages.  One task makes
-    `requests`, direct ones to the guest ``server``, each with a deadline if there are `timers`.  Another
-    one asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
+    guest ``talker`` sends to; a ``late`` one reads it when the `probes` are through.  A port's queue has room for `queue` messages.  With
+    `patient` the first host reads no answer before all others are through.  Each of the `requesters` makes
+    `requests`, direct ones to the guest ``server``, the first of them with a deadline each if there are `timers`.  Another task
+    asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
     One asks the guest ``utility`` or ``hibernator`` for its service, `asks` times.
     One looks `reports` times at what the machine does.  A device of the guest ``bell`` rings `rings` times.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
@@ -78,7 +79,9 @@ class MachineScenario:
     sends: str = "wait"
     listener: str = ""
     queue: int = QUEUE_MAX
+    patient: bool = False
     requests: int = 0
+    requesters: int = 1
     asks: int = 0
     probes: int = 0
     reports: int = 0
@@ -122,6 +125,8 @@ class MachineScenario:
             ("messages", 1, 1 if GUESTS[self.guest].single else 100),
             ("queue", 1, QUEUE_MAX),
             ("requests", 0, 100),
+            ("requesters", 1, 4 if self.requests else 1),
+            ("patient", 0, int(self.hosts > 1 and self.vms > 1)),
             ("asks", 0, 100),
             ("probes", 0, 100),
             ("reports", 0, 100),
@@ -164,6 +169,8 @@ class MachineScenario:
             hosts=0 if alone and not (kind.dies and self.hosts) else 1,
             messages=1,
             requests=min(self.requests, 1),
+            requesters=1,
+            patient=False,
             asks=min(self.asks, 1),
             rings=min(self.rings, 1),
             suspenders=0,
@@ -272,8 +279,9 @@ class _World:
     def _make_tasks(self) -> None:
         scenario, runtime, machine = self._scenario, self._runtime, self.machine
         names = machine.vm_names()
-        self.hosts = [
-            Host(
+        for number in reversed(range(scenario.hosts)):
+            patient = scenario.patient and not number
+            host = Host(
                 runtime,
                 machine,
                 number,
@@ -281,9 +289,9 @@ class _World:
                 messages=scenario.messages,
                 answers=self._kind.answers,
                 sends=scenario.sends,
+                before=[other.through for other in self.hosts] if patient else (),
             )
-            for number in range(scenario.hosts)
-        ]
+            self.hosts.insert(0, host)
         self.suspenders = [
             Suspender(runtime, machine, number, scenario.rounds, probes=bool(scenario.probes))
             for number in range(scenario.suspenders)
@@ -300,9 +308,16 @@ class _World:
                 Listener(runtime, machine, names[0], unasked, handler=handler, after=after)
             )
         if scenario.requests:
-            self._others.append(
-                Requester(runtime, machine, scenario.requests, deadlines=scenario.timers)
-            )
+            self._others += [
+                Requester(
+                    runtime,
+                    machine,
+                    number,
+                    scenario.requests,
+                    deadlines=scenario.timers and not number,
+                )
+                for number in range(scenario.requesters)
+            ]
         if scenario.asks:
             self._askers.append(Asker(runtime, machine, scenario.asks))
             self._others += self._askers
