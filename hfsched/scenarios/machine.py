@@ -32,6 +32,7 @@ __all__ = ["Guest", "Host", "ScenarioMachine", "not_empty"]
 BASE = 0x1000_0000
 SIZE = 0x4000
 RX, TX = 0x1000, 0x2000
+WITHIN = 1000  # ns: a deadline
 
 
 def not_empty(state: RxState) -> str:
@@ -57,7 +58,7 @@ class Guest:
 
 
 class Host:
-    """A host program that sends {number, n} for n below `messages`; one that `tries` does not wait for the mailbox."""
+    """A host program that sends {number, n} for n below `messages`; one that is `hurried` gives up a message after a while."""
 
     @property
     def name(self) -> str:
@@ -71,10 +72,10 @@ class Host:
         to: Guest,
         messages: int,
         *,
-        tries: bool = False,
+        hurried: bool = False,
     ) -> None:
         self._machine = machine
-        self._send = to.outbox.try_send if tries else to.outbox.send
+        self._hurried = hurried
         self.number = number
         self.to = to
         self._messages = messages
@@ -86,7 +87,8 @@ class Host:
         for index in range(self._messages):
             self._machine.runtime.retain_only(index)
             message = bytes((self.number, index))
-            sent = self._send(message)
+            deadline = self._machine.runtime.now() + WITHIN if self._hurried else None
+            sent = self.to.outbox.send(message, deadline)
             if sent is Sent.DEAD:
                 break
             if sent is Sent.SENT:

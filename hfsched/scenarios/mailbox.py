@@ -33,8 +33,8 @@ class MailboxScenario:
     """`hosts` host tasks and `guests` other VMs send `messages` each to a `receiver`.
 
     With `boot` the guests' start-up is explored too; else they wait before the first message is sent.
-    `runners` are further threads that RUN vCPU 0, once for each message of a host; `tries` further hosts
-    try to send as many, without waiting for the mailbox.
+    `runners` are further threads that RUN vCPU 0, once for each message of a host; `hurried` further hosts
+    send as many, and do not wait for ever.
     """
 
     receiver: str = "echo"
@@ -43,7 +43,7 @@ class MailboxScenario:
     hosts: int = 1
     guests: int = 0
     runners: int = 0
-    tries: int = 0
+    hurried: int = 0
     boot: bool = False
     variant: str = ""
 
@@ -60,7 +60,7 @@ class MailboxScenario:
             ("hosts", 0, 100),
             ("guests", 0, 8),
             ("runners", 0, 4),
-            ("tries", 0, 4),
+            ("hurried", 0, 4),
         )
 
     @property
@@ -79,7 +79,7 @@ class MailboxScenario:
             hosts=hosts,
             guests=guests,
             runners=0,
-            tries=0,
+            hurried=0,
             boot=vcpus == 1,
         )
 
@@ -92,21 +92,21 @@ class MailboxScenario:
             for number in range(self.guests)
         ]
         machine.start(boot=self.boot, kicks=self.runners > 0)
-        if self.hosts + self.tries == 1:
+        if self.hosts + self.hurried == 1:
             runtime.declare_private("g.outbox")
         for guest in senders:
             machine.start_guest(guest)
             machine.declare_exclusive(guest, receiver)
         hosts = [
-            Host(machine, number, receiver, self.messages, tries=number >= self.hosts)
-            for number in range(self.hosts + self.tries)
+            Host(machine, number, receiver, self.messages, hurried=number >= self.hosts)
+            for number in range(self.hosts + self.hurried)
         ]
         for host in hosts:
             runtime.spawn(host.name, host.run)
         for number in range(self.runners):
             runtime.spawn(f"runner.{number}", partial(self._run, machine, receiver))
 
-        limit = 2 * self.messages * (self.hosts + self.tries + self.guests)
+        limit = 2 * self.messages * (self.hosts + self.hurried + self.guests)
 
         vm, mirror = receiver.vm, receiver.mirror
 
@@ -121,7 +121,9 @@ class MailboxScenario:
         def final() -> Hashable:
             return (receiver.log.by_sender(), receiver.vm.mailbox.state.value)
 
-        return World(check, invariant=invariant, final=final, timers=False, watch=machine.state)
+        return World(
+            check, invariant=invariant, final=final, timers=self.hurried > 0, watch=machine.state
+        )
 
     def _programs(self, log: GuestLog, _id: int) -> Sequence[Program]:
         return [partial(program, log) for program in RECEIVERS[self.receiver]]

@@ -5,7 +5,7 @@
 - ``burst``: answers each message twice;
 - ``talker``: sends two messages to host port `TALKED`, unasked, and then is ``echo``;
 - ``mortal``: answers one message, and ends: the VM aborts;
-- ``server``: answers messages, and direct requests with their own words;
+- ``server``: answers messages, and direct requests with their own words but the last, which counts them;
 - ``doomed``: as ``server``, but vCPU 1, turned on at the first message or request, ends: the VM aborts;
 - ``lists``: answers each message, and reads which partitions there are;
 - ``utility``: offers a service, and answers each request with its own body;
@@ -118,7 +118,11 @@ def server(cpu: Cpu) -> Guest:
 
 
 def _serve(mailbox: GuestMailbox, beside: int = 0) -> Call[None]:
-    """Serve; at the first message or request turn vCPU 1 on, at `beside`, unless that is 0."""
+    """Serve; at the first message or request turn vCPU 1 on, at `beside`, unless that is 0.
+
+    The last word of a response is how many requests there were so far.
+    """
+    served = 0
     regs = yield Hvc(FfaId.MSG_WAIT)
     while True:
         found = mailbox.message(regs)
@@ -126,7 +130,8 @@ def _serve(mailbox: GuestMailbox, beside: int = 0) -> Call[None]:
             if beside:
                 yield Hvc(PsciId.CPU_ON, 1, beside)
             parties = mailbox.id << 16 | regs[1] >> 16 & 0xFFFF
-            regs = yield Hvc(FfaId.MSG_SEND_DIRECT_RESP, parties, 0, *regs[3:8])
+            served += 1
+            regs = yield Hvc(FfaId.MSG_SEND_DIRECT_RESP, parties, 0, *regs[3:7], served)
             continue
         if found is not None:
             yield from mailbox.release()

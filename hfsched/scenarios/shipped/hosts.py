@@ -159,7 +159,10 @@ class Listener:
 
 
 class Requester:
-    """Makes direct requests of a VM's vCPU 0, `deadlines`: each with one."""
+    """Makes direct requests of a VM's vCPU 0, `deadlines`: each with one.
+
+    If it is `alone`, and they have none, the guest has had no more of them than were answered.
+    """
 
     def __init__(
         self,
@@ -169,7 +172,9 @@ class Requester:
         requests: int,
         *,
         deadlines: bool,
+        alone: bool,
     ) -> None:
+        self._alone = alone and not deadlines
         self.name = f"requester.{number}" if number else "requester"
         self._runtime = runtime
         self._number = number
@@ -182,13 +187,17 @@ class Requester:
     def run(self) -> None:
         """Be its task."""
         machine = self._machine
+        answers = 0
         for count in range(self._requests):
-            self._runtime.retain_only(count)
+            self._runtime.retain_only(count, answers)
             deadline = self._runtime.now() + WITHIN if self._deadlines else None
             words = (count, self._number, 0, 0, 0)
             result = machine.driver.direct_request(machine.assembly.vms[0].id, 0, words, deadline)
             if isinstance(result, DirectResponse):
-                assert result.words == words, f"{words} is answered by {result.words}"
+                answers += 1
+                *same, served = result.words
+                assert tuple(same) == words[:-1], f"{words} is answered by {result.words}"
+                assert not self._alone or served == answers, f"{served} served, {answers} answered"
             elif result is None:
                 assert self._deadlines, "a direct request has no result"
             else:

@@ -164,7 +164,7 @@ class _World:
                 memory = {name: ram.read(0, ram.size) for name, ram in machine.rams.items()}
                 accepted += machine.assembly.vms[0].outbox.accepted - before
                 assert machine.stop() == [], "a suspended machine does not stop"
-            host.join()
+                host.join()  # it hears of the stop although the machine stays suspended
             machine.close()
             self._restore(_renamed(record, f"g{time + 1}"), list(memory.values()))
         machine = self._now

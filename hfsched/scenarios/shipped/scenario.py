@@ -315,6 +315,7 @@ class _World:
                     number,
                     scenario.requests,
                     deadlines=scenario.timers and not number,
+                    alone=scenario.requesters == 1,
                 )
                 for number in range(scenario.requesters)
             ]
