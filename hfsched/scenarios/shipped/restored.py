@@ -45,7 +45,8 @@ _GUESTS = ("echo", "writer", "burst", "smp")
 class RestoredScenario:
     """`guest` answers `messages` of a host; the machine is saved and restored `times` times, at any points.
 
-    A port's queue has room for `queue` messages; a vCPU's thread keeps one more.
+    A port's queue has room for `queue` messages; a vCPU's thread keeps one more.  With `held` a user has it suspended
+    when it is saved: then its guests run elsewhere once the user has it resumed there.
     """
 
     guest: str = "echo"
@@ -53,6 +54,7 @@ class RestoredScenario:
     messages: int = 1
     queue: int = QUEUE_MAX
     times: int = 1
+    held: bool = False
     variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {"guest": _GUESTS}
@@ -159,6 +161,8 @@ class _World:
             machine = self._now
             before, sent = machine.assembly.vms[0].outbox.accepted, accepted
             host = self._runtime.spawn(f"host.{time}", partial(self._be_host, machine, sent))
+            if self._scenario.held:
+                machine.user_hold.suspend()
             with machine.suspension.held("snapshot", frozen=True):
                 record = saving.save(machine)
                 memory = {name: ram.read(0, ram.size) for name, ram in machine.rams.items()}
@@ -180,6 +184,11 @@ class _World:
             ram.write(0, contents)
         saving.restore(machine, record)
         self._start()
+        if self._scenario.held:
+            assert machine.user_hold.held(), "it is restored, and the user's hold is gone"
+            for vcpu in machine.assembly.vms[0].record.vcpus:
+                assert not vcpu.exits, "its guest has run before the user has it resumed"
+            machine.user_hold.resume()
 
     def _be_host(self, machine: Machine, first: int) -> None:
         self._send(machine, first)

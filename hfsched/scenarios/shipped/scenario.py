@@ -370,7 +370,8 @@ class _World:
         vms = self.machine.assembly.vms
         through = sum(each.to_host for vm in vms for each in vm.driven.counters)
         owed = sent * kind.answers + len(vms) * kind.unasked
-        return sent, 0 if self.machine.aborts else owed - through
+        unread = self.machine.ports.peek()
+        return sent, unread if self.machine.aborts else owed - through + unread
 
     def _check(self) -> None:
         early = self._scenario.stop or self._kind.dies or self._scenario.timers or self._hibernates
