@@ -72,6 +72,7 @@ class Controller(ExecutionState):
         self.joining = joining  # an operation may belong to the step before it
         self._steps_max = steps_max
         self.invariant: Callable[[], None] | None = None
+        self.remembers = False  # the invariant is called where another execution is repeated, too
         # Called for an operation that no task does: {thing, condition, deadline}.
         self.on_outside: (
             Callable[[Thing | None, Callable[[], bool] | None, int | None], None] | None
@@ -220,7 +221,10 @@ class Controller(ExecutionState):
                     StepsExceededError(f"no end after {self._steps_max} steps: possibly a livelock")
                 )
             try:
-                if self._following.steps and not self.settling:
+                repeats = self._following.steps and not self.settling
+                if self.invariant is not None and (self.remembers or not repeats):
+                    self.inspect(self.invariant)
+                if repeats:
                     chosen: Task | None = self._following.next(self)
                 else:
                     chosen = self._decide()
@@ -252,8 +256,6 @@ class Controller(ExecutionState):
 
     def _decide(self) -> Task | None:
         """Let the strategy choose among the enabled tasks; None: there is none."""
-        if self.invariant is not None:
-            self.inspect(self.invariant)
         enabled = self.table.enabled(self.time)
         if (
             self.clock is not None

@@ -110,7 +110,7 @@ def _execute(
     if not world.timers:
         runtime.stop_clock()
     controller = runtime.controller
-    controller.invariant = world.invariant
+    controller.invariant, controller.remembers = world.invariant, world.remembers
     try:
         controller.explore()
         outcome = Outcome(controller.steps, pruned=controller.pruned, watched=watcher is not None)

@@ -43,13 +43,15 @@ class World:
     """The result of `Scenario.build`.
 
     `check` is called when no task is enabled, and raises (AssertionError) for an illegal final state;
-    `invariant` before every step; `close` frees the world's resources; `watch` returns short texts by
+    `invariant` before every step, unless it `remembers` nothing: then not again where an execution repeats
+    another's beginning.  What it remembers is compared only if it is a thing's.  `close` frees the world's resources; `watch` returns short texts by
     name, which a story shows beside each step.  None of them is scheduled.  Without `timers` no
     deadline passes.
     """
 
     check: Callable[[], None] = _nothing
     invariant: Callable[[], None] | None = None
+    remembers: bool = True
     close: Callable[[], None] = _nothing
     timers: bool = True
     idle: bool = False  # without a `check`: it is a legal end that every task waits

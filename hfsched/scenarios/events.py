@@ -158,7 +158,14 @@ class EventsScenario:
             return (guest.log.key(), guest.vm.mailbox.state, tuple(host.sent), host.ended)
 
         timers = self.event == "timer"
-        return World(check, invariant=invariant, final=final, timers=timers, watch=machine.state)
+        return World(
+            check,
+            invariant=invariant,
+            remembers=False,
+            final=final,
+            timers=timers,
+            watch=machine.state,
+        )
 
     def _programs(self, log: GuestLog, _id: int) -> Sequence[Program]:
         receiver = "ticking" if self.event == "timer" else self.receiver

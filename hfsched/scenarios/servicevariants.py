@@ -426,4 +426,6 @@ def historical_world(runtime: ExploreRuntime, kind: type[Before], size: Size) ->
         if found() and not size.tolerant:
             raise AssertionError("; ".join(found()))
 
-    return World(check, invariant=invariant, final=lambda: tuple(found()), timers=False)
+    return World(
+        check, invariant=invariant, remembers=False, final=lambda: tuple(found()), timers=False
+    )

@@ -139,4 +139,10 @@ class SuspensionScenario:
             assert len(ended) == len(tasks) + 2, f"only {ended} have ended"
             assert paused == [], f"{paused} stay paused"
 
-        return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)
+        return World(
+            check,
+            invariant=invariant,
+            remembers=False,
+            final=lambda: tuple(sorted(ended)),
+            timers=False,
+        )

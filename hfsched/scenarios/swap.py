@@ -305,6 +305,7 @@ class _Machine:
         return World(
             self._check,
             invariant=self.memory.look,
+            remembers=False,
             final=self._final,
             timers=self._scenario.failing_starts > 0 or self._scenario.deadlines,
         )

@@ -115,4 +115,10 @@ class UserHoldScenario:
             assert not paused, "it stays paused"
             assert told == [False], "who is told of changes finds that something stands"
 
-        return World(check, invariant=invariant, final=lambda: tuple(sorted(ended)), timers=False)
+        return World(
+            check,
+            invariant=invariant,
+            remembers=False,
+            final=lambda: tuple(sorted(ended)),
+            timers=False,
+        )

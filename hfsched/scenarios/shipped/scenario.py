@@ -271,6 +271,7 @@ class _World:
         return World(
             self._check,
             invariant=self._look if looks else None,
+            remembers=scenario.quiet,
             final=self._final,
             timers=scenario.timers,
             watch=self.shipped.state,
