@@ -156,6 +156,14 @@ SERVICES = (
     "services,event=none,requests=1,asks=1,timers=false",
     "services,event=none,requests=1,crashes=1,timers=false",
     "services,event=none,requests=1,boot=true,timers=false",
+    "services,event=none,requests=1,leavers=1,boot=true,timers=false",
+    "services,event=none,leavers=1,timers=false",
+    "services,event=none,requests=1,hosts=2,leavers=1,timers=false",
+    "services,event=none,requests=1,hosts=2,leavers=2,timers=false",
+    "services,event=none,requests=1,asks=1,leavers=1,timers=false",
+    "services,event=pause,requests=1,leavers=1,timers=false",
+    "services,event=hibernate,requests=1,leavers=1,timers=false",
+    "services,event=none,requests=0,asks=2,crashes=1,timers=false",
 )
 
 

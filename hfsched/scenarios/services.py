@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
-from hfsched.scenarios.servicesmodel import Guest, Host
+from hfsched.scenarios.servicesguest import Guest
+from hfsched.scenarios.servicesmodel import Host
 from hfsched.scenarios.servicevariants import DRIVERS, VARIANTS, historical_world
 
 if TYPE_CHECKING:
@@ -21,17 +22,19 @@ EVENTS = ("none", "hibernate", "pause", "restore")
 
 @dataclass(frozen=True)
 class ServicesScenario:
-    """A host asks a guest's daemon `requests` times, and the daemon asks the host `asks` times.
+    """`hosts` ask a guest's daemon `requests` times each, and the daemon asks the host `asks` times.
 
-    Meanwhile `event` happens at any point; with `timers` any deadline may pass at any point; the daemon
+    The first `leavers` of the hosts give each request up, at any point.  Meanwhile `event` happens at any point; with `timers` any deadline may pass at any point; the daemon
     crashes `crashes` times, and registers anew; with `boot` its first registration is explored too.  Every request gets exactly one answer, and its own; the
-    service is READY at the end, and has no deadline; no daemon ends by a late reply; a pause changes nothing.
+    service is READY at the end, and has no deadline; the courier waits for room only with something to send; no daemon ends by a late reply; a pause changes nothing.
 
     With a `variant` the service is a driver in the guest as Linux has it, or had it; `tolerant` lets an
     execution end that has gone wrong, so that a complete search lists every way to go wrong.
     """
 
     requests: int = 2
+    hosts: int = 1
+    leavers: int = 0
     asks: int = 0
     event: str = "hibernate"
     crashes: int = 0
@@ -44,12 +47,20 @@ class ServicesScenario:
     values: ClassVar[Mapping[str, tuple[str, ...]]] = {"event": EVENTS}
 
     def __post_init__(self) -> None:
-        check_ranges(self, ("requests", 0, 4), ("asks", 0, 4), ("crashes", 0, 2))
+        check_ranges(
+            self,
+            ("requests", 0, 4),
+            ("hosts", 1, 4),
+            ("leavers", 0, self.hosts),
+            ("asks", 0, 4),
+            ("crashes", 0, 2),
+        )
         if self.event not in EVENTS:
             raise ValueError(f"event={self.event}: not one of {', '.join(EVENTS)}")
-        if self.variant and (self.asks or self.crashes or self.event not in EVENTS[:2]):
+        more = self.asks or self.crashes or self.hosts > 1 or self.leavers
+        if self.variant and (more or self.event not in EVENTS[:2]):
             raise ValueError(
-                "the drivers of Linux have event=none or hibernate, no asks, no crashes"
+                "the drivers of Linux have event=none or hibernate, one host that stays, no asks, no crashes"
             )
 
     @property

@@ -1,33 +1,32 @@
 """The scenario `services`: a guest and its daemon, the way to it and back, and the host's tasks.
 
 The service, its courier, its timer, the parser and the guest's side are production code.  Of the machine
-there are models: RX, which holds one message, and `tx`, the way of a vCPU's message from the guest's send
+there are models: RX, which holds one message, the courier's place among those who wait for it, and `tx`, the way of a vCPU's message from the guest's send
 to the thread that delivers it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
+from hfsched.scenarios.servicesguest import SERVICE, Guest, Way
 from hfsched.services.courier import carry, keep_time
 from hfsched.services.dispatch import Dispatcher
-from hfsched.services.guest import GuestService, GuestState
+from hfsched.services.guest import GuestState
 from hfsched.services.records import ServiceRecord
 from hfsched.services.service import UtilityService
 from hfsched.services.transaction import Answer, Direction, State, Status
-from hfsched.services.wire import Goodbye, Message, ServiceId, decode, encode
+from hfsched.services.wire import decode, encode
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
 
-__all__ = ["Guest", "Host", "Rx"]
+__all__ = ["Host"]
 
 TIMEOUT = 30  # ns: the explorer lets any deadline pass at any point
-SERVICE = ServiceId.KVP
 
 
 class Size(Protocol):
@@ -36,120 +35,19 @@ class Size(Protocol):
     @property
     def requests(self) -> int: ...
     @property
+    def hosts(self) -> int: ...
+    @property
+    def leavers(self) -> int: ...
+    @property
     def event(self) -> str: ...
     @property
     def asks(self) -> int: ...
     @property
+    def crashes(self) -> int: ...
+    @property
     def timers(self) -> bool: ...
     @property
     def boot(self) -> bool: ...
-
-
-class Rx:
-    """The guest's RX: one message, of one sender.  `room` is set while it is empty."""
-
-    def __init__(self, runtime: ExploreRuntime) -> None:
-        self._left, self._right = runtime.channel("rx")
-        self.room = runtime.event("rx.room")
-        self.room.set()
-
-    def try_send(self, data: bytes) -> bool:
-        """See `hfsched.services.courier.Transport`."""
-        if not self.room.is_set():
-            return False
-        self.room.clear()
-        self._left.send(data)
-        return True
-
-    def leave(self) -> None:
-        """See `hfsched.services.courier.Transport`."""
-
-    def take(self) -> bytes:
-        """Wait for a message, and empty RX."""
-        received = self._right.recv()
-        assert received is not None
-        self.room.set()
-        return received[0]
-
-
-class Guest:
-    """A guest with one daemon.  `user` is held by whatever of user space runs: a hibernation freezes it.
-
-    The daemon's messages take their way by another vCPU than those about the service itself, and may be late.
-    """
-
-    def __init__(self, runtime: ExploreRuntime, asks: int) -> None:
-        self._runtime = runtime
-        self._asks = asks
-        self.rx = Rx(runtime)
-        self.tx, self.port = runtime.channel("tx")
-        self.daemon = GuestService(SERVICE)
-        self.user = runtime.lock("user", state=self.key)
-        self.asked: list[bytes] = []
-        self.answered: list[tuple[bytes, Answer]] = []
-        self.lives = 0
-
-    def key(self) -> object:
-        """Return all that the lock guards."""
-        return (self.daemon.key(), tuple(self.asked), tuple(self.answered), self.lives)
-
-    def serve(self) -> None:
-        """Be the daemon."""
-        if self._asks:
-            with self.user:
-                self._ask()
-        while True:
-            self._runtime.retain_only()
-            data = self.rx.take()
-            with self.user:
-                life = self.lives
-                request = self._receive(data)
-            self._runtime.retain_only(life, request)
-            if request is None:
-                continue
-            with self.user:
-                # Or another daemon has taken its place, and knows of no request.
-                if life == self.lives:
-                    self._send(self.daemon.reply(request, Answer(Status.OK, request.body)))
-
-    def _send(self, message: Message) -> None:
-        self.tx.send(encode(message))
-
-    def _receive(self, data: bytes) -> Message | None:
-        request = self.daemon.receive(decode(data))
-        self._note()
-        self._ask()
-        return request
-
-    def _ask(self) -> None:
-        """Ask the host, if nothing is asked."""
-        idle = self.daemon.state is GuestState.READY and len(self.answered) == len(self.asked)
-        if idle and len(self.asked) < self._asks:
-            self.asked.append(b"g%d" % len(self.asked))
-            self._send(self.daemon.ask(self.asked[-1]))
-
-    def hibernate(self, deliver: Callable[[bytes], None]) -> None:
-        """Freeze user space, close, come back, negotiate; user space last."""
-        with self.user:
-            deliver(encode(self.daemon.goodbye(Goodbye.HIBERNATE)))
-            self._note()
-            self._runtime.retain_only()
-            deliver(encode(self.daemon.offer()))
-            self._runtime.retain_only()
-
-    def crash(self, deliver: Callable[[bytes], None]) -> None:
-        """End the daemon without a word; another one registers."""
-        with self.user:
-            self.lives += 1
-            self.daemon.goodbye()
-            self._note()
-            deliver(encode(self.daemon.offer()))
-            self._runtime.retain_only()
-
-    def _note(self) -> None:
-        if self.daemon.answer is not None:
-            self.answered.append((self.asked[-1], self.daemon.answer))
-            self.daemon.answer = None
 
 
 class Host:
@@ -162,6 +60,7 @@ class Host:
         self.answers: list[tuple[int, Status]] = []
         self._lives = 0
         self._closing = runtime.event("closing.0")
+        self._way = Way(runtime, guest.rx, 0)
         self._service = self._make()
         self._link = UtilityService(runtime, "link", 0)
         self._services = {int(SERVICE): self._service}
@@ -169,6 +68,13 @@ class Host:
         # A vCPU's thread is in the hypervisor, the scheduler or a handler: what a pause waits for.
         self._vcpus = runtime.lock("vcpus", state=self._life)
         runtime.declare_records(self.answers, reason="what the oracles compare")
+        self._ends = {Status.OK}  # those of a request that its requester waits for
+        if size.timers:
+            self._ends.add(Status.TIMED_OUT)
+        if size.crashes:
+            self._ends.add(Status.DAEMON_GONE)
+        if size.event == "hibernate":
+            self._ends |= {Status.HIBERNATED, Status.DAEMON_GONE}
 
     def _life(self) -> tuple[int, str]:
         return self._lives, self._services[SERVICE].name
@@ -193,11 +99,12 @@ class Host:
         life, service, closing = self._lives, self._service, self._closing
         parts = (self._runtime, [service])
         spawn = self._runtime.spawn
-        spawn(f"courier.{life}", partial(carry, *parts, self._guest.rx, closing))
+        spawn(f"courier.{life}", partial(carry, *parts, self._way, closing))
         if self._size.timers:
             spawn(f"timer.{life}", partial(keep_time, *parts, closing))
         if self._size.requests:
-            spawn(f"host.{life}", partial(self._ask, service, life))
+            for number in range(self._size.hosts):
+                spawn(f"host.{life}.{number}", partial(self._ask, service, life, number))
         if self._size.asks:
             spawn(f"serve.{life}", partial(self._serve, service))
 
@@ -220,14 +127,17 @@ class Host:
         assert received is not None
         self.deliver(received[0])
 
-    def _ask(self, service: UtilityService, life: int) -> None:
+    def _ask(self, service: UtilityService, life: int, host: int) -> None:
+        leaves = host < self._size.leavers
         for number in range(self._size.requests):
             self._runtime.retain_only(number)
-            body = b"h%d.%d" % (life, number)
+            body = b"h%d.%d.%d" % (life, host, number)
             ticket = service.ask(body, TIMEOUT)
             self._runtime.retain_only(number)
-            answer = ticket.wait()
+            answer = service.give_up(ticket) if leaves else ticket.wait()
             assert not answer.ok or answer.body == body, f"{body!r} is answered {answer.body!r}"
+            known = self._ends | {Status.TIMED_OUT} if leaves else self._ends
+            assert answer.status in known, f"{body!r} ends with {answer.status.name}"
             self.answers.append((life, answer.status))
 
     def _serve(self, service: UtilityService) -> None:
@@ -246,8 +156,9 @@ class Host:
         self._guest.hibernate(self.deliver)
 
     def crash(self) -> None:
-        """Replace the guest's daemon by another one."""
-        self._guest.crash(self.deliver)
+        """Replace the guest's daemon by another one; a pause waits for its delivery too."""
+        with self._vcpus:
+            self._guest.crash(self.deliver)
 
     def pause(self) -> None:
         """Pause the machine; nothing of the service may change by that."""
@@ -256,7 +167,7 @@ class Host:
             before = self._service.save()
             self._runtime.checkpoint("paused")
             after = self._service.save()
-            _check_calm(before, after)
+            _check_calm(before, after, withdraws=self._size.leavers > 0)
             self._service.resume()
 
     def restore(self) -> None:
@@ -270,6 +181,7 @@ class Host:
             restored.restore(record)
             self._service = self._services[SERVICE] = restored
             self._closing = self._runtime.event(f"closing.{self._lives}")
+            self._way = Way(self._runtime, self._guest.rx, self._lives)
             self._start_process()
             restored.resume()
 
@@ -279,9 +191,9 @@ class Host:
         """Check the end."""
         service, guest = self._service, self._guest
         mine = [status for life, status in self.answers if life == self._lives]
-        assert len(mine) == self._size.requests, (
-            f"{len(mine)} of {self._size.requests} requests are answered"
-        )
+        due = self._size.requests * self._size.hosts
+        assert len(mine) == due, f"{len(mine)} of {due} requests are answered"
+        assert not self._way.waits(), "the courier keeps its place, and has nothing to send"
         assert service.state is State.READY, f"stuck in {service.state.name}"
         assert guest.daemon.state is GuestState.READY, f"the daemon is {guest.daemon.state.name}"
         assert len(guest.asked) == self._size.asks, f"the guest has asked only {guest.asked}"
@@ -296,8 +208,14 @@ class Host:
         return (tuple(self.answers), tuple(self._guest.answered))
 
 
-def _check_calm(before: ServiceRecord, after: ServiceRecord) -> None:
-    """Raise if a pause was felt: the host's side goes on, but may only queue up what it asks, and what it answers."""
+def _check_calm(before: ServiceRecord, after: ServiceRecord, *, withdraws: bool) -> None:
+    """Raise if a pause was felt: the host's side goes on, but may only queue up what it asks, and what it answers.
+
+    Or it `withdraws` what it has asked.
+    """
+    if withdraws:
+        kept = [each for each in before.outbox if each.request is None or each in after.outbox]
+        before = replace(before, outbox=tuple(kept))
     if before.asked is not None and after.asked is None:
         assert after.outbox[:-1] == before.outbox, "an answer is more than one message"
         before = replace(before, asked=None, outbox=after.outbox)

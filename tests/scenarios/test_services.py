@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from proof_table import small
 from slices import holds
 
 from hfsched.explore.execution import Outcome, search
 from hfsched.explore.registry import find
+from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
 from hfsched.explore.watch.racepass import race_pass
 from hfsched.scenarios.services import ServicesScenario
+from hfsched.scenarios.servicesguest import Way
 from hfsched.scenarios.servicevariants import VARIANTS
+from hfsched.services import service
+from hfsched.services.service import UtilityService
+from hfsched.services.transaction import Answer, Ticket
 
 SMALL = ServicesScenario(event="none", requests=1, timers=False)
 
@@ -67,8 +74,63 @@ def test_there_is_no_data_race_on_plain_state(event: str) -> None:
     assert result.doubts == []
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "asks=2,crashes=2,event=pause",
+        "asks=2,crashes=1,event=hibernate,hosts=3,leavers=1,requests=1",
+        "asks=2,crashes=1,event=restore,hosts=2,leavers=1,requests=1",
+        "asks=2,crashes=2,event=none,hosts=3,leavers=2,boot=true",
+    ],
+)
+def test_a_larger_service_holds_in_random_orders(spec: str) -> None:
+    scenario = find(f"services,{spec}")
+    result = search(scenario, make("pos", 1), until=lambda so_far: so_far.executions >= 100)
+    assert result.failure is None
+
+
+def _fails(**sizes: Any) -> str:
+    result = search(ServicesScenario(event="none", timers=False, **sizes), Exhaustive())
+    assert result.failure is not None
+    return str(result.failure.failure)
+
+
+def test_a_request_that_is_given_up_and_leaves_the_channel_unread_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give_up = UtilityService.give_up
+
+    def mute(utility: UtilityService, ticket: Ticket) -> Answer:
+        with monkeypatch.context() as patch:
+            patch.setattr(utility, "_poll", lambda: None)
+            return give_up(utility, ticket)
+
+    monkeypatch.setattr(UtilityService, "give_up", mute)
+    assert "1 of 2 requests are answered" in _fails(requests=1, hosts=2, leavers=1)
+
+
+def test_a_courier_that_keeps_its_place_for_a_withdrawn_message_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Way, "leave", lambda _self: None)
+    assert "keeps its place" in _fails(requests=1, leavers=1, boot=True)
+
+
+def test_that_a_daemon_gets_the_answer_to_one_that_has_crashed_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "EPOCHS", 1)  # then its epoch is that of the one before
+    assert "b'g1' is answered b'g0'" in _fails(requests=0, asks=2, crashes=1)
+
+
 def test_what_the_variants_do_not_have_is_refused() -> None:
-    for parameters in ({"asks": 1}, {"event": "pause"}, {"crashes": 1}):
+    for parameters in (
+        {"asks": 1},
+        {"event": "pause"},
+        {"crashes": 1},
+        {"hosts": 2},
+        {"leavers": 1},
+    ):
         with pytest.raises(ValueError, match="Linux"):
             ServicesScenario(variant="mail", **parameters)
     with pytest.raises(ValueError, match="event=x"):

@@ -15,7 +15,7 @@ from hfsched.explore.execution import execute
 from hfsched.explore.runtime import ExploreRuntime
 from hfsched.explore.scenario import World
 from hfsched.explore.strategies.walk import RandomWalk
-from hfsched.scenarios.servicesmodel import Rx
+from hfsched.scenarios.servicesguest import Rx, Way
 from hfsched.services.bodies import FileOp, FileRequest, ShutdownRequest, pack
 from hfsched.services.daemons import Daemon, FileReceiver, Freezer, KeyValues, Simple, serve
 from hfsched.services.host import TIMEOUT, GuestServices, GuestServicesRecord, ServiceError
@@ -74,7 +74,7 @@ class Pair:
         }
         self.utility = Utility(daemons)
         self.rx = Rx(runtime)
-        self.host = GuestServices(runtime, "g", self.rx)
+        self.host = GuestServices(runtime, "g", Way(runtime, self.rx, 0))
         self.done: list[str] = []
 
     def settle_copies(self) -> None:
@@ -208,7 +208,7 @@ def test_a_restored_copy_is_thawed_and_has_no_half_a_file(seed: int) -> None:
         # The process that took it ends here; another one goes on with the same guest.
         pair.host.close()
         pair.rx.room.set()
-        pair.host = GuestServices(pair.runtime, "restored", pair.rx)
+        pair.host = GuestServices(pair.runtime, "restored", Way(pair.runtime, pair.rx, 1))
         pair.host.restore(record)
         pair.host.start()
         pair.host.resume()
@@ -257,7 +257,7 @@ def test_a_record_of_other_services_is_refused() -> None:
     def body(pair: Pair) -> None:
         pair.host.pause(None)
         record = pair.host.save()
-        other = GuestServices(pair.runtime, "other", pair.rx)
+        other = GuestServices(pair.runtime, "other", Way(pair.runtime, pair.rx, 1))
         for change in ({"v": 2}, {"services": record.services[1:]}):
             with pytest.raises(UserError):
                 other.restore(msgspec.structs.replace(record, **change))
