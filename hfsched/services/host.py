@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -87,11 +86,14 @@ class GuestServices:
         self._dispatcher = Dispatcher(self.services, VERSIONS, self._link)
         self.deliver = self._dispatcher.deliver
         self._closing = runtime.event(f"{name}.services.closing")
-        self._lock = runtime.lock(f"{name}.services", state=lambda: (self._frozen, self._transfer))
+        self._lock = runtime.lock(f"{name}.services", state=self._key)
         self._frozen = False
-        self._transfer: int | None = None
-        self._transfers = itertools.count(1)
+        self._transfer: int | None = None  # the copy under way
+        self._last_transfer = 0
         self._tasks: list[Task] = []
+
+    def _key(self) -> object:
+        return (self._frozen, self._transfer, self._last_transfer)
 
     def start(self) -> None:
         """Start the tasks."""
@@ -275,12 +277,12 @@ class GuestServices:
 
         When one of `stop` is ready, each step fails at once.
         """
-        transfer = next(self._transfers) % (1 << 32)
         what = f"copy {name}"
         with self._lock:
             if self._transfer is not None:
                 raise ServiceError(self._name, what, Answer(Status.BUSY))
-            self._transfer = transfer
+            transfer = (self._last_transfer + 1) % (1 << 32)
+            self._transfer = self._last_transfer = transfer
         copy = FileCopy(partial(self.ask, what, stop=stop), self._end_copy, transfer)
         copy.begin(name, size, mode, deadline)
         return copy
@@ -338,5 +340,5 @@ class GuestServices:
         if record.frozen:
             self._begin(FreezeRequest(FreezeOp.THAW))
         if record.transfer is not None:
-            self._transfers = itertools.count(record.transfer + 1)
+            self._last_transfer = record.transfer
             self._begin(FileRequest(FileOp.CANCEL, record.transfer))
