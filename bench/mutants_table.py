@@ -167,8 +167,8 @@ _SNAPSHOTS = (
 _VMM = ("machine", "machine,guest=mortal,stop=false", "machine,swap=enable,hosts=0,stop=false")
 _SERVED = (
     "machine,guest=utility,asks=1,hosts=0",
-    "machine,guest=twins,vcpus=2,asks=1,hosts=0",
-    "machine,guest=twins,vcpus=2,hosts=0,stop=false",
+    "machine,guest=twins,vcpus=2,asks=1,hosts=0,boot=true",
+    "machine,guest=twins,vcpus=2,hosts=0,boot=true,stop=false",
 )
 _SERVICES = (
     "services,requests=1,event=none",
@@ -186,6 +186,7 @@ _SERVICES = (
     "services,asks=1,event=pause",
     "services,requests=1,asks=1",
     *_SERVED,
+    "machine,guest=files,copies=2,hosts=0,stop=false",
     "machine,guest=hibernator,asks=2,hosts=0,suspenders=1,stop=false",
 )
 # What is explored with a mistake of concurrency in a file; other files of a folder have that of the folder.

@@ -146,6 +146,7 @@ CALM = (
     ),
     "machine,guest=utility,asks=1,hosts=0",
     "machine,guest=hibernator,asks=1,hosts=0,stop=false",
+    "machine,guest=twins,vcpus=2,hosts=0,boot=true,stop=false",
 )
 SERVICES = (
     "services,event=none,requests=1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +15,15 @@ from hfsched.explore.execution import search
 from hfsched.explore.registry import find
 from hfsched.explore.strategies.choose import make
 from hfsched.explore.strategies.exhaustive import Exhaustive
+from hfsched.explore.watch.racepass import race_pass
+from hfsched.mailbox.ports import PortMessage
 from hfsched.scenarios.shipped.world import ShippedMachine
 from hfsched.scheduler.driver import Driver
 from hfsched.scheduler.userhold import UserHold
+from hfsched.services.copying import FileCopy
+from hfsched.services.host import GuestServices
 from hfsched.vmm import machine
+from hfsched.vmm.utilities import VmServices
 
 
 @pytest.mark.parametrize(("spec", "bound"), small("machine", "subscribers"))
@@ -66,6 +72,44 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
     assert result.failure is not None
 
 
+def test_services_that_are_made_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody ends the tasks of the first ones."""
+
+    def receive(services: VmServices, message: PortMessage) -> None:
+        made = services.made
+        if made is None:
+            with services._lock:
+                made = services._make()
+            services._start(made)
+        made.deliver(message.payload)
+
+    monkeypatch.setattr(VmServices, "receive", receive)
+    spec = "machine,guest=twins,vcpus=2,hosts=0,boot=true,stop=false"
+    result = search(find(spec), make("pos", 1), until=lambda r: r.executions >= 200)
+    assert result.failure is not None
+    assert "goes on after the machine's end" in str(result.failure.failure)
+
+
+def test_copies_that_begin_at_the_same_time_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(services: GuestServices, _name: str, size: int, mode: int) -> FileCopy:
+        with services._lock:
+            transfer = services._last_transfer = services._last_transfer + 1
+        copy = FileCopy(partial(services.ask, "copy"), services._end_copy, transfer)
+        copy.begin("name", size, mode, None)
+        return copy
+
+    monkeypatch.setattr(GuestServices, "begin_copy", begin)
+    spec = "machine,guest=files,copies=2,hosts=0,stop=false"
+    result = search(find(spec), make("pos", 1), until=lambda r: r.executions >= 100)
+    assert result.failure is not None
+    assert "NOT_FOUND" in str(result.failure.failure)
+
+
+def test_there_is_no_data_race_in_copies() -> None:
+    result = race_pass(find("machine,guest=files,copies=2,hosts=0"), 1, walks=8, executions=20)
+    assert result.failure is None, result.failure
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -89,7 +133,9 @@ def test_a_hold_that_requests_change_at_the_same_time_is_found(
         "guest=utility,asks=2,suspenders=1,hosts=0",
         "guest=utility,asks=1,suspenders=1,hosts=0,boot=true,timers=true,stop=false",
         "guest=hibernator,asks=2,suspenders=1,hosts=0,stop=false",
-        "guest=twins,vcpus=2,asks=1,suspenders=1,hosts=0",
+        "guest=twins,vcpus=2,asks=2,suspenders=1,hosts=0,boot=true",
+        "guest=files,copies=3,suspenders=1,hosts=0,stop=false",
+        "guest=files,copies=2,hosts=0,boot=true,timers=true",
         "clients=suspender-suspender,suspenders=1,stop=false",
         "clients=suspender-asks,hosts=0,quiet=true",
         "clients=snapshotter-hibernator,hosts=0",
@@ -174,6 +220,7 @@ def test_a_stop_that_does_not_wait_for_senders_is_found(monkeypatch: pytest.Monk
         ("rings=1,stop=false", "rings"),
         ("guest=bell,rings=1", "rings"),
         ("asks=1", "asks"),
+        ("copies=1", "copies"),
         ("guest=utility", "hosts"),
     ],
 )

@@ -8,12 +8,10 @@
 - ``server``: answers messages, and direct requests with their own words but the last, which counts them;
 - ``doomed``: as ``server``, but vCPU 1, turned on at the first message or request, ends: the VM aborts;
 - ``lists``: answers each message, and reads which partitions there are;
-- ``utility``: offers a service, and answers each request with its own body;
-- ``hibernator``: the same, but hibernates and comes back before it answers the first;
-- ``twins``: as ``utility``, but both vCPUs offer it, at the same time;
 - ``bell``: answers each message, and each ring of the device at `BELL_WINDOW`.
 
-Those of several vCPUs that do something beside each other are in `siblings`.
+Those of several vCPUs that do something beside each other are in `siblings`, those that offer utility services
+in `utilities`.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from struct import iter_unpack
 from msgspec import Struct
 
 from hfsched.abi.ffa import PRIMARY_ID, FfaError, FfaId, Intid, PsciId
-from hfsched.mailbox.ports import HEADER, frame
+from hfsched.mailbox.ports import frame
 from hfsched.programs.bundled import echo
 from hfsched.programs.library import (
     Call,
@@ -44,10 +42,7 @@ from hfsched.scenarios.shipped.siblings import (
     stir,
     twice,
 )
-from hfsched.services.guest import GuestService
-from hfsched.services.transaction import Answer, Status
-from hfsched.services.wire import PORT as SERVICES
-from hfsched.services.wire import Goodbye, Message, ServiceId, decode, encode
+from hfsched.scenarios.shipped.utilities import files, hibernator, twins, utility
 from hfsched.vcpu.script import Cpu, Guest, Hvc, Program, Store, Wfi
 
 __all__ = ["BELL", "BELL_WINDOW", "GUESTS", "PORT", "TALKED", "GuestKind"]
@@ -182,55 +177,6 @@ def bell(cpu: Cpu) -> Guest:
             yield Store(BELL_WINDOW, 1, 4)
 
 
-def utility(cpu: Cpu) -> Guest:
-    """Offer a service, and answer each request with its own body."""
-    mailbox = GuestMailbox(cpu)
-    yield from mailbox.map()
-    yield from _offer(mailbox, hibernations=0)
-
-
-def hibernator(cpu: Cpu) -> Guest:
-    """Be ``utility``, but hibernate before the first answer, which is stale then."""
-    mailbox = GuestMailbox(cpu)
-    yield from mailbox.map()
-    yield from _offer(mailbox, hibernations=1)
-
-
-def twins(cpu: Cpu) -> Guest:
-    """Be ``utility``, while vCPU 1 offers the service too: TX has the same offer, whoever wrote it last."""
-    mailbox = GuestMailbox(cpu)
-    yield from mailbox.map()
-    yield Hvc(PsciId.CPU_ON, 1, cpu.address_of(_twin), mailbox.id)
-    yield from _offer(mailbox, hibernations=0)
-
-
-def _twin(cpu: Cpu) -> Guest:
-    mailbox = GuestMailbox(cpu)
-    mailbox.id = cpu.arg
-    yield from _tell(mailbox, GuestService(ServiceId.KVP).offer())
-    yield Hvc(PsciId.CPU_OFF)
-
-
-def _offer(mailbox: GuestMailbox, hibernations: int) -> Call[None]:
-    service = GuestService(ServiceId.KVP)
-    yield from _tell(mailbox, service.offer())
-    while True:
-        _, data = yield from mailbox.wait()
-        yield from mailbox.release()
-        request = service.receive(decode(data[HEADER.size :]))
-        if request is None:
-            continue
-        if hibernations:
-            hibernations -= 1
-            yield from _tell(mailbox, service.goodbye(Goodbye.HIBERNATE))
-            yield from _tell(mailbox, service.offer())
-        yield from _tell(mailbox, service.reply(request, Answer(Status.OK, request.body)))
-
-
-def _tell(mailbox: GuestMailbox, message: Message) -> Call[None]:
-    yield from mailbox.send(PRIMARY_ID, frame(SERVICES, SERVICES, encode(message)))
-
-
 class GuestKind(Struct, frozen=True):
     """A guest: its program, how often it answers a message, and how many messages it sends unasked.
 
@@ -279,4 +225,5 @@ GUESTS = {
     "utility": GuestKind(utility, serves=True),
     "hibernator": GuestKind(hibernator, serves=True),
     "twins": GuestKind(twins, vcpus=2, serves=True),
+    "files": GuestKind(files, serves=True),
 }

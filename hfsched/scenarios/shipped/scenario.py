@@ -15,7 +15,7 @@ from hfsched.control.command_server import CLIENTS_MAX
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
-from hfsched.scenarios.shipped.asker import Asker
+from hfsched.scenarios.shipped.asker import Asker, Copier
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
 from hfsched.scenarios.shipped.devices import Doorbell
 from hfsched.scenarios.shipped.guests import GUESTS
@@ -60,7 +60,7 @@ class MachineScenario:
     `patient` the first host reads no answer before all others are through.  Each of the `requesters` makes
     `requests`, direct ones to the guest ``server``, the first of them with a deadline each if there are `timers`.  Another task
     asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
-    One asks the guest ``utility`` or ``hibernator`` for its service, `asks` times.
+    One asks the guest ``utility`` or ``hibernator`` for its service, `asks` times; `copies` copy a file each into the guest ``files``.
     One looks `reports` times at what the machine does.  A device of the guest ``bell`` rings `rings` times.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each; a socket has `places` for them.  One task gives commands of `swap`, likewise joined; the first `deaths`
@@ -83,6 +83,7 @@ class MachineScenario:
     requests: int = 0
     requesters: int = 1
     asks: int = 0
+    copies: int = 0
     probes: int = 0
     reports: int = 0
     rings: int = 0
@@ -128,6 +129,7 @@ class MachineScenario:
             ("requesters", 1, 4 if self.requests else 1),
             ("patient", 0, int(self.hosts > 1 and self.vms > 1)),
             ("asks", 0, 100),
+            ("copies", 0, 4),
             ("probes", 0, 100),
             ("reports", 0, 100),
             ("rings", 0, 0 if self.stop else 100),
@@ -146,6 +148,7 @@ class MachineScenario:
             ("requests", ("server", "doomed")),
             ("rings", ("bell",)),
             ("asks", ("utility", "hibernator", "twins")),
+            ("copies", ("files",)),
         ):
             if getattr(self, name) and self.guest not in guests:
                 known = " or ".join(guests)
@@ -172,6 +175,7 @@ class MachineScenario:
             requesters=1,
             patient=False,
             asks=min(self.asks, 1),
+            copies=min(self.copies, 2),
             rings=min(self.rings, 1),
             suspenders=0,
             clients=self.clients.partition("-")[0],
@@ -322,7 +326,9 @@ class _World:
             ]
         if scenario.asks:
             self._askers.append(Asker(runtime, machine, scenario.asks))
-            self._others += self._askers
+        for number in range(scenario.copies):
+            self._askers.append(Copier(runtime, machine, 1, f"copier.{number}"))
+        self._others += self._askers
         if scenario.rings:
             self._others.append(Doorbell(runtime, machine, scenario.rings))
         if scenario.reports:
@@ -382,16 +388,13 @@ class _World:
         for each in (*self._others, *self.suspenders):
             assert each.ended, f"{each.name} waits"
             assert early or not each.stopped, f"{each.name} was stopped early"
-        for asker in self._askers:
-            ends = [Status.TIMED_OUT] if self._scenario.timers else []
-            if self._scenario.guest == "hibernator":
-                ends.append(Status.HIBERNATED)
-            asker.check(*ends)
+        self._check_askers()
         for client in self.clients:
             client.check(early=early or self._scenario.places < len(self.clients))
         if not self._scenario.stop and not self._scenario.timers:
             self._check_last_words()
         assert self.shipped.closed, "main has not ended"
+        self._check_tasks()
         self._check_held(early=early)
         for made in self.machine.assembly.vms:
             assert not made.outbox.waiting(), f"a sender to {made.name} that has gone has the turn"
@@ -399,6 +402,31 @@ class _World:
         patient = all(client.waits for client in self.clients)
         for vm in self.shipped.summary if self._kind.hosts_max else []:
             self._check_vm(vm, all_through=patient and not early)
+
+    def _check_askers(self) -> None:
+        scenario = self._scenario
+        ends = [Status.TIMED_OUT] if scenario.timers else []
+        if scenario.guest == "hibernator":
+            ends.append(Status.HIBERNATED)
+        elif scenario.guest == "twins" and scenario.boot:
+            ends.append(Status.DAEMON_GONE)  # the second offer ends what the first was asked
+        elif scenario.copies:
+            ends.append(Status.BUSY)
+        for asker in self._askers:
+            asker.check(*ends)
+        if scenario.copies and not any(asker.stopped for asker in self._askers):
+            done = any(Status.OK in asker.answers for asker in self._askers)
+            assert done or scenario.timers, "each copy has failed, for another one"
+            record = self.machine.services.save("g0")
+            assert record is not None
+            assert record.transfer is None, "a copy that has ended is under way"
+
+    def _check_tasks(self) -> None:
+        """Check that no task of a VM goes on, unless the time for the stop was short."""
+        for vm in () if self._scenario.timers else self.machine.vm_names():
+            mine = [task for task in self._runtime.tasks if task.name.startswith(f"{vm}.")]
+            left = [task.name for task in mine if not task.done]
+            assert not left, f"{', '.join(left)} goes on after the machine's end"
 
     def _check_held(self, *, early: bool) -> None:
         """Check that no user holds the machine but one who knows, and was sent away before the resume."""
