@@ -165,6 +165,10 @@ SERVICES = (
     "services,event=pause,requests=1,leavers=1,timers=false",
     "services,event=hibernate,requests=1,leavers=1,timers=false",
     "services,event=none,requests=0,asks=2,crashes=1,timers=false",
+    "services,event=none,requests=1,mute=true",
+    "services,event=none,requests=1,hosts=2,mute=true",
+    "services,event=pause,requests=0,asks=1,mute=true",
+    "services,event=hibernate,requests=1,mute=true",
 )
 
 

@@ -24,9 +24,14 @@ EVENTS = ("none", "hibernate", "pause", "restore")
 class ServicesScenario:
     """`hosts` ask a guest's daemon `requests` times each, and the daemon asks the host `asks` times.
 
-    The first `leavers` of the hosts give each request up, at any point.  Meanwhile `event` happens at any point; with `timers` any deadline may pass at any point; the daemon
-    crashes `crashes` times, and registers anew; with `boot` its first registration is explored too.  Every request gets exactly one answer, and its own; the
-    service is READY at the end, and has no deadline; the courier waits for room only with something to send; no daemon ends by a late reply; a pause changes nothing.
+    The first `leavers` of the hosts give each request up, at any point.  Meanwhile `event` happens at any
+    point; with `timers` any deadline may pass at any point; the daemon crashes `crashes` times, and registers
+    anew; with `mute`, which needs `timers`, no daemon answers, so that time-outs end all requests; with `boot`
+    its first registration is explored too.
+
+    Every request gets exactly one answer, and its own; none waits while the service could take it; the service
+    is READY at the end, and has no deadline; the courier waits for room only with something to send; no daemon
+    ends by a late reply; a pause changes nothing.
 
     With a `variant` the service is a driver in the guest as Linux has it, or had it; `tolerant` lets an
     execution end that has gone wrong, so that a complete search lists every way to go wrong.
@@ -38,6 +43,7 @@ class ServicesScenario:
     asks: int = 0
     event: str = "hibernate"
     crashes: int = 0
+    mute: bool = False
     timers: bool = True
     boot: bool = False
     tolerant: bool = False
@@ -54,13 +60,14 @@ class ServicesScenario:
             ("leavers", 0, self.hosts),
             ("asks", 0, 4),
             ("crashes", 0, 2),
+            ("mute", 0, int(self.timers)),
         )
         if self.event not in EVENTS:
             raise ValueError(f"event={self.event}: not one of {', '.join(EVENTS)}")
-        more = self.asks or self.crashes or self.hosts > 1 or self.leavers
+        more = self.asks or self.crashes or self.mute or self.hosts > 1 or self.leavers
         if self.variant and (more or self.event not in EVENTS[:2]):
             raise ValueError(
-                "the drivers of Linux have event=none or hibernate, one host that stays, no asks, no crashes"
+                "the drivers of Linux have event=none or hibernate, one host that stays, daemons that answer, no asks, no crashes"
             )
 
     @property
@@ -70,13 +77,15 @@ class ServicesScenario:
 
     def small(self) -> ServicesScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return replace(self, requests=min(1, self.requests), asks=min(1, self.asks), timers=False)
+        return replace(
+            self, requests=min(1, self.requests), asks=min(1, self.asks), timers=self.mute
+        )
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create host, guest, and what happens to them."""
         if self.variant:
             return historical_world(runtime, DRIVERS[self.variant], self)
-        guest = Guest(runtime, self.asks)
+        guest = Guest(runtime, self.asks, mute=self.mute)
         host = Host(runtime, guest, self)
         host.start()
         if self.event != "none":
@@ -84,4 +93,4 @@ class ServicesScenario:
             runtime.spawn(self.event, acts[self.event])
         for number in range(self.crashes):
             runtime.spawn(f"crash.{number}", host.crash)
-        return World(host.check, final=host.final, timers=self.timers)
+        return World(host.check, invariant=host.look, final=host.final, timers=self.timers)

@@ -8,7 +8,7 @@ to the thread that delivers it.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ from hfsched.services.dispatch import Dispatcher
 from hfsched.services.guest import GuestState
 from hfsched.services.records import ServiceRecord
 from hfsched.services.service import UtilityService
-from hfsched.services.transaction import Answer, Direction, State, Status
+from hfsched.services.transaction import Answer, Direction, State, Status, Ticket
 from hfsched.services.wire import decode, encode
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Size(Protocol):
     @property
     def crashes(self) -> int: ...
     @property
+    def mute(self) -> bool: ...
+    @property
     def timers(self) -> bool: ...
     @property
     def boot(self) -> bool: ...
@@ -58,6 +60,8 @@ class Host:
         self._guest = guest
         self._size = size
         self.answers: list[tuple[int, Status]] = []
+        runtime.declare_records(self.answers, reason="what the oracles compare")
+        self._ends = _ends(size)
         self._lives = 0
         self._closing = runtime.event("closing.0")
         self._way = Way(runtime, guest.rx, 0)
@@ -67,20 +71,16 @@ class Host:
         self._dispatcher = Dispatcher(self._services, {SERVICE: (1, 1)}, self._link)
         # A vCPU's thread is in the hypervisor, the scheduler or a handler: what a pause waits for.
         self._vcpus = runtime.lock("vcpus", state=self._life)
-        runtime.declare_records(self.answers, reason="what the oracles compare")
-        self._ends = {Status.OK}  # those of a request that its requester waits for
-        if size.timers:
-            self._ends.add(Status.TIMED_OUT)
-        if size.crashes:
-            self._ends.add(Status.DAEMON_GONE)
-        if size.event == "hibernate":
-            self._ends |= {Status.HIBERNATED, Status.DAEMON_GONE}
 
     def _life(self) -> tuple[int, str]:
         return self._lives, self._services[SERVICE].name
 
     def _make(self) -> UtilityService:
-        return UtilityService(self._runtime, f"kvp.{self._lives}", SERVICE)
+        service = UtilityService(self._runtime, f"kvp.{self._lives}", SERVICE)
+        locks = self._runtime.controller.table.locks()
+        [lock] = [each for each in locks if each.name == f"{service.name}.transactions"]
+        self._lock = lock
+        return service
 
     def start(self) -> None:
         """Let the daemon register, and start all tasks."""
@@ -105,7 +105,7 @@ class Host:
         if self._size.requests:
             for number in range(self._size.hosts):
                 spawn(f"host.{life}.{number}", partial(self._ask, service, life, number))
-        if self._size.asks:
+        if self._size.asks and not self._size.mute:
             spawn(f"serve.{life}", partial(self._serve, service))
 
     def deliver(self, data: bytes) -> None:
@@ -134,7 +134,7 @@ class Host:
             body = b"h%d.%d.%d" % (life, host, number)
             ticket = service.ask(body, TIMEOUT)
             self._runtime.retain_only(number)
-            answer = service.give_up(ticket) if leaves else ticket.wait()
+            answer = _given_up(service, ticket, body) if leaves else ticket.wait()
             assert not answer.ok or answer.body == body, f"{body!r} is answered {answer.body!r}"
             known = self._ends | {Status.TIMED_OUT} if leaves else self._ends
             assert answer.status in known, f"{body!r} ends with {answer.status.name}"
@@ -187,6 +187,14 @@ class Host:
 
     # Oracles.
 
+    def look(self) -> None:
+        """Check that a request is under way if one waits in a channel that is read; before every step."""
+        if self._lock.owner is None:
+            guarded: Any = self._service.key()
+            (_, is_open, paused, _, _), _, _, waiting, (pending, _), *_ = guarded
+            idle = is_open and not paused and pending is None
+            assert not (waiting and idle), "a request waits, and none is under way"
+
     def check(self) -> None:
         """Check the end."""
         service, guest = self._service, self._guest
@@ -202,10 +210,31 @@ class Host:
         )
         for body, answer in guest.answered:
             assert not answer.ok or answer.body == body, f"{body!r} is answered {answer.body!r}"
+            assert answer.status in self._ends, f"{body!r} ends with {answer.status.name}"
 
     def final(self) -> object:
         """Return the final state."""
         return (tuple(self.answers), tuple(self._guest.answered))
+
+
+def _ends(size: Size) -> set[Status]:
+    """Return how a request may end whose requester waits; of either side: each asks one at a time."""
+    ends = set() if size.mute else {Status.OK}
+    if size.timers:
+        ends.add(Status.TIMED_OUT)
+    if size.crashes:
+        ends.add(Status.DAEMON_GONE)
+    if size.event == "hibernate":
+        ends |= {Status.HIBERNATED, Status.DAEMON_GONE}
+    return ends
+
+
+def _given_up(service: UtilityService, ticket: Ticket, body: bytes) -> Answer:
+    """Give a request up; from then on it is not sent any more, unless that has begun."""
+    answer = service.give_up(ticket)
+    unsent = [decode(each.data).body for each in service.save().outbox if each.request is not None]
+    assert body not in unsent, f"{body!r} is given up, and is to be sent"
+    return answer
 
 
 def _check_calm(before: ServiceRecord, after: ServiceRecord, *, withdraws: bool) -> None:

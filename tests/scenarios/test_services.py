@@ -81,6 +81,7 @@ def test_there_is_no_data_race_on_plain_state(event: str) -> None:
         "asks=2,crashes=1,event=hibernate,hosts=3,leavers=1,requests=1",
         "asks=2,crashes=1,event=restore,hosts=2,leavers=1,requests=1",
         "asks=2,crashes=2,event=none,hosts=3,leavers=2,boot=true",
+        "asks=2,crashes=1,event=pause,hosts=2,leavers=1,mute=true",
     ],
 )
 def test_a_larger_service_holds_in_random_orders(spec: str) -> None:
@@ -90,7 +91,8 @@ def test_a_larger_service_holds_in_random_orders(spec: str) -> None:
 
 
 def _fails(**sizes: Any) -> str:
-    result = search(ServicesScenario(event="none", timers=False, **sizes), Exhaustive())
+    scenario = ServicesScenario(**{"event": "none", "timers": False, **sizes})
+    result = search(scenario, Exhaustive())
     assert result.failure is not None
     return str(result.failure.failure)
 
@@ -106,7 +108,25 @@ def test_a_request_that_is_given_up_and_leaves_the_channel_unread_is_found(
             return give_up(utility, ticket)
 
     monkeypatch.setattr(UtilityService, "give_up", mute)
-    assert "1 of 2 requests are answered" in _fails(requests=1, hosts=2, leavers=1)
+    assert "a request waits, and none is under way" in _fails(requests=1, hosts=2, leavers=1)
+
+
+def test_a_request_that_is_given_up_and_sent_yet_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UtilityService, "_withdraw", lambda _self, _request: None)
+    assert "is given up, and is to be sent" in _fails(requests=1, leavers=1, boot=True)
+
+
+def test_a_timer_that_is_not_told_of_the_resume_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = UtilityService.resume
+
+    def silent(utility: UtilityService) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(utility, "timer", utility.asks)
+            resume(utility)
+
+    monkeypatch.setattr(UtilityService, "resume", silent)
+    found = _fails(requests=1, event="pause", mute=True, timers=True)
+    assert "0 of 1 requests are answered" in found
 
 
 def test_a_courier_that_keeps_its_place_for_a_withdrawn_message_is_found(
