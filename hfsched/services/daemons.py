@@ -186,6 +186,10 @@ class FileReceiver(Daemon):
         self._transfer: int | None = None
         self._size = self._at = self._crc = 0
 
+    def key(self) -> object:
+        """Return the whole state, but for the files."""
+        return (self._transfer, self._size, self._at, self._crc)
+
     def serve(self, request: Request, now: int) -> Answer:  # noqa: ARG002
         """See `Daemon.serve`."""
         if not isinstance(request, FileRequest):

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 from hfsched.abi.ffa import PRIMARY_ID, PsciId
 from hfsched.mailbox.ports import HEADER, frame
 from hfsched.programs.library import Call, GuestMailbox
@@ -89,16 +87,11 @@ class _NoFiles:
         pass
 
 
-class _Receiver(FileReceiver):
-    def key(self) -> Hashable:
-        return (self._transfer, self._size, self._at, self._crc)
-
-
 def files(cpu: Cpu) -> Guest:
     """Receive files, one at a time."""
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
-    service, receiver = GuestService(ServiceId.FILE), _Receiver(_NoFiles())
+    service, receiver = GuestService(ServiceId.FILE), FileReceiver(_NoFiles())
     yield from _tell(mailbox, service.offer())
     while True:
         _, data = yield from mailbox.wait()
