@@ -18,7 +18,7 @@ from hfsched.services.dispatch import Dispatcher
 from hfsched.services.guest import GuestState
 from hfsched.services.records import ServiceRecord
 from hfsched.services.service import UtilityService
-from hfsched.services.transaction import Answer, Direction, State, Status, Ticket
+from hfsched.services.transaction import Answer, Direction, State, Status
 from hfsched.services.wire import decode, encode
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Host:
         self._guest = guest
         self._size = size
         self.answers: list[tuple[int, Status]] = []
-        runtime.declare_records(self.answers, reason="what the oracles compare")
+        self._ended: list[bytes] = []  # requests
+        runtime.declare_records(self.answers, self._ended, reason="what the oracles compare")
         self._ends = _ends(size)
         self._lives = 0
         self._closing = runtime.event("closing.0")
@@ -134,7 +135,8 @@ class Host:
             body = b"h%d.%d.%d" % (life, host, number)
             ticket = service.ask(body, TIMEOUT)
             self._runtime.retain_only(number)
-            answer = _given_up(service, ticket, body) if leaves else ticket.wait()
+            answer = service.give_up(ticket) if leaves else ticket.wait()
+            self._ended.append(body)
             assert not answer.ok or answer.body == body, f"{body!r} is answered {answer.body!r}"
             known = self._ends | {Status.TIMED_OUT} if leaves else self._ends
             assert answer.status in known, f"{body!r} ends with {answer.status.name}"
@@ -188,12 +190,19 @@ class Host:
     # Oracles.
 
     def look(self) -> None:
-        """Check that a request is under way if one waits in a channel that is read; before every step."""
-        if self._lock.owner is None:
-            guarded: Any = self._service.key()
-            (_, is_open, paused, _, _), _, _, waiting, (pending, _), *_ = guarded
-            idle = is_open and not paused and pending is None
-            assert not (waiting and idle), "a request waits, and none is under way"
+        """Check what holds before every step, unless the service is being changed.
+
+        A request is under way if one waits in a channel that is read; none is to be sent that has ended.
+        """
+        if self._lock.owner is not None:
+            return
+        guarded: Any = self._service.key()
+        (_, is_open, paused, _, _), _, _, waiting, (pending, _), outbox, _ = guarded
+        idle = is_open and not paused and pending is None
+        assert not (waiting and idle), "a request waits, and none is under way"
+        requests = [decode(each.data).body for each in outbox if each.request is not None]
+        late = [body for body in requests if body in self._ended]
+        assert not late, f"{late[0]!r} has ended, and is to be sent"
 
     def check(self) -> None:
         """Check the end."""
@@ -227,14 +236,6 @@ def _ends(size: Size) -> set[Status]:
     if size.event == "hibernate":
         ends |= {Status.HIBERNATED, Status.DAEMON_GONE}
     return ends
-
-
-def _given_up(service: UtilityService, ticket: Ticket, body: bytes) -> Answer:
-    """Give a request up; from then on it is not sent any more, unless that has begun."""
-    answer = service.give_up(ticket)
-    unsent = [decode(each.data).body for each in service.save().outbox if each.request is not None]
-    assert body not in unsent, f"{body!r} is given up, and is to be sent"
-    return answer
 
 
 def _check_calm(before: ServiceRecord, after: ServiceRecord, *, withdraws: bool) -> None:

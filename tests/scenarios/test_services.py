@@ -113,7 +113,7 @@ def test_a_request_that_is_given_up_and_leaves_the_channel_unread_is_found(
 
 def test_a_request_that_is_given_up_and_sent_yet_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UtilityService, "_withdraw", lambda _self, _request: None)
-    assert "is given up, and is to be sent" in _fails(requests=1, leavers=1, boot=True)
+    assert "has ended, and is to be sent" in _fails(requests=1, leavers=1, boot=True)
 
 
 def test_a_timer_that_is_not_told_of_the_resume_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
