@@ -43,7 +43,7 @@ EXECUTIONS, OF_MACHINES = 3000, 300  # of one scenario
 RANDOM = (
     100  # then, unless they were all, by each of `STRATEGIES`: what is far from the first schedules
 )
-STRATEGIES = ("pos", "random")
+STRATEGIES = ("pos", "portfolio")
 FIRST = 0.1  # of these, before unit tests of a small mistake
 RACES, WALKS = 100, 50  # in a race pass,
 RACE_SECONDS = 60.0  # of processor time at most

@@ -60,11 +60,22 @@ _MESSAGES = (
     "events,event=timer,messages=1",
     "events,event=post,messages=1",
     "mailbox,runners=1",
+    "mailbox,receiver=wfi-echo,vcpus=2",
+    "mailbox,receiver=reader-1,vcpus=2",
+    "mailbox,receiver=reader-off,vcpus=2",
+    "mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true",
+    "mailbox,hosts=2,hurried=1,messages=1",
+    "mailbox,guests=1,hurried=1",
+    "events,event=abort,messages=2",
+    "programs,program=nW-nW;;",
+    "restored",
+    "machine,hosts=1,suspenders=2,stop=false",
     "machine,hosts=2,suspenders=1,rounds=2,stop=false",
     "machine,guest=doomed,vcpus=2,requests=1,stop=false",
     "machine,guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",
 )
 _BELL = ("machine,guest=bell,rings=2,stop=false",)
+_WRITERS = ("machine,guest=writer,vms=2,hosts=3,stop=false",)
 _STIRRED = (
     "machine,guest=stir,vcpus=2,stop=false",
     "programs,program=wejgI_fjgeW-nwW;0111;S",
@@ -82,12 +93,16 @@ _RUNNING = (
     "machine,guest=polls,vcpus=2,messages=2,suspenders=1,stop=false",
     "machine,guest=polls,vcpus=2,stop=false",
     "machine,guest=fatal,vcpus=2,stop=false",
+    "machine,guest=burst,vms=2,queue=1,hosts=2,patient=true,stop=false",
 )
 _BY_TURNS = (
+    "machine,by_turns=true,guest=chimes,vcpus=2,suspenders=1,stop=false",
     "machine,by_turns=true,vms=2,hosts=2,suspenders=1,stop=false",
     "machine,by_turns=true,vms=2,hosts=2,suspenders=1",
 )
 _REQUESTS = (
+    "machine,guest=server,requests=3,stop=false",
+    "machine,guest=server,requests=1,requesters=2,hosts=0,timers=true,stop=false",
     "machine,guest=server,requests=1,hosts=0",
     "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
 )
@@ -95,6 +110,7 @@ _SUSPENSION = (
     "suspension,holders=0,together=true",
     "suspension",
     "suspension,holders=2",
+    "suspension,failing=1",
     "machine,suspenders=2,hosts=0,stop=false",
     "machine,suspenders=1,hosts=0",
 )
@@ -111,6 +127,8 @@ _PORTS = (
 )
 _HELD = (
     "ports,readers=2",
+    "ports,readers=2,shared=true,messages=2",
+    "ports,readers=2,shared=true,beside=closes",
     "ports,beside=connects",
     "ports,beside=handles",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,clients=quitter",
@@ -125,6 +143,9 @@ _CLIENTS = (
     "machine,clients=silent,hosts=0",
     "machine,clients=asks-asks,hosts=0,stop=false",
     "machine,guest=mortal,clients=asks-queries,stop=false",
+    "machine,guest=mortal,clients=asks,hosts=0,stop=false",
+    "machine,guest=mortal,clients=asks-asks,hosts=0,stop=false",
+    "machine,clients=drops,queue=1,messages=5,stop=false",
     "machine,clients=asks-asks,hosts=0",
     "machine,clients=silent-asks,hosts=0,places=1",
     "machine,clients=asks,hosts=0,quiet=true",
@@ -143,14 +164,23 @@ _CONTROL = (
     "machine,clients=status,hosts=0",
     "machine,clients=status-status,hosts=0,stop=false",
     "machine,clients=status-status,hosts=0,places=1",
+    "machine,clients=suspender-status,hosts=0,places=1,stop=false",
     "machine,clients=subscriber,hosts=0",
+    "machine,clients=slow,suspenders=1,hosts=0,stop=false",
+    "machine,clients=retrier-canceller,hosts=0,stop=false",
     "machine,clients=follower,hosts=0,stop=false",
     "machine,clients=deaf,hosts=0,suspenders=1",
     *_USER,
 )
+_QUIET = (
+    "machine,clients=asks,hosts=0,quiet=true",
+    "machine,clients=stalls,hosts=0,quiet=true",
+    "machine,clients=suspender,hosts=0,quiet=true",
+)
 _REPORTS = ("machine,reports=2", "machine,guest=smp,vcpus=2,reports=2,suspenders=1")
 _SNAPSHOTS = (
     "snapshots",
+    "snapshots,takers=1,vms=2",
     "snapshots,endings=drops-confirms",
     "snapshots,endings=ends-confirms",
     "snapshots,endings=fails-confirms",
@@ -200,6 +230,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "machine,guest=doomed,vcpus=2,requests=3,hosts=0,stop=false",
         "machine,probes=2,stop=false",
         "machine,guest=talker,listener=late,queue=1,suspenders=1,stop=false",
+        "machine,guest=talker,listener=late,queue=1,probes=1,stop=false",
+        "restored,guest=burst,queue=1",
         *_REPORTS,
         *_BY_TURNS,
         _PORTS[-1],
@@ -218,10 +250,11 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "events,event=post,messages=1",
         "machine,probes=1,hosts=0",
         "machine,probes=1,suspenders=1,hosts=0",
+        "machine,probes=1,suspenders=2,hosts=0,stop=false",
     ),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
     "hfsched/scheduler/userhold.py": _USER,
-    "hfsched/hypervisor": (*_BESIDE, *_MESSAGES, *_REQUESTS, *_STIRRED),
+    "hfsched/hypervisor": (*_BESIDE, *_MESSAGES, *_WRITERS, *_REQUESTS, *_STIRRED),
     "hfsched/hypervisor/hypervisor.py": (
         "machine,guest=pokes,vcpus=2,stop=false",
         *_BESIDE,
@@ -229,8 +262,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *_REQUESTS,
         *_STIRRED,
     ),
-    "hfsched/hypervisor/interrupts.py": _BELL,
-    "hfsched/hypervisor/lines.py": _BELL,
+    "hfsched/hypervisor/interrupts.py": (*_BELL, *_WRITERS, *_MESSAGES),
+    "hfsched/hypervisor/lines.py": (*_BELL, *_WRITERS, *_MESSAGES),
     "hfsched/hypervisor/power.py": (
         "machine,guest=rivals,vcpus=3,stop=false",
         "machine,guest=smp,vcpus=2,stop=false",
@@ -239,6 +272,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *_MESSAGES,
     ),
     "hfsched/vmm": (*_VMM, *_REPORTS),
+    "hfsched/vmm/machine.py": (*_VMM, "restored,held=true", *_SUSPENSION, *_PORTS),
+    "hfsched/vmm/report.py": (*_REPORTS, *_QUIET),
     "hfsched/vmm/snapshots.py": _SNAPSHOTS,
     "hfsched/vmm/snapshotting.py": ("restored", *_SNAPSHOTS),
     "hfsched/vmm/utilities.py": _SERVED,

@@ -31,6 +31,8 @@ MAILBOX = (
     *(f"mailbox,receiver={each},messages=3,boot=true" for each in ONE_VCPU),
     "mailbox,receiver=trusty-0,vcpus=2,messages=1,boot=true",
     "mailbox,runners=1",
+    "mailbox,receiver=reader-off,vcpus=2",
+    "mailbox,hosts=1,hurried=1,messages=1",
 )
 EVENTS = (
     *(
@@ -92,6 +94,7 @@ SWAP = (
 )
 HOLDS = (
     "suspension",
+    "suspension,failing=1",
     "userhold",
     *(f"userhold,{each}" for each in ("rounds=2", "users=3")),
     *(f"userhold,users=1,{each}" for each in ("keeps=true", "looks=2")),
@@ -101,12 +104,15 @@ SNAPSHOTS = (
         f"snapshots,endings={each}"
         for each in ("confirms", "drops", "drops-confirms", "ends-confirms", "fails-confirms")
     ),
+    "snapshots,takers=1,vms=2",
     "snapshots,takers=1,cancels=3,vms=2",
     "restored",
+    "restored,held=true",
     *(f"restored,guest={each}" for each in ("writer", "burst,queue=1")),
 )
 PORTS = (
     *(f"ports,{each}" for each in ("messages=2", "readers=2")),
+    *(f"ports,readers=2,shared=true,{each}" for each in ("messages=2", "beside=closes")),
     *(f"ports,beside={each}" for each in ("opens", "handles", "connects")),
 )
 MACHINE = (
@@ -120,6 +126,7 @@ MACHINE = (
     "machine,guest=mortal,stop=false",
     "machine,guest=smp,vcpus=2,stop=false",
     "machine,guest=server,requests=1,hosts=0",
+    "machine,guest=server,requests=2,hosts=0,stop=false",
     "machine,guest=server,requests=1,hosts=0,timers=true,stop=false",
     "machine,sends=deadline,timers=true,stop=false",
     "machine,suspenders=1,hosts=0",

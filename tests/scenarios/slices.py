@@ -24,6 +24,6 @@ def holds(scenario: Scenario, bound: int | None = None) -> None:
     if result.complete:
         return
     assert result.executions >= SLICE
-    result = search(scenario, make("pos", 1), until=lambda so_far: so_far.executions >= DRAWN)
+    result = search(scenario, make("portfolio", 1), until=lambda so_far: so_far.executions >= DRAWN)
     assert result.failure is None, result.failure
     assert result.executions >= DRAWN
