@@ -50,6 +50,12 @@ SWAP = (
     "swap,beside=enable-disable",
     "swap,deadlines=true,deaths=1,failing_starts=1",
     "swap,deadlines=true,child=lives,commands=enable-disable-enable",
+    "swap,commands=enable,guests=0,deaths=1",
+    "swap,commands=enable,guests=0,beside=live",
+    "swap,deadlines=true,commands=enable-live,guests=0,child=lives",
+    "swap,deadlines=true,commands=enable-status,guests=0,child=lives",
+    "swap,deadlines=true,commands=live,guests=0,deaths=1",
+    "swap,deadlines=true,commands=live,guests=0,deaths=1,failing_starts=1",
 )
 _MESSAGES = (
     "mailbox,messages=1,hosts=2",

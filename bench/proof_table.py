@@ -65,6 +65,8 @@ SWAP = (
             "enable,abort=true",
             "enable,deaths=1",
             "enable,deaths=1,failing_starts=1",
+            "enable,guests=0,deaths=1",
+            "enable,guests=0,beside=live",
             "enable-close,guests=0,deaths=1,failing_starts=1",
             "enable-status,bugs=1,guests=0",
             "enable,spawner_dies=true",

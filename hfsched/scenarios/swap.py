@@ -17,6 +17,7 @@ from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.thing import Thing
 from hfsched.scenarios.swapmain import FailingRuntime, MainModel
+from hfsched.scenarios.swaporacles import CheckedEnabling, UnderWay
 from hfsched.scenarios.swapvariants import PARTS, VARIANTS, deadlock
 from hfsched.scheduler.suspension import Holder, Step, Suspension
 from hfsched.swap.client.client import MonitorClient
@@ -174,6 +175,13 @@ class SwapScenario:
         """The canonical spec."""
         return spec_of("swap", self)
 
+    @property
+    def enables_alone(self) -> bool:
+        """Whether nothing brings pages in while an enable is under way."""
+        moving = {*self.beside.split("-")} - {"", "status", *LIVE, COPIED}
+        faults = (self.guests and self.touches) or self.child
+        return not (moving or faults or self.abort or self.bugs or self.spawner_dies)
+
     def small(self) -> SwapScenario:
         """Return the size whose every interleaving a race pass runs."""
         return SwapScenario(
@@ -241,8 +249,12 @@ class _Machine:
             needed=self.memory.needed,
             alarm=self._alarm() if scenario.damaged else None,
         )
+        under_way = UnderWay(runtime)
+        self.client.enabling = CheckedEnabling(
+            self.client.enabling, self.memory, under_way, exact=scenario.enables_alone
+        )
         self._live = parts.live(
-            self.memory, self.client, Holder(suspension, "snapshot", frozen=True)
+            self.memory, self.client, Holder(suspension, "snapshot", frozen=True), under_way
         )
         self.lost: list[str] = []
         self.begun: dict[str, int] = {}  # task -> number of requests made
@@ -340,17 +352,15 @@ class _Machine:
             self.ended[task].append(f"{word}: {exc}")
             if word == "enable" and self._undoes:
                 self._accepted.note("disable")
-            if word in LIVE and self._scenario.deadlines:
-                self._accepted.note("enable")  # what it has staged may stay so
         else:
             self.ended[task].append(word)
             self._accepted.note(word)
 
     @property
     def _undoes(self) -> bool:
-        """Whether an Enable that fails leaves nothing staged: nobody else asks, and no second failure undoes that."""
+        """Whether an Enable that fails leaves nothing staged: nobody else moves pages, and no second failure undoes that."""
         scenario = self._scenario
-        return not (scenario.beside or scenario.bugs)
+        return scenario.beside in ("", "status") and not scenario.bugs
 
     def _close(self) -> None:
         self._runtime.point("aborted", self.gate, condition=lambda: self.gate.aborted)
@@ -373,12 +383,14 @@ class _Machine:
                     continue
                 in_the_way &= not (self._scenario.deadlines and "in time" in outcome)
                 assert not in_the_way, f"a process that may die makes a command fail: {outcome}"
+                assert "unexpected answer" not in outcome, f"an answer to another one: {outcome}"
         if self.lost:
             return
         if not self._scenario.deaths:
             failed = self._scenario.bugs - self.memory.phase.bugs
             assert self.client.supervisor.failed == failed, "a monitor's failure is not told"
         self.memory.check()
+        assert not self.memory.held(), "moves wait for ever, and no snapshot holds them"
         assert not self.gate.inside, "a guest is never resumed"
         if self.child_model is not None:
             self.child_model.check()

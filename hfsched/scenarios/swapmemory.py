@@ -126,6 +126,7 @@ class Memory:
         self.phase.bugs = bugs
         self.owed = Owed(runtime, pages) if live else None
         self.monitors = 0
+        self.held: Callable[[], bool] = lambda: False  # whether the last monitor moves nothing
         self.dead: set[str] = set()  # processes
         self.alarm = runtime.eventfd("swap.alarm")
         self.stored = stored

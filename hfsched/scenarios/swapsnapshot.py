@@ -17,6 +17,7 @@ from hfsched.swap.protocol.messages import State as SwapState
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.scenarios.swapmemory import Memory, Page
+    from hfsched.scenarios.swaporacles import UnderWay
     from hfsched.scheduler.suspension import Holder
     from hfsched.swap.client.client import MonitorClient
 
@@ -88,10 +89,13 @@ class Live:
     reads_first = True  # a page is read before it is marked as written
     settles = True  # no fault is half served while pages are copied
 
-    def __init__(self, memory: Memory, client: MonitorClient, hold: Holder) -> None:
+    def __init__(
+        self, memory: Memory, client: MonitorClient, hold: Holder, under_way: UnderWay
+    ) -> None:
         self._memory = memory
         self._client = client
         self._hold = hold
+        self._under_way = under_way
 
     def take(self, pages: int | None = None) -> None:
         """Take a snapshot of all pages, or of so many, without staging any; raises SwapError."""
@@ -100,16 +104,17 @@ class Live:
         client.hold("a snapshot is being taken")
         before, unstage = SwapState.FAILED, pages is None
         try:
-            before = client.status().state
-            unstage = pages is None or before is SwapState.READY
-            if before in _QUIET:
-                self._begin(owed)
-                if pages is None:
-                    client.enabling.stage_running(None)
-                elif before is SwapState.READY:
-                    client.enabling.serve(None)
-                self._take_some(owed, pages)
-                unstage = unstage and before is not SwapState.PENDING
+            with self._under_way.doing("snapshot"):
+                before = client.status().state
+                unstage = pages is None or before is SwapState.READY
+                if before in _QUIET:
+                    self._begin(owed)
+                    if pages is None:
+                        client.enabling.stage_running(None)
+                    elif before is SwapState.READY:
+                        client.enabling.serve(None)
+                    self._take_some(owed, pages)
+                    unstage = unstage and before is not SwapState.PENDING
         finally:
             self._memory.at("stop owing", owed)
             owed.owing = False
@@ -124,7 +129,7 @@ class Live:
         memory, client = self._memory, self._client
         client.hold("a snapshot is being taken")
         try:
-            with suspended(self._hold):
+            with self._under_way.doing("snapshot"), suspended(self._hold):
                 if self.settles:
                     client.enabling.quiesce(None)
                 for page in memory.pages:

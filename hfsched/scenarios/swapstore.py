@@ -411,11 +411,15 @@ class _UncountedController(Controller):
         finally:
             self._moves = counted
 
+    def held(self) -> bool:
+        """Return whether it moves nothing until it is told to go on."""
+        return self._held and not self.ended
+
 
 class Monitor:
     """A monitor's program over a `Memory`."""
 
-    controller: type[Controller] = _UncountedController
+    controller: type[_UncountedController] = _UncountedController
     wakes = True
     quiesces = True
     settles = True
@@ -437,7 +441,9 @@ class Monitor:
         def make(begin: Begin, _fds: Sequence[int]) -> Controller:
             if not begin.fresh:
                 store.take_over()
-            return self.controller(lambda: 0, store, store)
+            controller = self.controller(lambda: 0, store, store)
+            self._memory.held = controller.held
+            return controller
 
         serve(runtime, end, make)
         store.close()

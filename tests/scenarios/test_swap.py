@@ -59,6 +59,24 @@ def test_larger_machines_are_sampled(spec: str) -> None:
     assert result.failure is None
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "commands=enable,beside=live,child=lives",
+        "commands=live,deaths=1",
+        "commands=live-enable-out-disable,deaths=1,failing_starts=2",
+        "commands=enable,beside=status,child=lives",
+    ],
+)
+def test_what_must_be_undone_is_undone_however_late_requests_are(spec: str) -> None:
+    """Another request may be in the way until the deadline of the one that undoes it."""
+    strategy = make("pos", 1)
+    result = search(
+        find(f"swap,deadlines=true,guests=0,{spec}"), strategy, until=lambda r: r.executions >= 600
+    )
+    assert result.failure is None
+
+
 def test_an_enable_that_fails_beside_a_death_leaves_nothing_staged() -> None:
     """The request that undoes it may have passed its deadline before another monitor serves."""
     spec = "swap,deadlines=true,deaths=1,failing_starts=1,commands=enable,guests=0"
@@ -74,14 +92,21 @@ def test_every_mistake_is_found(variant: str) -> None:
     assert result.failure is not None
 
 
-def test_memory_that_stays_staged_after_an_enable_that_failed_is_found(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("child=lives,commands=enable", "is not resident"),
+        ("deaths=1,failing_starts=1,commands=live", "moves wait for ever"),
+    ],
+)
+def test_what_is_not_undone_when_another_request_is_in_the_way_is_found(
+    spec: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MonitorClient, "_bring_in", lambda _: None)
-    spec = "swap,deadlines=true,child=lives,commands=enable,guests=0"
-    result = search(find(spec), make("pos", 1), until=lambda r: r.executions >= 300)
+    monkeypatch.setattr(MonitorClient, "_undo", MonitorClient._ask)
+    find_it = find(f"swap,deadlines=true,guests=0,{spec}")
+    result = search(find_it, make("pos", 1), until=lambda r: r.executions >= 600)
     assert result.failure is not None
-    assert "is not resident" in str(result.failure.failure)
+    assert text in str(result.failure.failure)
 
 
 def test_the_deadlock_is_told_for_what_it_is() -> None:

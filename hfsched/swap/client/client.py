@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from hfsched.runtime.waitable import Waitable
 from hfsched.swap.client.enabling import Enabling
-from hfsched.swap.client.errors import LostError, SwapError
+from hfsched.swap.client.errors import BusyError, LostError, SwapError
 from hfsched.swap.client.jobs import Job, Result
 from hfsched.swap.client.member import Member, RegisteredMember
 from hfsched.swap.client.setup import refusal
@@ -42,7 +42,6 @@ from hfsched.swap.protocol.messages import (
     Status,
     SwapOut,
     Trim,
-    Zapped,
     name_of,
     reply_text,
 )
@@ -103,7 +102,7 @@ class MonitorClient:
         self._on_lost = on_lost
         self._on_unserved = on_unserved
         self._needed = needed
-        self.enabling = Enabling(runtime, self._ask, staged)
+        self.enabling = Enabling(runtime, self._ask, self._undo, staged)
         self._alarm = alarm
         self._spawner_lost = runtime.spawner_lost
         # The client's task alone, once it runs.
@@ -113,7 +112,7 @@ class MonitorClient:
         self._lock = runtime.lock("swap", state=self.key)
         self._busy = False  # a request is under way,
         self._abandoned = False  # and its requester does not wait any more
-        self._job: Job | None = None
+        self._jobs: tuple[Job, ...] = ()  # to be performed, in order; at most one has the turn
         self._result: Result | SwapError | None = None
         self._closed = ""  # why no request is accepted any more,
         self._lost = False  # and whether that is because the monitor is lost
@@ -125,10 +124,10 @@ class MonitorClient:
 
     def key(self) -> object:
         """Return the state that the lock guards."""
-        job = None if self._job is None else (name_of(self._job.request), self._job.deadline)
+        jobs = tuple((name_of(job.request), job.deadline) for job in self._jobs)
         result = self._result.key() if isinstance(self._result, Result) else str(self._result)
         holds = (self._held, self._enabling_now)
-        return (self._busy, self._abandoned, job, result, self._closed, self._lost, holds)
+        return (self._busy, self._abandoned, jobs, result, self._closed, self._lost, holds)
 
     def start(
         self,
@@ -224,7 +223,7 @@ class MonitorClient:
         `unstage`: staged pages come back at once; `release`: and swap is disabled if nothing is out.
         """
         with suppress(SwapError):
-            self._command(Job(GoOn(unstage=unstage, release=release), deadline))
+            self._undo(Job(GoOn(unstage=unstage, release=release), deadline))
         with self._lock:
             self._held = ""
 
@@ -275,6 +274,21 @@ class MonitorClient:
         """Have a request done; raises SwapError if it is refused."""
         self._ask(job).check()
 
+    def _undo(self, job: Job) -> None:
+        """Have a request done: if another one is in the way until the deadline, then as the next one."""
+        try:
+            self._ask(job)
+        except BusyError:
+            with self._lock:
+                if not self._closed:
+                    self._add_job(Job(job.request, awaited=False))
+            raise
+
+    def _add_job(self, job: Job) -> None:
+        """Have the client's task perform a request; under the lock."""
+        self._jobs = (*self._jobs, job)
+        self._posted.set()
+
     def _ask(self, job: Job) -> Result:
         if job.deadline is None and self._default_timeout is not None:
             job = Job(job.request, self._runtime.now() + self._default_timeout, job.member)
@@ -311,12 +325,11 @@ class MonitorClient:
                     self._check_held(name_of(job.request))
                 if not self._busy:
                     self._busy = True
-                    self._job = job
-                    self._posted.set()
+                    self._add_job(job)
                     return
                 self._free.clear()
             if not self._free.wait(job.deadline):
-                raise SwapError(f"{name_of(job.request)}: another request did not end in time")
+                raise BusyError(f"{name_of(job.request)}: another request did not end in time")
 
     # The client's task.
 
@@ -342,10 +355,10 @@ class MonitorClient:
         with self._lock:
             self._closed = why
             self._lost = True
+            self._jobs = ()
             if self._abandoned:
                 self._free_again()
             elif self._busy and self._result is None:
-                self._job = None
                 self._result = LostError(why)
                 self._done.set()
 
@@ -403,11 +416,19 @@ class MonitorClient:
             self._perform_alone(Discard(first=page, count=1))
 
     def _next(self) -> bool:
-        """Perform the posted request; return whether it ended the monitor."""
+        """Perform the first posted request; return whether it ended the monitor."""
         with self._lock:
-            self._posted.clear()
-            job, self._job = self._job, None
-        assert job is not None
+            job, *others = self._jobs
+            self._jobs = tuple(others)
+            if not others:
+                self._posted.clear()
+        if job.awaited:
+            return self._perform(job)
+        self._perform_alone(job.request)
+        return False
+
+    def _perform(self, job: Job) -> bool:
+        """Perform a request, and hand over the result; return whether it ended the monitor."""
         result: Result | SwapError
         try:
             if isinstance(job.request, Enable | Stage) and (why := self._why_not_enable()):
@@ -427,12 +448,7 @@ class MonitorClient:
             if not abandoned:
                 self._result = result
                 self._done.set()
-        if abandoned:
-            if isinstance(job.request, Enable | Stage | Zapped):
-                self._bring_in()  # its requester could not, for this one was under way
-            elif isinstance(job.request, Hold):
-                self._perform_alone(GoOn())  # likewise
-            with self._lock:
+            else:
                 self._free_again()
         return ended
 

@@ -36,15 +36,21 @@ _LOOKS, _LOOK_AGAIN = 100, 1_000_000  # ns: a fault that is being served takes m
 class Enabling:
     """Stages memory, most often while the machine is suspended, by requests that `ask` makes; any one task at a time.
 
-    `ask(job)` returns the result of a request, or raises SwapError.  `staged(page)` returns whether the page
+    `ask(job)` returns the result of a request, or raises SwapError; `undo(job)` has one done in any case, at last after the
+    deadline.  `staged(page)` returns whether the page
     table has a page as staged or out.
     """
 
     def __init__(
-        self, runtime: Runtime, ask: Callable[[Job], Result], staged: Callable[[int], bool]
+        self,
+        runtime: Runtime,
+        ask: Callable[[Job], Result],
+        undo: Callable[[Job], None],
+        staged: Callable[[int], bool],
     ) -> None:
         self._runtime = runtime
         self._ask = ask
+        self._undo = undo
         self._staged = staged
 
     def stage(self, deadline: int | None) -> int:
@@ -57,7 +63,7 @@ class Enabling:
             raise SwapError(f"enable: {ATTEMPTS} monitors have died of it")
         except BaseException:
             with suppress(SwapError):  # requested, but not waited for beyond the deadline
-                self._ask(Job(Disable(), deadline))
+                self._undo(Job(Disable(), deadline))
             raise
 
     def _mark_and_zap(self, deadline: int | None) -> int | None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from hfsched.errors import HfschedError
 
-__all__ = ["LostError", "MonitorFailedError", "SwapError"]
+__all__ = ["BusyError", "LostError", "MonitorFailedError", "SwapError"]
 
 
 class SwapError(HfschedError):
     """A request was not done; the text is one line with the reason.  The guests keep running."""
+
+
+class BusyError(SwapError):
+    """A request was not made: another one did not end in time."""
 
 
 class LostError(SwapError):

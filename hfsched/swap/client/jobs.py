@@ -14,11 +14,12 @@ __all__ = ["Job", "Result"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request, its deadline (ns), and the member that a Register is about."""
+    """A request, its deadline (ns), the member that a Register is about, and whether a task waits for the result."""
 
     request: MonitorRequest
     deadline: int | None = None
     member: Member | None = None
+    awaited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
