@@ -54,8 +54,17 @@ SWAP = (
     "swap,commands=enable,guests=0,beside=live",
     "swap,deadlines=true,commands=enable-live,guests=0,child=lives",
     "swap,deadlines=true,commands=enable-status,guests=0,child=lives",
-    "swap,deadlines=true,commands=live,guests=0,deaths=1",
+    "swap,deadlines=true,commands=copied,guests=0,deaths=2",
     "swap,deadlines=true,commands=live,guests=0,deaths=1,failing_starts=1",
+)
+_MEMBERS = (
+    "members,parents=2,commands=close",
+    "members,commands=close,touches=0",
+    "members,commands=enable,parents=2,children=0,dies=1,fails=true",
+    "members,commands=enable-out,parents=2,children=0,dies=2",
+    "members,commands=status,tracked=true",
+    "members,commands=collect-enable,children=0,dies=1,deaths=1,deadlines=true",
+    "members,beside=collect,dies=2",
 )
 _MESSAGES = (
     "mailbox,messages=1,hosts=2",
@@ -295,7 +304,9 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     ),
     "hfsched/control/port_server.py": _CLIENTS,
     "hfsched/control/session.py": _CLIENTS,
-    "hfsched/swap/client": (*SWAP, "machine,swap=enable,hosts=0,stop=false"),
+    "hfsched/vmm/swapping.py": (*_MEMBERS, "machine,swap=enable,hosts=0,stop=false"),
+    "hfsched/swap/client": (*SWAP, *_MEMBERS, "machine,swap=enable,hosts=0,stop=false"),
+    "hfsched/swap/client/newcomers.py": _MEMBERS,
 }
 # Each a known way to lose a message or to spin, of tests/scheduler/test_lost_wakeups.py.
 MISTAKES = (

@@ -94,6 +94,11 @@ SWAP = (
         )
     ),
 )
+MEMBERS = (
+    "members,commands=enable-out,children=0",
+    "members,commands=enable-close,children=0",
+    "members,commands=enable,children=0,dies=1",
+)
 HOLDS = (
     "suspension",
     "suspension,failing=1",
@@ -186,7 +191,7 @@ def small(*names: str) -> list[tuple[str, int | None]]:
 
     tests/scenarios searches a slice of each.
     """
-    free = (*MAILBOX, *EVENTS, *SWAP, *HOLDS, *PORTS, *MACHINE, *SNAPSHOTS, *SERVICES)
+    free = (*MAILBOX, *EVENTS, *SWAP, *MEMBERS, *HOLDS, *PORTS, *MACHINE, *SNAPSHOTS, *SERVICES)
     rows = [*((spec, None) for spec in free), *((spec, 0) for spec in CALM)]
     return [row for row in rows if not names or row[0].partition(",")[0] in names]
 

@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hfsched.explore.thing import Thing
-from hfsched.scenarios.swapmemory import CHILD, Memory
+from hfsched.scenarios.swapmemory import CHILD, PROCESSES, Memory
 from hfsched.swap.child.child import Child
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.client.memberset import MemberSet
 from hfsched.swap.client.suspension import suspended
-from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Zap
-from hfsched.swap.protocol.messages import Done, Region
+from hfsched.swap.protocol.childmessages import ChildAnswer, ChildRequest, Map, Mapped, Zap
+from hfsched.swap.protocol.messages import Done, Refused, Region
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -23,19 +23,35 @@ if TYPE_CHECKING:
     from hfsched.swap.client.client import MonitorClient
     from hfsched.swap.client.suspension import Suspendable
 
-__all__ = ["ChildModel"]
+__all__ = ["ChildModel", "ModelChild"]
 
 
-class _Child(Child):
-    def __init__(self, runtime: ExploreRuntime, end: End, memory: Memory) -> None:
+class ModelChild(Child):
+    """A process's side, over a model of the kernel."""
+
+    def __init__(
+        self,
+        runtime: ExploreRuntime,
+        end: End,
+        memory: Memory,
+        process: str = CHILD,
+        *,
+        fails: bool = False,
+    ) -> None:
         super().__init__(runtime, end)
         self._memory = memory
+        self._process = process
+        self._fails = fails  # it may be unable to zap
 
     def _answer(self, request: ChildRequest, fds: list[int]) -> tuple[ChildAnswer, Sequence[int]]:
         if isinstance(request, Zap):
             assert self.gate.key() == (False, 0), "it zaps while it is not paused"
-            self._memory.zap(CHILD)
+            if self._fails and self._runtime.choose("it cannot zap", 2):
+                return Refused(text="it cannot"), ()
+            self._memory.zap(self._process)
             return Done(), ()
+        if isinstance(request, Map):
+            return Mapped(bases=()), ()
         return super()._answer(request, fds)
 
 
@@ -59,7 +75,7 @@ class _Member(ChildMember):
         self, parts: Sequence[Part], deadline: int | None, undo: ExitStack
     ) -> tuple[Region, ...]:
         del parts, deadline, undo
-        return (Region(0, 0, 1),)
+        return (Region(PROCESSES.index(CHILD), 0, 1),)
 
     def descriptors(self) -> Sequence[int]:
         return ()
@@ -100,7 +116,7 @@ class ChildModel(Thing):
         return (self._member.key(), CHILD in self._memory.dead, joined, self._started, self._done)
 
     def _program(self, runtime: ExploreRuntime, end: End) -> None:
-        child = _Child(runtime, end, self._memory)
+        child = ModelChild(runtime, end, self._memory)
         for number in range(self._workers):
             name = "child.work" if not number else f"child.work.{number}"
             runtime.spawn(name, partial(self._work, child, name))

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.memory.writeprotect import Run
 
-__all__ = ["CHILD", "MAIN", "Memory", "Page"]
+__all__ = ["CHILD", "MAIN", "PROCESSES", "Memory", "Page"]
 
 MAIN, CHILD = "main", "child"
+PROCESSES = (
+    MAIN,
+    CHILD,
+    *(f"child.{number}" for number in range(2, 7)),
+)  # by where they map memory
 
 
 class Page(Thing):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.scenarios.swapmemory import CHILD, MAIN, Memory, Page
+from hfsched.scenarios.swapmemory import MAIN, PROCESSES, Memory, Page
 from hfsched.scenarios.swapsnapshot import keep
 from hfsched.swap.monitor.controller import Controller
 from hfsched.swap.monitor.moves import Moves
@@ -43,14 +43,14 @@ class Store:
         self._settles = settles
         self._keeps = keeps  # a page that is owed is copied aside before it is mapped
         self._number = 0
-        self._processes: list[str] = []
+        self._processes: dict[int, str] = {}
 
     # Members: number 0 is main.
 
     def add(self, register: Register, fds: Sequence[int]) -> None:  # noqa: ARG002 - a model has none
         """See `Processes.add`."""
         memory = self._memory
-        process = CHILD if register.member else MAIN
+        process = PROCESSES[register.regions[0].base]
         if process is MAIN:
             memory.at("open", memory.uffd)
             memory.monitors += 1
@@ -64,7 +64,7 @@ class Store:
             self._runtime.observe(memory.phase.phase.value)
             if memory.phase.phase is not Phase.OFF:
                 self._register_with(process)
-        self._processes.append(process)
+        self._processes[register.member] = process
         for page in memory.pages if self._wakes else ():
             memory.at("wake", page)
             memory.wake(page, process)
@@ -78,13 +78,13 @@ class Store:
     def dead(self) -> Sequence[int]:
         """See `Processes.dead`."""
         self._runtime.point("is it dead", None, also=(self._memory.phase,))
-        dead = CHILD in self._processes and CHILD in self._memory.dead
+        dead = tuple(n for n, each in self._processes.items() if each in self._memory.dead)
         self._runtime.observe(dead)
-        return (1,) if dead else ()
+        return dead
 
-    def drop(self, member: int) -> None:  # noqa: ARG002 - there is one that may die
+    def drop(self, member: int) -> None:
         """See `Processes.drop`."""
-        self._processes.remove(CHILD)
+        del self._processes[member]
 
     def close(self) -> None:
         """Stop serving faults."""
@@ -203,7 +203,7 @@ class Store:
         self._may_fail()
         memory = self._memory
         staged = 0
-        for process in self._processes:
+        for process in self._processes.values():
             self._register_with(process)
         if self._quiesces:  # a fault may have read an entry from before pages came in again
             memory.at("quiesce", memory.uffd, lambda: not memory.uffd.serving)
@@ -362,7 +362,7 @@ class Store:
                 f"{page.name} is released, but not in memory"
             )
             page.registered.clear()
-            for process in self._processes:
+            for process in self._processes.values():
                 self._memory.wake(page, process)
             self._free_slots(page)
         self._memory.at("over", self._memory.phase)

@@ -14,8 +14,10 @@ from hfsched.errors import UserError
 from hfsched.memory import writeprotect
 from hfsched.memory.dirty import TrackedProcess, TrackedRange
 from hfsched.memory.ram import PAGE_SIZE
+from hfsched.swap.client.arrivals import candidate
 from hfsched.swap.client.childmember import ChildMember, Part
 from hfsched.swap.client.mainmember import MainMember
+from hfsched.swap.client.newcomers import announcing
 from hfsched.swap.core import device, guestpages
 from hfsched.swap.core.faultlog import Fault, read_faults
 from hfsched.swap.core.guestpages import members_max
@@ -46,13 +48,15 @@ class SwapKernel:
 
     The swap file is in `directory` (None: none).  `kernel`: the kernel accesses guest memory too.  `stored` are
     pages that a snapshot has; they stay the caller's.
-    `program` is the monitor's, `child` makes a `ChildMember`, `resources` are what every monitor gets, and
+    `program` is the monitor's, `child` makes a `ChildMember`, `candidate` and `announcing` are as `Newcomers` has them, `resources` are what every monitor gets, and
     `members_max()` is how many processes it serves.
     Raises UserError for requirements that this machine does not meet.
     """
 
     program = staticmethod(monitor)
     child = ChildMember
+    candidate = staticmethod(candidate)
+    announcing = staticmethod(announcing)
     members_max = staticmethod(members_max)
 
     def __init__(

@@ -92,7 +92,9 @@ class MachineSwap:
                 damage = Damage(event, self.backing.damaged, self._place, lazy.why, on_damage)
                 stack.callback(damage.close)
             self._members = members
-            self._newcomers = Newcomers(runtime, self._add_newcomer, self._room)
+            self._newcomers = Newcomers(
+                runtime, self._add_newcomer, self._room, self.backing.candidate
+            )
             hold = Holder(suspension, "swap", frozen=True)
             self._hold = hold
             self.client = MonitorClient(
@@ -135,7 +137,7 @@ class MachineSwap:
         self,
         name: str,
         end: End,
-        pagemap: int,
+        pagemap: int | None,
         vms: Sequence[str] | None = None,
         *,
         dynamic: bool = True,
@@ -167,7 +169,7 @@ class MachineSwap:
                 if fd is not None:
                     closing.callback(os.close, fd)
             self.collect(deadline)
-            hears, announces = self._runtime.channel("newcomers")
+            hears, announces = self.backing.announcing(self._runtime)
             undo.callback(hears.close)
             undo.callback(announces.close)
             closing.pop_all()  # the member closes them

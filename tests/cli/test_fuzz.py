@@ -322,6 +322,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "images",
         "machine",
         "mailbox",
+        "members",
         "ports",
         "programs",
         "restored",

@@ -13,6 +13,7 @@ from hfsched.scenarios.swapmain import MainModel
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swapstore import Monitor
 from hfsched.scheduler.suspension import SuspendError
+from hfsched.swap.client.arrivals import candidate
 from hfsched.swap.client.errors import SwapError
 from hfsched.swap.core.resources import Resources
 from hfsched.swap.pages.entries import State
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
     from hfsched.swap.client.member import Member
 
-__all__ = ["COMMANDS", "SwapModel", "Swapper"]
+__all__ = ["COMMANDS", "KernelModel", "SwapModel", "Swapper"]
 
 COMMANDS: Mapping[str, Callable[[MachineSwap], object]] = {
     "enable": MachineSwap.enable,
@@ -43,8 +44,10 @@ class _Footprint:
         """See `Footprint`."""
 
 
-class _Kernel:
+class KernelModel:
     """See `hfsched.vmm.swapkernel.SwapKernel`."""
+
+    candidate = staticmethod(candidate)
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -94,7 +97,7 @@ class SwapModel:
         ) -> Any:
             assert not kernel
             assert stored is None
-            return _Kernel(self.memory)
+            return KernelModel(self.memory)
 
         return MachineSwap(*args, backing=backing, **kwargs)
 

@@ -31,12 +31,13 @@ _NO_USER = (1 << 32) - 1  # of a socket that is not AF_UNIX, or not connected
 class Arrival:
     """A process to be added: what `ChildMember` is made of; who gets it closes its descriptors.
 
-    `vms` are the names of those whose memory it maps; `pidfd` is there if another process says so.
+    `vms` are the names of those whose memory it maps; `pidfd` is there if another process says so.  A model has no
+    descriptors.
     """
 
     name: str
     end: End
-    pagemap: int
+    pagemap: int | None
     pidfd: int | None
     vms: Sequence[str]
     dynamic: bool

@@ -13,7 +13,6 @@ from hfsched.swap.client.jobs import Job, Result
 from hfsched.swap.client.supervisor import ATTEMPTS
 from hfsched.swap.protocol.messages import (
     Collect,
-    Collected,
     Disable,
     Enable,
     GetStatus,
@@ -88,8 +87,8 @@ class Enabling:
     def _gone(self, what: str, member: Member, exc: OSError, deadline: int | None) -> Result:
         """Remove a member that could not be zapped, if it has died and may; raises SwapError."""
         gone = self._ask(Job(Collect(), deadline)) if member.dynamic else None
-        if gone and isinstance(gone.answer, Collected) and member.number in gone.answer.members:
-            return gone
+        if gone and all(known.member is not member for known in gone.members):
+            return gone  # removed now, or before with another one
         raise SwapError(reply_text(f"{what}: member {member.number}: {exc}")) from exc
 
     # While moves are held; nothing is undone.

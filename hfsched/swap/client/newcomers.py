@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, End, Runtime, Task
     from hfsched.swap.client.childmember import ChildMember
 
-__all__ = ["Newcomers"]
+__all__ = ["Newcomers", "announcing"]
 
 AT_ONCE = 8  # children of a process that are being taken in
 DISMISSED_MAX = 64  # children of a process in a row, before it is ended
@@ -35,6 +35,18 @@ _SIZE = 1 << 16  # bytes of a message
 _FDS = 8  # more than a message has
 _LAST = 16  # messages that are read of a process that has gone
 _NAME_MAX = 64  # characters of a name with those of its forebears
+
+
+def announcing(runtime: Runtime) -> tuple[Connection, End]:
+    """Return a connection to listen to, and the end for a process, which says there that it has started a child."""
+    ours, its = runtime.channel("newcomers")
+    try:
+        return runtime.adopt_connection("newcomers", os.dup(ours.fileno())), its
+    except BaseException:
+        its.close()
+        raise
+    finally:
+        ours.close()
 
 
 @dataclass(slots=True, eq=False)
@@ -55,15 +67,20 @@ class _Channel:
 class Newcomers:
     """See the module's text.  `add(arrival)` takes a child in, on a task of its own, or raises HfschedError or OSError.
 
-    `room()` returns how many more processes can be served.
+    `room()` returns how many more processes can be served; `consider` is called as `candidate` is.
     """
 
     def __init__(
-        self, runtime: Runtime, add: Callable[[Arrival], None], room: Callable[[], int]
+        self,
+        runtime: Runtime,
+        add: Callable[[Arrival], None],
+        room: Callable[[], int],
+        consider: Callable[[Runtime, bytes, list[int]], Candidate] = candidate,
     ) -> None:
         self._runtime = runtime
         self._add = add
         self._room = room
+        self._candidate = consider
         self._lock = runtime.lock("newcomers", state=self.key)
         self._channels: list[_Channel] = []
         self._closing = False
@@ -82,18 +99,14 @@ class Newcomers:
 
     # On any task.
 
-    def listen(self, owner: ChildMember, end: End, vms: Sequence[str]) -> None:
-        """Hear what a process says of its children, which may map the memory of `vms`; `end` is closed."""
-        with self._lock:
-            if self._reader is None and not self._closing:
-                self._reader = self._runtime.spawn("swap.newcomers", self._read)
-        fd = os.dup(end.fileno())
-        end.close()
-        connection = self._runtime.adopt_connection("newcomers", fd)
+    def listen(self, owner: ChildMember, connection: Connection, vms: Sequence[str]) -> None:
+        """Hear what a process says of its children, which may map the memory of `vms`; closes the connection in the end."""
         with self._lock:
             if self._closing:
                 connection.close()
                 return
+            if self._reader is None:
+                self._reader = self._runtime.spawn("swap.newcomers", self._read)
             self._channels.append(_Channel(owner, connection, tuple(vms)))
             self._changed.set()
 
@@ -121,7 +134,8 @@ class Newcomers:
             self._changed.set()
             self._closed.set()
             reader = self._reader
-        ended = self._calm.wait(deadline) and (reader is None or reader.join(deadline))
+        # The reader may begin to take one in until its end.
+        ended = (reader is None or reader.join(deadline)) and self._calm.wait(deadline)
         if ended:
             for event in (self._changed, self._dropped, self._closed, self._calm):
                 event.close()
@@ -192,7 +206,7 @@ class Newcomers:
             if not data:
                 self._drop(channel)
                 return False
-            self._consider(channel, candidate(self._runtime, data, fds))
+            self._consider(channel, self._candidate(self._runtime, data, fds))
         except ProtocolError as exc:
             self._end(channel, str(exc))
             return False
@@ -239,7 +253,8 @@ class Newcomers:
 
     def _count_dismissed(self, channel: _Channel) -> None:
         with self._lock:
-            channel.dismissed += 1
+            if channel in self._channels:  # else nobody looks
+                channel.dismissed += 1
 
     # A task for each child.
 
@@ -250,18 +265,19 @@ class Newcomers:
             end.joined = True
         except (HfschedError, OSError) as exc:
             new.dismiss(describe(exc))
-            with self._lock:
-                channel.dismissed += 1
+            self._count_dismissed(channel)
         else:
             new.close()
             with self._lock:
-                channel.dismissed = 0
+                if channel in self._channels:
+                    channel.dismissed = 0
         finally:
             self._done(channel)
 
     def _done(self, channel: _Channel) -> None:
         with self._lock:
-            channel.under_way -= 1
+            if channel in self._channels:
+                channel.under_way -= 1
             self._under_way -= 1
             if not self._under_way:
                 self._calm.set()
