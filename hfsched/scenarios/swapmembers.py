@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MembersScenario"]
 
-WORDS: Mapping[str, Callable[[MachineSwap], object]] = {
-    **COMMANDS,
-    "collect": MachineSwap.collect,
-    "close": MachineSwap.close,
-}
 PARENTS = 2
 
 
@@ -70,29 +65,32 @@ class _Tracked(Thing):
 
 
 class _Adding(Thing):
-    """How many newcomers are being added."""
+    """How many newcomers are being added, and whether any was."""
 
     def __init__(self, runtime: ExploreRuntime) -> None:
         super().__init__(runtime, "adding")
         self.count = 0
+        self._begun = False
 
     def key(self) -> Hashable:
         """See `Thing.key`."""
-        return self.count
+        return (self.count, self._begun)
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """Count one more for a ``with``."""
-        self.change(1)
+        self.runtime.point("adds", self, write=True)
+        self.count += 1
+        self._begun = True
         try:
             yield
         finally:
-            self.change(-1)
+            self.runtime.point("has added", self, write=True)
+            self.count -= 1
 
-    def change(self, by: int) -> None:
-        """Count."""
-        self.runtime.point("adding", self, write=True)
-        self.count += by
+    def wait(self) -> None:
+        """Wait for the first one to come."""
+        self.runtime.point("somebody comes", self, condition=lambda: self._begun)
 
 
 class _Kernel(KernelModel):
@@ -137,19 +135,27 @@ class _Kernel(KernelModel):
 
 class _Swap(MachineSwap):
     def __init__(self, adding: _Adding, *args: Any, **kwargs: Any) -> None:
-        self._adding = adding
+        self.adding = adding
         super().__init__(*args, **kwargs)
 
     def _add_newcomer(self, new: Arrival) -> None:
-        with self._adding.one():
+        with self.adding.one():
             super()._add_newcomer(new)
+
+
+WORDS: Mapping[str, Callable[[_Swap], object]] = {
+    **COMMANDS,
+    "collect": MachineSwap.collect,
+    "close": MachineSwap.close,
+    "await": lambda swap: swap.adding.wait(),
+}
 
 
 @dataclass(frozen=True)
 class MembersScenario:
     """Two tasks give `commands` and those of `beside`, joined by ``-``, to a machine whose memory `parents` have mapped.
 
-    Each of these starts `children` at any point, which access memory `touches` times, as they do.  The last `dies` of all may die
+    The command ``await`` waits until a process comes that one of these has started.  Each of these starts `children` at any point, which access memory `touches` times, as they do.  The last `dies` of all may die
     at any point.  The first `deaths` monitors die, each at any point, and then `failing_starts` of them cannot be started.
     With `fails` a process may be unable to zap.  With `deadlines` those of requests may pass.  With `tracked` what is written is tracked, as for an incremental snapshot.
     """
@@ -173,6 +179,8 @@ class MembersScenario:
             for word in words.split("-") if words else ():
                 if word not in WORDS:
                     raise ValueError(f"no command {word}: known: {', '.join(WORDS)}")
+            if "await" in words and (self.dies or not self.children):
+                raise ValueError("await: nobody may come")
         check_ranges(
             self,
             ("parents", 1, PARENTS),

@@ -28,7 +28,7 @@ def test_processes_are_served_whatever_the_order(spec: str, bound: int | None) -
         "dies=2,commands=enable-out",
         "beside=collect,dies=2",
         "parents=2,commands=close",
-        "commands=close,touches=0",
+        "commands=await-close,touches=0",
         "dies=2,commands=enable-close",
         "tracked=true,commands=status",
         "tracked=true,beside=enable-disable,deaths=1",
@@ -98,6 +98,7 @@ def test_a_mistake_is_found(
         ("commands=discard", "no command discard: known: enable, status"),
         ("parents=3", "parents=3: not in 1..2"),
         ("dies=3", "dies=3: not in 0..2"),
+        ("commands=await-close,dies=1", "await: nobody may come"),
         ("failing_starts=1", "failing_starts=1: not in 0..0"),
     ],
 )
