@@ -120,17 +120,21 @@ class MachineSwap:
     def close(self) -> None:
         """End the monitor, and discard what is swapped out.
 
-        If the client's task is still busy, or a process is being added, the descriptors that it may hand over stay open.
+        If the client's task is still busy, or a process is being added, the descriptors that it may hand over stay open; in
+        the second case so do the channels to processes, which the task that adds it may use: they end with main.
         """
         calm = self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
-        self._members.suspend_processes(
-            self._runtime.now() + _CLOSE_WITHIN
-        )  # what is out stays out
+        if calm:  # what is out stays out
+            self._members.suspend_processes(self._runtime.now() + _CLOSE_WITHIN)
         with suppress(SwapError):  # the monitor is lost, or busy
             self.client.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
         ended = self.client.join(self._runtime.now() + _CLOSE_WITHIN)
-        self._members.close()
+        # Who has waited for the monitor has an answer now.
+        calm = calm or self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
+        if calm:
+            self._members.leave()
         if ended and calm:
+            self._members.close()
             self._stack.close()
 
     def add_process(

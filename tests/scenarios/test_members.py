@@ -29,6 +29,8 @@ def test_processes_are_served_whatever_the_order(spec: str, bound: int | None) -
         "beside=collect,dies=2",
         "parents=2,commands=close",
         "commands=await-close,touches=0",
+        "deadlines=true,commands=await-close,deaths=1",
+        "deadlines=true,parents=2,commands=enable-close",
         "dies=2,commands=enable-close",
         "tracked=true,commands=status",
         "tracked=true,beside=enable-disable,deaths=1",

@@ -136,6 +136,10 @@ class ChildMember:
         """Close its channel and descriptors: it ends by itself, or is dead."""
         self._stack.close()
 
+    def leave(self) -> None:
+        """Close its channel alone, before `close`: it ends by itself."""
+        self._end.close()
+
     # Member.
 
     @property

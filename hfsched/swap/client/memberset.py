@@ -73,6 +73,11 @@ class MemberSet:
             with suppress(SwapError):
                 process.suspend(deadline)
 
+    def leave(self) -> None:
+        """Close the channels to all, and no descriptor that a monitor may be given yet."""
+        for process in self._processes:
+            process.leave()
+
     def close(self) -> None:
         """Remove and close all."""
         self.remove(self._processes)
