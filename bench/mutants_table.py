@@ -59,7 +59,7 @@ SWAP = (
 )
 _MEMBERS = (
     "members,parents=2,commands=close",
-    "members,commands=await-close,touches=0",
+    "members,commands=await-close,touches=0,children=2",
     "members,commands=await-close,deadlines=true",
     "members,commands=enable,parents=2,children=0,dies=1,fails=true",
     "members,commands=enable-out,parents=2,children=0,dies=2",

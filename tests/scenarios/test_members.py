@@ -28,7 +28,7 @@ def test_processes_are_served_whatever_the_order(spec: str, bound: int | None) -
         "dies=2,commands=enable-out",
         "beside=collect,dies=2",
         "parents=2,commands=close",
-        "commands=await-close,touches=0",
+        "commands=await-close,touches=0,children=2",
         "deadlines=true,commands=await-close,deaths=1",
         "deadlines=true,parents=2,commands=enable-close",
         "dies=2,commands=enable-close",
