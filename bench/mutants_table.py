@@ -143,8 +143,8 @@ _PORTS = (
 )
 _HELD = (
     "ports,readers=2",
-    "ports,readers=2,shared=true,messages=2",
-    "ports,readers=2,shared=true,beside=closes",
+    "ports,readers=2,shared=stopped,messages=2",
+    "ports,readers=2,shared=closed",
     "ports,beside=connects",
     "ports,beside=handles",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,clients=quitter",

@@ -119,7 +119,7 @@ SNAPSHOTS = (
 )
 PORTS = (
     *(f"ports,{each}" for each in ("messages=2", "readers=2")),
-    *(f"ports,readers=2,shared=true,{each}" for each in ("messages=2", "beside=closes")),
+    *(f"ports,readers=2,shared={each}" for each in ("stopped,messages=2", "closed")),
     *(f"ports,beside={each}" for each in ("opens", "handles", "connects")),
 )
 MACHINE = (

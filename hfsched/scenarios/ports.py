@@ -21,7 +21,8 @@ __all__ = ["PortsScenario"]
 _VM = 2
 _GUEST_PORT = 1
 _LATE_PORT = 9  # nobody listens there at first
-_BESIDE = ("", "opens", "handles", "connects", "closes")
+_BESIDE = ("", "opens", "handles", "connects")
+_SHARED = ("", "stopped", "closed")
 
 
 class _GivesOut(Ports):
@@ -58,16 +59,16 @@ class PortsScenario:
     ``connects`` and goes again.  What the snapshot has is read by nobody before it is given up, and then once.
 
     With `shared` there is no snapshot: all readers read one port, to which the messages come one by one, until all
-    is stopped, or the port is closed by who ``closes`` it beside.  Each message is read once, and every reader hears of the end.
+    is ``stopped``, or the port is ``closed``, at any point.  Each message is read once, and every reader hears of the end.
     """
 
     readers: int = 1
     messages: int = 1
     beside: str = ""
-    shared: bool = False
+    shared: str = ""
     variant: str = ""
 
-    values: ClassVar[Mapping[str, Collection[str]]] = {"beside": _BESIDE}
+    values: ClassVar[Mapping[str, Collection[str]]] = {"beside": _BESIDE, "shared": _SHARED}
     variants: ClassVar[Mapping[str, Variant]] = {
         "gives-out": Variant("what the snapshot has is read before it is given up"),
         "wakes-one": Variant("one reader alone is woken when it is given up", {"readers": 2}),
@@ -76,8 +77,10 @@ class PortsScenario:
     def __post_init__(self) -> None:
         if self.beside not in _BESIDE:
             raise ValueError(f"beside={self.beside}: known: {', '.join(filter(None, _BESIDE))}")
-        if (self.beside == "closes") > self.shared or self.shared > (self.beside in ("", "closes")):
-            raise ValueError(f"beside={self.beside}: not with shared={str(self.shared).lower()}")
+        if self.shared not in _SHARED:
+            raise ValueError(f"shared={self.shared}: known: {', '.join(filter(None, _SHARED))}")
+        if self.shared and self.beside:
+            raise ValueError(f"beside={self.beside}: not with shared={self.shared}")
         check_ranges(self, ("readers", 0, 4), ("messages", 1, 4))
 
     @property
@@ -126,7 +129,7 @@ class _World:
         runtime, scenario = self._runtime, self._scenario
         runtime.declare_records(self._read, reason="what the oracles compare")
         port = self._ports.open(_VM, 0)
-        closes = scenario.beside == "closes"
+        closes = scenario.shared == "closed"
         ended: list[int] = []
         runtime.declare_records(ended, reason="what the oracles compare")
 
@@ -155,7 +158,7 @@ class _World:
             runtime.spawn(f"reader.{number}", partial(read, number))
         runtime.spawn("guest", put)
         if closes:
-            runtime.spawn("closes", port.close)
+            runtime.spawn("closer", port.close)
         return World(check, timers=False)
 
     def _fill(self) -> None:

@@ -18,7 +18,7 @@ from hfsched.explore.registry import check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.explore.thing import Thing
 from hfsched.memory.ram import PAGE_SIZE
-from hfsched.scenarios.shipped.swap import COMMANDS, KernelModel
+from hfsched.scenarios.swapmachine import COMMANDS, KernelModel
 from hfsched.scenarios.swapmain import FailingRuntime
 from hfsched.scenarios.swapmemory import Memory
 from hfsched.scenarios.swaporacles import CheckedEnabling, UnderWay

@@ -30,8 +30,9 @@ from hfsched.scenarios.shipped.hosts import (
     Suspender,
 )
 from hfsched.scenarios.shipped.quiet import Looks
-from hfsched.scenarios.shipped.swap import COMMANDS, SwapModel, Swapper
+from hfsched.scenarios.shipped.swap import SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine, executing
+from hfsched.scenarios.swapmachine import COMMANDS
 from hfsched.scenarios.swapmain import FailingRuntime
 from hfsched.services.transaction import Status
 from hfsched.vmm.assembly import Parts

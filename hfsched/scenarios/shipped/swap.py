@@ -6,17 +6,13 @@ under a VM's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hfsched.scenarios.swapmain import MainModel
+from hfsched.scenarios.swapmachine import COMMANDS, KernelModel
 from hfsched.scenarios.swapmemory import Memory
-from hfsched.scenarios.swapstore import Monitor
 from hfsched.scheduler.suspension import SuspendError
-from hfsched.swap.client.arrivals import candidate
 from hfsched.swap.client.errors import SwapError
-from hfsched.swap.core.resources import Resources
-from hfsched.swap.pages.entries import State
 from hfsched.vmm.swapping import MachineSwap
 
 if TYPE_CHECKING:
@@ -24,62 +20,8 @@ if TYPE_CHECKING:
 
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.memory.ram import Ram
-    from hfsched.swap.client.member import Member
 
-__all__ = ["COMMANDS", "KernelModel", "SwapModel", "Swapper"]
-
-COMMANDS: Mapping[str, Callable[[MachineSwap], object]] = {
-    "enable": MachineSwap.enable,
-    "status": MachineSwap.status,
-    "trim": lambda swap: swap.client.trim(),
-    "out": MachineSwap.swap_out,
-    "disable": lambda swap: swap.client.disable(),
-}
-
-
-class _Footprint:
-    """Measures nothing; see `hfsched.swap.report.footprint.Footprint`."""
-
-    def mark(self) -> None:
-        """See `Footprint`."""
-
-
-class KernelModel:
-    """See `hfsched.vmm.swapkernel.SwapKernel`."""
-
-    candidate = staticmethod(candidate)
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self.program = Monitor(memory)
-        self.resources = Resources()
-        self.needed = memory.needed
-
-    def fill(self) -> None:
-        """Note what is stored: nothing is."""
-
-    def protect(self) -> None:
-        """Protect what is stored."""
-
-    def main(self) -> Member:
-        """Return main as a member."""
-        return MainModel(self._memory)
-
-    def footprint(self, _monitor: Callable[[], int | None]) -> _Footprint:
-        """Return what measures memory."""
-        return _Footprint()
-
-    def staged(self, page: int) -> bool:
-        """Return whether a page is staged or out."""
-        return self._memory.pages[page].entry.state is not State.RESIDENT
-
-    def close(self) -> None:
-        """Free everything: who waits for a page finds an empty one, as when a userfaultfd is closed."""
-        for page in self._memory.pages:
-            self._memory.at("close", page)
-            page.discarding = page.discarding or page.memory is None
-            page.registered.clear()
-            self._memory.wake(page)
+__all__ = ["SwapModel", "Swapper"]
 
 
 class SwapModel:
