@@ -86,14 +86,14 @@ class ModelMember(ChildMember):
     def __init__(self, process: Process, *args: Any, **kwargs: Any) -> None:
         self.process = process
         self.closed = False
+        self._says: int = kwargs["announces"]
         super().__init__(*args, **kwargs)
 
     def _set_up(
         self, parts: Sequence[Part], deadline: int | None, undo: ExitStack
     ) -> tuple[Region, ...]:
         del parts, undo
-        number = next(iter(self._announces))
-        says: Any = self._runtime.adopt_connection("newcomers", number)
+        says: Any = self._runtime.adopt_connection("newcomers", self._says)
         self.process.says = says
         self._ask(Map(vms=()), deadline)
         return (Region(self.process.index, 0, 1),)

@@ -411,10 +411,6 @@ class _UncountedController(Controller):
         finally:
             self._moves = counted
 
-    def held(self) -> bool:
-        """Return whether it moves nothing until it is told to go on."""
-        return self._held and not self.ended
-
 
 class Monitor:
     """A monitor's program over a `Memory`."""
@@ -442,7 +438,7 @@ class Monitor:
             if not begin.fresh:
                 store.take_over()
             controller = self.controller(lambda: 0, store, store)
-            self._memory.held = controller.held
+            self._memory.held = controller.peek_held
             return controller
 
         serve(runtime, end, make)

@@ -101,6 +101,10 @@ class Controller:
         ends = (self._held, self._exiting, self.ended)
         return (self.state.value, members, self._moves.key(), cleaning, *ends)
 
+    def peek_held(self) -> bool:
+        """Return whether it moves nothing until it is told to go on: for oracles."""
+        return self._held and not self.ended
+
     @property
     def due(self) -> int | None:
         """When `work` has something to do: a time (ns), 0 for now, None: not before a request."""
