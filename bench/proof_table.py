@@ -121,6 +121,7 @@ PORTS = (
     *(f"ports,{each}" for each in ("messages=2", "readers=2")),
     *(f"ports,readers=2,shared={each}" for each in ("stopped,messages=2", "closed")),
     *(f"ports,beside={each}" for each in ("opens", "handles", "connects")),
+    *(f"ports,live={each},messages=2" for each in ("read", "handled")),
 )
 MACHINE = (
     "machine",

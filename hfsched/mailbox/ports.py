@@ -62,21 +62,40 @@ Handler: TypeAlias = Callable[[PortMessage], None]
     open="follows from the open ports of all VMs, which are compared",
 )
 class _Vm:
-    """What the ports keep of a VM: the open ones by number, and what waits for others.
+    """What the ports keep of a VM: the open ones by number, and what waits for others."""
 
-    `room` is set when the unclaimed queue may have room.
-    """
-
-    def __init__(self, room: Event, *, raw: bool) -> None:
+    def __init__(self, *, raw: bool) -> None:
         self.raw = raw
         self.open: dict[int, Port] = {}
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
-        self.room = room
-        # Messages whose threads wait for room; the thread adds and removes its own.
-        self.waiting: list[tuple[int, PortMessage]] = []
+        self.waiting: list[_Waiting] = []  # the thread of each adds and removes its own
         self.given_up: set[int] = set()  # ports whose reader was given up, and that are not open
         self.discarded = 0
         self.malformed = 0
+
+
+class _Waiting:
+    """A message whose thread waits for room: `look` is set when there may be some, or something else is to be done.
+
+    Each has an event of its own: one that finds no room must not clear what another is about to wait for.
+    """
+
+    def __init__(self, number: int, port_message: PortMessage, look: Event) -> None:
+        self.number = number
+        self.port_message = port_message
+        self.look = look
+
+    @property
+    def item(self) -> tuple[int, PortMessage]:
+        """It, as the unclaimed queue has it."""
+        return self.number, self.port_message
+
+
+def _wake(entry: _Vm, number: int | None = None) -> None:
+    """Have the threads look that wait with messages for a port (None: for any); under the lock."""
+    for each in entry.waiting:
+        if number is None or each.number == number:
+            each.look.set()
 
 
 def frame(source: int, destination: int, payload: bytes) -> bytes:
@@ -98,9 +117,7 @@ class Port:
         self.handler: Handler | None = None
         self.messages = deque(messages)
         self.closed = False
-        name = f"port.{key[0]}.{key[1]}"
-        self.arrived = ports.runtime.event(f"{name}.arrived")
-        self.room = ports.runtime.event(f"{name}.room")
+        self.arrived = ports.runtime.event(f"port.{key[0]}.{key[1]}.arrived")
         if messages:
             self.arrived.set()
 
@@ -148,7 +165,12 @@ class Ports:
     def key(self) -> object:
         """Return all that the lock guards."""
         vms = tuple(
-            (vm, tuple(entry.unclaimed), tuple(entry.waiting), tuple(sorted(entry.given_up)))
+            (
+                vm,
+                tuple(entry.unclaimed),
+                tuple(each.item for each in entry.waiting),
+                tuple(sorted(entry.given_up)),
+            )
             for vm, entry in self._vms.items()
         )
         ports = tuple(
@@ -159,7 +181,7 @@ class Ports:
 
     def add(self, vm: int, *, raw: bool) -> None:
         """Register a VM."""
-        self._vms[vm] = _Vm(self.runtime.event(f"port.{vm}.unclaimed.room"), raw=raw)
+        self._vms[vm] = _Vm(raw=raw)
 
     def raw(self, vm: int) -> bool:
         """Return whether a VM's messages have no header, and it has one port."""
@@ -196,7 +218,7 @@ class Ports:
         port = Port(self, key, mine)
         self._open[key] = entry.open[number] = port
         entry.given_up.discard(number)
-        entry.room.set()
+        _wake(entry)
         if self.stopped:
             port.arrived.set()
         return port
@@ -209,7 +231,7 @@ class Ports:
                 held = bool(port.messages) and not (port.closed or self.stopped)
                 if port_message is None and not held:
                     port.handler = handler
-                    port.room.set()
+                    _wake(self._vms[port.key[0]], port.number)
                     return
             if port_message is None:
                 port.arrived.wait()
@@ -239,47 +261,51 @@ class Ports:
         else:
             source, number = HEADER.unpack_from(message)
             port_message = PortMessage(source, message[HEADER.size :])
-        waiting = None
+        waiting: _Waiting | None = None
         while True:
             with self._lock:
                 if waiting is not None:
                     entry.waiting.remove(waiting)
-                    waiting = None
-                if self.stopped:
-                    return False
                 port = self._open.get((vm, number))
-                handler = None if port is None else port.handler
-                room = None if handler is not None else self._put(entry, port, number, port_message)
-                if room is not None:
-                    waiting = (number, port_message)
+                handler = None if port is None or self.stopped else port.handler
+                done = (
+                    self.stopped
+                    or handler is not None
+                    or self._put(entry, port, number, port_message)
+                )
+                if not done:
+                    if waiting is None:
+                        look = self.runtime.event(f"port.{vm}.{number}.look")
+                        waiting = _Waiting(number, port_message, look)
+                    waiting.look.clear()
                     entry.waiting.append(waiting)
-            if handler is not None:
-                handler(port_message)
-                return True
-            if room is None:
-                return True
+                stopped = self.stopped
+            if done:
+                break
+            assert waiting is not None
             block()
-            room.wait()
+            waiting.look.wait()
             unblock()
+        if waiting is not None:
+            waiting.look.close()
+        if handler is not None:
+            handler(port_message)
+        return not stopped
 
-    def _put(
-        self, entry: _Vm, port: Port | None, number: int, port_message: PortMessage
-    ) -> Event | None:
-        """Queue a message; or return the event, cleared, that is set when there is room."""
+    def _put(self, entry: _Vm, port: Port | None, number: int, port_message: PortMessage) -> bool:
+        """Queue a message, or count it as discarded; False: there is no room."""
         if port is not None:
             if len(port.messages) >= self._queue_max:
-                port.room.clear()
-                return port.room
+                return False
             port.messages.append(port_message)
             port.arrived.set()
         elif FIRST_CONNECTION <= number < self._next or number in entry.given_up:
             entry.discarded += 1
         elif len(entry.unclaimed) >= self._queue_max:
-            entry.room.clear()
-            return entry.room
+            return False
         else:
             entry.unclaimed.append((number, port_message))
-        return None
+        return True
 
     def take(self, port: Port) -> PortMessage | None:
         """Take a port's next message, None without one."""
@@ -291,7 +317,7 @@ class Ports:
             if not self.stopped and not port.closed:
                 port.arrived.clear()
             return None
-        port.room.set()
+        _wake(self._vms[port.key[0]], port.number)
         return port.messages.popleft()
 
     def _lasts(self, key: Key) -> bool:
@@ -313,7 +339,7 @@ class Ports:
                     entry.given_up.add(port.number)
                 entry.discarded += len(port.messages)
                 port.closed = True
-                port.room.set()
+                _wake(entry, port.number)
                 port.arrived.set()
 
     def stop(self) -> None:
@@ -321,18 +347,14 @@ class Ports:
         with self._lock:
             self.stopped = True
             for entry in self._vms.values():
-                entry.room.set()
+                _wake(entry)
             for port in self._open.values():
-                port.room.set()
                 port.arrived.set()
 
     def nudge(self, vm: int) -> None:
         """Wake the threads that wait for room for a message of a VM, to look for something else."""
-        entry = self._vms[vm]
         with self._lock:
-            entry.room.set()
-            for port in entry.open.values():
-                port.room.set()
+            _wake(self._vms[vm])
 
     # Snapshots; while the machine is suspended.
 
@@ -362,7 +384,7 @@ class Ports:
             if owner == vm
             for each in port.messages
         ]
-        there = [*queued, *entry.unclaimed, *entry.waiting]
+        there = [*queued, *entry.unclaimed, *(each.item for each in entry.waiting)]
         kept = [item for item in there if self._lasts((vm, item[0]))]
         return VmPortsRecord(
             tuple((number, each.source, each.payload) for number, each in kept),

@@ -11,6 +11,7 @@ from hfsched.explore.opaque import opaque_call
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import Handler, Port, PortMessage, Ports, frame
+from hfsched.scenarios.portslive import LIVE, live_world
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
@@ -60,15 +61,23 @@ class PortsScenario:
 
     With `shared` there is no snapshot: all readers read one port, to which the messages come one by one, until all
     is ``stopped``, or the port is ``closed``, at any point.  Each message is read once, and every reader hears of the end.
+
+    With `live` there is none either: threads of two guests bring `messages` each to a port of their own, and each queue has room for one.
+    The first port is ``read``, ``handled`` by a function, or ``reopened``; then the second is read.
     """
 
     readers: int = 1
     messages: int = 1
     beside: str = ""
     shared: str = ""
+    live: str = ""
     variant: str = ""
 
-    values: ClassVar[Mapping[str, Collection[str]]] = {"beside": _BESIDE, "shared": _SHARED}
+    values: ClassVar[Mapping[str, Collection[str]]] = {
+        "beside": _BESIDE,
+        "shared": _SHARED,
+        "live": ("", *LIVE),
+    }
     variants: ClassVar[Mapping[str, Variant]] = {
         "gives-out": Variant("what the snapshot has is read before it is given up"),
         "wakes-one": Variant("one reader alone is woken when it is given up", {"readers": 2}),
@@ -79,8 +88,11 @@ class PortsScenario:
             raise ValueError(f"beside={self.beside}: known: {', '.join(filter(None, _BESIDE))}")
         if self.shared not in _SHARED:
             raise ValueError(f"shared={self.shared}: known: {', '.join(filter(None, _SHARED))}")
-        if self.shared and self.beside:
-            raise ValueError(f"beside={self.beside}: not with shared={self.shared}")
+        if self.live and self.live not in LIVE:
+            raise ValueError(f"live={self.live}: known: {', '.join(LIVE)}")
+        for one, two in (("shared", "beside"), ("live", "beside"), ("live", "shared")):
+            if getattr(self, one) and getattr(self, two):
+                raise ValueError(f"{two}={getattr(self, two)}: not with {one}={getattr(self, one)}")
         check_ranges(self, ("readers", 0, 4), ("messages", 1, 4))
 
     @property
@@ -94,6 +106,8 @@ class PortsScenario:
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the ports, who reads them, and who takes the snapshot."""
+        if self.live:
+            return live_world(runtime, self.live, self.messages)
         return _World(self, runtime).world()
 
 

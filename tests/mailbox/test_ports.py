@@ -299,16 +299,21 @@ def test_the_key_can_be_hashed(ports: Ports) -> None:
     hash(ports.key())
 
 
-def test_a_nudge_reaches_the_open_ports_of_its_vm_alone(ports: Ports) -> None:
-    mine, closed, others = ports.open(VM, 1), ports.open(VM, 2), ports.open(OTHER, 1)
-    closed.close()
-    again = ports.open(VM, 2)
-    for port in (mine, closed, again, others):
-        port.room.clear()
+def test_a_nudge_reaches_those_who_wait_with_messages_of_its_vm_alone(ports: Ports) -> None:
+    class WaitsError(Exception):
+        pass
+
+    def block() -> None:
+        raise WaitsError
+
+    ports.open(VM, 1)
+    ports.open(OTHER, 1)
+    for vm, number in ((VM, 1), (VM, 9), (OTHER, 1)):  # 9 is not open
+        for _ in range(QUEUE_MAX):
+            ports.put(vm, frame(1, number, b"x"))
+        with pytest.raises(WaitsError):
+            ports.put(vm, frame(1, number, b"late"), block)
+    waiting = [each.look for vm in (VM, OTHER) for each in ports._vms[vm].waiting]
+    assert [look.is_set() for look in waiting] == [False] * 3
     ports.nudge(VM)
-    assert [port.room.is_set() for port in (mine, closed, again, others)] == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert [look.is_set() for look in waiting] == [True, True, False]

@@ -29,7 +29,9 @@ def test_other_ports_fail(variant: str, words: str) -> None:
     assert words in str(result.failure.failure)
 
 
-@pytest.mark.parametrize("beside", ["", ",beside=handles", ",beside=connects", ",shared=closed"])
+@pytest.mark.parametrize(
+    "beside", ["", ",beside=handles", ",beside=connects", ",shared=closed", ",live=reopened"]
+)
 def test_it_has_no_data_race_on_plain_state(beside: str) -> None:
     result = race_pass(find(f"ports{beside}"), 1, walks=4, executions=60, merging=True)
     assert result.failure is None, result.failure

@@ -227,12 +227,28 @@ def test_room_in_one_port_is_not_lost_to_a_bringer_for_another() -> None:
     mine, theirs = case.full(VM, PORT), case.full(OTHER, PORT)
     case.bring("a", VM, PORT, b"late")
     case.bring("b", OTHER, PORT, b"later")
-    case.world.go("a", "wait port.2.7.room")  # a has looked, and is about to sleep
+    case.world.go("a", "wait port.2.7.look")  # a has looked, and is about to sleep
     assert mine.get(0) == PortMessage(1, b"0")  # room for a
     case.world.go("b")  # b finds its own port full, and forgets that there was room
     case.world.settle()
     assert case.brought["a"] == [True]
     assert len(drain(theirs)) == QUEUE_MAX
+
+
+def test_an_open_port_is_not_lost_to_a_bringer_for_one_that_is_not() -> None:
+    """Between the look and the sleep of one, its port is opened, and another finds the unclaimed queue full still."""
+    case = Case()
+    for number in range(QUEUE_MAX):
+        case.ports.put(VM, frame(1, PORT + 2, bytes([number])))
+    case.bring("a", VM, PORT, b"late")
+    case.bring("b", VM, PORT + 1, b"later")
+    case.world.go("b", f"wait port.2.{PORT + 1}.look")
+    case.world.go("a", f"wait port.2.{PORT}.look")  # a has looked, and is about to sleep
+    port = case.ports.open(VM, PORT)
+    case.world.go("b")  # b finds no room
+    case.world.settle()
+    assert case.brought["a"] == [True]
+    assert drain(port) == [b"late"]
 
 
 @pytest.mark.parametrize("stopped", [False, True])
