@@ -41,7 +41,7 @@ class SuspensionScenario:
     The machine is paused while any of them holds it, and runs otherwise; memory is not written while it
     is frozen; all tasks end.  The first `failing` times the second step does not end in time, and who asked tries
     again.  Holders of the same name hold the machine in turn.  With `together` two others
-    hold it until both do, and who writes memory holds it until it has been frozen.
+    hold it until both do, who freezes memory until one of them does, and who writes memory until it has been frozen.
     """
 
     holders: int = 1
@@ -93,6 +93,8 @@ class SuspensionScenario:
         tasks = [(f"holder.{n}", "holder") for n in range(self.holders)]
         partners = {"left": "right", "right": "left"} if self.together else {}
         tasks += [(task, task) for task in partners]
+        if self.together:
+            partners["freezer"] = "left"
         been_inside = {
             task: runtime.event(f"{task}.inside")
             for task in ("freezer", *(name for name, _ in tasks))

@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from hfsched.errors import HfschedError, InternalError
 from hfsched.runtime.declared import uncompared
+from hfsched.scheduler.waiters import Waiters
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Runtime
+    from hfsched.runtime.base import Event, Runtime
 
 __all__ = ["THROTTLE_MAX", "Holder", "Step", "SuspendError", "SuspendThrottle", "Suspension"]
 
@@ -92,12 +93,13 @@ class Suspension:
         self._holders: list[str] = []
         self._frozen: str | None = None
         self._writers = 0
-        self._changed = runtime.event("suspension.changed")
+        self._waiters = Waiters(runtime, "suspension.changed")
         self.on_hold: Callable[[str, bool], None] = lambda _holder, _held: None
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        return (self._phase, tuple(self._holders), self._frozen, self._writers)
+        waiting = self._waiters.key()
+        return (self._phase, tuple(self._holders), self._frozen, self._writers, waiting)
 
     @property
     def holders(self) -> tuple[str, ...]:
@@ -133,7 +135,7 @@ class Suspension:
             raise
         with self._lock:
             self._phase = _Phase.SUSPENDED
-            self._changed.set()
+            self._waiters.wake()
 
     def resume(self, holder: str) -> None:
         """End a hold; the machine runs on when it was the last."""
@@ -145,7 +147,7 @@ class Suspension:
                 self._frozen = None
             if len(self._holders) > 1:
                 self._holders.remove(holder)
-                self._changed.set()
+                self._waiters.wake()
                 return
             self._phase = _Phase.CHANGING
         self._undo()
@@ -178,7 +180,7 @@ class Suspension:
         finally:
             with self._lock:
                 self._writers -= 1
-                self._changed.set()
+                self._waiters.wake()
 
     def _begin_write(self) -> None:
         self._writers += 1
@@ -216,15 +218,20 @@ class Suspension:
         then: Callable[[], None],
     ) -> None:
         """Wait until `may()` holds, and do `then()`, both under the lock."""
+        changed: Event | None = None
         while True:
             with self._lock:
+                if changed is not None:
+                    self._waiters.leave(changed)
                 if may():
                     then()
                     return
-                self._changed.clear()
+                changed = self._waiters.enter()
                 reason = why_not()
             self._runtime.retain_only(reason, level=1)
-            if not self._changed.wait(deadline):
+            if not changed.wait(deadline):
+                with self._lock:
+                    self._waiters.leave(changed)
                 raise SuspendError(reason)
 
     def _undo(self) -> None:
@@ -240,7 +247,7 @@ class Suspension:
             self._holders.clear()
             self._frozen = None
             self._phase = _Phase.RUNNING
-            self._changed.set()
+            self._waiters.wake()
 
 
 class Holder:

@@ -119,6 +119,7 @@ class MonitorClient:
         self._held = ""  # why no move is accepted, for as long as `hold` has it
         self._enabling_now = False
         self._free = runtime.event("swap.free")
+        self._enabled = runtime.event("swap.enabled")  # an enable has ended, for who holds moves
         self._posted = runtime.event("swap.posted")
         self._done = runtime.event("swap.done")
 
@@ -170,7 +171,7 @@ class MonitorClient:
         finally:
             with self._lock:
                 self._enabling_now = False
-                self._free.set()
+                self._enabled.set()
 
     def trim(self, deadline: int | None = None) -> None:
         """Begin to drop pages that need not be written."""
@@ -205,9 +206,9 @@ class MonitorClient:
                 if not self._enabling_now:
                     self._held = why
                     break
-                self._free.clear()
+                self._enabled.clear()
             self._runtime.retain_only(level=1)
-            if not self._free.wait(deadline):
+            if not self._enabled.wait(deadline):
                 raise SwapError("hold: an enable did not end in time")
         try:
             self._command(Job(Hold(), deadline))
