@@ -91,7 +91,11 @@ _MESSAGES = (
     "machine,guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",
 )
 _BELL = ("machine,guest=bell,rings=2,stop=false",)
-_WRITERS = ("machine,guest=writer,vms=2,hosts=3,stop=false",)
+_WRITERS = (
+    "machine,guest=writer,vms=2,hosts=3,stop=false",
+    "machine,guest=burst,vms=2,queue=1,hosts=2,patient=true,stop=false",
+    "machine,boot=true,stop=false",
+)
 _STIRRED = (
     "machine,guest=stir,vcpus=2,stop=false",
     "programs,program=wejgI_fjgeW-nwW;0111;S",
@@ -184,6 +188,7 @@ _CONTROL = (
     "machine,clients=status,hosts=0",
     "machine,clients=status-status,hosts=0,stop=false",
     "machine,clients=status-status,hosts=0,places=1",
+    "machine,clients=status-status,hosts=0,places=1,stop=false",
     "machine,clients=suspender-status,hosts=0,places=1,stop=false",
     "machine,clients=subscriber,hosts=0",
     "machine,clients=slow,suspenders=1,hosts=0,stop=false",

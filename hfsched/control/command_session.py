@@ -32,7 +32,7 @@ class Place(Protocol):
     """A client's place in the server."""
 
     def begin(self) -> bool:
-        """Note a request; False: the client has lost its place, and gets no answer."""
+        """Note that a request is being received; False: the client has lost its place, and gets no answer."""
 
     def rest(self) -> None:
         """Note that the request has been answered."""
@@ -105,15 +105,18 @@ class CommandSession:
         return True
 
     def _receive(self) -> bool:
+        if not self._place.begin():  # first: what has left the socket must not count as idle
+            return False
         try:
             got = self._connection.recv_fds(commands.REQUEST_MAX + 1, FILES, self._runtime.now())
         except OSError:
             return False
         if got is None:
+            self._place.rest()
             return True
         data, files = got
         try:
-            if not data or not self._place.begin():
+            if not data:
                 return False
             self._asked = True
             answer = self._answer(data, files)

@@ -155,6 +155,8 @@ def test_there_is_no_data_race_in_copies() -> None:
         "clients=suspender-follower,guest=smp,vcpus=2,swap=enable-out-disable,timers=true",
         "clients=silent-asks,hosts=0,places=1",
         "clients=status-status,hosts=0,places=1",
+        "clients=status-status,hosts=0,places=1,stop=false",
+        "boot=true,stop=false",
         "clients=stalls,hosts=0,messages=3,timers=true,stop=false",
     ],
 )

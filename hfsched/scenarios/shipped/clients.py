@@ -123,6 +123,10 @@ class Servers:
             self.commands = CommandServer(
                 runtime, machine, self.hub, self.command_listener, clients_max=places
             )
+        self.came: list[
+            tuple[str, str]
+        ] = []  # what clients did, in order: {name, connects or asks}
+        runtime.declare_records(self.came, reason="what the oracles compare")
         names = tuple(machine.vm_names())
         self.hub.publish(Started(machine=machine.name, version="", vms=names))
 
@@ -158,6 +162,7 @@ class Client(Thing):
         self.kind = kind
         self._number = number
         self._messages = messages
+        self._came = servers.came
         self._machine = servers.machine
         self._listener = (
             servers.port_listener if kind in _PORT_CLIENTS else servers.command_listener
@@ -195,10 +200,19 @@ class Client(Thing):
     def check(self, *, early: bool) -> None:
         """Check, at the end, that it does not wait; and, unless the machine ended `early`, that it is through."""
         assert self.ended, f"{self.name} has sent {self.sent} and read {self.read}, and waits"
+        if self.kind == "status" and "idle" in self.reason:
+            self._check_came()
         if self.kind in _SERVED:
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
         if self.kind == "slow" and not early:
             self._check_heard()
+
+    def _check_came(self) -> None:
+        """Check, where a request was refused, that another client had connected before it was made."""
+        before = self._came[: self._came.index((self.name, "asks"))]
+        assert any(name != self.name for name, _ in before), (
+            f"{self.name} loses its place: {self.reason}"
+        )
 
     def _check_heard(self) -> None:
         """Check that it was told of the end of what it was told the beginning of, or that something is lost."""
@@ -231,6 +245,7 @@ class Client(Thing):
         if self.kind in _SLOW:
             kind["capacity"] = _NARROW
         connection = self.runtime.connect(self.name, self._listener, **kind)
+        self._came.append((self.name, "connects"))
         self._connection = connection
 
     @property
@@ -344,6 +359,7 @@ class Client(Thing):
 
     def _ask(self, request: Request, files: Sequence[int] = ()) -> Answer:
         self._socket.send(commands.encode(request), files)
+        self._came.append((self.name, "asks"))
         answer = commands.decode_answer(self._receive())
         if isinstance(answer, commands.Refused):
             self.reason = answer.text

@@ -134,6 +134,7 @@ class Listener:
             through = self._runtime.event("listener.through")
             port = assembly.ports.open(number, TALKED, lambda got: self._handle(got, through))
             self._runtime.select([through, port.arrived])
+            self.stopped = not through.is_set()  # a thread may be in the handler still
         else:
             port = assembly.ports.open(number, TALKED)
             if self._after is not None:
@@ -144,8 +145,8 @@ class Listener:
                 if got is None:
                     break
                 self._take(got)
+            self.stopped = self.read < self._messages
         port.close()
-        self.stopped = self.read < self._messages
         self.ended = True
 
     def _handle(self, got: PortMessage, through: Event) -> None:
