@@ -179,6 +179,7 @@ _CLIENTS = (
 )
 _USER = (
     "userhold",
+    "userhold,failing=1",
     "userhold,users=1,keeps=true",
     "userhold,users=1,looks=2",
     "machine,clients=suspender,hosts=0,quiet=true",

@@ -103,7 +103,7 @@ HOLDS = (
     "suspension",
     "suspension,failing=1",
     "userhold",
-    *(f"userhold,{each}" for each in ("rounds=2", "users=3")),
+    *(f"userhold,{each}" for each in ("rounds=2", "users=3", "failing=1")),
     *(f"userhold,users=1,{each}" for each in ("keeps=true", "looks=2")),
 )
 SNAPSHOTS = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
-from hfsched.scheduler.suspension import Step, Suspension
+from hfsched.scheduler.suspension import Step, SuspendError, Suspension
 from hfsched.scheduler.userhold import UserHold
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ class UserHoldScenario:
 
     The machine is paused exactly while the user holds it; every request ends, and whoever is told of a change
     finds at last that nothing stands.  Who `looks` so many times learns of each hold that has begun since.
+    The first `failing` times the machine does not pause in time, and who asked asks again.
     """
 
     users: int = 2
     rounds: int = 1
     keeps: bool = False
     looks: int = 0
+    failing: int = 0
     variant: str = ""
 
     variants: ClassVar[Mapping[str, Variant]] = {
@@ -37,7 +40,7 @@ class UserHoldScenario:
     }
 
     def __post_init__(self) -> None:
-        check_ranges(self, ("users", 1, 4), ("rounds", 1, 4), ("looks", 0, 4))
+        check_ranges(self, ("users", 1, 4), ("rounds", 1, 4), ("looks", 0, 4), ("failing", 0, 4))
 
     @property
     def name(self) -> str:
@@ -46,10 +49,13 @@ class UserHoldScenario:
 
     def small(self) -> UserHoldScenario:
         """Return the size whose every interleaving a race pass runs."""
-        return replace(self, users=min(self.users, 2), rounds=1, looks=min(self.looks, 1))
+        return replace(
+            self, users=min(self.users, 2), rounds=1, looks=min(self.looks, 1), failing=0
+        )
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the suspension, its hold by command, and the requests."""
+        failed = runtime.cell("failed", value=0)  # pauses that did not end in time
         paused: list[str] = []
         ended: list[str] = []
         told: list[bool] = []
@@ -60,6 +66,9 @@ class UserHoldScenario:
             assert not paused, "it is paused twice"
             runtime.checkpoint("pauses")
             paused.append("guests")
+            if failed.get() < self.failing:
+                failed.set(failed.get() + 1)
+                return False
             return True
 
         def note() -> None:
@@ -74,8 +83,12 @@ class UserHoldScenario:
         def ask(user: str) -> None:
             for count in range(self.rounds):
                 runtime.retain_only(count)
-                if hold.suspend():
-                    began.append(user)
+                while True:
+                    with suppress(SuspendError):
+                        if hold.suspend():
+                            began.append(user)
+                        break
+                    runtime.retain_only(count)
                 runtime.retain_only(count, level=1)
                 hold.resume()
             ended.append(user)
