@@ -53,7 +53,6 @@ SWAP = (
     *(
         f"swap,commands={each}"
         for each in (
-            "enable-out-disable",
             "enable-out-enable-out-disable",
             "enable-disable,pages=2",
             "enable-disable,beside=status",
