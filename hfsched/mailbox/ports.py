@@ -59,14 +59,12 @@ Handler: TypeAlias = Callable[[PortMessage], None]
 @uncompared(
     discarded="a counter for the summary",
     malformed="a counter for the summary",
-    open="follows from the open ports of all VMs, which are compared",
 )
 class _Vm:
-    """What the ports keep of a VM: the open ones by number, and what waits for others."""
+    """What the ports keep of a VM: what waits for ports that are not open, or full."""
 
     def __init__(self, *, raw: bool) -> None:
         self.raw = raw
-        self.open: dict[int, Port] = {}
         self.unclaimed: deque[tuple[int, PortMessage]] = deque()
         self.waiting: list[_Waiting] = []  # the thread of each adds and removes its own
         self.given_up: set[int] = set()  # ports whose reader was given up, and that are not open
@@ -216,7 +214,7 @@ class Ports:
         mine = [port_message for wanted, port_message in entry.unclaimed if wanted == number]
         entry.unclaimed = deque(item for item in entry.unclaimed if item[0] != number)
         port = Port(self, key, mine)
-        self._open[key] = entry.open[number] = port
+        self._open[key] = port
         entry.given_up.discard(number)
         _wake(entry)
         if self.stopped:
@@ -334,7 +332,7 @@ class Ports:
         with self._lock:
             if self._open.get(port.key) is port:
                 entry = self._vms[port.key[0]]
-                del self._open[port.key], entry.open[port.number]
+                del self._open[port.key]
                 if given_up and port.number < FIRST_CONNECTION:  # the others are not opened again
                     entry.given_up.add(port.number)
                 entry.discarded += len(port.messages)

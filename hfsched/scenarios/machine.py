@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hfsched.mailbox.mirror import Mirror
     from hfsched.vmm.assembly import AssembledVm, Parts
 
-__all__ = ["Guest", "Host", "ScenarioMachine", "not_empty"]
+__all__ = ["WITHIN", "Guest", "Host", "ScenarioMachine", "not_empty"]
 
 BASE = 0x1000_0000
 SIZE = 0x4000

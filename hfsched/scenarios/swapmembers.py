@@ -277,6 +277,7 @@ class _Machine:
         return World(
             self._check,
             invariant=self._memory.look,
+            remembers=False,
             final=self._final,
             timers=scenario.deadlines or scenario.failing_starts > 0,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hfsched.explore.opaque import opaque_call
 from hfsched.hypervisor.interface import Aborted, Busy, DirectResponse, Invalid
+from hfsched.scenarios.machine import WITHIN
 from hfsched.scenarios.shipped.guests import PORT, TALKED
 from hfsched.scenarios.shipped.world import executing
 from hfsched.scheduler.outbox import Sent
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from hfsched.scheduler.endpoint import Endpoint
     from hfsched.vmm.machine import Machine
 
-__all__ = ["SENDS", "WITHIN", "Host", "Listener", "Prober", "Reporter", "Requester", "Suspender"]
-
-WITHIN = 1000  # ns: a deadline
+__all__ = ["SENDS", "Host", "Listener", "Prober", "Reporter", "Requester", "Suspender"]
 
 _Send = Callable[["ExploreRuntime", "Endpoint", bytes], Sent]
 SENDS: dict[str, _Send] = {

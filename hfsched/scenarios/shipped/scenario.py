@@ -15,13 +15,13 @@ from hfsched.control.command_server import CLIENTS_MAX
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
+from hfsched.scenarios.machine import WITHIN
 from hfsched.scenarios.shipped.asker import Asker, Copier
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
 from hfsched.scenarios.shipped.devices import Doorbell
 from hfsched.scenarios.shipped.guests import GUESTS
 from hfsched.scenarios.shipped.hosts import (
     SENDS,
-    WITHIN,
     Host,
     Listener,
     Prober,
