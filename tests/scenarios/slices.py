@@ -11,7 +11,7 @@ from hfsched.explore.strategies.exhaustive import Exhaustive
 if TYPE_CHECKING:
     from hfsched.explore.scenario import Scenario
 
-__all__ = ["holds"]
+__all__ = ["holds", "sampled"]
 
 SLICE = 300  # executions of the search without an end,
 DRAWN = 40  # and of random ones, unless the first were all
@@ -24,6 +24,13 @@ def holds(scenario: Scenario, bound: int | None = None) -> None:
     if result.complete:
         return
     assert result.executions >= SLICE
-    result = search(scenario, make("portfolio", 1), until=lambda so_far: so_far.executions >= DRAWN)
+    sampled(scenario, "portfolio", DRAWN)
+
+
+def sampled(scenario: Scenario, strategy: str, executions: int) -> None:
+    """Search so many executions of a strategy, of a scenario that has more."""
+    result = search(
+        scenario, make(strategy, 1), until=lambda so_far: so_far.executions >= executions
+    )
     assert result.failure is None, result.failure
-    assert result.executions >= DRAWN
+    assert result.executions >= executions

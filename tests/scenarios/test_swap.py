@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from finals import finals
 from proof_table import small
-from slices import holds
+from slices import holds, sampled
 
 from hfsched.errors import UserError
 from hfsched.explore.execution import search
@@ -54,9 +54,7 @@ def test_pages_are_kept_and_requests_are_answered_whatever_the_order(
     ],
 )
 def test_larger_machines_are_sampled(spec: str) -> None:
-    strategy = make("portfolio", 1)
-    result = search(find(f"swap,{spec}"), strategy, until=lambda so_far: so_far.executions >= 300)
-    assert result.failure is None
+    sampled(find(f"swap,{spec}"), "portfolio", 300)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +68,7 @@ def test_larger_machines_are_sampled(spec: str) -> None:
 )
 def test_what_must_be_undone_is_undone_however_late_requests_are(spec: str) -> None:
     """Another request may be in the way until the deadline of the one that undoes it."""
-    strategy = make("pos", 1)
-    result = search(
-        find(f"swap,deadlines=true,guests=0,{spec}"), strategy, until=lambda r: r.executions >= 600
-    )
-    assert result.failure is None
+    sampled(find(f"swap,deadlines=true,guests=0,{spec}"), "pos", 600)
 
 
 def test_an_enable_that_fails_beside_a_death_leaves_nothing_staged() -> None:
