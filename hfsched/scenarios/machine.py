@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hfsched.mailbox.mirror import Mirror
     from hfsched.vmm.assembly import AssembledVm, Parts
 
-__all__ = ["WITHIN", "Guest", "Host", "ScenarioMachine", "not_empty"]
+__all__ = ["WITHIN", "Courier", "Guest", "Host", "ScenarioMachine", "not_empty"]
 
 BASE = 0x1000_0000
 SIZE = 0x4000
@@ -96,13 +96,34 @@ class Host:
         self.ended = True
 
 
+class Courier(Host):
+    """A host program that never waits inside a send, as that of the utility services."""
+
+    def run(self) -> None:
+        """Send all messages; end early if the VM has ended."""
+        place = self.to.outbox.place()
+        for index in range(self._messages):
+            message = bytes((self.number, index))
+            self._machine.runtime.retain_only(index)
+            while (sent := place.try_send(message)) is Sent.BUSY:
+                self._machine.runtime.retain_only(index)
+                place.room.wait()
+            if sent is Sent.DEAD:
+                break
+            self.sent.append(message)
+        self.ended = True
+
+
 class ScenarioMachine:
     """The machine.  VMs are added, `start` boots them, then hosts and other tasks are spawned.
 
     It is assembled of `parts`; calls into the hypervisor and the mirrors are opaque.
+    `on_idle` is called whenever a vCPU may have begun to wait.
     """
 
-    def __init__(self, runtime: ExploreRuntime, parts: Parts) -> None:
+    def __init__(
+        self, runtime: ExploreRuntime, parts: Parts, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
         self.runtime = runtime
         self.notifying: set[str] = set()  # tasks that notify waiters
         self._waiters = _Waiters(runtime)
@@ -113,7 +134,9 @@ class ScenarioMachine:
             runtime, replace(parts, mirror=partial(self._keep_mirror, parts.mirror))
         )
         seen = replace(seen, interface=partial(self._tracked, seen.interface))
-        callbacks = Callbacks(on_abort=lambda name, why: self.aborts.append((name, why)))
+        callbacks = Callbacks(
+            on_abort=lambda name, why: self.aborts.append((name, why)), on_idle=on_idle
+        )
         self.assembly = assemble(runtime, seen, callbacks=callbacks)
         self.hypervisor = self.assembly.hypervisor
         self.primary = self.assembly.interface

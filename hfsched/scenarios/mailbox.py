@@ -16,7 +16,7 @@ from hfsched.explore.scenario import World
 from hfsched.hypervisor.interface import Busy, NotifyWaiters, WaitForInterrupt, WaitForMessage
 from hfsched.mailbox.mailbox import RxState
 from hfsched.scenarios.guests import RECEIVERS, GuestLog, sender
-from hfsched.scenarios.machine import Guest, Host, ScenarioMachine, not_empty
+from hfsched.scenarios.machine import Courier, Guest, Host, ScenarioMachine, not_empty
 from hfsched.scenarios.variants import PARTS, VARIANTS
 from hfsched.vcpu.script import Program
 
@@ -34,7 +34,7 @@ class MailboxScenario:
 
     With `boot` the guests' start-up is explored too; else they wait before the first message is sent.
     `runners` are further threads that RUN vCPU 0, once for each message of a host; `hurried` further hosts
-    send as many, and do not wait for ever.
+    send as many, and do not wait for ever; `couriers` wait outside their sends.
     """
 
     receiver: str = "echo"
@@ -44,6 +44,7 @@ class MailboxScenario:
     guests: int = 0
     runners: int = 0
     hurried: int = 0
+    couriers: int = 0
     boot: bool = False
     variant: str = ""
 
@@ -61,6 +62,7 @@ class MailboxScenario:
             ("guests", 0, 8),
             ("runners", 0, 4),
             ("hurried", 0, 4),
+            ("couriers", 0, 4),
         )
 
     @property
@@ -80,6 +82,7 @@ class MailboxScenario:
             guests=guests,
             runners=0,
             hurried=0,
+            couriers=0 if self.hosts else min(self.couriers, 1),
             boot=vcpus == 1,
         )
 
@@ -92,7 +95,7 @@ class MailboxScenario:
             for number in range(self.guests)
         ]
         machine.start(boot=self.boot, kicks=self.runners > 0)
-        if self.hosts + self.hurried == 1:
+        if self.hosts + self.hurried + self.couriers == 1:
             runtime.declare_private("g.outbox")
         for guest in senders:
             machine.start_guest(guest)
@@ -101,12 +104,16 @@ class MailboxScenario:
             Host(machine, number, receiver, self.messages, hurried=number >= self.hosts)
             for number in range(self.hosts + self.hurried)
         ]
+        hosts += [
+            Courier(machine, len(hosts) + number, receiver, self.messages)
+            for number in range(self.couriers)
+        ]
         for host in hosts:
             runtime.spawn(host.name, host.run)
         for number in range(self.runners):
             runtime.spawn(f"runner.{number}", partial(self._run, machine, receiver))
 
-        limit = 2 * self.messages * (self.hosts + self.hurried + self.guests)
+        limit = 2 * self.messages * (len(hosts) + self.guests)
 
         vm, mirror = receiver.vm, receiver.mirror
 

@@ -5,7 +5,6 @@ Above `control` in the layers, for it has the servers of host programs too.
 - `scenario`: the scenario `machine`, its parameters and what must hold;
 - `world`: the machine, its memory and the task that starts and ends it;
 - `hosts`: host programs inside the process;
-- `quiet`: main, which ends it when it is quiet;
 - `clients`: clients of its sockets;
 - `swap`: swap over the models of the scenario `swap`;
 - `subscribers`: the scenario `subscribers`, of the hub of events alone;

@@ -15,6 +15,7 @@ from hfsched.control.command_server import CLIENTS_MAX
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
+from hfsched.scenarios.looks import Looks
 from hfsched.scenarios.machine import WITHIN
 from hfsched.scenarios.shipped.asker import Asker, Copier
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
@@ -29,7 +30,6 @@ from hfsched.scenarios.shipped.hosts import (
     Requester,
     Suspender,
 )
-from hfsched.scenarios.shipped.quiet import Looks
 from hfsched.scenarios.shipped.swap import SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine, executing
 from hfsched.scenarios.swapmachine import COMMANDS
@@ -340,7 +340,7 @@ class _World:
 
     def _until(self) -> None:
         if self._scenario.quiet:
-            self.looks.until_quiet(self.machine, self.servers.pending)
+            self.looks.until(lambda: not self.servers.pending() and self.machine.quiet())
         elif not self._scenario.stop and self._kind.dies:
             self.shipped.aborted.wait()  # a host may wait for an answer until the machine stops
             if self._scenario.vms == 1:

@@ -1,4 +1,4 @@
-"""Main's looks whether the machine is quiet, as `hfsched run` ends one when its input has ended."""
+"""Looks whether a machine is quiet, as `hfsched run` ends one when its input has ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hfsched.explore.thing import Thing
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
-    from hfsched.vmm.machine import Machine
 
 __all__ = ["Looks"]
 
@@ -35,20 +34,22 @@ class Looks(Thing):
         """See `Thing.key`."""
         return (self._looking, self._found, self._sent)
 
-    def until_quiet(self, machine: Machine, pending: Callable[[], bool]) -> None:
-        """Be a part of the main task: return once nothing is `pending` and the machine is quiet."""
+    def until(self, quiet: Callable[[], bool], over: Callable[[], bool] = lambda: True) -> None:
+        """Be a part of the main task: return once it is `quiet`, and everything is `over`."""
         while True:
             self.runtime.retain_only(level=1)
             self.changed.clear()
             self._looking = True
             self.runtime.checkpoint("looks")
-            if not pending() and machine.quiet():
-                break
+            if quiet():
+                self._found = True
+                self.runtime.checkpoint("quiet")
+                self._found = False
+                if over():
+                    break
             self._looking = False
             self.changed.wait()
-        self._found = True
-        self.runtime.checkpoint("quiet")
-        self._found = self._looking = False
+        self._looking = False
 
     def look(self) -> None:
         """Check, for every step; the explorer calls this."""
