@@ -5,7 +5,7 @@ Above `control` in the layers, for it has the servers of host programs too.
 - `scenario`: the scenario `machine`, its parameters and what must hold;
 - `world`: the machine, its memory and the task that starts and ends it;
 - `hosts`: host programs inside the process;
-- `clients`: clients of its sockets;
+- `clients`: clients of its sockets, and `servers`, who serve them;
 - `swap`: swap over the models of the scenario `swap`;
 - `subscribers`: the scenario `subscribers`, of the hub of events alone;
 - `devices`: a device of a VM;

@@ -1,8 +1,9 @@
-"""Programs that connect to a machine's sockets, and the servers of those: production code over models.
+"""Programs that connect to a machine's sockets.
 
 - ``asks``: connects to a port, exchanges messages, and leaves;
 - ``stalls``: connects to a port, sends its messages, and reads nothing more;
 - ``drops``: the same, and disconnects;
+- ``listens``: connects to a port, sends nothing, and reads to the end;
 - ``silent``: connects, and says nothing;
 - ``queries``: asks at the ports which VMs there are, and leaves;
 - ``goes``: as ``asks``, but dies at any point;
@@ -13,6 +14,7 @@
 - ``hibernator``: has the machine end by a snapshot;
 - ``quitter``: has one written and the machine held for it, and leaves;
 - ``canceller``: cancels whatever snapshot is under way;
+- ``copier``: begins to copy a file into the guest, and leaves;
 - ``subscriber``: subscribes to events, and reads them to the end;
 - ``follower``: subscribes, suspends the machine for a moment, reads slowly of both, and leaves;
 - ``slow``: subscribes to events, and reads them to the end, with little room for them;
@@ -23,14 +25,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from hfsched.control import commands, events, wire
-from hfsched.control.command_server import CommandServer
-from hfsched.control.events import Hub, Started
-from hfsched.control.port_server import PortServer
+from hfsched.control.guest_messages import CopyBegin
 from hfsched.control.snapshot_messages import (
     SnapshotCancel,
     SnapshotConfirm,
@@ -40,22 +40,22 @@ from hfsched.control.snapshot_messages import (
 from hfsched.explore.thing import Thing
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.scenarios.shipped.guests import PORT
+from hfsched.scenarios.shipped.servers import Servers
 
 if TYPE_CHECKING:
     from hfsched.control.commands import Answer, Request
-    from hfsched.control.runtime_dir import MachineDirectory
-    from hfsched.explore.foreign import XConnection, XListener
+    from hfsched.explore.foreign import XConnection
     from hfsched.explore.handles import ProcessHandle, TaskHandle
     from hfsched.explore.runtime import ExploreRuntime
     from hfsched.scenarios.shipped.world import ShippedMachine
 
-__all__ = ["CLIENTS", "Client", "Servers"]
+__all__ = ["CLIENTS", "Client", "servers_for"]
 
-_PORT_CLIENTS = ("asks", "stalls", "drops", "silent", "goes", "queries")
+_PORT_CLIENTS = ("asks", "stalls", "drops", "listens", "silent", "goes", "queries")
 _SNAPSHOTS = ("snapshotter", "retrier", "hibernator", "quitter", "canceller")
 CLIENTS = (
     *(*_PORT_CLIENTS, "status", "suspender", *_SNAPSHOTS),
-    *("subscriber", "follower", "slow", "deaf"),
+    *("copier", "subscriber", "follower", "slow", "deaf"),
 )
 _SLOW = ("stalls", "drops", "follower", "slow", "deaf")
 _SERVED = ("asks", "queries", "status", "suspender", "follower", "snapshotter", "retrier")
@@ -63,93 +63,13 @@ _EVENTS: msgspec.json.Decoder[events.Event] = msgspec.json.Decoder(events.Event)
 _NARROW = 64  # bytes that may be unread, of a client that does not read
 
 
-class _Number:
-    """What stands for a new socket of the directory."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def detach(self) -> int:
-        return self._number
-
-
-class _Directory:
-    """The machine's directory with a listening socket: `hfsched.control.runtime_dir.MachineDirectory`."""
-
-    name = "m"
-
-    def __init__(self, runtime: ExploreRuntime, listener: XListener) -> None:
-        self._runtime = runtime
-        self._listener = listener
-
-    def listen(self, what: str) -> _Number:
-        del what
-        return _Number(self._runtime.descriptor(self._listener))
-
-
-class Servers:
-    """Those of ports and of commands, as `hfsched run` has them."""
-
-    def __init__(
-        self,
-        runtime: ExploreRuntime,
-        shipped: ShippedMachine,
-        *,
-        ports: bool,
-        control: bool,
-        places: int,
-    ) -> None:
-        machine = shipped.machine
-        self.machine = machine
-        self.hub = Hub(runtime)
-        machine.suspension.on_hold = self.hub.note_hold
-        self.port_listener = runtime.listener("ports.socket")
-        self.command_listener = runtime.listener("control.socket")
-        directory: Any = _Directory(runtime, self.port_listener)
-        self.ports: PortServer | None = None
-        self.commands: CommandServer | None = None
-        if ports:
-            self.ports = PortServer(
-                runtime,
-                machine,
-                cast("MachineDirectory", directory),
-                clients_max=places,
-                silent_max=0,
-                on_idle=shipped.note_activity,
-                on_client=self.hub.note_client,
-            )
-            shipped.on_abort = self.ports.vm_ended
-        if control:
-            self.commands = CommandServer(
-                runtime, machine, self.hub, self.command_listener, clients_max=places
-            )
-        self.came: list[
-            tuple[str, str]
-        ] = []  # what clients did, in order: {name, connects or asks}
-        runtime.declare_records(self.came, reason="what the oracles compare")
-        names = tuple(machine.vm_names())
-        self.hub.publish(Started(machine=machine.name, version="", vms=names))
-
-    @classmethod
-    def of(
-        cls, runtime: ExploreRuntime, shipped: ShippedMachine, kinds: Collection[str], places: int
-    ) -> Servers:
-        """Return what clients of these kinds need; each socket has `places` for clients."""
-        ports = any(kind in _PORT_CLIENTS for kind in kinds)
-        control = not {*kinds} <= {*_PORT_CLIENTS}
-        return cls(runtime, shipped, ports=ports, control=control, places=places)
-
-    def pending(self) -> bool:
-        """Return whether a client's message is on its way; see `PortServer.pending`."""
-        return self.ports is not None and self.ports.pending()
-
-    def close_commands(self) -> list[str]:
-        """Do what comes before the machine's stop; return the tasks that did not end."""
-        return [] if self.commands is None else self.commands.close()
-
-    def close_ports(self) -> list[str]:
-        """Do what comes after it, likewise."""
-        return [] if self.ports is None else self.ports.close()
+def servers_for(
+    runtime: ExploreRuntime, shipped: ShippedMachine, kinds: Collection[str], places: int
+) -> Servers:
+    """Return what clients of these kinds need; each socket has `places` for clients."""
+    ports = any(kind in _PORT_CLIENTS for kind in kinds)
+    control = not {*kinds} <= {*_PORT_CLIENTS}
+    return Servers(runtime, shipped, ports=ports, control=control, places=places)
 
 
 class Client(Thing):
@@ -182,7 +102,7 @@ class Client(Thing):
     @property
     def leaves(self) -> bool:
         """Whether it ends by itself, before the machine."""
-        return self.kind not in ("silent", "subscriber", "slow")
+        return self.kind not in ("silent", "listens", "subscriber", "slow")
 
     @property
     def waits(self) -> bool:
@@ -204,6 +124,10 @@ class Client(Thing):
             self._check_came()
         if self.kind in _SERVED:
             assert early or not self.reason, f"{self.name} is cut off: {self.reason}"
+        if self.kind == "listens" and self._machine.aborts and self.read:
+            assert "has ended" in self.reason, (
+                f"the VM has ended: {self.name} hears {self.reason!r}"
+            )
         if self.kind == "slow" and not early:
             self._check_heard()
 
@@ -294,6 +218,13 @@ class Client(Thing):
         self._stalls()
         self._socket.close()
 
+    def _listens(self) -> None:
+        if self._hello():
+            self.read += 1
+            packet = self._receive()
+            assert packet[:1] == wire.CLOSING, f"{packet!r} comes, and nothing was asked"
+            self.reason = packet[1:].decode()
+
     def _silent(self) -> None:
         self.reason = "refused" if b'"error"' in self._receive() else ""
 
@@ -364,6 +295,11 @@ class Client(Thing):
         if isinstance(answer, commands.Refused):
             self.reason = answer.text
         return answer
+
+    def _copier(self) -> None:
+        if not isinstance(self._ask(CopyBegin(vm="g0", name="file", size=1)), commands.Refused):
+            self.read += 1
+        self._socket.close()
 
     def _subscriber(self) -> None:
         self._socket.send(commands.encode(commands.EventsSubscribe()))

@@ -18,7 +18,7 @@ from hfsched.mailbox.ports import QUEUE_MAX, Ports
 from hfsched.scenarios.looks import Looks
 from hfsched.scenarios.machine import WITHIN
 from hfsched.scenarios.shipped.asker import Asker, Copier
-from hfsched.scenarios.shipped.clients import CLIENTS, Client, Servers
+from hfsched.scenarios.shipped.clients import CLIENTS, Client, servers_for
 from hfsched.scenarios.shipped.devices import Doorbell
 from hfsched.scenarios.shipped.guests import GUESTS
 from hfsched.scenarios.shipped.hosts import (
@@ -234,7 +234,7 @@ class _World:
         self._askers: list[Asker] = []
         self._tasks: list[TaskHandle | ProcessHandle] = []
         kinds = scenario.clients.split("-") if scenario.clients else []
-        self.servers = Servers.of(runtime, self.shipped, kinds, scenario.places)
+        self.servers = servers_for(runtime, self.shipped, kinds, scenario.places)
         self._user_suspends = "suspender" in kinds
         self._hibernates = "hibernator" in kinds
         self._over = runtime.event("over")
@@ -418,6 +418,7 @@ class _World:
         if scenario.copies and not any(asker.stopped for asker in self._askers):
             done = any(Status.OK in asker.answers for asker in self._askers)
             assert done or scenario.timers, "each copy has failed, for another one"
+        if scenario.guest == "files" and not any(asker.stopped for asker in self._askers):
             record = self.machine.services.save("g0")
             assert record is not None
             assert record.transfer is None, "a copy that has ended is under way"
