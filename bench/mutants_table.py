@@ -90,7 +90,10 @@ _MESSAGES = (
     "machine,guest=doomed,vcpus=2,requests=1,stop=false",
     "machine,guest=doomed,vcpus=2,requests=2,hosts=0,stop=false",
 )
-_BELL = ("machine,guest=bell,rings=2,stop=false",)
+_BELL = (
+    "machine,guest=bell,rings=2,stop=false",
+    "machine,guest=bells,rings=1,hosts=0,stop=false",
+)
 _WRITERS = (
     "machine,guest=writer,vms=2,hosts=3,stop=false",
     "machine,guest=burst,vms=2,queue=1,hosts=2,patient=true,stop=false",
@@ -176,6 +179,9 @@ _CLIENTS = (
     "machine,clients=goes,hosts=0,quiet=true",
     "machine,clients=stalls,hosts=0,quiet=true",
     "machine,clients=stalls,hosts=0,messages=3,timers=true,stop=false",
+    "machine,guest=mortal,clients=listens,stop=false",
+    "quiet",
+    "quiet,answers=true",
 )
 _USER = (
     "userhold",
@@ -196,9 +202,15 @@ _CONTROL = (
     "machine,clients=retrier-canceller,hosts=0,stop=false",
     "machine,clients=follower,hosts=0,stop=false",
     "machine,clients=deaf,hosts=0,suspenders=1",
+    "machine,guest=files,clients=copier,hosts=0,stop=false",
     *_USER,
 )
 _QUIET = (
+    "quiet",
+    "quiet,leaves=true",
+    "quiet,answers=true",
+    "quiet,hosts=1,clients=0",
+    "quiet,vms=2,hosts=1,clients=0",
     "machine,clients=asks,hosts=0,quiet=true",
     "machine,clients=stalls,hosts=0,quiet=true",
     "machine,clients=suspender,hosts=0,quiet=true",
@@ -271,6 +283,9 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "machine,sends=deadline,timers=true,hosts=2",
         "machine,sends=deadline,timers=true,hosts=3,stop=false",
         "machine,sends=try,hosts=2",
+        "mailbox,hosts=0,couriers=1",
+        "mailbox,hosts=1,couriers=1,messages=1",
+        "quiet,hosts=1,clients=0",
     ),
     "hfsched/scheduler/owners.py": (
         "events,event=post,messages=1",
@@ -279,6 +294,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "machine,probes=1,suspenders=2,hosts=0,stop=false",
     ),
     "hfsched/scheduler/suspension.py": _SUSPENSION,
+    "hfsched/scheduler/waiters.py": _SUSPENSION,
     "hfsched/scheduler/userhold.py": _USER,
     "hfsched/hypervisor": (*_BESIDE, *_MESSAGES, *_WRITERS, *_REQUESTS, *_STIRRED),
     "hfsched/hypervisor/hypervisor.py": (

@@ -33,6 +33,8 @@ MAILBOX = (
     "mailbox,runners=1",
     "mailbox,receiver=reader-off,vcpus=2",
     "mailbox,hosts=1,hurried=1,messages=1",
+    "mailbox,hosts=0,couriers=1",
+    "mailbox,hosts=1,couriers=1,messages=1",
 )
 EVENTS = (
     *(
@@ -116,6 +118,12 @@ SNAPSHOTS = (
     "restored,held=true",
     *(f"restored,guest={each}" for each in ("writer", "burst,queue=1")),
 )
+QUIET = (
+    "quiet",
+    "quiet,leaves=true",
+    "quiet,hosts=1,clients=0",
+    "quiet,vms=2,hosts=1,clients=0",
+)
 PORTS = (
     *(f"ports,{each}" for each in ("messages=2", "readers=2")),
     *(f"ports,readers=2,shared={each}" for each in ("stopped,messages=2", "closed")),
@@ -127,6 +135,7 @@ MACHINE = (
     "machine,messages=2,stop=false",
     "machine,guest=burst,queue=1,stop=false",
     "machine,guest=bell,rings=2,hosts=0,stop=false",
+    "machine,guest=bells,rings=1,hosts=0,stop=false",
     "machine,guest=talker,listener=reader,hosts=0",
     "machine,guest=talker,listener=reader,hosts=0,queue=1,stop=false",
     "machine,guest=talker,listener=handler,hosts=0",
@@ -158,6 +167,8 @@ CALM = (
         f"machine,clients={each},hosts=0"
         for each in ("goes", "queries", "follower", "asks,quiet=true", "stalls,quiet=true")
     ),
+    "machine,clients=listens,hosts=0",
+    "machine,guest=files,clients=copier,hosts=0",
     "machine,guest=utility,asks=1,hosts=0",
     "machine,guest=hibernator,asks=1,hosts=0,stop=false",
     "machine,guest=twins,vcpus=2,hosts=0,boot=true,stop=false",
@@ -191,7 +202,8 @@ def small(*names: str) -> list[tuple[str, int | None]]:
 
     tests/scenarios searches a slice of each.
     """
-    free = (*MAILBOX, *EVENTS, *SWAP, *MEMBERS, *HOLDS, *PORTS, *MACHINE, *SNAPSHOTS, *SERVICES)
+    ours = (MAILBOX, EVENTS, SWAP, MEMBERS, HOLDS, QUIET, PORTS, MACHINE, SNAPSHOTS, SERVICES)
+    free = [spec for specs in ours for spec in specs]
     rows = [*((spec, None) for spec in free), *((spec, 0) for spec in CALM)]
     return [row for row in rows if not names or row[0].partition(",")[0] in names]
 
@@ -200,6 +212,7 @@ def large() -> list[tuple[str, int | None]]:
     """Return {spec, bound} of what takes minutes."""
     specs = [f"mailbox,receiver={each},vcpus=2,messages=3" for each in TWO_VCPUS]
     specs += ["suspension,holders=2", "suspension,rounds=2"]
+    specs += ["quiet,answers=true", "quiet,vms=2", "quiet,hosts=2,clients=0", "quiet,hosts=1"]
     specs += [f"mailbox,receiver={each},messages=2,hosts=2" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},messages=2,guests=1" for each in ONE_VCPU]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,boot=true" for each in TWO_VCPUS]

@@ -1,4 +1,4 @@
-"""A device of a VM, whose own task raises a line, and which lowers it when the guest answers."""
+"""Devices of a VM: each one's own task raises a line, which is lowered when the guest answers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ __all__ = ["Doorbell"]
 
 
 class Doorbell:
-    """Rings `rings` times: it raises its line, and waits until the guest ``bell`` has written to it."""
+    """Rings `rings` times: it raises its line, and waits until the guest has written to it.
 
-    name = "doorbell"
+    They share an interrupt, and a guest that takes it writes to all of them.
+    """
 
-    def __init__(self, runtime: ExploreRuntime, machine: Machine, rings: int) -> None:
+    def __init__(
+        self, runtime: ExploreRuntime, machine: Machine, rings: int, number: int = 0
+    ) -> None:
+        self.name = f"doorbell.{number}" if number else "doorbell"
         self._runtime = runtime
         self._rings = rings
         vm = machine.assembly.vms[0]
-        vm.record.mmio.claim(self, BELL_WINDOW, PAGE_SIZE)
+        vm.record.mmio.claim(self, BELL_WINDOW + number * PAGE_SIZE, PAGE_SIZE)
         self._set_level = vm.interrupt_line(self.name, BELL)
-        self._answered = runtime.event("doorbell.answered")
+        self._answered = runtime.event(f"{self.name}.answered")
         self.stopped = False
         self.ended = False
 

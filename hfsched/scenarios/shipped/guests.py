@@ -8,7 +8,8 @@
 - ``server``: answers messages, and direct requests with their own words but the last, which counts them;
 - ``doomed``: as ``server``, but vCPU 1, turned on at the first message or request, ends: the VM aborts;
 - ``lists``: answers each message, and reads which partitions there are;
-- ``bell``: answers each message, and each ring of the device at `BELL_WINDOW`.
+- ``bell``: answers each message, and each ring of the device at `BELL_WINDOW`;
+- ``bells``: the same, with another device on the next page, which has the same interrupt.
 
 Those of several vCPUs that do something beside each other are in `siblings`, those that offer utility services
 in `utilities`.
@@ -16,12 +17,14 @@ in `utilities`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import iter_unpack
 
 from msgspec import Struct
 
 from hfsched.abi.ffa import PRIMARY_ID, FfaError, FfaId, Intid, PsciId
 from hfsched.mailbox.ports import frame
+from hfsched.memory.ram import PAGE_SIZE
 from hfsched.programs.bundled import echo
 from hfsched.programs.library import (
     Call,
@@ -167,6 +170,15 @@ def lists(cpu: Cpu) -> Guest:
 
 def bell(cpu: Cpu) -> Guest:
     """Answer every message, and every ring."""
+    yield from _hear(cpu, (BELL_WINDOW,))
+
+
+def bells(cpu: Cpu) -> Guest:
+    """Answer every message, and every ring of two devices."""
+    yield from _hear(cpu, (BELL_WINDOW, BELL_WINDOW + PAGE_SIZE))
+
+
+def _hear(cpu: Cpu, windows: Sequence[int]) -> Guest:
     mailbox = GuestMailbox(cpu)
     yield from mailbox.map()
     yield from interrupt_enable(BELL)
@@ -176,13 +188,14 @@ def bell(cpu: Cpu) -> Guest:
             yield from mailbox.release()
             yield from mailbox.send(found[0], swap_ports(found[1]))
         elif (yield from interrupt_get()) == BELL:
-            yield Store(BELL_WINDOW, 1, 4)
+            for window in windows:
+                yield Store(window, 1, 4)
 
 
 class GuestKind(Struct, frozen=True):
     """A guest: its program, how often it answers a message, and how many messages it sends unasked.
 
-    It needs `vcpus`; one that `dies` aborts after its first message, and a `single` one takes one message
+    It needs `vcpus`, and answers so many `bells`; one that `dies` aborts after its first message, and a `single` one takes one message
     in all.  One that `serves` answers requests to its utility services, and no messages.
     """
 
@@ -193,6 +206,7 @@ class GuestKind(Struct, frozen=True):
     dies: bool = False
     single: bool = False
     serves: bool = False
+    bells: int = 1
 
     @property
     def hosts_max(self) -> int:
@@ -224,6 +238,7 @@ GUESTS = {
     "rivals": GuestKind(rivals, vcpus=3),
     "lists": GuestKind(lists),
     "bell": GuestKind(bell),
+    "bells": GuestKind(bells, bells=2),
     "utility": GuestKind(utility, serves=True),
     "hibernator": GuestKind(hibernator, serves=True),
     "twins": GuestKind(twins, vcpus=2, serves=True),

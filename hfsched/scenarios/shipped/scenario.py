@@ -62,7 +62,7 @@ class MachineScenario:
     `requests`, direct ones to the guest ``server``, the first of them with a deadline each if there are `timers`.  Another task
     asks vCPU 0's thread for its program counter `probes` times; with `suspenders` it is they who ask.
     One asks the guest ``utility`` or ``hibernator`` for its service, `asks` times; `copies` copy a file each into the guest ``files``.
-    One looks `reports` times at what the machine does.  A device of the guest ``bell`` rings `rings` times.
+    One looks `reports` times at what the machine does.  Each device of the guest ``bell`` or ``bells`` rings `rings` times.
     `suspenders` hold the machine suspended, `rounds` times each.  `clients` of its sockets, kinds joined by
     ``-``, send `messages` each; a socket has `places` for them.  One task gives commands of `swap`, likewise joined; the first `deaths`
     monitors die at any point, and the next `failing_starts` cannot be started, which needs `timers`; or
@@ -147,7 +147,7 @@ class MachineScenario:
         for name, guests in (
             ("listener", ("talker",)),
             ("requests", ("server", "doomed")),
-            ("rings", ("bell",)),
+            ("rings", ("bell", "bells")),
             ("asks", ("utility", "hibernator", "twins")),
             ("copies", ("files",)),
         ):
@@ -331,7 +331,10 @@ class _World:
             self._askers.append(Copier(runtime, machine, 1, f"copier.{number}"))
         self._others += self._askers
         if scenario.rings:
-            self._others.append(Doorbell(runtime, machine, scenario.rings))
+            self._others += [
+                Doorbell(runtime, machine, scenario.rings, number)
+                for number in range(self._kind.bells)
+            ]
         if scenario.reports:
             self._others.append(Reporter(runtime, machine, scenario.reports))
         if self.machine.swap is not None and scenario.swap:
@@ -389,6 +392,7 @@ class _World:
         for each in (*self._others, *self.suspenders):
             assert each.ended, f"{each.name} waits"
             assert early or not each.stopped, f"{each.name} was stopped early"
+        self._check_lines(early=early)
         self._check_askers()
         for client in self.clients:
             client.check(early=early or self._scenario.places < len(self.clients))
@@ -403,6 +407,14 @@ class _World:
         patient = all(client.waits for client in self.clients)
         for vm in self.shipped.summary if self._kind.hosts_max else []:
             self._check_vm(vm, all_through=patient and not early)
+
+    def _check_lines(self, *, early: bool) -> None:
+        """Check that no device's interrupt is left, which the guest would have had to answer."""
+        for vm in () if early or not self._scenario.rings else self.machine.assembly.vms:
+            for vcpu in vm.record.vcpus:
+                assert not vcpu.interrupts.pending, (
+                    f"{vm.name}.{vcpu.index}: a ring is not answered"
+                )
 
     def _check_askers(self) -> None:
         scenario = self._scenario
