@@ -50,9 +50,15 @@ class QuietScenario:
     messages: int = 1
     answers: bool = False
     leaves: bool = False
+    variant: str = ""
 
     values: ClassVar[Mapping[str, Collection[str]]] = {}
-    variants: ClassVar[Mapping[str, Variant]] = {}
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "one-look": Variant(
+            "a message crosses from a VM not yet seen to one that was", {"hosts": 1, "clients": 0}
+        ),
+        "held-first": Variant("a message leaves its socket between two questions"),
+    }
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -116,6 +122,23 @@ class _CountedOutbox(Outbox):
         if task is not None and task.name.startswith("host."):
             self._joined.append(task.name)
         return turn
+
+
+class _OneLook(QuietWatch):
+    """Does not ask whether anything was claimed meanwhile."""
+
+    def look(self) -> bool:
+        """See `QuietWatch.look`."""
+        return self._claims() is not None and self._assembly.ports.waiting() == 0
+
+
+class _HeldFirst(Session):
+    """Asks whether a message is held before it looks at the socket."""
+
+    def pending(self) -> bool:
+        """See `Session.pending`."""
+        with self._lock:
+            return self._held.get() or self._connection.unread() > 0
 
 
 class _World:
@@ -203,7 +226,8 @@ class _World:
         return None
 
     def _session(self, connection: XConnection) -> Session:
-        return Session(
+        kind = _HeldFirst if self._scenario.variant == "held-first" else Session
+        return kind(
             self._runtime,
             self,
             ("m", "session"),
@@ -218,7 +242,8 @@ class _World:
         )
 
     def _main(self) -> None:
-        watch = QuietWatch(self._machine.assembly)
+        kind = _OneLook if self._scenario.variant == "one-look" else QuietWatch
+        watch = kind(self._machine.assembly)
         self._looks.until(lambda: not self._pending() and watch.look(), self._over)
         self._found = True
 

@@ -325,6 +325,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "members",
         "ports",
         "programs",
+        "quiet",
         "restored",
         "services",
         "snapshots",

@@ -33,11 +33,11 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         # Scenarios and their parameters.
         (
             "nobody",
-            "no scenario 'nobody': known: events, images, machine, mailbox, members, ports, programs, restored, services, snapshots, subscribers, suspension, swap, userhold; ",
+            "no scenario 'nobody': known: events, images, machine, mailbox, members, ports, programs, quiet, restored, services, snapshots, subscribers, suspension, swap, userhold; ",
         ),
         ("mailbx,vcpus=2", "no scenario 'mailbx': known: "),
         ("mailbox --variant better", "scenario mailbox: no variant better: known: early-run, "),
-        ("mailbox,speed=1", "scenario mailbox: no parameter speed: known: boot, guests, "),
+        ("mailbox,speed=1", "scenario mailbox: no parameter speed: known: boot, couriers, "),
         ("mailbox,vcpus=two", "scenario mailbox: vcpus=two: not a number"),
         ("absent.py::Own", "scenario file absent.py: no such file"),
         # Values.

@@ -157,6 +157,9 @@ def test_there_is_no_data_race_in_copies() -> None:
         "clients=status-status,hosts=0,places=1",
         "clients=status-status,hosts=0,places=1,stop=false",
         "boot=true,stop=false",
+        "guest=mortal,clients=listens-listens,stop=false",
+        "guest=files,clients=copier-copier,hosts=0,stop=false",
+        "guest=bells,rings=2,messages=2,stop=false",
         "clients=stalls,hosts=0,messages=3,timers=true,stop=false",
     ],
 )

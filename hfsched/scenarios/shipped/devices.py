@@ -30,6 +30,8 @@ class Doorbell:
         vm = machine.assembly.vms[0]
         vm.record.mmio.claim(self, BELL_WINDOW + number * PAGE_SIZE, PAGE_SIZE)
         self._set_level = vm.interrupt_line(self.name, BELL)
+        self._lock = runtime.lock(self.name, state=lambda: self._ringing)
+        self._ringing = False
         self._answered = runtime.event(f"{self.name}.answered")
         self.stopped = False
         self.ended = False
@@ -39,7 +41,9 @@ class Doorbell:
         for count in range(self._rings):
             self._runtime.retain_only(count)
             self._answered.clear()
-            self._set_level(True)
+            with self._lock:
+                self._ringing = True
+                self._set_level(True)
             self._answered.wait()
         self.ended = True
 
@@ -50,6 +54,9 @@ class Doorbell:
         raise AssertionError(f"vCPU {vcpu.index} reads {size} bytes at {offset:#x} of the doorbell")
 
     def write(self, vcpu: Vcpu, offset: int, size: int, value: int) -> None:  # noqa: ARG002
-        """Lower the line: the ring was heard."""
-        self._set_level(False)
-        self._answered.set()
+        """Lower the line: a ring was heard, unless it was another device's."""
+        with self._lock:
+            self._set_level(False)
+            if self._ringing:
+                self._ringing = False
+                self._answered.set()
