@@ -121,6 +121,18 @@ def test_a_spawner_may_be_killed_at_any_moment(spawning_rt: ThreadRuntime) -> No
     stop(spawning_rt, process, end)
 
 
+def test_what_an_interpreter_says_that_runs_no_spawner_is_the_reason_and_not_printed(
+    rt: ThreadRuntime, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spawning, "_PROGRAM", "hfsched.nobody")
+    with pytest.raises(OSError, match=r"3 spawners have died: .*No module named hfsched\.nobody$"):
+        started(rt)
+    assert capfd.readouterr().err == ""
+    monkeypatch.undo()
+    process, end = started(rt)
+    stop(rt, process, end)
+
+
 @pytest.mark.parametrize("answer", [b"", b"with"])
 def test_a_child_of_a_spawner_that_died_before_its_answer_is_reaped(
     spawning_rt: ThreadRuntime, monkeypatch: pytest.MonkeyPatch, answer: bytes

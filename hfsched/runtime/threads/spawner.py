@@ -1,5 +1,6 @@
-"""The spawner, a program: ``python -m hfsched.runtime.threads.spawner FD MAIN_PID MODULE...``.
+"""The spawner, a program: ``python -m hfsched.runtime.threads.spawner FD ERROR_FD MAIN_PID MODULE...``.
 
+ERROR_FD becomes its standard error, unless it is -1.
 It forks processes for main, the process that started it, which requests them on the socket FD.  It has
 one thread, has imported the MODULEs that its children need, and opens and reads nothing else.  So a
 child starts within milliseconds, and main can start one although it may no longer exec.
@@ -61,6 +62,9 @@ _TEXT_MAX = 500  # characters
 
 def main(argv: Sequence[str]) -> None:
     """Serve main until it has ended; in a child, run the job."""
+    if int(argv[1]) >= 0:
+        os.dup2(int(argv[1]), 2)
+        os.close(int(argv[1]))
     try:
         _run(argv)
     except MemoryError as exc:  # for more than a line there is no memory
@@ -69,9 +73,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    control, parent = socket.socket(fileno=int(argv[0])), int(argv[1])
+    control, parent = socket.socket(fileno=int(argv[0])), int(argv[2])
     _die_with_parent(parent)
-    for module in argv[2:]:
+    for module in argv[3:]:
         with suppress(Exception):  # the child that needs it imports it, and fails
             importlib.import_module(module)
     gc.freeze()  # the children share these pages for longer

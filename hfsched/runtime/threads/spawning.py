@@ -22,8 +22,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,10 +32,12 @@ from hfsched.runtime.threads.channel import poll_until, receive
 from hfsched.runtime.threads.process import ChildProcess, reap
 from hfsched.runtime.threads.progress import wait_for_child
 from hfsched.runtime.threads.sync import FlagEvent
+from hfsched.text import one_line
 
 __all__ = ["Spawner"]
 
 ATTEMPTS = 3  # spawners that may die during one request
+_SAID_MAX = 4096  # bytes, and characters of a line
 _POLL_AGAIN = 0.1  # seconds
 _PROGRAM = "hfsched.runtime.threads.spawner"
 _LOST = "the process that starts others has ended, and this one may not start another"
@@ -49,21 +51,29 @@ class _DeadError(Exception):
 
 
 class _SpawnerProcess:
-    """A spawner's process and the socket to it; only the thread `spawner` uses it."""
+    """A spawner's process and the socket to it; only the thread `spawner` uses it.
+
+    What the interpreter says before it runs the spawner is kept in a file of its own: where memory is short it
+    may be a traceback of lines that are not ours.
+    """
 
     def __init__(self, modules: Sequence[str]) -> None:
         with ExitStack() as undo:
+            self._said = os.memfd_create("spawner.said", os.MFD_CLOEXEC)
+            undo.callback(os.close, self._said)
             self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(self.sock.close)
-            with theirs:
-                command = [sys.executable, "-m", _PROGRAM, str(theirs.fileno()), str(os.getpid())]
+            with theirs, _standard_error() as error:
+                passed = [theirs.fileno(), error]
+                command = [sys.executable, "-m", _PROGRAM, *map(str, (*passed, os.getpid()))]
                 # The children must import the same code as this process.
                 roots = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
                 self._popen = subprocess.Popen(  # noqa: S603
                     [*command, *modules],
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[fd for fd in passed if fd >= 0],
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
                     stdin=subprocess.DEVNULL,
+                    stderr=self._said,
                     start_new_session=True,
                 )
             undo.callback(self._end_group)
@@ -82,6 +92,14 @@ class _SpawnerProcess:
         self.sock.close()
         self._end_group()
         os.close(self.pidfd)
+        os.close(self._said)
+
+    def last_words(self) -> str:
+        """Return the last line that the interpreter said, if it did not come to run the spawner."""
+        first = max(0, os.fstat(self._said).st_size - _SAID_MAX)
+        lines = os.pread(self._said, _SAID_MAX, first).decode(errors="replace").splitlines()
+        said = [line for line in lines if line.strip()]
+        return one_line(said[-1], _SAID_MAX) if said else ""
 
     def _end_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -118,6 +136,22 @@ class _SpawnerProcess:
         if not data:
             raise _DeadError
         return data, fds
+
+
+@contextmanager
+def _standard_error() -> Iterator[int]:
+    """Duplicate this process's standard error for a ``with``; -1: it has none."""
+    try:
+        fd = os.dup(2)
+    except OSError as exc:
+        if exc.errno != errno.EBADF:
+            raise
+        yield -1
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @dataclass
@@ -262,6 +296,7 @@ class _Thread:
         request.done.set()
 
     def _carry_out(self, request: _Request) -> None:
+        said = ""
         for _ in range(ATTEMPTS):
             if self._process is None:
                 if not self._may_exec:
@@ -272,6 +307,7 @@ class _Thread:
             try:
                 request.child = self._start(self._process, request)
             except _DeadError:
+                said = self._process.last_words() or said
                 self._discard()
             else:
                 return
@@ -280,7 +316,7 @@ class _Thread:
         if not self._may_exec:
             self._lost.set()
             raise SpawnerLostError(_LOST)
-        raise OSError(errno.ECHILD, f"{ATTEMPTS} spawners have died")
+        raise OSError(errno.ECHILD, f"{ATTEMPTS} spawners have died" + (said and f": {said}"))
 
     def _start(self, process: _SpawnerProcess, request: _Request) -> tuple[int, int]:
         gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
