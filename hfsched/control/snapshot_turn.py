@@ -16,6 +16,7 @@ from hfsched.control.snapshot_messages import (
     SnapshotWritten,
 )
 from hfsched.errors import HfschedError
+from hfsched.scheduler.suspension import SuspendError
 from hfsched.vmm.attempt import Base, Wish
 
 if TYPE_CHECKING:
@@ -73,13 +74,17 @@ class SnapshotTurn:
             shown=request.shown,
         )
         deadline = self._runtime.now() + request.within_ms * _NS_PER_MS
-        self._attempt, written = self._machine.snapshots.take(
-            (files[0], files[1]),
-            wish,
-            deadline,
-            stop=(self._connection.hangup, self._closing),
-            progress=self._teller() if request.progress else lambda _done, _total: None,
-        )
+        try:
+            self._attempt, written = self._machine.snapshots.take(
+                (files[0], files[1]),
+                wish,
+                deadline,
+                stop=(self._connection.hangup, self._closing),
+                progress=self._teller() if request.progress else lambda _done, _total: None,
+            )
+        except SuspendError as exc:
+            text = f"{wish.called}: {exc}, which was {request.within_ms} ms: allow more (--within)"
+            raise HfschedError(text) from None
         return SnapshotWritten(
             machine=self._machine.name,
             hash=written.hash.hex(),

@@ -150,7 +150,7 @@ class FakeMachine:
         self.snapshots = Snapshots(runtime, cast("Machine", self), self.ended.set, write=Writing)
         self.go, self.began = threading.Event(), threading.Event()
         self.go.set()
-        self.paused = False
+        self.paused = self.late = False
         self.error: Exception | None = None
         self.layers: list[DirtyPages | None] = []
         self.expected: list[int | None] = []
@@ -161,8 +161,8 @@ class FakeMachine:
         self.ports = Ports()
 
     def _pause(self, _deadline: int | None) -> bool:
-        self.paused = True
-        return True
+        self.paused = not self.late
+        return self.paused
 
     def _resume(self) -> None:
         self.paused = False
@@ -399,6 +399,17 @@ def test_the_end_of_the_machine_cancels_it(served: Served, client: Client) -> No
     assert served.server.close() == []
     assert client.answer() == refusal("s: cancelled")
     assert not served.machine.paused
+
+
+def test_guests_that_do_not_stop_in_time_are_named_with_the_snapshot(
+    served: Served, client: Client
+) -> None:
+    served.machine.late = True
+    assert client.ask(request(within_ms=20), *empty()) == refusal(
+        "s: suspend: guests did not stop in time, which was 20 ms: allow more (--within)"
+    )
+    served.machine.late = False
+    assert isinstance(client.ask(request(), *empty()), SnapshotWritten)
 
 
 def test_another_one_waits_for_its_turn(served: Served, client: Client) -> None:
