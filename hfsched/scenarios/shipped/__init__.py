@@ -7,6 +7,7 @@ Above `control` in the layers, for it has the servers of host programs too.
 - `hosts`: host programs inside the process;
 - `clients`: clients of its sockets, and `servers`, who serve them;
 - `swap`: swap over the models of the scenario `swap`;
+- `quiet`: the scenario `quiet`, of who looks whether nothing is on its way, and `looks`, who does;
 - `subscribers`: the scenario `subscribers`, of the hub of events alone;
 - `devices`: a device of a VM;
 - `guests`: what its VMs boot, for the engine `script`;

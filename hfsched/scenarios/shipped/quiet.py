@@ -18,7 +18,7 @@ from hfsched.control.session import Session
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
-from hfsched.scenarios.looks import Looks
+from hfsched.scenarios.shipped.looks import Looks
 from hfsched.scenarios.machine import WITHIN, Guest, Host, ScenarioMachine
 from hfsched.scheduler.outbox import Outbox
 from hfsched.vcpu.script import Cpu, Program, Wfi
