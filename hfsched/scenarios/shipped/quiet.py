@@ -17,9 +17,10 @@ from hfsched.control.pusher import Timing
 from hfsched.control.session import Session
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
+from hfsched.mailbox.mailbox import RxState
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
-from hfsched.scenarios.shipped.looks import Looks
 from hfsched.scenarios.machine import WITHIN, Guest, Host, ScenarioMachine
+from hfsched.scenarios.shipped.looks import Looks
 from hfsched.scheduler.outbox import Outbox
 from hfsched.vcpu.script import Cpu, Program, Wfi
 from hfsched.vcpu.script import Guest as Steps
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Event
     from hfsched.scenarios.guests import GuestLog
     from hfsched.scheduler.endpoint import Endpoint
+    from hfsched.vmm.assembly import AssembledVm, Assembly
 
 __all__ = ["QuietScenario"]
 
@@ -57,7 +59,7 @@ class QuietScenario:
         "one-look": Variant(
             "a message crosses from a VM not yet seen to one that was", {"hosts": 1, "clients": 0}
         ),
-        "held-first": Variant("a message leaves its socket between two questions"),
+        "unasked": Variant("a message that a session has is not asked for"),
     }
 
     def __post_init__(self) -> None:
@@ -127,18 +129,19 @@ class _CountedOutbox(Outbox):
 class _OneLook(QuietWatch):
     """Does not ask whether anything was claimed meanwhile."""
 
+    def __init__(self, assembly: Assembly) -> None:
+        super().__init__(assembly)
+        self._parts = assembly
+
     def look(self) -> bool:
         """See `QuietWatch.look`."""
-        return self._claims() is not None and self._assembly.ports.waiting() == 0
+        return self._parts.ports.waiting() == 0 and all(map(self._rests, self._parts.vms))
 
-
-class _HeldFirst(Session):
-    """Asks whether a message is held before it looks at the socket."""
-
-    def pending(self) -> bool:
-        """See `Session.pending`."""
-        with self._lock:
-            return self._held.get() or self._connection.unread() > 0
+    def _rests(self, vm: AssembledVm) -> bool:
+        if not vm.driven.mirror.quiet().resting or vm.outbox.waiting():
+            return False
+        info = self._parts.interface.info(vm.id)
+        return info is not None and info.rx is RxState.EMPTY
 
 
 class _World:
@@ -226,8 +229,7 @@ class _World:
         return None
 
     def _session(self, connection: XConnection) -> Session:
-        kind = _HeldFirst if self._scenario.variant == "held-first" else Session
-        return kind(
+        return Session(
             self._runtime,
             self,
             ("m", "session"),
@@ -248,7 +250,8 @@ class _World:
         self._found = True
 
     def _pending(self) -> bool:
-        return any(session.pending() for session in self._sessions)
+        asked = self._sessions if self._scenario.variant != "unasked" else []
+        return any(session.pending() for session in asked)
 
     def _over(self) -> bool:
         return len(self._through) == self._scenario.hosts + self._scenario.clients

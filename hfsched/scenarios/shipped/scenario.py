@@ -15,7 +15,6 @@ from hfsched.control.command_server import CLIENTS_MAX
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.ports import QUEUE_MAX, Ports
-from hfsched.scenarios.shipped.looks import Looks
 from hfsched.scenarios.machine import WITHIN
 from hfsched.scenarios.shipped.asker import Asker, Copier
 from hfsched.scenarios.shipped.clients import CLIENTS, Client, servers_for
@@ -30,6 +29,7 @@ from hfsched.scenarios.shipped.hosts import (
     Requester,
     Suspender,
 )
+from hfsched.scenarios.shipped.looks import Looks
 from hfsched.scenarios.shipped.swap import SwapModel, Swapper
 from hfsched.scenarios.shipped.world import MEMORY, ShippedMachine, executing
 from hfsched.scenarios.swapmachine import COMMANDS
