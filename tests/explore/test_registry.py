@@ -211,7 +211,7 @@ def test_a_scenario_of_a_module() -> None:
         ("Mailbox", "no scenario 'Mailbox': known: "),
         ("mailbox+", ""),
         ("mailbox+slow", "scenario mailbox: no variant slow: known: early-run, "),
-        ("mailbox,speed=3", "scenario mailbox: no parameter speed: known: boot, guests, hosts, "),
+        ("mailbox,speed=3", "scenario mailbox: no parameter speed: known: boot, couriers, "),
         ("mailbox,name=x", "scenario mailbox: no parameter name: known: boot, "),
         ("mailbox,variant=upstream", "scenario mailbox: no parameter variant: known: boot, "),
         ("mailbox,vcpus=", "scenario mailbox: vcpus=: not a number"),

@@ -138,10 +138,9 @@ class _OneLook(QuietWatch):
         return self._parts.ports.waiting() == 0 and all(map(self._rests, self._parts.vms))
 
     def _rests(self, vm: AssembledVm) -> bool:
-        if not vm.driven.mirror.quiet().resting or vm.outbox.waiting():
-            return False
+        resting = vm.driven.mirror.quiet().resting
         info = self._parts.interface.info(vm.id)
-        return info is not None and info.rx is RxState.EMPTY
+        return resting and info is not None and info.rx is RxState.EMPTY and not vm.outbox.waiting()
 
 
 class _World:
