@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hfsched.explore.registry import Variant, check_ranges, spec_of
@@ -25,8 +26,8 @@ class ServicesScenario:
     """`hosts` ask a guest's daemon `requests` times each, and the daemon asks the host `asks` times.
 
     The first `leavers` of the hosts give each request up, at any point.  Meanwhile `event` happens at any
-    point; with `timers` any deadline may pass at any point; the daemon crashes `crashes` times, and registers
-    anew; with `mute`, which needs `timers`, no daemon answers, so that time-outs end all requests; with `boot`
+    point; with `timers` any deadline may pass at any point; the daemon crashes `crashes` times, and goes
+    `farewells` times, and another one registers; with `mute`, which needs `timers`, no daemon answers, so that time-outs end all requests; with `boot`
     its first registration is explored too.
 
     Every request gets exactly one answer, and its own; none waits while the service could take it; the service
@@ -43,6 +44,7 @@ class ServicesScenario:
     asks: int = 0
     event: str = "hibernate"
     crashes: int = 0
+    farewells: int = 0
     mute: bool = False
     timers: bool = True
     boot: bool = False
@@ -60,11 +62,13 @@ class ServicesScenario:
             ("leavers", 0, self.hosts),
             ("asks", 0, 4),
             ("crashes", 0, 2),
+            ("farewells", 0, 2),
             ("mute", 0, int(self.timers)),
         )
         if self.event not in EVENTS:
             raise ValueError(f"event={self.event}: not one of {', '.join(EVENTS)}")
-        more = self.asks or self.crashes or self.mute or self.hosts > 1 or self.leavers
+        ends = self.crashes or self.farewells
+        more = self.asks or ends or self.mute or self.hosts > 1 or self.leavers
         if self.variant and (more or self.event not in EVENTS[:2]):
             raise ValueError(
                 "the drivers of Linux have event=none or hibernate, one host that stays, daemons that answer, no asks, no crashes"
@@ -93,4 +97,6 @@ class ServicesScenario:
             runtime.spawn(self.event, acts[self.event])
         for number in range(self.crashes):
             runtime.spawn(f"crash.{number}", host.crash)
+        for number in range(self.farewells):
+            runtime.spawn(f"farewell.{number}", partial(host.crash, says=True))
         return World(host.check, invariant=host.look, final=host.final, timers=self.timers)

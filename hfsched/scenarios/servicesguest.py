@@ -81,6 +81,7 @@ class Guest:
         self.rx = Rx(runtime)
         self.tx, self.port = runtime.channel("tx")
         self.daemon = GuestService(SERVICE)
+        self._gone: list[GuestService] = []  # daemons that have crashed
         self.user = runtime.lock("user", state=self.key)
         self.asked: list[bytes] = []
         self.answered: list[tuple[bytes, Answer]] = []
@@ -88,7 +89,8 @@ class Guest:
 
     def key(self) -> object:
         """Return all that the lock guards."""
-        return (self.daemon.key(), tuple(self.asked), tuple(self.answered), self.lives)
+        daemons = tuple(each.key() for each in (self.daemon, *self._gone))
+        return (daemons, tuple(self.asked), tuple(self.answered), self.lives)
 
     def serve(self) -> None:
         """Be the daemon."""
@@ -134,13 +136,17 @@ class Guest:
             deliver(encode(self.daemon.offer()))
             self._runtime.retain_only()
 
-    def crash(self, deliver: Callable[[bytes], None]) -> None:
-        """End the daemon without a word; another one registers, which knows nothing of it."""
+    def crash(self, deliver: Callable[[bytes], None], *, says: bool) -> None:
+        """End the daemon, which may say so; another one registers, which knows nothing of it."""
         with self.user:
             self.lives += 1
-            self.daemon.goodbye()
+            farewell = self.daemon.goodbye()
             self._note()
+            self._gone.append(self.daemon)
             self.daemon = GuestService(SERVICE)
+            if says:
+                deliver(encode(farewell))
+                self._runtime.retain_only()
             deliver(encode(self.daemon.offer()))
             self._runtime.retain_only()
 

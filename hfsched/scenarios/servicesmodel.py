@@ -45,6 +45,8 @@ class Size(Protocol):
     @property
     def crashes(self) -> int: ...
     @property
+    def farewells(self) -> int: ...
+    @property
     def mute(self) -> bool: ...
     @property
     def timers(self) -> bool: ...
@@ -157,10 +159,10 @@ class Host:
         """Let the guest hibernate, and come back."""
         self._guest.hibernate(self.deliver)
 
-    def crash(self) -> None:
+    def crash(self, *, says: bool = False) -> None:
         """Replace the guest's daemon by another one; a pause waits for its delivery too."""
         with self._vcpus:
-            self._guest.crash(self.deliver)
+            self._guest.crash(self.deliver, says=says)
 
     def pause(self) -> None:
         """Pause the machine; nothing of the service may change by that."""
@@ -231,7 +233,7 @@ def _ends(size: Size) -> set[Status]:
     ends = set() if size.mute else {Status.OK}
     if size.timers:
         ends.add(Status.TIMED_OUT)
-    if size.crashes:
+    if size.crashes or size.farewells:
         ends.add(Status.DAEMON_GONE)
     if size.event == "hibernate":
         ends |= {Status.HIBERNATED, Status.DAEMON_GONE}
