@@ -12,6 +12,7 @@ PLDI 2009).
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["ALL", "SHAPE", "Access", "Conflict", "Extent", "Site", "Tracked"]
 
 Site = tuple[str, int]  # a file and a line
+
+_OURS = 3  # references to an object: what keeps it alive, and two of who counts them
 
 
 class _Whole(Enum):
@@ -117,6 +120,7 @@ class Tracked:
         "_ranges",
         "_shape",
         "_touched",
+        "_weak",
         "_whole",
         "dict_id",
         "id",
@@ -128,6 +132,7 @@ class Tracked:
         self.dict_id: int | None = None  # of the object's dict, while that is its own
         self.name = name  # the same in every run
         self._of = _reference(of, lambda: died(self))
+        self._weak = isinstance(self._of, weakref.ref)
         self._items: dict[Hashable, _Place] = {}
         self._shape = _Place()
         self._whole = _Place()
@@ -138,6 +143,14 @@ class Tracked:
     def of(self) -> Any:
         """The object; None if it is no more."""
         return self._of()
+
+    def let_go(self) -> bool:
+        """Let the object die if only this keeps it alive; return whether it did."""
+        of = None if self._weak else self._of()
+        if of is None or sys.getrefcount(of) > _OURS:
+            return False
+        self._of = lambda: None
+        return True
 
     def item(self, task: Task, key: Hashable, access: Access) -> None:
         """Note an access to one item; raises `Conflict`."""

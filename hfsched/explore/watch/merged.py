@@ -15,7 +15,7 @@ these have themselves, so all objects of a class, and of a name, are compared to
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hfsched.explore.watch.history import ALL, SHAPE, Extent
@@ -142,8 +142,13 @@ class Merged:
         self._kinds: list[_Values] = []
         self._numbers: dict[frozenset[tuple[_Group, tuple[bytes, ...]]], int] = {}
 
-    def look(self, key: bytes, written: Written, controller: Controller) -> None:
-        """Note what is in a state, and whether it differs from what was there before."""
+    def look(
+        self, key: bytes, written: Written, controller: Controller, sweep: Callable[[], None]
+    ) -> None:
+        """Note what is in a state, and whether it differs from what was there before.
+
+        `sweep` lets go of objects that nobody else has: what is in them differs without harm.
+        """
         values = written.now(controller)
         known = self._seen.get(key)
         if known is None:
@@ -153,12 +158,11 @@ class Merged:
                     self._seen[key] = number
             return
         before = self._kinds[known]
-        if before is values:
-            return
-        for group in before.keys() & values.keys():
-            one, other = before[group], values[group]
-            if one != other and len(one) == len(other):
-                self.found.add((written.site_of(group), ".".join(group)))
+        if _differing(before, values):
+            sweep()
+            values = written.now(controller)
+        for group in _differing(before, values):
+            self.found.add((written.site_of(group), ".".join(group)))
 
     def _number(self, values: _Values) -> int | None:
         whole = frozenset(values.items())
@@ -167,6 +171,18 @@ class Merged:
             number = self._numbers[whole] = len(self._kinds)
             self._kinds.append(values)
         return number
+
+
+def _differing(before: _Values, values: _Values) -> list[_Group]:
+    """Return the groups whose values are others, of as many places."""
+    if before is values:
+        return []
+    both = before.keys() & values.keys()
+    return [
+        group
+        for group in both
+        if before[group] != values[group] and len(before[group]) == len(values[group])
+    ]
 
 
 def _is_dead(place: _Place, controller: Controller) -> bool:

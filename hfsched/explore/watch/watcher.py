@@ -178,7 +178,7 @@ class Watcher:
         key = controller.state_key()
         if controller.unkeyed is None:
             merged = self._merged
-            controller.inspect(lambda: merged.look(key, self._written, controller))
+            controller.inspect(lambda: merged.look(key, self._written, controller, self._sweep))
         self._forget_moment()
 
     # Steps on a scenario's own things.
@@ -383,6 +383,12 @@ class Watcher:
             tracked.dict_id = id(own)
             self._tracked[id(own)] = tracked
         return tracked
+
+    def _sweep(self) -> None:
+        """Forget objects that only histories keep alive, and then what only those had."""
+        while gone := [each for each in list(self._tracked.values()) if each.let_go()]:
+            for each in gone:
+                self._died(each)
 
     def _died(self, tracked: Tracked) -> None:
         """Forget an object: another one may get its id, or its dict's."""

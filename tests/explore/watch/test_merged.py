@@ -307,8 +307,24 @@ def no_order() -> tuple[Act, Callable[[], object]]:
     return act, lambda: sorted(table)
 
 
+def dropped() -> tuple[Act, Callable[[], object]]:
+    """Who came first is in an object that nobody has any more, nor the lists in which it was."""
+    held: list[Any] = [Slotted()]
+    held[0].last = ""
+
+    def act(name: str) -> None:
+        if held[0].last == "":
+            held[0].last = name
+        else:
+            copies = [*held]
+            copies.append(copies[0].last)
+            held[0] = None
+
+    return act, lambda: held == [None]
+
+
 @pytest.mark.parametrize("exclude", [by_channel, by_cell])
-@pytest.mark.parametrize("make", [both_count, each_its_own, no_order])
+@pytest.mark.parametrize("make", [both_count, each_its_own, no_order, dropped])
 def test_what_is_the_same_in_every_order_is_not_named(
     make: Callable[[], tuple[Act, Callable[[], object]]], exclude: Exclude
 ) -> None:
