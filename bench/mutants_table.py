@@ -247,6 +247,7 @@ _SERVICES = (
     "services,requests=1,asks=1,event=none,timers=false",
     "services,requests=1,event=none,crashes=1,timers=false",
     "services,requests=1,event=none,farewells=1,timers=false",
+    "services,requests=0,asks=1,faults=1,timers=false",
     "services,requests=1,hosts=2,leavers=1,event=none,timers=false",
     "services,requests=1,leavers=1,event=none,timers=false,boot=true",
     "services,requests=1,leavers=1,event=pause,timers=false",

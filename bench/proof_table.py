@@ -183,6 +183,8 @@ SERVICES = (
     "services,event=none,requests=1,crashes=1,timers=false",
     "services,event=none,requests=1,farewells=1,timers=false",
     "services,event=none,requests=0,asks=2,farewells=1,timers=false",
+    "services,event=none,requests=0,asks=1,faults=1,timers=false",
+    "services,event=hibernate,requests=0,asks=1,faults=1,timers=false",
     "services,event=none,requests=1,boot=true,timers=false",
     "services,event=none,requests=1,leavers=1,boot=true,timers=false",
     "services,event=none,leavers=1,timers=false",

@@ -27,7 +27,7 @@ class ServicesScenario:
 
     The first `leavers` of the hosts give each request up, at any point.  Meanwhile `event` happens at any
     point; with `timers` any deadline may pass at any point; the daemon crashes `crashes` times, and goes
-    `farewells` times, and another one registers; with `mute`, which needs `timers`, no daemon answers, so that time-outs end all requests; with `boot`
+    `farewells` times, and another one registers; the host's daemon ends `faults` times by its first requests, and is started again; with `mute`, which needs `timers`, no daemon answers, so that time-outs end all requests; with `boot`
     its first registration is explored too.
 
     Every request gets exactly one answer, and its own; none waits while the service could take it; the service
@@ -45,6 +45,7 @@ class ServicesScenario:
     event: str = "hibernate"
     crashes: int = 0
     farewells: int = 0
+    faults: int = 0
     mute: bool = False
     timers: bool = True
     boot: bool = False
@@ -63,6 +64,7 @@ class ServicesScenario:
             ("asks", 0, 4),
             ("crashes", 0, 2),
             ("farewells", 0, 2),
+            ("faults", 0, 2 if self.asks else 0),
             ("mute", 0, int(self.timers)),
         )
         if self.event not in EVENTS:

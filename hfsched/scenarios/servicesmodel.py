@@ -7,6 +7,7 @@ to the thread that delivers it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,15 +19,21 @@ from hfsched.services.dispatch import Dispatcher
 from hfsched.services.guest import GuestState
 from hfsched.services.records import ServiceRecord
 from hfsched.services.service import UtilityService
-from hfsched.services.transaction import Answer, Direction, State, Status
+from hfsched.services.supervisor import serve_guest
+from hfsched.services.transaction import Answer, State, Status
 from hfsched.services.wire import decode, encode
 
 if TYPE_CHECKING:
     from hfsched.explore.runtime import ExploreRuntime
+    from hfsched.runtime.base import Event
 
 __all__ = ["Host"]
 
 TIMEOUT = 30  # ns: the explorer lets any deadline pass at any point
+
+
+class _FaultError(Exception):
+    """A fault of the host's daemon."""
 
 
 class Size(Protocol):
@@ -46,6 +53,8 @@ class Size(Protocol):
     def crashes(self) -> int: ...
     @property
     def farewells(self) -> int: ...
+    @property
+    def faults(self) -> int: ...
     @property
     def mute(self) -> bool: ...
     @property
@@ -109,7 +118,7 @@ class Host:
             for number in range(self._size.hosts):
                 spawn(f"host.{life}.{number}", partial(self._ask, service, life, number))
         if self._size.asks and not self._size.mute:
-            spawn(f"serve.{life}", partial(self._serve, service))
+            spawn(f"serve.{life}", partial(self._serve, service, closing, life))
 
     def deliver(self, data: bytes) -> None:
         """Deliver a message of the guest: the vCPU's thread does, which a pause waits for."""
@@ -144,14 +153,20 @@ class Host:
             assert answer.status in known, f"{body!r} ends with {answer.status.name}"
             self.answers.append((life, answer.status))
 
-    def _serve(self, service: UtilityService) -> None:
-        while True:
-            self._runtime.retain_only()
-            service.asks.wait()
-            asked = service.take_asked()
-            if asked is not None:
-                epoch, number, body = asked
-                service.complete(epoch, number, Answer(Status.OK, body), Direction.GUEST)
+    def _serve(self, service: UtilityService, closing: Event, life: int) -> None:
+        """Be the host's daemon, which is started again after each of its faults."""
+        faults = self._runtime.cell(f"faults.{life}", value=0) if self._size.faults else None
+
+        def answer(body: bytes) -> Answer:
+            if faults is not None and faults.get() < self._size.faults:
+                faults.set(faults.get() + 1)
+                raise _FaultError
+            return Answer(Status.OK, body)
+
+        while not closing.is_set():
+            service.retake_asked()
+            with suppress(_FaultError):
+                serve_guest(self._runtime, service, answer, closing)
 
     # What happens.
 
