@@ -2,7 +2,7 @@
 
 Above `control` in the layers, for it has the servers of host programs too.
 
-- `scenario`: the scenario `machine`, its parameters and what must hold;
+- `scenario`: the scenario `machine` and its parameters, and `machineworld`, who takes part and what must hold;
 - `world`: the machine, its memory and the task that starts and ends it;
 - `hosts`: host programs inside the process;
 - `clients`: clients of its sockets, and `servers`, who serve them;
