@@ -104,7 +104,7 @@ class ChildModel(Thing):
         here, theirs = runtime.channel(CHILD)
         self._handle = runtime.process(CHILD, self._program, [theirs])
         self._member = _Member(runtime, here, memory, dynamic=dynamic, within=within)
-        self._members = MemberSet()
+        self._members = MemberSet(runtime)
         self._joined = self._dismissed = False
         self._started = False
         self._workers = workers

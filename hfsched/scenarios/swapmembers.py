@@ -244,7 +244,7 @@ class _Machine:
         return [*parents, *newcomers]
 
     def _start(self) -> None:
-        members = MemberSet()
+        members = MemberSet(self._runtime)
         suspension = Suspension(self._runtime, [Step("members", members.suspend, members.resume)])
         adding = _Adding(self._runtime)
         kernel = _Kernel(self._memory, self._processes, adding)

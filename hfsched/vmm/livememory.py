@@ -141,7 +141,7 @@ class LiveMemory(SwappedMemory):
             self._held = False
             unstage = self._staged and not (self._kept and self._before is State.PENDING)
             release = self._staged and self._before is State.READY
-            self._swap.client.go_on(unstage=unstage, release=release)
+            self._swap.go_on(unstage=unstage, release=release)
         if reader is not None:
             reader.drop()
             reader.close()

@@ -93,7 +93,7 @@ class Machine:
         self._on_activity = on_activity
         self.aborts: dict[str, str] = {}
         self._suspended_at = 0
-        self.members = MemberSet()  # processes beside this one that map guest memory
+        self.members = MemberSet(runtime)  # processes beside this one that map guest memory
         self.swap: MachineSwap | None = None
         self._swap_idle: SwapIdle | None = None
         on_idle = on_activity if spec.swap_idle is None else self._note_idle

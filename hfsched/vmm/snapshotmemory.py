@@ -173,4 +173,4 @@ class SwappedMemory:
             self._reader = None
         if self._held:
             self._held = False
-            self._swap.client.go_on()
+            self._swap.go_on()

@@ -120,17 +120,19 @@ class MachineSwap:
     def close(self) -> None:
         """End the monitor, and discard what is swapped out.
 
-        If the client's task is still busy, or a process is being added, the descriptors that it may hand over stay open; in
-        the second case so do the channels to processes, which the task that adds it may use: they end with main.
+        If the client's task is still busy, the descriptors that it may hand over stay open.  If a process is being added, or a
+        command is not through, so do the channels to processes too, which its task may use: they end with main.
         """
-        calm = self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
+        newcomers = self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
+        calm = self._members.in_use.end(self._runtime.now() + _CLOSE_WITHIN) and newcomers
         if calm:  # what is out stays out
             self._members.suspend_processes(self._runtime.now() + _CLOSE_WITHIN)
         with suppress(SwapError):  # the monitor is lost, or busy
             self.client.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
         ended = self.client.join(self._runtime.now() + _CLOSE_WITHIN)
-        # Who has waited for the monitor has an answer now.
-        calm = calm or self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
+        if not calm:  # who has waited for the monitor has an answer now
+            newcomers = newcomers or self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
+            calm = self._members.in_use.end(self._runtime.now() + _CLOSE_WITHIN) and newcomers
         if calm:
             self._members.leave()
         if ended and calm:
@@ -166,40 +168,46 @@ class MachineSwap:
         self._add(new, self._runtime.now() + _ENABLE_WITHIN)
 
     def _add(self, new: Arrival, deadline: int) -> None:
-        with ExitStack() as undo:
-            undo.callback(new.end.close)
-            closing = undo.enter_context(ExitStack())
+        with ExitStack() as given:
+            given.callback(new.end.close)
+            closing = given.enter_context(ExitStack())
             for fd in (new.pagemap, new.pidfd):
                 if fd is not None:
                     closing.callback(os.close, fd)
-            self.collect(deadline)
-            hears, announces = self.backing.announcing(self._runtime)
-            undo.callback(hears.close)
-            undo.callback(announces.close)
-            closing.pop_all()  # the member closes them
-            wanted = set(new.vms)
-            process = self.backing.child(
-                self._runtime,
-                new.name,
-                new.end,
-                [part for part in self._parts if part.name in wanted],
-                deadline,
-                pagemap=new.pagemap,
-                pidfd=new.pidfd,
-                announces=announces.fileno(),
-                dynamic=new.dynamic,
-            )
-            announces.close()
-            undo.callback(process.close)
-            self._newcomers.listen(process, hears, new.vms)
-            undo.callback(self._newcomers.forget, process)
-            with suspended(self._hold, deadline):
-                process.number = self._members.free_number()
-                self.client.add(process, deadline)
-                self._members.add(process)
-                undo.pop_all()
-                if self.dirty is not None:
-                    self.dirty.add(self.backing.tracked_process(process))
+            with self._members.in_use.used(), ExitStack() as undo:
+                undo.push(given.pop_all())
+                self._take_in(new, deadline, undo, closing)
+
+    def _take_in(self, new: Arrival, deadline: int, undo: ExitStack, closing: ExitStack) -> None:
+        """Add a process; what it has is closed by `undo`, its descriptors by `closing`, until they are the member's."""
+        self._collect(deadline)
+        hears, announces = self.backing.announcing(self._runtime)
+        undo.callback(hears.close)
+        undo.callback(announces.close)
+        closing.pop_all()  # the member closes them
+        wanted = set(new.vms)
+        process = self.backing.child(
+            self._runtime,
+            new.name,
+            new.end,
+            [part for part in self._parts if part.name in wanted],
+            deadline,
+            pagemap=new.pagemap,
+            pidfd=new.pidfd,
+            announces=announces.fileno(),
+            dynamic=new.dynamic,
+        )
+        announces.close()
+        undo.callback(process.close)
+        self._newcomers.listen(process, hears, new.vms)
+        undo.callback(self._newcomers.forget, process)
+        with suspended(self._hold, deadline):
+            process.number = self._members.free_number()
+            self.client.add(process, deadline)
+            self._members.add(process)
+            undo.pop_all()
+            if self.dirty is not None:
+                self.dirty.add(self.backing.tracked_process(process))
 
     def _room(self) -> int:
         """Return how many more processes can be served, when dead ones are removed."""
@@ -208,6 +216,10 @@ class MachineSwap:
 
     def collect(self, deadline: int | None = None) -> None:
         """Remove the dynamic processes that have died; raises SwapError, SuspendError."""
+        with self._members.in_use.used():
+            self._collect(deadline)
+
+    def _collect(self, deadline: int | None) -> None:
         if self._members.dead():
             with suspended(self._hold, deadline):
                 dead = self._members.dead()
@@ -229,9 +241,10 @@ class MachineSwap:
         """
         if deadline is None:
             deadline = self._runtime.now() + _ENABLE_WITHIN
-        self.collect(deadline)
-        self.footprint.mark()
-        return self.client.enable(deadline)
+        with self._members.in_use.used():
+            self._collect(deadline)
+            self.footprint.mark()
+            return self.client.enable(deadline)
 
     def swap_out(self, deadline: int | None = None) -> None:
         """Begin to move staged pages out; see `MonitorClient.swap_out`."""
@@ -254,9 +267,21 @@ class MachineSwap:
             self.dirty.let_go()
 
     def hold(self, snapshot: str, deadline: int | None = None) -> None:
-        """Move nothing until `client.go_on`, for a snapshot of this name; see `MonitorClient.hold`."""
+        """Move nothing until `go_on`, for a snapshot of this name; see `MonitorClient.hold`."""
         why = f"the snapshot {snapshot} is being taken: wait for it, or `hfsched snapshot cancel`"
-        self.client.hold(reply_text(why), deadline)
+        self._members.in_use.enter()
+        try:
+            self.client.hold(reply_text(why), deadline)
+        except BaseException:
+            self._members.in_use.leave()
+            raise
+
+    def go_on(self, *, unstage: bool = False, release: bool = False) -> None:
+        """End what `hold` has begun; see `MonitorClient.go_on`."""
+        try:
+            self.client.go_on(unstage=unstage, release=release)
+        finally:
+            self._members.in_use.leave()
 
     def reader(self) -> OwedPages:
         """Return what reads pages where they are, by their numbers, while nothing is moved."""
@@ -268,7 +293,8 @@ class MachineSwap:
 
     def tracked(self) -> list[TrackedProcess]:
         """Return all processes that map guest memory, as their dirty pages are tracked."""
-        return self.backing.tracked(self._members.processes)
+        with self._members.in_use.used():
+            return self.backing.tracked(self._members.processes)
 
     def status(self, deadline: int | None = None) -> Status:
         """Return the status; see `MonitorClient.status`."""

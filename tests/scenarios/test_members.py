@@ -38,6 +38,8 @@ def test_processes_are_served_whatever_the_order(spec: str, bound: int | None) -
         "parents=2,children=0,dies=1,fails=true,commands=enable-out,deaths=1",
         "dies=1,deaths=1,deadlines=true,commands=collect-enable,children=0",
         "deadlines=true,deaths=1,failing_starts=1,dies=1",
+        "deadlines=true,commands=enable,beside=close,children=0,fails=true",
+        "deadlines=true,commands=collect-enable,beside=close,children=0,dies=1,deaths=1",
     ],
 )
 def test_larger_machines_are_sampled(spec: str) -> None:
@@ -71,7 +73,7 @@ def _forgotten_first(self: MachineSwap, deadline: int | None = None) -> None:
         (Newcomers, "close", _calm_first, "parents=2,commands=close", "used after close"),
         (
             MachineSwap,
-            "collect",
+            "_collect",
             _forgotten_first,
             "dies=1,deaths=1,deadlines=true,commands=collect-enable,children=0",
             "its descriptors are closed",

@@ -12,8 +12,10 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hfsched.swap.client.errors import SwapError
+from hfsched.swap.client.rundown import Rundown
 
 if TYPE_CHECKING:
+    from hfsched.runtime.base import Runtime
     from hfsched.swap.client.childmember import ChildMember
 
 __all__ = ["MemberSet"]
@@ -22,20 +24,26 @@ _MAIN = 0  # main's number as a member
 
 
 class MemberSet:
-    """The processes; `suspend` and `resume` are a step of the machine's suspension."""
+    """The processes; `suspend` and `resume` are a step of the machine's suspension.
 
-    def __init__(self) -> None:
+    Whoever asks them something, or looks at them, does it between `in_use.enter` and `leave`: when swap is closed their
+    channels and descriptors are.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
         self._processes: tuple[ChildMember, ...] = ()
+        self.in_use = Rundown(runtime, "members", "swap is being closed")
 
     def suspend(self, deadline: int | None = None) -> bool:
         """Suspend all; raises SwapError for a process that does not suspend in time."""
-        for process in self._processes:
-            process.suspend(deadline)
+        with self.in_use.used():
+            for process in self._processes:
+                process.suspend(deadline)
         return True
 
     def resume(self) -> None:
-        """Resume all, each whatever another raises; does not wait."""
-        with ExitStack() as stack:
+        """Resume all, each whatever another raises; does not wait.  Not when swap is closed: then they stay as they are."""
+        with suppress(SwapError), self.in_use.used(), ExitStack() as stack:
             for process in self._processes:
                 stack.callback(process.resume)
 
@@ -65,7 +73,7 @@ class MemberSet:
         for process in gone:
             process.close()
 
-    # When the guests have ended.
+    # When the guests have ended, and nobody uses them.
 
     def suspend_processes(self, deadline: int | None = None) -> None:
         """Suspend the processes, except those that fail to."""
