@@ -65,6 +65,7 @@ _MEMBERS = (
     "members,commands=enable-out,parents=2,children=0,dies=2",
     "members,commands=status,tracked=true",
     "members,commands=enable,beside=close,children=0,fails=true,deadlines=true",
+    "members,commands=collect,beside=close,dies=2",
     "members,commands=collect-enable,children=0,dies=1,deaths=1,deadlines=true",
     "members,beside=collect,dies=2",
 )

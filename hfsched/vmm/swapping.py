@@ -123,21 +123,26 @@ class MachineSwap:
         If the client's task is still busy, the descriptors that it may hand over stay open.  If a process is being added, or a
         command is not through, so do the channels to processes too, which its task may use: they end with main.
         """
-        newcomers = self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
-        calm = self._members.in_use.end(self._runtime.now() + _CLOSE_WITHIN) and newcomers
+        calm = self._calm()
         if calm:  # what is out stays out
             self._members.suspend_processes(self._runtime.now() + _CLOSE_WITHIN)
         with suppress(SwapError):  # the monitor is lost, or busy
             self.client.close(self._runtime.now() + _CLOSE_WITHIN, discard=True)
         ended = self.client.join(self._runtime.now() + _CLOSE_WITHIN)
-        if not calm:  # who has waited for the monitor has an answer now
-            newcomers = newcomers or self._newcomers.close(self._runtime.now() + _CLOSE_WITHIN)
-            calm = self._members.in_use.end(self._runtime.now() + _CLOSE_WITHIN) and newcomers
+        calm = calm or self._calm()  # who has waited for the monitor has an answer now
         if calm:
             self._members.leave()
         if ended and calm:
             self._members.close()
             self._stack.close()
+
+    def _calm(self) -> bool:
+        """Let nobody begin to use the processes; return whether all who did have ended, after a while."""
+        used, newcomers = self._members.in_use, self._newcomers
+        # In this order: who uses them may have a process listened to, or forgotten.
+        return used.end(self._runtime.now() + _CLOSE_WITHIN) and newcomers.close(
+            self._runtime.now() + _CLOSE_WITHIN
+        )
 
     def add_process(
         self,

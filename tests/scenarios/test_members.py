@@ -39,6 +39,7 @@ def test_processes_are_served_whatever_the_order(spec: str, bound: int | None) -
         "dies=1,deaths=1,deadlines=true,commands=collect-enable,children=0",
         "deadlines=true,deaths=1,failing_starts=1,dies=1",
         "deadlines=true,commands=enable,beside=close,children=0,fails=true",
+        "commands=collect,beside=close,dies=2",
         "deadlines=true,commands=collect-enable,beside=close,children=0,dies=1,deaths=1",
     ],
 )
