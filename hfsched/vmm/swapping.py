@@ -139,6 +139,7 @@ class MachineSwap:
     def _calm(self) -> bool:
         """Let nobody begin to use the processes; return whether all who did have ended, after a while."""
         used, newcomers = self._members.in_use, self._newcomers
+        newcomers.end()
         # In this order: who uses them may have a process listened to, or forgotten.
         return used.end(self._runtime.now() + _CLOSE_WITHIN) and newcomers.close(
             self._runtime.now() + _CLOSE_WITHIN

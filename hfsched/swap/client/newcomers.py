@@ -127,12 +127,16 @@ class Newcomers:
             self._runtime.retain_only(level=1)
             self._dropped.wait()
 
-    def close(self, deadline: int) -> bool:
-        """Take in no more; return whether all tasks have ended by the deadline (ns)."""
+    def end(self) -> None:
+        """Take in no more, and give up who is being taken in; does not wait."""
         with self._lock:
             self._closing = True
             self._changed.set()
             self._closed.set()
+
+    def close(self, deadline: int) -> bool:
+        """After `end`, return whether all tasks have ended by the deadline (ns); then nobody may use this any more."""
+        with self._lock:
             reader = self._reader
         # The reader may begin to take one in until its end.
         ended = (reader is None or reader.join(deadline)) and self._calm.wait(deadline)
