@@ -29,6 +29,7 @@ QUICK = (
     "suspension",
 )
 THOROUGH = (
+    "machine,by_turns=true,guest=chimes,vcpus=2,suspenders=1,stop=false",
     "events,vcpus=2,messages=1",
     "programs,program=nI-W;01;",
     "mailbox,receiver=trusty,boot=true",
