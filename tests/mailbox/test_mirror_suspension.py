@@ -61,6 +61,27 @@ def test_a_second_suspension_is_like_the_first() -> None:
         assert case.mirror.before_run(0)
 
 
+def test_a_sender_waits_for_the_end_of_each_suspension() -> None:
+    """Else it would ask again and again."""
+    case = Case(RUN)
+    for _ in range(2):
+        case.mirror.suspend()
+        assert case.mirror.begin_send() is Entry.SUSPENDED
+        assert not case.mirror.wait_resumed(0)
+        case.mirror.resume()
+        assert case.mirror.wait_resumed(0)
+        assert case.mirror.begin_send() is Entry.OPEN
+        case.mirror.end_send()
+
+
+def test_who_alone_runs_and_is_kept_out_is_not_waited_for() -> None:
+    case = Case(RUN)
+    case.mirror.suspend()
+    assert not case.mirror.wait_quiesced(0)
+    case.mirror.keep_out([0])
+    assert case.mirror.wait_quiesced(0)
+
+
 def test_who_is_kept_out_is_not_waited_for() -> None:
     case = Case(RUN, RUN, RUN)
     assert case.mirror.in_run(0)
