@@ -30,6 +30,7 @@ QUICK = (
 )
 THOROUGH = (
     "machine,by_turns=true,guest=chimes,vcpus=2,suspenders=1,stop=false",
+    "restored,held=true",
     "events,vcpus=2,messages=1",
     "programs,program=nI-W;01;",
     "mailbox,receiver=trusty,boot=true",

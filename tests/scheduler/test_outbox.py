@@ -41,6 +41,15 @@ def blocked(harness: Harness, world: Stepwise) -> Guest:
     return guest
 
 
+def test_who_watches_for_stalls_is_told_that_a_sender_waits(world: Stepwise) -> None:
+    with Harness(world) as harness:
+        guest = blocked(harness, world)
+        before = harness.rests
+        sender(world, guest, "s0", b"0")
+        world.go("s0")
+        assert harness.rests == before + 1
+
+
 def test_a_send_to_an_empty_mailbox_does_not_wait(world: Stepwise) -> None:
     with Harness(world) as harness:
         guest = harness.vm("g", sink, raw=True)
