@@ -31,6 +31,8 @@ QUICK = (
 THOROUGH = (
     "machine,by_turns=true,guest=chimes,vcpus=2,suspenders=1,stop=false",
     "restored,held=true",
+    "mailbox,hosts=0,couriers=1",
+    "quiet,clients=0,couriers=1",
     "events,vcpus=2,messages=1",
     "programs,program=nI-W;01;",
     "mailbox,receiver=trusty,boot=true",
@@ -292,6 +294,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "mailbox,hosts=0,couriers=1",
         "mailbox,hosts=1,couriers=1,messages=1",
         "quiet,hosts=1,clients=0",
+        "quiet,clients=0,couriers=1",
     ),
     "hfsched/scheduler/owners.py": (
         "events,event=post,messages=1",

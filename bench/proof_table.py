@@ -122,6 +122,7 @@ QUIET = (
     "quiet",
     "quiet,leaves=true",
     "quiet,hosts=1,clients=0",
+    "quiet,clients=0,couriers=1",
     "quiet,vms=2,hosts=1,clients=0",
 )
 PORTS = (

@@ -19,7 +19,7 @@ from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.mailbox.mailbox import RxState
 from hfsched.programs.library import GuestMailbox, interrupt_enable, interrupt_get
-from hfsched.scenarios.machine import WITHIN, Guest, Host, ScenarioMachine
+from hfsched.scenarios.machine import WITHIN, Courier, Guest, Host, ScenarioMachine
 from hfsched.scenarios.shipped.looks import Looks
 from hfsched.scheduler.outbox import Outbox
 from hfsched.vcpu.script import Cpu, Program, Wfi
@@ -40,7 +40,7 @@ __all__ = ["QuietScenario"]
 
 @dataclass(frozen=True)
 class QuietScenario:
-    """`hosts` and `clients` send `messages` each to the first of `vms`, of which each passes them on to the next one.
+    """`hosts`, `couriers` and `clients` send `messages` each to the first of `vms`, of which each passes them on to the next one.
 
     The last one reads them; with `answers` it sends them to the host's port, where the one client takes them.
     A client that `leaves` disconnects in the end.
@@ -48,6 +48,7 @@ class QuietScenario:
 
     vms: int = 1
     hosts: int = 0
+    couriers: int = 0
     clients: int = 1
     messages: int = 1
     answers: bool = False
@@ -67,12 +68,13 @@ class QuietScenario:
             self,
             ("vms", 1, 4),
             ("hosts", 0, 0 if self.answers else 4),
+            ("couriers", 0, 0 if self.answers else 4),
             ("clients", int(self.answers), 1),
             ("messages", 1, 100),
             ("leaves", 0, self.clients),
         )
-        if not self.hosts + self.clients:
-            raise ValueError("hosts=0, clients=0: nobody sends")
+        if not self.hosts + self.couriers + self.clients:
+            raise ValueError("hosts=0, couriers=0, clients=0: nobody sends")
 
     @property
     def name(self) -> str:
@@ -81,8 +83,9 @@ class QuietScenario:
 
     def small(self) -> QuietScenario:
         """Return the size whose every interleaving a race pass runs."""
-        hosts = 0 if self.clients else 1
-        return replace(self, vms=1, hosts=hosts, messages=1)
+        hosts = 0 if self.clients or not self.hosts else 1
+        couriers = 0 if self.clients or hosts else 1
+        return replace(self, vms=1, hosts=hosts, couriers=couriers, messages=1)
 
     def build(self, runtime: ExploreRuntime) -> World:
         """Create the machine, who sends, and who looks."""
@@ -164,6 +167,10 @@ class _World:
             Host(self._machine, number, self._guests[0], scenario.messages)
             for number in range(scenario.hosts)
         ]
+        self._hosts += [
+            Courier(self._machine, scenario.hosts + number, self._guests[0], scenario.messages)
+            for number in range(scenario.couriers)
+        ]
         self._sessions: list[Session] = []
         self._closing = runtime.event("closing")
         self._ready = runtime.event("ready")  # the client may send
@@ -201,11 +208,9 @@ class _World:
 
     def _send(self, host: Host) -> None:
         host.run()
-        self._end(host.name)
-
-    def _end(self, name: str) -> None:
-        self._through.append(name)
-        self._looks.changed.set()
+        self._through.append(host.name)
+        if not isinstance(host, Courier):  # whose place tells that itself
+            self._looks.changed.set()
 
     def _be_client(self, connection: XConnection) -> None:
         connection.send(wire.Hello("g0", 0, None).encode())
@@ -215,7 +220,8 @@ class _World:
             self._runtime.retain_only(number)
             connection.send(wire.DATA + bytes((9, number)))
             self._taken.append(number)
-        self._end("client")  # what comes back tells nobody, so that it is the session that must
+        self._through.append("client")
+        self._looks.changed.set()  # what comes back tells nobody, so that it is the session that must
         for number in range(self._scenario.messages if self._scenario.answers else 0):
             self._runtime.retain_only(number)
             assert connection.recv(wire.PACKET_MAX) == wire.DATA + bytes((9, number))
@@ -253,7 +259,7 @@ class _World:
         return any(session.pending() for session in asked)
 
     def _over(self) -> bool:
-        return len(self._through) == self._scenario.hosts + self._scenario.clients
+        return len(self._through) == len(self._hosts) + self._scenario.clients
 
     # The oracles.
 
