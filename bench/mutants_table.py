@@ -32,6 +32,7 @@ THOROUGH = (
     "machine,by_turns=true,guest=chimes,vcpus=2,suspenders=1,stop=false",
     "restored,held=true",
     "mailbox,hosts=0,couriers=1",
+    "mailbox,hosts=1,couriers=1,messages=1",
     "quiet,clients=0,couriers=1",
     "events,vcpus=2,messages=1",
     "programs,program=nI-W;01;",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
@@ -140,6 +140,8 @@ class SuspensionScenario:
         def check() -> None:
             assert len(ended) == len(tasks) + 2, f"only {ended} have ended"
             assert paused == [], f"{paused} stay paused"
+            *_, (left, _spare) = cast("Any", suspension.key())
+            assert left == 0, f"{left} are known as waiting, and have ended"
 
         return World(
             check,

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from hfsched.errors import InternalError, UserError
+from hfsched.explore.objects import XEvent
 from hfsched.explore.stepwise import Stepwise, WouldSleepError
 from hfsched.mailbox.mailbox import RxState
 from hfsched.mailbox.ports import PAYLOAD_MAX
@@ -139,8 +140,22 @@ def test_a_place_behind_others_gets_its_turn(world: Stepwise) -> None:
         assert room.is_set()
         assert guest.notes == [b"first", b"0"]
         assert place.try_send(b"1") is Sent.SENT
+        assert isinstance(room, XEvent)
+        assert room.closer is not None, "its descriptor is not freed"
         world.settle()
         assert guest.notes == [b"first", b"0", b"1"]
+
+
+def test_a_place_whose_try_fails_is_left(world: Stepwise) -> None:
+    with Harness(world) as harness:
+        guest = harness.vm("g", sink, raw=True)
+        harness.start()
+        world.settle()
+        place = guest.outbox.place()
+        with pytest.raises(InternalError, match="5000 bytes cannot be sent"):
+            place.try_send(bytes(5000))
+        assert guest.outbox.waiting() == 0
+        assert place.try_send(b"1") is Sent.SENT
 
 
 @pytest.mark.parametrize("behind", [False, True])

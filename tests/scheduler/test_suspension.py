@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -141,12 +142,20 @@ def test_an_undo_that_raises_does_not_keep_the_others_stopped() -> None:
     suspension.suspend("test")
 
 
+def waiting(suspension: Suspension) -> int:
+    """Return how many wait for a change, as its key tells."""
+    key: Any = suspension.key()
+    count: int = key[-1][0]
+    return count
+
+
 def test_the_second_gives_up_at_its_deadline() -> None:
     world = Stepwise()
     suspension = Suspension(world, Machine().steps)
     suspension.suspend("test")
     with pytest.raises(SuspendError, match="the suspension by test did not end in time"):
         suspension.suspend("test", world.now())
+    assert waiting(suspension) == 0
     suspension.resume("test")
     suspension.suspend("test", world.now())
 
