@@ -122,6 +122,10 @@ def test_a_place_is_kept_between_two_tries(world: Stepwise) -> None:
         assert place.try_send(b"another than before") is Sent.SENT
         world.settle()
         assert guest.notes == [b"first", b"another than before", b"1"]
+        assert place.try_send(b"2") is Sent.SENT
+        assert place.try_send(b"3") is Sent.BUSY
+        assert not place.room.is_set(), "it would try again and again"
+        place.leave()
         assert later == [Sent.SENT]
         assert guest.outbox.waiting() == 0
 
