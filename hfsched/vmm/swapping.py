@@ -275,12 +275,12 @@ class MachineSwap:
     def hold(self, snapshot: str, deadline: int | None = None) -> None:
         """Move nothing until `go_on`, for a snapshot of this name; see `MonitorClient.hold`."""
         why = f"the snapshot {snapshot} is being taken: wait for it, or `hfsched snapshot cancel`"
-        self._members.in_use.enter()
-        try:
+        in_use = self._members.in_use
+        in_use.must_enter()
+        with ExitStack() as undo:
+            undo.callback(in_use.leave)
             self.client.hold(reply_text(why), deadline)
-        except BaseException:
-            self._members.in_use.leave()
-            raise
+            undo.pop_all()  # `go_on` leaves
 
     def go_on(self, *, unstage: bool = False, release: bool = False) -> None:
         """End what `hold` has begun; see `MonitorClient.go_on`."""

@@ -64,10 +64,11 @@ def test_an_owner_that_does_not_wait_is_found() -> None:
 def test_the_end_is_not_waited_for_beyond_the_deadline() -> None:
     runtime = ThreadRuntime()
     rundown = Rundown(runtime, "rundown", "it ends")
-    rundown.enter()
+    assert rundown.enter()
     assert not rundown.end(runtime.now())
-    with pytest.raises(SwapError, match=r"^it ends$"):
-        rundown.enter()
+    assert not rundown.enter()
+    with pytest.raises(SwapError, match=r"^it ends$"), rundown.used():
+        pass
     rundown.leave()
     assert rundown.end(runtime.now())
     rundown.close()

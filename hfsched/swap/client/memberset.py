@@ -35,17 +35,22 @@ class MemberSet:
         self.in_use = Rundown(runtime, "members", "swap is being closed")
 
     def suspend(self, deadline: int | None = None) -> bool:
-        """Suspend all; raises SwapError for a process that does not suspend in time."""
-        with self.in_use.used():
-            for process in self._processes:
-                process.suspend(deadline)
+        """Suspend all, unless swap is being closed: who closes it does; raises SwapError for a process that does not in time."""
+        if self.in_use.enter():
+            try:
+                for process in self._processes:
+                    process.suspend(deadline)
+            finally:
+                self.in_use.leave()
         return True
 
     def resume(self) -> None:
-        """Resume all, each whatever another raises; does not wait.  Not when swap is closed: then they stay as they are."""
-        with suppress(SwapError), self.in_use.used(), ExitStack() as stack:
-            for process in self._processes:
-                stack.callback(process.resume)
+        """Resume all, each whatever another raises, unless swap is being closed; does not wait."""
+        if self.in_use.enter():
+            with ExitStack() as stack:
+                stack.callback(self.in_use.leave)
+                for process in self._processes:
+                    stack.callback(process.resume)
 
     @property
     def processes(self) -> Sequence[ChildMember]:

@@ -28,12 +28,17 @@ class Rundown:
         """Return all that the lock guards."""
         return (self._users, self._over)
 
-    def enter(self) -> None:
-        """Begin to use it; `leave` must follow.  Raises SwapError when it ends."""
+    def enter(self) -> bool:
+        """Begin to use it; `leave` must follow.  False: it ends, and may not be used."""
         with self._lock:
-            if self._over:
-                raise SwapError(self._why)
-            self._users += 1
+            if not self._over:
+                self._users += 1
+            return not self._over
+
+    def must_enter(self) -> None:
+        """Do `enter`; raises SwapError where that returns False."""
+        if not self.enter():
+            raise SwapError(self._why)
 
     def leave(self) -> None:
         """Use it no more."""
@@ -45,7 +50,7 @@ class Rundown:
     @contextmanager
     def used(self) -> Iterator[None]:
         """Use it for a ``with``; raises SwapError when it ends."""
-        self.enter()
+        self.must_enter()
         try:
             yield
         finally:
