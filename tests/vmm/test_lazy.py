@@ -370,6 +370,8 @@ def test_a_damaged_frame_ends_the_vm_that_needs_it(
         assert "/one/pages: frame " in why
         assert end.recv(0) is None
         end.close()
+        if snapshot:
+            machine.swap.go_on()
         world.ask(machine, "echo")
         assert [vm for vm, _ in world.aborts] == ["trusty"]
         assert "echo" not in machine.aborts
