@@ -87,31 +87,30 @@ class Host:
         for index in range(self._messages):
             self._machine.runtime.retain_only(index)
             message = bytes((self.number, index))
-            deadline = self._machine.runtime.now() + WITHIN if self._hurried else None
-            sent = self.to.outbox.send(message, deadline)
+            sent = self._send(message)
             if sent is Sent.DEAD:
                 break
             if sent is Sent.SENT:
                 self.sent.append(message)
         self.ended = True
 
+    def _send(self, message: bytes) -> Sent:
+        deadline = self._machine.runtime.now() + WITHIN if self._hurried else None
+        return self.to.outbox.send(message, deadline)
+
 
 class Courier(Host):
     """A host program that never waits inside a send, as that of the utility services."""
 
-    def run(self) -> None:
-        """Send all messages; end early if the VM has ended."""
-        place = self.to.outbox.place()
-        for index in range(self._messages):
-            message = bytes((self.number, index))
-            self._machine.runtime.retain_only(index)
-            while (sent := place.try_send(message)) is Sent.BUSY:
-                self._machine.runtime.retain_only(index)
-                place.room.wait()
-            if sent is Sent.DEAD:
-                break
-            self.sent.append(message)
-        self.ended = True
+    def __init__(self, machine: ScenarioMachine, number: int, to: Guest, messages: int) -> None:
+        super().__init__(machine, number, to, messages)
+        self._place = to.outbox.place()
+
+    def _send(self, message: bytes) -> Sent:
+        while (sent := self._place.try_send(message)) is Sent.BUSY:
+            self._machine.runtime.retain_only(message, level=1)
+            self._place.room.wait()
+        return sent
 
 
 class ScenarioMachine:
