@@ -62,9 +62,10 @@ _TEXT_MAX = 500  # characters
 
 def main(argv: Sequence[str]) -> None:
     """Serve main until it has ended; in a child, run the job."""
-    if int(argv[1]) >= 0:
-        os.dup2(int(argv[1]), 2)
-        os.close(int(argv[1]))
+    error = int(argv[1])
+    if error >= 0:
+        os.dup2(error, 2)
+        os.close(error)
     try:
         _run(argv)
     except MemoryError as exc:  # for more than a line there is no memory
