@@ -92,5 +92,6 @@ class MemberSet:
             process.leave()
 
     def close(self) -> None:
-        """Remove and close all."""
+        """Remove and close all; `in_use` has ended."""
         self.remove(self._processes)
+        self.in_use.close()
