@@ -1,6 +1,7 @@
 """Livelocks: fair cycles, by which a schedule returns to an earlier state.
 
-A cycle is fair when every task that is enabled at all of its points runs at one of them.  An unfair
+A cycle is fair when every task that is enabled at all of its points runs at one of them, and so does every task that
+waits for a lock which is free at some of them: a lock that is let go of again and again is got at last.  An unfair
 cycle is no fault of the code under test: its scheduler starves a task.
 """
 
@@ -21,13 +22,17 @@ class LivelockError(Exception):
     """A fair cycle: tasks run endlessly without progress."""
 
 
-def fair(enabled: Sequence[frozenset[int]], ran: Sequence[int]) -> bool:
-    """Return whether a cycle is fair.
+def fair(enabled: Sequence[frozenset[int]], ran: Sequence[int], view: View) -> bool:
+    """Return whether a cycle, at whose end `view` is, is fair.
 
     `enabled` are the tasks enabled at each of its points with a choice, `ran` the task of each step.
     """
+    moved = set(ran)
+    # A task that did not run has waited for the same lock all along.
+    if any(view.tasks[index].kind == "lock" for index in frozenset[int]().union(*enabled) - moved):
+        return False
     # At a point without a choice only one task is enabled: no other is enabled at all points.
-    return len(ran) > len(enabled) or frozenset[int].intersection(*enabled) <= set(ran)
+    return len(ran) > len(enabled) or frozenset[int].intersection(*enabled) <= moved
 
 
 class Cycles:
@@ -51,7 +56,7 @@ class Cycles:
         start = self._seen.setdefault(key, (len(self._enabled), len(self._ran)))
         if start[1] < len(self._ran):
             ran = self._ran[start[1] :]
-            if fair(self._enabled[start[0] :], ran):
+            if fair(self._enabled[start[0] :], ran, view):
                 raise LivelockError(livelock_text(view, ran))
         self._enabled.append(frozenset(task.index for task in enabled))
 

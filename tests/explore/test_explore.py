@@ -169,6 +169,49 @@ def test_two_that_wait_for_each_other_for_ever_are_a_livelock(*, polite: bool) -
         assert result.failure is None
 
 
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_a_lock_that_is_let_go_of_again_and_again_is_got_by_who_waits(*, lets_go: bool) -> None:
+    """One polls a flag under a lock; the other needs the lock to raise it."""
+
+    class Polls:
+        name = "polls"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            up: list[bool] = []
+            lock = runtime.lock("lock", state=lambda: len(up))
+
+            def look() -> bool:
+                runtime.checkpoint("look")
+                return bool(up)
+
+            def poll() -> None:
+                if lets_go:
+                    while True:
+                        with lock:
+                            if look():
+                                return
+                        runtime.retain_only()
+                with lock:
+                    while not look():
+                        runtime.retain_only()
+
+            def lift() -> None:
+                with lock:
+                    up.append(True)
+
+            runtime.spawn("a", poll)
+            runtime.spawn("b", lift)
+            return World()
+
+    result = search(Polls(), Exhaustive())
+    if lets_go:
+        assert result.complete
+        assert result.failure is None
+    else:
+        assert result.failure is not None
+        assert "livelock" in str(result.failure.failure)
+
+
 def test_a_process_may_die_at_any_point_and_its_peer_reads_the_end() -> None:
     ends: set[tuple[bytes, ...]] = set()
 

@@ -320,7 +320,7 @@ class Exhaustive:
             return
         nodes = self._path[start:]
         ran = self._ran[nodes[0].steps :]
-        if fair([node.enabled for node in nodes if node.enabled is not None], ran):
+        if fair([node.enabled for node in nodes if node.enabled is not None], ran, view):
             raise LivelockError(livelock_text(view, ran))
         nodes[0].fair_run_done = True
         self._fair_run = Cycles()
