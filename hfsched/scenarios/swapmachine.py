@@ -45,12 +45,6 @@ class KernelModel:
         self.resources = Resources()
         self.needed = memory.needed
 
-    def fill(self) -> None:
-        """Note what is stored: nothing is."""
-
-    def protect(self) -> None:
-        """Protect what is stored."""
-
     def main(self) -> Member:
         """Return main as a member."""
         return MainModel(self._memory)

@@ -10,7 +10,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from hfsched.errors import SnapshotError, UserError
 from hfsched.memory.ram import PAGE_SIZE
@@ -24,12 +24,12 @@ from hfsched.swap.core.userfault import userfault
 
 if TYPE_CHECKING:
     from hfsched.memory.ram import Ram
-    from hfsched.runtime.base import EventFd
+    from hfsched.runtime.base import EventFd, Runtime
     from hfsched.snapshot.chain import Chain
     from hfsched.vmm.manifest import EngineName
     from hfsched.vmm.records import MachineRecord
 
-__all__ = ["Damage", "LazyMemory", "problem"]
+__all__ = ["Damage", "LazyMemory", "Preparation", "problem"]
 
 _HOT_MAX = 1 << 18  # pages: 1 GiB
 _TRIES = 10  # of a fault on a page that main can read
@@ -161,6 +161,53 @@ class LazyMemory:
         if pages is not None:
             pages.close()
         self._chain.close()
+
+
+class Preparation:
+    """What takes time in proportion to memory, on a task of its own: it goes on while a process is started.
+
+    It does `fill()`, then `protect()`; both `wait_...` raise what these raised.  Use it in a ``with``, which ends when it has
+    ended.
+    """
+
+    def __init__(
+        self, runtime: Runtime, fill: Callable[[], None], protect: Callable[[], None]
+    ) -> None:
+        self._fill, self._protect = fill, protect
+        self._error: Exception | None = None
+        self._filled = runtime.event("swap.filled")
+        self._task = runtime.spawn("swap.prepare", self._run)
+
+    def wait_filled(self) -> None:
+        """Wait for the end of `fill()`."""
+        self._filled.wait()
+        self._check()
+
+    def wait_protected(self) -> None:
+        """Wait for the end of both."""
+        self._task.join()
+        self._check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._task.join()
+        self._filled.close()
+
+    def _run(self) -> None:
+        try:
+            self._fill()
+            self._filled.set()
+            self._protect()
+        except Exception as exc:  # noqa: BLE001 - raised again by who waits
+            self._error = exc
+        finally:
+            self._filled.set()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
 class Damage:

@@ -26,7 +26,7 @@ from hfsched.swap.core.faultlog import Fault
 from hfsched.swap.protocol.messages import reply_text
 from hfsched.swap.report.footprint import held
 from hfsched.swap.report.picture import CELL, mark_empty, picture
-from hfsched.vmm.lazy import Damage
+from hfsched.vmm.lazy import Damage, Preparation
 from hfsched.vmm.swapkernel import SwapKernel, parts_of
 
 if TYPE_CHECKING:
@@ -110,12 +110,18 @@ class MachineSwap:
             )
             self.footprint = self.backing.footprint(self.client.monitor_pid)
             try:
-                self.client.start(
-                    [self.backing.main()], fill=self.backing.fill, meanwhile=self.backing.protect
-                )
+                self._start_client()
             except SwapError as exc:
                 raise UserError(str(exc)) from exc
             self._stack = stack.pop_all()
+
+    def _start_client(self) -> None:
+        members = [self.backing.main()]
+        if self._lazy is None:
+            self.client.start(members)
+            return
+        with Preparation(self._runtime, self.backing.fill, self.backing.protect) as prepared:
+            self.client.start(members, fill=prepared.wait_filled, meanwhile=prepared.wait_protected)
 
     def close(self) -> None:
         """End the monitor, and discard what is swapped out.

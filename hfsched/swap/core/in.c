@@ -301,6 +301,20 @@ static int punch_what_is_left(struct hfs *swap)
 	return 0;
 }
 
+/*
+ * Whether a part may have pages.  What a fault has taken, or another place has given up, may come back in any
+ * state: then nothing is known.
+ */
+static bool has_pages(struct hfs *swap, int part)
+{
+	static const unsigned int wanted[] = { 1u << HFS_STAGED, 1u << HFS_COMPRESSED, 1u << HFS_FILE,
+					       1u << HFS_STORED, 1u << HFS_STORED };
+	const unsigned int at_rest = 1u << HFS_RESIDENT | 1u << HFS_ZERO | 1u << HFS_STAGED |
+				     1u << HFS_COMPRESSED | 1u << HFS_FILE | 1u << HFS_STORED;
+
+	return swap->in_states & (wanted[part] | ~at_rest);
+}
+
 int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 {
 	int error = hfs_begin(swap);
@@ -309,12 +323,17 @@ int hfs_swap_in(struct hfs *swap, uint64_t limit, struct hfs_progress *progress)
 	if (error)
 		return error;
 	progress->place = HFS_IN_PUNCH;
-	if (!swap->in_part && !swap->in_cursor)
-		error = punch_what_is_left(swap);
+	if (!swap->in_part && !swap->in_cursor) {
+		swap->in_states = hfs_states(&swap->table);
+		if (swap->in_states & 1u << HFS_PUNCHING)
+			error = punch_what_is_left(swap);
+	}
 	if (!error)
 		progress->place = HFS_IN_MEMORY;
 	while (!error && progress->moved < limit && progress->tried < limit) {
-		if (swap->in_part == 0)
+		if (!swap->in_cursor && !has_pages(swap, swap->in_part))
+			swap->in_cursor = swap->table.pages;
+		else if (swap->in_part == 0)
 			error = swap->table.copy ? copy_staged(swap, limit, progress) :
 						   unstage_some(swap, limit, progress);
 		else if (swap->in_part == 1)

@@ -96,6 +96,7 @@ struct hfs {
 	atomic_int working;
 	uint64_t trim_cursor, out_cursor, in_cursor; /* pages */
 	int in_part; /* of hfs_swap_in: 0 staged, 1 compressed, 2 the file, 3 stored and hot, 4 stored */
+	unsigned int in_states; /* of all pages when part 0 began */
 	bool unreadable; /* a frame that part 3 or 4 has met */
 	struct hfs_frame_reader reader;
 	uint8_t *buffer; /* HFS_RUN pages */

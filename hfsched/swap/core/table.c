@@ -271,6 +271,17 @@ void hfs_take_over_page(struct hfs_table *table, uint64_t page, bool in_memory, 
 	}
 }
 
+unsigned int hfs_states(struct hfs_table *table)
+{
+	unsigned int states = 0;
+	uint64_t page;
+
+	for (page = 0; page < table->pages; page++)
+		states |= ONE(hfs_state(
+			atomic_load_explicit(&table->entries[page], memory_order_relaxed)));
+	return states;
+}
+
 void hfs_count(struct hfs_table *table, struct hfs_counts *counts)
 {
 	uint64_t page, entry;

@@ -165,6 +165,9 @@ bool hfs_arrived(struct hfs_table *table, uint64_t page, uint64_t *old);
 bool hfs_arrived_from(struct hfs_table *table, uint64_t page, uint64_t entry);
 bool hfs_release_page(struct hfs_table *table, uint64_t page, uint64_t *old);
 void hfs_take_over_page(struct hfs_table *table, uint64_t page, bool in_memory, bool settled);
+/* Return which states pages have: a bit for each. */
+unsigned int hfs_states(struct hfs_table *table);
+
 void hfs_count(struct hfs_table *table, struct hfs_counts *counts);
 
 /* The fields of an entry. */
