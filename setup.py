@@ -8,7 +8,11 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 _TOP = Path(__file__).resolve().parent
-_BUILDERS = ("hfsched/vcpu/kvm/build_core.py", "hfsched/swap/core/build_core.py")
+_BUILDERS = (
+    "hfsched/vcpu/kvm/build_core.py",
+    "hfsched/swap/core/build_core.py",
+    "hfsched/vhost/core/build_core.py",
+)
 
 
 def _extension(builder: str) -> Extension:

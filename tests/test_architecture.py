@@ -104,7 +104,13 @@ def test_sockets_and_processes_are_the_runtimes() -> None:
     edges = {"hfsched.client", "hfsched.explore.campaign.pool"}
     edges |= {
         f"hfsched.control.{name}"
-        for name in ("command_client", "port_client", "runtime_dir", "snapshot_client")
+        for name in (
+            "command_client",
+            "named_socket",
+            "port_client",
+            "runtime_dir",
+            "snapshot_client",
+        )
     }
     for module, tree in MODULES.items():
         if module in edges or module.startswith("hfsched.runtime.threads"):

@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "suspend": ("hfsched.cli.suspend", "suspend a running machine until `hfsched resume`"),
     "resume": ("hfsched.cli.resume", "resume a machine that `hfsched suspend` has suspended"),
+    "device": ("hfsched.cli.device", "serve a vhost-user device to QEMU or another front-end"),
     "fuzz": ("hfsched.cli.fuzz", "find races: run the scheduler under every interleaving"),
     "image": ("hfsched.cli.image", "show what a guest image is and whether it would boot"),
     "completion": (

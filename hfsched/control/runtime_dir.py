@@ -22,17 +22,17 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import socket
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from hfsched.control.named_socket import NamedSocket, check_free, is_dead, path_problem
 from hfsched.control.user_dir import directory_problem, make_directory, roots, runtime_directory
 from hfsched.errors import UserError
-from hfsched.text import one_line
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 __all__ = [
@@ -42,16 +42,12 @@ __all__ = [
     "check_place",
     "claim",
     "claim_numbered",
-    "path_problem",
     "port_sockets",
 ]
 
 PORTS = "ports"
 _LOCK = "lock"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_PATH_MAX = 106  # bytes: sockaddr_un has 108, a zero ends it, and until somebody listens a dot precedes the name
-_BACKLOG = 128
-_SHOWN = 200  # characters of a link's target
 _NAME_MAX = 63
 _NUMBERS = range(2, 10_000)  # of machines that are copies
 
@@ -81,36 +77,13 @@ def _remove_dead() -> None:
                         _remove_if_dead(path)
 
 
-def path_problem(path: Path) -> str | None:
-    """Return why no socket can have a path, because of its length; None: it can."""
-    length = len(os.fsencode(path))
-    if length <= _PATH_MAX:
-        return None
-    return f"{path}: {length} bytes, a socket's path has at most {_PATH_MAX}"
-
-
 def check_place(path: Path) -> None:
     """Raise UserError if no socket can be made at a path of the user's choice, as far as is known before."""
     if (problem := path_problem(path)) is not None:
         raise UserError(f"{problem}: choose a shorter path")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no directory {path.parent}")
-    _check_what_is_there(path)
-
-
-def _check_what_is_there(path: Path) -> None:
-    """Raise UserError for a link, a file, and a socket that has a listener; nothing may be there."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return
-    if stat.S_ISLNK(mode):
-        target = one_line(os.fspath(path.readlink()), _SHOWN)
-        raise UserError(f"{path}: a link to {target}: name the socket itself")
-    if not stat.S_ISSOCK(mode):
-        raise UserError(f"{path}: not a socket: choose another path")
-    if not _is_dead(path):
-        raise UserError(f"{path}: a machine listens there: choose another path")
+    check_free(path)
 
 
 def _remove_if_dead(path: Path) -> None:
@@ -129,19 +102,6 @@ def _remove_if_dead(path: Path) -> None:
         path.rmdir()
 
 
-def _is_dead(path: Path) -> bool:
-    """Return whether no process listens at a socket any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.setblocking(False)
-        try:
-            sock.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False
-
-
 class MachineDirectory:
     """A machine's directory, while its lock is held.  Made by `claim`; use it in a ``with``."""
 
@@ -149,7 +109,7 @@ class MachineDirectory:
         self.name = name
         self.path = path
         self._lock = lock
-        self._made: list[tuple[Path, os.stat_result]] = []
+        self._made: list[NamedSocket] = []
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +129,7 @@ class MachineDirectory:
 
         Links are not followed: UserError for one, and for anything else that is there.
         """
-        _check_what_is_there(path)
+        check_free(path)
         with suppress(OSError):
             path.unlink()
         return self._add(path)
@@ -177,44 +137,16 @@ class MachineDirectory:
     def _add(self, path: Path) -> socket.socket:
         if (problem := path_problem(path)) is not None:
             raise UserError(f"{problem}: use a shorter machine name or XDG_RUNTIME_DIR")
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            os.fchmod(
-                sock.fileno(), 0o600
-            )  # before it has a name: no other user can connect in between
-            self._listen(sock, path)
-            sock.setblocking(False)
-        except OSError as exc:
-            sock.close()
-            raise UserError(f"{path}: the socket cannot be created: {exc.strerror}") from None
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def _listen(self, sock: socket.socket, path: Path) -> None:
-        """Listen, and only then give the socket its path: what has it and refuses is dead, to whoever looks."""
-        new = path.with_name(f".{path.name}")
-        with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(new.lstat().st_mode):  # of one that was killed right here
-                new.unlink()
-        sock.bind(os.fspath(new))
-        try:
-            sock.listen(_BACKLOG)
-            made = new.lstat()
-            os.link(new, path, follow_symlinks=False)  # a rename would replace what is there by now
-            self._made.append((path, made))
-        finally:
-            new.unlink()
+        made = NamedSocket(path)
+        self._made.append(made)
+        return made.socket
 
     def close(self) -> None:
         """Remove the sockets, the lock and the directory.  The second call does nothing."""
         if self._lock < 0:
             return
-        for path, made in self._made:
-            with suppress(OSError):  # in a folder of the user's choice it may be another's by now
-                if os.path.samestat(path.lstat(), made):
-                    path.unlink()
+        for made in self._made:
+            made.remove()
         (self.path / _LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # it has other files, or another process claims the name now
             self.path.rmdir()
@@ -302,6 +234,6 @@ def port_sockets() -> dict[str, Path]:
     for root in roots():
         if directory_problem(root) is None:
             for path in sorted(root.glob(f"*/{PORTS}")):
-                if path.parent.name not in found and not _is_dead(path):
+                if path.parent.name not in found and not is_dead(path):
                     found[path.parent.name] = path
     return found

@@ -404,7 +404,7 @@ def test_a_socket_has_its_path_only_once_somebody_listens(
             super().listen(backlog)
             given.append(path)
 
-    monkeypatch.setattr("hfsched.control.runtime_dir.socket.socket", Watched)
+    monkeypatch.setattr("hfsched.control.named_socket.socket.socket", Watched)
     with runtime_dir.claim("demo") as directory:
         path = directory.path / "ports" if own else xdg / "s"
         (directory.listen("ports") if own else directory.listen_at(path)).close()
@@ -422,7 +422,7 @@ def test_a_socket_of_another_that_came_meanwhile_is_not_replaced(
             super().listen(backlog)
             (xdg / "s").touch()
 
-    monkeypatch.setattr("hfsched.control.runtime_dir.socket.socket", Rival)
+    monkeypatch.setattr("hfsched.control.named_socket.socket.socket", Rival)
     with (
         runtime_dir.claim("demo") as directory,
         pytest.raises(UserError, match=r"s: the socket cannot be created: File exists"),

@@ -1,0 +1,150 @@
+"""`hfsched device TYPE --socket PATH ...`: serve a vhost-user device.
+
+Exit status: 0 it was ended by a signal, or with --once by its front-end; 1 an error; 2 misuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfsched.cli.ending import handle_ends
+from hfsched.cli.output import notice
+from hfsched.control.named_socket import NamedSocket, check_free, path_problem
+from hfsched.errors import MisuseError, UserError
+from hfsched.runtime.threads import ThreadRuntime
+from hfsched.text import printable
+from hfsched.vhost import serve
+from hfsched.vhost.mapping import core_problem
+
+if TYPE_CHECKING:
+    from hfsched.runtime.base import Listener, Runtime
+    from hfsched.vhost import Device
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Serve a device to QEMU, libblkio or any other vhost-user front-end, one after another.
+
+  hfsched device block --socket disk.sock disk.img
+  qemu-system-x86_64 ... -object memory-backend-memfd,id=m,size=1G,share=on \\
+      -chardev socket,id=c,path=disk.sock -device vhost-user-blk-pci,chardev=c
+
+When a front-end goes, the device is suspended and waits for the next one.
+"""
+_TYPES = ("block", "rng")
+_QUEUES_MAX = 256
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of `hfsched`; its `run` default is `run`."""
+    parser = subparsers.add_parser(
+        "device",
+        help="serve a vhost-user device",
+        description=_DESCRIPTION,
+        epilog="Exit status: 0 ended by a signal, or with --once by its front-end; 1 an error; 2 misuse.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("type", choices=_TYPES, metavar="|".join(_TYPES))
+    parser.add_argument("files", nargs="*", metavar="FILE", help="block: a disk image, or a disk")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--socket", metavar="PATH", help="listen there")
+    place.add_argument(
+        "--fd", type=int, metavar="N", help="a socket that listens already, or is connected"
+    )
+    parser.add_argument("--once", action="store_true", help="end with the first front-end")
+    parser.add_argument("--read-only", action="store_true", help="block: refuse writes")
+    parser.add_argument("--serial", metavar="TEXT", help="block: at most 20 bytes")
+    parser.add_argument("--queues", type=int, metavar="N", help="block: how many (default: 1)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes; return the exit status."""
+    why_not = core_problem()
+    if why_not is not None:
+        raise UserError(f"device: {why_not}")
+    device = _device(args)
+    runtime = ThreadRuntime()
+    with ExitStack() as stack:
+        stack.callback(runtime.close)
+        closing = runtime.event("closing")
+        handle_ends(_ender(closing.set))
+        listener = stack.enter_context(_listener(runtime, args))
+        if args.socket is not None:
+            notice(f"device {args.type}: listening at {printable(args.socket)}")
+        serve(runtime, device, listener, closing, once=args.once, notice=notice)
+    return 0
+
+
+def _device(args: argparse.Namespace) -> Device:
+    """Return the device that is asked for; raises MisuseError, UserError."""
+    if args.type == "block":
+        from hfsched.vhost.devices.block import Block  # noqa: PLC0415 - the one that is needed
+
+        if len(args.files) != 1:
+            raise MisuseError(f"block needs one FILE, got {len(args.files)}")
+        queues = 1 if args.queues is None else args.queues
+        if not 1 <= queues <= _QUEUES_MAX:
+            raise MisuseError(f"--queues {queues}: 1 to {_QUEUES_MAX}")
+        return Block(
+            args.files[0], read_only=args.read_only, serial=args.serial or "", queues=queues
+        )
+    for name in ("files", "read_only", "serial", "queues"):
+        if getattr(args, name):
+            shown = repr(args.files[0]) if name == "files" else f"--{name.replace('_', '-')}"
+            raise MisuseError(f"{shown}: {args.type} has no use for it")
+    from hfsched.vhost.devices.rng import Rng  # noqa: PLC0415 - likewise
+
+    return Rng()
+
+
+def _ender(end: Callable[[], None]) -> Callable[[int, object], None]:
+    """Return a handler: the first signal ends the service, the second one the process."""
+    seen: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        if seen and number != signal.SIGHUP:
+            os._exit(128 + number)
+        seen.append(number)
+        end()
+
+    return handle
+
+
+@contextmanager
+def _listener(runtime: Runtime, args: argparse.Namespace) -> Iterator[Listener]:
+    """Open what front-ends connect to; raises UserError."""
+    if args.socket is None:
+        yield _given(runtime, args.fd)
+        return
+    path = Path(args.socket)
+    if (problem := path_problem(path)) is not None:
+        raise UserError(f"{problem}: choose a shorter path")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no directory {path.parent}")
+    check_free(path, stream=True, owner="another program")
+    path.unlink(missing_ok=True)
+    made = NamedSocket(path, stream=True)
+    listener = runtime.adopt_listener("device", made.socket.detach())
+    try:
+        yield listener
+    finally:
+        made.remove()
+        listener.close()
+
+
+def _given(runtime: Runtime, fd: int) -> Listener:
+    try:
+        if fd <= sys.stderr.fileno() or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise UserError(f"--fd {fd}: it is no socket")
+    except (OSError, OverflowError):
+        raise UserError(f"--fd {fd}: it is not open") from None
+    return runtime.adopt_listener("device", fd)
