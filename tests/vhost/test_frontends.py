@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import random
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,20 @@ def test_a_guest_reads_a_disk_that_is_plugged_in_and_out(disk: Path, socket: Pat
         guest.wait_until(f"[ $(cat /sys/block/vda/size) = {2 * BLOCKS} ]")
         guest.unplug(device)
         guest.wait_until("[ ! -e /dev/vda ]")
+
+
+def test_a_guest_waits_for_a_back_end_that_was_killed(disk: Path, socket: Path) -> None:
+    with ExitStack() as stack:
+        daemon = stack.enter_context(StorageDaemon(socket, disk))
+        fresh = stack.enter_context(ExitStack())  # ends after the guest
+        guest = stack.enter_context(LinuxGuest.bare())
+        guest.plug(Device("blk", socket, reconnect_ms=50))
+        guest.wait_file("/dev/vda")
+        daemon.kill()
+        token = guest.serial.begin("dd if=/dev/vda bs=512 count=8 iflag=direct | sha256sum")
+        fresh.enter_context(StorageDaemon(socket, disk))
+        printed = guest.serial.result(token)
+        assert hashlib.sha256(disk.read_bytes()[: 8 * BLOCK]).hexdigest() in printed
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["stopped", "live"])

@@ -113,7 +113,7 @@ class LinuxGuest:
         return cls(shape=shape, incoming=_base(shape))
 
     def _begin(self, incoming: Path | str | None, *, paused: bool) -> None:
-        self._capability("events")
+        self.capability("events")
         if incoming is None:
             if not paused:
                 self.serial.wait_up()
@@ -147,7 +147,10 @@ class LinuxGuest:
         return self._qmp.wait_event(name, **data)
 
     def plug(self, device: Device) -> None:
-        """Plug a device in; the guest's driver takes it a moment later: see :meth:`wait_file`."""
+        """Plug a device in; the guest's driver takes it a moment later: see :meth:`wait_file`.
+
+        Two that are plugged in without that between them may get their names in either order.
+        """
         address = {"type": "unix", "data": {"path": str(device.socket)}}
         data: dict[str, Any] = {"addr": address, "server": False}
         if device.reconnect_ms:
@@ -202,6 +205,11 @@ class LinuxGuest:
         self.qmp("migrate-incoming", uri=uri, exit_on_error=False)
         self.wait_migrated()
 
+    def capability(self, name: str) -> None:
+        """Turn on a capability of migration, such as ``postcopy-ram``, which both sides must have."""
+        wanted = [{"capability": name, "state": True}]
+        self.qmp("migrate-set-capabilities", capabilities=wanted)
+
     def wait_migrated(self) -> None:
         """Wait until a migration ends, on either side; raises :class:`QmpError` if it failed."""
         while (status := self.wait_event("MIGRATION")["status"]) != "completed":
@@ -218,10 +226,6 @@ class LinuxGuest:
     def kill(self) -> None:
         """Kill QEMU (SIGKILL)."""
         self._child.kill()
-
-    def _capability(self, name: str) -> None:
-        wanted = [{"capability": name, "state": True}]
-        self.qmp("migrate-set-capabilities", capabilities=wanted)
 
     def _placed(self, device: Device) -> dict[str, Any]:
         """Return a device's arguments, in the first port that is free."""
