@@ -172,6 +172,7 @@ def test_what_fails_in_a_guest_or_in_qemu_is_told(socket: Path, tmp_path: Path) 
         assert guest.shell("printf 'no newline'") == "no newline"
         with pytest.raises(ShellError, match="status 3: 'why"):
             guest.shell("echo why; (exit 3)")
+        guest.wait_until("mkdir /once")  # a condition that holds is not tried again
         with pytest.raises(QmpError, match="chardev-add"):
             guest.plug(Device("blk", socket))  # nobody listens
         with pytest.raises(QmpError, match="No such file"):

@@ -171,7 +171,11 @@ class LinuxGuest:
 
     def wait_until(self, condition: str) -> None:
         """Wait until a shell line of the guest has status 0; gives up after some 60 s of the guest's."""
-        self.shell(f"for i in $(seq 3000); do {condition} && break; sleep 0.02; done; {condition}")
+        looks = 3000
+        self.shell(
+            f"for look in $(seq {looks}); do {condition} && break; sleep 0.02; done; "
+            f"[ $look -lt {looks} ]"
+        )
 
     def reset(self) -> None:
         """Reset the machine, and wait until the guest has booted again."""
