@@ -1,4 +1,4 @@
-"""arm64 packages of Debian 12, fetched by apt with a private state and unpacked without chroot.
+"""Packages of Debian for one architecture, fetched by apt with a private state and unpacked without chroot.
 
 The mirror and the keys are the machine's own: whichever entry of its apt configuration serves
 Debian. apt verifies what it downloads against the mirror's signed index.
@@ -93,14 +93,14 @@ def _deb822(text: str) -> Iterator[tuple[str, Mirror]]:
                     yield suite, Mirror(address, fields.get("signed-by", ""))
 
 
-def sources(mirror: Mirror) -> str:
+def sources(mirror: Mirror, architecture: str = "arm64", suites: Sequence[str] = SUITES) -> str:
     """Return the source list: nothing but what is needed, or the resolver breaks."""
     fields = {
         "Types": "deb",
         "URIs": mirror.address,
-        "Suites": " ".join(SUITES),
+        "Suites": " ".join(suites),
         "Components": "main",
-        "Architectures": "arm64",
+        "Architectures": architecture,
         "Targets": "Packages",
         "Languages": "none",
         "PDiffs": "no",
@@ -109,15 +109,15 @@ def sources(mirror: Mirror) -> str:
     return "".join(f"{name}: {value}\n" for name, value in fields.items() if value)
 
 
-def configuration(state: Path) -> str:
+def configuration(state: Path, architecture: str = "arm64") -> str:
     """Return the apt configuration that keeps everything under `state`.
 
     It is read after the machine's own, whose proxies and certificates stay in force.
     """
     return f"""\
-APT::Architecture "arm64";
+APT::Architecture "{architecture}";
 #clear APT::Architectures;
-APT::Architectures {{ "arm64"; }};
+APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "root";
 APT::Default-Release "";
 Dir::State "{state}/";
@@ -132,7 +132,7 @@ Dir::Etc::preferencesparts "/dev/null";
 
 
 def newest(names: Sequence[str]) -> str:
-    """Return the name with the highest numbers in it, apart from the last, which is arm64's."""
+    """Return the name with the highest numbers in it, apart from the last, which is the architecture's."""
     return max(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)[:-1]])
 
 
@@ -142,22 +142,28 @@ def unpack(package: Path, directory: Path) -> None:
 
 
 class Packages:
-    """The arm64 packages of a mirror."""
+    """The packages of a mirror for one architecture; without another, those of Debian 12 for arm64."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(
+        self, cache: Cache, architecture: str = "arm64", suites: Sequence[str] = SUITES
+    ) -> None:
         self._cache = cache
-        self._state = cache.directory / "apt"
+        self._architecture = architecture
+        self._suites = suites
+        # Each has its own index, for an index is of one architecture and of these suites.
+        self._name = "apt" if architecture == "arm64" else f"apt-{architecture}"
+        self._state = cache.directory / self._name
 
     def names(self, pattern: str) -> list[str]:
         """Return the names of packages that the regular expression matches whole."""
-        with self._cache.lock("apt"):
+        with self._cache.lock(self._name):
             self._update()
             listed = self._apt("apt-cache", "pkgnames", pattern.partition("\\")[0])
         return sorted(name for name in set(listed.split()) if re.fullmatch(pattern, name))
 
     def download(self, names: Sequence[str], directory: Path) -> list[Path]:
-        """Fetch the newest version of each into a directory."""
-        with self._cache.lock("apt"):
+        """Fetch the newest version of each, or that of a suite (``NAME/SUITE``), into a directory."""
+        with self._cache.lock(self._name):
             self._update()
             self._apt("apt-get", "download", *names, directory=directory)
         return sorted(directory.glob("*.deb"))
@@ -171,9 +177,11 @@ class Packages:
         for part in ("lists/partial", "cache/archives/partial"):
             (self._state / part).mkdir(parents=True, exist_ok=True)
         (self._state / "status").write_text("")
-        (self._state / "debian.sources").write_text(sources(mirror))
-        (self._state / "apt.conf").write_text(configuration(self._state))
-        self._cache.report("fetching the index of Debian's arm64 packages ...")
+        (self._state / "debian.sources").write_text(
+            sources(mirror, self._architecture, self._suites)
+        )
+        (self._state / "apt.conf").write_text(configuration(self._state, self._architecture))
+        self._cache.report(f"fetching the index of Debian's {self._architecture} packages ...")
         self._apt("apt-get", "update", "--error-on=any")
         stamp.touch()
 

@@ -147,6 +147,13 @@ def test_apt_keeps_to_its_own_state_and_to_arm64(tmp_path: Path) -> None:
     assert "Signed-By" not in listed
 
 
+def test_packages_of_another_architecture_have_a_state_of_their_own(tmp_path: Path) -> None:
+    assert 'APT::Architectures { "amd64"; };' in debian.configuration(tmp_path, "amd64")
+    listed = debian.sources(debian.Mirror("http://m.test/debian"), "amd64", ("bookworm", "trixie"))
+    assert "Suites: bookworm trixie\n" in listed
+    assert "Architectures: amd64\n" in listed
+
+
 def test_the_newest_kernel_is_that_with_the_highest_numbers() -> None:
     found = ["linux-image-6.12.9+deb12-cloud-arm64", "linux-image-6.12.74+deb12-cloud-arm64"]
     found += ["linux-image-6.12.74+deb12.1-cloud-arm64"]
