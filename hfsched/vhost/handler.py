@@ -225,7 +225,7 @@ class Handler:
 
     def _offered(self) -> int:
         own = self._device.features
-        return own | _RING_FEATURES | Feature.PROTOCOL_FEATURES | Feature.LOG_ALL
+        return int(own | _RING_FEATURES | Feature.PROTOCOL_FEATURES | Feature.LOG_ALL)
 
     def _set_features(self, body: wire.Number, _fds: Descriptors) -> None:
         if not self._owned:
@@ -256,7 +256,7 @@ class Handler:
         unknown = body.value & ~PROTOCOL_FEATURES_KNOWN
         if unknown:
             raise RefusedError(f"protocol features {unknown:#x} mean nothing")
-        self._protocol = ProtocolFeature(body.value) & _OFFERED
+        self._protocol = ProtocolFeature(body.value & int(_OFFERED))
 
     # Memory.
 

@@ -346,7 +346,7 @@ def parse_header(data: bytes) -> Header:
     request, flags, size = _HEADER.unpack(data)
     if flags & HeaderFlag.VERSION_MASK != VERSION:
         raise MessageError(f"message of version {flags & HeaderFlag.VERSION_MASK}, not {VERSION}")
-    if flags & ~(HeaderFlag.VERSION_MASK | HeaderFlag.NEED_REPLY):
+    if flags & ~int(HeaderFlag.VERSION_MASK | HeaderFlag.NEED_REPLY):
         raise MessageError(f"message with flags {flags:#x}: a request has none but NEED_REPLY")
     if size > PAYLOAD_MAX:
         raise MessageError(f"message of {size} bytes: at most {PAYLOAD_MAX}")
