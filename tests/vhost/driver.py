@@ -80,7 +80,6 @@ class FrontEnd(Messenger):
             notice=notices.append,
         )
         self.task = self._runtime.spawn("device", self._serve)
-        self.gone_by_itself: bool | None = None
         event_idx = bool(features & Feature.EVENT_IDX) and features >= 0
         each = ring_bytes(size) + SLOT * size
         self.memory_size = each * device.queues
@@ -94,14 +93,13 @@ class FrontEnd(Messenger):
             for at, view in enumerate(self._views)
         ]
         if start:
-            # Packed rings and EVENT_IDX are for who asks; -1 is all else that is offered.
             self.negotiate(features, protocol)
             self.set_memory()
             for index in range(device.queues):
                 self.start(index)
 
     def _serve(self) -> None:
-        self.gone_by_itself = self.session.run()
+        self.session.run()
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +144,7 @@ class FrontEnd(Messenger):
         """Own the device, and acknowledge features."""
         self.ask(RequestId.SET_OWNER)
         offered = self.number(RequestId.GET_FEATURES)
-        if features < 0:
+        if features < 0:  # packed rings and EVENT_IDX are for who asks
             features = offered & ~int(Feature.EVENT_IDX | Feature.RING_PACKED | Feature.LOG_ALL)
         self.features = features & offered | Feature.PROTOCOL_FEATURES
         protocol &= self.number(RequestId.GET_PROTOCOL_FEATURES)
