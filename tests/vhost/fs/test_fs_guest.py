@@ -38,6 +38,10 @@ def device(socket: Path) -> Device:
     return Device("fs", socket, properties={"tag": "shared"})
 
 
+def names(share: Path) -> list[str]:
+    return sorted(path.name for path in share.iterdir())
+
+
 @contextmanager
 def mounted(socket: Path, share: Path, *arguments: str) -> Iterator[LinuxGuest]:
     """Run a guest that has mounted the share."""
@@ -68,10 +72,10 @@ def test_both_sides_see_the_same_files(share: Path, socket: Path) -> None:
         )
         found = (share / "hard").stat()
         assert (found.st_nlink, stat.S_IMODE(found.st_mode), found.st_mtime) == (2, 0o640, 1e9)
-        assert os.readlink(share / "soft") == "a/b"
+        assert (share / "soft").readlink() == Path("a/b")
         shell("cd /mnt; rm hard; rm -r dir; truncate -s 5 copy; mv -f copy big; sync")
         assert (share / "big").read_bytes() == data[:5]
-        assert sorted(os.listdir(share)) == ["a", "big", "soft"]
+        assert names(share) == ["a", "big", "soft"]
         assert shell("cat /mnt/soft/text; stat -c %a:%s /mnt/big").split() == [
             "one",
             "two",
@@ -91,7 +95,7 @@ def test_what_is_not_supported_is_refused(share: Path, socket: Path) -> None:
                 guest.shell(line)
         os.mkfifo(share / "fifo")
         assert guest.shell("[ -p /mnt/fifo ]; stat -c %F /mnt/fifo").strip() == "fifo"
-        assert os.listdir(share) == ["fifo"]
+        assert names(share) == ["fifo"]
 
 
 def test_a_link_out_of_the_share_leads_to_the_guests_own_files(share: Path, socket: Path) -> None:
@@ -171,7 +175,7 @@ def test_open_files_go_on_with_a_fresh_back_end_twice(
             )
             guest.wait_until(f"[ $(cat /last) -gt {100 * number} ]")
             assert guest.shell("read a <&4; echo $a").strip() == f"line-{number}"
-            with pytest.raises(ShellError, match="[Ss]tale"):
+            with pytest.raises(ShellError, match="Stale file handle"):
                 guest.shell("cat <&5")
             last = int(guest.shell("cat /last"))
             text = (share / "moved" / "numbers").read_text()
