@@ -22,7 +22,7 @@ class HeapMapping:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.bytes = bytearray(size)
+        self.bytes: bytearray | memoryview = bytearray(size)
 
     def read(self, offset: int, size: int) -> bytes:
         assert 0 <= offset <= offset + size <= self.size
