@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import stat
 import sys
@@ -39,7 +40,7 @@ Serve a device to QEMU, libblkio or any other vhost-user front-end, one after an
 
 When a front-end goes, the device is suspended and waits for the next one.
 """
-_TYPES = ("block", "rng")
+_TYPES = ("block", "fs", "rng")
 _QUEUES_MAX = 256
 
 
@@ -53,16 +54,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("type", choices=_TYPES, metavar="|".join(_TYPES))
-    parser.add_argument("files", nargs="*", metavar="FILE", help="block: a disk image, or a disk")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="block: a disk image, or a disk; fs: a directory"
+    )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", metavar="PATH", help="listen there")
     place.add_argument(
         "--fd", type=int, metavar="N", help="a socket that listens already, or is connected"
     )
     parser.add_argument("--once", action="store_true", help="end with the first front-end")
-    parser.add_argument("--read-only", action="store_true", help="block: refuse writes")
+    parser.add_argument("--read-only", action="store_true", help="block, fs: refuse writes")
     parser.add_argument("--serial", metavar="TEXT", help="block: at most 20 bytes")
-    parser.add_argument("--queues", type=int, metavar="N", help="block: how many (default: 1)")
+    parser.add_argument("--tag", metavar="TAG", help="fs: what the guest mounts it by")
+    parser.add_argument(
+        "--queues", type=int, metavar="N", help="block, fs: how many, for requests (default: 1)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -86,7 +92,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _device(args: argparse.Namespace) -> Device:
     """Return the device that is asked for; raises MisuseError, UserError."""
+    if args.type == "fs":
+        return _fs(args)
     if args.type == "block":
+        if args.tag is not None:
+            raise MisuseError("--tag: block has no use for it")
         from hfsched.vhost.devices.block import Block  # noqa: PLC0415 - the one that is needed
 
         if len(args.files) != 1:
@@ -97,13 +107,32 @@ def _device(args: argparse.Namespace) -> Device:
         return Block(
             args.files[0], read_only=args.read_only, serial=args.serial or "", queues=queues
         )
-    for name in ("files", "read_only", "serial", "queues"):
+    for name in ("files", "read_only", "serial", "queues", "tag"):
         if getattr(args, name):
             shown = repr(args.files[0]) if name == "files" else f"--{name.replace('_', '-')}"
             raise MisuseError(f"{shown}: {args.type} has no use for it")
     from hfsched.vhost.devices.rng import Rng  # noqa: PLC0415 - likewise
 
     return Rng()
+
+
+def _fs(args: argparse.Namespace) -> Device:
+    """Return a file system device; raises MisuseError, UserError."""
+    from hfsched.vhost.devices.fs import Fs  # noqa: PLC0415 - the one that is needed
+
+    if len(args.files) != 1:
+        raise MisuseError(f"fs needs one directory, got {len(args.files)}")
+    if args.tag is None:
+        raise MisuseError("fs needs --tag TAG")
+    if args.serial is not None:
+        raise MisuseError("--serial: fs has no use for it")
+    # Each file that the guest knows takes a descriptor.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    queues = 1 if args.queues is None else args.queues
+    if not 1 <= queues < _QUEUES_MAX:
+        raise MisuseError(f"--queues {queues}: 1 to {_QUEUES_MAX - 1}")
+    return Fs(args.files[0], args.tag, read_only=args.read_only, request_queues=queues)
 
 
 def _ender(end: Callable[[], None]) -> Callable[[int, object], None]:
