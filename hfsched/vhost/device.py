@@ -24,7 +24,7 @@ What holds, in the order of a device's life:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hfsched.vhost.errors import RefusedError
@@ -66,6 +66,10 @@ class Device:
     queue_size_max: int = 1024
     features: int = 0  # those of its type
     host: DeviceHost
+
+    def key(self) -> Hashable:
+        """Return its state, for exploration; what is nowhere else."""
+        return None
 
     # Configuration.  In any state.
 

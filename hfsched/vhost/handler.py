@@ -9,7 +9,7 @@ that request is answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -151,6 +151,14 @@ class Handler:
             RequestId.CHECK_DEVICE_STATE: lambda _body, _fds: _number(self._check_transfer()),
         }
 
+    def key(self) -> Hashable:
+        """Return all of the session's state, but the transfer's."""
+        regions = tuple((each.guest, each.size, each.user) for each in self.memory.regions)
+        said = (self._owned, self._features and int(self._features), int(self._protocol))
+        has = (self.backend is None, self._log is None, self._inflight is None)
+        queues = tuple(queue.key() for queue in self.queues)
+        return (regions, said, has, queues, self._config_changed, self.failed)
+
     # Messages.
 
     @property
@@ -201,6 +209,10 @@ class Handler:
         match request:
             case RequestId.GET_CONFIG:
                 return Reply(b"")
+            case RequestId.GET_INFLIGHT_FD:
+                return Reply(wire.encode_inflight(wire.Inflight(0, 0, 0, 0)))
+            case RequestId.GET_VRING_BASE:  # it has no form of a failure
+                return None
             case RequestId.SET_DEVICE_STATE_FD:
                 return _number(_NO_FD | 1)
             case RequestId.CHECK_DEVICE_STATE | RequestId.SET_LOG_BASE:
@@ -237,7 +249,7 @@ class Handler:
         self._features = Feature(body.value)
         if first and not self._features & Feature.PROTOCOL_FEATURES:
             for queue in self.queues:
-                queue.enabled = True
+                queue.enable(enabled=True)
         self._apply_log()
         self._device.acknowledge(body.value & self._device.features)
 
@@ -364,8 +376,7 @@ class Handler:
             raise RefusedError(f"queue {body.ring}: enabled {body.value}: 0 or 1")
         if self._features is None or not self._features & Feature.PROTOCOL_FEATURES:
             raise RefusedError("PROTOCOL_FEATURES was not acknowledged")
-        queue.enabled = bool(body.value)
-        queue.pending = queue.running  # looked at once, kick or none
+        queue.enable(enabled=bool(body.value))
 
     def _stop(self, queue: Queue) -> None:
         """Stop a queue's ring, and suspend the device with the last one."""
@@ -431,7 +442,7 @@ class Handler:
         for queue in self.queues:
             if queue.running:
                 self._stop(queue)
-            queue.enabled = False
+            queue.enable(enabled=False)
             queue.next_base = 0
         self._features = None
         self._apply_log()

@@ -7,6 +7,7 @@ descriptor is never lost: it may be done twice, with the same bytes.
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from hfsched.vhost.errors import RefusedError
@@ -37,6 +38,10 @@ class InflightRing:
         self.size = size
         self._counter = 0
         self._batch: list[int] = []  # heads that were given back, and not published
+
+    def key(self) -> Hashable:
+        """Return its own state: what is not in memory."""
+        return (self._counter, tuple(self._batch))
 
     def recover(self, used: int) -> list[int]:
         """Begin, with the used ring's index as it is; return the heads that are to be done again, in their order.

@@ -5,7 +5,7 @@ Everything here is done on the device's task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,17 @@ class Queue:
         self._again: list[Chain] = []  # of a backend that died; the first one last
         self._features = Feature(0)
 
+    def key(self) -> Hashable:
+        """Return its own state: what is neither in memory nor a descriptor's."""
+        at = self.addresses
+        where = at and (at.logged, at.descriptors, at.used, at.available, at.log)
+        said = (self.size, where, self.next_base, int(self._features), self.enabled)
+        ring = self._ring and self._ring.key()
+        again = tuple(chain.head for chain in self._again)
+        under_way = (self.pending, self.under_way, self._owed, again)
+        has = (self.kick is None, self.call is None, self.error is None)
+        return (said, self.state, ring, under_way, has, self.inflight and self.inflight.key())
+
     # What the front-end says.
 
     @property
@@ -98,6 +109,11 @@ class Queue:
         except MemoryFaultError as exc:
             self.addresses = before
             raise RefusedError(f"queue {self.index}: {exc}") from None
+
+    def enable(self, *, enabled: bool) -> None:
+        """Carry out requests, or leave them in the ring; a ring that is enabled is looked at once, kick or none."""
+        self.enabled = enabled
+        self.pending = enabled and self.running
 
     def start(self, features: Feature) -> None:
         """Start the ring; raises RefusedError."""

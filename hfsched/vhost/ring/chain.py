@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -58,6 +58,9 @@ class Ring(Protocol):
     """A ring that was started.  Raises RingError, MemoryFaultError when it makes no sense: it is broken then."""
 
     size: int
+
+    def key(self) -> Hashable:
+        """Return its own state: what is not in memory."""
 
     def move(self, parts: tuple[Part, Part, Part]) -> None:
         """Go on with the same ring, mapped elsewhere."""

@@ -7,6 +7,7 @@ chains are taken out and given back, each with its wrap counter; a chain takes a
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,11 @@ class PackedRing:
         if word & ~_WRAP >= self.size:
             raise RingError(f"index {word & ~_WRAP}, of {self.size} entries")
         return _Index(word & ~_WRAP, bool(word & _WRAP))
+
+    def key(self) -> Hashable:
+        """See `Ring`."""
+        indices = (self._next.word(), self._used.word())
+        return (indices, self._unpublished, self._announced, self._suppressed)
 
     def move(self, parts: tuple[Part, Part, Part]) -> None:
         """See `Ring`."""

@@ -7,6 +7,7 @@ between the driver's index and `_next` nothing is known.  Only indices modulo 2^
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from hfsched.vhost.errors import RingError
@@ -59,6 +60,10 @@ class SplitRing:
     def used(self) -> int:
         """The index of the used ring's entry that is filled in next."""
         return self._used
+
+    def key(self) -> Hashable:
+        """See `Ring`."""
+        return (self._next, self._used, self._published, self._announced, self._flags)
 
     def move(self, parts: tuple[Part, Part, Part]) -> None:
         """See `Ring`."""
