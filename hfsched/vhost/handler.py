@@ -209,10 +209,6 @@ class Handler:
         match request:
             case RequestId.GET_CONFIG:
                 return Reply(b"")
-            case RequestId.GET_INFLIGHT_FD:
-                return Reply(wire.encode_inflight(wire.Inflight(0, 0, 0, 0)))
-            case RequestId.GET_VRING_BASE:  # it has no form of a failure
-                return None
             case RequestId.SET_DEVICE_STATE_FD:
                 return _number(_NO_FD | 1)
             case RequestId.CHECK_DEVICE_STATE | RequestId.SET_LOG_BASE:
