@@ -165,7 +165,8 @@ class Guest:
         self, node: int, number: int, size: int = 4096, *, plus: bool = False
     ) -> list[tuple[bytes, int, int]]:
         """Return {name, inode number, node} of all entries."""
-        found, offset = [], 0
+        found: list[tuple[bytes, int, int]] = []
+        offset = 0
         while True:
             body = struct.pack("<QQIIQII", number, offset, size, 0, 0, 0, 0)
             opcode = Opcode.READDIRPLUS if plus else Opcode.READDIR
