@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+
+import pytest
 
 from hfsched.vhost.devices.fs import Fs
 from hfsched.vhost.devices.fs.wire import ATTR, ENTRY, HEADER, REPLY_HEADER, ROOT, Opcode
@@ -13,9 +18,17 @@ from hfsched.vhost.errors import ChainError
 from hfsched.vhost.queue import Queue
 from hfsched.vhost.request import Request
 
-__all__ = ["Attributes", "FakeRequest", "Guest", "send"]
+__all__ = ["Attributes", "FakeRequest", "Guest", "raises", "send"]
 
 INIT = struct.pack("<IIII48x", 7, 37, 1 << 17, 0xFFFFFFFF)
+
+
+@contextmanager
+def raises(number: int) -> Iterator[None]:
+    """Expect the error of an errno."""
+    with pytest.raises(OSError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
 @dataclass
@@ -165,7 +178,8 @@ class Guest:
         self, node: int, number: int, size: int = 4096, *, plus: bool = False
     ) -> list[tuple[bytes, int, int]]:
         """Return {name, inode number, node} of all entries."""
-        found, offset = [], 0
+        found: list[tuple[bytes, int, int]] = []
+        offset = 0
         while True:
             body = struct.pack("<QQIIQII", number, offset, size, 0, 0, 0, 0)
             opcode = Opcode.READDIRPLUS if plus else Opcode.READDIR
