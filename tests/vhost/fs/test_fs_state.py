@@ -244,6 +244,17 @@ def test_a_path_of_a_state_leads_nowhere_else(guest: Guest, share: Path, path: b
     device.close()
 
 
+def test_what_was_written_is_on_the_disk_before_another_one_goes_on(
+    guest: Guest, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    node, _ = guest.create(b"file")
+    guest.open(node, os.O_RDONLY)
+    guest.device.suspend()
+    assert synced == [(share / "file").stat().st_ino]
+
+
 def test_a_device_that_was_never_mounted_has_a_state_too(share: Path) -> None:
     device, other = fresh(share), fresh(share)
     other.restore(device.save())

@@ -133,15 +133,10 @@ class Inodes:
                 self.check_room()
                 node = self.adopt(self.following, fd, 0)
                 self.following += 1
-            elif node is self._root:
+                fd = -1
+        finally:
+            if fd >= 0:
                 os.close(fd)
-            else:
-                # The newest name is the one that is likely to stay: a file under a temporary name gets its own by a hard link.
-                before, node.fd = node.fd, fd
-                os.close(before)
-        except OSError:
-            os.close(fd)
-            raise
         node.lookups += 1
         return node, found
 
