@@ -13,12 +13,11 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfsched.cli.device_ends import add_arguments, console, listen, vsock
 from hfsched.cli.ending import handle_ends
 from hfsched.cli.output import notice
-from hfsched.control.named_socket import NamedSocket, check_free, path_problem
 from hfsched.errors import MisuseError, UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.text import printable
@@ -40,7 +39,15 @@ Serve a device to QEMU, libblkio or any other vhost-user front-end, one after an
 
 When a front-end goes, the device is suspended and waits for the next one.
 """
-_TYPES = ("block", "fs", "rng")
+# What each type has a use for, besides where it is served.
+_OPTIONS = {
+    "block": ("files", "read_only", "serial", "queues"),
+    "console": ("connect", "listen"),
+    "fs": ("files", "tag", "read_only", "queues"),
+    "rng": (),
+    "vsock": ("cid", "uds"),
+}
+_TYPES = tuple(_OPTIONS)
 _QUEUES_MAX = 256
 
 
@@ -69,6 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--queues", type=int, metavar="N", help="block, fs: how many, for requests (default: 1)"
     )
+    add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -77,55 +85,65 @@ def run(args: argparse.Namespace) -> int:
     why_not = core_problem()
     if why_not is not None:
         raise UserError(f"device: {why_not}")
-    device = _device(args)
     runtime = ThreadRuntime()
     with ExitStack() as stack:
         stack.callback(runtime.close)
+        device = _device(args, runtime, stack)
         closing = runtime.event("closing")
         handle_ends(_ender(closing.set))
-        listener = stack.enter_context(_listener(runtime, args))
+        listener = stack.enter_context(_open_listener(runtime, args))
         if args.socket is not None:
             notice(f"device {args.type}: listening at {printable(args.socket)}")
         serve(runtime, device, listener, closing, once=args.once, notice=notice)
     return 0
 
 
-def _device(args: argparse.Namespace) -> Device:
+def _device(args: argparse.Namespace, runtime: Runtime, stack: ExitStack) -> Device:
     """Return the device that is asked for; raises MisuseError, UserError."""
-    if args.type == "fs":
-        return _fs(args)
-    if args.type == "block":
-        if args.tag is not None:
-            raise MisuseError("--tag: block has no use for it")
-        from hfsched.vhost.devices.block import Block  # noqa: PLC0415 - the one that is needed
-
-        if len(args.files) != 1:
-            raise MisuseError(f"block needs one FILE, got {len(args.files)}")
-        queues = 1 if args.queues is None else args.queues
-        if not 1 <= queues <= _QUEUES_MAX:
-            raise MisuseError(f"--queues {queues}: 1 to {_QUEUES_MAX}")
-        return Block(
-            args.files[0], read_only=args.read_only, serial=args.serial or "", queues=queues
-        )
-    for name in ("files", "read_only", "serial", "queues", "tag"):
-        if getattr(args, name):
-            shown = repr(args.files[0]) if name == "files" else f"--{name.replace('_', '-')}"
-            raise MisuseError(f"{shown}: {args.type} has no use for it")
-    from hfsched.vhost.devices.rng import Rng  # noqa: PLC0415 - likewise
+    _check_options(args)
+    match args.type:
+        case "block":
+            return _block(args)
+        case "console":
+            return console(args, runtime, stack)
+        case "fs":
+            return _fs(args)
+        case "vsock":
+            return vsock(args, runtime, stack)
+    from hfsched.vhost.devices.rng import Rng  # noqa: PLC0415 - the one that is needed
 
     return Rng()
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what the type has no use for."""
+    for name in {name for names in _OPTIONS.values() for name in names}.difference(
+        _OPTIONS[args.type]
+    ):
+        if getattr(args, name) not in (None, False, []):
+            shown = repr(args.files[0]) if name == "files" else f"--{name.replace('_', '-')}"
+            raise MisuseError(f"{shown}: {args.type} has no use for it")
+
+
+def _block(args: argparse.Namespace) -> Device:
+    from hfsched.vhost.devices.block import Block  # noqa: PLC0415 - likewise
+
+    if len(args.files) != 1:
+        raise MisuseError(f"block needs one FILE, got {len(args.files)}")
+    queues = 1 if args.queues is None else args.queues
+    if not 1 <= queues <= _QUEUES_MAX:
+        raise MisuseError(f"--queues {queues}: 1 to {_QUEUES_MAX}")
+    return Block(args.files[0], read_only=args.read_only, serial=args.serial or "", queues=queues)
+
+
 def _fs(args: argparse.Namespace) -> Device:
     """Return a file system device; raises MisuseError, UserError."""
-    from hfsched.vhost.devices.fs import Fs  # noqa: PLC0415 - the one that is needed
+    from hfsched.vhost.devices.fs import Fs  # noqa: PLC0415 - likewise
 
     if len(args.files) != 1:
         raise MisuseError(f"fs needs one directory, got {len(args.files)}")
     if args.tag is None:
         raise MisuseError("fs needs --tag TAG")
-    if args.serial is not None:
-        raise MisuseError("--serial: fs has no use for it")
     # Each file that the guest knows takes a descriptor.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -149,25 +167,13 @@ def _ender(end: Callable[[], None]) -> Callable[[int, object], None]:
 
 
 @contextmanager
-def _listener(runtime: Runtime, args: argparse.Namespace) -> Iterator[Listener]:
+def _open_listener(runtime: Runtime, args: argparse.Namespace) -> Iterator[Listener]:
     """Open what front-ends connect to; raises UserError."""
     if args.socket is None:
         yield _given(runtime, args.fd)
-        return
-    path = Path(args.socket)
-    if (problem := path_problem(path)) is not None:
-        raise UserError(f"{problem}: choose a shorter path")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: no directory {path.parent}")
-    check_free(path, stream=True, owner="another program")
-    path.unlink(missing_ok=True)
-    made = NamedSocket(path, stream=True)
-    listener = runtime.adopt_listener("device", made.socket.detach())
-    try:
-        yield listener
-    finally:
-        made.remove()
-        listener.close()
+    else:
+        with listen(runtime, "device", args.socket) as listener:
+            yield listener
 
 
 def _given(runtime: Runtime, fd: int) -> Listener:

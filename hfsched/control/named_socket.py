@@ -14,7 +14,7 @@ from pathlib import Path
 from hfsched.errors import UserError
 from hfsched.text import one_line
 
-__all__ = ["NamedSocket", "check_free", "is_dead", "path_problem"]
+__all__ = ["NamedSocket", "check_free", "dial", "is_dead", "path_problem"]
 
 _PATH_MAX = 106  # bytes: sockaddr_un has 108, a zero ends it, and until somebody listens a dot precedes the name
 _BACKLOG = 128
@@ -59,6 +59,21 @@ def is_dead(path: Path, *, stream: bool = False) -> bool:
         except OSError:
             return False
     return False
+
+
+def dial(path: Path) -> socket.socket:
+    """Return a stream's socket that is connected to a path, without waiting.
+
+    Raises OSError: nobody listens there, or too many others wait to be accepted.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        sock.connect(os.fspath(path))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class NamedSocket:

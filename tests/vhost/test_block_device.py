@@ -18,7 +18,7 @@ BLOCKS = 4096
 # Writes n into block n, for every n, and the last n into a file.
 COUNT = (
     "count() { n=0; while :; do n=$((n+1)); echo $n | dd of=/dev/vda bs=512 seek=$n count=1 conv=sync "
-    "oflag=direct 2>/dev/null || break; echo $n >/last; done; }; echo 0 >/last; count &"
+    "oflag=direct 2>/dev/null || break; echo $n >/next; mv /next /last; done; }; echo 0 >/last; count &"
 )
 
 

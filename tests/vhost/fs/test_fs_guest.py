@@ -152,7 +152,7 @@ def test_a_guest_builds_in_a_share(share: Path, socket: Path) -> None:
 # Appends numbers to a file that stays open, and has read half of another one.
 COUNT = (
     "exec 3>>/mnt/dir/numbers 4</mnt/dir/lines; count() { n=0; while :; do n=$((n+1)); "
-    "echo $n >&3 || echo FAILED; echo $n >/last; done; }; echo 0 >/last; count & read a <&4; echo $a"
+    "echo $n >&3 || echo FAILED; echo $n >/next; mv /next /last; done; }; echo 0 >/last; count & read a <&4; echo $a"
 )
 
 
