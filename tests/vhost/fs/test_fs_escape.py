@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import socket
 import stat
 import struct
@@ -164,6 +166,22 @@ def test_devices_and_fifos_are_neither_made_nor_opened(guest: Guest, share: Path
             guest.call(Opcode.SETATTR, node, struct.pack("<IIQQQQQQIIIIIIII", 1 << 3, *([0] * 15)))
         with raises(errno.ENOTDIR):
             guest.call(Opcode.OPENDIR, node, bytes(8))
+
+
+def test_an_open_that_would_have_to_wait_is_refused(guest: Guest, share: Path) -> None:
+    (share / "file").touch()
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(share / "file", os.O_RDWR)
+    try:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as exc:
+            pytest.skip(f"no lease can be had here: {exc.strerror}")
+        with raises(errno.EAGAIN):
+            guest.open(guest.look_up(b"file"))
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
 
 
 def test_a_read_only_share_is_not_changed(share: Path) -> None:

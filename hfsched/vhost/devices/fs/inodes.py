@@ -55,7 +55,8 @@ class Root:
             raise fault(errno.ELOOP)
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise fault(errno.EPERM)  # a device or a FIFO is none of the guest's
-        return os.open(self.name(fd), flags | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=self.proc)
+        # Never waiting: for a lease of another process, or for what comes from a file of /proc.
+        return os.open(self.name(fd), flags | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self.proc)
 
     @staticmethod
     def name(fd: int) -> bytes:
