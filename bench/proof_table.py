@@ -131,6 +131,7 @@ PORTS = (
     *(f"ports,beside={each}" for each in ("opens", "handles", "connects")),
     *(f"ports,live={each},messages=2" for each in ("read", "handled")),
 )
+VHOST = ("vhost", "vhost,event_idx=false")
 MACHINE = (
     "machine",
     "machine,messages=2,stop=false",
@@ -207,7 +208,19 @@ def small(*names: str) -> list[tuple[str, int | None]]:
 
     tests/scenarios searches a slice of each.
     """
-    ours = (MAILBOX, EVENTS, SWAP, MEMBERS, HOLDS, QUIET, PORTS, MACHINE, SNAPSHOTS, SERVICES)
+    ours = (
+        MAILBOX,
+        EVENTS,
+        SWAP,
+        MEMBERS,
+        HOLDS,
+        QUIET,
+        PORTS,
+        VHOST,
+        MACHINE,
+        SNAPSHOTS,
+        SERVICES,
+    )
     free = [spec for specs in ours for spec in specs]
     rows = [*((spec, None) for spec in free), *((spec, 0) for spec in CALM)]
     return [row for row in rows if not names or row[0].partition(",")[0] in names]
@@ -253,6 +266,9 @@ def large() -> list[tuple[str, int | None]]:
         "services,event=restore,requests=1,timers=false",
         "services",
     ]
+    specs += [f"swap,commands=enable,deaths=1,beside={each}" for each in ("status", "discard")]
+    specs += ["machine,guest=talker,vms=2", "machine,vms=2,hosts=2,stop=false"]
+    specs += ["vhost,messages=2", "vhost,messages=2,event_idx=false", "vhost,stops=1"]
     specs += [f"mailbox,receiver={each},vcpus=2,messages=2,hosts=2" for each in TWO_VCPUS]
     bounded = [f"mailbox,receiver={each},vcpus=2,messages=2,guests=1" for each in TWO_VCPUS]
     clients = [f"machine,clients={each},hosts=0" for each in ("asks", "stalls", "goes")]

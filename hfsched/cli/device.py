@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import stat
 import sys
@@ -42,6 +43,7 @@ When a front-end goes, the device is suspended and waits for the next one.
 _OPTIONS = {
     "block": ("files", "read_only", "serial", "queues"),
     "console": ("connect", "listen"),
+    "fs": ("files", "tag", "read_only", "queues"),
     "rng": (),
     "vsock": ("cid", "uds"),
 }
@@ -59,16 +61,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("type", choices=_TYPES, metavar="|".join(_TYPES))
-    parser.add_argument("files", nargs="*", metavar="FILE", help="block: a disk image, or a disk")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="block: a disk image, or a disk; fs: a directory"
+    )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", metavar="PATH", help="listen there")
     place.add_argument(
         "--fd", type=int, metavar="N", help="a socket that listens already, or is connected"
     )
     parser.add_argument("--once", action="store_true", help="end with the first front-end")
-    parser.add_argument("--read-only", action="store_true", help="block: refuse writes")
+    parser.add_argument("--read-only", action="store_true", help="block, fs: refuse writes")
     parser.add_argument("--serial", metavar="TEXT", help="block: at most 20 bytes")
-    parser.add_argument("--queues", type=int, metavar="N", help="block: how many (default: 1)")
+    parser.add_argument("--tag", metavar="TAG", help="fs: what the guest mounts it by")
+    parser.add_argument(
+        "--queues", type=int, metavar="N", help="block, fs: how many, for requests (default: 1)"
+    )
     add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -99,6 +106,8 @@ def _device(args: argparse.Namespace, runtime: Runtime, stack: ExitStack) -> Dev
             return _block(args)
         case "console":
             return console(args, runtime, stack)
+        case "fs":
+            return _fs(args)
         case "vsock":
             return vsock(args, runtime, stack)
     from hfsched.vhost.devices.rng import Rng  # noqa: PLC0415 - the one that is needed
@@ -125,6 +134,23 @@ def _block(args: argparse.Namespace) -> Device:
     if not 1 <= queues <= _QUEUES_MAX:
         raise MisuseError(f"--queues {queues}: 1 to {_QUEUES_MAX}")
     return Block(args.files[0], read_only=args.read_only, serial=args.serial or "", queues=queues)
+
+
+def _fs(args: argparse.Namespace) -> Device:
+    """Return a file system device; raises MisuseError, UserError."""
+    from hfsched.vhost.devices.fs import Fs  # noqa: PLC0415 - likewise
+
+    if len(args.files) != 1:
+        raise MisuseError(f"fs needs one directory, got {len(args.files)}")
+    if args.tag is None:
+        raise MisuseError("fs needs --tag TAG")
+    # Each file that the guest knows takes a descriptor.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    queues = 1 if args.queues is None else args.queues
+    if not 1 <= queues < _QUEUES_MAX:
+        raise MisuseError(f"--queues {queues}: 1 to {_QUEUES_MAX - 1}")
+    return Fs(args.files[0], args.tag, read_only=args.read_only, request_queues=queues)
 
 
 def _ender(end: Callable[[], None]) -> Callable[[int, object], None]:

@@ -113,9 +113,14 @@ class _World:
         self.closing = runtime.event("closing")
         self.mine, theirs = runtime.connection("front-end", packets=False)
         files = _Files(self.memory, fences=scenario.variant != "no-fence")
-        self.session = Session(runtime, _Nothing(), theirs, self.closing, files=files)  # type: ignore[arg-type]
-        if scenario.variant:
-            _spoil(self.session, scenario.variant)
+        self.session = Session(
+            runtime,
+            _Nothing(),
+            theirs,
+            self.closing,
+            files=files,  # type: ignore[arg-type]
+            make_queue=_QUEUES.get(scenario.variant, Queue),
+        )
         self.driver = Driver(
             self.memory,
             _SIZE,
@@ -210,16 +215,6 @@ class _World:
         )
 
 
-def _spoil(session: Session, variant: str) -> None:
-    """Have the session's queues make a mistake."""
-    for queue in session._handler.queues:
-        queue.__class__ = {
-            "waits-for-kick": _WaitsForKick,
-            "goes-on": _GoesOn,
-            "no-look": _NoLook,
-        }.get(variant, Queue)
-
-
 class _WaitsForKick(Queue):
     def start(self, features: Feature) -> None:
         super().start(features)
@@ -231,13 +226,13 @@ class _WaitsForKick(Queue):
 
 class _GoesOn(Queue):
     def stop(self) -> int:
-        assert self._ring is not None
-        return self._ring.base()
+        assert self.ring is not None
+        return self.ring.base()
 
 
 class _NoLook(Queue):
-    def _pop(self) -> Chain | None:
-        ring = self._ring
+    def pop_chain(self) -> Chain | None:
+        ring = self.ring
         if ring is None or not self.enabled:
             return None
         chain = ring.pop()
@@ -245,3 +240,6 @@ class _NoLook(Queue):
             self.pending = False
             ring.await_kick()
         return chain
+
+
+_QUEUES = {"waits-for-kick": _WaitsForKick, "goes-on": _GoesOn, "no-look": _NoLook}

@@ -115,18 +115,18 @@ class ModelMapping:
     """See `hfsched.vhost.mapping.Mapping`: memory as the processor `who` has it.  Without `fences` it forgets them."""
 
     def __init__(self, memory: RingMemory, who: str, *, fences: bool = True) -> None:
-        self._memory = memory
+        self.memory = memory
         self._who = who
         self._fences = fences
         self.size = len(memory.bytes)
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Mapping`."""
-        return self._memory.load(self._who, offset, size)
+        return self.memory.load(self._who, offset, size)
 
     def write(self, offset: int, data: Bytes) -> None:
         """See `Mapping`."""
-        self._memory.store(self._who, offset, data)
+        self.memory.store(self._who, offset, data)
 
     def fill(self, offset: int, size: int) -> None:
         """See `Mapping`."""
@@ -147,7 +147,7 @@ class ModelMapping:
     def fence(self) -> None:
         """See `Mapping`."""
         if self._fences:
-            self._memory.fence(self._who)
+            self.memory.fence(self._who)
 
     def close(self) -> None:
         """See `Mapping`."""
@@ -181,7 +181,7 @@ class Driver:
 
     def prepare(self) -> None:
         """Write the descriptors, before anything runs."""
-        raw = self.memory._memory.bytes
+        raw = self.memory.memory.bytes
         for head in range(self.size):
             at = BUFFERS + _BUFFER * head
             raw[16 * head : 16 * head + 16] = _DESCRIPTOR.pack(at, _BUFFER, _WRITE, 0)

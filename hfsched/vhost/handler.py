@@ -102,6 +102,7 @@ class Handler:
         files: Files,
         drain: Callable[[Queue], None],
         notice: Callable[[str], None],
+        make_queue: Callable[[int, SharedMemory, Callable[[str], None]], Queue],
     ) -> None:
         self._runtime = runtime
         self._device = device
@@ -109,7 +110,7 @@ class Handler:
         self._drain = drain
         self._notice = notice
         self.memory = SharedMemory(files.map)
-        self.queues = [Queue(index, self.memory, notice) for index in range(device.queues)]
+        self.queues = [make_queue(index, self.memory, notice) for index in range(device.queues)]
         self.backend: Channel | None = None
         self._owned = False
         self._features: Feature | None = None  # None: none were acknowledged yet
@@ -119,7 +120,7 @@ class Handler:
         self._config_changed = False
         self._transfers = Transfers(runtime, device, files)
         self.failed = ""  # why the device has failed for good
-        self._actions: dict[RequestId, Callable[..., Reply | None]] = {
+        self._requests: dict[RequestId, Callable[..., Reply | None]] = {
             RequestId.GET_FEATURES: lambda _body, _fds: _number(self._offered()),
             RequestId.SET_FEATURES: self._set_features,
             RequestId.SET_OWNER: self._set_owner,
@@ -196,7 +197,7 @@ class Handler:
         gate = _GATES.get(request)
         if gate is not None and not self._protocol & gate:
             raise RefusedError(f"{gate.name} was not acknowledged")
-        action = self._actions.get(request)
+        action = self._requests.get(request)
         if action is None:
             raise RefusedError("it is not supported")
         if self.failed:
@@ -209,6 +210,10 @@ class Handler:
         match request:
             case RequestId.GET_CONFIG:
                 return Reply(b"")
+            case RequestId.GET_INFLIGHT_FD:
+                return Reply(wire.encode_inflight(wire.Inflight(0, 0, 0, 0)))
+            case RequestId.GET_VRING_BASE:  # it has no form of a failure
+                return None
             case RequestId.SET_DEVICE_STATE_FD:
                 return _number(_NO_FD | 1)
             case RequestId.CHECK_DEVICE_STATE | RequestId.SET_LOG_BASE:

@@ -58,7 +58,7 @@ class Queue:
         self.pending = False  # it is to be looked at, kick or none
         self.under_way = 0  # requests that were taken out and not given back
         self._notice = notice
-        self._ring: Ring | None = None
+        self.ring: Ring | None = None  # while it runs
         self._again: list[Chain] = []  # of a backend that died; the first one last
         self._features = Feature(0)
 
@@ -67,7 +67,7 @@ class Queue:
         at = self.addresses
         where = at and (at.logged, at.descriptors, at.used, at.available, at.log)
         said = (self.size, where, self.next_base, int(self._features), self.enabled)
-        ring = self._ring and self._ring.key()
+        ring = self.ring and self.ring.key()
         again = tuple(chain.head for chain in self._again)
         under_way = (self.pending, self.under_way, self._owed, again)
         has = (self.kick is None, self.call is None, self.error is None)
@@ -123,10 +123,10 @@ class Queue:
             raise RefusedError(f"queue {self.index}: it is started without a size or addresses")
         self._features = features
         try:
-            self._ring = self._make(self.next_base)
+            self.ring = self._make(self.next_base)
             self._recover()
         except (MemoryFaultError, RingError) as exc:
-            self._ring = None
+            self.ring = None
             raise RefusedError(f"queue {self.index}: {exc}") from None
         self.state = QueueState.RUNNING
         self.pending = True
@@ -135,18 +135,18 @@ class Queue:
         """Find the ring's parts again: the memory table has changed.  Raises MemoryFaultError."""
         if self.addresses is not None and self.size:
             parts = self._parts(self.addresses)
-            if self._ring is not None:
-                self._ring.move(parts)
+            if self.ring is not None:
+                self.ring.move(parts)
 
     def stop(self) -> int:
         """Stop the ring when nothing is under way; return where it is to go on."""
-        if self._ring is not None:
+        if self.ring is not None:
             self.flush()
-        if self._ring is not None:
+        if self.ring is not None:
             for chain in self._again:  # taken out by the one before, not by this one
-                self._ring.unpop(chain)
-            self.next_base = self._ring.base()
-        self._ring, self._again = None, []
+                self.ring.unpop(chain)
+            self.next_base = self.ring.base()
+        self.ring, self._again = None, []
         self.state = QueueState.STOPPED
         self.pending = False
         return self.next_base
@@ -154,9 +154,9 @@ class Queue:
     def break_down(self, why: str) -> None:
         """Take no more from a ring that makes no sense."""
         self._notice(f"queue {self.index}: {why}")
-        if self._ring is not None:
-            self.next_base = self._ring.base()
-        self._ring, self._again = None, []
+        if self.ring is not None:
+            self.next_base = self.ring.base()
+        self.ring, self._again = None, []
         self.state = QueueState.BROKEN
         self.pending = False
         if self.error is not None:
@@ -190,12 +190,12 @@ class Queue:
 
     def _recover(self) -> None:
         """Take up what a backend that died had under way."""
-        ring = self._ring
+        ring = self.ring
         if self.inflight is None or not isinstance(ring, SplitRing):
             return
         heads = self.inflight.recover(ring.used)
         if heads:
-            self._ring = ring = self._make(ring.used + len(heads))
+            self.ring = ring = self._make(ring.used + len(heads))
             assert isinstance(ring, SplitRing)
         for head in heads:
             try:
@@ -209,7 +209,7 @@ class Queue:
         """Take the next request out; None: there is none, and a kick will announce one."""
         while True:
             try:
-                chain = self._pop()
+                chain = self.pop_chain()
                 if chain is None:
                     return None
             except ChainError as exc:
@@ -221,8 +221,9 @@ class Queue:
             self.under_way += 1
             return Request(self, chain)
 
-    def _pop(self) -> Chain | None:
-        ring = self._ring
+    def pop_chain(self) -> Chain | None:
+        """Take the next chain out; None: there is none, and a kick will announce one."""
+        ring = self.ring
         if ring is None or not self.enabled:
             return None
         if self._again:
@@ -237,8 +238,8 @@ class Queue:
 
     def requests(self) -> Iterator[Request]:
         """Yield requests, at most `BATCH`: then it is looked at again."""
-        if self._ring is not None:
-            self._ring.ignore_kicks()
+        if self.ring is not None:
+            self.ring.ignore_kicks()
         for _ in range(BATCH):
             request = self.pop()
             if request is None:
@@ -250,8 +251,8 @@ class Queue:
         """Put the request back that was taken out last, untouched: it is got again by `pop`."""
         self.under_way -= 1
         request.completed = True
-        if self._ring is not None:
-            self._ring.unpop(request.chain)
+        if self.ring is not None:
+            self.ring.unpop(request.chain)
 
     def give_back(self, request: Request, written: int) -> None:
         """See `Request.complete`."""
@@ -266,10 +267,10 @@ class Queue:
         self._push(Chain(error.head, descriptors=error.descriptors), 0)
 
     def _push(self, chain: Chain, written: int) -> None:
-        if self._ring is None:
+        if self.ring is None:
             return
         try:
-            self._ring.push(chain, written)
+            self.ring.push(chain, written)
             if self.inflight is not None:
                 self.inflight.given_back(chain.head)
         except MemoryFaultError as exc:
@@ -277,7 +278,7 @@ class Queue:
 
     def flush(self) -> None:
         """Show the driver what was given back, and notify it if it wants that."""
-        ring = self._ring
+        ring = self.ring
         if ring is None:
             return
         try:

@@ -17,12 +17,11 @@ from hfsched.vhost.errors import RefusedError
 from hfsched.vhost.files import Files
 from hfsched.vhost.handler import Handler
 from hfsched.vhost.protocol.messages import MessageError
-from hfsched.vhost.queue import QueueState
+from hfsched.vhost.queue import Queue, QueueState
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, Event, EventFd, Listener, Runtime, Waitable
     from hfsched.vhost.device import Device
-    from hfsched.vhost.queue import Queue
 
 __all__ = ["Session", "serve"]
 
@@ -42,6 +41,7 @@ class Session:
         *,
         files: Files | None = None,
         notice: Callable[[str], None] = lambda _text: None,
+        make_queue: Callable[..., Queue] = Queue,
     ) -> None:
         files = Files() if files is None else files
         self.runtime = runtime
@@ -53,7 +53,7 @@ class Session:
         self._inbox = runtime.event("device.posted")
         self._lock = runtime.lock("device.posted", state=lambda: len(self._posted))
         self._sources: list[tuple[Waitable, Callable[[], None]]] = []
-        self._handler = Handler(runtime, device, files, self._drain, notice)
+        self._handler = Handler(runtime, device, files, self._drain, notice, make_queue)
         device.host = self
 
     # `DeviceHost`.

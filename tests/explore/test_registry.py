@@ -206,7 +206,7 @@ def test_a_scenario_of_a_module() -> None:
     [
         (
             "",
-            "no scenario '': known: events, images, machine, mailbox, members, ports, programs, quiet, restored, services, snapshots, subscribers, suspension, swap, userhold; your own is FILE.py::CLASS",
+            "no scenario '': known: events, images, machine, mailbox, members, ports, programs, quiet, restored, services, snapshots, subscribers, suspension, swap, userhold, vhost; your own is FILE.py::CLASS",
         ),
         ("Mailbox", "no scenario 'Mailbox': known: "),
         ("mailbox+", ""),

@@ -224,7 +224,8 @@ class FrontEnd(Messenger):
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as reader:
             self._transfer(0, theirs)
-            return reader.read() if not self._check() else b""
+            state = reader.read()
+            return state if not self._check() else b""
 
     def restore(self, state: bytes) -> None:
         """Have a device take over a state; raises RefusedByDeviceError."""
