@@ -16,6 +16,7 @@ from frontends.linux import Device, LinuxGuest
 from frontends.qmp import QmpError
 from frontends.serial import ShellError
 from frontends.storage_daemon import StorageDaemon
+from longer import param
 
 BLOCK = 512
 BLOCKS = 4096
@@ -143,7 +144,7 @@ def test_a_guest_waits_for_a_back_end_that_was_killed(disk: Path, socket: Path) 
         assert hashlib.sha256(disk.read_bytes()[: 8 * BLOCK]).hexdigest() in printed
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["stopped", "live"])
+@pytest.mark.parametrize("live", [param(False, "stopped"), param(True, "live")])
 def test_a_guest_goes_on_with_a_fresh_back_end(
     disk: Path, socket: Path, tmp_path: Path, live: bool
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from frontends.linux import Device, LinuxGuest, Shape
 from frontends.ours import OurDevice
 from frontends.serial import ShellError
+from longer import longer, param
 
 MOUNT = "mount -t virtiofs shared /mnt"
 
@@ -133,6 +134,7 @@ BUILD = (
 )
 
 
+@longer
 def test_a_guest_builds_in_a_share(share: Path, socket: Path) -> None:
     with mounted(socket, share) as guest:
         guest.shell("cp /bin/busybox /mnt/busybox")
@@ -156,7 +158,7 @@ COUNT = (
 )
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["stopped", "live"])
+@pytest.mark.parametrize("live", [param(False, "stopped"), pytest.param(True, id="live")])
 def test_open_files_go_on_with_a_fresh_back_end_twice(
     share: Path, socket: Path, tmp_path: Path, live: bool
 ) -> None:
