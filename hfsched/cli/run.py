@@ -18,6 +18,7 @@ from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant, there_are
 from hfsched.times import seconds
+from hfsched.vmm.devicespec import parse_device
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
@@ -152,6 +153,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the engine of the vCPUs (auto: one that fits, with --restore the snapshot's; the choice is printed)",
     )
     parser.add_argument(
+        "--device",
+        dest="devices",
+        action="append",
+        metavar="[VM:]vhost-user,type=TYPE,socket=PATH",
+        help="give a VM (the first) a virtio device, block or any other name or number, that the vhost-user"
+        " back-end at PATH serves, such as `hfsched device`; may be repeated",
+    )
+    parser.add_argument(
         "--swap-dir", metavar="DIR", help="the directory of the swap file; see `hfsched swap`"
     )
     parser.add_argument(
@@ -226,6 +235,8 @@ def _restoration(args: argparse.Namespace) -> Restoration | None:
     """Return the snapshot that is restored or cloned, None without one."""
     if args.restore is not None and args.clone is not None:
         raise MisuseError("--restore and --clone: choose one")
+    if args.devices and (args.restore is not None or args.clone is not None):
+        raise MisuseError("--device: a machine of a snapshot has none")
     if args.restore is None and args.clone is None:
         if args.clock is not None:
             raise MisuseError("--clock needs --restore DIR or --clone DIR")
@@ -323,7 +334,29 @@ def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> Machin
         if spec.swap is None:
             raise MisuseError("--swap-idle needs --swap-dir DIR: where guest memory goes")
     spec.check(source or "command line")
+    if args.devices:
+        _add_devices(args.devices, spec, source or "command line")
     return spec
+
+
+def _add_devices(texts: list[str], spec: MachineSpec, source: str) -> None:
+    """Add the devices of the command line; VMs have their names."""
+    for text in texts:
+        try:
+            name, device = parse_device(text)
+            device.check("--device")
+        except ConfigError as exc:
+            raise MisuseError(f"--device {exc}") from None
+        names = [vm.name for vm in spec.vm]
+        vm = spec.vm[0] if name is None else next((vm for vm in spec.vm if vm.name == name), None)
+        if vm is None:
+            raise MisuseError(f"--device {text[:80]}: no VM {name!r}: {there_are(names)}")
+        device.socket = expand(device.socket)
+        vm.device = [*vm.device, device]
+    try:
+        spec.check(source)
+    except ConfigError as exc:
+        raise MisuseError(str(exc)) from None
 
 
 def _misuse(parse: Callable[[str, str], T], option: str, text: str) -> T:
