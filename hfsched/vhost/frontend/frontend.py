@@ -308,6 +308,8 @@ class FrontEnd:
             return
         self._notice(f"{self.name}: the back-end is back")
         self._take_config(offer.config, tell=True)
+        if self._link.rings and self.driver is not None:
+            self.driver.used()  # the one before may have given back requests, and not said so
         self._go_on()
 
     def _missing(self, offer: Offer) -> str | None:

@@ -92,6 +92,8 @@ class Link:
                 self._inflight = backend.new_inflight(rings)
             inflight = self._inflight if backend.keeps_inflight else None
             backend.start(self.features, self._memory, rings, inflight)
+            for ring in self.rings:
+                ring.kick.signal()  # the one before may have taken the driver's kick, and done nothing
         except BackendRefusalError as exc:
             self.drop(str(exc), gone=False)
             return str(exc)
