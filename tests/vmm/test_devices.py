@@ -6,6 +6,7 @@ import random
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from frontends.storage_daemon import StorageDaemon
 from progress import QUIET
 from talk import KVM_X86, UNICORN, Talk, Target
 
+from hfsched.errors import ConfigError, SnapshotError, UserError
+from hfsched.scheduler.suspension import SuspendError
+from hfsched.vmm.attempt import Wish
 from hfsched.vmm.devicespec import DeviceSpec
 
 SECTOR = 512
@@ -62,6 +66,12 @@ def talk(socket: Path, target: Target = UNICORN) -> Talk:
     if why_not is not None:
         pytest.skip(why_not)
     return Talk(target, "block", devices=[DeviceSpec(type="block", socket=str(socket))])
+
+
+def entered(stack: ExitStack, backend: Backend) -> Backend:
+    """Have a back-end end with others."""
+    stack.callback(backend.__exit__, None, None, None)
+    return backend
 
 
 def sum_of(data: bytes) -> str:
@@ -124,16 +134,109 @@ def test_a_back_end_is_killed_while_the_guest_writes(
 ) -> None:
     """Each request is completed once: with several in flight where the back-end notes them, else with one."""
     with ExitStack() as stack:
-        device: Backend = stack.enter_context(make(socket, disk))
+        device = entered(stack, make(socket, disk))
         machine = stack.enter_context(talk(socket))
         for turn in range(3):
             first = 1 + 600 * turn
             machine.send(f"number {first} 600 {depth}".encode())
-            assert machine.until(lambda first=first: numbered(disk, first, 20))
+            assert machine.until(partial(numbered, disk, first, 20))
             device.kill()
             next_notice(machine, "the back-end is lost: it has closed the connection")
-            device = stack.enter_context(make(socket, disk))
+            device = entered(stack, make(socket, disk))
             next_notice(machine, "the back-end is back")
             assert machine.receive().decode() == "numbered 600"
             assert numbered(disk, first, 600)
         assert machine.ask("state") == "completed 1800 odd 0"
+
+
+# Suspension
+
+
+@pytest.mark.parametrize(("make", "depth"), [(ours, 4), (StorageDaemon, 4)])
+def test_a_suspended_machine_writes_nothing_and_goes_on(
+    make: Callable[[Path, Path], Backend], depth: int, disk: Path, socket: Path
+) -> None:
+    with make(socket, disk), talk(socket) as machine:
+        suspension = machine.machine.suspension
+        machine.send(f"number 1 1500 {depth}".encode())
+        for turn in range(1, 4):
+            assert machine.until(partial(numbered, disk, 1, 100 * turn))
+            with suspension.held("test", machine.deadline()):
+                before = disk.read_bytes()
+                ram = machine.machine.rams["block"]
+                memory = ram.read(0, ram.size)
+                assert ram.read(0, ram.size) == memory
+                assert disk.read_bytes() == before
+        assert machine.receive().decode() == "numbered 1500"
+        assert numbered(disk, 1, 1500)
+        assert machine.ask("state") == "completed 1500 odd 0"
+
+
+def test_a_back_end_is_killed_while_the_machine_is_suspended(disk: Path, socket: Path) -> None:
+    with ExitStack() as stack:
+        device = stack.enter_context(ours(socket, disk))
+        machine = stack.enter_context(talk(socket))
+        machine.send(b"number 1 600 4")
+        assert machine.until(lambda: numbered(disk, 1, 20))
+        with machine.machine.suspension.held("test", machine.deadline()):
+            device.kill()
+            next_notice(machine, "the back-end is lost")
+            stack.enter_context(ours(socket, disk))
+            next_notice(machine, "the back-end is back")
+            before = disk.read_bytes()
+            assert disk.read_bytes() == before
+        assert machine.receive().decode() == "numbered 600"
+        assert numbered(disk, 1, 600)
+        assert machine.ask("state") == "completed 600 odd 0"
+
+
+def test_a_machine_is_not_suspended_while_a_back_end_does_not_answer(
+    disk: Path, socket: Path
+) -> None:
+    """It may still write to guest memory; once it answers again, the machine can be suspended."""
+    with StorageDaemon(socket, disk) as daemon, talk(socket) as machine:
+        suspension = machine.machine.suspension
+        assert machine.ask("read 0") == "hello"
+        daemon.suspend()
+        with pytest.raises(SuspendError, match="devices did not stop in time"):
+            suspension.suspend("test", machine.runtime.now() + 100_000_000)
+        daemon.resume()
+        assert machine.ask("read 0") == "hello"
+        with suspension.held("test", machine.deadline()):
+            pass
+        assert machine.ask("read 0") == "hello"
+
+
+# What cannot be
+
+
+def test_a_back_end_that_is_not_there_is_named(socket: Path) -> None:
+    with pytest.raises(UserError, match=rf"^vm block: device block at {socket}: No such file"):
+        talk(socket)
+
+
+def test_a_machine_with_a_device_is_not_swapped_and_not_saved(
+    disk: Path, socket: Path, tmp_path: Path
+) -> None:
+    devices = [DeviceSpec(type="block", socket=str(socket))]
+    why = f"vm block: device block at {socket}: no swap: its back-end would read zeros"
+    with pytest.raises(ConfigError, match=why):
+        Talk(UNICORN, "block", devices=devices, swap=str(tmp_path))
+    with pytest.raises(ConfigError, match=why):
+        Talk(UNICORN, "block", devices=devices, monitor=True)
+    with ours(socket, disk), talk(socket) as machine:
+        assert machine.ask("read 0") == "hello"
+        with ExitStack() as stack:
+            files = [stack.enter_context((tmp_path / name).open("wb")) for name in "ab"]
+            numbers = (files[0].fileno(), files[1].fileno())
+            with pytest.raises(SnapshotError, match=f"device block at {socket}: no snapshot: the"):
+                machine.machine.snapshots.take(numbers, Wish(name="s", created=0))
+        assert machine.ask("read 0") == "hello"
+
+
+def test_another_type_than_the_guest_looks_for(disk: Path, socket: Path) -> None:
+    with (
+        ours(socket, disk),
+        Talk(UNICORN, "block", devices=[DeviceSpec(type=4, socket=str(socket))]) as machine,
+    ):
+        assert machine.line() == "block: stopped: a device of another type"

@@ -99,7 +99,7 @@ class FrontEnd:
         self._task = self._runtime.spawn(self.name, self._run)
 
     def close(self, deadline: int | None = None) -> bool:
-        """End the task, and free what is here; return False if it did not end by the deadline (ns)."""
+        """End the task, and free what is here; return False if it did not end by the deadline (ns).  Once."""
         self._closing.set()
         if self._task is not None and not self._task.join(deadline):
             return False
@@ -107,6 +107,8 @@ class FrontEnd:
         for eventfd, _ in self._eventfds.values():
             eventfd.close()
         self._eventfds.clear()
+        self._inbox.close()
+        self._closing.close()
         return True
 
     # For the registers: see `VirtioBackend`.

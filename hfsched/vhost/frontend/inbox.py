@@ -86,3 +86,8 @@ class Inbox:
             self._posted.clear()
         for work in left:
             self._finish(work, result=False)
+
+    def close(self) -> None:
+        """Free it, once its task has ended and nobody posts any more."""
+        self.end()
+        self.ready.close()
