@@ -28,7 +28,7 @@ IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
 NULS = "it has NUL bytes: not text, or UTF-16 without a mark: save it as UTF-8"
-VM_KEYS = "image, name, memory, vcpus, dialect, fdt, bootargs, framing, format, ports, base, uuid"
+VM_KEYS = "image, name, memory, vcpus, dialect, fdt, bootargs, framing, format, ports, base, uuid, device"
 SUFFIX_RULE = "use K, M, G, KiB, MiB, GiB"
 
 
