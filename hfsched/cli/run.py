@@ -40,13 +40,14 @@ the answers are printed as "NAME: text". A line that is to begin with "@" is wri
   hfsched run trusty.bin
   echo version | hfsched run trusty.bin
   hfsched run relay.bin a=echo.bin
+  hfsched run block.bin --device vhost-user,type=block,socket=disk.sock
   hfsched run machine.toml --json
   hfsched run --restore DIR
   hfsched run --clone DIR
 """
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
-echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
+echo.bin, relay.bin, smp.bin, cpus.bin, block.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
 MODULE:FUNCTION are guests written in Python (guests/README.md has one).
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are

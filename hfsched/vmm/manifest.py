@@ -312,4 +312,5 @@ _VOCABULARY = Vocabulary(
         "kind": KINDS,
     },
     ("vcpus",),
+    DeviceSpec.__struct_fields__,
 )

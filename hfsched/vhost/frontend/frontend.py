@@ -193,6 +193,7 @@ class FrontEnd:
 
     def _take_calls(self, calls: Sequence[EventFd]) -> None:
         if sum(call.take() for call in calls) and self.driver is not None:
+            self._retry.settle()
             self.driver.used()
 
     # What is posted.
@@ -294,20 +295,22 @@ class FrontEnd:
             self._notice(f"{self.name}: the back-end is lost: {why}; trying to reach it again")
 
     def _reconnect(self) -> None:
+        if self._retry.over(self._runtime.now()):
+            self._retry.give_up()
+            self._break(f"there was no back-end within {RETRY_FOR // 10**9} s")
+            return
         try:
             offer = self._link.connect()
-        except (OSError, BackendError) as exc:
-            if not self._retry.failed(self._runtime.now()):
-                why = exc.strerror if isinstance(exc, OSError) else str(exc)
-                self._break(f"the back-end was not reached within {RETRY_FOR // 10**9} s: {why}")
+        except (OSError, BackendError):
+            self._retry.failed(self._runtime.now())
             return
         missing = self._missing(offer)
         if missing is not None:
             self._link.drop(missing)
-        self._retry.end()
-        if missing is not None:
+            self._retry.give_up()
             self._break(missing)
             return
+        self._retry.reached(self._runtime.now())
         self._notice(f"{self.name}: the back-end is back")
         self._take_config(offer.config, tell=True)
         if self._link.rings and self.driver is not None:
