@@ -117,10 +117,8 @@ def _device(args: argparse.Namespace, runtime: Runtime, stack: ExitStack) -> Dev
 
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse what the type has no use for."""
-    for name in {name for names in _OPTIONS.values() for name in names}.difference(
-        _OPTIONS[args.type]
-    ):
-        if getattr(args, name) not in (None, False, []):
+    for name in dict.fromkeys(name for names in _OPTIONS.values() for name in names):
+        if name not in _OPTIONS[args.type] and getattr(args, name) not in (None, False, []):
             shown = repr(args.files[0]) if name == "files" else f"--{name.replace('_', '-')}"
             raise MisuseError(f"{shown}: {args.type} has no use for it")
 

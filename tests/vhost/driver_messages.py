@@ -32,7 +32,7 @@ class RefusedByDeviceError(Exception):
 class Messenger:
     """Asks a device, over a socket; `protocol` is what was acknowledged of the protocol's features."""
 
-    def __init__(self, connected: socket.socket, notices: Sequence[str]) -> None:
+    def __init__(self, connected: socket.socket, notices: list[str]) -> None:
         self._socket = connected
         self.notices = notices  # what the session has said
         self.protocol = 0

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from driver import FrontEnd, RefusedByDeviceError
+from driver import RefusedByDeviceError
 from vsock_bed import BUFFERS, EVENT, PORT, RX, TX, Bed, exactly
 from vsock_guest import CID, decode, packet
 
@@ -225,6 +225,26 @@ def test_connections_end_when_it_is_suspended_and_the_guest_is_told(bed: Bed) ->
     assert exactly(waiting, 3) == b"OK "
 
 
+def test_a_driver_that_had_no_connections_is_told_too(bed: Bed) -> None:
+    bed.front.suspend()
+    bed.front.queues[EVENT].add(room=4)
+    bed.front.resume()
+    assert bed.front.wait(EVENT)[0][1] == struct.pack("<I", 0)
+
+
+def test_a_driver_that_goes_on_with_a_fresh_device_is_told(bed: Bed, tmp_path: Path) -> None:
+    """As after the end of a device's process: of connections nobody else knows any more."""
+    front = Bed(bed.stack, tmp_path / "other", start=False).front
+    front.negotiate()
+    front.set_memory()
+    for _ in range(3):
+        front.queues[TX].add(b"of before")
+    front.queues[TX].base = 3
+    front.queues[EVENT].add(room=4)
+    front.resume()
+    assert front.wait(EVENT)[0][1] == struct.pack("<I", 0)
+
+
 def test_a_driver_that_begins_is_told_of_no_reset(bed: Bed) -> None:
     bed.open()
     bed.front.suspend()
@@ -241,16 +261,7 @@ def test_a_restored_device_tells_the_guest_what_has_ended(bed: Bed, tmp_path: Pa
     bed.open()
     bed.front.suspend()
     state = bed.front.save()
-    (tmp_path / "other").mkdir()
-    other = Bed.__new__(Bed)
-    other.stack, other.path, other.runtime, other.got = (
-        bed.stack,
-        tmp_path / "other",
-        bed.runtime,
-        [],
-    )
-    other.device = other.make()
-    other.front = bed.stack.enter_context(FrontEnd(other.device, start=False))
+    other = Bed(bed.stack, tmp_path / "other", start=False)
     other.front.negotiate()
     with pytest.raises(RefusedByDeviceError):
         other.front.restore(state.replace(b"streams", b"streamz"))
@@ -276,7 +287,7 @@ def test_what_a_stopped_rx_queue_could_not_take_comes_later(bed: Bed) -> None:
 def test_nothing_is_left_open(tmp_path: Path, descriptors: Callable[[], int]) -> None:
     before = descriptors()
     with ExitStack() as stack:
-        bed = Bed(stack, tmp_path, -1)
+        bed = Bed(stack, tmp_path)
         for port in range(20):
             host = bed.open() if not port else bed.call(b"CONNECT %d\n" % port)
             host.close()

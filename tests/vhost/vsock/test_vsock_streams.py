@@ -195,6 +195,17 @@ def test_what_the_host_sent_before_it_went_goes_to_the_guest(wire: Wire) -> None
     assert not len(wire.streams)
 
 
+def test_a_guest_that_receives_no_more_is_told_when_the_host_is_gone(wire: Wire) -> None:
+    stream = wire.open(buffer=5)
+    wire.says(stream, b"never all received", ends=True)
+    stream.host_gone()
+    wire.streams.changed(stream)
+    assert wire.ops() == [Op.RW, Op.SHUTDOWN, Op.CREDIT_REQUEST]
+    wire.send(packet(Op.SHUTDOWN, flags=Shutdown.RECEIVE))
+    header, _ = wire.next()
+    assert (header.op, header.flags) == (Op.SHUTDOWN, Shutdown.BOTH)
+
+
 def test_streams_of_which_the_host_is_gone_make_room_for_new_ones(wire: Wire) -> None:
     streams = [wire.open(1000 + at) for at in range(4)]
     wire.says(streams[2], b"", ends=True)

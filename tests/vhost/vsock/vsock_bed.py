@@ -26,14 +26,18 @@ PORT = 80
 class Bed:
     """A device with its sockets in a directory, and a front-end with the driver of a guest."""
 
-    def __init__(self, stack: ExitStack, path: Path, features: int) -> None:
-        self.stack, self.path, self.features = stack, path, features
+    def __init__(
+        self, stack: ExitStack, path: Path, features: int = -1, *, start: bool = True
+    ) -> None:
+        self.stack, self.path = stack, path
+        path.mkdir(exist_ok=True)
         self.runtime = ThreadRuntime()
         stack.callback(self.runtime.close)
         self.device = self.make()
-        self.front = stack.enter_context(FrontEnd(self.device, features=features))
+        self.front = stack.enter_context(FrontEnd(self.device, features=features, start=start))
         self.got: list[Packet] = []
-        self.fill(BUFFERS)
+        if start:
+            self.fill(BUFFERS)
 
     def make(self) -> Vsock:
         made = NamedSocket(self.path / "uds", stream=True)
