@@ -345,9 +345,9 @@ def _add_devices(texts: list[str], spec: MachineSpec, source: str) -> None:
     for text in texts:
         try:
             name, device = parse_device(text)
-            device.check("--device")
+            device.check()
         except ConfigError as exc:
-            raise MisuseError(f"--device {exc}") from None
+            raise MisuseError(f"--device: {exc}") from None
         names = [vm.name for vm in spec.vm]
         vm = spec.vm[0] if name is None else next((vm for vm in spec.vm if vm.name == name), None)
         if vm is None:

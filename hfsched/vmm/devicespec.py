@@ -51,18 +51,13 @@ class DeviceSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError(f"type {number}: 1 to {_TYPE_MAX}")
         return number
 
-    def check(self, where: str) -> None:
+    def check(self) -> None:
         """Raise ConfigError for what cannot be used."""
-        try:
-            _ = self.type_number
-        except ConfigError as exc:
-            raise ConfigError(f"{where}: device: {exc}") from None
+        _ = self.type_number
         if not self.socket or "\0" in self.socket:
-            raise ConfigError(f"{where}: device: socket {self.socket[:80]!r}: name a socket")
+            raise ConfigError(f"socket {self.socket[:80]!r}: name a socket")
         if len(self.socket.encode(errors="surrogateescape")) > _PATH_MAX:
-            raise ConfigError(
-                f"{where}: device: socket {self.socket[:80]!r}: longer than {_PATH_MAX} bytes"
-            )
+            raise ConfigError(f"socket {self.socket[:80]!r}: longer than {_PATH_MAX} bytes")
 
     def __str__(self) -> str:
         return f"device {self.type} at {self.socket}"

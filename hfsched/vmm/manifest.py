@@ -227,7 +227,10 @@ def _check_devices(where: str, spec: VmSpec) -> None:
     if len(spec.device) > DEVICES_MAX:
         raise ConfigError(f"{where}: {len(spec.device)} devices: at most {DEVICES_MAX}")
     for device in spec.device:
-        device.check(where)
+        try:
+            device.check()
+        except ConfigError as exc:
+            raise ConfigError(f"{where}: device: {exc}") from None
     if spec.device and spec.fdt is None:
         spec.fdt = FDT_AUTO
 
