@@ -351,7 +351,7 @@ def _add_devices(texts: list[str], spec: MachineSpec, source: str) -> None:
         names = [vm.name for vm in spec.vm]
         vm = spec.vm[0] if name is None else next((vm for vm in spec.vm if vm.name == name), None)
         if vm is None:
-            raise MisuseError(f"--device {text[:80]}: no VM {name!r}: {there_are(names)}")
+            raise MisuseError(f"--device: {text[:80]}: no VM {name!r}: {there_are(names)}")
         device.socket = expand(device.socket)
         vm.device = [*vm.device, device]
     try:

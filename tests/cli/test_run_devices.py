@@ -87,7 +87,7 @@ def test_a_guest_has_two_disks_of_a_manifest_and_one_dies(hfsched: Start, run: S
 def test_options_that_mean_nothing(run: Start, option: str, why: str) -> None:
     refused = run("echo", "--engine", "script", "--device", option)
     assert refused.wait() == 2
-    assert refused.err.startswith("hfsched: error: --device ")
+    assert refused.err.count("--device") == 1
     assert why in refused.err
 
 
