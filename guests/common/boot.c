@@ -48,6 +48,11 @@ static void find_memory(u64 argument)
 		if (!fdt_generation((const void *)argument, &memory.generation,
 				    &memory.generation_intid))
 			memory.generation = 0;
+		while (memory.virtio_count < VIRTIO_MAX &&
+		       fdt_virtio((const void *)argument, memory.virtio_count,
+				  &memory.virtio[memory.virtio_count],
+				  &memory.virtio_intid[memory.virtio_count]))
+			memory.virtio_count++;
 	}
 }
 
@@ -56,6 +61,8 @@ void boot(u64 argument)
 	find_memory(argument);
 	if (memory.generation && !guest_map_everything)
 		arch_mmu_map_page(memory.generation);
+	for (u32 i = 0; i < memory.virtio_count && !guest_map_everything; i++)
+		arch_mmu_map_registers(memory.virtio[i]);
 	arch_mmu_map(memory.base, memory.size & ~(PAGE_SIZE - 1), guest_map_everything);
 	arch_mmu_enable();
 	guest_main();

@@ -18,12 +18,17 @@ void guest_interrupt(u32 intid);
 /* Map also the memory that the VM does not have (see arch_mmu_map). Weak, false. */
 extern const bool guest_map_everything;
 
+#define VIRTIO_MAX 4U
+
 struct memory {
 	u64 base;
 	u64 size; /* bytes */
 	u64 fdt;  /* its address, inside the memory, or 0 */
 	u64 generation; /* that of the generation id, outside of the memory, or 0 */
 	u32 generation_intid;
+	u32 virtio_count; /* virtio-mmio transports, in the order of the tree */
+	u64 virtio[VIRTIO_MAX];
+	u32 virtio_intid[VIRTIO_MAX];
 };
 
 extern struct memory memory;

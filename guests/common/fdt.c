@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * As much of the Devicetree Specification's chapter 5 as finding the memory and the generation id
- * takes.
+ * As much of the Devicetree Specification's chapter 5 as finding the memory, the generation id and
+ * virtio devices takes.
  */
 #include "fdt.h"
 
@@ -109,7 +109,8 @@ bool fdt_memory(const void *fdt, u64 *base, u64 *size)
 	return false;
 }
 
-bool fdt_generation(const void *fdt, u64 *address, u32 *intid)
+/* The n-th node below the root that is compatible with this, and has an address and an interrupt. */
+static bool find(const void *fdt, const char *compatible, u32 n, u64 *address, u32 *intid)
 {
 	bool named = false, placed = false, signalled = false;
 
@@ -121,7 +122,7 @@ bool fdt_generation(const void *fdt, u64 *address, u32 *intid)
 		if (w.depth != 2)
 			continue;
 		if (equal(w.name, "compatible")) {
-			named = equal((const char *)w.value, "microsoft,vmgenid");
+			named = equal((const char *)w.value, compatible);
 		} else if (is_reg(&w)) {
 			*address = cells(w.value, w.address_cells);
 			placed = true;
@@ -129,8 +130,21 @@ bool fdt_generation(const void *fdt, u64 *address, u32 *intid)
 			*intid = be32(w.value);
 			signalled = true;
 		}
-		if (named && placed && signalled)
-			return true;
+		if (named && placed && signalled) {
+			if (!n--)
+				return true;
+			named = false;
+		}
 	}
 	return false;
+}
+
+bool fdt_generation(const void *fdt, u64 *address, u32 *intid)
+{
+	return find(fdt, "microsoft,vmgenid", 0, address, intid);
+}
+
+bool fdt_virtio(const void *fdt, u32 n, u64 *address, u32 *intid)
+{
+	return find(fdt, "virtio,mmio", n, address, intid);
 }

@@ -15,4 +15,7 @@ bool fdt_memory(const void *fdt, u64 *base, u64 *size);
  * if the tree has none. */
 bool fdt_generation(const void *fdt, u64 *address, u32 *intid);
 
+/* The same of the n-th virtio-mmio transport: its registers. */
+bool fdt_virtio(const void *fdt, u32 n, u64 *address, u32 *intid);
+
 #endif

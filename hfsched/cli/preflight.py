@@ -20,6 +20,7 @@ __all__ = ["Clients", "check_limits", "clients_within", "spare_for_clients"]
 _MIB = 1 << 20
 _FILES, _FILES_VM, _FILES_VCPU, _FILES_SWAP = 16, 4, 2, 16
 _FILES_SERVICES = 20  # of a VM whose guest offers utility services, which is not known before
+_FILES_DEVICE = 10  # of a device with one queue; another queue takes two more
 _RESERVE, _RESERVE_SWAP = 8, 16
 _OWN = 8  # at the start, with the standard streams; what is more was inherited
 _SPACE, _SPACE_VCPU, _SPACE_SWAP = 160 * _MIB, 48 * _MIB, 32 * _MIB
@@ -58,6 +59,7 @@ def check_limits(spec: MachineSpec, control_sockets: int, *, served: bool = Fals
     """
     vcpus = sum(vm.vcpus for vm in spec.vm)
     files = _FILES + _FILES_VM * len(spec.vm) + _FILES_VCPU * vcpus + _RESERVE
+    files += _FILES_DEVICE * sum(len(vm.device) for vm in spec.vm)
     files += max(0, limits.open_files() - _OWN)
     memory = [vm.memory_bytes for vm in spec.vm]
     space = _SPACE + sum(memory) + _SPACE_VCPU * vcpus

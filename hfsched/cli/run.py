@@ -18,6 +18,7 @@ from hfsched.errors import ConfigError, MisuseError, UserError
 from hfsched.runtime.threads import tune_process
 from hfsched.text import meant, there_are
 from hfsched.times import seconds
+from hfsched.vmm.devicespec import parse_device
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec, expand, load
 from hfsched.vmm.sizes import parse_idle, parse_size, parse_vcpus
 
@@ -39,13 +40,14 @@ the answers are printed as "NAME: text". A line that is to begin with "@" is wri
   hfsched run trusty.bin
   echo version | hfsched run trusty.bin
   hfsched run relay.bin a=echo.bin
+  hfsched run block.bin --device vhost-user,type=block,socket=disk.sock
   hfsched run machine.toml --json
   hfsched run --restore DIR
   hfsched run --clone DIR
 """
 _EPILOG = """\
 IMAGE is a file (a raw arm64 Linux image or an ELF64), or the name of a bundled guest: trusty.bin,
-echo.bin, relay.bin, smp.bin, cpus.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
+echo.bin, relay.bin, smp.bin, cpus.bin, block.bin, stress.bin, hostile.bin; FILE.py[:FUNCTION] and
 MODULE:FUNCTION are guests written in Python (guests/README.md has one).
 
 The run ends at the end of input, as soon as every message is read and released and all vCPUs are
@@ -152,6 +154,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the engine of the vCPUs (auto: one that fits, with --restore the snapshot's; the choice is printed)",
     )
     parser.add_argument(
+        "--device",
+        dest="devices",
+        action="append",
+        metavar="[VM:]vhost-user,type=TYPE,socket=PATH",
+        help="give a VM (the first) a virtio device, block or any other name or number, that the vhost-user"
+        " back-end at PATH serves, such as `hfsched device`; may be repeated",
+    )
+    parser.add_argument(
         "--swap-dir", metavar="DIR", help="the directory of the swap file; see `hfsched swap`"
     )
     parser.add_argument(
@@ -226,6 +236,8 @@ def _restoration(args: argparse.Namespace) -> Restoration | None:
     """Return the snapshot that is restored or cloned, None without one."""
     if args.restore is not None and args.clone is not None:
         raise MisuseError("--restore and --clone: choose one")
+    if args.devices and (args.restore is not None or args.clone is not None):
+        raise MisuseError("--device: a machine of a snapshot has none")
     if args.restore is None and args.clone is None:
         if args.clock is not None:
             raise MisuseError("--clock needs --restore DIR or --clone DIR")
@@ -323,7 +335,29 @@ def _checked(args: argparse.Namespace, spec: MachineSpec, source: str) -> Machin
         if spec.swap is None:
             raise MisuseError("--swap-idle needs --swap-dir DIR: where guest memory goes")
     spec.check(source or "command line")
+    if args.devices:
+        _add_devices(args.devices, spec, source or "command line")
     return spec
+
+
+def _add_devices(texts: list[str], spec: MachineSpec, source: str) -> None:
+    """Add the devices of the command line; VMs have their names."""
+    for text in texts:
+        try:
+            name, device = parse_device(text)
+            device.check("--device")
+        except ConfigError as exc:
+            raise MisuseError(f"--device {exc}") from None
+        names = [vm.name for vm in spec.vm]
+        vm = spec.vm[0] if name is None else next((vm for vm in spec.vm if vm.name == name), None)
+        if vm is None:
+            raise MisuseError(f"--device {text[:80]}: no VM {name!r}: {there_are(names)}")
+        device.socket = expand(device.socket)
+        vm.device = [*vm.device, device]
+    try:
+        spec.check(source)
+    except ConfigError as exc:
+        raise MisuseError(str(exc)) from None
 
 
 def _misuse(parse: Callable[[str, str], T], option: str, text: str) -> T:

@@ -25,6 +25,7 @@ from hfsched.vcpu.portable import PORTABLE
 from hfsched.vcpu.portable import VERSION as PORTABLE_VERSION
 from hfsched.vmm import engines
 from hfsched.vmm.assembly import VmParts
+from hfsched.vmm.devices import windows_of
 from hfsched.vmm.guests import GuestCode, resolve
 from hfsched.vmm.layout import Layout
 from hfsched.vmm.manifest import FDT_AUTO
@@ -233,6 +234,8 @@ def _resolve(vm: VmSpec, engine: str, images: dict[tuple[str, str], GuestCode]) 
 def place_memory(spec: MachineSpec, codes: list[GuestCode]) -> list[int]:
     """Return the IPA of each VM's memory: fixed ones are placed first."""
     layout = Layout()
+    for base, size, _ in windows_of(max(len(vm.device) for vm in spec.vm)):
+        layout.reserve_window(f"virtio@{base:x}", base, size)
     bases: dict[str, int] = {}
     for vm, code in zip(spec.vm, codes, strict=True):
         fixed = None if code.image is None else code.image.fixed_base
@@ -293,7 +296,10 @@ def _device_tree(vm: VmSpec, code: GuestCode, ram: Ram, base: int) -> int:
                 vm.vcpus,
                 machine=code.machine,
                 bootargs=vm.bootargs or "",
-                devices=[DeviceNode.generation_id()],
+                devices=[
+                    DeviceNode.generation_id(),
+                    *(DeviceNode.virtio_mmio(*where) for where in windows_of(len(vm.device))),
+                ],
             )
         else:
             blob = with_memory(read_bytes(vm.fdt), base, ram.size)

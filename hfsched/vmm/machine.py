@@ -18,6 +18,7 @@ from hfsched.swap.client.memberset import MemberSet
 from hfsched.text import meant, there_are
 from hfsched.vmm.assembly import AssembledVm, Callbacks, assemble
 from hfsched.vmm.build import Builder
+from hfsched.vmm.devices import MachineDevices, refuse_swap
 from hfsched.vmm.parts import MachineParts
 from hfsched.vmm.report import (
     QuietWatch,
@@ -98,6 +99,8 @@ class Machine:
         self._swap_idle: SwapIdle | None = None
         on_idle = on_activity if spec.swap_idle is None else self._note_idle
         try:
+            if monitor:
+                refuse_swap(spec)
             builder = Builder(runtime, self._stack, notice, self._parts)
             vms = builder.build(spec) if saved is None else builder.rebuild(saved, spec.engine)
             self.assembly = assemble(
@@ -111,6 +114,10 @@ class Machine:
             self.assembly.suspension.on_hold = on_hold
             self.services = MachineServices(runtime, self.assembly, self.name, notice)
             self.assembly.suspension.add(self.services.step)
+            self.devices = MachineDevices(runtime, self._parts.peers, notice)
+            self._stack.callback(self._close_devices)
+            self.devices.add(self.assembly.vms, {vm.name: vm.device for vm in spec.vm})
+            self.assembly.suspension.add(self.devices.step)
             self.assembly.suspension.add(
                 Step("processes with guest memory", self.members.suspend, self.members.resume)
             )
@@ -189,6 +196,7 @@ class Machine:
         """Start every vCPU's thread; a machine that was saved while the user held it is suspended, and none has run."""
         if self._was_held:
             self.driver.hold()
+        self.devices.start()
         self.services.start()
         self.driver.start()
         if self._restored:
@@ -235,6 +243,11 @@ class Machine:
         finally:
             if not out:  # a thread that touches freed memory would end the process
                 self._stack.pop_all()
+
+    def _close_devices(self) -> None:
+        """Free nothing more while a device's task may use guest memory."""
+        if not self.devices.close():
+            self._stack.pop_all()
 
     def _note_suspended(self, _deadline: int | None) -> bool:
         self._suspended_at = self._runtime.now()

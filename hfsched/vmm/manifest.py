@@ -17,6 +17,10 @@ framing = "ports"             # or "raw": no port header on messages to and from
 ports = { smc = 0, text = 1 } # names for ports, for `connect(port="smc")`; stdin talks to "text"
 base = 0x7f000000             # optional: IPA of its memory; or "2032MiB"
 uuid = "..."                  # optional
+
+[[vm.device]]                 # optional: a device of this VM that another program serves
+type = "block"                # or the number of a virtio type
+socket = "disk.sock"          # where its vhost-user back-end listens
 """
 
 from __future__ import annotations
@@ -31,10 +35,12 @@ from uuid import UUID
 import msgspec
 
 from hfsched.abi.dialects import DEFAULT, DIALECTS
+from hfsched.abi.virtio import DEVICES_MAX
 from hfsched.errors import ConfigError
 from hfsched.mailbox.ports import FIRST_CONNECTION
 from hfsched.text import integer, nearest, one_of
 from hfsched.vcpu.engines import EngineId
+from hfsched.vmm.devicespec import KINDS, DeviceSpec
 from hfsched.vmm.layout import ADDRESS_MAX
 from hfsched.vmm.manifest_text import NO_VM, Vocabulary, read_tables
 from hfsched.vmm.sizes import VCPUS_MAX, IdleTime, parse_address, parse_idle, parse_size
@@ -76,6 +82,7 @@ class VmSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ports: dict[str, int] = {}
     base: int | str | None = None
     uuid: str | None = None
+    device: list[DeviceSpec] = []
 
     @property
     def text_port(self) -> int:
@@ -121,6 +128,12 @@ class MachineSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             if not spec.name:
                 spec.name = _free_name(spec.image, asked, numbers)
                 asked.add(spec.name)
+        for spec in self.vm:
+            if spec.device and self.swap is not None:
+                raise ConfigError(
+                    f"{source}: vm {spec.name}: {spec.device[0]}: no swap: its back-end would read"
+                    " zeros where memory is swapped out"
+                )
         names: set[str] = set()
         for spec in self.vm:
             _check_vm(source, spec)
@@ -189,6 +202,7 @@ def _check_vm(source: str, spec: VmSpec) -> None:
             UUID(spec.uuid)
         except ValueError:
             raise ConfigError(f"{where}: uuid {spec.uuid!r}: not a valid UUID") from None
+    _check_devices(where, spec)
     if "text" not in spec.ports:
         for name in spec.ports:
             if nearest(name, ["text"]):
@@ -206,6 +220,16 @@ def _check_vm(source: str, spec: VmSpec) -> None:
             raise ConfigError(
                 f"{where}: port {name} = {integer(port)}: 0 to {FIRST_CONNECTION - 1}"
             )
+
+
+def _check_devices(where: str, spec: VmSpec) -> None:
+    """Check a VM's devices; the guest finds them in a device tree, which is made if none was named."""
+    if len(spec.device) > DEVICES_MAX:
+        raise ConfigError(f"{where}: {len(spec.device)} devices: at most {DEVICES_MAX}")
+    for device in spec.device:
+        device.check(where)
+    if spec.device and spec.fdt is None:
+        spec.fdt = FDT_AUTO
 
 
 def load(path: Path) -> MachineSpec:
@@ -230,6 +254,8 @@ def load(path: Path) -> MachineSpec:
         vm.image = _beside(path, vm.image)
         if vm.fdt is not None and vm.fdt != FDT_AUTO:
             vm.fdt = _beside(path, vm.fdt)
+        for device in vm.device:
+            device.socket = str(path.parent / expand(device.socket))
     if spec.swap is not None:
         spec.swap = _beside(path, spec.swap)
     return spec
@@ -283,6 +309,8 @@ _VOCABULARY = Vocabulary(
         "engine": get_args(EngineName),
         "framing": get_args(Framing),
         "format": get_args(Format),
+        "kind": KINDS,
     },
     ("vcpus",),
+    DeviceSpec.__struct_fields__,
 )

@@ -57,7 +57,7 @@ _SYNONYMS = {
 
 
 class Vocabulary:
-    """The keys of a machine and of a VM, what a key may be (`choices`), and which are numbers."""
+    """The keys of a machine, of a VM and of its devices, what a key may be (`choices`), and which are numbers."""
 
     def __init__(
         self,
@@ -65,17 +65,25 @@ class Vocabulary:
         vm: Collection[str],
         choices: Mapping[str, Sequence[str]],
         numbers: Collection[str],
+        device: Collection[str] = (),
     ) -> None:
         self.machine = machine
         self.vm = vm
         self.choices = choices
         self.numbers = numbers
+        self.device = device
 
     def reword(self, reason: str, tables: Mapping[str, Any]) -> str:
         """Return what msgspec refuses in the terms of a manifest, with the VM's name."""
         place = _PLACE.fullmatch(reason)
         what, index, field = (reason, None, "") if place is None else place.groups()
         where = "" if index is None else f"{_table(int(index), tables)}: "
+        if field.startswith("device["):
+            where, field = f"{where}device: ", field.partition(".")[2]
+            if (extra := _UNKNOWN.fullmatch(what)) is not None:
+                key = one_line(extra[1], 80)
+                close = meant(key, self.device) or f": there are {', '.join(self.device)}"
+                return f"{where}unknown key {key!r}{close}"
         missing, unknown = _MISSING.fullmatch(what), _UNKNOWN.fullmatch(what)
         if missing is not None:
             return f"{where}missing {missing[1]!r}" if where else NO_VM

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from hfsched.memory.ram import Ram
+from hfsched.runtime.threads.peers import PathPeers
 from hfsched.vcpu.engines import ENGINES
 from hfsched.vmm.assembly import Parts
 from hfsched.vmm.generation import Generations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
     from hfsched.vcpu.engine import Engine
     from hfsched.vcpu.engines import EngineId
+    from hfsched.vhost.frontend.peers import Peers
     from hfsched.vmm.swapping import MachineSwap
 
 __all__ = ["MachineParts"]
@@ -41,6 +43,7 @@ class MachineParts(Struct, frozen=True):
     bytes, `engine(name, runtime)` an engine, `swap` is called as `MachineSwap` is, and `snapshots` as
     `Snapshots` is.  `source` says where the memory is mapped; it is called as
     `hfsched.vmm.tracking.source_of` is.  `generations` makes generation ids, as many as it is told.
+    `peers(runtime, path)` opens what reaches the program that serves a device at a path.
     """
 
     assembly: Parts = Parts()
@@ -50,3 +53,4 @@ class MachineParts(Struct, frozen=True):
     snapshots: Callable[..., Snapshots] = Snapshots
     source: Callable[[Mapping[str, Ram], MachineSwap | None], Source] = source_of
     generations: Callable[[int], Generations] = Generations
+    peers: Callable[[Runtime, str], Peers] = PathPeers

@@ -19,6 +19,7 @@ from hfsched.snapshot.layer import LayerWriter, Subject, Vm
 from hfsched.text import one_line
 from hfsched.vmm import saving
 from hfsched.vmm.attempt import Base, Watch
+from hfsched.vmm.devices import first_device
 from hfsched.vmm.generation import signal_change
 from hfsched.vmm.livememory import LiveMemory
 from hfsched.vmm.records import MACHINE_RECORD, READABLE, MachineRecord
@@ -82,6 +83,9 @@ class Capture:
         for vm, made in machine.made.items():
             if made.engine == "script":
                 raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
+        device = first_device(machine.spec)
+        if device is not None:
+            raise SnapshotError(f"{device}: no snapshot: the state of its back-end is not saved")
         subject = subject_of(machine, wish.created)
         self._machine = machine
         self._writer = LayerWriter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -19,6 +19,7 @@ from hfsched.scheduler.endpoint import Endpoint
 from hfsched.scheduler.outbox import Sent
 from hfsched.vcpu.unicorn import library
 from hfsched.vmm import engines
+from hfsched.vmm.devicespec import DeviceSpec
 from hfsched.vmm.guests import bundled_images
 from hfsched.vmm.machine import Machine
 from hfsched.vmm.manifest import EngineName, MachineSpec, VmSpec
@@ -76,11 +77,13 @@ class Talk:
         swap: str | None = None,
         monitor: bool = False,
         fdt: str | None = None,
+        devices: Sequence[DeviceSpec] = (),
     ) -> None:
         self.target = target
         self._failures: list[str] = []
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._aborts: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._activity = threading.Event()
         self._ends: dict[tuple[int, int], Endpoint] = {}
         self.runtime = ThreadRuntime(
@@ -90,11 +93,13 @@ class Talk:
             VmSpec(image=target.image(guest), memory=memory, vcpus=vcpus, fdt=fdt)
             for guest in guests
         ]
+        vms[0].device = list(devices)
         spec = MachineSpec(vm=vms, engine=target.engine, name="conformance", swap=swap)
         spec.check("conformance")
         self.machine = Machine(
             spec,
             self.runtime,
+            notice=self.notices.put,
             log=lambda _vm, line: self._lines.put(line.decode("latin-1")),
             on_abort=lambda _vm, reason: self._aborts.put(reason),
             on_activity=self._activity.set,

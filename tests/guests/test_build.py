@@ -21,7 +21,18 @@ from elftools.elf.sections import SymbolTableSection
 from hfsched.memory.image import boot_problem, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
-GUESTS = ["cpus", "echo", "hostile", "probe", "relay", "smp", "stress", "trusty", "utility"]
+GUESTS = [
+    "block",
+    "cpus",
+    "echo",
+    "hostile",
+    "probe",
+    "relay",
+    "smp",
+    "stress",
+    "trusty",
+    "utility",
+]
 PAGE = 4096
 
 

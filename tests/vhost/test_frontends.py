@@ -16,13 +16,14 @@ from frontends.linux import Device, LinuxGuest
 from frontends.qmp import QmpError
 from frontends.serial import ShellError
 from frontends.storage_daemon import StorageDaemon
+from longer import param
 
 BLOCK = 512
 BLOCKS = 4096
 # Writes n into block n, for every n, and the last n into a file.
 COUNT = (
     "count() { n=0; while :; do n=$((n+1)); echo $n | dd of=/dev/vda bs=512 seek=$n count=1 conv=sync "
-    "oflag=direct 2>/dev/null || break; echo $n >/last; done; }; echo 0 >/last; count &"
+    "oflag=direct 2>/dev/null || break; echo $n >/next; mv /next /last; done; }; echo 0 >/last; count &"
 )
 
 
@@ -143,7 +144,7 @@ def test_a_guest_waits_for_a_back_end_that_was_killed(disk: Path, socket: Path) 
         assert hashlib.sha256(disk.read_bytes()[: 8 * BLOCK]).hexdigest() in printed
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["stopped", "live"])
+@pytest.mark.parametrize("live", [param(False, "stopped"), param(True, "live")])
 def test_a_guest_goes_on_with_a_fresh_back_end(
     disk: Path, socket: Path, tmp_path: Path, live: bool
 ) -> None:

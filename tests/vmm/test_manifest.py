@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hfsched.abi.virtio import DEVICE_TYPES
 from hfsched.errors import ConfigError
 from hfsched.vmm.manifest import (
     MEMORY_DEFAULT,
@@ -28,7 +29,11 @@ IDLE_RULE = "a time such as 500ms, 30s or 2m, 10ms to 24h"
 SIZE_RULE = "a multiple of 4096 bytes up to 64GiB, such as 16MiB"
 NO_VM = 'no VM: write [[vm]], and below it image = "trusty.bin"'
 NULS = "it has NUL bytes: not text, or UTF-16 without a mark: save it as UTF-8"
-VM_KEYS = "image, name, memory, vcpus, dialect, fdt, bootargs, framing, format, ports, base, uuid"
+VM_KEYS = (
+    "image, name, memory, vcpus, dialect, fdt, bootargs, framing, format, ports, base, uuid, device"
+)
+TYPE_RULE = f"a number of virtio's, or one of {', '.join(DEVICE_TYPES)}"
+DEVICE = '[[vm.device]]\ntype = 2\nsocket = "s"\n'
 SUFFIX_RULE = "use K, M, G, KiB, MiB, GiB"
 
 
@@ -44,6 +49,17 @@ def refusal(text: str | bytes) -> str:
     assert "\n" not in reason
     assert reason.startswith("manifest m.toml: ")
     return reason.removeprefix("manifest m.toml: ")
+
+
+def test_devices_of_a_vm(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f'{VM}{DEVICE}[[vm.device]]\ntype = "rng"\nsocket = "/run/r"\n')
+    (vm,) = load(path).vm
+    assert [(each.type_number, each.socket) for each in vm.device] == [
+        (2, str(tmp_path / "s")),
+        (4, "/run/r"),
+    ]
+    assert vm.fdt == "auto", "the guest has to find them"
 
 
 def test_all_that_can_be_said() -> None:
@@ -196,6 +212,40 @@ def test_an_address_is_written_as_a_size_is() -> None:
         *(
             (f'swap = "d"\nswap_idle = "{text}"\n' + VM, f"swap_idle '{text}': {IDLE_RULE}")
             for text in ("", "0s", "9ms", "25h", "30 s", "-1s", "1s\\n")
+        ),
+        *(
+            (f"{VM}[[vm.device]]\n{text}", f"{where}: {why}")
+            for text, where, why in (
+                ('type = "block"', "[[vm]] number 1: device", "missing 'socket'"),
+                (
+                    'type = "block"\nsocket = "s"\nsockets = 1',
+                    "[[vm]] number 1: device",
+                    "unknown key 'sockets': did you mean 'socket'?",
+                ),
+                (
+                    'type = "block"\nsocket = "s"\nqueue = 1',
+                    "[[vm]] number 1: device",
+                    "unknown key 'queue': there are type, socket, kind",
+                ),
+                ('type = "disk"\nsocket = "s"', "vm guest: device", f"type 'disk': {TYPE_RULE}"),
+                (
+                    'type = "blok"\nsocket = "s"',
+                    "vm guest: device",
+                    f"type 'blok': {TYPE_RULE}: did you mean 'block'?",
+                ),
+                ('type = 0\nsocket = "s"', "vm guest: device", "type 0: 1 to 65535"),
+                ('type = 2\nsocket = ""', "vm guest: device", "socket '': name a socket"),
+                (
+                    'type = 2\nsocket = "s"\nkind = "x"',
+                    "[[vm]] number 1: device",
+                    "kind 'x': one of vhost-user",
+                ),
+            )
+        ),
+        (f"{VM}{DEVICE * 17}", "vm guest: 17 devices: at most 16"),
+        (
+            f'swap = "d"\n{VM}{DEVICE}',
+            "vm guest: device 2 at s: no swap: its back-end would read zeros where memory is swapped out",
         ),
         (b"\xff", "line 1: byte 0xff is no text in UTF-8: save it as UTF-8"),
     ],

@@ -94,6 +94,21 @@ static inline void arch_barrier(void)
 	__asm__ volatile("dmb ish" ::: "memory");
 }
 
+/* A device's register. A load or store that also changes its address register tells a hypervisor
+ * nothing of the access: none of those. */
+static inline u32 arch_register_read(u64 address)
+{
+	u32 value;
+
+	__asm__ volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
+	return value;
+}
+
+static inline void arch_register_write(u64 address, u32 value)
+{
+	__asm__ volatile("str %w0, [%1]" ::"rZ"(value), "r"(address) : "memory");
+}
+
 /* Sleep until an interrupt is pending, masked or not. */
 static inline void arch_wait_for_interrupt(void)
 {
@@ -147,6 +162,7 @@ void arch_cpu_park(void);
 /* mmu.c */
 void arch_mmu_map(u64 base, u64 size, bool everything);
 void arch_mmu_map_page(u64 address);
+void arch_mmu_map_registers(u64 address);
 void arch_mmu_enable(void);
 
 /* switch.S, cpu.c: threads. Call with interrupts masked. */

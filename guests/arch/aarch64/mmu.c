@@ -107,6 +107,16 @@ void arch_mmu_map_page(u64 address)
 	map(page, page + PAGE_SIZE, NORMAL | NEVER_EXECUTE);
 }
 
+/* The same of a device's registers. */
+void arch_mmu_map_registers(u64 address)
+{
+	u64 page = address & ~(PAGE_SIZE - 1);
+
+	if (page >= 1UL << 39)
+		boot_stop("registers above 512 GiB");
+	map(page, page + PAGE_SIZE, DEVICE | NEVER_EXECUTE);
+}
+
 /* Turn it on, on this vCPU. secondary_start calls it too, with a stack but without caches. */
 void arch_mmu_enable(void)
 {

@@ -98,6 +98,20 @@ static inline void arch_barrier(void)
 	__asm__ volatile("lock orl $0, (%%rsp)" ::: "memory", "cc");
 }
 
+/* A device's register, by the plainest instruction. */
+static inline u32 arch_register_read(u64 address)
+{
+	u32 value;
+
+	__asm__ volatile("movl (%1), %0" : "=r"(value) : "r"(address) : "memory");
+	return value;
+}
+
+static inline void arch_register_write(u64 address, u32 value)
+{
+	__asm__ volatile("movl %0, (%1)" ::"r"(value), "r"(address) : "memory");
+}
+
 /* Sleep until an interrupt is pending, masked or not. */
 static inline void arch_wait_for_interrupt(void)
 {
@@ -162,6 +176,7 @@ void arch_cpu_park(void);
 /* mmu.c */
 void arch_mmu_map(u64 base, u64 size, bool everything);
 void arch_mmu_map_page(u64 address);
+void arch_mmu_map_registers(u64 address);
 void arch_mmu_enable(void);
 bool arch_mmu_window(u64 address); /* from exception.c alone */
 

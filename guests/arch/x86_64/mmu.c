@@ -90,6 +90,12 @@ void arch_mmu_map_page(u64 address)
 	map(page, page + PAGE_SIZE);
 }
 
+/* The same of a device's registers: nothing is behind them that a cache could keep. */
+void arch_mmu_map_registers(u64 address)
+{
+	arch_mmu_map_page(address);
+}
+
 /* Turn it on, on this vCPU. */
 void arch_mmu_enable(void)
 {

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+
+import pytest
 
 from hfsched.vhost.devices.fs import Fs
 from hfsched.vhost.devices.fs.wire import ATTR, ENTRY, HEADER, REPLY_HEADER, ROOT, Opcode
@@ -13,9 +18,19 @@ from hfsched.vhost.errors import ChainError
 from hfsched.vhost.queue import Queue
 from hfsched.vhost.request import Request
 
-__all__ = ["Attributes", "FakeRequest", "Guest", "send"]
+__all__ = ["Attributes", "FakeRequest", "Guest", "raises", "send"]
+
+Post = Callable[[bytes, int, int], bytes]  # a request and its room, on a queue; returns the reply
 
 INIT = struct.pack("<IIII48x", 7, 37, 1 << 17, 0xFFFFFFFF)
+
+
+@contextmanager
+def raises(number: int) -> Iterator[None]:
+    """Expect the error of an errno."""
+    with pytest.raises(OSError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
 @dataclass
@@ -77,10 +92,11 @@ class Attributes:
 
 
 class Guest:
-    """Sends requests to a device; a failure raises OSError with the errno of the reply."""
+    """Sends requests to a device, by its queues with `post`; a failure raises OSError with the errno of the reply."""
 
-    def __init__(self, device: Fs, *, mount: bool = True) -> None:
+    def __init__(self, device: Fs, *, mount: bool = True, post: Post | None = None) -> None:
         self.device = device
+        self._post = (lambda data, room, _index: send(device, data, room)) if post is None else post
         self.unique = 0
         if mount:
             self.call(Opcode.INIT, 0, INIT)
@@ -97,7 +113,7 @@ class Guest:
         """Return the payload of the reply; there are `room` bytes for it."""
         self.unique += 1
         header = HEADER.pack(HEADER.size + len(body), opcode, self.unique, node, *owner, 1, 0, 0)
-        reply = send(self.device, header + body, REPLY_HEADER.size + room)
+        reply = self._post(header + body, REPLY_HEADER.size + room, 1)
         length, error, unique = REPLY_HEADER.unpack_from(reply)
         assert unique == self.unique
         assert length == len(reply) <= REPLY_HEADER.size + room
@@ -110,7 +126,7 @@ class Guest:
     def note(self, opcode: int, node: int, body: bytes) -> None:
         """Send what has no reply."""
         header = HEADER.pack(HEADER.size + len(body), opcode, 0, node, 0, 0, 1, 0, 0)
-        assert send(self.device, header + body, 0) == b""
+        assert self._post(header + body, 0, 0) == b""
 
     @staticmethod
     def entry(payload: bytes) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from frontends.linux import Device, LinuxGuest
+from frontends.linux import Device, LinuxGuest, Shape
 from frontends.ours import OurDevice
 from frontends.serial import ShellError
+from longer import longer, param
 
 MOUNT = "mount -t virtiofs shared /mnt"
 
@@ -131,6 +134,7 @@ BUILD = (
 )
 
 
+@longer
 def test_a_guest_builds_in_a_share(share: Path, socket: Path) -> None:
     with mounted(socket, share) as guest:
         guest.shell("cp /bin/busybox /mnt/busybox")
@@ -150,11 +154,11 @@ def test_a_guest_builds_in_a_share(share: Path, socket: Path) -> None:
 # Appends numbers to a file that stays open, and has read half of another one.
 COUNT = (
     "exec 3>>/mnt/dir/numbers 4</mnt/dir/lines; count() { n=0; while :; do n=$((n+1)); "
-    "echo $n >&3 || echo FAILED; echo $n >/last; done; }; echo 0 >/last; count & read a <&4; echo $a"
+    "echo $n >&3 || echo FAILED; echo $n >/next; mv /next /last; done; }; echo 0 >/last; count & read a <&4; echo $a"
 )
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["stopped", "live"])
+@pytest.mark.parametrize("live", [param(False, "stopped"), pytest.param(True, id="live")])
 def test_open_files_go_on_with_a_fresh_back_end_twice(
     share: Path, socket: Path, tmp_path: Path, live: bool
 ) -> None:
@@ -182,3 +186,31 @@ def test_open_files_go_on_with_a_fresh_back_end_twice(
             assert text.startswith("".join(f"{n}\n" for n in range(1, last + 1)))
             guest.shell("ls /mnt/moved; [ ! -e /mnt/gone ]; echo new >/mnt/new; rm /mnt/new")
             guest.migrate_to_file(tmp_path / f"saved-{number}", live=live)
+
+
+PROGRAM = '#include <stdio.h>\nint twice(int);\nint main(void) { printf("%d\\n", twice(21)); return 0; }\n'
+
+
+GCC = shutil.which("gcc")
+
+
+@pytest.mark.skipif(GCC is None, reason="there is no compiler to be shared")
+def test_a_guest_compiles_with_the_hosts_compiler(share: Path, tmp_path: Path) -> None:
+    (share / "main.c").write_text(PROGRAM)
+    (share / "twice.c").write_text("int twice(int number) { return 2 * number; }\n")
+    sockets = tmp_path / "host", tmp_path / "work"
+    with (
+        OurDevice(sockets[0], "fs", "/", "--tag", "host", "--read-only") as host,
+        OurDevice(sockets[1], "fs", str(share), "--tag", "work"),
+        LinuxGuest.bare(Shape(memory=512)) as guest,
+    ):
+        for tag, socket, at in (("host", sockets[0], "/mnt"), ("work", sockets[1], "/mnt/tmp")):
+            guest.plug(Device("fs", socket, tag, {"tag": tag}))
+            guest.wait_until(f"mount -t virtiofs {tag} {at} 2>/dev/null")
+        gcc = f"PATH=/bin:/usr/bin chroot /mnt {GCC} -pipe"
+        for name in ("main", "twice"):
+            guest.shell(f"{gcc} -c -o /tmp/{name}.o /tmp/{name}.c")
+        guest.shell(f"{gcc} -o /tmp/program /tmp/main.o /tmp/twice.o")
+        assert guest.shell("chroot /mnt /tmp/program") == "42\n"
+        assert host.alive
+    assert subprocess.run([share / "program"], capture_output=True, check=True).stdout == b"42\n"

@@ -34,8 +34,10 @@ class Fs(Device):
     `descriptors` is how many the guest's files may take: by default what the process may have open.  Three quarters are for
     files that the guest knows (ENFILE), one for those that it has open (EMFILE).
 
-    Files that the guest creates belong to who created them if this process is root's; else to this process.  Raises
-    UserError for a directory or a tag that cannot be used.
+    Files that the guest creates belong to who created them if this process is root's; else to this process.  The guest's root
+    can then make set-user-ID programs of the host's root: what is shared should be on a file system that is mounted nosuid.
+    Who moves a directory that the guest knows out of the share has given it to the guest.  Raises UserError for a directory
+    or a tag that cannot be used.
     """
 
     type_id = 26

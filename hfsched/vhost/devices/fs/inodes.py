@@ -55,7 +55,8 @@ class Root:
             raise fault(errno.ELOOP)
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise fault(errno.EPERM)  # a device or a FIFO is none of the guest's
-        return os.open(self.name(fd), flags | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=self.proc)
+        # Never waiting: for a lease of another process, or for what comes from a file of /proc.
+        return os.open(self.name(fd), flags | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self.proc)
 
     @staticmethod
     def name(fd: int) -> bytes:
@@ -133,15 +134,10 @@ class Inodes:
                 self.check_room()
                 node = self.adopt(self.following, fd, 0)
                 self.following += 1
-            elif node is self._root:
+                fd = -1
+        finally:
+            if fd >= 0:
                 os.close(fd)
-            else:
-                # The newest name is the one that is likely to stay: a file under a temporary name gets its own by a hard link.
-                before, node.fd = node.fd, fd
-                os.close(before)
-        except OSError:
-            os.close(fd)
-            raise
         node.lookups += 1
         return node, found
 

@@ -1,0 +1,330 @@
+"""A device of a VM that another program serves: it stays while its back-ends come and go.
+
+One task speaks to the back-end, waits for what it signals, and reaches it again when it is gone.  What a vCPU's thread, or the
+suspension of the machine, wants is posted to that task.
+
+A back-end that is gone is told in a line, and tried to be reached for `RETRY_FOR`; after that the driver is told that the device
+needs a reset, and the reset begins to try anew.  Requests in flight are done by the next back-end.  With memory of in-flight
+descriptors none is lost; without, it goes on behind what the driver has got back, which is right if requests were completed in
+their order.
+
+Stopped for a suspension, rings go on where the back-end has said.  While one that did not answer may still write to guest
+memory, the machine cannot be suspended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from hfsched.errors import InternalError, UserError
+from hfsched.vhost.frontend.inbox import Inbox
+from hfsched.vhost.frontend.link import Link
+from hfsched.vhost.frontend.retry import RETRY_FOR, Retry
+from hfsched.vhost.frontend.rings import ActiveRing, problem_of
+from hfsched.vhost.frontend.wire import BackendError
+
+if TYPE_CHECKING:
+    from hfsched.abi.virtio import RingLayout
+    from hfsched.runtime.base import EventFd, Runtime, Task, Waitable
+    from hfsched.vhost.frontend.backend import Offer, SharedRegion
+    from hfsched.vhost.frontend.peers import Driver, Peers
+
+__all__ = ["DEFAULT_QUEUES", "QUEUE_SIZE_MAX", "FrontEnd"]
+
+QUEUE_SIZE_MAX = 256
+DEFAULT_QUEUES = (
+    8  # where the back-end does not say how many it has: the driver knows which it needs
+)
+_STOP_WITHIN = 30_000_000_000  # ns, more than the task waits for answers
+
+
+class FrontEnd:
+    """`connect` at first, then set `driver`, `open`, and `close` at the end.
+
+    `memory` is what is shared, `read(address, size)` reads it.  `notice(text)` is told what the user may want to know.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        name: str,
+        peers: Peers,
+        memory: Sequence[SharedRegion],
+        read: Callable[[int, int], bytes],
+        notice: Callable[[str], None],
+    ) -> None:
+        self._runtime = runtime
+        self.name = name
+        self._peers = peers
+        self._memory = tuple(memory)
+        self._notice = notice
+        self.driver: Driver | None = None
+        self.features = 0
+        self.queues = 0
+        self.queue_size_max = QUEUE_SIZE_MAX
+        self._closing = runtime.event(f"{name}.closing")
+        self._inbox = Inbox(runtime, name)
+        self._lock = runtime.lock(f"{name}.config", state=self.key)
+        self._config = b""
+        self._eventfds: dict[tuple[int, str], tuple[EventFd, int]] = {}
+        self._task: Task | None = None
+        # Of the task, once it runs.
+        self._link = Link(runtime, name, peers, self._closing, memory, read, self._lost)
+        self._held = False  # by a suspension
+        self._retry = Retry()
+
+    def key(self) -> Hashable:
+        """Return all that the lock guards."""
+        return (self._config, len(self._eventfds))
+
+    # Its life.
+
+    def connect(self) -> None:
+        """Reach the back-end for the first time; raises UserError."""
+        try:
+            offer = self._link.connect()
+        except OSError as exc:
+            raise UserError(f"{self.name}: {exc.strerror}") from None
+        except BackendError as exc:
+            raise UserError(f"{self.name}: {exc}") from None
+        self.features = offer.features
+        self.queues = DEFAULT_QUEUES if offer.queues is None else offer.queues
+        self._config = offer.config
+
+    def open(self) -> None:
+        """Start the task."""
+        if self.driver is None:
+            raise InternalError(f"{self.name}: it has no driver")
+        self._task = self._runtime.spawn(self.name, self._run)
+
+    def close(self, deadline: int | None = None) -> bool:
+        """End the task, and free what is here; return False if it did not end by the deadline (ns).  Once."""
+        self._closing.set()
+        if self._task is not None and not self._task.join(deadline):
+            return False
+        self._link.close()
+        for eventfd, _ in self._eventfds.values():
+            eventfd.close()
+        self._eventfds.clear()
+        self._inbox.close()
+        self._closing.close()
+        return True
+
+    # For the registers: see `VirtioBackend`.
+
+    def config(self) -> bytes:
+        """Return the configuration space as it was last read."""
+        with self._lock:
+            return self._config
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Change a part of the configuration space, and learn what it is then."""
+        with self._lock:
+            before = self._config
+            self._config = before[:offset] + data + before[offset + len(data) :]
+        self._inbox.post(lambda: self._write_config(offset, data))
+
+    def start(self, features: int, rings: Sequence[RingLayout]) -> None:
+        """Begin to serve rings, soon."""
+        self._inbox.post(lambda: self._start(features, rings))
+
+    def stop(self) -> None:
+        """Return when the back-end no longer touches guest memory, or is given up."""
+        self._inbox.call(self._reset, self._runtime.now() + _STOP_WITHIN)
+
+    def stop_queue(self, index: int) -> None:
+        """Return when the back-end no longer touches a queue, or is given up."""
+        self._inbox.call(lambda: self._stop_queue(index), self._runtime.now() + _STOP_WITHIN)
+
+    def notify(self, index: int) -> None:
+        """Kick the back-end, now or when there is one."""
+        with self._lock:
+            found = self._eventfds.get((index, "kick"))
+        if found is not None:
+            found[0].signal()
+
+    # For the suspension.
+
+    def suspend(self, deadline: int | None) -> bool:
+        """Have no ring served until `resume`; return whether that is sure by the deadline (ns)."""
+        return self._inbox.call(self._hold, deadline)
+
+    def resume(self) -> None:
+        """Go on; also after a `suspend` that failed."""
+        self._inbox.post(self._release)
+
+    # The task.
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._runtime.retain_only()
+                if not self._turn():
+                    return
+        finally:
+            self._inbox.end()
+
+    def _turn(self) -> bool:
+        link = self._link
+        wanted: list[Waitable] = [self._closing, self._inbox.ready]
+        client = None if link.backend is None else link.backend.client
+        requests = None if client is None else client.requests
+        if client is not None:
+            wanted.append(client.connection)
+        if requests is not None:
+            wanted.append(requests.connection)
+        calls = [ring.call for ring in link.rings]
+        ready = self._runtime.select([*wanted, *calls], self._retry.at)
+        if self._closing in ready:
+            return False
+        self._take_calls([call for call in calls if call in ready])
+        if client is not None and client.connection in ready:
+            link.look()
+        if requests is not None and requests.connection in ready:
+            link.hear()
+        if self._inbox.ready in ready:
+            self._inbox.serve()
+        if link.take_config_change():
+            self._refresh()
+        if self._retry.due(self._runtime.now()):
+            self._reconnect()
+        return True
+
+    def _take_calls(self, calls: Sequence[EventFd]) -> None:
+        if sum(call.take() for call in calls) and self.driver is not None:
+            self._retry.settle()
+            self.driver.used()
+
+    # What is posted.
+
+    def _start(self, features: int, layouts: Sequence[RingLayout]) -> bool:
+        for layout in layouts:
+            problem = problem_of(layout, self._memory)
+            if problem is not None:
+                self._break(problem)
+                return False
+        try:
+            self._link.rings = [self._ring(layout) for layout in layouts]
+        except OSError as exc:
+            self._break(f"a queue's eventfd: {exc.strerror}")
+            return False
+        self._link.features = features
+        self._go_on()
+        return True
+
+    def _ring(self, layout: RingLayout) -> ActiveRing:
+        return ActiveRing(
+            layout, self._eventfd(layout.index, "kick"), self._eventfd(layout.index, "call")
+        )
+
+    def _eventfd(self, index: int, what: str) -> tuple[EventFd, int]:
+        found = self._eventfds.get((index, what))
+        if found is None:
+            found = self._peers.eventfd(f"{self.name}.{index}.{what}")
+            with self._lock:
+                self._eventfds[index, what] = found
+        return found
+
+    def _go_on(self) -> None:
+        """Have the rings served, unless they are to stand still; a back-end that refuses them is of no use."""
+        if self._held:
+            return
+        why_not = self._link.start()
+        if why_not is not None:
+            self._break(why_not)
+        elif self._link.backend is None and self._link.rings:
+            self._lost("there is none")
+
+    def _break(self, why: str) -> None:
+        self._notice(f"{self.name}: {why}: the guest has to reset the device")
+        self._link.rings = []
+        if self.driver is not None:
+            self.driver.need_reset()
+
+    def _reset(self) -> bool:
+        sure = self._link.stop()
+        rings = self._link.rings
+        self._link.forget()
+        for ring in rings:
+            ring.kick.take()
+            ring.call.take()
+        return sure
+
+    def _stop_queue(self, index: int) -> bool:
+        rings = [ring for ring in self._link.rings if ring.layout.index == index]
+        sure = self._link.stop(rings)
+        self._link.rings = [ring for ring in self._link.rings if ring not in rings]
+        return sure
+
+    def _hold(self) -> bool:
+        self._held = True
+        still = self._link.stop()
+        self._take_calls([ring.call for ring in self._link.rings])
+        return still
+
+    def _release(self) -> bool:
+        self._held = False
+        self._go_on()
+        return True
+
+    # The configuration space.
+
+    def _write_config(self, offset: int, data: bytes) -> bool:
+        self._link.write_config(offset, data)
+        self._refresh(tell=False)
+        return True
+
+    def _refresh(self, *, tell: bool = True) -> None:
+        """Read the configuration space again, of which the size stays."""
+        config = self._link.read_config(len(self.config()))
+        if config is not None:
+            self._take_config(config, tell=tell)
+
+    def _take_config(self, config: bytes, *, tell: bool) -> None:
+        with self._lock:
+            changed = self._config != config
+            self._config = config
+        if changed and tell and self.driver is not None:
+            self.driver.config_changed()
+
+    # A back-end that is gone.
+
+    def _lost(self, why: str) -> None:
+        if self._retry.begin(self._runtime.now()):
+            self._notice(f"{self.name}: the back-end is lost: {why}; trying to reach it again")
+
+    def _reconnect(self) -> None:
+        if self._retry.over(self._runtime.now()):
+            self._retry.give_up()
+            self._break(f"there was no back-end within {RETRY_FOR // 10**9} s")
+            return
+        try:
+            offer = self._link.connect()
+        except (OSError, BackendError):
+            self._retry.failed(self._runtime.now())
+            return
+        missing = self._missing(offer)
+        if missing is not None:
+            self._link.drop(missing)
+            self._retry.give_up()
+            self._break(missing)
+            return
+        self._retry.reached(self._runtime.now())
+        self._notice(f"{self.name}: the back-end is back")
+        self._take_config(offer.config, tell=True)
+        if self._link.rings and self.driver is not None:
+            self.driver.used()  # the one before may have given back requests, and not said so
+        self._go_on()
+
+    def _missing(self, offer: Offer) -> str | None:
+        """Return what the device had and a new back-end lacks; None: nothing."""
+        lost = self.features & ~offer.features
+        if lost:
+            return f"the new back-end does not offer features {lost:#x}"
+        queues = DEFAULT_QUEUES if offer.queues is None else offer.queues
+        if queues < self.queues:
+            return f"the new back-end has {queues} queues, not {self.queues}"
+        if len(offer.config) != len(self.config()):
+            return f"the new back-end's configuration space has {len(offer.config)} bytes"
+        return None
