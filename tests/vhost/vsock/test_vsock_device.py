@@ -18,7 +18,7 @@ from vsock_guest import CID, decode, packet
 
 from hfsched.errors import UserError
 from hfsched.vhost.devices.vsock import Vsock
-from hfsched.vhost.devices.vsock.device import CALLERS_MAX
+from hfsched.vhost.devices.vsock.callers import CALLERS_MAX
 from hfsched.vhost.devices.vsock.packet import Op, Shutdown
 from hfsched.vhost.devices.vsock.streams import REPLIES_MAX
 from hfsched.vhost.protocol.numbers import Feature

@@ -48,10 +48,14 @@ class Bed:
         arguments = ("--cid", "42", "--uds", str(self.uds))
         self.device = stack.enter_context(OurDevice(path / "device", "vsock", *arguments))
         self.guest = stack.enter_context(LinuxGuest.bare())
-        self.guest.plug(Device("vsock", self.device.path))
-        self.guest.wait_until("[ -e /sys/bus/virtio/drivers/vmw_vsock_virtio_transport/virtio0 ]")
+        self.plug()
         typed = base64.b64encode(gzip.compress(program)).decode()
         self.guest.shell(f"echo {typed} | base64 -d | gunzip >/vsock && chmod +x /vsock")
+
+    def plug(self) -> None:
+        """Plug the device in, and wait until the guest's driver has it."""
+        self.guest.plug(Device("vsock", self.device.path))
+        self.guest.wait_until("ls /sys/bus/virtio/drivers/vmw_vsock_virtio_transport/virtio*")
 
     def listen(self, port: int) -> socket.socket:
         """Listen at a port of the host."""
@@ -137,9 +141,10 @@ def test_ports_at_which_nobody_listens(bed: Bed) -> None:
 
 def test_a_guest_that_is_stopped_finds_its_connections_ended(bed: Bed) -> None:
     listener = bed.listen(82)
-    token = bed.guest.serial.begin("/vsock connect 2 82 'cat >/dev/null'")
+    token = bed.guest.serial.begin("/vsock connect 2 82 cat")
     host = bed.accept(listener)
     host.sendall(b"hello")
+    assert host.recv(5, socket.MSG_WAITALL) == b"hello"
     bed.guest.pause()
     assert to_the_end(host) == b""
     bed.guest.go_on()
@@ -149,9 +154,28 @@ def test_a_guest_that_is_stopped_finds_its_connections_ended(bed: Bed) -> None:
     bed.guest.serial.result(token)
 
 
-def test_a_guest_without_connections_is_stopped_and_plugged_out(bed: Bed) -> None:
+def test_many_connections_at_once(bed: Bed) -> None:
+    listener = bed.listen(83)
+    token = bed.guest.serial.begin(
+        'for at in $(seq 20); do /vsock connect 2 83 "seq 1000; echo end $at" & done; wait'
+    )
+    hosts = [bed.accept(listener) for _ in range(20)]
+    found = [to_the_end(host).splitlines() for host in hosts]
+    bed.guest.serial.result(token)
+    assert all(len(lines) == 1001 for lines in found)
+    assert {lines[-1] for lines in found} == {b"end %d" % at for at in range(1, 21)}
+
+
+def test_it_is_stopped_plugged_out_and_in_again(bed: Bed) -> None:
     bed.guest.pause()
     bed.guest.go_on()
     bed.guest.unplug(Device("vsock", bed.device.path))
+    with pytest.raises(ShellError):
+        bed.guest.shell("/vsock connect 2 84 true")
+    bed.plug()
+    listener = bed.listen(84)
+    token = bed.guest.serial.begin("/vsock connect 2 84 'echo again'")
+    assert to_the_end(bed.accept(listener)) == b"again\n"
+    bed.guest.serial.result(token)
     assert bed.device.alive
     assert "connection ends" not in bed.device.errors()

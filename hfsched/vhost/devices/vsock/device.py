@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError
-from hfsched.runtime.base import ChannelClosedError
 from hfsched.vhost.device import Device
-from hfsched.vhost.devices.vsock.greeting import LINE_MAX, Greeting
+from hfsched.vhost.devices.vsock.callers import Callers
 from hfsched.vhost.devices.vsock.link import Link
 from hfsched.vhost.devices.vsock.packet import HEADER_SIZE, MASK, Header
 from hfsched.vhost.devices.vsock.stream import State, Stream
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from hfsched.vhost.queue import Queue
     from hfsched.vhost.request import Request
 
-__all__ = ["CALLERS_MAX", "Vsock"]
+__all__ = ["Vsock"]
 
-CALLERS_MAX = 64  # host programs that have connected, and have not yet said to which port
 _RX, _TX, _EVENT = range(3)
 _TRANSPORT_RESET = struct.pack("<I", 0)
 _FRESH = (0, 0x8000_8000)  # where a driver that begins has its rings, split and packed
@@ -57,17 +55,15 @@ class Vsock(Device):
             raise UserError(f"CID {guest_cid}: {_CID_MIN} to {MASK - 1}")
         self._guest_cid = guest_cid
         self._connect = connect
-        self._listener = listener
         self._streams = Streams(guest_cid) if streams is None else streams
         self._links: dict[Stream, Link] = {}
         self._stale: dict[Stream, None] = {}  # of which the link is to be updated
-        self._callers: dict[Connection, Greeting] = {}
+        self._callers = None if listener is None else Callers(listener, self._ask)
         self._rx: Queue | None = None
         self._tx: Queue | None = None
         self._event: Queue | None = None
         self._tx_waits = False
         self._reset_due = False
-        self._accepts = False  # the listener is watched
 
     def config(self) -> bytes:
         """See `Device`."""
@@ -196,7 +192,8 @@ class Vsock(Device):
             link.update()
             if link.closed:
                 del self._links[stream]
-                self._accept_again()
+                if self._callers is not None:
+                    self._callers.accept(self.host)  # there is a descriptor again
         self._streams.changed(stream)
 
     def _send(self) -> None:
@@ -222,78 +219,26 @@ class Vsock(Device):
             self._stale[stream] = None
         return data
 
-    # Host programs.
-
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            connection = self._listener.accept()
-        except OSError as exc:
-            self.host.notice(f"a connection to the guest: {exc.strerror}")
-            self.host.unwatch(self._listener)
-            self._accepts = False  # until one has ended
-            return
-        if connection is None:
-            return
-        if len(self._callers) >= CALLERS_MAX:
-            self._hang_up(next(iter(self._callers)))
-        self._callers[connection] = Greeting()
-        self.host.watch(connection, lambda: self._listen(connection))
-
-    def _listen(self, connection: Connection) -> None:
-        """Take what a host program says first, and no more than that."""
-        greeting = self._callers.get(connection)
-        if greeting is None:
-            return
-        now = self.host.runtime.now()
-        try:
-            data = connection.recv(LINE_MAX, now, peek=True)
-            if data is None:
-                return
-            taken = greeting.take(data)
-            if taken:
-                connection.recv(taken, now)
-        except (ChannelClosedError, OSError):
-            greeting.failed = True
-        if greeting.failed:
-            self._hang_up(connection)
-        elif greeting.port is not None:
-            self._ask(connection, greeting.port)
-
-    def _ask(self, connection: Connection, port: int) -> None:
+    def _ask(self, connection: Connection, port: int) -> bool:
+        """Ask the guest for what a host program wants; return whether that could be done."""
         stream = self._streams.ask(port)
         if stream is None:
-            self._hang_up(connection)
-            return
-        del self._callers[connection]
-        self.host.unwatch(connection)
+            return False
         self._link(stream, connection)
         self._go_on()
-
-    def _hang_up(self, connection: Connection) -> None:
-        del self._callers[connection]
-        self.host.unwatch(connection)
-        connection.close()
-        self._accept_again()
+        return True
 
     # Its life.
 
-    def _accept_again(self) -> None:
-        if self._listener is not None and not self._accepts:
-            self._accepts = True
-            self.host.watch(self._listener, self._accept)
-
     def resume(self) -> None:
         """See `Device`."""
-        self._accept_again()
+        if self._callers is not None:
+            self._callers.accept(self.host)
 
     def suspend(self) -> None:
         """See `Device`: end all connections."""
-        for connection in list(self._callers):
-            self._hang_up(connection)
-        if self._listener is not None:
-            self.host.unwatch(self._listener)
-            self._accepts = False
+        if self._callers is not None:
+            self._callers.hang_up()
         for link in self._links.values():
             link.update()
         self._end_all()
@@ -326,8 +271,8 @@ class Vsock(Device):
 
     def close(self) -> None:
         """See `Device`."""
-        if self._listener is not None:
-            self._listener.close()
+        if self._callers is not None:
+            self._callers.close()
 
 
 def _is_pair(ports: Any) -> bool:
