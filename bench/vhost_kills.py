@@ -17,25 +17,26 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TOP), str(TOP / "tests" / "vhost"), str(TOP / "tests")]
+_TOP = Path(__file__).resolve().parent.parent
+for _folder in ("", "tests/vhost", "tests/conformance"):
+    sys.path.insert(0, str(_TOP / _folder))
 
-from frontends.linux import Device, LinuxGuest
-from frontends.ours import OurDevice
-from frontends.storage_daemon import StorageDaemon
+from frontends.linux import Device, LinuxGuest  # noqa: E402 - from the folders just named
+from frontends.ours import OurDevice  # noqa: E402 - from the folders just named
+from frontends.storage_daemon import StorageDaemon  # noqa: E402 - from the folders just named
 
 BLOCK = 512
 REGION = 1 << 14  # blocks of a writer
 CHECK_EVERY = 50  # kills
 # Writes n into block n of the region $1, again from its beginning when that is full.
 WRITER = (
-    "writer() { n=0; while :; do n=$((n+1)); at=$(( $1 * %d + n %% %d ));"
+    f"writer() {{ n=0; while :; do n=$((n+1)); at=$(( $1 * {REGION} + n % {REGION} ));"
     " echo $1.$n | dd of=/dev/vda bs=512 seek=$at count=1 conv=sync oflag=direct 2>/dev/null ||"
     " { echo $n >/failed; break; }; echo $n >/next.$1; mv /next.$1 /last.$1; done; }"
-) % (REGION, REGION)
+)
 
 
-def served(foreign: bool, socket: Path, disk: Path) -> OurDevice | StorageDaemon:
+def served(socket: Path, disk: Path, *, foreign: bool) -> OurDevice | StorageDaemon:
     """Return a back-end."""
     return StorageDaemon(socket, disk) if foreign else OurDevice(socket, "block", str(disk))
 
@@ -71,7 +72,8 @@ def main() -> int:
         with disk.open("r+b") as opened:
             opened.truncate(args.writers * REGION * BLOCK)
         backend = stack.enter_context(ExitStack())  # ends after the guest
-        device = backend.enter_context(served(args.foreign, socket, disk))
+        device: OurDevice | StorageDaemon = served(socket, disk, foreign=args.foreign)
+        backend.enter_context(device)
         guest = stack.enter_context(LinuxGuest.bare())
         guest.plug(Device("blk", socket, reconnect_ms=10))
         guest.wait_file("/dev/vda")
@@ -82,7 +84,8 @@ def main() -> int:
         for kill in range(1, args.kills + 1):
             before = guest.shell("cat /last.0").strip()
             device.kill()
-            device = backend.enter_context(served(args.foreign, socket, disk))
+            device = served(socket, disk, foreign=args.foreign)
+            backend.enter_context(device)
             guest.wait_until(f"[ $(cat /last.0) != {before} ]")
             if kill % CHECK_EVERY == 0 or kill == args.kills:
                 total = verify(guest, disk, args.writers)

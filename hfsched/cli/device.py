@@ -91,7 +91,11 @@ def run(args: argparse.Namespace) -> int:
         device = _device(args, runtime, stack)
         closing = runtime.event("closing")
         handle_ends(_ender(closing.set))
-        listener = stack.enter_context(_open_listener(runtime, args))
+        try:
+            listener = stack.enter_context(_open_listener(runtime, args))
+        except BaseException:
+            device.close()
+            raise
         if args.socket is not None:
             notice(f"device {args.type}: listening at {printable(args.socket)}")
         serve(runtime, device, listener, closing, once=args.once, notice=notice)

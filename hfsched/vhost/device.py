@@ -46,10 +46,13 @@ class DeviceHost(Protocol):
         """Do something on the device's task, soon; any task.  What is posted while it is suspended waits."""
 
     def watch(self, source: Waitable, ready: Callable[[], None]) -> None:
-        """Call `ready()` whenever a source is ready, but not while the device is suspended."""
+        """Call `ready()` whenever a source is ready, but not while the device is suspended.
+
+        What it raises is told, if it is an HfschedError, an OSError or a ChannelClosedError, and ends nothing.
+        """
 
     def unwatch(self, source: Waitable) -> None:
-        """End that; nothing if it is not watched."""
+        """End that; nothing if it is not watched.  In this turn it may be called once more."""
 
     def config_changed(self) -> None:
         """Tell the front-end that the configuration space has changed: now, or when the device is resumed."""

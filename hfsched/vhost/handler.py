@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from hfsched.errors import UserError
+from hfsched.errors import UserError, describe
 from hfsched.vhost.channel import Channel
 from hfsched.vhost.errors import MemoryFaultError, RefusedError
 from hfsched.vhost.inflight import InflightRing, inflight_size
@@ -360,7 +360,12 @@ class Handler:
         queue.start(self._features)
         if was_suspended:
             self._resume(queue)
-        self._device.start_queue(queue)
+        try:
+            self._device.start_queue(queue)
+        except Exception as exc:
+            queue.stop()
+            self._suspend_if_stopped()
+            raise RefusedError(f"queue {body.ring}: {describe(exc)}") from exc
 
     def _set_call(self, body: wire.RingFd, fds: Descriptors) -> None:
         self._queue(body.ring).set_call(self._eventfd(body, fds, "call"))
@@ -389,6 +394,9 @@ class Handler:
         if queue.kick is not None:
             queue.kick.close()
             queue.kick = None
+        self._suspend_if_stopped()
+
+    def _suspend_if_stopped(self) -> None:
         if self.suspended:
             try:
                 self._device.suspend()

@@ -56,6 +56,7 @@ class Queue:
         self.error: EventFd | None = None
         self.inflight: InflightRing | None = None
         self.pending = False  # it is to be looked at, kick or none
+        self.taken = 0  # requests, ever
         self.under_way = 0  # requests that were taken out and not given back
         self._notice = notice
         self.ring: Ring | None = None  # while it runs
@@ -143,8 +144,6 @@ class Queue:
         if self.ring is not None:
             self.flush()
         if self.ring is not None:
-            for chain in self._again:  # taken out by the one before, not by this one
-                self.ring.unpop(chain)
             self.next_base = self.ring.base()
         self.ring, self._again = None, []
         self.state = QueueState.STOPPED
@@ -199,7 +198,9 @@ class Queue:
             assert isinstance(ring, SplitRing)
         for head in heads:
             try:
-                self._again.insert(0, ring.chain(head))
+                chain = ring.chain(head)
+                chain.recovered = True
+                self._again.insert(0, chain)
             except ChainError as exc:
                 self._give_up(exc)
 
@@ -219,6 +220,7 @@ class Queue:
                 self.break_down(str(exc))
                 return None
             self.under_way += 1
+            self.taken += 1
             return Request(self, chain)
 
     def pop_chain(self) -> Chain | None:
@@ -237,7 +239,10 @@ class Queue:
         return chain
 
     def requests(self) -> Iterator[Request]:
-        """Yield requests, at most `BATCH`: then it is looked at again."""
+        """Yield requests, at most `BATCH`: then it is looked at again.
+
+        Who leaves it before its end has to go on by itself: a kick may not be asked for.
+        """
         if self.ring is not None:
             self.ring.ignore_kicks()
         for _ in range(BATCH):
@@ -251,7 +256,9 @@ class Queue:
         """Put the request back that was taken out last, untouched: it is got again by `pop`."""
         self.under_way -= 1
         request.completed = True
-        if self.ring is not None:
+        if request.chain.recovered:
+            self._again.append(request.chain)
+        elif self.ring is not None:
             self.ring.unpop(request.chain)
 
     def give_back(self, request: Request, written: int) -> None:

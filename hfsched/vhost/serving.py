@@ -7,10 +7,10 @@ One task does it all.  In each turn it carries out a message, has queues' reques
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hfsched.errors import HfschedError
+from hfsched.errors import HfschedError, describe
 from hfsched.runtime.base import ChannelClosedError
 from hfsched.vhost.channel import Channel
 from hfsched.vhost.errors import RefusedError
@@ -116,9 +116,7 @@ class Session:
         if not handler.suspended:
             if self._inbox in ready:
                 self._do_posted()
-            for source, call in list(self._sources):
-                if source in ready:
-                    call()
+            self._call_ready(ready)
         self._flush()
         return True
 
@@ -156,11 +154,12 @@ class Session:
                 self._serve(queue)
 
     def _serve(self, queue: Queue) -> None:
+        before = queue.taken
         try:
             self._device.available(queue)
         except HfschedError as exc:
             self.notice(f"queue {queue.index}: {exc}")
-            queue.pending = True  # what was behind it
+            queue.pending = queue.taken != before  # what was behind it
 
     def _do_posted(self) -> None:
         self._inbox.clear()
@@ -169,7 +168,19 @@ class Session:
                 work = self._posted.popleft() if self._posted else None
             if work is None:
                 return
+            self._call(work)
+
+    def _call_ready(self, ready: Sequence[Waitable]) -> None:
+        for source, call in list(self._sources):
+            if source in ready:
+                self._call(call)
+
+    def _call(self, work: Callable[[], None]) -> None:
+        """Call what is the device's; what a guest or the world has done wrong ends nothing."""
+        try:
             work()
+        except (HfschedError, ChannelClosedError, OSError) as exc:
+            self.notice(f"the device: {describe(exc)}")
 
     def _flush(self) -> None:
         for queue in self._handler.queues:
@@ -184,9 +195,7 @@ class Session:
             )
             if self._inbox in ready:
                 self._do_posted()
-            for source, call in list(self._sources):
-                if source in ready:
-                    call()
+            self._call_ready(ready)
             if self._closing in ready:
                 return
 

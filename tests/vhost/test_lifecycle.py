@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from driver import PROTOCOL, FrontEnd, RefusedByDeviceError
 
+from hfsched.runtime.base import ChannelClosedError
 from hfsched.vhost import Device, Queue, Request
 from hfsched.vhost.errors import RefusedError
 from hfsched.vhost.inflight import InflightRing, inflight_size
@@ -382,6 +383,94 @@ def test_what_a_device_that_died_had_taken_out_is_done_once_by_the_next_one() ->
         counted(front, 3)
         os.close(fd)
         mapping.close()
+
+
+def test_what_is_done_again_can_be_put_back_too() -> None:
+    want = wire.encode_inflight(wire.Inflight(0, 0, 2, 64))
+    device = Told(keeps=1)
+    with FrontEnd(device, start=False) as front:
+        front.negotiate()
+        answer, (fd,) = front.ask(RequestId.GET_INFLIGHT_FD, want)
+        front.ask(RequestId.SET_INFLIGHT_FD, answer, [fd])
+        mapping = map_file(fd, 0, inflight_size(64) * 2)
+        front.set_memory()
+        queue = front.queues[0]
+        heads = [queue.add(room=8) for _ in range(3)]
+        dead = InflightRing(mapping, 0, 64)
+        dead.recover(0)
+        for head in heads[:2]:
+            dead.taken(head)
+        front.start(0)
+        front.start(1)
+        assert [head for head, _ in front.wait(count=2)] == heads[1:]
+
+        def again() -> None:
+            (request,) = device.kept
+            kept = request._queue
+            kept.unpop(request)
+            device.keeps = 0
+            kept.pending = True
+
+        front.on_device(again)
+        assert [head for head, _ in front.wait()] == heads[:1]
+        os.close(fd)
+        mapping.close()
+
+
+class Raises(Told):
+    """It raises where it is told to."""
+
+    where = ""
+
+    def start_queue(self, queue: Queue) -> None:
+        super().start_queue(queue)
+        if self.where == "start":
+            raise ValueError("no start")
+
+    def available(self, queue: Queue) -> None:
+        if self.where == "available":
+            self.log.append("available")
+            raise RefusedError("not now")
+        super().available(queue)
+
+
+def test_a_queue_that_the_device_cannot_start_is_not_started() -> None:
+    device = Raises()
+    with FrontEnd(device, start=False) as front:
+        front.negotiate()
+        front.set_memory()
+        device.where = "start"
+        with pytest.raises(RefusedByDeviceError, match="no start"):
+            front.start(0)
+        assert device.took() == ["resume", "start 0", "suspend"]
+        device.where = ""
+        front.start(0)
+        counted(front, 1)
+
+
+def test_a_device_that_raises_is_told_and_asked_again_with_the_next_kick() -> None:
+    device = Raises()
+    with FrontEnd(device) as front:
+        counted(front, 1)
+        device.where = "available"
+        front.queues[0].add(room=8)
+        front.queues[0].kick()
+        front.on_device(lambda: None)
+        assert device.took() == [*STARTED, "available"]
+        assert front.notices == ["queue 0: not now"]
+        device.where = ""
+        front.queues[0].kick(always=True)
+        assert front.wait()[0][1] == struct.pack("<Q", 2)
+
+
+def test_what_was_posted_and_raises_is_told_and_ends_nothing() -> None:
+    def wrong() -> None:
+        raise ChannelClosedError
+
+    with FrontEnd(Told()) as front:
+        front.on_device(wrong)
+        counted(front, 1)
+        assert front.notices == ["the device: ChannelClosedError"]
 
 
 @pytest.mark.parametrize(("rings", "size"), [(3, 64), (0, 64), (2, 0)])

@@ -34,14 +34,14 @@ _BYTES_MAX = 1 << 32  # of a chain, each way
 class Chain:
     """What a driver gave: bytes to be read, and room to be written; `head` is its number for `Ring.push`.
 
-    `descriptors` is how many entries of the ring it takes, `order` its number in the order in which they were taken out.
+    `descriptors` is how many entries of the ring it takes; `recovered` is one that a device which died had taken out.
     """
 
     head: int
     readable: list[Span] = field(default_factory=list)
     writable: list[Span] = field(default_factory=list)
     descriptors: int = 1
-    order: int = 0
+    recovered: bool = False
 
     @property
     def read_size(self) -> int:
