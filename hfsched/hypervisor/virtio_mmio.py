@@ -7,16 +7,17 @@ Source: Virtual I/O Device (VIRTIO) 1.3, sections 2.1, 3.1 and 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from hfsched.abi.virtio import CONFIG, MAGIC, Interrupt, Register, RingLayout, Status
+from hfsched.hypervisor.virtio_backend import VirtioBackend, VirtioQueue
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.vm import Vcpu
     from hfsched.runtime.base import Runtime
 
-__all__ = ["VirtioBackend", "VirtioMmio"]
+__all__ = ["VirtioMmio"]
 
 _VERSION = 2
 _VENDOR = 0x7366_6668  # "hfsf"
@@ -33,46 +34,6 @@ _ADDRESSES = {
 _NO_REGION = frozenset(
     {Register.SHM_LEN_LOW, Register.SHM_LEN_HIGH, Register.SHM_BASE_LOW, Register.SHM_BASE_HIGH}
 )
-
-
-class VirtioBackend(Protocol):
-    """A device: what is behind the registers.  Methods are called on vCPUs' threads, without a lock."""
-
-    features: int
-    queues: int
-    queue_size_max: int
-
-    def config(self) -> bytes:
-        """Return the configuration space; does not wait."""
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        """Have a part of it changed; does not wait."""
-
-    def start(self, features: int, rings: Sequence[RingLayout]) -> None:
-        """Begin to serve these queues, soon; does not wait."""
-
-    def stop(self) -> None:
-        """Be as at first; returns when it no longer touches the guest's memory."""
-
-    def stop_queue(self, index: int) -> None:
-        """Serve a queue no more; returns when it no longer touches its memory."""
-
-    def notify(self, index: int) -> None:
-        """Learn that a queue has requests; does not wait."""
-
-
-class _Queue:
-    """What a driver has said of a queue."""
-
-    __slots__ = ("addresses", "ready", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.addresses = [0, 0, 0]
-        self.ready = False
-
-    def key(self) -> Hashable:
-        return (self.size, tuple(self.addresses), self.ready)
 
 
 class VirtioMmio:
@@ -114,9 +75,9 @@ class VirtioMmio:
             self._stopping,
         )
 
-    def _fresh_queues(self) -> list[_Queue]:
+    def _fresh_queues(self) -> list[VirtioQueue]:
         backend = self._backend
-        return [_Queue(backend.queue_size_max) for _ in range(backend.queues)]
+        return [VirtioQueue(backend.queue_size_max) for _ in range(backend.queues)]
 
     # The bus.
 
@@ -157,7 +118,7 @@ class VirtioMmio:
     def _ready(self, index: int) -> bool:
         return index < len(self._queues) and self._queues[index].ready
 
-    def _queue(self) -> _Queue | None:
+    def _queue(self) -> VirtioQueue | None:
         selected = self._selected["queue"]
         return self._queues[selected] if selected < len(self._queues) else None
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["QUEUES_MAX", "Backend", "InflightMemory", "Offer", "Ring", "SharedRegion"]
 
 QUEUES_MAX = 64  # of a device, which a back-end may offer more of
+DEFAULT_QUEUES = 8  # the driver knows how many its type of device has
 _CONFIG_HEAD = 12  # bytes before those of the configuration space
 _TYPE_BITS = (1 << 24) - 1 | ((1 << 64) - (1 << 50))  # bits that belong to a type of device
 _RING_BITS = Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX
@@ -53,11 +54,22 @@ class SharedRegion(Struct, frozen=True):
 
 
 class Offer(Struct, frozen=True):
-    """What a back-end offers a driver; `queues` is None where it does not say how many it has."""
+    """What a back-end offers a driver; `queues` is `DEFAULT_QUEUES` where it does not say how many it has."""
 
     features: int
-    queues: int | None
+    queues: int
     config: bytes
+
+    def lacking(self, features: int, queues: int, config_size: int) -> str | None:
+        """Return what a device had, and this back-end, which is to replace the one before, lacks; None: nothing."""
+        lost = features & ~self.features
+        if lost:
+            return f"the new back-end does not offer features {lost:#x}"
+        if self.queues < queues:
+            return f"the new back-end has {self.queues} queues, not {queues}"
+        if len(self.config) != config_size:
+            return f"the new back-end's configuration space has {len(self.config)} bytes"
+        return None
 
 
 class Ring(Struct, frozen=True):
@@ -93,7 +105,7 @@ class Backend:
         if not offered & Feature.VERSION_1:
             raise BackendError(f"features {offered:#x}: it offers no VERSION_1")
         self._enables = bool(offered & Feature.PROTOCOL_FEATURES)
-        queues = None
+        queues = DEFAULT_QUEUES
         if self._enables:
             self._agree(ProtocolFeature(self._number(RequestId.GET_PROTOCOL_FEATURES)))
             if self._protocol & ProtocolFeature.MQ:
@@ -103,7 +115,7 @@ class Backend:
         client.tell(RequestId.SET_OWNER)
         config = self._find_config()
         features = offered & (_TYPE_BITS | _RING_BITS)
-        return Offer(features, None if queues is None else min(queues, QUEUES_MAX), config)
+        return Offer(features, min(queues, QUEUES_MAX), config)
 
     def _agree(self, offered: ProtocolFeature) -> None:
         self._protocol = ProtocolFeature(int(offered) & int(_WANTED))
