@@ -48,4 +48,5 @@ class VirtioQueue:
         self.ready = False
 
     def key(self) -> Hashable:
+        """Return all of it, hashable."""
         return (self.size, tuple(self.addresses), self.ready)
