@@ -11,7 +11,14 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from hfsched.abi.virtio import CONFIG, MAGIC, Interrupt, Register, RingLayout, Status
-from hfsched.hypervisor.virtio_backend import VirtioBackend, VirtioQueue
+from hfsched.hypervisor.records import VirtioRecord
+from hfsched.hypervisor.virtio_backend import (
+    ADDRESSES,
+    NO_REGION,
+    VirtioBackend,
+    VirtioQueue,
+    check_registers,
+)
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.vm import Vcpu
@@ -23,17 +30,6 @@ _VERSION = 2
 _VENDOR = 0x7366_6668  # "hfsf"
 _VERSION_1 = 1 << 32
 _WORD = 0xFFFF_FFFF
-_ADDRESSES = {
-    Register.QUEUE_DESC_LOW: (0, 0),
-    Register.QUEUE_DESC_HIGH: (0, 32),
-    Register.QUEUE_DRIVER_LOW: (1, 0),
-    Register.QUEUE_DRIVER_HIGH: (1, 32),
-    Register.QUEUE_DEVICE_LOW: (2, 0),
-    Register.QUEUE_DEVICE_HIGH: (2, 32),
-}
-_NO_REGION = frozenset(
-    {Register.SHM_LEN_LOW, Register.SHM_LEN_HIGH, Register.SHM_BASE_LOW, Register.SHM_BASE_HIGH}
-)
 
 
 class VirtioMmio:
@@ -78,6 +74,30 @@ class VirtioMmio:
     def _fresh_queues(self) -> list[VirtioQueue]:
         backend = self._backend
         return [VirtioQueue(backend.queue_size_max) for _ in range(backend.queues)]
+
+    def save(self) -> VirtioRecord:
+        """Return all of the state; no vCPU executes."""
+        with self._lock:
+            device, driver, queue = self._selected.values()
+            return VirtioRecord(
+                int(self._status),
+                int(self._interrupt),
+                (device, driver, queue),
+                self._driver_features,
+                tuple(each.save() for each in self._queues),
+                self._generation,
+            )
+
+    def restore(self, record: VirtioRecord) -> None:
+        """Put back what `save` returned; raises UserError for what no device can have.  The line is restored apart."""
+        check_registers(record, self.name, len(self._queues))
+        with self._lock:
+            self._status, self._interrupt = Status(record.status), Interrupt(record.interrupt)
+            self._selected = dict(zip(self._selected, record.selected, strict=True))
+            self._driver_features = record.driver_features
+            for queue, each in zip(self._queues, record.queues, strict=True):
+                queue.restore(each)
+            self._generation = record.generation
 
     # The bus.
 
@@ -146,7 +166,7 @@ class VirtioMmio:
                 return int(self._status)
             case Register.CONFIG_GENERATION:
                 return self._generation
-        return _WORD if offset in _NO_REGION else 0
+        return _WORD if offset in NO_REGION else 0
 
     def _write_register(self, offset: int, value: int) -> None:
         queue = self._queue()
@@ -163,8 +183,8 @@ class VirtioMmio:
                 self._interrupt &= ~Interrupt(value & 3)
             case Register.QUEUE_SIZE if queue is not None and not queue.ready:
                 queue.size = value
-            case _ if offset in _ADDRESSES and queue is not None and not queue.ready:
-                part, shift = _ADDRESSES[Register(offset)]
+            case _ if offset in ADDRESSES and queue is not None and not queue.ready:
+                part, shift = ADDRESSES[Register(offset)]
                 kept = queue.addresses[part] & ~(_WORD << shift)
                 queue.addresses[part] = kept | value << shift
 

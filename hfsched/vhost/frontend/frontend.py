@@ -23,6 +23,7 @@ from hfsched.vhost.frontend.link import Link
 from hfsched.vhost.frontend.retry import RETRY_FOR, Retry
 from hfsched.vhost.frontend.rings import ActiveRing, problem_of
 from hfsched.vhost.frontend.shared import ConfigSpace, EventFds
+from hfsched.vhost.frontend.state import FrontEndRecord, check_record, restore, save
 from hfsched.vhost.frontend.wire import BackendError
 
 if TYPE_CHECKING:
@@ -139,6 +140,26 @@ class FrontEnd:
 
     def resume(self) -> None:
         """Go on; also after a `suspend` that failed."""
+        self._inbox.post(self._release)
+
+    # For snapshots.
+
+    def save(self, deadline: int | None) -> FrontEndRecord:
+        """Return the device's state, suspended; raises UserError if it cannot be saved by the deadline (ns)."""
+        try:
+            return save(self._link, self._inbox, deadline)
+        except UserError as exc:
+            raise UserError(f"{self.name}: {exc}") from None
+
+    def restore(self, record: FrontEndRecord) -> None:
+        """Take over a state that was saved, connected, before `open`; raises UserError."""
+        try:
+            check_record(record, self.features, self.queues, self._memory)
+            restore(self._link, record, self._ring)
+        except (UserError, BackendError) as exc:
+            raise UserError(f"{self.name}: {exc}") from None
+        except OSError as exc:
+            raise UserError(f"{self.name}: a queue's eventfd: {exc.strerror}") from None
         self._inbox.post(self._release)
 
     # The task.
