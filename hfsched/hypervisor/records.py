@@ -6,7 +6,15 @@ import msgspec
 
 from hfsched.mailbox.records import MailboxRecord
 
-__all__ = ["InterruptsRecord", "PagesRecord", "PrimaryRecord", "VcpuRecord", "VmRecord"]
+__all__ = [
+    "InterruptsRecord",
+    "PagesRecord",
+    "PrimaryRecord",
+    "VcpuRecord",
+    "VirtioQueueRecord",
+    "VirtioRecord",
+    "VmRecord",
+]
 
 
 class InterruptsRecord(msgspec.Struct, frozen=True):
@@ -42,6 +50,25 @@ class VmRecord(msgspec.Struct, frozen=True):
     vcpus: tuple[VcpuRecord, ...]
     abort_reason: str | None = None
     log: bytes = b""
+
+
+class VirtioQueueRecord(msgspec.Struct, frozen=True):
+    """What a driver has said of a queue: its size, the addresses of its three parts, whether it is ready."""
+
+    size: int
+    addresses: tuple[int, int, int]
+    ready: bool
+
+
+class VirtioRecord(msgspec.Struct, frozen=True):
+    """The registers of a virtio transport; `selected` are for the device's features, the driver's, and queues."""
+
+    status: int
+    interrupt: int
+    selected: tuple[int, int, int]
+    driver_features: int
+    queues: tuple[VirtioQueueRecord, ...]
+    generation: int
 
 
 class PrimaryRecord(msgspec.Struct, frozen=True):

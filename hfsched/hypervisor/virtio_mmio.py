@@ -7,72 +7,29 @@ Source: Virtual I/O Device (VIRTIO) 1.3, sections 2.1, 3.1 and 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from hfsched.abi.virtio import CONFIG, MAGIC, Interrupt, Register, RingLayout, Status
+from hfsched.hypervisor.records import VirtioRecord
+from hfsched.hypervisor.virtio_backend import (
+    ADDRESSES,
+    NO_REGION,
+    VirtioBackend,
+    VirtioQueue,
+    check_registers,
+)
 
 if TYPE_CHECKING:
     from hfsched.hypervisor.vm import Vcpu
     from hfsched.runtime.base import Runtime
 
-__all__ = ["VirtioBackend", "VirtioMmio"]
+__all__ = ["VirtioMmio"]
 
 _VERSION = 2
 _VENDOR = 0x7366_6668  # "hfsf"
 _VERSION_1 = 1 << 32
 _WORD = 0xFFFF_FFFF
-_ADDRESSES = {
-    Register.QUEUE_DESC_LOW: (0, 0),
-    Register.QUEUE_DESC_HIGH: (0, 32),
-    Register.QUEUE_DRIVER_LOW: (1, 0),
-    Register.QUEUE_DRIVER_HIGH: (1, 32),
-    Register.QUEUE_DEVICE_LOW: (2, 0),
-    Register.QUEUE_DEVICE_HIGH: (2, 32),
-}
-_NO_REGION = frozenset(
-    {Register.SHM_LEN_LOW, Register.SHM_LEN_HIGH, Register.SHM_BASE_LOW, Register.SHM_BASE_HIGH}
-)
-
-
-class VirtioBackend(Protocol):
-    """A device: what is behind the registers.  Methods are called on vCPUs' threads, without a lock."""
-
-    features: int
-    queues: int
-    queue_size_max: int
-
-    def config(self) -> bytes:
-        """Return the configuration space; does not wait."""
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        """Have a part of it changed; does not wait."""
-
-    def start(self, features: int, rings: Sequence[RingLayout]) -> None:
-        """Begin to serve these queues, soon; does not wait."""
-
-    def stop(self) -> None:
-        """Be as at first; returns when it no longer touches the guest's memory."""
-
-    def stop_queue(self, index: int) -> None:
-        """Serve a queue no more; returns when it no longer touches its memory."""
-
-    def notify(self, index: int) -> None:
-        """Learn that a queue has requests; does not wait."""
-
-
-class _Queue:
-    """What a driver has said of a queue."""
-
-    __slots__ = ("addresses", "ready", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.addresses = [0, 0, 0]
-        self.ready = False
-
-    def key(self) -> Hashable:
-        return (self.size, tuple(self.addresses), self.ready)
 
 
 class VirtioMmio:
@@ -114,9 +71,33 @@ class VirtioMmio:
             self._stopping,
         )
 
-    def _fresh_queues(self) -> list[_Queue]:
+    def _fresh_queues(self) -> list[VirtioQueue]:
         backend = self._backend
-        return [_Queue(backend.queue_size_max) for _ in range(backend.queues)]
+        return [VirtioQueue(backend.queue_size_max) for _ in range(backend.queues)]
+
+    def save(self) -> VirtioRecord:
+        """Return all of the state; no vCPU executes."""
+        with self._lock:
+            device, driver, queue = self._selected.values()
+            return VirtioRecord(
+                int(self._status),
+                int(self._interrupt),
+                (device, driver, queue),
+                self._driver_features,
+                tuple(each.save() for each in self._queues),
+                self._generation,
+            )
+
+    def restore(self, record: VirtioRecord) -> None:
+        """Put back what `save` returned; raises UserError for what no device can have.  The line is restored apart."""
+        check_registers(record, self.name, len(self._queues))
+        with self._lock:
+            self._status, self._interrupt = Status(record.status), Interrupt(record.interrupt)
+            self._selected = dict(zip(self._selected, record.selected, strict=True))
+            self._driver_features = record.driver_features
+            for queue, each in zip(self._queues, record.queues, strict=True):
+                queue.restore(each)
+            self._generation = record.generation
 
     # The bus.
 
@@ -157,7 +138,7 @@ class VirtioMmio:
     def _ready(self, index: int) -> bool:
         return index < len(self._queues) and self._queues[index].ready
 
-    def _queue(self) -> _Queue | None:
+    def _queue(self) -> VirtioQueue | None:
         selected = self._selected["queue"]
         return self._queues[selected] if selected < len(self._queues) else None
 
@@ -185,7 +166,7 @@ class VirtioMmio:
                 return int(self._status)
             case Register.CONFIG_GENERATION:
                 return self._generation
-        return _WORD if offset in _NO_REGION else 0
+        return _WORD if offset in NO_REGION else 0
 
     def _write_register(self, offset: int, value: int) -> None:
         queue = self._queue()
@@ -202,8 +183,8 @@ class VirtioMmio:
                 self._interrupt &= ~Interrupt(value & 3)
             case Register.QUEUE_SIZE if queue is not None and not queue.ready:
                 queue.size = value
-            case _ if offset in _ADDRESSES and queue is not None and not queue.ready:
-                part, shift = _ADDRESSES[Register(offset)]
+            case _ if offset in ADDRESSES and queue is not None and not queue.ready:
+                part, shift = ADDRESSES[Register(offset)]
                 kept = queue.addresses[part] & ~(_WORD << shift)
                 queue.addresses[part] = kept | value << shift
 

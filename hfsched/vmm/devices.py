@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from hfsched.abi.virtio import FIRST_INTID, WINDOW_BASE, WINDOW_SIZE
 from hfsched.errors import ConfigError
 from hfsched.hypervisor.virtio_mmio import VirtioMmio
+from hfsched.mailbox.records import check
 from hfsched.scheduler.suspension import Step
 from hfsched.vhost.frontend.backend import SharedRegion
 from hfsched.vhost.frontend.frontend import FrontEnd
+from hfsched.vmm.records import DeviceRecord
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime
@@ -66,6 +68,7 @@ class MachineDevices:
         self._peers = peers
         self._notice = notice
         self._frontends: list[FrontEnd] = []
+        self._registers: dict[str, list[tuple[VirtioMmio, FrontEnd]]] = {}  # by VM
         self.step = Step("devices", self._pause, self._resume)
 
     def add(self, vms: Sequence[AssembledVm], devices: Mapping[str, Sequence[DeviceSpec]]) -> None:
@@ -98,6 +101,22 @@ class MachineDevices:
         )
         frontend.driver = registers
         vm.record.mmio.claim(registers, base, size)
+        self._registers.setdefault(vm.name, []).append((registers, frontend))
+
+    def save(self, vm: str, deadline: int | None) -> tuple[DeviceRecord, ...]:
+        """Return the state of a VM's devices, suspended; raises UserError."""
+        return tuple(
+            DeviceRecord(registers.save(), frontend.save(deadline))
+            for registers, frontend in self._registers.get(vm, ())
+        )
+
+    def restore(self, vm: str, records: Sequence[DeviceRecord]) -> None:
+        """Put back what `save` returned, before `start`; raises UserError."""
+        devices = self._registers.get(vm, ())
+        check(len(devices) == len(records), f"vm {vm} has {len(records)} devices")
+        for (registers, frontend), record in zip(devices, records, strict=True):
+            registers.restore(record.registers)
+            frontend.restore(record.frontend)
 
     def start(self) -> None:
         """Start their tasks, before any vCPU runs."""

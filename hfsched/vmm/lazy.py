@@ -40,6 +40,9 @@ def problem(record: MachineRecord, engine: EngineName = "auto") -> str | None:
 
     `engine` is which one its guests are to have, "auto" the one that saved them.
     """
+    for vm in record.vms:
+        if vm.spec.device:
+            return f"vm {vm.spec.name}: {vm.spec.device[0]}: its back-end would read zeros"
     engines = {vm.engine for vm in record.vms} if engine == "auto" else {engine}
     why = device.problem()
     if why is not None:

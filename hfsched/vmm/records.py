@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import msgspec
 
-from hfsched.hypervisor.records import PrimaryRecord, VmRecord
+from hfsched.hypervisor.records import PrimaryRecord, VirtioRecord, VmRecord
 from hfsched.mailbox.records import PortsRecord
 from hfsched.services.host import GuestServicesRecord
 from hfsched.vcpu.engines import EngineId
 from hfsched.vcpu.portable import PortableVm
+from hfsched.vhost.frontend.state import FrontEndRecord
 from hfsched.vmm.manifest import VmSpec
 
-__all__ = ["MACHINE_RECORD", "READABLE", "MachineRecord", "VmMachineRecord"]
+__all__ = ["MACHINE_RECORD", "READABLE", "DeviceRecord", "MachineRecord", "VmMachineRecord"]
 
-MACHINE_RECORD = 2  # the version: 1 has neither generation ids, portable records nor `held`
+# The version: 1 has neither generation ids, portable records nor `held`, and 2 no devices.
+MACHINE_RECORD = 3
 READABLE = range(1, MACHINE_RECORD + 1)
 """The versions that can be read."""
+
+
+class DeviceRecord(msgspec.Struct, frozen=True):
+    """One virtio device of a VM: its registers, and what its front-end and its back-end have of it."""
+
+    registers: VirtioRecord
+    frontend: FrontEndRecord
 
 
 class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +47,7 @@ class VmMachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     services: GuestServicesRecord | None = None
     generation: bool = False
     portable: PortableVm | None = None
+    devices: tuple[DeviceRecord, ...] = ()
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):

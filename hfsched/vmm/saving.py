@@ -73,6 +73,7 @@ def save(machine: Machine, deadline: int | None = None) -> MachineRecord:
                 services=machine.services.save(vm.name),
                 generation=made.generation,
                 portable=_portable(space, made.architecture, [each for _, each in cpus]),
+                devices=machine.devices.save(vm.name, deadline),
             )
         )
     primary = machine.hypervisor.registry.primary
@@ -148,6 +149,7 @@ def restore(machine: Machine, record: MachineRecord, passed: int = 0) -> None:
         if saved.state.abort_reason is not None:
             machine.aborts[vm.name] = saved.state.abort_reason
         machine.services.restore(vm.name, saved.services)
+        machine.devices.restore(vm.name, saved.devices)
     primary = machine.hypervisor.registry.primary
     with primary.lock:
         primary.restore(record.primary)

@@ -85,13 +85,17 @@ class Capture:
                 raise SnapshotError(f"vm {vm}: a Python guest cannot be saved: give a guest image")
         device = first_device(machine.spec)
         if device is not None:
-            raise SnapshotError(f"{device}: no snapshot: the state of its back-end is not saved")
+            _check_devices(device, wish)
         subject = subject_of(machine, wish.created)
         self._machine = machine
         self._writer = LayerWriter(
             wish.called, *files, subject, codec=wish.codec, **watch._asdict()
         )
         self._memory, self._notices = _memory_of(machine, wish)
+        if device is not None:
+            self._notices += (
+                f"{device}: what its back-end keeps elsewhere is not in {wish.called}",
+            )
         # Of pages that are written at the end.
         self._runs: Mapping[str, Sequence[Run]] = {}
         self._copies: list[tuple[int, int, memoryview]] = []  # number of the VM, first page, pages
@@ -200,6 +204,15 @@ class Capture:
     def close(self) -> None:
         """Free everything; swap moves pages again."""
         self._memory.close()
+
+
+def _check_devices(device: str, wish: Wish) -> None:
+    """Raise SnapshotError for a snapshot that needs to know what back-ends write."""
+    for asked, what in ((wish.live, "live"), (wish.incremental, "incremental")):
+        if asked:
+            raise SnapshotError(
+                f"{device}: no {what} snapshot: what its back-end writes is not seen"
+            )
 
 
 def _memory_of(machine: Machine, wish: Wish) -> tuple[SnapshotMemory, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from frontends.storage_daemon import StorageDaemon
 from progress import QUIET
 from talk import KVM_X86, UNICORN, Talk, Target
 
-from hfsched.errors import ConfigError, SnapshotError, UserError
+from hfsched.errors import ConfigError, UserError
 from hfsched.scheduler.suspension import SuspendError
 from hfsched.vmm.attempt import Wish
 from hfsched.vmm.devicespec import DeviceSpec
@@ -215,22 +215,37 @@ def test_a_back_end_that_is_not_there_is_named(socket: Path) -> None:
         talk(socket)
 
 
-def test_a_machine_with_a_device_is_not_swapped_and_not_saved(
-    disk: Path, socket: Path, tmp_path: Path
-) -> None:
+def test_a_machine_with_a_device_is_not_swapped(socket: Path, tmp_path: Path) -> None:
     devices = [DeviceSpec(type="block", socket=str(socket))]
     why = f"vm block: device block at {socket}: no swap: its back-end would read zeros"
     with pytest.raises(ConfigError, match=why):
         Talk(UNICORN, "block", devices=devices, swap=str(tmp_path))
     with pytest.raises(ConfigError, match=why):
         Talk(UNICORN, "block", devices=devices, monitor=True)
-    with ours(socket, disk), talk(socket) as machine:
-        assert machine.ask("read 0") == "hello"
-        with ExitStack() as stack:
-            files = [stack.enter_context((tmp_path / name).open("wb")) for name in "ab"]
-            numbers = (files[0].fileno(), files[1].fileno())
-            with pytest.raises(SnapshotError, match=f"device block at {socket}: no snapshot: the"):
-                machine.machine.snapshots.take(numbers, Wish(name="s", created=0))
+
+
+@pytest.mark.parametrize(
+    ("make", "wish", "why"),
+    [
+        (ours, Wish(name="s", created=0, live=True), "no live snapshot: what its back-end writes"),
+        (ours, Wish(name="s", created=0, incremental=True), "no incremental snapshot: what its"),
+        (StorageDaemon, Wish(name="s", created=0), r"cannot save its state \(DEVICE_STATE\)"),
+    ],
+)
+def test_snapshots_that_would_lack_something_are_refused(
+    make: Callable[[Path, Path], Backend],
+    wish: Wish,
+    why: str,
+    disk: Path,
+    socket: Path,
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        stack.callback(make(socket, disk).__exit__, None, None, None)
+        machine = stack.enter_context(talk(socket))
+        files = [stack.enter_context((tmp_path / name).open("wb")).fileno() for name in "ab"]
+        with pytest.raises(UserError, match=f"vm block: device block at {socket}: .*{why}"):
+            machine.machine.snapshots.take((files[0], files[1]), wish)
         assert machine.ask("read 0") == "hello"
 
 

@@ -5,7 +5,7 @@ Every method raises BackendError, after which the connection is to be closed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -15,7 +15,9 @@ from hfsched.vhost.frontend.client import BackendRequests, Client
 from hfsched.vhost.frontend.wire import (
     CONFIG_ASKED,
     BackendError,
+    BackendRefusalError,
     encode_addresses,
+    encode_transfer,
     one_region,
     parse_config,
     parse_inflight,
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["QUEUES_MAX", "Backend", "InflightMemory", "Offer", "Ring", "SharedRegion"]
 
 QUEUES_MAX = 64  # of a device, which a back-end may offer more of
+DEFAULT_QUEUES = 8  # the driver knows how many its type of device has
 _CONFIG_HEAD = 12  # bytes before those of the configuration space
 _TYPE_BITS = (1 << 24) - 1 | ((1 << 64) - (1 << 50))  # bits that belong to a type of device
-_RING_BITS = Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX
+# Plain numbers: `~` of an IntFlag has only the bits that have names.
+_RING_BITS = int(Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX)
 _WANTED = (
     ProtocolFeature.MQ
     | ProtocolFeature.REPLY_ACK
@@ -41,7 +45,10 @@ _WANTED = (
     | ProtocolFeature.CONFIG
     | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.DEVICE_STATE
 )
+STATE_MAX = 64 << 20  # bytes
+_TAKEN = 0x100  # in a reply to SET_DEVICE_STATE_FD: by the descriptor that was given
 
 
 class SharedRegion(Struct, frozen=True):
@@ -53,11 +60,22 @@ class SharedRegion(Struct, frozen=True):
 
 
 class Offer(Struct, frozen=True):
-    """What a back-end offers a driver; `queues` is None where it does not say how many it has."""
+    """What a back-end offers a driver; `queues` is `DEFAULT_QUEUES` where it does not say how many it has."""
 
     features: int
-    queues: int | None
+    queues: int
     config: bytes
+
+    def lacking(self, features: int, queues: int, config_size: int) -> str | None:
+        """Return what a device had, and this back-end, which is to replace the one before, lacks; None: nothing."""
+        lost = features & ~self.features
+        if lost:
+            return f"the new back-end does not offer features {lost:#x}"
+        if self.queues < queues:
+            return f"the new back-end has {self.queues} queues, not {queues}"
+        if len(self.config) != config_size:
+            return f"the new back-end's configuration space has {len(self.config)} bytes"
+        return None
 
 
 class Ring(Struct, frozen=True):
@@ -93,7 +111,7 @@ class Backend:
         if not offered & Feature.VERSION_1:
             raise BackendError(f"features {offered:#x}: it offers no VERSION_1")
         self._enables = bool(offered & Feature.PROTOCOL_FEATURES)
-        queues = None
+        queues = DEFAULT_QUEUES
         if self._enables:
             self._agree(ProtocolFeature(self._number(RequestId.GET_PROTOCOL_FEATURES)))
             if self._protocol & ProtocolFeature.MQ:
@@ -103,7 +121,7 @@ class Backend:
         client.tell(RequestId.SET_OWNER)
         config = self._find_config()
         features = offered & (_TYPE_BITS | _RING_BITS)
-        return Offer(features, None if queues is None else min(queues, QUEUES_MAX), config)
+        return Offer(features, min(queues, QUEUES_MAX), config)
 
     def _agree(self, offered: ProtocolFeature) -> None:
         self._protocol = ProtocolFeature(int(offered) & int(_WANTED))
@@ -187,8 +205,7 @@ class Backend:
     ) -> None:
         """Share the memory, and have these rings served."""
         client = self.client
-        own = int(Feature.PROTOCOL_FEATURES) if self._enables else 0
-        client.tell(RequestId.SET_FEATURES, wire.encode_number(features | own))
+        self.acknowledge(features)
         table = wire.encode_memory_table([one_region(each.guest, each.size) for each in memory])
         client.tell(RequestId.SET_MEM_TABLE, table, [each.fd for each in memory])
         if inflight is not None:
@@ -217,6 +234,49 @@ class Backend:
         asked = wire.encode_ring_state(index, 0)
         reply = self.client.ask(RequestId.GET_VRING_BASE, asked)
         return parse_ring_state(reply.payload, index)
+
+    @property
+    def saves_state(self) -> bool:
+        """Whether it can save its state, and take over another's."""
+        return bool(self._protocol & ProtocolFeature.DEVICE_STATE)
+
+    def acknowledge(self, features: int) -> None:
+        """Say which features the driver uses."""
+        own = int(Feature.PROTOCOL_FEATURES) if self._enables else 0
+        self.client.tell(RequestId.SET_FEATURES, wire.encode_number(features | own))
+
+    def save_state(self, ours: Connection, theirs: int, close: Callable[[int], None]) -> bytes:
+        """Return its state, which comes by a connection of which `theirs` is its end, closed here.  Its rings are stopped."""
+        try:
+            self._transfer(0, theirs)
+        finally:
+            close(theirs)
+        state = self.client.read_all(ours, STATE_MAX)
+        self._check_transfer()
+        return state
+
+    def load_state(
+        self, state: bytes, ours: Connection, theirs: int, close: Callable[[int], None]
+    ) -> None:
+        """Have it take over a state, likewise."""
+        try:
+            self._transfer(1, theirs)
+        finally:
+            close(theirs)
+        self.client.write_all(ours, state)
+        self._check_transfer()
+
+    def _transfer(self, direction: int, fd: int) -> None:
+        request = RequestId.SET_DEVICE_STATE_FD
+        reply = self.client.ask(request, encode_transfer(direction), given=(fd,))
+        answer = parse_number(reply.payload)
+        if answer != _TAKEN:
+            raise BackendRefusalError(f"{request.name}: it is refused ({answer:#x})")
+
+    def _check_transfer(self) -> None:
+        answer = self._number(RequestId.CHECK_DEVICE_STATE)
+        if answer:
+            raise BackendRefusalError(f"CHECK_DEVICE_STATE: it has failed ({answer:#x})")
 
     def reset(self) -> None:
         """Make the device as new, where it can be; its rings are stopped."""

@@ -71,10 +71,11 @@ class Client:
         payload: bytes = b"",
         sizes: tuple[int, ...] = (8,),
         fds: int = 0,
+        given: Sequence[int] = (),
     ) -> Reply:
-        """Return the reply to a request, of a size of these, with so many descriptors."""
+        """Return the reply to a request that comes with descriptors: of a size of these, with `fds` of them."""
         deadline = self._runtime.now() + self.within
-        self._send(request, payload, (), deadline, ack=False)
+        self._send(request, payload, given, deadline, ack=False)
         return self._receive(request, sizes, fds, deadline)
 
     def _send(
@@ -145,6 +146,33 @@ class Client:
                 return
             if not ready or self._runtime.now() >= deadline:
                 raise BackendError(f"{why} within {self.within // 10**9} s")
+
+    def read_all(self, connection: Connection, most: int) -> bytes:
+        """Return what comes on another connection to its end; at most so many bytes, and within the time of a reply."""
+        deadline, found = self._runtime.now() + self.within, bytearray()
+        while len(found) <= most:
+            self._wait(connection, deadline, "its state does not end")
+            try:
+                data = connection.recv(1 << 16, self._runtime.now())
+            except OSError as exc:
+                raise BackendError(f"its state: {exc.strerror}") from None
+            if data == b"":
+                return bytes(found)
+            found += data or b""
+        raise BackendError(f"its state is of more than {most} bytes")
+
+    def write_all(self, connection: Connection, data: bytes) -> None:
+        """Write bytes to another connection, and end it, within the time of a reply."""
+        deadline, left = self._runtime.now() + self.within, memoryview(data)
+        while left:
+            try:
+                sent = connection.send(bytes(left[: 1 << 16]))
+            except (ChannelClosedError, OSError):
+                raise BackendError("it does not read its state") from None
+            left = left[sent:]
+            if not sent:
+                self._wait(connection.room, deadline, "it does not read its state")
+        connection.shutdown(send=True)
 
     def unasked(self) -> None:
         """Raise what it means that the connection is ready although nothing was asked."""

@@ -14,7 +14,7 @@ memory, the machine cannot be suspended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hfsched.errors import InternalError, UserError
@@ -22,15 +22,17 @@ from hfsched.vhost.frontend.inbox import Inbox
 from hfsched.vhost.frontend.link import Link
 from hfsched.vhost.frontend.retry import RETRY_FOR, Retry
 from hfsched.vhost.frontend.rings import ActiveRing, problem_of
+from hfsched.vhost.frontend.shared import ConfigSpace, EventFds
+from hfsched.vhost.frontend.state import FrontEndRecord, check_record, restore, save
 from hfsched.vhost.frontend.wire import BackendError
 
 if TYPE_CHECKING:
     from hfsched.abi.virtio import RingLayout
     from hfsched.runtime.base import EventFd, Runtime, Task, Waitable
-    from hfsched.vhost.frontend.backend import Offer, SharedRegion
+    from hfsched.vhost.frontend.backend import SharedRegion
     from hfsched.vhost.frontend.peers import Driver, Peers
 
-__all__ = ["DEFAULT_QUEUES", "QUEUE_SIZE_MAX", "FrontEnd"]
+__all__ = ["QUEUE_SIZE_MAX", "FrontEnd"]
 
 QUEUE_SIZE_MAX = 256
 DEFAULT_QUEUES = (
@@ -56,7 +58,6 @@ class FrontEnd:
     ) -> None:
         self._runtime = runtime
         self.name = name
-        self._peers = peers
         self._memory = tuple(memory)
         self._notice = notice
         self.driver: Driver | None = None
@@ -65,18 +66,13 @@ class FrontEnd:
         self.queue_size_max = QUEUE_SIZE_MAX
         self._closing = runtime.event(f"{name}.closing")
         self._inbox = Inbox(runtime, name)
-        self._lock = runtime.lock(f"{name}.config", state=self.key)
-        self._config = b""
-        self._eventfds: dict[tuple[int, str], tuple[EventFd, int]] = {}
+        self._config = ConfigSpace(runtime, name)
+        self._eventfds = EventFds(runtime, name, peers.eventfd)
         self._task: Task | None = None
         # Of the task, once it runs.
         self._link = Link(runtime, name, peers, self._closing, memory, read, self._lost)
         self._held = False  # by a suspension
         self._retry = Retry()
-
-    def key(self) -> Hashable:
-        """Return all that the lock guards."""
-        return (self._config, len(self._eventfds))
 
     # Its life.
 
@@ -89,8 +85,8 @@ class FrontEnd:
         except BackendError as exc:
             raise UserError(f"{self.name}: {exc}") from None
         self.features = offer.features
-        self.queues = DEFAULT_QUEUES if offer.queues is None else offer.queues
-        self._config = offer.config
+        self.queues = offer.queues
+        self._config.put(offer.config)
 
     def open(self) -> None:
         """Start the task."""
@@ -104,9 +100,7 @@ class FrontEnd:
         if self._task is not None and not self._task.join(deadline):
             return False
         self._link.close()
-        for eventfd, _ in self._eventfds.values():
-            eventfd.close()
-        self._eventfds.clear()
+        self._eventfds.close()
         self._inbox.close()
         self._closing.close()
         return True
@@ -115,14 +109,11 @@ class FrontEnd:
 
     def config(self) -> bytes:
         """Return the configuration space as it was last read."""
-        with self._lock:
-            return self._config
+        return self._config.get()
 
     def write_config(self, offset: int, data: bytes) -> None:
         """Change a part of the configuration space, and learn what it is then."""
-        with self._lock:
-            before = self._config
-            self._config = before[:offset] + data + before[offset + len(data) :]
+        self._config.change(offset, data)
         self._inbox.post(lambda: self._write_config(offset, data))
 
     def start(self, features: int, rings: Sequence[RingLayout]) -> None:
@@ -139,10 +130,7 @@ class FrontEnd:
 
     def notify(self, index: int) -> None:
         """Kick the back-end, now or when there is one."""
-        with self._lock:
-            found = self._eventfds.get((index, "kick"))
-        if found is not None:
-            found[0].signal()
+        self._eventfds.signal(index, "kick")
 
     # For the suspension.
 
@@ -152,6 +140,26 @@ class FrontEnd:
 
     def resume(self) -> None:
         """Go on; also after a `suspend` that failed."""
+        self._inbox.post(self._release)
+
+    # For snapshots.
+
+    def save(self, deadline: int | None) -> FrontEndRecord:
+        """Return the device's state, suspended; raises UserError if it cannot be saved by the deadline (ns)."""
+        try:
+            return save(self._link, self._inbox, deadline)
+        except UserError as exc:
+            raise UserError(f"{self.name}: {exc}") from None
+
+    def restore(self, record: FrontEndRecord) -> None:
+        """Take over a state that was saved, connected, before `open`; raises UserError."""
+        try:
+            check_record(record, self.features, self.queues, self._memory)
+            restore(self._link, record, self._ring)
+        except (UserError, BackendError) as exc:
+            raise UserError(f"{self.name}: {exc}") from None
+        except OSError as exc:
+            raise UserError(f"{self.name}: a queue's eventfd: {exc.strerror}") from None
         self._inbox.post(self._release)
 
     # The task.
@@ -215,16 +223,10 @@ class FrontEnd:
 
     def _ring(self, layout: RingLayout) -> ActiveRing:
         return ActiveRing(
-            layout, self._eventfd(layout.index, "kick"), self._eventfd(layout.index, "call")
+            layout,
+            self._eventfds.get(layout.index, "kick"),
+            self._eventfds.get(layout.index, "call"),
         )
-
-    def _eventfd(self, index: int, what: str) -> tuple[EventFd, int]:
-        found = self._eventfds.get((index, what))
-        if found is None:
-            found = self._peers.eventfd(f"{self.name}.{index}.{what}")
-            with self._lock:
-                self._eventfds[index, what] = found
-        return found
 
     def _go_on(self) -> None:
         """Have the rings served, unless they are to stand still; a back-end that refuses them is of no use."""
@@ -282,10 +284,7 @@ class FrontEnd:
             self._take_config(config, tell=tell)
 
     def _take_config(self, config: bytes, *, tell: bool) -> None:
-        with self._lock:
-            changed = self._config != config
-            self._config = config
-        if changed and tell and self.driver is not None:
+        if self._config.put(config) and tell and self.driver is not None:
             self.driver.config_changed()
 
     # A back-end that is gone.
@@ -304,7 +303,7 @@ class FrontEnd:
         except (OSError, BackendError):
             self._retry.failed(self._runtime.now())
             return
-        missing = self._missing(offer)
+        missing = offer.lacking(self.features, self.queues, len(self.config()))
         if missing is not None:
             self._link.drop(missing)
             self._retry.give_up()
@@ -316,15 +315,3 @@ class FrontEnd:
         if self._link.rings and self.driver is not None:
             self.driver.used()  # the one before may have given back requests, and not said so
         self._go_on()
-
-    def _missing(self, offer: Offer) -> str | None:
-        """Return what the device had and a new back-end lacks; None: nothing."""
-        lost = self.features & ~offer.features
-        if lost:
-            return f"the new back-end does not offer features {lost:#x}"
-        queues = DEFAULT_QUEUES if offer.queues is None else offer.queues
-        if queues < self.queues:
-            return f"the new back-end has {queues} queues, not {self.queues}"
-        if len(offer.config) != len(self.config()):
-            return f"the new back-end's configuration space has {len(offer.config)} bytes"
-        return None

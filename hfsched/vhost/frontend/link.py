@@ -13,7 +13,7 @@ from hfsched.vhost.frontend.client import Client
 from hfsched.vhost.frontend.wire import BackendError, BackendRefusalError
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Event, Runtime
+    from hfsched.runtime.base import Connection, Event, Runtime
     from hfsched.vhost.frontend.peers import Peers
     from hfsched.vhost.frontend.rings import ActiveRing
 
@@ -148,6 +148,34 @@ class Link:
             pass
         except BackendError as exc:
             self.drop(str(exc), gone=exc.gone)
+
+    def save_state(self) -> bytes:
+        """Return the state of the back-end, whose rings are stopped; raises BackendError."""
+        assert self.backend is not None
+        ours, theirs = self._pair("state")
+        try:
+            return self.backend.save_state(ours, theirs, self._peers.close)
+        except BackendError as exc:
+            self.drop(str(exc), gone=exc.gone)
+            raise
+        finally:
+            ours.close()
+
+    def load_state(self, state: bytes) -> None:
+        """Have the back-end take over a state; raises BackendError."""
+        assert self.backend is not None
+        ours, theirs = self._pair("state")
+        try:
+            self.backend.acknowledge(self.features)
+            self.backend.load_state(state, ours, theirs, self._peers.close)
+        finally:
+            ours.close()
+
+    def _pair(self, what: str) -> tuple[Connection, int]:
+        try:
+            return self._peers.pair(f"{self._name}.{what}")
+        except OSError as exc:
+            raise BackendError(f"no connection for its {what}: {exc.strerror}") from None
 
     def look(self) -> None:
         """Find out why the connection is ready although nothing was asked."""

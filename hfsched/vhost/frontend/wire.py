@@ -22,6 +22,7 @@ __all__ = [
     "BackendRefusalError",
     "encode_addresses",
     "encode_request",
+    "encode_transfer",
     "one_region",
     "parse_backend_request",
     "parse_config",
@@ -61,6 +62,11 @@ def encode_request(request: RequestId, payload: bytes, *, ack: bool) -> bytes:
     """Return a request; `ack`: it is to be acknowledged."""
     flags = HeaderFlag.NEED_REPLY if ack else HeaderFlag(0)
     return encode_header(request, len(payload), flags) + payload
+
+
+def encode_transfer(direction: int) -> bytes:
+    """Return a transfer of the device's state, of a device that is stopped: 0 saves, 1 loads."""
+    return struct.pack("<II", direction, 0)
 
 
 def encode_addresses(ring: RingLayout) -> bytes:

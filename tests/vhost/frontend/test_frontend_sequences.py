@@ -136,6 +136,7 @@ def test_the_life_of_a_device(bench: Bench) -> None:
     assert asked[-1] == "SET_BACKEND_REQ_FD"
     assert bench.frontend.config() == bytes(range(60)), "as much as it has, which nobody has said"
     assert bench.frontend.features == FEATURES & ~int(Feature.PROTOCOL_FEATURES | Feature.LOG_ALL)
+    assert type(bench.frontend.features) is int, "its complement has all bits"
     assert bench.frontend.queues == 2
 
     bench.frontend.start(ACKED, RINGS)

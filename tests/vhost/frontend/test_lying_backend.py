@@ -118,7 +118,7 @@ def carry_out(backend: Backend, ram: Ram, fd: int) -> list[int]:
     try:
         offer = backend.negotiate()
         assert len(offer.config) <= 256
-        assert offer.queues is None or 1 <= offer.queues <= 64
+        assert 1 <= offer.queues <= 64
         ring = Ring(RingLayout(0, 8, BASE, BASE + 0x100, BASE + 0x200), 0, fd, fd)
         inflight = None
         if backend.keeps_inflight:
