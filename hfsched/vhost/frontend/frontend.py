@@ -79,10 +79,9 @@ class FrontEnd:
         """Reach the back-end for the first time; raises UserError."""
         try:
             offer = self._link.connect()
-        except OSError as exc:
-            raise UserError(f"{self.name}: {exc.strerror}") from None
-        except BackendError as exc:
-            raise UserError(f"{self.name}: {exc}") from None
+        except (OSError, BackendError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            raise UserError(f"{self.name}: {why}") from None
         self.features = offer.features
         self.queues = offer.queues
         self._config.put(offer.config)

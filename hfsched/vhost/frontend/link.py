@@ -192,10 +192,10 @@ class Link:
             return
         client = self.backend.client
         try:
-            if client.requests is not None and client.requests.connection in ready:
-                client.requests.serve()
             if client.connection in ready:
                 client.unasked()
+            if client.requests is not None and client.requests.connection in ready:
+                client.requests.serve()
         except BackendError as exc:
             self.drop(str(exc), gone=exc.gone)
 
