@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["QUEUE_SIZE_MAX", "FrontEnd"]
 
 QUEUE_SIZE_MAX = 256
-DEFAULT_QUEUES = (
-    8  # where the back-end does not say how many it has: the driver knows which it needs
-)
 _STOP_WITHIN = 30_000_000_000  # ns, more than the task waits for answers
 
 
