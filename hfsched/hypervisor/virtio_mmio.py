@@ -1,7 +1,7 @@
 """The registers of a virtio-mmio transport: version 2, for any type of device, which is behind `VirtioBackend`.
 
-What a driver does wrong makes the device need a reset, and is no error of ours.  A write of 0 to the status, and of 0 to
-QueueReady, returns when the device no longer touches the queue's memory.
+What a driver does wrong is no error of ours.  A write of 0 to the status, and of 0 to QueueReady, returns when the device no longer
+touches the queue's memory.
 Source: Virtual I/O Device (VIRTIO) 1.3, sections 2.1, 3.1 and 4.2.
 """
 
@@ -61,15 +61,9 @@ class VirtioMmio:
 
     def key(self) -> Hashable:
         """Return all that the lock guards."""
-        return (
-            int(self._status),
-            int(self._interrupt),
-            tuple(self._selected.values()),
-            self._driver_features,
-            tuple(queue.key() for queue in self._queues),
-            self._generation,
-            self._stopping,
-        )
+        numbers = (int(self._status), int(self._interrupt), self._driver_features, self._generation)
+        queues = tuple(queue.key() for queue in self._queues)
+        return (numbers, tuple(self._selected.values()), queues, self._stopping)
 
     def _fresh_queues(self) -> list[VirtioQueue]:
         backend = self._backend

@@ -105,3 +105,27 @@ def test_a_back_end_that_is_not_there(run: Start) -> None:
     refused = run("echo", "--engine", "script", "--device", "vhost-user,type=block,socket=none")
     assert refused.wait() == 1
     assert "error: vm echo: device block at none: No such file or directory" in refused.err
+
+
+@with_images
+def test_a_machine_with_a_disk_is_restored_from_a_snapshot(hfsched: Start, run: Start) -> None:
+    pytest.importorskip("unicorn")
+    device = disk(hfsched, "one")
+    options = ("--engine", "unicorn", "--device", "vhost-user,type=block,socket=one.sock")
+    guest = run("aarch64/block.bin", *options, "--name", "demo", "--no-stdin")
+    guest.until(f"block: up, {SECTORS} sectors")
+    took = hfsched("snapshot", "take", "demo", "monday")
+    assert took.wait() == 0, took.err
+    kept = "vm block: device block at one.sock: what its back-end keeps elsewhere is not in"
+    assert kept in took.out + took.err
+    guest.interrupt()
+    assert guest.wait() == 130
+    again = run("--restore", "monday")
+    again.type("read 0\nwrite 1 restored\nstate\n")
+    assert again.wait() == 0, again.err
+    assert "memory is read before the guests run: vm block: device block at one.sock" in again.err
+    assert again.out.splitlines() == [
+        "block: one", "block: wrote 1", "block: completed 2 odd 0",
+    ]  # fmt: skip
+    assert Path("one").read_bytes()[512:520] == b"restored"
+    device.interrupt()

@@ -113,6 +113,7 @@ class NotingBackend:
         self.requests: Connection | None = None
         self.kicks: dict[int, int] = {}
         self.calls: dict[int, int] = {}
+        self._ended = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -175,7 +176,10 @@ class NotingBackend:
         return found
 
     def end(self) -> None:
-        """End the connection, as a process that dies does."""
+        """End the connection, as a process that dies does; the second call does nothing."""
+        if self._ended:
+            return
+        self._ended = True
         self._channel.connection.shutdown()
         self._thread.join(QUIET)
         assert not self._thread.is_alive()

@@ -162,11 +162,14 @@ def former(version: int, tmp_path: Path) -> Chain:
     return open_chain(tmp_path / "former")
 
 
-def test_a_machine_of_before_has_none_and_runs(tmp_path: Path) -> None:
-    """Of version 1, on Unicorn: an `echo` that waits for a message."""
-    chain = former(1, tmp_path)
+@pytest.mark.parametrize(("version", "generation"), [(1, False), (2, True)])
+def test_a_machine_of_before_runs(version: int, generation: bool, tmp_path: Path) -> None:
+    """On Unicorn: an `echo` that waits for a message.  In version 1 it has no generation id."""
+    chain = former(version, tmp_path)
     record = record_of(chain)
-    assert [vm.generation for vm in record.vms] == [False]
+    assert chain.state[MACHINE].version == version
+    assert [vm.generation for vm in record.vms] == [generation]
+    assert [vm.devices for vm in record.vms] == [()]
     if why_not := UNICORN.why_not():
         pytest.skip(f"{UNICORN}: {why_not}")
     runtime = ThreadRuntime()
@@ -180,7 +183,7 @@ def test_a_machine_of_before_has_none_and_runs(tmp_path: Path) -> None:
         )
     with machine:
         vm = machine.assembly.vms[0].record
-        assert vm.vcpus[0].interrupts.pending == 0
+        assert vm.vcpus[0].interrupts.pending == generation << GENERATION_INTID
         machine.start()
         end = machine.endpoint("echo", 1)
         by = runtime.now() + 60_000_000_000

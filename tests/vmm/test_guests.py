@@ -67,7 +67,7 @@ def test_no_such_bundled_image(name: str) -> None:
     assert message.startswith(f"vm vm: image {name}: no such file, and no bundled guest (")
     if "echo.bin" in bundled_images():
         assert message.endswith(
-            "(bundled: cpus.bin, echo.bin, hostile.bin, probe.bin, relay.bin, smp.bin, stress.bin, trusty.bin, utility.bin, each also"
+            "(bundled: block.bin, cpus.bin, echo.bin, hostile.bin, probe.bin, relay.bin, smp.bin, stress.bin, trusty.bin, utility.bin, each also"
             " as aarch64/... and x86_64/...)"
         )
 

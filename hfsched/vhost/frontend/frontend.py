@@ -3,10 +3,9 @@
 One task speaks to the back-end, waits for what it signals, and reaches it again when it is gone.  What a vCPU's thread, or the
 suspension of the machine, wants is posted to that task.
 
-A back-end that is gone is told in a line, and tried to be reached for `RETRY_FOR`; after that the driver is told that the device
-needs a reset, and the reset begins to try anew.  Requests in flight are done by the next back-end.  With memory of in-flight
-descriptors none is lost; without, it goes on behind what the driver has got back, which is right if requests were completed in
-their order.
+A back-end that is gone is told in a line, and tried to be reached (`retry.py`); after that the driver is told that the device
+needs a reset, which begins to try anew.  The next back-end does the requests in flight: with memory of in-flight descriptors
+all of them; without, it goes on behind what the driver has got back, which is right if requests are completed in order.
 
 Stopped for a suspension, rings go on where the back-end has said.  While one that did not answer may still write to guest
 memory, the machine cannot be suspended.
@@ -28,16 +27,13 @@ from hfsched.vhost.frontend.wire import BackendError
 
 if TYPE_CHECKING:
     from hfsched.abi.virtio import RingLayout
-    from hfsched.runtime.base import EventFd, Runtime, Task, Waitable
+    from hfsched.runtime.base import EventFd, Runtime, Task
     from hfsched.vhost.frontend.backend import SharedRegion
     from hfsched.vhost.frontend.peers import Driver, Peers
 
 __all__ = ["QUEUE_SIZE_MAX", "FrontEnd"]
 
 QUEUE_SIZE_MAX = 256
-DEFAULT_QUEUES = (
-    8  # where the back-end does not say how many it has: the driver knows which it needs
-)
 _STOP_WITHIN = 30_000_000_000  # ns, more than the task waits for answers
 
 
@@ -80,10 +76,9 @@ class FrontEnd:
         """Reach the back-end for the first time; raises UserError."""
         try:
             offer = self._link.connect()
-        except OSError as exc:
-            raise UserError(f"{self.name}: {exc.strerror}") from None
-        except BackendError as exc:
-            raise UserError(f"{self.name}: {exc}") from None
+        except (OSError, BackendError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            raise UserError(f"{self.name}: {why}") from None
         self.features = offer.features
         self.queues = offer.queues
         self._config.put(offer.config)
@@ -156,10 +151,8 @@ class FrontEnd:
         try:
             check_record(record, self.features, self.queues, self._memory)
             restore(self._link, record, self._ring)
-        except (UserError, BackendError) as exc:
+        except UserError as exc:
             raise UserError(f"{self.name}: {exc}") from None
-        except OSError as exc:
-            raise UserError(f"{self.name}: a queue's eventfd: {exc.strerror}") from None
         self._inbox.post(self._release)
 
     # The task.
@@ -175,22 +168,13 @@ class FrontEnd:
 
     def _turn(self) -> bool:
         link = self._link
-        wanted: list[Waitable] = [self._closing, self._inbox.ready]
-        client = None if link.backend is None else link.backend.client
-        requests = None if client is None else client.requests
-        if client is not None:
-            wanted.append(client.connection)
-        if requests is not None:
-            wanted.append(requests.connection)
         calls = [ring.call for ring in link.rings]
-        ready = self._runtime.select([*wanted, *calls], self._retry.at)
+        wanted = [self._closing, self._inbox.ready, *link.sources, *calls]
+        ready = self._runtime.select(wanted, self._retry.at)
         if self._closing in ready:
             return False
         self._take_calls([call for call in calls if call in ready])
-        if client is not None and client.connection in ready:
-            link.look()
-        if requests is not None and requests.connection in ready:
-            link.hear()
+        link.serve(ready)
         if self._inbox.ready in ready:
             self._inbox.serve()
         if link.take_config_change():
@@ -207,15 +191,15 @@ class FrontEnd:
     # What is posted.
 
     def _start(self, features: int, layouts: Sequence[RingLayout]) -> bool:
-        for layout in layouts:
-            problem = problem_of(layout, self._memory)
-            if problem is not None:
-                self._break(problem)
-                return False
+        problems = filter(None, (problem_of(layout, self._memory) for layout in layouts))
+        problem = next(problems, None)
         try:
-            self._link.rings = [self._ring(layout) for layout in layouts]
+            if problem is None:
+                self._link.rings = [self._ring(layout) for layout in layouts]
         except OSError as exc:
-            self._break(f"a queue's eventfd: {exc.strerror}")
+            problem = f"a queue's eventfd: {exc.strerror}"
+        if problem is not None:
+            self._break(problem)
             return False
         self._link.features = features
         self._go_on()
@@ -280,11 +264,7 @@ class FrontEnd:
     def _refresh(self, *, tell: bool = True) -> None:
         """Read the configuration space again, of which the size stays."""
         config = self._link.read_config(len(self.config()))
-        if config is not None:
-            self._take_config(config, tell=tell)
-
-    def _take_config(self, config: bytes, *, tell: bool) -> None:
-        if self._config.put(config) and tell and self.driver is not None:
+        if config is not None and self._config.put(config) and tell and self.driver is not None:
             self.driver.config_changed()
 
     # A back-end that is gone.
@@ -311,7 +291,8 @@ class FrontEnd:
             return
         self._retry.reached(self._runtime.now())
         self._notice(f"{self.name}: the back-end is back")
-        self._take_config(offer.config, tell=True)
-        if self._link.rings and self.driver is not None:
+        if self.driver is not None and self._config.put(offer.config):
+            self.driver.config_changed()
+        if self.driver is not None and self._link.rings:
             self.driver.used()  # the one before may have given back requests, and not said so
         self._go_on()

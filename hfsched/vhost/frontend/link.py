@@ -13,7 +13,7 @@ from hfsched.vhost.frontend.client import Client
 from hfsched.vhost.frontend.wire import BackendError, BackendRefusalError
 
 if TYPE_CHECKING:
-    from hfsched.runtime.base import Connection, Event, Runtime
+    from hfsched.runtime.base import Connection, Event, Runtime, Waitable
     from hfsched.vhost.frontend.peers import Peers
     from hfsched.vhost.frontend.rings import ActiveRing
 
@@ -177,22 +177,27 @@ class Link:
         except OSError as exc:
             raise BackendError(f"no connection for its {what}: {exc.strerror}") from None
 
-    def look(self) -> None:
-        """Find out why the connection is ready although nothing was asked."""
-        if self.backend is not None:
-            try:
-                self.backend.client.unasked()
-            except BackendError as exc:
-                self.drop(str(exc), gone=exc.gone)
+    @property
+    def sources(self) -> Sequence[Waitable]:
+        """What is ready when the back-end asks, or is gone: `serve`."""
+        if self.backend is None:
+            return ()
+        client = self.backend.client
+        requests = client.requests
+        return (client.connection, *(() if requests is None else (requests.connection,)))
 
-    def hear(self) -> None:
-        """Take what the back-end asks."""
-        requests = None if self.backend is None else self.backend.client.requests
-        if requests is not None:
-            try:
-                requests.serve()
-            except BackendError as exc:
-                self.drop(str(exc), gone=exc.gone)
+    def serve(self, ready: Sequence[Waitable]) -> None:
+        """Take what the back-end asks, and find out why it speaks although nothing was asked."""
+        if self.backend is None:
+            return
+        client = self.backend.client
+        try:
+            if client.connection in ready:
+                client.unasked()
+            if client.requests is not None and client.requests.connection in ready:
+                client.requests.serve()
+        except BackendError as exc:
+            self.drop(str(exc), gone=exc.gone)
 
     def take_config_change(self) -> bool:
         """Return whether the back-end has said, since the last time, that the configuration space has changed."""

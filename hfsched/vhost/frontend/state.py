@@ -75,12 +75,17 @@ def _save(link: Link) -> FrontEndRecord:
 
 
 def restore(link: Link, record: FrontEndRecord, ring: Callable[[RingLayout], ActiveRing]) -> None:
-    """Give a link the state of a record that was checked; raises BackendError, OSError."""
+    """Give a link the state of a record that was checked; raises UserError."""
     link.features = record.features
-    link.rings = [ring(each.layout) for each in record.rings]
-    for made, each in zip(link.rings, record.rings, strict=True):
-        made.base = each.base
-    link.load_state(record.state)
+    try:
+        link.rings = [ring(each.layout) for each in record.rings]
+        for made, each in zip(link.rings, record.rings, strict=True):
+            made.base = each.base
+        link.load_state(record.state)
+    except BackendError as exc:
+        raise UserError(str(exc)) from None
+    except OSError as exc:
+        raise UserError(f"a queue's eventfd: {exc.strerror}") from None
 
 
 def check_record(

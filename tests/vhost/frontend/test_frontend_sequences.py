@@ -203,7 +203,6 @@ def test_a_back_end_that_is_gone_is_replaced(bench: Bench) -> None:
         "device: the back-end is lost: it has closed the connection; trying to reach it again",
         "device: the back-end is back",
     ]
-    del bench.backends[0]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +230,6 @@ def test_a_lesser_back_end_does_not_replace_it(
     bench.frontend.start(ACKED, RINGS)
     bench.driver.until("used")
     assert bench.settle()[-6:] == started(1)
-    del bench.backends[0]
 
 
 def test_a_change_of_the_configuration_is_read_and_told(bench: Bench) -> None:
