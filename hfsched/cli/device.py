@@ -9,7 +9,6 @@ import argparse
 import os
 import resource
 import signal
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING
 from hfsched.cli.device_ends import add_arguments, console, listen, vsock
 from hfsched.cli.ending import handle_ends
 from hfsched.cli.output import notice
+from hfsched.control.named_socket import is_listening
 from hfsched.errors import MisuseError, UserError
 from hfsched.runtime.threads import ThreadRuntime
 from hfsched.text import printable
-from hfsched.vhost import serve
+from hfsched.vhost import serve, serve_connected
 from hfsched.vhost.mapping import core_problem
 
 if TYPE_CHECKING:
@@ -88,9 +88,14 @@ def run(args: argparse.Namespace) -> int:
     runtime = ThreadRuntime()
     with ExitStack() as stack:
         stack.callback(runtime.close)
+        listens = args.fd is None or _listens(args.fd)
         device = _device(args, runtime, stack)
         closing = runtime.event("closing")
         handle_ends(_ender(closing.set))
+        if not listens:
+            connection = runtime.adopt_connection("front-end", args.fd)
+            serve_connected(runtime, device, connection, closing, notice=notice)
+            return 0
         try:
             listener = stack.enter_context(_open_listener(runtime, args))
         except BaseException:
@@ -100,6 +105,17 @@ def run(args: argparse.Namespace) -> int:
             notice(f"device {args.type}: listening at {printable(args.socket)}")
         serve(runtime, device, listener, closing, once=args.once, notice=notice)
     return 0
+
+
+def _listens(fd: int) -> bool:
+    """Return whether a descriptor that was given listens, or is connected; raises UserError for another."""
+    try:
+        if fd > sys.stderr.fileno():
+            return is_listening(fd)
+    except (OSError, OverflowError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not open"
+        raise UserError(f"--fd {fd}: {why}: name a socket") from None
+    raise UserError(f"--fd {fd}: a standard descriptor: name a socket")
 
 
 def _device(args: argparse.Namespace, runtime: Runtime, stack: ExitStack) -> Device:
@@ -172,16 +188,7 @@ def _ender(end: Callable[[], None]) -> Callable[[int, object], None]:
 def _open_listener(runtime: Runtime, args: argparse.Namespace) -> Iterator[Listener]:
     """Open what front-ends connect to; raises UserError."""
     if args.socket is None:
-        yield _given(runtime, args.fd)
+        yield runtime.adopt_listener("device", args.fd)
     else:
         with listen(runtime, "device", args.socket) as listener:
             yield listener
-
-
-def _given(runtime: Runtime, fd: int) -> Listener:
-    try:
-        if fd <= sys.stderr.fileno() or not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise UserError(f"--fd {fd}: it is no socket")
-    except (OSError, OverflowError):
-        raise UserError(f"--fd {fd}: it is not open") from None
-    return runtime.adopt_listener("device", fd)

@@ -14,7 +14,7 @@ from pathlib import Path
 from hfsched.errors import UserError
 from hfsched.text import one_line
 
-__all__ = ["NamedSocket", "check_free", "dial", "is_dead", "path_problem"]
+__all__ = ["NamedSocket", "check_free", "dial", "is_dead", "is_listening", "path_problem"]
 
 _PATH_MAX = 106  # bytes: sockaddr_un has 108, a zero ends it, and until somebody listens a dot precedes the name
 _BACKLOG = 128
@@ -46,6 +46,12 @@ def check_free(path: Path, *, stream: bool = False, owner: str = "a machine") ->
 
 def _kind(*, stream: bool) -> socket.SocketKind:
     return socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET
+
+
+def is_listening(fd: int) -> bool:
+    """Return whether a descriptor is a socket that listens; raises OSError for what is no socket, or closed."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def is_dead(path: Path, *, stream: bool = False) -> bool:

@@ -8,6 +8,6 @@ hypervisor.  Whatever comes from a front-end or a guest is checked once, in `pro
 from __future__ import annotations
 
 from hfsched.vhost.device import Device, Queue, Request
-from hfsched.vhost.serving import serve
+from hfsched.vhost.serving import serve, serve_connected
 
-__all__ = ["Device", "Queue", "Request", "serve"]
+__all__ = ["Device", "Queue", "Request", "serve", "serve_connected"]

@@ -6,6 +6,7 @@ One task does it all.  In each turn it carries out a message, has queues' reques
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, Event, EventFd, Listener, Runtime, Waitable
     from hfsched.vhost.device import Device
 
-__all__ = ["Session", "serve"]
+__all__ = ["Session", "serve", "serve_connected"]
 
 _LOOK_EVERY = 1_000_000  # ns: rings whose driver has given no descriptor to kick by
 _RETRY_AFTER = 100_000_000  # ns, when the process has no descriptor left for a front-end
@@ -225,7 +226,7 @@ def serve(
 
     Between them the device is suspended.
     """
-    try:
+    with contextlib.closing(device):
         while closing not in runtime.select([listener, closing]):
             try:
                 connection = listener.accept()
@@ -237,5 +238,16 @@ def serve(
             session = Session(runtime, device, connection, closing, notice=notice)
             if not session.run() or once:
                 return
-    finally:
-        device.close()
+
+
+def serve_connected(
+    runtime: Runtime,
+    device: Device,
+    connection: Connection,
+    closing: Event,
+    *,
+    notice: Callable[[str], None] = lambda _text: None,
+) -> None:
+    """Serve the front-end of a connection, until it is gone or `closing` is set."""
+    with contextlib.closing(device):
+        Session(runtime, device, connection, closing, notice=notice).run()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from hfsched.vhost.protocol.messages import encode_header
+from hfsched.vhost.protocol.numbers import HeaderFlag, RequestId
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -50,3 +55,26 @@ def test_what_cannot_be_opened(hfsched: Start, tmp_path: Path, line: str, said: 
         assert refused.wait() == 1, refused.out
         assert said in refused.err
     assert {path.name for path in tmp_path.iterdir()} == {"guests.py", "taken"}
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [("1", "a standard descriptor"), ("999", "Bad file descriptor"), ("-1", "descriptor")],
+)
+def test_descriptors_that_are_no_socket(hfsched: Start, number: str, said: str) -> None:
+    refused = hfsched("device", "rng", "--fd", number)
+    assert refused.wait() == 1, refused.out
+    assert f"--fd {number}: " in refused.err
+    assert said in refused.err
+
+
+def test_a_connection_is_served_until_it_ends() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "hfsched", "device", "rng", "--fd", str(theirs.fileno())]
+        served = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+        ours.sendall(encode_header(RequestId.GET_FEATURES, 0, HeaderFlag(0)))
+        assert len(ours.recv(20, socket.MSG_WAITALL)) == 20
+        ours.close()
+        assert served.wait(60) == 0
