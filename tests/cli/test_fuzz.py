@@ -333,6 +333,7 @@ def test_the_list_names_what_can_be_asked_for(fuzz: Fuzz) -> None:
         "suspension",
         "swap",
         "userhold",
+        "vhost",
     ]
     assert re.search(r"^  --variant upstream +\S", told.out, re.MULTILINE)
     for name in catalogue():

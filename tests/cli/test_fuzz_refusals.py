@@ -33,7 +33,7 @@ def refusal(hfsched: Start, *arguments: str, **options: Any) -> str:
         # Scenarios and their parameters.
         (
             "nobody",
-            "no scenario 'nobody': known: events, images, machine, mailbox, members, ports, programs, quiet, restored, services, snapshots, subscribers, suspension, swap, userhold; ",
+            "no scenario 'nobody': known: events, images, machine, mailbox, members, ports, programs, quiet, restored, services, snapshots, subscribers, suspension, swap, userhold, vhost; ",
         ),
         ("mailbx,vcpus=2", "no scenario 'mailbx': known: "),
         ("mailbox --variant better", "scenario mailbox: no variant better: known: early-run, "),
