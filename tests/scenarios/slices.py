@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["holds", "sampled"]
 
-SLICE = 90  # executions of the search without an end,
-DRAWN = 15  # and of random ones, unless the first were all
+SLICE = 60  # executions of the search without an end,
+DRAWN = 10  # and of random ones, unless the first were all
 
 
 def holds(scenario: Scenario, bound: int | None = None) -> None:

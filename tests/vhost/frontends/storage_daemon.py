@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from pathlib import Path
@@ -81,8 +82,9 @@ class StorageDaemon:
         return self._child.errors()
 
     def suspend(self) -> None:
-        """Stop its process (SIGSTOP), until :meth:`resume`."""
+        """Stop its process (SIGSTOP), until :meth:`resume`; it has stopped when this returns."""
         self._child.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._child.process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Let it go on."""
