@@ -22,7 +22,7 @@ from hfsched.vhost.protocol.numbers import Feature, ProtocolFeature, RequestId
 
 __all__ = ["PROTOCOL", "WITHIN", "RemoteFrontEnd"]
 
-WITHIN = 20.0  # seconds
+WITHIN = 120.0  # seconds
 USER = 0x7000_0000_0000  # where the memory begins, by the front-end's addresses
 PROTOCOL = (
     ProtocolFeature.MQ

@@ -295,7 +295,7 @@ def test_a_ring_that_the_back_end_refuses_is_not_tried_again_and_again(bench: Be
 
 def test_a_silent_back_end_keeps_a_suspension_from_going_on(bench: Bench) -> None:
     backend = bench.open()
-    bench.frontend._link.backend.client.within = 50_000_000  # type: ignore[union-attr]
+    bench.frontend._link.backend.client.within = 500_000_000  # type: ignore[union-attr]
     bench.frontend.start(ACKED, RINGS)
     bench.settle()
     bench.peers.serve = None
