@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
+from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfsched.errors import InternalError, UserError
@@ -211,7 +212,8 @@ class ExploreRuntime(ScenarioSide):
     def retain_only(self, *live: object, level: int = 0) -> None:
         task = self.controller.current
         if self.forgetting and self.controller.stateful and task is not None:
-            live_key = self.controller.encoded(live, f"{task.name}: what it retains")
+            found = tuple(each() if isinstance(each, MethodType) else each for each in live)
+            live_key = self.controller.encoded(found, f"{task.name}: what it retains")
             self.controller.forgotten = True
             task.retain(level, blake2b(live_key, digest_size=SIZE).digest())
 

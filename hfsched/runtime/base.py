@@ -222,6 +222,7 @@ class Runtime(Protocol):
         """Declare that, of all this task has observed so far, only `live` matters from here on.
 
         For the head of a loop.  `level` is 0 in a task's outermost loop, 1 in a loop inside that
-        one's body, and so on: the live values of outer loops are retained.  An explorer that compares
+        one's body, and so on: the live values of outer loops are retained.  A method among them stands for what it
+        returns, and is called only where that is compared.  An explorer that compares
         states trusts this; in production it has no effect.
         """

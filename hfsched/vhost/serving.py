@@ -83,9 +83,7 @@ class Session:
         """Serve until the front-end is gone, or `closing` is set; return whether the front-end has gone by itself."""
         try:
             while True:
-                self.runtime.retain_only(
-                    self._handler.key(), self._device.key(), len(self._sources)
-                )
+                self.runtime.retain_only(self._handler.key, self._device.key, len(self._sources))
                 if not self._turn():
                     return False
         except ChannelClosedError:

@@ -212,6 +212,37 @@ def test_a_lock_that_is_let_go_of_again_and_again_is_got_by_who_waits(*, lets_go
         assert "livelock" in str(result.failure.failure)
 
 
+def test_a_method_that_is_retained_is_called_only_where_states_are_compared() -> None:
+    called: list[int] = []
+
+    class Counts:
+        name = "counts"
+
+        def build(self, runtime: ExploreRuntime) -> World:
+            box = [0]
+
+            class Box:
+                def key(self) -> int:
+                    called.append(box[0])
+                    return box[0]
+
+            cell = runtime.cell("c", 0)
+
+            def work() -> None:
+                for _ in range(2):
+                    cell.get()
+                    box[0] += 1
+                    runtime.retain_only(Box().key)
+
+            runtime.spawn("a", work)
+            return World()
+
+    assert search(Counts(), Exhaustive(cache=False)).complete
+    assert called == []
+    assert search(Counts(), Exhaustive()).complete
+    assert called == [1, 2]
+
+
 def test_a_process_may_die_at_any_point_and_its_peer_reads_the_end() -> None:
     ends: set[tuple[bytes, ...]] = set()
 

@@ -368,7 +368,7 @@ class MonitorClient:
         waits: list[Waitable]
         ended = False
         while not ended:
-            self._runtime.retain_only(supervisor.key())
+            self._runtime.retain_only(supervisor.key)
             supervisor.advance()
             waits = [self._posted] if supervisor.end is None else [supervisor.end, self._posted]
             if not supervisor.irreplaceable:

@@ -142,7 +142,7 @@ class MonitorSupervisor:
             self._accepted_move = job.request  # also if no monitor serves by the deadline
         for attempt in range(ATTEMPTS):
             self._runtime.retain_only(
-                self.key(), attempt, encode(0, job.request), job.deadline, level=1
+                self.key, attempt, encode(0, job.request), job.deadline, level=1
             )
             if discard and not self.serving:
                 self._kill()
@@ -230,7 +230,7 @@ class MonitorSupervisor:
     def ensure(self, deadline: int | None = None, what: str = "start") -> None:
         """Wait until a monitor serves; raises LostError, and SwapError at the deadline."""
         while not self.serving:
-            self._runtime.retain_only(self.key(), deadline, what, level=2)
+            self._runtime.retain_only(self.key, deadline, what, level=2)
             self.advance()
             if self._talk is not None and self._runtime.select([self._talk.end], deadline):
                 self.poll()

@@ -51,7 +51,7 @@ def serve(runtime: Runtime, end: End, make: Maker) -> None:
     loop = _Loop(end, make)
     try:
         while not loop.ended:
-            runtime.retain_only(loop.key())
+            runtime.retain_only(loop.key)
             loop.step()
     except ChannelClosedError:
         if loop.controller is not None:
@@ -154,7 +154,7 @@ class _Loop:
 def _drain(runtime: Runtime, controller: Controller) -> None:
     """Swap everything in for members that outlive main; retry while it fails."""
     while controller.begin_drain():
-        runtime.retain_only(controller.key())
+        runtime.retain_only(controller.key)
         answer = controller.work()
         if isinstance(answer, Refused | Failed):
             runtime.sleep_until(runtime.now() + RETRY_AFTER)
