@@ -11,7 +11,15 @@ from hfsched.explore.registry import Variant, check_ranges, spec_of
 from hfsched.explore.scenario import World
 from hfsched.scenarios.vhostmodel import Driver, ModelMapping, RingMemory, SharedEventFd
 from hfsched.vhost.device import Device
-from hfsched.vhost.protocol.messages import encode_header, encode_ring_state
+from hfsched.vhost.protocol.messages import (
+    MemoryRegion,
+    RingAddresses,
+    encode_header,
+    encode_memory_table,
+    encode_number,
+    encode_ring_addresses,
+    encode_ring_state,
+)
 from hfsched.vhost.protocol.numbers import Feature, HeaderFlag, ProtocolFeature, RequestId
 from hfsched.vhost.queue import Queue
 from hfsched.vhost.serving import Session
@@ -174,19 +182,24 @@ class _World:
         features = Feature.VERSION_1 | Feature.PROTOCOL_FEATURES
         features |= Feature.EVENT_IDX if self._scenario.event_idx else Feature(0)
         self._send(RequestId.SET_OWNER)
-        self._send(RequestId.SET_PROTOCOL_FEATURES, struct.pack("<Q", ProtocolFeature.MQ))
-        self._send(RequestId.SET_FEATURES, struct.pack("<Q", features))
-        table = struct.pack("<IIQQQQ", 1, 0, 0, _BYTES, _USER, 0)
+        self._send(RequestId.SET_PROTOCOL_FEATURES, encode_number(ProtocolFeature.MQ))
+        self._send(RequestId.SET_FEATURES, encode_number(features))
+        table = encode_memory_table([MemoryRegion(0, _BYTES, _USER, 0)])
         self._send(RequestId.SET_MEM_TABLE, table, [_MEMORY_FD])
         self._send(RequestId.SET_VRING_NUM, encode_ring_state(0, _SIZE))
         self._start(0)
 
     def _start(self, base: int) -> None:
         driver = self.driver
-        where = struct.pack(
-            "<IIQQQQ", 0, 0, _USER, _USER + driver.used, _USER + driver.available, 0
+        where = RingAddresses(
+            0,
+            logged=False,
+            descriptors=_USER,
+            used=_USER + driver.used,
+            available=_USER + driver.available,
+            log=0,
         )
-        self._send(RequestId.SET_VRING_ADDR, where)
+        self._send(RequestId.SET_VRING_ADDR, encode_ring_addresses(where))
         self._send(RequestId.SET_VRING_BASE, encode_ring_state(0, base))
         self.memory.allow("device", allowed=True)
         self._fd(RequestId.SET_VRING_CALL, driver.call)
@@ -194,7 +207,7 @@ class _World:
         self._send(RequestId.SET_VRING_ENABLE, encode_ring_state(0, 1))
 
     def _fd(self, request: RequestId, eventfd: XEventFd) -> None:
-        self._send(request, struct.pack("<Q", 0), [self._runtime.descriptor(eventfd)])
+        self._send(request, encode_number(0), [self._runtime.descriptor(eventfd)])
 
     def _stop(self) -> int:
         self._send(RequestId.SET_VRING_ENABLE, encode_ring_state(0, 0))

@@ -21,6 +21,7 @@ from hfsched.vhost.negotiation import OFFERED, RING_FEATURES, Acknowledged, Acti
 from hfsched.vhost.protocol import messages as wire
 from hfsched.vhost.protocol.numbers import (
     CONFIG_MAX,
+    NO_STATE_FD,
     PROTOCOL_FEATURES_KNOWN,
     BackendRequestId,
     Feature,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from hfsched.vhost.queue import Queue
 
 __all__ = ["Handler"]
-
-_NO_FD = 0x100  # in a reply to SET_DEVICE_STATE_FD
 
 
 class Handler:
@@ -148,7 +147,7 @@ class Handler:
             case RequestId.GET_VRING_BASE:  # it has no form of a failure
                 return None
             case RequestId.SET_DEVICE_STATE_FD:
-                return number(_NO_FD | 1)
+                return number(NO_STATE_FD | 1)
             case RequestId.CHECK_DEVICE_STATE | RequestId.SET_LOG_BASE:
                 return number(1)
         return number(1) if acks else None
@@ -244,7 +243,7 @@ class Handler:
         features = 0 if self._acknowledged.features is None else int(self._acknowledged.features)
         acknowledged = (features, int(self._acknowledged.protocol))
         self._transfers.begin(body.direction, body.phase, fds, acknowledged)
-        return number(_NO_FD)
+        return number(NO_STATE_FD)
 
     @property
     def sources(self) -> Sequence[Waitable]:

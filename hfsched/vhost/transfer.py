@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cbor2
 
 from hfsched.vhost.errors import RefusedError
+from hfsched.vhost.protocol.numbers import STATE_MAX
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Runtime, Waitable
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from hfsched.vhost.device import Device
     from hfsched.vhost.files import Files, StateFile
 
-__all__ = ["CHECK_WITHIN", "STATE_MAX", "Transfers", "decode", "encode"]
+__all__ = ["CHECK_WITHIN", "Transfers", "decode", "encode"]
 
 VERSION = 1
-STATE_MAX = 64 << 20  # bytes
 CHECK_WITHIN = 5_000_000_000  # ns that a front-end waits for the answer to CHECK
 _SAVE, _LOAD, _STOPPED = 0, 1, 0
 

@@ -17,7 +17,6 @@ from hfsched.vhost.frontend.wire import (
     BackendError,
     BackendRefusalError,
     encode_addresses,
-    encode_transfer,
     one_region,
     parse_config,
     parse_inflight,
@@ -25,7 +24,13 @@ from hfsched.vhost.frontend.wire import (
     parse_ring_state,
 )
 from hfsched.vhost.protocol import messages as wire
-from hfsched.vhost.protocol.numbers import Feature, ProtocolFeature, RequestId
+from hfsched.vhost.protocol.numbers import (
+    NO_STATE_FD,
+    STATE_MAX,
+    Feature,
+    ProtocolFeature,
+    RequestId,
+)
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, Runtime
@@ -47,8 +52,6 @@ _WANTED = (
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.DEVICE_STATE
 )
-STATE_MAX = 64 << 20  # bytes
-_TAKEN = 0x100  # in a reply to SET_DEVICE_STATE_FD: by the descriptor that was given
 
 
 class SharedRegion(Struct, frozen=True):
@@ -268,9 +271,11 @@ class Backend:
 
     def _transfer(self, direction: int, fd: int) -> None:
         request = RequestId.SET_DEVICE_STATE_FD
-        reply = self.client.ask(request, encode_transfer(direction), given=(fd,))
+        reply = self.client.ask(
+            request, wire.encode_transfer(wire.Transfer(direction, 0)), given=(fd,)
+        )
         answer = parse_number(reply.payload)
-        if answer != _TAKEN:
+        if answer != NO_STATE_FD:
             raise BackendRefusalError(f"{request.name}: it is refused ({answer:#x})")
 
     def _check_transfer(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-
 from hfsched.abi.virtio import RingLayout
 from hfsched.errors import HfschedError
-from hfsched.vhost.protocol.messages import Inflight, MemoryRegion, encode_header
+from hfsched.vhost.protocol.formats import CONFIG, HEADER, INFLIGHT
+from hfsched.vhost.protocol.messages import (
+    Inflight,
+    MemoryRegion,
+    RingAddresses,
+    encode_header,
+    encode_ring_addresses,
+)
 from hfsched.vhost.protocol.numbers import (
     CONFIG_MAX,
     HEADER_SIZE,
@@ -22,7 +27,6 @@ __all__ = [
     "BackendRefusalError",
     "encode_addresses",
     "encode_request",
-    "encode_transfer",
     "one_region",
     "parse_backend_request",
     "parse_config",
@@ -36,10 +40,6 @@ CONFIG_ASKED = (
     256  # bytes of the configuration space; some back-ends end the connection when asked for more
 )
 INFLIGHT_MAX = 64 << 20  # bytes; what a back-end asks for more than that is no sense
-_HEADER = struct.Struct("<III")
-_ADDRESSES = struct.Struct("<IIQQQQ")
-_CONFIG = struct.Struct("<III")
-_INFLIGHT = struct.Struct("<QQHH4x")
 _REPLY_FLAGS = VERSION | HeaderFlag.REPLY
 
 
@@ -64,19 +64,22 @@ def encode_request(request: RequestId, payload: bytes, *, ack: bool) -> bytes:
     return encode_header(request, len(payload), flags) + payload
 
 
-def encode_transfer(direction: int) -> bytes:
-    """Return a transfer of the device's state, of a device that is stopped: 0 saves, 1 loads."""
-    return struct.pack("<II", direction, 0)
-
-
 def encode_addresses(ring: RingLayout) -> bytes:
     """Return where a ring is, which is not logged.  The front-end's own addresses are the guest's."""
-    return _ADDRESSES.pack(ring.index, 0, ring.descriptors, ring.device, ring.driver, 0)
+    at = RingAddresses(
+        ring.index,
+        logged=False,
+        descriptors=ring.descriptors,
+        used=ring.device,
+        available=ring.driver,
+        log=0,
+    )
+    return encode_ring_addresses(at)
 
 
 def parse_reply_header(data: bytes, request: RequestId, sizes: tuple[int, ...]) -> int:
     """Return the size of a reply's payload, which is one of `sizes`.  Raises BackendError."""
-    found, flags, size = (int(each) for each in _HEADER.unpack(data))
+    found, flags, size = (int(each) for each in HEADER.unpack(data))
     if found != request:
         raise BackendError(f"{request.name}: it answers request {found}")
     # Some repeat NEED_REPLY in a reply.
@@ -107,15 +110,15 @@ def parse_config(payload: bytes, size: int) -> bytes | None:
     """Return `size` bytes of the configuration space from its start; None: it has not as many.  Raises BackendError."""
     if not payload:
         return None
-    offset, said, _ = _CONFIG.unpack_from(payload)
+    offset, said, _ = CONFIG.unpack_from(payload)
     if offset or said != size:
         raise BackendError(f"GET_CONFIG: [{offset}, +{said}), not [0, +{size})")
-    return payload[_CONFIG.size :]
+    return payload[CONFIG.size :]
 
 
 def parse_inflight(payload: bytes, rings: int, size: int) -> Inflight:
     """Return where in-flight memory for so many rings of `size` entries is.  Raises BackendError."""
-    found = Inflight(*_INFLIGHT.unpack(payload))
+    found = Inflight(*INFLIGHT.unpack(payload))
     if not 0 < found.size <= INFLIGHT_MAX or found.offset + found.size > 1 << 63:
         raise BackendError(f"GET_INFLIGHT_FD: [{found.offset:#x}, +{found.size:#x}) of a file")
     return Inflight(found.size, found.offset, rings, size)
@@ -128,7 +131,7 @@ def parse_backend_request(data: bytes) -> tuple[int, bool, int] | None:
     """
     if len(data) < HEADER_SIZE:
         return None
-    request, flags, size = _HEADER.unpack_from(data)
+    request, flags, size = HEADER.unpack_from(data)
     if flags & ~HeaderFlag.NEED_REPLY != VERSION:
         raise BackendError(f"its request {request} has flags {flags:#x}")
     if size > PAYLOAD_MAX:

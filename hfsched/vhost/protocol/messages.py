@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec import Struct
 
 from hfsched.errors import HfschedError
+from hfsched.vhost.protocol.formats import (
+    CONFIG,
+    HEADER,
+    INFLIGHT,
+    LOG,
+    REGION,
+    RING_ADDRESSES,
+    RING_STATE,
+    TABLE_HEAD,
+    TRANSFER,
+    U64,
+)
 from hfsched.vhost.protocol.numbers import (
     CONFIG_MAX,
     HEADER_SIZE,
@@ -43,21 +54,13 @@ __all__ = [
     "encode_inflight",
     "encode_memory_table",
     "encode_number",
+    "encode_ring_addresses",
     "encode_ring_state",
+    "encode_transfer",
     "parse",
     "parse_header",
 ]
 
-_HEADER = struct.Struct("<III")
-_U64 = struct.Struct("<Q")
-_RING_STATE = struct.Struct("<II")
-_RING_ADDRESSES = struct.Struct("<IIQQQQ")
-_REGION = struct.Struct("<QQQQ")
-_TABLE_HEAD = struct.Struct("<II")
-_CONFIG = struct.Struct("<III")
-_INFLIGHT = struct.Struct("<QQHH4x")
-_LOG = struct.Struct("<QQ")
-_TRANSFER = struct.Struct("<II")
 _RING_MASK, _NO_FD = 0xFF, 0x100
 _LOG_RING = 1  # the one flag of SET_VRING_ADDR
 _END = 1 << 64
@@ -189,15 +192,15 @@ def _empty(_data: bytes) -> Empty:
 
 
 def _number(data: bytes) -> Number:
-    return Number(*_U64.unpack(data))
+    return Number(*U64.unpack(data))
 
 
 def _ring_state(data: bytes) -> RingState:
-    return RingState(*_RING_STATE.unpack(data))
+    return RingState(*RING_STATE.unpack(data))
 
 
 def _ring_addresses(data: bytes) -> RingAddresses:
-    ring, flags, descriptors, used, available, log = _RING_ADDRESSES.unpack(data)
+    ring, flags, descriptors, used, available, log = RING_ADDRESSES.unpack(data)
     if flags & ~_LOG_RING:
         raise MessageError(f"ring {ring}: flags {flags:#x} of its addresses: only {_LOG_RING}")
     for what, address, unit in (
@@ -211,14 +214,14 @@ def _ring_addresses(data: bytes) -> RingAddresses:
 
 
 def _ring_fd(data: bytes) -> RingFd:
-    (value,) = _U64.unpack(data)
+    (value,) = U64.unpack(data)
     if value & ~(_RING_MASK | _NO_FD):
         raise MessageError(f"a ring's descriptor: {value:#x} has bits that mean nothing")
     return RingFd(value & _RING_MASK, not value & _NO_FD)
 
 
 def _region(data: bytes) -> MemoryRegion:
-    guest, size, user, offset = _REGION.unpack(data)
+    guest, size, user, offset = REGION.unpack(data)
     if not size:
         raise MessageError(f"memory region at {guest:#x}: it is empty")
     for what, start in (("guest", guest), ("user", user), ("file", offset)):
@@ -228,33 +231,33 @@ def _region(data: bytes) -> MemoryRegion:
 
 
 def _table(data: bytes) -> MemoryTable:
-    if len(data) < _TABLE_HEAD.size:
-        raise MessageError(f"memory table of {len(data)} bytes: at least {_TABLE_HEAD.size}")
-    count, padding = _TABLE_HEAD.unpack_from(data)
+    if len(data) < TABLE_HEAD.size:
+        raise MessageError(f"memory table of {len(data)} bytes: at least {TABLE_HEAD.size}")
+    count, padding = TABLE_HEAD.unpack_from(data)
     if padding:
         raise MessageError(f"memory table: padding {padding:#x}, not 0")
-    if len(data) == _TABLE_HEAD.size and not count:
+    if len(data) == TABLE_HEAD.size and not count:
         return MemoryTable(())
     if not 1 <= count <= REGIONS_MAX:
         raise MessageError(f"memory table of {count} regions: 1 to {REGIONS_MAX}")
-    if len(data) != _TABLE_HEAD.size + count * _REGION.size:
+    if len(data) != TABLE_HEAD.size + count * REGION.size:
         raise MessageError(f"memory table of {count} regions: {len(data)} bytes")
-    parts = range(_TABLE_HEAD.size, len(data), _REGION.size)
-    return MemoryTable(tuple(_region(data[at : at + _REGION.size]) for at in parts))
+    parts = range(TABLE_HEAD.size, len(data), REGION.size)
+    return MemoryTable(tuple(_region(data[at : at + REGION.size]) for at in parts))
 
 
 def _one_region(data: bytes) -> MemoryTable:
-    (padding,) = _U64.unpack_from(data)
+    (padding,) = U64.unpack_from(data)
     if padding:
         raise MessageError(f"memory region: padding {padding:#x}, not 0")
     return MemoryTable((_region(data[8:]),))
 
 
 def _config(data: bytes) -> Config:
-    if len(data) < _CONFIG.size:
-        raise MessageError(f"configuration: {len(data)} bytes: at least {_CONFIG.size}")
-    offset, size, flags = _CONFIG.unpack_from(data)
-    found = data[_CONFIG.size :]
+    if len(data) < CONFIG.size:
+        raise MessageError(f"configuration: {len(data)} bytes: at least {CONFIG.size}")
+    offset, size, flags = CONFIG.unpack_from(data)
+    found = data[CONFIG.size :]
     if not size or offset + size > CONFIG_MAX:
         raise MessageError(f"configuration [{offset}, +{size}): within {CONFIG_MAX} bytes")
     if len(found) != size:
@@ -263,13 +266,13 @@ def _config(data: bytes) -> Config:
 
 
 def _inflight(data: bytes) -> Inflight:
-    if len(data) not in (_INFLIGHT.size, _INFLIGHT.size - 4):
-        raise MessageError(f"in-flight memory: {len(data)} bytes, not {_INFLIGHT.size}")
-    return Inflight(*_INFLIGHT.unpack(data.ljust(_INFLIGHT.size, b"\0")))
+    if len(data) not in (INFLIGHT.size, INFLIGHT.size - 4):
+        raise MessageError(f"in-flight memory: {len(data)} bytes, not {INFLIGHT.size}")
+    return Inflight(*INFLIGHT.unpack(data.ljust(INFLIGHT.size, b"\0")))
 
 
 def _log(data: bytes) -> LogBase:
-    size, offset = _LOG.unpack(data)
+    size, offset = LOG.unpack(data)
     if not size or offset + size > _END:
         raise MessageError(
             f"dirty log [{offset:#x}, +{size:#x}) of its file: empty, or it overflows"
@@ -278,7 +281,7 @@ def _log(data: bytes) -> LogBase:
 
 
 def _transfer(data: bytes) -> Transfer:
-    return Transfer(*_TRANSFER.unpack(data))
+    return Transfer(*TRANSFER.unpack(data))
 
 
 def _fd_if_said(body: Body) -> Sequence[int]:
@@ -298,19 +301,19 @@ def _perhaps_one(_body: Body) -> Sequence[int]:
 
 
 _NOTHING = _Form(_empty, 0)
-_NUMBER = _Form(_number, _U64.size)
-_STATE = _Form(_ring_state, _RING_STATE.size)
-_FD = _Form(_ring_fd, _U64.size, _fd_if_said)
+_NUMBER = _Form(_number, U64.size)
+_STATE = _Form(_ring_state, RING_STATE.size)
+_FD = _Form(_ring_fd, U64.size, _fd_if_said)
 _FORMS = {
     RequestId.GET_FEATURES: _NOTHING,
     RequestId.SET_FEATURES: _NUMBER,
     RequestId.SET_OWNER: _NOTHING,
     RequestId.RESET_OWNER: _NOTHING,
     RequestId.SET_MEM_TABLE: _Form(_table, None, _fd_a_region),
-    RequestId.SET_LOG_BASE: _Form(_log, _LOG.size, _one),
+    RequestId.SET_LOG_BASE: _Form(_log, LOG.size, _one),
     RequestId.SET_LOG_FD: _Form(_empty, 0, _one),
     RequestId.SET_VRING_NUM: _STATE,
-    RequestId.SET_VRING_ADDR: _Form(_ring_addresses, _RING_ADDRESSES.size),
+    RequestId.SET_VRING_ADDR: _Form(_ring_addresses, RING_ADDRESSES.size),
     RequestId.SET_VRING_BASE: _STATE,
     RequestId.GET_VRING_BASE: _STATE,
     RequestId.SET_VRING_KICK: _FD,
@@ -330,11 +333,11 @@ _FORMS = {
     RequestId.SET_INFLIGHT_FD: _Form(_inflight, None, _one),
     RequestId.RESET_DEVICE: _NOTHING,
     RequestId.GET_MAX_MEM_SLOTS: _NOTHING,
-    RequestId.ADD_MEM_REG: _Form(_one_region, 8 + _REGION.size, _perhaps_one),
-    RequestId.REM_MEM_REG: _Form(_one_region, 8 + _REGION.size, _perhaps_one),
+    RequestId.ADD_MEM_REG: _Form(_one_region, 8 + REGION.size, _perhaps_one),
+    RequestId.REM_MEM_REG: _Form(_one_region, 8 + REGION.size, _perhaps_one),
     RequestId.SET_STATUS: _NUMBER,
     RequestId.GET_STATUS: _NOTHING,
-    RequestId.SET_DEVICE_STATE_FD: _Form(_transfer, _TRANSFER.size, _one),
+    RequestId.SET_DEVICE_STATE_FD: _Form(_transfer, TRANSFER.size, _one),
     RequestId.CHECK_DEVICE_STATE: _NOTHING,
     RequestId.GET_SHMEM_CONFIG: _NOTHING,
 }
@@ -343,7 +346,7 @@ assert set(_FORMS) == set(RequestId)
 
 def parse_header(data: bytes) -> Header:
     """Return a request's header of `HEADER_SIZE` bytes; raises MessageError."""
-    request, flags, size = _HEADER.unpack(data)
+    request, flags, size = HEADER.unpack(data)
     if flags & HeaderFlag.VERSION_MASK != VERSION:
         raise MessageError(f"message of version {flags & HeaderFlag.VERSION_MASK}, not {VERSION}")
     if flags & ~int(HeaderFlag.VERSION_MASK | HeaderFlag.NEED_REPLY):
@@ -377,34 +380,45 @@ def parse(header: Header, payload: bytes, fds: int) -> tuple[RequestId, Body]:
 
 def encode_header(request: int, size: int, flags: HeaderFlag = HeaderFlag.REPLY) -> bytes:
     """Return the header of a message of ours."""
-    return _HEADER.pack(request, VERSION | flags, size)
+    return HEADER.pack(request, VERSION | flags, size)
 
 
 def encode_number(value: int) -> bytes:
     """Return a u64."""
-    return _U64.pack(value)
+    return U64.pack(value)
 
 
 def encode_ring_state(ring: int, value: int) -> bytes:
     """Return a ring's number and its index."""
-    return _RING_STATE.pack(ring, value)
+    return RING_STATE.pack(ring, value)
+
+
+def encode_ring_addresses(at: RingAddresses) -> bytes:
+    """Return where the parts of a ring lie."""
+    flags = _LOG_RING if at.logged else 0
+    return RING_ADDRESSES.pack(at.ring, flags, at.descriptors, at.used, at.available, at.log)
+
+
+def encode_transfer(transfer: Transfer) -> bytes:
+    """Return a transfer of the device's state."""
+    return TRANSFER.pack(transfer.direction, transfer.phase)
 
 
 def encode_config(offset: int, data: bytes) -> bytes:
     """Return bytes of the configuration space."""
-    return _CONFIG.pack(offset, len(data), 0) + data
+    return CONFIG.pack(offset, len(data), 0) + data
 
 
 def encode_inflight(inflight: Inflight) -> bytes:
     """Return where the memory of in-flight descriptors is."""
-    return _INFLIGHT.pack(inflight.size, inflight.offset, inflight.rings, inflight.ring_size)
+    return INFLIGHT.pack(inflight.size, inflight.offset, inflight.rings, inflight.ring_size)
 
 
 def encode_memory_table(regions: Sequence[MemoryRegion]) -> bytes:
     """Return a table of regions."""
-    parts = (_REGION.pack(each.guest, each.size, each.user, each.offset) for each in regions)
-    return _TABLE_HEAD.pack(len(regions), 0) + b"".join(parts)
+    parts = (REGION.pack(each.guest, each.size, each.user, each.offset) for each in regions)
+    return TABLE_HEAD.pack(len(regions), 0) + b"".join(parts)
 
 
-assert _HEADER.size == HEADER_SIZE
+assert HEADER.size == HEADER_SIZE
 assert QUEUE_SIZE_MAX <= 1 << 16

@@ -11,9 +11,12 @@ __all__ = [
     "CONFIG_MAX",
     "FDS_MAX",
     "HEADER_SIZE",
+    "NO_STATE_FD",
     "PAYLOAD_MAX",
+    "PROTOCOL_FEATURES_KNOWN",
     "QUEUE_SIZE_MAX",
     "REGIONS_MAX",
+    "STATE_MAX",
     "VERSION",
     "BackendRequestId",
     "Feature",
@@ -29,6 +32,8 @@ PAYLOAD_MAX = 12 + CONFIG_MAX  # bytes
 FDS_MAX = 32  # descriptors of a message
 REGIONS_MAX = 32  # of a memory table that comes in one message
 QUEUE_SIZE_MAX = 32768  # entries
+STATE_MAX = 64 << 20  # bytes of a device's state, as we take it
+NO_STATE_FD = 0x100  # in a reply to SET_DEVICE_STATE_FD: by the descriptor that was given
 
 
 class HeaderFlag(IntFlag):
