@@ -8,13 +8,14 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfsched.control.named_socket import NamedSocket, check_free, dial, path_problem
+from hfsched.control.named_socket import NamedSocket, check_place, dial
 from hfsched.errors import MisuseError, UserError
 from hfsched.runtime.base import ChannelClosedError
+from hfsched.runtime.threads.channel import poll_until
+from hfsched.runtime.waitable import Condition
 
 if TYPE_CHECKING:
     from hfsched.runtime.base import Connection, Listener, Runtime
@@ -48,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def listen(runtime: Runtime, name: str, where: str) -> Iterator[Listener]:
     """Listen at a path while it is open; raises UserError."""
     path = Path(where)
-    if (problem := path_problem(path)) is not None:
-        raise UserError(f"{problem}: choose a shorter path")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: no directory {path.parent}")
-    check_free(path, stream=True, owner="another program")
+    check_place(path, stream=True, owner="another program")
     path.unlink(missing_ok=True)
     made = NamedSocket(path, stream=True)
     listener = runtime.adopt_listener(name, made.socket.detach())
@@ -97,25 +94,14 @@ def console(args: argparse.Namespace, runtime: Runtime, stack: ExitStack) -> Dev
     return Console(runtime.adopt_connection("console", sock.detach()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    """A condition of a descriptor; `events` as of poll()."""
-
-    fd: int
-    events: int
-
-    def fileno(self) -> int:
-        return self.fd
-
-
 class StandardLine:
     """See `hfsched.vhost.devices.console.Line`: two descriptors, which stay the caller's; their flags are left as they are."""
 
     def __init__(self, source: int, target: int) -> None:
         self._source = source
         self._target = target
-        self.room = _Condition(target, select.POLLOUT)
-        self.hangup = _Condition(target, 0)
+        self.room = Condition(target, select.POLLOUT)
+        self.hangup = Condition(target, 0)
 
     def fileno(self) -> int:
         """See `Waitable`."""
@@ -123,9 +109,7 @@ class StandardLine:
 
     def send(self, data: bytes) -> int:
         """See `Line`."""
-        waiter = select.poll()
-        waiter.register(self._target, select.POLLOUT)
-        if not waiter.poll(0):
+        if not poll_until((self._target,), 0, select.POLLOUT):
             return 0
         try:
             return os.write(self._target, data[:_PART])
@@ -136,9 +120,7 @@ class StandardLine:
 
     def recv(self, size: int, deadline: int | None = None) -> bytes | None:  # noqa: ARG002 - it never waits
         """See `Line`."""
-        waiter = select.poll()
-        waiter.register(self._source, select.POLLIN)
-        if not waiter.poll(0):
+        if not poll_until((self._source,), 0):
             return None
         try:
             return os.read(self._source, size)

@@ -252,8 +252,7 @@ def _restoration(args: argparse.Namespace) -> Restoration | None:
 
 def _check_socket(path: str) -> None:
     """Refuse a path for a socket before guests boot."""
-    from hfsched.control.named_socket import path_problem  # noqa: PLC0415 - only here
-    from hfsched.control.runtime_dir import check_place  # noqa: PLC0415 - likewise
+    from hfsched.control.named_socket import check_place, path_problem  # noqa: PLC0415 - only here
 
     if (problem := path_problem(Path(path))) is not None:
         raise MisuseError(f"--socket {problem}: choose a shorter path")

@@ -14,7 +14,15 @@ from pathlib import Path
 from hfsched.errors import UserError
 from hfsched.text import one_line
 
-__all__ = ["NamedSocket", "check_free", "dial", "is_dead", "is_listening", "path_problem"]
+__all__ = [
+    "NamedSocket",
+    "check_free",
+    "check_place",
+    "dial",
+    "is_dead",
+    "is_listening",
+    "path_problem",
+]
 
 _PATH_MAX = 106  # bytes: sockaddr_un has 108, a zero ends it, and until somebody listens a dot precedes the name
 _BACKLOG = 128
@@ -42,6 +50,15 @@ def check_free(path: Path, *, stream: bool = False, owner: str = "a machine") ->
         raise UserError(f"{path}: not a socket: choose another path")
     if not is_dead(path, stream=stream):
         raise UserError(f"{path}: {owner} listens there: choose another path")
+
+
+def check_place(path: Path, *, stream: bool = False, owner: str = "a machine") -> None:
+    """Raise UserError if no socket can be made at a path of the user's choice, as far as is known before."""
+    if (problem := path_problem(path)) is not None:
+        raise UserError(f"{problem}: choose a shorter path")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no directory {path.parent}")
+    check_free(path, stream=stream, owner=owner)
 
 
 def _kind(*, stream: bool) -> socket.SocketKind:

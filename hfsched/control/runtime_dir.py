@@ -39,7 +39,6 @@ __all__ = [
     "NAME",
     "PORTS",
     "MachineDirectory",
-    "check_place",
     "claim",
     "claim_numbered",
     "port_sockets",
@@ -75,15 +74,6 @@ def _remove_dead() -> None:
                 with _alone(root):
                     for path in root.iterdir():
                         _remove_if_dead(path)
-
-
-def check_place(path: Path) -> None:
-    """Raise UserError if no socket can be made at a path of the user's choice, as far as is known before."""
-    if (problem := path_problem(path)) is not None:
-        raise UserError(f"{problem}: choose a shorter path")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: no directory {path.parent}")
-    check_free(path)
 
 
 def _remove_if_dead(path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import select
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from hfsched.errors import UserError
 from hfsched.memory.ram import sealed_memfd
+from hfsched.runtime.waitable import Condition
 from hfsched.vhost.mapping import Mapping, map_file
 
 __all__ = ["Files", "StateFile"]
@@ -17,21 +17,12 @@ __all__ = ["Files", "StateFile"]
 _PART = 4096  # bytes that a pipe takes, or has, without waiting, when poll says that it is ready
 
 
-@dataclass(frozen=True)
-class _Writable:
-    fd: int
-    events: int = select.POLLOUT
-
-    def fileno(self) -> int:
-        return self.fd
-
-
 class StateFile:
     """The pipe, socket or file by which a device's state travels; it owns the descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.room = _Writable(fd)
+        self.room = Condition(fd, select.POLLOUT)
 
     def fileno(self) -> int:
         """See `Waitable`."""

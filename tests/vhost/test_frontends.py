@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import random
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from disks import BLOCK, BLOCKS, COUNT, counted, random_disk
 from frontends import blkio_tools, packages
 from frontends.blkio import Blkio, BlkioError, Request
 from frontends.child import FrontEndError
@@ -18,33 +18,16 @@ from frontends.serial import ShellError
 from frontends.storage_daemon import StorageDaemon
 from longer import param
 
-BLOCK = 512
-BLOCKS = 4096
-# Writes n into block n, for every n, and the last n into a file.
-COUNT = (
-    "count() { n=0; while :; do n=$((n+1)); echo $n | dd of=/dev/vda bs=512 seek=$n count=1 conv=sync "
-    "oflag=direct 2>/dev/null || break; echo $n >/next; mv /next /last; done; }; echo 0 >/last; count &"
-)
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """Return a disk of random bytes."""
-    path = tmp_path / "disk"
-    path.write_bytes(random.Random(1).randbytes(BLOCKS * BLOCK))
-    return path
+    return random_disk(tmp_path / "disk")
 
 
 @pytest.fixture
 def socket(tmp_path: Path) -> Path:
     return tmp_path / "socket"
-
-
-def counted(disk: Path, last: int) -> bool:
-    """Whether blocks 1 to `last` have their numbers."""
-    data = disk.read_bytes()
-    blocks = [data[at * BLOCK :][:BLOCK] for at in range(1, last + 1)]
-    return blocks == [(b"%d\n" % number).ljust(BLOCK, b"\0") for number in range(1, last + 1)]
 
 
 # libblkio

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfsched.errors import UserError
 from hfsched.vhost.device import Device
+from hfsched.vhost.devices.allocation import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from hfsched.vhost.errors import ChainError, RefusedError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SEGMENTS_MAX = 126  # of a request, that fits the smallest rings that front-end
 _RANGE_SECTORS_MAX = 1 << 15  # to discard or zero at once
 _RANGES_MAX = 1
 _PART = 1 << 20  # bytes that are read or written at once
-_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 1, 2, 16
+_CANNOT = (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL)  # of a file system or a disk
 _CONFIG = struct.Struct("<QIIHBBIBBHIBBHIIIIIB3x")
 
 
@@ -204,8 +204,13 @@ class Block(Device):
 
     def _empty(self, start: int, size: int, *, keep: bool) -> None:
         """Have zeros there; with `keep` its room stays allocated."""
-        for mode in (_FALLOC_ZERO_RANGE,) if keep else (_FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE):
-            if _fallocate(self._fd, mode | _FALLOC_KEEP_SIZE, start, size):
+        for mode in (ZERO_RANGE,) if keep else (PUNCH_HOLE, ZERO_RANGE):
+            try:
+                fallocate(self._fd, mode | KEEP_SIZE, start, size)
+            except OSError as exc:
+                if exc.errno not in _CANNOT:
+                    raise
+            else:
                 return
         for at in range(0, size, _PART):
             os.pwrite(self._fd, bytes(min(_PART, size - at)), start + at)
@@ -232,15 +237,3 @@ class Block(Device):
     def close(self) -> None:
         """See `Device`."""
         os.close(self._fd)
-
-
-def _fallocate(fd: int, mode: int, offset: int, size: int) -> bool:
-    """Return whether the file system can do that; raises OSError."""
-    call = ctypes.CDLL(None, use_errno=True).fallocate
-    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    if call(fd, mode, offset, size) == 0:
-        return True
-    error = ctypes.get_errno()
-    if error in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
-        return False
-    raise OSError(error, os.strerror(error))

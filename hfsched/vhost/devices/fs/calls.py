@@ -12,7 +12,6 @@ __all__ = [
     "NOW",
     "OMIT",
     "Listed",
-    "fallocate",
     "list_directory",
     "rename",
     "set_times",
@@ -24,7 +23,6 @@ _LISTED = struct.Struct("=QqHB")  # inode number, offset of the next one, bytes 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _int, _name, _size = ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t
-_libc.fallocate.argtypes = [_int, _int, ctypes.c_int64, ctypes.c_int64]
 _libc.renameat2.argtypes = [_int, _name, _int, _name, ctypes.c_uint]
 _libc.getdents64.argtypes = [_int, ctypes.c_void_p, _size]
 _libc.getdents64.restype = ctypes.c_ssize_t
@@ -46,11 +44,6 @@ def _checked(result: int) -> int:
         number = ctypes.get_errno() or errno.EIO
         raise OSError(number, os.strerror(number))
     return result
-
-
-def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
-    """Allocate, empty or zero a part of a file."""
-    _checked(_libc.fallocate(fd, mode, offset, size))
 
 
 def rename(fd: int, name: bytes, to: int, to_name: bytes, flags: int) -> None:

@@ -8,6 +8,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
+from hfsched.vhost.devices.allocation import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from hfsched.vhost.devices.fs import calls, wire
 from hfsched.vhost.devices.fs.handles import KEPT_FLAGS, Handle
 from hfsched.vhost.devices.fs.share import Operation
@@ -40,7 +41,7 @@ _WRITE_CACHE = (
     1  # it comes from the guest's page cache, whose offset is right whatever the file's flags are
 )
 _FSYNC_DATA = 1
-_FALLOCATE_MODES = 1 | 2 | 16  # keep the size, punch a hole, zero
+_FALLOCATE_MODES = KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE
 _UNCHANGED = 0xFFFFFFFF  # an owner that is none
 
 
@@ -224,7 +225,7 @@ class Contents:
         if mode & ~_FALLOCATE_MODES:
             raise fault(errno.EOPNOTSUPP)
         wire.signed(offset + size)
-        calls.fallocate(handle.fd, mode, offset, size)
+        fallocate(handle.fd, mode, offset, size)
         return b""
 
     def _seek(self, header: Header, body: bytes, _room: int) -> bytes:
